@@ -137,9 +137,9 @@ def document() -> Json:
     import orjson
 
     from relay.api.app import openapi_json
-    from relay.api.ports import ApiSettings
-    from relay.core.events import Origin
-    from relay.core.netguard import GuardPolicy
+    from relay.api.http.ports import ApiSettings
+    from relay.core.access.netguard import GuardPolicy
+    from relay.core.events.event import Origin
     from subscribers.registry import kinds
 
     origin = Origin(source="", type_prefix="ai.revor.job", dataschema="", account_source="")

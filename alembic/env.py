@@ -1,10 +1,10 @@
-"""Run by Alembic within `relay.store.migrations.upgrade`, or by its own command line to write a new migration, which
-needs a configuration (see docs/developing.md)."""
+"""Run by Alembic within `relay.store.schema.migrations.upgrade`, or by its own command line to write a new migration,
+which needs a configuration (see docs/developing.md)."""
 
 from alembic import context
 from sqlmodel import SQLModel
 
-import relay.store.summary_tables  # noqa: F401 - fills the metadata
+import relay.store.schema.summary_tables  # noqa: F401 - fills the metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True)

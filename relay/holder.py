@@ -1,7 +1,8 @@
 """The name under which this node holds leases of accounts, deliveries and replays.
 
 On SQLite it never changes. On PostgreSQL a name can be bound to a connection: when the connection ends, other nodes
-take over what the name holds (see `relay.store.holders`). The node must then release it and continue under a new name.
+take over what the name holds (see `relay.store.databases.holders`). The node must then release it and continue under
+a new name.
 """
 
 import secrets

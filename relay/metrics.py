@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from relay.core.figures import Tally
 
 if TYPE_CHECKING:
-    from relay.core.events import Event
-    from relay.core.subscription import Subscription
+    from relay.core.events.event import Event
+    from relay.core.subscriptions.subscription import Subscription
 
 DELAY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)

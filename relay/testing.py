@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from relay.core.connect_accounts import Listing
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.job import Observation
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.jobs.connect_accounts import Listing
+from relay.core.jobs.job import Observation
 
 
 class FakeClock:

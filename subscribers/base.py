@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from relay.core.bundles import Bundle as Bundle
-from relay.core.bus import Broker, Message
-from relay.core.credentials import TOKEN_HERE
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Memory, Steps
-from relay.core.events import Event
-from relay.core.netguard import problem_of_header
-from relay.core.recipient import Recipient
-from relay.core.subscription import PORTAL, Incidents, Subscription
+from relay.core.access.netguard import problem_of_header
+from relay.core.deliveries.broker import Broker, Message
+from relay.core.deliveries.bundles import Bundle as Bundle
+from relay.core.deliveries.credentials import TOKEN_HERE
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Memory, Steps
+from relay.core.events.event import Event
+from relay.core.jobs.recipient import Recipient
+from relay.core.subscriptions.subscription import PORTAL, Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 
 _METHODS = ("POST", "PUT", "PATCH")

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from relay.core.bus import protocol_of
-from relay.core.subscription import PROTOCOLS
+from relay.core.deliveries.broker import protocol_of
+from relay.core.subscriptions.subscription import PROTOCOLS
 from relay.errors import FieldError, InvalidRequest
 from relay.redaction import split_url
 from subscribers.base import Kind

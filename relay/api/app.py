@@ -13,11 +13,11 @@ from starlette.types import ASGIApp
 from relay.api.asyncapi import asyncapi_document
 from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
+from relay.api.http.operations import Context
+from relay.api.http.ports import ApiSettings, Ports
+from relay.api.http.problems import on_http_exception
+from relay.api.http.resource import routes_of
 from relay.api.openapi import document_of
-from relay.api.operations import Context
-from relay.api.ports import ApiSettings, Ports
-from relay.api.problems import on_http_exception
-from relay.api.resource import routes_of
 from relay.resources import schemas_dir
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.api.catalogue import EXAMPLES
-from relay.api.event_schemas import PUBLISHED, component_of, event_schemas, ref
+from relay.api.events.event_schemas import PUBLISHED, component_of, event_schemas, ref
+from relay.api.http.ports import ApiSettings
 from relay.api.openapi import schemas_of
-from relay.api.ports import ApiSettings
 from relay.api.publishing import PublishedCloudEvent
-from relay.core.bus import SINK_SCHEMES
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, Origin, source_event_types
-from relay.core.filters import known_types
+from relay.core.deliveries.broker import SINK_SCHEMES
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Origin, source_event_types
 from relay.core.relay_events import SCHEMA_NAMES, schema_name_for
 from relay.core.samples import sample_event
+from relay.core.subscriptions.filters import known_types
 
 _HOME = "https://github.com/revor-relay/revor-relay"
 _EXAMPLE_URL = "http://127.0.0.1:8080"

@@ -1,33 +1,14 @@
 """Every operation of the API. Routes, checks and the OpenAPI description are built from this list."""
 
-from relay.api import (
-    audit,
-    connect_accounts,
-    declared,
-    deliveries,
-    erasures,
-    events,
-    figures,
-    groups,
-    incidents,
-    intents,
-    jobs,
-    keys,
-    previews,
-    publishing,
-    pulling,
-    registration,
-    replays,
-    sessions,
-    settings,
-    sources,
-    subscription_models,
-    subscriptions,
-    system,
-    tokens,
-)
-from relay.api.operations import models_of
+from relay.api import connect_accounts, erasures, figures, incidents, publishing, settings, sources, system
+from relay.api.access import audit, keys, sessions, tokens
+from relay.api.deliveries import deliveries, replays
+from relay.api.events import events
+from relay.api.http.operations import models_of
+from relay.api.jobs import groups, intents, jobs, registration
 from relay.api.shown import example_of
+from relay.api.subscriptions import declared, previews, pulling, subscriptions
+from relay.api.subscriptions import models as subscription_models
 
 _RESOURCES = (
     jobs,

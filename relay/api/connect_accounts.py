@@ -7,13 +7,13 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api import params
-from relay.api.examples import TIME
-from relay.api.fields import NextCursor, Time
-from relay.api.operations import NEXT, Answer, Call, Operation
-from relay.api.resource import page_response
+from relay.api.http import params
+from relay.api.http.examples import TIME
+from relay.api.http.fields import NextCursor, Time
+from relay.api.http.operations import NEXT, Answer, Call, Operation
+from relay.api.http.resource import page_response
 from relay.clock import optional_rfc3339, to_rfc3339
-from relay.core.connect_accounts import SHOWN_STATES
+from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.core.records import ConnectAccountReport
 
 ShownState = Literal["ok", "needs_reconnect", "cannot_send", "removed"]

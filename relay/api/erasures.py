@@ -8,18 +8,18 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.fields import ID_PATTERN, Body
-from relay.api.jobs import refuse_ambiguous
-from relay.api.operations import (
+from relay.api.http.fields import ID_PATTERN, Body
+from relay.api.http.operations import (
     ADMINS,
     STORED,
     Answer,
     Call,
     Operation,
 )
-from relay.api.params import CURSOR_PATTERN
-from relay.api.resource import json_response
-from relay.api.validation import invalid, validate
+from relay.api.http.params import CURSOR_PATTERN
+from relay.api.http.resource import json_response
+from relay.api.http.validation import invalid, validate
+from relay.api.jobs.jobs import refuse_ambiguous
 from relay.core.erasure import Erased, ErasureRequest
 from relay.errors import FieldError
 

@@ -10,12 +10,12 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.examples import TIME
-from relay.api.fields import PRINTABLE, Time
-from relay.api.operations import Answer, Call, Operation, Parameter
-from relay.api.params import choice, time
-from relay.api.problems import did_you_mean, invalid_parameter
-from relay.api.resource import json_response
+from relay.api.http.examples import TIME
+from relay.api.http.fields import PRINTABLE, Time
+from relay.api.http.operations import Answer, Call, Operation, Parameter
+from relay.api.http.params import choice, time
+from relay.api.http.problems import did_you_mean, invalid_parameter
+from relay.api.http.resource import json_response
 from relay.clock import to_rfc3339
 from relay.core import figures as core
 from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPAN_SECONDS, SPANS, Name, Span, began

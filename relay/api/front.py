@@ -10,8 +10,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from relay.api.access import limits_of
-from relay.api.auth import (
+from relay.api.access.callers import limits_of
+from relay.api.http.auth import (
     TELLS_MORE_PATHS,
     WrongToken,
     client_of,
@@ -20,9 +20,9 @@ from relay.api.auth import (
     needs_identity,
     refuse_loop,
 )
-from relay.api.limits import is_long_body
-from relay.api.operations import Context
-from relay.api.problems import internal_error, problem_response, request_id_of, store_problem
+from relay.api.http.limits import is_long_body
+from relay.api.http.operations import Context
+from relay.api.http.problems import internal_error, problem_response, request_id_of, store_problem
 from relay.clock import http_date
 from relay.errors import InvalidRequest, NotFound, RequestError, StoreError, Unauthorized
 

@@ -7,19 +7,19 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.examples import INCIDENT_ID, TIME
-from relay.api.fields import NextCursor, Time
-from relay.api.jobs import EXAMPLES as JOB_EXAMPLES
-from relay.api.jobs import Job, shown_jobs
-from relay.api.operations import NEXT, Answer, Call, Operation
-from relay.api.params import PAGE, choice, text
-from relay.api.resource import json_response, page_response
-from relay.core.events import Repeat
+from relay.api.http.examples import INCIDENT_ID, TIME
+from relay.api.http.fields import NextCursor, Time
+from relay.api.http.operations import NEXT, Answer, Call, Operation
+from relay.api.http.params import PAGE, choice, text
+from relay.api.http.resource import json_response, page_response
+from relay.api.jobs.jobs import EXAMPLES as JOB_EXAMPLES
+from relay.api.jobs.jobs import Job, shown_jobs
+from relay.core.events.event import Repeat
+from relay.core.events.summary_events import ClosedBecause, IncidentKind
 from relay.core.incidents import data_of
 from relay.core.records import Page
-from relay.core.summary_events import ClosedBecause, IncidentKind
 from relay.errors import NotFound
-from relay.store.incident_recorder import ShownIncident
+from relay.store.outbox.incident_recorder import ShownIncident
 
 MAX_READS = 10
 """Pages of jobs that one request reads to fill a page of those with a certain `repeat`."""

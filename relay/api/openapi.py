@@ -9,16 +9,16 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from relay.api.catalogue import EXAMPLES
-from relay.api.event_schemas import PUBLISHED, REF, SIGNED, component_of, event_schemas, ref
-from relay.api.examples import PATHS
-from relay.api.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
-from relay.api.operations import PUBLIC, Answer, Operation, Parameter, models_of
-from relay.api.ports import ApiSettings
-from relay.api.problems import MEDIA_TYPE, Problem
-from relay.api.stream import EVENT_ID_PATTERN
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE
-from relay.core.filters import known_types
+from relay.api.events.event_schemas import PUBLISHED, REF, SIGNED, component_of, event_schemas, ref
+from relay.api.http.examples import PATHS
+from relay.api.http.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
+from relay.api.http.operations import PUBLIC, Answer, Operation, Parameter, models_of
+from relay.api.http.ports import ApiSettings
+from relay.api.http.problems import MEDIA_TYPE, Problem
+from relay.api.http.stream import EVENT_ID_PATTERN
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.relay_events import SCHEMA_NAMES
+from relay.core.subscriptions.filters import known_types
 
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}

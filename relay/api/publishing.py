@@ -13,11 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api import limits
-from relay.api.auth import ADMIN, EVENTS_WRITE
-from relay.api.batches import elements
-from relay.api.examples import EVENT_ID
-from relay.api.operations import (
+from relay.api.http import limits
+from relay.api.http.auth import ADMIN, EVENTS_WRITE
+from relay.api.http.examples import EVENT_ID
+from relay.api.http.operations import (
     REFUSED_BEFORE,
     WRITES_EVENTS,
     Answer,
@@ -25,10 +24,10 @@ from relay.api.operations import (
     Operation,
     stored,
 )
-from relay.api.resource import json_response
-from relay.core.access import publish_prefixes
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of, stream_of
-from relay.core.filters import known_types
+from relay.api.http.resource import json_response
+from relay.api.jobs.batches import elements
+from relay.core.access.tokens import publish_prefixes
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of, stream_of
 from relay.core.published import (
     ACCOUNT_NOT_ALLOWED,
     ID_TAKEN,
@@ -45,6 +44,7 @@ from relay.core.published import (
     identity_of,
     read_document,
 )
+from relay.core.subscriptions.filters import known_types
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id
 from relay.turns import Turns

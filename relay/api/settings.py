@@ -7,8 +7,8 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.operations import ADMINS, Answer, Call, Operation
-from relay.api.resource import json_response
+from relay.api.http.operations import ADMINS, Answer, Call, Operation
+from relay.api.http.resource import json_response
 from relay.core.effective import EffectiveSetting
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, RootModel, create_model
 from pydantic.fields import FieldInfo
 
-from relay.api.examples import TIME
-from relay.api.fields import NextCursor
+from relay.api.http.examples import TIME
+from relay.api.http.fields import NextCursor
 from relay.clock import to_rfc3339
 
 Time = datetime

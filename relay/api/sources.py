@@ -7,14 +7,14 @@ from pydantic import Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api import params
-from relay.api.examples import TIME
-from relay.api.fields import LastError, NextCursor, Time, last_error_view
-from relay.api.operations import NEXT, Answer, Call, Operation
-from relay.api.resource import page_response
+from relay.api.http import params
+from relay.api.http.examples import TIME
+from relay.api.http.fields import LastError, NextCursor, Time, last_error_view
+from relay.api.http.operations import NEXT, Answer, Call, Operation
+from relay.api.http.resource import page_response
 from relay.clock import optional_rfc3339
+from relay.core.polling.tracking import SourceReport
 from relay.core.records import Page
-from relay.core.tracking import SourceReport
 
 
 class Source(TypedDict):

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from relay.api.auth import ADMIN, READ
-from relay.api.operations import PUBLIC, READS_METRICS, Answer, Call, Operation
-from relay.api.resource import json_response
+from relay.api.http.auth import ADMIN, READ
+from relay.api.http.operations import PUBLIC, READS_METRICS, Answer, Call, Operation
+from relay.api.http.resource import json_response
 from relay.errors import NotFound
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4"

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import Broker
+from relay.core.deliveries.broker import Broker
 
 CONNECT_SECONDS = 5.0
 """Time-out of one address before the next is tried."""

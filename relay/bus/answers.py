@@ -3,7 +3,7 @@ unroutable messages. A broker that sends more would fill the node's memory."""
 
 from collections.abc import Sequence
 
-from relay.core.bus import Message
+from relay.core.deliveries.broker import Message
 
 FIRST_BYTES = 64 * 1024
 """Allowance for the handshake and for unsolicited frames of the server."""

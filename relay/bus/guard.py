@@ -16,8 +16,8 @@ from typing import Any
 import structlog
 from aiohttp.abc import AbstractResolver
 
-from relay.core.bus import Protocol, for_brokers, guard_scheme, policy_for_brokers, refusal_of_host
-from relay.core.netguard import GuardPolicy, refusal_of_address
+from relay.core.access.netguard import GuardPolicy, refusal_of_address
+from relay.core.deliveries.broker import Protocol, for_brokers, guard_scheme, policy_for_brokers, refusal_of_host
 
 MAX_REFUSALS = 10
 CONNECT_SECONDS = 5.0

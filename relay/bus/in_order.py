@@ -7,7 +7,7 @@ stream. If both were in flight, consumers would see the second one first.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from relay.core.bus import HELD_BACK, Message, Published
+from relay.core.deliveries.broker import HELD_BACK, Message, Published
 
 BROKE_OFF = Published(error="read", detail="the connection broke off before an acknowledgement came")
 

@@ -19,7 +19,7 @@ from relay.bus.extras import needed
 from relay.bus.kafka_wire import Batch, Identity, Place
 from relay.bus.publishers import CannotConnect, causes_of, named
 from relay.clock import Clock, wall_clock
-from relay.core.bus import HELD_BACK, Broker, Message, Published
+from relay.core.deliveries.broker import HELD_BACK, Broker, Message, Published
 from relay.tasks import Tasks
 
 _errors = needed("aiokafka.errors", "kafka")

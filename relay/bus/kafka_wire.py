@@ -12,7 +12,7 @@ from typing import Any
 
 from relay.bus.extras import needed
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import CLIENT, Login, Message
+from relay.core.deliveries.broker import CLIENT, Login, Message
 
 _connections = needed("aiokafka.conn", "kafka")
 _metadata = needed("aiokafka.protocol.metadata", "kafka")

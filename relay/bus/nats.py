@@ -18,7 +18,7 @@ from relay.bus.answers import Answers
 from relay.bus.extras import needed
 from relay.bus.in_order import BROKE_OFF, publish_in_order
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import Broker, Login, Message, Published
+from relay.core.deliveries.broker import Broker, Login, Message, Published
 
 MAX_PENDING = 4_000
 """Maximum unacknowledged messages on one connection."""

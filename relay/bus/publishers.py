@@ -17,9 +17,9 @@ from aiohttp.abc import AbstractResolver
 
 from relay.bus.guard import Guard, NotReached, Refused, guarded
 from relay.clock import Clock
-from relay.core.bus import Broker, Message, Published, unsent_behind
-from relay.core.delivery import Response
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Message, Published, unsent_behind
+from relay.core.deliveries.delivery import Response
 from relay.core.text import storable
 from relay.tasks import Tasks
 

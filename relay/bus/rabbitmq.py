@@ -18,7 +18,7 @@ from relay.bus.answers import Answers
 from relay.bus.extras import needed
 from relay.bus.in_order import BROKE_OFF, publish_in_order
 from relay.bus.publishers import CannotConnect
-from relay.core.bus import CLIENT, Broker, Message, Published
+from relay.core.deliveries.broker import CLIENT, Broker, Message, Published
 
 MAX_BATCHES = 16
 """Maximum concurrent batches on one connection."""

@@ -9,30 +9,30 @@ import typer
 from typer.exceptions import TyperException
 
 from relay.cli.accounts import accounts as accounts_command
-from relay.cli.apply import apply as apply_command
-from relay.cli.apply import export as export_command
 from relay.cli.audit import app as audit_app
-from relay.cli.deliveries import app as deliveries_app
+from relay.cli.deliveries.deliveries import app as deliveries_app
+from relay.cli.deliveries.replays import app as replays_app
 from relay.cli.demo.command import demo as demo_command
-from relay.cli.erase import erase as erase_command
-from relay.cli.events import app as events_app
+from relay.cli.events.events import app as events_app
+from relay.cli.events.listen import listen as listen_command
 from relay.cli.figures import figures as figures_command
-from relay.cli.groups import app as groups_app
 from relay.cli.incidents import app as incidents_app
-from relay.cli.intents import app as intents_app
-from relay.cli.jobs import app as jobs_app
+from relay.cli.jobs.erase import erase as erase_command
+from relay.cli.jobs.groups import app as groups_app
+from relay.cli.jobs.intents import app as intents_app
+from relay.cli.jobs.jobs import app as jobs_app
 from relay.cli.keys import app as keys_app
-from relay.cli.listen import listen as listen_command
-from relay.cli.local import check, init, migrate, sandbox, verify
-from relay.cli.replays import app as replays_app
-from relay.cli.salesforce import salesforce_definition
-from relay.cli.serve import serve as serve_command
-from relay.cli.settings import settings as settings_command
+from relay.cli.node.local import check, init, migrate, sandbox, verify
+from relay.cli.node.serve import serve as serve_command
+from relay.cli.node.settings import settings as settings_command
+from relay.cli.node.status import status as status_command
+from relay.cli.node.support import support as support_command
 from relay.cli.sources import sources as sources_command
-from relay.cli.status import status as status_command
-from relay.cli.subscriptions import app as subscriptions_app
-from relay.cli.subscriptions import signing_secret
-from relay.cli.support import support as support_command
+from relay.cli.subscriptions.apply import apply as apply_command
+from relay.cli.subscriptions.apply import export as export_command
+from relay.cli.subscriptions.salesforce import salesforce_definition
+from relay.cli.subscriptions.subscriptions import app as subscriptions_app
+from relay.cli.subscriptions.subscriptions import signing_secret
 from relay.cli.tokens import app as tokens_app
 from relay.cli.ui import ui as ui_command
 from relay.errors import RelayError

@@ -8,7 +8,7 @@ import typer
 from relay.cli.client import api
 from relay.cli.options import Json, Limit, given, one_of
 from relay.cli.output import print_list
-from relay.core.connect_accounts import SHOWN_STATES
+from relay.core.jobs.connect_accounts import SHOWN_STATES
 
 COLUMNS = ("id", "name", "channel", "account", "state", "since", "open jobs", "trouble")
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from relay.cli.client import Api, Items
-from relay.cli.direct import Opened, through_or_directly
+from relay.cli.node.direct import Opened, through_or_directly
+from relay.cli.node.serve import ConfigFile
 from relay.cli.options import Json, Limit, given, time_or_age
 from relay.cli.output import note, print_json, print_list, say
-from relay.cli.serve import ConfigFile
 from relay.errors import UsageError
 
 app = typer.Typer(help="List who did what, and verify that the record was not changed.", invoke_without_command=True)
@@ -35,7 +35,7 @@ def list_audit(
     query = given({"since": time_or_age(since), "until": time_or_age(until), "actor": actor, "action": action})
 
     async def directly(database: Opened) -> Items:
-        from relay.api.audit import entry_view
+        from relay.api.access.audit import entry_view
         from relay.clock import from_rfc3339
 
         read: Any = {
@@ -60,7 +60,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Verify that no entry was changed, inserted or removed. Exit code 1: one was."""
-    from relay.core.audit import read_head
+    from relay.core.access.audit import read_head
 
     try:
         kept = None if head is None else read_head(head)
@@ -71,7 +71,7 @@ def verify(
         return relay.get("/v1/audit/verify", {"head": head}, timeout=VERIFY_SECONDS)
 
     async def directly(database: Opened) -> Any:
-        from relay.api.audit import verification_view
+        from relay.api.access.audit import verification_view
 
         return verification_view(await database.audit.verify(kept))
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relay.cli.client import Api, api
-from relay.cli.direct import NoDatabase, ask_relay_instead, own_url, recorded, require_database
+from relay.cli.node.direct import NoDatabase, ask_relay_instead, own_url, recorded, require_database
+from relay.cli.node.serve import ConfigFile, settings_file
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
-from relay.cli.serve import ConfigFile, settings_file
-from relay.core.sentences import counted
+from relay.core.events.sentences import counted
 from relay.errors import DatabaseHeld, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def rotate(
     if what == "encryption" and overlap is not None:
         raise UsageError("--overlap is for signing and callback-secret. Encryption keys overlap until you remove one")
     from relay.config.settings import load_settings
-    from relay.core.own_address import is_loopback_host
+    from relay.core.access.own_address import is_loopback_host
 
     relay = api()
     if not is_loopback_host(relay.host):
@@ -107,13 +107,13 @@ def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
 
 async def _direct(settings: "Settings", what: What, overlap: int, json: bool) -> None:
     from relay import log
-    from relay.api.keys import rotation_view
+    from relay.api.access.keys import rotation_view
     from relay.clock import wall_clock
     from relay.config.keyring import KeyFile, Keyring
     from relay.node.encryption_keys import EncryptionKeys
     from relay.node.opening import NO_KEY
     from relay.private_files import default_state_dir
-    from relay.store.postgres_engine import is_postgres
+    from relay.store.databases.postgres_engine import is_postgres
     from relay.store.store import open_store
 
     log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
@@ -142,11 +142,11 @@ async def _direct(settings: "Settings", what: What, overlap: int, json: bool) ->
 
 
 async def _rotate_secret(store: "Store", settings: "Settings", what: What, now: float, overlap: int) -> Any:
-    from relay.api.keys import public_key_view
+    from relay.api.access.keys import public_key_view
     from relay.clock import to_rfc3339
-    from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
-    from relay.core.subscription import SigningSecret
-    from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
+    from relay.core.subscriptions.signing import ED25519_BYTES, new_secret, new_signing_key
+    from relay.core.subscriptions.subscription import SigningSecret
+    from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
     if what == "callback-secret" and settings.delivery.callback_secret is not None:
         raise UsageError(

@@ -65,7 +65,7 @@ def full_types(text: str | None) -> list[str] | None:
 
 def _dotted(name: str) -> str:
     """A type with a dot: a known one, by its full name or ending, or one that another program publishes."""
-    from relay.core.filters import known_types, nearest_type, wanted_type
+    from relay.core.subscriptions.filters import known_types, nearest_type, wanted_type
 
     known = known_types([_PREFIX])
     found = wanted_type(name, known)

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.client import Api, Items, api, path_of
-from relay.cli.direct import COMMAND_LINE, NoDatabase, ask_relay_instead, own_url, recorded, require_database
+from relay.cli.node.direct import COMMAND_LINE, NoDatabase, ask_relay_instead, own_url, recorded, require_database
+from relay.cli.node.serve import ConfigFile, settings_file
 from relay.cli.options import Json, Limit, given, one_of, split_names
 from relay.cli.output import note, print_json, print_list, print_result, say
-from relay.cli.serve import ConfigFile, settings_file
 from relay.errors import DatabaseHeld, InvalidRequest, UsageError
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
-    from relay.store.tokens import TokenStore
+    from relay.store.access.tokens import TokenStore
 
 app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
@@ -52,7 +52,7 @@ def create(
     json: Json = False,
 ) -> None:
     """Create a token. It is printed this once; the database keeps only a digest of it."""
-    from relay.core.access import SCOPES, is_scope
+    from relay.core.access.tokens import SCOPES, is_scope
 
     named = split_names(scopes, "--scopes", "read,jobs:write") or []
     source, _, of_source = (account or "").rpartition("/")
@@ -130,7 +130,7 @@ def _done(
 ) -> Any:
     """The result of `through` a relay, or of `directly` on the database."""
     from relay.config.settings import load_settings
-    from relay.core.own_address import is_loopback_host
+    from relay.core.access.own_address import is_loopback_host
     from relay.store.store import open_tokens
 
     relay = api()
@@ -154,7 +154,7 @@ def _done(
 
 
 async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Settings") -> Any:
-    from relay.api.tokens import token_of, token_view
+    from relay.api.access.tokens import token_of, token_view
     from relay.ids import new_id, new_token
 
     now, secret = time.time(), new_token()
@@ -174,14 +174,14 @@ async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Setting
 
 
 async def _list(limit: int, tokens: "TokenStore", _settings: "Settings") -> Any:
-    from relay.api.tokens import token_view
+    from relay.api.access.tokens import token_view
 
     page = await tokens.page(limit=limit)
     return Items([token_view(token) for token in page.items], limit, more=page.next_cursor is not None)
 
 
 async def _revoke(token: str, tokens: "TokenStore", settings: "Settings") -> Any:
-    from relay.api.tokens import token_view
+    from relay.api.access.tokens import token_view
 
     found = [token_view(one) for one in (await tokens.all())[1]]
     id = _id_of(token, found)

@@ -35,7 +35,7 @@ def ui(
 def reachable(url: str, relay: Api) -> str:
     """The link at the address that this command has reached the relay at, if the relay does not know its own:
     `server.public_url` is not set, so the link names the address that the relay listens on."""
-    from relay.core.own_address import is_loopback_host
+    from relay.core.access.own_address import is_loopback_host
 
     parts = urlsplit(url)
     host = parts.hostname or ""

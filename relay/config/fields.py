@@ -19,10 +19,10 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from relay.core.access import NAME_FORM, NAME_PATTERN, is_token_name
-from relay.core.client_address import network_of
+from relay.core.access.client_address import network_of
+from relay.core.access.tokens import NAME_FORM, NAME_PATTERN, is_token_name
 from relay.core.durations import MAX_DURATION_SECONDS, duration_seconds
-from relay.core.signing import SECRET_FORMAT, parse_secret
+from relay.core.subscriptions.signing import SECRET_FORMAT, parse_secret
 
 MAX_LIST = 1000
 MAX_TEXT = 4096

@@ -41,10 +41,10 @@ from relay.config.fields import (
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.config.written import Written, effective, written_in
-from relay.core import own_address
-from relay.core.access import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
-from relay.core.declared import MAX_DECLARED
+from relay.core.access import own_address
+from relay.core.access.tokens import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
 from relay.core.effective import EffectiveSetting
+from relay.core.subscriptions.declared import MAX_DECLARED
 from relay.errors import SettingsError
 
 TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from relay.core.job import Job
+from relay.core.jobs.job import Job
 from relay.core.jsontext import dumps
 
 

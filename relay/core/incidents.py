@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from relay.core.events import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint, Repeat, owner_of
-from relay.core.job import Observation
+from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint, Repeat, owner_of
+from relay.core.events.summary_events import ClosedBecause, IncidentKind, incident_data
+from relay.core.jobs.job import Observation
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
-from relay.core.summary_events import ClosedBecause, IncidentKind, incident_data
 
 INCIDENT_KINDS: tuple[IncidentKind, ...] = ("jobs", "creates", "sink")
 IncidentState = Literal["watching", "open", "closed"]

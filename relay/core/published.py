@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 from relay.clock import from_rfc3339
-from relay.core.events import NOT_IN_ATTRIBUTES, Event, is_json_type
-from relay.core.filters import (
+from relay.core.events.event import NOT_IN_ATTRIBUTES, Event, is_json_type
+from relay.core.jsontext import dumps, loads
+from relay.core.subscriptions.filters import (
     ATTRIBUTE_NAME,
     FREE_TYPE,
     RELAY_PREFIX,
@@ -25,7 +26,6 @@ from relay.core.filters import (
     nearest_type,
     reserved_prefix,
 )
-from relay.core.jsontext import dumps, loads
 from relay.core.values import value_class
 
 MAX_EVENTS = 1_000

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from relay.core.connect_accounts import OK, ConnectAccount, Known
-from relay.core.credentials import SinkCredential
-from relay.core.delivery import Attempt, Claimed, DeliveryGroup, judges_sink
-from relay.core.dialogue import Memory
-from relay.core.events import Event, Hint
-from relay.core.job import Job, Observation, Progress
-from relay.core.recipient import Recipient
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.deliveries.delivery import Attempt, Claimed, DeliveryGroup, judges_sink
+from relay.core.deliveries.dialogue import Memory
+from relay.core.events.event import Event, Hint
+from relay.core.jobs.connect_accounts import OK, ConnectAccount, Known
+from relay.core.jobs.job import Job, Observation, Progress
+from relay.core.jobs.recipient import Recipient
 from relay.core.values import value_class
 
 Value = TypeVar("Value")
@@ -390,7 +390,7 @@ class AccountNews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingRecord:
-    """What a listing of connect accounts changes: see `relay.core.connect_accounts.Comparison`.
+    """What a listing of connect accounts changes: see `relay.core.jobs.connect_accounts.Comparison`.
 
     known  what it was compared with. Nothing is written if another listing was recorded since
     now    when it was received

@@ -10,12 +10,12 @@ import re
 from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
-from relay.core import ledger
-from relay.core.dialogue import Memory
-from relay.core.events import Hint, account_event_kind
-from relay.core.job import JOB_EVENTS
+from relay.core.deliveries import ledger
+from relay.core.deliveries.dialogue import Memory
+from relay.core.events.event import Hint, account_event_kind
+from relay.core.events.sentences import cause_of_unknown, titled, with_article
+from relay.core.jobs.job import JOB_EVENTS
 from relay.core.records import Intent
-from relay.core.sentences import cause_of_unknown, titled, with_article
 
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from relay.clock import to_rfc3339
 from relay.core import relay_events
-from relay.core.events import (
+from relay.core.deliveries.ledger import Entry
+from relay.core.events.event import (
     DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
     INCIDENT_EVENTS,
@@ -20,12 +21,11 @@ from relay.core.events import (
     job_event_types,
     relay_event,
 )
-from relay.core.filters import is_free_type, known_types
-from relay.core.job import Job, Observation, Transition
+from relay.core.events.summary_samples import account_sample, summary_sample
+from relay.core.jobs.job import Job, Observation, Transition
 from relay.core.jsontext import dumps
-from relay.core.ledger import Entry
 from relay.core.records import Intent
-from relay.core.summary_samples import account_sample, summary_sample
+from relay.core.subscriptions.filters import is_free_type, known_types
 
 SAMPLE_SUBJECT = "sample"
 SAMPLE_JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relay.core import relay_events
-from relay.core.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
-from relay.core.dialogue import Memory
-from relay.core.events import DELIVERY_UNCERTAIN, Event, relay_event
-from relay.core.filters import RELAY_PREFIX
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
+from relay.core.deliveries.dialogue import Memory
+from relay.core.events.event import DELIVERY_UNCERTAIN, Event, relay_event
+from relay.core.subscriptions.filters import RELAY_PREFIX
+from relay.core.subscriptions.subscription import Subscription
 from relay.core.text import storable
 from relay.ids import new_id
 from relay.redaction import REDACTED, is_credential, redact_text, redact_texts, redacted_url, without

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core import credentials
-from relay.core.credentials import Header, NoToken, SinkCredential, Token
-from relay.core.delivery import CREDENTIAL_ERROR, PROXY_ERROR, OutboundRequest, Outcome, Response
-from relay.core.dialogue import Memory
-from relay.core.subscription import Subscription
+from relay.core.deliveries import credentials
+from relay.core.deliveries.credentials import Header, NoToken, SinkCredential, Token
+from relay.core.deliveries.delivery import CREDENTIAL_ERROR, PROXY_ERROR, OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Memory
+from relay.core.subscriptions.subscription import Subscription
 from relay.core.values import value_class
 from relay.errors import StoreError
 from relay.redaction import REDACTED
@@ -29,7 +29,7 @@ from relay.tasks import Tasks
 if TYPE_CHECKING:
     from relay.core.records import RefreshTurn
     from relay.http.sender import Transport
-    from relay.store.credentials import CredentialStore
+    from relay.store.subscriptions.credentials import CredentialStore
 
 TOKEN_SECONDS = 10.0
 """Time limit of one request to a token endpoint."""
@@ -52,7 +52,7 @@ class Sent:
     headers   those sent; the credential's value is redacted
     outcome   the outcome if known, for example without a token; None: the kind of sink decides
     secrets   texts that the sink could echo
-    remember  see `relay.core.dialogue.Ended`, also for `share`
+    remember  see `relay.core.deliveries.dialogue.Ended`, also for `share`
     made_up   the requests of a dry run, none of them sent; None: no dry run
     """
 

@@ -1,9 +1,9 @@
-"""Sends the requests of a delivery that takes several: see `relay.core.dialogue`.
+"""Sends the requests of a delivery that takes several: see `relay.core.deliveries.dialogue`.
 
 The requests share the attempt's time-out. The attempt shows the last request and response, which decide, and names the
 others. A delivery with a memory takes a turn first: one delivery per key at a time, across all nodes.
 
-If an attempt ends early, a write that may have been carried out stays uncertain: see `relay.core.ledger`.
+If an attempt ends early, a write that may have been carried out stays uncertain: see `relay.core.deliveries.ledger`.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from dataclasses import replace
 import structlog
 
 from relay.clock import Clock
-from relay.core import ledger
-from relay.core.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
-from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
+from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
 from relay.errors import NotRenderable, StoreError, Unreadable

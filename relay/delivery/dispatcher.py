@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from relay.clock import Clock
-from relay.core.bundles import Bundle
-from relay.core.comparisons import EventView
-from relay.core.delivery import Attempt, OutboundRequest, Outcome
-from relay.core.dialogue import Step, Steps, previewed
-from relay.core.events import Event
-from relay.core.filters import Filters, filters_of, matches
+from relay.core.deliveries.bundles import Bundle
+from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome
+from relay.core.deliveries.dialogue import Step, Steps, previewed
+from relay.core.events.event import Event
 from relay.core.heartbeat import Progress
-from relay.core.recipient import Recipient
+from relay.core.jobs.recipient import Recipient
 from relay.core.records import Lease, Recorded
-from relay.core.subscription import PULL, Subscription
+from relay.core.subscriptions.comparisons import EventView
+from relay.core.subscriptions.filters import Filters, filters_of, matches
+from relay.core.subscriptions.subscription import PULL, Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
 from relay.delivery.credentials import Credentials
@@ -44,12 +44,12 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
-    from relay.store.claims import Backlog
-    from relay.store.credentials import CredentialStore
-    from relay.store.deliveries import DeliveryStore
-    from relay.store.handshakes import HandshakeStore
-    from relay.store.memories import MemoryStore
-    from relay.store.subscriptions import SubscriptionStore
+    from relay.store.deliveries.claims import Backlog
+    from relay.store.deliveries.deliveries import DeliveryStore
+    from relay.store.deliveries.memories import MemoryStore
+    from relay.store.subscriptions.credentials import CredentialStore
+    from relay.store.subscriptions.handshakes import HandshakeStore
+    from relay.store.subscriptions.subscriptions import SubscriptionStore
     from subscribers.base import Kind, RenderContext
 
 LEASE_MARGIN_SECONDS = 30.0

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
-from relay.core import greeting
-from relay.core.dialogue import Memory, Step, Steps
-from relay.core.subscription import Subscription
+from relay.core.deliveries.dialogue import Memory, Step, Steps
+from relay.core.subscriptions import greeting
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import FAILED, converse
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core import handshake
-from relay.core.handshake import Agreement
-from relay.core.subscription import Consent, Subscription
+from relay.core.subscriptions import handshake
+from relay.core.subscriptions.handshake import Agreement
+from relay.core.subscriptions.subscription import Consent, Subscription
 from relay.core.text import storable
 from relay.delivery.settings import DeliverySettings
 from relay.errors import StoreError
@@ -24,8 +24,8 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
-    from relay.store.handshakes import HandshakeStore
-    from relay.store.subscriptions import SubscriptionStore
+    from relay.store.subscriptions.handshakes import HandshakeStore
+    from relay.store.subscriptions.subscriptions import SubscriptionStore
 
 MAX_ASKING = 16
 """Maximum concurrent handshakes, one per host: a thousand URLs of one host use one of them."""

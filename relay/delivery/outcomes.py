@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
-from relay.core import retry
-from relay.core.delivery import PROXY_ERROR, Attempt, Claimed, Outcome, at_once, due_since
-from relay.core.events import Event
+from relay.core.deliveries import retry
+from relay.core.deliveries.delivery import PROXY_ERROR, Attempt, Claimed, Outcome, at_once, due_since
+from relay.core.events.event import Event
+from relay.core.events.sentences import counted
 from relay.core.records import AttemptResult, Lease, MemoryTurn
-from relay.core.sentences import counted
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of, expired_event, subscription_event, uncertain_event
 from relay.delivery.credentials import Sent

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
-from relay.core.bus import BEHIND, Broker, Message, order_of
-from relay.core.delivery import Outcome, Response
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.broker import BEHIND, Broker, Message, order_of
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import unrendered

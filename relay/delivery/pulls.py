@@ -1,7 +1,7 @@
 """Pulls: programs claim, acknowledge and give back deliveries, and wait for new ones.
 
-The rows are in `relay/store/pulls.py`. The consequences of a nack or an expired lease are decided as for any other
-attempt (`outcomes.py`), except that there is no sink to judge.
+The rows are in `relay/store/deliveries/pulls.py`. The consequences of a nack or an expired lease are decided as for
+any other attempt (`outcomes.py`), except that there is no sink to judge.
 """
 
 import asyncio
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core.bundles import Bundle
-from relay.core.delivery import Claimed, Outcome, Response
-from relay.core.events import DELIVERY_EXPIRED, Event
-from relay.core.pulls import (
+from relay.core.deliveries.bundles import Bundle
+from relay.core.deliveries.delivery import Claimed, Outcome, Response
+from relay.core.deliveries.pulls import (
     ACKNOWLEDGED,
     LAG_COUNTED,
     LEASE_ENDED,
@@ -27,18 +26,19 @@ from relay.core.pulls import (
     lease_token,
     pulled_at,
 )
+from relay.core.events.event import DELIVERY_EXPIRED, Event
 from relay.core.records import AttemptResult, Lease
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Sent
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.signals import Signals, Watch
-from relay.store.pulls import EndedLeases, Judge, PullRequest, Settled, Settlement
+from relay.store.deliveries.pulls import EndedLeases, Judge, PullRequest, Settled, Settlement
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
-    from relay.store.pulls import PullStore
+    from relay.store.deliveries.pulls import PullStore
 
 LOOK_SECONDS = 0.05
 """Minimum pause between two checks for arrivals. A check reads all subscriptions that programs wait for."""

@@ -1,7 +1,7 @@
 """Advances replays: queues their deliveries behind fresh ones, in bounded batches.
 
 The scheduler calls `run_once()`. Each step is one transaction, so a replay can stop between any two and resume on any
-node. The steps are in `relay/store/replays.py`.
+node. The steps are in `relay/store/deliveries/replays.py`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from relay.clock import Clock
 from relay.holder import Holder
 
 if TYPE_CHECKING:
-    from relay.store.replays import ReplayStore
+    from relay.store.deliveries.replays import ReplayStore
 
 MAX_STEPS = 50
 """Maximum steps of one replay before the next replay continues."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Handshake, Subscription
+from relay.core.subscriptions.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Handshake, Subscription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

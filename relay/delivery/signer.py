@@ -7,12 +7,12 @@ relay's default secret, so they get both: a holder of that secret can forge a `v
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from relay.core import signing
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions import signing
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 
 if TYPE_CHECKING:
-    from relay.store.secrets import SecretStore
-    from relay.store.subscriptions import SubscriptionStore
+    from relay.store.subscriptions.secrets import SecretStore
+    from relay.store.subscriptions.subscriptions import SubscriptionStore
 
 Headers = tuple[tuple[str, str], ...]
 

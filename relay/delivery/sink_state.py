@@ -7,10 +7,10 @@ part that is stored for restarts and other nodes. Slots are counted in `slots.py
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from relay.core import retry
-from relay.core.concurrency import Concurrency
-from relay.core.delivery import Outcome, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries import retry
+from relay.core.deliveries.concurrency import Concurrency
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.subscriptions.subscription import Subscription
 
 FAILED = 10
 """Failures in a row after which a sink whose window has shrunk to one slot (timeouts) counts as down."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from relay.core.bundles import Bundle, FreeRequests, Room
-from relay.core.concurrency import PROMPT_SECONDS, Concurrency
-from relay.core.delivery import Outcome, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries.bundles import Bundle, FreeRequests, Room
+from relay.core.deliveries.concurrency import PROMPT_SECONDS, Concurrency
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.sink_state import SinkState, Turns
 from relay.redaction import url_without_path
 

@@ -1,9 +1,10 @@
 """Attempts deliveries: render, sign, send, decide, record. One task per slot.
 
-A request carries one delivery or, if the subscription bundles (`relay/core/bundles.py`), several: one slot, one
-response, and an attempt for each delivery. A broker (`publishing.py`) gets a message per delivery, each with its own
-response and outcome. Recording a single attempt also claims the next due deliveries of its subscription, and the task
-continues with those. `dispatcher.py` decides which deliveries start, `outcomes.py` the consequences of an outcome.
+A request carries one delivery or, if the subscription bundles (`relay/core/deliveries/bundles.py`), several: one
+slot, one response, and an attempt for each delivery. A broker (`publishing.py`) gets a message per delivery, each
+with its own response and outcome. Recording a single attempt also claims the next due deliveries of its subscription,
+and the task continues with those. `dispatcher.py` decides which deliveries start, `outcomes.py` the consequences of
+an outcome.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core import ledger, retry
-from relay.core.bundles import message_id, outcome_of_bundle
-from relay.core.bus import BEHIND, Broker, order_of
-from relay.core.delivery import (
+from relay.core.deliveries import ledger, retry
+from relay.core.deliveries.broker import BEHIND, Broker, order_of
+from relay.core.deliveries.bundles import message_id, outcome_of_bundle
+from relay.core.deliveries.delivery import (
     DRY_RUN,
     PROXY_ERROR,
     RENDER_ERROR,
@@ -30,13 +31,13 @@ from relay.core.delivery import (
     Response,
     at_once,
 )
-from relay.core.dialogue import SHARED, Ended, Memory, Step, Steps, imagined
-from relay.core.events import Event
-from relay.core.handshake import REQUEST_ORIGIN
-from relay.core.recipient import Recipient
+from relay.core.deliveries.dialogue import SHARED, Ended, Memory, Step, Steps, imagined
+from relay.core.events.event import Event
+from relay.core.events.sentences import counted
+from relay.core.jobs.recipient import Recipient
 from relay.core.records import AttemptRecorded, AttemptResult, Lease, MemoryTurn
-from relay.core.sentences import counted
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.handshake import REQUEST_ORIGIN
+from relay.core.subscriptions.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
@@ -55,9 +56,9 @@ from relay.turns import OwnerTurns, SharedTurns, Value
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
-    from relay.store.deliveries import DeliveryStore
-    from relay.store.memories import MemoryStore
-    from relay.store.subscriptions import SubscriptionStore
+    from relay.store.deliveries.deliveries import DeliveryStore
+    from relay.store.deliveries.memories import MemoryStore
+    from relay.store.subscriptions.subscriptions import SubscriptionStore
     from subscribers.base import Dialogue, Kind, RenderContext
 
 PROMPT_MS = 1000.0

@@ -22,7 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from relay.core.response_head import LONGEST_END, ResponseHead, ends_in, read_response_head
+from relay.core.deliveries.response_head import LONGEST_END, ResponseHead, ends_in, read_response_head
 from relay.core.text import storable
 from relay.http.deadlines import Deadline, Deadlines
 

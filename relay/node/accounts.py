@@ -9,7 +9,7 @@ from collections.abc import Callable
 from relay import __version__
 from relay.clock import Clock
 from relay.config.settings import AccountSettings, SourceSettings
-from relay.core.job import Job
+from relay.core.jobs.job import Job
 from relay.core.planner import PlannerStatistics
 from relay.delivery.dispatcher import Dispatcher
 from relay.holder import Holder

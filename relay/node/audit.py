@@ -15,14 +15,14 @@ import orjson
 import structlog
 
 from relay.clock import Clock, to_rfc3339
-from relay.core.audit import CUT, AuditRecord, Head, Result, Verification, is_genuine, plain, target_of
+from relay.core.access.audit import CUT, AuditRecord, Head, Result, Verification, is_genuine, plain, target_of
 from relay.core.tally import Tally, Window
 from relay.errors import RelayError, StoreError
 from relay.redaction import redact_text
-from relay.store.audit import AuditKeyError
+from relay.store.access.audit import AuditKeyError
 
 if TYPE_CHECKING:
-    from relay.api.auth import Identity
+    from relay.api.http.auth import Identity
     from relay.store.store import Store
 
 TICK_SECONDS = 15.0

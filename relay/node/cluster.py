@@ -1,8 +1,8 @@
 """A node among others on one database: leases the accounts it polls, and follows changes by other nodes.
 
 One node at a time polls an account, under a lease. The leases of a dead node are released at once if the server noticed
-its death (see `relay.store.holders`), otherwise when they expire. Changes by other nodes arrive by NOTIFY; a scan finds
-those whose notification was lost.
+its death (see `relay.store.databases.holders`), otherwise when they expire. Changes by other nodes arrive by NOTIFY;
+a scan finds those whose notification was lost.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from relay.clock import Clock
-from relay.core.job import Job, PlannedJob
+from relay.core.jobs.job import Job, PlannedJob
 from relay.delivery.dispatcher import Dispatcher
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.polling.poller import Poller
 from relay.proxy.answer_cache import AnswerCache
 from relay.signals import Signals
-from relay.store.notices import ALL
+from relay.store.databases.notices import ALL
 from relay.store.store import Store
 
 LEASE_SECONDS = 10.0
@@ -203,7 +203,7 @@ class Cluster:
     # --- changes by other nodes
 
     def heard(self, notice: str) -> None:
-        """Handles one notification, see `relay.store.notices`."""
+        """Handles one notification, see `relay.store.databases.notices`."""
         what, _, rest = notice.partition(" ")
         if what == ALL:
             self._store.subscriptions.changed()

@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from relay import __version__
-from relay.api.ports import ApiSettings, Token
+from relay.api.http.ports import ApiSettings, Token
 from relay.config.loader import read_secret_file
 from relay.config.settings import AccountSettings as AccountConfig
 from relay.config.settings import Settings, SourceSettings
 from relay.core import relay_events
-from relay.core.events import Hint
-from relay.core.job import Problem
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.events.event import Hint
+from relay.core.jobs.job import Problem
+from relay.core.jobs.recipient import PARTS
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
-from relay.core.recipient import PARTS
-from relay.core.tracking import CallbackLimits
+from relay.core.polling.tracking import CallbackLimits
 from relay.delivery.settings import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
 from relay.polling.account_settings import AccountSettings

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from relay.api.declared import SubscriptionsApply, planned
-from relay.api.operations import Context
-from relay.api.ports import Ports
-from relay.api.subscription_models import DeclaredSubscription
-from relay.api.validation import under, validate
+from relay.api.http.operations import Context
+from relay.api.http.ports import Ports
+from relay.api.http.validation import under, validate
+from relay.api.subscriptions.declared import SubscriptionsApply, planned
+from relay.api.subscriptions.models import DeclaredSubscription
 from relay.clock import Clock
 from relay.config.declared import Declared, mistake
 from relay.config.settings import Settings
-from relay.core.declared import Change
+from relay.core.subscriptions.declared import Change
 from relay.errors import FieldError, InvalidRequest, SettingsError, StoreError
 from relay.node.accounts import adopted_accounts
 from relay.node.component_settings import ComponentSettings

@@ -11,9 +11,9 @@ import structlog
 
 from relay.clock import Clock, steady_clock
 from relay.config.keyring import KeyFile, Keyring
-from relay.core.encryption import Rotation, refusal_of
+from relay.core.access.encryption import Rotation, refusal_of
 from relay.errors import DecryptError, SettingsError
-from relay.store.ciphertexts import Change, CiphertextStore, SealedColumn, sealed_columns
+from relay.store.access.ciphertexts import Change, CiphertextStore, SealedColumn, sealed_columns
 
 PART_SECONDS = 5.0
 """Maximum duration of one call of `rotate`, so that it fits in a request."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.clock import Clock
-from relay.core.events import owner_of
+from relay.core.events.event import owner_of
 from relay.core.figures import Name, Tally
 from relay.errors import ValueRefused
 from relay.store.figures import MAX_WRITTEN, FigureStore

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import structlog
 
 from relay.clock import Clock
-from relay.core.delivery import OutboundRequest
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.delivery import OutboundRequest
 from relay.core.heartbeat import Movement, Progress
-from relay.core.netguard import GuardPolicy
 from relay.http.sender import Sender, Transport
 
 EVERY_SECONDS = 60.0

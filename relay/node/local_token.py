@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.core.access import weakness_of
+from relay.core.access.tokens import weakness_of
 from relay.errors import SettingsError
 from relay.ids import new_token
 from relay.private_files import create, default_state_dir, read
@@ -94,7 +94,7 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str], *, has_st
     Raises SettingsError if a token is needed and cannot be created.
     """
     from relay.config.settings import TokenSettings, with_token
-    from relay.store.postgres_engine import is_postgres
+    from relay.store.databases.postgres_engine import is_postgres
 
     given = settings.auth.tokens
     if settings.dev:  # callers on this machine need none, but commands send it if it exists

@@ -13,20 +13,20 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import __version__
-from relay.api.access import Access
+from relay.api.access.callers import Access
 from relay.api.app import create_api
-from relay.api.group_finish import GroupForecasts
-from relay.api.limits import Admission
-from relay.api.operations import Context
-from relay.api.ports import Ports, Readiness
+from relay.api.http.limits import Admission
+from relay.api.http.operations import Context
+from relay.api.http.ports import Ports, Readiness
+from relay.api.jobs.group_finish import GroupForecasts
 from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
 from relay.config.fields import is_header_text
 from relay.config.settings import Settings, effective_settings
 from relay.core.effective import EffectiveSetting
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.heartbeat import Progress
-from relay.core.subscription import SigningSecret
+from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
 from relay.delivery.signer import Signer
@@ -56,7 +56,7 @@ from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
 from relay.signals import Signals
 from relay.sources.definition import load_definition
-from relay.store.probe import WriteProbe
+from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
 from relay.web.app import Web, create_web
@@ -449,7 +449,7 @@ class Node:
         self.settings = with_adopted(settings, self._adopted)
         self._components = replace(self._components, settings=self.settings)
 
-    # --- for the API (relay.api.ports)
+    # --- for the API (relay.api.http.ports)
 
     async def readiness(self) -> Readiness:
         """Whether the node can do its work."""

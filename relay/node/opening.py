@@ -10,7 +10,7 @@ from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
 from relay.config.keyring import KeyFile, Keyring, python_line_that_makes_a_key
 from relay.config.settings import Settings
-from relay.core.signing import ED25519_BYTES, new_secret, new_signing_key
+from relay.core.subscriptions.signing import ED25519_BYTES, new_secret, new_signing_key
 from relay.errors import SettingsError
 from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
@@ -21,9 +21,9 @@ from relay.node.local_token import with_local_token
 from relay.node.node import ROLES, Node
 from relay.private_files import default_state_dir
 from relay.sources.client import NODE_HEADER
-from relay.store.postgres_engine import is_postgres
-from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
+from relay.store.databases.postgres_engine import is_postgres
 from relay.store.store import Store, open_store
+from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
 NO_KEY = (
     "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of this command, "

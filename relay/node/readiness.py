@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Mapping
 
-from relay.api.ports import Readiness
+from relay.api.http.ports import Readiness
 from relay.clock import optional_rfc3339
-from relay.core.connect_accounts import SHOWN_STATES
+from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.delivery.slots import Slots
 from relay.errors import DecryptError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
-from relay.store.probe import WriteProbe
+from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 
 Pollers = Mapping[tuple[str, str], Poller]

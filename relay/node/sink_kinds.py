@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from relay.api.ports import Kinds
-from relay.core.bus import Broker, Message
-from relay.core.dialogue import previewed
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.api.http.ports import Kinds
+from relay.core.deliveries.broker import Broker, Message
+from relay.core.deliveries.dialogue import previewed
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import NotRenderable, Unreadable
 from relay.redaction import url_without_path
 from subscribers import registry

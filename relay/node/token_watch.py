@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import structlog
 
-from relay.api.access import Access
+from relay.api.access.callers import Access
 from relay.clock import Clock, steady_clock
 from relay.errors import StoreError
-from relay.store.tokens import TokenStore
+from relay.store.access.tokens import TokenStore
 from relay.tasks import Tasks
 
 CHECK_SECONDS = 0.2

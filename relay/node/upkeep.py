@@ -12,17 +12,17 @@ import structlog
 from relay.clock import Clock
 from relay.config.settings import RetentionSettings
 from relay.core.incidents import INCIDENT_KINDS
-from relay.core.signing import TOLERANCE_SECONDS
+from relay.core.subscriptions.signing import TOLERANCE_SECONDS
 from relay.delivery.pulls import Pulls
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.polling.statistics import SourceStatistics
 from relay.store.incidents import REVIEWED_AT_ONCE, IncidentStore
-from relay.store.job_groups import GroupStore
-from relay.store.jobs import JobStore
+from relay.store.jobs.groups import GroupStore
+from relay.store.jobs.jobs import JobStore
 from relay.store.store import Store
-from relay.store.subscriptions import SubscriptionStore
+from relay.store.subscriptions.subscriptions import SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 
 DAY_SECONDS = 86_400.0

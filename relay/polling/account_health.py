@@ -9,8 +9,8 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import relay_events
-from relay.core.events import Event, owner_of, relay_event
-from relay.core.job import POLL, Problem
+from relay.core.events.event import Event, owner_of, relay_event
+from relay.core.jobs.job import POLL, Problem
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.ids import new_id

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.core.events import Origin
+from relay.core.events.event import Origin
 from relay.polling.recorder import Hints
 
 

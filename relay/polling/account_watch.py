@@ -1,8 +1,9 @@
 """Watch of an account's connect accounts, which it sends from: lists them now and then, and records what changed.
 
-All that a listing decides is in `relay/core/connect_accounts.py`, and when it is due in `relay/core/listing_times.py`.
-Until the upstream has answered a request since this node polls the account, a listing also tries the key
-(`AccountHealth.key_tried`). After that, polls find out about keys and outages, and a failed listing says nothing.
+All that a listing decides is in `relay/core/jobs/connect_accounts.py`, and when it is due in
+`relay/core/jobs/listing_times.py`. Until the upstream has answered a request since this node polls the account, a
+listing also tries the key (`AccountHealth.key_tried`). After that, polls find out about keys and outages, and a
+failed listing says nothing.
 """
 
 import asyncio
@@ -14,11 +15,11 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import relay_events
-from relay.core.connect_accounts import ConnectAccount, Listing, compare, confirm_at
-from relay.core.events import account_event, account_type_prefix
-from relay.core.listing_times import ListingTimes
+from relay.core.events.event import account_event, account_type_prefix
+from relay.core.events.summary_events import account_data
+from relay.core.jobs.connect_accounts import ConnectAccount, Listing, compare, confirm_at
+from relay.core.jobs.listing_times import ListingTimes
 from relay.core.records import AccountNews, ListingRecord
-from relay.core.summary_events import account_data
 from relay.errors import StoreError
 from relay.ids import new_id
 from relay.metrics import Metrics

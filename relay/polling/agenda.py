@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
-from relay.core.job import Job, PlannedJob
+from relay.core.jobs.job import Job, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.polling.weights import Weights
 
 if TYPE_CHECKING:
-    from relay.store.jobs import JobStore
+    from relay.store.jobs.jobs import JobStore
 
 LOAD_COUNT = 5_000
 PLANNED_AT_ONCE = 200

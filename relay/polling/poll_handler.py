@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from relay.clock import Clock
-from relay.core.events import owner_of
-from relay.core.job import Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
+from relay.core.events.event import owner_of
+from relay.core.jobs.job import Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner.planner_views import Purpose
 from relay.core.records import PollNote
 from relay.errors import StaleSequence
@@ -23,7 +23,7 @@ from relay.polling.recorder import Recorder
 from relay.sources.client import PollResult, problem_of
 
 if TYPE_CHECKING:
-    from relay.store.jobs import JobStore
+    from relay.store.jobs.jobs import JobStore
 
 NOT_FOUND_POLLS = 5
 NOT_FOUND_SECONDS = 120.0

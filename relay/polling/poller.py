@@ -12,7 +12,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.heartbeat import Progress
-from relay.core.job import Job, PlannedJob, Problem
+from relay.core.jobs.job import Job, PlannedJob, Problem
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
 from relay.errors import StoreError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from relay.signals import Signals
     from relay.sources.client import PollResult, UpstreamClient
     from relay.store.accounts import AccountStore
-    from relay.store.jobs import JobStore
+    from relay.store.jobs.jobs import JobStore
 
 STALLED_SECONDS = 60.0
 MAX_POLLS_IN_FLIGHT = 64

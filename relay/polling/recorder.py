@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from relay.clock import Clock
-from relay.core.events import Event, Hint, Origin, from_transition, owner_of
-from relay.core.job import Job, Observation, Problem, Progress, Transition
+from relay.core.events.event import Event, Hint, Origin, from_transition, owner_of
+from relay.core.jobs.job import Job, Observation, Problem, Progress, Transition
 from relay.core.records import PollRecord, Recorded
 from relay.ids import new_id
 from relay.metrics import Metrics
@@ -15,7 +15,7 @@ from relay.metrics import Metrics
 if TYPE_CHECKING:
     from relay.delivery.dispatcher import Dispatcher
     from relay.signals import Signals
-    from relay.store.jobs import JobStore
+    from relay.store.jobs.jobs import JobStore
 
 log = structlog.get_logger("relay.polling")
 

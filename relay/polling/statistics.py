@@ -17,7 +17,7 @@ from relay.holder import Holder
 
 if TYPE_CHECKING:
     from relay.store.accounts import AccountStore
-    from relay.store.learned import LearnedStore
+    from relay.store.jobs.learned import LearnedStore
 
 FRESH_SECONDS = 60.0
 """A source's statistics are not reloaded within this time, such as for its next account."""

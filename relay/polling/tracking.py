@@ -10,15 +10,15 @@ from typing import Any
 import structlog
 
 from relay.clock import Clock, steady_clock
+from relay.core.access.forwarding import escapes_segment
+from relay.core.access.netguard import host_of
 from relay.core.erasure import ErasureRequest, ErasureStep
-from relay.core.events import Event, Hint, Repeat, owner_of
-from relay.core.explanations import sentence
-from relay.core.forwarding import escapes_segment
-from relay.core.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
-from relay.core.netguard import host_of
+from relay.core.events.event import Event, Hint, Repeat, owner_of
+from relay.core.jobs.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
 from relay.core.planner.planner_views import PollExplanation
+from relay.core.polling.explanations import sentence
+from relay.core.polling.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
 from relay.core.records import CallbackRoom, Registered, Registration, WantedCallback
-from relay.core.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
 from relay.errors import Conflict, FieldError, InvalidRequest, RelayError, RequestError
 from relay.ids import new_id
 from relay.log import shows_deliveries
@@ -27,7 +27,7 @@ from relay.signals import Signals
 from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
-from relay.store.registrations import CALLBACK_REMOVED, too_many_callbacks
+from relay.store.jobs.registrations import CALLBACK_REMOVED, too_many_callbacks
 from relay.store.store import Store
 from relay.tasks import Tasks
 

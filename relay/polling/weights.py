@@ -1,6 +1,6 @@
 """Weights of an account's planned jobs: a job's own weight, raised while clients wait for it."""
 
-from relay.core.job import NORMAL_WEIGHT
+from relay.core.jobs.job import NORMAL_WEIGHT
 
 WAITING_CLIENT_WEIGHT = 4.0
 """Factor on a job's own weight while a client waits for it."""

@@ -15,16 +15,16 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from relay.api import auth
-from relay.api.access import limits_of
-from relay.api.fields import GROUP_EXPECTED, is_group_name
-from relay.api.limits import MAX_DEPTH, deeper_than
-from relay.api.operations import READS_TRACKED, USES_UPSTREAM, Context
-from relay.api.problems import request_id_of
-from relay.api.registration import MAX_METADATA_BYTES, callback_types, url_refusal
-from relay.api.waiting import preferred_seconds
+from relay.api.access.callers import limits_of
+from relay.api.http import auth
+from relay.api.http.fields import GROUP_EXPECTED, is_group_name
+from relay.api.http.limits import MAX_DEPTH, deeper_than
+from relay.api.http.operations import READS_TRACKED, USES_UPSTREAM, Context
+from relay.api.http.problems import request_id_of
+from relay.api.jobs.registration import MAX_METADATA_BYTES, callback_types, url_refusal
+from relay.api.jobs.waiting import preferred_seconds
 from relay.config.fields import is_header_text
-from relay.core.forwarding import (
+from relay.core.access.forwarding import (
     CACHE_HEADER,
     CALLBACK_HEADER,
     CALLBACK_TYPES_HEADER,
@@ -41,7 +41,7 @@ from relay.core.forwarding import (
     path_refusal,
     without_tokens,
 )
-from relay.core.job_groups import MAX_EXPECTED
+from relay.core.jobs.groups import MAX_EXPECTED
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
 from relay.proxy.gateway import Gateway

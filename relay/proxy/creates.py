@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.core.forwarding import (
+from relay.core.access.forwarding import (
     NOT_ATTACHED_HEADER,
     NOT_RECORDED_HEADER,
     Header,
@@ -21,8 +21,8 @@ from relay.core.forwarding import (
     readable_only,
 )
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
-from relay.core.tracking import TrackRequest
 from relay.errors import InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
@@ -35,7 +35,7 @@ from relay.proxy.unrecorded import MadeJob, Unrecorded
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
 
 if TYPE_CHECKING:
-    from relay.store.intents import IntentStore
+    from relay.store.jobs.intents import IntentStore
 
 CREATE_SECONDS = 330.0
 """Maximum wait for the answer to a create."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from relay.clock import Clock, http_date
-from relay.core.forwarding import SAFE_METHODS, Header
+from relay.core.access.forwarding import SAFE_METHODS, Header
 from relay.core.records import Intent
 from relay.errors import NoAnswer, NotSent, RelayError
 from relay.polling.poller import Poller

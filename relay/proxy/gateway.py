@@ -9,8 +9,8 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from relay.clock import Clock
-from relay.core.events import Event
-from relay.core.forwarding import Header, with_key
+from relay.core.access.forwarding import Header, with_key
+from relay.core.events.event import Event
 from relay.metrics import Metrics
 from relay.polling.tracking import Tracking
 from relay.proxy.answer_cache import AnswerCache

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.core.forwarding import counts_as_poll, readable_only, without_wait
-from relay.core.job import TERMINAL, Job
+from relay.core.access.forwarding import counts_as_poll, readable_only, without_wait
+from relay.core.jobs.job import TERMINAL, Job
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
@@ -25,7 +25,7 @@ from relay.sources.client import PollResult, UpstreamClient
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
-    from relay.store.jobs import JobStore
+    from relay.store.jobs.jobs import JobStore
 
 BORROWED_SECONDS = 15.0
 """How long a caller's read may delay the relay's own poll of the job."""

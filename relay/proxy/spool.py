@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from relay.api.limits import Admission, HeldBytes
+from relay.api.http.limits import Admission, HeldBytes
 from relay.errors import Busy, TooLarge
 from relay.proxy.types import CreateBody
 

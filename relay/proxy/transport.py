@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from relay.clock import Clock
-from relay.core.forwarding import Header, header_text, headers_to_return
+from relay.core.access.forwarding import Header, header_text, headers_to_return
 from relay.errors import NoAnswer, NotSent
 from relay.sources.client import NODE_HEADER
 

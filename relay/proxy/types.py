@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from relay.core.forwarding import Header
+from relay.core.access.forwarding import Header
 from relay.proxy.transport import UpstreamResponse
 
 Cache = Literal["hit", "miss", "pass"]

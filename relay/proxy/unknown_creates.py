@@ -8,12 +8,12 @@ import structlog
 
 from relay.clock import Clock
 from relay.core import relay_events
-from relay.core.events import CREATE_UNKNOWN, Event, owner_of, relay_event
+from relay.core.events.event import CREATE_UNKNOWN, Event, owner_of, relay_event
 from relay.core.records import Intent
 from relay.ids import new_id
 
 if TYPE_CHECKING:
-    from relay.store.intents import IntentStore
+    from relay.store.jobs.intents import IntentStore
 
 COUNT = 100
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import structlog
 
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
-from relay.core.tracking import TrackRequest
 from relay.errors import RelayError
 from relay.proxy.types import Caller
 

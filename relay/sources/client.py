@@ -11,8 +11,8 @@ import aiohttp
 from yarl import URL
 
 from relay.clock import Clock
-from relay.core.connect_accounts import Listing
-from relay.core.job import Observation
+from relay.core.jobs.connect_accounts import Listing
+from relay.core.jobs.job import Observation
 from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
 from relay.redaction import MIN_SECRET_CHARACTERS, without

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from relay.core.connect_accounts import LISTED_STATES
-from relay.core.events import Hint, Origin, job_event_types
-from relay.core.job import KNOWN_STATUSES, TERMINAL, Problem
+from relay.core.events.event import Hint, Origin, job_event_types
+from relay.core.jobs.connect_accounts import LISTED_STATES
+from relay.core.jobs.job import KNOWN_STATUSES, TERMINAL, Problem
+from relay.core.jobs.recipient import PARTS
 from relay.core.jsontext import dumps
-from relay.core.recipient import PARTS
 from relay.errors import SettingsError
 from relay.sources.document import Section
 from relay.sources.hints import Hints, load_hints

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relay.core.events import Hint, PointsAt, Repeat
-from relay.core.job import POLL, Problem
+from relay.core.events.event import Hint, PointsAt, Repeat
+from relay.core.jobs.job import POLL, Problem
 from relay.sources.document import Section
 
 WHO = frozenset({"account owner", "administrator", "developer", "Revor"})

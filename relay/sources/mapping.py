@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.clock import from_rfc3339
-from relay.core.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
-from relay.core.job import KNOWN_STATUSES, NO_CODE, Observation, Problem
+from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
+from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, Observation, Problem
+from relay.core.jobs.recipient import Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.core.recipient import Recipient, part_of
 from relay.sources.definition import ListingFields, SourceDefinition
 
 MAX_ATTEMPT_COUNT = 1_000_000

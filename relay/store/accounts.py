@@ -8,16 +8,16 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
 from relay.core.records import AccountState
-from relay.store.cipher import Cipher
-from relay.store.database import Database
-from relay.store.group_commit import in_order_of
-from relay.store.locks import MATCH, locking
-from relay.store.outbox import Outbox
-from relay.store.statements import SQLITE, insert_into, json_list, run, sql
-from relay.store.tables import AccountRow
+from relay.store.databases.cipher import Cipher
+from relay.store.databases.database import Database
+from relay.store.databases.group_commit import in_order_of
+from relay.store.databases.locks import MATCH, locking
+from relay.store.databases.statements import SQLITE, insert_into, json_list, run, sql
+from relay.store.outbox.recording import Outbox
+from relay.store.schema.tables import AccountRow
 
 # Writes an account's health.
 UPSERT_ACCOUNT = f"""

@@ -12,21 +12,21 @@ from sqlalchemy import Select, and_, bindparam, select, tuple_
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.connect_accounts import NEW, ConnectAccount, Known
-from relay.core.events import owner_of
+from relay.core.events.event import owner_of
+from relay.core.jobs.connect_accounts import NEW, ConnectAccount, Known
 from relay.core.jsontext import dumps
 from relay.core.records import ConnectAccountReport, ListingRecord, Page
 from relay.ids import new_id
-from relay.store.database import Database
-from relay.store.group_commit import in_order_of
-from relay.store.incident_recorder import Summary, joined, open_by_connect_account
-from relay.store.locks import MATCH, TransactionLock, incidents_of, locking
-from relay.store.outbox import Outbox
-from relay.store.pages import decode_cursor, page_of
+from relay.store.databases.database import Database
+from relay.store.databases.group_commit import in_order_of
+from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking
+from relay.store.databases.pages import decode_cursor, page_of
+from relay.store.databases.statements import TEXT, fetch, insert_into, json_list, run, run_many, sql, table_of
+from relay.store.outbox.incident_recorder import Summary, joined, open_by_connect_account
+from relay.store.outbox.recording import Outbox
+from relay.store.schema.summary_tables import ConnectAccountRow
+from relay.store.schema.tables import AccountRow
 from relay.store.scoped import Scoped
-from relay.store.statements import TEXT, fetch, insert_into, json_list, run, run_many, sql, table_of
-from relay.store.summary_tables import ConnectAccountRow
-from relay.store.tables import AccountRow
 
 _KEY = ("source", "account", "id")
 _FIELDS = (

@@ -9,17 +9,26 @@ from sqlalchemy import Select, bindparam, func, literal_column, select, text
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.records import Page, Tail
-from relay.store.database import Database
-from relay.store.group_commit import each
-from relay.store.locks import ADOPTION, MATCH, locking
-from relay.store.outbox import Outbox
-from relay.store.pages import decode_moment, fitting, furthest, moment_key, newest_first, page_to, size_of, unindexed
+from relay.store.databases.database import Database
+from relay.store.databases.group_commit import each
+from relay.store.databases.locks import ADOPTION, MATCH, locking
+from relay.store.databases.pages import (
+    decode_moment,
+    fitting,
+    furthest,
+    moment_key,
+    newest_first,
+    page_to,
+    size_of,
+    unindexed,
+)
+from relay.store.databases.statements import SQLITE, run, table_of
+from relay.store.outbox.recording import Outbox
 from relay.store.rows import event_from
+from relay.store.schema.tables import EventRow
 from relay.store.scoped import Scoped
-from relay.store.statements import SQLITE, run, table_of
-from relay.store.tables import EventRow
 
 EVENTS = table_of(EventRow)
 # A page of the stream on SQLite.

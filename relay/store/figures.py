@@ -26,10 +26,9 @@ from relay.core.figures import (
     unpacked_buckets,
     unpacked_parts,
 )
-from relay.store.database import Database
-from relay.store.group_commit import alone
-from relay.store.scoped import Scoped
-from relay.store.statements import (
+from relay.store.databases.database import Database
+from relay.store.databases.group_commit import alone
+from relay.store.databases.statements import (
     INTEGER,
     REAL,
     TEXT,
@@ -42,7 +41,8 @@ from relay.store.statements import (
     run_rows,
     sql,
 )
-from relay.store.tables import FigureRow
+from relay.store.schema.tables import FigureRow
+from relay.store.scoped import Scoped
 
 MAX_WRITTEN = 200
 """Rows that one transaction writes: more would hold up the writes of deliveries."""

@@ -7,20 +7,28 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 
-from relay.core.events import owner_of
+from relay.core.events.event import owner_of
 from relay.core.incidents import Incident
-from relay.core.job import Job
+from relay.core.jobs.job import Job
 from relay.core.records import Page
 from relay.ids import least_id
-from relay.store.database import Database
-from relay.store.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown, turn_of
-from relay.store.job_pages import JOBS, LISTED_BYTES
-from relay.store.locks import MATCH, incidents_of, locking
-from relay.store.outbox import Outbox
-from relay.store.pages import decode_cursor, decode_moment, fitting, moment_key, newest_first, page_of, read_page
+from relay.store.databases.database import Database
+from relay.store.databases.locks import MATCH, incidents_of, locking
+from relay.store.databases.pages import (
+    decode_cursor,
+    decode_moment,
+    fitting,
+    moment_key,
+    newest_first,
+    page_of,
+    read_page,
+)
+from relay.store.databases.statements import run
+from relay.store.jobs.job_pages import JOBS, LISTED_BYTES
+from relay.store.outbox.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown, turn_of
+from relay.store.outbox.recording import Outbox
 from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.scoped import Scoped
-from relay.store.statements import run
 
 MAX_SCANNED = 10_000
 """At most this many ended jobs, or deliveries, are searched for a success."""

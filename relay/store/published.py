@@ -11,16 +11,16 @@ from collections.abc import Container, Sequence
 
 from sqlalchemy.engine import Connection
 
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.published import Publication, Taken
-from relay.store.database import Database
-from relay.store.group_commit import alone
-from relay.store.locks import MATCH, locking
-from relay.store.outbox import Outbox, event_values
+from relay.store.databases.database import Database
+from relay.store.databases.group_commit import alone
+from relay.store.databases.locks import MATCH, locking
+from relay.store.databases.statements import SQLITE, fetch, insert_into, json_list, run_many, sql
+from relay.store.outbox.recording import Outbox, event_values
+from relay.store.outbox.streams import placed
+from relay.store.schema.tables import EventRow
 from relay.store.scoped import Scoped
-from relay.store.statements import SQLITE, fetch, insert_into, json_list, run_many, sql
-from relay.store.streams import placed
-from relay.store.tables import EventRow
 
 MAX_CALLS = 5
 """Calls of `record` that share a transaction."""

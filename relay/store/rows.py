@@ -6,13 +6,13 @@ from typing import Any
 from sqlalchemy.engine import Row
 
 from relay.core import jsontext
-from relay.core.delivery import Attempt, Delivery, Shown, Timings, due_since
-from relay.core.events import Event, is_stream
-from relay.core.job import Job, Observation, Progress
-from relay.core.job_groups import JobGroup
+from relay.core.deliveries.delivery import Attempt, Delivery, Shown, Timings, due_since
+from relay.core.events.event import Event, is_stream
+from relay.core.jobs.groups import JobGroup
+from relay.core.jobs.job import Job, Observation, Progress
 from relay.core.jsontext import dumps
-from relay.store.statements import table_of
-from relay.store.tables import JobRow
+from relay.store.databases.statements import table_of
+from relay.store.schema.tables import JobRow
 
 JOB_COLUMNS = [column for column in table_of(JobRow).c if not column.info.get("sealed")]
 """What `job_from` reads: never whom a job's create named."""

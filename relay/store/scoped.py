@@ -8,7 +8,7 @@ answered exactly like one that does not exist.
 from copy import copy
 from typing import TypeVar
 
-from relay.core.events import owner_of
+from relay.core.events.event import owner_of
 
 Account = tuple[str, str]
 """Its source and its name."""

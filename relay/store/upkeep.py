@@ -6,21 +6,21 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from relay.core.dialogue import SHARED
+from relay.core.deliveries.dialogue import SHARED
+from relay.core.deliveries.ledger import EVENT_KEY
 from relay.core.figures import SPAN_SECONDS, SPANS
-from relay.core.ledger import EVENT_KEY
 from relay.ids import least_id
-from relay.store.attempt_results import promote_heads
-from relay.store.cancellation import CANCEL_CHUNK, cancel
-from relay.store.database import Database
-from relay.store.group_commit import alone
-from relay.store.job_groups import NO_JOBS
-from relay.store.job_search import delete_search_of_gone, next_gone
-from relay.store.locks import CHANGE, Key, locking, row_of
-from relay.store.memories import forget_groups
-from relay.store.statements import SQLITE, fetch_json, json_list, json_query, run, sql
-from relay.store.subscription_cache import SubscriptionCache
-from relay.store.tables import OPEN_DELIVERY
+from relay.store.databases.database import Database
+from relay.store.databases.group_commit import alone
+from relay.store.databases.locks import CHANGE, Key, locking, row_of
+from relay.store.databases.statements import SQLITE, fetch_json, json_list, json_query, run, sql
+from relay.store.deliveries.attempt_results import promote_heads
+from relay.store.deliveries.cancellation import CANCEL_CHUNK, cancel
+from relay.store.deliveries.memories import forget_groups
+from relay.store.jobs.groups import NO_JOBS
+from relay.store.jobs.job_search import delete_search_of_gone, next_gone
+from relay.store.outbox.subscription_cache import SubscriptionCache
+from relay.store.schema.tables import OPEN_DELIVERY
 
 SLICE = 200
 """Rows read at a time."""

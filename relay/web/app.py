@@ -13,10 +13,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay.api.limits import HeldBytes, read_body
-from relay.api.operations import Context
-from relay.api.problems import request_id_of, store_problem
-from relay.api.stream import MEDIA_TYPE, SlotResponse
+from relay.api.http.limits import HeldBytes, read_body
+from relay.api.http.operations import Context
+from relay.api.http.problems import request_id_of, store_problem
+from relay.api.http.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
 from relay.web.desk import READS_AT_ONCE, Desk

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relay.clock import from_rfc3339
-from relay.core.filters import UNREADABLE
-from relay.core.sentences import titled
+from relay.core.events.sentences import titled
+from relay.core.subscriptions.filters import UNREADABLE
 from relay.web.reasons import reason_and_cause
 
 LATE_SECONDS = 300.0

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relay.clock import from_rfc3339
-from relay.core.delivery import SKIPPED_REASONS
-from relay.core.ledger import DOUBTS
-from relay.core.subscription import PULL
+from relay.core.deliveries.delivery import SKIPPED_REASONS
+from relay.core.deliveries.ledger import DOUBTS
+from relay.core.subscriptions.subscription import PULL
 
 STATES = ("dead", "uncertain", "pending", "cancelled", "delivered")
 """The states of a delivery, those that need a person first."""

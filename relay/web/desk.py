@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import orjson
 from starlette.types import ASGIApp, Message, Scope
 
-from relay.api.auth import Identity
+from relay.api.http.auth import Identity
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, NotFound, RequestError, Unavailable
 

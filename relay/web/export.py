@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from relay.api.stream import SlotResponse
+from relay.api.http.stream import SlotResponse
 from relay.errors import Unauthorized
 from relay.web.page import Export, Visit
 from relay.web.texts import english

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
-from relay.core.job import TERMINAL, WAITING
+from relay.core.jobs.job import TERMINAL, WAITING
 from relay.web.delivery_words import shown_state
 from relay.web.drawings.timeline import Mark, Phase, Timeline
 from relay.web.job_words import event_kind, event_sentence

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.clock import from_rfc3339
-from relay.core.job import JOB_EVENTS, KNOWN_STATUSES
+from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES
 from relay.web.texts import Texts
 from subscribers.wording.jobs import job_event_kind, job_sentence
 

@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import Request
 
-from relay.api.auth import ADMIN, Identity
-from relay.api.operations import Context
-from relay.core.own_address import browsed_url
-from relay.core.sign_in import came_by_tls, is_sealed, sealed
+from relay.api.http.auth import ADMIN, Identity
+from relay.api.http.operations import Context
+from relay.core.access.own_address import browsed_url
+from relay.core.access.sign_in import came_by_tls, is_sealed, sealed
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
 from relay.web.desk import Desk, Query, filled, shown

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from relay.core.delivery_causes import cause_of_reason
+from relay.core.deliveries.causes import cause_of_reason
 from relay.web.delivery_words import INCIDENT
 from relay.web.texts import english
 

@@ -3,7 +3,7 @@
 A visitor is, in this order: the user named by a trusted proxy, a caller on this machine with `--dev`, or the holder of
 a session's cookie. A session acts as its token: every request asks `Access` for it, so scopes, account, networks,
 expiry and quota are the token's present ones. Writes carry a token made from a secret in a cookie that other sites
-cannot read (`core/sign_in.py`).
+cannot read (`core/access/sign_in.py`).
 """
 
 from collections import OrderedDict
@@ -15,13 +15,13 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from relay.api.auth import ADMIN, LOCAL, Identity, WrongToken, client_of, is_local
-from relay.api.limits import HeldBytes, read_body
-from relay.api.operations import Context
-from relay.api.problems import request_id_of
-from relay.api.sessions import SIGNS_IN
-from relay.api.stream import MEDIA_TYPE
-from relay.core.sign_in import (
+from relay.api.access.sessions import SIGNS_IN
+from relay.api.http.auth import ADMIN, LOCAL, Identity, WrongToken, client_of, is_local
+from relay.api.http.limits import HeldBytes, read_body
+from relay.api.http.operations import Context
+from relay.api.http.problems import request_id_of
+from relay.api.http.stream import MEDIA_TYPE
+from relay.core.access.sign_in import (
     HOME,
     SESSION_SECONDS,
     Session,

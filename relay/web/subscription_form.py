@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from relay.api.fields import header_view
+from relay.api.http.fields import header_view
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.core.subscription import PULL
+from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, InvalidRequest
 from relay.redaction import REDACTED, redact_text
 from relay.web.page import Form

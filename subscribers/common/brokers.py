@@ -9,12 +9,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from relay.core.bus import CLIENT, Broker, Login, Message, read_sink, scheme_of
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import CONTENT_TYPE, Event, attributes_of, canonical, content_of
+from relay.core.deliveries.broker import CLIENT, Broker, Login, Message, read_sink, scheme_of
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.events.event import CONTENT_TYPE, Event, attributes_of, canonical, content_of
 from relay.core.jsontext import loads
-from relay.core.subscription import SETTINGS, Incidents, Subscription
+from relay.core.subscriptions.subscription import SETTINGS, Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
 from relay.expressions.liquid_limits import Escape
 from relay.redaction import redacted_url

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.core.delivery import Outcome
-from relay.core.events import (
+from relay.core.deliveries.delivery import Outcome
+from relay.core.events.event import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
     DELIVERY_UNCERTAIN,
@@ -20,7 +20,7 @@ from relay.core.events import (
     Event,
     account_type_prefix,
 )
-from relay.core.subscription import DEFAULT_MESSAGES_PER_MINUTE, Incidents, Subscription
+from relay.core.subscriptions.subscription import DEFAULT_MESSAGES_PER_MINUTE, Incidents, Subscription
 from subscribers.base import Bundle, RenderContext
 from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
 from subscribers.wording.text import Pairs

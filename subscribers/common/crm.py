@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.core import jsontext
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import RELAY_EVENTS, Event, account_event_kind
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.events.event import RELAY_EVENTS, Event, account_event_kind
 from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
-from relay.core.subscription import Incidents, Subscription
+from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError, NotRenderable
 from relay.redaction import redacted_url, split_url
 from subscribers import base

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from relay.clock import local_time
-from relay.core.events import (
+from relay.core.events.event import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
     DELIVERY_UNCERTAIN,
@@ -23,7 +23,7 @@ from relay.core.events import (
     Event,
     account_event_kind,
 )
-from relay.core.sentences import counted, duration, titled
+from relay.core.events.sentences import counted, duration, titled
 from subscribers.base import RenderContext
 from subscribers.wording import advice, heading, link, sentence
 from subscribers.wording.jobs import SENDING_AGAIN, WITH_REASON, job_kind, reason_of, sending_account

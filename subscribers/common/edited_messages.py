@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.clock import local_time
-from relay.core.dialogue import Memory, group_key
-from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, INCIDENT_OPENED, RELAY_SOURCE, Event
-from relay.core.job_groups import OTHER
-from relay.core.subscription import Subscription
+from relay.core.deliveries.dialogue import Memory, group_key
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, INCIDENT_OPENED, RELAY_SOURCE, Event
+from relay.core.jobs.groups import OTHER
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.common.chat import Message, message, time_zone
 from subscribers.wording.jobs import job_kind

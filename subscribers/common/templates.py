@@ -10,10 +10,10 @@ from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from relay.core.delivery import UNREADABLE
-from relay.core.events import Event
+from relay.core.deliveries.delivery import UNREADABLE
+from relay.core.events.event import Event
 from relay.core.jsontext import loads
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.expressions.liquid_limits import Escape
 from relay.installation import install_command

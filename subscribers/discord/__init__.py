@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.retry import http_outcome
+from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps, loads
-from relay.core.retry import http_outcome
-from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.clock import from_rfc3339
-from relay.core import ledger
-from relay.core.delivery import Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps
-from relay.core.events import Event
-from relay.core.ledger import Entry
-from relay.core.subscription import PORTAL, Subscription
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
+from relay.core.deliveries.ledger import Entry
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import PORTAL, Subscription
 from relay.errors import FieldError
 from subscribers import base
 from subscribers.base import RenderContext

@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from relay.clock import from_rfc3339
-from relay.core import ledger
-from relay.core.delivery import Outcome, Response
-from relay.core.dialogue import Step
-from relay.core.ledger import Entry
-from relay.core.subscription import Subscription
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import Step
+from relay.core.deliveries.ledger import Entry
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.hubspot import requests
 from subscribers.hubspot.answers import ID, Answer
 from subscribers.hubspot.render import BODIES, KEY

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.jsontext import loads
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
 from subscribers.base import RenderContext
 from subscribers.common import crm, templates

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.core.delivery import OutboundRequest
-from relay.core.dialogue import Memory, Step
+from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.deliveries.dialogue import Memory, Step
 from relay.core.jsontext import dumps
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.common import crm
 from subscribers.hubspot.render import GROUP, KEY_PROPERTY
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from relay.core.bus import Login, Message, order_of
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.broker import Login, Message, order_of
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from subscribers import base
 from subscribers.common.brokers import ID_HEADER, ToBroker, is_template, partition_key, settings_of

@@ -1,6 +1,6 @@
 """Pipedrive: a note or an activity on the deal, person or lead that an event is about, written once.
 
-`render.py` makes the requests, `answers.py` judges the answers, `relay/core/ledger.py` remembers
+`render.py` makes the requests, `answers.py` judges the answers, `relay/core/deliveries/ledger.py` remembers
 what was written. Sources: Pipedrive's OpenAPI documents of API v1 (leads, users) and v2 (deals, persons).
 """
 
@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from relay.core import ledger
-from relay.core.delivery import SETTLING, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps, person_key
-from relay.core.events import Event
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import SETTLING, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps, person_key
+from relay.core.deliveries.ledger import Entry
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.ledger import Entry
-from relay.core.subscription import PORTAL, Subscription
+from relay.core.subscriptions.subscription import PORTAL, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of
 from subscribers import base

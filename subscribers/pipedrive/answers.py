@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from relay.core import ledger
-from relay.core.delivery import Outcome, Response
-from relay.core.retry import http_outcome
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.retry import http_outcome
 from subscribers.common import crm
 
 BUDGET_PAUSE_SECONDS = 3600.0

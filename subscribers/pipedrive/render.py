@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from relay.clock import from_rfc3339, to_rfc3339
-from relay.core.credentials import TOKEN_HERE
-from relay.core.delivery import OutboundRequest
-from relay.core.events import Event
+from relay.core.deliveries.credentials import TOKEN_HERE
+from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.deliveries.ledger import Entry
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.ledger import Entry
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.common import crm, templates
 from subscribers.pipedrive.answers import Answer, id_in

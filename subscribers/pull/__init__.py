@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import CONTENT_TYPE, Event
-from relay.core.subscription import Incidents, Subscription
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.events.event import CONTENT_TYPE, Event
+from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import redacted_url
 from subscribers import base

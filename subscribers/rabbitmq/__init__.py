@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote, unquote
 
-from relay.core.bus import Message, order_of
-from relay.core.events import NOT_IN_ATTRIBUTES, Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.broker import Message, order_of
+from relay.core.events.event import NOT_IN_ATTRIBUTES, Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
 from subscribers import base
 from subscribers.common.brokers import ToBroker, is_template, settings_of

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from relay.core.credentials import origin_text
-from relay.core.delivery import Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps
-from relay.core.events import Event
-from relay.core.subscription import PORTAL, Subscription
+from relay.core.deliveries.credentials import origin_text
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import PORTAL, Subscription
 from relay.errors import FieldError
 from relay.redaction import host_of
 from subscribers import base

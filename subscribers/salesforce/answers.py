@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from relay.core import jsontext
-from relay.core.delivery import Outcome, Response
-from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.retry import http_outcome
+from relay.core.subscriptions.subscription import Subscription
 
 KEY_FIELD = "Event_Id__c"
 """The external id of our records: unique, so that the same event makes no second record."""

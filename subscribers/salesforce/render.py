@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.clock import to_rfc3339
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.common import chat, crm, templates
 from subscribers.common.chat import fitted

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.core.delivery import OutboundRequest
-from relay.core.dialogue import Step
-from relay.core.events import Event
+from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.deliveries.dialogue import Step
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.common import crm
 from subscribers.salesforce.answers import KEY_FIELD, NEWEST_VERSION
 from subscribers.salesforce.render import LEAD

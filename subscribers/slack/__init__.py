@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.retry import http_outcome
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import redacted_url, split_url, url_without_path
 from subscribers import base

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relay.core import jsontext
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps
-from relay.core.events import Event
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
+from relay.core.deliveries.retry import http_outcome
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import split_url
 from subscribers.base import Dialogue, RenderContext, chat_errors, option_errors

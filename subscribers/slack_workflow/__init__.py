@@ -7,11 +7,11 @@ documentation of webhook triggers, and of `WebhookTrigger` in its Node SDK (`{"o
 import re
 
 from relay.clock import local_time
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import Event
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.retry import http_outcome
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps, loads
-from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import split_url, url_without_path
 from subscribers import base, flat

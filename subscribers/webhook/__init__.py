@@ -6,11 +6,11 @@ Sources: CloudEvents 1.0.2, HTTP binding §3.1 (binary), §3.2 (structured) and 
 
 from collections.abc import Sequence
 
-from relay.core.bundles import batch_limits
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE, Event, in_binary_mode
-from relay.core.retry import http_outcome
-from relay.core.subscription import Incidents, Subscription
+from relay.core.deliveries.bundles import batch_limits
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.retry import http_outcome
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Event, in_binary_mode
+from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import redacted_url
 from subscribers import base

@@ -9,7 +9,7 @@ import re
 from urllib.parse import quote
 
 from relay.clock import local_time
-from relay.core.events import RELAY_SOURCE, Event, account_event_kind
+from relay.core.events.event import RELAY_SOURCE, Event, account_event_kind
 from subscribers.base import RenderContext
 from subscribers.wording.jobs import (
     SENDING_AGAIN,

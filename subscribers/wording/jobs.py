@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from relay.core.events import CREATE_UNKNOWN, RELAY_SOURCE, Event
-from relay.core.job import JOB_EVENTS
-from relay.core.sentences import continued, titled
+from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event
+from relay.core.events.sentences import continued, titled
+from relay.core.jobs.job import JOB_EVENTS
 from relay.redaction import split_url
 from subscribers.wording.text import (
     NAME_CHARACTERS,

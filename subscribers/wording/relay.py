@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, SUBSCRIPTION_DISABLED
-from relay.core.ledger import DOUBTS
-from relay.core.sentences import cause_of_unknown, continued, titled, with_article
+from relay.core.deliveries.ledger import DOUBTS
+from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, SUBSCRIPTION_DISABLED
+from relay.core.events.sentences import cause_of_unknown, continued, titled, with_article
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
 from subscribers.wording.jobs import job_event_kind

@@ -4,7 +4,7 @@ import re
 import shlex
 
 from relay.clock import from_rfc3339
-from relay.core.events import (
+from relay.core.events.event import (
     GROUP_FINISHED,
     INCIDENT_CLOSED,
     INCIDENT_EVENTS,
@@ -14,7 +14,7 @@ from relay.core.events import (
     Event,
     account_event_kind,
 )
-from relay.core.sentences import account_sentence, group_sentence, incident_end
+from relay.core.events.sentences import account_sentence, group_sentence, incident_end
 from subscribers.base import RenderContext
 from subscribers.wording.relay import subscription_of
 from subscribers.wording.text import (

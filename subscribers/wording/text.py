@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from relay.clock import zone_named
-from relay.core.sentences import titled
+from relay.core.events.sentences import titled
 from subscribers.base import RenderContext
 
 Document = Mapping[str, Any]

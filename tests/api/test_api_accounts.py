@@ -21,11 +21,11 @@ import orjson
 import pytest
 
 from relay.api.app import create_api
-from relay.api.auth import ADMIN, Identity
 from relay.api.catalogue import OPERATIONS
-from relay.core.events import Origin, owner_of, relay_event
+from relay.api.http.auth import ADMIN, Identity
+from relay.core.events.event import Origin, owner_of, relay_event
 from relay.core.figures import FIGURES, Tally
-from relay.core.job import Job
+from relay.core.jobs.job import Job
 from relay.core.records import Intent
 from relay.errors import Unauthorized
 from relay.ids import new_id
@@ -839,7 +839,7 @@ async def test_in_the_drop_in_a_token_stands_for_its_account(
 ) -> None:
     account = None if stands_for is None else ("revor", stands_for)
     found = Identity(name=token, scopes=frozenset({ADMIN}), account=account)
-    monkeypatch.setattr("relay.api.access.Access.identify", lambda *_: found)
+    monkeypatch.setattr("relay.api.access.callers.Access.identify", lambda *_: found)
     api = create_api(two.world.ports(passed_paths=("/api/v1/",)), two.world.proxy)
     async with Client(transport=httpx2.ASGITransport(app=api), base_url="http://relay.example") as client:
         await client.get("/api/v1/accounts", headers={"Authorization": f"Bearer {token}"})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.api.app import create_api
-from relay.api.limits import ConcurrencyLimit
+from relay.api.http.limits import ConcurrencyLimit
 from tests.support.api_world import HOOK, TOKENS, World
 
 SUBSCRIPTION = {"sink": HOOK}

@@ -6,8 +6,8 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from relay.api.ports import Token
-from relay.core.signing import new_secret
+from relay.api.http.ports import Token
+from relay.core.subscriptions.signing import new_secret
 from relay.errors import ValueRefused
 from tests.support.api_world import HOOK, NOW, ORIGIN, SLACK
 from tests.support.store_kit import claim

@@ -16,13 +16,13 @@ from referencing.jsonschema import DRAFT7, DRAFT202012
 from relay import __version__
 from relay.api.app import asyncapi_json
 from relay.api.asyncapi import asyncapi_document
-from relay.core.bus import SINK_SCHEMES, Message, Protocol
-from relay.core.delivery import OutboundRequest
-from relay.core.events import MAX_EVENT_BYTES, Event
-from relay.core.filters import known_types
+from relay.core.deliveries.broker import SINK_SCHEMES, Message, Protocol
+from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.events.event import MAX_EVENT_BYTES, Event
 from relay.core.relay_events import SCHEMA_NAMES
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from subscribers.common.brokers import ToBroker

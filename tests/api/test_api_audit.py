@@ -9,9 +9,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.api.auth import Identity
 from relay.api.catalogue import OPERATIONS
-from relay.api.ports import Token
+from relay.api.http.auth import Identity
+from relay.api.http.ports import Token
 from relay.errors import StoreError
 from relay.node.audit import MAX_ROWS_PER_HOUR, MAX_ROWS_PER_MINUTE
 from tests.support.api_world import HOOK

@@ -2,9 +2,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from relay.api.app import create_api
-from relay.api.auth import identify
 from relay.api.catalogue import OPERATIONS
-from relay.api.operations import (
+from relay.api.http.auth import identify
+from relay.api.http.operations import (
     ADMINS,
     PUBLIC,
     READS_JOBS,

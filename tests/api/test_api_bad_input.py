@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.api.catalogue import OPERATIONS
-from relay.api.fields import ID_PATTERN
-from relay.api.registration import JobRegistration, is_printable_id, read_registration
+from relay.api.http.fields import ID_PATTERN
+from relay.api.jobs.registration import JobRegistration, is_printable_id, read_registration
 from relay.errors import InvalidRequest
 from tests.support.api_world import HOOK, SETTINGS, FakeTracking
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from relay.core.bus import Login, Published
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Login, Published
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import rows
 

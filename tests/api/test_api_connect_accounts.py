@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.connect_accounts import SHOWN_STATES
+from relay.core.jobs.connect_accounts import SHOWN_STATES
 from tests.support.api_world import NOW, TOKENS
 from tests.support.store_kit import fail_for, list_accounts, track
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from relay.core.delivery import Shown
-from relay.core.dialogue import Memory
-from relay.core.ledger import Entry, event_key
+from relay.core.deliveries.delivery import Shown
+from relay.core.deliveries.dialogue import Memory
+from relay.core.deliveries.ledger import Entry, event_key
 from tests.support.api_world import HOOK, TOKENS
 from tests.support.store_kit import attempt, claim, result_of
 

@@ -4,7 +4,7 @@ import httpx2
 import pytest
 
 from relay.api import erasures
-from relay.store import erasure
+from relay.store.jobs import erasure
 from tests.support.api_world import HOOK, TOKENS, World
 
 Client = httpx2.AsyncClient

@@ -2,9 +2,9 @@ import orjson
 import pytest
 from pydantic import TypeAdapter
 
-from relay.api.deliveries import DeliveryWithAttempts
-from relay.core.delivery import Timings
-from relay.core.signing import verify
+from relay.api.deliveries.deliveries import DeliveryWithAttempts
+from relay.core.deliveries.delivery import Timings
+from relay.core.subscriptions.signing import verify
 from tests.support.api_world import HOOK, NOW
 from tests.support.store_kit import attempt, claim, result_of
 

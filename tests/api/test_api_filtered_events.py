@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from relay.api import stream, wanted_events
+from relay.api.events import wanted_events
+from relay.api.http import stream
 from tests.support.store_kit import publication
 
 LINKEDIN = {"exact": {"subject": "linkedin"}}

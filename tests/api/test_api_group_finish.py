@@ -6,12 +6,12 @@ from random import Random
 
 import pytest
 
-from relay.api import group_finish
-from relay.api.group_finish import GroupForecast, GroupForecasts
+from relay.api.jobs import group_finish
+from relay.api.jobs.group_finish import GroupForecast, GroupForecasts
 from relay.clock import from_rfc3339
-from relay.core.group_forecast import ExpectedFinish
 from relay.core.planner import PlannerStatistics
-from relay.core.planner.policy import RUN
+from relay.core.planner.learning.policy import RUN
+from relay.core.polling.group_forecast import ExpectedFinish
 from relay.core.records import AccountState, SavedStatistics
 from tests.support.store_kit import NOW, execute, fail_for, list_accounts, poll, registration, seen
 

@@ -1,6 +1,6 @@
 import pytest
 
-from relay.core.job_groups import MAX_EXPECTED
+from relay.core.jobs.groups import MAX_EXPECTED
 from tests.support.store_kit import poll
 
 NAME = "Q4 campaign"

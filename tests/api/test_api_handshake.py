@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.subscription import Consent
+from relay.core.subscriptions.subscription import Consent
 from tests.support.api_world import HOOK, NOW, SLACK
 
 WAITS = "waits for the sink's consent"

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from relay.api import idempotency
-from relay.api.idempotency import KEPT_SECONDS
+from relay.api.http import idempotency
+from relay.api.http.idempotency import KEPT_SECONDS
 from relay.errors import StoreError
-from relay.store.idempotency import LEASE_SECONDS
+from relay.store.access.idempotency import LEASE_SECONDS
 from tests.support.api_world import HOOK, TOKENS
 from tests.support.store_kit import until
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from relay.api.catalogue import OPERATIONS
-from relay.api.operations import PUBLIC
+from relay.api.http.operations import PUBLIC
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
-from relay.core.tracking import TrackRequest
 from tests.api.test_api_openapi import CALLS
 from tests.support.api_world import HOOK, World
 from tests.support.store_kit import rows

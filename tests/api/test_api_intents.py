@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from tests.support.api_world import HOOK, NOW
 from tests.support.store_kit import intent
 

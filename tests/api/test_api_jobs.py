@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 
 from relay.clock import MAX_EPOCH_SECONDS
-from relay.core.events import Hint
-from relay.core.job import Problem
+from relay.core.events.event import Hint
+from relay.core.jobs.job import Problem
 from relay.core.planner.outlook import Outlook, OutlookPoint
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict
-from relay.store import job_pages
+from relay.store.jobs import job_pages
 from tests.support.api_world import HOOK, NOW
 from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import execute, poll, registration, seen, track

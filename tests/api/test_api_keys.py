@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from relay.core.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
+from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
 from relay.errors import SettingsError
-from relay.store.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from relay.store.subscriptions.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from tests.support.api_world import HOOK, NOW, TOKENS
 
 PRIVATE = new_signing_key(bytes(range(32)))

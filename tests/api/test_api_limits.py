@@ -6,10 +6,10 @@ import orjson
 import pytest
 
 from relay.api.app import create_api
-from relay.api.batches import read_batch
-from relay.api.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from relay.api.problems import problem_response
-from relay.api.registration import MAX_METADATA_BYTES
+from relay.api.http.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
+from relay.api.http.problems import problem_response
+from relay.api.jobs.batches import read_batch
+from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.core.jsontext import dumps
 from relay.errors import Conflict
 

@@ -6,16 +6,16 @@ from pydantic import TypeAdapter
 
 from relay.api.app import create_api
 from relay.api.catalogue import EXAMPLES, OPERATIONS
-from relay.api.examples import EVENT_ID
-from relay.api.resource import routes_of
-from relay.core.events import BATCH_CONTENT_TYPE, CONTENT_TYPE
+from relay.api.http.examples import EVENT_ID
+from relay.api.http.resource import routes_of
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.figures import Tally
-from relay.core.filters import known_types
 from relay.core.records import Intent
 from relay.core.samples import sample_event
-from relay.core.signing import new_secret, new_signing_key, signature_headers
-from relay.core.subscription import SigningSecret
-from relay.store.secrets import SIGNING_OWNER
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.signing import new_secret, new_signing_key, signature_headers
+from relay.core.subscriptions.subscription import SigningSecret
+from relay.store.subscriptions.secrets import SIGNING_OWNER
 from tests.support.api_conformity import DOCUMENT, METHODS, pointer_to, validator, with_tokens
 from tests.support.api_world import HOOK, ORIGIN
 from tests.support.store_kit import claim, list_accounts, result_of

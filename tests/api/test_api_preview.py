@@ -6,13 +6,13 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from relay.api import previews
-from relay.api.ports import Token
-from relay.core.credentials import TOKEN_HERE
-from relay.core.delivery import OutboundRequest, Outcome
-from relay.core.dialogue import Ended, Step
-from relay.core.events import relay_event
-from relay.core.recipient import Recipient
+from relay.api.http.ports import Token
+from relay.api.subscriptions import previews
+from relay.core.deliveries.credentials import TOKEN_HERE
+from relay.core.deliveries.delivery import OutboundRequest, Outcome
+from relay.core.deliveries.dialogue import Ended, Step
+from relay.core.events.event import relay_event
+from relay.core.jobs.recipient import Recipient
 from relay.ids import new_id
 from subscribers.base import Dialogue
 from tests.support.api_world import HOOK, KINDS, SLACK, TOKENS

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from relay.api.app import create_api
-from relay.api.ports import Token
+from relay.api.http.ports import Token
 from relay.api.publishing import CHUNK_BYTES
 from relay.core.jsontext import dumps
 from tests.support.api_world import HOOK

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from relay.api import pulling
-from relay.api.access import Access
-from relay.api.ports import Token
+from relay.api.access.callers import Access
+from relay.api.http.ports import Token
+from relay.api.subscriptions import pulling
 from relay.core.jsontext import loads
 from tests.support.api_world import HOOK
 from tests.support.store_kit import PUBLISHED_TYPE, publication

@@ -172,7 +172,7 @@ async def test_an_unknown_replay_is_404(client):
 
 
 async def test_more_than_a_hundred_replays_are_refused(client, world, monkeypatch):
-    monkeypatch.setattr("relay.store.replay_statements.MAX_RUNNING", 1)
+    monkeypatch.setattr("relay.store.deliveries.replay_statements.MAX_RUNNING", 1)
     id = await dead(world, client)
     path = f"/v1/subscriptions/{id}/replay"
     assert (await client.post(path, json={"since": SINCE})).status_code == 202
@@ -217,11 +217,11 @@ async def test_a_dry_run_of_a_range_counts_what_the_replay_sends(client, world, 
 
 
 async def test_a_dry_run_of_a_large_range_says_that_there_may_be_more(client, world, monkeypatch):
-    monkeypatch.setattr("relay.store.replays.COUNT_SLICE", 1)
-    monkeypatch.setattr("relay.store.replays.DRY_SLICES", 2)
+    monkeypatch.setattr("relay.store.deliveries.replays.COUNT_SLICE", 1)
+    monkeypatch.setattr("relay.store.deliveries.replays.DRY_SLICES", 2)
     id = await dead(world, client, count=4)
     counted = (await client.post(f"/v1/subscriptions/{id}/replay?dry_run=true", json={"since": SINCE})).json()
     assert counted == {"matched": 2, "complete": False}
-    monkeypatch.setattr("relay.store.delivery_groups.SCANNED", 3)
+    monkeypatch.setattr("relay.store.deliveries.counts.SCANNED", 3)
     counted = (await client.post("/v1/deliveries/retry?dry_run=true", json={"filter": {}})).json()
     assert counted == {"matched": 3, "complete": False}

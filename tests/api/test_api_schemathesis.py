@@ -20,10 +20,10 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from relay.api.app import create_api
-from relay.core.filters import known_types, wanted_type
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.jsontext import loads
-from relay.core.replay import ReplayRequest
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.filters import known_types, wanted_type
+from relay.core.subscriptions.subscription import Subscription
 from relay.store.store import open_store
 from tests.support.api_conformity import DOCUMENT
 from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from relay.core.sign_in import LINK_SECONDS, digest_of, is_secret
+from relay.core.access.sign_in import LINK_SECONDS, digest_of, is_secret
 from relay.errors import TooMany
 from tests.api.test_api_auth import bearer
 from tests.support.api_world import NOW, TOKENS, scope_of

@@ -6,9 +6,9 @@ from itertools import islice
 
 import pytest
 
-from relay.core.delivery import OutboundRequest, Outcome
-from relay.core.dialogue import Ended, Step, Steps
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import OutboundRequest, Outcome
+from relay.core.deliveries.dialogue import Ended, Step, Steps
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import CheckFailed
 from tests.support.api_world import KINDS, TOKENS
 

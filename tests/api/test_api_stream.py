@@ -4,8 +4,8 @@ import orjson
 import pytest
 from starlette.requests import ClientDisconnect
 
-from relay.api import stream
 from relay.api.app import create_api
+from relay.api.http import stream
 from tests.support.api_world import scope_of
 
 SSE = {"Accept": "text/event-stream"}

@@ -8,8 +8,8 @@ from itertools import count
 import asyncpg
 import pytest
 
-from relay.api import stream
 from relay.api.app import create_api
+from relay.api.http import stream
 from relay.signals import Signals
 from relay.store import events
 from relay.store.store import Store, open_store

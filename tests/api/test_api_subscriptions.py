@@ -4,8 +4,8 @@ from ipaddress import IPv4Network
 import orjson
 import pytest
 
-from relay.core.netguard import GuardPolicy
-from relay.core.signing import new_secret, parse_secret
+from relay.core.access.netguard import GuardPolicy
+from relay.core.subscriptions.signing import new_secret, parse_secret
 from tests.support.api_world import HOOK, SLACK, TOKENS
 from tests.support.guard import DEVELOPMENT
 from tests.support.schema_check import check_event
@@ -885,7 +885,7 @@ async def test_every_mistake_in_filters_is_reported(client):
 
 
 async def test_more_distinct_comparisons_than_an_owner_may_have_are_a_conflict(client, monkeypatch):
-    monkeypatch.setattr("relay.store.filter_room.MAX_OWNER_COMPARISONS", 2)
+    monkeypatch.setattr("relay.store.subscriptions.filter_room.MAX_OWNER_COMPARISONS", 2)
     body = {"sink": HOOK, "filters": [{"exact": {"channel": "linkedin", "/data/a": 1}}]}
     made = (await client.post("/v1/subscriptions", json=body)).json()
     assert (await client.post("/v1/subscriptions", json=body)).status_code == 201

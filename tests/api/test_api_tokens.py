@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.api import access
+from relay.api.access import callers as access
 from relay.api.app import create_api
-from relay.core.access import FREE_MISTAKES
+from relay.core.access.tokens import FREE_MISTAKES
 from tests.api.test_api_auth import bearer
 from tests.support.api_world import NOW, TOKENS
 from tests.support.loop_watch import processor_seconds

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from relay.api import stream
-from relay.api.access import Access
+from relay.api.access.callers import Access
 from relay.api.app import create_api
-from relay.api.limits import MAX_STREAMS_OF_CALLER
+from relay.api.http import stream
+from relay.api.http.limits import MAX_STREAMS_OF_CALLER
 from relay.server.connections import Limits
 from relay.server.http_server import make_server
 from relay.signals import Signals

@@ -1,7 +1,7 @@
 import pytest
 
-from relay.api import waiting
 from relay.api.app import create_api
+from relay.api.jobs import waiting
 
 
 async def test_a_wait_ends_when_the_job_is_closed(client, world):

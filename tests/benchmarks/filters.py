@@ -19,11 +19,11 @@ import orjson
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from relay.core.comparisons import MAX_SEARCHED  # noqa: E402
-from relay.core.events import Event  # noqa: E402
-from relay.core.filters import MAX_COMPARISONS, MAX_OWNER_COMPARISONS  # noqa: E402
+from relay.core.events.event import Event  # noqa: E402
 from relay.core.samples import sample_event  # noqa: E402
-from relay.store.sqlite import url_of  # noqa: E402
+from relay.core.subscriptions.comparisons import MAX_SEARCHED  # noqa: E402
+from relay.core.subscriptions.filters import MAX_COMPARISONS, MAX_OWNER_COMPARISONS  # noqa: E402
+from relay.store.databases.sqlite import url_of  # noqa: E402
 from relay.store.store import Store, open_store  # noqa: E402
 from tests.benchmarks.run import ORIGIN  # noqa: E402
 from tests.support.store_kit import NOW, ReversingCipher, subscription  # noqa: E402

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from relay.node.interpreter import tune  # noqa: E402
-from relay.store import migrations  # noqa: E402
-from relay.store.sqlite import url_of  # noqa: E402
+from relay.store.databases.sqlite import url_of  # noqa: E402
+from relay.store.schema import migrations  # noqa: E402
 from relay.store.store import Store, open_store  # noqa: E402
 from tests.support.postgres_server import PostgresServer  # noqa: E402
 from tests.support.store_kit import NOW, ReversingCipher, claim, execute, result_of, subscription  # noqa: E402

@@ -15,7 +15,7 @@ from typing import Any
 import uvloop
 from flat import databases  # puts the repository on the path
 
-from relay.core.job import Progress
+from relay.core.jobs.job import Progress
 from relay.core.records import Registration
 from relay.ids import new_id
 from relay.node.interpreter import tune

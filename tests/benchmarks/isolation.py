@@ -23,8 +23,8 @@ from typing import Any
 
 import uvloop
 
-from relay.core.signing import ID_HEADER
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.signing import ID_HEADER
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.ids import new_id
 from relay.node.interpreter import tune
 

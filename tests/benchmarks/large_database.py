@@ -30,16 +30,16 @@ from sqlalchemy.schema import CreateIndex
 
 from relay.clock import to_rfc3339
 from relay.config.keyring import Keyring, new_key
+from relay.core.jobs.search import digest_of
 from relay.core.jsontext import dumps
-from relay.core.search import digest_of
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
-from relay.store import migrations
-from relay.store.cipher import Cipher
-from relay.store.statements import table_of
+from relay.store.databases.cipher import Cipher
+from relay.store.databases.statements import table_of
+from relay.store.schema import migrations
+from relay.store.schema.summary_tables import ConnectAccountRow, GroupRow, IncidentRow
+from relay.store.schema.tables import AttemptRow, DeliveryRow, EventRow, JobRow, JobSearchRow
 from relay.store.store import open_store
-from relay.store.summary_tables import ConnectAccountRow, GroupRow, IncidentRow
-from relay.store.tables import AttemptRow, DeliveryRow, EventRow, JobRow, JobSearchRow
 
 JOBS, EVENTS, DELIVERIES = 1_000_000, 10_000_000, 3_000_000
 DAYS = 30

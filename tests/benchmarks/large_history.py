@@ -10,9 +10,9 @@ from typing import Any
 from relay.core.figures import FIGURES, LABELLED, SPAN_NAMES, SPAN_SECONDS, SPANS, packed_buckets, packed_parts
 from relay.core.jsontext import dumps
 from relay.core.planner import PlannerStatistics
-from relay.core.planner.policy import RUN
+from relay.core.planner.learning.policy import RUN
 from relay.ids import new_id
-from relay.store.tables import AuditRow, FigureRow, HazardRow, IntentRow, TokenRow
+from relay.store.schema.tables import AuditRow, FigureRow, HazardRow, IntentRow, TokenRow
 
 AUDIT_ENTRIES = 200_000
 INTENTS, UNKNOWN_INTENTS = 2_000, 30

@@ -27,7 +27,7 @@ from latency import SINKS_ALLOWED, End, call, end
 from two_nodes import NOBODY_PORT
 
 from relay.config.keyring import new_key
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.ids import new_id
 
 COUNT = 1_000_000

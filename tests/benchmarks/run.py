@@ -29,14 +29,14 @@ import uvloop
 
 from relay.config.keyring import new_key
 from relay.config.settings import Settings
-from relay.core.events import Origin, from_transition
-from relay.core.job import Job, Observation, Progress, detect
+from relay.core.events.event import Origin, from_transition
+from relay.core.jobs.job import Job, Observation, Progress, detect
 from relay.core.records import PollRecord, Registration
-from relay.core.signing import signature_headers
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.signing import signature_headers
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.ids import new_id
 from relay.node.interpreter import tune
-from relay.store.sqlite import make_engine, sqlite_url
+from relay.store.databases.sqlite import make_engine, sqlite_url
 
 ORIGIN = Origin(
     source="https://upstream.test/jobs", type_prefix="ai.revor.job", dataschema="http://127.0.0.1/schemas/x"
@@ -332,7 +332,7 @@ class WithoutStore:
 
     async def register(self, requests: Any) -> Any:
         from relay.core.records import Registered
-        from relay.store.registrations import job_of
+        from relay.store.jobs.registrations import job_of
 
         now = time.time()
         results = []
@@ -386,7 +386,7 @@ async def batches(count: int, size: int = 1_000) -> dict[str, Any]:
                         assert answer["created"] == size, answer
                 ours = count / (time.perf_counter() - begun)
     with tempfile.TemporaryDirectory() as folder:
-        from relay.store.migrations import migrate
+        from relay.store.schema.migrations import migrate
 
         database = f"sqlite:///{folder}/bare.db"
         migrate(database)

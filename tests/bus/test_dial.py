@@ -8,8 +8,8 @@ import pytest
 from aiohttp import ThreadedResolver
 
 from relay.bus.publishers import Publishers
-from relay.core.bus import Login, Message, Published, read_sink
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Login, Message, Published, read_sink
 from relay.installation import install_command
 from subscribers.nats import Nats
 from tests.support.brokers.nats import nats_server

@@ -13,8 +13,8 @@ import pytest
 from relay.bus.publishers import Publishers
 from relay.clock import wall_clock
 from relay.config.settings import LOOPBACK_NETWORKS
-from relay.core.bus import Broker, Login, Message, read_sink
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Login, Message, read_sink
 from tests.bus.faults import EVENTS, Stored, UnderTest, check_faults
 from tests.support.brokers.cut import Cut
 from tests.support.brokers.kafka import PASSWORD, USER, create_topic, kafka_process, missing, records

@@ -8,8 +8,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from relay.bus.publishers import Publishers
 from relay.clock import wall_clock
 from relay.config.settings import LOOPBACK_NETWORKS
-from relay.core.bus import Broker, Message, read_sink
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Message, read_sink
 from tests.support.brokers.names import Names
 
 EVENTS, KEYS, PARTITIONS = 1000, 20, 4

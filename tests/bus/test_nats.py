@@ -14,10 +14,10 @@ import nats
 import nkeys
 import pytest
 
-from relay.core.bus import Broker, Login, Message, read_sink
-from relay.core.events import Event
+from relay.core.deliveries.broker import Broker, Login, Message, read_sink
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import base
 from subscribers.nats import Nats
 from tests.bus.faults import EVENTS, Stored, UnderTest, check_faults

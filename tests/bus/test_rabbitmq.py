@@ -13,10 +13,10 @@ import pytest
 from cloudevents.core.bindings import amqp as sdk_amqp
 from cloudevents.core.formats.json import JSONFormat
 
-from relay.core.bus import Broker, Login, Message, read_sink
-from relay.core.events import Event
+from relay.core.deliveries.broker import Broker, Login, Message, read_sink
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import base
 from subscribers.rabbitmq import RabbitMq
 from tests.bus.faults import EVENTS, Stored, UnderTest, check_faults

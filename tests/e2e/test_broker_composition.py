@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.bus import publishers
-from relay.core.bus import Broker, Message, Published
+from relay.core.deliveries.broker import Broker, Message, Published
 from tests.support.e2e_world import World, open_e2e_world
 
 TYPE = "com.acme.order.paid"

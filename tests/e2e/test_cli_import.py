@@ -16,9 +16,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import cli
-from relay.cli import client, importing
+from relay.cli import client
 from relay.cli.client import Api, Unreachable
 from relay.cli.demo.environment import listen, served, url_of
+from relay.cli.jobs import importing
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.relay_world import open_relay_world
 

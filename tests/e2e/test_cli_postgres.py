@@ -15,7 +15,7 @@ import pytest
 
 from relay.config.keyring import new_key, python_line_that_makes_a_key
 from relay.installation import install_command
-from relay.store.migrations import newest_revision
+from relay.store.schema.migrations import newest_revision
 from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
 from tests.support.process_world import API_TOKEN, DEADLINE_SECONDS, Process, Start

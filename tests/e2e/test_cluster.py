@@ -12,13 +12,15 @@ import asyncpg
 import pytest
 import time_machine
 
-from relay.api import stream, waiting
-from relay.api.waiting import GROUP_SLICE_SECONDS
+from relay.api.http import stream
+from relay.api.jobs import waiting
+from relay.api.jobs.waiting import GROUP_SLICE_SECONDS
 from relay.clock import to_rfc3339
 from relay.delivery import dispatcher, pulls
 from relay.node import cluster
 from relay.proxy import reads
-from relay.store import migrations, postgres
+from relay.store.databases import postgres
+from relay.store.schema import migrations
 from tests.support.dropin_requests import JOBS
 from tests.support.e2e_world import KEY, World, open_beside, open_e2e_world
 from tests.support.postgres_server import PostgresServer

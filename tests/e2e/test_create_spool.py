@@ -12,7 +12,7 @@ MEBIBYTE = 1 << 20
 DISPATCHES = "/api/v1/outreach/dispatches"
 HEADERS = [("Authorization", f"Bearer {API_TOKEN}"), ("Content-Type", "application/json")]
 SETTINGS = f"auth: {{tokens: [{{name: tests, token: {API_TOKEN}, scopes: [admin]}}]}}\n"
-SMALL_TOTAL = "import relay.api.limits as l; l.MAX_SPOOLED_BYTES = 16 << 20; from relay.cli import main; main()"
+SMALL_TOTAL = "import relay.api.http.limits as l; l.MAX_SPOOLED_BYTES = 16 << 20; from relay.cli import main; main()"
 
 
 async def begin(client: Client, count: int) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.api import group_finish
+from relay.api.jobs import group_finish
 from relay.cli.demo import scenario
 from relay.cli.demo.environment import Plan, demo_settings
 from relay.config.settings import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.forwarding import HOP_BY_HOP
+from relay.core.access.forwarding import HOP_BY_HOP
 from relay.sandbox.server import Sandbox
 from relay.server.http_server import make_server
 from relay.testing import FakeClock

@@ -15,9 +15,9 @@ import orjson
 import pytest
 
 from relay import __version__
-from relay.api.limits import MAX_DEPTH
+from relay.api.http.limits import MAX_DEPTH
 from relay.config.settings import PollingSettings
-from relay.core.job import Job
+from relay.core.jobs.job import Job
 from relay.testing import FakeClock
 from tests.support.dropin_requests import DISPATCH, DISPATCHES, JOBS
 from tests.support.e2e_world import KEY, World, open_e2e_world

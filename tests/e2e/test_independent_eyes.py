@@ -16,7 +16,7 @@ from slack_sdk.models.blocks import Block
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from relay.clock import from_rfc3339
-from relay.core.bundles import message_id
+from relay.core.deliveries.bundles import message_id
 from tests.support.e2e_world import Received, World, open_e2e_world
 from tests.support.npm import npm_folder
 from tests.support.schema_check import check_event

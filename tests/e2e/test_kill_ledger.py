@@ -46,7 +46,7 @@ delivery:
   retry_schedule: [0.1s, 0.1s, 0.2s, 0.2s, 0.5s, 0.5s, 1s, 1s, 1s, 2s, 2s, 2s, 2s, 2s, 2s]
 """
 CONSTANTS = {
-    "relay.core.ledger:SETTLE_SECONDS": 2.5,
+    "relay.core.deliveries.ledger:SETTLE_SECONDS": 2.5,
     "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7,
 }
 

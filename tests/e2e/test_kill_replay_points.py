@@ -18,9 +18,9 @@ SLICE = 5
 LATER = 3
 STOP_SECONDS = 25.0
 CONSTANTS = {
-    "relay.store.replay_steps:SLICE": SLICE,
-    "relay.store.replays:MAX_UNTRIED": SLICE,
-    "relay.store.replays:LEASE_SECONDS": 0.5,
+    "relay.store.deliveries.replay_steps:SLICE": SLICE,
+    "relay.store.deliveries.replays:MAX_UNTRIED": SLICE,
+    "relay.store.deliveries.replays:LEASE_SECONDS": 0.5,
     "relay.node.timetable:REPLAY_SECONDS": 0.05,
 }
 

@@ -21,7 +21,7 @@ JOBS = 16
 LATER = 3
 STOP_SECONDS = 25.0
 ROTATE = "/v1/keys/encryption/rotate"
-CONSTANTS = {"relay.store.ciphertexts:READ_ROWS": 2}
+CONSTANTS = {"relay.store.access.ciphertexts:READ_ROWS": 2}
 
 
 def points() -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 from relay.errors import StoreError
 from relay.node.node import Node
 from relay.node.opening import open_node
-from relay.store.jobs import JobStore
+from relay.store.jobs.jobs import JobStore
 from tests.support.e2e_world import RELAY_URL, open_e2e_world
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from relay.config.keyring import new_key
-from relay.core.filters import UNREADABLE
+from relay.core.subscriptions.filters import UNREADABLE
 from tests.support.e2e_world import World, open_e2e_world
 
 OLD = ({"cel": "data.metadata.deal > 40"},)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.records import AccountState, SavedStatistics
-from relay.core.replay import ReplayRequest
 from relay.node.upkeep import DAY_SECONDS, DEADLINE_COUNT
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.store_databases import emptied_postgres

@@ -37,7 +37,7 @@ CUTS = max(6, KILL_COUNT // 4)
 COPIES = max(4, KILL_COUNT // 5)
 """Pairs of moments, of which copies are opened aside."""
 BURSTS_PER_SECOND = 4.0
-CHECKPOINT = {"relay.store.sqlite:WAL_AUTOCHECKPOINT_PAGES": 60}
+CHECKPOINT = {"relay.store.databases.sqlite:WAL_AUTOCHECKPOINT_PAGES": 60}
 """After so many pages the log is written to the main file, instead of 10,000: in a short test it happens as well."""
 SECTOR_BYTES = 512
 PAGE_BYTES = 4096

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from relay.clock import wall_clock
-from relay.core.recipient import Recipient
+from relay.core.jobs.recipient import Recipient
 from relay.proxy.transport import UpstreamRequest, UpstreamResponse
-from relay.store.intents import IN_FLIGHT_SECONDS
+from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from tests.support.e2e_world import KEY, World, open_e2e_world
 
 DISPATCHES = "/api/v1/outreach/dispatches"

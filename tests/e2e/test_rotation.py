@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from relay.clock import wall_clock
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
-from relay.core.signing import verify
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.signing import verify
+from relay.core.subscriptions.subscription import Subscription
 from relay.store.store import open_store
 from tests.support.relay_world import RelayWorld, open_relay_world
 from tests.support.store_databases import emptied_postgres
@@ -224,8 +224,8 @@ async def test_a_forger_who_knows_the_callback_secret_cannot_make_a_v1a(world: R
 
 
 def _signed(secret: str, body: bytes) -> tuple[dict[str, Any], bytes]:
-    from relay.core.signing import signature_headers
-    from relay.core.subscription import SigningSecret
+    from relay.core.subscriptions.signing import signature_headers
+    from relay.core.subscriptions.subscription import SigningSecret
 
     made = signature_headers([SigningSecret(value=secret)], message_id="evt_1", now=wall_clock(), body=body)
     return dict(made), body

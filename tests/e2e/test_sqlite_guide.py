@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.store.migrations import newest_revision
+from relay.store.schema.migrations import newest_revision
 from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
 from tests.support.typed import blocks, prompts, section, shell_path
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from relay.config.keyring import new_key
-from relay.store.migrations import newest_revision
+from relay.store.schema.migrations import newest_revision
 from tests.support.process_world import WITHOUT_BYTE_CODE
 from tests.support.relay_world import RelayWorld, open_relay_world
 

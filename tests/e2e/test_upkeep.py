@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.api import waiting as api_waiting
+from relay.api.jobs import waiting as api_waiting
 from relay.node.upkeep import DAY_SECONDS
 from tests.support.e2e_world import World, open_e2e_world
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from relay.cli.importing import Entry, Fault, Input
+from relay.cli.jobs.importing import Entry, Fault, Input
 from relay.errors import UsageError
 from tests.support.fuzz_kit import JSON_TOKENS, JSON_VALUES, TEXTS, fuzzed, mutated, value_or_refusal, whole, written
 

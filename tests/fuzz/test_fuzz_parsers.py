@@ -13,26 +13,31 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from yarl import URL
 
-from relay.api import auth, idempotency, limits, params, stream, waiting
-from relay.api.access import Access
+from relay.api.access.callers import Access
 from relay.api.catalogue import EXAMPLES, OPERATIONS
-from relay.api.operations import Context
-from relay.api.registration import read_registration
-from relay.api.subscription_checks import read_create, read_replace
-from relay.api.validation import validate
-from relay.cli import client, event_stream, listen, local, options
-from relay.cli.events import one_line
-from relay.core import netguard, signing
-from relay.core.client_address import address_of
-from relay.core.job import Observation
-from relay.core.subscription import Subscription
-from relay.core.tracking import TrackRequest
+from relay.api.http import auth, idempotency, limits, params, stream
+from relay.api.http.operations import Context
+from relay.api.http.validation import validate
+from relay.api.jobs import waiting
+from relay.api.jobs.registration import read_registration
+from relay.api.subscriptions.checks import read_create, read_replace
+from relay.cli import client, options
+from relay.cli.events import listen
+from relay.cli.events import stream as event_stream
+from relay.cli.events.events import one_line
+from relay.cli.node import local
+from relay.core.access import netguard
+from relay.core.access.client_address import address_of
+from relay.core.jobs.job import Observation
+from relay.core.polling.tracking import TrackRequest
+from relay.core.subscriptions import signing
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest, RelayError, UsageError
 from relay.http.sender import _SENDABLE_AS_WRITTEN
 from relay.redaction import host_of, redacted_url
 from relay.sources.definition import load_definition
 from relay.sources.mapping import registered
-from relay.store import pages
+from relay.store.databases import pages
 from subscribers import base, registry
 from tests.support.api_world import HOOK, SETTINGS, TOKENS, FakeTracking, World
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, mutated, mutated_text, raw_json, value_or_refusal, whole

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
 from relay import log, redaction
-from relay.core.delivery import Response
-from relay.core.events import Event, Hint, Origin, Repeat, from_transition, relay_event
-from relay.core.filters import known_types
-from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Event, Hint, Origin, Repeat, from_transition, relay_event
+from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import wording
 from subscribers.base import RenderContext
 from subscribers.registry import kind_named

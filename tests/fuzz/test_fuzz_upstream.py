@@ -10,14 +10,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339, to_rfc3339
-from relay.core.connect_accounts import Known, compare
-from relay.core.events import MAX_EVENT_BYTES, Origin, account_event, from_transition
-from relay.core.job import Job, Observation, Progress, detect
+from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from relay.core.events.event import MAX_EVENT_BYTES, Origin, account_event, from_transition
+from relay.core.events.summary_events import account_data
+from relay.core.jobs.connect_accounts import Known, compare
+from relay.core.jobs.job import Job, Observation, Progress, detect
 from relay.core.jsontext import dumps
+from relay.core.planner.budget.rate_limit_headers import MAX_WINDOW_SECONDS, HeaderReader
 from relay.core.planner.config import RateLimitHeaders
-from relay.core.planner.rate_limit_headers import MAX_WINDOW_SECONDS, HeaderReader
-from relay.core.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
-from relay.core.summary_events import account_data
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
 from relay.sources.mapping import Malformed, Registered, observe, read_error, read_listing, registered

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from relay.core.events import RELAY_EVENTS
+from relay.core.events.event import RELAY_EVENTS
 from relay.metrics import Metrics
 from tests.support.system_programs import system_program
 

@@ -12,8 +12,8 @@ from typing import Any
 import nats
 import pytest
 
-from relay.core.bus import Broker, Message
-from relay.core.delivery import Response
+from relay.core.deliveries.broker import Broker, Message
+from relay.core.deliveries.delivery import Response
 from tests.support.brokers.nats import nats_server
 from tests.support.e2e_world import World, open_e2e_world
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from relay.clock import wall_clock
 from relay.errors import StoreError
 from relay.proxy import unrecorded
-from relay.store import job_groups
+from relay.store.jobs import groups as job_groups
 from tests.support.dropin_requests import DISPATCH, DISPATCHES
 from tests.support.e2e_world import KEY, World, open_e2e_world
 from tests.support.store_databases import emptied_postgres

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from relay.core.connect_accounts import ListedAccount, Listing
-from relay.core.job import Problem
+from relay.core.jobs.connect_accounts import ListedAccount, Listing
+from relay.core.jobs.job import Problem
 from relay.core.planner import PlannerConfig
 from relay.errors import StoreError
 from relay.polling.poller import Poller

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.bus import Message
-from relay.core.delivery import Delivery
-from relay.core.events import Event
-from relay.core.replay import ReplayRequest
+from relay.core.deliveries.broker import Message
+from relay.core.deliveries.delivery import Delivery
+from relay.core.deliveries.replay import ReplayRequest
+from relay.core.events.event import Event
 from relay.core.samples import published_sample
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable, StoreError
 from relay.ids import new_id
 from subscribers import registry

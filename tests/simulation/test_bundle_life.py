@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.bundles import Bundle
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.replay import ReplayRequest
+from relay.core.deliveries.bundles import Bundle
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.deliveries.replay import ReplayRequest
 from relay.delivery import dispatcher
 from relay.ids import new_id
 from subscribers.webhook import Webhook

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from relay.core.polling.tracking import CallbackLimits, TrackRequest
 from relay.core.records import Registered
-from relay.core.tracking import CallbackLimits, TrackRequest
 from relay.errors import InvalidRequest
 from relay.polling import tracking as tracking_module
 from tests.simulation.test_tracking_reports import tracking_of

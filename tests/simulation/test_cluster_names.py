@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.job import Job
+from relay.core.jobs.job import Job
 from relay.holder import Holder
 from relay.node.cluster import Cluster
 from relay.proxy.answer_cache import AnswerCache

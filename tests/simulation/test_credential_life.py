@@ -13,9 +13,9 @@ from urllib.parse import parse_qs
 import orjson
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text, stored_token
-from relay.core.delivery import Delivery, OutboundRequest, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text, stored_token
+from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import REFUSED_SECONDS, TURN_SECONDS, Credentials
 from relay.errors import StoreError
 from relay.tasks import Tasks

@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from relay.core.delivery import Response
-from relay.core.events import relay_event
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import relay_event
 from tests.simulation.test_replay_life import replay, replayer_of
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.slack_check import check_message

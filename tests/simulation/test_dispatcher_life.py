@@ -9,9 +9,9 @@ import orjson
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from relay.core import comparisons
-from relay.core.delivery import Outcome, Response
-from relay.core.signing import SIGNATURE_HEADER
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.subscriptions import comparisons
+from relay.core.subscriptions.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
 from relay.errors import FieldError, NotRenderable, StoreError
 from subscribers.webhook import Webhook

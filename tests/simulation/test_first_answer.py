@@ -7,7 +7,7 @@ import pytest
 
 from relay.core.planner import PlannerConfig
 from relay.node.readiness import readiness
-from relay.store.probe import WriteProbe
+from relay.store.databases.probe import WriteProbe
 from relay.testing import ScriptedError, ScriptedPoll
 from tests.simulation.test_account_watch import INTERVAL, listing, run
 from tests.support.simulation_world import World, open_world

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.handshake import PERIOD_SECONDS
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.subscriptions.handshake import PERIOD_SECONDS
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.handshakes import MAX_ASKING, WAIVE_SECONDS, Handshakes
 from relay.errors import StoreError

@@ -22,10 +22,10 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from relay.api.deliveries import attempt_view
+from relay.api.deliveries.deliveries import attempt_view
 from relay.config.keyring import Keyring, new_key
-from relay.core.netguard import GuardPolicy
-from relay.core.subscription import SigningSecret
+from relay.core.access.netguard import GuardPolicy
+from relay.core.subscriptions.subscription import SigningSecret
 from relay.http.sender import Sender
 from relay.store.store import open_store
 from tests.support.fuzz_kit import COUNT, SEED

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.ledger import SETTLE_SECONDS
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.ledger import SETTLE_SECONDS
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.hubspot import HubSpot as Kind
 from tests.support import simulation_world

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.bus import Message
-from relay.core.delivery import Response
+from relay.core.deliveries.broker import Message
+from relay.core.deliveries.delivery import Response
 from relay.delivery.pulls import Pulls
 from relay.errors import StoreError
 from relay.holder import Holder

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from relay.core.delivery import Response
-from relay.core.replay import Replay, ReplayRequest, ReplayStep
+from relay.core.deliveries.delivery import Response
+from relay.core.deliveries.replay import Replay, ReplayRequest, ReplayStep
 from relay.delivery.replayer import MAX_STEPS, Replayer
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.node.timetable import REPLAY_SECONDS
-from relay.store.replays import MAX_UNTRIED
+from relay.store.deliveries.replays import MAX_UNTRIED
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.store_kit import rows
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.recipient import Recipient
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.jobs.recipient import Recipient
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import CheckFailed
 from subscribers.salesforce import Salesforce
 from subscribers.salesforce.answers import DAILY_PAUSE_SECONDS

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import MAX_EXTRA_ATTEMPTS, MAX_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
 from tests.support.simulation_world import World, crashing, open_world, seen
 from tests.support.store_kit import rows

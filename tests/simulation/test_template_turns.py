@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.delivery import OutboundRequest
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.webhook import Webhook
 from tests.support.simulation_world import open_world, seen

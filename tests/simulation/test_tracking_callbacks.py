@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import WantedCallback
-from relay.core.tracking import TrackRequest
 from tests.simulation.test_tracking_reports import tracking_of
 from tests.support.simulation_world import open_world
 

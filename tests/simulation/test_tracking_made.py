@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from relay.core.recipient import Recipient
+from relay.core.jobs.recipient import Recipient
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Registration
-from relay.core.tracking import TrackRequest
 from relay.errors import Conflict, InvalidRequest, StoreError
 from relay.polling import tracking as tracking_module
-from relay.store.registrations import CALLBACK_REMOVED
+from relay.store.jobs.registrations import CALLBACK_REMOVED
 from tests.simulation.test_tracking_reports import tracking_of
 from tests.support.simulation_world import World, open_world
 from tests.support.store_kit import intent

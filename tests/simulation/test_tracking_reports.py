@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.job import Observation
+from relay.core.jobs.job import Observation
 from relay.core.planner import PlannerConfig
-from relay.core.tracking import SourceReport
+from relay.core.polling.tracking import SourceReport
 from relay.polling.tracking import Tracking
 from relay.sources.definition import load_definition
 from relay.testing import ScriptedError, ScriptedPoll

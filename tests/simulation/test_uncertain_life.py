@@ -6,9 +6,9 @@ from pathlib import Path
 
 import orjson
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import Delivery, OutboundRequest, Response
-from relay.core.ledger import SETTLE_SECONDS
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
+from relay.core.deliveries.ledger import SETTLE_SECONDS
 from relay.core.records import Registration
 from relay.ids import new_id
 from relay.testing import RecordingSink

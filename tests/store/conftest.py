@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import pytest
 
-from relay.store import migrations
-from relay.store.cipher import Cipher
-from relay.store.sqlite import url_of
+from relay.store.databases.cipher import Cipher
+from relay.store.databases.sqlite import url_of
+from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from tests.support.compiled import share_compiled_statements
 from tests.support.lock_order import watched_order

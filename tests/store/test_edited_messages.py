@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.events import Event, relay_event
-from relay.core.subscription import Subscription
-from relay.core.summary_events import incident_data
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.events.event import Event, relay_event
+from relay.core.events.summary_events import incident_data
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer

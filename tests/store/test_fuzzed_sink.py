@@ -18,10 +18,10 @@ import orjson
 import pytest
 import structlog
 
-from relay.api.deliveries import attempt_view
-from relay.core.delivery import Attempt
-from relay.core.netguard import GuardPolicy
-from relay.core.subscription import SigningSecret
+from relay.api.deliveries.deliveries import attempt_view
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.delivery import Attempt
+from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.attempts import CUT, HEADERS_CHARACTERS
 from relay.http.sender import Sender
 from relay.store.store import Store

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay.core.delivery import Attempt, Outcome, Response
+from relay.core.deliveries.delivery import Attempt, Outcome, Response
 from relay.core.records import AttemptResult
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink

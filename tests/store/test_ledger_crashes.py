@@ -12,22 +12,22 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from relay.core import ledger
-from relay.core.delivery import Delivery, OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps
-from relay.core.events import Event
-from relay.core.recipient import Recipient
-from relay.core.replay import ReplayRequest
-from relay.core.retry import http_outcome
-from relay.core.subscription import Subscription
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import Delivery, OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
+from relay.core.deliveries.replay import ReplayRequest
+from relay.core.deliveries.retry import http_outcome
+from relay.core.events.event import Event
+from relay.core.jobs.recipient import Recipient
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
 from relay.errors import Conflict, NotFound, StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
-from relay.store.deliveries import DeliveryStore
-from relay.store.memories import MemoryStore
+from relay.store.deliveries.deliveries import DeliveryStore
+from relay.store.deliveries.memories import MemoryStore
 from relay.store.store import Store
 from relay.testing import FakeClock
 from subscribers.base import Dialogue, RenderContext

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import Delivery, OutboundRequest, Response
-from relay.core.ledger import SETTLE_SECONDS
-from relay.core.recipient import Recipient
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
+from relay.core.deliveries.ledger import SETTLE_SECONDS
+from relay.core.jobs.recipient import Recipient
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
 from relay.holder import Holder
 from relay.metrics import Metrics
-from relay.store.deliveries import DeliveryStore
-from relay.store.memories import MemoryStore
+from relay.store.deliveries.deliveries import DeliveryStore
+from relay.store.deliveries.memories import MemoryStore
 from relay.store.store import Store
 from relay.testing import FakeClock
 from subscribers.base import RenderContext

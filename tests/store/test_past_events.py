@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.store import past_events
+from relay.store.deliveries import past_events
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

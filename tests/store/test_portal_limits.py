@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer

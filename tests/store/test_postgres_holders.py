@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from relay.core.replay import ReplayRequest
+from relay.core.deliveries.replay import ReplayRequest
 from relay.holder import Holder, new_name
-from relay.store.holders import BIND, BOUND_NAMES, RELEASE_DELIVERIES
-from relay.store.postgres_engine import connect, postgres_url
-from relay.store.statements import run
+from relay.store.databases.holders import BIND, BOUND_NAMES, RELEASE_DELIVERIES
+from relay.store.databases.postgres_engine import connect, postgres_url
+from relay.store.databases.statements import run
 from relay.store.store import Store
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import NOW, claim, deliveries, execute, lease, poll, result_of, subscription, track, until

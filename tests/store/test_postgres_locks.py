@@ -11,16 +11,16 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
 
-from relay.core.connect_accounts import ConnectAccount
-from relay.core.events import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED
-from relay.core.job import Problem
+from relay.core.events.event import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED
+from relay.core.jobs.connect_accounts import ConnectAccount
+from relay.core.jobs.job import Problem
 from relay.core.records import AccountNews, ListingRecord
-from relay.core.subscription import Consent
+from relay.core.subscriptions.subscription import Consent
 from relay.errors import NotFound
-from relay.store import postgres_writer
-from relay.store.group_commit import each
-from relay.store.locks import CHANGE, MATCH, Key, hold, incidents_of, locking, row_of
-from relay.store.statements import json_list
+from relay.store.databases import postgres_writer
+from relay.store.databases.group_commit import each
+from relay.store.databases.locks import CHANGE, MATCH, Key, hold, incidents_of, locking, row_of
+from relay.store.databases.statements import json_list
 from relay.store.store import Store
 from tests.support.lock_order import watched_order
 from tests.support.pull_kit import SUB, TYPES, Program

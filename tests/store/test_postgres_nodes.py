@@ -14,16 +14,16 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
 from relay.clock import wall_clock
-from relay.core import events as core_events
-from relay.core.declared import Change
-from relay.core.delivery import Claimed
-from relay.core.events import SUBSCRIPTION_RECOVERED, Event
+from relay.core.deliveries.delivery import Claimed
+from relay.core.events import event as core_events
+from relay.core.events.event import SUBSCRIPTION_RECOVERED, Event
 from relay.core.records import AccountState, PollNote, StoredAnswer
+from relay.core.subscriptions.declared import Change
 from relay.errors import Conflict, NotFound, StaleSequence, StoreError
 from relay.ids import new_id
-from relay.store import filter_room
-from relay.store.group_commit import run_group
+from relay.store.databases.group_commit import run_group
 from relay.store.store import Store
+from relay.store.subscriptions import filter_room
 from relay.store.upkeep import FIRST_JOB
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (

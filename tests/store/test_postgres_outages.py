@@ -14,9 +14,10 @@ from sqlalchemy.exc import DBAPIError
 
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
-from relay.store import migrations, postgres_writer, procedures
-from relay.store.group_commit import run_group
-from relay.store.probe import WriteProbe
+from relay.store.databases import postgres_writer, procedures
+from relay.store.databases.group_commit import run_group
+from relay.store.databases.probe import WriteProbe
+from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import PostgresServer
 from tests.support.store_kit import (

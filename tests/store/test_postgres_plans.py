@@ -11,24 +11,18 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
 from sqlalchemy.engine import Connection
 
-from relay.store import (
-    audit,
-    delivery_groups,
-    delivery_pages,
-    events,
-    group_work,
-    incidents,
-    job_groups,
-    job_pages,
-    jobs,
-    outbox,
-    subscription_cache,
-    subscriptions,
-    upkeep,
-)
-from relay.store.postgres_engine import SEEKS
-from relay.store.statements import Sql
+from relay.store import events, incidents, upkeep
+from relay.store.access import audit
+from relay.store.databases.postgres_engine import SEEKS
+from relay.store.databases.statements import Sql
+from relay.store.deliveries import counts as delivery_groups
+from relay.store.deliveries import delivery_pages
+from relay.store.jobs import group_work, job_pages, jobs
+from relay.store.jobs import groups as job_groups
+from relay.store.outbox import recording as outbox
+from relay.store.outbox import subscription_cache
 from relay.store.store import Store, open_store
+from relay.store.subscriptions import subscriptions
 from tests.support.postgres_server import shared_server
 from tests.support.scale import scaled
 from tests.support.store_catalogue import CATALOGUE, INCIDENT, Case, filling

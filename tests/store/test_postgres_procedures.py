@@ -7,8 +7,8 @@ from secrets import token_hex
 
 import pytest
 
-from relay.store import outbox
-from relay.store.postgres import PostgresDatabase
+from relay.store.databases.postgres import PostgresDatabase
+from relay.store.outbox import recording as outbox
 from relay.store.store import PROCEDURES, Store, open_store
 from tests.support.postgres_server import SUPERUSER, shared_server
 from tests.support.store_catalogue import CATALOGUE

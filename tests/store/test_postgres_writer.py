@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from relay.errors import RelayError, StoreError
-from relay.store import postgres_engine, postgres_writer
-from relay.store.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, alone, run_group
-from relay.store.postgres_writer import AsyncWriter
+from relay.store.databases import postgres_engine, postgres_writer
+from relay.store.databases.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, alone, run_group
+from relay.store.databases.postgres_writer import AsyncWriter
 from tests.support.store_kit import until
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.node.readiness import readiness
-from relay.store.probe import WriteProbe
+from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, poll, result_of, subscription, track
 

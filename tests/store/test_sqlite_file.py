@@ -24,8 +24,8 @@ from relay.core.records import PollNote
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
 from relay.node.upkeep import DAY_SECONDS, Retention
-from relay.store import migrations
-from relay.store.sqlite import SqliteDatabase, lock_path, sqlite_url, url_of
+from relay.store.databases.sqlite import SqliteDatabase, lock_path, sqlite_url, url_of
+from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from tests.support.store_kit import (
     NOW,
@@ -183,7 +183,7 @@ async def test_file_locked_by_another_program_is_refused_after_a_wait(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await track(store)
-    monkeypatch.setattr("relay.store.sqlite.BUSY_TIMEOUT_MS", 1)
+    monkeypatch.setattr("relay.store.databases.sqlite.BUSY_TIMEOUT_MS", 1)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         results = await asyncio.gather(
@@ -330,12 +330,12 @@ async def test_continuous_readers_do_not_let_the_log_grow_without_limit(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
     """Each reader stays until the next has begun, so the log never restarts by itself."""
-    monkeypatch.setattr("relay.store.sqlite.WAL_AUTOCHECKPOINT_PAGES", 10)
-    monkeypatch.setattr("relay.store.sqlite.WAL_BYTES", 100 * PAGE_BYTES)
-    monkeypatch.setattr("relay.store.sqlite.WAL_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_AUTOCHECKPOINT_PAGES", 10)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_BYTES", 100 * PAGE_BYTES)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_RETRY_SECONDS", 0.0)
     store = await open_again()
     log = store.database.path.with_name("relay.db-wal")
-    monkeypatch.setattr("relay.store.sqlite.WAL_READER_WAIT_MS", 5_000)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_READER_WAIT_MS", 5_000)
     begun: dict[int, threading.Event] = {}
     ended_at: list[int] = []
 
@@ -396,9 +396,9 @@ async def test_log_that_cannot_be_truncated_fails_no_write(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
     """A reader of another program that stays open, such as a shell: the log grows, and each write happens once."""
-    monkeypatch.setattr("relay.store.sqlite.WAL_BYTES", 10 * PAGE_BYTES)
-    monkeypatch.setattr("relay.store.sqlite.WAL_READER_WAIT_MS", 1)
-    monkeypatch.setattr("relay.store.sqlite.WAL_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_BYTES", 10 * PAGE_BYTES)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_READER_WAIT_MS", 1)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_RETRY_SECONDS", 0.0)
     store = await open_again()
     await ended(store, 10)
     with closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:

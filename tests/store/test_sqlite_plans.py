@@ -23,22 +23,23 @@ from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
-from relay.core.audit import CUT, AuditRecord
-from relay.core.bundles import Bundle, Room
-from relay.core.connect_accounts import ConnectAccount
-from relay.core.credentials import SinkCredential
-from relay.core.declared import Change
+from relay.core.access.audit import CUT, AuditRecord
+from relay.core.deliveries.bundles import Bundle, Room
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
 from relay.core.figures import NAMES, Tally
-from relay.core.job import Problem, Progress
+from relay.core.jobs.connect_accounts import ConnectAccount
+from relay.core.jobs.job import Problem, Progress
 from relay.core.records import AccountNews, AccountState, ListingRecord, PollNote, SavedStatistics, SubscriptionRoom
-from relay.core.replay import ReplayRequest
-from relay.core.subscription import Consent
-from relay.store import group_work, statements
-from relay.store.intents import IN_FLIGHT_SECONDS
-from relay.store.pages import encode_cursor
-from relay.store.sqlite import url_of
-from relay.store.statements import Sql
+from relay.core.subscriptions.declared import Change
+from relay.core.subscriptions.subscription import Consent
+from relay.store.databases import statements
+from relay.store.databases.pages import encode_cursor
+from relay.store.databases.sqlite import url_of
+from relay.store.databases.statements import Sql
+from relay.store.jobs import group_work
+from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from relay.store.store import Store, open_store
 from tests.support.pull_kit import SUB, Program
 from tests.support.scale import scaled

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.records import StoredAnswer
-from relay.store.sqlite import url_of
+from relay.store.databases.sqlite import url_of
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, poll, result_of, subscription, track
 

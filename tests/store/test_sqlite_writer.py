@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from relay.errors import RelayError, StoreError
-from relay.store.group_commit import Waiting, collected, quick
-from relay.store.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Turn, Writer
+from relay.store.databases.group_commit import Waiting, collected, quick
+from relay.store.databases.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Turn, Writer
 
 
 class FakeDatabase:

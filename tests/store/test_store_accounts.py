@@ -2,10 +2,10 @@
 
 import pytest
 
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.records import Page
-from relay.core.replay import ReplayRequest
 from relay.errors import Conflict, NotFound
-from relay.store import replay_statements
+from relay.store.deliveries import replay_statements
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

@@ -10,11 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.config.keyring import Keyring
-from relay.core.audit import CUT, AuditRecord
+from relay.core.access.audit import CUT, AuditRecord
 from relay.errors import StoreError
 from relay.node.audit import HOUR_SECONDS, AuditLog
-from relay.store import audit as audit_store
-from relay.store.audit import KEY_ID
+from relay.store.access import audit as audit_store
+from relay.store.access.audit import KEY_ID
 from relay.store.store import Store
 from tests.support.store_kit import NOW, subscription
 

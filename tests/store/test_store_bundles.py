@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.bundles import Bundle, Room
-from relay.core.delivery import Claimed, due_since
+from relay.core.deliveries.bundles import Bundle, Room
+from relay.core.deliveries.delivery import Claimed, due_since
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
 from relay.core.records import AttemptRecorded, BundledClaim
-from relay.core.replay import ReplayRequest
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

@@ -11,22 +11,22 @@ import pytest
 from sqlalchemy import LargeBinary
 from sqlmodel import SQLModel
 
-import relay.store.tables  # noqa: F401 - fills the metadata
+import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
-from relay.core.encryption import Rotation
-from relay.core.recipient import Recipient
-from relay.core.signing import new_secret, new_signing_key
-from relay.core.subscription import SigningSecret
+from relay.core.access.encryption import Rotation
+from relay.core.jobs.recipient import Recipient
+from relay.core.subscriptions.signing import new_secret, new_signing_key
+from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.dispatcher import OWN, SYNC_SECONDS
 from relay.errors import Conflict, SettingsError
 from relay.node import encryption_keys
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.readiness import readiness
-from relay.store import ciphertexts
-from relay.store.ciphertexts import SealedColumn, sealed_columns
-from relay.store.probe import WriteProbe
-from relay.store.secrets import AUDIT_OWNER, CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from relay.store.access import ciphertexts
+from relay.store.access.ciphertexts import SealedColumn, sealed_columns
+from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
+from relay.store.subscriptions.secrets import AUDIT_OWNER, CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
 from relay.testing import FakeClock, RecordingSink
 from tests.support.simulation_world import World as DeliveryWorld
 from tests.support.simulation_world import seen

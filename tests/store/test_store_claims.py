@@ -2,10 +2,10 @@
 
 import pytest
 
-from relay.core.delivery import at_once
+from relay.core.deliveries.delivery import at_once
 from relay.core.records import AttemptResult, Lease
 from relay.errors import StoreError
-from relay.store.claims import Backlog
+from relay.store.deliveries.claims import Backlog
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from relay.core.bundles import Bundle, Room
-from relay.core.delivery import due_since
-from relay.core.pulls import lease_token
-from relay.core.replay import ReplayRequest
-from relay.store.pulls import PullRequest, Settlement
+from relay.core.deliveries.bundles import Bundle, Room
+from relay.core.deliveries.delivery import due_since
+from relay.core.deliveries.pulls import lease_token
+from relay.core.deliveries.replay import ReplayRequest
+from relay.store.deliveries.pulls import PullRequest, Settlement
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

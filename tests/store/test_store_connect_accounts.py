@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.connect_accounts import ConnectAccount, Known
+from relay.core.jobs.connect_accounts import ConnectAccount, Known
 from relay.core.records import AccountNews, ListingRecord
 from relay.errors import InvalidRequest, StoreError
 from relay.store.store import Store

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.credentials import SinkCredential, Token, renewed
+from relay.core.deliveries.credentials import SinkCredential, Token, renewed
 from relay.core.records import RefreshTurn
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.store.store import Store
 from tests.support.store_kit import NOW, rows, subscription
 

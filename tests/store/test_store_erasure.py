@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from relay.core.erasure import Erased, ErasureRequest
-from relay.core.events import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, INCIDENT_EVENTS
+from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, INCIDENT_EVENTS
 from relay.errors import InvalidRequest
-from relay.store import erasure
-from relay.store.intents import IN_FLIGHT_SECONDS
-from relay.store.pages import encode_cursor
-from relay.store.sqlite import SqliteDatabase
+from relay.store.databases.pages import encode_cursor
+from relay.store.databases.sqlite import SqliteDatabase
+from relay.store.jobs import erasure
+from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

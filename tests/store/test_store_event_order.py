@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from relay.core.bundles import Bundle, Room
-from relay.core.connect_accounts import ConnectAccount
-from relay.core.delivery import Claimed
-from relay.core.events import Event, Origin, account_event, relay_event
+from relay.core.deliveries.bundles import Bundle, Room
+from relay.core.deliveries.delivery import Claimed
+from relay.core.deliveries.replay import ReplayRequest
+from relay.core.events.event import Event, Origin, account_event, relay_event
+from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.records import AccountNews, ListingRecord
-from relay.core.replay import ReplayRequest
-from relay.store.pulls import PullRequest
+from relay.store.deliveries.pulls import PullRequest
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

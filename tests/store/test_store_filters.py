@@ -10,18 +10,19 @@ import orjson
 import pytest
 
 from relay import turns
-from relay.core.comparisons import EventView
-from relay.core.declared import Change
-from relay.core.events import INCIDENT_OPENED, Event, Hint
-from relay.core.filters import MAX_OWNER_COMPARISONS, UNREADABLE, Filters, filters_of
-from relay.core.job import Problem
-from relay.core.replay import ReplayRequest
-from relay.core.subscription import Subscription
+from relay.core.deliveries.replay import ReplayRequest
+from relay.core.events.event import INCIDENT_OPENED, Event, Hint
+from relay.core.jobs.job import Problem
+from relay.core.subscriptions.comparisons import EventView
+from relay.core.subscriptions.declared import Change
+from relay.core.subscriptions.filters import MAX_OWNER_COMPARISONS, UNREADABLE, Filters, filters_of
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict
 from relay.ids import new_id
-from relay.store import filter_room, replay_steps, replays, subscriptions, unreadable_filters
-from relay.store.postgres import PostgresDatabase
+from relay.store.databases.postgres import PostgresDatabase
+from relay.store.deliveries import replay_steps, replays
 from relay.store.store import Store
+from relay.store.subscriptions import filter_room, subscriptions, unreadable_filters
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,

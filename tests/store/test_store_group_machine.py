@@ -22,9 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from relay import ids
 from relay.core.erasure import ErasureRequest
-from relay.core.job import Problem
+from relay.core.jobs.job import Problem
 from relay.errors import Conflict
-from relay.store.sqlite import url_of
+from relay.store.databases.sqlite import url_of
 from relay.store.store import Store, open_store
 from tests.support import group_recount
 from tests.support.scale import scaled
@@ -225,7 +225,7 @@ class GroupMachine(RuleBasedStateMachine):
 
 
 def _same(job: dict[str, Any]) -> Any:
-    from relay.core.job import Progress
+    from relay.core.jobs.job import Progress
 
     return Progress(status=job["status"], phase=job["phase"], sequence=job["sequence"] + 1, overdue=True)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from relay.core.records import AccountState, SavedStatistics
-from relay.store import group_work
-from relay.store.group_work import GroupReading
+from relay.store.jobs import group_work
+from relay.store.jobs.group_work import GroupReading
 from relay.store.store import Store
 from tests.support.store_kit import NOW, list_accounts, poll, registration, seen, track
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.subscription import Consent, Subscription
+from relay.core.subscriptions.subscription import Consent, Subscription
 from relay.store.store import Store
 from tests.support.store_kit import NOW, subscription
 

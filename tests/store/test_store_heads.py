@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from relay.core.delivery import Claimed
+from relay.core.deliveries.delivery import Claimed
 from relay.errors import Conflict
 from relay.node.upkeep import Orphans
 from relay.store import upkeep
@@ -270,7 +270,7 @@ async def test_manual_retry_of_an_event_without_job_does_not_wait(store: Store) 
 
 
 async def test_change_to_no_ordering_makes_all_pending(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.store.ordering.JOB_CHUNK", 2)
+    monkeypatch.setattr("relay.store.outbox.ordering.JOB_CHUNK", 2)
     await store.subscriptions.create(subscription("sub_1"))
     await store.subscriptions.create(subscription("sub_2"))
     uids = [await track(store, f"job {n}") for n in range(5)]
@@ -363,7 +363,7 @@ async def test_job_without_open_deliveries_has_no_missed_heads(store: Store) -> 
 
 async def test_any_number_of_orphaned_deliveries_is_cancelled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind subscriptions with pending deliveries, in slices, and with one more than a transaction takes."""
-    monkeypatch.setattr("relay.store.cancellation.CANCEL_CHUNK", 2)
+    monkeypatch.setattr("relay.store.deliveries.cancellation.CANCEL_CHUNK", 2)
     monkeypatch.setattr("relay.store.upkeep.CANCEL_CHUNK", 2)
     statement = upkeep.PENDING_SUBSCRIPTIONS
     monkeypatch.setattr(upkeep, "PENDING_SUBSCRIPTIONS", statement.replace(f"nth < {upkeep.SLICE}", "nth < 3"))

@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
-from relay.core.connect_accounts import ConnectAccount, ListedAccount, Listing, compare
-from relay.core.events import (
+from relay.core.events.event import (
     CREATE_UNKNOWN,
     DELIVERY_EXPIRED,
     INCIDENT_CLOSED,
@@ -23,9 +22,11 @@ from relay.core.events import (
     SUBSCRIPTION_RECOVERED,
     Hint,
 )
-from relay.core.job import Problem
+from relay.core.jobs.connect_accounts import ConnectAccount, ListedAccount, Listing, compare
+from relay.core.jobs.job import Problem
 from relay.core.records import AccountNews, ListingRecord
-from relay.store import incident_recorder, statements
+from relay.store.databases import statements
+from relay.store.outbox import incident_recorder
 from relay.store.store import Store
 from tests.support.scale import scaled
 from tests.support.store_kit import (

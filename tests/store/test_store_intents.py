@@ -5,12 +5,12 @@ from hashlib import sha256
 
 import pytest
 
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.records import Intent
 from relay.errors import Conflict, InvalidRequest
 from relay.proxy.unknown_creates import UnknownCreates
-from relay.store.intents import CUT_OFF, IN_FLIGHT_SECONDS
-from relay.store.pages import encode_cursor
+from relay.store.databases.pages import encode_cursor
+from relay.store.jobs.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS
 from tests.support.store_kit import NOW, counts, intent, registration, relay_event, rows, together, track

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from relay.core.erasure import Erased, ErasureRequest
-from relay.core.job import Problem
-from relay.core.job_groups import JobGroup
+from relay.core.jobs.groups import JobGroup
+from relay.core.jobs.job import Problem
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict, InvalidRequest
 from relay.store.store import Store

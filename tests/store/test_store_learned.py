@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.core.records import AccountState, SavedStatistics
-from relay.store.learned import MAX_LOADED_ROWS
+from relay.store.jobs.learned import MAX_LOADED_ROWS
 from relay.store.store import Store
 from tests.support.store_kit import NOW, execute, rows, together
 

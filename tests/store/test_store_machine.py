@@ -33,13 +33,13 @@ from hypothesis.stateful import (
 )
 
 from relay import ids
-from relay.core import bundles as core_bundles
-from relay.core.delivery import Claimed
-from relay.core.replay import Only, ReplayRequest
+from relay.core.deliveries import bundles as core_bundles
+from relay.core.deliveries.delivery import Claimed
+from relay.core.deliveries.replay import Only, ReplayRequest
 from relay.errors import Conflict
 from relay.ids import new_id
-from relay.store import replay_steps
-from relay.store.sqlite import url_of
+from relay.store.databases.sqlite import url_of
+from relay.store.deliveries import replay_steps
 from relay.store.store import Store, open_store
 from tests.support.scale import scaled
 from tests.support.store_databases import emptied_postgres

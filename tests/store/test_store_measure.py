@@ -8,7 +8,7 @@ from sqlalchemy import text
 from relay.core.records import Pending
 from relay.metrics import Metrics
 from relay.node import upkeep
-from relay.store import deliveries
+from relay.store.deliveries import deliveries
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, deliver_all, poll, result_of, subscription, track
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from relay.core.delivery import Claimed
-from relay.core.dialogue import SHARED, group_key, person_key
+from relay.core.deliveries.delivery import Claimed
+from relay.core.deliveries.dialogue import SHARED, group_key, person_key
+from relay.core.deliveries.ledger import event_key
 from relay.core.erasure import ErasureRequest
 from relay.core.jsontext import dumps
-from relay.core.ledger import event_key
 from relay.core.records import MemoryTurn
-from relay.store.memories import MAX_MEMORY_BYTES
+from relay.store.deliveries.memories import MAX_MEMORY_BYTES
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, execute, poll, registration, result_of, rows, subscription, track
 

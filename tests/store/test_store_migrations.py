@@ -19,14 +19,14 @@ from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlmodel import SQLModel
 
-import relay.store.tables  # noqa: F401 - fills the metadata
+import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay import resources
 from relay.core.records import StoredAnswer
-from relay.core.subscription import Incidents
+from relay.core.subscriptions.subscription import Incidents
 from relay.errors import SchemaTooNew, SchemaTooOld
-from relay.store import migrations
-from relay.store.postgres_engine import is_postgres
-from relay.store.sqlite import url_of
+from relay.store.databases.postgres_engine import is_postgres
+from relay.store.databases.sqlite import url_of
+from relay.store.schema import migrations
 from relay.store.store import open_store
 from subscribers.registry import kind_named
 from tests.support.postgres_server import shared_server

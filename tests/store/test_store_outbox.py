@@ -6,8 +6,8 @@ import pytest
 
 from relay.core.records import Recorded
 from relay.errors import StoreError
+from relay.store.outbox.subscription_cache import MAX_CACHED
 from relay.store.store import Store
-from relay.store.subscription_cache import MAX_CACHED
 from tests.support.store_kit import (
     NOW,
     SOURCE,

@@ -12,7 +12,7 @@ from relay.core.records import Page
 from relay.errors import InvalidRequest
 from relay.ids import least_id
 from relay.store import events as store_events
-from relay.store.pages import decode_cursor, decode_moment, encode_cursor, moment_key
+from relay.store.databases.pages import decode_cursor, decode_moment, encode_cursor, moment_key
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.delivery import Claimed
+from relay.core.deliveries.delivery import Claimed
 from relay.core.records import AttemptResult
-from relay.core.subscription import Subscription
-from relay.store.claims import EXPEDITE_CHUNK, PROBE_CANDIDATES
+from relay.core.subscriptions.subscription import Subscription
+from relay.store.deliveries.claims import EXPEDITE_CHUNK, PROBE_CANDIDATES
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -166,7 +166,7 @@ async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypat
         raise RuntimeError("crash")
 
     with monkeypatch.context() as broken:
-        broken.setattr("relay.store.attempt_results._follow_up", crash)
+        broken.setattr("relay.store.deliveries.attempt_results._follow_up", crash)
         with pytest.raises(RuntimeError):
             await store.deliveries.record_attempt(recovery(probe))
     assert (await the_one(store)).state == "disabled"

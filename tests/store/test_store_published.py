@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from relay.core.bundles import Bundle, Room
+from relay.core.deliveries.bundles import Bundle, Room
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.published import Taken
-from relay.core.replay import ReplayRequest
 from relay.store import published
+from relay.store.outbox.streams import MAX_SEQUENCE
 from relay.store.published import PublishedStore
 from relay.store.store import Store
-from relay.store.streams import MAX_SEQUENCE
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,

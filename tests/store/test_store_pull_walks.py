@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.core.delivery import Claimed
-from relay.store.sqlite import url_of
+from relay.core.deliveries.delivery import Claimed
+from relay.store.databases.sqlite import url_of
 from relay.store.store import Store, open_store
 from tests.support.pull_kit import SUB, TYPES, Program
 from tests.support.scale import scaled

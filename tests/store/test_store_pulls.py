@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from relay.core.bundles import Bundle, Room
-from relay.core.delivery import at_once
+from relay.core.deliveries.bundles import Bundle, Room
+from relay.core.deliveries.delivery import at_once
+from relay.core.deliveries.pulls import Lag
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
-from relay.core.events import DELIVERY_EXPIRED
-from relay.core.pulls import Lag
-from relay.core.replay import ReplayRequest
+from relay.core.events.event import DELIVERY_EXPIRED
 from relay.store.store import Store
 from tests.support.pull_kit import SUB, TYPES, Program, jobs, places, published
 from tests.support.store_kit import NOW, claim, deliveries, lease, poll, rows, states, subscription, together

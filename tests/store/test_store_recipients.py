@@ -10,12 +10,12 @@ import structlog
 
 from relay.config.keyring import Keyring, key_id, new_key
 from relay.core.erasure import ErasureRequest
-from relay.core.job import Job
-from relay.core.recipient import Recipient
+from relay.core.jobs.job import Job
+from relay.core.jobs.recipient import Recipient
 from relay.core.records import Intent
 from relay.errors import DecryptError
-from relay.store.intents import IN_FLIGHT_SECONDS
-from relay.store.sqlite import SqliteDatabase
+from relay.store.databases.sqlite import SqliteDatabase
+from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from relay.store.store import Store
 from tests.support.store_kit import NOW, execute, intent, poll, registration, rows
 

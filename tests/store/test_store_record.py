@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
-from relay.core.delivery import Timings
-from relay.core.job import Progress
+from relay.core.deliveries.delivery import Timings
+from relay.core.jobs.job import Progress
 from relay.core.records import PollNote
 from relay.errors import NotFound, StaleSequence, StoreError
-from relay.store import pages
+from relay.store.databases import pages
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from relay.core.job import Progress
+from relay.core.deliveries.replay import ReplayRequest
+from relay.core.jobs.job import Progress
 from relay.core.records import PollNote
-from relay.core.replay import ReplayRequest
 from relay.errors import Conflict
 from relay.store.store import Store
 from tests.support.store_kit import (

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.replay import Replay, ReplayRequest
+from relay.core.deliveries.replay import Replay, ReplayRequest
 from relay.errors import Conflict, NotFound
 from relay.ids import new_id
-from relay.store import replay_steps, replays
+from relay.store.deliveries import replay_steps, replays
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

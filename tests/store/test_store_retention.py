@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from relay.config.settings import RetentionSettings
-from relay.core.delivery import Claimed
+from relay.core.deliveries.delivery import Claimed
 from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.node.timetable import UPKEEP_SECONDS
@@ -235,7 +235,7 @@ EVENTS_A_DAY = scaled(40, 120)
 @pytest.fixture
 def a_small_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps SQLite's log small, which otherwise may be as large as ten thousand events."""
-    monkeypatch.setattr("relay.store.sqlite.WAL_AUTOCHECKPOINT_PAGES", SMALL_LOG_PAGES)
+    monkeypatch.setattr("relay.store.databases.sqlite.WAL_AUTOCHECKPOINT_PAGES", SMALL_LOG_PAGES)
 
 
 async def sixty_days(store: Store, settings: RetentionSettings | None) -> list[Day]:

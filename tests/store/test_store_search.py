@@ -9,9 +9,10 @@ from sqlalchemy.engine import Connection
 
 from relay.core.erasure import ErasureRequest
 from relay.ids import new_id
-from relay.store import delivery_pages, job_pages, job_search
-from relay.store.job_pages import JobFilter
-from relay.store.pages import decode_cursor
+from relay.store.databases.pages import decode_cursor
+from relay.store.deliveries import delivery_pages
+from relay.store.jobs import job_pages, job_search
+from relay.store.jobs.job_pages import JobFilter
 from relay.store.store import Store
 from tests.support.store_kit import NOW, execute, job_event, poll, registration, relay_event, seen, together
 

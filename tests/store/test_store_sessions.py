@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from relay.store import sessions
+from relay.store.access import sessions
 from relay.store.store import Store
 from tests.support.store_kit import NOW, session
 

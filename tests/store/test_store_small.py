@@ -6,7 +6,7 @@ import pytest
 
 from relay.core.records import AccountState, StoredAnswer
 from relay.errors import StoreError
-from relay.store.idempotency import LEASE_SECONDS
+from relay.store.access.idempotency import LEASE_SECONDS
 from relay.store.store import Store
 from tests.support.store_kit import NOW, relay_event, rows, states, subscription, together, track
 

@@ -8,13 +8,13 @@ import pytest
 from sqlmodel import SQLModel
 
 from relay.config.keyring import Keyring, new_key
-from relay.core.declared import Change
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.declared import Change
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import Conflict, RelayError, StoreError, ValueRefused
-from relay.store.cancellation import CANCEL_CHUNK
-from relay.store.secrets import CALLBACK_OWNER, SIGNING_OWNER
-from relay.store.sqlite import SqliteDatabase
+from relay.store.databases.sqlite import SqliteDatabase
+from relay.store.deliveries.cancellation import CANCEL_CHUNK
 from relay.store.store import Store
+from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from tests.support.store_kit import (
     NOW,
     callback_for,

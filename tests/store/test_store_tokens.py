@@ -7,9 +7,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.core.access import AccessToken
+from relay.core.access.tokens import AccessToken
 from relay.errors import Conflict, InvalidRequest, NotFound
-from relay.store import tokens
+from relay.store.access import tokens
 from relay.store.store import Store
 from tests.support.store_kit import NOW, access_token
 

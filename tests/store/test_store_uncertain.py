@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
 from relay.core.records import Skipped
-from relay.core.replay import ReplayRequest
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

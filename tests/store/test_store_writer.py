@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.errors import StoreError
-from relay.store.sqlite import SqliteDatabase
+from relay.store.databases.sqlite import SqliteDatabase
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.job import Observation
+from relay.core.jobs.job import Observation
 from relay.core.planner import PlannerConfig
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll

@@ -29,7 +29,7 @@ from relay.cli.demo.scenario import (
     wait_for_events,
 )
 from relay.clock import wall_clock
-from relay.core.events import BATCH_CONTENT_TYPE
+from relay.core.events.event import BATCH_CONTENT_TYPE
 from tests.stories.bus_report import (
     JOB_SUBJECT,
     ORDER_SUBJECT,

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from relay.cli.demo.report import Receipts, make_report
-from relay.core.subscription import PROTOCOLS
+from relay.core.subscriptions.subscription import PROTOCOLS
 from subscribers import registry
 from tests.stories.story import drawn
 from tests.stories.wired_report import MUST_TELL, Arrivals, Result, WiredReport, arrivals, examples

@@ -10,12 +10,21 @@ from discord_webhook import DiscordEmbed, DiscordWebhook
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Origin, Repeat, from_transition, relay_event
-from relay.core.filters import known_types
-from relay.core.job import JOB_EVENTS, Job, Observation, Transition
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.events.event import (
+    GROUP_FINISHED,
+    INCIDENT_EVENTS,
+    Event,
+    Hint,
+    Origin,
+    Repeat,
+    from_transition,
+    relay_event,
+)
+from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Transition
 from relay.core.samples import sample_event
-from relay.core.subscription import PROTOCOLS, Subscription
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from subscribers import registry
 from subscribers.base import Kind, RenderContext
 from subscribers.teams import MAX_BODY_BYTES as TEAMS_BYTES

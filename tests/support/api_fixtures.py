@@ -10,7 +10,7 @@ import pytest
 from starlette import routing
 
 from relay.api import app
-from relay.store import migrations
+from relay.store.schema import migrations
 from tests.support.api_world import World
 from tests.support.compiled import share_compiled_statements
 from tests.support.store_databases import open_new

@@ -9,29 +9,29 @@ from typing import Any
 
 import orjson
 
-from relay.api.access import Access
-from relay.api.group_finish import GroupForecasts
-from relay.api.operations import Context
-from relay.api.ports import ApiSettings, Kinds, Ports, Readiness, Token
+from relay.api.access.callers import Access
+from relay.api.http.operations import Context
+from relay.api.http.ports import ApiSettings, Kinds, Ports, Readiness, Token
+from relay.api.jobs.group_finish import GroupForecasts
 from relay.config.keyring import Keyring
 from relay.config.settings import Settings, effective_settings
-from relay.core.bus import Broker, Message, Published
-from relay.core.client_address import Network
-from relay.core.delivery import Attempt, OutboundRequest, Outcome, Timings
-from relay.core.dialogue import Step, Steps, previewed
+from relay.core.access.client_address import Network
+from relay.core.access.encryption import Rotation
+from relay.core.access.forwarding import Header
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Message, Published
+from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome, Timings
+from relay.core.deliveries.dialogue import Step, Steps, previewed
 from relay.core.effective import EffectiveSetting
-from relay.core.encryption import Rotation
 from relay.core.erasure import ErasureRequest, ErasureStep
-from relay.core.events import Event, Hint, Origin, Repeat, from_transition, owner_of
-from relay.core.forwarding import Header
-from relay.core.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
-from relay.core.netguard import GuardPolicy
+from relay.core.events.event import Event, Hint, Origin, Repeat, from_transition, owner_of
+from relay.core.jobs.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
+from relay.core.jobs.recipient import Recipient
 from relay.core.planner.outlook import Outlook
-from relay.core.recipient import Recipient
+from relay.core.polling.tracking import Explanation, SourceReport, TrackRequest
 from relay.core.records import PollRecord, Registered, Registration
-from relay.core.signing import new_secret, signature_headers
-from relay.core.subscription import SigningSecret, Subscription
-from relay.core.tracking import Explanation, SourceReport, TrackRequest
+from relay.core.subscriptions.signing import new_secret, signature_headers
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.outcomes import Policy
 from relay.delivery.pulls import Pulls
 from relay.delivery.settings import DeliverySettings

@@ -124,7 +124,7 @@ async def open_create_world(folder: Path, seed: str, database: str) -> AsyncIter
     """A sandbox, a relay not yet started, and callers that have sent nothing."""
     async with open_world(folder, seed, database=database) as world:
         if database == "postgresql":
-            world.relay.constants["relay.store.intents:IN_FLIGHT_SECONDS"] = IN_FLIGHT_SECONDS
+            world.relay.constants["relay.store.jobs.intents:IN_FLIGHT_SECONDS"] = IN_FLIGHT_SECONDS
         yield Callers(world=world, name=seed, rng=random.Random(f"callers:{seed}"))
 
 

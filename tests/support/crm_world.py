@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import orjson
 
-from relay.core.credentials import TOKEN_HERE, SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import TOKEN_HERE, SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import Kind, RenderContext
 from subscribers.hubspot import HubSpot
 from subscribers.hubspot.render import BODIES, KEY_PROPERTY

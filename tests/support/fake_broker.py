@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from relay.clock import Clock
-from relay.core.bus import Broker, Message, Published, unsent_behind
-from relay.core.delivery import Response
+from relay.core.deliveries.broker import Broker, Message, Published, unsent_behind
+from relay.core.deliveries.delivery import Response
 
 STORED, LOST = "", "lost"
 

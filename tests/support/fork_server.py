@@ -33,7 +33,7 @@ IMPORTED = (
     *(
         "relay.node.opening",
         "relay.cli",
-        "relay.cli.serve",
+        "relay.cli.node.serve",
         "relay.server.http_server",
         "relay.config.settings",
         "relay.node.interpreter",
@@ -41,7 +41,7 @@ IMPORTED = (
     ),
     *("relay.sandbox.server", "alembic.command", "alembic.config", "uvloop", "uvicorn", "uvicorn.lifespan.off"),
     *("uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
-    *("asyncpg", "relay.node.cluster", "relay.store.postgres", "sqlalchemy.dialects.postgresql.asyncpg"),
+    *("asyncpg", "relay.node.cluster", "relay.store.databases.postgres", "sqlalchemy.dialects.postgresql.asyncpg"),
 )
 POLL_SECONDS = 0.002
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2

@@ -7,12 +7,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from relay.core.group_forecast import EndedJob, ExpectedFinish, GroupWork, ReadJobs, expected_finish
-from relay.core.job import TERMINAL
-from relay.core.lane_forecast import OpenJob, TimesOf
+from relay.core.jobs.job import TERMINAL
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
-from relay.core.planner.item_fields import read_item
-from relay.core.planner.job_times import JobTimes, times_from
+from relay.core.planner.learning.item_fields import read_item
+from relay.core.planner.learning.job_times import JobTimes, times_from
+from relay.core.polling.group_forecast import EndedJob, ExpectedFinish, GroupWork, ReadJobs, expected_finish
+from relay.core.polling.lane_forecast import OpenJob, TimesOf
 from relay.sandbox.fate import Mix, Script
 from relay.sandbox.lifecycle import accepted_item
 from relay.sandbox.world import World as Sandbox

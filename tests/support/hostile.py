@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
 
 POLICY = GuardPolicy(own_address=("127.0.0.1", 8080), own_url="https://relay.example.com")
 """The default, with the addresses that every node refuses as its own."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from relay.clock import from_rfc3339
-from relay.core.events import GROUP_FINISHED, INCIDENT_CLOSED, RELAY_SOURCE, Event, Origin
-from relay.core.filters import known_types
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_CLOSED, RELAY_SOURCE, Event, Origin
 from relay.core.jsontext import dumps
 from relay.core.samples import sample_event
+from relay.core.subscriptions.filters import known_types
 
 NOW = 1779271208.0
 TYPE_PREFIX = "ai.revor.job"

@@ -5,11 +5,11 @@ from typing import Any
 
 import orjson
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, Steps
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.hubspot import HUBSPOT
 from subscribers.hubspot import HubSpot as Kind

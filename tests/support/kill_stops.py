@@ -43,16 +43,16 @@ class Stop:
         from relay.proxy.creates import Creates
         from relay.proxy.transport import UpstreamTransport
         from relay.sources.client import UpstreamClient
-        from relay.store.ciphertexts import CiphertextStore
-        from relay.store.deliveries import DeliveryStore
-        from relay.store.intents import IntentStore
-        from relay.store.jobs import JobStore
-        from relay.store.memories import MemoryStore
+        from relay.store.access.ciphertexts import CiphertextStore
+        from relay.store.deliveries.deliveries import DeliveryStore
+        from relay.store.deliveries.memories import MemoryStore
+        from relay.store.deliveries.pulls import PullStore
+        from relay.store.deliveries.replays import ReplayStore
+        from relay.store.jobs.intents import IntentStore
+        from relay.store.jobs.jobs import JobStore
         from relay.store.published import PublishedStore
-        from relay.store.pulls import PullStore
-        from relay.store.replays import ReplayStore
         from relay.store.store import Store
-        from relay.store.subscriptions import SubscriptionStore
+        from relay.store.subscriptions.subscriptions import SubscriptionStore
 
         self._around(UpstreamClient, "poll", after="poll.answered")
         self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")

@@ -28,8 +28,8 @@ from relay.cli.demo.environment import listen, served, url_of
 from relay.config.keyring import new_key
 from relay.delivery.slots import CLAIMED_PER_SLOT
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
-from relay.store import migrations
-from relay.store.sqlite import url_of as sqlite_url_of
+from relay.store.databases.sqlite import url_of as sqlite_url_of
+from relay.store.schema import migrations
 from tests.support.forks import Forked
 from tests.support.group_recount import api_mismatches
 from tests.support.postgres_server import PostgresServer

@@ -19,12 +19,12 @@ import orjson
 import pytest
 
 from relay.config.keyring import Keyring, new_key
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.events import Event
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.deliveries.replay import Only, ReplayRequest
+from relay.core.events.event import Event
 from relay.core.records import Resolution
-from relay.core.replay import Only, ReplayRequest
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.replayer import Replayer
 from relay.delivery.settings import DeliverySettings

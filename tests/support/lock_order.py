@@ -1,4 +1,5 @@
-"""Watches transactions on PostgreSQL: what they wait for is locked before everything else, see `relay.store.locks`."""
+"""Watches transactions on PostgreSQL: what they wait for is locked before everything else, see
+`relay.store.databases.locks`."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from relay.store.locks import Key
+from relay.store.databases.locks import Key
 
 _WAITED_FOR = [str(key.value) for key in Key if key not in (Key.MIGRATION, Key.UPKEEP)]
 ADVISORY = re.compile(rf"pg_advisory_xact_lock(_shared)?\(({'|'.join(_WAITED_FOR)})\b")

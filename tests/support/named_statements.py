@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
 from sqlalchemy.sql.elements import ClauseElement
 
 import relay.store
-from relay.store.statements import Sql
+from relay.store.databases.statements import Sql
 
 WHOLE = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 

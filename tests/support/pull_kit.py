@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from relay.core.delivery import Claimed
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import Claimed
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.outcomes import Policy
 from relay.delivery.pulls import Pulls
 from relay.delivery.settings import DeliverySettings

@@ -11,7 +11,7 @@ from cloudevents.core.v1.event import CloudEvent
 from jsonschema_rs import Draft202012Validator
 
 from relay.clock import from_rfc3339
-from relay.core.events import MAX_EVENT_BYTES
+from relay.core.events.event import MAX_EVENT_BYTES
 from relay.core.relay_events import schema_name_for
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from relay.config.keyring import Keyring, new_key
-from relay.core.delivery import Delivery
-from relay.core.events import Hint, Origin, PointsAt
-from relay.core.job import Observation, Problem
+from relay.core.deliveries.delivery import Delivery
+from relay.core.events.event import Hint, Origin, PointsAt
+from relay.core.jobs.job import Observation, Problem
+from relay.core.jobs.recipient import Recipient
 from relay.core.planner import PlannerConfig
-from relay.core.recipient import Recipient
 from relay.core.records import Registration
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer

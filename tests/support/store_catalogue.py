@@ -5,46 +5,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.core.incidents import Incident
-from relay.store import (
-    accounts,
+from relay.store import accounts, connect_accounts, events, figures, incidents, published, upkeep
+from relay.store.access import audit, ciphertexts, sessions
+from relay.store.deliveries import (
     attempt_results,
-    audit,
     bundles,
     cancellation,
-    ciphertexts,
     claims,
-    connect_accounts,
-    credentials,
     deliveries,
-    delivery_groups,
     delivery_pages,
-    erasure,
-    events,
-    figures,
-    group_work,
-    handshakes,
-    incident_recorder,
-    incidents,
-    intents,
-    job_groups,
-    job_pages,
-    job_search,
-    jobs,
-    learned,
     memories,
-    ordering,
-    outbox,
     past_events,
-    published,
     pulls,
-    registrations,
     replay_statements,
-    secrets,
-    sessions,
-    streams,
-    subscriptions,
-    upkeep,
 )
+from relay.store.deliveries import counts as delivery_groups
+from relay.store.jobs import erasure, group_work, intents, job_pages, job_search, jobs, learned, registrations
+from relay.store.jobs import groups as job_groups
+from relay.store.outbox import incident_recorder, ordering, streams
+from relay.store.outbox import recording as outbox
+from relay.store.subscriptions import credentials, handshakes, secrets, subscriptions
 from tests.support.store_kit import NOW
 
 

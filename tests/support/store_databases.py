@@ -5,9 +5,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from relay.store import migrations
-from relay.store.cipher import Cipher
-from relay.store.sqlite import SqliteDatabase, url_of
+from relay.store.databases.cipher import Cipher
+from relay.store.databases.sqlite import SqliteDatabase, url_of
+from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import shared_server
 from tests.support.store_kit import ReversingCipher

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from relay.config.settings import RetentionSettings
-from relay.core.delivery import Attempt
-from relay.core.events import Origin, from_transition
-from relay.core.job import Job, Observation, Progress, detect
+from relay.core.deliveries.delivery import Attempt
+from relay.core.events.event import Origin, from_transition
+from relay.core.jobs.job import Job, Observation, Progress, detect
 from relay.core.records import AttemptResult, Lease, PollRecord, Registration
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.node.upkeep import DAY_SECONDS, Retention

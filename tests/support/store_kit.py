@@ -12,19 +12,19 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from relay.core.access import AccessToken
-from relay.core.connect_accounts import ConnectAccount
-from relay.core.delivery import Attempt, Claimed
-from relay.core.events import Event, Hint, stream_of
-from relay.core.job import Observation, Problem, Progress
+from relay.core.access.sign_in import Session
+from relay.core.access.tokens import AccessToken
+from relay.core.deliveries.delivery import Attempt, Claimed
+from relay.core.events.event import Event, Hint, stream_of
+from relay.core.jobs.connect_accounts import ConnectAccount
+from relay.core.jobs.job import Observation, Problem, Progress
 from relay.core.jsontext import dumps
 from relay.core.published import Publication, identity_of
 from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
-from relay.core.sign_in import Session
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
-from relay.store.postgres import PostgresDatabase
-from relay.store.sqlite import SqliteDatabase
+from relay.store.databases.postgres import PostgresDatabase
+from relay.store.databases.sqlite import SqliteDatabase
 from relay.store.store import Store
 
 NOW = 1_800_000_000.0

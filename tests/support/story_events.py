@@ -1,9 +1,9 @@
 """Events of one campaign: a LinkedIn account breaks, jobs fail, an incident opens and closes, the group finishes."""
 
 from relay.clock import from_rfc3339
-from relay.core.events import Event, Hint, Origin, account_event, from_transition, relay_event
-from relay.core.job import Job, Observation, Problem, Transition
-from relay.core.summary_events import account_data, group_finished_data, incident_data
+from relay.core.events.event import Event, Hint, Origin, account_event, from_transition, relay_event
+from relay.core.events.summary_events import account_data, group_finished_data, incident_data
+from relay.core.jobs.job import Job, Observation, Problem, Transition
 
 ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 RECONNECT = Hint(

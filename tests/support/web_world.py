@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 
 from relay.api.app import create_api
-from relay.api.auth import LOCAL
-from relay.api.operations import Context
-from relay.core.sign_in import Session, csrf_of, digest_of
+from relay.api.http.auth import LOCAL
+from relay.api.http.operations import Context
+from relay.core.access.sign_in import Session, csrf_of, digest_of
 from relay.ids import new_id, new_secret
 from relay.web.app import Web, create_web
 from relay.web.sessions import SESSION_COOKIE, VISITOR_COOKIE

@@ -23,11 +23,11 @@ import pytest
 
 import relay.cli
 from relay.config.settings import VARIABLES, describe_settings
-from relay.core.events import RELAY_EVENTS, source_event_types
+from relay.core.events.event import RELAY_EVENTS, source_event_types
 from relay.core.planner.planner_views import Purpose
 from relay.core.planner.planner_views import Reason as PollReason
-from relay.core.signing import Reason as VerifyReason
-from relay.core.signing import new_secret, new_signing_key, public_key_of, sign
+from relay.core.subscriptions.signing import Reason as VerifyReason
+from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, sign
 from relay.delivery.dispatcher import LEASE_MARGIN_SECONDS
 from relay.errors import RelayError
 from relay.node.cluster import LEASE_SECONDS, RENEW_SECONDS, WATCH_SECONDS
@@ -35,7 +35,7 @@ from relay.node.local_token import NO_ACCESS
 from relay.node.opening import NO_KEY
 from relay.sandbox import admin, fate, faults
 from relay.sources.client import PollKind
-from relay.store.postgres_writer import PATIENCE_SECONDS
+from relay.store.databases.postgres_writer import PATIENCE_SECONDS
 from relay.web.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,7 +203,7 @@ def error_codes() -> set[str]:
     classes = [RelayError]
     for error in classes:
         classes.extend(error.__subclasses__())
-    validation = importlib.import_module("relay.api.validation")
+    validation = importlib.import_module("relay.api.http.validation")
     found = {"wrong_type", "invalid", *validation._CODES.values(), *validation._OWN_CODES}
     found |= {error.code for error in classes if error.__module__.startswith(("relay.", "subscribers."))}
     for path in CODE:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from relay.core import filters
-from relay.core.comparisons import BOUNDS, MAX_SEARCHED, EventView
-from relay.core.filters import parse_filters
 from relay.core.samples import sample_event
+from relay.core.subscriptions import filters
+from relay.core.subscriptions.comparisons import BOUNDS, MAX_SEARCHED, EventView
+from relay.core.subscriptions.filters import parse_filters
 from tests.unit.test_docs import ROOT
 
 PAGE = (ROOT / "docs" / "filters.md").read_text()

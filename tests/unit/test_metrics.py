@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from relay.core.events import relay_event
-from relay.core.subscription import Subscription
+from relay.core.events.event import relay_event
+from relay.core.subscriptions.subscription import Subscription
 from relay.metrics import MAX_CLASSES, OTHER, Metrics
 
 NOW = 1_800_000_000.0

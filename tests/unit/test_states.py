@@ -10,12 +10,12 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from relay.core.delivery import DeliveryState
+from relay.core.deliveries.delivery import DeliveryState
+from relay.core.deliveries.replay import ReplayState
 from relay.core.incidents import IncidentState
-from relay.core.job import JOB_EVENTS
+from relay.core.jobs.job import JOB_EVENTS
 from relay.core.records import Resolution
-from relay.core.replay import ReplayState
-from relay.core.subscription import State as SubscriptionState
+from relay.core.subscriptions.subscription import State as SubscriptionState
 
 ROOT = Path(__file__).resolve().parents[2]
 ARROW = re.compile(r"^ +(\S+) --> (\S+): (\S+)$")
@@ -159,7 +159,7 @@ def references(module: str, tree: ast.Module) -> Iterator[tuple[Name, set[Name]]
 @cache
 def store() -> dict[str, ast.Module]:
     """The modules of the store. Read by the tests that need it: every worker imports this file."""
-    return {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "relay" / "store").glob("*.py")}
+    return {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "relay" / "store").rglob("*.py")}
 
 
 @cache

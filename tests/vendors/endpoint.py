@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from relay.core import delivery
+from relay.core.deliveries import delivery
 from relay.redaction import split_url
 
 READ_BYTES = 64 * 1024

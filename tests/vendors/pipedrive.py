@@ -21,8 +21,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
-from relay.core.credentials import TOKEN_HERE
-from relay.core.delivery import OutboundRequest, Response
+from relay.core.deliveries.credentials import TOKEN_HERE
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from tests.vendors.endpoint import Answer, Api, Fault, Message, Wrong, members
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
-from relay.core.delivery import OutboundRequest, Response
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from tests.vendors.endpoint import Answer, Api, Message
 
 ORIGIN = "https://acme.my.salesforce.com"

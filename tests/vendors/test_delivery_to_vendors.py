@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.job import JOB_EVENTS
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.jobs.job import JOB_EVENTS
 from tests.subscribers.test_conformance import TYPES, sample
 from tests.support.simulation_world import World, open_world, seen
 from tests.vendors.endpoint import Answer, Endpoint, Sent

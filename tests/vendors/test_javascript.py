@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.test_conformance import CONTEXT, TYPES, sample

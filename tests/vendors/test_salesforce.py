@@ -10,8 +10,8 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from relay.core.credentials import NoToken, SinkCredential, Token, origin_text, read_token, token_request
-from relay.core.delivery import OutboundRequest
+from relay.core.deliveries.credentials import NoToken, SinkCredential, Token, origin_text, read_token, token_request
+from relay.core.deliveries.delivery import OutboundRequest
 from subscribers.salesforce.answers import KEY_FIELD, PEOPLE
 from subscribers.salesforce.render import names_of
 from tests.vendors.salesforce import (

@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.subscription import PROTOCOLS, Subscription
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.test_conformance import CONTEXT, NOW, TYPES, sample

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.events import SUBSCRIPTION_DISABLED
+from relay.core.events.event import SUBSCRIPTION_DISABLED
 from relay.web.pages.overview import GROUPS
 from tests.support.api_world import HOOK, NOW
 from tests.support.store_kit import claim, intent, list_accounts, poll, relay_event, result_of, track

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from relay.core.delivery import Timings
+from relay.core.deliveries.delivery import Timings
 from relay.web import live
 from relay.web.concerns import LATE_SECONDS
 from relay.web.pages import deliveries as pages
@@ -180,7 +180,7 @@ async def test_the_list_has_pages(world, browser, monkeypatch):
 
 
 async def test_an_empty_page_says_that_older_ones_follow(world, browser, monkeypatch):
-    monkeypatch.setattr("relay.store.delivery_pages.SCANNED", 2)
+    monkeypatch.setattr("relay.store.deliveries.delivery_pages.SCANNED", 2)
     id = await subscribe(browser)
     (old,) = await ended(world, id, "dead", "dns", status_code=None, error="dns")
     await ended(world, id, "dead", "http_500", jobs=3)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.sign_in import NOTICE_SECONDS, sealed
+from relay.core.access.sign_in import NOTICE_SECONDS, sealed
 from relay.web.navigation import NAVIGATION
 from relay.web.pages import PAGES
 from tests.support.web_world import BASE_URL

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 from structlog.testing import capture_logs
 
-from relay.api.auth import LOCAL
-from relay.api.limits import MAX_EXPORTS_OF_CALLER
-from relay.api.ports import Readiness
+from relay.api.http.auth import LOCAL
+from relay.api.http.limits import MAX_EXPORTS_OF_CALLER
+from relay.api.http.ports import Readiness
 from relay.errors import TooMany, Unauthorized
 from relay.web import export
 from relay.web.desk import PAGE_LIMIT, Desk

@@ -5,12 +5,12 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from relay.core.events import Hint
-from relay.core.job import Observation, Problem, detect
-from relay.core.planner.hazard import lomax
+from relay.core.events.event import Hint
+from relay.core.jobs.job import Observation, Problem, detect
+from relay.core.planner.learning.hazard import lomax
 from relay.core.planner.outlook import outlook
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import PollNote, PollRecord
-from relay.core.tracking import TrackRequest
 from tests.support.api_world import HOOK, NOW, ORIGIN, from_transition, new_id
 from tests.support.hostile_texts import TEXTS
 

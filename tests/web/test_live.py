@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from relay.core.access import AccessToken
+from relay.core.access.tokens import AccessToken
 from relay.errors import NotFound, StoreError, Unauthorized
 from relay.web import live
 from relay.web.live import BEAT_SECONDS, LATER_SECONDS, MIN_SECONDS, SHARE, TABS, Key, Live

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from relay.core.sign_in import is_sealed
+from relay.core.access.sign_in import is_sealed
 from relay.web.page import Done, Visit
 
 

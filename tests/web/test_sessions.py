@@ -14,8 +14,8 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
-from relay.core.access import FREE_MISTAKES
-from relay.core.sign_in import SESSION_SECONDS, csrf_of, digest_of
+from relay.core.access.sign_in import SESSION_SECONDS, csrf_of, digest_of
+from relay.core.access.tokens import FREE_MISTAKES
 from relay.errors import StoreError
 from relay.ids import new_secret
 from relay.web.sessions import KNOWN_SECONDS, MAX_FORM_BYTES, SESSION_COOKIE, VISITOR_COOKIE

@@ -631,7 +631,7 @@ async def test_a_kept_credential_is_not_sent_elsewhere(browser: Browser, world: 
 def test_every_type_of_credential_can_be_given() -> None:
     from typing import get_args
 
-    from relay.api.sink_credentials import GivenCredential
+    from relay.api.deliveries.sink_credentials import GivenCredential
 
     for model in get_args(GivenCredential):
         kind = get_args(model.model_fields["credentialtype"].annotation)[0]

@@ -25,8 +25,8 @@ from relay.errors import UsageError
 from relay.sandbox.server import Sandbox
 from relay.server.http_server import listening_socket, make_server
 from relay.server.http_server import url_of as url_of_socket
-from relay.store.postgres_engine import is_postgres, scratch_database
-from relay.store.sqlite import url_of as sqlite_url_of
+from relay.store.databases.postgres_engine import is_postgres, scratch_database
+from relay.store.databases.sqlite import url_of as sqlite_url_of
 
 API_KEY = "sk-revor-demo"
 

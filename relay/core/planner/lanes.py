@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relay.core.planner.learning.policy import SCHEDULED
 from relay.core.planner.planned_job import PARKED, WAITING, PlannedJob
-from relay.core.planner.policy import SCHEDULED
 
 MAX_IDLE_LANES = 1_000
 """Number of empty lanes remembered; the longest empty one is dropped first."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from relay.core.planner import backoff, learning
+from relay.core.planner import backoff
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
-from relay.core.planner.item_fields import Reading
 from relay.core.planner.lanes import Lane, Lanes
+from relay.core.planner.learning import polls as learning
+from relay.core.planner.learning.item_fields import Reading
+from relay.core.planner.learning.policy import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
+from relay.core.planner.learning.statistics import PlannerStatistics
 from relay.core.planner.planned_job import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
-from relay.core.planner.policy import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
 from relay.core.planner.poll_schedule import PollSchedule
-from relay.core.planner.statistics import PlannerStatistics
 
 UNPARKED_AT_ONCE = 32
 """Jobs unparked per call: a lane can be too long to unpark in one."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from relay.core.planner.budget.price import Price
+from relay.core.planner.budget.rate_limit_headers import HeaderReader, LimitReading
+from relay.core.planner.budget.request_budget import Budget
+from relay.core.planner.budget.token_bucket import Bucket
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.poll_schedule import PollSchedule
-from relay.core.planner.price import Price
-from relay.core.planner.rate_limit_headers import HeaderReader, LimitReading
-from relay.core.planner.request_budget import Budget
-from relay.core.planner.token_bucket import Bucket
 
 BANKED_WINDOWS = 0.5
 BACKLOG_COUNTED = 1_000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from relay.core.planner.lanes import Lane
-    from relay.core.planner.statistics import ClassStatistics
+    from relay.core.planner.learning.statistics import ClassStatistics
 
 UNSEEN = 0
 """Nothing is known of the job; the next poll is its first."""

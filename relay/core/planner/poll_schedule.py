@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable
 
 from relay.core.planner import backoff
+from relay.core.planner.budget.price import Price, price_of
 from relay.core.planner.config import PlannerConfig
+from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from relay.core.planner.outlook import Outlook, outlook
 from relay.core.planner.planned_job import (
     ASKED,
@@ -25,8 +27,6 @@ from relay.core.planner.planned_job import (
     PlannedJob,
 )
 from relay.core.planner.poll_queues import LIKELY_QUEUES, PollQueues
-from relay.core.planner.price import Price, price_of
-from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 CHECK_BEFORE = 1.5
 """A safety poll before the next poll is worthwhile if that is further away than this many safety intervals."""

@@ -10,12 +10,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from relay.core.planner.budget.limit_meter import Meter
+from relay.core.planner.budget.request_budget import Budget
 from relay.core.planner.lanes import GAPS_REMEMBERED, Lanes
-from relay.core.planner.limit_meter import Meter
+from relay.core.planner.learning.policy import ClassPolicy
+from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from relay.core.planner.planned_job import PlannedJob
-from relay.core.planner.policy import ClassPolicy
-from relay.core.planner.request_budget import Budget
-from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 if TYPE_CHECKING:
     from relay.core.planner.planner import Planner

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from relay.core.delivery_causes import cause_of_reason, likely_cause
+from relay.core.deliveries.causes import cause_of_reason, likely_cause
 from relay.errors import InvalidRequest, RequestError
 from relay.web.delivery_words import (
     INCIDENT,

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from relay.api.limits import parse_json
+from relay.api.http.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
-from relay.core.job import KNOWN_STATUSES
+from relay.core.jobs.job import KNOWN_STATUSES
 from relay.errors import FieldError, RequestError
 from relay.web.delivery_words import shown_state
 from relay.web.drawings import hazard, timeline

@@ -6,7 +6,7 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.core.subscription import PULL
+from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.charts import Point
 from relay.web.desk import together

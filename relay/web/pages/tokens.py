@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from relay.clock import to_rfc3339
-from relay.core.access import PUBLISH, SCOPES
+from relay.core.access.tokens import PUBLISH, SCOPES
 from relay.errors import RequestError
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Form, Page, Visit, equivalent
 from relay.web.texts import english

@@ -9,14 +9,14 @@ from cloudevents.core.bindings import amqp as sdk_amqp
 from cloudevents.core.bindings import kafka as sdk_kafka
 from cloudevents.core.formats.json import JSONFormat
 
-from relay.core.bus import Login
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import Response
-from relay.core.events import Event, Origin
-from relay.core.filters import known_types
+from relay.core.deliveries.broker import Login
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Event, Origin
 from relay.core.jsontext import dumps
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers import base
 from subscribers.common.brokers import ToBroker

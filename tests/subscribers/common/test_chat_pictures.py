@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import orjson
 import pytest
 
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_messages import RECONNECT, job_event

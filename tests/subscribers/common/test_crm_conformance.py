@@ -10,11 +10,11 @@ from urllib.parse import unquote_plus
 import orjson
 import pytest
 
-from relay.core.delivery import Outcome, Response
-from relay.core.dialogue import Ended, Steps, previewed
-from relay.core.job import JOB_EVENTS
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Steps, previewed
+from relay.core.jobs.job import JOB_EVENTS
+from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
-from relay.core.recipient import Recipient
 from relay.errors import InvalidRequest, NotRenderable
 from tests.support.crm_world import (
     CONTEXT,

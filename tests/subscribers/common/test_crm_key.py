@@ -2,9 +2,9 @@
 
 from itertools import permutations
 
-from relay.core.events import Origin
+from relay.core.events.event import Origin
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers.common import crm
 
 JOBS = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")

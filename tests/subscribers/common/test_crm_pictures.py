@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import orjson
 import pytest
 
-from relay.core.dialogue import previewed
-from relay.core.events import Event
+from relay.core.deliveries.dialogue import previewed
+from relay.core.events.event import Event
 from subscribers.base import RenderContext
 from tests.subscribers.common.test_chat_pictures import FAILED
 from tests.support.crm_pictures import Card, record_picture, timeline_picture

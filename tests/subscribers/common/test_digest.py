@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from relay.core import relay_events
-from relay.core.events import GROUP_FINISHED, INCIDENT_EVENTS, Event, relay_event
+from relay.core.deliveries.ledger import Entry
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, Event, relay_event
 from relay.core.jsontext import dumps
-from relay.core.ledger import Entry
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import Bundle, RenderContext
 from subscribers.common.digest import Digest, Limits, digest

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import Bundle, RenderContext

@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.api.subscription_checks import options_of
-from relay.api.subscription_models import SubscriptionCreate
-from relay.core.events import Event, Origin
-from relay.core.filters import full_type, known_types
+from relay.api.subscriptions.checks import options_of
+from relay.api.subscriptions.models import SubscriptionCreate
+from relay.core.events.event import Event, Origin
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.filters import full_type, known_types
+from relay.core.subscriptions.subscription import Subscription
 from relay.redaction import redacted_url
 from subscribers import registry
 from subscribers.base import RenderContext

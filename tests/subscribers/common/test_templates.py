@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.credentials import SinkCredential
-from relay.core.events import Event, Origin, relay_event
-from relay.core.filters import known_types
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.events.event import Event, Origin, relay_event
 from relay.core.samples import sample_event
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import InvalidRequest, NotRenderable, Unreadable
 from relay.installation import install_command
 from subscribers.base import Kind, RenderContext

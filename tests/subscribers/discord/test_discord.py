@@ -5,9 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.delivery import Response
-from relay.core.events import Hint
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Hint
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext

@@ -5,10 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.delivery import Response
-from relay.core.events import Event
-from relay.core.subscription import Subscription
-from relay.core.summary_events import group_finished_data
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Event
+from relay.core.events.summary_events import group_finished_data
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core import ledger
-from relay.core.delivery import Outcome, Response
-from relay.core.dialogue import MAX_STEPS, previewed
-from relay.core.events import Event, Hint, Origin, from_transition, relay_event
-from relay.core.job import Job, Observation, Problem, Transition
-from relay.core.recipient import Recipient
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import MAX_STEPS, previewed
+from relay.core.events.event import Event, Hint, Origin, from_transition, relay_event
+from relay.core.jobs.job import Job, Observation, Problem, Transition
+from relay.core.jobs.recipient import Recipient
 from relay.core.samples import sample_event
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers.hubspot import HUBSPOT, LATE_SECONDS, HubSpot

@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, Step, previewed
-from relay.core.events import Event
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step, previewed
+from relay.core.deliveries.ledger import SETTLE_SECONDS, event_key, read_entry
+from relay.core.events.event import Event
+from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
-from relay.core.ledger import SETTLE_SECONDS, event_key, read_entry
-from relay.core.recipient import Recipient
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers.base import RenderContext, header_errors
 from subscribers.pipedrive import INDEXED_SECONDS, PIPEDRIVE, Pipedrive, portal_of

@@ -8,13 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Step, Steps, previewed
-from relay.core.events import Event, Origin
-from relay.core.recipient import Recipient
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Step, Steps, previewed
+from relay.core.events.event import Event, Origin
+from relay.core.jobs.recipient import Recipient
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers.base import RenderContext
 from subscribers.common import crm

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Memory, previewed
-from relay.core.events import Event, Origin, from_transition, relay_event
-from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, previewed
+from relay.core.events.event import Event, Origin, from_transition, relay_event
+from relay.core.events.summary_events import group_finished_data, incident_data
+from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Problem, Transition
 from relay.core.jsontext import dumps
-from relay.core.subscription import Subscription
-from relay.core.summary_events import group_finished_data, incident_data
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext

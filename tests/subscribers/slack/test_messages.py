@@ -14,11 +14,11 @@ import orjson
 import pytest
 
 from relay.core import relay_events
-from relay.core.events import Event, Origin, from_transition, relay_event
-from relay.core.filters import known_types
-from relay.core.job import JOB_EVENTS, POLL, Job, Observation, Problem, Transition
+from relay.core.events.event import Event, Origin, from_transition, relay_event
+from relay.core.jobs.job import JOB_EVENTS, POLL, Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.filters import known_types
+from relay.core.subscriptions.subscription import Subscription
 from relay.sources.definition import load_definition
 from subscribers import registry
 from subscribers.base import RenderContext

@@ -6,13 +6,13 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.delivery import Outcome, Response
-from relay.core.events import Event, Hint, Origin, from_transition, relay_event
-from relay.core.job import Job, Observation, Transition
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.events.event import Event, Hint, Origin, from_transition, relay_event
+from relay.core.jobs.job import Job, Observation, Transition
 from relay.core.records import Intent
 from relay.core.relay_events import create_unknown_data, delivery_expired_data, source_trouble_data, subscription_data
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry, wording
 from subscribers.base import RenderContext

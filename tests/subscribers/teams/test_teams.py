@@ -5,10 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.delivery import Response
-from relay.core.events import Hint
-from relay.core.netguard import GuardPolicy, refusal_of_url
-from relay.core.subscription import Subscription
+from relay.core.access.netguard import GuardPolicy, refusal_of_url
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Hint
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext

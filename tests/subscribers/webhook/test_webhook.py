@@ -4,10 +4,10 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 
-from relay.core.delivery import Response
-from relay.core.events import Event
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.subscription import PROTOCOLS, Subscription
+from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from relay.errors import InvalidRequest
 from relay.redaction import redacted_url
 from subscribers import base, registry

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from subscribers.wording.jobs import job_details

@@ -2,12 +2,12 @@
 
 import pytest
 
-from relay.core.comparisons import EventView
-from relay.core.events import Event
-from relay.core.filters import parse_filters
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps, loads
 from relay.core.samples import published_sample
-from relay.core.subscription import PROTOCOLS, Subscription
+from relay.core.subscriptions.comparisons import EventView
+from relay.core.subscriptions.filters import parse_filters
+from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from subscribers.base import RenderContext
 from subscribers.common import chat, crm
 from subscribers.common.digest import digest

@@ -5,9 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.events import ACCOUNT_EVENTS, Event, Hint, Origin, account_event, relay_event
-from relay.core.subscription import Subscription
-from relay.core.summary_events import account_data, group_finished_data, incident_data
+from relay.core.events.event import ACCOUNT_EVENTS, Event, Hint, Origin, account_event, relay_event
+from relay.core.events.summary_events import account_data, group_finished_data, incident_data
+from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry, wording
 from subscribers.base import RenderContext
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import subscribers
-from relay.core.events import DELIVERY_UNCERTAIN
-from relay.core.ledger import DOUBTS
+from relay.core.deliveries.ledger import DOUBTS
+from relay.core.events.event import DELIVERY_UNCERTAIN
 from subscribers.base import RenderContext
 from subscribers.wording.relay import relay_sentence
 

@@ -10,7 +10,7 @@ from aiohttp import ThreadedResolver
 
 from relay.bus.publishers import Publishers
 from relay.clock import wall_clock
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
 
 POLICY = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 

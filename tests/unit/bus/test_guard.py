@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from relay.bus.guard import Guard, NotReached, Refused, guarded
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
 from tests.support.brokers.names import Names
 from tests.support.brokers.process import free_port
 

@@ -14,7 +14,7 @@ import pytest
 from relay.bus import addresses
 from relay.bus.answers import FIRST_BYTES, Answers, TooMuch
 from relay.bus.answers import MAX_BYTES as MAX_ANSWERS
-from relay.core.bus import Login, Message, read_sink
+from relay.core.deliveries.broker import Login, Message, read_sink
 from tests.support.brokers.peers import Script, leaves_after, peer, publishers, repeats, says
 
 INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"max_payload":1048576,"headers":true}\r\n'

@@ -12,8 +12,8 @@ import pytest
 from relay.bus import kafka as module
 from relay.bus import kafka_wire as wire
 from relay.bus.publishers import Publishers
-from relay.core.bus import Broker, Login, Message, read_sink
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Login, Message, read_sink
 from tests.support.brokers.fake_kafka import HANG_UP, IDENTITY, METADATA, PRODUCE, SILENT, VERSIONS, FakeKafka
 from tests.support.brokers.names import Names
 from tests.support.certificates import self_signed

@@ -10,8 +10,8 @@ import pytest
 from relay.bus import publishers as module
 from relay.bus.guard import Refused
 from relay.bus.publishers import CannotConnect, Publishers
-from relay.core.bus import Message, Published, read_sink
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Message, Published, read_sink
 
 POLICY = GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 BROKER = read_sink("nats://127.0.0.1:4222")

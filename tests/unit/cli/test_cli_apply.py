@@ -12,14 +12,14 @@ import pytest
 import structlog
 
 from relay.cli import run
-from relay.cli.checks import run_checks
 from relay.cli.client import Api, ApiError
-from relay.cli.direct import opened
+from relay.cli.node.checks import run_checks
+from relay.cli.node.direct import opened
 from relay.config.settings import load_settings
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.node.declared import check_declared, log_differing
-from relay.store import migrations
+from relay.store.schema import migrations
 from tests.support.store_kit import poll, track
 
 SECRET, OTHER = "whsec_" + "A" * 32, "whsec_" + "B" * 32
@@ -547,7 +547,7 @@ def test_check_says_how_many_differ_and_what_is_wrong(cli: Cli, monkeypatch: pyt
         findings = asyncio.run(run_checks(Path("relay.yaml"), os.environ))
         return next((one.state, one.detail) for one in findings if one.name == "declared subscriptions")
 
-    monkeypatch.setattr("relay.cli.checks._key", lambda *_: asyncio.sleep(0, "fine"))
+    monkeypatch.setattr("relay.cli.node.checks._key", lambda *_: asyncio.sleep(0, "fine"))
     assert found() == ("ok", "3 declared, 3 not as in the database. `relay apply --dry-run` shows how they differ")
     cli("apply")
     assert found() == ("ok", "3 declared, all applied")

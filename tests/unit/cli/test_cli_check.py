@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from relay.bus.publishers import Publishers
-from relay.cli import checks, run
-from relay.cli.checks import sink_problem
-from relay.core.bus import Broker, Message, Published
-from relay.core.connect_accounts import ListedAccount, Listing
-from relay.core.credentials import SinkCredential
-from relay.core.netguard import GuardPolicy
-from relay.core.subscription import Subscription
+from relay.cli import run
+from relay.cli.node import checks
+from relay.cli.node.checks import sink_problem
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Message, Published
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.jobs.connect_accounts import ListedAccount, Listing
+from relay.core.subscriptions.subscription import Subscription
 from relay.sources.client import PollResult, UpstreamClient
-from relay.store.sqlite import HolderLock
+from relay.store.databases.sqlite import HolderLock
 
 
 @pytest.fixture(autouse=True)
@@ -163,8 +164,8 @@ async def _subscribe(sink: str, *, secret: bool = False) -> None:
     import os
 
     from relay.config.keyring import load_or_create_keyring
-    from relay.core.signing import new_secret
-    from relay.core.subscription import Subscription
+    from relay.core.subscriptions.signing import new_secret
+    from relay.core.subscriptions.subscription import Subscription
     from relay.private_files import default_state_dir
     from relay.store.store import open_store
 

@@ -13,14 +13,14 @@ import pytest
 from relay.cli import run
 from relay.clock import wall_clock
 from relay.config.keyring import Keyring, new_key, python_line_that_makes_a_key
-from relay.core.signing import new_secret
+from relay.core.subscriptions.signing import new_secret
 from relay.installation import install_command
 from relay.node.local_token import new_token
 from relay.sources.client import PollResult, UpstreamClient
-from relay.store.migrations import known_revisions, newest_revision
-from relay.store.postgres import PostgresDatabase
-from relay.store.secrets import CALLBACK_OWNER
+from relay.store.databases.postgres import PostgresDatabase
+from relay.store.schema.migrations import known_revisions, newest_revision
 from relay.store.store import open_store
+from relay.store.subscriptions.secrets import CALLBACK_OWNER
 from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
 

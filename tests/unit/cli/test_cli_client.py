@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from relay.cli import run, subscriptions
+from relay.cli import run
 from relay.cli.client import Api, ApiError, Unreachable, in_cli_words
-from relay.cli.event_stream import follow
+from relay.cli.events.stream import follow
 from relay.cli.options import full_types
-from relay.cli.subscriptions import expectation
-from relay.core.signing import signature_headers
-from relay.core.subscription import SigningSecret
+from relay.cli.subscriptions import subscriptions
+from relay.cli.subscriptions.subscriptions import expectation
+from relay.core.subscriptions.signing import signature_headers
+from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
 from relay.ids import new_id
 from relay.installation import install_command
@@ -83,7 +84,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     thread.start()
     monkeypatch.setenv("RELAY_URL", server.url + "/")
     monkeypatch.setenv("RELAY_TOKEN", "t0ken")
-    monkeypatch.setattr("relay.cli.event_stream.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("relay.cli.events.stream.FIRST_PAUSE_SECONDS", 0.001)
     yield server
     server.shutdown()
     server.server_close()
@@ -420,7 +421,7 @@ def test_subscription_says_until_when_and_why_it_waits(
 def test_long_lists_of_types_are_cut_on_a_terminal(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, width: int | None, types: str
 ) -> None:
-    monkeypatch.setattr("relay.cli.subscriptions.terminal_width", lambda: width)
+    monkeypatch.setattr("relay.cli.subscriptions.subscriptions.terminal_width", lambda: width)
     assert subscriptions._row({"id": "sub_1", "types": ["a.b"] * 19, "config": {}})[-1] == types
 
 
@@ -449,7 +450,7 @@ def job(**more: Any) -> dict[str, Any]:
 def test_wait_ends_with_the_outcome(
     answers: list[dict[str, Any]], arguments: list[str], code: int, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.cli.jobs.MIN_REPEAT_SECONDS", 0.0)
+    monkeypatch.setattr("relay.cli.jobs.jobs.MIN_REPEAT_SECONDS", 0.0)
     for answer in answers:
         stub.says("GET /v1/jobs/a", answer)
     stub.says("GET /v1/jobs/job_1/events", {"items": [{"type": "ai.revor.job.queued"}], "next_cursor": None})

@@ -82,7 +82,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise answer
         return answer
 
-    monkeypatch.setattr("relay.cli.crm.is_interactive", lambda: True)
+    monkeypatch.setattr("relay.cli.subscriptions.crm.is_interactive", lambda: True)
     monkeypatch.setattr(typer, "prompt", answer)
     monkeypatch.setattr(typer, "confirm", answer)
     given.append(asked)

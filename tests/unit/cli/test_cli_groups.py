@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from relay.cli import groups, run
+from relay.cli import run
+from relay.cli.jobs import groups
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from relay.cli import importing, run
+from relay.cli import run
 from relay.cli.client import Answer, Api, ApiError, Unreachable, _refusal
-from relay.cli.importing import PATIENCE_SECONDS, Fault, ImportStopped, Relay
+from relay.cli.jobs import importing
+from relay.cli.jobs.importing import PATIENCE_SECONDS, Fault, ImportStopped, Relay
 from relay.errors import RelayError
 
 NOBODY = "http://127.0.0.1:9"

@@ -13,9 +13,9 @@ import pytest
 from relay.cli import run
 from relay.clock import wall_clock
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
-from relay.core.signing import parse_public_key, parse_secret
+from relay.core.subscriptions.signing import parse_public_key, parse_secret
 from relay.node.opening import ensure_secrets
-from relay.store.sqlite import SqliteDatabase
+from relay.store.databases.sqlite import SqliteDatabase
 from relay.store.store import Store, open_store
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import subscription

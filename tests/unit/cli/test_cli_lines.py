@@ -8,8 +8,8 @@ import pytest
 
 from relay import cli
 from relay.cli import run
-from relay.store import migrations
-from relay.store.sqlite import HolderLock
+from relay.store.databases.sqlite import HolderLock
+from relay.store.schema import migrations
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_unexpected_error_mentions_the_debug_variable(
     def broken() -> None:
         raise ValueError("oh")
 
-    monkeypatch.setattr("relay.cli.jobs.api", broken)
+    monkeypatch.setattr("relay.cli.jobs.jobs.api", broken)
     assert run(["jobs", "list"]) == 1
     err = capsys.readouterr().err
     assert err == "relay: unexpected error: ValueError: oh (set RELAY_DEBUG=1 to see where)\n"
@@ -111,7 +111,7 @@ def test_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("relay.cli.jobs.api", interrupted)
+    monkeypatch.setattr("relay.cli.jobs.jobs.api", interrupted)
     assert run(["jobs", "list"]) == 130
 
 
@@ -163,8 +163,8 @@ def test_init_writes_the_shipped_settings_once(capsys: pytest.CaptureFixture[str
 def test_init_stores_the_key_in_a_private_file(monkeypatch: pytest.MonkeyPatch) -> None:
     from relay.config.settings import load_settings
 
-    monkeypatch.setattr("relay.cli.local._asked_key", lambda: "sk-revor-something")
-    monkeypatch.setattr("relay.cli.local._is_terminal", lambda: True)
+    monkeypatch.setattr("relay.cli.node.local._asked_key", lambda: "sk-revor-something")
+    monkeypatch.setattr("relay.cli.node.local._is_terminal", lambda: True)
     assert run(["init"]) == 0
     assert Path("revor.key").stat().st_mode & 0o777 == 0o600
     assert "sk-revor-something" not in Path("relay.yaml").read_text()

@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from relay.cli import run
-from relay.cli.event_stream import ServerEvent
-from relay.cli.events import show_event
+from relay.cli.events.events import show_event
+from relay.cli.events.stream import ServerEvent
 from relay.cli.output import _shortened, note, print_fields, print_json, print_table, say
 from tests.unit.cli.test_cli_sources import Terminal
 
@@ -205,7 +205,7 @@ def test_nothing_that_a_command_prints_controls_the_terminal(
     def broken() -> None:
         raise KeyError(CONTROLS)
 
-    monkeypatch.setattr("relay.cli.jobs.api", broken)
+    monkeypatch.setattr("relay.cli.jobs.jobs.api", broken)
     assert run(["jobs", "list"]) == 1
     event = ServerEvent(id="1", data=orjson.dumps({"type": "a", "id": CONTROLS}))
     show_event(event, None, json=True)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from relay.cli import listen, pulling, run
+from relay.cli import run
+from relay.cli.events import listen, pulling
 from tests.unit.cli.test_cli_client import SECRET, Stub
 from tests.unit.cli.test_cli_client import stub as stub
 

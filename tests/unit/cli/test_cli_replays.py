@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from relay.cli import replays, run
+from relay.cli import run
+from relay.cli.deliveries import replays
 from relay.cli.options import time_or_age
 from relay.clock import from_rfc3339
 from relay.errors import UsageError

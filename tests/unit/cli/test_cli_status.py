@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.cli.status import MAX_FAILING
+from relay.cli.node.status import MAX_FAILING
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay import __version__
 from relay.cli import run
-from relay.cli.support import MAX_CHARACTERS, MAX_DELIVERIES, MAX_EVENTS, Case, report
+from relay.cli.node.support import MAX_CHARACTERS, MAX_DELIVERIES, MAX_EVENTS, Case, report
 from tests.unit.cli.test_cli_client import Stub, stub
 from tests.unit.cli.test_cli_sources import ACCOUNT
 from tests.unit.cli.test_delivery_report import DELIVERY, EVENT, JOB, NOW, SUBSCRIPTION, attempt, delivery

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from relay.cli import run
-from relay.cli.local import parse_request
-from relay.core.signing import new_signing_key, public_key_of, sign
+from relay.cli.node.local import parse_request
+from relay.core.subscriptions.signing import new_signing_key, public_key_of, sign
 from relay.errors import UsageError
 from tests.unit.cli.test_cli_client import Stub, stub
 
@@ -119,7 +119,7 @@ def test_missing_secret_is_reported_in_one_line(
 def test_secret_is_prompted_for_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "request.txt").write_bytes(request())
     monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
-    monkeypatch.setattr("relay.cli.local._is_terminal", lambda: True)
+    monkeypatch.setattr("relay.cli.node.local._is_terminal", lambda: True)
     monkeypatch.setattr("typer.prompt", lambda *_, **__: f" {SECRET}\n")
     assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 0
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.cli.delivery_report import (
+from relay.cli.deliveries.report import (
     FIRST_ATTEMPTS,
     LAST_ATTEMPTS,
     SKIPPED,
@@ -15,8 +15,8 @@ from relay.cli.delivery_report import (
     duration,
 )
 from relay.clock import from_rfc3339
-from relay.core.delivery import SKIPPED_REASONS
-from relay.core.delivery_causes import BROKER_CAUSES, LIKELY_CAUSES
+from relay.core.deliveries.causes import BROKER_CAUSES, LIKELY_CAUSES
+from relay.core.deliveries.delivery import SKIPPED_REASONS
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from relay.cli.importing import MAX_LINE_BYTES, MAX_RECORD_LINES, Entry, Fault, Input
+from relay.cli.jobs.importing import MAX_LINE_BYTES, MAX_RECORD_LINES, Entry, Fault, Input
 from relay.errors import UsageError
 
 

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.core.access import (
+from relay.core.access.tokens import (
     FREE_MISTAKES,
     MAX_MISTAKES,
     Mistakes,

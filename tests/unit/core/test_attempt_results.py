@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.events import Event
+from relay.core.events.event import Event
 from relay.core.records import AttemptResult
 from tests.support.store_kit import attempt, relay_event
 

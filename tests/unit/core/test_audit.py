@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.audit import (
+from relay.core.access.audit import (
     CUT,
     MAX_FINDINGS,
     START,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.bundles import (
+from relay.core.deliveries.bundles import (
     Bundle,
     Candidate,
     FreeRequests,
@@ -19,8 +19,8 @@ from relay.core.bundles import (
     singles,
     take,
 )
-from relay.core.delivery import Claimed, Outcome, Response, at_once, due_since
-from relay.core.events import Event
+from relay.core.deliveries.delivery import Claimed, Outcome, Response, at_once, due_since
+from relay.core.events.event import Event
 
 NOW = 1_700_000_000.0
 LARGE = 1_000_000

@@ -4,7 +4,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.core.bus import (
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import (
     Broker,
     Login,
     Message,
@@ -18,8 +19,7 @@ from relay.core.bus import (
     scheme_of,
     unsent_behind,
 )
-from relay.core.netguard import GuardPolicy
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from tests.support.store_kit import job_event
 
 ACKNOWLEDGED = Published(detail="stored")

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.core.client_address import (
+from relay.core.access.client_address import (
     MAX_HEADER_CHARACTERS,
     MAX_HOPS,
     address_of,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.comparisons import MAX_SEARCHED, EventView, key_of, searcher
-from relay.core.filters import DIALECTS, FiltersRefused, parse_filters
 from relay.core.jsontext import dumps, loads
+from relay.core.subscriptions.comparisons import MAX_SEARCHED, EventView, key_of, searcher
+from relay.core.subscriptions.filters import DIALECTS, FiltersRefused, parse_filters
 
 HUGE = 10**300
 EVENT: dict[str, Any] = {

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.concurrency import START, Concurrency
+from relay.core.deliveries.concurrency import START, Concurrency
 
 SECONDS = st.floats(0, 100, allow_nan=False)
 

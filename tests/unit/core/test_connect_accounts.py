@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.connect_accounts import (
+from relay.core.jobs.connect_accounts import (
     FLAPPING_SECONDS,
     FREE_CHANGES,
     MAX_ACCOUNTS,

@@ -5,8 +5,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from relay.clock import from_rfc3339
-from relay.core import credentials
-from relay.core.credentials import (
+from relay.core.deliveries import credentials
+from relay.core.deliveries.credentials import (
     MAX_PAUSE_SECONDS,
     MAX_TOKEN_CHARACTERS,
     TOKEN_HERE,
@@ -24,8 +24,8 @@ from relay.core.credentials import (
     stored_token,
     token_request,
 )
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.subscriptions.subscription import Subscription
 
 NOW = 1_800_000_000.0
 TOKEN_URL = "https://login.example/token"

@@ -2,8 +2,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from relay.core.credentials import SinkCredential
-from relay.core.declared import (
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.subscriptions.declared import (
     NOT_SETTINGS,
     changed_fields,
     current_secret,
@@ -12,7 +12,7 @@ from relay.core.declared import (
     qualified,
     same_credential,
 )
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 
 ONE = Subscription(id="crm", sink="https://one.example", options={"a": 1, "b": 2})
 TOKEN = SinkCredential(id="crd_1", origin="https://one.example:443", fields={"credentialtype": "ACCESSTOKEN"})
@@ -90,7 +90,7 @@ def test_every_field_of_a_subscription_is_a_setting_or_not():
     """A new field is compared, unless NOT_SETTINGS names it; its name in the API is checked here."""
     names = {each.name for each in fields(Subscription)}
     assert names >= NOT_SETTINGS
-    from relay.api.subscription_models import SubscriptionConfig, SubscriptionCreate
+    from relay.api.subscriptions.models import SubscriptionConfig, SubscriptionCreate
 
     top, config = set(SubscriptionCreate.model_fields), set(SubscriptionConfig.model_fields)
     other = object()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.delivery_causes import BROKER_CAUSES, LIKELY_CAUSES, cause_of_reason, likely_cause
+from relay.core.deliveries.causes import BROKER_CAUSES, LIKELY_CAUSES, cause_of_reason, likely_cause
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.job import (
+from relay.core.jobs.job import (
     JOB_EVENTS,
     MAX_COUNTED_RETRIES,
     TERMINAL,

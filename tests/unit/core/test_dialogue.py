@@ -1,7 +1,7 @@
 """Deliveries of several requests, as values: previews."""
 
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import MAX_STEPS, Ended, Step, Steps, group_key, person_key, previewed
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Step, Steps, group_key, person_key, previewed
 from relay.core.records import MemoryTurn
 
 

@@ -11,7 +11,7 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.events import (
+from relay.core.events.event import (
     CONTENT_TYPE,
     MAX_EVENT_BYTES,
     RELAY_EVENTS,
@@ -26,7 +26,7 @@ from relay.core.events import (
     relay_event,
     render,
 )
-from relay.core.job import JOB_EVENTS, Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
+from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
 from relay.core.jsontext import dumps
 
 ORIGIN = Origin(

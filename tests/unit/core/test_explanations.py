@@ -5,9 +5,9 @@ from typing import Any, get_args
 import pytest
 
 from relay.clock import from_rfc3339, in_words, short_time
-from relay.core.explanations import OTHERS_NEED_THEM, sentence
-from relay.core.job import Job, Progress
+from relay.core.jobs.job import Job, Progress
 from relay.core.planner.planner_views import PollExplanation, Reason
+from relay.core.polling.explanations import OTHERS_NEED_THEM, sentence
 
 NOW = from_rfc3339("2026-05-20T09:59:00Z")
 TEN = from_rfc3339("2026-05-20T10:00:00Z")

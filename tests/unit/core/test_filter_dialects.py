@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core import comparisons
-from relay.core.comparisons import EventView
-from relay.core.events import check_attribute
-from relay.core.filters import (
+from relay.core.events.event import check_attribute
+from relay.core.subscriptions import comparisons
+from relay.core.subscriptions.comparisons import EventView
+from relay.core.subscriptions.filters import (
     ATTRIBUTES,
     DIALECTS,
     MAX_COMPARISONS,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from relay.core.events import RELAY_EVENTS
-from relay.core.filters import full_type, known_types, matches, nearest_type, wanted_type
-from relay.core.subscription import Subscription
+from relay.core.events.event import RELAY_EVENTS
+from relay.core.subscriptions.filters import full_type, known_types, matches, nearest_type, wanted_type
+from relay.core.subscriptions.subscription import Subscription
 
 SOURCE = "https://api.example/jobs"
 FAILED = "ai.revor.job.failed"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.forwarding import (
+from relay.core.access.forwarding import (
     HOP_BY_HOP,
     Header,
     api_key_of,

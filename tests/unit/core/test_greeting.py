@@ -2,11 +2,18 @@
 
 import pytest
 
-from relay.core.bus import Published
-from relay.core.credentials import SinkCredential
-from relay.core.delivery import Outcome, Response
-from relay.core.greeting import MAX_RETRY_AFTER_SECONDS, facts_of, refusal, refusal_of_dial, trial, with_facts
-from relay.core.subscription import Subscription
+from relay.core.deliveries.broker import Published
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.subscriptions.greeting import (
+    MAX_RETRY_AFTER_SECONDS,
+    facts_of,
+    refusal,
+    refusal_of_dial,
+    trial,
+    with_facts,
+)
+from relay.core.subscriptions.subscription import Subscription
 
 
 def answered(status: int | None = None, error: str | None = None, detail: str | None = None) -> Response:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from relay.clock import MAX_EPOCH_SECONDS
-from relay.core.group_forecast import (
+from relay.core.planner.learning.job_times import JobTimes
+from relay.core.planner.learning.policy import RETRY, RUN
+from relay.core.planner.learning.statistics import PlannerStatistics
+from relay.core.polling.group_forecast import (
     EndedJob,
     ExpectedFinish,
     GroupWork,
@@ -16,10 +19,7 @@ from relay.core.group_forecast import (
     expected_finish,
     rate_per_hour,
 )
-from relay.core.lane_forecast import OpenJob
-from relay.core.planner.job_times import JobTimes
-from relay.core.planner.policy import RETRY, RUN
-from relay.core.planner.statistics import PlannerStatistics
+from relay.core.polling.lane_forecast import OpenJob
 
 NOW = 1_779_271_200.0
 GAP = 60.0

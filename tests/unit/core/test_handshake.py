@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from relay.core.delivery import Response
-from relay.core.handshake import (
+from relay.core.deliveries.delivery import Response
+from relay.core.subscriptions.handshake import (
     MAX_RATE_PER_MINUTE,
     PERIOD_SECONDS,
     Agreement,
@@ -19,7 +19,7 @@ from relay.core.handshake import (
     read_validation,
     validation_request,
 )
-from relay.core.subscription import Consent, Subscription
+from relay.core.subscriptions.subscription import Consent, Subscription
 
 NOW = 1_800_000_000.0
 ORIGIN = "relay.example.com"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.events import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint
+from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint
 from relay.core.incidents import (
     QUIET_SECONDS,
     WINDOW_SECONDS,
@@ -23,7 +23,7 @@ from relay.core.incidents import (
     trouble_of_job,
     trouble_of_sink,
 )
-from relay.core.job import Observation, Problem
+from relay.core.jobs.job import Observation, Problem
 from relay.core.records import Intent
 
 NOW = 1_800_000_000.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.job import Job, Observation, PlannedJob, Problem, Progress, deadline_after, deadline_of
+from relay.core.jobs.job import Job, Observation, PlannedJob, Problem, Progress, deadline_after, deadline_of
 
 NOW = 1_779_271_200.0
 FIELDS = {

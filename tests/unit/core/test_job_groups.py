@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.job import Job, Progress
-from relay.core.job_groups import (
+from relay.core.jobs.groups import (
     MAX_CODES,
     OTHER,
     STATES,
@@ -18,6 +17,7 @@ from relay.core.job_groups import (
     place_of,
     place_of_job,
 )
+from relay.core.jobs.job import Job, Progress
 
 NOW = 1_800_000_000.0
 SETTLE = 900.0

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from relay.core import ledger
-from relay.core.delivery import Outcome, Response
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.ledger import SETTLE_SECONDS, Entry
 from relay.core.jsontext import dumps, loads
-from relay.core.ledger import SETTLE_SECONDS, Entry
 
 NOW = 1779271208.0
 ENTRY = Entry(record="note", target={"deal_id": 7}, portal="acme.example", at=NOW)

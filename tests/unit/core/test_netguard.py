@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.netguard import (
+from relay.core.access.netguard import (
     BLOCKED_IPV4,
     BLOCKED_IPV6,
     MAX_CUSTOM_HEADERS,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.core.netguard import GuardPolicy, refusal_of_url
-from relay.core.own_address import browsed_url, is_bound_address, is_loopback_host, is_within
+from relay.core.access.netguard import GuardPolicy, refusal_of_url
+from relay.core.access.own_address import browsed_url, is_bound_address, is_loopback_host, is_within
 from tests.support.guard import DEVELOPMENT
 
 

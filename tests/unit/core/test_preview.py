@@ -1,9 +1,9 @@
 import pytest
 
-from relay.core.events import Event
-from relay.core.filters import matches
-from relay.core.preview import why_not
-from relay.core.subscription import Subscription
+from relay.core.events.event import Event
+from relay.core.subscriptions.filters import matches
+from relay.core.subscriptions.preview import why_not
+from relay.core.subscriptions.subscription import Subscription
 
 FAILED, DOWN, OPENED = "ai.revor.job.failed", "relay.source.down", "relay.incident.opened"
 ONE = {"id": "sub_1", "sink": "https://one.example"}

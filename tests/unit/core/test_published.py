@@ -7,8 +7,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_binary, to_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from relay.core.events import Origin, content_of, in_binary_mode, is_stream, stream_of
-from relay.core.filters import known_types
+from relay.core.events.event import Origin, content_of, in_binary_mode, is_stream, stream_of
 from relay.core.jsontext import dumps, loads
 from relay.core.published import (
     MAX_EVENT_BYTES,
@@ -20,6 +19,7 @@ from relay.core.published import (
     read_document,
 )
 from relay.core.samples import sample_event
+from relay.core.subscriptions.filters import known_types
 
 SOURCES = frozenset(("/relay", "https://revor.ai/api/v1/outreach/jobs", "https://gateway.example:8443/v1/tasks"))
 RULES = Rules(known_types(["ai.revor.job"]), SOURCES)

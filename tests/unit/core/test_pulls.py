@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.pulls import Lag, ended_tokens, lease_token, pulled_at
+from relay.core.deliveries.pulls import Lag, ended_tokens, lease_token, pulled_at
 
 NOW = 1_800_000_000.25
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from relay.core.replay import SENDS, Only, ReplayRequest
+from relay.core.deliveries.replay import SENDS, Only, ReplayRequest
 
 
 @pytest.mark.parametrize(

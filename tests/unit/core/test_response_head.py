@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.response_head import MAX_HEADERS, ResponseHead, read_response_head
+from relay.core.deliveries.response_head import MAX_HEADERS, ResponseHead, read_response_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

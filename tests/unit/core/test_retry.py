@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.core.delivery import Outcome, Response
-from relay.core.retry import (
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.retry import (
     Alone,
     Behind,
     Dead,
@@ -26,8 +26,8 @@ from relay.core.retry import (
     next_probe_at,
     sentence,
 )
-from relay.core.retry_after import parse_retry_after
-from relay.core.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
+from relay.core.deliveries.retry_after import parse_retry_after
+from relay.core.subscriptions.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
 
 NOW = 1_700_000_000.0
 DAY_SECONDS = 86400.0

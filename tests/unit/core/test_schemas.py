@@ -11,11 +11,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from relay.core import relay_events
-from relay.core.events import MAX_EVENT_BYTES, Origin, from_transition, relay_event
-from relay.core.filters import known_types
-from relay.core.job import JOB_EVENTS, Job, Observation, Progress, Transition, detect, mark_not_found, mark_overdue
+from relay.core.events.event import MAX_EVENT_BYTES, Origin, from_transition, relay_event
+from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Progress, Transition, detect, mark_not_found, mark_overdue
 from relay.core.records import Intent
 from relay.core.samples import sample_event
+from relay.core.subscriptions.filters import known_types
 from tests.support.schema_check import SCHEMAS, check_event, validator
 
 NOW = 1779271208.0

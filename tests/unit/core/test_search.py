@@ -2,8 +2,8 @@ from hashlib import sha256
 
 import pytest
 
-from relay.core.job import Job, Progress
-from relay.core.search import DIGEST_BYTES, MAX_VALUE_CHARACTERS, digest_of, searchable, text_of, texts_of
+from relay.core.jobs.job import Job, Progress
+from relay.core.jobs.search import DIGEST_BYTES, MAX_VALUE_CHARACTERS, digest_of, searchable, text_of, texts_of
 
 
 def job_with(metadata, request=None):

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from relay.core.concurrency import Concurrency
+from relay.core.deliveries.concurrency import Concurrency
+from relay.core.deliveries.response_head import ends_in
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import CallbackRoom
 from relay.core.relay_events import create_unknown_data
-from relay.core.response_head import ends_in
-from relay.core.tracking import TrackRequest
 from tests.support.store_kit import intent
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.core import sign_in
-from relay.core.sign_in import (
+from relay.core.access import sign_in
+from relay.core.access.sign_in import (
     HOME,
     NOTICE_SECONDS,
     came_by_tls,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from relay.core.signing import (
+from relay.core.subscriptions.signing import (
     Reason,
     key_id_of,
     new_secret,
@@ -28,7 +28,7 @@ from relay.core.signing import (
     signature_headers,
     verify,
 )
-from relay.core.subscription import SigningSecret
+from relay.core.subscriptions.subscription import SigningSecret
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = new_secret(bytes(range(32)))

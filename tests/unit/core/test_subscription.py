@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core.subscription import Incidents, State, Subscription
+from relay.core.subscriptions.subscription import Incidents, State, Subscription
 
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://sink.example", state_reason="http_410")
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from relay.core import sentences
-from relay.core.events import (
+from relay.core.events import sentences
+from relay.core.events.event import (
     ACCOUNT_EVENTS,
     MAX_EVENT_BYTES,
     Hint,
@@ -15,8 +15,14 @@ from relay.core.events import (
     relay_event,
     source_event_types,
 )
-from relay.core.filters import known_types
-from relay.core.summary_events import MAX_FAILURES, account_data, group_finished_data, incident_data, told_failures
+from relay.core.events.summary_events import (
+    MAX_FAILURES,
+    account_data,
+    group_finished_data,
+    incident_data,
+    told_failures,
+)
+from relay.core.subscriptions.filters import known_types
 from tests.support.schema_check import check_event
 
 NOW = 1779271208.0

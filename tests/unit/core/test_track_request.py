@@ -1,8 +1,8 @@
 """Track requests for jobs that forwarded creates made."""
 
-from relay.core.recipient import Recipient
+from relay.core.jobs.recipient import Recipient
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
-from relay.core.tracking import TrackRequest
 
 CREATE = Intent(
     id="int_1",

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.dialogue import Memory
-from relay.core.events import DELIVERY_UNCERTAIN, relay_event
-from relay.core.ledger import Entry
+from relay.core.deliveries.dialogue import Memory
+from relay.core.deliveries.ledger import Entry
+from relay.core.events.event import DELIVERY_UNCERTAIN, relay_event
 from relay.core.relay_events import dataschema_for, delivery_uncertain_data
 from tests.support.schema_check import check_event
 

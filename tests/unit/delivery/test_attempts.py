@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import redaction
-from relay.core.delivery import Attempt, OutboundRequest, Response, Timings
+from relay.core.deliveries.delivery import Attempt, OutboundRequest, Response, Timings
 from relay.delivery.attempts import (
     CUT,
     EXCERPT_CHARACTERS,

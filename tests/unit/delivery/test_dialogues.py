@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.core import ledger
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
+from relay.core.deliveries import ledger
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import FAILED, converse
 from relay.errors import FieldError, NotRenderable, StoreError

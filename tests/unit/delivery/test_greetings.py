@@ -2,10 +2,10 @@
 
 import pytest
 
-from relay.core.credentials import SinkCredential, origin_text
-from relay.core.delivery import OutboundRequest, Outcome, Response
-from relay.core.dialogue import Ended, Step, Steps
-from relay.core.subscription import Subscription
+from relay.core.deliveries.credentials import SinkCredential, origin_text
+from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Step, Steps
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Credentials
 from relay.delivery.greetings import STEP_SECONDS, greet
 from relay.errors import CheckFailed

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.delivery import Claimed, Outcome, Response
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.delivery import Claimed, Outcome, Response
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Sent
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.delivery.settings import DeliverySettings

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.slots import STORED_PAUSE_SECONDS, Slots, Target
 from subscribers.base import Kind, Single
 

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from relay.core.bus import BEHIND, Broker, Message
-from relay.core.delivery import Response
-from relay.core.events import Event
-from relay.core.subscription import Subscription
+from relay.core.deliveries.broker import BEHIND, Broker, Message
+from relay.core.deliveries.delivery import Response
+from relay.core.events.event import Event
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery import publishing
 from relay.delivery.credentials import Sent
 from relay.turns import TURN_SECONDS, SharedTurns

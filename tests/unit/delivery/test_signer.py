@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from relay.core import signing
-from relay.core.signing import new_secret, new_signing_key, public_key_of, verify
-from relay.core.subscription import SigningSecret, Subscription
+from relay.core.subscriptions import signing
+from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, verify
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.signer import Signer
 
 NOW = 1_800_000_000.0

@@ -2,9 +2,9 @@
 
 import pytest
 
-from relay.core.concurrency import Concurrency
-from relay.core.delivery import Outcome, Response
-from relay.core.subscription import Subscription
+from relay.core.deliveries.concurrency import Concurrency
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.sink_state import FAILED_OFTEN, FAILING_PER_SECOND, OUTAGE_SECONDS, SinkState
 
 NOW = 1_779_271_200.0

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from relay.core.concurrency import PROMPT_SECONDS
-from relay.core.subscription import Subscription
+from relay.core.deliveries.concurrency import PROMPT_SECONDS
+from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.slots import BACKLOGGED_SLOTS, FRESH_SECONDS, Slots, Target
 from subscribers.base import Kind, Single
 

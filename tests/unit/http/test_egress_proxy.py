@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.http.egress_proxy import MAX_HEAD_BYTES, EgressProxy
 from relay.http.sender import Sender
 from tests.support.certificates import self_signed

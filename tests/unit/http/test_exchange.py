@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from relay.core.response_head import ResponseHead, read_response_head
+from relay.core.deliveries.response_head import ResponseHead, read_response_head
 from relay.http.exchange import MAX_KEPT_BYTES, Answer, Exchanges, Garbled, Route, _head
 from tests.support.wire import Call, Handler, answer, body_parts, open_stub
 

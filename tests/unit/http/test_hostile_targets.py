@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.http import sender as sender_module
 from relay.http.sender import MAX_ADDRESSES, Sender
 from tests.support.hostile import NAMES, POLICY, URLS, HostileName, HostileResolver

@@ -16,8 +16,8 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from relay import __version__
-from relay.core.delivery import OutboundRequest, Response
-from relay.core.netguard import GuardPolicy
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.http.sender import MAX_BODY_BYTES, Sender
 from tests.support.certificates import self_signed
 from tests.support.guard import DEVELOPMENT

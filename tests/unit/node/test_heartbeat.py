@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from relay.core.delivery import OutboundRequest, Response
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.heartbeat import Progress
 from relay.node import heartbeat
 from relay.node.heartbeat import EVERY_SECONDS, Heartbeat

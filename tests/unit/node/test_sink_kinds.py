@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.credentials import SinkCredential
-from relay.core.events import Event, Origin
+from relay.core.deliveries.credentials import SinkCredential
+from relay.core.events.event import Event, Origin
 from relay.core.samples import sample_event
-from relay.core.subscription import Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import NotRenderable
 from relay.node.sink_kinds import names_somebody
 from subscribers import registry

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from relay.api.access import Access
-from relay.api.auth import Identity
-from relay.api.ports import Token
-from relay.core.access import AccessToken
+from relay.api.access.callers import Access
+from relay.api.http.auth import Identity
+from relay.api.http.ports import Token
+from relay.core.access.tokens import AccessToken
 from relay.errors import StoreError
 from relay.node import token_watch
 from relay.node.token_watch import (

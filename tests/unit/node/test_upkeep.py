@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from relay.config.settings import RetentionSettings
-from relay.core.job import Job
-from relay.core.replay import ReplayStep
+from relay.core.deliveries.replay import ReplayStep
+from relay.core.jobs.job import Job
 from relay.delivery.replayer import Replayer
 from relay.errors import StoreError
 from relay.holder import Holder

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from relay.core.planner.budget.limit_meter import MAX_EARLY_STARTS, Meter
+from relay.core.planner.budget.rate_limit_headers import SILENT, LimitReading
+from relay.core.planner.budget.request_budget import Budget
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.limit_meter import MAX_EARLY_STARTS, Meter
-from relay.core.planner.rate_limit_headers import SILENT, LimitReading
-from relay.core.planner.request_budget import Budget
 
 NOW = 1_779_271_200.0
 

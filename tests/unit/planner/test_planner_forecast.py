@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner.budget.price import CEILING, FLOOR, Price
 from relay.core.planner.forecast import (
     EVERY_UNITS,
     JUDGED_KINDS,
@@ -19,10 +20,9 @@ from relay.core.planner.forecast import (
     RUNGS,
     Forecast,
 )
-from relay.core.planner.inspection import Table
-from relay.core.planner.policy import LANE, NEW, RUN, SCHEDULED
-from relay.core.planner.price import CEILING, FLOOR, Price
-from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
+from relay.core.planner.learning.inspection import Table
+from relay.core.planner.learning.policy import LANE, NEW, RUN, SCHEDULED
+from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0

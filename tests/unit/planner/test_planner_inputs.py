@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.core.planner.budget.rate_limit_headers import SILENT, HeaderReader
 from relay.core.planner.config import PlannerConfig, RateLimitHeaders
-from relay.core.planner.item_fields import UNKNOWN, read_item, read_time
-from relay.core.planner.rate_limit_headers import SILENT, HeaderReader
+from relay.core.planner.learning.item_fields import UNKNOWN, read_item, read_time
 
 NOW = 1_779_271_200.0
 anything = st.recursive(

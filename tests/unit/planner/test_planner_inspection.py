@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
-from relay.core.planner.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
+from relay.core.planner.learning.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
+from relay.core.planner.learning.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
 from tests.support.scale import scaled
 
 pytestmark = pytest.mark.verify

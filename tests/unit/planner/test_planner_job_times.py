@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from relay.core.planner.hazard import EDGES
-from relay.core.planner.item_fields import Reading, read_item
-from relay.core.planner.job_times import DURATIONS, JobTimes, times_from
-from relay.core.planner.learning import learn
-from relay.core.planner.planned_job import RUNNING, WAITING, PlannedJob
-from relay.core.planner.policy import RETRY, RUN, SCHEDULED
-from relay.core.planner.retries import MAX_ATTEMPTS, MAX_PAUSES, PRIOR, Retries
-from relay.core.planner.statistics import (
+from relay.core.planner.learning.hazard import EDGES
+from relay.core.planner.learning.item_fields import Reading, read_item
+from relay.core.planner.learning.job_times import DURATIONS, JobTimes, times_from
+from relay.core.planner.learning.policy import RETRY, RUN, SCHEDULED
+from relay.core.planner.learning.polls import learn
+from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, PRIOR, Retries
+from relay.core.planner.learning.statistics import (
     ALL_CLASSES,
     LEARNED_EVENTS,
     ClassStatistics,
     PlannerStatistics,
     class_name,
 )
+from relay.core.planner.planned_job import RUNNING, WAITING, PlannedJob
 
 NOW = 1_779_271_200.0
 CLASS = ("send", "email")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.price import (
+from relay.core.planner.budget.price import (
     CEILING,
     FEWEST_POLLS,
     FLOOR,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from relay.core.planner.budget.token_bucket import Bucket
 from relay.core.planner.timeline import SLACK_SECONDS, STEP_SECONDS, Timeline
-from relay.core.planner.token_bucket import Bucket
 from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0

@@ -2,8 +2,8 @@
 
 from typing import Any, cast
 
-from relay.core.events import Hint, Origin
-from relay.core.job import Job, Observation, Problem, Progress, detect
+from relay.core.events.event import Hint, Origin
+from relay.core.jobs.job import Job, Observation, Problem, Progress, detect
 from relay.metrics import Metrics
 from relay.polling.recorder import Recorder
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay.api.limits import Admission
+from relay.api.http.limits import Admission
 from relay.errors import Busy, TooLarge
 from relay.proxy import spool
 from relay.proxy.spool import MEMORY_BYTES, PART_BYTES, Spool

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay.core.tracking import TrackRequest
+from relay.core.polling.tracking import TrackRequest
 from relay.errors import StoreError
 from relay.proxy import unrecorded as unrecorded_module
 from relay.proxy.types import Caller

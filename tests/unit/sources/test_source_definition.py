@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from relay.core.events import Hint, Repeat
-from relay.core.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
+from relay.core.events.event import Hint, Repeat
+from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import load_definition, presets

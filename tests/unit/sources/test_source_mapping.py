@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
-from relay.core.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listing
-from relay.core.events import Origin, from_transition
-from relay.core.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
+from relay.core.events.event import Origin, from_transition
+from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listing
+from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
+from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
-from relay.core.recipient import Recipient
 from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ATTEMPT_COUNT,

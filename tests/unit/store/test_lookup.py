@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from relay.errors import StoreError
-from relay.store.lookup import FEW_KEYS, MAX_KEYS, Lookup
+from relay.store.databases.lookup import FEW_KEYS, MAX_KEYS, Lookup
 
 
 class HeldDatabase:
@@ -146,7 +146,7 @@ async def test_undecodable_row_fails_only_its_caller(lookup: Lookup[str], databa
 async def test_hanging_read_delays_only_its_own_group(
     lookup: Lookup[str], database: HeldDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.lookup.PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr("relay.store.databases.lookup.PATIENCE_SECONDS", 0.001)
     database.rows = {"a": "1", "b": "2"}
     (hangs,) = await asked(lookup, "a")
     (other,) = await asked(lookup, "b")

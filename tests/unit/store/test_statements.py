@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from relay.store.statements import TEXT, sql
+from relay.store.databases.statements import TEXT, sql
 from tests.support.named_statements import named_statements
 
 OPENS = re.compile(r"\b(?:FROM|JOIN|LATERAL)\s*\((?=\s*(?:SELECT|WITH|VALUES)\b)", re.IGNORECASE)

@@ -12,7 +12,7 @@ from polling_bars import BAR, Bar
 from polling_bound import LEAST_RATE, at_price, bound, lane_survival, lognormal_survival, rates_of
 from polling_workloads import make
 
-from relay.core.planner.hazard import EDGES, bin_of
+from relay.core.planner.learning.hazard import EDGES, bin_of
 
 
 def test_a_constant_hazard_comes_out_again():

@@ -1,0 +1,275 @@
+"""Every token that this node accepts, in memory: those of the settings and those of the database.
+
+A request is one look-up, by the digest of its token or, from its second use on, by the token itself. Both are looked up
+by a hash that no stranger can predict, and compared only where the whole hash is the same, so the time says nothing.
+One `Access` lives as long as its node. A reload and a change in the database replace its tokens, and what waits under a
+token that is gone is woken to end (`holds`).
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from relay.api.http.auth import Identity, WrongToken, client_of
+from relay.api.http.ports import Token
+from relay.clock import Clock, steady_clock
+from relay.core.access.client_address import Network, client_address, group_of, is_within
+from relay.core.access.tokens import AccessToken, Mistakes, Quota, mistake, refusal_of, spend
+from relay.errors import RequestError, TooMany
+from relay.ids import TOKEN_PREFIX
+
+MAX_ADDRESSES = 10_000
+"""Addresses whose wrong tokens are remembered; the one whose last is oldest is forgotten first."""
+MAX_HELD = 100
+MAX_HELD_OF_AN_ADDRESS = 4
+HOLD_SECONDS = 1.0
+"""How long the answer to a wrong token is held back once its address has sent too many."""
+QUOTA_NAME = "token"
+_PEER = "relay.peer"
+"""Where a scope has the address that connected to us, once its `client` may be another one."""
+
+Limits = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    """An accepted token. `last`: its last caller, so that one from the same address is not checked and made again."""
+
+    name: str
+    scopes: frozenset[str]
+    digest: bytes
+    stored: AccessToken | None = None
+    last: Identity | None = None
+    used_at: float | None = None
+    quota: Quota | None = None
+
+
+@dataclass(slots=True)
+class _Address:
+    mistakes: Mistakes
+    held: int = field(default=0)
+
+
+class Access:
+    """The tokens, their quotas and uses, and the wrong tokens of each address."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        trusted_proxies: Sequence[Network] = (),
+        steady: Clock = steady_clock,
+        hold_seconds: float = HOLD_SECONDS,
+    ) -> None:
+        """`clock`: for expiry and uses. `steady`: for quotas and wrong tokens."""
+        self.trusted_proxies = tuple(trusted_proxies)
+        self._clock = clock
+        self._steady = steady
+        self._hold_seconds = hold_seconds
+        self._of_settings: Mapping[bytes, _Entry] = {}
+        self._of_database: Mapping[bytes, _Entry] = {}
+        self._entries: Mapping[bytes, _Entry] = {}
+        self._seen: dict[str, _Entry] = {}
+        """Accepted tokens that were sent since the last change, so that each is hashed once. Nothing else gets in."""
+        self._next_expiry_at: float | None = None
+        self._planned_at = clock()
+        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+        self._held = 0
+
+    # --- the tokens
+
+    def configure(self, tokens: Iterable[Token]) -> bool:
+        """Takes the tokens of the settings, in place of those before. True if one of them is gone or has changed."""
+        self._of_settings = {
+            (digest := _digest(one.value)): _Entry(name=one.name, scopes=one.scopes, digest=digest) for one in tokens
+        }
+        return self._join()
+
+    def load(self, tokens: Iterable[AccessToken]) -> bool:
+        """Takes the tokens of the database, in place of those before, which keep their quotas and uses. True if one of
+        them is gone."""
+        before = self._of_database
+        self._of_database = {
+            (digest := bytes.fromhex(one.digest)): before.get(digest)
+            or _Entry(name=one.name, scopes=one.scopes, digest=digest, stored=one)
+            for one in tokens
+        }
+        return self._join()
+
+    def _join(self) -> bool:
+        before, self._entries = self._entries, {**self._of_database, **self._of_settings}
+        self._seen.clear()
+        self._plan_expiry()
+        return any(
+            (now := self._entries.get(digest)) is None or (now.name, now.scopes) != (entry.name, entry.scopes)
+            for digest, entry in before.items()
+        )
+
+    def _plan_expiry(self) -> None:
+        now = self._planned_at = self._clock()
+        times = (entry.stored.expires_at for entry in self._of_database.values() if entry.stored is not None)
+        self._next_expiry_at = min((at for at in times if at is not None and at > now), default=None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the tokens of the settings."""
+        return frozenset(entry.name for entry in self._of_settings.values())
+
+    @property
+    def has_stored(self) -> bool:
+        """Whether the database has a token."""
+        return bool(self._of_database)
+
+    def some_expired(self) -> bool:
+        """Whether a token has expired since the last call that returned True."""
+        now = self._clock()
+        if now < self._planned_at:
+            self._plan_expiry()  # the clock was set back: what had expired is valid again, until its time
+        if self._next_expiry_at is None or now < self._next_expiry_at:
+            return False
+        self._plan_expiry()
+        return True
+
+    def used_at(self, token: AccessToken) -> float | None:
+        """When the token was last used, if that is not stored yet."""
+        entry = self._of_database.get(bytes.fromhex(token.digest))
+        return None if entry is None else entry.used_at
+
+    def take_uses(self) -> dict[str, float]:
+        """When tokens of the database were last used, by id, since the last call."""
+        uses: dict[str, float] = {}
+        for entry in self._of_database.values():
+            if entry.used_at is not None and entry.stored is not None:
+                uses[entry.stored.id], entry.used_at = entry.used_at, None
+        return uses
+
+    # --- a request
+
+    def address(self, scope: Scope) -> None:
+        """Puts the caller's address into the scope, where a trusted proxy names it."""
+        if self.trusted_proxies and _PEER not in scope:
+            headers = Headers(scope=scope)
+            scope[_PEER] = peer = client_of(scope)
+            believed = client_address(
+                peer,
+                forwarded_for=headers.getlist("x-forwarded-for"),
+                forwarded=headers.getlist("forwarded"),
+                trusted=self.trusted_proxies,
+            )
+            scope["client"] = (believed, 0)
+
+    def is_proxied(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a trusted proxy has sent the request: it connected to us itself. After `address`."""
+        return _PEER in scope and is_within(scope[_PEER], self.trusted_proxies)
+
+    def is_token(self, value: str) -> bool:
+        """Whether this is a token of this relay, or has the form of one. Says nothing of where it may be used from."""
+        return value.startswith(TOKEN_PREFIX) or _digest(value) in self._entries
+
+    def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
+        """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its
+        quota is used up. Puts what is left of it into the scope, for `limits_of`."""
+        entry = self._seen.get(value)
+        if entry is None:
+            entry = self._entries.get(_digest(value))
+            if entry is None:
+                return None
+            self._seen[value] = entry
+        return self._caller(entry, scope)
+
+    def of_digest(self, digest: bytes, scope: MutableMapping[str, Any]) -> Identity | None:
+        """The caller that acts as the token with this digest, as `identify` gives it: for those who have proved before
+        that they hold it. Raises TooMany."""
+        entry = self._entries.get(digest)
+        return None if entry is None else self._caller(entry, scope)
+
+    def _caller(self, entry: _Entry, scope: MutableMapping[str, Any]) -> Identity | None:
+        client, identity, stored = client_of(scope), entry.last, entry.stored
+        same = identity is not None and identity.client == client
+        if stored is not None:
+            now = self._clock()
+            if stored.expires_at is not None or not same:
+                refusal = refusal_of(stored.expires_at, () if same else stored.networks, client, now)
+                if refusal is not None:
+                    scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
+                    return None
+            entry.used_at = now
+        if identity is None or not same:
+            identity = entry.last = Identity(
+                name=entry.name,
+                scopes=entry.scopes,
+                token_id=None if stored is None else stored.id,
+                account=None if stored is None else stored.account,
+                client=client,
+                digest=entry.digest,
+            )
+        if stored is not None and stored.requests_per_minute is not None:
+            self._spend(entry, stored.requests_per_minute, scope)
+        return identity
+
+    def holds(self, identity: Identity | None) -> bool:
+        """Whether the caller's token is still accepted, with the same permissions."""
+        if identity is None or identity.digest is None:
+            return True
+        entry = self._entries.get(identity.digest)
+        if entry is None or entry.name != identity.name or entry.scopes != identity.scopes:
+            return False
+        stored = entry.stored
+        return stored is None or stored.expires_at is None or self._clock() < stored.expires_at
+
+    def _spend(self, entry: _Entry, limit: int, scope: MutableMapping[str, Any]) -> None:
+        spent = spend(entry.quota, limit, self._steady())
+        entry.quota = spent.quota
+        scope["relay.limits"] = [
+            (b"ratelimit-policy", b'"%s";q=%d;w=60' % (QUOTA_NAME.encode(), limit)),
+            (b"ratelimit", b'"%s";r=%d;t=%d' % (QUOTA_NAME.encode(), spent.remaining, spent.resets_in_seconds)),
+        ]
+        if not spent.allowed:
+            scope["relay.refused"] = f"{entry.name}: rate limit"
+            detail = f"the token {entry.name} may send {limit:,} requests a minute: wait {spent.resets_in_seconds} s"
+            raise TooMany(detail, code="rate_limited", headers={"Retry-After": str(spent.resets_in_seconds)})
+
+    # --- wrong tokens
+
+    async def slowed(self, error: WrongToken) -> RequestError:
+        """The answer to a wrong token. From an address that has sent too many it is a 429, and held back. Valid tokens
+        never wait, also from that address."""
+        key = group_of(error.client)
+        address = self._addresses.get(key)
+        mistakes, wait_seconds = mistake(None if address is None else address.mistakes, self._steady())
+        if address is None:
+            address = self._addresses[key] = _Address(mistakes)
+        address.mistakes = mistakes
+        self._addresses.move_to_end(key)
+        if len(self._addresses) > MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+        if wait_seconds == 0:
+            return error
+        headers = {"Retry-After": str(wait_seconds)}
+        if self._held < MAX_HELD and address.held < MAX_HELD_OF_AN_ADDRESS:
+            self._held, address.held = self._held + 1, address.held + 1
+            try:
+                await asyncio.sleep(self._hold_seconds)
+            finally:
+                self._held, address.held = self._held - 1, address.held - 1
+        else:
+            headers["Connection"] = "close"
+        detail = f"too many wrong tokens came from this address: {error}; try again in {wait_seconds} s"
+        return TooMany(detail, code="too_many_wrong_tokens", headers=headers)
+
+
+def limits_of(scope: Mapping[str, Any]) -> Limits:
+    """The headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) of an answer; none if the
+    caller's requests are not limited."""
+    found: Limits = scope.get("relay.limits", [])
+    return found
+
+
+def _digest(value: str) -> bytes:
+    return sha256(value.encode("utf-8", "surrogateescape")).digest()

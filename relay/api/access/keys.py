@@ -1,0 +1,229 @@
+"""`/v1/keys`: the relay's own keys and their rotation. `/.well-known/webhook-keys.json`: the public ones."""
+
+import secrets
+from functools import partial
+from typing import Any, Literal
+
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.http.fields import Nothing, Time
+from relay.api.http.operations import (
+    ADMINS,
+    PUBLIC,
+    STORED,
+    Answer,
+    Call,
+    Operation,
+)
+from relay.api.http.resource import json_response
+from relay.api.http.validation import validate
+from relay.api.subscriptions.subscriptions import SECRET_BYTES, RotatedSecret, SecretRotation
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core.access import encryption
+from relay.core.subscriptions.signing import ED25519_BYTES, key_id_of, new_secret, new_signing_key, public_key_of
+from relay.core.subscriptions.subscription import SigningSecret
+from relay.errors import Conflict, SettingsError
+from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
+
+
+class PublicKey(TypedDict):
+    """A public key that verifies `v1a` signatures."""
+
+    id: str
+    scheme: Literal["v1a"]
+    algorithm: Literal["ed25519"]
+    public_key: str
+    valid_from: Time
+    valid_until: Time | None
+
+
+class PublicKeys(TypedDict):
+    """The public keys, the newest first."""
+
+    keys: list[PublicKey]
+
+
+class Rotation(TypedDict):
+    """One part of a rotation of the encryption keys: how many secrets were encrypted again, and how many are left.
+    `unused` keys may be removed."""
+
+    key: str
+    done: int
+    left: int
+    unused: list[str]
+    problem: str | None
+
+
+class EncryptionKeys(TypedDict):
+    """The ids of this node's encryption keys, the one that encrypts first."""
+
+    ids: list[str]
+    place: str
+
+
+class Keys(TypedDict):
+    """The relay's own keys."""
+
+    encryption: EncryptionKeys
+    signing: list[PublicKey]
+
+
+class RotatedKey(TypedDict):
+    """The new public key, and when the old one expires."""
+
+    key: PublicKey
+    old_key_expires_at: Time
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Keys")
+
+
+@operation("GET /.well-known/webhook-keys.json", scopes=PUBLIC, answers={200: Answer("The public keys.", PublicKeys)})
+async def get_public_keys(call: Call) -> Response:
+    """Read the public keys that verify requests of this relay.
+
+    Until `valid_until` a key signs beside the newer one. Expired keys are listed for a few minutes more, for requests
+    that are on their way.
+    """
+    keys: PublicKeys = {"keys": await _public_keys(call)}
+    return json_response(keys)
+
+
+@operation("GET /v1/keys", scopes=ADMINS, answers={200: Answer("The keys, without secrets.", Keys)})
+async def get_keys(call: Call) -> Response:
+    """Read the ids of the keys."""
+    own = call.ports.node.keys
+    document: Keys = {
+        "encryption": {"ids": list(own.ids), "place": own.place},
+        "signing": await _public_keys(call),
+    }
+    return json_response(document)
+
+
+@operation(
+    "POST /v1/keys/encryption/rotate",
+    repeats=STORED,
+    audited="keys.rotate_encryption",
+    scopes=ADMINS,
+    body=Nothing,
+    body_optional=True,
+    answers={200: Answer("What was done. Send the request again until nothing is left.", Rotation)},
+    problems={409: "The key file cannot be replaced."},
+)
+async def rotate_encryption_key(call: Call) -> Response:
+    """Encrypt stored secrets again with the first key, for five seconds.
+
+    Each request continues where the rows are left.
+    """
+    try:
+        rotation = await call.ports.node.keys.rotate()
+    except SettingsError as error:
+        raise Conflict(str(error), code="keys_refused") from None
+    return json_response(rotation_view(rotation))
+
+
+@operation(
+    "POST /v1/keys/signing/rotate",
+    repeats=STORED,
+    audited="keys.rotate_signing",
+    scopes=ADMINS,
+    body=SecretRotation,
+    body_optional=True,
+    answers={200: Answer("The new public key.", RotatedKey)},
+    problems={409: "Ten keys are valid."},
+)
+async def rotate_signing_key(call: Call) -> Response:
+    """Create a new key pair for `v1a` signatures.
+
+    Both keys sign, and both are listed, until the old one expires.
+    """
+    made = new_signing_key(secrets.token_bytes(ED25519_BYTES))
+    now, expires_at = await _rotate(call, SIGNING_OWNER, made)
+    rotated: RotatedKey = {
+        "key": public_key_view(SigningSecret(value=made, created_at=now)),
+        "old_key_expires_at": to_rfc3339(expires_at),
+    }
+    return json_response(rotated)
+
+
+@operation(
+    "POST /v1/keys/callback-secret/rotate",
+    repeats=STORED,
+    audited="keys.rotate_callback_secret",
+    scopes=ADMINS,
+    body=SecretRotation,
+    body_optional=True,
+    answers={200: Answer("The new secret. `GET /v1/signing-secret` shows it again.", RotatedSecret)},
+    problems={409: "Ten secrets are valid, or `delivery.callback_secret` is set."},
+)
+async def rotate_callback_secret(call: Call) -> Response:
+    """Create a new secret for callbacks.
+
+    Both secrets sign until the old one expires.
+    """
+    if call.ports.settings.callback_secret_given:
+        problem = "delivery.callback_secret is set: give it a list with the new secret and the old one, and send SIGHUP"
+        raise Conflict(problem, code="callback_secret_configured")
+    made = new_secret(secrets.token_bytes(SECRET_BYTES))
+    _, expires_at = await _rotate(call, CALLBACK_OWNER, made)
+    rotated: RotatedSecret = {"secret": made, "old_secret_expires_at": to_rfc3339(expires_at)}
+    return json_response(rotated)
+
+
+async def _rotate(call: Call, owner: str, made: str) -> tuple[float, float]:
+    """Adds the secret. Returns the present time, and when the old ones expire."""
+    overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
+    now = call.ports.clock()
+    await call.ports.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
+    call.ports.dispatcher.wake()
+    return now, now + overlap_seconds
+
+
+async def _public_keys(call: Call) -> list[PublicKey]:
+    return [public_key_view(one) for one in await call.ports.node.signing_keys()]
+
+
+def public_key_view(key: SigningSecret) -> PublicKey:
+    """The public half of a private key `whsk_…`."""
+    public = public_key_of(key.value)
+    return {
+        "id": key_id_of(public),
+        "scheme": "v1a",
+        "algorithm": "ed25519",
+        "public_key": public,
+        "valid_from": to_rfc3339(key.created_at),
+        "valid_until": optional_rfc3339(key.expires_at),
+    }
+
+
+def rotation_view(rotation: encryption.Rotation) -> Rotation:
+    """A rotation as the API shows it."""
+    return {
+        "key": rotation.key,
+        "done": rotation.done,
+        "left": rotation.left,
+        "unused": list(rotation.unused),
+        "problem": rotation.problem,
+    }
+
+
+_TIME = "2026-05-20T10:00:00.000Z"
+_KEY: PublicKey = {
+    "id": "3b6a27bcceb6a42d",
+    "scheme": "v1a",
+    "algorithm": "ed25519",
+    "public_key": "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+    "valid_from": _TIME,
+    "valid_until": None,
+}
+EXAMPLES: dict[str, Any] = {
+    "PublicKeys": {"keys": [_KEY]},
+    "Keys": {
+        "encryption": {"ids": ["0c1d2e3f", "8a9b0c1d"], "place": "encryption.keys"},
+        "signing": [_KEY],
+    },
+    "Rotation": {"key": "0c1d2e3f", "done": 1200, "left": 0, "unused": ["8a9b0c1d"], "problem": None},
+    "RotatedKey": {"key": _KEY, "old_key_expires_at": "2026-05-21T10:00:00.000Z"},
+}

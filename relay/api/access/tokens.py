@@ -1,0 +1,301 @@
+"""`/v1/tokens`: the API tokens of the database. Those of the settings are not listed."""
+
+from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.http.auth import LOCAL
+from relay.api.http.examples import TIME, TOKEN_ID
+from relay.api.http.fields import Body, Moment, NextCursor, Time
+from relay.api.http.names import account_errors
+from relay.api.http.operations import (
+    ADMINS,
+    LOCATION,
+    NEXT,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
+from relay.api.http.params import PAGE
+from relay.api.http.resource import json_response, page_response
+from relay.api.http.validation import invalid, validate
+from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
+from relay.core.access.client_address import network_of
+from relay.core.access.tokens import (
+    MAX_SCOPE,
+    MAX_SCOPES,
+    NAME_FORM,
+    NAME_PATTERN,
+    SCOPE_FORM,
+    SCOPE_PATTERN,
+    AccessToken,
+    in_order,
+    is_scope,
+    is_token_name,
+)
+from relay.errors import FieldError
+from relay.ids import new_token
+from relay.store.access.tokens import name_taken, no_token
+
+MAX_NETWORKS = 100
+MAX_REQUESTS_PER_MINUTE = 1_000_000
+DEFAULT_SOURCE = "revor"
+RESERVED = (LOCAL, "relay")
+"""Names that the audit uses for those without a token."""
+
+
+def _name(value: str) -> str:
+    if not is_token_name(value):
+        raise PydanticCustomError("invalid_name", "{form} is expected", {"form": NAME_FORM})
+    return value
+
+
+def _scope(value: str) -> str:
+    if not is_scope(value):
+        raise PydanticCustomError("unknown_value", "{form} is expected", {"form": SCOPE_FORM})
+    return value
+
+
+ScopeName = Annotated[
+    str, AfterValidator(_scope), Field(json_schema_extra={"pattern": f"^{SCOPE_PATTERN}$", "maxLength": MAX_SCOPE})
+]
+
+
+def _network(value: str) -> str:
+    try:
+        network_of(value)
+    except ValueError as error:
+        expected = "a network such as 10.0.0.0/8 or fd00::/8 is expected{more}"
+        raise PydanticCustomError("invalid_network", expected, {"more": str(error)}) from None
+    return value
+
+
+class TokenCreate(Body):
+    """A new API token."""
+
+    read_only = frozenset({"id", "token", "created_at", "created_by", "last_used_at"})
+
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        description=f"What the token is called in lists, logs and the audit: {NAME_FORM}. No two tokens have the same.",
+        json_schema_extra={"pattern": f"^{NAME_PATTERN}$"},
+    )
+    scopes: list[ScopeName] = Field(
+        min_length=1,
+        max_length=MAX_SCOPES,
+        description="What it allows. `proxy`: the drop-in only; `deliveries:write`: pulling only; "
+        "`events:write:com.acme.`: publishing events of types that begin so; `admin`: everything.",
+    )
+    expires_at: Moment | None = Field(default=None, description="When it ends. null: never.")
+    source: str | None = Field(default=None, description="The source of `account`. Default: `revor`.")
+    account: str | None = Field(
+        default=None,
+        description="The only account whose jobs, events and subscriptions it reaches, and which it stands for in the "
+        "drop-in. null: all of them.",
+    )
+    networks: list[Annotated[str, AfterValidator(_network)]] = Field(
+        default_factory=list,
+        max_length=MAX_NETWORKS,
+        description="Where its callers may come from, such as `203.0.113.0/24`. Empty: anywhere.",
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=MAX_REQUESTS_PER_MINUTE, description="How often it may be used. null: without a limit."
+    )
+
+
+class Token(TypedDict):
+    """An API token, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[ScopeName]
+    created_at: Time
+    created_by: Annotated[str, Field(description="The name of the token that created it, or `command line`.")]
+    expires_at: Time | None
+    last_used_at: Annotated[Time | None, Field(description="At most a minute old; null if it was never used.")]
+    source: str | None
+    account: str | None
+    networks: list[str]
+    requests_per_minute: int | None
+
+
+class NewToken(Token):
+    """A new token with its secret, which is shown this once."""
+
+    token: str
+
+
+class TokenPage(TypedDict):
+    """One page of tokens."""
+
+    items: list[Token]
+    next_cursor: NextCursor
+
+
+def token_of(
+    document: object,
+    secret: str,
+    *,
+    id: str,
+    now: float,
+    created_by: str,
+    accounts: Mapping[str, tuple[str, ...]],
+    taken: frozenset[str],
+) -> AccessToken:
+    """The token that a body describes. `taken`: the names of other tokens. Raises InvalidRequest, Conflict."""
+    body = validate(TokenCreate, document)
+    errors: list[FieldError] = []
+    expires_at = None if body.expires_at is None else from_rfc3339(body.expires_at)
+    if expires_at is not None and expires_at <= now:
+        errors.append(FieldError(pointer="/expires_at", code="invalid_time", detail="the time is over already"))
+    account = None
+    if body.account is not None:
+        account = (DEFAULT_SOURCE if body.source is None else body.source, body.account)
+        errors += account_errors(*account, accounts)
+    elif body.source is not None:
+        errors.append(FieldError(pointer="/source", code="invalid", detail="a source needs an account of it"))
+    if errors:
+        raise invalid(*errors)
+    if body.name in taken or body.name in RESERVED:
+        raise name_taken(body.name)
+    return AccessToken(
+        id=id,
+        name=body.name,
+        digest=sha256(secret.encode()).hexdigest(),
+        scopes=frozenset(body.scopes),
+        created_at=now,
+        created_by=created_by,
+        expires_at=expires_at,
+        account=account,
+        networks=tuple(dict.fromkeys(map(network_of, body.networks))),
+        requests_per_minute=body.requests_per_minute,
+    )
+
+
+def token_view(token: AccessToken, used_at: float | None = None) -> Token:
+    """A token. `used_at`: a use that is not stored yet."""
+    source, account = token.account or (None, None)
+    uses = [at for at in (token.last_used_at, used_at) if at is not None]
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scopes": in_order(token.scopes),
+        "created_at": to_rfc3339(token.created_at),
+        "created_by": token.created_by,
+        "expires_at": optional_rfc3339(token.expires_at),
+        "last_used_at": optional_rfc3339(max(uses, default=None)),
+        "source": source,
+        "account": account,
+        "networks": [str(network) for network in token.networks],
+        "requests_per_minute": token.requests_per_minute,
+    }
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Tokens", scopes=ADMINS)
+
+
+async def _token_again(call: Call, kept: Mapping[str, Any]) -> NewToken:
+    token = await call.ports.store.tokens.get(kept["id"])
+    if token is None:
+        raise no_token(kept["id"])
+    return {**token_view(token), "token": kept["token"]}
+
+
+@operation(
+    "POST /v1/tokens",
+    repeats=Repeats(members("id", "token"), _token_again),
+    audited="tokens.create",
+    body=TokenCreate,
+    answers={201: Answer("The new token. `token` is only in this response.", NewToken, headers=LOCATION)},
+    problems={409: "Another token has the name, or there are too many."},
+)
+async def create_token(call: Call) -> Response:
+    """Create an API token.
+
+    `token` is shown this once: only its digest is stored. Other nodes accept it within 1 s.
+    """
+    now, secret = call.ports.clock(), new_token()
+    token = token_of(
+        call.document,
+        secret,
+        id=call.new_id("tok", now),
+        now=now,
+        created_by=LOCAL if call.identity is None else call.identity.name,
+        accounts=call.ports.settings.accounts,
+        taken=call.ports.access.names,
+    )
+    call.note(name=token.name, scopes=sorted(token.scopes))
+    await call.ports.store.tokens.create(token, now)
+    await call.ports.node.tokens_changed()
+    made: NewToken = {**token_view(token), "token": secret}
+    return json_response(made, 201, {"Location": f"/v1/tokens/{token.id}"})
+
+
+@operation("GET /v1/tokens", query=PAGE, answers={200: Answer("A page.", TokenPage, headers=NEXT)})
+async def list_tokens(call: Call) -> Response:
+    """List the API tokens, newest first, without those of the settings."""
+    page = await call.ports.store.tokens.page(**call.query)
+    return page_response(call.request, page, partial(_shown, call))
+
+
+@operation("GET /v1/tokens/{id}", answers={200: Answer("The token.", Token)})
+async def get_token(call: Call) -> Response:
+    """Read an API token."""
+    token = await call.ports.store.tokens.get(call.id)
+    if token is None:
+        raise no_token(call.id)
+    return json_response(_shown(call, token))
+
+
+@operation(
+    "DELETE /v1/tokens/{id}", audited="tokens.revoke", answers={200: Answer("The token before it was revoked.", Token)}
+)
+async def revoke_token(call: Call) -> Response:
+    """Revoke an API token.
+
+    This node refuses it from now on, other nodes within 1 s. Its open streams and waits end.
+    """
+    token = await call.ports.store.tokens.revoke(call.id)
+    call.note(name=token.name)
+    shown = _shown(call, token)
+    await call.ports.node.tokens_changed()
+    return json_response(shown)
+
+
+def _shown(call: Call, token: AccessToken) -> Token:
+    return token_view(token, call.ports.access.used_at(token))
+
+
+_TOKEN: Token = {
+    "id": TOKEN_ID,
+    "name": "crm",
+    "scopes": ["read", "jobs:write"],
+    "created_at": TIME,
+    "created_by": "ops",
+    "expires_at": "2027-05-20T10:00:00.000Z",
+    "last_used_at": None,
+    "source": "revor",
+    "account": "default",
+    "networks": ["203.0.113.0/24"],
+    "requests_per_minute": 600,
+}
+EXAMPLES: dict[str, Any] = {
+    "TokenCreate": {
+        "name": "crm",
+        "scopes": ["read", "jobs:write"],
+        "account": "default",
+        "networks": ["203.0.113.0/24"],
+        "requests_per_minute": 600,
+    },
+    "Token": _TOKEN,
+    "NewToken": {**_TOKEN, "token": "rl_Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5"},
+    "TokenPage": {"items": [_TOKEN], "next_cursor": None},
+}

@@ -1,0 +1,469 @@
+"""`/v1/deliveries`: one per event and subscription, with all attempts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, RootModel
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.deliveries.sink_credentials import sent_headers_view
+from relay.api.http.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
+from relay.api.http.fields import Body, NextCursor, Nothing, Time
+from relay.api.http.operations import (
+    ADMINS,
+    NEXT,
+    READS_SUBSCRIPTIONS,
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
+from relay.api.http.params import PAGE, choice, choices, text, time, whole_number
+from relay.api.http.problems import invalid_parameter
+from relay.api.http.resource import json_response, page_response
+from relay.api.http.validation import validate
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core.deliveries import delivery as core
+from relay.core.events.event import Event
+from relay.core.jobs.recipient import Recipient
+from relay.core.subscriptions.subscription import PULL
+from relay.errors import Conflict, NotFound
+
+GroupField = Literal["reason", "sink", "day"]
+MAX_COUNTED = 50_000
+_MAY_CHANGE = "Null unless the caller may change the subscription."
+GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscription_id", "day": "day"}
+"""The values of `group_by`, and the column that each groups by."""
+
+
+class Timings(TypedDict):
+    """How an attempt spent its time. A part that did not happen is null, for example on a reused connection. A part
+    that failed counts until it failed."""
+
+    dns_ms: Annotated[float | None, Field(description="The lookup of the host name; null if it was cached.")]
+    connect_ms: Annotated[float | None, Field(description="TCP, over all addresses tried.")]
+    tls_ms: Annotated[float | None, Field(description="The TLS handshake.")]
+    first_byte_ms: Annotated[float | None, Field(description="From sending the request to the response headers.")]
+
+
+class MadeUpRequest(TypedDict):
+    """A request that was not sent. Placeholders in braces stand for what only the sink knows, and for whom the job's
+    create names. A long body is cut."""
+
+    method: str
+    url: Annotated[str, Field(description="Redacted.")]
+    body: str
+
+
+class Attempt(TypedDict):
+    """One attempt. Credentials are redacted. What was sent and answered is null unless the caller may change the
+    subscription: headers, excerpt and `requests`."""
+
+    number: int
+    started_at: Time
+    duration_ms: Annotated[float, Field(description="Total time, to the end of the response body.")]
+    status_code: int | None
+    error: str | None
+    timings: Timings
+    decision: Annotated[
+        str | None,
+        Field(
+            description="The decision and its reason, in a sentence. Of a test: where the broker has put it, else null."
+        ),
+    ]
+    next_attempt_at: Annotated[
+        Time | None, Field(description="When this attempt scheduled the next one; null if there is none.")
+    ]
+    request_headers: Annotated[dict[str, str] | None, Field(description=_MAY_CHANGE)]
+    response_headers: Annotated[dict[str, str] | None, Field(description=_MAY_CHANGE)]
+    response_excerpt: Annotated[str | None, Field(description=f"The beginning of the response body. {_MAY_CHANGE}")]
+    response_excerpt_encoding: Annotated[
+        Literal["text", "hex"] | None, Field(description="`hex` if the body is not UTF-8.")
+    ]
+    remote_ip: Annotated[str | None, Field(description="The address that was dialled, even if it did not answer.")]
+    requests: Annotated[
+        list[MadeUpRequest] | None,
+        Field(description=f"With `config.dry_run`: what would have been sent; otherwise null. {_MAY_CHANGE}"),
+    ]
+
+
+class Delivery(TypedDict):
+    """One event for one subscription."""
+
+    id: str
+    event_id: str
+    event_type: str
+    subject: Annotated[str | None, Field(description="The event's subject: of job events the job's id upstream.")]
+    subscription_id: str
+    sink: Annotated[str | None, Field(description="The sink, redacted; null if the subscription was removed.")]
+    job_uid: str | None
+    state: Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
+    attempt_count: int
+    next_attempt_at: Time | None
+    waiting_for: Annotated[
+        str | None, Field(description="The delivery of an earlier event of the same job, which must end first.")
+    ]
+    reason: str | None
+    created_at: Time
+    ended_at: Time | None
+
+
+class DeliveryWithAttempts(Delivery):
+    """A delivery with all its attempts."""
+
+    attempts: list[Attempt]
+
+
+class Settlement(Body):
+    """What came of an uncertain delivery."""
+
+    fate: Literal["sent", "not_sent"] = Field(description="Whether the record is in the CRM.")
+
+
+class DeliveryPage(TypedDict):
+    """One page of deliveries."""
+
+    items: list[Delivery]
+    next_cursor: NextCursor
+
+
+class DeliveryGroup(TypedDict):
+    """Deliveries with equal values in the `group_by` fields; the other fields are null. Times are creation times."""
+
+    reason: str | None
+    subscription_id: str | None
+    sink: Annotated[str | None, Field(description="The sink, redacted; also null if its subscription was removed.")]
+    day: Annotated[str | None, Field(description="A UTC day, such as 2026-05-20.")]
+    count: int
+    oldest_at: Time
+    newest_at: Time
+    example_id: Annotated[str, Field(description="The newest delivery of the group.")]
+
+
+class DeliveryGroups(TypedDict):
+    """The largest groups of the newest deliveries."""
+
+    items: list[DeliveryGroup]
+    next_cursor: NextCursor
+    group_by: list[GroupField]
+    scanned: Annotated[int, Field(description="The number of deliveries counted, newest first.")]
+    truncated: Annotated[bool, Field(description="True if older deliveries were not counted, or groups were left out.")]
+
+
+class DeliveryListing(RootModel[DeliveryPage | DeliveryGroups]):
+    """A page of deliveries, or their groups."""
+
+
+class SignedRequest(TypedDict):
+    """A request to a sink with a current signature; other credentials are redacted."""
+
+    method: str
+    url: Annotated[str, Field(description="The sink, redacted.")]
+    headers: dict[str, str]
+    body: Annotated[str, Field(description="The exact text that is signed.")]
+
+
+def delivery_view(delivery: core.Delivery, sink: str | None) -> Delivery:
+    """A delivery as shown in lists. `sink`: redacted, None if the subscription was removed."""
+    return {
+        "id": delivery.id,
+        "event_id": delivery.event_id,
+        "event_type": delivery.event_type,
+        "subject": delivery.subject,
+        "subscription_id": delivery.subscription_id,
+        "sink": sink,
+        "job_uid": delivery.job_uid,
+        "state": delivery.state,
+        "attempt_count": delivery.attempt_count,
+        "next_attempt_at": optional_rfc3339(delivery.next_attempt_at),
+        "waiting_for": delivery.waiting_for,
+        "reason": delivery.reason,
+        "created_at": to_rfc3339(delivery.created_at),
+        "ended_at": optional_rfc3339(delivery.ended_at),
+    }
+
+
+def delivery_group_view(group: core.DeliveryGroup, sink: str | None) -> DeliveryGroup:
+    """A group of deliveries. `sink`: redacted, None if the subscription was removed."""
+    return {
+        "reason": group.reason,
+        "subscription_id": group.subscription_id,
+        "sink": sink,
+        "day": None if group.day is None else to_rfc3339(group.day)[:10],
+        "count": group.count,
+        "oldest_at": to_rfc3339(group.oldest_at),
+        "newest_at": to_rfc3339(group.newest_at),
+        "example_id": group.example_id,
+    }
+
+
+def attempt_view(attempt: core.Attempt, *, whole: bool) -> Attempt:
+    """One attempt. `whole`: the caller may see what the sink was sent and has answered."""
+    return {
+        "number": attempt.number,
+        "started_at": to_rfc3339(attempt.started_at),
+        "duration_ms": attempt.duration_ms,
+        "status_code": attempt.status_code,
+        "error": attempt.error,
+        "timings": cast("Timings", attempt.timings._asdict()),
+        "decision": attempt.decision,
+        "next_attempt_at": optional_rfc3339(attempt.next_attempt_at),
+        "request_headers": _headers_view(attempt.request_headers) if whole else None,
+        "response_headers": _headers_view(attempt.response_headers) if whole else None,
+        "response_excerpt": attempt.response_excerpt if whole else None,
+        "response_excerpt_encoding": _excerpt_encoding(attempt) if whole else None,
+        "remote_ip": attempt.remote_ip,
+        "requests": [_made_up(one) for one in attempt.requests] if whole and attempt.requests is not None else None,
+    }
+
+
+def _made_up(request: core.Shown) -> MadeUpRequest:
+    return {"method": request.method, "url": request.url, "body": request.body}
+
+
+def _excerpt_encoding(attempt: core.Attempt) -> Literal["text", "hex"] | None:
+    if attempt.response_excerpt is None:
+        return None
+    return "hex" if attempt.excerpt_is_hex else "text"
+
+
+def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    for name, value in headers:
+        shown[name] = f"{shown[name]}, {value}" if name in shown else value
+    return shown
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
+
+
+@operation(
+    "GET /v1/deliveries",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    query=(
+        choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled", "uncertain"),
+        text("subscription", "The subscription's id."),
+        text("event", "The event's id."),
+        text("reason", "The reason, such as `http_500`."),
+        time("since", "Deliveries made at or after this time, to the millisecond."),
+        time("until", "Deliveries made before this time."),
+        choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
+        whole_number("newest", "With `group_by`: count so many of the newest deliveries.", MAX_COUNTED, MAX_COUNTED),
+        *PAGE,
+    ),
+    answers={
+        200: Answer(
+            "A page; with `group_by`: groups. With several filters a page can have few items, or none, though others "
+            "follow.",
+            DeliveryListing,
+            headers=NEXT,
+        )
+    },
+)
+async def list_deliveries(call: Call) -> Response:
+    """List deliveries, newest first, or count them by group."""
+    query = dict(call.query)
+    query["subscription_id"], query["event_id"] = query.pop("subscription"), query.pop("event")
+    group_by, newest = query.pop("group_by"), query.pop("newest")
+    if group_by:
+        return await _groups(call, group_by, {**query, "newest": newest})
+    page = await call.ports.store.deliveries.page(**query)
+    sinks = await _sinks(call, (one.subscription_id for one in page.items))
+    return page_response(call.request, page, lambda one: delivery_view(one, sinks.get(one.subscription_id)))
+
+
+async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, Any]) -> Response:
+    if query.pop("cursor") is not None:
+        detail = "cursor: groups have no pages; use `limit` for the number of groups"
+        raise invalid_parameter("cursor", detail, code="invalid_cursor")
+    found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
+    sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
+    groups: DeliveryGroups = {
+        "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
+        "next_cursor": None,
+        "group_by": list(group_by),
+        "scanned": found.scanned,
+        "truncated": found.truncated or found.more,
+    }
+    return json_response(groups)
+
+
+async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
+    """The redacted sink of each subscription that still exists."""
+    found = await call.ports.store.subscriptions.some(sorted(set(ids)))
+    return {one.id: call.shown_sink(one.kind, one.sink) for one in found}
+
+
+@operation(
+    "GET /v1/deliveries/{id}",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    answers={200: Answer("The delivery.", DeliveryWithAttempts)},
+)
+async def get_delivery(call: Call) -> Response:
+    """Read a delivery with its attempts."""
+    return await _shown(call, await _find(call))
+
+
+@operation(
+    "GET /v1/deliveries/{id}/request",
+    bound=True,
+    scopes=ADMINS,
+    answers={200: Answer("The request. Nothing is sent.", SignedRequest)},
+    problems={409: "The subscription was removed, or nothing would be sent."},
+)
+async def get_delivery_request(call: Call) -> Response:
+    """Preview the request with a current signature."""
+    found = await _find(call)
+    subscription = await call.ports.store.subscriptions.get(found.subscription_id)
+    event = await call.ports.store.events.get(found.event_id)
+    if subscription is None or event is None:
+        raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
+    if subscription.kind == PULL:
+        raise Conflict("a program pulls it, so nothing is sent", code="nothing_to_send")
+    sent = await call.ports.dispatcher.request_of(subscription, event, await recipient_of(call, event))
+    if sent is None:
+        detail = "the event names no person whom the sink can look for, so nothing would be written"
+        raise Conflict(detail, code="nothing_to_send")
+    headers = sent_headers_view(sent.headers, subscription.credential)
+    headers |= {name: value for name, value in sent.headers if is_signed_name(name)}
+    url = call.shown_url(subscription, sent.url)
+    signed: SignedRequest = {"method": sent.method, "url": url, "headers": headers, "body": sent.body.decode()}
+    return json_response(signed)
+
+
+async def recipient_of(call: Call, event: Event) -> Recipient | None:
+    """Whom the create of an event's job names, as far as that is captured. Never to be shown."""
+    return None if event.job_uid is None else await call.ports.store.jobs.recipient(event.job_uid)
+
+
+def is_signed_name(name: str) -> bool:
+    """Whether this is a header of Standard Webhooks. These are not redacted: they are only valid with the body."""
+    return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
+
+
+async def _delivery_again(call: Call, _kept: object) -> DeliveryWithAttempts:
+    return await _view(call, await _find(call))
+
+
+@operation(
+    "POST /v1/deliveries/{id}/retry",
+    repeats=Repeats(members("id"), _delivery_again),
+    bound=True,
+    audited="deliveries.retry",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=Nothing,
+    body_optional=True,
+    answers={202: Answer("The delivery is due now.", DeliveryWithAttempts)},
+    problems={
+        409: "The delivery waits for an earlier event of its job, is being attempted, or its subscription was removed."
+    },
+)
+async def retry_delivery(call: Call) -> Response:
+    """Send a delivery again."""
+    found = await _find(call)
+    await _refuse_removed(call, found)
+    delivery = await call.ports.store.deliveries.retry(call.id, call.ports.clock())
+    call.ports.dispatcher.wake()
+    return await _shown(call, delivery, 202)
+
+
+@operation(
+    "POST /v1/deliveries/{id}/settle",
+    repeats=Repeats(members("id"), _delivery_again),
+    bound=True,
+    audited="deliveries.settle",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=Settlement,
+    answers={200: Answer("The delivery: delivered, or due now.", DeliveryWithAttempts)},
+    problems={409: "The delivery is not uncertain, or its subscription was removed."},
+)
+async def settle_delivery(call: Call) -> Response:
+    """Say what came of an uncertain delivery.
+
+    Use it once you have looked in the CRM. `sent`: the record is there, and the delivery counts as delivered.
+    `not_sent`: it is not there, and is written again.
+    """
+    fate = validate(Settlement, call.document).fate
+    found = await _find(call)
+    if fate == "not_sent":
+        await _refuse_removed(call, found)
+    delivery = await call.ports.store.deliveries.settle(found.id, fate, call.ports.clock())
+    call.ports.dispatcher.wake()
+    return await _shown(call, delivery)
+
+
+async def _refuse_removed(call: Call, delivery: core.Delivery) -> None:
+    if await call.ports.store.subscriptions.get(delivery.subscription_id) is None:
+        detail = f"subscription {delivery.subscription_id} was removed, so there is no sink to send this to"
+        raise Conflict(detail, code="subscription_removed")
+
+
+async def _find(call: Call) -> core.Delivery:
+    delivery = await call.ports.store.deliveries.get(call.id)
+    if delivery is None:
+        raise NotFound(f"there is no delivery {call.id[:200]!r}", code="delivery_not_found")
+    return delivery
+
+
+async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) -> Response:
+    return json_response(await _view(call, delivery), status_code)
+
+
+async def _view(call: Call, delivery: core.Delivery) -> DeliveryWithAttempts:
+    sinks = await _sinks(call, [delivery.subscription_id])
+    return {
+        **delivery_view(delivery, sinks.get(delivery.subscription_id)),
+        "attempts": [attempt_view(attempt, whole=call.may_set_sinks) for attempt in delivery.attempts],
+    }
+
+
+EXAMPLE_ATTEMPT: Attempt = {
+    "number": 1,
+    "started_at": TIME,
+    "duration_ms": 84.2,
+    "status_code": 200,
+    "error": None,
+    "timings": {"dns_ms": 2.1, "connect_ms": 18.4, "tls_ms": 21.3, "first_byte_ms": 42.0},
+    "decision": "HTTP 200: delivered",
+    "next_attempt_at": None,
+    "request_headers": {"webhook-id": EVENT_ID, "webhook-signature": "[redacted]"},
+    "response_headers": {"content-type": "text/plain"},
+    "response_excerpt": "ok",
+    "response_excerpt_encoding": "text",
+    "remote_ip": "93.184.215.14",
+    "requests": None,
+}
+_DELIVERY: Delivery = {
+    "id": DELIVERY_ID,
+    "event_id": EVENT_ID,
+    "event_type": "ai.revor.job.failed",
+    "subject": "7d9f3c52-1f0e-4b58-9a3e-2b7f6f0a9c11",
+    "subscription_id": SUBSCRIPTION_ID,
+    "sink": "https://receiver.example/hooks",
+    "job_uid": JOB_UID,
+    "state": "delivered",
+    "attempt_count": 1,
+    "next_attempt_at": None,
+    "waiting_for": None,
+    "reason": None,
+    "created_at": TIME,
+    "ended_at": TIME,
+}
+EXAMPLES: dict[str, Any] = {
+    "DeliveryListing": {"items": [_DELIVERY], "next_cursor": None},
+    "DeliveryWithAttempts": {**_DELIVERY, "attempts": [EXAMPLE_ATTEMPT]},
+    "Settlement": {"fate": "sent"},
+    "SignedRequest": {
+        "method": "POST",
+        "url": "https://receiver.example/hooks",
+        "headers": {"content-type": "application/cloudevents+json", "webhook-id": EVENT_ID},
+        "body": "{}",
+    },
+}

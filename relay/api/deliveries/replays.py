@@ -1,0 +1,263 @@
+"""`/v1/replays`: send events again, and follow the progress."""
+
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+from starlette.responses import Response
+
+from relay.api.http.examples import REPLAY_ID, SUBSCRIPTION_ID
+from relay.api.http.fields import ID_PATTERN, MAX_TYPES, Body, Moment
+from relay.api.http.names import event_type, event_types
+from relay.api.http.operations import (
+    LOCATION,
+    READS_SUBSCRIPTIONS,
+    STORED,
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Operation,
+)
+from relay.api.http.params import boolean
+from relay.api.http.resource import json_response
+from relay.api.http.validation import invalid, pointer_of, validate
+from relay.api.shown import Shown, Time
+from relay.clock import from_rfc3339
+from relay.core.deliveries import replay as core
+from relay.core.deliveries.replay import Only, ReplayState
+from relay.core.subscriptions.filters import matches
+from relay.core.subscriptions.subscription import Subscription
+from relay.errors import FieldError, NotFound
+from relay.ids import new_id
+
+
+class ReplayCreate(Body):
+    """The events to send again."""
+
+    since: Moment = Field(description="Events recorded at or after this time.", examples=["2026-05-19T00:00:00Z"])
+    until: Moment | None = Field(
+        default=None,
+        description="Events recorded before this time. Default and maximum: now.",
+        examples=["2026-05-20T00:00:00Z"],
+    )
+    types: list[str] | None = Field(
+        default=None, min_length=1, max_length=MAX_TYPES, description="Default: all types of the subscription."
+    )
+    only: Literal["undelivered", "all"] = Field(
+        default="undelivered",
+        description="`all` includes delivered events, which receivers recognise by `id`.",
+        examples=["undelivered"],
+    )
+
+
+class DeliveryFilter(Body):
+    """Deliveries that match all of these conditions."""
+
+    subscription: str | None = Field(
+        default=None, pattern=ID_PATTERN, description="Deliveries to this subscription.", examples=[SUBSCRIPTION_ID]
+    )
+    state: Literal["pending", "dead", "cancelled", "uncertain", "delivered"] = Field(
+        default="dead", description="Their state. With `pending`, deliveries that wait for a retry are tried now."
+    )
+    type: str | None = Field(default=None, description="Events of this type, full or short.")
+    since: Moment | None = Field(default=None, description="Events recorded at or after this time.")
+    until: Moment | None = Field(default=None, description="Events recorded before this time.")
+    reason: str | None = Field(
+        default=None, pattern=ID_PATTERN, description="Deliveries with exactly this `reason`.", examples=["http_500"]
+    )
+
+
+class DeliveriesRetry(Body):
+    """The deliveries to send again."""
+
+    filter: DeliveryFilter
+
+
+class ReplayStarted(Shown):
+    """A replay that has started."""
+
+    replay_id: str = Field(examples=[REPLAY_ID])
+    matched: int = Field(description="The number of events to send.", examples=[12840])
+
+
+class ReplayCounted(Shown):
+    """What a dry run has counted."""
+
+    matched: int = Field(description="The number of events that would be sent.", examples=[12840])
+    complete: bool = Field(
+        description="False if the range was too large to count all of it: there may be more.", examples=[True]
+    )
+
+
+class Replay(Shown):
+    """The progress of a replay."""
+
+    id: str = Field(examples=[REPLAY_ID])
+    subscription_id: str | None = Field(description="null: all subscriptions.", examples=[SUBSCRIPTION_ID])
+    state: ReplayState
+    matched: int = Field(description="The number of events to send, counted at the start.", examples=[12840])
+    queued: int = Field(description="How many of them have been queued for delivery.", examples=[1000])
+    delivered: int = Field(examples=[612])
+    dead: int
+    left: int = Field(description="How many have not ended yet.", examples=[12228])
+    since: Time = Field(examples=["2026-05-19T00:00:00.000Z"])
+    until: Time
+    types: list[str] | None
+    only: Only = Field(description="undelivered, all, or the previous state of the deliveries.")
+    reason: str | None = Field(description="Only deliveries that ended with this reason.")
+    created_at: Time
+    ended_at: Time | None
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Replays")
+
+_STARTED = Answer("The replay has started. `GET /v1/replays/{id}` has its progress.", ReplayStarted, headers=LOCATION)
+_COUNTED = Answer("With `dry_run=true`: the number of events that would be sent. Nothing has started.", ReplayCounted)
+_DRY_RUN = boolean("dry_run", "Only count the events.", default=False)
+_TOO_MANY = {409: "A hundred replays are already running."}
+
+
+@operation(
+    "POST /v1/subscriptions/{id}/replay",
+    repeats=STORED,
+    bound=True,
+    audited=lambda query: None if query["dry_run"] else "subscriptions.replay",
+    scopes=WRITES_SUBSCRIPTIONS,
+    query=(_DRY_RUN,),
+    body=ReplayCreate,
+    answers={200: _COUNTED, 202: _STARTED},
+    problems=_TOO_MANY,
+    tag="Subscriptions",
+)
+async def replay_subscription(call: Call) -> Response:
+    """Send a range of events again.
+
+    Sends the undelivered events recorded from `since` until before `until`, including events older than the
+    subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order within a job,
+    and always behind new events.
+    """
+    subscription = await call.ports.store.subscriptions.get(call.id)
+    if subscription is None:
+        raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
+    body = validate(ReplayCreate, call.document)
+    since, until, now, errors = _range(call, body.since, body.until, "")
+    types, type_errors = event_types(body.types or (), call.context.known_types, "/types")
+    errors += type_errors
+    for index, name in enumerate(types if not type_errors else ()):
+        why = _not_sent(call, subscription, name)
+        if why is not None:
+            errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
+    if errors:
+        raise invalid(*errors)
+    request = core.ReplayRequest(
+        id=new_id("rpl", now),
+        subscription_id=subscription.id,
+        since=since,
+        until=until,
+        now=now,
+        types=None if body.types is None else types,
+        only=body.only,
+    )
+    return await _answer(call, request)
+
+
+@operation(
+    "POST /v1/deliveries/retry",
+    repeats=STORED,
+    bound=True,
+    audited=lambda query: None if query["dry_run"] else "deliveries.retry_many",
+    scopes=WRITES_SUBSCRIPTIONS,
+    query=(_DRY_RUN,),
+    body=DeliveriesRetry,
+    answers={200: _COUNTED, 202: _STARTED},
+    problems=_TOO_MANY,
+    tag="Deliveries",
+)
+async def retry_deliveries(call: Call) -> Response:
+    """Send matching deliveries again.
+
+    They go out in order within a job and a subscription, each with a fresh retry schedule, and always behind new
+    events.
+    """
+    wanted = validate(DeliveriesRetry, call.document).filter
+    since, until, now, errors = _range(call, wanted.since, wanted.until, "/filter")
+    type, type_errors = event_type(wanted.type, call.context.known_types, "/filter/type")
+    errors += type_errors
+    if errors:
+        raise invalid(*errors)
+    request = core.ReplayRequest(
+        id=new_id("rpl", now),
+        subscription_id=wanted.subscription,
+        since=since,
+        until=until,
+        now=now,
+        types=None if type is None else (type,),
+        only=wanted.state,
+        reason=wanted.reason,
+    )
+    return await _answer(call, request)
+
+
+@operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
+async def get_replay(call: Call) -> Response:
+    """Read the progress of a replay."""
+    found = await call.ports.store.replays.get(call.id)
+    if found is None:
+        raise NotFound(f"there is no replay {call.id[:200]!r}", code="replay_not_found")
+    return json_response(Replay.of(found))
+
+
+@operation(
+    "DELETE /v1/replays/{id}",
+    bound=True,
+    audited="replays.stop",
+    scopes=WRITES_SUBSCRIPTIONS,
+    answers={200: Answer("The stopped replay.", Replay)},
+)
+async def stop_replay(call: Call) -> Response:
+    """Stop a replay.
+
+    Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that has ended is
+    unchanged.
+    """
+    stopped = await call.ports.store.replays.stop(call.id, call.ports.clock())
+    call.ports.dispatcher.wake()
+    return json_response(Replay.of(stopped))
+
+
+async def _answer(call: Call, request: core.ReplayRequest) -> Response:
+    """Starts a replay, or counts what it would send."""
+    if call.query["dry_run"]:
+        return json_response(ReplayCounted.of(await call.ports.store.replays.count(request)))
+    made = await call.ports.store.replays.create(request)
+    answer = ReplayStarted.of(made, replay_id=made.id)
+    return json_response(answer, 202, {"Location": f"/v1/replays/{made.id}"})
+
+
+def _range(
+    call: Call, since: str | None, until: str | None, place: str
+) -> tuple[float, float, float, list[FieldError]]:
+    """Start, end, now, and errors. The end is capped at now: later events are sent anyway."""
+    now = call.ports.clock()
+    first = 0.0 if since is None else from_rfc3339(since)
+    last = now if until is None else min(from_rfc3339(until), now)
+    errors = []
+    if first >= now:
+        errors.append(FieldError(pointer=f"{place}/since", code="out_of_range", detail="it must be in the past"))
+    elif first >= last:
+        errors.append(FieldError(pointer=f"{place}/until", code="out_of_range", detail="it must be after since"))
+    return first, last, now, errors
+
+
+def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
+    """Why a subscription never gets events of this type; None if it does."""
+    job_event = any(name.startswith(f"{origin.type_prefix}.") for origin in call.context.settings.origins.values())
+    source = subscription.source or ""
+    if (
+        job_event
+        if subscription.callback
+        else matches(subscription, name, source, job_event=job_event, owner=subscription.owner)
+    ):
+        return None
+    return f"subscription {subscription.id} does not get events of the type {name!r}"

@@ -1,0 +1,130 @@
+"""`/v1/events`: all recorded events, with or without subscriptions."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.events.wanted_events import FILTERS, Wanted
+from relay.api.http.examples import EVENT_ID
+from relay.api.http.fields import NextCursor, Time
+from relay.api.http.names import event_type
+from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation
+from relay.api.http.params import PAGE, text, time
+from relay.api.http.problems import invalid_detail
+from relay.api.http.resource import page_response
+from relay.api.http.stream import fragment, of_all
+from relay.core.events.event import Origin
+from relay.core.samples import sample_event
+from relay.errors import InvalidRequest, NotFound
+
+
+@with_config(ConfigDict(extra="allow"))
+class CloudEvent(TypedDict):
+    """A CloudEvent in structured JSON, as sent to sinks. A published one has what its program gave it."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    subject: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
+    time: NotRequired[Annotated[Time, Field(json_schema_extra={"default": ""})]]
+    datacontenttype: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
+    dataschema: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
+    data: NotRequired[Annotated[Any, Field(json_schema_extra={"default": None})]]
+
+
+class EventPage(TypedDict):
+    """One page of events."""
+
+    items: list[CloudEvent]
+    ids: Annotated[
+        list[str], Field(description="The relay's ids of `items`. A published event has in it the id of its program.")
+    ]
+    next_cursor: NextCursor
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Events")
+_TYPE = text("type", "The event's type: full, short (`failed`), or of another program.")
+
+
+@operation(
+    "GET /v1/events",
+    bound=True,
+    query=(
+        _TYPE,
+        text("subject", "The event's subject. For job events: the upstream's id of the job."),
+        time("since", "Events recorded at or after this time."),
+        time("until", "Events recorded before this time."),
+        FILTERS,
+        *PAGE,
+    ),
+    answers={
+        200: Answer(
+            "A page. With `filters`, or several of the others, it can have few items, or none, though others follow.",
+            EventPage,
+            headers=NEXT,
+        )
+    },
+)
+async def list_events(call: Call) -> Response:
+    """List events, newest first."""
+    query = {**call.query, "type": _type(call)}
+    wanted = Wanted(None, query.pop("filters"))
+    page = await call.ports.store.events.page(**query)
+    page = replace(page, items=tuple(await wanted.of(page.items, call.ports.admission.filtering)))
+    return page_response(call.request, page, fragment, {"ids": [event.id for event in page.items]})
+
+
+# Before `get_event`: routes are matched in order.
+@operation(
+    "GET /v1/events/stream",
+    bound=True,
+    query=(_TYPE, FILTERS),
+    request_headers=LAST_EVENT_ID,
+    answers={200: STREAM},
+    problems={429: "Too many streams are open."},
+)
+async def stream_events(call: Call) -> Response:
+    """Stream events as they are recorded.
+
+    Without `Last-Event-ID` the stream starts with the next event. A comment every 15 seconds keeps it open.
+    """
+    return await of_all(call, Wanted(_type(call), call.query["filters"]))
+
+
+def _type(call: Call) -> str | None:
+    type, errors = event_type(call.query["type"], call.context.known_types, "type")
+    if errors:
+        raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
+    return type
+
+
+@operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})
+async def get_event(call: Call) -> Response:
+    """Read an event."""
+    event = await call.ports.store.events.get(call.id)
+    if event is None:
+        raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")
+    return Response(event.body, media_type="application/json")
+
+
+EXAMPLE_EVENT = sample_event(
+    "ai.revor.job.failed",
+    event_id=EVENT_ID,
+    now=1779271208.0,
+    origin=Origin(
+        source="https://upstream.example/api/jobs",
+        type_prefix="ai.revor.job",
+        dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+    ),
+    dataschema_base="http://127.0.0.1:8080",
+).document()
+EXAMPLES: dict[str, Any] = {
+    "CloudEvent": EXAMPLE_EVENT,
+    "EventPage": {"items": [EXAMPLE_EVENT], "ids": [EVENT_ID], "next_cursor": "MTI"},
+}

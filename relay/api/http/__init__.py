@@ -1,0 +1,1 @@
+"""What every resource is built from: operations, checks, problems, validation."""

@@ -1,0 +1,153 @@
+"""`Idempotency-Key`: a repeated POST gets the status of the first one, and nothing is done twice.
+
+Of an answer its status is stored, and what `Repeats.keep` of the operation leaves of it; the rest is made again. A
+refused request did nothing: its status and code are stored. One that was refused for its body is validated again,
+which gives the same reasons. So nothing is stored that an erasure would have to find.
+
+A request holds its key by a lease that it renews. If it is cut off by a crash, or its response cannot be stored, the
+lease expires, and the same request then runs again.
+"""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from secrets import token_hex
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from relay.api.http.limits import MAX_BODY_BYTES
+from relay.api.http.operations import Call, FirstSent, Repeats
+from relay.api.http.problems import invalid_parameter, problem_response
+from relay.core.jsontext import dumps, loads
+from relay.core.records import StoredAnswer
+from relay.errors import Conflict, Gone, InvalidRequest, NotFound, RequestError, StoreError
+
+HEADER = "Idempotency-Key"
+KEPT_SECONDS = 86_400.0
+RENEW_SECONDS = 3.0
+MAX_KEY_CHARACTERS = 255
+REPLAYED = {"Idempotency-Replayed": "true"}
+KEY_PATTERN = "^[!-~](?:[ -~]{0,253}[!-~])?$"
+
+_KEY = re.compile(KEY_PATTERN)
+
+log = structlog.get_logger("relay.api")
+
+
+def key_of(headers: Headers) -> str | None:
+    """The request's key, None without one. Raises InvalidRequest if it is malformed or repeated."""
+    given = headers.getlist("idempotency-key")
+    if not given:
+        return None
+    key = given[0]
+    if len(given) > 1 or not _KEY.fullmatch(key):
+        detail = f"{HEADER} must be given once, as 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
+        raise invalid_parameter(HEADER, detail, code="invalid_idempotency_key")
+    return key
+
+
+async def once(
+    call: Call, key: str, repeats: Repeats, run: Callable[[], Awaitable[Response]], described: tuple[str, ...] = ()
+) -> Response:
+    """The response of `run`, or that of the first request again. Raises Conflict while the first request is in
+    progress, InvalidRequest if the key was used with another body, Gone if what the first request made is gone, and
+    RequestError if it was refused. `described`: beginnings of the names of headers that are part of the body."""
+    scope = call.request.scope
+    store = call.ports.store.idempotency
+    caller = call.identity.key if call.identity is not None else ""
+    id = _digest(caller, scope["method"], scope["path"], key)
+    parts = [f"{name}: {value}" for name, value in call.request.headers.items() if name.startswith(described)]
+    body_digest = _digest(scope["query_string"].decode("latin-1"), await _sha256(call.body), *sorted(parts))
+    holder = token_hex(8)
+    now = call.ports.clock()
+    begun = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
+    if isinstance(begun, StoredAnswer):
+        return await _again(call, repeats, begun, body_digest)
+    call.first = FirstSent(at=begun, digest=id)
+    async with _held(call, id, holder):
+        try:
+            response = await run()
+        except RequestError as error:
+            if error.kept and error.status < 500:
+                await _keep(call, id, holder, error.status, {"code": error.code, "title": error.title}, {})
+            else:
+                await _forget(call, id, holder)
+            return problem_response(error)
+        except BaseException:
+            await _forget(call, id, holder)
+            raise
+        headers = {name: value for name, value in response.headers.items() if name == "location"}
+        kept = repeats.keep(loads(bytes(response.body)))
+        await _keep(call, id, holder, response.status_code, kept, headers)
+        return response
+
+
+@asynccontextmanager
+async def _held(call: Call, id: str, holder: str) -> AsyncIterator[None]:
+    """Renews the lease on the key while inside."""
+    renewing = asyncio.get_running_loop().create_task(_renewing(call, id, holder))
+    try:
+        yield
+    finally:
+        renewing.cancel()
+
+
+async def _renewing(call: Call, id: str, holder: str) -> None:
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        try:
+            await call.ports.store.idempotency.renew(id, holder, call.ports.clock())
+        except StoreError as error:
+            log.warning("idempotency_key_not_renewed", error=str(error))
+
+
+async def _keep(call: Call, id: str, holder: str, status: int, kept: object, headers: Mapping[str, str]) -> None:
+    try:
+        await call.ports.store.idempotency.end(id, holder, status, dumps(kept), headers)
+    except StoreError as error:  # the work is done, so the caller gets its response
+        log.warning("idempotent_answer_not_kept", error=str(error))
+
+
+async def _forget(call: Call, id: str, holder: str) -> None:
+    try:
+        await call.ports.store.idempotency.forget(id, holder)
+    except StoreError as error:  # the key is free once its lease expires
+        log.warning("idempotency_key_not_freed", error=str(error))
+
+
+async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: str) -> Response:
+    if kept.body_digest != body_digest:
+        detail = f"this {HEADER} was used for another request to this path: use a new key for a new request"
+        raise InvalidRequest(detail, code="idempotency_conflict")
+    if kept.status_code is None:
+        detail = f"the first request with this {HEADER} is still in progress: try again in a moment"
+        raise Conflict(detail, code="idempotency_in_flight", headers={"Retry-After": "1"})
+    found = loads(kept.body)
+    if kept.status_code >= 400:
+        detail = f"the first request with this {HEADER} was refused, and so is this one. To try again, use a new key"
+        error = RequestError(detail, code=found["code"], status=kept.status_code, headers=dict(REPLAYED))
+        error.title = found["title"]
+        raise error
+    try:
+        # An older version kept whole answers.
+        document = await repeats.again(call, repeats.keep(found))
+    except NotFound:
+        detail = f"the first request with this {HEADER} was carried out, but what it made or changed was removed since"
+        raise Gone(detail, headers=dict(REPLAYED)) from None
+    headers = {**kept.headers, **REPLAYED}
+    return Response(dumps(document), kept.status_code, headers, media_type="application/json")
+
+
+async def _sha256(body: bytes) -> str:
+    """In a thread if the body is large: it would hold up all other requests."""
+    if len(body) <= MAX_BODY_BYTES:
+        return hashlib.sha256(body).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,181 @@
+"""What the API needs from the rest of the relay, and the values it exchanges with it.
+
+`relay/node/node.py` passes the real objects; tests pass stand-ins (`tests/support/api_world.py`).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from relay.api.http.limits import Admission
+from relay.clock import Clock
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.broker import Broker, Message, Published
+from relay.core.deliveries.dialogue import Steps
+from relay.core.events.event import RELAY_SOURCE, Event, Origin
+from relay.core.subscriptions.subscription import Handshake, Incidents, Subscription
+
+if TYPE_CHECKING:
+    from relay.api.access.callers import Access
+    from relay.api.jobs.group_finish import GroupForecasts
+    from relay.delivery.dispatcher import Dispatcher
+    from relay.delivery.pulls import Pulls
+    from relay.node.audit import AuditLog
+    from relay.node.node import Node
+    from relay.polling.tracking import Tracking
+    from relay.signals import Signals
+    from relay.store.store import Store
+
+
+Account = tuple[str, str]
+"""Its source and its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token that may call the API. `scopes`: see `core/access/tokens.py`."""
+
+    name: str
+    value: str = field(repr=False)
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """The settings of the API. `accounts`: the account names of each source; `passed_paths`: the path prefixes that
+    are forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by."""
+
+    host: str
+    port: int
+    public_url: str | None
+    tokens: tuple[Token, ...]
+    accounts: Mapping[str, tuple[str, ...]]
+    origins: Mapping[str, Origin]
+    guard: GuardPolicy
+    default_timeout_seconds: float
+    default_retry_schedule_seconds: tuple[float, ...]
+    max_subscriptions_of_caller: int = 1_000
+    version: str
+    node_id: str
+    passed_paths: tuple[str, ...] = ()
+    search_keys: tuple[str, ...] = ()
+    handshake: Handshake = "off"
+    dev: bool = False
+    callback_secret_given: bool = False
+    dashboard: bool = True
+    """Whether the dashboard is served."""
+    account: Account | None = None
+    """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
+    unrestricted: "ApiSettings | None" = None
+    """The settings without limits, if these are limited to what a bound token sees; else None."""
+
+    @property
+    def event_sources(self) -> frozenset[str]:
+        """Every CloudEvents `source` that an event can have."""
+        of_accounts = (origin.account_source for origin in self.origins.values() if origin.account_source)
+        return frozenset({RELAY_SOURCE, *(origin.source for origin in self.origins.values()), *of_accounts})
+
+    def within(self, account: Account) -> "ApiSettings":
+        """The settings as a token bound to the account sees them."""
+        source, name = account
+        known = name in self.accounts.get(source, ())
+        return replace(
+            self,
+            account=account,
+            unrestricted=self.unrestricted or self,
+            accounts={source: (name,)} if known else {},
+            origins={source: self.origins[source]} if source in self.origins else {},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """`problems` make `/readyz` answer 503; `notes` do not. Each is a sentence that says what to do. `components` are
+    the names of what has problems, which is all that callers without a token learn."""
+
+    problems: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kinds:
+    """The kinds of subscription, as functions, because `api` does not import `subscribers`.
+
+    names              the names of all kinds
+    infer              the kind for a sink's URL
+    check              raises InvalidRequest if the kind cannot serve a subscription
+    default_types      kind name to the types it gets by default (None: all job events)
+    default_timeout_seconds  kind name to its default of `config.timeout_seconds`, None without one
+    default_incidents  kind name to its default of `config.incidents`
+    redacted_url       kind name and URL to the redacted sink
+    signed             whether requests to a kind are signed
+    portal             the account at a vendor whose limits a subscription shares, None without one
+    broker             the broker of a subscription, and a destination to look for there; None: it has none
+    greeting           the requests that try a sink before its subscription is stored, None without any
+    names_somebody     whether an event's metadata name somebody whom the sink can look for; None if it is no CRM
+    """
+
+    names: tuple[str, ...]
+    infer: Callable[[str], str]
+    check: Callable[[Subscription], None]
+    default_types: Callable[[str], tuple[str, ...] | None]
+    default_timeout_seconds: Callable[[str], float | None]
+    default_incidents: Callable[[str], Incidents]
+    redacted_url: Callable[[str, str], str]
+    signed: Callable[[str], bool]
+    portal: Callable[[Subscription], str | None]
+    broker: Callable[[Subscription], tuple[Broker, Message | None] | None]
+    greeting: Callable[[Subscription, float], Steps | None]
+    names_somebody: Callable[[Subscription], Callable[[Event], bool] | None]
+
+
+async def _dial_nothing(_broker: Broker, _place: Message | None) -> Published:
+    """The default for tests without brokers."""
+    return Published()
+
+
+def _count_nothing(_method: str, _status_code: int) -> None:
+    """The default for tests without metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything the API needs.
+
+    dial           looks at a broker, and for a destination there; publishes nothing
+    count_request  is called after each response with the method and status
+    published      is called with the number of events that were published, after their commit
+    access         the tokens, of the node that outlives these ports. Open streams and waits ask it after each signal
+                   whether it still holds their caller's, so `Signals.wake_all` after a change ends those it does not
+    forecasts      of groups, which the caller has read through the store
+    admission      what open requests hold, of the node that outlives these ports
+    """
+
+    settings: ApiSettings
+    access: "Access"
+    clock: Clock
+    store: "Store"
+    tracking: "Tracking"
+    signals: "Signals"
+    dispatcher: "Dispatcher"
+    pulls: "Pulls"
+    node: "Node"
+    audit: "AuditLog"
+    forecasts: "GroupForecasts"
+    kinds: Kinds
+    dial: Callable[[Broker, Message | None], Awaitable[Published]] = _dial_nothing
+    count_request: Callable[[str, int], None] = _count_nothing
+    published: Callable[[int], None] = lambda count: None
+    admission: Admission = field(default_factory=Admission)
+
+    def within(self, account: Account) -> "Ports":
+        """Everything as a token bound to the account sees it. The node, the dispatcher, the pulls and the signals know
+        no account: a handler passes them only what it has read through the others."""
+        return replace(
+            self,
+            settings=self.settings.within(account),
+            store=self.store.within(account),
+            tracking=self.tracking.within(account),
+        )

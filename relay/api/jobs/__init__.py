@@ -1,0 +1,1 @@
+"""`/v1/jobs`, `/v1/groups`, `/v1/intents`."""

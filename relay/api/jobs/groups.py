@@ -1,0 +1,300 @@
+"""`/v1/groups`: groups of jobs. Read, wait for the end, close."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.http.examples import TIME
+from relay.api.http.fields import Body, NextCursor, Time
+from relay.api.http.operations import (
+    NEXT,
+    READS_JOBS,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
+from relay.api.http.params import PAGE, choice, text
+from relay.api.http.resource import json_response, page_response
+from relay.api.http.validation import validate
+from relay.api.jobs import waiting
+from relay.api.jobs.group_finish import GroupForecast
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core.jobs.groups import MAX_EXPECTED, JobGroup
+from relay.errors import Conflict, NotFound
+
+
+class GroupClose(Body):
+    """No more jobs come."""
+
+    expected: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_EXPECTED,
+        description="How many jobs the group has in all. Those that have not come when it settles are `missing`. "
+        "Default: those that are there.",
+    )
+
+
+class GroupCounts(TypedDict):
+    """Jobs of the round by state. A job that is closed counts as its outcome."""
+
+    queued: Annotated[int, Field(description="Also those that were not polled yet, or have an unknown status.")]
+    scheduled: int
+    running: int
+    retrying: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    not_found: int
+    untracked: int
+
+
+class FailureCount(TypedDict):
+    """Failed jobs with one error code."""
+
+    code: str
+    count: int
+
+
+class Group(TypedDict):
+    """A group of jobs in its current round."""
+
+    name: str
+    source: str
+    account: str
+    state: Literal["open", "finished"]
+    round: Annotated[int, Field(description="A job that joins after a round has finished opens the next one.")]
+    closed: Annotated[bool, Field(description="True if no more jobs come.")]
+    counts: GroupCounts
+    skipped: Annotated[int, Field(description="Succeeded jobs that the upstream skipped.")]
+    missing: Annotated[int, Field(description="Expected jobs that had not come when the round finished.")]
+    failures: Annotated[
+        list[FailureCount],
+        Field(description="The most frequent first. Beyond 100 codes the rest is counted as `other`."),
+    ]
+    first_at: Time
+    last_at: Annotated[Time, Field(description="When its latest job was registered.")]
+    finished_at: Time | None
+    expected: Annotated[int | None, Field(description="How many jobs it has in all, if that was stated.")]
+
+
+class ExpectedFinish(TypedDict):
+    """When a group finishes: in one of ten cases before `p10`, in one of ten after `p90`."""
+
+    p10: Time
+    p50: Time
+    p90: Time
+
+
+class GroupWithForecast(Group):
+    """A group of jobs in its current round, and when it is expected to finish."""
+
+    rate_per_hour: Annotated[
+        float | None, Field(description="How many of its jobs end per hour, judged by the last hour. Null at its end.")
+    ]
+    expected_finish: Annotated[
+        ExpectedFinish | None, Field(description="When the last of its jobs ends. Null if that is unknown.")
+    ]
+    expected_finish_note: Annotated[
+        str | None, Field(description="Why there is no expected finish, or what it leaves out.")
+    ]
+
+
+class GroupPage(TypedDict):
+    """One page of groups."""
+
+    items: list[Group]
+    next_cursor: NextCursor
+
+
+def group_view(group: JobGroup) -> Group:
+    """A group."""
+    return {
+        "name": group.name,
+        "source": group.source,
+        "account": group.account,
+        "state": "open" if group.finished_at is None else "finished",
+        "round": group.round,
+        "closed": group.closed_at is not None,
+        "counts": group.all_counts,  # type: ignore[typeddict-item]
+        "skipped": group.skipped,
+        "missing": group.missing,
+        "failures": [{"code": code, "count": count} for code, count in group.most_failures],
+        "first_at": to_rfc3339(group.first_at),
+        "last_at": to_rfc3339(group.last_at),
+        "finished_at": optional_rfc3339(group.finished_at),
+        "expected": group.expected,
+    }
+
+
+def forecast_view(group: JobGroup, forecast: GroupForecast) -> GroupWithForecast:
+    """A group and its forecast."""
+    rate, finish = forecast.rate_per_hour, forecast.finish
+    return {
+        **group_view(group),
+        "rate_per_hour": None if rate is None else round(rate, 1),
+        "expected_finish": None
+        if finish is None
+        else {"p10": to_rfc3339(finish.p10), "p50": to_rfc3339(finish.p50), "p90": to_rfc3339(finish.p90)},
+        "expected_finish_note": forecast.note,
+    }
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Groups")
+
+_WHICH = (
+    text("source", "Selects one of several groups of this name."),
+    text("account", "Selects one of several groups of this name."),
+)
+_AMBIGUOUS = {409: "Several accounts have a group of this name: use `source` and `account`."}
+
+
+@operation(
+    "GET /v1/groups",
+    bound=True,
+    scopes=READS_JOBS,
+    query=(
+        choice("state", "Whether the round has finished.", "open", "finished"),
+        text("source", "Only groups of this source."),
+        text("account", "Only groups of this account."),
+        *PAGE,
+    ),
+    answers={200: Answer("A page.", GroupPage, headers=NEXT)},
+)
+async def list_groups(call: Call) -> Response:
+    """List groups, newest first."""
+    page = await call.ports.store.groups.page(**call.query)
+    return page_response(call.request, page, group_view)
+
+
+@operation(
+    "GET /v1/groups/{name}",
+    bound=True,
+    scopes=READS_JOBS,
+    query=_WHICH,
+    request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
+    answers={
+        200: Answer(
+            "The group.",
+            GroupWithForecast,
+            headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
+        )
+    },
+    problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
+)
+async def get_group(call: Call) -> Response:
+    """Read a group, or wait for its end.
+
+    With `Prefer: wait=N` the response is sent when the round finishes, and after N seconds at the latest.
+    """
+    group = await _find_group(call)
+    seconds = waiting.preferred_seconds(call.request.headers)
+    if seconds is None:
+        return json_response(forecast_view(group, await call.ports.forecasts.of(group)))
+    group = await waiting.wait_for_group(call, group, seconds)
+    view = forecast_view(group, await call.ports.forecasts.of(group))
+    return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
+
+
+async def _group_again(call: Call, kept: Mapping[str, Any]) -> Group:
+    name = call.request.path_params["name"]
+    found = await call.ports.store.groups.find(name, kept["source"], kept["account"])
+    if not found:
+        raise _not_found(name)
+    return group_view(found[0])
+
+
+@operation(
+    "POST /v1/groups/{name}/close",
+    repeats=Repeats(members("source", "account"), _group_again),
+    bound=True,
+    audited="groups.close",
+    scopes=WRITES_JOBS,
+    query=_WHICH,
+    body=GroupClose,
+    body_optional=True,
+    answers={200: Answer("The group.", Group)},
+    problems=_AMBIGUOUS,
+)
+async def close_group(call: Call) -> Response:
+    """State that no more jobs come.
+
+    The round then finishes with its last job. With `expected` it waits for that many first. A round that has finished
+    is unchanged. A job that comes nevertheless is counted: in this round, or in the next one.
+    """
+    body = validate(GroupClose, call.document)
+    group = await _find_group(call)
+    call.note(expected=body.expected)
+    closed = await call.ports.store.groups.close(group, body.expected, call.ports.clock())
+    if closed is None:
+        raise _not_found(group.name)
+    return json_response(group_view(closed))
+
+
+async def _find_group(call: Call) -> JobGroup:
+    """The group of the path. Raises NotFound, or Conflict if several accounts have one of this name."""
+    name: str = call.request.path_params["name"]
+    found = await call.ports.store.groups.find(name, call.query["source"], call.query["account"])
+    if not found:
+        raise _not_found(name)
+    if len(found) > 1:
+        where = ", ".join(f"?source={group.source}&account={group.account}" for group in found[:5])
+        detail = f"{len(found)} accounts have a group {name!r}: choose one with {where}"
+        raise Conflict(detail, code="ambiguous_group")
+    return found[0]
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(f"there is no group {name[:200]!r}", code="group_not_found")
+
+
+_GROUP: Group = {
+    "name": "Q4 campaign",
+    "source": "revor",
+    "account": "default",
+    "state": "open",
+    "round": 1,
+    "closed": True,
+    "counts": {
+        "queued": 40,
+        "scheduled": 120,
+        "running": 3,
+        "retrying": 1,
+        "succeeded": 331,
+        "failed": 5,
+        "cancelled": 0,
+        "not_found": 0,
+        "untracked": 0,
+    },
+    "skipped": 2,
+    "missing": 0,
+    "failures": [{"code": "account_disconnected", "count": 4}, {"code": "recipient_not_found", "count": 1}],
+    "first_at": TIME,
+    "last_at": "2026-05-20T10:00:41.000Z",
+    "finished_at": None,
+    "expected": 500,
+}
+_EXPECTED: GroupWithForecast = {
+    **_GROUP,
+    "rate_per_hour": 41.0,
+    "expected_finish": {
+        "p10": "2026-05-20T13:52:00.000Z",
+        "p50": "2026-05-20T14:10:30.000Z",
+        "p90": "2026-05-20T14:41:12.000Z",
+    },
+    "expected_finish_note": None,
+}
+EXAMPLES: dict[str, Any] = {
+    "GroupWithForecast": _EXPECTED,
+    "GroupClose": {"expected": 500},
+    "Group": _GROUP,
+    "GroupPage": {"items": [_GROUP], "next_cursor": None},
+}

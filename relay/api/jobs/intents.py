@@ -1,0 +1,220 @@
+"""`/v1/intents`: creates that were sent through the relay and whose fate is unknown."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.http.examples import INTENT_ID, JOB_ID, TIME
+from relay.api.http.fields import ID_PATTERN, Body, JobRequest, NextCursor, Time, job_request_view
+from relay.api.http.operations import (
+    NEXT,
+    READS_JOBS,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    members,
+)
+from relay.api.http.params import PAGE
+from relay.api.http.resource import json_response, page_response
+from relay.api.http.validation import invalid, validate
+from relay.clock import to_rfc3339
+from relay.core import records
+from relay.core.access.forwarding import NOT_ATTACHED_HEADER, not_attached
+from relay.core.polling.tracking import TrackRequest
+from relay.errors import Conflict, FieldError, NotFound
+
+NOT_ATTACHED = {"Relay-Not-Attached": "Parts of the create that the job is tracked without, each with the reason."}
+UnknownReason = Literal["no_answer", "server_error", "unreadable", "cut_off"]
+
+
+class IntentResolution(Body):
+    """The outcome of a create, as checked with the upstream."""
+
+    fate: Literal["sent", "not_sent"] = Field(description="Whether the upstream carried it out.")
+    job_id: str | None = Field(
+        default=None,
+        pattern=ID_PATTERN,
+        description="The id of the job it created; only with `sent`. The job is tracked with the callback, metadata "
+        "and group of the create.",
+    )
+
+
+class Intent(TypedDict):
+    """A create that was sent through the relay and whose fate is unknown."""
+
+    id: str
+    source: str
+    account: str
+    path: str
+    body_digest: Annotated[str, Field(description="`sha256:` and the digest of the request body, in hex.")]
+    idempotency_key: Annotated[
+        str | None, Field(description="The caller's key. Repeating the request with it is safe.")
+    ]
+    sent_at: Time
+    reason: Annotated[
+        UnknownReason,
+        Field(
+            description="no_answer: no response arrived; server_error: a 5xx, which proves nothing; unreadable: a "
+            "success without a job id; cut_off: the relay stopped before a response arrived."
+        ),
+    ]
+    status_code: Annotated[int | None, Field(description="The status of the response; null if there was none.")]
+    channel: Annotated[str | None, Field(description="The channel of the create.")]
+    connect_account_id: Annotated[str | None, Field(description="The sending account named in the create.")]
+    metadata: Annotated[dict[str, Any], Field(description="The value of `Relay-Metadata`.")]
+    group: Annotated[str | None, Field(description="The value of `Relay-Group`.")]
+    request: JobRequest
+    fate: Annotated[
+        Literal["sent", "not_sent"] | None, Field(description="The outcome as recorded by a user; null on the list.")
+    ]
+    job_id: Annotated[str | None, Field(description="The job it created, if the user named it.")]
+
+
+class IntentPage(TypedDict):
+    """One page of creates whose fate is unknown."""
+
+    items: list[Intent]
+    next_cursor: NextCursor
+
+
+def intent_view(intent: records.Intent) -> Intent:
+    """A create whose fate is unknown."""
+    return {
+        "id": intent.id,
+        "source": intent.source,
+        "account": intent.account,
+        "path": intent.path,
+        "body_digest": f"sha256:{intent.body_digest}",
+        "idempotency_key": intent.idempotency_key,
+        "sent_at": to_rfc3339(intent.created_at),
+        "reason": cast("UnknownReason", intent.reason),
+        "status_code": intent.status_code,
+        "channel": intent.channel,
+        "connect_account_id": intent.connect_account_id,
+        "metadata": dict(intent.metadata or {}),
+        "group": intent.group,
+        "request": job_request_view(intent.request),
+        "fate": intent.fate,
+        "job_id": intent.job_id,
+    }
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Intents")
+
+
+@operation(
+    "GET /v1/intents",
+    bound=True,
+    scopes=READS_JOBS,
+    query=PAGE,
+    answers={200: Answer("A page.", IntentPage, headers=NEXT)},
+)
+async def list_intents(call: Call) -> Response:
+    """List creates whose fate is unknown, newest first.
+
+    They were sent to the upstream, and no response proves whether they were carried out. Check before you send one
+    again. A create that is repeated with its Idempotency-Key and answered leaves the list.
+    """
+    page = await call.ports.store.intents.page(**call.query, now=call.ports.clock())
+    return page_response(call.request, page, intent_view)
+
+
+async def _intent_again(call: Call, _kept: object) -> Intent:
+    intent = await call.ports.store.intents.get(call.id)
+    if intent is None:
+        raise _not_found(call)
+    return intent_view(intent)
+
+
+@operation(
+    "POST /v1/intents/{id}/resolve",
+    repeats=Repeats(members("id"), _intent_again),
+    bound=True,
+    audited="intents.resolve",
+    scopes=WRITES_JOBS,
+    body=IntentResolution,
+    answers={200: Answer("The create, as recorded.", Intent, headers=NOT_ATTACHED)},
+    problems={409: "The create was already resolved, or is still in flight."},
+)
+async def resolve_intent(call: Call) -> Response:
+    """Record the outcome of a create.
+
+    Use it once you have checked with the upstream. The create leaves the list; with `job_id` that job is tracked
+    with the metadata, the callback and the group of the create. Nothing is sent upstream.
+    """
+    body = validate(IntentResolution, call.document)
+    if body.job_id is not None and body.fate != "sent":
+        detail = "only a create with fate `sent` can have a job"
+        raise invalid(FieldError(pointer="/job_id", code="invalid", detail=detail))
+    ports, now = call.ports, call.ports.clock()
+    intents = ports.store.intents
+    intent = await intents.get(call.id)
+    if intent is None:
+        raise _not_found(call)
+    if intent.fate is not None:
+        raise Conflict(f"{intent.id} was resolved already: {intent.fate}", code="intent_resolved")
+    if intents.in_flight(intent, now):
+        raise Conflict(f"{intent.id} is still in flight: its answer may come", code="intent_in_flight")
+    if body.job_id is None:
+        resolved = await intents.resolve(intent.id, body.fate, now)
+        if resolved is None:
+            raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
+        return json_response(intent_view(resolved))
+    request = TrackRequest.of_create(intent, body.job_id, resolves=intent, caller=call.caller)
+    missing = (await ports.tracking.register_made(request)).not_attached
+    headers = {NOT_ATTACHED_HEADER: not_attached(missing)} if missing else {}
+    return json_response(intent_view(replace(intent, fate=body.fate, job_id=body.job_id)), headers=headers)
+
+
+@operation(
+    "DELETE /v1/intents/{id}",
+    bound=True,
+    audited="intents.dismiss",
+    scopes=WRITES_JOBS,
+    answers={200: Answer("The create before it was removed.", Intent)},
+)
+async def dismiss_intent(call: Call) -> Response:
+    """Remove a create from the list.
+
+    Use it once you have checked with the upstream. Nothing is sent upstream.
+    """
+    intent = await call.ports.store.intents.dismiss(call.id, call.ports.clock())
+    if intent is None:
+        raise _not_found(call)
+    return json_response(intent_view(intent))
+
+
+def _not_found(call: Call) -> NotFound:
+    return NotFound(f"there is no create {call.id[:200]!r} whose fate is unknown", code="intent_not_found")
+
+
+_INTENT: Intent = {
+    "id": INTENT_ID,
+    "source": "revor",
+    "account": "default",
+    "path": "/api/messages",
+    "body_digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "idempotency_key": "deal-42-invite",
+    "sent_at": TIME,
+    "reason": "no_answer",
+    "status_code": None,
+    "channel": "linkedin",
+    "connect_account_id": "acc_1",
+    "metadata": {"deal": 42},
+    "group": "Q4 campaign",
+    "request": {"metadata": {"sequence": "spring"}},
+    "fate": None,
+    "job_id": None,
+}
+EXAMPLES: dict[str, Any] = {
+    "IntentResolution": {"fate": "sent", "job_id": JOB_ID},
+    "Intent": _INTENT,
+    "IntentPage": {"items": [_INTENT], "next_cursor": None},
+}

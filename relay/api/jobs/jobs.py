@@ -1,0 +1,733 @@
+"""`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.events.events import EventPage
+from relay.api.http import params, stream
+from relay.api.http.examples import JOB_ID, JOB_UID, TIME
+from relay.api.http.fields import (
+    ID_PATTERN,
+    Body,
+    JobRequest,
+    LastError,
+    NextCursor,
+    Nothing,
+    Time,
+    job_request_view,
+    last_error_view,
+)
+from relay.api.http.limits import MAX_BATCH_BODY_BYTES
+from relay.api.http.operations import (
+    LAST_EVENT_ID,
+    LOCATION,
+    NEXT,
+    READS_JOBS,
+    REFUSED_BEFORE,
+    STORED,
+    STREAM,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    Parameter,
+    Repeats,
+    members,
+    stored,
+)
+from relay.api.http.params import PAGE, boolean, choice, text, time
+from relay.api.http.problems import did_you_mean, invalid_parameter
+from relay.api.http.resource import json_response, page_response
+from relay.api.http.validation import validate
+from relay.api.jobs import waiting
+from relay.api.jobs.batches import JobBatch, read_batch
+from relay.api.jobs.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
+from relay.clock import optional_rfc3339, to_rfc3339
+from relay.core.events.event import Hint
+from relay.core.jobs import job as core
+from relay.core.jobs.job import KNOWN_STATUSES, Priority
+from relay.core.jobs.search import MAX_VALUE_CHARACTERS
+from relay.core.planner import outlook as planner
+from relay.core.polling import tracking
+from relay.core.records import Page
+from relay.errors import Conflict, NotFound, RequestError
+from relay.redaction import redact_text
+from relay.turns import Turns
+
+BATCH_CHUNK = 250
+"""Jobs of a batch tracked in one transaction. Other requests, and other writes, have their turn between two."""
+
+MAX_METADATA_CHARACTERS = 64 + 1 + MAX_VALUE_CHARACTERS
+"""A key of `web.search_keys`, a colon and a value."""
+
+MAX_BULK_IDS = 100
+
+Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
+
+
+class JobProblem(TypedDict):
+    """What a job failed with, and how to fix it."""
+
+    code: str
+    message: str
+    meaning: Annotated[str, Field(description="What the error means, in plain words.")]
+    fix: Annotated[str, Field(description="What to do about the cause.")]
+    who: Annotated[str, Field(description="Who can do it.")]
+    repeat: Annotated[
+        Literal["safe", "useless", "may_send_twice"], Field(description="The effect of sending its create again.")
+    ]
+
+
+class Job(TypedDict):
+    """A tracked job."""
+
+    uid: Annotated[str, Field(description="The relay's id of the job.")]
+    id: Annotated[str, Field(description="The upstream's id of the job.")]
+    source: str
+    account: str
+    status: Annotated[str | None, Field(description="The last upstream status; null before the first poll.")]
+    outcome: Outcome | None
+    open: Annotated[bool, Field(description="True while the relay polls the job.")]
+    sequence: Annotated[int, Field(description="The number of events so far.")]
+    metadata: Mapping[str, Any]
+    request: JobRequest
+    connect_account_id: Annotated[str | None, Field(description="The upstream's id of the sending account.")]
+    group: Annotated[str | None, Field(description="The name of its group.")]
+    priority: Priority
+    tracked_at: Time
+    last_polled_at: Time | None
+    next_poll_at: Time | None
+    closed_at: Time | None
+    poll_count: int
+    last_error: LastError | None
+    action: Annotated[str | None, Field(description="What it does, as the upstream names it.")]
+    channel: Annotated[str | None, Field(description="The channel, as the upstream names it.")]
+    scheduled_at: Annotated[Time | None, Field(description="The earliest time of its start.")]
+    started_at: Annotated[Time | None, Field(description="When its last attempt started.")]
+    next_attempt_at: Annotated[Time | None, Field(description="When a retrying job is tried again.")]
+    result_status: Annotated[
+        str | None, Field(description="How it succeeded, such as `accepted` or `skipped`; null if that is unknown.")
+    ]
+    attempt_count: Annotated[int, Field(description="The number of attempts, as the upstream counts them.")]
+    deadline_at: Annotated[Time | None, Field(description="After this time an open job is `overdue`.")]
+    problem: Annotated[
+        JobProblem | None,
+        Field(description="What it failed with, if its last change was a failure, a cancellation or a failed attempt."),
+    ]
+    upstream: Annotated[Mapping[str, Any] | None, Field(description="The upstream's item at the last poll.")]
+
+
+class JobPage(TypedDict):
+    """One page of jobs."""
+
+    items: list[Job]
+    next_cursor: NextCursor
+
+
+class BatchResult(TypedDict):
+    """The result of a batch."""
+
+    created: int
+    existing: int
+    rejected: list[Rejected]
+
+
+class BulkChange(Body):
+    """What to do with some jobs."""
+
+    action: Annotated[
+        Literal["refresh", "untrack"],
+        Field(description="refresh: poll as soon as the budget allows; untrack: stop tracking."),
+    ]
+    ids: Annotated[
+        list[Annotated[str, Field(pattern=ID_PATTERN)]],
+        Field(min_length=1, max_length=MAX_BULK_IDS, description="Ids as in the path of one job."),
+    ]
+
+
+class BulkItem(TypedDict):
+    """What came of one job."""
+
+    id: Annotated[str, Field(description="As it was given.")]
+    status: Annotated[int, Field(description="The status that the call for this one job would have had.")]
+    code: Annotated[str | None, Field(description="The code of its problem.")]
+    error: Annotated[str | None, Field(description="What is wrong, in a sentence.")]
+
+
+class BulkResult(TypedDict):
+    """What came of each job, in the order of `ids`."""
+
+    items: list[BulkItem]
+
+
+class ExplainedError(LastError):
+    """The last error, and how to fix it."""
+
+    meaning: Annotated[str, Field(description="What the error means, in plain words.")]
+    fix: Annotated[str, Field(description="What to do about the cause.")]
+    who: Annotated[str, Field(description="Who can do it.")]
+
+
+class OutlookPoint(TypedDict):
+    """What is known in advance about one time."""
+
+    time: Time
+    hazard_per_second: Annotated[
+        float, Field(description="The rate of the change at this time, if it has not happened before.")
+    ]
+    expected_delay_seconds: Annotated[
+        float, Field(description="The mean time for which the job has ended by then without being polled.")
+    ]
+
+
+class Outlook(TypedDict):
+    """What the next poll was weighed against: a poll is worth a request once the expected delay reaches the price."""
+
+    change: Annotated[Literal["start", "end"], Field(description="The change that is expected next.")]
+    price_seconds: Annotated[float, Field(description="The seconds of delay that a poll of this job must save.")]
+    points: list[OutlookPoint]
+
+
+class Explanation(TypedDict):
+    """When the next poll is, and why not earlier."""
+
+    uid: str
+    id: str
+    status: str | None
+    open: bool
+    reason: str
+    sentence: str
+    waiting_for: str | None
+    next_poll_at: Time | None
+    not_before: Annotated[
+        Time | None, Field(description="The earliest time at which the request budget allows that poll.")
+    ]
+    expected_delay_seconds: Annotated[
+        float | None,
+        Field(description="The expected delay between the job's end and its detection, on average; null if unknown."),
+    ]
+    last_polled_at: Time | None
+    last_request_id: str | None
+    last_error: Annotated[
+        ExplainedError | None,
+        Field(
+            description="The error of the account or of the last poll, else the error the job failed with; null if "
+            "there is none. `at` is null if unknown."
+        ),
+    ]
+    outlook: Annotated[Outlook | None, Field(description="Null if the price of requests does not decide the poll.")]
+
+
+def job_view(job: core.Job, problem: JobProblem | None) -> Job:
+    """A job. `problem` is `Tracking.problem_of` it."""
+    return {
+        "uid": job.uid,
+        "id": job.external_id,
+        "source": job.source,
+        "account": job.account,
+        "status": job.progress.status,
+        "outcome": cast("Outcome | None", job.outcome),
+        "open": job.closed_at is None,
+        "sequence": job.progress.sequence,
+        "metadata": job.metadata,
+        "request": job_request_view(job.request),
+        "connect_account_id": job.connect_account_id,
+        "group": job.group,
+        "priority": job.priority,
+        "tracked_at": to_rfc3339(job.tracked_at),
+        "last_polled_at": optional_rfc3339(job.last_polled_at),
+        "next_poll_at": optional_rfc3339(job.next_poll_at) if job.closed_at is None else None,
+        "closed_at": optional_rfc3339(job.closed_at),
+        "poll_count": job.poll_count,
+        "last_error": None if job.last_error is None else last_error_view(job.last_error),
+        "action": job.action,
+        "channel": job.channel,
+        "scheduled_at": optional_rfc3339(job.scheduled_at),
+        "started_at": optional_rfc3339(job.started_at),
+        "next_attempt_at": optional_rfc3339(job.next_attempt_at) if job.progress.phase == "retrying" else None,
+        "result_status": job.result_status,
+        "attempt_count": job.attempt_count,
+        "deadline_at": optional_rfc3339(job.deadline_at),
+        "problem": problem,
+        "upstream": job.upstream,
+    }
+
+
+def problem_view(found: tuple[core.Problem, Hint] | None) -> JobProblem | None:
+    """What a job failed with."""
+    if found is None:
+        return None
+    problem, hint = found
+    return {
+        "code": problem.code,
+        "message": redact_text(problem.message),
+        "meaning": hint.meaning,
+        "fix": hint.fix,
+        "who": hint.who,
+        "repeat": hint.repeat,
+    }
+
+
+def job_views(call: Call) -> Callable[[core.Job], Job]:
+    """Shows jobs of this caller."""
+    return lambda job: job_view(job, problem_view(call.ports.tracking.problem_of(job)))
+
+
+async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[Job]:
+    """Many of them. To redact the message of one can take a millisecond, so others have their turn in between."""
+    view, turns, shown = job_views(call), Turns(), list[Job]()
+    for job in jobs:
+        shown.append(view(job))
+        if turns.over:
+            await turns.next()
+    return shown
+
+
+def explanation_view(job: core.Job, explanation: tracking.Explanation) -> Explanation:
+    """When a job is polled next, and why."""
+    return {
+        "uid": job.uid,
+        "id": job.external_id,
+        "status": job.progress.status,
+        "open": job.closed_at is None,
+        "reason": explanation.reason,
+        "sentence": explanation.sentence,
+        "waiting_for": explanation.waiting_for,
+        "next_poll_at": optional_rfc3339(explanation.next_poll_at),
+        "not_before": optional_rfc3339(explanation.not_before),
+        "expected_delay_seconds": explanation.expected_delay_seconds,
+        "last_polled_at": optional_rfc3339(explanation.last_polled_at),
+        "last_request_id": explanation.last_request_id,
+        "last_error": None if explanation.last_error is None else _explained_error(explanation.last_error),
+        "outlook": None if explanation.outlook is None else _outlook_view(explanation.outlook),
+    }
+
+
+def _outlook_view(outlook: planner.Outlook) -> Outlook:
+    return {
+        "change": outlook.change,
+        "price_seconds": outlook.price_seconds,
+        "points": [
+            {
+                "time": to_rfc3339(point.at),
+                "hazard_per_second": point.hazard_per_second,
+                "expected_delay_seconds": point.expected_delay_seconds,
+            }
+            for point in outlook.points
+        ],
+    }
+
+
+def _explained_error(error: Mapping[str, Any]) -> ExplainedError:
+    return {**last_error_view(error), "meaning": error["meaning"], "fix": error["fix"], "who": error["who"]}
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Jobs")
+
+_WHICH = (
+    text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
+    text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
+)
+
+
+def _read_metadata(value: str) -> str:
+    if len(value) > MAX_METADATA_CHARACTERS or ":" not in value[1:]:
+        raise ValueError("KEY:VALUE is expected, with a value of at most 1,000 characters")
+    return value
+
+
+_METADATA = Parameter(
+    name="metadata",
+    description="A key of the metadata and its exact value, as `KEY:VALUE`. The key is one of `web.search_keys`; the "
+    "value is a string, a number or a boolean.",
+    schema={"type": "string", "pattern": "^[^:]+:", "maxLength": MAX_METADATA_CHARACTERS},
+    read=_read_metadata,
+)
+_JOB = Answer("The job.", Job)
+
+
+async def _by_uid(call: Call, kept: Mapping[str, Any]) -> Job:
+    job = await call.ports.store.jobs.get(kept["uid"])
+    if job is None:
+        raise NotFound("the job was erased", code="job_not_found")
+    return job_views(call)(job)
+
+
+def _without_reasons(answer: BatchResult) -> BatchResult:
+    rejected = [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]
+    return {**answer, "rejected": cast("list[Rejected]", rejected)}
+
+
+_AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
+
+
+@operation(
+    "POST /v1/jobs",
+    repeats=Repeats(members("uid"), _by_uid),
+    bound=True,
+    counted="jobs.register",
+    scopes=WRITES_JOBS,
+    body=JobRegistration,
+    also_bodies=(UpstreamAnswer,),
+    answers={
+        201: Answer("The job is now tracked.", Job, headers=LOCATION),
+        200: Answer("The job was already tracked; the callback and metadata of the body were added.", Job),
+    },
+    problems={409: "The job belongs to another group."},
+)
+async def register_job(call: Call) -> Response:
+    """Track a job.
+
+    The upstream's answer to a create is also a valid body.
+    """
+    request = read_registration(call.document, call.ports.settings, call.ports.tracking.read_answer)
+    result = (await call.ports.tracking.register((request._replace(caller=call.caller),)))[0]
+    if isinstance(result, RequestError):
+        raise result
+    headers = {"Location": f"/v1/jobs/{result.job.uid}"}
+    shown = job_views(call)(result.job)
+    return json_response(shown, 201 if result.created else 200, headers if result.created else None)
+
+
+@operation(
+    "POST /v1/jobs/batch",
+    repeats=stored(_without_reasons),
+    bound=True,
+    counted="jobs.register",
+    scopes=WRITES_JOBS,
+    body=JobBatch,
+    reads_body=True,
+    max_body_bytes=MAX_BATCH_BODY_BYTES,
+    answers={200: Answer("The number of jobs created, and the rejected ones.", BatchResult)},
+    problems={429: "Too many batches are being tracked."},
+)
+async def register_jobs(call: Call) -> Response:
+    """Track up to 10,000 jobs."""
+    with call.ports.admission.batches.held(call.caller):
+        return json_response(await _register_batch(call))
+
+
+async def _register_batch(call: Call) -> BatchResult:
+    tracking = call.ports.tracking
+    requests, rejected = await read_batch(call.body, call.ports.settings, tracking.read_answer, call.caller)
+    counts = {True: 0, False: 0}
+    for first in range(0, len(requests), BATCH_CHUNK):
+        chunk = requests[first : first + BATCH_CHUNK]
+        outcomes = await tracking.register([request for _, request in chunk])
+        for (index, _), outcome in zip(chunk, outcomes, strict=True):
+            if isinstance(outcome, RequestError):
+                rejected.append(rejection(index, outcome))
+            else:
+                counts[outcome.created] += 1
+    rejected.sort(key=lambda one: one["index"])
+    call.count = counts[True] + counts[False]
+    return {"created": counts[True], "existing": counts[False], "rejected": rejected}
+
+
+@operation(
+    "POST /v1/jobs/bulk",
+    repeats=STORED,
+    bound=True,
+    audited="jobs.bulk",
+    scopes=WRITES_JOBS,
+    body=BulkChange,
+    answers={200: Answer("What came of each job.", BulkResult)},
+)
+async def change_jobs(call: Call) -> Response:
+    """Poll up to 100 jobs soon, or stop tracking them.
+
+    Each as with the call for one job, and whatever came of the others.
+    """
+    body = validate(BulkChange, call.document)
+    items = [await _changed(call, body.action, id) for id in body.ids]
+    call.note(action=body.action, jobs=len(items), failed=sum(item["status"] >= 400 for item in items))
+    result: BulkResult = {"items": items}
+    return json_response(result)
+
+
+async def _changed(call: Call, action: str, id: str) -> BulkItem:
+    try:
+        job = await job_named(call, id)
+        if action == "refresh":
+            await _refresh(call, job)
+        else:
+            await call.ports.tracking.untrack(job)
+    except RequestError as error:
+        return {"id": id, "status": error.status, "code": error.code, "error": str(error)}
+    return {"id": id, "status": 202 if action == "refresh" else 200, "code": None, "error": None}
+
+
+@operation(
+    "GET /v1/jobs",
+    bound=True,
+    scopes=READS_JOBS,
+    query=(
+        text("status", "The last upstream status."),
+        boolean("open", "Whether the relay still polls the job."),
+        text("group", "The name of its group."),
+        text("channel", "The channel, as the upstream names it."),
+        text("connect_account", "The upstream's id of the sending account."),
+        _METADATA,
+        time("since", "Jobs registered at or after this time."),
+        time("until", "Jobs registered before this time."),
+        *_WHICH,
+        *PAGE,
+    ),
+    answers={
+        200: Answer(
+            "A page. With several filters it can have few items, or none, though others follow.", JobPage, headers=NEXT
+        )
+    },
+)
+async def list_jobs(call: Call) -> Response:
+    """List jobs, newest first."""
+    page = await call.ports.store.jobs.page(**{**call.query, "metadata": _searched_for(call)})
+    status = call.query["status"]
+    nothing = not page.items and page.next_cursor is None
+    if status is not None and nothing and status not in KNOWN_STATUSES:
+        # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
+        detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
+        raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
+    shown = Page(items=tuple(await shown_jobs(call, page.items)), next_cursor=page.next_cursor)
+    return page_response(call.request, shown, lambda job: job)
+
+
+def _searched_for(call: Call) -> tuple[str, str] | None:
+    """The key and the value of `metadata`. A key may have a colon in it: the longest known one counts."""
+    given, keys = call.query["metadata"], call.ports.settings.search_keys
+    if given is None:
+        return None
+    key = max((one for one in keys if given.startswith(f"{one}:")), key=len, default=None)
+    if key is None:
+        name = given.partition(":")[0][:100]
+        detail = f"jobs cannot be searched by {name!r}{did_you_mean(name, keys)}"
+        detail += "" if keys else ": web.search_keys in the settings is empty"
+        raise invalid_parameter("metadata", detail, code="invalid_parameter", field_code="unknown_key")
+    return key, given[len(key) + 1 :]
+
+
+@operation(
+    "GET /v1/jobs/{id}",
+    bound=True,
+    scopes=READS_JOBS,
+    query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
+    request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
+    answers={
+        200: Answer(
+            "The job.",
+            Job,
+            headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
+        )
+    },
+    problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
+)
+async def get_job(call: Call) -> Response:
+    """Read a job, or wait for it.
+
+    By its uid or its upstream id. With `Prefer: wait=N` the response is sent when the job closes, or with
+    `until=running` when it starts, and after N seconds at the latest.
+    """
+    job = await find_job(call)
+    seconds = waiting.preferred_seconds(call.request.headers)
+    if seconds is None:
+        return json_response(job_views(call)(job))
+    job = await waiting.wait_for(call, job, seconds, until_running=call.query["until"] == "running")
+    return json_response(job_views(call)(job), headers={"Preference-Applied": f"wait={seconds}"})
+
+
+@operation(
+    "POST /v1/jobs/{id}/refresh",
+    repeats=Repeats(members("uid"), _by_uid),
+    bound=True,
+    counted="jobs.refresh",
+    scopes=WRITES_JOBS,
+    query=_WHICH,
+    body=Nothing,
+    body_optional=True,
+    answers={202: Answer("The poll is scheduled.", Job)},
+    problems={409: "The job is closed, or several accounts have a job with this id."},
+)
+async def refresh_job(call: Call) -> Response:
+    """Poll a job as soon as the budget allows."""
+    job = await find_job(call)
+    await _refresh(call, job)
+    return json_response(job_views(call)(job), 202)
+
+
+async def _refresh(call: Call, job: core.Job) -> None:
+    if not job.open:
+        detail = f"job {job.external_id} is closed ({job.outcome}): it is no longer polled"
+        raise Conflict(detail, code="job_closed")
+    await call.ports.tracking.refresh(job)
+
+
+@operation(
+    "GET /v1/jobs/{id}/explain",
+    bound=True,
+    scopes=READS_JOBS,
+    query=_WHICH,
+    answers={200: Answer("The explanation, as a sentence and as fields.", Explanation)},
+    problems=_AMBIGUOUS,
+)
+async def explain_job(call: Call) -> Response:
+    """Explain when a job is polled next."""
+    job = await find_job(call)
+    return json_response(explanation_view(job, call.ports.tracking.explain(job)))
+
+
+@operation(
+    "DELETE /v1/jobs/{id}",
+    bound=True,
+    audited=lambda query: "jobs.purge" if query["purge"] else None,
+    counted="jobs.untrack",
+    scopes=WRITES_JOBS,
+    query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
+    answers={200: _JOB},
+    problems=_AMBIGUOUS,
+)
+async def untrack_job(call: Call) -> Response:
+    """Stop tracking a job.
+
+    No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and their attempts.
+    """
+    job = await find_job(call)
+    end = call.ports.tracking.purge if call.query["purge"] else call.ports.tracking.untrack
+    return json_response(job_views(call)(await end(job)))
+
+
+@operation(
+    "GET /v1/jobs/{id}/events",
+    bound=True,
+    scopes=READS_JOBS,
+    query=(*_WHICH, *PAGE),
+    request_headers=LAST_EVENT_ID,
+    answers={
+        200: Answer("A page, or a stream.", EventPage, headers=NEXT, also={STREAM.media_type: STREAM.description}),
+        204: Answer("The job is closed, and there are no events after `Last-Event-ID`.", media_type=""),
+    },
+    problems={**_AMBIGUOUS, 429: "Too many streams are open."},
+)
+async def list_job_events(call: Call) -> Response:
+    """List or stream a job's events, in order.
+
+    With `Accept: text/event-stream`: a stream that ends after the last event of a closed job.
+    """
+    job = await find_job(call)
+    if stream.is_wanted(call.request.headers):
+        return await stream.of_job(call, job)
+    stream.last_event_id(call.request.headers)  # refuses a malformed id here too
+    limit = call.query["limit"]
+    after = params.decode_cursor(call.query["cursor"])
+    tail = await call.ports.store.events.tail_of_job(job.uid, after, limit + 1)
+    shown = tail.events[:limit]
+    cursor = params.encode_cursor(shown[-1][0]) if tail.more else None
+    page = Page(items=tuple(event for _, event in shown), next_cursor=cursor)
+    return page_response(call.request, page, stream.fragment, {"ids": [event.id for event in page.items]})
+
+
+async def find_job(call: Call) -> core.Job:
+    """The job of the path. Raises NotFound, or Conflict if several accounts have a job with this id."""
+    return await job_named(call, call.id, call.query["source"], call.query["account"])
+
+
+async def job_named(call: Call, id: str, source: str | None = None, account: str | None = None) -> core.Job:
+    """The job with this uid, or this id upstream. Raises like `find_job`."""
+    jobs = call.ports.store.jobs
+    if id.startswith("job_"):
+        job = await jobs.get(id)
+        if job is not None and (source in (None, job.source)) and (account in (None, job.account)):
+            return job
+    found = await jobs.find(id, source, account)
+    if not found:
+        raise NotFound(f"no job {id[:200]!r} is tracked here", code="job_not_found")
+    refuse_ambiguous(id, found)
+    return found[0]
+
+
+def refuse_ambiguous(id: str, found: Sequence[core.Job]) -> None:
+    """Raises Conflict if several accounts have a job with this id."""
+    if len(found) > 1:
+        where = ", ".join(f"?source={job.source}&account={job.account}" for job in found[:5])
+        detail = f"{len(found)} accounts have a job {id!r}: choose one with {where}, or use its uid"
+        raise Conflict(detail, code="ambiguous_job")
+
+
+_EXAMPLE: Job = {
+    "uid": JOB_UID,
+    "id": JOB_ID,
+    "source": "revor",
+    "account": "default",
+    "status": "scheduled",
+    "outcome": None,
+    "open": True,
+    "sequence": 1,
+    "metadata": {"deal": 42},
+    "request": {"metadata": {"sequence": "spring"}},
+    "connect_account_id": "acc_1",
+    "group": "Q4 campaign",
+    "priority": "normal",
+    "tracked_at": TIME,
+    "last_polled_at": "2026-05-20T10:00:01.000Z",
+    "next_poll_at": "2026-05-20T10:00:06.000Z",
+    "closed_at": None,
+    "poll_count": 1,
+    "last_error": None,
+    "action": "linkedin.invite",
+    "channel": "linkedin",
+    "scheduled_at": "2026-05-20T10:00:05.000Z",
+    "started_at": None,
+    "next_attempt_at": None,
+    "result_status": None,
+    "attempt_count": 0,
+    "deadline_at": "2026-05-27T10:00:05.000Z",
+    "problem": None,
+    "upstream": {"id": JOB_ID, "status": "scheduled"},
+}
+EXAMPLES: dict[str, Any] = {
+    "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},
+    "Job": _EXAMPLE,
+    "JobPage": {"items": [_EXAMPLE], "next_cursor": None},
+    "BulkChange": {"action": "refresh", "ids": ["job-1", JOB_UID]},
+    "BulkResult": {
+        "items": [
+            {"id": "job-1", "status": 202, "code": None, "error": None},
+            {"id": JOB_UID, "status": 404, "code": "job_not_found", "error": f"no job '{JOB_UID}' is tracked here"},
+        ]
+    },
+    "BatchResult": {
+        "created": 9998,
+        "existing": 1,
+        "rejected": [{"index": 7, "code": "missing", "detail": "/id: it is missing"}],
+    },
+    "Explanation": {
+        "uid": JOB_UID,
+        "id": JOB_ID,
+        "status": "scheduled",
+        "open": True,
+        "reason": "before_anchor",
+        "sentence": "Nothing can happen to it before 10:00:00 UTC; the next poll comes in 5 s, at 10:00:06 UTC, when "
+        "it is likely to have ended: polling earlier would take requests from jobs that need them more. Its end is "
+        "known about 1.2 s after it happens.",
+        "waiting_for": None,
+        "next_poll_at": "2026-05-20T10:00:06.000Z",
+        "not_before": "2026-05-20T10:00:06.000Z",
+        "expected_delay_seconds": 1.2,
+        "last_polled_at": "2026-05-20T10:00:01.000Z",
+        "last_request_id": "req_8c1f",
+        "last_error": None,
+        "outlook": {
+            "change": "end",
+            "price_seconds": 0.8,
+            "points": [
+                {"time": "2026-05-20T10:00:05.000Z", "hazard_per_second": 0.4, "expected_delay_seconds": 0.0},
+                {"time": "2026-05-20T10:00:06.000Z", "hazard_per_second": 0.9, "expected_delay_seconds": 0.3},
+            ],
+        },
+    },
+}

@@ -1,0 +1,218 @@
+"""Reads the body of a registration: from `POST /v1/jobs`, from a batch, and in the dry run of an import."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from relay.api.http.examples import JOB_ID
+from relay.api.http.fields import (
+    ID_PATTERN,
+    MAX_ID_CHARACTERS,
+    MAX_TYPES,
+    MAX_URL_CHARACTERS,
+    PRINTABLE,
+    Body,
+    GroupName,
+)
+from relay.api.http.names import account_errors, event_types
+from relay.api.http.problems import MAX_ERRORS
+from relay.api.http.validation import invalid, validate
+from relay.core.access.netguard import GuardPolicy, refusal_of_url
+from relay.core.durations import MAX_DURATION_SECONDS
+from relay.core.events.event import Origin, job_event_types
+from relay.core.jobs.job import Observation, Priority
+from relay.core.jsontext import dumps
+from relay.core.polling.tracking import TrackRequest
+from relay.errors import FieldError, RequestError, SinkRefused
+
+MAX_METADATA_BYTES = 16_384
+
+is_printable_id = re.compile(f"{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}").fullmatch
+url_refusal = lru_cache(maxsize=4096)(refusal_of_url)
+"""`refusal_of_url` with a cache: most jobs of one caller share a callback URL."""
+
+
+class JobRegistration(Body):
+    """A job to track."""
+
+    id: str = Field(pattern=ID_PATTERN, description="The upstream's id of the job: 1 to 200 printable characters.")
+    source: str = Field(default="revor", description="A configured source.")
+    account: str = Field(default="default", description="A configured account of the source.")
+    callback_url: str | None = Field(
+        default=None, max_length=MAX_URL_CHARACTERS, description="The URL that this job's events are sent to, signed."
+    )
+    callback_types: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_TYPES,
+        description="The event types to send to `callback_url`: full names (`ai.revor.job.failed`) or short ones "
+        "(`failed`). Default: all, or the current types if the job already has this callback.",
+    )
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Your own data, included in every event of the job. At most 16 KiB of JSON."
+    )
+    group: GroupName | None = Field(
+        default=None,
+        description="The group that the job joins: a campaign, an import, a customer. 1 to 200 printable characters "
+        "without `/`. A job keeps its first group.",
+    )
+    priority: Priority | None = Field(
+        default=None,
+        description="The weight of the job's delay while the request budget is short: `low` is a quarter of `normal`, "
+        "`high` four times. Default: `normal` for a new job; a job that is already tracked keeps its priority.",
+    )
+    deadline_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_DURATION_SECONDS,
+        description="Seconds from the job's scheduled time, or else from now, until it is `overdue`.",
+    )
+
+
+class UpstreamItem(BaseModel):
+    """A job as the upstream returns it. All fields are kept."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True, json_schema_extra={"additionalProperties": True})
+
+    id: str = Field(pattern=ID_PATTERN)
+
+
+class UpstreamAnswer(Body):
+    """The upstream's answer to a create, unchanged. Fields of a registration can be added, except `priority`."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"additionalProperties": True, "not": {"required": ["id"]}}
+    )
+
+    ok: Literal[True]
+    item: UpstreamItem
+    source: str = JobRegistration.model_fields["source"].default
+    account: str = JobRegistration.model_fields["account"].default
+    callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
+    callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
+    metadata: dict[str, Any] | None = None
+    group: GroupName | None = None
+    deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DURATION_SECONDS)
+
+
+class Rejected(TypedDict):
+    """A job of a batch that is not tracked."""
+
+    index: int
+    code: str
+    detail: str
+
+
+_BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an upstream may have a field of this name
+_SOURCE: str = JobRegistration.model_fields["source"].default
+
+
+ReadAnswer = Callable[[str, Mapping[str, Any]], tuple[str, Observation | None] | None]
+"""Reads a source's answer to a create: the job's id and state, None if the body is not one. See `Tracking`."""
+
+
+class Rules(Protocol):
+    """The settings that a registration is checked against."""
+
+    @property
+    def accounts(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    @property
+    def guard(self) -> GuardPolicy: ...
+
+    @property
+    def origins(self) -> Mapping[str, Origin]: ...
+
+    @property
+    def account(self) -> tuple[str, str] | None: ...
+
+
+def read_registration(
+    document: Any, settings: Rules, read_answer: ReadAnswer, max_errors: int = MAX_ERRORS
+) -> TrackRequest:
+    """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
+    seen = None
+    if settings.account is not None and isinstance(document, dict):
+        source, account = settings.account
+        document = {"source": source, "account": account, **document}
+    if isinstance(document, dict) and "id" not in document:
+        document, seen = _from_upstream(document, settings, read_answer)
+    job = validate(JobRegistration, document, max_errors)
+    errors = account_errors(job.source, job.account, settings.accounts)
+    if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
+        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON: keep it in your own system, by the job's id"
+        errors.append(FieldError(pointer="/metadata", code="too_large", detail=detail))
+    types = None
+    if job.callback_types is not None and not errors:
+        types, errors = callback_types(job.callback_types, job.source, settings)
+        if job.callback_url is None:
+            detail = "there is no callback_url that these events could go to: send that too"
+            errors.append(FieldError(pointer="/callback_types", code="missing_callback", detail=detail))
+    if errors:
+        raise invalid(*errors)
+    if job.callback_url is not None:
+        check_sink(job.callback_url, settings, "/callback_url")
+    return TrackRequest(
+        external_id=job.id,
+        source=job.source,
+        account=job.account,
+        callback_url=job.callback_url,
+        callback_types=types,
+        metadata=job.metadata,
+        deadline_seconds=job.deadline_seconds,
+        priority=job.priority,
+        group=job.group,
+        seen=seen,
+    )
+
+
+def _from_upstream(
+    document: dict[str, Any], settings: Rules, read_answer: ReadAnswer
+) -> tuple[dict[str, Any], Observation | None]:
+    """The registration in the upstream's own answer to a create, and the job's state in it.
+
+    Other fields of a registration may stand beside the answer. A body that is not such an answer is returned unchanged.
+    """
+    source = document.get("source", _SOURCE)
+    if not isinstance(source, str) or source not in settings.accounts:
+        return document, None
+    found = read_answer(source, document)
+    if found is None:
+        if "item" not in document:
+            return document, None
+        detail = 'no job can be read from this: send the upstream\'s answer as it came, or {"id": …}'
+        raise invalid(FieldError(pointer="/item", code="invalid_answer", detail=detail))
+    external_id, seen = found
+    if is_printable_id(external_id) is None:
+        detail = f"the job's id must be 1 to {MAX_ID_CHARACTERS} printable characters"
+        raise invalid(FieldError(pointer="", code="invalid_text", detail=detail))
+    ours = {name: value for name, value in document.items() if name in _BESIDE_ANSWER}
+    return {**ours, "id": external_id}, seen
+
+
+def callback_types(names: Sequence[str], source: str, settings: Rules) -> tuple[tuple[str, ...], list[FieldError]]:
+    """The full types of a source's job events for these names, and an error for each unknown name."""
+    return event_types(names, job_event_types(settings.origins[source].type_prefix), "/callback_types", free=False)
+
+
+def check_sink(url: str, settings: Rules, pointer: str) -> None:
+    """Raises SinkRefused if the egress guard forbids this URL."""
+    why = url_refusal(url, settings.guard)
+    if why is not None:
+        raise SinkRefused(why, errors=[FieldError(pointer=pointer, code="sink_refused", detail=why)])
+
+
+def rejection(index: int, error: RequestError) -> Rejected:
+    """The entry in `rejected` for a job of a batch that was not tracked."""
+    code = error.errors[0].code if error.errors else error.code
+    return {"index": index, "code": code, "detail": str(error)}
+
+
+EXAMPLES: dict[str, Any] = {
+    "JobRegistration": {"id": JOB_ID, "metadata": {"deal": 42}},
+    "UpstreamAnswer": {"ok": True, "item": {"id": JOB_ID, "status": "scheduled"}},
+}

@@ -1,0 +1,351 @@
+"""`POST /v1/subscriptions/preview`: what a subscription would send for an event. Nothing is sent, and nothing stored.
+
+The request is made by the code that sends. Names that a template lacks are errors here, even if the template is not
+strict: whoever asks wants to know.
+"""
+
+import asyncio
+import secrets
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, NotRequired, cast
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.deliveries.deliveries import is_signed_name, recipient_of
+from relay.api.deliveries.sink_credentials import sent_headers_view
+from relay.api.events.events import EXAMPLE_EVENT, CloudEvent
+from relay.api.http.fields import ID_PATTERN, Body, Time
+from relay.api.http.names import event_type
+from relay.api.http.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
+from relay.api.http.resource import json_response
+from relay.api.http.validation import invalid, under, validate
+from relay.api.jobs.registration import is_printable_id
+from relay.api.subscriptions.checks import read_create, read_replace
+from relay.api.subscriptions.subscriptions import SECRET_BYTES, check_metadata, sample_origin
+from relay.clock import to_rfc3339
+from relay.core.deliveries.dialogue import Step
+from relay.core.events.event import Event, owner_of
+from relay.core.jobs.recipient import ANYBODY, Recipient
+from relay.core.samples import sample_event
+from relay.core.subscriptions.comparisons import EventView
+from relay.core.subscriptions.filters import explain_filters, filters_of
+from relay.core.subscriptions.preview import why_not
+from relay.core.subscriptions.signing import new_secret
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
+from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
+from relay.ids import new_id
+from relay.redaction import REDACTED
+from relay.turns import Turns
+
+RECENT_DAYS = 7
+DAY_SECONDS = 86_400.0
+MAX_RECENT = 10_000
+"""Maximum number of events, the newest ones, that one preview looks at."""
+MAX_RECENT_SECONDS = 2.0
+SLICE = 500
+MAX_EXAMPLES = 3
+PREFERRED = "failed"
+"""The type of the sample if neither `type` nor `event_id` is given, and if the subscription gets this type."""
+
+
+class SubscriptionPreview(Body):
+    """A subscription, and the event to show it with."""
+
+    subscription: Any = Field(
+        json_schema_extra={
+            "anyOf": [{"$ref": "#/components/schemas/SubscriptionCreate"}, {"type": "string", "pattern": ID_PATTERN}]
+        },
+        description="A body as for `POST /v1/subscriptions`, or the id of a subscription.",
+    )
+    replaces: str | None = Field(
+        default=None,
+        pattern=ID_PATTERN,
+        description="`subscription` is a body as for `PUT /v1/subscriptions/{id}` with this id: a redacted sink or "
+        "header and an absent credential are those that are stored.",
+    )
+    type: str | None = Field(
+        default=None, description="A sample of this type. Default: one that the subscription gets."
+    )
+    event_id: str | None = Field(default=None, pattern=ID_PATTERN, description="A recorded event, instead of a sample.")
+    metadata: dict[str, Any] | None = Field(default=None, description="Added to the metadata of the sample's job.")
+
+
+class PreviewedRequest(TypedDict):
+    """A request as it would be sent. What is secret is redacted."""
+
+    name: Annotated[str | None, Field(description="What it is for, where a delivery takes several requests.")]
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: Annotated[str | None, Field(description="null: it has none, since it only looks something up.")]
+
+
+class Recent(TypedDict):
+    """What the subscription would have got."""
+
+    days: int
+    since: Annotated[Time, Field(description="Events recorded since then were looked at.")]
+    seen: Annotated[int, Field(description="The number of events looked at.")]
+    matched: int
+    named: Annotated[
+        int | None,
+        Field(
+            description="Of those, how many have metadata that name somebody whom a CRM can look for. Recipients that "
+            "`proxy.capture` keeps are not counted. null: the sink is no CRM."
+        ),
+    ]
+    cut: Annotated[bool, Field(description="There are older ones in these days that were not looked at.")]
+    examples: Annotated[list[CloudEvent], Field(description="The newest that match, three at most.")]
+
+
+class Preview(TypedDict):
+    """What a subscription would send for an event."""
+
+    matches: Annotated[bool, Field(description="Whether the subscription gets the event.")]
+    why: NotRequired[Annotated[str, Field(description="Why it does not.", json_schema_extra={"default": ""})]]
+    event: CloudEvent
+    requests: Annotated[list[PreviewedRequest], Field(description="In this order. Empty if it does not get the event.")]
+    recent: Recent
+
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+
+
+@operation(
+    "POST /v1/subscriptions/preview",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    body=SubscriptionPreview,
+    answers={200: Answer("What would be sent.", Preview)},
+    problems={
+        409: "The subscription's account has no events of this type.",
+        429: "Too many previews are being made.",
+    },
+)
+async def preview_subscription(call: Call) -> Response:
+    """Show what a subscription would send.
+
+    For a sample or a recorded event: whether the subscription gets it, if not why, and the requests as they would be
+    sent. Also how many events of the last seven days it would have got. Nothing is sent, and nothing is stored. A wrong
+    filter or template is a 422 with its position, and so is a name in a template that the event does not have.
+    """
+    body = validate(SubscriptionPreview, call.document)
+    with call.ports.admission.previews.held(call.caller):
+        async with call.ports.admission.previewing:
+            preview = await _preview(call, body)
+    return json_response(preview)
+
+
+async def _preview(call: Call, body: SubscriptionPreview) -> Preview:
+    """Each of its parts computes for up to a tenth of a second: filters are compiled, templates rendered."""
+    subscription = await _subscription(call, body)
+    await asyncio.sleep(0)
+    matcher = _Matcher(subscription)
+    await asyncio.sleep(0)
+    event, owner = await _event(call, body, subscription)
+    why = matcher.why_not(event, owner)
+    recipient = ANYBODY if body.event_id is None else await recipient_of(call, event)
+    preview: Preview = {
+        "matches": why is None,
+        "event": cast("CloudEvent", event.document()),
+        "requests": [] if why is not None else await _requests(call, subscription, event, recipient),
+        "recent": await _recent(call, subscription, matcher),
+    }
+    if why is not None:
+        preview["why"] = why
+    return preview
+
+
+class _Matcher:
+    """Says which events a subscription gets."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._filters = filters_of(subscription.filters)
+
+    def why_not(self, event: Event, owner: str | None) -> str | None:
+        """Why it does not get an event; None if it does."""
+        why = why_not(self._subscription, event, owner)
+        false = explain_filters(self._filters, event.body) if why is None else None
+        return why if false is None else f"a filter is false: {false}"
+
+    def gets(self, event: Event) -> bool:
+        """Whether it gets a recorded event."""
+        if why_not(self._subscription, event, event.owner) is not None:
+            return False
+        return self._filters is None or self._filters.passes(EventView(event.body))
+
+
+async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
+    given = body.subscription
+    if isinstance(given, str):
+        if body.replaces is not None:
+            detail = "replaces needs the new settings of the subscription, not its id"
+            raise invalid(FieldError(pointer="/subscription", code="contradiction", detail=detail))
+        found = await call.ports.store.subscriptions.get(given) if is_printable_id(given) else None
+        if found is None:
+            raise _no_subscription("/subscription", given)
+        return found
+    if body.replaces is not None:
+        before = await call.ports.store.subscriptions.get(body.replaces)
+        if before is None:
+            raise _no_subscription("/replaces", body.replaces)
+        with under("subscription"):
+            return read_replace(given, call.context, before)
+    now = call.ports.clock()
+    with under("subscription"):
+        made, secret = read_create(given, call.context, id=new_id("sub", now), now=now)
+    value = secret or new_secret(secrets.token_bytes(SECRET_BYTES))
+    account = call.ports.settings.account
+    owner = None if account is None else owner_of(*account)
+    return replace(made, owner=owner, secrets=(SigningSecret(value=value),))
+
+
+def _no_subscription(pointer: str, id: str) -> InvalidRequest:
+    detail = f"there is no subscription {id[:200]!r}"
+    return invalid(FieldError(pointer=pointer, code="subscription_not_found", detail=detail))
+
+
+async def _event(call: Call, body: SubscriptionPreview, subscription: Subscription) -> tuple[Event, str | None]:
+    """The event, and the account that it is about: a sample is about the account that the subscription belongs to."""
+    if body.event_id is not None:
+        for name in ("type", "metadata"):
+            if getattr(body, name) is not None:
+                detail = f"{name} is for a sample, and event_id names a recorded event: leave one of them out"
+                raise invalid(FieldError(pointer=f"/{name}", code="contradiction", detail=detail))
+        found = await call.ports.store.events.get(body.event_id)
+        if found is None:
+            detail = f"there is no event {body.event_id[:200]!r}"
+            raise invalid(FieldError(pointer="/event_id", code="event_not_found", detail=detail))
+        return found, found.owner
+    check_metadata(body.metadata)
+    wanted, errors = event_type(body.type, call.context.known_types, "/type")
+    if errors:
+        raise invalid(*errors)
+    now = call.ports.clock()
+    wanted = wanted or _usual(call, subscription)
+    name, origin, account = sample_origin(call, wanted, subscription.owner)
+    sample = sample_event(
+        wanted,
+        event_id=new_id("evt", now),
+        now=now,
+        origin=origin,
+        dataschema_base=call.context.base_url,
+        source=name,
+        account=account,
+        metadata=body.metadata,
+    )
+    return sample, subscription.owner
+
+
+def _usual(call: Call, subscription: Subscription) -> str:
+    """The type of a sample that the subscription gets: of a failed job if it gets those."""
+    known = call.context.known_types
+    wanted = [one for one in known if subscription.types is None or one in subscription.types]
+    wanted = wanted or list(subscription.types or known)
+    return next((one for one in wanted if one.endswith(f".{PREFERRED}")), wanted[0])
+
+
+async def _requests(
+    call: Call, subscription: Subscription, event: Event, recipient: Recipient | None
+) -> list[PreviewedRequest]:
+    """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
+    strict = replace(subscription, options={**subscription.options, "strict": True})
+    asked = strict if "template" in subscription.options else subscription
+    try:
+        with under("subscription"):
+            steps = await call.ports.dispatcher.requests_of(asked, event, recipient)
+    except (NotRenderable, Unreadable) as error:
+        raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
+    return [_request_view(call, subscription, one) for one in steps]
+
+
+def _request_view(call: Call, subscription: Subscription, step: Step) -> PreviewedRequest:
+    sent = step.request
+    if subscription.protocol != "HTTP":  # a message's headers have no credential
+        headers = dict(sent.headers)
+    else:
+        headers = sent_headers_view(sent.headers, subscription.credential)
+    headers |= {name: REDACTED for name in headers if is_signed_name(name) and name.lower().endswith("signature")}
+    return {
+        "name": step.name or None,
+        "method": sent.method,
+        "url": call.shown_url(subscription, sent.url).replace("%7B", "{").replace("%7D", "}"),  # placeholders
+        "headers": headers,
+        "body": None if sent.method == "GET" else sent.body.decode(errors="replace"),
+    }
+
+
+async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> Recent:
+    """What the subscription would have got of the newest events of the last days. Works in slices: others have their
+    turn between them."""
+    now = call.ports.clock()
+    begin = since = now - RECENT_DAYS * DAY_SECONDS
+    seen, matched, examples = 0, 0, list[CloudEvent]()
+    names_somebody = call.ports.kinds.names_somebody(subscription)
+    named = None if names_somebody is None else 0
+    cursor, cut = None, False
+    clock, turns = asyncio.get_running_loop().time, Turns()
+    until = clock() + MAX_RECENT_SECONDS
+    while not cut:
+        page = await call.ports.store.events.page(limit=SLICE, cursor=cursor, since=begin)
+        for event in page.items:
+            if seen >= MAX_RECENT or (seen and clock() >= until):
+                cut = True
+                break
+            seen, since = seen + 1, event.recorded_at
+            if matcher.gets(event):
+                matched += 1
+                if names_somebody is not None and named is not None:
+                    named += names_somebody(event)
+                if len(examples) < MAX_EXAMPLES:
+                    examples.append(cast("CloudEvent", event.document()))
+            if turns.over:
+                await turns.next()
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return {
+        "days": RECENT_DAYS,
+        "since": to_rfc3339(since if cut else begin),
+        "seen": seen,
+        "matched": matched,
+        "named": named,
+        "cut": cut,
+        "examples": examples,
+    }
+
+
+EXAMPLES: dict[str, Any] = {
+    "SubscriptionPreview": {
+        "subscription": {"sink": "https://receiver.example/hooks", "types": ["ai.revor.job.failed"]},
+        "type": "ai.revor.job.failed",
+        "metadata": {"deal": 42},
+    },
+    "Preview": {
+        "matches": True,
+        "event": EXAMPLE_EVENT,
+        "requests": [
+            {
+                "name": None,
+                "method": "POST",
+                "url": "https://receiver.example/hooks",
+                "headers": {"Content-Type": "application/cloudevents+json", "webhook-signature": REDACTED},
+                "body": "{}",
+            }
+        ],
+        "recent": {
+            "days": 7,
+            "since": "2026-05-13T10:00:00.000Z",
+            "seen": 1204,
+            "matched": 1,
+            "named": None,
+            "cut": False,
+            "examples": [EXAMPLE_EVENT],
+        },
+    },
+}

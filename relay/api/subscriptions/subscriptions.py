@@ -1,0 +1,511 @@
+"""`/v1/subscriptions`: create, read, change, test, pause, resume, rotate secrets."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal, cast
+from urllib.parse import urlsplit
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from relay.api.deliveries.deliveries import EXAMPLE_ATTEMPT, Attempt, attempt_view
+from relay.api.events.events import EXAMPLE_EVENT, CloudEvent
+from relay.api.http.fields import Body, Nothing, Time
+from relay.api.http.names import event_type
+from relay.api.http.operations import (
+    ADMINS,
+    LOCATION,
+    NEXT,
+    READS_SUBSCRIPTIONS,
+    STORED,
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Operation,
+    Repeats,
+    stored,
+)
+from relay.api.http.params import PAGE, boolean
+from relay.api.http.ports import Kinds
+from relay.api.http.resource import json_response, page_response
+from relay.api.http.validation import invalid, validate
+from relay.api.jobs.registration import MAX_METADATA_BYTES
+from relay.api.subscriptions.checks import awaits_consent, read_create, read_replace
+from relay.api.subscriptions.models import (
+    RemovedSubscription,
+    Subscription,
+    SubscriptionCreate,
+    SubscriptionPage,
+    SubscriptionReplace,
+    SubscriptionWithSkipped,
+)
+from relay.api.subscriptions.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
+from relay.api.subscriptions.views import lag_view, subscription_view, with_skipped
+from relay.clock import to_rfc3339
+from relay.core.events.event import Origin, source_event_types
+from relay.core.jsontext import dumps
+from relay.core.records import SubscriptionRoom
+from relay.core.samples import sample_event
+from relay.core.subscriptions import subscription as core
+from relay.core.subscriptions.filters import is_free_type
+from relay.core.subscriptions.greeting import with_facts
+from relay.core.subscriptions.handshake import WAITS
+from relay.core.subscriptions.signing import new_secret
+from relay.core.subscriptions.subscription import SigningSecret
+from relay.errors import Conflict, FieldError, NotFound
+from relay.ids import new_id
+
+MAX_OVERLAP_SECONDS = 30 * 86_400.0
+SECRET_BYTES = 32
+DEFAULT_TEST_TYPE = "relay.test"
+_PLACES = ("channel", "record", "object", core.SETTINGS)
+"""Options that say where in a sink something arrives."""
+
+
+class TestRequest(Body):
+    """The sample event to send."""
+
+    __test__: ClassVar[bool] = False  # pytest would collect it
+
+    type: str | None = Field(default=None, description="An event type. Default: `relay.test`.")
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Added to the metadata of the sample's job, such as whom a CRM should find."
+    )
+
+
+class SecretRotation(Body):
+    """How long the old secret keeps signing."""
+
+    overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS)
+
+
+class TestResult(TypedDict):
+    """The result of a test. It is not stored."""
+
+    delivered: bool
+    verdict: Literal["delivered", "retry", "dead", "disable", "skip", "uncertain"]
+    reason: str
+    event: CloudEvent
+    attempt: Attempt
+
+
+class Secret(TypedDict):
+    """A signing secret."""
+
+    secret: str
+
+
+class RotatedSecret(Secret):
+    """The new signing secret, and when the old one expires."""
+
+    old_secret_expires_at: Time
+
+
+_CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*(?=[:,]|$)")
+"""At the beginning of a reason; what follows can be the sink's words."""
+
+OPERATIONS: list[Operation] = []
+operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+
+_SUBSCRIPTION = Answer("The subscription.", Subscription)
+
+
+def _id_and_secret(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": answer["id"], "config": {"secret": answer["config"].get("secret")}}
+
+
+async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> Subscription:
+    found = await _named(call, kept["id"])
+    return subscription_view(found, call.shown_sink, call.ports.settings, secret=kept["config"]["secret"])
+
+
+@operation(
+    "POST /v1/subscriptions",
+    repeats=Repeats(_id_and_secret, _subscription_again),
+    bound=True,
+    audited="subscriptions.create",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=SubscriptionCreate,
+    query=(
+        boolean("reuse", "If the sink already has a subscription, return it with 200 and create none.", default=False),
+        CHECK,
+    ),
+    answers={
+        200: Answer("With `reuse`: the existing subscription of this sink, unchanged.", Subscription),
+        201: Answer("The new subscription. `config.secret` is only in this response.", Subscription, headers=LOCATION),
+    },
+    problems={
+        409: "The token has made too many subscriptions, or filters would make too many distinct comparisons.",
+        **CHECK_PROBLEMS,
+    },
+)
+async def create_subscription(call: Call) -> Response:
+    """Subscribe to events.
+
+    For a CRM, its sink and credential are tried first with a few requests; for a broker, by a connection and a look for
+    the topic, stream, queue or exchange. If they fail, nothing is stored.
+    """
+    now = call.ports.clock()
+    subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
+    if call.first is not None and (known := await call.ports.store.subscriptions.get(subscription.id)) is not None:
+        return _made(call, known)  # the first request was cut off after its commit
+    subscription = with_facts(subscription, await tried(call, subscription) or {})
+    if call.query["reuse"] and subscription.sink:
+        place = partial(_place, call.ports.kinds)
+        wanted = place(subscription)
+        same = [one for one in await call.ports.store.subscriptions.all() if place(one) == wanted]
+        if same:
+            return _shown(call, min(same, key=lambda one: one.id))
+    secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
+    made = replace(subscription, secrets=(SigningSecret(value=secret),))
+    if awaits_consent(made, call.context):
+        made = replace(made, state="pending", state_reason=WAITS, handshake_at=now)
+    room = SubscriptionRoom(call.caller, fewer_than=call.ports.settings.max_subscriptions_of_caller)
+    await call.ports.store.subscriptions.create(made, room)
+    call.ports.dispatcher.wake()
+    return _made(call, made)
+
+
+def _place(kinds: Kinds, one: core.Subscription) -> tuple[object, ...]:
+    """Where a subscription sends to: a URL, and there a channel, or a portal and what is written into it."""
+    portal = kinds.portal(one) if one.kind in kinds.names else None
+    return _comparable(one.sink), portal, *(one.options.get(name) for name in _PLACES)
+
+
+def _made(call: Call, made: core.Subscription) -> Response:
+    secret = made.secrets[0].value
+    view = subscription_view(made, call.shown_sink, call.ports.settings, secret=secret)
+    return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
+
+
+@operation(
+    "GET /v1/subscriptions",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    query=(
+        boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False),
+        boolean("lag", "Count what the programs of protocol PULL have not acknowledged.", default=True),
+        *PAGE,
+    ),
+    answers={200: Answer("A page.", SubscriptionPage, headers=NEXT)},
+)
+async def list_subscriptions(call: Call) -> Response:
+    """List subscriptions, newest first."""
+    query = dict(call.query)
+    view = _with_lag if query.pop("lag") else _without_lag
+    page = await call.ports.store.subscriptions.page(**query)
+    shown = {one.id: await view(call, one) for one in page.items}
+    return page_response(call.request, page, lambda one: shown[one.id])
+
+
+@operation(
+    "GET /v1/subscriptions/{id}",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    answers={200: Answer("The subscription.", SubscriptionWithSkipped)},
+)
+async def get_subscription(call: Call) -> Response:
+    """Read a subscription."""
+    subscription = await _find(call)
+    skipped = await call.ports.store.deliveries.skipped(subscription.id)
+    return json_response(with_skipped(await _with_lag(call, subscription), skipped))
+
+
+@operation(
+    "PUT /v1/subscriptions/{id}",
+    bound=True,
+    audited="subscriptions.replace",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=SubscriptionReplace,
+    query=(CHECK,),
+    answers={200: _SUBSCRIPTION},
+    problems={
+        409: "The subscription was created by a `callback_url`, another request has changed it meanwhile, or filters "
+        "would make too many distinct comparisons.",
+        **CHECK_PROBLEMS,
+    },
+)
+async def replace_subscription(call: Call) -> Response:
+    """Replace a subscription's settings.
+
+    Its id, state, secret and start are kept. For a CRM or a broker, a new sink or credential is tried first.
+    """
+    before = await _find(call)
+    _refuse_callback(before, "its settings cannot be changed")
+    after, awaits = read_replace(call.document, call.context, before), partial(awaits_consent, context=call.context)
+    if needs_check(after, before) and (facts := await tried(call, after)) is not None:
+        again = read_replace(call.document, call.context, await _find(call))  # what was stored meanwhile is kept
+        if not same_place(after, again):
+            raise Conflict("another request has changed it meanwhile: try again", code="subscriptions_changed")
+        after = with_facts(again, facts)
+    await call.ports.store.subscriptions.replace(after, call.ports.clock(), awaits)
+    call.ports.dispatcher.wake()
+    return _shown(call, await _find(call))
+
+
+@operation(
+    "DELETE /v1/subscriptions/{id}",
+    bound=True,
+    audited="subscriptions.remove",
+    scopes=WRITES_SUBSCRIPTIONS,
+    answers={200: Answer("The removed subscription.", RemovedSubscription)},
+)
+async def delete_subscription(call: Call) -> Response:
+    """Remove a subscription.
+
+    Its pending deliveries are cancelled.
+    """
+    subscription = await _find(call)
+    cancelled = await call.ports.store.subscriptions.pending(subscription.id)
+    await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
+    call.ports.dispatcher.wake()
+    removed: RemovedSubscription = {**await _without_lag(call, subscription), "cancelled": cancelled}
+    return json_response(removed)
+
+
+def _of_test(answer: TestResult) -> TestResult:
+    """That a test was sent, and when: neither the sample, which has the caller's metadata, nor what the sink said."""
+    event, code = answer["event"], _CODE.match(answer["reason"])
+    attempt: Attempt = {
+        **answer["attempt"],
+        "error": None,
+        "decision": None,
+        "request_headers": {},
+        "response_headers": {},
+        "response_excerpt": None,
+        "response_excerpt_encoding": None,
+        "remote_ip": None,
+        "requests": None,
+    }
+    return {
+        **answer,
+        "reason": answer["verdict"] if code is None else code[0],
+        "event": {"specversion": "1.0", "id": event["id"], "source": event["source"], "type": event["type"]},
+        "attempt": attempt,
+    }
+
+
+@operation(
+    "POST /v1/subscriptions/{id}/test",
+    repeats=stored(_of_test),
+    bound=True,
+    audited="subscriptions.test",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=TestRequest,
+    body_optional=True,
+    answers={200: Answer("The attempt, even if the sink refused it.", TestResult)},
+    problems={
+        409: "The sink has not consented, a program pulls the events, or the subscription's account has no events of "
+        "this type.",
+        429: "Too many tests are being sent.",
+    },
+)
+async def test_subscription(call: Call) -> Response:
+    """Send a sample event now.
+
+    Works while the subscription is paused. Nothing is stored.
+    """
+    subscription = await _find(call)
+    if subscription.kind == core.PULL:
+        raise Conflict("nothing is sent to it: a program asks for its events", code="nothing_to_send")
+    if awaits_consent(subscription, call.context):
+        detail = f"nothing is sent before the sink consents ({subscription.state_reason}): resume asks it again"
+        raise Conflict(detail, code="no_consent")
+    given = validate(TestRequest, call.document)
+    check_metadata(given.metadata)
+    read, errors = event_type(given.type, call.context.known_types, "/type")
+    if errors:
+        raise invalid(*errors)
+    wanted = read or DEFAULT_TEST_TYPE
+    now = call.ports.clock()
+    name, origin, account = sample_origin(call, wanted, subscription.owner)
+    event = sample_event(
+        wanted,
+        event_id=new_id("evt", now),
+        now=now,
+        origin=origin,
+        dataschema_base=call.context.base_url,
+        source=name,
+        account=account,
+        metadata=given.metadata,
+    )
+    with call.ports.admission.tests.held(call.caller):
+        attempt, outcome = await call.ports.dispatcher.test(subscription, event)
+    result: TestResult = {
+        "delivered": outcome.verdict == "delivered",
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+        "event": cast("CloudEvent", event.document()),
+        "attempt": attempt_view(attempt, whole=True),
+    }
+    return json_response(result)
+
+
+@operation(
+    "POST /v1/subscriptions/{id}/pause",
+    repeats=Repeats(_id_and_secret, _subscription_again),
+    bound=True,
+    audited="subscriptions.pause",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=Nothing,
+    body_optional=True,
+    answers={200: _SUBSCRIPTION},
+    problems={409: "The subscription is disabled."},
+)
+async def pause_subscription(call: Call) -> Response:
+    """Pause a subscription.
+
+    Its events are still recorded, and wait.
+    """
+    subscription = await _find(call)
+    if subscription.state == "disabled":
+        detail = f"it is disabled ({subscription.disabled_reason}), so nothing is sent: use resume to enable it"
+        raise Conflict(detail, code="subscription_disabled")
+    return await _set_state(call, subscription, "paused")
+
+
+@operation(
+    "POST /v1/subscriptions/{id}/resume",
+    repeats=Repeats(_id_and_secret, _subscription_again),
+    bound=True,
+    audited="subscriptions.resume",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=Nothing,
+    body_optional=True,
+    problems={409: "Its filters cannot be read: correct them first."},
+    answers={200: _SUBSCRIPTION},
+)
+async def resume_subscription(call: Call) -> Response:
+    """Resume a paused or disabled subscription.
+
+    One whose sink has not consented is pending, and the sink is asked again.
+    """
+    subscription = await _find(call)
+    return await _set_state(call, subscription, "pending" if awaits_consent(subscription, call.context) else "enabled")
+
+
+@operation(
+    "POST /v1/subscriptions/{id}/rotate-secret",
+    repeats=STORED,
+    bound=True,
+    audited="subscriptions.rotate_secret",
+    scopes=WRITES_SUBSCRIPTIONS,
+    body=SecretRotation,
+    body_optional=True,
+    answers={200: Answer("The new secret. It is only in this response.", RotatedSecret)},
+    problems={409: "The subscription was created by a `callback_url`."},
+)
+async def rotate_secret(call: Call) -> Response:
+    """Create a new signing secret.
+
+    Both secrets sign until the old one expires.
+    """
+    subscription = await _find(call)
+    _refuse_callback(subscription, "it uses the relay's own secret, see GET /v1/signing-secret")
+    overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
+    now = call.ports.clock()
+    secret = new_secret(secrets.token_bytes(SECRET_BYTES))
+    expires_at = now + overlap_seconds
+    await call.ports.store.secrets.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
+    call.ports.dispatcher.wake()
+    rotated: RotatedSecret = {"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)}
+    return json_response(rotated)
+
+
+@operation(
+    "GET /v1/signing-secret", audited="signing_secret.read", scopes=ADMINS, answers={200: Answer("The secret.", Secret)}
+)
+async def get_signing_secret(call: Call) -> Response:
+    """Read the secret that signs requests to callback URLs."""
+    secret: Secret = {"secret": await call.ports.node.callback_secret()}
+    return json_response(secret)
+
+
+def check_metadata(given: Mapping[str, Any] | None) -> None:
+    """Raises InvalidRequest for metadata of a sample that are larger than a job's can be."""
+    if given is not None and len(dumps(given)) > MAX_METADATA_BYTES:
+        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
+        raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
+
+
+def _comparable(url: str) -> tuple[str, ...]:
+    """Equal for the same URL. Scheme and host are compared case-insensitively."""
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
+
+
+async def _without_lag(call: Call, subscription: core.Subscription) -> Subscription:
+    return subscription_view(subscription, call.shown_sink, call.ports.settings)
+
+
+async def _with_lag(call: Call, subscription: core.Subscription) -> Subscription:
+    shown = await _without_lag(call, subscription)
+    if subscription.kind == core.PULL:
+        shown["lag"] = lag_view(await call.ports.pulls.lag(subscription.id), call.ports.clock())
+    return shown
+
+
+def _shown(call: Call, subscription: core.Subscription) -> Response:
+    return json_response(subscription_view(subscription, call.shown_sink, call.ports.settings))
+
+
+async def _find(call: Call) -> core.Subscription:
+    return await _named(call, call.id)
+
+
+async def _named(call: Call, id: str) -> core.Subscription:
+    subscription = await call.ports.store.subscriptions.get(id)
+    if subscription is None:
+        raise NotFound(f"there is no subscription {id[:200]!r}", code="subscription_not_found")
+    return subscription
+
+
+async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
+    reason = {"paused": "paused by hand", "enabled": "resumed by hand", "pending": WAITS}[state]
+    await call.ports.store.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
+    call.ports.dispatcher.wake()
+    return _shown(call, await _find(call))
+
+
+def _refuse_callback(subscription: core.Subscription, why: str) -> None:
+    if subscription.callback:
+        raise Conflict(
+            f"subscription {subscription.id} was created by a callback_url: {why}", code="callback_subscription"
+        )
+
+
+def sample_origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
+    """The source of this event type, any source for events about the relay, and an account of it. Of a subscription
+    that belongs to an account, that one: its sink must not learn the names of others."""
+    origins, accounts = call.ports.settings.origins, call.ports.settings.accounts
+    source, _, account = (owner or "").partition("/")
+    of_type = (name for name, origin in origins.items() if event_type in source_event_types(origin.type_prefix))
+    found = next(of_type, None) or (source if owner is not None else next(iter(origins)))
+    if owner is None:
+        return found, origins[found], (accounts.get(found) or ("default",))[0]
+    free = is_free_type(event_type, call.context.known_types)
+    if source not in origins or (found != source and not free):
+        detail = f"it belongs to the account {owner}, which has no events of the type {event_type!r}"
+        raise Conflict(detail, code="type_not_sent")
+    return source, origins[source], account
+
+
+# The example of the Standard Webhooks specification.
+_EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
+EXAMPLES: dict[str, Any] = {
+    "TestRequest": {"type": "relay.test"},
+    "SecretRotation": {"overlap_seconds": 86400},
+    "TestResult": {
+        "delivered": True,
+        "verdict": "delivered",
+        "reason": "200 OK",
+        "event": EXAMPLE_EVENT,
+        "attempt": EXAMPLE_ATTEMPT,
+    },
+    "Secret": {"secret": _EXAMPLE_SECRET},
+    "RotatedSecret": {"secret": _EXAMPLE_SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
+}

@@ -1,0 +1,1 @@
+"""`relay deliveries`, `relay replays`."""

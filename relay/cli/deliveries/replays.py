@@ -1,0 +1,105 @@
+"""`relay replays`: the progress of a replay, which sends many events again."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from relay.cli.client import Unreachable, api, path_of
+from relay.cli.options import Json, Wait
+from relay.cli.output import Progress, print_json, print_object, print_result, progress, say
+from relay.core.events.sentences import counted
+from relay.errors import RelayError
+
+app = typer.Typer(help="Show the progress of a replay, and stop it.", no_args_is_help=True)
+
+ReplayId = Annotated[str, typer.Argument(metavar="ID", help="The replay's id (rpl_…).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent.")]
+COUNT_TIMEOUT_SECONDS = 300.0
+"""The relay counts the matching events before it answers, which takes a while for many millions."""
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
+
+
+@app.command()
+def show(id: ReplayId, wait: Wait = False, json: Json = False) -> None:
+    """Show a replay's progress."""
+    if wait:
+        _wait(id, json)
+    else:
+        print_object(_get(id), json=json)
+
+
+@app.command()
+def stop(id: ReplayId, json: Json = False) -> None:
+    """Stop a replay. What it has not sent stays as it was before."""
+    answer = api().delete(path_of("replays", id))
+    print_result(answer, sentence(answer), json=json)
+
+
+def dry_run_of(path: str, body: Any, *, json: bool) -> None:
+    """Says how many events a replay would send."""
+    answer = api().post(f"{path}?dry_run=true", body, timeout=COUNT_TIMEOUT_SECONDS)
+    least = "" if answer["complete"] else "at least "
+    print_result(answer, f"{least}{counted(answer['matched'], 'event')} would be sent again", json=json)
+
+
+def follow_up(started: Any, *, wait: bool, json: bool) -> None:
+    """Reports a replay that has just begun, or with `wait` its end."""
+    replay_id, matched = started["replay_id"], started["matched"]
+    if wait:
+        _wait(replay_id, json)
+    elif json:
+        print_json(started)
+    elif not matched:
+        say("there is nothing to send again")
+    else:
+        say(f"{counted(matched, 'event')} to send again, after new ones. Progress: `relay replays show {replay_id}`")
+
+
+def sentence(replay: Any) -> str:
+    """The replay's state and counts."""
+    counts = f"{replay['delivered']:,} of {replay['matched']:,} delivered"
+    rest = [f"{replay[name]:,} {name}" for name in ("dead", "left") if replay[name]]
+    if others := _others(replay):
+        rest.append(f"{others:,} skipped, uncertain or cancelled (`relay deliveries list`)")
+    return f"{replay['id']} is {replay['state']}: {', '.join([counts, *rest])}"
+
+
+def _others(replay: Any) -> int:
+    """How many have ended, but neither delivered nor dead."""
+    others: int = replay["matched"] - replay["left"] - replay["delivered"] - replay["dead"]
+    return max(0, others)
+
+
+def _get(id: str) -> Any:
+    return api().get(path_of("replays", id))
+
+
+def _wait(id: str, json: bool) -> None:
+    """Prints the ended replay. Exit code 1 if not everything was delivered."""
+    replay = _ended(id)
+    print_result(replay, sentence(replay), json=json)
+    if replay["state"] != "done" or replay["dead"] or _others(replay):
+        raise typer.Exit(1)
+
+
+def _ended(id: str) -> Any:
+    """Waits until the replay has ended, also across a restart of the relay."""
+    replay, answered_at = _get(id), time.monotonic()
+    with progress() as show:
+        while replay["state"] == "running":
+            _show(show, replay)
+            time.sleep(POLL_SECONDS)
+            try:
+                replay, answered_at = _get(id), time.monotonic()
+            except Unreachable as error:
+                if time.monotonic() - answered_at > PATIENCE_SECONDS:
+                    raise RelayError(f"{error}. Continue with `relay replays show {id} --wait`") from None
+        _show(show, replay)
+    return replay
+
+
+def _show(show: Progress, replay: Any) -> None:
+    dead = f"{replay['dead']:,} dead" if replay["dead"] else ""
+    show(replay["matched"] - replay["left"], replay["matched"], dead, sentence(replay))

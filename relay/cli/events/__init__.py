@@ -1,0 +1,1 @@
+"""`relay events`, `relay listen`."""

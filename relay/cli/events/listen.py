@@ -1,0 +1,156 @@
+"""`relay listen`: prints events as they happen, or forwards them to a local port. Needs no public URL.
+
+With `--subscription` it is a program that pulls: it acknowledges what was accepted, so it misses nothing while it is
+away.
+"""
+
+import http.client
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
+
+import typer
+
+from relay.cli.client import Api, ApiError, api, reason_of
+from relay.cli.events.events import show_event
+from relay.cli.events.pulling import pull
+from relay.cli.events.stream import ServerEvent, follow
+from relay.cli.options import Json, Types, full_types
+from relay.cli.output import note, print_result, say
+from relay.cli.subscriptions.settings import filters_given
+from relay.core.jsontext import dumps
+from relay.errors import UsageError
+
+FORWARD_TIMEOUT_SECONDS = 15.0
+
+
+def listen(
+    forward_to: Annotated[str | None, typer.Option(help="Local URL to send each event to, signed.")] = None,
+    types: Types = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE-or-JSON",
+            help="Only events that pass these filters: JSON, or a file with it. - reads it from the input.",
+        ),
+    ] = None,
+    subscription: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Pull from this subscription of protocol PULL, and acknowledge its events."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print events as they happen, until interrupted. With --forward-to, send them signed to a local port."""
+    target = _target(forward_to)
+    if subscription is not None:
+        if types or filters:
+            raise UsageError("--types and --filters are set on the subscription. Leave them out with --subscription")
+        _pull(subscription, target, json)
+        return
+    wanted = full_types(types)
+    passes = _passing(filters)
+    client = api()
+    secret: str = client.get("/v1/signing-secret")["secret"]
+    for event in follow(client, lambda: _say_ready(client, secret, json)):
+        if passes(event.data) and show_event(event, wanted, json=json) and target is not None:
+            _report(event, target, secret, json)
+
+
+def _pull(id: str, target: SplitResult | None, json: bool) -> None:
+    client = api()
+    secret = _secret_if_allowed(client)
+
+    def ready() -> None:
+        signing = "its token may not read the signing secret" if secret is None else f"signing secret {secret}"
+        shown = {"ready": True, "url": client.url, "subscription": id, "secret": secret}
+        print_result(shown, f"ready: pulling {id} from {client.url}, {signing}", json=json)
+
+    def handle(item: dict[str, Any]) -> bool:
+        event = ServerEvent(id=item["event_id"], data=dumps(item["event"]))
+        show_event(event, None, json=json)
+        return target is None or _report(event, target, secret, json)
+
+    pull(client, id, ready, handle, 0.0 if target is None else FORWARD_TIMEOUT_SECONDS)
+
+
+def _secret_if_allowed(client: Api) -> str | None:
+    """The relay's signing secret; None if the token may only pull."""
+    try:
+        secret: str = client.get("/v1/signing-secret")["secret"]
+    except ApiError as error:
+        if error.status == 403:
+            return None
+        raise
+    return secret
+
+
+def _passing(text: str | None) -> Callable[[bytes], bool]:
+    """Whether an event passes the filters of --filters. Raises UsageError."""
+    documents = filters_given(text)
+    if documents is None:
+        return lambda body: True
+    from relay.core.subscriptions.comparisons import EventView
+    from relay.core.subscriptions.filters import FiltersRefused, parse_filters
+
+    try:
+        filters = parse_filters(documents, "--filters")
+    except FiltersRefused as refused:
+        raise UsageError(str(refused)) from None
+    return lambda body: filters.passes(EventView(body))
+
+
+def _say_ready(client: Api, secret: str, json: bool) -> None:
+    ready = {"ready": True, "url": client.url, "secret": secret}
+    print_result(ready, f"ready: listening to {client.url}, signing secret {secret}", json=json)
+
+
+def _target(url: str | None) -> SplitResult | None:
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    from relay.core.access.own_address import is_loopback_host
+
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError("--forward-to is not a URL. Write it like http://127.0.0.1:3000/hook")
+    if parts.scheme == "http" and not is_loopback_host(parts.hostname):
+        raise UsageError(f"--forward-to {parts.hostname} is another machine. Use https, or a port on this machine")
+    return parts
+
+
+def _report(event: ServerEvent, target: SplitResult, secret: str | None, json: bool) -> bool:
+    """Forwards an event, and says what came of it. Returns whether it was accepted."""
+    where = target.netloc.rpartition("@")[2]
+    began = time.perf_counter()
+    try:
+        status = _forward(event, target, secret)
+        accepted = 200 <= status < 300
+        text = f"  → {status} from {where} in {(time.perf_counter() - began) * 1000:.0f} ms"
+    except (OSError, http.client.HTTPException) as error:
+        text, accepted = f"  → not forwarded to {where}: {reason_of(error)}", False
+    note(text) if json else say(text)
+    return accepted
+
+
+def _forward(event: ServerEvent, target: SplitResult, secret: str | None) -> int:
+    """Posts the event unchanged, signed as the relay signs a delivery if there is a secret. Returns the status code."""
+    from relay.core.subscriptions.signing import signature_headers
+    from relay.core.subscriptions.subscription import SigningSecret
+
+    secrets = [] if secret is None else [SigningSecret(value=secret)]
+    signed = signature_headers(secrets, message_id=event.id, now=time.time(), body=event.data)
+    made = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
+    connection = made(target.hostname or "", target.port, timeout=FORWARD_TIMEOUT_SECONDS)
+    try:
+        path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+        headers = {"Content-Type": "application/cloudevents+json", "User-Agent": "revor-relay-cli", **dict(signed)}
+        connection.request("POST", path, body=event.data, headers=headers)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+"""`relay jobs`, `relay groups`, `relay intents`, `relay erase`."""

@@ -1,0 +1,279 @@
+"""`relay jobs`: the tracked jobs."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from relay.cli.client import Api, api, in_cli_words, path_of
+from relay.cli.options import Json, Limit, given, read_metadata, split_names, time_or_age
+from relay.cli.output import (
+    note,
+    print_fields,
+    print_json,
+    print_list,
+    print_object,
+    print_result,
+    say,
+    working,
+)
+from relay.errors import UsageError
+
+WAIT_SECONDS = 60
+TIMEOUT_MARGIN_SECONDS = 15.0
+MIN_REPEAT_SECONDS = 1.0
+MAX_EVENTS = 1000
+BULK_IDS = 100
+"""In one request."""
+COLUMNS = ("id", "channel", "account", "status", "tracked", "next", "error")
+
+app = typer.Typer(help="Track upstream jobs and see their progress.", no_args_is_help=True)
+
+Source = Annotated[str | None, typer.Option(help="The source, if there are several.")]
+Account = Annotated[str | None, typer.Option(help="The account, if there are several.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The upstream's id, or the relay's uid (job_…).")]
+JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="The upstream's ids, or the relay's uids (job_…).")]
+CallbackTypes = Annotated[
+    str | None, typer.Option(metavar="TYPES", help="Only these events for the callback, such as succeeded,failed.")
+]
+
+
+@app.command()
+def add(
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of upstream jobs.")],
+    callback: Annotated[str | None, typer.Option(help="URL that gets the events of these jobs.")] = None,
+    callback_types: CallbackTypes = None,
+    metadata: Annotated[str | None, typer.Option(help="JSON object to include in every event.")] = None,
+    group: Annotated[str | None, typer.Option(help="The group that they join.")] = None,
+    priority: Annotated[str | None, typer.Option(help="low, normal or high: how much a late event costs.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which a job is reported as overdue.")] = None,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Track jobs. With --json one id prints an object, several print an array."""
+    if callback_types is not None and callback is None:
+        raise UsageError("--callback-types needs --callback")
+    body = given(
+        {
+            "callback_url": callback,
+            "callback_types": _types(callback_types),
+            "metadata": read_metadata(metadata),
+            "group": group,
+            "priority": priority,
+            "deadline_seconds": deadline,
+            "source": source,
+            "account": account,
+        }
+    )
+    client = api()
+    with working(f"tracking {len(ids)} job{'s' if len(ids) > 1 else ''}"):
+        answers = [client.send("POST", "/v1/jobs", body={"id": id, **body}) for id in ids]
+    if json:
+        print_json(answers[0].document if len(answers) == 1 else [answer.document for answer in answers])
+        return
+    for answer in answers:
+        job = answer.document
+        known = "tracked" if answer.status == 201 else "already tracked"
+        say(f"{job['id']} is {known} as {job['uid']} (status: {job['status'] or 'not polled yet'})")
+
+
+@app.command("import")
+def import_jobs(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The input. Standard input if missing or -.")
+    ] = None,
+    callback_url: Annotated[str | None, typer.Option(help="URL that gets the events, for jobs without one.")] = None,
+    callback_types: CallbackTypes = None,
+    metadata: Annotated[str | None, typer.Option(help="JSON object for every event, for jobs without one.")] = None,
+    group: Annotated[str | None, typer.Option(help="The group that they join, for jobs without one.")] = None,
+    source: Annotated[str | None, typer.Option(help="The source, for jobs without one.")] = None,
+    account: Annotated[str | None, typer.Option(help="The account, for jobs without one.")] = None,
+    json: Json = False,
+) -> None:
+    """Track the jobs in a CSV, JSON lines or a list of ids. Exit code 2: some were rejected."""
+    from relay.cli.jobs.importing import run
+
+    defaults = {
+        "callback_url": callback_url,
+        "callback_types": _types(callback_types),
+        "metadata": read_metadata(metadata),
+        "group": group,
+        "source": source,
+        "account": account,
+    }
+    is_stdin = file is None or str(file) == "-"
+    accepted = run(api(), None if is_stdin else file, given(defaults), json=json)
+    raise typer.Exit(0 if accepted else 2)
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs with this status.")] = None,
+    open: Annotated[bool | None, typer.Option("--open/--closed", help="Only open or only closed jobs.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only jobs of this group.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Only jobs of this channel, such as linkedin.")] = None,
+    connect_account: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only jobs of this sending account.")
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="KEY:VALUE", help="Only jobs with this metadata, such as deal:42.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only jobs registered since a time (2026-05-20T10:00:00Z) or age (1d, 6h, 30m).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only jobs registered before this time or age.")] = None,
+    source: Source = None,
+    account: Account = None,
+    limit: Limit = 50,
+    json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    query = {
+        "status": status,
+        "open": open,
+        "group": group,
+        "channel": channel,
+        "connect_account": connect_account,
+        "metadata": metadata,
+        "since": time_or_age(since),
+        "until": time_or_age(until),
+        "source": source,
+        "account": account,
+    }
+    empty = "no jobs. Track one with `relay jobs add ID`"
+    print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json)
+
+
+def _row(job: dict[str, Any]) -> list[Any]:
+    """The job's columns. The error is the upstream's, else that of the last poll."""
+    upstream = job.get("upstream") or {}
+    error = upstream.get("error") or job.get("last_error") or {}
+    status = job["outcome"] if job["outcome"] in ("not_found", "untracked") else job["status"]
+    times = [job["tracked_at"], job["next_poll_at"]]
+    return [job["id"], upstream.get("channel"), job["account"], status, *times, error.get("code")]
+
+
+@app.command()
+def show(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
+    """Show one job."""
+    print_object(api().get(path_of("jobs", id), {"source": source, "account": account}), json=json)
+
+
+@app.command()
+def wait(
+    id: JobId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Maximum seconds to wait.")] = None,
+    until: Annotated[
+        Literal["running"] | None, typer.Option(help="`running`: wait until the job runs, not until it ends.")
+    ] = None,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Wait for a job. Exit code 0: it succeeded (or runs, with --until running). 1: it did not, or timed out."""
+    ends_at = None if timeout is None else time.monotonic() + timeout
+    client, query = api(), {"source": source, "account": account, "until": until}
+    with working(f"waiting for {id}"):
+        while True:
+            left = WAIT_SECONDS if ends_at is None else max(0.0, ends_at - time.monotonic())
+            asked_at = time.monotonic()
+            seconds = min(WAIT_SECONDS, int(left + 0.999))
+            job = client.get(
+                path_of("jobs", id),
+                query,
+                headers={"Prefer": f"wait={seconds}"} if seconds else {},
+                timeout=seconds + TIMEOUT_MARGIN_SECONDS,
+            )
+            satisfied = not job["open"] or (until == "running" and _has_run(client, job))
+            if satisfied or (ends_at is not None and time.monotonic() >= ends_at):
+                break
+            if time.monotonic() - asked_at < min(seconds, MIN_REPEAT_SECONDS):
+                time.sleep(MIN_REPEAT_SECONDS)  # a relay that is shutting down answers at once
+    if json or satisfied:
+        print_result(job, f"{job['id']} is {job['status'] if job['open'] else job['outcome']}", json=json)
+    else:
+        note(f"timed out: {job['id']} is still {job['status'] or 'not polled'}")
+    good = job["outcome"] == "succeeded" or (until == "running" and satisfied and job["open"])
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def explain(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
+    """Explain a job. Says what it is waiting for, when its next poll is, and why not earlier."""
+    answer = api().get(path_of("jobs", id, "explain"), {"source": source, "account": account})
+    if json:
+        print_json(answer)
+        return
+    fields = dict(answer)
+    sentence, error = fields.pop("sentence", None), fields.pop("last_error", None)
+    if sentence:
+        say(sentence)
+    if error:
+        at = "" if error["at"] is None else f", at {error['at']}"
+        say(f"Last error: {error['code']}{at}. {error['meaning']}. To fix it ({error['who']}): {error['fix']}.")
+    print_fields(fields)
+
+
+@app.command()
+def refresh(ids: JobIds, source: Source = None, account: Account = None, json: Json = False) -> None:
+    """Poll jobs as soon as the budget allows. Exit code 1: some could not be."""
+    if len(ids) == 1:
+        query = {"source": source, "account": account}
+        job = api().send("POST", path_of("jobs", ids[0], "refresh"), query=query, body={}).document
+        print_result(job, f"{ids[0]} is polled as soon as the budget allows", json=json)
+        return
+    _change("refresh", ids, "is polled as soon as the budget allows", (source, account), json=json)
+
+
+@app.command()
+def untrack(
+    ids: JobIds,
+    purge: Annotated[bool, typer.Option("--purge", help="Also erase the job, its events and attempts.")] = False,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Stop polling jobs. Pending deliveries continue. Exit code 1: some of several were not found."""
+    if len(ids) == 1:
+        query = {"source": source, "account": account, "purge": True if purge else None}
+        job = api().delete(path_of("jobs", ids[0]), query)
+        print_result(job, f"{ids[0]} is {'erased' if purge else 'no longer tracked'}", json=json)
+        return
+    if purge:
+        raise UsageError("--purge takes one ID")
+    _change("untrack", ids, "is no longer tracked", (source, account), json=json)
+
+
+def _change(
+    action: str, ids: Sequence[str], done: str, account: tuple[str | None, str | None], *, json: bool
+) -> NoReturn:
+    """Changes several jobs, and says what came of each."""
+    if account != (None, None):
+        raise UsageError("--source and --account take one ID. Use the uids (job_…) of several jobs")
+    client, items = api(), []
+    for first in range(0, len(ids), BULK_IDS):
+        body = {"action": action, "ids": list(ids[first : first + BULK_IDS])}
+        items += client.post("/v1/jobs/bulk", body)["items"]
+    if json:
+        print_json(items)
+    else:
+        for item in items:
+            say(f"{item['id']} {done}" if item["error"] is None else f"{item['id']}: {in_cli_words(item['error'])}")
+    raise typer.Exit(1 if any(item["error"] is not None for item in items) else 0)
+
+
+def _types(text: str | None) -> list[str] | None:
+    return split_names(text, "--callback-types", "succeeded,failed")
+
+
+def _has_run(client: Api, job: dict[str, Any]) -> bool:
+    """True if the job runs or has run, including one that failed and waits for its next attempt."""
+    if job["status"] == "running":
+        return True
+    if not job["sequence"]:
+        return False
+    events = client.items(path_of("jobs", job["uid"], "events"), {}, MAX_EVENTS)
+    return any(str(event.get("type", "")).endswith((".running", ".retrying")) for event in events)

@@ -1,0 +1,1 @@
+"""Commands of the node and its machine: serve, check, status, support."""

@@ -1,0 +1,196 @@
+"""Commands that work through the node that holds the SQLite file, and otherwise on the database itself.
+
+None of them makes a SQLite file: in another folder, or without the settings of the relay, it would be one that no node
+reads. They ask the relay then, or refuse.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from relay.cli.client import DEFAULT_URL, Api, Unreachable, api
+from relay.cli.node.serve import ConfigFile, settings_file
+from relay.errors import DatabaseHeld, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relay.api.http.operations import Context
+    from relay.clock import Clock
+    from relay.config.keyring import Keyring
+    from relay.config.settings import Settings
+    from relay.node.audit import AuditLog
+    from relay.store.databases.database import Database
+    from relay.store.store import Store
+
+Result = TypeVar("Result")
+
+COMMAND_LINE = "command line"
+"""The actor of what a command does on the database itself."""
+
+
+class NoDatabase(UsageError):
+    """There is no SQLite file where the settings say."""
+
+
+def through_or_directly(
+    config: ConfigFile, through: Callable[[Api], Result], directly: "Callable[[Opened], Awaitable[Result]]"
+) -> Result:
+    """The result of `through` the relay at RELAY_URL or the node that holds the SQLite file; else of `directly` on the
+    database of the settings, which it only reads."""
+    if os.environ.get("RELAY_URL"):
+        return through(api())
+    from relay.config.settings import load_settings
+
+    settings = load_settings(settings_file(config), os.environ)
+    return done(settings, through, directly, lambda given: opened(given, writes=False))
+
+
+def done(
+    settings: "Settings",
+    through: Callable[[Api], Result],
+    directly: Callable[[Any], Awaitable[Result]],
+    opening: Callable[["Settings"], AbstractAsyncContextManager[Any]],
+) -> Result:
+    """As `through_or_directly`, with these settings. `directly` gets what `opening` yields."""
+    if os.environ.get("RELAY_URL"):
+        return through(api())
+
+    async def work() -> Result:
+        async with opening(settings) as database:
+            return await directly(database)
+
+    try:
+        return asyncio.run(work())
+    except DatabaseHeld:
+        return through(api(own_url(settings)))
+    except NoDatabase as missing:
+        return ask_relay_instead(settings, through, missing)
+
+
+def database_path(settings: "Settings") -> "Path":
+    """The SQLite file of these settings."""
+    from relay.store.databases.sqlite import real_path, sqlite_url
+
+    return real_path(sqlite_url(settings.database.url))
+
+
+def has_database(settings: "Settings") -> bool:
+    """True if there is the SQLite file of these settings, or they name a PostgreSQL database."""
+    from relay.store.databases.postgres_engine import is_postgres
+
+    return is_postgres(settings.database.url) or database_path(settings).exists()
+
+
+def require_database(settings: "Settings") -> None:
+    """Raises NoDatabase if there is no SQLite file where the settings say."""
+    if not has_database(settings):
+        raise NoDatabase(f"there is no database at {database_path(settings)}")
+
+
+def ask_relay_instead(settings: "Settings", through: Callable[[Api], Result], missing: NoDatabase) -> Result:
+    """The result of `through` the relay at RELAY_URL, else at the address of these settings. Raises NoDatabase if none
+    answers."""
+    relay = api() if os.environ.get("RELAY_URL") else api(own_url(settings))
+    try:
+        return through(relay)
+    except Unreachable:
+        raise NoDatabase(
+            f"{missing}, and no relay answers at {relay.url}. `relay serve` creates the database. For a relay "
+            "elsewhere set RELAY_URL; for another settings file use --config FILE"
+        ) from None
+
+
+def own_url(settings: "Settings") -> str:
+    """Where the node with these settings answers."""
+    host, port = settings.server.host.strip("[]"), settings.server.port
+    if not port:
+        return DEFAULT_URL
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The database of the settings, while no node holds it."""
+
+    settings: "Settings"
+    store: "Store"
+    audit: "AuditLog"
+    clock: "Clock"
+
+    async def context(self) -> "Context":
+        """What the API's checks need."""
+        from relay.node.declared import context_of
+
+        return await context_of(self.settings, self.store, self.audit, self.clock)
+
+
+@asynccontextmanager
+async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -> AsyncIterator[Opened]:
+    """The database of these settings. Raises DatabaseHeld, NoDatabase, UsageError, StoreError, and SettingsError for an
+    encryption key that nodes do not have.
+
+    creates  a SQLite file that is missing is made: only for one that nobody keeps
+    writes   administrative writes are recorded
+    """
+    from relay import log
+    from relay.clock import wall_clock
+    from relay.node.audit import AuditLog
+    from relay.store.store import open_store
+
+    log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
+    if not creates:
+        require_database(settings)
+    keyring = _keyring(settings)
+    store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=2)
+    try:
+        clock = store.clock(wall_clock)
+        audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
+        if writes:
+            await _check_keys(store, keyring, clock)
+        yield Opened(settings=settings, store=store, audit=audit, clock=clock)
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def recorded(
+    database: "Database", settings: "Settings", action: str, target: str | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Records an administrative write on the database, before it begins and after it. What it puts into the dictionary
+    is in the entry. Raises UsageError without an encryption key, SettingsError if nodes do not have it, StoreError."""
+    from relay.clock import wall_clock
+    from relay.node.audit import AuditLog
+    from relay.store.store import Store
+
+    keyring = _keyring(settings)
+    clock = database.clock(wall_clock)
+    store = Store(database, keyring)
+    audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
+    await _check_keys(store, keyring, clock)
+    async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
+        yield notes
+
+
+async def _check_keys(store: "Store", keyring: "Keyring", clock: "Clock") -> None:
+    """Raises SettingsError if nodes could not decrypt the key of the audit, should this process make it."""
+    from relay.node.encryption_keys import EncryptionKeys
+
+    await EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None).check()
+
+
+def _keyring(settings: "Settings") -> "Keyring":
+    from relay.config.keyring import KeyFile, Keyring
+    from relay.node.opening import NO_KEY
+    from relay.private_files import default_state_dir
+    from relay.store.databases.postgres_engine import is_postgres
+
+    if settings.encryption.keys:
+        return Keyring(settings.encryption.keys)
+    if is_postgres(settings.database.url):
+        raise UsageError(NO_KEY)
+    return Keyring(KeyFile(default_state_dir(os.environ)).read_or_create())

@@ -1,0 +1,1 @@
+"""`relay subscriptions`, `relay apply`, `relay export`."""

@@ -1,0 +1,259 @@
+"""`relay subscriptions add hubspot | salesforce | pipedrive`: asks for what a CRM needs, and shows what it will get.
+
+What is secret comes from a file, the input or a hidden prompt: others can read the arguments of a process.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from relay.cli.client import Api
+from relay.cli.options import given, read_metadata
+from relay.cli.output import clean, print_table, say, say_wrapped, working
+from relay.cli.subscriptions.settings import Body
+from relay.core.events.sentences import counted
+from relay.core.jsontext import JSONDecodeError, dumps, loads
+from relay.errors import UsageError
+
+ADD_TIMEOUT_SECONDS = 90.0
+"""The relay tries a CRM for up to a minute."""
+MAX_VALUE_CHARACTERS = 500
+REQUESTS = ("request", "url", "for")
+FIELDS = ("field", "value")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,250}(:[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crm:
+    """What to ask for.
+
+    title    the vendor's name
+    token    what it calls the secret, and where it is
+    home     the URL of its API; `{domain}` stands for the customer's own name
+    names    the metadata that name somebody
+    example  metadata that do
+    domain   what the customer's own name is called; empty: none is needed
+    """
+
+    title: str
+    token: str
+    home: str
+    names: str
+    example: str
+    domain: str = ""
+
+
+CRMS: Mapping[str, Crm] = {
+    "hubspot": Crm(
+        title="HubSpot",
+        token="service key (HubSpot: Development, Keys, Service keys)",  # noqa: S106  (no token)
+        home="https://api.hubapi.com",
+        names="contact_id, deal_id or email",
+        example='{"email": "jane@example.com"}',
+    ),
+    "salesforce": Crm(
+        title="Salesforce",
+        token="consumer secret of the external client app, whose Run As user has the permissions",  # noqa: S106
+        home="https://{domain}.my.salesforce.com",
+        names="contact_id, lead_id, deal_id, email or phone",
+        example='{"email": "jane@example.com"}',
+        domain="My Domain, such as acme of https://acme.my.salesforce.com",
+    ),
+    "pipedrive": Crm(
+        title="Pipedrive",
+        token="API token (Pipedrive: Personal preferences, API)",  # noqa: S106
+        home="https://{domain}.pipedrive.com",
+        names="deal_id, lead_id, person_id, email or phone",
+        example='{"deal_id": 7}',
+        domain="company, such as acme of https://acme.pipedrive.com",
+    ),
+}
+"""By the kind of sink."""
+TOKEN_PATH = "/services/oauth2/token"  # noqa: S105  (a path)
+
+
+def is_interactive() -> bool:
+    """True if somebody at a terminal can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def refuse_unknown(word: str) -> None:
+    """Raises UsageError for a word that is neither a URL nor a CRM, but was meant as one."""
+    near = difflib.get_close_matches(word.lower(), CRMS, n=1)
+    if "://" not in word and near:
+        raise UsageError(f"{word!r:.40} is no URL: did you mean {near[0]}?")
+
+
+def completed(kind: str, settings: Body, domain: str | None) -> Body:
+    """The settings with sink, credential and kind; asks for what is missing. Raises UsageError without a terminal."""
+    crm = CRMS[kind]
+    if settings["config"].get("kind") not in (None, kind):
+        raise UsageError(f"--kind {settings['config']['kind']:.40} is not {kind}: leave it out")
+    sink = _sink(crm, domain)
+    credential = settings.get("sinkcredential")
+    if credential is None:
+        credential = _asked_credential(kind, crm)
+    if kind == "salesforce" and isinstance(credential, dict) and "client_id" in credential:
+        credential = {"credentialtype": "CLIENTCREDENTIALS", "token_url": sink + TOKEN_PATH, **credential}
+    return {**settings, "sink": sink, "sinkcredential": credential, "config": {**settings["config"], "kind": kind}}
+
+
+def _sink(crm: Crm, domain: str | None) -> str:
+    """The URL of the API: of a name, a host or a URL that the user gives."""
+    if not crm.domain:
+        if domain is not None and "://" not in domain:
+            raise UsageError(f"--domain: {crm.title} needs none, since the key belongs to one account")
+        return crm.home if domain is None else domain
+    if domain is None:
+        domain = _asked(crm.domain[0].upper() + crm.domain[1:], "--domain NAME")
+    name = domain.strip()
+    if "://" in name:
+        return name.rstrip("/")
+    name = name.rstrip("/")
+    if _NAME.fullmatch(name):
+        return crm.home.format(domain=name.lower())
+    if _HOST.fullmatch(name):
+        return f"https://{name.lower()}"
+    raise UsageError(f"--domain {name!r:.60}: give the {crm.domain}")
+
+
+def _asked_credential(kind: str, crm: Crm) -> Body:
+    file = "--credential FILE, or --credential - to read it from the input"
+    if kind == "salesforce":
+        client_id = _asked("Consumer key of the external client app", file)
+        return {"client_id": client_id, "client_secret": _asked(_capital(crm.token), file, is_secret=True)}
+    token = _asked(_capital(crm.token), file, is_secret=True)
+    return {"credentialtype": "ACCESSTOKEN", "accesstoken": token}
+
+
+def _asked(what: str, option: str, *, is_secret: bool = False) -> str:
+    """An answer of somebody at a terminal. Raises UsageError without a terminal."""
+    if not is_interactive():
+        raise UsageError(f"not given: {_small(what)}. Use {option}; only a terminal is asked")
+    answer = ""
+    while not answer:
+        answer = str(typer.prompt(what, hide_input=is_secret, err=True)).strip()
+    return answer
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _small(text: str) -> str:
+    """With a small first letter, but for names such as API and My Domain."""
+    first = text.partition(" ")[0]
+    return text if first.isupper() or text.startswith("My Domain") else text[0].lower() + text[1:]
+
+
+# --- what it will get
+
+
+def show(api: Api, id: str, kind: str, types: list[str] | None, metadata: Any) -> Any:
+    """Prints what the CRM would get for a sample, and how many events of the last days name somebody. Returns the
+    preview."""
+    crm = CRMS[kind]
+    asked = given({"subscription": id, "metadata": metadata, "type": sample_type(types)})
+    with working("reading the events of the last days"):
+        shown = api.post("/v1/subscriptions/preview", asked, timeout=ADD_TIMEOUT_SECONDS)
+    typer.echo()
+    whom = "this sample" if metadata is not None else "a sample, whose recipient your create would name"
+    say(f"What {crm.title} would get for {whom}:")
+    rows = [[one["method"], one["url"], one.get("name") or ""] for one in shown["requests"]]
+    print_table(REQUESTS, rows, empty=f"nothing: the sample names no person. {crm.title} looks for {crm.names}")
+    written = [(one.get("name") or one["url"], fields) for one in shown["requests"] if (fields := _fields(one))]
+    for name, fields in written:
+        typer.echo()
+        if len(written) > 1:
+            say(f"{_capital(name)}:")
+        print_table(FIELDS, fields, empty="")
+    typer.echo()
+    say_wrapped(_recent(crm, shown["recent"]))
+    return shown
+
+
+def _fields(request: Mapping[str, Any]) -> list[list[str]]:
+    """The fields of a request's body, one a row; parts of objects have dotted names."""
+    if not request.get("body"):
+        return []
+    try:
+        value = loads(request["body"].encode())
+    except JSONDecodeError:
+        return []
+    return [[name, _shortened(text)] for name, text in _flat("", value)]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"
+
+
+def _flat(name: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        return [row for key, child in value.items() for row in _flat(f"{name}.{key}" if name else str(key), child)]
+    return [(name, value if isinstance(value, str) else dumps(value).decode())]
+
+
+def _recent(crm: Crm, recent: Mapping[str, Any]) -> str:
+    days = f"since {recent['since']}" if recent["cut"] else f"of the last {recent['days']} days"
+    matched, named = recent["matched"], recent.get("named") or 0
+    if not matched:
+        return f"No event {days} would have come. Jobs name somebody by their metadata: {crm.names}."
+    others = "" if named == matched else f" The others are about people whom {crm.title} cannot look for."
+    verb = "names" if named == 1 else "name"
+    return f"Of {counted(matched, 'event')} {days}, {named:,} {verb} somebody by metadata: {crm.names}.{others}"
+
+
+def sample_type(types: list[str] | None) -> str | None:
+    """The event type of the sample: a failed job if the subscription gets those, else its first type."""
+    return next((type for type in types or () if type.endswith(".job.failed")), types[0] if types else None)
+
+
+def wants_sample(kind: str, metadata: Any, sample: bool | None, *, json: bool) -> tuple[bool, Any]:
+    """Whether to send a sample, and the metadata that name whom it is about: as the options say, else as somebody at a
+    terminal answers."""
+    if sample is not None or json or not is_interactive():
+        return bool(sample), metadata
+    crm = CRMS[kind]
+    about = f" about {clean(dumps(metadata).decode())}" if metadata is not None else ""
+    question = f"Send a sample to {crm.title}{about}? It makes a real record, which says that it is a sample."
+    if not typer.confirm(question, default=False, err=True):
+        return False, metadata
+    while metadata is None:
+        try:
+            metadata = read_metadata(typer.prompt(f"About whom, such as {crm.example}", err=True))
+        except UsageError:
+            typer.echo(f"That is no JSON object. Write it like {crm.example}", err=True)
+    return True, metadata
+
+
+def arriving(config: Mapping[str, Any], types: str) -> str:
+    """What a CRM will get for events of these types, in a sentence or two."""
+    kind = str(config.get("kind"))
+    title, unmatched = CRMS[kind].title, str(config.get("unmatched") or "skip")
+    unmatched_ones = _UNMATCHED.get(unmatched, "").format(title)
+    return f"{title} gets {_records(kind, config)} for each {types} event. {unmatched_ones}".rstrip()
+
+
+_UNMATCHED = {
+    "skip": "Events about people whom {} does not know are skipped, and counted.",
+    "create": "For events about people whom {} does not know, it makes a record where it can.",
+    "fail": "Events about people whom {} does not know are dead, which is told.",
+}
+
+
+def _records(kind: str, config: Mapping[str, Any]) -> str:
+    if kind == "salesforce":
+        return f"a record of {config.get('object') or 'Job_Event__c'}"
+    given = config.get("record")
+    if kind == "pipedrive":
+        return "an activity" if given == "activity" else "a note"
+    names = [given] if isinstance(given, str) else given or ["properties", "note", "task"]
+    said = {"properties": "properties of the contact and the deal", "note": "a note", "task": "after a failure a task"}
+    *first, last = (said.get(name, name) for name in names)
+    return f"{', '.join(first)} and {last}" if first else last

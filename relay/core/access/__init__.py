@@ -1,0 +1,1 @@
+"""Access: tokens, sessions, the audit, encryption keys, and the addresses that may be used."""

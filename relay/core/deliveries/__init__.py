@@ -1,0 +1,1 @@
+"""Deliveries: requests, outcomes, retries, and the credentials of sinks."""

@@ -1,0 +1,234 @@
+"""Decides what follows from an attempt's outcome: delivered, retry (when), dead, disable, and so on. Pure functions.
+
+`http_outcome` judges a plain HTTP response: status, redirect, Retry-After. Probes of disabled subscriptions and the
+drain rate after a recovery are computed here too.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay.clock import in_words
+from relay.core.deliveries.delivery import CREDENTIAL_ERROR, SETTLING, UNREADABLE, Outcome, Response
+from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from relay.core.values import value_class
+
+FIRST_PROBE_SECONDS = 60.0
+MAX_PROBE_SECONDS = 3600.0
+DRAIN_PER_SECOND = 50.0
+DRAIN_DOUBLE_SECONDS = 10.0
+DRAIN_SECONDS = 60.0
+_NOT_THERE_YET = "asked for the record, which is not there yet"
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The sink has accepted the event. `pause_until`: as in `Retry`, since its limit is used up."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try again `at` (epoch seconds). `pause_until`: the sink asked for no requests at all before then."""
+
+    at: float
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """Give up on this delivery: it is kept, listed and can be replayed.
+
+    exhausted    the schedule is used up; otherwise the sink rejected this event for good
+    pause_until  as in `Retry`: pauses the subscription although this delivery has ended
+    """
+
+    reason: str
+    exhausted: bool = False
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uncertain:
+    """Give up, although the sink may have accepted the event: a person has to find out. The rest as in `Dead`."""
+
+    reason: str
+    exhausted: bool = False
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """Send nothing: nothing in the sink concerns the event. `pause_until`: as in `Dead`."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disable:
+    """The sink accepts no more events, or the subscription cannot be read: disable it and hold its pending deliveries,
+    this one included."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """Send each event of this bundle by itself, at once: only what is refused by itself is given up. `pause_until`: as
+    in `Retry`."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """Send it again after an earlier event of its order, which failed in the same bundle. Nothing of its schedule is
+    used up."""
+
+    reason: str
+    pause_until: float | None = None
+
+
+Decision = Done | Retry | Dead | Uncertain | Skip | Disable | Alone | Behind
+
+
+def decide(
+    outcome: Outcome,
+    *,
+    attempt_count: int,
+    schedule_seconds: Sequence[float],
+    jitter: float,
+    random_value: float,
+    now: float,
+    bundled: bool = False,
+) -> Decision:
+    """What follows from an attempt that ended at `now` (epoch seconds).
+
+    attempt_count     attempts made in this schedule, this one included, from 1
+    schedule_seconds  pause after each failed attempt; attempts in all = entries + 1
+    jitter            0.2 spreads each pause evenly over 80 to 120 % of it
+    random_value      position of this pause in that spread, from [0, 1)
+    bundled           other events were in the same request
+
+    Retry-After and `wait_seconds` are floors under the pause, up to 24 hours; jitter never shortens them. What may have
+    been accepted is never dead, but uncertain.
+    """
+    floor_seconds = _floor(outcome.retry_after_seconds or 0.0)
+    pause_until = now + floor_seconds if floor_seconds else None
+    if outcome.verdict == "delivered":
+        return Done(reason=outcome.reason, pause_until=pause_until)
+    if outcome.verdict == "uncertain" or (outcome.verdict == "dead" and outcome.in_doubt):
+        return Uncertain(reason=outcome.reason, pause_until=pause_until)
+    if outcome.verdict == "skip":
+        return Skip(reason=outcome.reason, pause_until=pause_until)
+    if outcome.verdict == "dead":
+        return Alone(reason=outcome.reason) if bundled else Dead(reason=outcome.reason)
+    if outcome.verdict == "disable":
+        return Disable(reason=outcome.reason)
+    if attempt_count > len(schedule_seconds):
+        if outcome.in_doubt:
+            return Uncertain(reason=outcome.reason, exhausted=True, pause_until=pause_until)
+        if bundled:
+            return Alone(reason=outcome.reason, pause_until=pause_until)
+        return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
+    spread = 1.0 + jitter * (2.0 * random_value - 1.0)
+    pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
+    at = now + max(pause_seconds, floor_seconds, _floor(outcome.wait_seconds))
+    return Retry(at=at, reason=outcome.reason, pause_until=pause_until)
+
+
+def _floor(seconds: float) -> float:
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0  # NaN asks for nothing
+
+
+def sentence(
+    decision: Decision,
+    *,
+    attempt_count: int,
+    schedule_seconds: Sequence[float],
+    now: float,
+    failing_seconds: float | None = None,
+    probe: bool = False,
+    judged: bool = True,
+) -> str:
+    """What was decided and why, in a sentence. Arguments as in `decide`.
+
+    failing_seconds  set if the subscription is disabled too, because its sink has only failed for this time
+    probe            the attempt was a probe of a disabled subscription
+    judged           it said something about the sink's health (`Outcome.judges_sink`)
+    """
+    reason = _NOT_THERE_YET if decision.reason == SETTLING else decision.reason
+    why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason.replace("_", " ") if not judged else reason
+    if isinstance(decision, Skip | Done) and not judged:
+        stays = "; the subscription stays disabled, and the next event probes it" if probe else ""
+        return f"{why}: {'skipped, ' if isinstance(decision, Skip) else ''}nothing was sent{stays}"
+    if isinstance(decision, Done):
+        pause = "" if decision.pause_until is None else f"; a pause of {in_words(decision.pause_until - now)} follows"
+        return f"{why}: delivered" + (", so the subscription is enabled again" if probe else "") + pause
+    if probe and isinstance(decision, Retry):
+        return f"{why}: the subscription stays disabled; this event waits"
+    why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"
+    disabled = "" if failing_seconds is None else f"only failures for {in_words(failing_seconds)}, so the subscription "
+    if isinstance(decision, Dead):
+        gone = "no attempt is left" if decision.exhausted else "another attempt would end the same way"
+        return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
+    if isinstance(decision, Uncertain):
+        unknown = "it may or may not have been accepted, so somebody has to find out"
+        return f"{why}: uncertain, {unknown}" + (f"; {disabled}is disabled" if disabled else "")
+    if isinstance(decision, Disable):
+        unread = decision.reason.startswith(UNREADABLE)
+        disabled = "the subscription " if unread else "the sink accepts no more events, so its subscription "
+    if isinstance(decision, Alone) and not disabled:
+        return f"{why}: not given up, but sent by itself"
+    if disabled:
+        return f"{why}: {disabled}is disabled; this event waits"
+    if isinstance(decision, Behind):
+        return f"{reason}: published again after an earlier event of its order, which was not acknowledged"
+    assert isinstance(decision, Retry)
+    asked = decision.pause_until is not None and decision.at <= decision.pause_until
+    pause = "when a new token may be asked for" if reason == CREDENTIAL_ERROR else "the pause that the sink asked for"
+    return f"{why}: tried again in {in_words(decision.at - now)}" + (f", {pause}" if asked else "")
+
+
+def next_probe_at(
+    *, since: float, now: float, disable_after_seconds: float, jitter: float, random_value: float
+) -> float:
+    """Time of the next probe of a subscription disabled at `since`: after a minute (or `disable_after_seconds` if that
+    is less), then at doubling intervals of up to an hour. Times are epoch seconds; `jitter` and `random_value` as in
+    `decide`."""
+    least = min(FIRST_PROBE_SECONDS, disable_after_seconds)
+    pause_seconds = min(max(now - since, least), MAX_PROBE_SECONDS)
+    return now + pause_seconds * (1.0 + jitter * (2.0 * random_value - 1.0))
+
+
+def drain_per_second(elapsed_seconds: float) -> float | None:
+    """Rate limit of a subscription re-enabled `elapsed_seconds` ago: 50 a second, doubling every 10 seconds. None (no
+    limit but its slots) after a minute."""
+    if elapsed_seconds >= DRAIN_SECONDS:
+        return None
+    return DRAIN_PER_SECOND * math.exp2(max(elapsed_seconds, 0.0) / DRAIN_DOUBLE_SECONDS)
+
+
+def http_outcome(response: Response, now: float) -> Outcome:
+    """The outcome of a plain HTTP response, for kinds of sinks without rules of their own.
+
+    2xx is success, 410 disables the subscription, 429 and 503 may carry Retry-After; everything else is retried,
+    redirects (never followed) and missing responses included. Reasons are `http_<status>` or the response's `error`.
+    """
+    if response.error is not None or response.status_code is None:
+        return Outcome(verdict="retry", reason=response.error or "no_answer")
+    status = response.status_code
+    reason = f"http_{status}"
+    if 200 <= status <= 299:
+        return Outcome(verdict="delivered", reason=reason)
+    if status == 410:
+        return Outcome(verdict="disable", reason=reason)
+    if status in (429, 503):
+        pause = parse_retry_after(response.header("retry-after"), now=now, received_date=response.header("date"))
+        return Outcome(verdict="retry", reason=reason, retry_after_seconds=pause)
+    return Outcome(verdict="retry", reason=reason)

@@ -1,0 +1,1 @@
+"""Events and the sentences about them."""

@@ -1,0 +1,1 @@
+"""What polls have taught, and the polling policies computed from it."""

@@ -1,0 +1,274 @@
+"""What polls have taught about a source's jobs, per class: an action and a channel, across all accounts.
+
+Each class has a hazard of runs, and for each kind of anchor a hazard of starts. Plans use a `ClassPolicy`, built from
+these hazards. A new policy is built one table at a time, between decisions, and replaces the old one when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from relay.core.planner.learning.hazard import Hazard, exploration, lomax
+from relay.core.planner.learning.policy import KINDS, RUN, ClassPolicy
+from relay.core.planner.learning.retries import Retries
+
+_SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
+"""Prior scale in units: time from each kind of anchor to the start, and duration of a run."""
+PRIORS = tuple(lomax(scale) for scale in _SCALES)
+LEAN_EVENTS = 50
+"""With fewer events a class uses the hazard of all classes as its prior."""
+LEARNED_EVENTS = 20
+"""With fewer events an expected delay is a guess and is not shown."""
+GREW = 0.25
+LEAST_EVENTS = 2
+POLLS_A_REFIT = 200
+PSEUDO_CHANGES = 0.01
+PSEUDO_WAITED = 1e5
+MEMORY_CHANGES = 100
+MAX_CLASSES = 1_000
+MAX_NAME = 200
+OTHER = ("", "")
+ALL_CLASSES = "*"
+"""Name of the statistics of all classes together."""
+
+
+def class_name(action: str, channel: str) -> str:
+    """The name under which a class is stored."""
+    return json.dumps((action[:MAX_NAME], channel[:MAX_NAME]), ensure_ascii=False, separators=(",", ":"))
+
+
+class ClassStatistics:
+    """Statistics of one job class, and the policy that plans use."""
+
+    __slots__ = (
+        *("changes", "hazards", "key", "next_policy", "parent", "policy", "queued", "retries", "unsaved", "waited"),
+    )
+
+    def __init__(self, key: tuple[str, str], parent: ClassStatistics | None) -> None:
+        self.key = key
+        self.parent = parent
+        self.hazards: list[Hazard | None] = [None] * len(KINDS)
+        self.policy = self.new_policy()
+        self.next_policy: tuple[ClassPolicy, list[tuple[int, int]]] | None = None
+        self.queued = False
+        self.unsaved = False
+        self.retries = Retries()
+        self.changes = 0.0
+        """Jobs cancelled, or rescheduled to an earlier time, while they waited."""
+        self.waited = 0.0
+        """Total waiting time, in units."""
+
+    @property
+    def name(self) -> str:
+        """The name it is stored under."""
+        return ALL_CLASSES if self.parent is None else class_name(*self.key)
+
+    @property
+    def change_rate(self) -> float:
+        """Rate of such changes per unit of waiting time, with all classes as the prior."""
+        before = PSEUDO_CHANGES / PSEUDO_WAITED if self.parent is None else self.parent.change_rate
+        return (self.changes + before * PSEUDO_WAITED) / (self.waited + PSEUDO_WAITED)
+
+    def hazard(self, kind: int) -> Hazard:
+        """The hazard of one kind."""
+        found = self.hazards[kind]
+        if found is None:
+            found = self.hazards[kind] = Hazard()
+        return found
+
+    def is_learned(self, kind: int) -> bool:
+        """True if this kind of wait and the runs have enough events for their tables to be meaningful."""
+        found = [self.hazards[each] for each in (kind, RUN)]
+        return all(hazard is not None and hazard.count >= LEARNED_EVENTS for hazard in found)
+
+    def fitted_rates(self) -> list[tuple[float, ...]]:
+        """The current hazards, per kind and bin."""
+        return [
+            (PRIORS[kind] if self.parent is None else self.parent.policy.rates(kind))
+            if hazard is None
+            else hazard.rates(self._prior(kind, hazard))
+            for kind, hazard in enumerate(self.hazards)
+        ]
+
+    def new_policy(self) -> ClassPolicy:
+        """An policy of what is known now, without tables yet."""
+        run = self.hazards[RUN]
+        if self.parent is None or run is None:
+            return ClassPolicy(self.fitted_rates())
+        return ClassPolicy(self.fitted_rates(), exploration(PRIORS[RUN], run.passed(), run.count))
+
+    def _prior(self, kind: int, hazard: Hazard) -> tuple[float, ...]:
+        if self.parent is None or hazard.count >= LEAN_EVENTS:
+            return PRIORS[kind]
+        return self.parent.policy.rates(kind)
+
+    def needs_refit(self, hazard: Hazard) -> bool:
+        """True if a hazard has enough new data for a new policy."""
+        enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
+        idle_polls = max(POLLS_A_REFIT, 2 * hazard.effective_count)
+        return hazard.since >= enough or hazard.polls_since - hazard.since >= idle_polls
+
+    def dump(self) -> dict[str, Any]:
+        """The statistics as JSON values."""
+        hazards = {KINDS[kind]: hazard.dump() for kind, hazard in enumerate(self.hazards) if hazard is not None}
+        return {
+            **{"hazards": hazards, "changes": self.changes, "waited": self.waited},
+            "retries": self.retries.dump(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Loads the values of `dump`. Raises ValueError, TypeError, KeyError or AttributeError for others."""
+        changes, waited = float(saved["changes"]), float(saved["waited"])
+        if not (0 <= changes < math.inf and 0 <= waited < math.inf):
+            raise ValueError("counts and waiting times must not be negative")
+        hazards = list(self.hazards)
+        for name, values in saved["hazards"].items():
+            hazard = hazards[KINDS.index(name)] = Hazard()
+            hazard.load(values)
+        retries = Retries()
+        if "retries" in saved:  # older versions lack it
+            retries.load(saved["retries"])
+        self.changes, self.waited, self.hazards, self.retries = changes, waited, hazards, retries
+
+
+class PlannerStatistics:
+    """Statistics of one source, shared by the planners of its accounts. Ages are passed in seconds.
+
+    `unit` is the internal unit of time in seconds: the shortest time that counts.
+    """
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+        self.root = ClassStatistics(OTHER, None)
+        self._classes: dict[tuple[str, str], ClassStatistics] = {}
+        self._grown: deque[ClassStatistics] = deque()
+
+    def __iter__(self) -> Iterator[ClassStatistics]:
+        return iter(self._classes.values())
+
+    def of_class(self, action: str, channel: str) -> ClassStatistics:
+        """The class of an action and a channel."""
+        key = (action[:MAX_NAME], channel[:MAX_NAME])
+        found = self._classes.get(key)
+        if found is None:
+            if len(self._classes) >= MAX_CLASSES:
+                key = OTHER
+            found = self._classes.setdefault(key, ClassStatistics(key, self.root))
+        return found
+
+    def record_survival(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
+        """Records time at risk without an event, between two ages."""
+        if age <= since:
+            return
+        since, age = max(since, 0.0) / self.unit, age / self.unit
+        for each in (job_class, self.root):
+            hazard = each.hazard(kind)
+            hazard.record_survival(since, age)
+            self._learned(each, hazard)
+
+    def record_event(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
+        """Records an event at `age` that had not happened at age `since`."""
+        age = max(age, 0.0) / self.unit
+        since = min(max(since, 0.0) / self.unit, age)
+        for each in (job_class, self.root):
+            hazard = each.hazard(kind)
+            hazard.record_event(since, age)
+            self._learned(each, hazard)
+
+    def record_wait(self, job_class: ClassStatistics, seconds: float, *, changed: bool) -> None:
+        """Records waiting time since the last poll. `changed`: the job was cancelled or rescheduled in that time."""
+        for each in (job_class, self.root):
+            each.waited += max(seconds, 0.0) / self.unit
+            each.unsaved = True
+            if changed:
+                kept = 1 - 1 / MEMORY_CHANGES
+                each.changes = each.changes * kept + 1
+                each.waited *= kept
+
+    def record_event_between(self, job_class: ClassStatistics, kind: int, since: float, age: float) -> None:
+        """Records an event at an unknown age between two."""
+        age = max(age, 0.0) / self.unit
+        since = min(max(since, 0.0) / self.unit, age)
+        for each in (job_class, self.root):
+            hazard = each.hazard(kind)
+            hazard.record_event_between(since, age, each.policy.rates(kind))
+            self._learned(each, hazard)
+
+    def record_attempts(self, job_class: ClassStatistics, attempts: int) -> None:
+        """Records the number of attempts of a job that ended."""
+        for each in (job_class, self.root):
+            each.retries.record_end(attempts)
+
+    def record_pause(self, job_class: ClassStatistics, attempt: int, seconds: float) -> None:
+        """Records the pause after a failed attempt."""
+        for each in (job_class, self.root):
+            each.retries.record_pause(attempt, max(seconds, 0.0) / self.unit)
+
+    def refit_step(self) -> bool:
+        """Does one step of building new policies: the hazards, or one table. Returns False if there is none to do.
+
+        Call between decisions: a step takes 1 to 3 ms.
+        """
+        if not self._grown:
+            return False
+        first = self._grown[0]
+        if first.next_policy is None:
+            first.next_policy = first.new_policy(), sorted(first.policy.used, key=lambda each: -each[0])
+            return True
+        policy, wanted = first.next_policy
+        if wanted:
+            policy.build(*wanted.pop(0))
+            return True
+        first.policy, first.next_policy = policy, None
+        first.queued = False
+        self._grown.popleft()
+        return True
+
+    def queue_refit_if_due(self, job_class: ClassStatistics) -> None:
+        """Queues the class for a new policy if it has enough new data."""
+        for hazard in job_class.hazards:
+            if hazard is not None:
+                self._learned(job_class, hazard)
+
+    def _learned(self, job_class: ClassStatistics, hazard: Hazard) -> None:
+        job_class.unsaved = True
+        if not job_class.queued and job_class.needs_refit(hazard):
+            job_class.queued = True
+            self._grown.append(job_class)
+
+    # --- kept over a restart
+
+    def unsaved_rows(self) -> list[tuple[str, float, str]]:
+        """Name, event count and JSON values of each class that has changed since the last call."""
+        found = []
+        for each in (self.root, *self._classes.values()):
+            if each.unsaved:
+                each.unsaved = False
+                count = sum(hazard.count for hazard in each.hazards if hazard is not None)
+                found.append((each.name, count, json.dumps({"unit": self.unit, **each.dump()})))
+        return found
+
+    def load_row(self, name: str, values: str) -> None:
+        """Loads one row of `unsaved_rows`. A malformed row is ignored."""
+        try:
+            saved = json.loads(values)
+            if saved["unit"] != self.unit:
+                return
+            job_class = self.named(name)
+            job_class.load(saved)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+            return
+        job_class.policy = job_class.new_policy()
+
+    def named(self, name: str) -> ClassStatistics:
+        """The class stored under a name. Raises ValueError or TypeError for an invalid name."""
+        if name == self.root.name:
+            return self.root
+        action, channel = json.loads(name)
+        if not isinstance(action, str) or not isinstance(channel, str):
+            raise ValueError("a class name is an action and a channel")
+        return self.of_class(action, channel)

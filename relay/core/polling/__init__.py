@@ -1,0 +1,1 @@
+"""Values and forecasts that polling, the API and the proxy share."""

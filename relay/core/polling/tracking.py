@@ -1,0 +1,141 @@
+"""Values shared by the API, the proxy and polling: track requests, explanations, source reports."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from relay.core.jobs.job import Observation, Priority
+from relay.core.jobs.recipient import Recipient
+from relay.core.planner.outlook import Outlook
+from relay.core.records import Intent
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "callback": ("callback_url", "callback_types"),
+    "group": ("group", "group_size"),
+    "metadata": ("metadata",),
+    "recipient": ("recipient",),
+    "details": ("request", "connect_account_id", "spacing_seconds", "seen"),
+}
+"""The parts of a registration that can be left out if the database refuses them, with their fields. Polls find the
+details again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackLimits:
+    """How many callbacks a job may have, and to how many hosts those of one caller may go."""
+
+    per_job: int = 8
+    hosts_per_caller: int = 20
+
+
+class TrackRequest(NamedTuple):
+    """A validated request to track a job. A NamedTuple because a batch creates thousands.
+
+    priority         None: a tracked job keeps its own
+    seen             observation from the upstream's response, if that was the request body
+    spacing_seconds  from a forwarded create: minimum time to its predecessor in the lane
+    intent           the forwarded create that made the job
+    request, connect_account_id  from a forwarded create: see `relay.core.jobs.job.Job`
+    group, group_size  the group that it joins, and from a create: how many jobs that has when no more come
+    resolves         the create of unknown fate that a user found to have made the job
+    caller           whose limit the callback's host counts for; None: it has none
+    recipient        of the create that made the job, as far as it is captured
+    """
+
+    external_id: str
+    source: str
+    account: str
+    callback_url: str | None = None
+    callback_types: tuple[str, ...] | None = None
+    metadata: Mapping[str, Any] | None = None
+    deadline_seconds: float | None = None
+    priority: Priority | None = None
+    seen: Observation | None = None
+    spacing_seconds: float | None = None
+    intent: Intent | None = None
+    request: Mapping[str, Any] | None = None
+    connect_account_id: str | None = None
+    resolves: Intent | None = None
+    caller: str | None = None
+    group: str | None = None
+    group_size: int | None = None
+    recipient: Recipient | None = None
+
+    def reductions(self) -> Iterator[tuple[str, ...]]:
+        """The parts to leave out, to find the one that the database refuses: each alone, then all of them."""
+        present = tuple(part for part, names in PARTS.items() if any(getattr(self, name) is not None for name in names))
+        yield from ((part,) for part in present)
+        if len(present) > 1:
+            yield present
+
+    def without(self, parts: Collection[str]) -> "TrackRequest":
+        """The request with these parts left out."""
+        nothing: dict[str, Any] = {name: None for part in parts for name in PARTS[part]}
+        return self._replace(**nothing)
+
+    @property
+    def follows_create(self) -> bool:
+        """Whether a create has been carried out, so that its job is tracked even without its callback."""
+        return self.intent is not None or self.resolves is not None
+
+    @classmethod
+    def of_create(cls, create: Intent, external_id: str, **fields: Any) -> "TrackRequest":
+        """A request to track the job that a create made, with what the create attached."""
+        return cls(
+            external_id=external_id,
+            source=create.source,
+            account=create.account,
+            callback_url=create.callback_url,
+            callback_types=create.callback_types,
+            metadata=create.metadata,
+            request=create.request,
+            connect_account_id=create.connect_account_id,
+            group=create.group,
+            group_size=create.group_size,
+            recipient=create.recipient,
+            **fields,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a job is polled when it is: a code for programs, a sentence for people. Times are epoch seconds."""
+
+    reason: str
+    sentence: str
+    next_poll_at: float | None
+    not_before: float | None
+    expected_delay_seconds: float | None
+    waiting_for: str | None
+    last_polled_at: float | None
+    last_request_id: str | None
+    last_error: Mapping[str, Any] | None = None
+    """A job's `last_error` with the `meaning`, `fix` and `who` of its hint."""
+    outlook: Outlook | None = None
+    """What the next poll was weighed against; None if no price decides it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReport:
+    """State of polling of one account. Rates are requests per second; None if unknown. `accounts_listed_at`: when its
+    connect accounts were last listed."""
+
+    source: str
+    account: str
+    state: str
+    since: float | None
+    problem: Mapping[str, Any] | None
+    open_jobs: int
+    due_jobs: int
+    limit: int | None
+    remaining: int | None
+    window_seconds: float | None
+    own_requests_per_second: float | None
+    others_requests_per_second: float | None
+    price_seconds: float | None
+    expected_detection_delay_seconds: float | None
+    expected_detection_delay_at_double_budget_seconds: float | None
+    expected_detection_delay_at_half_budget_seconds: float | None
+    paused_until: float | None
+    last_completed_at: float | None
+    accounts_listed_at: float | None

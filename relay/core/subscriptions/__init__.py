@@ -1,0 +1,1 @@
+"""Subscriptions: which events match, what signs them, and what is checked before one is stored."""

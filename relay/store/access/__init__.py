@@ -1,0 +1,1 @@
+"""Tokens, sessions, the audit, stored responses, and rotation of the encryption keys."""

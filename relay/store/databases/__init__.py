@@ -1,0 +1,1 @@
+"""The two databases: connections, group commit, locks, statements."""

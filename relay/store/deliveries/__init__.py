@@ -1,0 +1,1 @@
+"""Deliveries: claimed, ended, listed, cancelled, replayed, pulled."""

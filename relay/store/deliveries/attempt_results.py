@@ -1,0 +1,569 @@
+"""Attempt results: the attempt's row, the delivery's new state, the follower's promotion and the next claims, in one
+transaction.
+
+Plain results (`AttemptResult.is_plain`) are one procedure call on PostgreSQL. `AttemptRecorder` does the same step by
+step, and is what the procedure falls back to.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from relay.core.deliveries.delivery import Claimed, at_once
+from relay.core.deliveries.pulls import LEASE_PREFIX
+from relay.core.events.event import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, Event
+from relay.core.incidents import Trouble, trouble_of_sink
+from relay.core.records import AttemptRecorded, AttemptResult
+from relay.store.databases.group_commit import MAX_GROUP_ITEMS, alone, quick
+from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking, row_of, to_change
+from relay.store.databases.procedures import Each, Lock, Procedure, Run
+from relay.store.databases.statements import (
+    INTEGER,
+    REAL,
+    TEXT,
+    Sql,
+    fetch,
+    fetch_json,
+    json_list,
+    json_query,
+    run,
+    run_many,
+    run_rows,
+    sql,
+)
+from relay.store.deliveries.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
+from relay.store.deliveries.memories import end_turns
+from relay.store.outbox.incident_recorder import joined
+from relay.store.outbox.recording import LOCK_JOBS, LOCK_STREAMS, Outbox, lock_jobs
+from relay.store.rows import attempt_values
+from relay.store.schema.tables import OPEN_DELIVERY
+
+_ATTEMPT = {
+    **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
+    **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
+}
+_ATTEMPT_ROW = {"token": TEXT, **_ATTEMPT}
+_PAIR = {"job_uid": TEXT, "subscription_id": TEXT, "due_at": REAL, "token": TEXT}
+
+
+_INSERT_ATTEMPTS = f"""
+INSERT INTO attempts ({", ".join(_ATTEMPT)})
+SELECT {", ".join("$as_bytes(m.details)" if name == "details" else f"m.{name}" for name in _ATTEMPT)}
+FROM $json_rows(rows) AS m
+"""
+
+
+# Writes attempts, in a procedure that has checked their leases.
+WRITE_ATTEMPT = sql(_INSERT_ATTEMPTS, rows=_ATTEMPT_ROW)
+# Writes attempts whose lease is still held. The lease proves that the delivery is pending. Naming the state would make
+# PostgreSQL read all pending rows. SQLite joins the tables of a CROSS JOIN in the written order, so it does not read
+# all leased rows for each member.
+INSERT_ATTEMPT = sql(
+    f"""{_INSERT_ATTEMPTS}
+CROSS JOIN deliveries AS d
+WHERE d.id = m.delivery_id AND d.lease_token = m.token $for_update(d)
+""",
+    rows=_ATTEMPT_ROW,
+)
+# The leases that deliveries have now.
+HELD = json_query(
+    "SELECT id, lease_token FROM deliveries WHERE id IN $json_values(ids)",
+    ("id", "lease_token"),
+)
+# The attempts of deliveries that are written already.
+RECORDED = json_query(
+    "SELECT delivery_id, number, started_at FROM attempts WHERE delivery_id IN $json_values(ids)",
+    ("delivery_id", "number", "started_at"),
+)
+_OUTCOME = {
+    "id": TEXT,
+    "token": TEXT,
+    "state": TEXT,
+    "due_at": REAL,
+    "ended_at": REAL,
+    "reason": TEXT,
+    "counted": INTEGER,
+}
+# Counts the leases still held, and locks their deliveries.
+COUNT_HELD = sql(
+    """
+SELECT COUNT(*) FROM (
+  SELECT d.id FROM $json_rows(results) AS m CROSS JOIN deliveries AS d
+  WHERE d.id = m.id AND d.lease_token = m.token $for_update(d)
+) AS held
+""",
+    results=_OUTCOME,
+)
+# Ends attempts: sets each delivery's state and next attempt, and releases its lease.
+UPDATE_DELIVERIES = sql(
+    """
+UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
+  priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
+  attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
+FROM $json_rows(rows) AS m
+WHERE deliveries.id = m.id
+""",
+    rows=_OUTCOME,
+)
+_BUNDLED = {**_OUTCOME, "alone": INTEGER}
+# Ends attempts of bundles: followers that are tried again stay blocked.
+UPDATE_BUNDLED = sql(
+    """
+UPDATE deliveries SET state = CASE WHEN m.state = 'pending' THEN deliveries.state ELSE m.state END,
+  due_at = m.due_at, lease_token = NULL, priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
+  attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason,
+  alone = CASE WHEN m.alone = 1 THEN 1 ELSE deliveries.alone END
+FROM $json_rows(rows) AS m
+WHERE deliveries.id = m.id
+""",
+    rows=_BUNDLED,
+)
+AUTOMATIC, MANUAL = "priority < 2", "priority = 2"
+
+
+_SENT = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
+_PULLED = f"""deliveries.lease_token IS NOT NULL
+  AND substr(deliveries.lease_token, 1, {len(LEASE_PREFIX)}) = '{LEASE_PREFIX}'
+  OR (deliveries.lease_token IS NOT NULL OR deliveries.attempt_count > 0) AND deliveries.due_at > m.due_at"""
+
+
+def _promotion(which: str, kept: str = _SENT) -> Sql:
+    """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
+    `which` selects automatic or manual deliveries. One for which `kept` holds keeps its lease and its due time: a
+    bundle is sending it. The empty text keeps PostgreSQL from reading all blocked rows if its statistics say there are
+    none."""
+    return sql(
+        f"""
+UPDATE deliveries SET state = 'pending',
+  due_at = CASE WHEN {kept} THEN deliveries.due_at ELSE m.due_at END,
+  lease_token = CASE WHEN {kept} THEN deliveries.lease_token ELSE m.token END
+FROM (
+  SELECT due_at, token, (
+    SELECT o.id FROM deliveries AS o
+    WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{which}
+    ORDER BY o.sequence LIMIT 1
+  ) AS id
+  FROM $json_rows(rows) AS pair
+) AS m WHERE deliveries.id = m.id AND deliveries.state || '' = 'blocked'
+""",
+        rows=_PAIR,
+    )
+
+
+# Promotes the next automatic, or manual, delivery of each pair whose head ended.
+PROMOTE, PROMOTE_MANUAL = _promotion(AUTOMATIC), _promotion(MANUAL)
+# The same where a program pulls: it keeps a lease that has ended, until that is recorded, and the delay of a nack.
+PROMOTE_PULLED, PROMOTE_PULLED_MANUAL = _promotion(AUTOMATIC, _PULLED), _promotion(MANUAL, _PULLED)
+# The first open automatic, or manual, delivery of a job and subscription.
+HEAD, HEAD_MANUAL = (
+    f"""
+SELECT id FROM deliveries
+WHERE job_uid = :job_uid AND subscription_id = :subscription_id AND {OPEN_DELIVERY} AND {which}
+ORDER BY sequence LIMIT 1
+"""
+    for which in (AUTOMATIC, MANUAL)
+)
+# Disables a subscription. One that is pending has another sink by now than the one that failed.
+DISABLE = """
+UPDATE subscriptions SET state = 'disabled', state_reason = :reason, state_since = :now, probe_at = :probe_at
+WHERE id = :id AND state NOT IN ('disabled', 'pending')
+"""
+# Plans the next probe of a disabled subscription, or ends its probes. After a probe, unless the subscription was
+# enabled meanwhile or its sink has answered 410 Gone.
+STAY_DISABLED = """
+UPDATE subscriptions SET probe_at = :probe_at, state_reason = COALESCE(:reason, state_reason)
+WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
+"""
+# Enables a subscription whose probe was delivered.
+RECOVER = """
+UPDATE subscriptions SET state = 'enabled', state_reason = 'recovered', state_since = :now, probe_at = NULL,
+  drain_since = :now, failing_since = NULL, failing_reason = NULL, paused_until = NULL
+WHERE id = :id AND state = 'disabled' AND probe_at IS NOT NULL
+"""
+
+_FOLLOW_ON_CLAIM = {
+    **{"subscription_id": TEXT, "token": TEXT, "until": REAL},
+    **{"priorities": TEXT, "count": INTEGER, "now": REAL},
+}
+# The claims that follow the results, as rows for TAKE.
+FOLLOW_ON_CLAIMS = sql(
+    f"SELECT {', '.join(_FOLLOW_ON_CLAIM)} FROM $json_rows(follow_on_claims) AS m",
+    follow_on_claims=_FOLLOW_ON_CLAIM,
+)
+END_ATTEMPTS = Procedure(
+    "end_attempts",
+    parameters={
+        **{"count": INTEGER, "attempts": TEXT, "results": TEXT, "uids": TEXT, "pairs": TEXT, "manual": TEXT},
+        **{"follow_on_claims": TEXT, "tokens": TEXT},
+    },
+    counted=COUNT_HELD,
+    steps=(
+        Run(WRITE_ATTEMPT, "attempts"),
+        Run(UPDATE_DELIVERIES, "results"),
+        Lock(LOCK_JOBS),
+        Lock(LOCK_STREAMS),
+        Run(PROMOTE, "pairs"),
+        Run(PROMOTE_MANUAL, "manual"),
+        Each(TAKE, FOLLOW_ON_CLAIMS),
+    ),
+    result=WITH_EVENT,
+)
+"""The usual end of attempts: every lease is still held, and no subscription changes state."""
+
+Pair = tuple[str, str]
+FollowOnClaim = tuple[str, bool]
+
+
+def record_in_one_call(connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded | None]:
+    """The batch function of plain results: `AttemptRecorder.record` in one procedure call. All None, and nothing
+    done, if a lease was lost or the procedure does not exist."""
+    results = _without_repeats(items)
+    follow_on_claims = _follow_on_claims(results, set())
+    follow_up = _follow_up(results, follow_on_claims)
+    rows = END_ATTEMPTS.run(
+        connection,
+        count=len(results),
+        attempts=json_list([_attempt_values(result) for result in results]),
+        results=json_list([_outcome_values(result) for result in results]),
+        uids=json_list(follow_up.job_uids),
+        pairs=json_list(follow_up.pairs),
+        manual=json_list(follow_up.manual),
+        follow_on_claims=json_list([[take[name] for name in _FOLLOW_ON_CLAIM] for take in follow_up.takes]),
+        tokens=json_list(follow_up.tokens),
+    )
+    return [None] * len(items) if rows is None else [*_recorded(items, results, follow_on_claims, leased_of(rows))]
+
+
+class AttemptRecorder:
+    """The batch function of attempt results."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    @alone(MAX_GROUP_ITEMS)
+    @quick
+    @locking(lambda result: _locks_of(result))
+    def record(self, connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded]:
+        """Ends attempts whose lease is still held. Writes the attempt's row, the delivery's new state, the
+        follower's promotion, changes of the subscription and any events, and claims the next deliveries."""
+        first = _without_repeats(items)
+        results = _write_attempts(connection, first)
+        made = _recorded_before(connection, first, results)
+        run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
+        disabled = self._change(connection, results)
+        follow_on_claims = _follow_on_claims(results, disabled)
+        follow_up = _follow_up(results, follow_on_claims)
+        self._promote(connection, follow_up)
+        run_many(connection, TAKE, follow_up.takes)
+        end_turns(connection, first)
+        recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
+        return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
+
+    @alone(MAX_GROUP_ITEMS)
+    @locking(lambda results: [lock for result in results for lock in _locks_of(result)])
+    def record_bundles(
+        self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
+    ) -> list[tuple[AttemptRecorded, ...]]:
+        """The same for the members of bundles, which claim nothing. A member's lease counts as lost with that of an
+        earlier one of its job: what it waits for has another holder. Where the first members of a job are ended and the
+        next one is tried again, that one becomes the head, due when its result says."""
+        first = _without_repeats([result for item in items for result in item])
+        results = _in_held_order(connection, first)
+        run_rows(connection, WRITE_ATTEMPT, [_attempt_values(result) for result in results])
+        made = _recorded_before(connection, first, results)
+        values = [(*_outcome_values(result), int(result.alone)) for result in results]
+        run_rows(connection, UPDATE_BUNDLED, values)
+        self._change(connection, results)
+        self._promote(connection, _follow_up(results, {}))
+        held = {id(result) for result in results}
+        return [
+            tuple(made.get(id(result), AttemptRecorded(kept=id(result) in held)) for result in item) for item in items
+        ]
+
+    def record_pulled(self, connection: Connection, results: Sequence[AttemptResult]) -> None:
+        """The same for deliveries that a program has pulled. The open transaction has locked them, and knows that they
+        are open; some may have no lease any more. None of them changes its subscription."""
+        if not results:
+            return
+        run_rows(connection, WRITE_ATTEMPT, [_attempt_values(result) for result in results])
+        run_rows(connection, UPDATE_BUNDLED, [(*_outcome_values(result), 0) for result in results])
+        self._change(connection, results)
+        follow_up = _follow_up(results, {})
+        self._outbox.lock_orders(connection, follow_up.job_uids)
+        run_rows(connection, PROMOTE_PULLED, follow_up.pairs)
+        run_rows(connection, PROMOTE_PULLED_MANUAL, follow_up.manual)
+
+    def _promote(self, connection: Connection, follow_up: "_FollowUp") -> None:
+        self._outbox.lock_orders(connection, follow_up.job_uids)
+        run_rows(connection, PROMOTE, follow_up.pairs)
+        run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
+
+    def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
+        """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""
+        disabled, events = self._change_subscriptions(connection, results)
+        self._record_events(connection, events)
+        return disabled
+
+    def _record_events(self, connection: Connection, made: Sequence[tuple[AttemptResult, Event]]) -> None:
+        """Records the events of results, and what they change of the incidents of sinks."""
+        troubles, now = [], 0.0
+        for result, event in made:
+            now = max(now, result.now)
+            if event.type in (DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED):
+                troubles.append(_trouble(result, event))
+        summaries = [self._outbox.incidents.observe(connection, troubles, now)]
+        for result, event in made:
+            if event.type == SUBSCRIPTION_RECOVERED:
+                summaries.append(
+                    self._outbox.incidents.sink_recovered(
+                        connection, result.claimed.subscription_id, "subscription_recovered", now, event.id
+                    )
+                )
+        self._outbox.insert(connection, [(event, None) for _, event in made], joined(summaries))
+
+    def _change_subscriptions(
+        self, connection: Connection, kept: Sequence[AttemptResult]
+    ) -> tuple[set[str], list[tuple[AttemptResult, Event]]]:
+        """Disables subscriptions, and enables those whose probe was delivered. Returns the ids of the disabled ones,
+        and all events with their results; if several results change one subscription, only the first one's event is
+        kept."""
+        disabled: set[str] = set()
+        events: list[tuple[AttemptResult, Event]] = []
+        for result in kept:
+            probe = result.claimed.probe
+            if result.disable is None and not probe:
+                events += ((result, event) for event in result.events)
+                continue
+            values = {"id": result.claimed.subscription_id, "now": result.now}
+            if result.recovers:
+                changed = run(connection, RECOVER, **values).rowcount
+            else:
+                disabled.add(result.claimed.subscription_id)
+                statement = STAY_DISABLED if probe else DISABLE
+                values |= {"reason": result.disable, "probe_at": result.probe_at}
+                changed = run(connection, statement, **values).rowcount and not probe
+            if changed:
+                self._outbox.subscriptions.changed(connection)
+            events += (
+                (result, event)
+                for event in result.events
+                if changed or event.type not in (SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED)
+            )
+        return disabled, events
+
+
+def _locks_of(result: AttemptResult) -> list[TransactionLock]:
+    """A result may disable or enable its subscription, and its events are matched and change its sink's incident."""
+    id = result.claimed.subscription_id
+    locks = [MATCH, incidents_of(id)] if result.events else []
+    if result.disable is not None or result.recovers:
+        return [*locks, *to_change(id)]
+    return [*locks, row_of(id)] if result.claimed.probe else locks
+
+
+def _trouble(result: AttemptResult, event: Event) -> Trouble:
+    disabled = event.type == SUBSCRIPTION_DISABLED
+    error = (result.disable if disabled else None) or result.reason or "unknown"
+    return trouble_of_sink(
+        result.claimed.subscription_id, event, sink=result.sink or "", error=error, disabled=disabled
+    )
+
+
+def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """The results whose lease is held, up to the first of each job whose is not. They are locked. Nothing waits for a
+    delivery that was erased."""
+    rows = json_list([_outcome_values(result) for result in results])
+    ((count,),) = fetch(connection, COUNT_HELD, results=rows)
+    if count == len(results):
+        return list(results)
+    ids = json_list([result.claimed.id for result in results])
+    held = {(row[0], row[1]) for row in fetch_json(connection, HELD, ids=ids)}
+    there = {id for id, _ in held}
+    lost: set[tuple[str, str, bool]] = set()
+    kept = []
+    for result in sorted(results, key=lambda result: result.claimed.event.sequence or 0):
+        claimed = result.claimed
+        pair = (claimed.job_uid or claimed.id, claimed.subscription_id, claimed.priority == 2)
+        if pair not in lost and (claimed.id, claimed.lease_token) in held:
+            kept.append(result)
+        elif claimed.id in there:
+            lost.add(pair)
+    return kept
+
+
+def _write_attempts(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """Writes the attempts of results whose lease is still held. Returns those results."""
+    if run_rows(connection, INSERT_ATTEMPT, [_attempt_values(result) for result in results]) == len(results):
+        return list(results)
+    held = {
+        (row[0], row[1])
+        for row in fetch_json(connection, HELD, ids=json_list([result.claimed.id for result in results]))
+    }
+    return [result for result in results if (result.claimed.id, result.claimed.lease_token) in held]
+
+
+def _recorded_before(
+    connection: Connection, results: Sequence[AttemptResult], kept: Sequence[AttemptResult]
+) -> dict[int, AttemptRecorded]:
+    """The results that an earlier call has recorded, whose response was lost, by their `id()`. The deliveries
+    claimed by that call are leased under the result's `next_lease`."""
+    held = {id(result) for result in kept}
+    others = [result for result in results if id(result) not in held]
+    if not others:
+        return {}
+    rows = fetch_json(connection, RECORDED, ids=json_list([result.claimed.id for result in others]))
+    made = {(delivery_id, number, started_at) for delivery_id, number, started_at in rows}
+    written = [
+        result for result in others if (result.claimed.id, result.attempt.number, result.attempt.started_at) in made
+    ]
+    leased = load_leased(connection, [result.next_lease.token for result in written if result.next_lease is not None])
+    return {
+        id(result): AttemptRecorded(
+            kept=True,
+            next=tuple(one for one in leased if result.next_lease and one.lease_token == result.next_lease.token),
+        )
+        for result in written
+    }
+
+
+def head_of(connection: Connection, job_uid: str, subscription_id: str, *, manual: bool) -> str | None:
+    """The delivery that the other open ones of a job and subscription wait for."""
+    statement = HEAD_MANUAL if manual else HEAD
+    row = run(connection, statement, job_uid=job_uid, subscription_id=subscription_id).first()
+    return None if row is None else str(row.id)
+
+
+def promote_heads(connection: Connection, pairs: Sequence[Pair], manual: Sequence[Pair], now: float) -> int:
+    """Makes the first open delivery of each (job, subscription) pending if it is blocked behind nothing. `manual`:
+    pairs of manual retries and replays."""
+    lock_jobs(connection, [job_uid for job_uid, _ in (*pairs, *manual)])
+    return run_rows(connection, PROMOTE, [(*pair, at_once(now), None) for pair in pairs]) + promote_manual(
+        connection, manual, now
+    )
+
+
+def promote_manual(connection: Connection, pairs: Iterable[Pair], now: float) -> int:
+    """The same for manual deliveries; their jobs must be locked. They become due at once but are not leased, because
+    new events go first."""
+    return run_rows(connection, PROMOTE_MANUAL, [(*pair, at_once(now), None) for pair in pairs])
+
+
+def _follow_on_claims(kept: Sequence[AttemptResult], disabled: set[str]) -> dict[FollowOnClaim, list[AttemptResult]]:
+    """The results that claim further deliveries, by subscription (without `disabled` ones) and by whether they also
+    take backlogged ones. All of one key claim under the first one's lease."""
+    follow_on_claims: dict[FollowOnClaim, list[AttemptResult]] = {}
+    for result in kept:
+        if result.next_lease is not None and result.claimed.subscription_id not in disabled:
+            follow_on_claims.setdefault((result.claimed.subscription_id, result.next_backlogged), []).append(result)
+    return follow_on_claims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FollowUp:
+    """What follows the results. `pairs` and `manual`: each (job, subscription) whose head ended, to promote the next
+    delivery, due at once or leased if its result claims further deliveries. `takes`: parameters of TAKE, for as many
+    more deliveries as the results ask for."""
+
+    pairs: list[tuple[Any, ...]]
+    manual: list[tuple[Any, ...]]
+    takes: list[dict[str, Any]]
+
+    @property
+    def job_uids(self) -> list[str]:
+        return sorted({row[0] for row in (*self.pairs, *self.manual)})
+
+    @property
+    def tokens(self) -> list[str]:
+        return [take["token"] for take in self.takes]
+
+
+def _follow_up(
+    results: Sequence[AttemptResult], follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]]
+) -> _FollowUp:
+    by_pair: dict[Pair, AttemptResult] = {}
+    manual: dict[Pair, float] = {}
+    again = _tried_again(results)
+    for result in results:
+        if result.state != "pending" and result.claimed.job_uid is not None:
+            pair = (result.claimed.job_uid, result.claimed.subscription_id)
+            if result.claimed.priority < 2:
+                by_pair[pair] = result
+            else:
+                manual[pair] = again.get((*pair, True), at_once(result.now))
+    pairs: list[tuple[Any, ...]] = []
+    for pair, result in by_pair.items():
+        going = follow_on_claims.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
+        lease = going[0].next_lease if going else None
+        due_at = again.get((*pair, False), at_once(result.now))
+        pairs.append((*pair, due_at, None) if lease is None else (*pair, lease.until, lease.token))
+    takes = [
+        due_values(
+            subscription_id,
+            lease,
+            sum(result.next_count for result in results),
+            max(result.now for result in results),
+            (0, 1, 2) if backlogged else (0,),
+        )
+        for (subscription_id, backlogged), results in sorted(follow_on_claims.items())
+        if (lease := results[0].next_lease) is not None
+    ]
+    return _FollowUp(pairs=pairs, manual=[(*pair, now, None) for pair, now in manual.items()], takes=takes)
+
+
+def _tried_again(results: Sequence[AttemptResult]) -> dict[tuple[str, str, bool], float]:
+    """When the next member of a bundle is due, per job, subscription and whether it is manual, where the first members
+    of the job are ended and the next one is tried again."""
+    found: dict[tuple[str, str, bool], tuple[int, float]] = {}
+    for result in results:
+        claimed = result.claimed
+        if result.state == "pending" and result.due_at is not None and claimed.job_uid is not None:
+            place = (claimed.job_uid, claimed.subscription_id, claimed.priority == 2)
+            due = (claimed.event.sequence or 0, result.due_at)
+            found[place] = min(due, found.get(place, due))
+    return {place: due_at for place, (_, due_at) in found.items()}
+
+
+def _without_repeats(items: Sequence[AttemptResult]) -> list[AttemptResult]:
+    """The results without those that repeat another one's delivery and lease."""
+    first = {(result.claimed.id, result.claimed.lease_token): result for result in reversed(items)}
+    return [result for result in items if first[result.claimed.id, result.claimed.lease_token] is result]
+
+
+def _recorded(
+    items: Sequence[AttemptResult],
+    kept: Sequence[AttemptResult],
+    follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]],
+    leased: Iterable[Claimed],
+) -> list[AttemptRecorded]:
+    """What was recorded for each result, with the deliveries claimed for it."""
+    taken: dict[int, list[Claimed]] = {}
+    waiting = {
+        results[0].next_lease.token: _round_robin(results)
+        for results in follow_on_claims.values()
+        if results[0].next_lease
+    }
+    for one in leased:
+        taken.setdefault(id(next(waiting[one.lease_token])), []).append(one)
+    held = {id(result) for result in kept}
+    return [AttemptRecorded(kept=id(result) in held, next=tuple(taken.get(id(result), ()))) for result in items]
+
+
+def _round_robin(results: Sequence[AttemptResult]) -> Iterator[AttemptResult]:
+    """Each result once, then those that ask for a second delivery, and so on."""
+    for turn in range(max(result.next_count for result in results)):
+        yield from (result for result in results if result.next_count > turn)
+
+
+def _attempt_values(result: AttemptResult) -> tuple[Any, ...]:
+    return result.claimed.lease_token, *attempt_values(result.claimed.id, result.attempt)
+
+
+def _outcome_values(result: AttemptResult) -> tuple[Any, ...]:
+    claimed = result.claimed
+    due_at = at_once(result.now) if result.due_at is None else result.due_at
+    ended_at = None if result.state == "pending" else result.now
+    # a failed probe uses up nothing of the schedule, nor does a refused bundle
+    counted = 0 if (claimed.probe and result.state == "pending") or result.alone or result.behind else 1
+    return claimed.id, claimed.lease_token, result.state, due_at, ended_at, result.reason, counted

@@ -1,0 +1,1 @@
+"""Jobs, groups of jobs, creates in flight, learned statistics."""

@@ -1,0 +1,362 @@
+"""What failures and recoveries change of incidents, in the transaction that records them.
+
+All changes of the incidents of one account, or of one sink, wait for each other (`IncidentRecorder.lock`). So two nodes
+that see a cause for the first time make one incident of it, and none is opened or closed twice.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.engine import Connection, Row
+from sqlmodel import col
+
+from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_OPENED, RELAY_SOURCE, Event, Hint, owner_of, relay_event
+from relay.core.events.summary_events import ClosedBecause
+from relay.core.incidents import Incident, Told, Trouble, close, data_of, digest_of_sink, observe, review
+from relay.core.jsontext import dumps
+from relay.core.relay_events import dataschema_for
+from relay.core.subscriptions.filters import matches
+from relay.core.subscriptions.subscription import Subscription
+from relay.ids import new_id
+from relay.store.databases.locks import hold, incidents_of
+from relay.store.databases.statements import SQLITE, TEXT, fetch, insert_into, json_list, run, run_many, sql, table_of
+from relay.store.schema.summary_tables import IncidentRow
+
+INCIDENTS = table_of(IncidentRow)
+MAX_WATCHED = 100
+"""Causes of an account that are watched. A new one takes the place of the oldest."""
+MAX_OPEN = 500
+"""Open incidents of an account. Failures with a further cause are told one by one."""
+MAX_LIKELY = 10_000
+"""At most this many open jobs are counted."""
+
+_LIVE = "state IN ('watching', 'open')"
+# The incidents that are watched or open, by digest.
+LIVE = {
+    name: select(INCIDENTS).where(text(f"digest {of_name} AND {_LIVE}"))
+    for name, of_name in (
+        (SQLITE, sql("$among(digests)").sqlite),
+        ("postgresql", sql("$among(digests)").postgresql.text),
+    )
+}
+# The open incidents of an account.
+OPEN_OF_ACCOUNT = select(INCIDENTS).where(text(f"owner = :owner AND state = 'open' AND {_LIVE}"))
+# The open incidents of accounts.
+OPEN_OF_ACCOUNTS = {
+    name: select(INCIDENTS).where(text(f"owner {of_name} AND state = 'open' AND {_LIVE}"))
+    for name, of_name in (
+        (SQLITE, sql("$among(owners)").sqlite),
+        ("postgresql", sql("$among(owners)").postgresql.text),
+    )
+}
+_SAVED = tuple(column.name for column in INCIDENTS.columns)
+# Writes an incident.
+SAVE = f"""
+{insert_into(IncidentRow, *_SAVED)}
+ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _SAVED if name != "id")}
+"""
+# Counts an account's incidents by state.
+COUNT_LIVE = f"SELECT state, COUNT(*) AS number FROM incidents WHERE owner = :owner AND {_LIVE} GROUP BY state"
+# Counts the incidents of sinks that belong to no account.
+COUNT_UNOWNED = f"SELECT state, COUNT(*) AS number FROM incidents WHERE owner IS NULL AND {_LIVE} GROUP BY state"
+_OLDEST = f"AND state = 'watching' AND {_LIVE} ORDER BY due_at LIMIT 1"
+# Forgets the cause whose last failure is the longest ago.
+FORGET_OLDEST = f"DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE owner = :owner {_OLDEST})"
+# The same for sinks that belong to no account.
+FORGET_UNOWNED = f"DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE owner IS NULL {_OLDEST})"
+_CONNECT_ACCOUNT = {"source": TEXT, "account": TEXT, "id": TEXT}
+# The display names of connect accounts.
+ACCOUNT_NAMES = sql(
+    """
+SELECT c.source, c.account, c.id, c.name FROM $json_rows(accounts) AS wanted
+JOIN connect_accounts AS c ON c.source = wanted.source AND c.account = wanted.account AND c.id = wanted.id
+""",
+    accounts=_CONNECT_ACCOUNT,
+)
+# Counts the open jobs that name each of some connect accounts.
+COUNT_OPEN_JOBS = sql(
+    f"""
+SELECT wanted.source, wanted.account, wanted.id, (
+  SELECT COUNT(*) FROM (
+    SELECT 1 FROM jobs WHERE jobs.source = wanted.source AND jobs.account = wanted.account
+      AND jobs.connect_account_id = wanted.id AND jobs.closed_at IS NULL
+    LIMIT {MAX_LIKELY}
+  ) AS counted
+) AS open_count
+FROM $json_rows(accounts) AS wanted
+""",
+    accounts=_CONNECT_ACCOUNT,
+)
+# The subscriptions with the sink of another one.
+SAME_SINK = """
+SELECT id FROM subscriptions
+WHERE callback = 0 AND sink_digest = (SELECT sink_digest FROM subscriptions WHERE id = :id)
+"""
+
+
+class ShownIncident(NamedTuple):
+    """An incident, the display name of its connect account, and how many open jobs are likely to fail too (None:
+    unknown)."""
+
+    incident: Incident
+    name: str | None
+    likely: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What sums up the events of a transaction, and is written with them.
+
+    events     that tell what has become of incidents and groups
+    collapsed  incidents by the events that they stand for: subscriptions that collapse get only the incidents' events
+    withheld   subscriptions that get no event of an incident, by its id: their sink is what it is about
+    """
+
+    events: tuple[Event, ...] = ()
+    collapsed: Mapping[str, Incident] = field(default_factory=dict)
+    withheld: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def stands_for(self, event: Event, subscription: Subscription) -> Incident | None:
+        """The incident whose event a subscription gets, or got, instead of this one: it collapses, and was there when
+        the incident opened."""
+        incident = self.collapsed.get(event.id)
+        if incident is None or subscription.incidents != "collapse" or self.withholds(incident.id, subscription):
+            return None
+        told = matches(subscription, told_by(incident), RELAY_SOURCE, job_event=False, owner=incident.owner)
+        was_there = incident.opened_at is not None and subscription.created_at <= incident.opened_at
+        return incident if told and was_there else None
+
+    def withholds(self, incident_id: str | None, subscription: Subscription) -> bool:
+        """Whether a subscription gets no event of an incident."""
+        return subscription.id in self.withheld.get(incident_id or "", ())
+
+
+def told_by(incident: Incident) -> str:
+    """The type of the event that tells of an incident what stands for others: that it opened, or is over."""
+    return INCIDENT_OPENED if incident.state == "open" else INCIDENT_CLOSED
+
+
+NO_SUMMARY = Summary()
+
+
+def joined(summaries: Sequence[Summary]) -> Summary:
+    """All of these summaries as one."""
+    some = [summary for summary in summaries if summary is not NO_SUMMARY]
+    if not some:
+        return NO_SUMMARY
+    return Summary(
+        events=tuple(event for summary in some for event in summary.events),
+        collapsed={id: incident for summary in some for id, incident in summary.collapsed.items()},
+        withheld={id: subscriptions for summary in some for id, subscriptions in summary.withheld.items()},
+    )
+
+
+class IncidentRecorder:
+    """Changes incidents in a transaction that records something else. Pass the Summary on to `Outbox.insert`.
+
+    base_url  the relay's public URL, for the schema that events name
+    """
+
+    def __init__(self) -> None:
+        self.base_url = ""
+
+    def lock(self, connection: Connection, keys: Iterable[str | None]) -> None:
+        """Takes the turn to change the incidents of these owners, or of these subscriptions' sinks, unless the batch
+        function has declared it."""
+        hold(connection, map(incidents_of, keys))
+
+    def observe(self, connection: Connection, troubles: Sequence[Trouble], now: float) -> Summary:
+        """Records failures."""
+        if not troubles:
+            return NO_SUMMARY
+        by_digest: dict[str, list[Trouble]] = {}
+        for trouble in troubles:
+            by_digest.setdefault(trouble.digest, []).append(trouble)
+        self.lock(connection, [turn_of(trouble) for trouble in troubles])
+        known = _live(connection, sorted(by_digest))
+        found = [
+            observe(known.get(digest), by_digest[digest], now, new_id=new_id("inc", now))
+            for digest in sorted(by_digest)
+        ]
+        found = _within_limits(connection, known, found)
+        stood_for = {
+            trouble.event_id: incident
+            for incident, _ in found
+            if incident.state == "open"
+            for trouble in by_digest[incident.digest]
+            if trouble.event_id is not None
+        }
+        return self._save(connection, found, stood_for, now)
+
+    def accounts_recovered(
+        self, connection: Connection, source: str, account: str, reports: Mapping[str, str | None], now: float
+    ) -> Summary:
+        """Closes the incidents of connect accounts that are connected and can send again. `reports`: by their ids the
+        events that say so, None if none does. All are looked up at once: a listing may show a thousand."""
+        owner = owner_of(source, account)
+        self.lock(connection, [owner])
+        over: dict[str | None, list[Incident]] = {}
+        for incident in map(incident_from, connection.execute(OPEN_OF_ACCOUNT, {"owner": owner})):
+            id = incident.connect_account_id
+            if id is not None and id in reports and incident.waits_for_account:
+                over.setdefault(reports[id], []).append(incident)
+        return self._close(connection, over, "account_recovered", now)
+
+    def sink_recovered(
+        self,
+        connection: Connection,
+        subscription_id: str,
+        because: ClosedBecause,
+        now: float,
+        event_id: str | None = None,
+    ) -> Summary:
+        """Closes the incident of a subscription's sink. `event_id`: the event that says so."""
+        self.lock(connection, [subscription_id])
+        found = _live(connection, [digest_of_sink(subscription_id)]).values()
+        return self._close(connection, {event_id: [one for one in found if one.state == "open"]}, because, now)
+
+    def review(self, connection: Connection, found: Sequence[tuple[Incident, bool]], now: float) -> Summary:
+        """Closes or forgets those of these incidents that are over, unless they have changed since they were read. Each
+        comes with whether there was a success since."""
+        self.lock(connection, [turn_of(incident) for incident, _ in found])
+        present = _live(connection, sorted(incident.digest for incident, _ in found))
+        kept: list[Told] = []
+        gone: list[str] = []
+        for incident, succeeded in found:
+            if present.get(incident.digest) == incident:
+                told = review(incident, now, succeeded=succeeded)
+                gone += [incident.id] if told is None else []
+                kept += [] if told is None else [told]
+        if gone:
+            connection.execute(delete(IncidentRow).where(col(IncidentRow.id).in_(gone)))
+        return self._save(connection, kept, {}, now)
+
+    def _close(
+        self,
+        connection: Connection,
+        incidents: Mapping[str | None, Sequence[Incident]],
+        because: ClosedBecause,
+        now: float,
+    ) -> Summary:
+        """Closes incidents, by the event that says so (None: none does)."""
+        found = {event_id: [close(one, because, now) for one in some] for event_id, some in incidents.items()}
+        stood_for = {event_id: some[0][0] for event_id, some in found.items() if event_id is not None and some}
+        return self._save(connection, [told for some in found.values() for told in some], stood_for, now)
+
+    def _save(
+        self, connection: Connection, found: Sequence[Told], stood_for: Mapping[str, Incident], now: float
+    ) -> Summary:
+        run_many(connection, SAVE, [_values_of(incident) for incident, _ in found])
+        telling = [(incident, told) for incident, told in found if told is not None]
+        seen = shown(connection, [incident for incident, _ in telling])
+        events = tuple(self._event(one, told, now) for one, (_, told) in zip(seen, telling, strict=True))
+        about_sinks = [incident for incident, _ in found if incident.subscription_id is not None]
+        withheld = {incident.id: _same_sink(connection, incident.subscription_id) for incident in about_sinks}
+        return Summary(events=events, collapsed=stood_for, withheld=withheld)
+
+    def _event(self, shown: ShownIncident, told: str, now: float) -> Event:
+        incident, name, likely = shown
+        return relay_event(
+            new_id("evt", now),
+            told,
+            now,
+            data_of(incident, name=name, likely=likely),
+            dataschema=dataschema_for(told, self.base_url),
+            subject=incident.id,
+            owner=incident.owner,
+        )
+
+
+def incident_from(row: Row[Any]) -> Incident:
+    """An incident."""
+    return Incident(
+        **{name: getattr(row, name) for name in _PLAIN},
+        recent=tuple(row.recent),
+        failed=row.failed_count,
+        hint=None if row.hint is None else Hint(**row.hint),
+    )
+
+
+_PLAIN = tuple(name for name in _SAVED if name not in ("recent", "failed_count", "hint"))
+
+
+def _values_of(incident: Incident) -> dict[str, Any]:
+    return {
+        **{name: getattr(incident, name) for name in _PLAIN},
+        "recent": dumps(incident.recent).decode(),
+        "failed_count": incident.failed,
+        "hint": None if incident.hint is None else dumps(asdict(incident.hint)).decode(),
+    }
+
+
+def open_by_connect_account(connection: Connection, owners: Iterable[str]) -> dict[tuple[str | None, str], str]:
+    """The newest open incident of each connect account of these owners that is over once the account has recovered, by
+    the owner and the connect account's id."""
+    rows = connection.execute(OPEN_OF_ACCOUNTS[connection.dialect.name], {"owners": json_list(sorted(set(owners)))})
+    found = sorted((one for one in map(incident_from, rows) if one.waits_for_account), key=lambda one: one.id)
+    return {(one.owner, one.connect_account_id or ""): one.id for one in found}
+
+
+def turn_of(one: Trouble | Incident) -> str | None:
+    """The key of the lock of its incidents."""
+    return one.subscription_id if one.kind == "sink" else one.owner
+
+
+def _live(connection: Connection, digests: Sequence[str]) -> dict[str, Incident]:
+    rows = connection.execute(LIVE[connection.dialect.name], {"digests": json_list(digests)})
+    return {row.digest: incident_from(row) for row in rows}
+
+
+def _within_limits(connection: Connection, known: Mapping[str, Incident], found: Sequence[Told]) -> list[Told]:
+    """What is kept of these changes, so that no account has too many incidents, whatever its upstream answers."""
+    kept: list[Told] = []
+    room: dict[str | None, dict[str, int]] = {}
+    for incident, told in found:
+        owner, is_new = incident.owner, incident.digest not in known
+        if is_new or told == INCIDENT_OPENED:
+            if owner not in room:
+                room[owner] = _room(connection, owner)
+            if room[owner][incident.state] <= 0:
+                if incident.state == "open":
+                    continue
+                _forget_oldest(connection, owner)
+            room[owner][incident.state] -= 1
+        kept.append((incident, told))
+    return kept
+
+
+def _room(connection: Connection, owner: str | None) -> dict[str, int]:
+    room = {"watching": MAX_WATCHED, "open": MAX_OPEN}
+    counted = run(connection, COUNT_UNOWNED) if owner is None else run(connection, COUNT_LIVE, owner=owner)
+    for row in counted:
+        room[row.state] -= row.number
+    return room
+
+
+def _forget_oldest(connection: Connection, owner: str | None) -> None:
+    if owner is None:
+        run(connection, FORGET_UNOWNED)
+    else:
+        run(connection, FORGET_OLDEST, owner=owner)
+
+
+def _same_sink(connection: Connection, subscription_id: str | None) -> frozenset[str]:
+    rows = run(connection, SAME_SINK, id=subscription_id)
+    return frozenset((subscription_id or "", *(row.id for row in rows)))
+
+
+def shown(connection: Connection, incidents: Sequence[Incident]) -> list[ShownIncident]:
+    """Incidents with what other tables know of their connect accounts: two queries, however many there are."""
+    keys = [(one.source, one.account, one.connect_account_id) for one in incidents]
+    named = sorted({key for key in keys if key[2] is not None})
+    opened = sorted({key for key, one in zip(keys, incidents, strict=True) if key[2] and one.state == "open"})
+    rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(named)) if named else ()
+    names = {(source, account, id): name for source, account, id, name in rows}
+    rows = fetch(connection, COUNT_OPEN_JOBS, accounts=json_list(opened)) if opened else ()
+    counts = {(source, account, id): int(count) for source, account, id, count in rows}
+    return [
+        ShownIncident(one, names.get(key), counts.get(key) if one.state == "open" else None)
+        for key, one in zip(keys, incidents, strict=True)
+    ]

@@ -1,0 +1,182 @@
+"""Migrates a database to this program's schema with Alembic, configured in code."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import SQLModel
+
+import relay.store.schema.summary_tables  # noqa: F401 (fills the metadata)
+from relay import resources
+from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
+from relay.private_files import make_empty
+from relay.store.databases import postgres_engine as postgres
+from relay.store.databases.locks import Key
+from relay.store.databases.postgres_engine import is_postgres
+from relay.store.databases.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
+
+UPGRADE_WAIT_MS = 60_000
+"""How long an upgrade of SQLite waits for another one."""
+Result = TypeVar("Result")
+
+
+_CREATE_VERSION = (  # as Alembic creates it
+    "CREATE TABLE IF NOT EXISTS alembic_version "
+    "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+)
+ADVISORY_LOCK = f"SELECT pg_advisory_xact_lock({Key.MIGRATION})"
+
+
+def migrate(url: str) -> str:
+    """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
+    running node. A file from before incremental vacuum is rewritten, which needs its size again in free disk space.
+
+    Raises DatabaseHeld, SchemaTooNew, StoreError, SettingsError.
+    """
+    if is_postgres(url):
+        return upgrade(url)
+    lock = HolderLock(lock_path(sqlite_url(url)))
+    lock.acquire()
+    make_empty(real_path(sqlite_url(url)))
+    try:
+        revision = upgrade(url)
+        narrow_files(sqlite_url(url))
+        _let_shrink(url)
+        return revision
+    finally:
+        lock.release()
+
+
+def upgrade(url: str) -> str:
+    """Like `migrate`, for the process that holds the database already. If several start at once, one migrates and
+    the others wait. Do not call it in a running event loop."""
+    return _with_connection(url, _upgrade, "migrate")
+
+
+def create(url: str) -> None:
+    """Creates the schema in an empty database; like `check` for any other. Do not call it in a running event loop."""
+    if _with_connection(url, current_revision, "read") is None:
+        upgrade(url)
+    check(url)
+
+
+def _let_shrink(url: str) -> None:
+    engine = make_engine(sqlite_url(url))
+    try:
+        with engine.connect() as connection:
+            if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == 0:
+                connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.exec_driver_sql("VACUUM")
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot rewrite the database {engine.url.database}: {_reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def check(url: str) -> None:
+    """Raises SchemaTooOld or SchemaTooNew unless the database has exactly this program's schema. Do not call it in a
+    running event loop."""
+    current = _with_connection(url, current_revision, "read")
+    newest = newest_revision()
+    if current == newest:
+        return
+    if current is None or current in known_revisions():
+        found = "no schema yet" if current is None else f"schema {current}"
+        raise SchemaTooOld(f"the database has {found}, this program needs {newest}: run `relay migrate`")
+    raise SchemaTooNew(_too_new(current))
+
+
+def _with_connection(url: str, work: Callable[[Connection], Result], what: str) -> Result:
+    if is_postgres(url):
+        return asyncio.run(_with_postgres(url, work, what))
+    engine = make_engine(sqlite_url(url))
+    try:
+        with engine.connect() as connection:
+            if work is _upgrade:  # another process may be upgrading it
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={UPGRADE_WAIT_MS}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if work is _upgrade else "BEGIN")
+            result = work(connection)
+            connection.commit()
+            return result
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot {what} the database {engine.url.database}: {_reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+async def _with_postgres(url: str, work: Callable[[Connection], Result], what: str) -> Result:
+    engine = postgres.make_engine(postgres.postgres_url(url), pool_size=1, statement_seconds=None)
+    try:
+        async with engine.begin() as connection:
+            if work is _upgrade:
+                await connection.execute(text(ADVISORY_LOCK))
+            return await connection.run_sync(work)
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        reason = postgres.reason_of(error)
+        raise StoreError(
+            f"cannot {what} the database {postgres.shown(postgres.postgres_url(url))}: {reason}"
+        ) from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> str:
+    current, newest = current_revision(connection), newest_revision()
+    if current not in (None, newest) and current not in known_revisions():
+        raise SchemaTooNew(_too_new(current))
+    if current is None:
+        _create(connection, newest)
+    elif current != newest:
+        run_migrations(connection)
+    return newest
+
+
+def _create(connection: Connection, revision: str) -> None:
+    """Creates every table in an empty database. The result equals that of all migrations, which a test checks, and
+    needs no Alembic: importing it takes a tenth of the first start."""
+    SQLModel.metadata.create_all(connection, checkfirst=False)
+    connection.execute(text(_CREATE_VERSION))
+    connection.execute(text("INSERT INTO alembic_version (version_num) VALUES (:revision)"), {"revision": revision})
+
+
+def run_migrations(connection: Connection) -> None:
+    """Runs the migrations that this database lacks."""
+    from alembic import command  # slow to import, and only an old database needs it
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _too_new(current: str | None) -> str:
+    return (
+        f"the database has schema {current}, which this program (schema {newest_revision()}) does not know: "
+        "it was migrated by a newer revor-relay; install that version again"
+    )
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The database's schema revision; None for an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def known_revisions() -> tuple[str, ...]:
+    """The revisions of this program, oldest first. Migration files are named by number, `0001_…py`."""
+    names = sorted(path.stem for path in (resources.migrations_dir() / "versions").glob("[0-9]*.py"))
+    return tuple(name.partition("_")[0] for name in names)
+
+
+def newest_revision() -> str:
+    """The schema revision of this program."""
+    return known_revisions()[-1]
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,1 @@
+"""Subscriptions and what belongs to them: secrets, credentials, callbacks, handshakes."""
