@@ -48,11 +48,12 @@ from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import DecryptError, StoreError, ValueRefused
 from relay.holder import Holder
+from relay.limiter import Limiter, Value
 from relay.log import shows_deliveries
 from relay.metrics import Metrics
 from relay.redaction import secrets_of, without
 from relay.tasks import Tasks
-from relay.turns import OwnerTurns, SharedTurns, Value
+from relay.turns import TURN_SECONDS
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
@@ -116,10 +117,10 @@ class Worker:
         """Number of completed exchanges with sinks."""
         self.undecryptable: dict[str, DecryptError] = {}
         """See `Dispatcher.undecryptable`."""
-        self.turns = SharedTurns()
-        """Turns for rendering messages without templates."""
-        self.renders = OwnerTurns()
-        """Turns for rendering templates, by owner."""
+        self.messages = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
+        """Renders messages without templates."""
+        self.renders = Limiter(at_once=1)
+        """Renders templates."""
 
     def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:
         """Starts a task that attempts the deliveries of a request, in its slot or as soon as a slot is free."""
@@ -168,7 +169,8 @@ class Worker:
         events: Sequence[Event],
         deliveries: Sequence[str | None],
     ) -> list[Sent]:
-        make = partial(self.renders.step, subscription.owner) if subscription.has_template else self.turns.step
+        limiter = self.renders if subscription.has_template else self.messages
+        make = partial(limiter.step, subscription.owner)
         if subscription.is_dry:
             return [await make(partial(self._dry, subscription, kind, event)) for event in events]
         seconds = self._timeout_of(subscription)

@@ -28,7 +28,6 @@ from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, wrong_method
 from relay.web.settings import WebSettings
-from relay.web.turns import PageTurns
 
 log = structlog.get_logger()
 
@@ -60,7 +59,6 @@ class Shared:
     sessions: Sessions
     pages: Pages
     live: Live
-    turns: PageTurns
     reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READS_AT_ONCE))
 
 
@@ -140,7 +138,7 @@ class Web:
             return self._stream(page, visit, visitor)
         if form is not None:  # the API limits actions, and one may wait for a sink
             return await self._made(page, visit)
-        async with self._shared.turns.turn(visitor.identity.key):
+        async with self._shared.live.renderings.turn(visitor.identity.key):
             if await request.is_disconnected():  # else abandoned reloads delay the last one
                 raise ClientDisconnect
             return await self._made(page, visit)
@@ -279,5 +277,4 @@ def create_web(context: Context, api: ASGIApp, settings: WebSettings) -> Web:
     """The dashboard over the API operations that `api` serves."""
     pages = Pages()
     sessions = Sessions(context, settings, pages)
-    turns = PageTurns()
-    return Web(Shared(context=context, api=api, sessions=sessions, pages=pages, live=Live(turns), turns=turns))
+    return Web(Shared(context=context, api=api, sessions=sessions, pages=pages, live=Live()))

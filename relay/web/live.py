@@ -19,7 +19,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.errors import RequestError, StoreError, Unauthorized
-from relay.web.turns import PageTurns
+from relay.limiter import Limiter
 
 MIN_SECONDS = 2.0
 """Minimum time between two renderings of a page."""
@@ -32,6 +32,10 @@ SHARE = 0.03
 """Share of one processor, for all live pages of a node."""
 MAX_PAGES = 500
 """Maximum pages open at once. Further tabs are refused."""
+AT_ONCE = 2
+"""Pages of one caller that are rendered at once."""
+MAX_WAITING = 200
+"""Maximum waiting pages of one caller. Further ones are refused."""
 TABS = 4
 """Live tabs of a session at once."""
 LATER_SECONDS = 20
@@ -75,9 +79,11 @@ class _Tab:
 class Live:
     """The live pages of one node."""
 
-    def __init__(self, turns: PageTurns, steady: Clock = time.monotonic, processor: Clock = time.process_time) -> None:
-        """`turns`: shared with the pages that are not live. `processor`: the processor time of this process."""
-        self._turns = turns
+    def __init__(self, steady: Clock = time.monotonic, processor: Clock = time.process_time) -> None:
+        """`processor`: the processor time of this process."""
+        self.renderings = Limiter("pages", limit_of_owner=AT_ONCE + MAX_WAITING, at_once_of_owner=AT_ONCE)
+        """Limits renderings, those of pages that are not live included. Each takes milliseconds of the event loop: a
+        hundred at once would delay all other work, such as deliveries, by as many in each round of the loop."""
         self._steady = steady
         self._processor = processor
         self._pages: dict[Key, _Shared] = {}
@@ -172,7 +178,7 @@ class Live:
         async with page.lock:
             if page.began_at >= since:
                 return page.html
-            async with self._turns.turn(page.caller):
+            async with self.renderings.turn(page.caller):
                 began, used = self._steady(), self._processor()
                 page.html = await render()
                 page.began_at = began

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.api.app import create_api
-from relay.api.http.limits import ConcurrencyLimit
+from relay.limiter import Limiter
 from tests.support.api_world import HOOK, TOKENS, World
 
 SUBSCRIPTION = {"sink": HOOK}
@@ -37,13 +37,13 @@ async def test_requests_that_take_long_are_limited(limit: str, world: World, ope
     client._transport.app = api = create_api(world.ports(), world.proxy)
     limits = api.context.ports.admission
     method, path, body = LIMITED[limit]
-    held: ConcurrencyLimit = getattr(limits, limit)
+    held: Limiter = getattr(limits, limit)
     before, held.limit = held.limit, 0
     refused = await client.request(method, path.format(id=id), json=body)
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
     assert refused.headers["Retry-After"] == "5"
     held.limit = before
-    for _ in range(min(held.limit_of_caller, 100) + 1):  # each gives its place back
+    for _ in range(min(held.limit_of_owner, 100) + 1):  # each gives its place back
         assert (await client.request(method, path.format(id=id), json=body)).status_code < 300
     assert held.taken == 0
 
@@ -53,8 +53,8 @@ async def test_token_cannot_take_the_pulls_of_all_others(world: World, open_clie
     id = await subscribe(client, {"protocol": "PULL"}, **TEAM)
     client._transport.app = api = create_api(world.ports(tokens=TOKENS, dev=False), world.proxy)
     pulls = api.context.ports.admission.pulls
-    assert pulls.limit_of_caller < pulls.limit / 2
-    pulls.limit_of_caller = 0
+    assert pulls.limit_of_owner < pulls.limit / 2
+    pulls.limit_of_owner = 0
     refused = await client.post(f"/v1/subscriptions/{id}/pull", json={}, headers=TEAM)
     assert refused.status_code == 429
     assert "of this token" in refused.json()["detail"]
@@ -69,7 +69,7 @@ async def test_tests_that_a_sink_holds_up_are_limited_for_each_token(
     answering, send, all_hang = asyncio.Event(), world.dispatcher.test, asyncio.Event()
 
     async def hang(*given: Any) -> Any:
-        if tests.taken == tests.limit_of_caller:
+        if tests.taken == tests.limit_of_owner:
             all_hang.set()
         await answering.wait()
         return await send(*given)
@@ -79,7 +79,7 @@ async def test_tests_that_a_sink_holds_up_are_limited_for_each_token(
     tests = api.context.ports.admission.tests
     hanging = [
         asyncio.create_task(client.post(f"/v1/subscriptions/{mine}/test", headers=TEAM))
-        for _ in range(tests.limit_of_caller)
+        for _ in range(tests.limit_of_owner)
     ]
     await all_hang.wait()
     refused = await client.post(f"/v1/subscriptions/{mine}/test", headers=TEAM)

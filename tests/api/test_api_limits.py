@@ -126,7 +126,7 @@ async def test_a_chunked_body_is_cut_off_at_the_limit(world, path, most):
 async def test_bodies_in_memory_are_limited_in_total_and_for_each_caller(world):
     api = create_api(world.ports(), world.proxy)
     bodies = api.context.ports.admission.bodies
-    bodies.limit, bodies.limit_of_caller = 5 << 20, 3 << 20
+    bodies.limit, bodies.limit_of_owner = 5 << 20, 3 << 20
 
     full = asyncio.Event()
 
@@ -141,13 +141,13 @@ async def test_bodies_in_memory_are_limited_in_total_and_for_each_caller(world):
     assert bodies.taken == 3 << 20
     statuses = await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 2))
     assert statuses == [503]
-    bodies.limit_of_caller = 5 << 20
+    bodies.limit_of_owner = 5 << 20
     assert await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 2)) == [400]  # not JSON
     assert await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 3)) == [400]
     assert await call_raw(api, "/v1/jobs/batch", [], parts(1 << 20, 4)) == [503]
     holding.cancel()
     await asyncio.wait([holding])
-    assert (bodies.taken, bodies._of_caller) == (0, {})
+    assert (bodies.taken, bodies._of_owner) == (0, {})
 
 
 def parts(size, count):

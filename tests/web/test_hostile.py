@@ -15,9 +15,8 @@ from relay.api.http.ports import Readiness
 from relay.errors import TooMany, Unauthorized
 from relay.web import export
 from relay.web.desk import PAGE_LIMIT, Desk
-from relay.web.live import MIN_SECONDS, SHARE, Key, Live
+from relay.web.live import AT_ONCE, MAX_WAITING, MIN_SECONDS, SHARE, Key, Live
 from relay.web.rendering import STATIC, asset
-from relay.web.turns import AT_ONCE, MAX_WAITING, PageTurns
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import track
 
@@ -102,7 +101,7 @@ async def test_the_overview_is_there_when_the_relay_is_not_ready(browser, world)
 
 async def test_a_caller_with_expensive_pages_slows_down_its_own():
     now, took = [0.0], {"greedy": 9.0, "modest": 0.03}
-    live = Live(PageTurns(), lambda: now[0], lambda: now[0])
+    live = Live(lambda: now[0], lambda: now[0])
 
     async def opened(caller):
         async def render():
@@ -162,20 +161,20 @@ async def test_no_page_is_made_for_a_browser_that_has_left(open_as, monkeypatch)
 
 
 async def test_only_so_many_pages_of_a_caller_wait():
-    turns = PageTurns()
+    renderings = Live().renderings
     async with AsyncExitStack() as held:
         for _ in range(AT_ONCE):
-            await held.enter_async_context(turns.turn("one"))
-        waiting = [asyncio.create_task(turns.turn("one").__aenter__()) for _ in range(MAX_WAITING)]
+            await held.enter_async_context(renderings.turn("one"))
+        waiting = [asyncio.create_task(renderings.turn("one").__aenter__()) for _ in range(MAX_WAITING)]
         await asyncio.sleep(0)
         with pytest.raises(TooMany):
-            await turns.turn("one").__aenter__()
-        async with turns.turn("other"):
+            await renderings.turn("one").__aenter__()
+        async with renderings.turn("other"):
             pass
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-    async with turns.turn("one"):
+    async with renderings.turn("one"):
         pass
 
 

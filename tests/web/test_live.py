@@ -9,7 +9,6 @@ from relay.core.access.tokens import AccessToken
 from relay.errors import NotFound, StoreError, Unauthorized
 from relay.web import live
 from relay.web.live import BEAT_SECONDS, LATER_SECONDS, MIN_SECONDS, SHARE, TABS, Key, Live
-from relay.web.turns import PageTurns
 
 KEY = Key("session", "/ui/jobs")
 LIVE = b"event: live\nretry: 1000\n\n"
@@ -69,7 +68,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def pages(clock):
-    return Live(PageTurns(), clock, clock)
+    return Live(clock, clock)
 
 
 async def taken(stream, count):
@@ -290,7 +289,7 @@ async def test_a_slow_page_of_one_caller_does_not_slow_down_another(pages, clock
 
 
 async def test_time_that_other_programs_took_does_not_count(clock):
-    pages = Live(PageTurns(), clock, lambda: clock.now / 10)
+    pages = Live(clock, lambda: clock.now / 10)
     stream = pages.frames(KEY, "me", Page(clock, seconds=3.0), clock.wait, lambda: True)
     await taken(stream, 2)
     assert pages.interval_seconds("me") == pytest.approx(0.3 / SHARE)

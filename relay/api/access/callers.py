@@ -9,7 +9,7 @@ token that is gone is woken to end (`holds`).
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +23,7 @@ from relay.core.access.client_address import Network, client_address, group_of, 
 from relay.core.access.tokens import AccessToken, Mistakes, Quota, mistake, refusal_of, spend
 from relay.errors import RequestError, TooMany
 from relay.ids import TOKEN_PREFIX
+from relay.limiter import Limiter
 
 MAX_ADDRESSES = 10_000
 """Addresses whose wrong tokens are remembered; the one whose last is oldest is forgotten first."""
@@ -50,12 +51,6 @@ class _Entry:
     quota: Quota | None = None
 
 
-@dataclass(slots=True)
-class _Address:
-    mistakes: Mistakes
-    held: int = field(default=0)
-
-
 class Access:
     """The tokens, their quotas and uses, and the wrong tokens of each address."""
 
@@ -79,8 +74,8 @@ class Access:
         """Accepted tokens that were sent since the last change, so that each is hashed once. Nothing else gets in."""
         self._next_expiry_at: float | None = None
         self._planned_at = clock()
-        self._addresses: OrderedDict[str, _Address] = OrderedDict()
-        self._held = 0
+        self._addresses: OrderedDict[str, Mistakes] = OrderedDict()
+        self._held = Limiter("answers", MAX_HELD, MAX_HELD_OF_AN_ADDRESS)
 
     # --- the tokens
 
@@ -241,23 +236,16 @@ class Access:
         """The answer to a wrong token. From an address that has sent too many it is a 429, and held back. Valid tokens
         never wait, also from that address."""
         key = group_of(error.client)
-        address = self._addresses.get(key)
-        mistakes, wait_seconds = mistake(None if address is None else address.mistakes, self._steady())
-        if address is None:
-            address = self._addresses[key] = _Address(mistakes)
-        address.mistakes = mistakes
+        self._addresses[key], wait_seconds = mistake(self._addresses.get(key), self._steady())
         self._addresses.move_to_end(key)
         if len(self._addresses) > MAX_ADDRESSES:
             self._addresses.popitem(last=False)
         if wait_seconds == 0:
             return error
         headers = {"Retry-After": str(wait_seconds)}
-        if self._held < MAX_HELD and address.held < MAX_HELD_OF_AN_ADDRESS:
-            self._held, address.held = self._held + 1, address.held + 1
-            try:
+        if self._held.reached(key) is None:
+            with self._held.held(key):
                 await asyncio.sleep(self._hold_seconds)
-            finally:
-                self._held, address.held = self._held - 1, address.held - 1
         else:
             headers["Connection"] = "close"
         detail = f"too many wrong tokens came from this address: {error}; try again in {wait_seconds} s"

@@ -76,7 +76,7 @@ async def list_events(call: Call) -> Response:
     query = {**call.query, "type": _type(call)}
     wanted = Wanted(None, query.pop("filters"))
     page = await call.ports.store.events.page(**query)
-    page = replace(page, items=tuple(await wanted.of(page.items, call.ports.admission.filtering)))
+    page = replace(page, items=tuple(await wanted.of(page.items, call.ports.admission.filtering, call.caller)))
     return page_response(call.request, page, fragment, {"ids": [event.id for event in page.items]})
 
 

@@ -9,7 +9,7 @@ from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, FiltersRefused, parse_filters
 from relay.errors import InvalidRequest
-from relay.turns import SharedTurns
+from relay.limiter import Limiter
 
 MAX_CHARACTERS = 8_000
 
@@ -21,9 +21,8 @@ class Wanted:
         self._type = type
         self._filters = filters
 
-    async def of(self, events: Sequence[Event], turns: SharedTurns) -> Sequence[Event]:
-        """Those of these events that are wanted. `turns`: of all callers with filters; other requests have their turn
-        meanwhile."""
+    async def of(self, events: Sequence[Event], limiter: Limiter, caller: str) -> Sequence[Event]:
+        """Those of these events that are wanted. `limiter`: of all callers with filters."""
         if self._type is not None:
             events = [event for event in events if event.type == self._type]
         if self._filters is None:
@@ -33,7 +32,7 @@ class Wanted:
         def passes(event: Event) -> bool:
             return filters.passes(EventView(event.body))
 
-        return [event for event in events if await turns.step(partial(passes, event))]
+        return [event for event in events if await limiter.step(caller, partial(passes, event))]
 
 
 def _read_filters(value: str) -> Filters:

@@ -1,8 +1,6 @@
 """Limits on requests: body size, nesting, and what open requests hold, in total and for each caller."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -11,8 +9,9 @@ from starlette.types import Receive
 
 from relay.core.json_pieces import Element, cut_elements, has_more_containers
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.errors import Busy, InvalidRequest, TooLarge, TooMany
-from relay.turns import SharedTurns
+from relay.errors import Busy, InvalidRequest, TooLarge
+from relay.limiter import Limiter
+from relay.turns import TURN_SECONDS
 
 UNREAD_BODY_BYTES = 64 << 10
 """Maximum body of an unknown caller that is still read after the answer. With a longer one the connection ends."""
@@ -199,88 +198,31 @@ def deeper_than(value: Any, max_depth: int) -> bool:
     return True
 
 
-class Share:
-    """An amount of something that is limited in total and for each caller, so that one cannot take it all."""
-
-    def __init__(self, limit: int, limit_of_caller: int) -> None:
-        self.limit = limit
-        self.limit_of_caller = limit_of_caller
-        self.taken = 0
-        self._of_caller: dict[str, int] = {}
-
-    def reached(self, caller: str, amount: int = 1) -> int | None:
-        """The limit that `amount` more would exceed, None if it is free."""
-        if self._of_caller.get(caller, 0) + amount > self.limit_of_caller:
-            return self.limit_of_caller
-        return self.limit if self.taken + amount > self.limit else None
-
-    def add(self, caller: str, amount: int = 1) -> None:
-        """Adds to what the caller holds; takes away with a negative amount."""
-        self.taken += amount
-        left = self._of_caller.get(caller, 0) + amount
-        if left:
-            self._of_caller[caller] = left
-        else:
-            self._of_caller.pop(caller, None)
-
-
-class ConcurrencyLimit(Share):
-    """A limit on how many requests of a kind may be open at once."""
-
-    def __init__(self, what: str, limit: int, limit_of_caller: int, *, code: str = TooMany.code) -> None:
-        """`what`: the plural of what is limited. `code`: of the problem."""
-        super().__init__(limit, limit_of_caller)
-        self._what = what
-        self._code = code
-
-    def take(self, caller: str) -> None:
-        """Takes a slot. Raises TooMany if all are taken, or all that one caller gets."""
-        limit = self.reached(caller)
-        if limit is not None:
-            whose = " of this token" if limit == self.limit_of_caller else ""
-            detail = f"{limit:,} {self._what}{whose} are in progress already: end some, or try again later"
-            raise TooMany(detail, code=self._code, headers={"Retry-After": "5"})
-        self.add(caller)
-
-    def release(self, caller: str) -> None:
-        """Gives a slot back."""
-        self.add(caller, -1)
-
-    @contextmanager
-    def held(self, caller: str) -> Iterator[None]:
-        """Holds a slot while inside. Raises TooMany as `take`."""
-        self.take(caller)
-        try:
-            yield
-        finally:
-            self.release(caller)
-
-
 class HeldBytes:
     """The bytes of one request's body, counted as they arrive."""
 
-    __slots__ = ("_caller", "_count", "_share")
+    __slots__ = ("_caller", "_count", "_limiter")
 
-    def __init__(self, share: Share, caller: str) -> None:
-        self._share = share
+    def __init__(self, limiter: Limiter, caller: str) -> None:
+        self._limiter = limiter
         self._caller = caller
         self._count = 0
 
     def add(self, count: int) -> None:
         """Counts more bytes. Raises Busy if they are too many."""
-        limit = self._share.reached(self._caller, count)
+        limit = self._limiter.reached(self._caller, count)
         if limit is not None:
-            whose = "of this token " if limit == self._share.limit_of_caller else ""
+            whose = "of this token " if limit == self._limiter.limit_of_owner else ""
             held = f"the requests {whose}in progress hold {limit:,} bytes already"
             detail = f"{held}. Nothing was done or sent: try again later"
             raise Busy(detail, headers={"Retry-After": "5", "Connection": "close"})
-        self._share.add(self._caller, count)
+        self._limiter.take(self._caller, count)
         self._count += count
 
     def release(self) -> None:
         """The body is no longer in memory."""
         if self._count:
-            self._share.add(self._caller, -self._count)
+            self._limiter.release(self._caller, self._count)
             self._count = 0
 
 
@@ -289,26 +231,24 @@ class Admission:
 
     def __init__(self) -> None:
         streams = "too_many_streams"
-        self.streams = ConcurrencyLimit("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER, code=streams)
-        self.waits = ConcurrencyLimit("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
-        self.pulls = ConcurrencyLimit("pulls", MAX_PULLS, MAX_PULLS_OF_CALLER)
-        self.pulls_of_one = ConcurrencyLimit("pulls of the subscription", MAX_PULLS, MAX_PULLS_OF_SUBSCRIPTION)
+        self.streams = Limiter("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER, code=streams)
+        self.waits = Limiter("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
+        self.pulls = Limiter("pulls", MAX_PULLS, MAX_PULLS_OF_CALLER)
+        self.pulls_of_one = Limiter("pulls of the subscription", MAX_PULLS, MAX_PULLS_OF_SUBSCRIPTION)
         """By caller and subscription."""
-        self.tests = ConcurrencyLimit("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
-        self.previews = ConcurrencyLimit("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER)
-        self.exports = ConcurrencyLimit("downloads", MAX_EXPORTS, MAX_EXPORTS_OF_CALLER)
-        self.previewing = asyncio.Lock()
-        """Held by the preview that computes. Other requests have their turn between two previews."""
-        self.filtering = SharedTurns()
-        """Of the filters of lists and streams."""
-        self.batches = ConcurrencyLimit("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
+        self.tests = Limiter("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
+        self.previews = Limiter("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER, at_once=1)
+        self.exports = Limiter("downloads", MAX_EXPORTS, MAX_EXPORTS_OF_CALLER)
+        self.filtering = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
+        """The filters of lists and streams."""
+        self.batches = Limiter("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
         self.publishing = asyncio.Semaphore(MAX_PUBLISHING)
         """Held by large batches of published events. Others wait: they are as large again once they are read."""
-        self.erasures = ConcurrencyLimit("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
-        self.verifications = ConcurrencyLimit("verifications of the audit", 1, 1)
-        self.bodies = Share(MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
+        self.erasures = Limiter("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
+        self.verifications = Limiter("verifications of the audit", 1, 1)
+        self.bodies = Limiter("bytes", MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
         """Bytes of request bodies in memory."""
-        self.spooled = Share(MAX_SPOOLED_BYTES, MAX_SPOOLED_BYTES_OF_CALLER)
+        self.spooled = Limiter("bytes", MAX_SPOOLED_BYTES, MAX_SPOOLED_BYTES_OF_CALLER)
         """Bytes of creates on disk, until they have been sent."""
 
 

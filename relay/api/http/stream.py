@@ -20,11 +20,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from relay.api.http.limits import ConcurrencyLimit
 from relay.api.http.operations import Call
 from relay.api.http.problems import invalid_parameter
 from relay.core.events.event import Event
 from relay.core.jobs.job import Job
+from relay.limiter import Limiter
 from relay.signals import Watch
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ async def of_all(call: Call, wanted: "Wanted") -> Response:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
                 if tail.last != at:
                     at, pause_seconds = tail.last, HIDDEN_SECONDS
-                shown = await wanted.of([event for _, event in tail.events], call.ports.admission.filtering)
+                found = [event for _, event in tail.events]
+                shown = await wanted.of(found, call.ports.admission.filtering, call.caller)
                 if shown and rest.goes_on:  # the token may be gone since the reading began
                     yield _frames(shown)
                     rest.spoke()
@@ -173,7 +174,7 @@ class SlotResponse(StreamingResponse):
     def __init__(
         self,
         content: AsyncGenerator[bytes, None],
-        slots: ConcurrencyLimit,
+        slots: Limiter,
         caller: str,
         media_type: str,
         headers: Mapping[str, str],

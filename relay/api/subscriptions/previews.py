@@ -134,9 +134,8 @@ async def preview_subscription(call: Call) -> Response:
     filter or template is a 422 with its position, and so is a name in a template that the event does not have.
     """
     body = validate(SubscriptionPreview, call.document)
-    with call.ports.admission.previews.held(call.caller):
-        async with call.ports.admission.previewing:
-            preview = await _preview(call, body)
+    async with call.ports.admission.previews.turn(call.caller):
+        preview = await _preview(call, body)
     return json_response(preview)
 
 

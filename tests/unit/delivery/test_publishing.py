@@ -1,6 +1,7 @@
 """Bundles to a broker whose templates take long."""
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,8 @@ from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery import publishing
 from relay.delivery.credentials import Sent
-from relay.turns import TURN_SECONDS, SharedTurns
+from relay.limiter import Limiter
+from relay.turns import TURN_SECONDS
 from tests.support.store_kit import NOW, job_event, subscription
 
 BROKER = Broker(protocol="NATS", addresses=(("a.example", 4222),), secure=True)
@@ -23,7 +25,7 @@ async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple
     """What came of the events if each takes so long to render, the ids that were published, and how often other work
     had its turn meanwhile."""
     now, turns, sent = 0.0, 0, list[str]()
-    monkeypatch.setattr("relay.turns.time.perf_counter", lambda: now)
+    monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
 
     class Slow:
@@ -39,15 +41,16 @@ async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple
         return [Response(started_at=NOW, duration_ms=1.0) for _ in messages]
 
     async def others() -> None:
-        nonlocal turns
+        nonlocal now, turns
         while True:
             turns += 1
+            now += 0.001
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(others())
     await asyncio.sleep(0)
     made: Subscription = subscription("sub_1", kind="nats")
-    make = SharedTurns().step
+    make = partial(Limiter(at_once=1, steps_seconds=TURN_SECONDS).step, None)
     found = await publishing.published(
         take, cast("Any", Slow()), made, BROKER, EVENTS, DELIVERIES, cast("Any", None), 15.0, lambda: NOW, make
     )

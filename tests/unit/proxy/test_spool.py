@@ -50,7 +50,7 @@ async def test_the_file_has_no_name(admission: Admission, tmp_path: Any, monkeyp
 
 
 async def test_creates_on_disk_are_limited_in_total_and_for_each_caller(admission: Admission) -> None:
-    admission.spooled.limit, admission.spooled.limit_of_caller = 10 * MEMORY_BYTES, 6 * MEMORY_BYTES
+    admission.spooled.limit, admission.spooled.limit_of_owner = 10 * MEMORY_BYTES, 6 * MEMORY_BYTES
     with Spool(admission, "crm") as first, Spool(admission, "other") as second, Spool(admission, "crm") as third:
         await first.read(parts(4 * MEMORY_BYTES))
         with pytest.raises(Busy, match="of this token") as raised:
@@ -64,7 +64,7 @@ async def test_creates_on_disk_are_limited_in_total_and_for_each_caller(admissio
 
 
 async def test_small_creates_are_limited_too(admission: Admission) -> None:
-    admission.bodies.limit = admission.bodies.limit_of_caller = 3 * PART_BYTES
+    admission.bodies.limit = admission.bodies.limit_of_owner = 3 * PART_BYTES
     with Spool(admission, "crm") as first, Spool(admission, "crm") as second:
         await first.read(parts(2 * PART_BYTES))
         with pytest.raises(Busy):

@@ -1,0 +1,143 @@
+"""Limiters: owners take turns, and long computations let other tasks run."""
+
+import asyncio
+
+import pytest
+
+from relay import limiter, turns
+from relay.errors import TooMany
+from relay.limiter import Limiter
+
+
+def messages() -> Limiter:
+    return Limiter(at_once=1, steps_seconds=turns.TURN_SECONDS)
+
+
+async def test_step_that_fails_takes_its_time_too() -> None:
+    shared, others = messages(), asyncio.Event()
+    asyncio.get_running_loop().call_soon(others.set)
+    with pytest.raises(ZeroDivisionError):
+        await shared.step(None, lambda: 1 / 0)
+    await shared.step(None, lambda: None)
+    assert others.is_set()
+
+
+async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty streams with a costly filter held the event loop for half a second: each has its own page to look at, and
+    all are awake after one event."""
+    now, passes, made = 0.0, 0, list[tuple[int, int]]()
+    monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
+    shared = messages()
+
+    async def look_on() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    def costly(stream: int) -> int:
+        nonlocal now
+        now += 0.6 * turns.TURN_SECONDS
+        made.append((passes, stream))
+        return stream
+
+    async def stream(number: int) -> list[int]:
+        return [await shared.step(None, lambda: costly(number)) for _ in range(3)]
+
+    watching = asyncio.create_task(look_on())
+    found = await asyncio.gather(*(stream(number) for number in range(10)))
+    watching.cancel()
+    assert found == [[number] * 3 for number in range(10)]
+    by_pass = [sum(at == one for at, _ in made) for one in range(passes + 1)]
+    assert max(by_pass) <= 2
+    assert [number for _, number in made[:12]] != [0, 0, 0], "they take turns"
+    assert len({number for _, number in made[:12]}) == 10
+
+
+async def test_owners_have_one_step_at_a_time_in_turn_and_others_go_on_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes, made = 0, list[tuple[int, str]]()
+    owned = Limiter(at_once=1)
+
+    async def look_on() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    async def step(owner: str) -> None:
+        await owned.step(owner, lambda: made.append((passes, owner)))
+
+    watching = asyncio.create_task(look_on())
+    await asyncio.gather(*(step(owner) for owner in "aaaaaabbc"))
+    watching.cancel()
+    assert "".join(owner for _, owner in made) == "aabcabaaa"
+    assert len({at for at, _ in made}) == len(made), "never two in one pass of the loop"
+    assert await owned.step("d", lambda: 7) == 7
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.0005, 0.0), (0.002, 0.004), (9.0, limiter.MAX_PAUSE_SECONDS)])
+async def test_long_step_leaves_twice_its_time_to_others(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, pause: float
+) -> None:
+    now, pauses = 0.0, list[float]()
+    monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, *call: (pauses.append(delay), loop.call_soon(*call)))
+
+    def compute() -> None:
+        nonlocal now
+        now += seconds
+
+    await Limiter(at_once=1).step("a", compute)
+    assert pauses == [pytest.approx(pause)]
+
+
+async def test_step_that_fails_and_those_that_are_cancelled_pass_the_turn_on() -> None:
+    owned, made = Limiter(at_once=1), list[str]()
+
+    async def step(name: str) -> None:
+        await owned.step(name, lambda: made.append(name))
+
+    with pytest.raises(ZeroDivisionError):
+        await owned.step("fails", lambda: 1 / 0)
+    waiting, given, last = [asyncio.create_task(step(name)) for name in ("waiting", "given", "last")]
+    await asyncio.sleep(0)
+    waiting.cancel()
+    asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(given.cancel))
+    await asyncio.wait([waiting, given, last], timeout=20)
+    assert last.done()
+    assert made in (["last"], ["given", "last"])
+
+
+async def test_amounts_are_limited_in_all_and_for_each_owner() -> None:
+    bytes_held = Limiter("bytes", 5, 3)
+    bytes_held.take("a", 3)
+    for owner, limit in (("a", 3), ("b", 5)):
+        assert bytes_held.reached(owner, 3) == limit
+        with pytest.raises(TooMany, match=f"{limit} bytes"):
+            bytes_held.take(owner, 3)
+    assert bytes_held.reached("b", 2) is None
+    bytes_held.release("a", 3)
+    with bytes_held.held("b"):
+        assert bytes_held.taken == 1
+    assert bytes_held.taken == 0
+
+
+async def test_turns_of_an_owner_wait_for_its_own_only_and_too_many_are_refused() -> None:
+    pages, inside, leave = Limiter("pages", limit_of_owner=3, at_once_of_owner=2), list[str](), asyncio.Event()
+
+    async def page(owner: str) -> None:
+        async with pages.turn(owner):
+            inside.append(owner)
+            await leave.wait()
+
+    tasks = [asyncio.create_task(page(owner)) for owner in "aaab"]
+    await asyncio.sleep(0)
+    assert inside == ["a", "a", "b"]
+    with pytest.raises(TooMany, match="3 pages of this token"):
+        await page("a")
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert (inside, pages.taken) == (["a", "a", "b", "a"], 0)
