@@ -15,8 +15,7 @@ from relay.api.access.callers import Access
 from relay.api.app import create_api
 from relay.api.http import stream
 from relay.api.http.limits import MAX_STREAMS_OF_CALLER
-from relay.server.connections import Limits
-from relay.server.http_server import make_server
+from relay.server.http_server import Limits, make_server
 from relay.signals import Signals
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import NOW, relay_event

@@ -158,7 +158,8 @@ async def bare() -> None:
     from starlette.routing import Route
 
     from relay.node.interpreter import tune
-    from relay.server.http_server import listening_socket, make_server
+    from relay.server.http_server import make_server
+    from relay.server.sockets import listening_socket
 
     body = job_body("done-1", ended=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.server.http_server import listening_socket
+from relay.server.sockets import listening_socket
 from tests.support.peer import open_peer
 from tests.support.process_world import API_TOKEN, Start, keep_token, processes
 from tests.support.scale import scaled
@@ -155,7 +155,7 @@ async def test_state_is_reported_to_the_service_manager(holder: SocketHolder, tm
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(20)
+        manager.settimeout(60)
         relay = holder.serve(NOTIFY_SOCKET=str(path), WATCHDOG_USEC="200000")
         assert [await asyncio.to_thread(manager.recv, 100) for _ in range(3)] == [b"READY=1", *[b"WATCHDOG=1"] * 2]
         relay.popen.send_signal(signal.SIGTERM)

@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from relay.server.http_server import listening_socket
+from relay.server.sockets import listening_socket
 from tests.support.process_world import Process, Start
 
 START_SECONDS = 120.0

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from relay.server.http_server import listening_socket
+from relay.server.sockets import listening_socket
 from tests.support.process_world import Process, Start
 
 ROOT = Path(__file__).resolve().parents[2]

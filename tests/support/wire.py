@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 MAX_HEAD_BYTES = 1 << 20
 PART_BYTES = 64 * 1024
 

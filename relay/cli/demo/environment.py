@@ -23,8 +23,9 @@ from relay.config.settings import (
 )
 from relay.errors import UsageError
 from relay.sandbox.server import Sandbox
-from relay.server.http_server import listening_socket, make_server
-from relay.server.http_server import url_of as url_of_socket
+from relay.server.http_server import make_server
+from relay.server.sockets import listening_socket
+from relay.server.sockets import url_of as url_of_socket
 from relay.store.databases.postgres_engine import is_postgres, scratch_database
 from relay.store.databases.sqlite import url_of as sqlite_url_of
 

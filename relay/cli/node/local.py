@@ -98,7 +98,7 @@ def sandbox(
     import uvloop
 
     from relay.sandbox.server import Sandbox
-    from relay.server.http_server import listening_socket
+    from relay.server.sockets import listening_socket
 
     world = Sandbox(seed=seed, speed=speed, rate_limit=limit, count_attempts=count_attempts)
     try:
@@ -286,7 +286,8 @@ def relay_settings(url: str, speed: float) -> str:
 
 
 async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
-    from relay.server.http_server import make_server, url_of
+    from relay.server.http_server import make_server
+    from relay.server.sockets import url_of
 
     server = make_server(world.app(), shutdown_seconds=1)
     loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from relay.cli.options import one_of
 from relay.cli.output import note
 from relay.core.access.own_address import is_loopback_host
 from relay.errors import RelayError, UsageError
-from relay.server import systemd
+from relay.server import sockets
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -41,7 +41,7 @@ def serve(
     ] = False,
 ) -> None:
     """Run the relay. It polls tracked jobs, delivers their events and serves the API."""
-    passed = systemd.passed_sockets(os.environ, os.getpid())
+    passed = sockets.passed_sockets(os.environ, os.getpid())
     if passed:
         passed.sort(key=lambda one: is_loopback_host(one.getsockname()[0]))  # what others can reach decides
         host, port = passed[0].getsockname()[:2]
@@ -56,10 +56,9 @@ def serve(
 
         import relay.node.opening  # noqa: F401 (what `run` needs)
         from relay import log
-        from relay.server.http_server import listening_socket
 
     log.configure(dev=dev)
-    listeners = passed or [listening_socket(settings.server.host, settings.server.port)]
+    listeners = passed or [sockets.listening_socket(settings.server.host, settings.server.port)]
     try:
         uvloop.run(_Service(source, settings, listeners, chosen, auto_migrate, shares_sockets=bool(passed)).run())
     finally:
@@ -108,7 +107,7 @@ class SettingsSource:
 
 @dataclass(slots=True)
 class _Service:
-    """One run of `relay serve`. `shares_sockets`: another program holds the listening sockets too (`systemd.py`)."""
+    """One run of `relay serve`. `shares_sockets`: another program holds the listening sockets too (`sockets.py`)."""
 
     source: SettingsSource
     settings: "Settings"
@@ -128,14 +127,14 @@ class _Service:
         from relay.node.interpreter import raise_file_limit, tune
         from relay.node.local_token import local_token_path, uses_local_token
         from relay.node.opening import open_node
-        from relay.server.http_server import KEPT_SECONDS, make_server, url_of
+        from relay.server.http_server import KEPT_SECONDS, make_server
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         bound = self._bound()
-        url = url_of(self.listeners[0], bound.server.host)
+        url = sockets.url_of(self.listeners[0], bound.server.host)
         async with open_node(bound, base_url=url, roles=self.roles, auto_migrate=self.auto_migrate) as node:
             self.node = node
             app: Any = node if "api" in self.roles else _ProbesOnly(node)
@@ -153,7 +152,7 @@ class _Service:
             raise_file_limit()
             tune()
             loaded = loop.create_task(_freeze_when_loaded(node))
-            systemd.notify(os.environ, systemd.READY)
+            sockets.notify(os.environ, sockets.READY)
             watching = loop.create_task(self._report_alive())
             await self.server.serve(sockets=self.listeners)
             watching.cancel()
@@ -170,7 +169,7 @@ class _Service:
                 self.node.cut_off()
             return
         self.asked_to_stop = True
-        systemd.notify(os.environ, systemd.STOPPING)
+        sockets.notify(os.environ, sockets.STOPPING)
         if self.node is None or self.server is None:
             return
         ending = self.node.begin_stop()  # while the server ends its requests: both have the same time
@@ -191,9 +190,9 @@ class _Service:
 
     async def _report_alive(self) -> None:
         """Tells systemd's watchdog that the event loop turns."""
-        seconds = systemd.watchdog_seconds(os.environ, os.getpid())
+        seconds = sockets.watchdog_seconds(os.environ, os.getpid())
         while seconds is not None:
-            systemd.notify(os.environ, systemd.ALIVE)
+            sockets.notify(os.environ, sockets.ALIVE)
             await asyncio.sleep(seconds)
 
     def _bound(self) -> "Settings":

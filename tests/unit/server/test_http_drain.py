@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from relay.server.connections import Limits
-from relay.server.http_server import Server, make_server
+from relay.server.http_server import Limits, Server, make_server
 from tests.support.wire import listening, read_head, request
 from tests.unit.server.test_http_protocol import App
 

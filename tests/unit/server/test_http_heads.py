@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.server.connections import Limits
-from relay.server.http_server import make_server
+from relay.server.http_server import Limits, make_server
 from tests.support.wire import listening
 
 HOST = b"Host: a.example\r\n"

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay.server.connections import Limits
-from relay.server.http_protocol import CHUNK_BYTES, HALF_CLOSE_SECONDS
-from relay.server.http_server import make_server
+from relay.server.http_server import CHUNK_BYTES, HALF_CLOSE_SECONDS, Limits, make_server
 from tests.support.wire import Client, listening, request
 
 SHORT = Limits(head_seconds=0.3, body_seconds=0.3, keep_alive_seconds=1)

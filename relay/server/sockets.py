@@ -1,4 +1,4 @@
-"""What systemd passes to a service that it starts: listening sockets, and where to report its state.
+"""The listening socket, and what systemd passes to a service: sockets, and where to report its state.
 
 With a socket unit, systemd holds the listening socket while the relay restarts: connections wait, none is refused.
 Any other program that speaks the same protocol can pass one: `LISTEN_FDS`, `LISTEN_PID` (sd_listen_fds(3)) and
@@ -11,12 +11,44 @@ from collections.abc import Mapping, MutableMapping
 
 from relay.errors import UsageError
 
+BACKLOG = 2048
 FIRST_DESCRIPTOR = 3
 MAX_SOCKETS = 16
 MICROSECONDS = 1e-6
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 ALIVE = "WATCHDOG=1"
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A listening socket: connections queue while the node starts. Raises UsageError if the address cannot be used."""
+    bare = host.strip("[]")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            bare, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        # asyncio disables Nagle's algorithm only if the protocol is named; else each kept-alive request waits 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}: stop what uses it, or choose another with --port"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """The URL on this machine: loopback for wildcard addresses."""
+    bare = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
+    shown = f"[{bare}]" if ":" in bare else bare
+    return f"http://{shown}:{listener.getsockname()[1]}"
 
 
 def passed_sockets(

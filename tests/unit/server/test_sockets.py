@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import UsageError
-from relay.server import systemd
+from relay.server import sockets
 
 PID = 4711
 
@@ -32,14 +32,14 @@ def listening(family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, *, l
 
 
 def passed(number: int, fds: str = "1", pid: str = str(PID)) -> list[socket.socket]:
-    return systemd.passed_sockets({"LISTEN_FDS": fds, "LISTEN_PID": pid}, PID, number)
+    return sockets.passed_sockets({"LISTEN_FDS": fds, "LISTEN_PID": pid}, PID, number)
 
 
 def test_passed_socket_is_taken_over_and_kept_from_children() -> None:
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": "relay.socket", "OTHER": "kept"}
     with listening() as number:
         os.set_inheritable(number, True)
-        (found,) = systemd.passed_sockets(environ, PID, number)
+        (found,) = sockets.passed_sockets(environ, PID, number)
         with found:
             assert found.fileno() == number
             assert found.proto == socket.IPPROTO_TCP
@@ -50,12 +50,12 @@ def test_passed_socket_is_taken_over_and_kept_from_children() -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"LISTEN_FDS": "", "LISTEN_PID": ""}, {"LISTEN_PID": str(PID)}])
 def test_without_sockets_the_relay_listens_itself(environ: dict[str, str]) -> None:
-    assert systemd.passed_sockets(environ, PID) == []
+    assert sockets.passed_sockets(environ, PID) == []
 
 
 def test_sockets_of_another_process_are_left_alone() -> None:
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID + 1)}
-    assert systemd.passed_sockets(environ, PID, 10_000) == []
+    assert sockets.passed_sockets(environ, PID, 10_000) == []
     assert environ == {}
 
 
@@ -97,20 +97,20 @@ def test_states_are_reported_as_datagrams(tmp_path: Path, abstract: bool) -> Non
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:] if abstract else name)
         manager.settimeout(5)
-        for state in (systemd.READY, systemd.ALIVE, systemd.STOPPING):
-            systemd.notify({"NOTIFY_SOCKET": name}, state)
+        for state in (sockets.READY, sockets.ALIVE, sockets.STOPPING):
+            sockets.notify({"NOTIFY_SOCKET": name}, state)
             assert manager.recv(100) == state.encode()
 
 
 @pytest.mark.parametrize("path", ["", "relative", "/nowhere/notify", "/" + "x" * 500, "/with\0nul"])
 def test_report_that_nobody_takes_is_dropped(path: str) -> None:
-    systemd.notify({"NOTIFY_SOCKET": path}, systemd.READY)
-    systemd.notify({}, systemd.READY)
+    sockets.notify({"NOTIFY_SOCKET": path}, sockets.READY)
+    sockets.notify({}, sockets.READY)
 
 
 def test_watchdog_is_reported_to_twice_as_often_as_it_asks() -> None:
-    assert systemd.watchdog_seconds({"WATCHDOG_USEC": "30000000"}, PID) == 15.0
-    assert systemd.watchdog_seconds({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(PID)}, PID) == 15.0
-    assert systemd.watchdog_seconds({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, PID) is None
+    assert sockets.watchdog_seconds({"WATCHDOG_USEC": "30000000"}, PID) == 15.0
+    assert sockets.watchdog_seconds({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(PID)}, PID) == 15.0
+    assert sockets.watchdog_seconds({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, PID) is None
     for environ in ({}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}):
-        assert systemd.watchdog_seconds(environ, PID) is None
+        assert sockets.watchdog_seconds(environ, PID) is None
