@@ -41,9 +41,11 @@ WRITES = {
     "Lease of a polling account": r"(?:UPDATE accounts|DO UPDATE) SET holder = ",
 }
 """SQL that changes a state. Each of these statements must be used by a function of the diagram."""
-NO_CHANGE = {("Lease of a delivery", "replay_statements.REOPEN")}
+NO_CHANGE = {("Lease of a delivery", "deliveries.replay_statements.REOPEN")}
 """Statements that write the column without a change: these deliveries have no lease."""
 Name = tuple[str, str]
+STORE = ROOT / "relay" / "store"
+MODULES = {".".join(path.relative_to(STORE).with_suffix("").parts): path for path in STORE.rglob("*.py")}
 
 
 class Arrow(NamedTuple):
@@ -95,7 +97,7 @@ def test_function_of_an_arrow_exists(function: str) -> None:
 @pytest.mark.parametrize("name", WRITES)
 def test_every_statement_that_changes_a_state_is_in_the_diagram(name: str) -> None:
     named = [arrow.function.split(".") for arrow in DIAGRAMS[name]]
-    reached = reached_from({(parts[1], parts[-1]) for parts in named if parts[0] == "store"})
+    reached = reached_from({(module_of(parts), parts[-1]) for parts in named if parts[0] == "store"})
     statements = {
         (module, constant)
         for module, tree in store().items()
@@ -131,11 +133,14 @@ def references(module: str, tree: ast.Module) -> Iterator[tuple[Name, set[Name]]
     imported: dict[str, Name] = {}
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "relay.store":
-            aliases |= {one.asname or one.name: one.name for one in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("relay.store."):
-            source = str(node.module).rpartition(".")[2]
-            imported |= {one.asname or one.name: (source, one.name) for one in node.names}
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("relay.store."):
+            source = str(node.module).removeprefix("relay.store").removeprefix(".")
+            for one in node.names:
+                below = f"{source}.{one.name}".removeprefix(".")
+                if below in MODULES:
+                    aliases[one.asname or one.name] = below
+                else:
+                    imported[one.asname or one.name] = (source, one.name)
     for node in ast.walk(tree):
         names: list[str]
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -158,8 +163,13 @@ def references(module: str, tree: ast.Module) -> Iterator[tuple[Name, set[Name]]
 
 @cache
 def store() -> dict[str, ast.Module]:
-    """The modules of the store. Read by the tests that need it: every worker imports this file."""
-    return {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "relay" / "store").rglob("*.py")}
+    """The modules of the store by their dotted names below it. Not read on import: every worker imports this file."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def module_of(parts: list[str]) -> str:
+    """The module in `store.jobs.registrations.Registrar.register`: `jobs.registrations`."""
+    return next(name for length in (2, 1) if (name := ".".join(parts[1 : 1 + length])) in MODULES)
 
 
 @cache
