@@ -54,7 +54,7 @@ $(shell [ "$$(cat .venv/.made-at 2>/dev/null)" = "$$PWD" ] || rm -f $(READY))
 
 # The tests that need PostgreSQL by their names; the others of a folder by their parameter.
 NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wildcard tests/*/test_*postgres*.py)) \
-	--ignore=tests/api/test_api_schemathesis.py --ignore=tests/unit/support/test_postgres_server.py
+	--ignore=tests/api/test_api_schemathesis.py
 
 # On the oldest PostgreSQL that is supported, or a loud skip where Debian's cannot be had. `make verify` runs the named
 # statements and the tests of these files on it, `make soak` the whole store suite.

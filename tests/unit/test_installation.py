@@ -77,17 +77,6 @@ def test_extra_is_its_packages_where_nothing_says_from_where_the_relay_came_or_t
     assert reinstall_command() is None
 
 
-def test_source_tree_that_is_not_installed_is_installed_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> Any:
-        raise installation.PackageNotFoundError(name)
-
-    monkeypatch.setattr(installation, "distribution", absent)
-    root = Path(__file__).resolve().parents[2]
-    assert shlex.split(install_command("postgres")) == [*PIP, "-e", f"{root}[postgres]"]
-    monkeypatch.setattr(installation, "_ROOT", Path("/nowhere"))
-    assert shlex.split(install_command("postgres")) == [*PIP, "revor-relay[postgres]"]
-
-
 def test_environment_without_pip_is_one_of_uv(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, None)
     monkeypatch.setattr(installation, "find_spec", lambda name: None)
@@ -99,11 +88,3 @@ def test_environment_without_pip_is_one_of_uv(monkeypatch: pytest.MonkeyPatch) -
         sys.executable,
         "asyncpg>=0.31",
     ]
-
-
-def test_no_document_and_no_message_asks_an_index_for_the_relay() -> None:
-    root = Path(__file__).resolve().parents[2]
-    files = [root / "README.md", root / "relay.yaml", *(root / "docs").rglob("*.md"), *(root / "deploy").rglob("*.*")]
-    files += [*(root / "relay").rglob("*.py"), *(root / "subscribers").rglob("*.py"), *(root / "examples").rglob("*")]
-    wrong = [path for path in files if path.is_file() and "install 'revor-relay" in path.read_text(errors="replace")]
-    assert wrong == []

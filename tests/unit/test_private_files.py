@@ -55,20 +55,6 @@ def test_permissions_of_others_are_removed_and_logged(tmp_path: Path, caplog: py
     assert caplog.messages == []
 
 
-def test_unchangeable_mode_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_path: Path, _mode: int) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    path = tmp_path / "relay.db"
-    path.touch()
-    path.chmod(0o644)
-    monkeypatch.setattr(Path, "chmod", refuse)
-    private_files.narrow(path)
-    assert caplog.messages == [f"{path} is open to others (0644), and that cannot be changed: Operation not permitted"]
-
-
 def test_create_never_overwrites_and_never_follows_a_link(tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "key", tmp_path / "elsewhere"
     path.symlink_to(elsewhere)
@@ -98,13 +84,3 @@ def test_init_follows_no_link_and_keeps_existing_files(
         assert mode_of(tmp_path / "revor.key") == 0o600
     else:
         assert f"{name} exists already. Overwrite it with --force" in capsys.readouterr().err
-
-
-def test_init_writes_the_settings_with_the_usual_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = os.umask(0o027)
-    try:
-        assert run(["init"]) == 0
-    finally:
-        os.umask(before)
-    assert mode_of(tmp_path / "relay.yaml") == 0o640

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay import log, redaction
-from relay.redaction import HOOK_HOSTS, REDACTED, redact, redact_text, redact_texts, redacted_url
+from relay.redaction import REDACTED, redact, redact_text, redacted_url
 from subscribers.webhook import Webhook
 
 # (text, what must not be seen of it)
@@ -92,26 +92,6 @@ def test_plain_text_stays(text: str) -> None:
     assert redact_text(text) == text
 
 
-@pytest.mark.parametrize(
-    "texts",
-    [
-        (),
-        ("nginx/1.2", "Tue, 20 May 2026 10:00:08 GMT"),
-        ("nginx/1.2", "sk-revor-a1b2c3"),
-        ("token: a", "b is a word of advice only behind a"),
-        ("secret:", "is in another text"),
-    ],
-)
-def test_several_texts_are_redacted_each_by_itself(texts: tuple[str, ...]) -> None:
-    assert list(redact_texts(texts)) == [redact_text(one) for one in texts]
-
-
-def test_text_around_a_secret_stays() -> None:
-    assert redact_text("postgresql://u:p@db:5432/relay") == f"postgresql://{REDACTED}@db:5432/relay"
-    assert redact_text("POST https://hooks.slack.com/a/b 403") == f"POST https://hooks.slack.com/{REDACTED} 403"
-    assert redact_text("GET /v1/jobs?token=abc&limit=5") == f"GET /v1/jobs?token={REDACTED}&limit=5"
-
-
 HOOK_URLS = [
     "https://hooks.slack.com/services/T0/B0/hIdDeN",
     "https://hooks.slack-gov.com/services/T0/B0/hIdDeN",
@@ -147,17 +127,6 @@ def test_lists_and_logs_hide_the_path_of_every_catch_hook(url: str) -> None:
         assert "hIdDeN" not in shown
     line = json.dumps(redact(None, "info", {"event": "attempt", "sink": url, "error": f"no answer from {url}"}))
     assert "hIdDeN" not in line
-
-
-def test_each_known_hook_host_has_a_url_above() -> None:
-    for host in HOOK_HOSTS:
-        assert any(host in url for url in HOOK_URLS), host
-
-
-@pytest.mark.parametrize("url", ["https://notmake.com/in", "https://mydiscord.com/in", "https://x.example/webhooks/in"])
-def test_other_hosts_and_paths_are_shown(url: str) -> None:
-    assert redacted_url(url) == url
-    assert redact_text(url) == url
 
 
 @pytest.mark.parametrize(
@@ -229,10 +198,6 @@ def test_keys_of_secrets_and_recipients(key: str) -> None:
             assert "hidden" not in line
             assert "4155550100" not in line
     assert redact(None, "info", {key: None, "token": True}) == {key: None, "token": True}
-
-
-def test_a_number_too_long_to_be_written() -> None:
-    assert redact(None, "info", {"a": 10**5000, "b": 2**64}) == {"a": "<int>", "b": str(2**64)}
 
 
 def test_bounds() -> None:
@@ -358,12 +323,6 @@ _fragments = st.sampled_from(
 def test_redacting_twice_changes_nothing(text: str) -> None:
     once = redact_text(text)
     assert redact_text(once) == once
-
-
-@given(_structures(st.one_of(st.text(max_size=60), st.lists(_fragments, max_size=9).map("".join), st.integers())))
-def test_redacting_an_event_twice_changes_nothing(value: Any) -> None:
-    once = redact(None, "info", {"event": "x", "value": value})
-    assert redact(None, "info", dict(once)) == once
 
 
 # --- our own words

@@ -12,8 +12,6 @@ import nats.aio.client  # noqa: F401
 import pytest
 
 from relay.bus import addresses
-from relay.bus.answers import FIRST_BYTES, Answers, TooMuch
-from relay.bus.answers import MAX_BYTES as MAX_ANSWERS
 from relay.core.deliveries.broker import Login, Message, read_sink
 from tests.support.brokers.peers import Script, leaves_after, peer, publishers, repeats, says
 
@@ -207,18 +205,3 @@ async def test_connection_on_which_nothing_comes_back_is_replaced():
             (found,) = await made.publish(broker, [Message(destination="jobs", body=b"{}", id="evt_1")], SECONDS)
             assert found.error == "timeout"
     assert len(connected) == 2
-
-
-async def test_answers_to_what_was_published_have_room():
-    """A broker that sends returned messages back may send as much as it got."""
-    answers = Answers()
-    answers.count(FIRST_BYTES)
-    with pytest.raises(TooMuch):
-        answers.count(1)
-    answers = Answers()
-    answers.expect([Message(destination="a", body=b"x" * 100_000, id="1")] * 10)
-    answers.count(2_000_000)
-    for _ in range(100):
-        answers.expect([Message(destination="a", body=b"x" * 1_000_000, id="1")])
-    with pytest.raises(TooMuch):
-        answers.count(MAX_ANSWERS + 1)

@@ -77,20 +77,6 @@ async def test_messages_of_one_key_are_stored_in_their_order():
         assert all(found == sorted(set(found)) * 3 for found in by_key.values())
 
 
-async def test_partitions_of_one_node_share_a_request():
-    async with opened(FakeKafka(topics={"orders": [1, 1, 1, 1]})) as world:
-        await world.publish(*(message(n, f"key {n}") for n in range(50)))
-        asked = world.node.requests.count(PRODUCE)
-        await world.publish(*(message(n, f"key {n}") for n in range(50)))
-        assert (world.node.requests.count(PRODUCE) - asked, len(world.node.batches)) == (1, 8)
-
-
-async def test_messages_without_a_key_keep_their_order_too():
-    async with opened(FakeKafka(topics={"orders": [1, 1, 1, 1]})) as world:
-        assert await world.publish(*(replace(message(n, None), order="job") for n in range(5))) == [None] * 5
-        assert len({partition for partition, _, _ in world.node.stored}) == 1
-
-
 @pytest.mark.parametrize("step", [HANG_UP, SILENT])
 async def test_batch_whose_answer_is_lost_is_stored_once(step):
     async with opened(FakeKafka(steps=[step])) as world:
@@ -168,24 +154,12 @@ async def test_refusal_fails_this_attempt_and_no_later_event_takes_its_numbers(c
         assert world.node.batches[-1] == (1002, 0, 1)
 
 
-async def test_error_that_does_not_pass_ends_the_attempt():
-    async with opened(FakeKafka(steps=[19] * 6)) as world:
-        assert await world.publish(message(1)) == ["nack"]
-        assert world.details == ["too few replicas are in sync"]
-
-
 async def test_batch_that_is_too_large_is_divided_and_only_a_message_that_is_too_large_fails():
     async with opened(FakeKafka(max_records=3)) as world:
         assert await world.publish(*(message(n, f"key {n}") for n in range(20))) == [None] * 20
         assert world.values == [b"%d" % n for n in range(20)]
         world.node.max_records = 0
         assert await world.publish(message(1), message(2), message(3, "b")) == ["too_large", "behind", "too_large"]
-
-
-async def test_message_above_the_limit_of_kafka_is_not_sent():
-    async with opened() as world:
-        large = message(1, body=b"x" * 1024 * 1024)
-        assert await world.publish(large, message(2, "b")) == ["too_large", None]
 
 
 async def test_topic_that_is_missing_fails_alone():
@@ -200,31 +174,12 @@ async def test_topic_that_is_missing_fails_alone():
         assert world.node.requests.count(METADATA) == asked, "it is not asked for again at once"
 
 
-async def test_topic_that_the_broker_is_making_is_waited_for():
-    async with opened(FakeKafka(topics={"orders": 5})) as world:
-        publishing = asyncio.create_task(world.publish(message(1)))
-        await world.node.asked.wait()
-        world.node.topics["orders"] = [1]
-        assert await publishing == [None]
-
-
 async def test_partition_without_a_leader_takes_no_other_with_it():
     async with opened(FakeKafka(topics={"orders": [1, -1]})) as world:
         found = await world.publish(*(message(n, f"key {n}") for n in range(10)))
         assert set(found) == {None, "nack"}
         assert len(world.values) == found.count(None)
         assert len(world.node.requests) < 20, "metadata are not asked for again and again"
-
-
-async def test_leader_that_moves_is_followed():
-    async with opened() as world, FakeKafka(brokers={}) as other:
-        await world.publish(message(1))
-        world.node.brokers = {1: ("127.0.0.1", world.node.port), 2: ("127.0.0.1", other.port)}
-        world.node.topics["orders"] = [2]
-        world.node.steps = [6]
-        other._numbers[(1001, 0)] = 1  # it has replicated the first
-        assert await world.publish(message(2)) == [None]
-        assert other.stored == [(0, b"a", b"2")]
 
 
 async def test_broker_that_goes_away_is_left_alone_and_tried_again_later():
@@ -297,13 +252,6 @@ async def test_forbidden_node_does_not_take_the_others_with_it():
         world.node.brokers = {1: ("127.0.0.1", world.node.port), 2: ("10.0.0.1", 9092)}
         assert await world.publish(message(1), message(2, topic="inside")) == [None, "refused"]
         assert await world.publish(message(3)) == [None]
-
-
-async def test_cluster_of_too_many_nodes_is_refused():
-    async with opened() as world:
-        world.node.brokers = {n: (f"10.{n >> 8}.{n & 255}.1", 9092) for n in range(10_000)}
-        assert await world.publish(message(1)) == ["protocol"]
-        assert world.details == ["the broker advertises 10,000 nodes"]
 
 
 @pytest.mark.parametrize("api", [VERSIONS, METADATA, IDENTITY, PRODUCE])

@@ -155,20 +155,6 @@ async def test_idle_connection_is_closed():
     assert (world.connected, client.closed) == (2, True)
 
 
-async def test_time_out_while_connecting_counts_as_a_failure():
-    world = World()
-
-    async def never(broker: object, tls: object) -> Client:
-        world.connected += 1
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    world.publishers._connect = {"NATS": never}
-    assert await world.errors(0.01) == ["timeout"] * 3
-    assert await world.errors(0.01) == ["timeout"] * 3
-    assert world.connected == 1
-
-
 @pytest.mark.parametrize(
     ("answer", "place", "error"),
     [
@@ -192,11 +178,3 @@ async def test_look_at_a_broker_says_what_is_wrong_and_keeps_no_connection(answe
     assert world.connected == 2
     await world.publishers.close()
     assert getattr(answer, "closed", True)
-
-
-async def test_error_that_comes_from_itself_is_named():
-    """The client of RabbitMQ raises such errors when a connection ends."""
-    first, second = ValueError("a"), OSError("b")
-    first.__cause__, second.__cause__ = second, first
-    world = World(first)
-    assert await world.errors() == ["connect"] * 3

@@ -62,19 +62,3 @@ def test_none_and_an_unknown_state(asked: list[Any], capsys: pytest.CaptureFixtu
     assert "no accounts" in capsys.readouterr().err
     assert run(["accounts", "--state", "broken"]) == 2
     assert "unknown state 'broken'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("command", "state", "said"),
-    [
-        ("accounts", "needs_reconect", "did you mean needs_reconnect?"),
-        ("accounts", "nope", "known are ok, needs_reconnect, cannot_send, removed"),
-        ("groups list", "finish", "did you mean finished?"),
-        ("groups list", "nope", "known are open, finished"),
-    ],
-)
-def test_only_a_word_that_is_nearly_right_is_suggested(
-    command: str, state: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run([*command.split(), "--state", state]) == 2
-    assert f"unknown state '{state}': {said}" in capsys.readouterr().err

@@ -12,13 +12,11 @@ import pytest
 import structlog
 
 from relay.cli import run
-from relay.cli.client import Api, ApiError
+from relay.cli.client import Api
 from relay.cli.node.checks import run_checks
 from relay.cli.node.direct import opened
 from relay.config.settings import load_settings
-from relay.core.deliveries.credentials import SinkCredential, origin_text
-from relay.core.subscriptions.subscription import SigningSecret, Subscription
-from relay.node.declared import check_declared, log_differing
+from relay.node.declared import log_differing
 from relay.store.schema import migrations
 from tests.support.store_kit import poll, track
 
@@ -182,33 +180,6 @@ def test_renamed_id_cancels_no_backlog_unless_it_is_said(cli: Cli, options: tupl
     assert pending("crm") == 0
 
 
-@pytest.mark.parametrize(("cancelled", "words"), [(0, "0 pending deliveries"), (1, "1 pending delivery")])
-def test_removal_by_hand_says_how_many_it_cancels(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, cancelled: int, words: str
-) -> None:
-    monkeypatch.setattr(Api, "delete", lambda *_: {"id": "crm", "cancelled": cancelled})
-    assert cli("subscriptions", "remove", "crm") == (0, f"crm is removed, {words} cancelled\n", "")
-
-
-def test_pending_deliveries_are_said_before_it_is_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(MINIMAL)
-    cli("apply")
-    backlog("crm", 1)
-    write("subscriptions: []")
-    for stream in (sys.stdin, sys.stdout):
-        monkeypatch.setattr(stream, "isatty", lambda: True)
-    asked: list[str] = []
-    monkeypatch.setattr("typer.confirm", lambda question, **_: asked.append(question) or True)
-    code, out, err = cli("apply", "--prune")
-    assert (code, asked) == (2, [])
-    assert "- remove crm → https://crm.example/…: 1 pending delivery will be cancelled" in out
-    assert err == "relay: nothing was changed: to cancel the pending deliveries, use --cancel-pending\n"
-    assert pending("crm") == 1
-    assert cli("apply", "--prune", "--cancel-pending")[0] == 0
-    assert asked == ["Remove 1?"]
-    assert pending("crm") == 0
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -288,14 +259,6 @@ subscriptions:
     sink: https://crm.example/hooks
     config: {secret: whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA}
 """
-EVERY_PLACE = """\
-subscriptions:
-  - id: crm
-    sink: https://crm.example/hooks/REF?x=REF
-    protocolsettings: {headers: {X-Key: "REF"}}
-    sinkcredential: {credentialtype: PLAIN, identifier: "REF", secret: "REF"}
-    config: {secret: "${SIGNING}", template: {key: "a REF", list: ["REF", plain]}}
-"""
 
 
 @pytest.fixture(params=["variable", "file"])
@@ -347,41 +310,6 @@ def test_reference_where_none_may_be_is_refused_with_its_place(
     assert CANARY not in err
 
 
-def test_plan_export_and_their_json_show_references_as_they_were_written(cli: Cli, reference: str) -> None:
-    printed = []
-
-    def run_all() -> None:
-        for arguments in (("apply", "--dry-run"), ("apply", "--dry-run", "--json"), ("apply",), ("apply", "--json")):
-            code, out, err = cli(*arguments)
-            assert (code, err) in ((0, ""), (1, ""))
-            printed.append(out)
-        printed.extend((cli("export")[1], cli("export", "--json")[1]))
-
-    write(EVERY_PLACE.replace("REF", reference))
-    run_all()
-    sink = f"https://crm.example/hooks/{reference}?x={reference}"
-    assert printed[0].startswith(f"+ add crm → {sink}\n")
-    exported = orjson.loads(printed[-1])["subscriptions"][0]
-    assert exported["sink"] == sink
-    assert exported["protocolsettings"]["headers"] == {"X-Key": reference}
-    assert exported["sinkcredential"]["secret"] == reference
-    assert exported["config"]["secret"] == "${SIGNING}"
-    assert exported["config"]["template"] == {"key": f"a {reference}", "list": [reference, "plain"]}
-    changed = EVERY_PLACE.replace("a REF", "b REF").replace("hooks/", "other/")
-    write(changed.replace("REF", reference))
-    run_all()
-    assert f'config.template → {{"key":"b {reference}"' in printed[6]
-    assert f"sink → {sink.replace('hooks', 'other')}" in printed[6]
-    write(MINIMAL)
-    run_all()
-    write("subscriptions: []")
-    code, out, _ = cli("apply", "--prune")
-    assert code == 0
-    for text in (*printed, out):
-        assert CANARY not in text
-        assert OTHER not in text
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -411,107 +339,10 @@ def test_error_shows_a_reference_as_it_was_written(
     assert "5ecret" not in err
 
 
-def test_error_of_the_relay_shows_a_reference_as_it_was_written(
-    cli: Cli, reference: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(MINIMAL.replace("https://crm.example/hooks", f'"{reference}"'))
-    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:1")
-    pointer, where = "/subscriptions/0/sink", "relay: relay.yaml:3: in subscriptions[0].sink, "
-    for error, printed in (
-        (ApiError("no", status=422, errors=[(pointer, f"{CANARY} is no URL")]), f"{where}{reference} is no URL\n"),
-        (
-            ApiError("no", status=422, errors=[(pointer, f"not {CANARY[:9]}…")]),
-            f"{where}the value of {reference} is refused. The reason is hidden, because it has a part of that value\n",
-        ),
-        (ApiError(f"{CANARY} is taken", status=409), f"relay: {reference} is taken\n"),
-    ):
-
-        def refuse(*_: Any, error: ApiError = error, **__: Any) -> Any:
-            raise error
-
-        monkeypatch.setattr(Api, "post", refuse)
-        assert cli("apply") == (2, "", printed)
-
-
 def test_escaped_reference_may_be_anywhere(cli: Cli) -> None:
     write(MINIMAL.replace("    sink:", "    description: costs $${5}\n    sink:"))
     assert cli("apply")[0] == 0
     assert shown(cli)[0]["description"] == "costs $${5}"
-
-
-def test_what_was_made_by_hand_and_paused_is_exported_and_can_be_declared(cli: Cli) -> None:
-    write("")
-    made = Subscription(
-        id="sub_01jvpq3m8n0000000000000002", sink="https://hand.example/", state="paused", created_at=5.0,
-        secrets=(SigningSecret(value=SECRET),),
-    )  # fmt: skip
-
-    async def add() -> None:
-        async with opened(load_settings(None, {}), creates=True, writes=False) as database:
-            await database.store.subscriptions.create(made)
-
-    asyncio.run(add())
-    _, out, _ = cli("export", "--with-secrets")
-    assert f"# Where it is new, it begins enabled. Not enabled now: {made.id}" in out
-    write(out)
-    _, out, _ = cli("apply")
-    assert out.splitlines()[0] == f"~ change {made.id}: declared (it was made by hand, and is declared from now on)"
-    assert cli("apply")[1] == "nothing to change: 1 as declared\n"
-
-
-@pytest.mark.parametrize(
-    ("kind", "sink", "options"),
-    [
-        ("hubspot", "https://api.hubapi.com", {"record": ["note", "task"], "create_properties": True, "portal": "123"}),
-        ("pipedrive", "https://acme.pipedrive.com", {"record": "activity", "attach": "deal", "unmatched": "fail"}),
-        ("pipedrive", "https://crm.example", {"dry_run": True, "template": {"content": "{{ event.status }}"}}),
-        ("salesforce", "https://acme.my.salesforce.com", {"object": "Task", "api_version": "62.0", "portal": "acme"}),
-    ],
-    ids=str,
-)
-def test_a_crm_is_exported_and_declared_without_what_it_has_told(
-    cli: Cli, kind: str, sink: str, options: dict[str, Any]
-) -> None:
-    write("")
-    token = {"credentialtype": "ACCESSTOKEN", "accesstoken": "verysecret", "accesstokentype": "bearer"}
-    made = Subscription(
-        id="crm", kind=kind, sink=sink, options=options, created_at=5.0, secrets=(SigningSecret(value=SECRET),),
-        types=("ai.revor.job.failed",), credential=SinkCredential(id="crd_1", origin=origin_text(sink), fields=token),
-        timeout_seconds=30.0,
-    )  # fmt: skip
-
-    async def add() -> None:
-        async with opened(load_settings(None, {}), creates=True, writes=False) as database:
-            await database.store.subscriptions.create(made)
-
-    asyncio.run(add())
-    [declared] = shown(cli)
-    assert declared["sinkcredential"]["accesstoken"] == "${file:/run/secrets/crm-accesstoken}"
-    given = {name: value for name, value in options.items() if name != "portal"}
-    assert {name: value for name, value in declared["config"].items() if name != "kind"} == given
-    write(cli("export", "--with-secrets")[1])
-    assert cli("apply")[1].splitlines()[0].startswith("~ change crm: declared (")
-    assert cli("apply")[1] == "nothing to change: 1 as declared\n"
-
-
-def test_through_a_relay_the_mistakes_have_their_lines_as_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:1")
-    sent: list[Any] = []
-
-    def refuse(self: Api, path: str, body: Any, **_: Any) -> Any:
-        sent.append((path, body))
-        errors = [(f"/subscriptions/{index}/sink", "no") for index in (0, 1, 2, 0)] if len(sent) == 1 else []
-        raise ApiError("refused", status=422, errors=errors)
-
-    monkeypatch.setattr(Api, "post", refuse)
-    assert cli("apply", "--prune") == (2, "", "relay: relay.yaml:3: in subscriptions[0].sink, no; "
-                                       "relay.yaml:11: in subscriptions[1].sink, no; "
-                                       "relay.yaml:14: in subscriptions[2].sink, no; and 1 more\n")  # fmt: skip
-    assert cli("apply", "--prune")[0] == 2
-    path, body = sent[0]
-    assert path == "/v1/subscriptions/apply"
-    assert body["subscriptions"][0]["config"]["secret"] == SECRET
-    assert (body["prune"], body["dry_run"]) == (True, False)
 
 
 def test_a_relay_exports_no_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,15 +392,6 @@ def test_serve_refuses_what_is_no_subscription(cli: Cli) -> None:
     code, _, err = cli("serve", "--port", "0")
     assert code == 2
     assert err.startswith("relay: relay.yaml:7: in subscriptions[0].config.rate, there is no field 'rate'")
-
-
-def test_a_thousand_fit_into_the_settings(cli: Cli) -> None:
-    write("subscriptions:\n" + "".join(
-        f"  - {{id: s{number}, sink: 'https://s.example/', types: [failed, overdue, not_found, succeeded],"
-        f" config: {{secret: {SECRET}, rate_per_second: 5, concurrency: 3, retry_schedule: [5s, 10m, 1h]}}}}\n"
-        for number in range(1_000)
-    ))  # fmt: skip
-    check_declared(load_settings(Path("relay.yaml"), {}).subscriptions)
 
 
 def test_a_node_logs_how_many_differ_and_changes_nothing(cli: Cli) -> None:

@@ -16,13 +16,9 @@ from relay.cli import run
 from relay.cli.client import Api, ApiError, Unreachable, in_cli_words
 from relay.cli.events.stream import follow
 from relay.cli.options import full_types
-from relay.cli.subscriptions import subscriptions
-from relay.cli.subscriptions.subscriptions import expectation
 from relay.core.subscriptions.signing import signature_headers
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
-from relay.ids import new_id
-from relay.installation import install_command
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
@@ -118,16 +114,6 @@ def test_exit_code_says_whether_a_user_can_fix_it(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_list_that_stops_at_its_limit_says_so(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/events", {"items": [event(1), event(2)], "next_cursor": "more"})
-    stub.says("GET /v1/events", {"items": [event(1)], "next_cursor": None})
-    assert run(["events", "list", "--limit", "2", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert (len(json.loads(out)), err) == (2, "2 shown; more with --limit\n")
-    assert run(["events", "list", "--limit", "1", "--json"]) == 0
-    assert capsys.readouterr().err == ""
-
-
 def test_problems_become_one_line(stub: Stub) -> None:
     problem = {"detail": "the body is wrong", "errors": [{"pointer": "/id", "code": "x", "detail": "is empty"}]}
     stub.says("POST /v1/jobs", problem, status=422)
@@ -149,13 +135,6 @@ def test_problems_become_one_line(stub: Stub) -> None:
 def test_token_with_invalid_characters_is_refused() -> None:
     with pytest.raises(UsageError, match="RELAY_TOKEN"):
         Api("http://x", "a\nb")
-
-
-def test_priority_is_sent_only_if_given(stub: Stub) -> None:
-    stub.says("POST /v1/jobs", {"id": "a", "uid": "job_1", "status": None}, status=201)
-    assert run(["jobs", "add", "a", "--priority", "high"]) == 0
-    assert run(["jobs", "add", "a"]) == 0
-    assert [json.loads(body) for _, _, body in stub.seen] == [{"id": "a", "priority": "high"}, {"id": "a"}]
 
 
 def test_callback_types_are_sent_as_a_list(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,15 +210,6 @@ def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.C
     assert sent == body
     assert headers["content-type"] == "application/cloudevents+json"
     Webhook(SECRET).verify(sent, headers)
-
-
-def test_event_without_a_time_is_shown_with_that_of_its_recording(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    event = {"id": "A-17-paid", "type": "com.acme.order.paid", "subject": "A-17"}
-    stub.says("GET /v1/events", {"items": [event], "ids": [new_id("evt", 1_779_271_207.5)], "next_cursor": None})
-    assert run(["events", "list"]) == 0
-    assert "2026-05-20T10:00:07.500Z\tcom.acme.order.paid\tA-17" in capsys.readouterr().out
 
 
 def test_listen_forwards_published_events_with_the_relays_id(stub: Stub) -> None:
@@ -323,14 +293,6 @@ def test_listen_shows_what_passes_the_filters(stub: Stub, capsys: pytest.Capture
     assert [json.loads(line).get("id") for line in capsys.readouterr().out.splitlines()] == [None, "evt_2"]
 
 
-def test_wrong_filters_of_listen_are_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["listen", "--filters", '{"exact": {"chanel": "email"}}']) == 2
-    error = capsys.readouterr().err
-    assert "--filters[0].exact.chanel: 'chanel' is not an attribute: did you mean 'channel'?" in error
-    assert error.count("\n") == 1
-    assert not stub.seen
-
-
 def test_deliveries_are_listed_one_per_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     found = {"id": "dlv_1", "event_type": "a.job.failed", "subject": "7", "state": "dead", "reason": "http_503"}
     stub.says("GET /v1/deliveries", {"items": [{**found, "sink": "https://a.example/"}], "next_cursor": None})
@@ -340,27 +302,6 @@ def test_deliveries_are_listed_one_per_line(stub: Stub, capsys: pytest.CaptureFi
         ["ID", "TYPE", "ABOUT", "SINK", "STATE", "NEXT", "REASON"],
         ["dlv_1", "a.job.failed", "7", "https://a.example/", "dead", "-", "http_503"],
     ]
-
-
-def test_deliveries_are_counted_in_groups(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    group = {"subscription_id": None, "sink": None, "day": None, "oldest_at": "A", "newest_at": "B"}
-    items = [
-        {**group, "reason": "http_503", "count": 7, "example_id": "dlv_7"},
-        {**group, "reason": None, "count": 2, "example_id": "dlv_2"},
-    ]
-    answer = {"items": items, "next_cursor": None, "group_by": ["reason"], "scanned": 50000, "truncated": True}
-    stub.says("GET /v1/deliveries", answer)
-    assert run(["deliveries", "list", "--state", "dead", "--group-by", "reason", "--limit", "9000"]) == 0
-    out, err = capsys.readouterr()
-    assert [line.split("\t") for line in out.splitlines()] == [
-        ["COUNT", "REASON", "OLDEST_AT", "NEWEST_AT", "EXAMPLE_ID"],
-        ["7", "http_503", "A", "B", "dlv_7"],
-        ["2", "-", "A", "B", "dlv_2"],
-    ]
-    assert "incomplete: the largest 2 groups of the newest 50000 deliveries" in err
-    stub.says("GET /v1/deliveries", answer)
-    assert run(["deliveries", "list", "--group-by", "reason", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == answer
 
 
 @pytest.mark.parametrize(
@@ -385,44 +326,6 @@ def test_subscription_list_shows_state_since_and_reason(
     head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert head == ["ID", "STATE", "SINCE", "WHY", "KIND", "SINK", "TYPES"]
     assert line == ["sub_1", *expected, "webhook", "https://s", "all job events"]
-
-
-SHARED = "a limit of the account at HubSpot, which all its subscriptions share"
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"config": {"kind": "hubspot"}}, SHARED),
-        ({"config": {"kind": "hubspot"}, "failing_reason": "http_429"}, SHARED),
-        ({"config": {"kind": "hubspot"}, "failing_reason": "credential"}, "then a new token is asked for"),
-        ({"config": {"kind": "webhook"}}, "the sink asked for a pause"),
-        ({"config": {"kind": "hubspot"}, "paused_until": "2020-01-01T00:00:00.000Z"}, None),
-        ({"config": {"kind": "hubspot"}, "paused_until": None}, None),
-    ],
-)
-def test_subscription_says_until_when_and_why_it_waits(
-    stub: Stub, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], said: str | None
-) -> None:
-    found = {"id": "sub_1", "paused_until": "2999-01-01T00:00:00.000Z", **fields}
-    stub.says("GET /v1/subscriptions/sub_1", found)
-    assert run(["subscriptions", "show", "sub_1"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert (shown[-1] == f"No attempt before 2999-01-01T00:00:00.000Z: {said}.") is (said is not None)
-    assert run(["subscriptions", "show", "sub_1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == found
-
-
-@pytest.mark.parametrize(
-    ("width", "types"),
-    [(100, "a.b, a.b, a.b, a.b and 15 more"), (None, ",".join(["a.b"] * 19))],
-    ids=["terminal", "pipe"],
-)
-def test_long_lists_of_types_are_cut_on_a_terminal(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch, width: int | None, types: str
-) -> None:
-    monkeypatch.setattr("relay.cli.subscriptions.subscriptions.terminal_width", lambda: width)
-    assert subscriptions._row({"id": "sub_1", "types": ["a.b"] * 19, "config": {}})[-1] == types
 
 
 def test_output_cannot_control_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -457,11 +360,6 @@ def test_wait_ends_with_the_outcome(
     assert run(["jobs", "wait", "a", *arguments, "--json"]) == code
 
 
-def test_an_id_is_one_segment_of_the_path(stub: Stub) -> None:
-    stub.says("GET /v1/jobs/a%2Fb%3F", job())
-    assert run(["jobs", "show", "a/b?", "--json"]) == 0
-
-
 SLACK = {"id": "sub_1", "sink": "https://hooks.slack.com/…", "state": "enabled", "config": {"kind": "slack"}}
 SINK = "https://hooks.slack.com/services/T/B/x"
 
@@ -493,76 +391,6 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     assert run(["subscriptions", "add", SINK, "--metadata-keys", " , "]) == 2
 
 
-@pytest.mark.parametrize(
-    ("config", "types", "said"),
-    [
-        ({"kind": "slack", "incidents": "collapse"}, None, "Failures with one cause become one incident."),
-        (
-            {"kind": "slack", "incidents": "both"},
-            ["ai.revor.job.failed"],
-            "Failures with one cause are an incident as well.",
-        ),
-        ({"kind": "slack", "incidents": "off"}, ["ai.revor.job.failed"], "for each failed event."),
-        (
-            {"kind": "slack", "incidents": "off", "channel": "#sales"},
-            ["ai.revor.job.failed"],
-            "Channel #sales in Slack gets one message for each failed event. Each incident and each group is one",
-        ),
-        ({"kind": "teams", "incidents": "both"}, ["ai.revor.job.failed"], "Teams gets one card for each failed event."),
-        (
-            {"kind": "discord", "incidents": "off"},
-            None,
-            "Discord gets one message for each job that failed",
-        ),
-        (
-            {"kind": "slack_workflow", "incidents": "off"},
-            None,
-            "The workflow in Slack runs once for each job that failed",
-        ),
-        (
-            {"kind": "flat", "incidents": "off"},
-            None,
-            "every job, as one flat JSON object, signed, in order",
-        ),
-        ({"kind": "slack", "incidents": "collapse"}, ["ai.revor.job.overdue"], "for each overdue event."),
-        (
-            {"kind": "webhook", "incidents": "off"},
-            ["relay.group.finished"],
-            "The sink gets each relay.group.finished event",
-        ),
-    ],
-)
-def test_what_will_arrive_includes_incidents(config: dict[str, str], types: list[str] | None, said: str) -> None:
-    subscription = {"config": config, "types": types, "filters": None}
-    assert said in expectation(subscription, types_given=types is not None)
-
-
-def test_what_will_arrive_includes_filters() -> None:
-    subscription = {"config": {"kind": "webhook"}, "types": None, "filters": [{"exact": {"channel": "email"}}]}
-    assert expectation(subscription, types_given=False).endswith("Of these, only what its filters let through.")
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"kind": "slack"}, "What exceeds 20 messages a minute comes as one message, a digest."),
-        (
-            {"kind": "teams", "messages_per_minute": 1},
-            "What exceeds 1 message a minute comes as one message, a digest.",
-        ),
-        (
-            {"kind": "discord", "digest_seconds": 300, "messages_per_minute": 5},
-            "What comes within 5 minutes is one message",
-        ),
-        ({"kind": "slack_workflow"}, "has recovered."),
-    ],
-)
-def test_what_will_arrive_includes_digests(config: dict[str, str], said: str) -> None:
-    for types in (None, ["ai.revor.job.failed"]):
-        sentence = expectation({"config": config, "types": types}, types_given=types is not None)
-        assert (said in sentence) or (said == "has recovered." and "digest" not in sentence)
-
-
 KAFKA_SUBSCRIPTION = {
     "id": "sub_1",
     "sink": "kafkas://a.example,b.example",
@@ -572,37 +400,6 @@ KAFKA_SUBSCRIPTION = {
     "protocolsettings": {"topicname": "jobs"},
     "config": {"kind": "kafka", "secret": "whsec_of_no_use"},
 }
-
-
-def test_add_of_a_broker_sends_its_settings_and_no_sample(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("POST /v1/subscriptions", KAFKA_SUBSCRIPTION, status=201)
-    options = ["--topic", "jobs", "--key", "{{ event.group }}", "--sasl-mechanism", "SCRAM-SHA-512", "--client-id", "r"]
-    assert run(["subscriptions", "add", "kafkas://a.example,b.example", *options]) == 0
-    assert sent(stub, "POST /v1/subscriptions") == [
-        {
-            "sink": "kafkas://a.example,b.example",
-            "protocolsettings": {
-                "topicname": "jobs",
-                "partitionkeyextractor": "{{ event.group }}",
-                "saslmechanism": "SCRAM-SHA-512",
-                "clientid": "r",
-            },
-        }
-    ]
-    assert capsys.readouterr().out.splitlines() == [
-        "sub_1 is enabled",
-        "Topic jobs of Kafka gets every event of every job, in order within a job or partition key.",
-    ]
-    assert sent(stub, "POST /v1/subscriptions/sub_1/test") == []
-
-
-def test_sample_for_a_broker_is_sent_if_asked_for(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("POST /v1/subscriptions", KAFKA_SUBSCRIPTION, status=201)
-    acknowledged = {**sample_result(status_code=None, decision="stored at 7"), "reason": "acknowledged"}
-    stub.says("POST /v1/subscriptions/sub_1/test", acknowledged)
-    assert run(["subscriptions", "add", "kafkas://a.example", "--topic", "jobs", "--sample", "--no-check"]) == 0
-    assert "the sample was acknowledged in 12 ms: stored at 7" in capsys.readouterr().out
-    assert any("check=false" in seen for seen, _, _ in stub.seen)
 
 
 def test_pull_is_added_without_a_sink(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -616,13 +413,6 @@ def test_pull_is_added_without_a_sink(stub: Stub, capsys: pytest.CaptureFixture[
     assert sent(stub, "POST /v1/subscriptions/sub_1/test") == []
 
 
-def test_extra_that_the_relay_lacks_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    detail = f"this node needs the extra kafka: {install_command('kafka')}"
-    stub.says("POST /v1/subscriptions", {"code": "extra_missing", "detail": detail}, status=422)
-    assert run(["subscriptions", "add", "kafkas://a.example", "--topic", "jobs"]) == 2
-    assert capsys.readouterr().err.splitlines() == [f"relay: {detail}"]
-
-
 def test_edit_to_a_sink_of_another_protocol_leaves_the_old_settings(stub: Stub) -> None:
     stub.says("GET /v1/subscriptions/sub_1", {**KAFKA_SUBSCRIPTION, "config": {"kind": "kafka", "ordering": "none"}})
     stub.says("PUT /v1/subscriptions/sub_1", KAFKA_SUBSCRIPTION)
@@ -632,64 +422,6 @@ def test_edit_to_a_sink_of_another_protocol_leaves_the_old_settings(stub: Stub) 
     assert first["protocolsettings"] == {"topicname": "other"}
     assert second["protocolsettings"] == {"subject": "jobs.all"}
     assert ("protocol" in second, second["config"]) == (False, {"ordering": "none"})
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "said"),
-    [
-        ("nats", {"subject": "jobs.all"}, "Subject jobs.all of NATS gets each failed event"),
-        ("rabbitmq", {"address": "/queues/jobs"}, "/queues/jobs of RabbitMQ gets each failed event"),
-    ],
-)
-def test_what_will_arrive_at_a_broker_is_said(kind: str, settings: dict[str, str], said: str) -> None:
-    made = {"config": {"kind": kind}, "protocolsettings": settings, "types": ["ai.revor.job.failed"]}
-    assert expectation(made, types_given=True).startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("types", "sample"),
-    [
-        (None, "ai.revor.job.failed"),
-        (["ai.revor.job.overdue", "ai.revor.job.failed", "relay.source.down"], "ai.revor.job.failed"),
-        (["ai.revor.job.succeeded", "ai.revor.job.running"], "ai.revor.job.succeeded"),
-        (["relay.source.down"], "relay.source.down"),
-    ],
-)
-def test_sample_is_a_failed_job_if_subscribed(stub: Stub, types: list[str] | None, sample: str) -> None:
-    stub.says("POST /v1/subscriptions", {**SLACK, "types": types}, status=201)
-    stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
-    assert run(["subscriptions", "add", SINK]) == 0
-    assert sent(stub, "POST /v1/subscriptions/sub_1/test") == [{"type": sample}]
-
-
-@pytest.mark.parametrize(
-    ("status", "config", "advised"),
-    [
-        (401, {"kind": "webhook", "secret": "whsec_made"}, True),
-        (400, {"kind": "webhook", "secret": "whsec_made"}, True),
-        (403, {"kind": "flat", "secret": "whsec_made", "signature": "both"}, True),
-        (401, {"kind": "webhook", "signature": "v1a"}, False),
-        (500, {"kind": "webhook", "secret": "whsec_made"}, False),
-        (None, {"kind": "webhook", "secret": "whsec_made"}, False),
-        (401, {"kind": "slack", "secret": "whsec_made"}, False),
-    ],
-)
-def test_receiver_that_may_check_another_secret_is_told_of_the_subscriptions_own(
-    status: int | None, config: dict[str, str], advised: bool, stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = {"id": "sub_1", "sink": "https://x.example/hook", "state": "enabled", "config": config}
-    stub.says("POST /v1/subscriptions", made, status=201)
-    stub.says("POST /v1/subscriptions/sub_1/test", sample_result(delivered=False, status_code=status))
-    kept = {**made, "config": {name: value for name, value in config.items() if name != "secret"}}
-    stub.says("GET /v1/subscriptions/sub_1", kept)
-    assert run(["subscriptions", "add", "https://x.example/hook"]) == 1
-    out = capsys.readouterr().out
-    assert ("a subscription has a secret of its own, not the one that `relay signing-secret` prints" in out) is advised
-    assert ("relay subscriptions remove sub_1, then relay subscriptions add URL --secret whsec_…" in out) is advised
-    assert run(["subscriptions", "test", "sub_1"]) == 1
-    assert ("relay subscriptions rotate-secret sub_1" in capsys.readouterr().out) is advised
-    assert run(["subscriptions", "test", "sub_1", "--json"]) == 1
-    json.loads(capsys.readouterr().out)
 
 
 def test_rejected_sample_exits_with_1_and_keeps_the_subscription(
@@ -722,12 +454,6 @@ def test_subscribed_url_is_refused_without_a_terminal(stub: Stub, capsys: pytest
         assert "Use it: `relay subscriptions test sub_1`. To add another one, give --duplicate" in error
         assert SINK not in error
     assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions?reuse=true"] * 2
-
-
-def test_duplicate_adds_a_subscribed_url(stub: Stub) -> None:
-    stub.says("POST /v1/subscriptions", SLACK, status=201)
-    assert run(["subscriptions", "add", SINK, "--duplicate", "--no-test"]) == 0
-    assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions"]
 
 
 @pytest.mark.parametrize(("wanted", "code"), [(True, 0), (False, 2)])
@@ -770,45 +496,6 @@ def test_error_about_a_secret_is_not_redacted(stub: Stub, capsys: pytest.Capture
     stub.says("GET /v1/jobs", problem, status=422)
     assert run(["jobs", "list"]) == 2
     assert capsys.readouterr().err == f"relay: {detail} (in config.secret)\n"
-
-
-def test_an_event_is_shown_as_a_sentence_and_its_json(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    event = {"id": "evt_1", "type": "ai.revor.job.failed", "subject": "7", "data": {}}
-    stub.says("GET /v1/events/evt_1", event)
-    assert run(["events", "show", "evt_1"]) == 0
-    first, *rest = capsys.readouterr().out.splitlines()
-    assert first.strip() == "ai.revor.job.failed 7"
-    assert json.loads("\n".join(rest)) == event
-
-
-def test_events_are_listed_since_an_age(stub: Stub) -> None:
-    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
-    assert run(["events", "list", "--since", "1d"]) == 0
-    assert "since=20" in stub.seen[0][1] or "since=20" in str(stub.seen[0])
-
-
-def test_explain_shows_the_last_error_and_its_fix(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    error = {
-        "code": "api_key_revoked",
-        "message": "no",
-        "request_id": None,
-        "at": "2026-05-20T10:00:00.000Z",
-        "meaning": "The Revor API key was revoked",
-        "fix": "Make a new key in Revor and use it",
-        "who": "administrator",
-    }
-    stub.says("GET /v1/jobs/a/explain", {"sentence": "It waits.", "reason": "unauthorized", "last_error": error})
-    stub.says("GET /v1/jobs/b/explain", {"sentence": "It waits.", "reason": "due", "last_error": None})
-    assert run(["jobs", "explain", "a"]) == 0
-    first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "It waits."
-    assert second == (
-        "Last error: api_key_revoked, at 2026-05-20T10:00:00.000Z. The Revor API key was revoked. "
-        "To fix it (administrator): Make a new key in Revor and use it."
-    )
-    assert third.split() == ["reason", "unauthorized"]
-    assert run(["jobs", "explain", "b"]) == 0
-    assert "Last error" not in capsys.readouterr().out
 
 
 def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
@@ -877,17 +564,6 @@ def test_template_is_read_from_a_file(stub: Stub, tmp_path: Path, capsys: pytest
         assert said in line
 
 
-def test_subscription_that_waits_for_consent_is_not_tested(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    pending = {"id": "sub_1", "sink": "https://a.example/", "config": {}, "state": "pending"}
-    stub.says("POST /v1/subscriptions", pending, status=201)
-    stub.says("POST /v1/subscriptions/sub_1/resume", pending)
-    assert run(["subscriptions", "add", "https://a.example/", "--handshake", "required"]) == 0
-    assert json.loads(stub.seen[-1][2]) == {"sink": "https://a.example/", "config": {"handshake": "required"}}
-    assert "The sink is asked for its consent first: relay subscriptions show sub_1" in capsys.readouterr().out
-    assert run(["subscriptions", "resume", "sub_1"]) == 0
-    assert "sub_1 is pending" in capsys.readouterr().out
-
-
 CREDENTIAL = {"credentialtype": "ACCESSTOKEN", "accesstoken": "an-access-token"}
 
 
@@ -951,33 +627,6 @@ def test_filters_come_from_the_argument_a_file_or_the_input(
     argument = given.get(place, str(tmp_path / "filters.json"))
     assert run(["subscriptions", "add", "https://a.example/", "--no-test", "--filters", argument]) == 0
     assert json.loads(stub.seen[-1][2]) == {"sink": "https://a.example/", "filters": FILTERS}
-
-
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("nosuch.json", "--filters nosuch.json: No such file"),
-        ("[{", "--filters is not JSON"),
-        ("a\0b", "no name of a file"),
-        ("broken.json", "--filters broken.json is not JSON"),
-        (".", "Is a directory"),
-    ],
-)
-def test_filters_that_cannot_be_read_are_one_line(
-    stub: Stub,
-    tmp_path: Path,
-    argument: str,
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.json").write_bytes(b"\xff")
-    assert run(["subscriptions", "add", "https://a.example/", "--filters", argument]) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
-    assert not stub.seen
 
 
 def test_edit_keeps_replaces_and_removes_filters(stub: Stub) -> None:

@@ -243,23 +243,6 @@ def test_an_input_without_a_credential_is_one_line(
     assert relay.sent == []
 
 
-@pytest.mark.parametrize("end", [typer.Abort(), KeyboardInterrupt()], ids=["EOF", "^C"])
-def test_nothing_is_sent_if_a_prompt_is_left(
-    relay: Relay, answers: list[Any], end: BaseException, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepared(answers, "acme", end)
-    assert run(["subscriptions", "add", "pipedrive"]) == 130
-    assert relay.sent == []
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_leaving_the_last_question_keeps_the_subscription(relay: Relay, answers: list[Any], tmp_path: Path) -> None:
-    prepared(answers, typer.Abort())
-    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 130
-    assert relay.created
-    assert relay.samples == []
-
-
 @pytest.mark.parametrize(
     ("tested", "status", "code", "said"),
     [
@@ -285,77 +268,6 @@ def test_a_sample_is_sent_if_asked_for(
     assert said in capsys.readouterr().out
 
 
-def test_json_asks_nothing_and_is_one_document(
-    relay: Relay, answers: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepared(answers)
-    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["id"] == "sub_1"
-    assert [path for path, _, _ in relay.sent] == ["POST /v1/subscriptions"]
-
-
-def test_the_check_can_be_left_out(relay: Relay, tmp_path: Path) -> None:
-    for more, query in (([], None), (["--no-check"], False)):
-        relay.sent.clear()
-        assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path), *more]) == 0
-        assert relay.sent[0][1] == {"reuse": True, "check": query}
-
-
-@pytest.mark.parametrize(("status", "code"), [(422, 2), (502, 1), (429, 1)])
-def test_a_failed_check_is_one_line(
-    relay: Relay, tmp_path: Path, status: int, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    relay.refusal = ApiError("the credential lacks a permission: crm.objects.contacts.write", status=status)
-    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == code
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", "relay: the credential lacks a permission: crm.objects.contacts.write\n")
-
-
-@pytest.mark.parametrize(
-    ("kind", "config", "said"),
-    [
-        ("hubspot", {}, "gets properties of the contact and the deal, a note and after a failure a task for each"),
-        ("hubspot", {"record": "note"}, "HubSpot gets a note for each"),
-        ("hubspot", {"record": ["note", "task"]}, "HubSpot gets a note and after a failure a task for each"),
-        ("pipedrive", {"record": "activity", "unmatched": "fail"}, "are dead, which is told."),
-        ("salesforce", {}, "Salesforce gets a record of Job_Event__c for each"),
-        ("salesforce", {"object": "Task", "unmatched": "create"}, "it makes a record where it can."),
-        ("pipedrive", {"dry_run": True}, "Dry run: until `--unset dry-run` nothing is sent"),
-    ],
-)
-def test_a_sentence_says_what_will_arrive(
-    relay: Relay, tmp_path: Path, kind: str, config: Any, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    relay.kind, relay.config = kind, config
-    base = ["subscriptions", "add", kind, "--credential", token_file(tmp_path)]
-    assert run(base if kind == "hubspot" else [*base, "--domain", "acme"]) == 0
-    assert said in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("recent", "said"),
-    [
-        ({"matched": 0, "named": 0}, "No event of the last 7 days would have come. Jobs name somebody by"),
-        ({"matched": 1, "named": 1}, "Of 1 event of the last 7 days, 1 names somebody by metadata: contact_id"),
-        ({"matched": 2, "named": None, "cut": True}, "Of 2 events since 2026-05-13T10:00:00.000Z, 0 name somebody"),
-    ],
-)
-def test_how_many_events_name_somebody(
-    relay: Relay, tmp_path: Path, recent: Any, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    relay.recent, relay.requests, relay.kind = {**RECENT, **recent}, [], "hubspot"
-    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 0
-    out, err = capsys.readouterr()
-    assert said in out
-    assert "nothing: the sample names no person. HubSpot looks for contact_id, deal_id or email" in err
-
-
-def test_a_url_of_a_crm_gets_no_sample_unasked(relay: Relay, tmp_path: Path) -> None:
-    url = "https://acme.pipedrive.com"
-    assert run(["subscriptions", "add", url, "--credential", token_file(tmp_path)]) == 0
-    assert relay.samples == []
-
-
 def test_a_later_sample_takes_metadata(relay: Relay) -> None:
     assert run(["subscriptions", "test", "sub_1", "--metadata", '{"deal_id": 7}']) == 0
     assert relay.samples == [{"metadata": {"deal_id": 7}}]
@@ -373,40 +285,3 @@ def test_a_credential_from_the_input_leaves_the_input_open(
         "accesstoken": "a-token-of-40-characters",
     }
     assert not piped.closed
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["pipedrive", "--domain", "acme"], "not given: API token (Pipedrive: Personal preferences, API). Use --cred"),
-        (["pipedrive"], "not given: company, such as acme of https://acme.pipedrive.com. Use --domain NAME"),
-        (["salesforce"], "not given: My Domain, such as acme of https://acme.my.salesforce.com. Use --domain NAME"),
-        (["hubspot"], "not given: service key (HubSpot: Development, Keys, Service keys). Use --credential FILE"),
-    ],
-    ids=["token", "company", "My Domain", "key"],
-)
-def test_what_is_missing_has_the_name_that_the_vendor_gives_it(
-    relay: Relay, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["subscriptions", "add", *options]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_fields_of_several_records_are_told_apart(
-    relay: Relay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    task = {**NOTE, "name": "create the task", "body": '{"subject":"It failed"}'}
-    relay.kind, relay.requests = "hubspot", [LOOK_UP, NOTE, task]
-    assert run(["subscriptions", "add", "hubspot", "--credential", token_file(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert "\nNote:\nFIELD\tVALUE\ncontent\t<b>It failed</b>\n" in out
-    assert "\nCreate the task:\nFIELD\tVALUE\nsubject\tIt failed\n" in out
-
-
-def test_somebody_who_sent_a_sample_is_told_to_delete_it(
-    relay: Relay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--domain", "acme", "--credential", token_file(tmp_path), "--sample", "--metadata", '{"deal_id": 7}']
-    assert run(["subscriptions", "add", "pipedrive", *options]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "the sample was accepted: 201 in 5 ms. It is a record in Pipedrive now: delete it there"

@@ -29,13 +29,6 @@ def test_all_parts_of_an_erasure_are_counted_together(stub: Stub, capsys: pytest
     assert capsys.readouterr().out == ("erased 1,234 jobs, 5 events, 0 deliveries, 7 attempts, 1 intents\n")
 
 
-def test_json_is_one_object(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says(PATH, answer(jobs=1))
-    assert run(["erase", "--job", "a", "--source", "revor", "--account", "b", "--json"]) == 0
-    assert json.loads(stub.seen[0][2]) == {"job": "a", "source": "revor", "account": "b"}
-    assert json.loads(capsys.readouterr().out)["jobs"] == 1
-
-
 def test_creates_in_flight_are_a_failure_to_repeat(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says(PATH, answer(in_flight=2))
     assert run(["erase", "--group", "spring"]) == 1

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.cli.figures import BARS, bars
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -40,20 +39,6 @@ def test_named_figures_are_tables_with_bars(stub: Stub, capsys: pytest.CaptureFi
     )
 
 
-def test_without_a_name_each_figure_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    shows(
-        stub,
-        series("jobs_open", point(8, 240, 40.0), point(9, 240, 80.0)),
-        series("attempt_seconds", point(8, 9, 2.0, 0.4), point(9, 9, 3.0, 0.1)),
-        series("one of a newer relay", point(8, 1, 9.0)),
-    )
-    assert run(["figures", "--span", "day"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        *("jobs_open per day: ▅█", "", "attempt_seconds per day: █▃", "", "one of a newer relay per day: █")
-    ]
-    assert stub.seen[0][0].endswith("/v1/figures?span=day")
-
-
 def test_json_is_the_document_of_the_api(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     shows(stub, series("events", point(8, 1, 1.0)))
     assert run(["figures", "events", "--json"]) == 0
@@ -64,18 +49,3 @@ def test_json_is_the_document_of_the_api(stub: Stub, capsys: pytest.CaptureFixtu
 def test_wrong_options_are_refused_before_anything_is_asked(stub: Stub, arguments: list[str]) -> None:
     assert run(["figures", *arguments]) == 2
     assert stub.seen == []
-
-
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [
-        ([], ""),
-        ([0.0, 0.0], "▁▁"),
-        ([-1.0, 1.0, 8.0], "▁▂█"),
-        (range(1, 9), "▂▃▄▅▆▇██"),
-        ([1e300, 1.0], "█▁"),
-    ],
-)
-def test_the_highest_bar_is_the_largest_value(values: list[float], line: str) -> None:
-    assert bars(list(values)) == line
-    assert set(line) <= set(BARS)

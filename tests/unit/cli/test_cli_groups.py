@@ -1,7 +1,6 @@
 """The group commands against a stub server."""
 
 import json
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -40,12 +39,6 @@ def test_groups_are_listed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> No
     assert stub.seen[0][0].endswith("?state=open&account=default&limit=50")
 
 
-def test_unknown_state_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["groups", "list", "--state", "finishd"]) == 2
-    assert "did you mean finished?" in capsys.readouterr().err
-    assert stub.seen == []
-
-
 def test_group_is_shown_with_its_failures(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     failures = [{"code": "account_disconnected", "count": 2}]
     stub.says(PATH, group(succeeded=3, failed=2, running=1, closed=True, failures=failures))
@@ -57,38 +50,6 @@ def test_group_is_shown_with_its_failures(stub: Stub, capsys: pytest.CaptureFixt
 
 
 FINISH = {"p10": "2026-05-20T12:20:00.000Z", "p50": "2026-05-20T12:40:00.000Z", "p90": "2026-05-21T13:05:00.000Z"}
-NOW = datetime(2026, 5, 20, 14, 0, tzinfo=timezone(timedelta(hours=2)))
-
-
-@pytest.mark.parametrize(
-    ("forecast", "sentence"),
-    [
-        ({}, "When it finishes is unknown."),
-        (
-            {"expected_finish": None, "expected_finish_note": "Few jobs were polled.", "rate_per_hour": 9.0},
-            "When it finishes is unknown. Few jobs were polled.",
-        ),
-        (
-            {"expected_finish": FINISH, "expected_finish_note": None, "rate_per_hour": 41.4},
-            "It is expected to finish 14:20 to 2026-05-21 15:05, most likely 14:40. 41 of its jobs end per hour.",
-        ),
-        (
-            {"expected_finish": FINISH, "expected_finish_note": "More jobs may come.", "rate_per_hour": 0.0},
-            "It is expected to finish 14:20 to 2026-05-21 15:05, most likely 14:40. More jobs may come.",
-        ),
-    ],
-)
-def test_the_expected_finish_is_told_in_local_time(forecast: dict[str, Any], sentence: str) -> None:
-    assert groups.finish_sentence(group(running=1, **forecast), NOW) == sentence
-
-
-def test_an_open_group_is_shown_with_its_expected_finish(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says(PATH, group(running=1, expected_finish=FINISH, expected_finish_note=None, rate_per_hour=3.0))
-    assert run(["groups", "show", "Q4 campaign"]) == 0
-    out = capsys.readouterr().out
-    assert "It is expected to finish 2026-05-20" in out
-    assert "expected_finish" not in out
-    assert "rate_per_hour" not in out
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -154,10 +115,3 @@ def test_group_is_closed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None
     (path, _, body) = stub.seen[0]
     assert path.endswith("/close?source=revor")
     assert json.loads(body) == {"expected": 5}
-
-
-def test_jobs_are_added_to_a_group(stub: Stub) -> None:
-    job = {"id": "a", "uid": "job_1", "status": None}
-    stub.says("POST /v1/jobs", job, status=201)
-    assert run(["jobs", "add", "a", "--group", "q4"]) == 0
-    assert json.loads(stub.seen[0][2]) == {"id": "a", "group": "q4"}

@@ -12,7 +12,6 @@ from relay.cli import run
 from relay.cli.client import Answer, Api, ApiError, Unreachable, _refusal
 from relay.cli.jobs import importing
 from relay.cli.jobs.importing import PATIENCE_SECONDS, Fault, ImportStopped, Relay
-from relay.errors import RelayError
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -70,49 +69,6 @@ def test_wrong_usage_is_one_line(
     assert Path("jobs.csv").read_text() == "id\na\n"
 
 
-def test_missing_relay_is_reported_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RELAY_URL", NOBODY)
-    file = tmp_path / "ids"
-    file.write_text("a\n")
-    assert run(["jobs", "import", str(file)]) == 1  # as all commands
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert "`relay serve`" in err
-
-
-def test_callback_types_are_sent_only_with_a_callback(tmp_path: Path) -> None:
-    file = tmp_path / "jobs.csv"
-    file.write_text(
-        "id,callback_url,callback_types\na,https://a.example/,succeeded failed\nb,https://b.example/,\nc,,\n"
-    )
-    sent: list[dict[str, Any]] = []
-
-    class Taking(Scripted):
-        def send(self, method: str, path: str, **options: Any) -> Answer:  # type: ignore[override]
-            sent.extend(options["body"]["jobs"])
-            return super().send(method, path, **options)
-
-    api = Taking({"created": 3, "existing": 0, "rejected": []})
-    assert importing.run(api, file, {"callback_types": ["failed"]})
-    assert [(one["id"], one.get("callback_types")) for one in sent] == [
-        ("a", ["succeeded", "failed"]),
-        ("b", ["failed"]),
-        ("c", None),
-    ]
-
-
-def test_empty_input_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RELAY_URL", NOBODY)
-    for name, text in (("empty", ""), ("blank.csv", "id\n\n")):
-        (tmp_path / name).write_text(text)
-        assert run(["jobs", "import", str(tmp_path / name)]) == 0
-    assert capsys.readouterr().out == "0 created, 0 already tracked, 0 rejected\n" * 2
-
-
 def test_temporary_errors_are_waited_out() -> None:
     slept: list[float] = []
     api = Scripted(refusal(503, "7"), refusal(429, "0.5"), refusal(502), {"created": 2, "existing": 0, "rejected": []})
@@ -160,12 +116,6 @@ def test_entry_that_makes_its_batch_fail_is_isolated() -> None:
     api = Picky()
     result = Relay(api, lambda _: None).register(bodies("abcxefg"))
     assert (result.created, result.faults) == (6, {3: Fault("too_deep", "nested too deep")})
-
-
-@pytest.mark.parametrize("document", [None, [], {}, {"created": 1, "existing": 0, "rejected": [5]}])
-def test_answer_that_is_not_a_relays_is_reported(document: Any) -> None:
-    with pytest.raises(RelayError, match="is not a relay"):
-        Relay(Scripted(document), lambda _: None).register(bodies("a"))
 
 
 def test_batches_are_bounded_by_size_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -237,16 +187,6 @@ def test_reading_stays_one_batch_ahead_of_the_relay(monkeypatch: pytest.MonkeyPa
     assert importing.run(api, None, {})
     assert sum(map(len, api.sent)) == 100_000
     assert max(read_ahead) <= importing.BATCH_ENTRIES + 2
-
-
-def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    err = io.StringIO()
-    monkeypatch.setattr(err, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stderr", err)
-    (tmp_path / "ids").write_text("a\nb\n")
-    assert importing.run(Scripted(), tmp_path / "ids", {})
-    assert "line 2" in err.getvalue()
-    assert "100%" in err.getvalue()
 
 
 @pytest.mark.parametrize("is_file", [True, False])

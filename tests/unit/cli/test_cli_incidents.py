@@ -46,14 +46,6 @@ def test_list_is_a_table_with_what_happened_and_whose_turn_it_is(
     ]
 
 
-def test_list_without_incidents_says_so(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/incidents", {"items": [], "next_cursor": None})
-    assert run(["incidents", "list"]) == 0
-    assert capsys.readouterr() == ("", "no incidents\n")
-    assert run(["incidents", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
 def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/incidents/inc_1", INCIDENT)
     stub.says("GET /v1/incidents/inc_1/jobs", {"items": [JOB], "next_cursor": None})
@@ -70,22 +62,6 @@ def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pyte
     assert json.loads(capsys.readouterr().out) == {**INCIDENT, "jobs": [JOB]}
 
 
-def test_jobs_that_were_left_out_are_not_left_out_in_silence(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/incidents/inc_1", {**INCIDENT, "state": "closed"})
-    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [JOB], "next_cursor": "more"})
-    assert run(["incidents", "show", "inc_1", "--limit", "1"]) == 0
-    out, err = capsys.readouterr()
-    assert err == "1 shown; more with --limit\n"
-    assert "likely to fail" not in out, "it is over"
-
-
-def test_incident_of_a_sink_has_no_table_of_jobs(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/incidents/inc_1", {**INCIDENT, "kind": "sink"})
-    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [], "next_cursor": None})
-    assert run(["incidents", "show", "inc_1"]) == 0
-    assert "REPEAT" not in capsys.readouterr().out
-
-
 def test_the_commands_that_an_incident_of_a_sink_advises_can_be_run(stub: Stub) -> None:
     at = {"first_failure_at": 0.0, "last_failure_at": 0.0, "opened_at": 0.0}
     incident = Incident(id="inc_1", digest="", kind="sink", state="open", subscription_id="sub_1", **at)
@@ -95,12 +71,3 @@ def test_the_commands_that_an_incident_of_a_sink_advises_can_be_run(stub: Stub) 
     assert [run(shlex.split(command)) for command in commands] == [0, 0]
     assert stub.seen[0][0] == "POST /v1/subscriptions/sub_1/resume"
     assert json.loads(stub.seen[1][2]) == {"filter": {"state": "dead", "subscription": "sub_1"}}
-
-
-@pytest.mark.parametrize("arguments", [["list", "--state", "watching"], ["show", "inc_1", "--repeat", "no"], ["show"]])
-def test_wrong_usage_is_one_line_and_exit_code_2(
-    stub: Stub, capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
-    assert run(["incidents", *arguments]) == 2
-    assert stub.seen == []
-    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -33,13 +33,6 @@ def test_list_sends_every_filter(stub: Stub, capsys: pytest.CaptureFixture[str])
     assert run(["jobs", "list", "--since", "yesterday"]) == 2
 
 
-def test_list_reads_on_after_short_pages(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    for cursor in ("c", "d", None):
-        stub.says("GET /v1/jobs", {"items": [], "next_cursor": cursor})
-    assert run(["jobs", "list", "--json"]) == 0
-    assert [asked.partition("&cursor=")[2] for asked, _, _ in stub.seen] == ["", "c", "d"]
-
-
 @pytest.mark.parametrize("action", ["refresh", "untrack"])
 def test_several_jobs_are_one_request(stub: Stub, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/jobs/bulk", {"items": [item("a"), item("b", "no job 'b' is tracked here")]})
@@ -56,11 +49,3 @@ def test_more_than_a_hundred_jobs_are_several_requests(stub: Stub, capsys: pytes
     stub.says("POST /v1/jobs/bulk", {"items": [item("100")]})
     assert run(["jobs", "refresh", "--json", *ids]) == 0
     assert [one["id"] for one in json.loads(capsys.readouterr().out)] == ids
-
-
-def test_one_job_takes_its_account(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("POST /v1/jobs/a/refresh", {"id": "a"}, status=202)
-    assert run(["jobs", "refresh", "a", "--account", "eu"]) == 0
-    assert stub.seen[0][0] == "POST /v1/jobs/a/refresh?account=eu"
-    assert run(["jobs", "refresh", "a", "b", "--account", "eu"]) == 2
-    assert run(["jobs", "untrack", "a", "b", "--purge"]) == 2

@@ -76,16 +76,6 @@ def test_rotation_goes_on_until_nothing_is_left(
     ]
 
 
-def test_rotation_ends_where_it_gets_no_further(
-    says_parts: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    says_parts(part(7, 2), part(3, 2))
-    assert run(["keys", "rotate", "encryption"]) == 1
-    out = capsys.readouterr().out
-    assert "10 secrets encrypted again with the key 0c1d2e3f, 2 left: a node still encrypts with another key" in out
-    assert "make 0c1d2e3f the first of encryption.keys on every node. Then run `relay keys rotate` again" in out
-
-
 def test_rotation_says_what_cannot_be_decrypted(
     says_parts: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,32 +83,6 @@ def test_rotation_says_what_cannot_be_decrypted(
     says_parts(part(7, 2, problem="the secret of sub_1 was modified"), stuck)
     assert run(["keys", "rotate", "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {**stuck, "done": 7}
-
-
-def test_rotation_without_a_new_key_says_how_to_make_one(
-    says_parts: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    says_parts(part())
-    assert run(["keys", "rotate"]) == 0
-    assert "0 left. For a new key: `relay keys generate`, then make it the first of" in capsys.readouterr().out
-
-
-def test_other_secrets_are_rotated_by_the_relay(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("POST /v1/keys/signing/rotate", {"key": {"public_key": "whpk_x"}, "old_key_expires_at": "2026-05-21"})
-    stub.says("POST /v1/keys/callback-secret/rotate", {"secret": "whsec_x", "old_secret_expires_at": "2026-05-21"})
-    assert run(["keys", "rotate", "signing", "--overlap", "60"]) == 0
-    assert json.loads(stub.seen[-1][2]) == {"overlap_seconds": 60}
-    assert "whpk_x. The old key still signs until 2026-05-21" in capsys.readouterr().out
-    assert run(["keys", "rotate", "callback-secret"]) == 0
-    assert json.loads(stub.seen[-1][2]) == {}
-    assert "whsec_x. The old one still signs until 2026-05-21" in capsys.readouterr().out
-
-
-def test_an_overlap_of_encryption_keys_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["keys", "rotate", "--overlap", "60"]) == 2
-    assert "--overlap is for signing and callback-secret" in capsys.readouterr().err
-    assert run(["keys", "rotate", "tokens"]) == 2
-    assert "Traceback" not in capsys.readouterr().err
 
 
 # --- on the database

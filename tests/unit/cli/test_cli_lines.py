@@ -65,33 +65,6 @@ def test_wrong_usage_is_one_line(
     assert text in err
 
 
-def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("relay.yaml").write_text("server: {prot: 1}\n")
-    assert run(["serve"]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "relay.yaml:1" in err
-    assert "port" in err
-
-
-def test_unreachable_relay_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
-    assert run(["jobs", "list"]) == 1
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "`relay serve`" in err
-    assert "RELAY_URL" in err
-
-
-@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://x", "http://x:y"])
-def test_invalid_relay_url_is_refused(
-    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RELAY_URL", url)
-    assert run(["jobs", "list"]) == 2
-    assert "RELAY_URL" in capsys.readouterr().err
-
-
 def test_unexpected_error_mentions_the_debug_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,23 +92,3 @@ def test_an_event_that_it_does_not_get_has_a_reason_and_exit_code_1(
     ]
     assert run(["subscriptions", "preview", "crm", "--json"]) == 1
     assert orjson.loads(capsys.readouterr().out) == calls.answer
-
-
-def test_a_body_that_is_no_json_cannot_control_a_terminal(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    calls.answer = {**SHOWN, "requests": [{**REQUEST, "body": "one\x1b[2J\ntwo"}]}
-    assert run(["subscriptions", "preview", "crm"]) == 0
-    assert "\none [2J\ntwo\n" in capsys.readouterr().out
-
-
-def test_options_need_a_url(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["subscriptions", "preview", "crm", "--types", "failed"]) == 2
-    assert "crm is no URL" in capsys.readouterr().err
-    assert calls == []
-
-
-def test_several_requests_have_names_and_a_look_up_no_body(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    look_up = {"name": "person\x1b[2J", "method": "GET", "url": "https://one.example/p?e={email}", "headers": {}}
-    calls.answer = {**SHOWN, "requests": [{**look_up, "body": None}, {**REQUEST, "name": "note"}]}
-    assert run(["subscriptions", "preview", "crm"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1:6] == ["", "1. person [2J", "GET https://one.example/p?e={email}", "", "2. note"]

@@ -94,16 +94,3 @@ def test_what_was_accepted_while_the_relay_was_away_is_acknowledged_later(
     assert run(["listen", "--subscription", "sub_1", "--json"]) == 2
     assert said(stub, "ack") == [{"ids": ["dlv_1"]}, {"ids": ["dlv_1"]}]
     assert "1 events come again" not in capsys.readouterr().out
-
-
-def test_pause_of_the_subscription_is_told_once(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/signing-secret", {"secret": SECRET})
-    pulls(stub, [], [], reason="paused")
-    assert run(["listen", "--subscription", "sub_1"]) == 2
-    assert capsys.readouterr().err.count("sub_1 is paused, so nothing is handed out") == 1
-
-
-def test_types_belong_to_the_subscription(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["listen", "--subscription", "sub_1", "--types", "failed"]) == 2
-    assert "--types and --filters are set on the subscription" in capsys.readouterr().err
-    assert not stub.seen

@@ -7,9 +7,6 @@ import pytest
 
 from relay.cli import run
 from relay.cli.deliveries import replays
-from relay.cli.options import time_or_age
-from relay.clock import from_rfc3339
-from relay.errors import UsageError
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -48,12 +45,6 @@ def test_replay_is_requested(stub: Stub, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == STARTED
 
 
-def test_nothing_to_send_again(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says(PATH, {"replay_id": "rpl_1", "matched": 0}, status=202)
-    assert run(["subscriptions", "replay", "sub_1", "--since", "1d"]) == 0
-    assert capsys.readouterr().out == "there is nothing to send again\n"
-
-
 @pytest.mark.parametrize("terminal", [False, True])
 def test_wait_returns_at_the_end_of_a_replay(
     stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
@@ -73,21 +64,6 @@ def test_wait_returns_at_the_end_of_a_replay(
             "600 of 1,200 delivered, 600 left",
             "1,200 of 1,200 delivered",
         ]
-
-
-def test_replay_says_what_ended_otherwise(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/replays/rpl_1", shown("done", delivered=1100, left=0))
-    assert run(["replays", "show", "rpl_1", "--wait"]) == 1
-    assert capsys.readouterr().out == (
-        "rpl_1 is done: 1,100 of 1,200 delivered, 100 skipped, uncertain or cancelled (`relay deliveries list`)\n"
-    )
-
-
-@pytest.mark.parametrize("end", [shown("done", delivered=1100, dead=100), shown("stopped", delivered=200)])
-def test_incomplete_replay_exits_with_1(stub: Stub, capsys: pytest.CaptureFixture[str], end: dict[str, Any]) -> None:
-    stub.says("GET /v1/replays/rpl_1", end)
-    assert run(["replays", "show", "rpl_1", "--wait", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == end
 
 
 def test_wait_survives_a_restart_of_the_relay(
@@ -113,15 +89,6 @@ def test_wait_survives_a_restart_of_the_relay(
     assert "Continue with `relay replays show rpl_1 --wait`" in capsys.readouterr().err
 
 
-def test_replay_is_shown_and_stopped(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/replays/rpl_1", shown(delivered=5))
-    stub.says("DELETE /v1/replays/rpl_1", shown("stopped", delivered=5))
-    assert run(["replays", "show", "rpl_1"]) == 0
-    assert "delivered  5" in capsys.readouterr().out
-    assert run(["replays", "stop", "rpl_1"]) == 0
-    assert capsys.readouterr().out == "rpl_1 is stopped: 5 of 1,200 delivered, 1,195 left\n"
-
-
 def test_deliveries_are_retried_by_filter(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/deliveries/retry", STARTED, status=202)
     options = ["--state", "dead", "--subscription", "sub_1", "--type", "failed", "--reason", "http_500"]
@@ -134,27 +101,6 @@ def test_deliveries_are_retried_by_filter(stub: Stub, capsys: pytest.CaptureFixt
         "reason": "http_500",
     }
     assert "rpl_1" in capsys.readouterr().out
-
-
-def test_one_delivery_is_retried_by_its_id(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("POST /v1/deliveries/dlv_1/retry", {"id": "dlv_1"}, status=202)
-    assert run(["deliveries", "retry", "dlv_1"]) == 0
-    assert capsys.readouterr().out == "dlv_1 is pending again\n"
-    for wrong in ([], ["dlv_1", "--state", "dead"]):
-        assert run(["deliveries", "retry", *wrong]) == 2
-        assert "not both" in capsys.readouterr().err
-
-
-def test_times_may_be_ages() -> None:
-    now = from_rfc3339("2026-05-20T10:00:00Z")
-    assert time_or_age(None) is None
-    assert time_or_age("1d", now) == "2026-05-19T10:00:00.000Z"
-    assert time_or_age("90m", now) == "2026-05-20T08:30:00.000Z"
-    assert time_or_age("2026-05-20T10:00:08+02:00", now) == "2026-05-20T10:00:08+02:00"
-    assert time_or_age("1h") is not None
-    for wrong in ("yesterday", "d", "1.5d", "2026-05-20", "9999999d", ""):
-        with pytest.raises(UsageError, match="an age such as 1d"):
-            time_or_age(wrong, now)
 
 
 @pytest.mark.parametrize(

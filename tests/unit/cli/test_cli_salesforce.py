@@ -24,9 +24,3 @@ def test_definition_is_written_with_the_command_that_deploys_it(
     assert run(["salesforce-definition"]) == 2
     assert "salesforce exists already" in capsys.readouterr().err
     assert (tmp_path / "salesforce" / "package.xml").read_text() == "mine"
-
-
-def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("x")
-    assert run(["salesforce-definition", str(tmp_path / "file" / "new")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1

@@ -1,6 +1,5 @@
 """`relay settings` against a stub server."""
 
-import json
 from typing import Any
 
 import pytest
@@ -35,10 +34,3 @@ def test_settings_are_a_table(stub: Stub, capsys: pytest.CaptureFixture[str]) ->
         "heartbeat.url\tnot set\tdefault\trestart",
         "security.allow_ports\t[443]\tdefault\trestart",
     ]
-
-
-def test_only_what_is_not_the_default(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/settings", {"node_id": "n", "items": ITEMS})
-    assert run(["settings", "--changed", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [one["key"] for one in found] == ["server.port", "auth.tokens[0].token"]

@@ -62,45 +62,6 @@ def test_relay_that_is_not_ready_has_exit_code_1(stub: Stub, capsys: pytest.Capt
     assert f"the relay is not ready\nproblem: {problem}\n" in capsys.readouterr().out
 
 
-def test_status_as_json(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    dead = groups(("http_500", 4, "2026-05-20T08:00:00.000Z"))
-    answers(stub, OK, groups(), dead, groups())
-    assert run(["status", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["status"] == "ok"
-    nothing = {"count": 0, "oldest_at": None, "truncated": False}
-    assert found["deliveries"] == [
-        {"deliveries": "uncertain", **nothing},
-        {"deliveries": "dead", "count": 4, "oldest_at": "2026-05-20T08:00:00.000Z", "truncated": False},
-        {"deliveries": "skipped", **nothing},
-    ]
-
-
-def test_what_programs_have_not_acknowledged_is_shown(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    lags = [{"count": 1234, "oldest_seconds": 90.0}, {"count": 0, "oldest_seconds": None}]
-    pulled = [{"id": f"sub_{n}", "lag": lag} for n, lag in enumerate(lags)]
-    for _ in range(2):
-        answers(stub, OK, groups(), groups(), groups(), pulled=[*pulled, {"id": "sub_sent"}])
-    assert run(["status"]) == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines[-1].startswith("not acknowledged 1,234 ")
-    assert lines[-1].endswith("relay subscriptions show sub_0")
-    assert run(["status", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert [one["subscription"] for one in shown["lags"]] == ["sub_0", "sub_1"]
-
-
-def test_list_has_a_lag_where_something_is_pulled(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    config = {"config": {"kind": "pull"}, "state": "enabled", "types": None, "sink": None}
-    waits = {"id": "sub_1", **config, "lag": {"count": 12, "oldest_seconds": 300.0}}
-    idle = {"id": "sub_2", **config, "lag": {"count": 0, "oldest_seconds": None}}
-    stub.says("GET /v1/subscriptions", {"items": [waits, idle], "next_cursor": None})
-    assert run(["subscriptions", "list"]) == 0
-    out = capsys.readouterr().out
-    assert "12, 5 min" in out
-    assert "lag" in out.splitlines()[0].lower()
-
-
 def test_failing_subscriptions_are_named(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     one = {"id": "sub_1", "state": "enabled", "sink": "nats://broker.example:4222", "failing_reason": "connect"}
     one["failing_since"] = "2026-05-20T08:00:00.000Z"

@@ -176,23 +176,6 @@ def test_text_has_everything_about_the_id(id: str, stub: Stub, capsys: pytest.Ca
     assert "revor/second" not in out, "another account has nothing to do with it"
 
 
-def test_text_for_a_subscription_has_its_deliveries_and_all_sources(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    serve(stub)
-    assert run(["support", SUBSCRIPTION]) == 0
-    out = capsys.readouterr().out
-    asked = [what for what, _, _ in stub.seen if what.startswith("GET /v1/deliveries?")]
-    assert [("state=dead" in what, "state=pending" in what) for what in asked] == [
-        (True, False),
-        (False, True),
-        (False, False),
-    ]
-    assert out.count(f"{DELIVERY}: {EVENT}") == 1
-    assert "source revor/second" in out
-    assert "JOB" not in out
-
-
 def test_unknown_id_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     for path in ("deliveries/dlv_x", "jobs/dlv_x", "jobs/x", "subscriptions/x"):
         stub.says(f"GET /v1/{path}", {"code": "not_found", "detail": "no"}, status=404)
@@ -200,46 +183,6 @@ def test_unknown_id_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -
         assert run(["support", id]) == 2
         out, err = capsys.readouterr()
         assert (out, err) == ("", f"relay: there is no job, event, delivery or subscription '{id}'\n")
-
-
-def test_ambiguous_job_id_is_refused(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.says("GET /v1/jobs/x", {"code": "ambiguous_job", "detail": "two"}, status=409)
-    assert run(["support", "x"]) == 2
-    assert "Use its uid" in capsys.readouterr().err
-
-
-def test_job_id_may_look_like_another_kind(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    serve(stub)
-    stub.says("GET /v1/events/evt_mine", {"code": "event_not_found", "detail": "no"}, status=404)
-    stub.says("GET /v1/jobs/evt_mine", job(id="evt_mine"))
-    assert run(["support", "evt_mine"]) == 0
-    assert capsys.readouterr().out.startswith("revor-relay, about job evt_mine, ")
-
-
-def test_a_declared_subscription_is_found_by_its_own_id(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    serve(stub)
-    stub.says("GET /v1/jobs/crm", {"code": "job_not_found", "detail": "no"}, status=404)
-    stub.says("GET /v1/subscriptions/crm", subscription(id="crm"))
-    assert run(["support", "crm"]) == 0
-    assert capsys.readouterr().out.startswith("revor-relay, about subscription crm, ")
-
-
-def test_unreadable_parts_are_listed_and_the_rest_is_shown(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    serve(stub)
-    for what in ("GET /openapi.json", "GET /v1/sources", f"GET /v1/jobs/{UID}/explain", "GET /readyz"):
-        stub.answers.pop(what)
-        stub.says(what, {"code": "internal_error", "detail": "it broke"}, status=500)
-    assert run(["support", JOB]) == 0
-    out = capsys.readouterr().out
-    for what in ("node unknown", "/readyz: unknown", "not read: the version: it broke", "not read: /v1/sources: it"):
-        assert what in out, out
-    assert f"JOB {UID}" in out
-
-
-def test_unreachable_relay_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("RELAY_URL", "http://127.0.0.1:9")
-    assert run(["support", JOB]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_text_is_limited_in_length() -> None:
@@ -317,12 +260,3 @@ def test_planted_secrets_never_appear_in_the_text(secret: str, before: int) -> N
     assert secret not in text
     assert secret.encode().hex() not in text
     assert "https://receiver.example/…" in text
-
-
-def test_requests_of_a_dry_run_are_left_out() -> None:
-    requests = [{"method": "PATCH", "url": "https://api.hubapi.com/kim@example.com", "body": '{"text": "Dear Kim"}'}]
-    dry = attempt(status_code=None, requests=requests, decision="dry_run: nothing was sent")
-    text = "\n".join(report(case(deliveries=[delivery(dry)]), now=NOW))
-    assert "a dry run" in text
-    assert "nothing was sent" in text
-    assert "kim" not in text.lower()

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from relay.cli import run
-from relay.cli.client import Api
-from relay.cli.ui import reachable
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -61,18 +59,3 @@ def test_only_a_web_page_is_opened(stub: Stub, answer: Any, opened: list[str]) -
     stub.says("POST /v1/sessions", answer)
     assert run(["ui", "--open"]) == 1
     assert opened == []
-
-
-@pytest.mark.parametrize(
-    ("url", "relay", "shown"),
-    [
-        ("https://relay.example/ui/login?link=x", "http://10.0.0.1:8080", "https://relay.example/ui/login?link=x"),
-        ("http://0.0.0.0:8080/ui/login?link=x", "http://10.0.0.1:8080", "http://10.0.0.1:8080/ui/login?link=x"),
-        ("http://[::]:8080/ui", "https://relay.example", "https://relay.example/ui"),
-        ("http://127.0.0.1:8080/ui", "http://127.0.0.1:9000/", "http://127.0.0.1:9000/ui"),
-    ],
-)
-def test_link_is_where_the_command_has_reached_the_relay_if_that_has_no_address_of_its_own(
-    url: str, relay: str, shown: str
-) -> None:
-    assert reachable(url, Api(relay, None)) == shown

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli import run
-from relay.cli.node.local import parse_request
 from relay.core.subscriptions.signing import new_signing_key, public_key_of, sign
-from relay.errors import UsageError
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -72,22 +70,6 @@ def test_standard_input_and_other_times_are_verified(monkeypatch: pytest.MonkeyP
     assert judged("--now", "yesterday") == 2
 
 
-def test_line_end_added_by_an_editor_is_ignored() -> None:
-    raw = b"content-length: 2\n\n{}\n"
-    assert parse_request(raw) == ({"content-length": "2"}, b"{}")
-    assert parse_request(raw + b"x")[1] == b"{}\nx"
-
-
-@pytest.mark.parametrize("raw", [b"", b"no blank line", b"garbage\n\nbody", b"a: b\nnonsense\n\nbody", b": x\n\n"])
-def test_malformed_request_is_refused(raw: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError):
-        parse_request(raw)
-    file = tmp_path / "request.http"
-    file.write_bytes(raw)
-    assert run(["verify", "--secret", SECRET, str(file)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_invalid_secret_is_not_echoed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "request.http"
     file.write_bytes(request())
@@ -105,23 +87,6 @@ def test_secret_may_come_from_the_environment(
     assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 0
     monkeypatch.setenv("WEBHOOK_SECRET", OTHER)
     assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 1
-
-
-def test_missing_secret_is_reported_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "request.txt").write_bytes(request())
-    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
-    assert run(["verify", str(tmp_path / "request.txt")]) == 2
-    assert "Set WEBHOOK_SECRET" in capsys.readouterr().err
-
-
-def test_secret_is_prompted_for_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "request.txt").write_bytes(request())
-    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
-    monkeypatch.setattr("relay.cli.node.local._is_terminal", lambda: True)
-    monkeypatch.setattr("typer.prompt", lambda *_, **__: f" {SECRET}\n")
-    assert run(["verify", str(tmp_path / "request.txt"), "--now", str(AT)]) == 0
 
 
 # --- public keys
@@ -169,15 +134,3 @@ def test_public_keys_are_fetched_from_a_relay(
     assert run(arguments) == (0 if reason == "ok" else 1)
     assert json.loads(capsys.readouterr().out)["reason"] == reason
     assert "authorization" not in stub.seen[0][1]
-
-
-@pytest.mark.parametrize("document", [{}, [], {"keys": []}, {"keys": [5]}, {"keys": {}}])
-def test_a_server_without_public_keys_is_named(
-    stub: Stub, document: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stub.says("GET /.well-known/webhook-keys.json", document)
-    (tmp_path / "request.http").write_bytes(request())
-    assert run(["verify", "--relay", stub.url, str(tmp_path / "request.http")]) == 2
-    assert "lists no public keys" in capsys.readouterr().err
-    assert run(["verify", "--relay", stub.url, "--secret", SECRET, str(tmp_path / "request.http")]) == 2
-    assert "exclude each other" in capsys.readouterr().err

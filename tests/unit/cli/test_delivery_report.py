@@ -7,16 +7,11 @@ import pytest
 
 from relay.cli import run
 from relay.cli.deliveries.report import (
-    FIRST_ATTEMPTS,
-    LAST_ATTEMPTS,
-    SKIPPED,
     attempt_lines,
     describe_delivery,
-    duration,
 )
 from relay.clock import from_rfc3339
-from relay.core.deliveries.causes import BROKER_CAUSES, LIKELY_CAUSES
-from relay.core.deliveries.delivery import SKIPPED_REASONS
+from relay.core.deliveries.causes import LIKELY_CAUSES
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -117,22 +112,6 @@ def test_report_of_a_failing_delivery() -> None:
         f"      send a sample:   relay subscriptions test {SUBSCRIPTION}",
         f"      for a ticket:    relay support {DELIVERY}",
     ]
-
-
-@pytest.mark.parametrize("width", [80, 100])
-def test_report_fits_a_narrow_terminal(width: int) -> None:
-    lines = report_lines(delivery(*(attempt(number) for number in range(1, 15))), width=width)
-    assert max(len(line) for line in lines) <= width
-    assert sum(DELIVERY in line for line in lines) == 3, "ids stay on one line, and can be copied"
-    assert sum(JOB in line for line in lines) == 1
-
-
-def test_only_the_first_and_last_of_many_attempts_are_shown() -> None:
-    many = [attempt(number) for number in range(1, 501)]
-    numbers = [line.split()[0] for line in attempt_lines(many) if line.startswith("#")]
-    assert numbers == ["#1", "#2", *(f"#{number}" for number in range(491, 501))]
-    assert len(numbers) == FIRST_ATTEMPTS + LAST_ATTEMPTS
-    assert "      … 488 more attempts, see --json …" in attempt_lines(many)
 
 
 @pytest.mark.parametrize(
@@ -278,45 +257,6 @@ def test_report_shows_state_next_step_and_commands(
     assert f"event {EVENT}, which was deleted" in lines[2]
 
 
-@pytest.mark.parametrize(
-    ("last", "behind"),
-    [
-        (attempt(status_code=301), "3xx"),
-        (attempt(status_code=401), "401"),
-        (attempt(status_code=403), "401"),
-        (attempt(status_code=404), "404"),
-        (attempt(status_code=405), "404"),
-        (attempt(status_code=410), "410"),
-        (attempt(status_code=413), "413"),
-        (attempt(status_code=422), "4xx"),
-        (attempt(status_code=429), "429"),
-        (attempt(status_code=503), "5xx"),
-        (attempt(status_code=200), None),
-        (without_answer("timeout: late", first_byte_ms=5.0), "timeout"),
-        (without_answer("timeout: late", connect_ms=5.0), "unreachable"),
-        (without_answer("timeout: late", dns_ms=5.0), "dns"),
-        *((without_answer(f"{word}: x"), word) for word in ("dns", "connect", "tls", "refused", "read", "protocol")),
-        (without_answer("cancelled"), "cancelled"),
-    ],
-)
-def test_likely_cause_of_a_failure(last: dict[str, Any], behind: str | None) -> None:
-    said = [line for line in report_lines(delivery(attempt(), last)) if line.startswith("Why")]
-    assert said == ([] if behind is None else [f"Why   {LIKELY_CAUSES[behind]}"])
-
-
-def test_every_reason_to_skip_has_words() -> None:
-    assert set(SKIPPED) == set(SKIPPED_REASONS)
-
-
-def test_attempt_that_needed_no_request_says_so() -> None:
-    written = attempt(status_code=None, remote_ip=None, response_excerpt=None, timings={}, next_attempt_at=None)
-    lines = attempt_lines([{**written, "requests": None, "decision": "already written: nothing was sent"}])
-    assert lines == [
-        "#1    2026-05-20 10:00:08.123 UTC: nothing was sent",
-        "      → already written: nothing was sent",
-    ]
-
-
 def test_requests_of_a_dry_run_are_a_table() -> None:
     search, note = (
         "https://acme.pipedrive.com/api/v2/persons/search?term={email}",
@@ -339,21 +279,8 @@ def test_requests_of_a_dry_run_are_a_table() -> None:
     assert max(map(len, long)) < 450
 
 
-def test_hex_answer_is_marked_and_a_long_one_is_cut() -> None:
-    lines = attempt_lines([attempt(response_excerpt="ff" * 512, response_excerpt_encoding="hex")])
-    assert f"      answer: (hex) {'ff' * 200}…" in lines
-
-
 def test_answer_cannot_control_the_terminal() -> None:
     assert not any("\x1b" in line for line in attempt_lines([attempt(response_excerpt="\x1b[2Jgone")], width=80))
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "said"),
-    [(0.04, "0.1 ms"), (9.94, "9.9 ms"), (9.96, "10 ms"), (999.4, "999 ms"), (1200.0, "1.2 s"), (60000.0, "60 s")],
-)
-def test_durations_are_written_with_units(milliseconds: float, said: str) -> None:
-    assert duration(milliseconds) == said
 
 
 def test_command_reads_the_event_and_the_subscription(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -379,61 +306,3 @@ def test_command_settles_an_uncertain_delivery(
     assert run(["deliveries", "settle", "dlv_1", "--fate", fate]) == 0
     assert json.loads(stub.seen[-1][2]) == {"fate": fate}
     assert capsys.readouterr().out == f"dlv_1 is settled as {fate}: it {then}\n"
-
-
-def test_command_says_why_a_delivery_cannot_be_settled(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    problem = {"code": "delivery_not_uncertain", "detail": "delivery dlv_1 is delivered, so there is nothing to settle"}
-    stub.says("POST /v1/deliveries/dlv_1/settle", problem, status=409)
-    assert run(["deliveries", "settle", "dlv_1", "--fate", "sent"]) == 2
-    assert capsys.readouterr().err == "relay: delivery dlv_1 is delivered, so there is nothing to settle\n"
-    assert run(["deliveries", "settle", "dlv_1", "--fate", "lost"]) == 2
-    assert "sent" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("state", "reason"), [("uncertain", "target_gone"), ("cancelled", "unmatched")])
-def test_answer_to_a_question_is_no_cause_of_a_failure(state: str, reason: str) -> None:
-    asked = delivery(attempt(status_code=404), state=state, reason=reason)
-    lines = describe_delivery(asked, None, subscription(), now=NOW)
-    assert not any(line.startswith("Why") for line in lines)
-
-
-PUBLISHED = {"destination": "jobs.linkedin", "partitioned-by": JOB, "message-id": EVENT}
-
-
-def test_report_of_messages_says_where_they_are() -> None:
-    stored = {**without_answer(""), "error": None, "request_headers": PUBLISHED}
-    stored |= {"decision": "acknowledged: delivered; stream JOBS, sequence 7", "next_attempt_at": None}
-    assert attempt_lines([stored]) == [
-        "#1    2026-05-20 10:00:08.123 UTC: acknowledged after 84 ms, by 192.0.2.1",
-        f"      message: {EVENT} to jobs.linkedin, partitioned by {JOB}",
-        "      → acknowledged: delivered; stream JOBS, sequence 7",
-    ]
-    plain = stored | {"request_headers": {"destination": "jobs", "message-id": EVENT}, "remote_ip": None}
-    assert attempt_lines([plain])[:2] == [
-        "#1    2026-05-20 10:00:08.123 UTC: acknowledged after 84 ms",
-        f"      message: {EVENT} to jobs",
-    ]
-    refused = stored | {"error": "no_stream: no stream has this subject: add one"}
-    said = report_lines(delivery(refused))
-    assert "#1    2026-05-20 10:00:08.123 UTC: no_stream: no stream has this subject: add one after 84 ms, to 192" in (
-        "\n".join(said)
-    )
-    assert f"Why   {LIKELY_CAUSES['no_stream']}" in said
-
-
-@pytest.mark.parametrize("time", ["2026-05-20T10:00:08.000Z", None])
-def test_published_event_is_described_without_a_job_and_without_a_time_of_its_own(time: str | None) -> None:
-    event = {"type": "com.acme.paid", "subject": "A-17", "sequence": "7"} | ({} if time is None else {"time": time})
-    found = delivery(job_uid=None, event_type="com.acme.paid", waiting_for=f"{DELIVERY}9")
-    text = "\n".join(describe_delivery(found, event, subscription(), now=NOW))
-    at = "" if time is None else "at 2026-05-20 10:00:08 UTC: "
-    assert f"What  com.acme.paid, about A-17, {at}{EVENT}\n" in text
-    assert "for an earlier event of its partition key." in text
-    assert "because events of one partition key are sent in order" in text
-
-
-@pytest.mark.parametrize("word", BROKER_CAUSES)
-def test_likely_cause_of_a_broker_speaks_of_no_web_server(word: str) -> None:
-    sent = {"destination": "orders", "message-id": EVENT}
-    last = {**without_answer(f"{word}: no acknowledgement in time"), "request_headers": sent}
-    assert f"Why   {BROKER_CAUSES[word]}" in describe_delivery(delivery(last), None, subscription(), now=NOW)

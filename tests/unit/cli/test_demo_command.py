@@ -1,51 +1,20 @@
 """`relay demo`: its options, settings, receiver and progress output."""
 
 import base64
-import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 import pytest
-from rich.console import Console
 from standardwebhooks.webhooks import Webhook
 from starlette.requests import Request
 
-from relay.cli import run
 from relay.cli.demo.environment import Plan, demo_database, demo_settings
-from relay.cli.demo.live import picture, progress_line
-from relay.cli.demo.report import Receipt
-from relay.cli.demo.scenario import Scenario, patience_seconds
-from relay.cli.options import read_rate_limit
+from relay.cli.demo.scenario import Scenario
 from relay.errors import StoreError, UsageError
 from relay.sandbox.server import Sandbox
 from tests.support.postgres_server import shared_server
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--jobs", "0"],
-        ["--jobs", "1001"],
-        ["--speed", "0.5"],
-        ["--speed", "1001"],
-        ["--speed", "nan"],
-        ["--rate-limit", "120"],
-        ["--rate-limit", "0/60"],
-        ["--rate-limit", "1/0"],
-        ["--rate-limit", "1/nan"],
-        ["--rate-limit", "x/60"],
-        ["--compare", "clever"],
-    ],
-)
-def test_out_of_range_options_exit_with_2(arguments: list[str]) -> None:
-    assert run(["demo", *arguments]) == 2
-
-
-def test_rate_limit_is_requests_and_seconds() -> None:
-    assert read_rate_limit("120/60") == (120, 60.0)
-    assert read_rate_limit("1/0.5") == (1, 0.5)
 
 
 def test_node_runs_on_loopback_with_intervals_divided_by_the_speed() -> None:
@@ -78,11 +47,6 @@ async def test_postgresql_database_is_dropped_at_the_end(tmp_path: Path) -> None
     connection = await asyncpg.connect(server.url())
     assert await connection.fetchval("SELECT COUNT(*) FROM pg_database WHERE datname = $1", name) == 0
     await connection.close()
-
-
-def test_time_limit_grows_with_a_lower_rate_limit() -> None:
-    assert patience_seconds(Plan(speed=1000)) < 25
-    assert patience_seconds(Plan(speed=60, rate_limit=(1, 60))) > 200
 
 
 @pytest.fixture
@@ -125,16 +89,3 @@ async def test_receiver_accepts_only_verified_events(scenario: Scenario) -> None
     scenario.verifier = None
     assert (await scenario.receive(arrival(body.encode(), headers))).status_code == 400
     assert (scenario.received.events_delivered, scenario.received.signature_failures) == (1, 4)
-
-
-def test_progress_is_shown_as_text_and_table(scenario: Scenario) -> None:
-    scenario.job_ids += ["a", "b"]
-    scenario.received.add(Receipt(event_id="evt_1", job_id="a", sequence=1, kind="succeeded", detected_at=0))
-    assert scenario.states() == {"succeeded": 1, "dispatched": 1}
-    assert progress_line(scenario) == "1/2 jobs finished, 1 events delivered, 0 upstream requests"
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    console.print(picture(scenario))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "2 jobs over three channels at speed 60" in shown
-    assert "dispatched" in shown
-    assert "overdue" not in shown

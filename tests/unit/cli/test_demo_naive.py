@@ -5,12 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from relay.cli.demo import naive as naive_poller
 from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
 from relay.cli.demo.live import rerun_line, rerun_picture, side_by_side
-from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_rerun, run_again
+from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_rerun
 from relay.cli.demo.report import Delay, Naive, Receipts, Report, compared, make_naive, make_report
-from relay.cli.demo.scenario import DemoError, Scenario, post
+from relay.cli.demo.scenario import post
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.fate import Script
 
@@ -51,16 +50,6 @@ async def test_poller_polls_every_open_job_each_interval() -> None:
     await poller.run(2)
     assert upstream.polls == [(5.0, "a"), (6.0, "b"), (10.0, "a"), (11.0, "b"), (15.0, "a")]
     assert poller.seen_at == {"b": 11.0, "a": 15.0}
-
-
-async def test_late_poller_polls_the_jobs_in_turn() -> None:
-    upstream = Upstream({"a": 0.0, "b": 100.0, "c": 0.0, "d": 0.0}, request_seconds=4.0)
-    poller = upstream.poller()
-    for job_id in "abcd":
-        poller.track(job_id)
-    upstream.ends_at["b"] = 20.0
-    await poller.run(4)
-    assert [job_id for _, job_id in upstream.polls] == ["a", "b", "c", "d", "b"]
 
 
 async def test_poller_waits_for_retry_after_and_repeats_the_job() -> None:
@@ -151,62 +140,3 @@ async def test_second_run_has_the_rate_limit_of_the_first() -> None:
         console = Console(file=io.StringIO(), force_terminal=True, width=120)
         console.print(rerun_picture(rerun))
         assert "0/20 ends seen" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-async def test_unexpected_answer_ends_the_second_run() -> None:
-    async with open_rerun(Plan(speed=1000)) as rerun:
-        rerun.poller.track("nobody")
-        with pytest.raises(DemoError, match="answered 404"):
-            await rerun.poller.run(1)
-
-
-def dispatched(plan: Plan) -> Scenario:
-    """A scenario whose jobs were dispatched in groups of three."""
-    app = sandbox_of(plan).app()
-    scenario = Scenario(plan=plan, sandbox_url="http://s", relay_url="http://r", receiver_url="http://h", sandbox=app)
-    for index in range(plan.jobs):
-        channel = dispatch_body(index)["channel"]
-        job = app.state.world.create(account="a", channel=channel, now=NOW + 0.02 * (index // 3))
-        scenario.job_ids.append(job.id)
-    return scenario
-
-
-async def test_second_run_has_the_same_jobs() -> None:
-    scenario = dispatched(Plan(jobs=6, speed=1000, seed=4))
-    lines = []
-    async with open_rerun(scenario.plan) as rerun:
-        naive = await run_again(rerun, scenario, lambda: lines.append(rerun_line(rerun)))
-        again = list(rerun.sandbox.state.world.jobs())
-    assert [job.id for job in again] == scenario.job_ids
-    before = scenario.truths()
-    for first, second in zip(before, again, strict=True):
-        since_first = first["created_at_epoch_seconds"] - before[0]["created_at_epoch_seconds"]
-        assert second.created_at - again[0].created_at >= since_first - 0.005  # never early, but for rounding
-        assert first["transitions"][-1]["status"] == second.steps[-1].status
-    assert naive.unseen == 0
-    assert naive.upstream_requests == rerun.upstream_requests >= 6
-    assert lines[-1] == f"6/6 ends seen, {naive.upstream_requests} upstream requests"
-
-
-async def test_second_run_stops_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(job_id: str) -> PollResult:
-        return PollResult(status="running")
-
-    monkeypatch.setattr(naive_poller, "patience_seconds", lambda plan: 0.0)
-    scenario = dispatched(Plan(jobs=3, speed=1000))
-    async with open_rerun(scenario.plan) as rerun:
-        rerun.poller.poll = never
-        naive = await run_again(rerun, scenario)
-    assert (naive.unseen, naive.upstream_requests) == (3, 0)
-    assert naive.detection_delay_seconds.mean is not None
-
-
-async def test_failure_of_the_poller_fails_the_demo() -> None:
-    async def broken(job_id: str) -> PollResult:
-        raise DemoError("broken")
-
-    scenario = dispatched(Plan(jobs=3, speed=1000))
-    async with open_rerun(scenario.plan) as rerun:
-        rerun.poller.poll = broken
-        with pytest.raises(DemoError, match="broken"):
-            await run_again(rerun, scenario)

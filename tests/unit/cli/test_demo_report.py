@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.demo.report import Receipt, Receipts, check_job, detection_delay, make_report, naive_requests
+from relay.cli.demo.report import Receipt, Receipts, check_job, detection_delay
 from relay.sandbox.fate import Script
 from relay.sandbox.server import Sandbox
 
@@ -67,18 +67,6 @@ def test_duplicates_and_events_out_of_order_are_counted() -> None:
     assert received.of("other") == []
 
 
-@pytest.mark.parametrize("speed", [1.0, 60.0])
-def test_naive_requests_are_one_per_five_seconds(speed: float) -> None:
-    assert naive_requests(life(speed=speed), speed) == 2  # 1 s to the start, 7 s to the end
-    assert naive_requests(life(speed=speed, failures=1), speed) == 10
-
-
-def test_naive_requests_are_at_least_one() -> None:
-    truth = life()
-    truth["transitions"][-1]["at_epoch_seconds"] = NOW
-    assert naive_requests(truth, 1) == 1
-
-
 def test_delay_is_measured_as_at_speed_1() -> None:
     truth = life(speed=60)
     ended_at = truth["transitions"][-1]["at_epoch_seconds"]
@@ -86,41 +74,3 @@ def test_delay_is_measured_as_at_speed_1() -> None:
     assert detection_delay(truth, came, 60) == pytest.approx(3, abs=0.01)
     assert detection_delay(truth, came[:1], 60) is None
     assert detection_delay(truth, receipts(truth["id"], "succeeded", detected_at=ended_at - 0.0004), 60) == 0
-
-
-def test_the_report_and_its_headline() -> None:
-    truth = life()
-    received = Receipts()
-    for receipt in receipts(truth["id"], "queued", "running", "succeeded"):
-        received.add(receipt)
-    report = make_report([truth], received, speed=1, upstream_requests=3, elapsed_seconds=9.87654)
-    assert report.ok
-    shown = report.shown()
-    assert shown == {
-        "jobs": 1,
-        "events_delivered": 3,
-        "owed": 2,
-        "lost": 0,
-        "unobserved": 0,
-        "duplicates": 0,
-        "out_of_order": 0,
-        "signature_failures": 0,
-        "upstream_requests": 3,
-        "requests_per_job": 3.0,
-        "naive_requests_per_job": 2.0,
-        "detection_delay_seconds": {"mean": 1.0, "p50": 1.0, "p95": 1.0},
-        "elapsed_seconds": 9.877,
-    }
-    assert report.headline() == (
-        "1 job, 3 events delivered (none lost, none out of order, every signature valid); ends seen after 1.0 s on "
-        "average, with 3.0 requests per job. Polling every 5 s needs 2.0."
-    )
-
-
-def test_headline_names_problems() -> None:
-    received = Receipts(signature_failures=2, out_of_order=1)
-    report = make_report([life()], received, speed=1, upstream_requests=0, elapsed_seconds=1)
-    assert not report.ok
-    assert report.lost == 2
-    assert report.detection_delay_seconds.mean is None
-    assert "2 lost, 1 out of order, 2 with a bad signature); no end was seen" in report.headline()

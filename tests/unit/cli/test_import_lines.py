@@ -1,6 +1,5 @@
 """Reading imported files: formats, columns, documents, and the reasons for rejected entries."""
 
-import csv
 import io
 
 import pytest
@@ -63,20 +62,6 @@ def test_invalid_first_line_is_refused(text: str, said: str) -> None:
     assert said in str(raised.value)
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_columns_are_accepted_in_any_order_and_case(delimiter: str) -> None:
-    text = "Deadline_Seconds, ID ,metadata.Deal,metadata\n1.5, a ,7,\n,b,,{}\n".replace(",", delimiter)
-    assert bodies(text) == [
-        {"deadline_seconds": 1.5, "id": "a", "metadata": {"Deal": "7"}},
-        {"id": "b", "metadata": {}},
-    ]
-
-
-def test_named_metadata_is_added_to_the_object() -> None:
-    (body,) = bodies('id,metadata,metadata.a\nx,"{""a"": 1, ""b"": 2}",3\n')
-    assert body == {"id": "x", "metadata": {"a": "3", "b": 2}}
-
-
 def test_unclosed_quote_rejects_only_its_line() -> None:
     text = 'id,source\n"a,x\nb,x\n"c\nd",x\n"e,x\nf,x\n'
     assert summary(text) == [
@@ -125,15 +110,6 @@ def test_reason_for_a_rejected_line_of_json() -> None:
     ]
 
 
-def test_overlong_lines_are_rejected() -> None:
-    long = b'{"id": "' + b"x" * 3 * MAX_LINE_BYTES + b'"}\n'
-    raw = b'{"id": "a"}\n' + long + b'{"id": "b"}'
-    source = Input(io.BytesIO(raw), "jobs")
-    assert [len(str(entry.id)) for entry in source.entries()] == [1, 4, 1]
-    assert source.bytes_read == len(raw)
-    assert summary(raw) == [(1, "a", None), (2, None, "too_large"), (3, "b", None)]
-
-
 def test_a_quote_takes_no_line_that_cannot_be_read() -> None:
     raw = b'id\n"a\n' + b"x" * 2 * MAX_LINE_BYTES + b'\nb\n"c\n\xff\nd\n'
     assert summary(raw) == [
@@ -144,16 +120,3 @@ def test_a_quote_takes_no_line_that_cannot_be_read() -> None:
         (6, None, "not_utf8"),
         (7, "d", None),
     ]
-
-
-@pytest.mark.parametrize("raw", [b"PK\x03\x04\0\0", "id\na\n".encode("utf-16"), b"i\0d\0\n\0"])
-def test_binary_input_is_refused(raw: bytes) -> None:
-    with pytest.raises(UsageError, match=r"jobs\.csv: line 1 is not UTF-8 text. Save a spreadsheet as CSV"):
-        read(raw)
-
-
-def test_spreadsheet_cells_are_trimmed() -> None:
-    out = io.StringIO()
-    csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["id", "metadata"], ["a", '{"text": "one\\ntwo, \\"three\\""}']])
-    (body,) = bodies(out.getvalue())
-    assert body == {"id": "a", "metadata": {"text": 'one\ntwo, "three"'}}

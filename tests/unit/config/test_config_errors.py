@@ -165,18 +165,6 @@ def test_each_problem_is_one_line_with_place_key_and_remedy(tmp_path: Path, text
     assert "hidden" not in said
 
 
-def test_alias_bomb_is_refused(tmp_path: Path) -> None:
-    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
-    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    assert "more than 50000 values after expanding aliases" in problem(tmp_path, "\n".join(lines))
-
-
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(SettingsError, match=r"cannot be read \(.*\): choose another with --config"):
-            load_settings(path, {})
-
-
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe", b"x" * 70000])
 def test_secret_file_without_a_secret(tmp_path: Path, content: bytes) -> None:
     secret = tmp_path / "secret"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.config.settings import Settings, describe_settings, effective_settings, load_settings
+from relay.config.settings import Settings, effective_settings, load_settings
 from relay.core.effective import EffectiveSetting
 from relay.node.reload import takes_over
 
@@ -81,27 +81,6 @@ def test_no_secret_is_in_what_is_shown(tmp_path: Path) -> None:
         assert secret not in shown
 
 
-def test_options_and_development_are_places(tmp_path: Path) -> None:
-    found = by_key(settings(tmp_path, host="127.0.0.1", port=1, dev=True))
-    assert (found["server.port"].value, found["server.port"].place) == (1, "--port")
-    assert found["server.host"].place == "--host"
-    assert found["security.allow_http"].place == "--dev"
-    assert found["delivery.retry_schedule"].place == "--dev"
-    both = by_key(settings(tmp_path, "security:\n  allow_networks: [10.0.0.0/8]\n", dev=True))[
-        "security.allow_networks"
-    ]
-    assert both.place == f"{tmp_path}/relay.yaml:2, --dev"
-    assert both.value == ["10.0.0.0/8", "127.0.0.0/8", "::1/128"]
-
-
-def test_token_of_a_file_is_from_its_variable(tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("a-token-that-is-long-enough")
-    found = by_key(settings(tmp_path, environ={"RELAY_TOKEN_FILE": str(token)}))
-    assert found["auth.tokens[1].token"].place == f"RELAY_TOKEN_FILE ({token})"
-    assert (found["auth.tokens[1].token"].value, found["auth.tokens[1].token"].is_set) == (None, True)
-
-
 def test_places_of_a_reload_are_new_for_what_it_applies_only(tmp_path: Path) -> None:
     old = settings(tmp_path)
     new = settings(
@@ -115,16 +94,3 @@ def test_places_of_a_reload_are_new_for_what_it_applies_only(tmp_path: Path) -> 
     assert found["sources.revor.accounts.second.api_key"].place == f"{name}:18"
     back = by_key(takes_over(old, settings(tmp_path, "server: {port: 9090}\n")))
     assert (back["delivery.jitter"].value, back["delivery.jitter"].place) == (0.2, "default")
-
-
-def test_settings_are_equal_wherever_they_were_written(tmp_path: Path) -> None:
-    assert settings(tmp_path) == settings(tmp_path, "\n" + FILE)
-
-
-def test_every_documented_setting_is_listed(tmp_path: Path) -> None:
-    found = {
-        key.replace(".revor.", ".NAME.").replace(".second.", ".NAME.").replace("[0]", "[]")
-        for key in by_key(settings(tmp_path))
-    }
-    documented = {one.key for one in describe_settings()} - {"auth.tokens"}  # its entries are listed
-    assert documented <= found

@@ -99,13 +99,6 @@ async def test_last_request_decides_and_the_others_are_named() -> None:
     assert sink.saved == [{"first": 201}]
 
 
-async def test_failure_keeps_what_was_remembered_before() -> None:
-    sent = await Sink(201, "connect").converse(two())
-    assert sent.outcome == Outcome(verdict="retry", reason="no")
-    assert sent.response.detail == "no route; request 2, after first: HTTP 201"
-    assert sent.remember == {"first": 201}
-
-
 async def test_all_requests_share_one_time_out() -> None:
     sink = Sink(201, 200)
     await sink.converse(two(), timeout_seconds=7.0)
@@ -148,23 +141,6 @@ async def test_exception_of_a_kind_is_a_failure_that_forgets_nothing() -> None:
     assert sent.remember == {"ledger": 1}
 
 
-async def test_delivery_that_can_never_be_rendered_is_dead() -> None:
-    def never() -> Steps:
-        raise NotRenderable([FieldError(pointer="/config/template/deal", code="missing", detail="no metadata.deal")])
-        yield
-
-    sent = await Sink().converse(never)
-    assert sent.outcome == Outcome(verdict="dead", reason="/config/template/deal: no metadata.deal")
-
-
-async def test_without_a_credential_nothing_more_is_sent() -> None:
-    sink = Sink("credential")
-    sink.outcome = Outcome(verdict="retry", reason="credential", retry_after_seconds=5.0)
-    sent = await sink.converse(two())
-    assert sent.outcome == sink.outcome
-    assert len(sink.sent) == 1
-
-
 async def test_requests_of_one_delivery_are_limited() -> None:
     def endless() -> Steps:
         while True:
@@ -174,24 +150,6 @@ async def test_requests_of_one_delivery_are_limited() -> None:
     sent = await sink.converse(endless)
     assert len(sink.sent) == MAX_STEPS
     assert sent.outcome == Outcome(verdict="retry", reason="render")
-
-
-async def test_private_answer_decides_and_is_not_recorded() -> None:
-    sink = Sink(200)
-
-    async def send(step: Step, seconds: float) -> Sent:
-        sent = await sink.send(step, seconds)
-        shown = replace(sent.response, headers=(("X-Who", "jane@example.com"),), excerpt=b"jane@example.com")
-        return replace(sent, response=shown)
-
-    def steps() -> Steps:
-        response = yield replace(step("first"), private=True)
-        assert (response.excerpt, response.header("x-who")) == (b"jane@example.com", "jane@example.com")
-        return Ended(outcome=OK)
-
-    sent = await converse(steps, send, sink.save, 15.0, sink.clock, "evt_1")
-    assert sent.outcome == OK
-    assert (sent.response.status_code, sent.response.headers, sent.response.excerpt) == (200, (), b"")
 
 
 INTENDED: Memory = {"state": "intended", "record": "note", "target": {"deal_id": 7}, "portal": "acme", "at": 1.0}
@@ -278,18 +236,6 @@ async def test_what_is_shared_is_in_doubt_only_once_the_request_may_have_been_se
     assert not sent.outcome.in_doubt, "no record is in doubt"
 
 
-async def test_what_is_shared_is_stored_before_the_request_and_again_with_the_attempt() -> None:
-    def steps() -> Steps:
-        yield step("create", share=INTENDED)
-        yield step("write", INTENDED)
-        return Ended(outcome=OK, remember=DONE, share={"id": 7})
-
-    sink = Sink(200, 200)
-    sent = await sink.converse(steps)
-    assert sink.order == ["save", "create", "save", "write"]
-    assert (sent.remember, sent.share) == (DONE, {"id": 7})
-
-
 async def test_what_is_shared_stays_intended_if_the_answer_is_lost() -> None:
     def steps() -> Steps:
         yield step("create", share=INTENDED)
@@ -351,21 +297,6 @@ async def test_endless_questions_leave_a_write_in_doubt() -> None:
 
     sent = await Sink(*[200] * MAX_STEPS).converse(endless, memory=INTENDED)
     assert sent.outcome == Outcome(verdict="retry", reason="render", in_doubt=True)
-
-
-@pytest.mark.parametrize("private", [False, True])
-async def test_only_the_status_of_a_private_step_is_recorded(private: bool) -> None:
-    sink = Sink(200)
-    sink.headers, sink.excerpt = (("X-Contact", "alex@example.com"),), b"alex@example.com"
-
-    def steps() -> Steps:
-        response = yield step("look up", private=private)
-        assert response.excerpt == sink.excerpt, "the kind reads all of it"
-        return Ended(outcome=OK)
-
-    sent = await sink.converse(steps)
-    assert (sent.response.status_code, sent.outcome) == (200, OK)
-    assert (sent.headers == (), sent.response.headers == (), sent.response.excerpt == b"") == (private,) * 3
 
 
 @pytest.mark.parametrize("private", [False, True])

@@ -7,7 +7,7 @@ from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Step, Steps
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Credentials
-from relay.delivery.greetings import STEP_SECONDS, greet
+from relay.delivery.greetings import greet
 from relay.errors import CheckFailed
 from relay.tasks import Tasks
 from relay.testing import FakeClock, RecordingSink
@@ -52,14 +52,6 @@ class World:
         return [dict(one.headers).get("Authorization") for one in self.sink.requests]
 
 
-async def test_the_facts_are_those_that_the_last_answer_told() -> None:
-    world = World()
-    facts = await world.greet(steps("/a", "/b", facts={"portal": "123", "noise": "x"}))
-    assert facts == {"portal": "123"}
-    assert [one.url for one in world.sink.requests] == [f"{SINK}/a", f"{SINK}/b"]
-    assert max(world.limits) <= STEP_SECONDS
-
-
 async def test_a_token_is_sent_with_each_request() -> None:
     world = World()
     await world.greet(steps("/a", "/b"), credential(credentialtype="ACCESSTOKEN", accesstoken="secret-token"))
@@ -83,16 +75,6 @@ async def test_a_sink_that_hangs_is_unreachable() -> None:
     assert (refused.value.code, refused.value.status) == ("sink_unreachable", 502)
 
 
-async def test_a_kind_that_fails_refuses_too() -> None:
-    def broken() -> Steps:
-        yield Step(request=OutboundRequest(url=SINK), name="a")
-        raise KeyError("what a vendor sent")
-
-    with pytest.raises(CheckFailed) as refused:
-        await World().greet(broken())
-    assert "what a vendor sent" not in str(refused.value)
-
-
 async def test_a_refresh_token_is_neither_traded_nor_sent() -> None:
     world = World()
     fields = {"credentialtype": "REFRESHTOKEN", "refreshtoken": "r", "refreshtokenendpoint": f"{SINK}/token"}
@@ -101,16 +83,6 @@ async def test_a_refresh_token_is_neither_traded_nor_sent() -> None:
     assert world.sink.requests == []
     assert await world.greet(steps("/a", facts=facts), credential(**fields, accesstoken="a")) == facts
     assert world.authorizations == ["Bearer a"]
-
-
-async def test_client_credentials_fetch_a_token_for_the_check() -> None:
-    world = World()
-    token = b'{"access_token": "fetched", "token_type": "bearer"}'
-    world.sink.answers.clear()
-    world.sink.answers.extend([Response(started_at=0.0, duration_ms=1.0, status_code=200, excerpt=token), 200])
-    fields = {"credentialtype": "CLIENTCREDENTIALS", "token_url": f"{SINK}/token"}
-    await world.greet(steps("/a"), credential(**fields, client_id="id", client_secret="secret"))
-    assert world.authorizations[1:] == ["Bearer fetched"]
 
 
 async def test_a_token_endpoint_that_refuses_the_client_is_a_refused_credential() -> None:

@@ -92,19 +92,9 @@ def test_sink_that_has_failed_for_long_is_not_disabled_by_an_event_that_was_not_
     assert found.events == ()
 
 
-def test_sink_that_has_failed_for_long_is_disabled_by_an_uncertain_delivery() -> None:
-    found = result(UNCERTAIN, failing_since=NOW - 30 * DAY_SECONDS)
-    assert (found.state, found.disable) == ("uncertain", f"only failures for {30 * 86_400} s")
-
-
 @pytest.mark.parametrize("outcome", [SKIP, SHOWN])
 def test_probe_that_says_nothing_is_followed_by_another_soon(outcome: Outcome) -> None:
     found = result(outcome, probe=True, state="disabled")
     assert (found.probe_at, found.recovers, found.events) == (NOW + 60, False, ())
     assert found.state in ("cancelled", "delivered"), "the next probe takes the next event"
     assert "stays disabled" in found.attempt.decision
-
-
-def test_probe_with_an_uncertain_end_is_a_failed_one() -> None:
-    found = result(UNCERTAIN, probe=True, state="disabled")
-    assert (found.state, found.probe_at, found.disable) == ("uncertain", NOW + 3600, None)

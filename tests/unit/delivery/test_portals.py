@@ -27,10 +27,6 @@ class Crm(Single):
         return None if found is None else str(found)
 
 
-class Unlimited(Crm):
-    rate_per_second = None
-
-
 def subscription(id: str, portal: str | None = "acme", **fields: object) -> Subscription:
     values = {"id": id, "sink": "https://crm.test/", "created_at": NOW, "options": {"portal": portal}, **fields}
     return Subscription(**values)  # type: ignore[arg-type]
@@ -58,24 +54,6 @@ def test_pause_of_a_portal_holds_for_its_subscriptions_and_no_others() -> None:
     assert two.sink.may_send(NOW + 60)
 
 
-def test_pause_of_one_subscription_is_its_own() -> None:
-    slots = new_slots()
-    one, two = adopt(slots, subscription("a"), subscription("b"))
-    slots.pause(one, NOW + 60, shared=False)
-    assert [target.sink.may_send(NOW) for target in (one, two)] == [False, True]
-    assert slots.pause_to_store(one, NOW) == ()
-    assert slots.paused_portals(NOW) == {"crm": 0.0}, "one of its subscriptions may be sent to"
-
-
-def test_shorter_pause_ends_no_longer_one() -> None:
-    slots = new_slots()
-    one, two = adopt(slots, subscription("a"), subscription("b"))
-    slots.pause(one, NOW + 60, shared=True)
-    slots.pause(two, NOW + 5, shared=True)
-    assert not one.sink.may_send(NOW + 59)
-    assert not two.sink.may_send(NOW + 59)
-
-
 def test_new_subscription_joins_the_pause_and_a_moved_one_leaves_it() -> None:
     slots = new_slots()
     first = subscription("a")
@@ -92,27 +70,6 @@ def test_new_subscription_joins_the_pause_and_a_moved_one_leaves_it() -> None:
     assert two.sink.may_send(NOW + 90)
     adopt(slots, replace(moved, options={}))
     assert one.portal is None
-
-
-def test_other_subscriptions_do_not_join_again_when_subscriptions_are_read_again() -> None:
-    slots = new_slots()
-    paused = subscription("a")
-    (one,) = adopt(slots, paused)
-    slots.pause(one, NOW + 60, shared=True)
-    adopt(slots, replace(paused, state_since=NOW + 1))
-    assert one.sink.may_send(NOW + 1), "a person has resumed it"
-
-
-def test_portal_is_forgotten_with_its_last_subscription() -> None:
-    slots = new_slots()
-    (one, _) = adopt(slots, subscription("a"), subscription("b"))
-    slots.pause(one, NOW + 60, shared=True)
-    slots.keep({"b"})
-    assert slots.paused_portals(NOW) == {"crm": 60.0}
-    slots.keep(set())
-    assert slots.paused_portals(NOW) == {}
-    (again,) = adopt(slots, subscription("c"))
-    assert again.sink.may_send(NOW)
 
 
 def test_dry_run_takes_no_turns_of_its_portal_and_none_of_its_pauses() -> None:
@@ -136,14 +93,6 @@ def test_disabled_subscription_does_not_open_a_paused_portal() -> None:
     assert slots.paused_portals(NOW) == {"crm": 60.0}
 
 
-def test_rate_is_shared() -> None:
-    slots = new_slots()
-    portal = adopt(slots, *(subscription(f"s{nth}") for nth in range(300)))[0].portal
-    assert portal is not None
-    turns = [portal.take_turn(NOW + nth / 100) for nth in range(100)]
-    assert turns.count(True) == 5
-
-
 @pytest.mark.parametrize(
     ("own", "per_second"), [((None, None), 5.0), ((1.0, 2.0), 5.0), ((None, 20.0), 20.0), ((12.0, 20.0), 20.0)]
 )
@@ -155,14 +104,6 @@ def test_owner_who_allows_more_raises_the_rate(own: tuple[float | None, ...], pe
     assert portal.per_second == per_second
 
 
-def test_portal_of_a_kind_without_a_rate_has_none() -> None:
-    slots = new_slots()
-    (one,) = adopt(slots, subscription("a"), kind=Unlimited())
-    assert one.portal is not None
-    assert one.portal.take_turn(NOW)
-    assert one.portal.take_turn(NOW)
-
-
 def test_server_that_claims_to_be_an_account_elsewhere_pauses_no_subscription_of_it() -> None:
     slots = new_slots()
     (one, other) = adopt(slots, subscription("a"), subscription("b", sink="https://evil.test/"))
@@ -172,15 +113,6 @@ def test_server_that_claims_to_be_an_account_elsewhere_pauses_no_subscription_of
     adopt(slots, subscription("b"))
     slots.pause(other, NOW + 60, shared=True)
     assert not one.sink.may_send(NOW), "it was moved to the account itself"
-
-
-def test_two_kinds_have_no_portal_in_common() -> None:
-    slots = new_slots()
-    (one,) = adopt(slots, subscription("a"))
-    (two,) = adopt(slots, subscription("b"), kind=type("Other", (Crm,), {"name": "other"})())
-    slots.pause(one, NOW + 60, shared=True)
-    assert two.sink.may_send(NOW)
-    assert slots.paused_portals(NOW) == {"crm": 60.0, "other": 0.0}
 
 
 def test_pause_is_stored_for_each_subscription_once() -> None:
@@ -197,15 +129,6 @@ def test_pause_is_stored_for_each_subscription_once() -> None:
     assert slots.pause_to_store(two, NOW) == (one,), "its own row is written by its own attempt"
     slots.pause(two, NOW + 600, shared=True)
     assert set(slots.pause_to_store(two, NOW)) == {one, three}
-
-
-def test_resumed_subscription_is_not_paused_in_the_database_again() -> None:
-    slots = new_slots()
-    paused = subscription("a")
-    one, two = adopt(slots, paused, subscription("b"))
-    slots.pause(one, NOW + 60, shared=True)
-    adopt(slots, replace(paused, state_since=NOW + 1))
-    assert slots.pause_to_store(two, NOW + 1) == ()
 
 
 def test_clock_that_was_set_back_does_not_stop_a_portal() -> None:

@@ -35,17 +35,6 @@ def test_first_success_lifts_the_pause_of_a_failing_sink() -> None:
     assert state.may_send(NOW)
 
 
-def test_own_rate_limit_holds_after_a_success() -> None:
-    state = sink(rate=1.0)
-    for _ in range(FAILED_OFTEN):
-        answer(state, FAILED)
-    assert state.take_turn(NOW)
-    answer(state, DELIVERED)
-    assert not state.may_send(NOW)
-    assert not state.take_turn(NOW + 0.9)
-    assert state.take_turn(NOW + 1.0)
-
-
 def test_clock_that_was_set_back_makes_no_turn_wait_for_the_old_time() -> None:
     state, drained = sink(rate=1.0), sink()
     for _ in range(FAILED_OFTEN):
@@ -150,26 +139,6 @@ def test_time_in_which_the_egress_proxy_fails_is_not_the_sinks(
     assert state.fails
 
 
-def test_end_of_an_outage_of_the_egress_proxy_expedites_retries() -> None:
-    state = sink()
-    state.reached(NOW, by_proxy=True)
-    assert state.health_change(FAILED, NOW, by_proxy=True) is None
-    change = state.health_change(DELIVERED, NOW + OUTAGE_SECONDS)
-    assert change is not None
-    assert change.ends_outage
-    assert not state.fails
-
-
-@pytest.mark.parametrize(("seconds", "ends"), [(OUTAGE_SECONDS - 1, False), (OUTAGE_SECONDS, True)])
-def test_success_after_a_long_failure_ends_an_outage(seconds: float, ends: bool) -> None:
-    state = sink()
-    state.health_change(FAILED, NOW)
-    change = state.health_change(DELIVERED, NOW + seconds)
-    assert change is not None
-    assert change.ends_outage is ends
-    assert state.start_expediting(0.0) == (NOW + seconds if ends else None)
-
-
 def test_retries_are_expedited_once_for_each_resumption() -> None:
     state = sink()
     assert state.start_expediting(0.0) is None
@@ -177,20 +146,3 @@ def test_retries_are_expedited_once_for_each_resumption() -> None:
     assert state.start_expediting(NOW) is None
     state.expediting_failed()
     assert state.start_expediting(NOW) == NOW, "the last try failed"
-
-
-def test_new_sink_url_forgets_the_failures_of_the_old_one() -> None:
-    state = sink()
-    answer(state, FAILED)
-    state.pause(NOW + 90)
-    moved = Subscription(id="sub_1", sink="https://other.test/", created_at=NOW)
-    state.adopt(moved, SUBSCRIPTION, ceiling=64, rate=None)
-    assert (state.failures, state.may_send(NOW)) == (0, True)
-
-
-def test_pause_learned_by_another_node_is_taken_over() -> None:
-    state = sink()
-    paused = Subscription(id="sub_1", sink="https://sink.test/", created_at=NOW, paused_until=NOW + 90)
-    state.adopt(paused, SUBSCRIPTION, ceiling=64, rate=None)
-    assert not state.may_send(NOW + 89)
-    assert state.may_send(NOW + 90)

@@ -43,16 +43,6 @@ def test_backlog_is_limited_only_while_fresh_events_arrive() -> None:
     assert slots.backlogged_limit(target, NOW + FRESH_SECONDS + 1e-3) == math.inf
 
 
-def test_slower_sink_gets_more_backlog_slots() -> None:
-    slots, (target,) = slots_of("one", alone_seconds=9 * PROMPT_SECONDS)
-    assert slots.backlogged_limit(target, NOW) == pytest.approx(10 * BACKLOGGED_SLOTS)
-
-
-def test_sink_without_any_response_has_no_backlog_limit() -> None:
-    slots, (target,) = slots_of("one", alone_seconds=math.inf)
-    assert slots.backlogged_limit(target, NOW) == math.inf
-
-
 def test_sinks_share_the_backlog_slots_and_each_gets_one() -> None:
     slots, targets = slots_of(*(f"s{number}" for number in range(3 * BACKLOGGED_SLOTS)), alone_seconds=0.0)
     one, two, *others = targets
@@ -81,11 +71,6 @@ def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
     assert slots.backlogged_limit(prompt, NOW) == BACKLOGGED_SLOTS
 
 
-def test_clock_set_back_does_not_limit_the_backlog() -> None:
-    slots, (target,) = slots_of("one", alone_seconds=0.0)
-    assert slots.backlogged_limit(target, NOW - 3_600) == math.inf
-
-
 def adopted(slots: Slots, **sinks: str) -> None:
     made = {name: Subscription(id=name, sink=sink, created_at=NOW) for name, sink in sinks.items()}
     slots.adopt({name: (one, cast(Kind, PlainKind())) for name, one in made.items()})
@@ -110,41 +95,6 @@ def test_sink_that_moves_takes_what_it_has_in_flight_to_its_new_host() -> None:
     for target in (one, one, two):
         slots.vacate(target)
     assert (hosts_of(slots), slots.in_flight) == ({"https://b.test": 0}, 0)
-
-
-def test_host_of_a_removed_sink_is_forgotten_once_nothing_is_in_flight() -> None:
-    slots = Slots(concurrency=256, per_host=64)
-    adopted(slots, one="https://a.test/1", two="https://b.test/2", three="https://c.test/")
-    one, two = slots.get("one"), slots.get("two")
-    assert one is not None
-    assert two is not None
-    slots.occupy(one)
-    slots.keep({"three"})
-    assert hosts_of(slots) == {"https://a.test": 1, "https://c.test": 0}
-    assert not one.known
-    slots.vacate(one)
-    assert hosts_of(slots) == {"https://c.test": 0}
-    assert [target.subscription.id for target in slots.listed] == ["three"]
-
-
-def test_callbacks_are_no_candidates_for_an_event() -> None:
-    slots = Slots(concurrency=256, per_host=64)
-    adopted(slots, one="https://a.test/1")
-    slots.join(Subscription(id="two", sink="https://a.test/2", callback=True), cast(Kind, PlainKind()))
-    assert [target.subscription.id for target in slots.listed] == ["one"]
-    assert [target.subscription.id for target in slots] == ["one", "two"]
-
-
-def test_full_host_has_no_free_slot_for_anyone() -> None:
-    slots = Slots(concurrency=256, per_host=2)
-    adopted(slots, one="https://a.test/1", two="https://a.test/2")
-    one, two = slots.get("one"), slots.get("two")
-    assert one is not None
-    assert two is not None
-    slots.occupy(one)
-    assert slots.free(two, NOW) == 1
-    slots.occupy(one)
-    assert slots.free(two, NOW) == 0
 
 
 def test_templates_of_one_owner_leave_half_of_a_host_to_others() -> None:

@@ -44,19 +44,6 @@ class Timed:
         call()
 
 
-async def test_work_done_in_time_is_not_affected() -> None:
-    with Deadlines(LATE).begin():
-        await asyncio.sleep(0)
-
-
-async def test_longer_work_raises_timeout() -> None:
-    with pytest.raises(TimeoutError):
-        await held(Deadlines(SOON), asyncio.Event())
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-
-
 async def test_deadlines_of_one_length_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     timed, deadlines, never = Timed(monkeypatch), Deadlines(10.0), asyncio.Event()
     first = await begun(held(deadlines, never))
@@ -74,24 +61,6 @@ async def test_deadlines_of_one_length_share_a_timer(monkeypatch: pytest.MonkeyP
     assert timed.timers == []
     for late in await asyncio.gather(second, third, return_exceptions=True):
         assert isinstance(late, TimeoutError)
-
-
-async def test_finished_work_needs_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed, deadlines, done = Timed(monkeypatch), Deadlines(10.0), asyncio.Event()
-    first = await begun(held(deadlines, done))
-    done.set()
-    await first
-    timed.now = 106.0
-    second = await begun(held(deadlines, asyncio.Event()))
-    timed.fire(110.0)
-    assert [at for at, _ in timed.timers] == [116.0]
-    assert not second.done()
-    second.cancel()
-    await asyncio.gather(second, return_exceptions=True)
-    timed.fire(116.0)
-    assert timed.timers == []
-    with deadlines.begin():
-        assert [at for at, _ in timed.timers] == [126.0]
 
 
 async def test_outside_cancellation_stays_a_cancellation() -> None:
@@ -125,23 +94,3 @@ async def test_error_together_with_a_timeout_is_kept(monkeypatch: pytest.MonkeyP
     with pytest.raises(LookupError):
         await task
     assert task.cancelling() == 0
-
-
-async def test_nested_deadlines_expire_separately() -> None:
-    outer = Deadlines(LATE).begin()
-    with outer, pytest.raises(TimeoutError):
-        await held(Deadlines(SOON), asyncio.Event())
-
-
-async def test_deadline_outside_a_task_is_an_error() -> None:
-    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def enter() -> None:
-        try:
-            with Deadlines(LATE).begin():
-                found.set_result("entered")
-        except RuntimeError as error:
-            found.set_result(str(error))
-
-    asyncio.get_running_loop().call_soon(enter)
-    assert await found == "a deadline needs a running task"

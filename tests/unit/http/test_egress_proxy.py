@@ -1,12 +1,8 @@
 """Requests through an egress proxy, with real sockets: tunnels, TLS end to end, and whose failure is whose."""
 
 import asyncio
-import inspect
 import ipaddress
-import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.delivery import OutboundRequest, Response
@@ -122,22 +117,6 @@ async def test_credentials_are_sent_to_the_proxy_only() -> None:
     assert "authorization" not in sink.heads[0].lower()
 
 
-def test_credentials_are_in_no_repr() -> None:
-    proxy = EgressProxy.at("http://user:hush-hush@proxy.example:3128")
-    assert (proxy.host, proxy.port, proxy.tls) == ("proxy.example", 3128, False)
-    assert "Basic" not in repr(proxy)
-    assert EgressProxy.at("https://proxy.example").port == 443
-    assert EgressProxy.at("http://[::1]:3128/").host == "::1"
-
-
-@pytest.mark.parametrize(
-    ("host", "place"), [("sink.example.com", b"sink.example.com:443"), ("2606:4700::1111", b"[2606:4700::1111]:443")]
-)
-def test_place_of_a_tunnel_is_host_and_port(host: str, place: bytes) -> None:
-    request = EgressProxy.at("http://proxy.example:3128")._request(host, 443, "relay")
-    assert request == b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: relay\r\n\r\n" % (place, place)
-
-
 @pytest.mark.parametrize(
     ("proxy", "detail"),
     [
@@ -166,30 +145,6 @@ async def test_each_failure_of_the_proxy_is_its_own(proxy: ConnectProxy, detail:
     assert len(proxy.heads) == 1, "no second try in one attempt, not even of a method that may be repeated"
 
 
-async def test_wrong_credentials_are_named() -> None:
-    async with open_connect_proxy(ConnectProxy(credentials="a:right")) as proxy:
-        response = await send_once(proxy.url("a:wrong-one"), "http://127.0.0.1:9/")
-    assert response.detail == "the egress proxy refuses the credentials (407): correct security.egress_proxy"
-
-
-async def test_proxy_that_is_not_there_is_named_without_its_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    async with sender_through(f"http://localhost:{port}") as sender:
-        response = await send(sender, "http://127.0.0.1:9/")
-    assert (response.error, response.detail) == ("proxy", "the egress proxy cannot be reached: Connection refused")
-
-
-async def test_proxy_whose_name_does_not_resolve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    async with sender_through("http://proxy.example.com:3128") as sender:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
-        response = await send(sender, "http://127.0.0.1:9/")
-    assert (response.error, response.detail) == ("proxy", "the egress proxy cannot be reached")
-
-
 async def test_timeout_in_the_tunnel_is_the_sinks() -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -197,21 +152,6 @@ async def test_timeout_in_the_tunnel_is_the_sinks() -> None:
     async with open_peer(hang) as port, open_connect_proxy() as proxy, sender_through(proxy.url()) as sender:
         response = await send(sender, f"http://127.0.0.1:{port}/", timeout_seconds=0.1)
     assert (response.error, response.detail) == ("timeout", "no answer within 0.1 s")
-
-
-async def test_timeout_of_the_attempt_ends_a_tunnel_that_is_being_opened() -> None:
-    async with open_connect_proxy(ConnectProxy(silent=True)) as proxy, sender_through(proxy.url()) as sender:
-        response = await send(sender, "http://127.0.0.1:9/", timeout_seconds=0.1)
-    assert response.error == "timeout"
-    assert response.detail == "no connection through the egress proxy in time (of 0.1 s in all)"
-
-
-async def test_sink_behind_the_proxy_that_refuses_is_not_misread() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    async with open_connect_proxy() as proxy, sender_through(proxy.url()) as sender:
-        response = await send(sender, f"http://127.0.0.1:{port}/")
-    assert (response.error, response.detail) == ("proxy", "the egress proxy could not connect to the sink (502)")
 
 
 async def test_the_way_to_the_proxy_may_be_encrypted(tmp_path: Path) -> None:
@@ -258,12 +198,6 @@ async def test_names_get_neither_http_nor_other_ports_through_the_proxy() -> Non
     assert not proxy.heads
 
 
-def test_policy_and_proxy_belong_together() -> None:
-    for policy, proxy in ((DEVELOPMENT, EgressProxy.at("http://p:1")), (BEHIND, None)):
-        with pytest.raises(ValueError, match="where there is no proxy"):
-            Sender(policy, clock=time.time, proxy=proxy)
-
-
 async def test_no_connection_is_left_open() -> None:
     """Whichever way an attempt ends: the proxy sees the end of its connection."""
     ended: list[str] = []
@@ -293,42 +227,3 @@ async def test_no_connection_is_left_open() -> None:
         async with open_peer(talk) as proxy.port, sender_through(proxy.url()) as sender:
             await send(sender, "http://127.0.0.1:9/", timeout_seconds=0.1)
             await asyncio.wait_for(over.wait(), 60)
-
-
-async def test_a_proxy_that_someone_else_wrote() -> None:
-    pytest.importorskip("pproxy")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = ["-l", f"http://127.0.0.1:{port}#user:hush"]
-    start = "import asyncio, sys; sys.modules['uvloop'] = None; asyncio.set_event_loop(asyncio.new_event_loop()); "
-    command = [sys.executable, "-c", f"{start}from pproxy.server import main; main({arguments})"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            async with asyncio.timeout(20), open_sink() as (sink, sink_port):
-                url = f"http://127.0.0.1:{sink_port}/"
-                async with sender_through(f"http://127.0.0.1:{port}") as sender:
-                    while "reached" in ((response := await send(sender, url)).detail or ""):  # noqa: ASYNC110
-                        await asyncio.sleep(0.05)
-                    assert "(407)" in (response.detail or "")
-                async with sender_through(f"http://user:hush@127.0.0.1:{port}") as sender:
-                    response = await send(sender, url)
-                    assert (response.status_code, response.excerpt) == (200, b"ok")
-            assert len(sink.heads) == 1
-        finally:
-            process.terminate()
-
-
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        test_request_goes_through_a_tunnel_and_arrives_unchanged,
-        test_proxy_resolves_names_and_sees_only_them,
-        test_tls_is_verified_against_the_sink,
-        test_the_way_to_the_proxy_may_be_encrypted,
-        test_no_connection_is_left_open,
-        test_proxy_that_is_not_there_is_named_without_its_address,
-    ],
-)
-def test_it_holds_on_the_event_loop_of_a_node(scenario: Callable[..., Any], tmp_path: Path) -> None:
-    """Whose TLS and `start_tls` are its own."""
-    uvloop.run(scenario(*(tmp_path for _ in inspect.signature(scenario).parameters)))

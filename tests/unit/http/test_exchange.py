@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from relay.core.deliveries.response_head import ResponseHead, read_response_head
-from relay.http.exchange import MAX_KEPT_BYTES, Answer, Exchanges, Garbled, Route, _head
+from relay.http.exchange import MAX_KEPT_BYTES, Exchanges, Garbled, Route, _head
 from tests.support.wire import Call, Handler, answer, body_parts, open_stub
 
 BODY = b"x" * 100
@@ -69,15 +68,6 @@ async def test_trailers_of_a_response_are_no_headers_of_it_or_of_the_next() -> N
 
 
 @pytest.mark.parametrize(
-    ("method", "length"), [("GET", None), ("OPTIONS", None), ("DELETE", None), ("POST", 0), ("PUT", 0), ("PATCH", 0)]
-)
-async def test_empty_body_has_a_length_only_if_the_method_expects_one(method: str, length: int | None) -> None:
-    async with open_stub() as stub, opened() as exchanges:
-        await ask(exchanges, stub.url, method, b"")
-    assert stub.received[0].length == length
-
-
-@pytest.mark.parametrize(
     ("url", "host"),
     [
         ("http://example.com/", "example.com"),
@@ -92,11 +82,6 @@ async def test_empty_body_has_a_length_only_if_the_method_expects_one(method: st
 )
 async def test_host_header_is_the_host_of_the_url(url: str, host: str) -> None:
     assert Route.to(URL(url)).host == host
-
-
-async def test_url_without_host_has_no_route() -> None:
-    with pytest.raises(ValueError, match="nowhere"):
-        Route.to(URL("/nowhere"))
 
 
 @given(st.lists(st.text(), max_size=5), st.integers(0, 10_000))
@@ -139,16 +124,6 @@ async def test_every_kind_of_response_is_read(raw: bytes, expected: tuple[int, b
         assert await ask(exchanges, stub.url) == expected
 
 
-async def test_response_to_head_has_no_body() -> None:
-    async def say(call: Call) -> None:
-        await call.send(answer(200, [("Content-Length", "1000")], None))
-
-    async with open_stub(say) as stub, opened() as exchanges:
-        for _ in range(2):
-            assert await ask(exchanges, stub.url, "HEAD", b"") == (200, b"")
-    assert stub.connections == 1
-
-
 OK = b"HTTP/1.1 200 OK\r\n"
 LONG = b"X: " + b"y" * 10_000 + b"\r\n"
 LENGTH = b"Content-Length: 2\r\n"
@@ -185,42 +160,6 @@ async def test_status_counts_even_if_the_rest_is_malformed(raw: bytes, expected:
             assert await ask(exchanges, stub.url) == expected
             await stub.until(lambda: not stub._writers)
             assert stub.connections == number + 1, "its connection is not used again"
-
-
-@pytest.mark.parametrize("framing", [LENGTH * 2 + b"\r\n", b"X: \0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n"])
-async def test_body_behind_a_malformed_head_is_read_in_any_chunks(framing: bytes) -> None:
-    """Otherwise the sink finds its connection closed while it writes, and counts that as a failure."""
-    end = b"ok" if framing.startswith(LENGTH) else b"ok\r\n0\r\n\r\n"
-
-    async def say(call: Call) -> None:
-        await call.body()
-        for byte in OK + framing + end:
-            await call.send(bytes([byte]))
-            await asyncio.sleep(0)
-
-    async with open_stub(say) as stub, opened() as exchanges:
-        assert await ask(exchanges, stub.url) == (200, b"ok")
-
-
-async def test_slow_malformed_head_is_not_parsed_again_after_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That would take quadratic time and block the node."""
-    readings: list[int] = []
-
-    def reading(raw: bytes) -> ResponseHead | None:
-        readings.append(len(raw))
-        return read_response_head(raw)
-
-    async def say(call: Call) -> None:
-        await call.body()
-        await call.send(OK + LENGTH * 2)
-        for byte in b"X: y\r\n" * 50 + b"\r\nok":
-            await call.send(bytes([byte]))
-            await asyncio.sleep(0)
-
-    monkeypatch.setattr("relay.http.exchange.read_response_head", reading)
-    async with open_stub(say) as stub, opened() as exchanges:
-        assert await ask(exchanges, stub.url) == (200, b"ok")
-    assert len(readings) <= 3
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -297,27 +236,7 @@ async def test_status_of_a_very_long_head_counts_and_little_of_it_is_kept() -> N
     assert sum(len(value) for value in got.headers.values()) <= 2 * MAX_KEPT_BYTES, "and what was read at once"
 
 
-async def test_headers_can_be_stored_as_json() -> None:
-    raw = [("Server", "Café".encode("latin-1")), ("X-Name", "Žižek".encode()), ("X-Plain", b"a")]
-
-    async def say(call: Call) -> None:
-        await call.body()
-        await call.send(answer(200, raw))
-
-    async with open_stub(say) as stub, opened() as exchanges:
-        got = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
-        got.close()
-    assert (got.headers["server"], got.headers["x-name"], got.headers["x-plain"]) == ("Café", "Žižek", "a")
-
-
 # --- on which connection, and how often
-
-
-async def test_connection_is_reused() -> None:
-    async with open_stub() as stub, opened() as exchanges:
-        for _ in range(3):
-            assert (await ask(exchanges, stub.url))[0] == 200
-    assert stub.connections == 1
 
 
 async def test_unrequested_response_is_not_taken_for_the_next_one() -> None:
@@ -427,43 +346,3 @@ async def test_request_that_fails_twice_is_not_sent_a_third_time() -> None:
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await ask(exchanges, stub.url, "GET", b"")
     assert len(stub.received) == 2
-
-
-async def test_cancelled_caller_closes_the_connection() -> None:
-    left = asyncio.Event()
-
-    async def hold(call: Call) -> None:
-        await call.body()
-        await call.left()
-        left.set()
-
-    async with open_stub(hold) as stub, opened() as exchanges:
-        asking = asyncio.create_task(ask(exchanges, stub.url))
-        await stub.until(lambda: bool(stub.received))
-        asking.cancel()
-        await asyncio.wait_for(left.wait(), 10)
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-
-
-async def test_connected_is_called_before_anything_is_sent() -> None:
-    async with open_stub() as stub, opened() as exchanges:
-
-        def refuse(connection: object) -> None:
-            raise RuntimeError("as told")
-
-        with pytest.raises(RuntimeError, match="as told"):
-            await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY, refuse)
-        await stub.until(lambda: stub.connections == 1 and not stub._writers)
-    assert not stub.received
-
-
-async def test_closed_exchanges_accept_no_requests() -> None:
-    async with open_stub() as stub, opened() as exchanges:
-        got: Answer = await exchanges.begin(Route.to(URL(stub.url)), "POST", [], BODY)
-        got.close()
-        await exchanges.close()
-        assert exchanges.closed
-        with pytest.raises(aiohttp.ClientError):
-            await ask(exchanges, stub.url)
-    assert len(stub.received) == 1

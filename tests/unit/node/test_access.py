@@ -100,13 +100,6 @@ def test_a_symbolic_link_is_refused_and_not_followed(environ: dict[str, str], pa
         assert elsewhere.exists() is there
 
 
-def test_special_files_are_refused_without_blocking(environ: dict[str, str], path: Path) -> None:
-    path.parent.mkdir(parents=True)
-    os.mkfifo(path, 0o600)
-    with pytest.raises(SettingsError, match="is not a regular file"):
-        local_token.local_token(environ)
-
-
 @pytest.mark.parametrize("content", ["", "\n", "two words", "rl_a\nrl_b", "é"])
 def test_file_without_a_token_is_named(environ: dict[str, str], path: Path, content: str) -> None:
     put(path, content)
@@ -114,14 +107,6 @@ def test_file_without_a_token_is_named(environ: dict[str, str], path: Path, cont
         local_token.local_token(environ)
     assert str(path) in str(caught.value)
     assert path.read_text() == content
-
-
-def test_no_place_for_a_token(tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("")
-    with pytest.raises(SettingsError, match="set RELAY_TOKEN_FILE"):
-        local_token.make_local_token({"XDG_STATE_HOME": str(tmp_path / "state")})
-    with pytest.raises(SettingsError, match="RELAY_TOKEN_FILE"):
-        local_token.make_local_token({})
 
 
 @pytest.mark.parametrize(
@@ -147,28 +132,6 @@ def test_accepted_tokens(
     if "token file" in names:
         assert settings.auth.tokens[-1].scopes == ("admin",)
         assert settings.auth.tokens[-1].token == path.read_text().strip()
-
-
-@pytest.mark.parametrize("kept", [False, True])
-def test_none_is_created_beside_tokens_of_the_database(environ: dict[str, str], path: Path, kept: bool) -> None:
-    """One that an earlier start has created goes on working: it may be the only admin."""
-    if kept:
-        put(path, f"{KEPT}\n")
-    settings = local_token.with_local_token(Settings(), environ, has_stored=True)
-    assert [token.token for token in settings.auth.tokens] == ([KEPT] if kept else [])
-    assert path.exists() == kept
-
-
-def test_configured_token_equal_to_the_file_s_is_listed_once(environ: dict[str, str], path: Path) -> None:
-    put(path, GIVEN.token)
-    settings = local_token.with_local_token(Settings(auth=AuthSettings(tokens=(GIVEN,)), dev=True), environ)
-    assert settings.auth.tokens == (GIVEN,)
-
-
-def test_dev_ignores_an_unusable_token_file(environ: dict[str, str], path: Path) -> None:
-    put(path, f"{KEPT}\n", 0o644)
-    for where in (environ, {}):
-        assert local_token.with_local_token(Settings(dev=True), where).auth.tokens == ()
 
 
 def test_postgresql_needs_a_configured_token(environ: dict[str, str], path: Path) -> None:

@@ -199,51 +199,6 @@ async def test_a_turn_of_the_loop_does_a_bounded_part_of_many_figures(away: bool
     assert max(world.rows.sizes) <= figures.MAX_WRITTEN
 
 
-async def test_a_flush_beside_a_measurement_writes_no_sum_of_a_part_of_the_accounts() -> None:
-    world = World()
-    for number in range(3 * figures.MEASURED_AT_ONCE):
-        world.account(f"account {number}", open_jobs=1)
-    measuring = asyncio.create_task(world.figures.measure())
-    await asyncio.sleep(0)
-    assert not measuring.done()
-    await world.figures.flush()
-    assert world.rows.values == {}
-    await measuring
-    await world.figures.flush()
-    assert world.rows.values["jobs_open", "", "minute", NOW] == 3 * figures.MEASURED_AT_ONCE
-
-
-async def test_the_polls_of_an_account_that_was_removed_are_forgotten() -> None:
-    world = World()
-    for name in ("a", "b"):
-        world.account(name)
-    await world.figures.measure()
-    del world.pollers["revor", "a"]
-    await world.figures.measure()
-    assert list(world.figures._polls) == [("revor", "b")]
-
-
-async def test_every_row_that_was_lost_is_logged_whenever_that_was(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Rows are lost while things are counted, also between two flushes and before a clock is believed."""
-    monkeypatch.setattr("relay.core.figures.MAX_ROWS", 5)
-    world = World()
-    for _ in range(8):
-        world.count()
-        world.passes(60.0)
-    await world.figures.flush()
-    await world.figures.flush()
-    assert capsys.readouterr().out.split("figures_lost")[1].split()[0] == "rows=5"
-
-
-async def test_two_flushes_at_once_write_one_after_the_other() -> None:
-    world = World()
-    world.count(2)
-    await asyncio.gather(world.figures.flush(), world.figures.flush())
-    assert world.rows.total() == 2
-
-
 async def test_a_clock_that_jumps_far_ahead_and_back_makes_no_rows_of_that_time() -> None:
     world = World()
     world.count()
@@ -261,22 +216,3 @@ async def test_a_clock_that_jumps_far_ahead_and_back_makes_no_rows_of_that_time(
         await world.figures.run_once()
     assert all(abs(key[3] - NOW) < 86_400.0 for key in world.rows.counts)
     assert world.rows.total() == 1 + int(BELIEF_SECONDS / 15.0) + 1
-
-
-async def test_a_clock_that_stays_set_is_believed() -> None:
-    world = World()
-    world.now += 5 * 86_400.0
-    for _ in range(int(BELIEF_SECONDS / 15.0) + 2):
-        world.count()
-        await world.figures.run_once()
-        world.passes(15.0)
-    assert world.rows.total() == int(BELIEF_SECONDS / 15.0) + 2
-
-
-@pytest.mark.parametrize("seconds", [-1_800.0, 1_800.0])
-async def test_a_clock_that_is_set_a_little_is_believed_at_once(seconds: float) -> None:
-    world = World()
-    world.now += seconds
-    world.count()
-    await world.figures.flush()
-    assert world.rows.total() == 1

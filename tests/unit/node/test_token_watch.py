@@ -191,40 +191,6 @@ async def test_tokens_stay_known_while_the_database_is_down(world: World, monkey
     running.cancel()
 
 
-async def test_notice_is_read_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_watch, "CHECK_SECONDS", 60.0)
-    running = asyncio.ensure_future(world.watch.run())
-    await world.loaded()
-    for number in range(3):
-        world.database.put(access_token(f"tok_{number}"))
-        world.watch.heard()
-        await world.loaded()
-        assert world.identify(f"tok_{number}") is not None
-    running.cancel()
-
-
-async def test_failure_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_watch, "CHECK_SECONDS", 0.001)
-    world.database.down = True
-    running = asyncio.ensure_future(world.watch.run())
-    for _ in range(5):
-        await asyncio.sleep(0.002)
-    world.database.down = False
-    world.database.put(access_token("tok_1"))
-    await world.loaded()
-    assert world.identify("tok_1") is not None
-    running.cancel()
-
-
-async def test_older_answer_never_replaces_a_newer_one(world: World) -> None:
-    world.database.put(access_token("tok_1"))
-    reading = asyncio.ensure_future(world.watch.refresh())
-    await asyncio.sleep(0)
-    world.database.remove("tok_1")
-    await asyncio.gather(reading, world.watch.refresh())
-    assert world.identify("tok_1") is None
-
-
 def test_settings_win_over_the_database_and_a_changed_token_is_gone(world: World) -> None:
     stored = replace(access_token("tok_1"), name="stored")
     assert not world.access.load([stored])

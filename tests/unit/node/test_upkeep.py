@@ -6,11 +6,8 @@ from typing import Any
 import pytest
 
 from relay.config.settings import RetentionSettings
-from relay.core.deliveries.replay import ReplayStep
 from relay.core.jobs.job import Job
-from relay.delivery.replayer import Replayer
 from relay.errors import StoreError
-from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.node import upkeep
 
@@ -85,13 +82,6 @@ async def test_failure_for_one_overdue_job_does_not_stop_the_others(error: Calla
     assert count == len(bad) + 6
 
 
-@pytest.mark.parametrize("error", ERRORS)
-async def test_failing_probe_does_not_stop_other_accounts(error: Callable[[], Exception]) -> None:
-    accounts = {LIVE: Account("probe", error), OTHER: Account()}
-    await upkeep.probes(accounts)
-    assert [account.probed for account in accounts.values()] == [1, 1]
-
-
 KINDS = [
     "attempts",
     "events",
@@ -137,20 +127,3 @@ async def test_failure_to_delete_one_kind_of_row_does_not_stop_the_others(failin
     retention = upkeep.Retention(Rows(), Metrics(), lambda: NOW, RetentionSettings())
     assert await retention.run_once() == len(KINDS) - 1
     assert deleted.keys() == {*KINDS, "give_back"} - {failing}
-
-
-async def test_failing_replay_does_not_stop_other_replays() -> None:
-    advanced: list[str] = []
-
-    class Rows:
-        async def due(self, holder: str, now: float) -> list[str]:
-            return ["bad", "good"]
-
-        async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep:
-            if replay_id == "bad":
-                raise StoreError("no")
-            advanced.append(replay_id)
-            return ReplayStep()
-
-    assert await Replayer(Rows(), clock=lambda: NOW, holder=Holder("node"), wake=lambda: None).run_once()
-    assert advanced == ["good"]

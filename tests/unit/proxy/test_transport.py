@@ -5,7 +5,6 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
-import aiohttp
 import pytest
 
 from relay.errors import NoAnswer
@@ -41,12 +40,6 @@ async def answering() -> AsyncIterator[Callable[[int], Answering]]:
     for transport in transports:
         await transport.close()
     await servers.aclose()
-
-
-async def test_complete_answer_is_read(answering: Callable[[int], Answering]) -> None:
-    answer = await answering(len(BODY))()
-    assert await answer.read(len(BODY)) == (BODY, True)
-    answer.close()
 
 
 async def test_trailers_of_an_answer_are_no_headers_of_it_or_of_the_next() -> None:
@@ -97,15 +90,3 @@ async def test_incomplete_answer_raises_no_answer(answering: Callable[[int], Ans
     assert (len(begun) > 1000, is_whole) == (True, False)
     with pytest.raises(NoAnswer):
         _ = [part async for part in answer.body()]
-
-
-async def test_bytes_before_the_break_are_streamed(answering: Callable[[int], Answering]) -> None:
-    answer = await answering(1000)()
-    content = answer._response.content
-    if content.exception() is None:
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await asyncio.wait_for(content.wait_eof(), 10)
-    parts = answer.body()
-    assert await anext(parts) == BODY[:1000]
-    with pytest.raises(NoAnswer):
-        await anext(parts)

@@ -8,7 +8,7 @@ import pytest
 
 from relay.clock import wall_clock
 from relay.errors import NoAnswer
-from relay.proxy.transport import MAX_KEPT_URL_CHARACTERS, UpstreamRequest, UpstreamTransport
+from relay.proxy.transport import UpstreamRequest, UpstreamTransport
 from tests.support.peer import open_peer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -61,12 +61,3 @@ async def test_incomplete_answer_is_not_buffered():
         assert answer.from_memory() is None
         with pytest.raises(NoAnswer):
             [part async for part in answer.body()]
-
-
-async def test_repeated_target_is_sent_unchanged():
-    targets: list[bytes] = []
-    odd = ["/a%2Fb/../c?x=%20+&y", f"/{'l' * MAX_KEPT_URL_CHARACTERS}?%7e"]
-    async with upstream([HEAD + b"whole"], targets) as transport:
-        for target in odd * 2:
-            (await transport.send(UpstreamRequest(method="GET", target=target, headers=[]))).close()
-    assert targets == [target.encode() for target in odd * 2]

@@ -138,17 +138,6 @@ async def test_connection_in_use_gets_one_more_answer() -> None:
         await world.serving
 
 
-async def test_accepted_connection_without_a_request_gets_its_answer() -> None:
-    async with serving() as world:
-        reader, writer = await world.connect()
-        await until(lambda: bool(world.server._connections._all))
-        await world.stop_listening()
-        writer.write(request("GET", "/first"))
-        assert await answered(reader) == (b"/first", b"close")
-        writer.close()
-        await world.serving
-
-
 async def test_connection_whose_answer_had_begun_is_kept_for_one_more() -> None:
     """Its head did not say that it is the last, so the client may send again."""
     async with serving() as world:
@@ -224,17 +213,5 @@ async def test_second_signal_ends_the_stop_at_once() -> None:
         await world.stop_listening(within_seconds=600)
         world.server.force_exit = True
         async with asyncio.timeout(60):
-            await world.serving
-        writer.close()
-
-
-async def test_server_without_a_grace_closes_idle_connections_at_once() -> None:
-    async with serving(kept_seconds=0.0) as world:
-        reader, writer = await world.connect()
-        writer.write(request("GET", "/one"))
-        await answered(reader)
-        await world.stop_listening(within_seconds=600)
-        async with asyncio.timeout(60):  # the stop may take ten minutes
-            assert await reader.read() == b""
             await world.serving
         writer.close()

@@ -231,20 +231,6 @@ async def test_endless_input_is_cut_off_in_bounded_memory(name: str) -> None:
         await answers(app)
 
 
-@pytest.mark.parametrize("waits", [True, False])
-async def test_body_after_an_answer_that_ends_the_connection_is_not_read_on(waits: bool) -> None:
-    async with served(ROOMY) as app:
-        app.more_headers = [(b"connection", b"close")]
-        reader, writer = await connect(app)
-        writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n")
-        if waits:
-            await reader.readuntil(b"/unread")
-        sent = await poured(writer, lambda: b"b" * 50_000, 300_000_000)
-        assert sent < 40 * MEBIBYTE, "what the buffers of both ends hold, and not all"
-        writer.close()
-        await answers(app)
-
-
 async def test_client_that_writes_its_whole_request_first_sees_an_answer_that_ends_the_connection() -> None:
     async with served(ROOMY) as app:
         app.more_headers = [(b"connection", b"close")]
@@ -252,18 +238,6 @@ async def test_client_that_writes_its_whole_request_first_sees_an_answer_that_en
         writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n" + b"b" * 500_000)
         assert (await said(reader)).endswith(b"/unread")
         writer.close()
-
-
-@pytest.mark.parametrize("behind", [1, 30])
-async def test_client_that_leaves_with_requests_behind_is_told_to_the_one_that_is_answered(behind: int) -> None:
-    """Otherwise it writes to a connection that is gone, which uvloop answers with an exception."""
-    async with served(ROOMY) as app:
-        reader, writer = await connect(app)
-        writer.write(request("GET", "/endless") + request("GET", "/behind") * behind)
-        await reader.readexactly(CHUNK_BYTES)
-        writer.transport.abort()
-        await app.until(lambda: app.left == ["/endless"])
-        assert app.asked == ["/endless"]
 
 
 async def test_trailers_never_become_headers() -> None:
@@ -288,14 +262,6 @@ async def test_trailers_reach_neither_their_request_nor_the_next_one(size: int) 
     names = {name for headers in app.headers for name, _ in headers}
     assert names <= {b"host", b"transfer-encoding", b"connection"}
     assert app.bodies == [b"ok", b"ok", b"", b"ok"]
-
-
-async def test_length_as_a_trailer_is_400() -> None:
-    async with served(ROOMY) as app:
-        reader, writer = await connect(app)
-        writer.write(request("POST", "/x", chunks=[b"ok"]).removesuffix(b"\r\n") + b"Content-Length: 9\r\n\r\n")
-        assert (await said(reader)).startswith(b"HTTP/1.1 400 ")
-        writer.close()
 
 
 async def test_large_body_arrives_whole_in_any_framing() -> None:
@@ -344,19 +310,6 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_time_of_a_later_head_starts_with_its_first_byte() -> None:
-    async with served(Limits(head_seconds=0.3, keep_alive_seconds=60)) as app:
-        reader, writer = await connect(app)
-        writer.write(request("GET", "/first"))
-        await reader.readuntil(b"/first")
-        await asyncio.sleep(0.5)  # idle for longer than a head may take
-        writer.write(request("GET", "/second"))
-        await reader.readuntil(b"/second")
-        writer.write(b"GET /third HT")
-        assert (await said(reader)).startswith(b"HTTP/1.1 408 ")
-        writer.close()
-
-
 async def test_stopped_body_is_408_and_disconnects_the_app() -> None:
     async with served(SHORT) as app:
         for framing in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"):
@@ -367,25 +320,6 @@ async def test_stopped_body_is_408_and_disconnects_the_app() -> None:
         await app.until(lambda: app.left == ["/x", "/x"])
 
 
-async def test_progressing_body_has_no_time_limit() -> None:
-    async with served(Limits(body_seconds=0.4)) as app, Client(app.url) as client:
-        client.writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-        for _ in range(10):
-            await asyncio.sleep(0.1)
-            client.writer.write(b"a")
-        assert (await client.answer()).body == b"/x"
-
-
-async def test_request_being_answered_has_no_time_limit() -> None:
-    async with served(SHORT) as app, Client(app.url) as client:
-        client.writer.write(request("GET", "/hold") + b"GET /half HT")
-        await asyncio.sleep(1.0)
-        app.holding.set()
-        assert (await client.answer()).body == b"/hold"
-        client.writer.write(b"TP/1.1\r\nHost: x\r\n\r\n")
-        assert (await client.answer()).body == b"/half"
-
-
 async def test_client_that_reads_nothing_is_cut_off() -> None:
     async with served(SHORT) as app:
         _, writer = await connect(app)
@@ -393,19 +327,6 @@ async def test_client_that_reads_nothing_is_cut_off() -> None:
         writer.write(request("GET", "/endless"))
         await app.until(lambda: app.left == ["/endless"])
         writer.close()
-
-
-async def test_slowly_reading_client_has_no_time_limit() -> None:
-    async with served(SHORT) as app:
-        reader, writer = await connect(app)
-        writer.write(request("GET", "/endless"))
-        ends_at = asyncio.get_running_loop().time() + 3 * SHORT.body_seconds
-        while asyncio.get_running_loop().time() < ends_at:
-            assert await reader.read(MEBIBYTE)
-            await asyncio.sleep(SHORT.body_seconds / 10)
-        assert app.left == []
-        writer.close()
-        await app.until(lambda: app.left == ["/endless"])
 
 
 async def unread(app: App, path: str = "/large") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -506,14 +427,6 @@ async def said_until(reader: asyncio.StreamReader, end: bytes, got: bytes = b"")
     return got
 
 
-async def test_idle_connection_is_closed() -> None:
-    async with served(SHORT) as app:
-        reader, writer = await connect(app)
-        writer.write(request("GET", "/x"))
-        assert (await said(reader)).endswith(b"/x")
-        writer.close()
-
-
 # --- numbers
 
 
@@ -541,20 +454,6 @@ async def test_silent_connections_are_limited_per_address() -> None:
         waiting[1].write(request("GET", "/patient"))
         await waiting[0].readuntil(b"/patient")
         for _, writer in (*streams, waiting):
-            writer.close()
-
-
-async def test_connections_waiting_for_an_answer_are_not_silent() -> None:
-    async with served(Limits(silent_per_address=5, silent=10)) as app:
-        streams = []
-        for number in range(60):
-            streams.append(await connect(app))
-            streams[-1][1].write(request("GET", f"/hold-{number}"))
-            await app.until(lambda count=number: len(app.asked) > count)
-        await answers(app)
-        app.holding.set()
-        for number, (reader, writer) in enumerate(streams):
-            await reader.readuntil(f"/hold-{number}".encode())
             writer.close()
 
 
@@ -662,28 +561,6 @@ async def test_client_that_half_closes_after_its_request_gets_the_answer(slow: b
         writer.close()
 
 
-async def test_all_requests_before_a_half_close_are_answered() -> None:
-    async with served(ROOMY) as app:
-        reader, writer = await connect(app)
-        writer.write(b"".join(request("GET", f"/{number}") for number in range(300)))
-        writer.write_eof()
-        got = await said(reader)
-        assert [line for line in got.split(b"\r\n") if line.startswith(b"/")] != []
-        assert got.count(b"HTTP/1.1 200 OK") == 300
-        writer.close()
-
-
-async def test_client_that_closes_later_has_left() -> None:
-    async with served(ROOMY) as app:
-        reader, writer = await connect(app)
-        writer.write(request("GET", "/hold"))
-        await app.until(lambda: bool(app.asked))
-        await asyncio.sleep(2 * HALF_CLOSE_SECONDS)
-        writer.close()
-        await app.until(lambda: app.left == ["/hold"])
-        del reader
-
-
 @pytest.mark.parametrize("begun", [b"GET / HT", b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"])
 async def test_client_that_closes_within_its_request_gets_no_answer(begun: bytes) -> None:
     async with served(ROOMY) as app:
@@ -697,18 +574,6 @@ async def test_client_that_closes_within_its_request_gets_no_answer(begun: bytes
 
 
 # --- bytes that are no requests
-
-
-@pytest.mark.parametrize(
-    "raw", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"\x00" * 100, b"G@T / HTTP/1.1\r\n\r\n"]
-)
-async def test_invalid_request_is_400(raw: bytes) -> None:
-    async with served(ROOMY) as app:
-        reader, writer = await connect(app)
-        writer.write(raw)
-        assert (await said(reader)).startswith(b"HTTP/1.1 400 ")
-        writer.close()
-        await answers(app)
 
 
 async def test_invalid_request_does_not_lose_the_previous_answer() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from relay.core.events.event import Hint, Repeat
+from relay.core.events.event import Hint
 from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
@@ -57,10 +57,6 @@ def test_base_url_may_include_the_version(base_url: str) -> None:
     origin = REVOR.origin(base_url, "http://x/schemas/job-status.v1.json")
     assert (origin.source, origin.type_prefix) == ("https://revor.ai/api/v1/outreach/jobs", "ai.revor.job")
     assert origin.account_source == "https://revor.ai/api/v1/connect/accounts"
-
-
-def test_base_url_may_have_a_path() -> None:
-    assert REVOR.event_source("http://127.0.0.1:9000/revor") == "http://127.0.0.1:9000/revor/api/v1/outreach/jobs"
 
 
 @pytest.mark.parametrize(
@@ -136,39 +132,6 @@ def test_only_a_code_that_says_that_an_account_needs_reconnecting_points_at_the_
     assert pointing == {"connect_account_reconnect_required"}
 
 
-@pytest.mark.parametrize(
-    ("code", "if_retryable", "if_final", "if_unsaid"),
-    [
-        # of jobs
-        ("connect_account_reconnect_required", "safe", "safe", "safe"),
-        ("insufficient_credits", "safe", "safe", "safe"),
-        ("external_api_worker_unavailable", "safe", "useless", "may_send_twice"),
-        ("external_api_retry_enqueue_failed", "may_send_twice", "may_send_twice", "may_send_twice"),
-        ("external_api_billing_retryable", "safe", "useless", "may_send_twice"),
-        # of requests
-        ("invalid_request", "may_send_twice", "useless", "useless"),
-        ("idempotency_conflict", "may_send_twice", "useless", "useless"),
-        ("permission_denied", "may_send_twice", "useless", "useless"),
-        ("membership_tier_insufficient", "may_send_twice", "useless", "useless"),
-        ("external_api_job_not_found", "may_send_twice", "may_send_twice", "may_send_twice"),
-        ("task_unavailable", "safe", "safe", "safe"),
-        ("api_rate_limit_exceeded", "safe", "safe", "safe"),
-        # of patterns, and of none of these
-        ("x_job_concurrency_limit_exceeded", "safe", "safe", "safe"),
-        ("channel_conflict", "may_send_twice", "useless", "useless"),
-        ("never_heard_of", "may_send_twice", "useless", "may_send_twice"),
-    ],
-)
-def test_repeat_agrees_with_the_item(code: str, if_retryable: Repeat, if_final: Repeat, if_unsaid: Repeat) -> None:
-    expected: dict[bool | None, Repeat] = {True: if_retryable, False: if_final, None: if_unsaid}
-    for retryable, repeat in expected.items():
-        problem = Problem(code=code, message="", retryable=retryable)
-        for kind in ("failed", "cancelled"):
-            hint = REVOR.hint_for(problem, kind)
-            assert hint is not None
-            assert hint.repeat == repeat, (retryable, kind)
-
-
 @pytest.mark.parametrize("retryable", [True, False, None])
 @pytest.mark.parametrize("code", [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"])
 def test_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> None:
@@ -227,35 +190,7 @@ def test_failed_poll_has_a_hint(code: str, meaning: str) -> None:
     assert REVOR.hint_for(None, POLL) is None
 
 
-def test_unknown_code_is_named() -> None:
-    for said in (True, False, None):
-        hint = REVOR.hint_for(Problem(code="odd\n", message="", retryable=said), "failed")
-        assert hint is not None
-        assert hint.meaning == "Revor reports odd"
-
-
-def test_success_has_no_hint() -> None:
-    problem = Problem(code="insufficient_credits", message="", retryable=False)
-
-    with_a_problem = {kind for kind in JOB_EVENTS if REVOR.hint_for(problem, kind) is not None}
-    without = {kind for kind in JOB_EVENTS if REVOR.hint_for(None, kind) is not None}
-
-    assert with_a_problem == {"failed", "cancelled", "retrying", "overdue", "not_found", "status_unknown"}
-    assert without == {"failed", "overdue", "not_found", "status_unknown"}
-
-
 # Checked when read -------------------------------------------------------------------------------------------------
-
-
-def test_unknown_preset_names_the_known_ones() -> None:
-    for preset in ("nope", "../revor", "revor.hints", ""):
-        with pytest.raises(SettingsError, match=r"there is no preset .*: revor"):
-            load_definition(preset)
-
-
-def test_no_presets(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="none is there"):
-        load_definition("revor", directory=tmp_path)
 
 
 MISSING = object()
@@ -331,40 +266,6 @@ def test_invalid_definition_names_file_and_key(
         load_definition("revor", directory=tmp_path)
 
 
-def test_a_source_may_have_no_connect_accounts(tmp_path: Path) -> None:
-    shutil.copy(SOURCES / "revor.hints.yaml", tmp_path)
-    document = yaml.safe_load((SOURCES / "revor.yaml").read_text())
-    del document["connect_accounts"]
-    (tmp_path / "revor.yaml").write_text(yaml.safe_dump(document))
-
-    assert load_definition("revor", directory=tmp_path).listing is None
-    assert REVOR.listing_url("https://revor.ai/api/v1") == "https://revor.ai/api/v1/connect/accounts"
-
-
-@pytest.mark.parametrize("state", ["needs_reconnect", "cannot_send"])
-def test_a_state_in_which_an_account_cannot_send_has_a_hint(state: str) -> None:
-    hint = REVOR.hint_for(None, state, channel="linkedin")
-
-    assert hint is not None
-    assert hint.meaning.startswith("The LinkedIn account ")
-
-
-@pytest.mark.parametrize("content", [b"a: [", b"- a\n", b"\xff\xfe\xff", b"", b"a: !!int ''", b"[" * 5000])
-def test_file_without_a_mapping(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "revor.yaml").write_bytes(content)
-
-    with pytest.raises(SettingsError, match=r"^revor\.yaml: ") as caught:
-        load_definition("revor", directory=tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_hints_file(tmp_path: Path) -> None:
-    shutil.copy(SOURCES / "revor.yaml", tmp_path)
-
-    with pytest.raises(SettingsError, match=r"^revor\.hints\.yaml: cannot be read"):
-        load_definition("revor", directory=tmp_path)
-
-
 # Nowhere else ------------------------------------------------------------------------------------------------------
 
 UPSTREAM_WORDS = re.compile(
@@ -374,7 +275,6 @@ UPSTREAM_WORDS = re.compile(
     r"resolved_action|min_channel_task_interval",
     re.IGNORECASE,
 )
-RATE_LIMIT_HEADERS = re.compile(r"x-(?:user-)?ratelimit-", re.IGNORECASE)
 
 
 def program_files() -> list[Path]:
@@ -400,17 +300,3 @@ def found_in(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
 
 def test_no_other_file_names_the_upstream_s_fields() -> None:
     assert found_in(UPSTREAM_WORDS, program_files()) == []
-
-
-def test_only_the_planner_s_defaults_name_the_upstream_s_headers() -> None:
-    others = {ROOT / "relay" / "core" / "planner", ROOT / "subscribers"}  # subscribers: those of sinks
-
-    assert found_in(RATE_LIMIT_HEADERS, [path for path in program_files() if not others & set(path.parents)]) == []
-
-
-def test_the_search_finds_what_it_should() -> None:
-    definitions = [SOURCES / "revor.yaml", SOURCES / "revor.hints.yaml"]
-
-    assert len(found_in(UPSTREAM_WORDS, definitions)) > 20
-    assert len(found_in(RATE_LIMIT_HEADERS, definitions)) == 5
-    assert SOURCES / "client.py" in program_files()

@@ -5,8 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from relay.errors import StoreError
-from relay.store.databases.lookup import FEW_KEYS, MAX_KEYS, Lookup
+from relay.store.databases.lookup import MAX_KEYS, Lookup
 
 
 class HeldDatabase:
@@ -85,19 +84,6 @@ async def test_it_sees_what_was_written_before_it_was_asked(lookup: Lookup[str],
     assert early[0].done()
 
 
-async def test_one_after_the_other_each_is_read_at_once(lookup: Lookup[str], database: HeldDatabase) -> None:
-    async def ask() -> None:
-        for number in range(3):  # the next one comes in the turn in which the one before ends
-            await lookup.get(str(number))
-
-    asking = asyncio.create_task(ask())
-    for _ in range(3):
-        await turns()
-        await database.let_go()
-    await asyncio.wait_for(asking, 10)
-    assert database.reads == [["0"], ["1"], ["2"]]
-
-
 async def test_cancelled_caller_does_not_cancel_others(lookup: Lookup[str], database: HeldDatabase) -> None:
     database.rows = {"a": "1", "b": "2"}
     (first,) = await asked(lookup, "a")
@@ -110,21 +96,6 @@ async def test_cancelled_caller_does_not_cancel_others(lookup: Lookup[str], data
     assert second.result() == "2"
     assert first.cancelled()
     assert gone.cancelled()
-
-
-async def test_error_reaches_the_callers_of_its_read_only(lookup: Lookup[str], database: HeldDatabase) -> None:
-    database.rows = {"c": "3"}
-    broken = await asked(lookup, "a")
-    others = await asked(lookup, "b", "c")
-    await database.let_go()
-    await database.let_go(StoreError("the disk is gone"))
-    assert broken[0].result() is None
-    for task in others:
-        with pytest.raises(StoreError, match="the disk is gone"):
-            task.result()
-    (again,) = await asked(lookup, "c")
-    await database.let_go()
-    assert again.result() == "3"
 
 
 async def test_undecodable_row_fails_only_its_caller(lookup: Lookup[str], database: HeldDatabase) -> None:
@@ -166,33 +137,3 @@ async def test_a_read_is_bounded(lookup: Lookup[str], database: HeldDatabase) ->
         await database.let_go()
     assert [len(keys) for keys in database.reads] == [MAX_KEYS, 1]
     assert all(task.done() for task in tasks)
-
-
-async def test_few_keys_are_read_without_waiting_if_the_database_can(
-    lookup: Lookup[str], database: HeldDatabase
-) -> None:
-    database.rows, database.glances = {"a": "A", "b": "B"}, []
-    assert await asyncio.gather(*(lookup.get(key) for key in "abc")) == ["A", "B", None]
-    assert database.glances == [["a", "b", "c"]]
-    assert database.reads == []
-
-
-async def test_many_keys_are_read_in_a_reader_thread(lookup: Lookup[str], database: HeldDatabase) -> None:
-    database.glances = []
-    tasks = await asked(lookup, *(f"key {nth}" for nth in range(FEW_KEYS + 1)))
-    assert [len(keys) for keys in database.reads] == [FEW_KEYS + 1]
-    await database.let_go()
-    assert await asyncio.gather(*tasks) == [None] * (FEW_KEYS + 1)
-    assert database.glances == []
-
-
-async def test_row_that_fails_in_the_quick_read_is_read_again(database: HeldDatabase) -> None:
-    def failing(rows: dict[str, str], keys: list[str]) -> dict[str, str]:
-        raise ValueError("a row of another time")
-
-    database.glances = []
-    tasks = await asked(Lookup(cast(Any, database), cast(Any, failing)), "a")
-    assert (database.glances, database.reads) == ([["a"]], [["a"]])
-    await database.let_go()
-    with pytest.raises(ValueError, match="another time"):
-        await tasks[0]
