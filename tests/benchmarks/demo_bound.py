@@ -28,7 +28,7 @@ WINDOW_SECONDS, WINDOW_REQUESTS = 60.0, 60
 NAIVE_SECONDS = 5.0
 REQUEST_SECONDS = 0.1
 CANCELLED_SHARE, FIRST_SHARE, LAST_SHARE = 0.03, 0.1, 0.9  # relay/sandbox/fate.py
-OTHER_END_SECONDS = 1.0  # what the planner needs for an end with four looks a job (docs/polling.md, lanes60)
+OTHER_END_SECONDS = 1.0  # what the planner needs for an end with four looks a job (docs/design/polling.md, lanes60)
 SEEDS = range(1, 6)
 
 

@@ -1,6 +1,6 @@
 """`make bench`: each figure beside a baseline of the same run, as a table and as JSON. Bounded; ends by itself.
 
-Absolute figures depend on the machine; the ratios are what counts (docs/performance.md).
+Absolute figures depend on the machine; the ratios are what counts (docs/design/performance.md).
 """
 
 import argparse

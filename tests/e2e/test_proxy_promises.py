@@ -1,4 +1,4 @@
-"""The proxy's mechanisms of docs/why.md, in a whole node with a real upstream socket."""
+"""The proxy's mechanisms of docs/design/why.md, in a whole node with a real upstream socket."""
 
 import asyncio
 import contextlib

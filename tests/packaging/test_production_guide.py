@@ -189,12 +189,3 @@ def test_every_command_of_the_guide_is_typed_by_this_test() -> None:
     titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
     with_commands = {title for title in titles if blocks(section(DOCUMENT, title), "console")}
     assert with_commands == typed
-
-
-def test_every_test_that_the_guide_names_exists() -> None:
-    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
-    assert len(named) > 10
-    for file, test in named:
-        assert (ROOT / file).is_file(), file
-        assert not test or re.search(rf"def {test}\(", (ROOT / file).read_text(encoding="utf-8")), f"{file}::{test}"
