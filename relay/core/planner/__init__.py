@@ -1,6 +1,6 @@
 """Decides which job to poll next, and when. One `Planner` spends the request budget of one upstream account.
 
-Pure code: times are passed in, nothing is read or sent. Start at `planner.py`; docs/design/polling.md explains the method.
+Pure code: times are passed in, nothing is read or sent. Start at `planner.py`; see docs/design/polling.md.
 """
 
 from relay.core.planner.config import PlannerConfig
