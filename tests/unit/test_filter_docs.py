@@ -81,7 +81,7 @@ def test_limits_are_as_documented() -> None:
 
 def test_what_is_written_instead_of_cel_is_allowed() -> None:
     upgrading = (ROOT / "docs" / "upgrading.md").read_text()
-    section = upgrading.partition("### Filters instead of CEL\n")[2].partition("\n### ")[0]
+    section = upgrading.partition("## Filters instead of CEL\n")[2].partition("\n## ")[0]
     assert section
     shown = [json.loads(text) for text in re.findall(r"`(\{[^`]+\})`", section) if '"cel"' not in text]
     assert len(shown) >= 13
