@@ -108,11 +108,10 @@ async def test_new_key_is_tried_after_a_reload(tmp_path: Path) -> None:
 
 async def test_accounts_of_a_node_are_tried_a_few_at_a_time(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
-        turns = asyncio.Semaphore(1)
-        watch = world.watch_accounts()
-        watch._turns = turns
+        limiter = asyncio.Semaphore(1)
+        world.watch_accounts(limiter=limiter)
         world.source.listing = REFUSED
-        async with turns:
+        async with limiter:
             await world.poller.load()
             world.clock.advance(1.0)
             await world.poller.run_once()

@@ -1,5 +1,6 @@
 """A small relay on a real database with a fake clock, upstream and sink, for the simulation tests."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -149,7 +150,12 @@ class World:
         states = await self.store.accounts.all()
         await self.poller.load(states[0] if states else None)
 
-    def watch_accounts(self, poller: Poller | None = None, interval_seconds: float = 300.0) -> AccountWatch:
+    def watch_accounts(
+        self,
+        poller: Poller | None = None,
+        interval_seconds: float = 300.0,
+        limiter: asyncio.Semaphore | None = None,
+    ) -> AccountWatch:
         """Lets a poller watch the connect accounts too."""
         poller = poller or self.poller
         poller.watch = AccountWatch(
@@ -160,6 +166,7 @@ class World:
             wake=self.dispatcher.wake,
             metrics=self.metrics,
             clock=self.clock,
+            limiter=limiter,
         )
         return poller.watch
 
