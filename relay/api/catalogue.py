@@ -5,8 +5,8 @@ from relay.api.access import audit, keys, sessions, tokens
 from relay.api.deliveries import deliveries, replays
 from relay.api.events import events
 from relay.api.http.operations import models_of
+from relay.api.http.shown import example_of
 from relay.api.jobs import groups, intents, jobs, registration
-from relay.api.shown import example_of
 from relay.api.subscriptions import declared, previews, pulling, subscriptions
 from relay.api.subscriptions import models as subscription_models
 

@@ -1,67 +1,49 @@
 """`/v1/connect-accounts`: the accounts that jobs are sent from, as the upstream lists them."""
 
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http import params
 from relay.api.http.examples import TIME
-from relay.api.http.fields import NextCursor, Time
 from relay.api.http.operations import NEXT, Answer, Call, Operation
 from relay.api.http.resource import page_response
-from relay.clock import optional_rfc3339, to_rfc3339
+from relay.api.http.shown import Shown, Time, page_of
 from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.core.records import ConnectAccountReport
 
 ShownState = Literal["ok", "needs_reconnect", "cannot_send", "removed"]
 
 
-class ConnectAccount(TypedDict):
+class ConnectAccount(Shown):
     """An account that jobs are sent from."""
 
-    id: Annotated[str, Field(description="The upstream's id, as in `connect_account_id` of a job.")]
-    source: str
-    account: Annotated[str, Field(description="The account in the relay's settings that lists it.")]
-    channel: str | None
-    name: Annotated[str | None, Field(description="The upstream's display name.")]
-    status: Annotated[str | None, Field(description="The upstream's own status.")]
-    can_send: bool | None
-    state: Annotated[ShownState, Field(description="removed: no listing has it any more.")]
-    since: Annotated[Time, Field(description="When a listing first showed this state.")]
-    open_jobs: Annotated[int, Field(description="The number of open jobs that name it.")]
-    listed_at: Annotated[Time | None, Field(description="When the accounts were last listed.")]
-    trouble: Annotated[
-        str | None, Field(description="The open incident whose jobs failed because of it, perhaps since that listing.")
-    ]
+    id: str = Field(description="The upstream's id, as in `connect_account_id` of a job.", examples=["acc_1"])
+    source: str = Field(examples=["revor"])
+    account: str = Field(description="The account in the relay's settings that lists it.", examples=["default"])
+    channel: str | None = Field(examples=["linkedin"])
+    name: str | None = Field(description="The upstream's display name.", examples=["Ada Example"])
+    status: str | None = Field(description="The upstream's own status.", examples=["credentials"])
+    can_send: bool | None = Field(examples=[False])
+    state: ShownState = Field(description="removed: no listing has it any more.", examples=["needs_reconnect"])
+    since: Time = Field(description="When a listing first showed this state.")
+    open_jobs: int = Field(description="The number of open jobs that name it.", examples=[12])
+    listed_at: Time | None = Field(description="When the accounts were last listed.", examples=[TIME])
+    trouble: str | None = Field(
+        description="The open incident whose jobs failed because of it, perhaps since that listing.",
+        examples=["inc_01jvpq3m8n0000000000000009"],
+    )
 
 
-class ConnectAccountPage(TypedDict):
-    """One page of accounts that jobs are sent from."""
-
-    items: list[ConnectAccount]
-    next_cursor: NextCursor
+ConnectAccountPage = page_of(ConnectAccount, "accounts that jobs are sent from")
 
 
-def account_view(report: ConnectAccountReport) -> ConnectAccount:
+def account_view(report: ConnectAccountReport) -> dict[str, Any]:
     """An account that jobs are sent from."""
-    account = report.account
-    return {
-        "id": account.id,
-        "source": account.source,
-        "account": account.account,
-        "channel": account.channel,
-        "name": account.name,
-        "status": account.status,
-        "can_send": account.can_send,
-        "state": cast("ShownState", account.state),
-        "since": to_rfc3339(account.since),
-        "open_jobs": report.open_jobs,
-        "listed_at": optional_rfc3339(report.listed_at),
-        "trouble": report.trouble,
-    }
+    counts = {"open_jobs": report.open_jobs, "listed_at": report.listed_at, "trouble": report.trouble}
+    return ConnectAccount.of(report.account, **counts)
 
 
 OPERATIONS: list[Operation] = []
@@ -86,20 +68,3 @@ async def list_connect_accounts(call: Call) -> Response:
     """
     page = await call.ports.store.connect_accounts.page(**call.query)
     return page_response(call.request, page, account_view)
-
-
-_CONNECT_ACCOUNT: ConnectAccount = {
-    "id": "acc_1",
-    "source": "revor",
-    "account": "default",
-    "channel": "linkedin",
-    "name": "Ada Example",
-    "status": "credentials",
-    "can_send": False,
-    "state": "needs_reconnect",
-    "since": TIME,
-    "open_jobs": 12,
-    "listed_at": TIME,
-    "trouble": "inc_01jvpq3m8n0000000000000009",
-}
-EXAMPLES: dict[str, Any] = {"ConnectAccountPage": {"items": [_CONNECT_ACCOUNT], "next_cursor": None}}

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http.fields import ID_PATTERN, Body
 from relay.api.http.operations import (
@@ -18,6 +17,7 @@ from relay.api.http.operations import (
 )
 from relay.api.http.params import CURSOR_PATTERN
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, validate
 from relay.api.jobs.jobs import refuse_ambiguous
 from relay.core.erasure import Erased, ErasureRequest
@@ -39,6 +39,7 @@ class ErasureCreate(Body):
         max_length=1,
         description="One field of the metadata, at any depth, and its exact value as text. A list matches with any of "
         "its members.",
+        examples=[{"email": "kim@example.com"}],
     )
     group: Value | None = Field(
         default=None, description="A group of jobs, by its name, and whatever `metadata: {group: …}` finds."
@@ -52,31 +53,18 @@ class ErasureCreate(Body):
     )
 
 
-class Erasure(TypedDict):
+class Erasure(Shown):
     """What this request removed."""
 
-    jobs: int
-    events: int
-    deliveries: int
-    attempts: int
-    intents: Annotated[int, Field(description="Creates of unknown or recorded fate.")]
-    in_flight: Annotated[
-        int, Field(description="Creates that match and stay, because their answer is awaited: erase again later.")
-    ]
-    next_cursor: Annotated[str | None, Field(description="Send it as `cursor` to go on; null: all is erased.")]
-
-
-def erasure_view(erased: Erased, next_cursor: str | None) -> Erasure:
-    """What a request removed."""
-    return {
-        "jobs": erased.jobs,
-        "events": erased.events,
-        "deliveries": erased.deliveries,
-        "attempts": erased.attempts,
-        "intents": erased.creates,
-        "in_flight": erased.in_flight,
-        "next_cursor": next_cursor,
-    }
+    jobs: int = Field(examples=[2])
+    events: int = Field(examples=[9])
+    deliveries: int = Field(examples=[18])
+    attempts: int = Field(examples=[19])
+    intents: int = Field(description="Creates of unknown or recorded fate.")
+    in_flight: int = Field(
+        description="Creates that match and stay, because their answer is awaited: erase again later."
+    )
+    next_cursor: str | None = Field(description="Send it as `cursor` to go on; null: all is erased.")
 
 
 OPERATIONS: list[Operation] = []
@@ -110,14 +98,14 @@ async def erase_data(call: Call) -> Response:
         return json_response(await _erase(call, request, cursor))
 
 
-async def _erase(call: Call, request: ErasureRequest, cursor: str | None) -> Erasure:
+async def _erase(call: Call, request: ErasureRequest, cursor: str | None) -> dict[str, Any]:
     """Erases for WORK_SECONDS, or until all is erased."""
     erased, loop = Erased(), asyncio.get_running_loop()
     ends_at = loop.time() + WORK_SECONDS
     while True:
         step = await call.ports.tracking.erase(request, cursor)
         erased, cursor = erased + step.erased, step.next_cursor
-        shown = erasure_view(erased, cursor)
+        shown = Erasure.of(erased, intents=erased.creates, next_cursor=cursor)
         call.note(**{name: count for name, count in shown.items() if name != "next_cursor"}, done=cursor is None)
         if cursor is None or loop.time() >= ends_at:
             return shown
@@ -142,17 +130,3 @@ async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:
     if found:  # its creates know only the upstream's id
         return ErasureRequest(job=found[0].external_id, source=found[0].source, account=found[0].account)
     return ErasureRequest(job=body.job, source=source, account=account)
-
-
-EXAMPLES: dict[str, Any] = {
-    "ErasureCreate": {"metadata": {"email": "kim@example.com"}},
-    "Erasure": {
-        "jobs": 2,
-        "events": 9,
-        "deliveries": 18,
-        "attempts": 19,
-        "intents": 0,
-        "in_flight": 0,
-        "next_cursor": None,
-    },
-}

@@ -4,18 +4,17 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.http.examples import TIME
-from relay.api.http.fields import PRINTABLE, Time
+from relay.api.http.fields import PRINTABLE
 from relay.api.http.operations import Answer, Call, Operation, Parameter
 from relay.api.http.params import choice, time
 from relay.api.http.problems import did_you_mean, invalid_parameter
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, Time
 from relay.clock import to_rfc3339
 from relay.core import figures as core
 from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPAN_SECONDS, SPANS, Name, Span, began
@@ -33,31 +32,31 @@ MAX_LABEL = 256
 """Characters of a label."""
 
 
-class FigurePoint(TypedDict):
+class FigurePoint(Shown):
     """One minute, hour or day."""
 
-    time: Annotated[Time, Field(description="When it began.")]
-    count: Annotated[int, Field(description="How often it happened, or how many values there are.")]
-    total: Annotated[
-        float, Field(description="The sum of the values. Of a gauge its last value, and of a count the count.")
-    ]
-    p50: Annotated[float | None, Field(description="Of durations: half of them are no longer.")]
-    p95: Annotated[float | None, Field(description="Of durations: 95 of 100 are no longer.")]
+    time: Time = Field(description="When it began.")
+    count: int = Field(description="How often it happened, or how many values there are.", examples=[12])
+    total: float = Field(
+        description="The sum of the values. Of a gauge its last value, and of a count the count.", examples=[40.5]
+    )
+    p50: float | None = Field(description="Of durations: half of them are no longer.", examples=[2.8])
+    p95: float | None = Field(description="Of durations: 95 of 100 are no longer.", examples=[9.1])
 
 
-class Figures(TypedDict):
+class Figures(Shown):
     """One name over time."""
 
-    name: str
-    label: str
-    points: Annotated[list[FigurePoint], Field(description="In order. Times without any are absent.")]
+    name: str = Field(examples=["detection_delay_seconds"])
+    label: str = Field(examples=["revor/default"])
+    points: list[FigurePoint] = Field(description="In order. Times without any are absent.")
 
 
-class FigureList(TypedDict):
+class FigureList(Shown):
     """Figures over time."""
 
-    span: Literal["minute", "hour", "day"]
-    items: Annotated[list[Figures], Field(description="In the order in which the labels and names were given.")]
+    span: Span = Field(examples=["hour"])
+    items: list[Figures] = Field(description="In the order in which the labels and names were given.")
 
 
 OPERATIONS: list[Operation] = []
@@ -142,18 +141,19 @@ async def list_figures(call: Call) -> Response:
             "ask for fewer labels, or from a later time on"
         )
         raise invalid_parameter("label", detail, code="invalid_parameter")
-    items: list[Figures] = []
+    items: list[dict[str, Any]] = []
     for part in _parts(labels or ("",), max(POINTS_AT_ONCE // most, 1)):
         found = await call.ports.store.figures.series(names, part, span, since)
-        items += [Figures(name=one.name, label=one.label, points=_points(one.points)) for one in found]
-    return json_response(FigureList(span=span, items=items))
+        items += [{"name": one.name, "label": one.label, "points": _points(one.points)} for one in found]
+    return json_response({"span": span, "items": items})
 
 
 def _parts(labels: Sequence[str], size: int) -> list[Sequence[str]]:
     return [labels[start : start + size] for start in range(0, len(labels), size)]
 
 
-def _points(points: Sequence[core.Point]) -> list[FigurePoint]:
+def _points(points: Sequence[core.Point]) -> list[dict[str, Any]]:
+    # by hand, for up to 40,000 points
     return [
         {"time": _time(one.began_at), "count": one.number, "total": one.total, "p50": one.p50, "p95": one.p95}
         for one in points
@@ -161,12 +161,3 @@ def _points(points: Sequence[core.Point]) -> list[FigurePoint]:
 
 
 _time = lru_cache(maxsize=4_096)(to_rfc3339)
-
-
-_POINT: FigurePoint = {"time": TIME, "count": 12, "total": 40.5, "p50": 2.8, "p95": 9.1}
-EXAMPLES: dict[str, Any] = {
-    "FigureList": {
-        "span": "hour",
-        "items": [{"name": "detection_delay_seconds", "label": "revor/default", "points": [_POINT]}],
-    },
-}

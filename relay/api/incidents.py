@@ -1,18 +1,17 @@
 """`/v1/incidents`: failures with one cause, and the jobs that failed for it."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.http.examples import INCIDENT_ID, TIME
-from relay.api.http.fields import NextCursor, Time
+from relay.api.http.examples import INCIDENT_ID
 from relay.api.http.operations import NEXT, Answer, Call, Operation
 from relay.api.http.params import PAGE, choice, text
 from relay.api.http.resource import json_response, page_response
-from relay.api.jobs.jobs import EXAMPLES as JOB_EXAMPLES
+from relay.api.http.shown import Shown, Time, page_of
 from relay.api.jobs.jobs import Job, shown_jobs
 from relay.core.events.event import Repeat
 from relay.core.events.summary_events import ClosedBecause, IncidentKind
@@ -25,79 +24,76 @@ MAX_READS = 10
 """Pages of jobs that one request reads to fill a page of those with a certain `repeat`."""
 
 
-class Incident(TypedDict):
+class Incident(Shown):
     """Failures with one cause."""
 
-    id: str
-    kind: Annotated[
-        IncidentKind,
-        Field(
-            description="jobs: jobs failed; creates: the fate of creates is unknown; sink: deliveries to a sink "
-            "were given up, or it was disabled."
-        ),
-    ]
+    id: str = Field(examples=[INCIDENT_ID])
+    kind: IncidentKind = Field(
+        description="jobs: jobs failed; creates: the fate of creates is unknown; sink: deliveries to a sink were given "
+        "up, or it was disabled.",
+        examples=["jobs"],
+    )
     state: Literal["open", "closed"]
-    source: str | None
-    account: str | None
-    channel: str | None
-    connect_account_id: Annotated[str | None, Field(description="The sending account that its jobs have in common.")]
-    connect_account_name: str | None
-    subscription: Annotated[str | None, Field(description="Of kind `sink`.")]
-    sink: Annotated[str | None, Field(description="The subscription's sink, without its path.")]
-    code: Annotated[str | None, Field(description="The error code, or why a create's fate is unknown.")]
-    what: Annotated[str, Field(description="What happened, in a sentence.")]
-    who: Annotated[str, Field(description="Whose turn it is.")]
-    fix: Annotated[str, Field(description="What to do about the cause.")]
-    repeat: Annotated[
-        Repeat | None, Field(description="The effect of sending the creates again; the most careful one of its jobs.")
-    ]
-    failed: Annotated[int, Field(description="Failures so far.")]
-    likely: Annotated[
-        int | None, Field(description="Open jobs that are likely to fail too, 10,000 at most; null if unknown.")
-    ]
+    source: str | None = Field(examples=["revor"])
+    account: str | None = Field(examples=["default"])
+    channel: str | None = Field(examples=["linkedin"])
+    connect_account_id: str | None = Field(
+        description="The sending account that its jobs have in common.", examples=["acc_1"]
+    )
+    connect_account_name: str | None = Field(examples=["Ada Lovelace"])
+    subscription: str | None = Field(description="Of kind `sink`.")
+    sink: str | None = Field(description="The subscription's sink, without its path.")
+    code: str | None = Field(
+        description="The error code, or why a create's fate is unknown.", examples=["reconnect_required"]
+    )
+    what: str = Field(
+        description="What happened, in a sentence.",
+        examples=["12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting"],
+    )
+    who: str = Field(description="Whose turn it is.", examples=["account owner"])
+    fix: str = Field(description="What to do about the cause.", examples=["Reconnect it in Revor"])
+    repeat: Repeat | None = Field(
+        description="The effect of sending the creates again; the most careful one of its jobs.", examples=["safe"]
+    )
+    failed: int = Field(description="Failures so far.", examples=[12])
+    likely: int | None = Field(
+        description="Open jobs that are likely to fail too, 10,000 at most; null if unknown.", examples=[40]
+    )
     first_failure_at: Time
-    last_failure_at: Time
+    last_failure_at: Time = Field(examples=["2026-05-20T10:04:30.000Z"])
     opened_at: Time
     closed_at: Time | None
-    closed_because: Annotated[
-        ClosedBecause | None,
-        Field(
-            description="Why it is over: its account or subscription has recovered, something succeeded, or nothing "
-            "failed for a day."
-        ),
-    ]
+    closed_because: ClosedBecause | None = Field(
+        description="Why it is over: its account or subscription has recovered, something succeeded, or nothing failed "
+        "for a day."
+    )
 
 
-class IncidentPage(TypedDict):
-    """One page of incidents."""
-
-    items: list[Incident]
-    next_cursor: NextCursor
+IncidentPage = page_of(Incident, "incidents")
 
 
 class FailedJob(Job):
     """A failed job of an incident."""
 
-    repeat: Annotated[
-        Repeat | None,
-        Field(
-            description="safe: sending its create again cannot reach a person twice; useless: it fails again until the "
-            "cause is gone; may_send_twice: check first whether it was sent."
-        ),
-    ]
+    example: ClassVar[Mapping[str, Any]] = {
+        **{"status": "failed", "outcome": "failed", "open": False},
+        **{"next_poll_at": None, "closed_at": "2026-05-20T10:00:01.000Z"},
+    }
+
+    repeat: Repeat | None = Field(
+        description="safe: sending its create again cannot reach a person twice; useless: it fails again until the "
+        "cause is gone; may_send_twice: check first whether it was sent.",
+        examples=["safe"],
+    )
 
 
-class FailedJobPage(TypedDict):
-    """One page of failed jobs."""
-
-    items: list[FailedJob]
-    next_cursor: NextCursor
+FailedJobPage = page_of(FailedJob, "failed jobs")
 
 
-def incident_view(shown: ShownIncident) -> Incident:
+def incident_view(shown: ShownIncident) -> dict[str, Any]:
     """An incident."""
     data = data_of(shown.incident, name=shown.name, likely=shown.likely)
-    return cast("Incident", {"id": data.pop("incident"), **data})
+    return {"id": data.pop("incident"), **data}
 
 
 OPERATIONS: list[Operation] = []
@@ -154,7 +150,7 @@ async def list_incident_jobs(call: Call) -> Response:
     """
     incident = (await _find(call)).incident
     wanted, limit, cursor = call.query["repeat"], call.query["limit"], call.query["cursor"]
-    found: list[FailedJob] = []
+    found: list[dict[str, Any]] = []
     for _ in range(MAX_READS):
         page = await call.ports.store.incidents.jobs(incident, limit=limit - len(found), cursor=cursor)
         jobs = [(job, call.ports.tracking.repeat_of(job)) for job in page.items]
@@ -164,11 +160,7 @@ async def list_incident_jobs(call: Call) -> Response:
         cursor = page.next_cursor
         if wanted is None or cursor is None or len(found) == limit:
             break
-    return page_response(call.request, Page(items=tuple(found), next_cursor=cursor), _as_it_is)
-
-
-def _as_it_is(job: FailedJob) -> FailedJob:
-    return job
+    return page_response(call.request, Page(items=tuple(found), next_cursor=cursor), dict)
 
 
 async def _find(call: Call) -> ShownIncident:
@@ -176,43 +168,3 @@ async def _find(call: Call) -> ShownIncident:
     if found is None:
         raise NotFound(f"there is no incident {call.id[:200]!r}", code="incident_not_found")
     return found
-
-
-_INCIDENT: Incident = {
-    "id": INCIDENT_ID,
-    "kind": "jobs",
-    "state": "open",
-    "source": "revor",
-    "account": "default",
-    "channel": "linkedin",
-    "connect_account_id": "acc_1",
-    "connect_account_name": "Ada Lovelace",
-    "subscription": None,
-    "sink": None,
-    "code": "reconnect_required",
-    "what": "12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting",
-    "who": "account owner",
-    "fix": "Reconnect it in Revor",
-    "repeat": "safe",
-    "failed": 12,
-    "likely": 40,
-    "first_failure_at": TIME,
-    "last_failure_at": "2026-05-20T10:04:30.000Z",
-    "opened_at": TIME,
-    "closed_at": None,
-    "closed_because": None,
-}
-_FAILED_JOB: FailedJob = {
-    **cast("Job", JOB_EXAMPLES["Job"]),
-    "status": "failed",
-    "outcome": "failed",
-    "open": False,
-    "next_poll_at": None,
-    "closed_at": "2026-05-20T10:00:01.000Z",
-    "repeat": "safe",
-}
-EXAMPLES: dict[str, Any] = {
-    "Incident": _INCIDENT,
-    "IncidentPage": {"items": [_INCIDENT], "next_cursor": None},
-    "FailedJobPage": {"items": [_FAILED_JOB], "next_cursor": None},
-}

@@ -2,33 +2,34 @@
 
 import asyncio
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http.auth import ADMIN, READ
 from relay.api.http.operations import PUBLIC, READS_METRICS, Answer, Call, Operation
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown
 from relay.errors import NotFound
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4"
 SCHEMA_MEDIA_TYPE = "application/schema+json"
 
 
-class Alive(TypedDict):
+class Alive(Shown):
     """The process is running."""
 
     status: Literal["ok"]
 
 
-class Ready(TypedDict):
+class Ready(Shown):
     """Whether the node is ready. Without a token, `problems` only names components, and the rest is empty."""
 
     status: Literal["ok", "unavailable"]
     problems: list[str]
     notes: list[str]
-    checks: dict[str, str]
+    checks: dict[str, str] = Field(examples=[{"database": "ok"}])
 
 
 OPERATIONS: list[Operation] = []
@@ -38,8 +39,7 @@ operation = partial(Operation, into=OPERATIONS, tag="System")
 @operation("GET /livez", scopes=PUBLIC, answers={200: Answer("The process is running.", Alive)})
 async def get_liveness(call: Call) -> Response:
     """Check that the process is running."""
-    alive: Alive = {"status": "ok"}
-    return json_response(alive)
+    return json_response({"status": "ok"})
 
 
 @operation(
@@ -57,19 +57,11 @@ async def get_readiness(call: Call) -> Response:
     Without a token that may read everything, the answer has the status and the names of what has problems.
     """
     readiness, identity = await call.ports.node.readiness(), call.identity
-    document: Ready = {
-        "status": "unavailable" if readiness.problems else "ok",
-        "problems": list(readiness.components),
-        "notes": [],
-        "checks": {},
-    }
+    status, code = ("unavailable", 503) if readiness.problems else ("ok", 200)
     if identity is not None and identity.account is None and not identity.scopes.isdisjoint((ADMIN, READ)):
-        document |= {
-            "problems": list(readiness.problems),
-            "notes": list(readiness.notes),
-            "checks": dict(readiness.checks),
-        }
-    return json_response(document, 503 if readiness.problems else 200)
+        return json_response(Ready.of(readiness, status=status), code)
+    document = {"status": status, "problems": list(readiness.components), "notes": [], "checks": {}}
+    return json_response(document, code)
 
 
 @operation("GET /metrics", scopes=READS_METRICS, answers={200: Answer("The metrics.", media_type="text/plain")})
@@ -103,10 +95,3 @@ async def get_schema(call: Call) -> Response:
         known = ", ".join(sorted(call.context.schemas))
         raise NotFound(f"there is no schema {name[:100]!r}: known are {known}", code="schema_not_found")
     return Response(found, media_type=SCHEMA_MEDIA_TYPE)
-
-
-EXAMPLES: dict[str, Any] = {
-    "Nothing": {},
-    "Alive": {"status": "ok"},
-    "Ready": {"status": "ok", "problems": [], "notes": [], "checks": {"database": "ok"}},
-}

@@ -107,7 +107,7 @@ def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
 
 async def _direct(settings: "Settings", what: What, overlap: int, json: bool) -> None:
     from relay import log
-    from relay.api.access.keys import rotation_view
+    from relay.api.access.keys import Rotation
     from relay.clock import wall_clock
     from relay.config.keyring import KeyFile, Keyring
     from relay.node.encryption_keys import EncryptionKeys
@@ -128,7 +128,7 @@ async def _direct(settings: "Settings", what: What, overlap: int, json: bool) ->
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
 
     async def part() -> Any:
-        return rotation_view(await keys.rotate())
+        return Rotation.of(await keys.rotate())
 
     try:
         await keys.check()

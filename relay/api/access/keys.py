@@ -4,76 +4,69 @@ import secrets
 from functools import partial
 from typing import Any, Literal
 
+from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.http.fields import Nothing, Time
-from relay.api.http.operations import (
-    ADMINS,
-    PUBLIC,
-    STORED,
-    Answer,
-    Call,
-    Operation,
-)
+from relay.api.http.fields import Nothing
+from relay.api.http.operations import ADMINS, PUBLIC, STORED, Answer, Call, Operation
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import validate
 from relay.api.subscriptions.subscriptions import SECRET_BYTES, RotatedSecret, SecretRotation
-from relay.clock import optional_rfc3339, to_rfc3339
-from relay.core.access import encryption
+from relay.clock import to_rfc3339
 from relay.core.subscriptions.signing import ED25519_BYTES, key_id_of, new_secret, new_signing_key, public_key_of
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import Conflict, SettingsError
 from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
 
-class PublicKey(TypedDict):
+class PublicKey(Shown):
     """A public key that verifies `v1a` signatures."""
 
-    id: str
+    id: str = Field(examples=["3b6a27bcceb6a42d"])
     scheme: Literal["v1a"]
     algorithm: Literal["ed25519"]
-    public_key: str
+    public_key: str = Field(examples=["whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="])
     valid_from: Time
     valid_until: Time | None
 
 
-class PublicKeys(TypedDict):
+class PublicKeys(Shown):
     """The public keys, the newest first."""
 
     keys: list[PublicKey]
 
 
-class Rotation(TypedDict):
+class Rotation(Shown):
     """One part of a rotation of the encryption keys: how many secrets were encrypted again, and how many are left.
     `unused` keys may be removed."""
 
-    key: str
-    done: int
+    key: str = Field(examples=["0c1d2e3f"])
+    done: int = Field(examples=[1200])
     left: int
-    unused: list[str]
+    unused: list[str] = Field(examples=[["8a9b0c1d"]])
     problem: str | None
 
 
-class EncryptionKeys(TypedDict):
+class EncryptionKeys(Shown):
     """The ids of this node's encryption keys, the one that encrypts first."""
 
-    ids: list[str]
-    place: str
+    ids: list[str] = Field(examples=[["0c1d2e3f", "8a9b0c1d"]])
+    place: str = Field(examples=["encryption.keys"])
 
 
-class Keys(TypedDict):
+class Keys(Shown):
     """The relay's own keys."""
 
     encryption: EncryptionKeys
     signing: list[PublicKey]
 
 
-class RotatedKey(TypedDict):
+class RotatedKey(Shown):
     """The new public key, and when the old one expires."""
 
     key: PublicKey
-    old_key_expires_at: Time
+    old_key_expires_at: Time = Field(examples=["2026-05-21T10:00:00.000Z"])
 
 
 OPERATIONS: list[Operation] = []
@@ -87,19 +80,14 @@ async def get_public_keys(call: Call) -> Response:
     Until `valid_until` a key signs beside the newer one. Expired keys are listed for a few minutes more, for requests
     that are on their way.
     """
-    keys: PublicKeys = {"keys": await _public_keys(call)}
-    return json_response(keys)
+    return json_response({"keys": await _public_keys(call)})
 
 
 @operation("GET /v1/keys", scopes=ADMINS, answers={200: Answer("The keys, without secrets.", Keys)})
 async def get_keys(call: Call) -> Response:
     """Read the ids of the keys."""
-    own = call.ports.node.keys
-    document: Keys = {
-        "encryption": {"ids": list(own.ids), "place": own.place},
-        "signing": await _public_keys(call),
-    }
-    return json_response(document)
+    encryption = EncryptionKeys.of(call.ports.node.keys)
+    return json_response({"encryption": encryption, "signing": await _public_keys(call)})
 
 
 @operation(
@@ -121,7 +109,7 @@ async def rotate_encryption_key(call: Call) -> Response:
         rotation = await call.ports.node.keys.rotate()
     except SettingsError as error:
         raise Conflict(str(error), code="keys_refused") from None
-    return json_response(rotation_view(rotation))
+    return json_response(Rotation.of(rotation))
 
 
 @operation(
@@ -141,11 +129,8 @@ async def rotate_signing_key(call: Call) -> Response:
     """
     made = new_signing_key(secrets.token_bytes(ED25519_BYTES))
     now, expires_at = await _rotate(call, SIGNING_OWNER, made)
-    rotated: RotatedKey = {
-        "key": public_key_view(SigningSecret(value=made, created_at=now)),
-        "old_key_expires_at": to_rfc3339(expires_at),
-    }
-    return json_response(rotated)
+    key = public_key_view(SigningSecret(value=made, created_at=now))
+    return json_response({"key": key, "old_key_expires_at": to_rfc3339(expires_at)})
 
 
 @operation(
@@ -168,8 +153,7 @@ async def rotate_callback_secret(call: Call) -> Response:
         raise Conflict(problem, code="callback_secret_configured")
     made = new_secret(secrets.token_bytes(SECRET_BYTES))
     _, expires_at = await _rotate(call, CALLBACK_OWNER, made)
-    rotated: RotatedSecret = {"secret": made, "old_secret_expires_at": to_rfc3339(expires_at)}
-    return json_response(rotated)
+    return json_response({"secret": made, "old_secret_expires_at": to_rfc3339(expires_at)})
 
 
 async def _rotate(call: Call, owner: str, made: str) -> tuple[float, float]:
@@ -181,49 +165,12 @@ async def _rotate(call: Call, owner: str, made: str) -> tuple[float, float]:
     return now, now + overlap_seconds
 
 
-async def _public_keys(call: Call) -> list[PublicKey]:
+async def _public_keys(call: Call) -> list[dict[str, Any]]:
     return [public_key_view(one) for one in await call.ports.node.signing_keys()]
 
 
-def public_key_view(key: SigningSecret) -> PublicKey:
+def public_key_view(key: SigningSecret) -> dict[str, Any]:
     """The public half of a private key `whsk_…`."""
     public = public_key_of(key.value)
-    return {
-        "id": key_id_of(public),
-        "scheme": "v1a",
-        "algorithm": "ed25519",
-        "public_key": public,
-        "valid_from": to_rfc3339(key.created_at),
-        "valid_until": optional_rfc3339(key.expires_at),
-    }
-
-
-def rotation_view(rotation: encryption.Rotation) -> Rotation:
-    """A rotation as the API shows it."""
-    return {
-        "key": rotation.key,
-        "done": rotation.done,
-        "left": rotation.left,
-        "unused": list(rotation.unused),
-        "problem": rotation.problem,
-    }
-
-
-_TIME = "2026-05-20T10:00:00.000Z"
-_KEY: PublicKey = {
-    "id": "3b6a27bcceb6a42d",
-    "scheme": "v1a",
-    "algorithm": "ed25519",
-    "public_key": "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
-    "valid_from": _TIME,
-    "valid_until": None,
-}
-EXAMPLES: dict[str, Any] = {
-    "PublicKeys": {"keys": [_KEY]},
-    "Keys": {
-        "encryption": {"ids": ["0c1d2e3f", "8a9b0c1d"], "place": "encryption.keys"},
-        "signing": [_KEY],
-    },
-    "Rotation": {"key": "0c1d2e3f", "done": 1200, "left": 0, "unused": ["8a9b0c1d"], "problem": None},
-    "RotatedKey": {"key": _KEY, "old_key_expires_at": "2026-05-21T10:00:00.000Z"},
-}
+    shown = {"id": key_id_of(public), "scheme": "v1a", "algorithm": "ed25519", "public_key": public}
+    return PublicKey.of(key, **shown, valid_from=key.created_at, valid_until=key.expires_at)

@@ -1,21 +1,15 @@
 """`/v1/sessions`: one-time links that sign a browser in to the dashboard."""
 
 from functools import partial
-from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http.auth import DELIVERIES_WRITE, JOBS_WRITE, READ, SUBSCRIPTIONS_WRITE
-from relay.api.http.fields import Nothing, Time
-from relay.api.http.operations import (
-    STORED,
-    Answer,
-    Call,
-    Operation,
-)
+from relay.api.http.fields import Nothing
+from relay.api.http.operations import STORED, Answer, Call, Operation
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, Time
 from relay.clock import to_rfc3339
 from relay.core.access.sign_in import HOME, new_session
 from relay.errors import Conflict
@@ -25,11 +19,16 @@ SIGNS_IN = frozenset({READ, JOBS_WRITE, SUBSCRIPTIONS_WRITE, DELIVERIES_WRITE})
 """Scopes of which a token needs one to sign in: with others there is nothing to see."""
 
 
-class SignInLink(TypedDict):
+class SignInLink(Shown):
     """Where a browser opens the dashboard."""
 
-    url: Annotated[str, Field(description="Whoever opens it can sign in as the token of this request, once.")]
-    expires_at: Annotated[Time | None, Field(description="null: it needs no sign-in, and does not end.")]
+    url: str = Field(
+        description="Whoever opens it can sign in as the token of this request, once.",
+        examples=["https://relay.example/ui/login?link=Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5MDE"],
+    )
+    expires_at: Time | None = Field(
+        description="null: it needs no sign-in, and does not end.", examples=["2026-05-20T10:02:00.000Z"]
+    )
 
 
 OPERATIONS: list[Operation] = []
@@ -56,18 +55,10 @@ async def create_session(call: Call) -> Response:
     if not call.ports.settings.dashboard:
         raise Conflict("the dashboard is off: set web.enabled to true", code="dashboard_off")
     page, identity = call.context.base_url + HOME, call.identity
-    link: SignInLink = {"url": page, "expires_at": None}
+    url, expires_at = page, None
     if identity is not None and identity.digest is not None:  # on loopback with --dev there is no token, nor a need
         secret, now = new_secret(), call.ports.clock()
         session = new_session("link", secret, token_digest=identity.digest, name=identity.name, now=now)
         await call.ports.store.sessions.create(session)
-        link = {"url": f"{page}/login?link={secret}", "expires_at": to_rfc3339(session.expires_at)}
-    return json_response(link, 201)
-
-
-EXAMPLES: dict[str, Any] = {
-    "SignInLink": {
-        "url": "https://relay.example/ui/login?link=Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5MDE",
-        "expires_at": "2026-05-20T10:02:00.000Z",
-    }
-}
+        url, expires_at = f"{page}/login?link={secret}", to_rfc3339(session.expires_at)
+    return json_response({"url": url, "expires_at": expires_at}, 201)

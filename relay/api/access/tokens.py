@@ -8,26 +8,17 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http.auth import LOCAL
-from relay.api.http.examples import TIME, TOKEN_ID
-from relay.api.http.fields import Body, Moment, NextCursor, Time
+from relay.api.http.examples import TOKEN_ID
+from relay.api.http.fields import Body, Moment
 from relay.api.http.names import account_errors
-from relay.api.http.operations import (
-    ADMINS,
-    LOCATION,
-    NEXT,
-    Answer,
-    Call,
-    Operation,
-    Repeats,
-    members,
-)
+from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, Repeats, members
 from relay.api.http.params import PAGE
 from relay.api.http.resource import json_response, page_response
+from relay.api.http.shown import Shown, Time, page_of
 from relay.api.http.validation import invalid, validate
-from relay.clock import from_rfc3339, optional_rfc3339, to_rfc3339
+from relay.clock import from_rfc3339
 from relay.core.access.client_address import network_of
 from relay.core.access.tokens import (
     MAX_SCOPE,
@@ -86,12 +77,14 @@ class TokenCreate(Body):
     name: Annotated[str, AfterValidator(_name)] = Field(
         description=f"What the token is called in lists, logs and the audit: {NAME_FORM}. No two tokens have the same.",
         json_schema_extra={"pattern": f"^{NAME_PATTERN}$"},
+        examples=["crm"],
     )
     scopes: list[ScopeName] = Field(
         min_length=1,
         max_length=MAX_SCOPES,
         description="What it allows. `proxy`: the drop-in only; `deliveries:write`: pulling only; "
         "`events:write:com.acme.`: publishing events of types that begin so; `admin`: everything.",
+        examples=[["read", "jobs:write"]],
     )
     expires_at: Moment | None = Field(default=None, description="When it ends. null: never.")
     source: str | None = Field(default=None, description="The source of `account`. Default: `revor`.")
@@ -99,44 +92,46 @@ class TokenCreate(Body):
         default=None,
         description="The only account whose jobs, events and subscriptions it reaches, and which it stands for in the "
         "drop-in. null: all of them.",
+        examples=["default"],
     )
     networks: list[Annotated[str, AfterValidator(_network)]] = Field(
         default_factory=list,
         max_length=MAX_NETWORKS,
         description="Where its callers may come from, such as `203.0.113.0/24`. Empty: anywhere.",
+        examples=[["203.0.113.0/24"]],
     )
     requests_per_minute: int | None = Field(
-        default=None, ge=1, le=MAX_REQUESTS_PER_MINUTE, description="How often it may be used. null: without a limit."
+        default=None,
+        ge=1,
+        le=MAX_REQUESTS_PER_MINUTE,
+        description="How often it may be used. null: without a limit.",
+        examples=[600],
     )
 
 
-class Token(TypedDict):
+class Token(Shown):
     """An API token, without its secret."""
 
-    id: str
-    name: str
-    scopes: list[ScopeName]
+    id: str = Field(examples=[TOKEN_ID])
+    name: str = Field(examples=["crm"])
+    scopes: list[ScopeName] = Field(examples=[["read", "jobs:write"]])
     created_at: Time
-    created_by: Annotated[str, Field(description="The name of the token that created it, or `command line`.")]
-    expires_at: Time | None
-    last_used_at: Annotated[Time | None, Field(description="At most a minute old; null if it was never used.")]
-    source: str | None
-    account: str | None
-    networks: list[str]
-    requests_per_minute: int | None
+    created_by: str = Field(description="The name of the token that created it, or `command line`.", examples=["ops"])
+    expires_at: Time | None = Field(examples=["2027-05-20T10:00:00.000Z"])
+    last_used_at: Time | None = Field(description="At most a minute old; null if it was never used.")
+    source: str | None = Field(examples=["revor"])
+    account: str | None = Field(examples=["default"])
+    networks: list[str] = Field(examples=[["203.0.113.0/24"]])
+    requests_per_minute: int | None = Field(examples=[600])
 
 
 class NewToken(Token):
     """A new token with its secret, which is shown this once."""
 
-    token: str
+    token: str = Field(examples=["rl_Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5"])
 
 
-class TokenPage(TypedDict):
-    """One page of tokens."""
-
-    items: list[Token]
-    next_cursor: NextCursor
+TokenPage = page_of(Token, "tokens")
 
 
 def token_of(
@@ -179,30 +174,25 @@ def token_of(
     )
 
 
-def token_view(token: AccessToken, used_at: float | None = None) -> Token:
+def token_view(token: AccessToken, used_at: float | None = None) -> dict[str, Any]:
     """A token. `used_at`: a use that is not stored yet."""
     source, account = token.account or (None, None)
     uses = [at for at in (token.last_used_at, used_at) if at is not None]
-    return {
-        "id": token.id,
-        "name": token.name,
-        "scopes": in_order(token.scopes),
-        "created_at": to_rfc3339(token.created_at),
-        "created_by": token.created_by,
-        "expires_at": optional_rfc3339(token.expires_at),
-        "last_used_at": optional_rfc3339(max(uses, default=None)),
-        "source": source,
-        "account": account,
-        "networks": [str(network) for network in token.networks],
-        "requests_per_minute": token.requests_per_minute,
-    }
+    return Token.of(
+        token,
+        scopes=in_order(token.scopes),
+        last_used_at=max(uses, default=None),
+        source=source,
+        account=account,
+        networks=[str(network) for network in token.networks],
+    )
 
 
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Tokens", scopes=ADMINS)
 
 
-async def _token_again(call: Call, kept: Mapping[str, Any]) -> NewToken:
+async def _token_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     token = await call.ports.store.tokens.get(kept["id"])
     if token is None:
         raise no_token(kept["id"])
@@ -235,7 +225,7 @@ async def create_token(call: Call) -> Response:
     call.note(name=token.name, scopes=sorted(token.scopes))
     await call.ports.store.tokens.create(token, now)
     await call.ports.node.tokens_changed()
-    made: NewToken = {**token_view(token), "token": secret}
+    made = {**token_view(token), "token": secret}
     return json_response(made, 201, {"Location": f"/v1/tokens/{token.id}"})
 
 
@@ -270,32 +260,5 @@ async def revoke_token(call: Call) -> Response:
     return json_response(shown)
 
 
-def _shown(call: Call, token: AccessToken) -> Token:
+def _shown(call: Call, token: AccessToken) -> dict[str, Any]:
     return token_view(token, call.ports.access.used_at(token))
-
-
-_TOKEN: Token = {
-    "id": TOKEN_ID,
-    "name": "crm",
-    "scopes": ["read", "jobs:write"],
-    "created_at": TIME,
-    "created_by": "ops",
-    "expires_at": "2027-05-20T10:00:00.000Z",
-    "last_used_at": None,
-    "source": "revor",
-    "account": "default",
-    "networks": ["203.0.113.0/24"],
-    "requests_per_minute": 600,
-}
-EXAMPLES: dict[str, Any] = {
-    "TokenCreate": {
-        "name": "crm",
-        "scopes": ["read", "jobs:write"],
-        "account": "default",
-        "networks": ["203.0.113.0/24"],
-        "requests_per_minute": 600,
-    },
-    "Token": _TOKEN,
-    "NewToken": {**_TOKEN, "token": "rl_Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5"},
-    "TokenPage": {"items": [_TOKEN], "next_cursor": None},
-}

@@ -20,8 +20,8 @@ from relay.api.http.operations import (
 )
 from relay.api.http.params import boolean
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, pointer_of, validate
-from relay.api.shown import Shown, Time
 from relay.clock import from_rfc3339
 from relay.core.deliveries import replay as core
 from relay.core.deliveries.replay import Only, ReplayState

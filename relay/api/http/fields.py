@@ -5,14 +5,12 @@ time, checked by mypy, documented by pydantic, and compared with that documentat
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, NotRequired
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
-from relay.clock import from_rfc3339, to_rfc3339
+from relay.clock import from_rfc3339
 from relay.core.durations import DURATION_PATTERN, MAX_DURATION_SECONDS, duration_seconds
 from relay.redaction import REDACTED, is_credential, redact_text
 
@@ -91,44 +89,6 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Moment = Annotated[Time, AfterValidator(_moment)]
 """A time in a request body."""
 NextCursor = Annotated[str | None, Field(description="The value for `cursor`; null on the last page.")]
-
-
-class LastError(TypedDict):
-    """Why the last poll failed."""
-
-    code: str
-    message: str
-    request_id: str | None
-    at: Time | None
-
-
-def last_error_view(error: Mapping[str, Any]) -> LastError:
-    """An error as it is recorded with a job or an account."""
-    at = error.get("at")
-    return {
-        "code": str(error.get("code") or "unknown"),
-        "message": redact_text(str(error.get("message") or "")),
-        "request_id": error.get("request_id"),
-        "at": to_rfc3339(at) if isinstance(at, int | float) else at,
-    }
-
-
-class JobRequest(TypedDict):
-    """The kept part of a create that was sent through the drop-in proxy."""
-
-    metadata: Annotated[dict[str, Any], Field(description="The `metadata` of the create; empty if it had none.")]
-    truncated: NotRequired[
-        Annotated[
-            bool,
-            Field(description="True if the metadata was too large to keep.", json_schema_extra={"default": False}),
-        ]
-    ]
-
-
-def job_request_view(request: Mapping[str, Any] | None) -> JobRequest:
-    """The kept part of a create; empty metadata if there is none."""
-    kept: JobRequest = {"metadata": {}}
-    return kept if request is None else {**kept, **request}  # type: ignore[typeddict-item]
 
 
 def header_view(name: str, value: str) -> str:

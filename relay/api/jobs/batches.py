@@ -14,7 +14,7 @@ from relay.api.http import limits
 from relay.api.http.fields import Body
 from relay.api.http.problems import few_suggestions, invalid_parameter
 from relay.api.http.validation import validate
-from relay.api.jobs.registration import ReadAnswer, Rejected, Rules, read_registration, rejection
+from relay.api.jobs.registration import ReadAnswer, Rules, read_registration, rejection
 from relay.core.json_pieces import SLICE_BYTES, Unbalanced, array_pieces
 from relay.core.polling.tracking import TrackRequest
 from relay.errors import InvalidRequest, RequestError
@@ -42,18 +42,19 @@ class JobBatch(Body):
                 "anyOf": [{"$ref": "#/components/schemas/JobRegistration"}, {}],
             }
         },
+        examples=[[{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]],
     )
 
 
 async def read_batch(
     body: bytes, settings: Rules, read_answer: ReadAnswer, caller: str
-) -> tuple[list[tuple[int, TrackRequest]], list[Rejected]]:
+) -> tuple[list[tuple[int, TrackRequest]], list[dict[str, Any]]]:
     """The valid jobs of a batch with their indexes, and the others. Raises InvalidRequest if the body is no batch.
 
     Nothing is tracked before the whole body has been read.
     """
     requests: list[tuple[int, TrackRequest]] = []
-    rejected: list[Rejected] = []
+    rejected: list[dict[str, Any]] = []
     turns, index = Turns(), 0
     with few_suggestions():
         async for entries in _pieces(body, turns):

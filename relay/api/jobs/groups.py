@@ -2,30 +2,19 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.http.examples import TIME
-from relay.api.http.fields import Body, NextCursor, Time
-from relay.api.http.operations import (
-    NEXT,
-    READS_JOBS,
-    WRITES_JOBS,
-    Answer,
-    Call,
-    Operation,
-    Repeats,
-    members,
-)
+from relay.api.http.fields import Body
+from relay.api.http.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation, Repeats, members
 from relay.api.http.params import PAGE, choice, text
 from relay.api.http.resource import json_response, page_response
+from relay.api.http.shown import Shown, Time, example_of, page_of
 from relay.api.http.validation import validate
 from relay.api.jobs import waiting
 from relay.api.jobs.group_finish import GroupForecast
-from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.jobs.groups import MAX_EXPECTED, JobGroup
 from relay.errors import Conflict, NotFound
 
@@ -39,112 +28,93 @@ class GroupClose(Body):
         le=MAX_EXPECTED,
         description="How many jobs the group has in all. Those that have not come when it settles are `missing`. "
         "Default: those that are there.",
+        examples=[500],
     )
 
 
-class GroupCounts(TypedDict):
+class GroupCounts(Shown):
     """Jobs of the round by state. A job that is closed counts as its outcome."""
 
-    queued: Annotated[int, Field(description="Also those that were not polled yet, or have an unknown status.")]
-    scheduled: int
-    running: int
-    retrying: int
-    succeeded: int
-    failed: int
+    queued: int = Field(description="Also those that were not polled yet, or have an unknown status.", examples=[40])
+    scheduled: int = Field(examples=[120])
+    running: int = Field(examples=[3])
+    retrying: int = Field(examples=[1])
+    succeeded: int = Field(examples=[331])
+    failed: int = Field(examples=[5])
     cancelled: int
     not_found: int
     untracked: int
 
 
-class FailureCount(TypedDict):
+class FailureCount(Shown):
     """Failed jobs with one error code."""
 
     code: str
     count: int
 
 
-class Group(TypedDict):
+class Group(Shown):
     """A group of jobs in its current round."""
 
-    name: str
-    source: str
-    account: str
+    name: str = Field(examples=["Q4 campaign"])
+    source: str = Field(examples=["revor"])
+    account: str = Field(examples=["default"])
     state: Literal["open", "finished"]
-    round: Annotated[int, Field(description="A job that joins after a round has finished opens the next one.")]
-    closed: Annotated[bool, Field(description="True if no more jobs come.")]
+    round: int = Field(description="A job that joins after a round has finished opens the next one.", examples=[1])
+    closed: bool = Field(description="True if no more jobs come.", examples=[True])
     counts: GroupCounts
-    skipped: Annotated[int, Field(description="Succeeded jobs that the upstream skipped.")]
-    missing: Annotated[int, Field(description="Expected jobs that had not come when the round finished.")]
-    failures: Annotated[
-        list[FailureCount],
-        Field(description="The most frequent first. Beyond 100 codes the rest is counted as `other`."),
-    ]
+    skipped: int = Field(description="Succeeded jobs that the upstream skipped.", examples=[2])
+    missing: int = Field(description="Expected jobs that had not come when the round finished.")
+    failures: list[FailureCount] = Field(
+        description="The most frequent first. Beyond 100 codes the rest is counted as `other`.",
+        examples=[[{"code": "account_disconnected", "count": 4}, {"code": "recipient_not_found", "count": 1}]],
+    )
     first_at: Time
-    last_at: Annotated[Time, Field(description="When its latest job was registered.")]
+    last_at: Time = Field(description="When its latest job was registered.", examples=["2026-05-20T10:00:41.000Z"])
     finished_at: Time | None
-    expected: Annotated[int | None, Field(description="How many jobs it has in all, if that was stated.")]
+    expected: int | None = Field(description="How many jobs it has in all, if that was stated.", examples=[500])
 
 
-class ExpectedFinish(TypedDict):
+class ExpectedFinish(Shown):
     """When a group finishes: in one of ten cases before `p10`, in one of ten after `p90`."""
 
-    p10: Time
-    p50: Time
-    p90: Time
+    p10: Time = Field(examples=["2026-05-20T13:52:00.000Z"])
+    p50: Time = Field(examples=["2026-05-20T14:10:30.000Z"])
+    p90: Time = Field(examples=["2026-05-20T14:41:12.000Z"])
 
 
 class GroupWithForecast(Group):
     """A group of jobs in its current round, and when it is expected to finish."""
 
-    rate_per_hour: Annotated[
-        float | None, Field(description="How many of its jobs end per hour, judged by the last hour. Null at its end.")
-    ]
-    expected_finish: Annotated[
-        ExpectedFinish | None, Field(description="When the last of its jobs ends. Null if that is unknown.")
-    ]
-    expected_finish_note: Annotated[
-        str | None, Field(description="Why there is no expected finish, or what it leaves out.")
-    ]
+    rate_per_hour: float | None = Field(
+        description="How many of its jobs end per hour, judged by the last hour. Null at its end.", examples=[41.0]
+    )
+    expected_finish: ExpectedFinish | None = Field(
+        description="When the last of its jobs ends. Null if that is unknown.", examples=[example_of(ExpectedFinish)]
+    )
+    expected_finish_note: str | None = Field(description="Why there is no expected finish, or what it leaves out.")
 
 
-class GroupPage(TypedDict):
-    """One page of groups."""
-
-    items: list[Group]
-    next_cursor: NextCursor
+GroupPage = page_of(Group, "groups")
 
 
-def group_view(group: JobGroup) -> Group:
+def group_view(group: JobGroup, model: type[Group] = Group, **more: object) -> dict[str, Any]:
     """A group."""
-    return {
-        "name": group.name,
-        "source": group.source,
-        "account": group.account,
-        "state": "open" if group.finished_at is None else "finished",
-        "round": group.round,
-        "closed": group.closed_at is not None,
-        "counts": group.all_counts,  # type: ignore[typeddict-item]
-        "skipped": group.skipped,
-        "missing": group.missing,
-        "failures": [{"code": code, "count": count} for code, count in group.most_failures],
-        "first_at": to_rfc3339(group.first_at),
-        "last_at": to_rfc3339(group.last_at),
-        "finished_at": optional_rfc3339(group.finished_at),
-        "expected": group.expected,
-    }
+    return model.of(
+        group,
+        state="open" if group.finished_at is None else "finished",
+        closed=group.closed_at is not None,
+        counts=group.all_counts,
+        failures=[{"code": code, "count": count} for code, count in group.most_failures],
+        **more,
+    )
 
 
-def forecast_view(group: JobGroup, forecast: GroupForecast) -> GroupWithForecast:
+def forecast_view(group: JobGroup, forecast: GroupForecast) -> dict[str, Any]:
     """A group and its forecast."""
-    rate, finish = forecast.rate_per_hour, forecast.finish
-    return {
-        **group_view(group),
-        "rate_per_hour": None if rate is None else round(rate, 1),
-        "expected_finish": None
-        if finish is None
-        else {"p10": to_rfc3339(finish.p10), "p50": to_rfc3339(finish.p50), "p90": to_rfc3339(finish.p90)},
-        "expected_finish_note": forecast.note,
-    }
+    rate = None if forecast.rate_per_hour is None else round(forecast.rate_per_hour, 1)
+    words = {"expected_finish": forecast.finish, "expected_finish_note": forecast.note}
+    return group_view(group, GroupWithForecast, rate_per_hour=rate, **words)
 
 
 OPERATIONS: list[Operation] = []
@@ -204,7 +174,7 @@ async def get_group(call: Call) -> Response:
     return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
 
 
-async def _group_again(call: Call, kept: Mapping[str, Any]) -> Group:
+async def _group_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     name = call.request.path_params["name"]
     found = await call.ports.store.groups.find(name, kept["source"], kept["account"])
     if not found:
@@ -254,47 +224,3 @@ async def _find_group(call: Call) -> JobGroup:
 
 def _not_found(name: str) -> NotFound:
     return NotFound(f"there is no group {name[:200]!r}", code="group_not_found")
-
-
-_GROUP: Group = {
-    "name": "Q4 campaign",
-    "source": "revor",
-    "account": "default",
-    "state": "open",
-    "round": 1,
-    "closed": True,
-    "counts": {
-        "queued": 40,
-        "scheduled": 120,
-        "running": 3,
-        "retrying": 1,
-        "succeeded": 331,
-        "failed": 5,
-        "cancelled": 0,
-        "not_found": 0,
-        "untracked": 0,
-    },
-    "skipped": 2,
-    "missing": 0,
-    "failures": [{"code": "account_disconnected", "count": 4}, {"code": "recipient_not_found", "count": 1}],
-    "first_at": TIME,
-    "last_at": "2026-05-20T10:00:41.000Z",
-    "finished_at": None,
-    "expected": 500,
-}
-_EXPECTED: GroupWithForecast = {
-    **_GROUP,
-    "rate_per_hour": 41.0,
-    "expected_finish": {
-        "p10": "2026-05-20T13:52:00.000Z",
-        "p50": "2026-05-20T14:10:30.000Z",
-        "p90": "2026-05-20T14:41:12.000Z",
-    },
-    "expected_finish_note": None,
-}
-EXAMPLES: dict[str, Any] = {
-    "GroupWithForecast": _EXPECTED,
-    "GroupClose": {"expected": 500},
-    "Group": _GROUP,
-    "GroupPage": {"items": [_GROUP], "next_cursor": None},
-}

@@ -2,28 +2,18 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.http.examples import INTENT_ID, JOB_ID, TIME
-from relay.api.http.fields import ID_PATTERN, Body, JobRequest, NextCursor, Time, job_request_view
-from relay.api.http.operations import (
-    NEXT,
-    READS_JOBS,
-    WRITES_JOBS,
-    Answer,
-    Call,
-    Operation,
-    Repeats,
-    members,
-)
+from relay.api.http.examples import INTENT_ID, JOB_ID
+from relay.api.http.fields import ID_PATTERN, Body
+from relay.api.http.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation, Repeats, members
 from relay.api.http.params import PAGE
 from relay.api.http.resource import json_response, page_response
+from relay.api.http.shown import JobRequest, Shown, Time, job_request_view, page_of
 from relay.api.http.validation import invalid, validate
-from relay.clock import to_rfc3339
 from relay.core import records
 from relay.core.access.forwarding import NOT_ATTACHED_HEADER, not_attached
 from relay.core.polling.tracking import TrackRequest
@@ -42,67 +32,51 @@ class IntentResolution(Body):
         pattern=ID_PATTERN,
         description="The id of the job it created; only with `sent`. The job is tracked with the callback, metadata "
         "and group of the create.",
+        examples=[JOB_ID],
     )
 
 
-class Intent(TypedDict):
+class Intent(Shown):
     """A create that was sent through the relay and whose fate is unknown."""
 
-    id: str
-    source: str
-    account: str
-    path: str
-    body_digest: Annotated[str, Field(description="`sha256:` and the digest of the request body, in hex.")]
-    idempotency_key: Annotated[
-        str | None, Field(description="The caller's key. Repeating the request with it is safe.")
-    ]
+    id: str = Field(examples=[INTENT_ID])
+    source: str = Field(examples=["revor"])
+    account: str = Field(examples=["default"])
+    path: str = Field(examples=["/api/messages"])
+    body_digest: str = Field(
+        description="`sha256:` and the digest of the request body, in hex.",
+        examples=["sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
+    idempotency_key: str | None = Field(
+        description="The caller's key. Repeating the request with it is safe.", examples=["deal-42-invite"]
+    )
     sent_at: Time
-    reason: Annotated[
-        UnknownReason,
-        Field(
-            description="no_answer: no response arrived; server_error: a 5xx, which proves nothing; unreadable: a "
-            "success without a job id; cut_off: the relay stopped before a response arrived."
-        ),
-    ]
-    status_code: Annotated[int | None, Field(description="The status of the response; null if there was none.")]
-    channel: Annotated[str | None, Field(description="The channel of the create.")]
-    connect_account_id: Annotated[str | None, Field(description="The sending account named in the create.")]
-    metadata: Annotated[dict[str, Any], Field(description="The value of `Relay-Metadata`.")]
-    group: Annotated[str | None, Field(description="The value of `Relay-Group`.")]
+    reason: UnknownReason = Field(
+        description="no_answer: no response arrived; server_error: a 5xx, which proves nothing; unreadable: a "
+        "success without a job id; cut_off: the relay stopped before a response arrived."
+    )
+    status_code: int | None = Field(description="The status of the response; null if there was none.")
+    channel: str | None = Field(description="The channel of the create.", examples=["linkedin"])
+    connect_account_id: str | None = Field(description="The sending account named in the create.", examples=["acc_1"])
+    metadata: dict[str, Any] = Field(description="The value of `Relay-Metadata`.", examples=[{"deal": 42}])
+    group: str | None = Field(description="The value of `Relay-Group`.", examples=["Q4 campaign"])
     request: JobRequest
-    fate: Annotated[
-        Literal["sent", "not_sent"] | None, Field(description="The outcome as recorded by a user; null on the list.")
-    ]
-    job_id: Annotated[str | None, Field(description="The job it created, if the user named it.")]
+    fate: Literal["sent", "not_sent"] | None = Field(description="The outcome as recorded by a user; null on the list.")
+    job_id: str | None = Field(description="The job it created, if the user named it.")
 
 
-class IntentPage(TypedDict):
-    """One page of creates whose fate is unknown."""
-
-    items: list[Intent]
-    next_cursor: NextCursor
+IntentPage = page_of(Intent, "creates whose fate is unknown")
 
 
-def intent_view(intent: records.Intent) -> Intent:
+def intent_view(intent: records.Intent) -> dict[str, Any]:
     """A create whose fate is unknown."""
-    return {
-        "id": intent.id,
-        "source": intent.source,
-        "account": intent.account,
-        "path": intent.path,
-        "body_digest": f"sha256:{intent.body_digest}",
-        "idempotency_key": intent.idempotency_key,
-        "sent_at": to_rfc3339(intent.created_at),
-        "reason": cast("UnknownReason", intent.reason),
-        "status_code": intent.status_code,
-        "channel": intent.channel,
-        "connect_account_id": intent.connect_account_id,
-        "metadata": dict(intent.metadata or {}),
-        "group": intent.group,
-        "request": job_request_view(intent.request),
-        "fate": intent.fate,
-        "job_id": intent.job_id,
-    }
+    return Intent.of(
+        intent,
+        body_digest=f"sha256:{intent.body_digest}",
+        sent_at=intent.created_at,
+        metadata=intent.metadata or {},
+        request=job_request_view(intent.request),
+    )
 
 
 OPERATIONS: list[Operation] = []
@@ -126,7 +100,7 @@ async def list_intents(call: Call) -> Response:
     return page_response(call.request, page, intent_view)
 
 
-async def _intent_again(call: Call, _kept: object) -> Intent:
+async def _intent_again(call: Call, _kept: object) -> dict[str, Any]:
     intent = await call.ports.store.intents.get(call.id)
     if intent is None:
         raise _not_found(call)
@@ -193,28 +167,3 @@ async def dismiss_intent(call: Call) -> Response:
 
 def _not_found(call: Call) -> NotFound:
     return NotFound(f"there is no create {call.id[:200]!r} whose fate is unknown", code="intent_not_found")
-
-
-_INTENT: Intent = {
-    "id": INTENT_ID,
-    "source": "revor",
-    "account": "default",
-    "path": "/api/messages",
-    "body_digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "idempotency_key": "deal-42-invite",
-    "sent_at": TIME,
-    "reason": "no_answer",
-    "status_code": None,
-    "channel": "linkedin",
-    "connect_account_id": "acc_1",
-    "metadata": {"deal": 42},
-    "group": "Q4 campaign",
-    "request": {"metadata": {"sequence": "spring"}},
-    "fate": None,
-    "job_id": None,
-}
-EXAMPLES: dict[str, Any] = {
-    "IntentResolution": {"fate": "sent", "job_id": JOB_ID},
-    "Intent": _INTENT,
-    "IntentPage": {"items": [_INTENT], "next_cursor": None},
-}

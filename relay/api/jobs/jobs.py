@@ -2,26 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.events.events import EventPage
 from relay.api.http import params, stream
-from relay.api.http.examples import JOB_ID, JOB_UID, TIME
-from relay.api.http.fields import (
-    ID_PATTERN,
-    Body,
-    JobRequest,
-    LastError,
-    NextCursor,
-    Nothing,
-    Time,
-    job_request_view,
-    last_error_view,
-)
+from relay.api.http.examples import JOB_ID, JOB_UID
+from relay.api.http.fields import ID_PATTERN, Body, Nothing
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
 from relay.api.http.operations import (
     LAST_EVENT_ID,
@@ -43,16 +32,24 @@ from relay.api.http.operations import (
 from relay.api.http.params import PAGE, boolean, choice, text, time
 from relay.api.http.problems import did_you_mean, invalid_parameter
 from relay.api.http.resource import json_response, page_response
+from relay.api.http.shown import (
+    JobRequest,
+    LastError,
+    Shown,
+    Time,
+    example_of,
+    job_request_view,
+    last_error_view,
+    page_of,
+)
 from relay.api.http.validation import validate
 from relay.api.jobs import waiting
 from relay.api.jobs.batches import JobBatch, read_batch
 from relay.api.jobs.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
-from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events.event import Hint
 from relay.core.jobs import job as core
 from relay.core.jobs.job import KNOWN_STATUSES, Priority
 from relay.core.jobs.search import MAX_VALUE_CHARACTERS
-from relay.core.planner import outlook as planner
 from relay.core.polling import tracking
 from relay.core.records import Page
 from relay.errors import Conflict, NotFound, RequestError
@@ -70,217 +67,205 @@ MAX_BULK_IDS = 100
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
 
 
-class JobProblem(TypedDict):
+class JobProblem(Shown):
     """What a job failed with, and how to fix it."""
 
     code: str
     message: str
-    meaning: Annotated[str, Field(description="What the error means, in plain words.")]
-    fix: Annotated[str, Field(description="What to do about the cause.")]
-    who: Annotated[str, Field(description="Who can do it.")]
-    repeat: Annotated[
-        Literal["safe", "useless", "may_send_twice"], Field(description="The effect of sending its create again.")
-    ]
+    meaning: str = Field(description="What the error means, in plain words.")
+    fix: str = Field(description="What to do about the cause.")
+    who: str = Field(description="Who can do it.")
+    repeat: Literal["safe", "useless", "may_send_twice"] = Field(description="The effect of sending its create again.")
 
 
-class Job(TypedDict):
+class Job(Shown):
     """A tracked job."""
 
-    uid: Annotated[str, Field(description="The relay's id of the job.")]
-    id: Annotated[str, Field(description="The upstream's id of the job.")]
-    source: str
-    account: str
-    status: Annotated[str | None, Field(description="The last upstream status; null before the first poll.")]
+    uid: str = Field(description="The relay's id of the job.", examples=[JOB_UID])
+    id: str = Field(description="The upstream's id of the job.", examples=[JOB_ID])
+    source: str = Field(examples=["revor"])
+    account: str = Field(examples=["default"])
+    status: str | None = Field(
+        description="The last upstream status; null before the first poll.", examples=["scheduled"]
+    )
     outcome: Outcome | None
-    open: Annotated[bool, Field(description="True while the relay polls the job.")]
-    sequence: Annotated[int, Field(description="The number of events so far.")]
-    metadata: Mapping[str, Any]
+    open: bool = Field(description="True while the relay polls the job.", examples=[True])
+    sequence: int = Field(description="The number of events so far.", examples=[1])
+    metadata: Mapping[str, Any] = Field(examples=[{"deal": 42}])
     request: JobRequest
-    connect_account_id: Annotated[str | None, Field(description="The upstream's id of the sending account.")]
-    group: Annotated[str | None, Field(description="The name of its group.")]
-    priority: Priority
+    connect_account_id: str | None = Field(description="The upstream's id of the sending account.", examples=["acc_1"])
+    group: str | None = Field(description="The name of its group.", examples=["Q4 campaign"])
+    priority: Priority = Field(examples=["normal"])
     tracked_at: Time
-    last_polled_at: Time | None
-    next_poll_at: Time | None
+    last_polled_at: Time | None = Field(examples=["2026-05-20T10:00:01.000Z"])
+    next_poll_at: Time | None = Field(examples=["2026-05-20T10:00:06.000Z"])
     closed_at: Time | None
-    poll_count: int
+    poll_count: int = Field(examples=[1])
     last_error: LastError | None
-    action: Annotated[str | None, Field(description="What it does, as the upstream names it.")]
-    channel: Annotated[str | None, Field(description="The channel, as the upstream names it.")]
-    scheduled_at: Annotated[Time | None, Field(description="The earliest time of its start.")]
-    started_at: Annotated[Time | None, Field(description="When its last attempt started.")]
-    next_attempt_at: Annotated[Time | None, Field(description="When a retrying job is tried again.")]
-    result_status: Annotated[
-        str | None, Field(description="How it succeeded, such as `accepted` or `skipped`; null if that is unknown.")
-    ]
-    attempt_count: Annotated[int, Field(description="The number of attempts, as the upstream counts them.")]
-    deadline_at: Annotated[Time | None, Field(description="After this time an open job is `overdue`.")]
-    problem: Annotated[
-        JobProblem | None,
-        Field(description="What it failed with, if its last change was a failure, a cancellation or a failed attempt."),
-    ]
-    upstream: Annotated[Mapping[str, Any] | None, Field(description="The upstream's item at the last poll.")]
+    action: str | None = Field(description="What it does, as the upstream names it.", examples=["linkedin.invite"])
+    channel: str | None = Field(description="The channel, as the upstream names it.", examples=["linkedin"])
+    scheduled_at: Time | None = Field(
+        description="The earliest time of its start.", examples=["2026-05-20T10:00:05.000Z"]
+    )
+    started_at: Time | None = Field(description="When its last attempt started.")
+    next_attempt_at: Time | None = Field(description="When a retrying job is tried again.")
+    result_status: str | None = Field(
+        description="How it succeeded, such as `accepted` or `skipped`; null if that is unknown."
+    )
+    attempt_count: int = Field(description="The number of attempts, as the upstream counts them.")
+    deadline_at: Time | None = Field(
+        description="After this time an open job is `overdue`.", examples=["2026-05-27T10:00:05.000Z"]
+    )
+    problem: JobProblem | None = Field(
+        description="What it failed with, if its last change was a failure, a cancellation or a failed attempt."
+    )
+    upstream: Mapping[str, Any] | None = Field(
+        description="The upstream's item at the last poll.", examples=[{"id": JOB_ID, "status": "scheduled"}]
+    )
 
 
-class JobPage(TypedDict):
-    """One page of jobs."""
-
-    items: list[Job]
-    next_cursor: NextCursor
+JobPage = page_of(Job, "jobs")
 
 
-class BatchResult(TypedDict):
+class BatchResult(Shown):
     """The result of a batch."""
 
-    created: int
-    existing: int
+    created: int = Field(examples=[9998])
+    existing: int = Field(examples=[1])
     rejected: list[Rejected]
 
 
 class BulkChange(Body):
     """What to do with some jobs."""
 
-    action: Annotated[
-        Literal["refresh", "untrack"],
-        Field(description="refresh: poll as soon as the budget allows; untrack: stop tracking."),
-    ]
-    ids: Annotated[
-        list[Annotated[str, Field(pattern=ID_PATTERN)]],
-        Field(min_length=1, max_length=MAX_BULK_IDS, description="Ids as in the path of one job."),
-    ]
+    action: Literal["refresh", "untrack"] = Field(
+        description="refresh: poll as soon as the budget allows; untrack: stop tracking."
+    )
+    ids: list[Annotated[str, Field(pattern=ID_PATTERN)]] = Field(
+        min_length=1,
+        max_length=MAX_BULK_IDS,
+        description="Ids as in the path of one job.",
+        examples=[["job-1", JOB_UID]],
+    )
 
 
-class BulkItem(TypedDict):
+class BulkItem(Shown):
     """What came of one job."""
 
-    id: Annotated[str, Field(description="As it was given.")]
-    status: Annotated[int, Field(description="The status that the call for this one job would have had.")]
-    code: Annotated[str | None, Field(description="The code of its problem.")]
-    error: Annotated[str | None, Field(description="What is wrong, in a sentence.")]
+    id: str = Field(description="As it was given.")
+    status: int = Field(description="The status that the call for this one job would have had.")
+    code: str | None = Field(description="The code of its problem.")
+    error: str | None = Field(description="What is wrong, in a sentence.")
 
 
-class BulkResult(TypedDict):
+class BulkResult(Shown):
     """What came of each job, in the order of `ids`."""
 
-    items: list[BulkItem]
+    items: list[BulkItem] = Field(
+        examples=[
+            [
+                {"id": "job-1", "status": 202, "code": None, "error": None},
+                {"id": JOB_UID, "status": 404, "code": "job_not_found", "error": f"no job '{JOB_UID}' is tracked here"},
+            ]
+        ]
+    )
 
 
 class ExplainedError(LastError):
     """The last error, and how to fix it."""
 
-    meaning: Annotated[str, Field(description="What the error means, in plain words.")]
-    fix: Annotated[str, Field(description="What to do about the cause.")]
-    who: Annotated[str, Field(description="Who can do it.")]
+    meaning: str = Field(description="What the error means, in plain words.")
+    fix: str = Field(description="What to do about the cause.")
+    who: str = Field(description="Who can do it.")
 
 
-class OutlookPoint(TypedDict):
+class OutlookPoint(Shown):
     """What is known in advance about one time."""
 
-    time: Time
-    hazard_per_second: Annotated[
-        float, Field(description="The rate of the change at this time, if it has not happened before.")
-    ]
-    expected_delay_seconds: Annotated[
-        float, Field(description="The mean time for which the job has ended by then without being polled.")
-    ]
+    time: Time = Field(examples=["2026-05-20T10:00:06.000Z"])
+    hazard_per_second: float = Field(
+        description="The rate of the change at this time, if it has not happened before.", examples=[0.9]
+    )
+    expected_delay_seconds: float = Field(
+        description="The mean time for which the job has ended by then without being polled.", examples=[0.3]
+    )
 
 
-class Outlook(TypedDict):
+class Outlook(Shown):
     """What the next poll was weighed against: a poll is worth a request once the expected delay reaches the price."""
 
-    change: Annotated[Literal["start", "end"], Field(description="The change that is expected next.")]
-    price_seconds: Annotated[float, Field(description="The seconds of delay that a poll of this job must save.")]
+    change: Literal["start", "end"] = Field(description="The change that is expected next.", examples=["end"])
+    price_seconds: float = Field(description="The seconds of delay that a poll of this job must save.", examples=[0.8])
     points: list[OutlookPoint]
 
 
-class Explanation(TypedDict):
+class Explanation(Shown):
     """When the next poll is, and why not earlier."""
 
-    uid: str
-    id: str
-    status: str | None
-    open: bool
-    reason: str
-    sentence: str
+    uid: str = Field(examples=[JOB_UID])
+    id: str = Field(examples=[JOB_ID])
+    status: str | None = Field(examples=["scheduled"])
+    open: bool = Field(examples=[True])
+    reason: str = Field(examples=["before_anchor"])
+    sentence: str = Field(
+        examples=[
+            "Nothing can happen to it before 10:00:00 UTC; the next poll comes in 5 s, at 10:00:06 UTC, when it is "
+            "likely to have ended: polling earlier would take requests from jobs that need them more. Its end is known "
+            "about 1.2 s after it happens."
+        ]
+    )
     waiting_for: str | None
-    next_poll_at: Time | None
-    not_before: Annotated[
-        Time | None, Field(description="The earliest time at which the request budget allows that poll.")
-    ]
-    expected_delay_seconds: Annotated[
-        float | None,
-        Field(description="The expected delay between the job's end and its detection, on average; null if unknown."),
-    ]
-    last_polled_at: Time | None
-    last_request_id: str | None
-    last_error: Annotated[
-        ExplainedError | None,
-        Field(
-            description="The error of the account or of the last poll, else the error the job failed with; null if "
-            "there is none. `at` is null if unknown."
-        ),
-    ]
-    outlook: Annotated[Outlook | None, Field(description="Null if the price of requests does not decide the poll.")]
+    next_poll_at: Time | None = Field(examples=["2026-05-20T10:00:06.000Z"])
+    not_before: Time | None = Field(
+        description="The earliest time at which the request budget allows that poll.",
+        examples=["2026-05-20T10:00:06.000Z"],
+    )
+    expected_delay_seconds: float | None = Field(
+        description="The expected delay between the job's end and its detection, on average; null if unknown.",
+        examples=[1.2],
+    )
+    last_polled_at: Time | None = Field(examples=["2026-05-20T10:00:01.000Z"])
+    last_request_id: str | None = Field(examples=["req_8c1f"])
+    last_error: ExplainedError | None = Field(
+        description="The error of the account or of the last poll, else the error the job failed with; null if "
+        "there is none. `at` is null if unknown."
+    )
+    outlook: Outlook | None = Field(
+        description="Null if the price of requests does not decide the poll.", examples=[example_of(Outlook)]
+    )
 
 
-def job_view(job: core.Job, problem: JobProblem | None) -> Job:
+def job_view(job: core.Job, problem: dict[str, Any] | None) -> dict[str, Any]:
     """A job. `problem` is `Tracking.problem_of` it."""
-    return {
-        "uid": job.uid,
-        "id": job.external_id,
-        "source": job.source,
-        "account": job.account,
-        "status": job.progress.status,
-        "outcome": cast("Outcome | None", job.outcome),
-        "open": job.closed_at is None,
-        "sequence": job.progress.sequence,
-        "metadata": job.metadata,
-        "request": job_request_view(job.request),
-        "connect_account_id": job.connect_account_id,
-        "group": job.group,
-        "priority": job.priority,
-        "tracked_at": to_rfc3339(job.tracked_at),
-        "last_polled_at": optional_rfc3339(job.last_polled_at),
-        "next_poll_at": optional_rfc3339(job.next_poll_at) if job.closed_at is None else None,
-        "closed_at": optional_rfc3339(job.closed_at),
-        "poll_count": job.poll_count,
-        "last_error": None if job.last_error is None else last_error_view(job.last_error),
-        "action": job.action,
-        "channel": job.channel,
-        "scheduled_at": optional_rfc3339(job.scheduled_at),
-        "started_at": optional_rfc3339(job.started_at),
-        "next_attempt_at": optional_rfc3339(job.next_attempt_at) if job.progress.phase == "retrying" else None,
-        "result_status": job.result_status,
-        "attempt_count": job.attempt_count,
-        "deadline_at": optional_rfc3339(job.deadline_at),
-        "problem": problem,
-        "upstream": job.upstream,
-    }
+    return Job.of(
+        job,
+        id=job.external_id,
+        status=job.progress.status,
+        sequence=job.progress.sequence,
+        request=job_request_view(job.request),
+        next_poll_at=job.next_poll_at if job.open else None,
+        last_error=last_error_view(job.last_error),
+        next_attempt_at=job.next_attempt_at if job.progress.phase == "retrying" else None,
+        problem=problem,
+    )
 
 
-def problem_view(found: tuple[core.Problem, Hint] | None) -> JobProblem | None:
+def problem_view(found: tuple[core.Problem, Hint] | None) -> dict[str, Any] | None:
     """What a job failed with."""
     if found is None:
         return None
     problem, hint = found
-    return {
-        "code": problem.code,
-        "message": redact_text(problem.message),
-        "meaning": hint.meaning,
-        "fix": hint.fix,
-        "who": hint.who,
-        "repeat": hint.repeat,
-    }
+    return JobProblem.of(hint, code=problem.code, message=redact_text(problem.message))
 
 
-def job_views(call: Call) -> Callable[[core.Job], Job]:
+def job_views(call: Call) -> Callable[[core.Job], dict[str, Any]]:
     """Shows jobs of this caller."""
     return lambda job: job_view(job, problem_view(call.ports.tracking.problem_of(job)))
 
 
-async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[Job]:
+async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any]]:
     """Many of them. To redact the message of one can take a millisecond, so others have their turn in between."""
-    view, turns, shown = job_views(call), Turns(), list[Job]()
+    view, turns, shown = job_views(call), Turns(), list[dict[str, Any]]()
     for job in jobs:
         shown.append(view(job))
         if turns.over:
@@ -288,43 +273,22 @@ async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[Job]:
     return shown
 
 
-def explanation_view(job: core.Job, explanation: tracking.Explanation) -> Explanation:
+def explanation_view(job: core.Job, explanation: tracking.Explanation) -> dict[str, Any]:
     """When a job is polled next, and why."""
-    return {
-        "uid": job.uid,
-        "id": job.external_id,
-        "status": job.progress.status,
-        "open": job.closed_at is None,
-        "reason": explanation.reason,
-        "sentence": explanation.sentence,
-        "waiting_for": explanation.waiting_for,
-        "next_poll_at": optional_rfc3339(explanation.next_poll_at),
-        "not_before": optional_rfc3339(explanation.not_before),
-        "expected_delay_seconds": explanation.expected_delay_seconds,
-        "last_polled_at": optional_rfc3339(explanation.last_polled_at),
-        "last_request_id": explanation.last_request_id,
-        "last_error": None if explanation.last_error is None else _explained_error(explanation.last_error),
-        "outlook": None if explanation.outlook is None else _outlook_view(explanation.outlook),
-    }
-
-
-def _outlook_view(outlook: planner.Outlook) -> Outlook:
-    return {
-        "change": outlook.change,
-        "price_seconds": outlook.price_seconds,
-        "points": [
-            {
-                "time": to_rfc3339(point.at),
-                "hazard_per_second": point.hazard_per_second,
-                "expected_delay_seconds": point.expected_delay_seconds,
-            }
-            for point in outlook.points
-        ],
-    }
-
-
-def _explained_error(error: Mapping[str, Any]) -> ExplainedError:
-    return {**last_error_view(error), "meaning": error["meaning"], "fix": error["fix"], "who": error["who"]}
+    error = explanation.last_error
+    outlook = explanation.outlook
+    shown_error = None if error is None else {**error, **(last_error_view(error) or {})}
+    return Explanation.of(
+        explanation,
+        uid=job.uid,
+        id=job.external_id,
+        status=job.progress.status,
+        open=job.open,
+        last_error=shown_error,
+        outlook=None
+        if outlook is None
+        else Outlook.of(outlook, points=[OutlookPoint.of(point, time=point.at) for point in outlook.points]),
+    )
 
 
 OPERATIONS: list[Operation] = []
@@ -352,16 +316,15 @@ _METADATA = Parameter(
 _JOB = Answer("The job.", Job)
 
 
-async def _by_uid(call: Call, kept: Mapping[str, Any]) -> Job:
+async def _by_uid(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     job = await call.ports.store.jobs.get(kept["uid"])
     if job is None:
         raise NotFound("the job was erased", code="job_not_found")
     return job_views(call)(job)
 
 
-def _without_reasons(answer: BatchResult) -> BatchResult:
-    rejected = [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]
-    return {**answer, "rejected": cast("list[Rejected]", rejected)}
+def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {**answer, "rejected": [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]}
 
 
 _AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
@@ -413,7 +376,7 @@ async def register_jobs(call: Call) -> Response:
         return json_response(await _register_batch(call))
 
 
-async def _register_batch(call: Call) -> BatchResult:
+async def _register_batch(call: Call) -> dict[str, Any]:
     tracking = call.ports.tracking
     requests, rejected = await read_batch(call.body, call.ports.settings, tracking.read_answer, call.caller)
     counts = {True: 0, False: 0}
@@ -447,11 +410,10 @@ async def change_jobs(call: Call) -> Response:
     body = validate(BulkChange, call.document)
     items = [await _changed(call, body.action, id) for id in body.ids]
     call.note(action=body.action, jobs=len(items), failed=sum(item["status"] >= 400 for item in items))
-    result: BulkResult = {"items": items}
-    return json_response(result)
+    return json_response({"items": items})
 
 
-async def _changed(call: Call, action: str, id: str) -> BulkItem:
+async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
     try:
         job = await job_named(call, id)
         if action == "refresh":
@@ -656,78 +618,3 @@ def refuse_ambiguous(id: str, found: Sequence[core.Job]) -> None:
         where = ", ".join(f"?source={job.source}&account={job.account}" for job in found[:5])
         detail = f"{len(found)} accounts have a job {id!r}: choose one with {where}, or use its uid"
         raise Conflict(detail, code="ambiguous_job")
-
-
-_EXAMPLE: Job = {
-    "uid": JOB_UID,
-    "id": JOB_ID,
-    "source": "revor",
-    "account": "default",
-    "status": "scheduled",
-    "outcome": None,
-    "open": True,
-    "sequence": 1,
-    "metadata": {"deal": 42},
-    "request": {"metadata": {"sequence": "spring"}},
-    "connect_account_id": "acc_1",
-    "group": "Q4 campaign",
-    "priority": "normal",
-    "tracked_at": TIME,
-    "last_polled_at": "2026-05-20T10:00:01.000Z",
-    "next_poll_at": "2026-05-20T10:00:06.000Z",
-    "closed_at": None,
-    "poll_count": 1,
-    "last_error": None,
-    "action": "linkedin.invite",
-    "channel": "linkedin",
-    "scheduled_at": "2026-05-20T10:00:05.000Z",
-    "started_at": None,
-    "next_attempt_at": None,
-    "result_status": None,
-    "attempt_count": 0,
-    "deadline_at": "2026-05-27T10:00:05.000Z",
-    "problem": None,
-    "upstream": {"id": JOB_ID, "status": "scheduled"},
-}
-EXAMPLES: dict[str, Any] = {
-    "JobBatch": {"jobs": [{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]},
-    "Job": _EXAMPLE,
-    "JobPage": {"items": [_EXAMPLE], "next_cursor": None},
-    "BulkChange": {"action": "refresh", "ids": ["job-1", JOB_UID]},
-    "BulkResult": {
-        "items": [
-            {"id": "job-1", "status": 202, "code": None, "error": None},
-            {"id": JOB_UID, "status": 404, "code": "job_not_found", "error": f"no job '{JOB_UID}' is tracked here"},
-        ]
-    },
-    "BatchResult": {
-        "created": 9998,
-        "existing": 1,
-        "rejected": [{"index": 7, "code": "missing", "detail": "/id: it is missing"}],
-    },
-    "Explanation": {
-        "uid": JOB_UID,
-        "id": JOB_ID,
-        "status": "scheduled",
-        "open": True,
-        "reason": "before_anchor",
-        "sentence": "Nothing can happen to it before 10:00:00 UTC; the next poll comes in 5 s, at 10:00:06 UTC, when "
-        "it is likely to have ended: polling earlier would take requests from jobs that need them more. Its end is "
-        "known about 1.2 s after it happens.",
-        "waiting_for": None,
-        "next_poll_at": "2026-05-20T10:00:06.000Z",
-        "not_before": "2026-05-20T10:00:06.000Z",
-        "expected_delay_seconds": 1.2,
-        "last_polled_at": "2026-05-20T10:00:01.000Z",
-        "last_request_id": "req_8c1f",
-        "last_error": None,
-        "outlook": {
-            "change": "end",
-            "price_seconds": 0.8,
-            "points": [
-                {"time": "2026-05-20T10:00:05.000Z", "hazard_per_second": 0.4, "expected_delay_seconds": 0.0},
-                {"time": "2026-05-20T10:00:06.000Z", "hazard_per_second": 0.9, "expected_delay_seconds": 0.3},
-            ],
-        },
-    },
-}

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import TypedDict
 
 from relay.api.http.examples import JOB_ID
 from relay.api.http.fields import (
@@ -20,6 +19,7 @@ from relay.api.http.fields import (
 )
 from relay.api.http.names import account_errors, event_types
 from relay.api.http.problems import MAX_ERRORS
+from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, validate
 from relay.core.access.netguard import GuardPolicy, refusal_of_url
 from relay.core.durations import MAX_DURATION_SECONDS
@@ -39,7 +39,11 @@ url_refusal = lru_cache(maxsize=4096)(refusal_of_url)
 class JobRegistration(Body):
     """A job to track."""
 
-    id: str = Field(pattern=ID_PATTERN, description="The upstream's id of the job: 1 to 200 printable characters.")
+    id: str = Field(
+        pattern=ID_PATTERN,
+        description="The upstream's id of the job: 1 to 200 printable characters.",
+        examples=[JOB_ID],
+    )
     source: str = Field(default="revor", description="A configured source.")
     account: str = Field(default="default", description="A configured account of the source.")
     callback_url: str | None = Field(
@@ -53,7 +57,9 @@ class JobRegistration(Body):
         "(`failed`). Default: all, or the current types if the job already has this callback.",
     )
     metadata: dict[str, Any] | None = Field(
-        default=None, description="Your own data, included in every event of the job. At most 16 KiB of JSON."
+        default=None,
+        description="Your own data, included in every event of the job. At most 16 KiB of JSON.",
+        examples=[{"deal": 42}],
     )
     group: GroupName | None = Field(
         default=None,
@@ -89,7 +95,7 @@ class UpstreamAnswer(Body):
     )
 
     ok: Literal[True]
-    item: UpstreamItem
+    item: UpstreamItem = Field(examples=[{"id": JOB_ID, "status": "scheduled"}])
     source: str = JobRegistration.model_fields["source"].default
     account: str = JobRegistration.model_fields["account"].default
     callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
@@ -99,12 +105,12 @@ class UpstreamAnswer(Body):
     deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DURATION_SECONDS)
 
 
-class Rejected(TypedDict):
+class Rejected(Shown):
     """A job of a batch that is not tracked."""
 
-    index: int
-    code: str
-    detail: str
+    index: int = Field(examples=[7])
+    code: str = Field(examples=["missing"])
+    detail: str = Field(examples=["/id: it is missing"])
 
 
 _BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an upstream may have a field of this name
@@ -206,13 +212,7 @@ def check_sink(url: str, settings: Rules, pointer: str) -> None:
         raise SinkRefused(why, errors=[FieldError(pointer=pointer, code="sink_refused", detail=why)])
 
 
-def rejection(index: int, error: RequestError) -> Rejected:
+def rejection(index: int, error: RequestError) -> dict[str, Any]:
     """The entry in `rejected` for a job of a batch that was not tracked."""
     code = error.errors[0].code if error.errors else error.code
     return {"index": index, "code": code, "detail": str(error)}
-
-
-EXAMPLES: dict[str, Any] = {
-    "JobRegistration": {"id": JOB_ID, "metadata": {"deal": 42}},
-    "UpstreamAnswer": {"ok": True, "item": {"id": JOB_ID, "status": "scheduled"}},
-}

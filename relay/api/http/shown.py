@@ -4,18 +4,19 @@
 dearer by a fifth, dicts make it dearer by a twentieth. The tests compare every answer with its model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, RootModel, create_model
+from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 from pydantic.fields import FieldInfo
 
 from relay.api.http.examples import TIME
 from relay.api.http.fields import NextCursor
 from relay.clock import to_rfc3339
+from relay.redaction import redact_text
 
 Time = datetime
 """RFC 3339 text in an answer, made from epoch seconds."""
@@ -26,9 +27,10 @@ _EXAMPLES: dict[Any, Any] = {Time: TIME, bool: False, int: 0, float: 0.0, list: 
 
 
 class Shown(BaseModel):
-    """Base of all answers. A field with a default is in some answers only."""
+    """Base of all answers. A field with a default is in some answers only. `example`: in place of those of fields."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
+    example: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def of(cls, value: object, **given: Any) -> dict[str, Any]:
@@ -46,6 +48,42 @@ class Shown(BaseModel):
         return shown
 
 
+class LastError(Shown):
+    """Why the last poll failed."""
+
+    code: str
+    message: str
+    request_id: str | None
+    at: Time | None
+
+
+def last_error_view(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An error as it is recorded with a job or an account; None for None."""
+    if error is None:
+        return None
+    at = error.get("at")
+    return {
+        "code": str(error.get("code") or "unknown"),
+        "message": redact_text(str(error.get("message") or "")),
+        "request_id": error.get("request_id"),
+        "at": to_rfc3339(at) if isinstance(at, int | float) else at,
+    }
+
+
+class JobRequest(Shown):
+    """The kept part of a create that was sent through the drop-in proxy."""
+
+    metadata: dict[str, Any] = Field(
+        description="The `metadata` of the create; empty if it had none.", examples=[{"sequence": "spring"}]
+    )
+    truncated: bool = Field(default=False, description="True if the metadata was too large to keep.")
+
+
+def job_request_view(request: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The kept part of a create; empty metadata if there is none."""
+    return {"metadata": {}, **(request or {})}
+
+
 def page_of(item: type[Shown], words: str, name: str = "") -> type[Shown]:
     """The model of one page of `words`, these items."""
     fields: dict[str, Any] = {"items": list[item], "next_cursor": NextCursor}  # type: ignore[valid-type]
@@ -57,7 +95,8 @@ def example_of(model: type[BaseModel]) -> Any:
     if issubclass(model, RootModel):
         return _example(model.model_fields["root"])
     fields = model.model_fields.items()
-    return {name: _example(field) for name, field in fields if field.examples or field.is_required()}
+    found = {name: _example(field) for name, field in fields if field.examples or field.is_required()}
+    return {**found, **getattr(model, "example", {})}
 
 
 def _example(field: FieldInfo) -> Any:
