@@ -25,9 +25,9 @@ _CLASS = re.compile(r"[A-Za-z0-9_.:-]{1,40}(/[A-Za-z0-9_.:-]{1,40})?")
 class Metrics:
     """Every metric. Names and labels are part of the public interface (docs/metrics.md)."""
 
-    def __init__(self, node_id: str = "") -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.figures = Tally(node_id)
+        self.figures = Tally()
         """The figures over time, which are counted beside some of the metrics."""
         self._classes = {OTHER}
         account = ("source", "account")

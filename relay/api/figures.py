@@ -16,18 +16,23 @@ from relay.api.http.problems import did_you_mean, invalid_parameter
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
 from relay.clock import to_rfc3339
-from relay.core import figures as core
-from relay.core.figures import LABELLED, NAMES, SHOWN_SECONDS, SPAN_NAMES, SPAN_SECONDS, SPANS, Name, Span, began
+from relay.core.figures import (
+    KEPT_SECONDS,
+    LABELLED,
+    NAMES,
+    SHOWN_SECONDS,
+    SPAN_NAMES,
+    SPAN_SECONDS,
+    Name,
+    Point,
+    Span,
+    began,
+)
 
 MAX_LABELS = 50
 """Labels of one request."""
-MAX_SERIES = 200
-"""Of one request: its names for each of its labels."""
 MAX_POINTS = 40_000
-"""Of one request, as many as there may be since its `since`."""
-POINTS_AT_ONCE = 5_000
-"""Read in one transaction, but at least those of one label. More would hold a connection to the database for seconds,
-and everything else up while they are written out."""
+"""Points that one request may ask for."""
 MAX_LABEL = 256
 """Characters of a label."""
 
@@ -38,7 +43,7 @@ class FigurePoint(Shown):
     time: Time = Field(description="When it began.")
     count: int = Field(description="How often it happened, or how many values there are.", examples=[12])
     total: float = Field(
-        description="The sum of the values. Of a gauge its last value, and of a count the count.", examples=[40.5]
+        description="The sum of the values. Of a gauge its mean, and of a count the count.", examples=[40.5]
     )
     p50: float | None = Field(description="Of durations: half of them are no longer.", examples=[2.8])
     p95: float | None = Field(description="Of durations: 95 of 100 are no longer.", examples=[9.1])
@@ -128,31 +133,26 @@ async def list_figures(call: Call) -> Response:
         detail = f"span: figures of {whose} have no minutes: use {' or '.join(LABELLED)}"
         raise invalid_parameter("span", detail, code="invalid_parameter")
     names: tuple[Name, ...] = call.query["name"]
-    if len(labels) * len(names) > MAX_SERIES:
-        detail = f"label: {len(labels)} labels of {len(names)} names are more than {MAX_SERIES} series: ask for fewer"
-        raise invalid_parameter("label", detail, code="invalid_parameter")
     now = call.ports.clock()
     asked: float | None = call.query["since"]
-    since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - SPANS[span])
-    most = len(names) * (math.ceil(max(now - since, 0.0) / SPAN_SECONDS[span]) + 1)
-    if len(labels) * most > MAX_POINTS:
+    since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - KEPT_SECONDS[span])
+    most = len(labels) * len(names) * (math.ceil(max(now - since, 0.0) / SPAN_SECONDS[span]) + 1)
+    if most > MAX_POINTS:
         detail = (
-            f"label: the figures of {len(labels)} labels may have {len(labels) * most} points, more than {MAX_POINTS}: "
-            "ask for fewer labels, or from a later time on"
+            f"label: {len(labels)} labels of {len(names)} names may have {most} points, more than {MAX_POINTS}: "
+            "ask for fewer labels or names, or from a later time on"
         )
         raise invalid_parameter("label", detail, code="invalid_parameter")
     items: list[dict[str, Any]] = []
-    for part in _parts(labels or ("",), max(POINTS_AT_ONCE // most, 1)):
-        found = await call.ports.store.figures.series(names, part, span, since)
-        items += [{"name": one.name, "label": one.label, "points": _points(one.points)} for one in found]
+    for label in labels or ("",):
+        found = await call.ports.store.figures.series(names, label, span, since)
+        items += [
+            {"name": name, "label": label, "points": _points(one)} for name, one in zip(names, found, strict=True)
+        ]
     return json_response({"span": span, "items": items})
 
 
-def _parts(labels: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [labels[start : start + size] for start in range(0, len(labels), size)]
-
-
-def _points(points: Sequence[core.Point]) -> list[dict[str, Any]]:
+def _points(points: Sequence[Point]) -> list[dict[str, Any]]:
     # by hand, for up to 40,000 points
     return [
         {"time": _time(one.began_at), "count": one.number, "total": one.total, "p50": one.p50, "p95": one.p95}

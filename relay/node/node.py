@@ -122,7 +122,7 @@ class Node:
         self._components = ComponentSettings(
             settings=settings, base_url=self.base_url, definitions=definitions, seed=seed
         )
-        self.metrics_registry = Metrics(node_id)
+        self.metrics_registry = Metrics()
         self.signals = Signals()
         self._holder = Holder()
         self._answers = AnswerCache()

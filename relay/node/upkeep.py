@@ -180,7 +180,7 @@ async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
     """Sets the gauges that need a database query."""
     pending, now = await store.deliveries.pending(), clock()
     metrics.deliveries_pending.set(pending.count)
-    metrics.figures.gauge("deliveries_undelivered", "", now, pending.count)
+    metrics.figures.add("deliveries_undelivered", "", now, pending.count)
     metrics.deliveries_uncertain.set(await store.deliveries.uncertain())
     for by, count in pending.held.items():
         metrics.deliveries_held.labels(by).set(count)

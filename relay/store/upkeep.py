@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from relay.core.deliveries.dialogue import SHARED
 from relay.core.deliveries.ledger import EVENT_KEY
-from relay.core.figures import SPAN_SECONDS, SPANS
+from relay.core.figures import KEPT_SECONDS, SPAN_SECONDS
 from relay.ids import least_id
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import alone
@@ -463,7 +463,7 @@ def _delete_incidents(connection: Connection, before: float) -> int:
 
 
 def _delete_figures(connection: Connection, now: float) -> int:
-    for span, kept_seconds in SPANS.items():
+    for span, kept_seconds in KEPT_SECONDS.items():
         count = (
             run(connection, DELETE_OLD_FIGURES, span=span, before=now - kept_seconds).rowcount
             or run(connection, DELETE_FUTURE_FIGURES, span=span, after=now + SPAN_SECONDS["day"]).rowcount

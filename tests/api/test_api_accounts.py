@@ -24,7 +24,7 @@ from relay.api.app import create_api
 from relay.api.catalogue import OPERATIONS
 from relay.api.http.auth import ADMIN, Identity
 from relay.core.events.event import Origin, owner_of, relay_event
-from relay.core.figures import FIGURES, Tally
+from relay.core.figures import FIGURES, Tally, rows_of
 from relay.core.jobs.job import Job
 from relay.core.records import Intent
 from relay.errors import Unauthorized
@@ -142,11 +142,8 @@ class Two:
         tally = Tally()
         for counted in FIGURES:
             label = {"account": owner_of(*account), "subscription": subscription, "": ""}[FIGURES[counted].label]
-            if FIGURES[counted].kind == "gauge":
-                tally.gauge(counted, label, world.now, 7.0)
-            else:
-                tally.add(counted, label, world.now, 1.5)
-        await world.store.figures.add(tally.take(world.now))
+            tally.add(counted, label, world.now, 1.5)
+        await world.store.figures.add(rows_of(tally.take(100)))
         found = {}
         for kind in ("deliveries", "events"):
             page = (await client.get(f"/v1/{kind}", params={"limit": 500})).json()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from relay.core.figures import FIGURES, LABELLED, SPAN_NAMES, SPAN_SECONDS, SPANS, packed_buckets, packed_parts
+from relay.core.figures import FIGURES, KEPT_SECONDS, LABELLED, SPAN_NAMES, SPAN_SECONDS
 from relay.core.jsontext import dumps
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.learning.policy import RUN
@@ -45,23 +45,22 @@ def figure_rows(labels: Mapping[str, Sequence[str]], now: float) -> Iterator[Row
         for label in ("", *labels.get(figure.label, ())):
             for span in LABELLED if label else SPAN_NAMES:
                 seconds = SPAN_SECONDS[span]
-                first = int((now - SPANS[span]) // seconds) + 1
+                first = int((now - KEPT_SECONDS[span]) // seconds) + 1
                 for number in range(first, int(now // seconds) + 1):
-                    yield _figure(name, figure.kind, label, span, number * seconds)
+                    yield from _figures(name, figure.kind, label, span, number * seconds)
 
 
-def _figure(name: str, kind: str, label: str, span: str, at: float) -> Row:
+def _figures(name: str, kind: str, label: str, span: str, at: float) -> Iterator[Row]:
     count = int(SPAN_SECONDS[span] // 60) * (20 + int(at) // 60 % 7)
-    buckets, total = None, float(count)
-    if kind == "values":
-        buckets = packed_buckets(dict.fromkeys(range(20, 60), count // 40))
-    elif kind == "gauge":
-        count, total = 4, 40_000.0 + int(at) // 60 % 500
-        buckets = packed_parts({1: (at, total)})
-    return {
-        **{"name": name, "label": label, "span": span, "began_at": at},
-        **{"count": count, "total": total, "buckets": buckets},
-    }
+    total = float(count)
+    if kind == "gauge":
+        count, total = 4, 4 * (40_000.0 + int(at) // 60 % 500)
+    buckets = range(10, 30) if kind == "values" else range(1)
+    for bucket in buckets:
+        yield {
+            **{"name": name, "label": label, "span": span, "began_at": at, "bucket": bucket},
+            **{"count": count // len(buckets), "total": total / len(buckets)},
+        }
 
 
 def audit_rows(count: int, now: float) -> Iterator[Row]:

@@ -28,7 +28,7 @@ from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.credentials import SinkCredential
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
-from relay.core.figures import NAMES, Tally
+from relay.core.figures import NAMES, Tally, rows_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.job import Problem, Progress
 from relay.core.records import AccountNews, AccountState, ListingRecord, PollNote, SavedStatistics, SubscriptionRoom
@@ -690,11 +690,11 @@ async def run_everything(store: Store) -> None:
     tally = Tally()
     for seconds in (1.0, 9.0):
         tally.add("attempt_seconds", "sub_1", NOW, seconds)
-        tally.gauge("jobs_open", "revor/default", NOW, seconds)
-        await store.figures.add(tally.take(NOW))
+        tally.add("jobs_open", "revor/default", NOW, seconds)
+        await store.figures.add(rows_of(tally.take(100)))
     for label in ("", "sub_1"):
-        await store.figures.series(NAMES, [label], "hour", NOW)
-        await store.within(("revor", "default")).figures.series(NAMES, [label], "hour", NOW)
+        await store.figures.series(NAMES, label, "hour", NOW)
+        await store.within(("revor", "default")).figures.series(NAMES, label, "hour", NOW)
 
     while await store.upkeep.delete_idempotency_keys(NOW + 1e6):  # the file was filled with some that nobody can read
         pass

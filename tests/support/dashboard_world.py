@@ -43,12 +43,11 @@ from relay.config.settings import (
     SourceSettings,
     WebSettings,
 )
-from relay.core.figures import FACTOR, FIGURES, LABELLED, LEAST, SHARED, SPAN_SECONDS, Cell, Key
+from relay.core.figures import FIGURES, Tally, rows_of
 from relay.node.node import Node
 from relay.node.opening import open_node
 from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
 from relay.sandbox.server import Sandbox
-from relay.store.figures import MAX_WRITTEN
 from tests.stories.crms import PIPEDRIVE, Account
 from tests.support.html_probes import PROBE as HOSTILE
 
@@ -248,9 +247,9 @@ class Loader:
     async def _yesterday(self) -> None:
         """The figures of the hours before, for the charts."""
         labels = ["revor/default", self.subscriptions["Jobs to the CRM"], self.subscriptions["Data warehouse"]]
-        rows = sorted(_figures_before(labels, time.time()).items(), key=lambda row: row[0])
-        for first in range(0, len(rows), MAX_WRITTEN):
-            await self.node.store.figures.add(rows[first : first + MAX_WRITTEN])
+        tally = _tally_before(labels, time.time())
+        while cells := tally.take(500):
+            await self.node.store.figures.add(rows_of(cells))
 
     async def _shown(self, jobs: list[str], replay: str) -> Shown:
         return Shown(
@@ -272,31 +271,25 @@ class Loader:
         )
 
 
-def _figures_before(labels: Sequence[str], now: float) -> dict[Key, Cell]:
-    """The figures of the 23 hours before this one, by hour and day, and the last one as one minute: more of
-    everything in the afternoon."""
-    rows: dict[Key, Cell] = {}
+def _tally_before(labels: Sequence[str], now: float) -> Tally:
+    """The figures of the 23 hours before this one: more of everything in the afternoon."""
+    tally = Tally()
     for name, figure in FIGURES.items():
         kind = "revor/" if figure.label == "account" else "sub_"
-        for label in ("", *(one for one in labels if figure.label and one.startswith(kind))):
-            for back in range(23, 0, -1):
-                at = (now // 3_600 - back) * 3_600
-                busy = 20 + int(15 * math.sin(math.pi * (23 - back) / 12)) + back * 7 % 5
-                for span in (*LABELLED, *(("minute",) if back == 1 and not label else ())):
-                    began_at = at + 3_540 if span == "minute" else at // SPAN_SECONDS[span] * SPAN_SECONDS[span]
-                    rows.setdefault((name, label, span, began_at), Cell()).take_in(_cell(name, figure.kind, at, busy))
-    return rows
-
-
-def _cell(name: str, kind: str, at: float, busy: int) -> Cell:
-    if kind == "values":
-        place = int(math.log(3.0 / LEAST) / math.log(FACTOR)) if name == "detection_delay_seconds" else 12
-        buckets = {place - 2: busy, place: 2 * busy, place + 3: busy // 4}
-        return Cell(count=sum(buckets.values()), total=3.0 * busy, buckets=buckets)
-    if kind == "gauge":
-        value = busy / 10 if name in ("requests_own", "requests_others", "price_seconds") else float(busy)
-        return Cell(count=1, total=value, parts={SHARED: (at, value)})
-    return Cell(count=busy // 12 if name.endswith(("_failed", "_dead")) else busy)
+        own = [one for one in labels if figure.label and one.startswith(kind)] or [""]
+        for back in range(23, 0, -1):
+            at = (now // 3_600 - back) * 3_600 + 3_540
+            busy = 20 + int(15 * math.sin(math.pi * (23 - back) / 12)) + back * 7 % 5
+            for label in (*own, "") if figure.kind == "gauge" else own:
+                if figure.kind == "values":
+                    usual = 3.0 if name == "detection_delay_seconds" else 0.015
+                    for seconds, count in ((usual / 2, busy), (usual, 2 * busy), (2 * usual, busy // 4)):
+                        tally.add(name, label, at, seconds, count)
+                elif figure.kind == "gauge":
+                    tally.add(name, label, at, busy if name.startswith(("jobs", "deliveries")) else busy / 10)
+                else:
+                    tally.add(name, label, at, count=busy // 12 if name.endswith(("_failed", "_dead")) else busy)
+    return tally
 
 
 def _metadata(index: int) -> dict[str, Any]:

@@ -507,11 +507,7 @@ CATALOGUE = (
     Case("memory: settle", memories.WRITE_MEMORY),
     Case("settle", deliveries.SETTLE),
     Case("figures: add", figures.ADD),
-    Case("figures: buckets", figures.BUCKETS),
-    Case("figures: set buckets", figures.SET_BUCKETS),
-    Case("figures: set a gauge", figures.SET_GAUGE),
-    Case("figures: series", figures.SERIES),
-    Case("figures: series of durations", figures.DETAILED_SERIES),
+    Case("figures: series", figures.SERIES, sorts=True),  # of a subscription that is one of several
     Case("figures: own subscriptions", figures.OWN_SUBSCRIPTIONS),
     Case("figures: an own subscription", figures.OWN_SUBSCRIPTION),
     Case("retention: figures", upkeep.DELETE_OLD_FIGURES),
@@ -639,9 +635,9 @@ INSERT INTO connect_accounts (source, account, id, uid, state, since, changes, t
 SELECT 'revor', 'account ' || (i % 70), 'acc_' || i, {_key("acc")}, CASE WHEN i % 50 = 0 THEN 'removed' ELSE 'ok' END,
   {NOW} + i, '[]', 'ok' FROM n""",
         f"""
-INSERT INTO figures (name, label, span, began_at, count, total) {_rows(6_000)}
+INSERT INTO figures (name, label, span, began_at, bucket, count, total) {_rows(6_000)}
 SELECT 'events', CASE WHEN i % 2 = 0 THEN '' ELSE 'revor/a' || (i % 40) END,
-  CASE i % 3 WHEN 0 THEN 'minute' WHEN 1 THEN 'hour' ELSE 'day' END, {NOW} + 60 * i, 1, 1.0
+  CASE i % 3 WHEN 0 THEN 'minute' WHEN 1 THEN 'hour' ELSE 'day' END, {NOW} + 60 * i, 0, 1, 1.0
 FROM n""",
         f"""
 INSERT INTO hazards (source, name, event_count, values_json, updated_at) {_rows(4_000)}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from relay.core.events.event import relay_event
+from relay.core.figures import rows_of
 from relay.core.subscriptions.subscription import Subscription
 from relay.metrics import MAX_CLASSES, OTHER, Metrics
 
@@ -43,7 +44,7 @@ def test_at_most_fifty_classes() -> None:
 
 def counted(metrics: Metrics) -> dict[tuple[str, str], int]:
     """What was counted in the hour, by name and label."""
-    return {key[:2]: cell.count for key, cell in metrics.figures.take(NOW) if key[2] == "hour"}
+    return {row[:2]: row.number for row in rows_of(metrics.figures.take(100)) if row.span == "hour"}
 
 
 def subscription(**fields: Any) -> Subscription:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.figures import Tally
+from relay.core.figures import Tally, rows_of
 from tests.support.web_world import open_browser
 
 HOUR = 3_600.0
@@ -18,7 +18,7 @@ async def ended(world, *seconds_ago, name="jobs_ended"):
     tally = Tally()
     for ago in seconds_ago:
         tally.add(name, "/".join(ACCOUNT), world.now - ago)
-    await world.store.figures.add(tally.take(world.now))
+    await world.store.figures.add(rows_of(tally.take(100)))
 
 
 async def figure(browser, name):

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.figures import Cell
+from relay.core.figures import Row
 from relay.errors import CheckFailed, FieldError
 from relay.web.subscription_form import CREDENTIALS
 from tests.support.api_world import HOOK, SLACK, World
@@ -70,12 +70,12 @@ async def test_list_shows_how_each_stands(browser: Browser, world: World) -> Non
     for _ in range(2):
         await world.poll(await world.job("job_1"), "queued")
     day = world.now - world.now % 86_400
-    cells = [
-        (("attempt_seconds", well["id"], "day", day), Cell(count=8, total=2.0, buckets={20: 8})),
-        (("attempts", well["id"], "day", day), Cell(count=8, total=8.0)),
-        (("attempts_failed", well["id"], "day", day), Cell(count=2, total=2.0)),
+    stored = [
+        Row("attempt_seconds", well["id"], "day", day, 10, 8, 2.0),
+        Row("attempts", well["id"], "day", day, 0, 8, 0.0),
+        Row("attempts_failed", well["id"], "day", day, 0, 2, 0.0),
     ]
-    await world.store.figures.add(cells)
+    await world.store.figures.add(stored)
 
     page = await browser.get("/ui/subscriptions")
     rows = {row["Subscription"].split(" ")[0]: row for row in page.soup.rows()}
@@ -172,10 +172,10 @@ async def test_charts_are_drawn_over_a_day(browser: Browser, world: World) -> No
     hour = world.now - world.now % 3_600
     await world.store.figures.add(
         [
-            (("attempt_seconds", made["id"], "hour", hour), Cell(count=3, total=1.0, buckets={20: 3})),
-            (("attempts", made["id"], "hour", hour), Cell(count=3, total=3.0)),
-            (("attempts_failed", made["id"], "hour", hour - 7_200), Cell(count=1, total=1.0)),
-            (("attempts", made["id"], "hour", hour - 7_200), Cell(count=1, total=1.0)),
+            Row("attempt_seconds", made["id"], "hour", hour, 10, 3, 1.0),
+            Row("attempts", made["id"], "hour", hour, 0, 3, 0.0),
+            Row("attempts_failed", made["id"], "hour", hour - 7_200, 0, 1, 0.0),
+            Row("attempts", made["id"], "hour", hour - 7_200, 0, 1, 0.0),
         ]
     )
     page = await browser.get(f"/ui/subscriptions/{made['id']}")

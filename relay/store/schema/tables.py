@@ -613,13 +613,13 @@ class SinkMemoryRow(SQLModel, table=True):
 
 
 class FigureRow(SQLModel, table=True):
-    """What happened in one minute, hour or day, for charts. Written minutes later, so a crash may lose a little of it.
+    """What happened in one minute, hour or day, for charts. A crash may lose the last seconds of it.
 
-    span     minute, hour or day
-    label    the account as source/account, or a subscription's id; "" for the whole relay
-    count    of what was counted, or of the values measured
-    total    their sum; of a gauge, its last value
-    buckets  how many values are in each class of size (see `core.figures`)
+    span    minute, hour or day
+    label   the account as source/account, or a subscription's id; "" for the whole relay
+    bucket  the class of size of durations (see `core.figures`); 0 of anything else
+    count   how often it happened, or how many values there are
+    total   the sum of the values
     """
 
     __tablename__: ClassVar[str] = "figures"
@@ -630,9 +630,9 @@ class FigureRow(SQLModel, table=True):
     label: TextKey
     span: TextKey
     began_at: Annotated[float, Field(primary_key=True)]
+    bucket: Annotated[int, Field(primary_key=True)]
     count: LargeCount = 0
     total: float = 0.0
-    buckets: bytes | None = None
 
 
 class SessionRow(SQLModel, table=True):
