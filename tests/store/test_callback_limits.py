@@ -2,12 +2,12 @@
 nodes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from relay.core.records import CallbackRoom, Registered, SubscriptionRoom, WantedCallback
+from relay.core.records import CallbackRoom, Registered, SubscriptionRoom
 from relay.errors import Conflict, InvalidRequest, RequestError
 from relay.store.store import Store
 from tests.support.store_kit import NOW, callback_for, intent, registration, rows, subscription
@@ -51,19 +51,6 @@ async def test_a_job_has_only_so_many_callbacks(store: Store) -> None:
     assert not (await store.jobs.register(again)).created
     (row,) = await rows(store, "SELECT types FROM job_callbacks WHERE types IS NOT NULL")
     assert "failed" in row["types"]
-
-
-async def test_entries_of_one_batch_count_together(store: Store) -> None:
-    ids = [await callback(store, number) for number in range(MOST + 2)]
-    job = registration("job", max_callbacks=MOST)
-    other = registration("other", max_callbacks=MOST)
-    batch = [
-        *(replace(job, callback_subscription_id=id) for id in ids),
-        replace(other, callback_subscription_id=ids[0]),
-    ]
-    results = await store.jobs.register_many(batch)
-    assert [isinstance(result, RequestError) for result in results] == [False] * MOST + [True, True, False]
-    assert await links(store) == MOST + 1
 
 
 async def test_a_create_that_was_sent_is_tracked_without_a_callback_too_many(store: Store) -> None:
@@ -134,41 +121,6 @@ async def test_nodes_count_the_subscriptions_of_a_token_together(both: list[Stor
     await both[0].subscriptions.replace(replace(other, description="changed"), NOW)
     (kept,) = await rows(both[0], f"SELECT creator FROM subscriptions WHERE id = '{other.id}'")
     assert kept["creator"] == "token:2"
-
-
-async def test_callbacks_of_many_urls_are_made_in_one_transaction(store: Store) -> None:
-    before = store.database.commit_count
-    wanted = [WantedCallback(f"https://hooks.example/{n % 90}", f"sub_{n}", room(f"job-{n}")) for n in range(100)]
-    made = await store.subscriptions.callbacks_for(wanted, NOW)
-    assert made == [f"sub_{n % 90}" for n in range(100)]
-    assert store.database.commit_count == before + 1
-    assert await store.subscriptions.callbacks_for(wanted[95:], NOW) == made[95:]
-    assert await count(store, "subscriptions") == 90
-
-
-async def test_callbacks_of_one_call_count_together_for_their_job(store: Store) -> None:
-    first = await callback(store, 0)
-    await store.jobs.register(registration("job", callback_subscription_id=first))
-    wanted = [WantedCallback(f"https://hooks.example/{n}", f"sub_{n}", room("job")) for n in (0, 1, 2, 3, 4, 1)]
-    found = await store.subscriptions.callbacks_for(wanted, NOW)
-    assert found == ["sub_0", "sub_1", "sub_2", None, None, "sub_1"]  # one of three is linked already
-    other = WantedCallback("https://hooks.example/3", "sub_3", room("other"))
-    assert await store.subscriptions.callbacks_for([other], NOW) == ["sub_3"]
-    assert await count(store, "subscriptions") == 4
-
-
-async def test_nodes_that_make_the_same_callbacks_at_once_agree(both: list[Store]) -> None:
-    urls = [f"https://hooks.example/{number}" for number in range(50)]
-
-    async def made(node: int) -> Sequence[str | None]:
-        order = urls if node % 2 else urls[::-1]
-        wanted = [WantedCallback(url, f"sub_{node}_{url}") for url in order]
-        found = await both[node % 2].subscriptions.callbacks_for(wanted, NOW)
-        return found if node % 2 else found[::-1]
-
-    first, *others = await asyncio.gather(*(made(node) for node in range(4)))
-    assert all(other == first for other in others)
-    assert await count(both[0], "subscriptions") == len(urls)
 
 
 def room(job: str) -> CallbackRoom:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from relay.core.deliveries.delivery import Attempt, Outcome, Response
+from relay.core.deliveries.delivery import Attempt, Response
 from relay.core.records import AttemptResult
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink
@@ -95,27 +95,6 @@ async def test_sink_kind_may_quote_any_part_of_a_response(
     assert len(attempted.decision or "") < 1000
     kinds = {type.rpartition(".")[2] for type in await world.types() if type.startswith("relay.")}
     assert kinds == {"delivered": set(), "dead": {"expired"}, "disable": {"disabled", "opened"}}[verdict]
-
-
-@pytest.mark.parametrize("status", [200, 410, 500])
-async def test_sink_kind_that_fails_to_classify_a_response_falls_back_to_http_rules(
-    store: Store, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    def classify(*_: Any) -> Any:
-        if status == 500:
-            return Outcome(verdict="retry", reason=None)  # type: ignore[arg-type]
-        raise KeyError("ok")
-
-    monkeypatch.setattr("subscribers.webhook.Webhook.classify", classify)
-    world = world_of(store)
-    world.sink.answers = deque([answer(status_code=status)])
-    await world.subscribe()
-    await world.register("a", seen("queued"), seen("running"))
-    await world.run(4, 30.0)
-    found = await kept(world)
-    assert found[0][1][0].status_code == status
-    if status == 200:
-        assert [state for state, _ in found] == ["delivered"] * 2
 
 
 async def test_sink_kind_that_fails_to_render_an_event_records_a_failed_attempt(

@@ -23,7 +23,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
-from relay.errors import Conflict, NotFound, StoreError
+from relay.errors import StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.store.deliveries.deliveries import DeliveryStore
@@ -375,14 +375,6 @@ async def uncertain(world: World) -> Delivery:
     return one
 
 
-async def test_retry_of_an_uncertain_delivery_asks_again(world: World) -> None:
-    one = await uncertain(world)
-    await world.store.deliveries.retry(one.id, world.clock())
-    await world.scan()
-    again = await world.the_one()
-    assert (again.state, again.reason, world.crm.writes) == ("delivered", "found", 1)
-
-
 async def test_replay_of_an_uncertain_delivery_asks_again(world: World) -> None:
     await uncertain(world)
     now = world.clock()
@@ -406,43 +398,6 @@ async def test_delivery_that_a_person_found_is_delivered_and_never_sent_again(wo
     assert again.attempts[-1].decision == "already written: nothing was sent"
 
 
-async def test_delivery_that_a_person_did_not_find_is_written_at_once(world: World) -> None:
-    one = await uncertain(world)
-    world.crm.notes.clear()
-    settled = await world.store.deliveries.settle(one.id, "not_sent", world.clock())
-    assert (settled.state, settled.next_attempt_at, await world.memory()) == ("pending", world.clock(), {})
-    await world.scan()
-    again = await world.the_one()
-    assert (again.state, world.crm.notes, world.crm.writes) == ("delivered", [one.event_id], 2)
-
-
-async def test_only_an_uncertain_delivery_is_settled_and_only_once(world: World) -> None:
-    one = await uncertain(world)
-    deliveries = world.store.deliveries
-    with pytest.raises(NotFound):
-        await deliveries.settle("dlv_unknown", "sent", NOW)
-    with pytest.raises(NotFound):
-        await world.store.within(("revor", "other")).deliveries.settle(one.id, "sent", NOW)
-    results = await asyncio.gather(
-        *(deliveries.settle(one.id, fate, world.clock()) for fate in ("sent", "not_sent", "sent")),
-        return_exceptions=True,
-    )
-    refused = [result for result in results if isinstance(result, Conflict)]
-    assert [error.code for error in refused] == ["delivery_not_uncertain"] * 2
-    for fate in ("sent", "not_sent"):
-        with pytest.raises(Conflict, match="only an uncertain one is settled"):
-            await deliveries.settle(one.id, fate, world.clock())
-
-
-async def test_delivery_of_a_removed_subscription_can_be_noted_as_sent_but_not_be_sent(world: World) -> None:
-    one = await uncertain(world)
-    await world.store.subscriptions.remove("sub_1", world.clock())
-    with pytest.raises(Conflict, match="was removed"):
-        await world.store.deliveries.settle(one.id, "not_sent", world.clock())
-    assert ledger.is_open(await world.memory() or {})
-    assert (await world.store.deliveries.settle(one.id, "sent", world.clock())).state == "delivered"
-
-
 # --- dry run, skipped, and whom the create names
 
 
@@ -462,23 +417,6 @@ async def test_dry_run_records_what_would_be_sent_and_sends_nothing(world: World
     assert orjson.loads(attempt.requests[1].body) == {"key": one.event_id, "to": "{recipient.address}"}
     assert "alex" not in repr(one)
     assert not world.crm.asked
-
-
-async def test_dry_run_shows_the_one_request_of_a_webhook(world: World) -> None:
-    world.kind = Webhook()  # type: ignore[assignment]
-    await world.event(options={"dry_run": True}, sink="https://acme.test/hook?key=sk-0123456789abcdef")
-    await world.scan()
-    one = await world.the_one()
-    (attempt,) = one.attempts
-    assert attempt.decision == "dry run: nothing was sent; it would be 1 request: POST"
-    assert attempt.requests is not None
-    (made,) = attempt.requests
-    assert (made.method, made.url) == ("POST", "https://acme.test/hook?…")
-    (event,) = await rows(world.store, "SELECT body FROM events")
-    assert orjson.loads(made.body) == orjson.loads(event["body"])
-    assert "0123456789abcdef" not in repr(one)
-    assert not world.crm.asked
-    assert world.recipients == [], "a webhook pays nothing"
 
 
 @pytest.mark.parametrize("option", ["dry_run", "unmatched"])
@@ -506,18 +444,6 @@ async def test_skipped_event_keeps_why_its_sink_fails_and_may_pause_it(world: Wo
     assert found is not None
     assert (found.failing_since, found.failing_reason, found.paused_until) == (NOW - 5, "http_500", NOW + 60)
     assert (await world.the_one()).state == "cancelled"
-
-
-async def test_recipient_is_read_for_a_kind_that_asks_for_it_and_shown_nowhere(world: World) -> None:
-    await world.event()
-    await world.scan()
-    one = await world.the_one()
-    assert world.recipients == [one.job_uid]
-    assert "alex" not in repr((one, await world.memory()))
-    world.kind.wants_recipient_of = False
-    await world.store.deliveries.retry(one.id, NOW)
-    await world.scan()
-    assert len(world.recipients) == 1
 
 
 async def test_recipient_that_cannot_be_read_is_a_failed_attempt_of_a_write_in_doubt(

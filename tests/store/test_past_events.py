@@ -11,12 +11,10 @@ from relay.store.deliveries import past_events
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
-    PUBLISHED_TYPE,
     claim,
     deliver_all,
     deliveries,
     poll,
-    publication,
     registration,
     relay_event,
     rows,
@@ -114,14 +112,6 @@ async def test_new_event_counts_although_the_clock_was_set_back(store: Store) ->
     await check(store)
 
 
-async def test_removed_subscription_is_filled_no_more(store: Store) -> None:
-    await fill(store, 2 * SLICE)
-    await store.database.write(store.subscriptions._create, (subscription("sub_1", start_at=0.0, types=TYPES), None))
-    await store.subscriptions.remove("sub_1", NOW)
-    assert await store.subscriptions.continue_filling() == 0
-    assert {row["state"] for row in await deliveries(store)} == {"cancelled"}
-
-
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_event_of_another_node_meanwhile_has_one_delivery(store: Store, open_again: OpenAgain) -> None:
     other = await open_again()
@@ -134,14 +124,3 @@ async def test_event_of_another_node_meanwhile_has_one_delivery(store: Store, op
     writes: list[Any] = [go_on(store, uids[::2]), go_on(other, uids[1::2])]
     await asyncio.gather(*writes, store.subscriptions.create(subscription("sub_1", start_at=0.0, types=TYPES)))
     await check(store)
-
-
-async def test_slices_of_large_events_have_few_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(past_events, "SLICE", 100)
-    await store.published.record([publication(str(n), data="x" * 250_000) for n in range(40)])
-    sizes: list[int] = []
-    run_many = past_events.run_many
-    monkeypatch.setattr(past_events, "run_many", lambda *args: (sizes.append(len(args[2])), run_many(*args))[1])
-    await store.subscriptions.create(subscription("sub_1", types=(PUBLISHED_TYPE,), start_at=0.0))
-    assert sum(sizes) == 40
-    assert max(sizes) < 20

@@ -16,16 +16,14 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
-from relay.errors import StoreError
 from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.store.store import Store
 from relay.testing import FakeClock
 from subscribers.base import RenderContext
 from subscribers.webhook import Webhook
-from tests.support.store_kit import NOW, claim, execute, job_event, poll, relay_event, rows, subscription, track
+from tests.support.store_kit import NOW, claim, execute, relay_event, rows, subscription
 
-OWNER = "revor/acme"
 MANY = 200
 
 
@@ -164,21 +162,6 @@ async def test_subscriptions_of_a_portal_take_turns_whatever_their_backlogs(worl
     assert 8 <= len(served) <= 11
 
 
-async def test_accounts_that_share_a_portal_share_its_pause_and_nothing_else(world: World) -> None:
-    await world.subscribe("sub_acme", owner=OWNER)
-    await world.subscribe("sub_all")
-    await world.subscribe("sub_other", owner="revor/other")
-    store = world.stores[0]
-    uid = await track(store, account="acme")
-    world.portals.opens_at["acme.test"] = NOW + 60
-    await store.jobs.record(poll(uid, 0, events=[job_event(uid, 1, "failed", owner=OWNER)], outcome="failed"))
-    await world.run(world.nodes[0])
-    assert len(world.portals.asked) == 1
-    assert await pauses(store) == {NOW + 60: 3}
-    await world.run(world.nodes[0], seconds=70, step=1)
-    assert {path for *_, path in world.portals.asked} == {"sub_acme", "sub_all"}
-
-
 async def test_deleted_and_moved_subscriptions_do_not_wait_for_the_portal(world: World) -> None:
     await world.subscribe("sub_1", "sub_moves", "sub_goes")
     await world.event()
@@ -211,34 +194,6 @@ async def test_delivered_answer_that_leaves_nothing_pauses_the_portal(world: Wor
     assert await pauses(world.stores[0]) == {NOW + 30: 2}
     await world.run(seconds=21, step=1)
     assert [path for *_, path in world.portals.asked] == ["sub_1", "sub_2"]
-
-
-async def test_short_pause_holds_on_its_node_and_is_not_stored_for_the_others(world: World) -> None:
-    await world.subscribe("sub_1", "sub_2")
-    await world.event()
-    world.portals.opens_at["acme.test"] = NOW + 2
-    await world.run(world.nodes[0], seconds=1)
-    assert len(world.portals.asked) == 1
-    assert await pauses(world.stores[0]) == {NOW + 2: 1, None: 1}
-    await world.run(world.nodes[0], seconds=10)
-    assert len(world.portals.asked) == 3
-
-
-async def test_pause_that_cannot_be_stored_holds_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def failing(*_: Any, **__: Any) -> None:
-        raise StoreError("the database is away")
-
-    await world.subscribe("sub_1", "sub_2", "sub_3")
-    await world.event()
-    world.portals.opens_at["acme.test"] = NOW + 60
-    with monkeypatch.context() as patched:
-        patched.setattr(type(world.stores[0].subscriptions), "set_sink_health", failing)
-        await world.run(world.nodes[0], seconds=30, step=5)
-    assert len(world.portals.asked) == 1
-    assert await pauses(world.stores[0]) == {None: 3}
-    world.portals.opens_at["acme.test"] = NOW + 120
-    await world.run(world.nodes[0], seconds=40, step=5)
-    assert await pauses(world.stores[0]) == {NOW + 120: 3}, "the next refusal stores it"
 
 
 async def test_probe_of_a_disabled_subscription_waits_for_its_portal(world: World) -> None:
@@ -282,18 +237,3 @@ async def _disable(store: Store, id: str, probe_at: float) -> None:
         id=id,
     )
     store.subscriptions.changed()
-
-
-async def test_longer_pause_of_a_subscription_stays(store: Store) -> None:
-    for id in ("sub_1", "sub_2", "sub_3"):
-        await store.subscriptions.create(subscription(id))
-    await store.subscriptions.set_sink_health("sub_2", failing_since=None, paused_until=NOW + 500)
-    await store.subscriptions.set_sink_health(
-        "sub_1", failing_since=NOW, paused_until=NOW + 60, paused_with_it=["sub_2", "sub_3", "sub_gone"]
-    )
-    found = await rows(store, "SELECT id, paused_until, failing_since FROM subscriptions ORDER BY id")
-    assert [(row["id"], row["paused_until"], row["failing_since"]) for row in found] == [
-        ("sub_1", NOW + 60, NOW),
-        ("sub_2", NOW + 500, None),
-        ("sub_3", NOW + 60, None),
-    ]

@@ -6,17 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import Connection
 
 from relay.core.deliveries.replay import ReplayRequest
-from relay.holder import Holder, new_name
-from relay.store.databases.holders import BIND, BOUND_NAMES, RELEASE_DELIVERIES
+from relay.holder import new_name
+from relay.store.databases.holders import BIND
 from relay.store.databases.postgres_engine import connect, postgres_url
-from relay.store.databases.statements import run
 from relay.store.store import Store
 from tests.support.store_databases import emptied_postgres
-from tests.support.store_kit import NOW, claim, deliveries, execute, lease, poll, result_of, subscription, track, until
+from tests.support.store_kit import NOW, claim, deliveries, lease, poll, result_of, subscription, track, until
 
 
 @pytest.fixture
@@ -107,15 +104,6 @@ async def test_two_nodes_that_check_at_once_both_find_the_dead_one(
         assert answers == [[life.name]] * 6
 
 
-@pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789abcdef@1", "0123456789abcdef@", "100%@_"])
-async def test_name_of_an_earlier_server_start_keeps_its_leases(store: Store, name: str) -> None:
-    """A name that was never bound, and one whose lock ended with the previous server start."""
-    await hold_everything(store, name)
-    assert await store.holders.bound() == []
-    assert await store.holders.dead([name]) == []
-    assert await taken(store) == (0, False)
-
-
 async def test_lease_committed_after_a_nodes_death_is_released_next_time(store: Store, database_url: str) -> None:
     async with bound(database_url) as life:
         await hold_everything(store, life.name)
@@ -145,33 +133,6 @@ async def test_stopping_node_releases_its_accounts_and_replays_but_no_delivery(s
     await store.holders.release_accounts(["one"])
     assert await store.replays.due("other", NOW) == []  # nothing to do, and no node holds it
     assert await taken(store) == (0, True)
-
-
-async def test_node_keeps_an_account_across_its_names(store: Store, other: Store) -> None:
-    assert await store.accounts.hold("revor", "default", "first", NOW, NOW + 10)
-    assert not await other.accounts.hold("revor", "default", "second", NOW, NOW + 10)
-    assert await store.accounts.hold("revor", "default", "second", NOW, NOW + 10, ("zero", "first"))
-    assert not await store.accounts.hold("revor", "default", "first", NOW, NOW + 10)
-
-
-async def test_the_leases_of_dead_nodes_are_found_along_their_index(store: Store) -> None:
-    await execute(
-        store,
-        "INSERT INTO deliveries (id, event_id, subscription_id, state, priority, due_at, lease_token, attempt_count,"
-        " made_count, created_at) SELECT 'dlv_' || n, 'evt_' || n, 'sub_1', 'pending', 0, 0,"
-        " CASE WHEN n % 1000 = 0 THEN 'name@1.' || n END, 0, 0, 0 FROM generate_series(1, 20000) AS n",
-    )
-    await execute(store, "ANALYZE deliveries")
-
-    def plan(connection: Connection) -> str:
-        found = run(connection, f"EXPLAIN {BOUND_NAMES}").scalars().all()
-        names = {"names": '["name"]', "due_at": NOW}
-        found += connection.execute(text(f"EXPLAIN {RELEASE_DELIVERIES.postgresql.text}"), names).scalars().all()
-        return "\n".join(found)
-
-    steps = await store.database.read(plan)
-    assert steps.count("ix_deliveries_lease") == 2, steps
-    assert "Seq Scan on deliveries" not in steps
 
 
 # --- names
@@ -231,17 +192,3 @@ async def test_node_behind_a_pooler_has_no_bound_name(store: Store, monkeypatch:
     await reported.listening()
     await reported.end()
     assert reported.names == []
-
-
-def test_holder_remembers_its_lost_names() -> None:
-    holder = Holder("first")
-    holder.rename("second@1")
-    assert (holder.name, holder.names) == ("second@1", ("first", "second@1"))
-    before = holder.token(1)
-    assert not holder.has_lost(before)
-    holder.lose()
-    assert holder.has_lost(before)
-    assert holder.has_lost("second@1")
-    assert not holder.has_lost("first.4")
-    assert not holder.has_lost(holder.token(2))
-    assert holder.names[:2] == ("first", "second@1")

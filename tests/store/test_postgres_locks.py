@@ -19,13 +19,12 @@ from relay.core.subscriptions.subscription import Consent
 from relay.errors import NotFound
 from relay.store.databases import postgres_writer
 from relay.store.databases.group_commit import each
-from relay.store.databases.locks import CHANGE, MATCH, Key, hold, incidents_of, locking, row_of
+from relay.store.databases.locks import MATCH, Key, hold
 from relay.store.databases.statements import json_list
 from relay.store.store import Store
 from tests.support.lock_order import watched_order
 from tests.support.pull_kit import SUB, TYPES, Program
 from tests.support.scale import scaled
-from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,
@@ -44,12 +43,6 @@ from tests.support.store_kit import (
 )
 
 OWNER = "revor/default"
-
-
-@pytest.fixture
-def database_url() -> str:
-    """PostgreSQL only: SQLite has one writer."""
-    return emptied_postgres()
 
 
 @pytest.fixture
@@ -239,17 +232,6 @@ async def test_batch_functions_run_in_one_order_whatever_arrives_first(store: St
     await together(store, store.database.write(second, "second"), store.database.write(first, "first"))
     await together(store, store.database.write(first, "first"), store.database.write(second, "second"))
     assert ran == ["first", "second"] * 2
-
-
-async def test_lock_that_is_held_is_not_taken_again(store: Store) -> None:
-    @each
-    @locking(lambda id: [MATCH, CHANGE, incidents_of(id), row_of(id)])
-    def batch(connection: Connection, id: str) -> None:
-        hold(connection, [MATCH, CHANGE, incidents_of(id), row_of(id)])
-
-    with statements() as run:
-        await store.database.write(batch, "sub_1")
-    assert len(run) == 3
 
 
 async def test_watch_finds_a_lock_that_comes_late(store: Store) -> None:

@@ -19,13 +19,11 @@ from relay.core.events import event as core_events
 from relay.core.events.event import SUBSCRIPTION_RECOVERED, Event
 from relay.core.records import AccountState, PollNote, StoredAnswer
 from relay.core.subscriptions.declared import Change
-from relay.errors import Conflict, NotFound, StaleSequence, StoreError
+from relay.errors import NotFound, StaleSequence, StoreError
 from relay.ids import new_id
 from relay.store.databases.group_commit import run_group
 from relay.store.store import Store
-from relay.store.subscriptions import filter_room
 from relay.store.upkeep import FIRST_JOB
-from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
     callback_for,
@@ -33,7 +31,6 @@ from tests.support.store_kit import (
     counts,
     deliver_all,
     deliveries,
-    held_writer,
     job_event,
     lease,
     poll,
@@ -45,16 +42,9 @@ from tests.support.store_kit import (
     subscription,
     together,
     track,
-    until,
 )
 
 ROUNDS = 25
-
-
-@pytest.fixture
-def database_url() -> str:
-    """PostgreSQL only: no other database is shared by nodes."""
-    return emptied_postgres()
 
 
 @pytest.fixture
@@ -356,30 +346,6 @@ async def test_a_new_subscription_is_matched_by_the_next_event_on_another_node(s
         }
 
 
-async def test_change_on_one_node_is_noticed_on_the_other(store: Store, other: Store) -> None:
-    await other.events.record(relay_event())
-    version = other.subscriptions.version
-    await store.subscriptions.create(subscription("sub_1"))
-    await other.events.record(relay_event())
-    assert other.subscriptions.version > version
-
-
-async def test_nodes_that_add_comparisons_at_once_find_room_for_one(
-    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(filter_room, "MAX_OWNER_COMPARISONS", 10)
-    made = [
-        subscription(f"sub_{n}", filters=({"exact": {f"/data/n{6 * n + place}": 1 for place in range(6)}},))
-        for n in range(8)
-    ]
-    nodes = [store, other] * 4
-    results = await asyncio.gather(
-        *(node.subscriptions.create(one) for node, one in zip(nodes, made, strict=True)), return_exceptions=True
-    )
-    assert sum(isinstance(one, Conflict) for one in results) == 7
-    assert len(await other.subscriptions.all()) == 1
-
-
 async def test_filters_that_another_node_stores_and_this_one_cannot_read_lose_no_event(
     store: Store, other: Store
 ) -> None:
@@ -407,21 +373,6 @@ async def test_callback_created_on_one_node_gets_events_recorded_on_another(stor
         await node.jobs.purge(uid, NOW)
         assert await other.upkeep.delete_callbacks(NOW + 1) == (1, None)
         await recorder.events.record(relay_event())  # which now knows that there is none
-
-
-async def test_change_found_in_a_failed_write_is_still_noticed(store: Store, other: Store) -> None:
-    await other.events.record(relay_event())
-    version = other.subscriptions.version
-    await store.subscriptions.create(subscription("sub_1"))
-
-    def match_and_fail(connection: Connection, items: Sequence[None]) -> list[None]:
-        assert other.events._outbox.subscriptions.get(connection, "sub_1") is not None
-        raise RuntimeError("after it was found")
-
-    with pytest.raises(RuntimeError, match="after it was found"):
-        await other.database.write(match_and_fail, None)
-    await other.events.record(relay_event())
-    assert other.subscriptions.version > version
 
 
 async def test_subscription_and_event_created_at_once_make_one_delivery_or_none(store: Store, other: Store) -> None:
@@ -814,16 +765,6 @@ async def test_node_whose_clock_changes_takes_no_lease_of_others_and_loses_none(
     assert await take(store, "one", clock(), "b") == (0, False)
 
 
-async def test_waiting_group_does_not_block_other_nodes(store: Store, other: Store) -> None:
-    async with held_writer(store):
-        task = asyncio.ensure_future(store.jobs.register(registration("held")))
-        async with asyncio.timeout(10):
-            await track(other, "free")
-        await until(lambda: len(store.database.writer._waiting) == 1)
-        assert not task.done()
-    assert (await task).created
-
-
 async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(4)]
@@ -866,16 +807,6 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
 
 
 # --- retention
-
-
-async def test_one_node_runs_retention_at_a_time_and_others_do_not_wait(store: Store, other: Store) -> None:
-    for nth in range(2):
-        uid = await track(store, f"job {nth}")
-        await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
-    async with uncommitted(store, store.upkeep.delete_events(NOW + 1)) as deleting:
-        assert await other.upkeep.delete_events(NOW + 1) == (0, None)
-        assert await deleting.commit() == [(2, None)]
-    assert (await counts(other))["events"] == 0
 
 
 async def test_event_retried_manually_during_its_deletion_stays(store: Store, other: Store) -> None:

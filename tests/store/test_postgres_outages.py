@@ -23,7 +23,6 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.store_kit import (
     NOW,
     ReversingCipher,
-    access_token,
     claim,
     counts,
     lease,
@@ -226,13 +225,6 @@ async def test_close_does_not_wait_for_an_unreachable_server(server: PostgresSer
         await task
 
 
-async def test_unreachable_server_at_start_is_reported_in_one_line(server: PostgresServer, url: str) -> None:
-    await aside(server.stop)
-    with pytest.raises(StoreError, match="cannot read the database") as refused:
-        await open_store(url, ReversingCipher(), now=NOW)
-    assert "\n" not in str(refused.value)
-
-
 async def test_replica_is_read_while_writes_wait(server: PostgresServer, store: Store) -> None:
     """As after a failover to a server that is not promoted yet: it accepts reads and refuses writes."""
     uid = await track(store)
@@ -266,31 +258,6 @@ async def test_writes_wait_for_a_server_without_free_connections(server: Postgre
             await other.close()
     await task
     assert store.database.trouble is None
-
-
-async def test_exhausted_pool_is_reported_after_a_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    going = True
-
-    def busy(connection: Connection) -> None:
-        while going:
-            connection.execute(text("SELECT pg_sleep(0.01)"))
-
-    readers = [asyncio.ensure_future(store.database.read(busy)) for _ in range(POOL_SIZE)]
-    await until(lambda: store.database._engine.pool.checkedout() == POOL_SIZE)  # type: ignore[attr-defined]
-    waiting = asyncio.ensure_future(store.jobs.open_counts())
-    uid = await track(store)  # writes have a connection of their own
-    store.database._engine.pool._timeout = 0.1  # type: ignore[attr-defined]
-    with pytest.raises(StoreError, match=r"all 3 connections .* raise database\.pool_size"):
-        await store.jobs.get(uid)
-    await store.tokens.create(access_token("tok_1"), NOW)  # nor do tokens, and notices, wait for long reads
-    assert await store.tokens.version() > 0
-    assert len((await store.tokens.all())[1]) == 1
-    await until(lambda: not store.database._unsent)  # type: ignore[attr-defined]
-    assert not waiting.done()
-    going = False
-    await asyncio.gather(*readers)
-    assert await waiting == {("revor", "default"): 1}
-    assert await store.jobs.get(uid) is not None
 
 
 async def test_first_read_after_a_lost_connection_succeeds(server: PostgresServer, store: Store) -> None:

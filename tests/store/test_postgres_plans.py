@@ -216,33 +216,6 @@ async def test_the_plan_of_every_hot_statement(filled: tuple[Store, int]) -> Non
     assert bad == {}, "\n".join(f"{name}:\n  " + "\n  ".join(plan) for name, plan in bad.items())
 
 
-BAD = {
-    "SELECT id FROM deliveries WHERE reason = 'x'": "Seq Scan",
-    "SELECT id FROM deliveries WHERE state = 'delivered' ORDER BY ended_at LIMIT 5": "Seq Scan",
-    "SELECT uid FROM jobs WHERE action = 'x' ORDER BY uid LIMIT 5": "Scan",
-    "SELECT uid FROM jobs ORDER BY tracked_at": "Sort",
-    "SELECT COUNT(*) FROM events": "Scan",
-    "SELECT state FROM deliveries ORDER BY id": "Index Scan",
-    "SELECT MIN(position) FROM events WHERE recorded_at >= :since": "pk_events",
-}
-
-
-async def test_bad_statement_is_detected(filled: tuple[Store, int]) -> None:
-    store, count = filled
-
-    def explain(connection: Connection) -> dict[str, list[str]]:
-        cases = [Case(statement, statement) for statement in BAD]
-        return {case.name: problems(explained(connection, case, generic=False), case, count) for case in cases}
-
-    found = await store.database.read(explain)
-    if count < SORTED_ROWS:  # few rows may be sorted
-        del found["SELECT uid FROM jobs ORDER BY tracked_at"]
-    if NOW + count < TYPES["since"]:  # there is no event since then to walk to
-        del found["SELECT MIN(position) FROM events WHERE recorded_at >= :since"]
-    missed = {name for name, plans in found.items() if not any(BAD[name] in one for one in plans)}
-    assert missed == set()
-
-
 SMALL_POLLS = re.compile(r"pk_deliveries$|uq_deliveries_event_id_subscription_id$|ix_deliveries_(?:replay|open)$")
 
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from relay.errors import RelayError, StoreError
-from relay.store.databases import postgres_engine, postgres_writer
-from relay.store.databases.group_commit import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, Waiting, alone, run_group
+from relay.errors import StoreError
+from relay.store.databases import postgres_writer
+from relay.store.databases.group_commit import MAX_GROUP_ITEMS, Waiting, alone, run_group
 from relay.store.databases.postgres_writer import AsyncWriter
 from tests.support.store_kit import until
 
@@ -123,30 +123,6 @@ async def test_batch_function_that_is_alone_shares_no_transaction_with_others(
     assert transactions.log == ["begin", "commit"] * 4
 
 
-async def test_queue_never_exceeds_its_limit(writer: AsyncWriter, transactions: FakeTransactions) -> None:
-    holder = await held(writer, transactions)
-    writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_WAITING_ITEMS + 50)]
-    await asyncio.sleep(0)
-    assert len(writer._waiting) == MAX_WAITING_ITEMS - 1  # the one in the transaction has a place as well
-    for write in writes[:100]:
-        write.cancel()
-    await asyncio.wait(writes[:100])
-    assert len(writer._waiting) == MAX_WAITING_ITEMS - 1  # what was cancelled is written all the same
-    transactions.free.set()
-    await holder
-    assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))
-
-
-async def test_each_caller_gets_its_own_result(writer: AsyncWriter, transactions: FakeTransactions) -> None:
-    def doubled(connection: Connection, items: Sequence[int]) -> list[int | Exception]:
-        return [item * 2 if item != 3 else RelayError("three") for item in items]
-
-    writes = [writer.write(doubled if nth % 2 else echo, nth) for nth in range(6)]
-    results = await asyncio.gather(*writes, return_exceptions=True)
-    assert [str(result) for result in results] == ["0", "2", "2", "three", "4", "10"]
-    assert writer.commit_count == 1
-
-
 async def test_a_bad_item_fails_alone_and_the_others_are_committed(
     writer: AsyncWriter, transactions: FakeTransactions
 ) -> None:
@@ -156,14 +132,6 @@ async def test_a_bad_item_fails_alone_and_the_others_are_committed(
         *("begin", "rollback"),
         *("begin", "commit", "begin", "rollback", "begin", "commit"),
     ]
-
-
-@pytest.mark.parametrize("sqlstate", sorted(postgres_engine.CONFLICTS))
-async def test_conflict_is_retried_at_once(writer: AsyncWriter, transactions: FakeTransactions, sqlstate: str) -> None:
-    transactions.errors = [with_state(sqlstate)] * 2
-    assert await writer.write(echo, 1) == 1
-    assert transactions.log == [*("begin", "rollback") * 2, "begin", "commit"]
-    assert writer.trouble is None
 
 
 async def test_lasting_conflict_is_given_up(writer: AsyncWriter, transactions: FakeTransactions) -> None:
@@ -193,10 +161,3 @@ async def test_group_committed_without_a_response_is_not_run_again(
     assert await writer.write(echo, 1) == 1
     again = [] if committed else ["begin", "commit"]
     assert transactions.log == ["begin", "rollback", "end of 1?", *again]
-
-
-async def test_writer_that_was_not_started_refuses_writes(transactions: FakeTransactions) -> None:
-    writer = AsyncWriter(transactions.transaction, transactions.was_committed)
-    with pytest.raises(StoreError):
-        await writer.write(echo, 1)
-    await writer.close()

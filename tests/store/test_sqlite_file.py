@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -24,14 +23,13 @@ from relay.core.records import PollNote
 from relay.errors import DatabaseHeld, SettingsError, StoreError
 from relay.metrics import Metrics
 from relay.node.upkeep import DAY_SECONDS, Retention
-from relay.store.databases.sqlite import SqliteDatabase, lock_path, sqlite_url, url_of
+from relay.store.databases.sqlite import SqliteDatabase, url_of
 from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from tests.support.store_kit import (
     NOW,
     ReversingCipher,
     deliver_all,
-    execute,
     poll,
     registration,
     rows,
@@ -90,22 +88,6 @@ async def test_second_open_is_refused_with_the_pid(store: Store, database_url: s
     with pytest.raises(DatabaseHeld, match=rf"pid {os.getpid()}\b"):
         migrations.migrate(database_url)
     assert (await track(store)).startswith("job_")
-
-
-async def test_a_link_to_the_file_is_the_same_database(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    link = tmp_path / "folder" / "link.db"
-    link.symlink_to(store.database.path)
-    with pytest.raises(DatabaseHeld):
-        await open_store(f"sqlite:///{link}", ReversingCipher(), now=NOW)
-
-
-async def test_closed_database_can_be_opened_again(database_url: str) -> None:
-    for _ in range(3):
-        store = await open_store(database_url, ReversingCipher(), now=NOW)
-        await store.close()
-    lock = lock_path(sqlite_url(database_url))
-    assert lock.read_text() == ""
 
 
 async def test_another_process_is_refused_until_the_holder_is_killed(database_url: str) -> None:
@@ -221,50 +203,12 @@ async def test_any_file_name_works(tmp_path: Path, name: str) -> None:
     assert (folder / name).stat().st_size > 0
 
 
-def test_invalid_percent_encoding_is_refused() -> None:
-    with pytest.raises(SettingsError, match="%25"):
-        sqlite_url("sqlite:///per%cent.db")
-
-
 @pytest.mark.parametrize(
     "url", ["sqlite://", "sqlite:///:memory:", "postgresql://localhost/relay", "mysql://h/d", "relay.db", ""]
 )
 def test_other_database_urls_are_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"sqlite:///relay\.db"):
         SqliteDatabase(url)
-
-
-def test_driver_in_the_url_is_ignored(tmp_path: Path) -> None:
-    assert sqlite_url("sqlite+aiosqlite:///relay.db").drivername == "sqlite"
-
-
-async def test_missing_folder_is_reported_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="No such file or directory") as refused:
-        await open_store(f"sqlite:///{tmp_path / 'none' / 'relay.db'}", ReversingCipher(), now=NOW)
-    assert "\n" not in str(refused.value)
-
-
-async def test_folder_that_is_a_file_is_reported_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="Not a directory") as refused:
-        await open_store(f"sqlite:///{tmp_path / 'file' / 'relay.db'}", ReversingCipher(), now=NOW)
-    assert "\n" not in str(refused.value)
-
-
-async def test_unwritable_folder_is_reported_in_one_line() -> None:
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o555)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65_534)  # root may write everywhere
-    try:
-        with pytest.raises(StoreError, match="Permission denied") as refused:
-            await open_store(f"sqlite:///{folder / 'relay.db'}", ReversingCipher(), now=NOW)
-        assert "\n" not in str(refused.value)
-    finally:
-        if is_root:
-            os.seteuid(0)
-        folder.rmdir()
 
 
 async def test_file_that_is_not_a_database_is_reported_in_one_line_and_released(tmp_path: Path) -> None:
@@ -292,27 +236,6 @@ async def pages(store: Store) -> tuple[int, int]:
     """The file's pages, and its free pages."""
     found = await rows(store, "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count")
     return found[0]["page_count"], found[0]["freelist_count"]
-
-
-async def test_free_pages_are_returned_in_steps_except_a_tenth(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.store.upkeep.GIVEN_BACK_PAGES", 20)
-    await ended(store, 1_000)
-    before, _ = await pages(store)
-    assert await store.upkeep.give_back() == 0
-    await execute(store, "DELETE FROM events")
-    await execute(store, "DELETE FROM jobs")
-    _, free = await pages(store)
-    assert free > before / 2
-    steps = []
-    while given := await store.upkeep.give_back():
-        steps.append(given)
-    assert max(steps) == steps[0] == 20
-    total, kept = await pages(store)
-    assert total == before - sum(steps) < before / 2
-    assert 0 < kept <= total / 10
-    assert await rows(store, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
-    await store.close()
-    assert store.database.path.stat().st_size == total * PAGE_BYTES
 
 
 async def test_retention_shrinks_the_file_when_less_is_kept(store: Store) -> None:
@@ -365,33 +288,6 @@ async def test_continuous_readers_do_not_let_the_log_grow_without_limit(
     assert largest < 300 * PAGE_BYTES, f"{largest / PAGE_BYTES:.0f} pages"
 
 
-async def test_old_file_can_shrink_after_relay_migrate(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path)) as old:
-        old.execute("CREATE TABLE something (a)")
-    url = url_of(path)
-    for migrated, mode in ((migrations.upgrade, 0), (migrations.migrate, 2), (migrations.migrate, 2)):
-        await asyncio.to_thread(migrated, url)
-        with closing(sqlite3.connect(path)) as now:
-            assert now.execute("PRAGMA auto_vacuum").fetchone() == (mode,)
-    store = await open_store(url, ReversingCipher(), now=NOW)
-    await track(store)
-    assert await store.upkeep.give_back() == 0
-    await store.close()
-
-
-async def test_file_that_cannot_shrink_still_works(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path)) as old:
-        old.execute("CREATE TABLE something (a)")
-    store = await open_store(url_of(path), ReversingCipher(), now=NOW)
-    await ended(store, 300)
-    await execute(store, "DELETE FROM events")
-    await execute(store, "DELETE FROM jobs")
-    assert await store.upkeep.give_back() == 0
-    await store.close()
-
-
 async def test_log_that_cannot_be_truncated_fails_no_write(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:
@@ -415,21 +311,6 @@ async def test_log_that_cannot_be_truncated_fails_no_write(
 
 def _patience(connection: Any) -> Any:
     return connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-
-
-async def test_job_is_read_without_a_thread_unless_the_file_is_busy(store: Store) -> None:
-    uid = await track(store)
-    read = store.database.read
-    store.database.read = None  # type: ignore[assignment]
-    assert await store.jobs.get(uid) is not None
-    store.database.read = read  # type: ignore[method-assign]
-    assert isinstance(store.database, SqliteDatabase)
-    assert store.database.try_read(_no_such_table) is None
-    assert await store.jobs.get(uid) is not None
-
-
-def _no_such_table(connection: Any) -> Any:
-    return connection.exec_driver_sql("SELECT * FROM nothing")
 
 
 async def test_interrupted_statement_does_not_affect_the_next(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
@@ -223,12 +222,6 @@ async def fill(store: Store) -> None:
     await execute(store, f"UPDATE secrets SET expires_at = {NOW} WHERE rowid % 7 = 0 AND owner <> 'sub_1'")
 
 
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """SQLite only; for PostgreSQL's plans see `test_postgres_plans`."""
-    return url_of(tmp_path / "relay.db")
-
-
 @pytest.fixture(scope="module")
 def filled_file(tmp_path_factory: pytest.TempPathFactory, empty_file: Path) -> Path:
     """A filled database to copy, because filling one takes seconds."""
@@ -297,34 +290,6 @@ async def test_the_plan_of_every_hot_statement_is_the_same_at_any_size(store: St
             if problems(steps, page=is_page(sql), walks=case.walks, sorts=case.sorts):
                 bad[case.name] = plan
     assert bad == {}
-
-
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
-        ("SELECT id FROM deliveries WHERE reason = ?", "SCAN deliveries"),
-        ("SELECT id FROM deliveries WHERE state = 'delivered' ORDER BY ended_at", "SCAN deliveries"),
-        (
-            "SELECT id FROM deliveries WHERE subscription_id = ? AND state = 'pending' ORDER BY created_at LIMIT 5",
-            "USE TEMP B-TREE FOR ORDER BY",
-        ),
-        ("SELECT d.id FROM json_each(?) j JOIN deliveries d ON d.reason = j.value", "SCAN d"),
-        ("UPDATE jobs SET weight = 2 WHERE action = ?", "SCAN jobs"),
-        (
-            "SELECT uid FROM jobs WHERE metadata = ? ORDER BY uid LIMIT 5",
-            "SCAN jobs USING INDEX sqlite_autoindex_jobs_1",
-        ),
-        ("SELECT COUNT(*) FROM events", "SCAN events"),
-    ],
-)
-def test_bad_statement_is_detected(explaining: sqlite3.Connection, statement: str, expected: str) -> None:
-    found = problems(plan_of(explaining, statement), page=is_page(statement))
-    assert any(step.startswith(expected) for step in found), (found, expected)
-
-
-def test_allowed_walk_does_not_allow_a_plain_scan(explaining: sqlite3.Connection) -> None:
-    assert problems(plan_of(explaining, "SELECT * FROM jobs WHERE action = ?"), walks=True) == ["SCAN jobs"]
-    assert problems(plan_of(explaining, "SELECT uid FROM jobs ORDER BY uid DESC LIMIT 5"), walks=True) == []
 
 
 # --- all that is ever executed
@@ -758,14 +723,6 @@ PARTS = (
 )
 
 
-def _noting(method: Any, label: str, called: set[str]) -> Any:
-    def noting(*values: Any, **named: Any) -> Any:
-        called.add(label)
-        return method(*values, **named)
-
-    return noting
-
-
 def note_calls(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
     """All public asynchronous methods, and those of them called from now on."""
     known: set[str] = set()
@@ -818,26 +775,6 @@ async def test_the_plan_of_everything_that_the_store_executes(
     assert explained > 80
     if not statistics:
         assert [one.pattern for one in may_scan if not one.needed] == []
-
-
-@pytest.mark.parametrize("past_sqlalchemy", [False, True])
-async def test_new_statement_that_scans_is_detected(
-    filled: Store, past_sqlalchemy: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder(filled, monkeypatch)
-
-    def slow(connection: Any) -> None:
-        scan = "SELECT id FROM deliveries WHERE reason = :reason"
-        if past_sqlalchemy:
-            statements.fetch(connection, statements.sql(scan), reason="x")
-        else:
-            connection.execute(text(scan), {"reason": "x"})
-
-    await filled.database.read(slow)
-    (statement,) = (one for one in recorder.seen if one.startswith("SELECT"))
-    with closing(sqlite3.connect(filled.database.path)) as connection:
-        assert problems(plan_of(connection, statement, recorder.seen[statement])) == ["SCAN deliveries"]
-    assert not any(re.search(one.pattern, statement) for one in exceptions())
 
 
 def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:

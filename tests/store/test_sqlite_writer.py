@@ -1,7 +1,6 @@
 """The thread that writes to SQLite: groups are limited, callers get their own results, a bad item fails alone."""
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import pytest
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
-from relay.errors import RelayError, StoreError
+from relay.errors import StoreError
 from relay.store.databases.group_commit import Waiting, collected, quick
 from relay.store.databases.sqlite_writer import MAX_GROUP_ITEMS, MAX_WAITING_ITEMS, SMALL_GROUP_ITEMS, Turn, Writer
 
@@ -121,22 +120,6 @@ async def test_queue_never_exceeds_its_limit(writer: Writer) -> None:
     assert await asyncio.gather(*writes[100:]) == list(range(100, MAX_WAITING_ITEMS + 50))
 
 
-async def test_each_caller_gets_its_own_result(writer: Writer) -> None:
-    gate = Gate()
-    holder = await gate.hold(writer)
-
-    def doubled(connection: Connection, items: Sequence[int]) -> list[int | Exception]:
-        return [item * 2 if item != 3 else RelayError("three") for item in items]
-
-    writes = [asyncio.ensure_future(writer.write(doubled if nth % 2 else echo, nth)) for nth in range(6)]
-    await asyncio.sleep(0)
-    gate.opened.set()
-    await holder
-    results = await asyncio.gather(*writes, return_exceptions=True)
-    assert [str(result) for result in results] == ["0", "2", "2", "three", "4", "10"]
-    assert writer.commit_count == 2
-
-
 async def test_a_bad_item_fails_alone_and_the_others_are_committed(writer: Writer, transactions: FakeDatabase) -> None:
     gate = Gate()
     holder = await gate.hold(writer)
@@ -190,13 +173,6 @@ async def test_unwritable_database_fails_the_whole_group_at_once(writer: Writer,
     assert await writer.write(echo, 4) == 4
 
 
-async def test_writer_that_was_not_started_refuses_writes(transactions: FakeDatabase) -> None:
-    writer = Writer(transactions)
-    with pytest.raises(StoreError):
-        await writer.write(echo, 1)
-    await writer.close()
-
-
 def test_loop_closed_before_its_write_does_not_stop_the_writer(transactions: FakeDatabase) -> None:
     writer = Writer(transactions)
     writer.start()
@@ -235,54 +211,12 @@ async def test_the_statements_of_a_small_group_run_in_the_loop_and_its_commit_in
     assert await writer.write(where, 1) == here
 
 
-async def test_large_group_and_group_with_a_slow_write_run_in_the_thread(writer: Writer) -> None:
-    found = await asyncio.gather(*(writer.write(where, n) for n in range(SMALL_GROUP_ITEMS + 1)))
-    assert set(found) == {"store-writer"}
-    found = await asyncio.gather(writer.write(where, 1), writer.write(echo, 2))
-    assert found == ["store-writer", 2]
-    assert writer.commit_count == 2
-
-
-async def test_small_group_queued_during_a_commit_runs_in_the_loop(writer: Writer) -> None:
-    for count, thread in ((3, threading.current_thread().name), (SMALL_GROUP_ITEMS + 1, "store-writer")):
-        gate = Gate()
-        held = await gate.hold(writer)
-        before = writer.commit_count
-        writes = [asyncio.ensure_future(writer.write(where, n)) for n in range(count)]
-        await asyncio.sleep(0)
-        gate.opened.set()
-        assert set(await asyncio.gather(*writes)) == {thread}
-        await held
-        assert writer.commit_count == before + 2
-
-
-async def test_a_bad_item_of_a_small_group_fails_alone(writer: Writer, transactions: FakeDatabase) -> None:
-    results = await asyncio.gather(
-        *(writer.write(quick_refuse_negative, n) for n in (1, -2, 3)), return_exceptions=True
-    )
-    assert results[0] == 1
-    assert isinstance(results[1], ValueError)
-    assert results[2] == 3
-    assert (writer.commit_count, writer.item_count) == (2, 2)
-    assert await writer.write(quick_refuse_negative, 4) == 4
-
-
 async def test_small_group_whose_commit_fails_is_retried_item_by_item(
     writer: Writer, transactions: FakeDatabase
 ) -> None:
     transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
     assert await asyncio.gather(*(writer.write(quick_refuse_negative, n) for n in (1, 2))) == [1, 2]
     assert transactions.log == ["begin", "rollback", "begin", "commit"]
-
-
-async def test_small_group_fails_with_the_error_of_an_unwritable_database(
-    writer: Writer, transactions: FakeDatabase
-) -> None:
-    transactions.begin_error = StoreError("the database is locked")
-    results = await asyncio.gather(*(writer.write(where, n) for n in range(3)), return_exceptions=True)
-    assert all(isinstance(result, StoreError) for result in results)
-    transactions.begin_error = None
-    assert await writer.write(where, 4) == threading.current_thread().name
 
 
 async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, transactions: FakeDatabase) -> None:
@@ -300,31 +234,6 @@ async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, tran
         writer._take_turn()
     assert await writer.write(where, None) == threading.current_thread().name
     assert transactions.log[:4] == ["begin", "rollback", "begin", "commit"]
-
-
-@pytest.mark.parametrize("then", ["write", "close"])
-def test_loop_closed_before_its_turn_does_not_stop_the_writer(transactions: FakeDatabase, then: str) -> None:
-    writer = Writer(transactions)
-    writer.start()
-
-    async def leaves() -> None:
-        asyncio.ensure_future(writer.write(where, None))  # noqa: RUF006 - abandoned on purpose
-        await asyncio.sleep(0)
-        asyncio.get_running_loop().stop()
-
-    loop = asyncio.new_event_loop()
-    with contextlib.suppress(RuntimeError):
-        loop.run_until_complete(leaves())
-    assert len(writer._waiting) == 1
-    loop.close()
-
-    async def goes_on() -> None:
-        if then == "write":
-            await writer.write(where, 1)
-        await writer.close()
-
-    asyncio.run(goes_on())
-    assert writer.item_count == (2 if then == "write" else 1)
 
 
 async def test_group_of_the_thread_runs_although_the_loop_keeps_writing(writer: Writer) -> None:

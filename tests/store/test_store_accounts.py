@@ -9,7 +9,6 @@ from relay.store.deliveries import replay_statements
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
-    callback_for,
     claim,
     deliveries,
     execute,
@@ -201,23 +200,6 @@ async def test_nothing_of_another_account_can_be_read_or_changed(store: Store) -
         await rows(store, f"SELECT * FROM {table}") for table in ("jobs", "subscriptions", "deliveries", "intents")
     ]
     assert after == before
-
-
-async def test_what_knows_no_account_is_not_there(store: Store) -> None:
-    mine = store.within(A)
-    for name in ("accounts", "learned", "upkeep", "holders", "database"):
-        assert hasattr(store, name)
-        assert not hasattr(mine, name)
-
-
-async def test_a_callback_url_has_one_subscription_for_each_account_and_one_for_all_others(store: Store) -> None:
-    url = "https://callback.example"
-    ids = [
-        await callback_for(store, url, f"sub_{n}", NOW, owner) for n, owner in enumerate((None, "revor/a", "revor/b"))
-    ]
-    assert ids == ["sub_0", "sub_1", "sub_2"]
-    again = [await callback_for(store, url, "sub_9", NOW, owner) for owner in (None, "revor/a", "revor/b")]
-    assert again == ids
 
 
 async def test_one_account_cannot_use_up_the_replays_of_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

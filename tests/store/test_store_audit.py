@@ -153,23 +153,6 @@ async def test_an_entry_that_cannot_be_written_fails_alone(open_node):
     assert (await findings(node), (await node.head()).number) == ([], 4)
 
 
-async def test_several_begin_together_and_each_ends_by_its_number(open_node):
-    node = await open_node()
-    await node.write(1)
-    records = [node.log.record_of(f"x.{name}", actor="ops", result="started") for name in "ab"]
-    begun = await node.log.begin(*records)
-    assert [one.ends for one in begun] == [2, 3]
-    for one in reversed(begun):
-        await node.log.end(one)
-    assert [(one.record.action, one.record.ends) for one in await node.entries()][1:] == [
-        ("x.a", None), ("x.b", None), ("x.b", 3), ("x.a", 2)
-    ]  # fmt: skip
-    listed = (await node.store.audit.page(limit=9)).items
-    assert sorted((one.record.action, one.record.result) for one in listed) == [
-        ("x.a", "ok"), ("x.b", "ok"), ("x.y", "ok")
-    ]  # fmt: skip
-
-
 async def test_every_change_in_the_table_is_found_and_named(open_node, database_url):
     node = await open_node()
     await node.write(6)
@@ -206,13 +189,6 @@ async def test_a_cut_off_end_is_found_against_a_kept_head_only(open_node, databa
     await node.write(3)
     assert await findings(node) == []
     assert await findings(node, kept) == [("changed", 5)]
-
-
-async def test_an_audit_that_was_removed_as_a_whole_is_found(open_node, database_url):
-    node = await open_node()
-    await node.write(2)
-    await tamper(database_url, "DELETE FROM audit")
-    assert await findings(node) == [("empty", None)]
 
 
 async def test_retention_removes_the_oldest_and_the_rest_verifies_from_there(open_node, database_url, monkeypatch):
@@ -317,18 +293,6 @@ async def test_upkeep_logs_the_head_and_removes_old_entries_hourly(open_node):
     assert len(await heads()) == 1, "the clock was set back"
 
 
-async def test_entries_verify_after_the_encryption_key_is_rotated_out(open_node, database_url):
-    first = await open_node(KEYS[0])
-    await first.write(2)
-    rotated = Keyring((KEYS[1], KEYS[0]))
-    plaintext = f"{(await first.store.audit.key()).hex()}".encode()
-    again = rotated.encrypt(plaintext, context=KEY_ID).hex()
-    await tamper(database_url, f"UPDATE secrets SET ciphertext = x'{again}' WHERE id = '{KEY_ID}'")
-    second = await open_node(KEYS[1])
-    await second.write(1)
-    assert (await findings(second), len(await second.entries())) == ([], 3)
-
-
 async def test_a_secret_that_somebody_chose_is_no_key_of_the_audit(open_node, database_url):
     """Every subscription has a secret in the same table, encrypted by the relay, and its owner knows it."""
     node = await open_node()
@@ -365,30 +329,6 @@ async def test_text_that_is_not_utf8_is_one_entry_that_cannot_be_read(open_node,
     await tamper(database_url, "UPDATE audit SET mac = 'text' WHERE number = 4")
     await node.write(1)
     assert await findings(node) == [("changed", 2), ("changed", 4)]
-
-
-async def test_many_counts_cost_a_few_rows(open_node):
-    node = await open_node()
-    for _ in range(3):
-        node.log.login_refused("203.0.113.9")
-    await node.log.flush(everything=True)
-    assert [one.record.times for one in await node.entries()] == [3]
-
-
-async def test_counts_survive_a_database_that_fails(open_node, monkeypatch):
-    node = await open_node()
-    append = node.store.audit.append
-
-    async def fails(*records):
-        raise StoreError("the disk is full")
-
-    node.log.login_refused("203.0.113.9")
-    monkeypatch.setattr(node.store.audit, "append", fails)
-    await node.log.flush(everything=True)
-    monkeypatch.setattr(node.store.audit, "append", append)
-    node.log.login_refused("203.0.113.9")
-    await node.log.flush(everything=True)
-    assert sum(one.record.times for one in await node.entries()) == 2
 
 
 async def test_a_key_of_the_audit_that_a_node_lacks_does_not_keep_it_from_delivering(open_node):

@@ -1,6 +1,5 @@
 """Bundles: claimed with their followers, and ended in one transaction."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +25,6 @@ from tests.support.store_kit import (
     rows,
     states,
     subscription,
-    together,
     track,
 )
 
@@ -108,43 +106,6 @@ async def test_bundle_waits_for_its_time_and_takes_heads_with_their_followers(st
     assert await attempts(store) == [1] * 6
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_look_at_a_bundle_that_waits_locks_nothing(store: Store) -> None:
-    await jobs(store, 2, 1)
-    locks = "SELECT id, CAST(xmax AS text) AS locked_by FROM deliveries ORDER BY id"
-    before = await rows(store, locks)
-    assert (await take(store, now=NOW + 4)).ready_at == NOW + 5
-    assert await rows(store, locks) == before
-    assert len(await members(store)) == 3
-    assert await rows(store, locks) != before
-
-
-async def test_the_wait_counts_from_the_creation_whatever_was_released(store: Store) -> None:
-    await jobs(store, 2)
-    claimed = await members(store)
-    await store.deliveries.release(claimed, NOW + 6)
-    assert [row["lease_token"] for row in await deliveries(store)] == [None, None]
-    assert [one.id for one in await members(store, now=NOW + 6)] == [one.id for one in claimed]
-    await store.deliveries.release_all(NOW + 7)  # a crash
-    assert [one.id for one in await members(store, now=NOW + 7)] == [one.id for one in claimed]
-
-
-async def test_full_bundle_does_not_wait(store: Store) -> None:
-    uids = await jobs(store, 2, 2)
-    assert (await take(store, bundle(max_events=5), now=NOW + 1)).requests == ()
-    claimed = await members(store, bundle(max_events=3), now=NOW + 1)
-    assert places(claimed, uids) == [(0, 1), (0, 2), (1, 1)]
-    assert await take(store, bundle(max_events=3), now=NOW + 2) == BundledClaim(requests=(), ready_at=math.inf)
-    await end(store, claimed, now=NOW + 2)
-    follower = await members(store, now=NOW + 8)
-    assert places(follower, uids) == [(1, 2)]
-
-
-async def test_bytes_of_a_bundle_are_bounded(store: Store) -> None:
-    await jobs(store, 3)  # bodies of 14 bytes: {"sequence":1}
-    assert len(await members(store, bundle(max_bytes=29), now=NOW)) == 2
-
-
 async def test_members_that_are_tried_again_are_due_together_and_stay_in_order(store: Store) -> None:
     uids = await jobs(store, 2, 1)
     claimed = await members(store)
@@ -181,27 +142,6 @@ async def test_refused_bundle_is_sent_one_by_one(store: Store) -> None:
     fresh = await jobs(store, 1, now=NOW + 5)
     later = await take(store, now=NOW + 10, requests=2)
     assert [places(one, [*uids, *fresh]) for one in later.requests] == [[(2, 1)], [(0, 2)]]  # still by itself
-
-
-async def test_one_slot_takes_the_bundle_first(store: Store) -> None:
-    await jobs(store, 2)
-    await end(store, await members(store), "pending", due_at=NOW + 6, alone=True)
-    await jobs(store, 1, 1, now=NOW + 2)
-    assert [len(one) for one in (await take(store, now=NOW + 8)).requests] == [2]
-    assert [len(one) for one in (await take(store, now=NOW + 8)).requests] == [1]
-
-
-async def test_single_events_are_free_while_there_is_room(store: Store) -> None:
-    uids = await jobs(store, 1, 1, 2)
-    made = Bundle(max_events=1_000, wait_seconds=30.0, max_bytes=1_000_000, free_per_minute=4)
-    claim = await take(store, made, now=NOW + 1, room=Room(count=4), requests=2)
-    assert [places(one, uids) for one in claim.requests] == [[(0, 1)], [(1, 1)]]
-    together = await members(store, made, now=NOW + 1, room=Room(count=1))
-    assert places(together, uids) == [(2, 1), (2, 2)]
-    fresh = await jobs(store, 1, now=NOW + 2)
-    waiting = await take(store, made, now=NOW + 5, room=Room(next_at=NOW + 20))
-    assert waiting == BundledClaim(requests=(), ready_at=NOW + 20)
-    assert places(await members(store, made, now=NOW + 32, room=Room(next_at=NOW + 50)), fresh) == [(0, 1)]
 
 
 @pytest.mark.parametrize("events", [1, 3])
@@ -246,22 +186,6 @@ async def test_stopped_replay_leaves_a_bundle_in_flight_to_its_end(store: Store)
     assert await states(store) == ["delivered", "delivered", "dead"]
 
 
-async def test_ordering_none_bundles_heads_only(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_none", ordering="none"))
-    uids = await jobs(store, 3)
-    assert [row["state"] for row in await deliveries(store, "sub_none")] == ["pending"] * 3
-    claimed = await store.deliveries.claim_bundle("sub_none", (0,), bundle(), Room(), 1, NOW + 5, lease())
-    assert [places(one, uids) for one in claimed.requests] == [[(0, 1), (0, 2), (0, 3)]]
-
-
-async def test_events_without_a_job_are_bundled(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
-    for nth in range(3):
-        await store.events.record(relay_event(now=NOW + nth))
-    claimed = await store.deliveries.claim_bundle("sub_relay", (0,), bundle(), Room(), 1, NOW + 5, lease())
-    assert [len(one) for one in claimed.requests] == [3]
-
-
 async def test_taken_over_head_takes_its_followers_from_the_old_holder(store: Store) -> None:
     """Without it, a late result would deliver the second event while another node sends the first one."""
     uids = await jobs(store, 3, 1)
@@ -279,16 +203,6 @@ async def test_taken_over_head_takes_its_followers_from_the_old_holder(store: St
     assert places(rest, uids) == [(0, 2), (0, 3)]
 
 
-async def test_expired_bundle_is_taken_whole(store: Store) -> None:
-    await jobs(store, 2, 1)
-    claimed = await members(store)
-    again = await members(store, now=NOW + 50)
-    assert [one.id for one in again] == [one.id for one in claimed]
-    assert await end(store, claimed, now=NOW + 51) == [False] * 3
-    assert await end(store, again, now=NOW + 51) == [True] * 3
-    assert await attempts(store) == [1] * 3
-
-
 async def test_result_whose_answer_was_lost_is_recorded_once(store: Store) -> None:
     await jobs(store, 2)
     claimed = await members(store)
@@ -296,15 +210,6 @@ async def test_result_whose_answer_was_lost_is_recorded_once(store: Store) -> No
     assert await end(store, claimed) == [True, True]  # the same attempts
     assert await end(store, claimed, now=NOW + 7) == [False, False]
     assert await attempts(store) == [1, 1]
-
-
-async def test_removed_subscription_loses_its_bundle(store: Store) -> None:
-    await jobs(store, 2)
-    claimed = await members(store)
-    await store.subscriptions.remove(SUB, NOW + 6)
-    assert await end(store, claimed) == [False, False]
-    assert await states(store) == ["cancelled", "cancelled"]
-    assert (await counts(store))["attempts"] == 0
 
 
 async def test_erased_head_leaves_its_followers_to_their_bundle(store: Store) -> None:
@@ -353,13 +258,6 @@ async def test_disabling_a_subscription_holds_the_whole_bundle_and_tells_it_once
     disabled = await store.subscriptions.get(SUB)
     assert disabled is not None
     assert (disabled.state, disabled.state_reason) == ("disabled", "http_410")
-
-
-async def test_bundles_of_one_group_share_nothing(store: Store) -> None:
-    await jobs(store, *[2] * 6)
-    claims = await together(store, *(take(store, bundle(max_events=4)) for _ in range(4)))
-    ids = [one.id for found in claims for request in found.requests for one in request]
-    assert len(ids) == len(set(ids)) == 12
 
 
 async def test_manual_retry_of_a_member_is_refused_while_it_is_sent(store: Store) -> None:

@@ -3,7 +3,6 @@ needs it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from relay.core.jobs.recipient import Recipient
 from relay.core.subscriptions.signing import new_secret, new_signing_key
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.dispatcher import OWN, SYNC_SECONDS
-from relay.errors import Conflict, SettingsError
+from relay.errors import SettingsError
 from relay.node import encryption_keys
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.readiness import readiness
@@ -26,7 +25,7 @@ from relay.store.access import ciphertexts
 from relay.store.access.ciphertexts import SealedColumn, sealed_columns
 from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
-from relay.store.subscriptions.secrets import AUDIT_OWNER, CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from relay.store.subscriptions.secrets import AUDIT_OWNER, CALLBACK_OWNER, SIGNING_OWNER
 from relay.testing import FakeClock, RecordingSink
 from tests.support.simulation_world import World as DeliveryWorld
 from tests.support.simulation_world import seen
@@ -312,12 +311,6 @@ async def test_neither_start_nor_reload_lets_a_key_go_that_any_secret_needs(worl
     await world.node(NEW, beside=store)
 
 
-async def test_keys_can_be_neither_added_to_a_file_nor_removed_from_the_settings_at_run_time(world: World) -> None:
-    _, keys = await world.node(OLD)
-    with pytest.raises(SettingsError, match="but not added or removed: restart"):
-        await keys.reload([])
-
-
 async def test_the_documented_order_works_while_both_nodes_write(world: World) -> None:
     store, one = await world.node(OLD)
     second, two = await world.node(OLD, beside=store)
@@ -458,63 +451,4 @@ async def test_a_lost_key_file_stops_a_rotation_before_it_begins(world: World, t
     assert (await keys.rotate()).left == 0
 
 
-async def test_a_rotation_of_a_key_file_that_goes_on_makes_no_second_key(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = KeyFile(tmp_path / "state")
-    store, keys = await world.node(file=file)
-    await fill(store)
-    before = await everything(store)
-    (old_id,) = keys.ids
-    monkeypatch.setattr(encryption_keys, "PART_SECONDS", 0.0)
-    assert (await keys.rotate()).left == (await keys.rotate()).left == FILLED
-    assert len(file.read()) == 2
-    monkeypatch.undo()
-    ended = await keys.rotate()
-    assert (ended.left, ended.unused, len(file.read())) == (0, (old_id,), 2)
-    assert await everything(store) == before
-
-
 # --- the relay's own secrets
-
-
-async def test_two_nodes_that_start_together_have_the_same_secrets(store: Store, open_again: Any) -> None:
-    made = [store] if not store.database.shared else [store, await open_again(), await open_again()]
-    await asyncio.gather(
-        *(
-            node.secrets.ensure_secret(owner, f"{owner} of {number}", NOW)
-            for number, node in enumerate(made * 3)
-            for owner in (CALLBACK_OWNER, SIGNING_OWNER)
-        )
-    )
-    found = [await node.secrets.own_secrets() for node in made]
-    assert all(one == found[0] for one in found)
-    assert [len(secrets) for secrets in found[0]] == [1, 1]
-
-
-async def test_rotations_at_once_leave_one_secret_that_does_not_expire(store: Store, open_again: Any) -> None:
-    nodes = [store] if not store.database.shared else [store, await open_again(), await open_again()]
-    await store.secrets.ensure_secret(SIGNING_OWNER, "first", NOW)
-    await asyncio.gather(
-        *(
-            node.secrets.add_secret(SIGNING_OWNER, f"key {number}", NOW + 1, old_expire_at=NOW + 60)
-            for number, node in enumerate(nodes * 2)
-        )
-    )
-    found = await store.secrets.of(SIGNING_OWNER)
-    assert len(found) == 1 + 2 * len(nodes)
-    assert [one.expires_at for one in found if one.expires_at is None] == [None]
-    assert found[0].expires_at is None
-
-
-async def test_an_owner_has_a_bounded_number_of_valid_secrets(store: Store) -> None:
-    for number in range(MAX_SECRETS):
-        await store.secrets.add_secret("sub_1", f"secret {number}", NOW, old_expire_at=NOW + 60)
-    with pytest.raises(Conflict, match="10 secrets are valid: wait until an old one expires"):
-        await store.secrets.add_secret("sub_1", "one more", NOW + 59, old_expire_at=NOW + 99)
-    await store.secrets.add_secret("sub_1", "one more", NOW + 60, old_expire_at=NOW + 99)
-    newest, *others = await store.secrets.of("sub_1")
-    assert newest == replace(newest, value="one more", expires_at=None)
-    assert len(others) == MAX_SECRETS
-    for number in range(MAX_SECRETS + 1):  # what is not a rotation makes no request longer
-        await store.secrets.add_secret("audit", f"key {number}", NOW)

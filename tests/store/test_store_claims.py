@@ -53,13 +53,6 @@ async def test_claim_takes_the_longest_due_up_to_its_limit(store: Store) -> None
     assert [one.job_uid for one in await claim(store, "sub_1", now=NOW + 1)] == [uids[3]]
 
 
-async def test_a_claim_is_of_one_subscription(store: Store) -> None:
-    await heads(store, NOW)
-    assert [one.subscription_id for one in await claim(store, "sub_1")] == ["sub_1"]
-    assert [one.subscription_id for one in await claim(store, "sub_2")] == ["sub_2"]
-    assert await claim(store, "sub_none") == ()
-
-
 async def test_first_attempts_go_before_retries_and_retries_before_manual_ones(store: Store) -> None:
     manual, retry = await heads(store, NOW - 30, NOW - 20)
     for one in await claim(store, "sub_1"):
@@ -80,26 +73,6 @@ async def test_a_claim_takes_only_the_priorities_it_asks_for(store: Store) -> No
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2,))] == []
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(1,))] == [retry]
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2, 0, 0))] == [fresh]
-
-
-async def test_claims_in_one_group_share_nothing(store: Store) -> None:
-    await heads(store, *(NOW - n for n in range(10)))
-    results = await together(store, *(claim(store, "sub_1", 4) for _ in range(3)))
-    assert [len(result) for result in results] == [4, 4, 2]
-    assert len({one.id for result in results for one in result}) == 10
-
-
-async def test_large_claim_is_complete_and_in_order(store: Store) -> None:
-    uids = await heads(store, *(NOW - n for n in range(300)))
-    claimed = await claim(store, "sub_1", 1_000)
-    assert [one.job_uid for one in claimed] == uids[::-1]
-
-
-async def test_claim_in_parts_equals_one_claim(store: Store) -> None:
-    await heads(store, NOW)
-    (one,) = await store.deliveries.claim_due("sub_1", (0, 1, 2), 5, NOW, lease(token="mine"))
-    assert one.lease_token == "mine"
-    assert await store.deliveries.claim_due("sub_1", (0,), 0, NOW, lease()) == ()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -167,15 +140,6 @@ async def test_released_deliveries_are_due_at_once_and_untried(store: Store) -> 
     await store.deliveries.release(claimed, NOW + 2)  # a lease lost meanwhile
     await store.deliveries.release([], NOW + 2)
     assert await claim(store, "sub_1", now=NOW + 2) == ()
-
-
-async def test_every_lease_can_be_released(store: Store) -> None:
-    await heads(store, NOW - 1, NOW)
-    old = await claim(store, "sub_1")
-    assert await store.deliveries.release_all(NOW + 1) == 2
-    assert await store.deliveries.release_all(NOW + 1) == 0
-    assert len(await claim(store, "sub_1", now=NOW + 1)) == 2
-    assert not (await store.deliveries.record_attempt(result_of(old[0]))).kept
 
 
 async def test_backlog_says_when_each_priority_is_due_next(store: Store) -> None:
@@ -256,37 +220,6 @@ async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:
     assert len(await claim(store, "sub_1")) == 1
 
 
-async def test_result_with_a_retry_also_claims(store: Store) -> None:
-    uids = await heads(store, NOW - 3, NOW - 2)
-    (first,) = await claim(store, "sub_1", 1)
-    mark = result_of(first, "pending", due_at=NOW + 5, next_lease=lease())
-    marked = await store.deliveries.record_attempt(mark)
-    assert [one.job_uid for one in marked.next] == [uids[1]]
-
-
-async def test_result_claims_only_on_request(store: Store) -> None:
-    await heads(store, NOW - 3, NOW - 2)
-    (first,) = await claim(store, "sub_1", 1)
-    marked = await store.deliveries.record_attempt(result_of(first))
-    assert marked.next == ()
-    assert len(await claim(store, "sub_1")) == 1
-
-
-async def test_result_may_claim_first_attempts_only(store: Store) -> None:
-    uids = await heads(store, *(NOW - n for n in range(9, 4, -1)))
-    one, two, three = await claim(store, "sub_1", 3)
-    await store.deliveries.record_attempt(result_of(three, "pending", due_at=NOW - 8))  # a retry
-    fresh, late = await together(
-        store,
-        store.deliveries.record_attempt(
-            result_of(one, next_lease=lease(token="fresh"), next_count=3, next_backlogged=False)
-        ),
-        store.deliveries.record_attempt(result_of(two, next_lease=lease(token="late"))),
-    )
-    assert [(taken.job_uid, taken.lease_token) for taken in fresh.next] == [(uids[3], "fresh"), (uids[4], "fresh")]
-    assert [(taken.job_uid, taken.lease_token, taken.priority) for taken in late.next] == [(uids[2], "late", 1)]
-
-
 async def test_results_of_one_group_claim_by_priority_and_never_the_same(store: Store) -> None:
     await heads(store, *(NOW - n for n in range(10, 4, -1)))
     one, two, three, four = await claim(store, "sub_1", 4)
@@ -300,16 +233,6 @@ async def test_results_of_one_group_claim_by_priority_and_never_the_same(store: 
     assert len({next_one.id for next_one in taken}) == 4
     assert [next_one.subscription_id for next_one in taken] == ["sub_1", "sub_1", "sub_1", "sub_2"]
     assert [next_one.made_count for next_one in taken] == [0, 0, 1, 0]
-
-
-async def test_result_that_lost_its_lease_claims_nothing(store: Store) -> None:
-    await heads(store, NOW - 3, NOW - 2)
-    (first,) = await claim(store, "sub_1", 1, lease=lease(until=NOW))
-    (again,) = await claim(store, "sub_1", 1)
-    assert again.id != first.id
-    await claim(store, "sub_1", 1)
-    marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease()))
-    assert (marked.kept, marked.next) == (False, ())
 
 
 async def test_no_claim_for_a_subscription_disabled_in_the_same_group(store: Store) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.bundles import Bundle, Room
-from relay.core.deliveries.delivery import due_since
 from relay.core.deliveries.pulls import lease_token
 from relay.core.deliveries.replay import ReplayRequest
 from relay.store.deliveries.pulls import PullRequest, Settlement
@@ -15,7 +14,6 @@ from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     claim,
-    deliveries,
     lease,
     poll,
     result_of,
@@ -177,21 +175,3 @@ async def test_planned_retry_waits_for_its_time(store: Store) -> None:
     for way in WAYS:
         assert await way(store) == 0
     assert len(await claim(store, SUB, now=NOW + 60)) == 1
-
-
-async def test_what_has_waited_longest_goes_first(store: Store) -> None:
-    await store.subscriptions.create(subscription(SUB))
-    uids = [await track(store, f"job {n}") for n in range(4)]
-    for nth in (2, 0, 3, 1):
-        await store.jobs.record(poll(uids[nth], 0, "running", now=NOW + nth / 10))
-    taken = [str(one.job_uid) for _ in uids for one in await claim(store, SUB, 1, now=NOW + 9)]
-    assert taken == uids
-
-
-async def test_times_that_people_see_are_those_at_which_it_became_due(store: Store) -> None:
-    await one_job(store, "queued", "running")
-    listed = (await store.deliveries.page(limit=5)).items
-    assert {(one.next_attempt_at, one.created_at) for one in listed} == {(NOW, NOW), (None, NOW)}
-    assert (await store.deliveries.pending()).oldest_at == NOW
-    assert (await store.pulls.lag(SUB)).oldest_at == NOW
-    assert {due_since(row["due_at"]) for row in await deliveries(store)} == {NOW}

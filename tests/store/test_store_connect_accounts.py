@@ -1,6 +1,5 @@
 """Connect accounts in the database: a listing and its events are one transaction, and one of two listings wins."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +12,10 @@ from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     deliveries,
-    registration,
     relay_event,
     rows,
     subscription,
     together,
-    track,
 )
 
 TYPE = "ai.revor.account.needs_reconnect"
@@ -111,34 +108,6 @@ async def test_of_two_listings_compared_with_the_same_state_one_is_recorded(stor
     assert (await store.connect_accounts.known("revor", "default")).listed_at == NOW + 1 + results.index(True)
 
 
-async def test_a_listing_leaves_the_rest_of_the_account_s_row(store: Store) -> None:
-    await store.accounts.hold("revor", "default", "node 1", NOW, NOW + 15)
-    await store.accounts.save_plan("revor", "default", {"price": 1.0}, "node 1")
-    await record(store, account("a"))
-    assert await store.accounts.plan("revor", "default") == {"price": 1.0}
-    assert await rows(store, "SELECT holder, held_until FROM accounts") == [
-        {"holder": "node 1", "held_until": NOW + 15}
-    ]
-    assert [state.state for state in await store.accounts.all()] == ["ok"]
-
-
-async def test_open_jobs_are_counted_by_the_account_that_they_name(store: Store) -> None:
-    for number in range(3):
-        await track(store, f"open {number}", connect_account_id="a")
-    closed = await track(store, "closed", connect_account_id="a")
-    await store.jobs.untrack(closed, NOW)
-    await track(store, "of another", connect_account_id="b")
-    await track(store, "of none")
-    await store.jobs.register(registration("elsewhere", account="second", connect_account_id="a"))
-    assert await store.connect_accounts.open_jobs("revor", "default", ["a", "b", "c"]) == {"a": 3, "b": 1, "c": 0}
-    assert await store.connect_accounts.open_jobs("revor", "default", []) == {}
-    await record(store, account("a"), account("b"))
-    await record(store, account("a", account="second"))
-    page = await store.connect_accounts.page(limit=9)
-    counts = {(one.account.account, one.account.id): one.open_jobs for one in page.items}
-    assert counts == {("default", "a"): 3, ("default", "b"): 1, ("second", "a"): 1}
-
-
 async def test_pages_show_every_account_once_and_only_confirmed_ones(store: Store) -> None:
     states = ("ok", "needs_reconnect", "cannot_send", "removed")
     for place in ("default", "second"):
@@ -184,20 +153,3 @@ async def test_retention_forgets_removed_accounts_and_accounts_that_are_not_list
     assert (set(found.accounts), found.listed_at) == ({"kept", "just gone"}, NOW + 10)
     found = await store.connect_accounts.known("revor", "left")
     assert (dict(found.accounts), found.listed_at) == ({}, None), "its next listing is a baseline again"
-
-
-async def test_a_listing_compared_before_retention_forgot_it_is_dropped(store: Store) -> None:
-    await record(store, account("a"))
-    known = await store.connect_accounts.known("revor", "default")
-    await store.upkeep.delete_connect_accounts(NOW + 5)
-    assert not await store.connect_accounts.record(ListingRecord(known=known, now=NOW + 6, changed=(account("a"),)))
-    assert (await store.connect_accounts.known("revor", "default")).accounts == {}
-
-
-async def test_what_is_known_survives_a_restart(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
-    waiting = account("a", unconfirmed="cannot_send", unconfirmed_at=NOW)
-    await record(store, waiting)
-    await store.close()
-    again = await open_again()
-    found = await again.connect_accounts.known("revor", "default")
-    assert (found.listed_at, found.accounts["a"]) == (NOW, waiting)

@@ -46,13 +46,6 @@ async def test_credential_is_sealed_and_read_back_everywhere(store: Store) -> No
     assert "refresh-token-1" not in str(await rows(store, "SELECT * FROM subscriptions"))
 
 
-async def test_subscription_without_a_credential_has_none(store: Store) -> None:
-    await made(store, None)
-    assert await kept(store) is None
-    assert await turn(store) == RefreshTurn(credential=None)
-    assert not await store.credentials.keep_credential("sub_1", GIVEN)
-
-
 async def test_one_node_at_a_time_has_the_turn(
     store: Store, open_again: Callable[..., Awaitable[Store]], database_url: str
 ) -> None:
@@ -73,12 +66,6 @@ async def test_new_tokens_end_the_turn_and_reach_the_others(store: Store) -> Non
     assert await turn(store) == RefreshTurn(credential=NEWER)
     again = await turn(store, used="access-token-1")
     assert (again.credential, again.mine) == (NEWER, True), "the sink has refused this one"
-
-
-async def test_stored_token_that_has_expired_is_renewed(store: Store) -> None:
-    await made(store, NEWER)
-    assert (await turn(store, now=NOW + 599)).mine is False
-    assert (await turn(store, now=NOW + 600)).mine is True
 
 
 async def test_pause_keeps_every_node_from_the_turn(store: Store) -> None:
@@ -104,23 +91,3 @@ async def test_change_of_other_settings_keeps_the_newest_tokens(store: Store) ->
     await store.credentials.keep_credential("sub_1", NEWER)
     await store.subscriptions.replace(replace(before, description="new"), NOW)
     assert await kept(store) == NEWER
-
-
-async def test_new_credential_is_tried_anew(store: Store) -> None:
-    before = await made(store)
-    await store.subscriptions.set_sink_health("sub_1", failing_since=NOW - 60, paused_until=NOW + 60)
-    await store.subscriptions.replace(replace(before, description="new"), NOW)
-    found = await store.subscriptions.get("sub_1")
-    assert found is not None
-    assert found.failing_since == NOW - 60
-    await store.subscriptions.replace(replace(before, credential=replace(GIVEN, id="crd_2")), NOW)
-    found = await store.subscriptions.get("sub_1")
-    assert found is not None
-    assert (found.failing_since, found.paused_until) == (None, None)
-
-
-async def test_removed_subscription_has_no_turn(store: Store) -> None:
-    await made(store)
-    await store.subscriptions.remove("sub_1", NOW)
-    assert await turn(store) == RefreshTurn(credential=None)
-    assert not await store.credentials.keep_credential("sub_1", NEWER)

@@ -9,8 +9,6 @@ import pytest
 
 from relay.core.erasure import Erased, ErasureRequest
 from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, INCIDENT_EVENTS
-from relay.errors import InvalidRequest
-from relay.store.databases.pages import encode_cursor
 from relay.store.databases.sqlite import SqliteDatabase
 from relay.store.jobs import erasure
 from relay.store.jobs.intents import IN_FLIGHT_SECONDS
@@ -30,7 +28,6 @@ from tests.support.store_kit import (
     result_of,
     rows,
     subscription,
-    track,
 )
 
 CANARY = "kim.canary@example.com"
@@ -130,14 +127,6 @@ async def test_what_reports_a_delivery_is_erased_with_its_job(filled: Store, tel
     assert await everything(filled) == before
 
 
-async def test_a_group_whose_name_no_group_can_have_is_sought_in_the_metadata(store: Store) -> None:
-    gone = await track(store, "a job", metadata={"group": "a\0b"})
-
-    assert (await erase(store, ErasureRequest.of_group("a\0b"))).jobs == 1
-
-    assert await store.jobs.get(gone) is None
-
-
 async def test_events_that_outlived_their_job_are_erased(filled: Store) -> None:
     before = await everything(filled)
     uid = await a_life(filled, "the job", PERSON)
@@ -175,13 +164,6 @@ async def test_a_job_of_another_account_stays(filled: Store) -> None:
     assert await everything(filled) == before
 
 
-async def test_a_create_in_flight_stays_and_is_counted(filled: Store) -> None:
-    waiting = intent(metadata=PERSON, sent_at=LATER - 1)
-    await filled.intents.begin(waiting)
-    assert await erase(filled, BY_EMAIL) == Erased(in_flight=1)
-    assert await erase(filled, BY_EMAIL, now=LATER + IN_FLIGHT_SECONDS) == Erased(creates=1)
-
-
 async def test_a_run_that_was_cut_off_is_run_again(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasure, "SLICE", 3)
     before = await everything(filled)
@@ -196,15 +178,6 @@ async def test_a_run_that_was_cut_off_is_run_again(filled: Store, monkeypatch: p
     found = await erase(filled, BY_EMAIL)
     assert found.jobs + found.creates + found.events > 0
     assert await everything(filled) == before
-
-
-NO_PLACES = ("events 1 x", "events 1 nan", "events 1 inf", "events 1 0x1p9999", "events x 0x1p3")
-
-
-@pytest.mark.parametrize("cursor", ["amo", "eA", "ZXZlbnRzIHg", "bWFnaWMgam9i", "", *map(encode_cursor, NO_PLACES)])
-async def test_a_cursor_of_something_else_is_refused(store: Store, cursor: str) -> None:
-    with pytest.raises(InvalidRequest):
-        await store.erasure.step(BY_EMAIL, cursor, NOW)
 
 
 async def test_no_byte_of_the_person_stays_in_the_files_of_sqlite(
@@ -274,18 +247,3 @@ async def test_published_events_are_erased_and_later_ones_go_out(
         for one in batch:
             await store.deliveries.record_attempt(result_of(one, "delivered"))
     assert seen == left
-
-
-async def test_events_about_a_subject_are_erased_in_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another account stay between them, and all share one time."""
-    monkeypatch.setattr(erasure, "SLICE", 3)
-    owners = ["revor/a" if nth % 4 else "revor/b" for nth in range(20)]
-    about = [publication(str(nth), subject=CANARY, owner=owner) for nth, owner in enumerate(owners)]
-    await store.published.record(about)
-    assert (await erase(store, ErasureRequest(subject=CANARY, account="a"))).events == 15
-    assert (await erase(store, ErasureRequest(subject=CANARY))).events == 5
-
-
-async def test_subject_of_a_job_event_is_not_erased_as_that_of_a_published_one(filled: Store) -> None:
-    await a_life(filled, "the job", {})
-    assert await erase(filled, ErasureRequest(subject="the job")) == Erased()

@@ -1,7 +1,6 @@
 """Events about one thing that is no job keep their order: an incident, a connect account, an account of a source, a
 subscription, a group. Whatever a sink does with the first, the second comes after it."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +10,12 @@ from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.delivery import Claimed
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.events.event import Event, Origin, account_event, relay_event
-from relay.core.jobs.connect_accounts import ConnectAccount
-from relay.core.records import AccountNews, ListingRecord
 from relay.store.deliveries.pulls import PullRequest
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     claim,
-    fail_for,
     lease,
-    list_accounts,
     result_of,
     states,
     subscription,
@@ -101,20 +96,6 @@ async def test_events_about_different_things_do_not_wait_for_each_other(
     assert await states(store) == ["pending"] * len(events)
 
 
-async def test_events_of_one_transaction_are_in_order_too(store: Store) -> None:
-    events = ORDERED["source"]
-    await subscribed(store, *events)
-    await asyncio.gather(*(store.events.record(event) for event in events))
-    assert await order_of_arrival(store) == [event.id for event in events]
-
-
-async def test_subscription_without_ordering_gets_them_at_once(store: Store) -> None:
-    await subscribed(store, *ORDERED["incident"], ordering="none")
-    for event in ORDERED["incident"]:
-        await store.events.record(event)
-    assert await states(store) == ["pending"] * 3
-
-
 async def test_event_that_is_given_up_holds_nothing_up(store: Store) -> None:
     first, _, last = ORDERED["incident"]
     await subscribed(store, first, last)
@@ -154,19 +135,3 @@ async def test_replay_sends_them_in_their_order(store: Store) -> None:
     await store.replays.advance(made.id, "node", NOW + 10)
     assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
     assert await order_of_arrival(store, now=NOW + 20) == [event.id for event in events]
-
-
-async def test_incident_of_a_flapping_cause_is_told_in_order(store: Store) -> None:
-    """What the stores themselves record: a job fails, and its account recovers before a sink has heard of it."""
-    recovered = of_account("recovered")
-    await store.subscriptions.create(subscription("sub_1", types=(OPENED, CLOSED, recovered.type)))
-    await list_accounts(store, ("revor", "default"), "acc_1", state="needs_reconnect", now=NOW - 9)
-    await fail_for(store, "acc_1")
-    known = await store.connect_accounts.known("revor", "default")
-    account = ConnectAccount(source="revor", account="default", id="acc_1", state="ok", since=NOW, told_state="ok")
-    news = AccountNews(account=account, kind="recovered", event=recovered)
-    await store.connect_accounts.record(ListingRecord(known=known, now=NOW + 1, changed=(account,), news=(news,)))
-    arrived = await order_of_arrival(store)
-    by_id = {event.id: event for event in (await store.events.page(limit=10)).items}
-    about = [by_id[id].type for id in arrived if by_id[id].source == "/relay"]
-    assert about == [OPENED, CLOSED]

@@ -7,12 +7,10 @@ import pytest
 
 from relay.core.figures import KEPT_SECONDS, Name, Point, Span, Tally, rows_of
 from relay.store.store import Store
-from relay.store.upkeep import MAX_ROWS
 from tests.support.loop_watch import LoopWatch
-from tests.support.store_kit import NOW, execute, rows, subscription, together
+from tests.support.store_kit import NOW, execute, rows, subscription
 
 HOUR = NOW // 3_600.0 * 3_600.0
-DAY = NOW // 86_400.0 * 86_400.0
 MINUTE = NOW // 60.0 * 60.0
 
 
@@ -71,26 +69,6 @@ async def test_two_nodes_that_flush_at_once_lose_and_repeat_nothing(
         assert await points(store, "attempts", label) == [(30, 30.0)]
     assert sum(number for number, _ in await points(store, "attempt_seconds", span="minute")) == 600
     assert [total for _, total in await points(store, "jobs_open")] == [30.0]
-
-
-async def test_several_flushes_of_one_group_are_all_added(store: Store) -> None:
-    flushes = []
-    for number in range(5):
-        tally = Tally()
-        tally.add("attempt_seconds", f"sub_{number % 2}", NOW, 1.0)
-        flushes.append(store.figures.add(rows_of(tally.take(100))))
-    await together(store, *flushes)
-    assert await points(store, "attempt_seconds") == [(5, 5.0)]
-    assert await points(store, "attempt_seconds", "sub_0") == [(3, 3.0)]
-
-
-async def test_a_series_begins_with_its_time_and_is_in_order(store: Store) -> None:
-    tally = Tally()
-    for hour in (0, 2, 1, 3):
-        tally.add("events", "", HOUR + 3_600.0 * hour, count=hour + 1)
-    await flush(store, tally)
-    assert await points(store, "events", since=HOUR + 3_600.0) == [(2, 2.0), (3, 3.0), (4, 4.0)]
-    assert await points(store, "events", "a\0b") == []
 
 
 async def test_a_token_bound_to_an_account_sees_its_figures_only(store: Store) -> None:
@@ -167,22 +145,3 @@ async def test_old_figures_are_deleted_and_those_of_days_to_come(store: Store) -
             for ago in (0.0, KEPT_SECONDS["minute"] + 60.0, KEPT_SECONDS["hour"] + 3_600.0)
         ),
     }
-
-
-async def test_one_call_deletes_a_bounded_number_of_figures(store: Store) -> None:
-    """Each call is one transaction, and deliveries wait for it."""
-    count = 2 * MAX_ROWS
-    await execute(
-        store,
-        f"""
-        INSERT INTO figures (name, label, span, began_at, bucket, count, total)
-        WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})
-        SELECT 'events', '', span.span, CASE WHEN n % 2 = 0 THEN 60.0 * n ELSE {NOW} + 1e6 + 60.0 * n END, 0, 1, 1.0
-        FROM n, (SELECT 'minute' AS span UNION ALL SELECT 'hour' UNION ALL SELECT 'day') AS span
-        """,
-    )
-    deleted = []
-    while one := await store.upkeep.delete_figures(NOW):
-        deleted.append(one)
-    assert max(deleted) <= MAX_ROWS
-    assert sum(deleted) == 3 * count

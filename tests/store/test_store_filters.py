@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from relay.core.deliveries.replay import ReplayRequest
 from relay.core.events.event import INCIDENT_OPENED, Event, Hint
 from relay.core.jobs.job import Problem
 from relay.core.subscriptions.comparisons import EventView
-from relay.core.subscriptions.declared import Change
 from relay.core.subscriptions.filters import MAX_OWNER_COMPARISONS, UNREADABLE, Filters, filters_of
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict
@@ -22,7 +20,7 @@ from relay.ids import new_id
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.deliveries import replay_steps, replays
 from relay.store.store import Store
-from relay.store.subscriptions import filter_room, subscriptions, unreadable_filters
+from relay.store.subscriptions import subscriptions, unreadable_filters
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,
@@ -118,16 +116,6 @@ async def test_sixty_subscriptions_with_ten_filters_cost_ten_evaluations(store: 
     assert len(set(evaluated)) == 6
 
 
-async def test_subscriptions_share_comparisons_whose_filters_differ(store: Store, evaluated: list[str]) -> None:
-    for number, filters in enumerate(((LINKEDIN,), (LINKEDIN, {"not": EMAIL}), ({"any": [EMAIL, LINKEDIN]},))):
-        await store.subscriptions.create(subscription(f"sub_{number}", filters=filters, owner="revor/default"))
-    await store.subscriptions.create(subscription("sub_pointer", filters=({"exact": {"/channel": "linkedin"}},)))
-    await record(store)
-    assert len(evaluated) == 3 * 2
-    for number in range(3):
-        assert await got(store, f"sub_{number}") == [1, 2, 3]
-
-
 async def test_what_was_evaluated_for_a_reservation_is_not_evaluated_again(store: Store, evaluated: list[str]) -> None:
     made = subscription("sub_1", filters=(LINKEDIN,))
     await store.subscriptions.create(made)
@@ -139,16 +127,6 @@ async def test_what_was_evaluated_for_a_reservation_is_not_evaluated_again(store
     recorded = await store.jobs.record(poll(uid, 0, "queued", events=[event], lease=lease("sub_1")))
     assert [one.subscription_id for one in recorded.claimed] == ["sub_1"]
     assert len(evaluated) == 1
-
-
-async def test_without_filters_nothing_is_evaluated_or_parsed(
-    store: Store, evaluated: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(EventView, "__init__", lambda self, body: pytest.fail("an event was parsed"))
-    await store.subscriptions.create(subscription("sub_1"))
-    await record(store)
-    assert await got(store, "sub_1") == [1, 2, 3]
-    assert evaluated == []
 
 
 async def test_changed_filters_hold_from_the_next_event_on(store: Store) -> None:
@@ -203,17 +181,6 @@ async def test_filters_that_cannot_be_read_pause_their_subscription(store: Store
     assert store.subscriptions.version == again
 
 
-async def test_filters_that_were_corrected_meanwhile_pause_nothing(store: Store) -> None:
-    old = subscription("sub_1", filters=OLD)
-    await store.subscriptions.create(old)
-    await store.subscriptions.replace(replace(old, filters=DEALS), NOW)
-    found = await store.subscriptions.hold_unreadable([old], NOW)
-    assert [one.state for one in found] == ["paused"]  # until it is read again
-    stored = await store.subscriptions.get("sub_1")
-    assert stored is not None
-    assert stored.state == "enabled"
-
-
 async def test_events_wait_while_filters_cannot_be_read(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_old", filters=OLD))
     await record(store, deal=42)  # before it is noticed
@@ -255,13 +222,6 @@ async def test_resuming_after_a_correction_sends_what_passes_and_cancels_the_res
     assert len(sent) == 6
 
 
-async def test_without_filters_everything_that_waits_is_sent(store: Store) -> None:
-    old = await held_with_waiting(store)
-    await store.subscriptions.replace(replace(old, filters=()), NOW)
-    await store.subscriptions.set_state("sub_old", "enabled", NOW)
-    assert len(await deliver_all(store, "sub_old")) == 9
-
-
 async def test_a_crash_while_what_waits_is_filtered_leaves_the_subscription_paused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,16 +248,6 @@ async def test_a_crash_while_what_waits_is_filtered_leaves_the_subscription_paus
     assert len(await deliver_all(store, "sub_old")) == 6
 
 
-async def test_a_subscription_that_was_paused_by_hand_keeps_what_waits_as_it_was(store: Store) -> None:
-    made = subscription("sub_1", filters=DEALS)
-    await store.subscriptions.create(made)
-    await record(store, deal=42)
-    await store.subscriptions.set_state("sub_1", "paused", NOW, "paused by hand")
-    await store.subscriptions.replace(replace(made, filters=(EMAIL,)), NOW)
-    await store.subscriptions.set_state("sub_1", "enabled", NOW)
-    assert len(await deliver_all(store, "sub_1")) == 3
-
-
 # --- room for comparisons
 
 
@@ -308,12 +258,6 @@ def comparing(id: str, count: int, first: int = 0, **more: Any) -> Subscription:
 
 def several(count: int, **more: Any) -> list[Subscription]:
     return [comparing(f"sub_{first}", min(32, count - first), first, **more) for first in range(0, count, 32)]
-
-
-@pytest.fixture
-def ten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An owner may have ten comparisons."""
-    monkeypatch.setattr(filter_room, "MAX_OWNER_COMPARISONS", 10)
 
 
 async def test_an_owner_has_two_thousand_distinct_comparisons(store: Store) -> None:
@@ -391,63 +335,6 @@ async def test_where_the_event_loop_evaluates_filters_others_have_their_turn_bet
     assert ("event", "event") not in itertools.pairwise(seen)
 
 
-@pytest.mark.usefixtures("ten")
-async def test_a_change_may_not_add_beyond_the_limit_and_may_always_remove(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, other = comparing("sub_1", 8), comparing("sub_2", 2, 8)
-    await store.subscriptions.create(first)
-    await store.subscriptions.create(other)
-    with pytest.raises(Conflict, match="11 distinct comparisons"):
-        await store.subscriptions.replace(comparing("sub_2", 3, 8), NOW)
-    stored = await store.subscriptions.get("sub_2")
-    assert stored is not None
-    assert stored.filters == other.filters
-    await store.subscriptions.replace(comparing("sub_2", 2, 90), NOW)
-    monkeypatch.setattr(filter_room, "MAX_OWNER_COMPARISONS", 5)
-    await store.subscriptions.replace(replace(comparing("sub_1", 8), description="the same"), NOW)
-    await store.subscriptions.replace(comparing("sub_1", 7), NOW)
-    with pytest.raises(Conflict):
-        await store.subscriptions.replace(comparing("sub_1", 8), NOW)
-    await store.subscriptions.remove("sub_1", NOW)
-    await store.subscriptions.create(comparing("sub_3", 3, 50))
-
-
-@pytest.mark.usefixtures("ten")
-async def test_applied_subscriptions_are_counted_as_they_are_afterwards(store: Store) -> None:
-    first, other = comparing("sub_1", 8), comparing("sub_2", 2, 8)
-    await store.subscriptions.create(first)
-    await store.subscriptions.create(other)
-
-    async def apply(*after: Subscription, removed: Sequence[str] = ()) -> None:
-        before = {one.id: one for one in await store.subscriptions.all()}
-        changes = [
-            Change(id=one.id, action="change" if one.id in before else "add", before=before.get(one.id), after=one)
-            for one in after
-        ]
-        changes += [Change(id=id, action="remove", before=before[id]) for id in removed]
-        await store.subscriptions.apply(changes, NOW, secrets_expire_at=NOW + 60)
-
-    grown, shrunk = comparing("sub_1", 9, 30), comparing("sub_2", 1, 8)
-    with pytest.raises(Conflict) as refused:
-        await apply(grown, shrunk, comparing("sub_3", 1, 80))
-    assert refused.value.code == "too_many_comparisons"
-    assert {one.id: one.filters for one in await store.subscriptions.all()} == {
-        "sub_1": first.filters,
-        "sub_2": other.filters,
-    }
-    await apply(grown, shrunk)
-    await apply(comparing("sub_3", 9), removed=["sub_1"])
-
-
-@pytest.mark.usefixtures("ten")
-async def test_of_several_that_are_made_at_once_one_finds_room(store: Store) -> None:
-    made = [comparing(f"sub_{n}", 6, 6 * n) for n in range(6)]
-    results = await asyncio.gather(*map(store.subscriptions.create, made), return_exceptions=True)
-    assert sum(isinstance(one, Conflict) for one in results) == 5
-    assert len(await store.subscriptions.all()) == 1
-
-
 # --- past events and replays
 
 
@@ -489,25 +376,6 @@ async def test_a_replay_counts_and_sends_what_passes_the_filters(
     assert (ended.state, ended.matched, ended.delivered, ended.left) == ("done", 2, 2, 0)
     again = await store.replays.create(replace(request, id=new_id("rpl", NOW)))
     assert again.matched == (2 if only == "all" else 0)
-
-
-async def test_a_replay_whose_filters_let_nothing_through_is_done(store: Store) -> None:
-    await record(store)
-    await store.subscriptions.create(subscription("sub_1", filters=(EMAIL,)))
-    request = ReplayRequest(id=new_id("rpl", NOW), subscription_id="sub_1", since=NOW - 9, until=NOW + 9, now=NOW)
-    made = await store.replays.create(request)
-    assert (made.matched, made.state) == (0, "done")
-
-
-async def test_a_retry_of_dead_deliveries_asks_no_filters(store: Store) -> None:
-    made = subscription("sub_1")
-    await store.subscriptions.create(made)
-    await record(store)
-    await store.subscriptions.replace(replace(made, filters=(EMAIL,)), NOW)
-    request = ReplayRequest(
-        id=new_id("rpl", NOW), subscription_id="sub_1", since=NOW - 9, until=NOW + 9, now=NOW, only="pending"
-    )
-    assert (await store.replays.create(request)).matched == 3
 
 
 # --- incidents
@@ -561,12 +429,3 @@ async def test_while_filters_cannot_be_read_each_failure_waits_beside_its_incide
     rows = await deliveries(store, "sub_chat")
     assert len(rows) == 3
     assert {row["state"] for row in rows} <= {"pending", "blocked"}
-
-
-async def test_changed_filters_begin_anew_with_incidents(store: Store) -> None:
-    chat = subscription("sub_chat", types=(FAILED,), incidents="collapse", filters=({"exact": {"status": "failed"}},))
-    await store.subscriptions.create(chat)
-    await fail(store, "a")
-    await store.subscriptions.replace(replace(chat, filters=(LINKEDIN,)), NOW + 10)
-    await fail(store, "b", now=NOW + 20)  # it was not told of this incident: its filters held it back
-    assert [row["state"] for row in await deliveries(store, "sub_chat")] == ["pending", "pending"]

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.records import AccountState, SavedStatistics
 from relay.store.jobs import group_work
 from relay.store.jobs.group_work import GroupReading
 from relay.store.store import Store
-from tests.support.store_kit import NOW, list_accounts, poll, registration, seen, track
+from tests.support.store_kit import NOW, poll, registration, seen, track
 
 
 async def read(store: Store, name: str = "q4", since: float = 0.0) -> GroupReading:
@@ -25,11 +24,6 @@ async def fill(
         values = {"action": "send", "channel": channel, "scheduled_at": NOW + number * 60.0, **fields}
         await store.jobs.record(poll(uid, 0, "scheduled", seen=seen("scheduled", NOW, **values)))
     return uids
-
-
-async def end(store: Store, uid: str, at: float, channel: str | None = "email") -> None:
-    found = seen("succeeded", at, channel=channel, started_at=at - 7)
-    await store.jobs.record(poll(uid, 1, "succeeded", outcome="succeeded", now=at, seen=found))
 
 
 async def test_a_small_group_is_read_whole(store: Store) -> None:
@@ -64,50 +58,3 @@ async def test_of_a_large_group_the_ends_of_each_channel_are_read(
     assert [parts[name].is_cut for name in ("email", "linkedin", "whatsapp", "fax", None)] == [
         *(True, True, False, True, True)
     ]
-
-
-async def test_other_jobs_of_the_account_are_read_beside_it(store: Store) -> None:
-    await fill(store, 2)
-    await fill(store, 1, name="another")
-    await track(store, "in no group")
-    await track(store, "of another account", account="b", group="q4")
-    reading = await read(store)
-    assert len(reading.others) == 2
-    assert sum(len(part.first) for part in reading.jobs) == 2
-
-
-async def test_the_jobs_that_ended_last_are_read(store: Store) -> None:
-    own, other = await fill(store, 4), await fill(store, 1, name="another")
-    for number, uid in enumerate((*own[:3], *other)):
-        await end(store, uid, NOW + number)
-    elsewhere = await track(store, "of another account", account="b", group="q4")
-    await store.jobs.record(poll(elsewhere, 0, "succeeded", outcome="succeeded"))
-    ended = (await read(store, since=NOW + 1)).ended
-    assert [(job.channel, job.started_at, job.closed_at, job.in_group) for job in ended] == [
-        ("email", NOW - 5, NOW + 2, True),
-        ("email", NOW - 6, NOW + 1, True),
-        ("email", NOW - 4, NOW + 3, False),
-    ]
-
-
-async def test_trouble_of_the_accounts_is_read(store: Store) -> None:
-    await fill(store, 2, connect_account_id="acc_1")
-    await fill(store, 1, name="another", connect_account_id="acc_2")
-    await fill(store, 1, channel="linkedin", connect_account_id="acc_4")
-    for id, state in (("acc_1", "needs_reconnect"), ("acc_2", "cannot_send"), ("acc_3", "ok"), ("acc_4", "new")):
-        await list_accounts(store, ("revor", "default"), id, state=state, channel="linkedin", name="Ada")
-    await store.accounts.set(AccountState(source="revor", name="default", state="down", since=NOW))
-    reading = await read(store)
-    assert reading.health == "down"
-    assert [(each.id, each.channel, each.name, each.state) for each in reading.broken] == [
-        ("acc_1", "linkedin", "Ada", "needs_reconnect")
-    ]
-
-
-async def test_statistics_are_found_by_name(store: Store) -> None:
-    await store.learned.save(
-        [SavedStatistics(source="revor", name=name, event_count=1.0, values="{}") for name in ("a", "b", "c")], NOW
-    )
-    found = await store.learned.find("revor", ["a", "c", "d", "\0"])
-    assert sorted(row.name for row in found) == ["a", "c"]
-    assert await store.learned.find("another", ["a"]) == []

@@ -6,11 +6,10 @@ import pytest
 
 from relay.core.records import Groups
 from relay.store.store import Store
-from tests.support.store_kit import NOW, deliveries, execute, poll, registration, subscription, together
+from tests.support.store_kit import NOW, execute, poll, registration, subscription, together
 
 DAY = 86_400.0
 MIDNIGHT = NOW - NOW % DAY
-ALL = ("reason", "subscription_id", "day")
 
 
 async def undelivered(store: Store, count: int = 6) -> None:
@@ -59,15 +58,6 @@ async def test_dead_deliveries_are_grouped_largest_first(
     assert (groups.scanned, groups.truncated, groups.more) == (6, False, False)
 
 
-async def test_a_group_names_its_oldest_its_newest_and_an_example(store: Store) -> None:
-    await undelivered(store)
-    (group,) = (await store.deliveries.groups(["subscription_id"], limit=5, state="dead")).items
-    mine = [row for row in await deliveries(store) if row["subscription_id"] == "sub_1"]
-    assert group.oldest_at == min(row["created_at"] for row in mine)
-    assert group.newest_at == max(row["created_at"] for row in mine)
-    assert group.example_id == max(row["id"] for row in mine)
-
-
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
@@ -90,23 +80,6 @@ async def test_only_matching_deliveries_are_counted(
     assert {one.subscription_id: one.count for one in groups.items} == expected
 
 
-async def test_deliveries_of_an_event_are_counted(store: Store) -> None:
-    await undelivered(store)
-    event_id = (await deliveries(store))[0]["event_id"]
-    for filters, count in (({}, 2), ({"state": "dead"}, 1), ({"subscription_id": "sub_2"}, 1)):
-        groups = await store.deliveries.groups(ALL, limit=50, event_id=event_id, **filters)
-        assert sum(one.count for one in groups.items) == count
-
-
-async def test_followers_count_as_pending(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    one = registration("a job")
-    await store.jobs.register(one)
-    await store.jobs.record(poll(one.uid, 0, "queued", "running", "succeeded"))
-    (group,) = (await store.deliveries.groups(["reason"], limit=5, state="pending")).items
-    assert (group.reason, group.count) == (None, 3)
-
-
 @pytest.mark.parametrize("filters", [{}, {"state": "dead"}, {"subscription_id": "sub_1"}])
 async def test_only_the_newest_are_counted_beyond_the_scan_limit(store: Store, filters: dict[str, Any]) -> None:
     await undelivered(store)
@@ -114,12 +87,6 @@ async def test_only_the_newest_are_counted_beyond_the_scan_limit(store: Store, f
     assert (groups.scanned, groups.truncated) == (4, True)
     assert sum(one.count for one in groups.items) == 4
     assert MIDNIGHT not in {one.day for one in groups.items}
-
-
-async def test_scan_limit_reached_exactly_is_not_truncated(store: Store) -> None:
-    await undelivered(store)
-    groups = await store.deliveries.groups(["day"], limit=50, newest=6, state="dead")
-    assert (groups.scanned, groups.truncated) == (6, False)
 
 
 async def test_number_of_groups_is_limited(store: Store) -> None:

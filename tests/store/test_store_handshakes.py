@@ -12,7 +12,6 @@ from relay.store.store import Store
 from tests.support.store_kit import NOW, subscription
 
 CONSENT = Consent(granted=True, origin="relay.example", at=NOW + 1, rate_per_minute=60)
-FIRST = (0.0, "")
 
 
 async def made(store: Store, id: str = "sub_1", **fields: Any) -> Subscription:
@@ -50,14 +49,6 @@ async def test_consent_of_another_sink_is_not_recorded(store: Store) -> None:
     assert (await found(store)).consent is None
 
 
-async def test_handshake_without_consent_does_not_undo_consent(store: Store) -> None:
-    await made(store)
-    refused = Consent(granted=False, origin="relay.example", at=NOW)
-    assert await store.handshakes.end_handshake(await found(store), CONSENT, "agreed")
-    assert not await store.handshakes.end_handshake(await found(store), refused, "goes on without consent")
-    assert (await found(store)).consent == CONSENT
-
-
 async def test_one_node_at_a_time_has_the_turn(
     store: Store, open_again: Callable[..., Awaitable[Store]], database_url: str
 ) -> None:
@@ -71,17 +62,6 @@ async def test_one_node_at_a_time_has_the_turn(
     assert await store.handshakes.handshake_turn("sub_1", NOW + 60, NOW + 120), "its holder has died"
 
 
-async def test_late_result_does_not_end_another_turn(store: Store) -> None:
-    await made(store)
-    assert await store.handshakes.handshake_turn("sub_1", NOW, NOW + 60)
-    assert await store.handshakes.handshake_turn("sub_1", NOW + 60, NOW + 120)
-    await store.handshakes.postpone_handshake("sub_1", NOW + 60, None, "too late")
-    assert (await found(store)).handshake_at == NOW + 120
-    await store.handshakes.postpone_handshake("sub_1", NOW + 120, NOW + 300, "no")
-    after = await found(store)
-    assert (after.handshake_at, after.state_reason, after.state) == (NOW + 300, "no", "pending")
-
-
 async def test_turns_of_a_killed_node_end_when_nobody_else_has_the_database(store: Store) -> None:
     await made(store)
     await made(store, "sub_given_up", handshake_at=None)
@@ -89,22 +69,6 @@ async def test_turns_of_a_killed_node_end_when_nobody_else_has_the_database(stor
     await store.handshakes.free_all(NOW + 1)
     assert (await found(store)).handshake_at == NOW + 1
     assert (await found(store, "sub_given_up")).handshake_at is None
-
-
-async def test_due_handshakes_come_in_order_and_in_pages(store: Store) -> None:
-    for nth in range(5):
-        await made(store, f"sub_{nth}", handshake_at=NOW + nth % 2)
-    await made(store, "sub_later", handshake_at=NOW + 100)
-    await made(store, "sub_given_up", handshake_at=None)
-    await made(store, "sub_enabled", state="enabled", handshake_at=None)
-    due = await store.handshakes.due_handshakes(NOW + 1, after=FIRST, count=3)
-    assert due == [(NOW, "sub_0"), (NOW, "sub_2"), (NOW, "sub_4")]
-    assert await store.handshakes.due_handshakes(NOW + 1, after=due[-1], count=3) == [
-        (NOW + 1, "sub_1"),
-        (NOW + 1, "sub_3"),
-    ]
-    assert await store.handshakes.next_handshake_at(NOW + 1) == NOW + 100
-    assert await store.handshakes.next_handshake_at(NOW + 100) is None
 
 
 @pytest.mark.parametrize(
@@ -128,14 +92,6 @@ async def test_subscription_that_was_sent_to_without_a_handshake_becomes_pending
     assert after.probe_at is None
 
 
-async def test_subscription_that_changed_meanwhile_stays_as_it_is(store: Store) -> None:
-    one = await made(store, state="enabled", handshake_at=None)
-    await store.subscriptions.set_state("sub_1", "paused", NOW + 1)
-    await store.subscriptions.set_state("sub_1", "enabled", NOW + 2)
-    await store.handshakes.await_consent([one], NOW + 3)
-    assert (await found(store)).state == "enabled"
-
-
 async def test_put_decides_by_the_consent_that_is_stored(store: Store) -> None:
     before = await made(store)
     await store.handshakes.end_handshake(before, CONSENT, "agreed")
@@ -152,13 +108,6 @@ async def test_put_decides_by_the_consent_that_is_stored(store: Store) -> None:
     assert ((await found(store)).state, (await found(store)).handshake_at) == ("enabled", None)
 
 
-@pytest.mark.parametrize("state", ["paused", "disabled"])
-async def test_put_leaves_a_subscription_that_is_not_sent_to_in_its_state(store: Store, state: str) -> None:
-    before = await made(store, state=state, handshake_at=None)
-    await store.subscriptions.replace(replace(before, sink="https://moved.example/"), NOW, lambda one: True)
-    assert (await found(store)).state == state
-
-
 async def test_resume_begins_anew_and_forgets_failures(store: Store) -> None:
     await made(store, state="disabled", handshake_at=None)
     await store.subscriptions.set_sink_health("sub_1", failing_since=NOW, paused_until=NOW + 60)
@@ -168,12 +117,3 @@ async def test_resume_begins_anew_and_forgets_failures(store: Store) -> None:
         assert (after.state, after.state_since, after.handshake_at, after.failing_since) == ("pending", at, at, None)
     await store.subscriptions.set_state("sub_1", "paused", NOW + 3)
     assert (await found(store)).handshake_at is None
-
-
-async def test_sink_that_did_not_have_to_agree_can_do_so_later(store: Store) -> None:
-    one = await made(store, handshake="optional")
-    refused = Consent(granted=False, origin="relay.example", at=NOW)
-    assert await store.handshakes.end_handshake(one, refused, "goes on without consent")
-    assert await store.handshakes.end_handshake(one, replace(CONSENT, rate_per_minute=30), "agreed")
-    after = await found(store)
-    assert (after.state, after.state_reason, after.allowed_per_second) == ("enabled", "goes on without consent", 0.5)

@@ -15,7 +15,6 @@ from tests.support.store_kit import (
     deliver_all,
     deliveries,
     execute,
-    lease,
     poll,
     relay_event,
     result_of,
@@ -67,14 +66,6 @@ async def test_head_waiting_for_a_retry_blocks_its_followers(store: Store) -> No
     assert (again.event.sequence, again.attempt_count, again.made_count) == (1, 1, 1)
 
 
-async def test_cancelled_deliveries_block_no_other_subscription(store: Store) -> None:
-    await three(store, "sub_1", "sub_2")
-    await store.subscriptions.remove("sub_1", NOW + 1)
-    assert await states(store, "sub_1") == ["cancelled"] * 3
-    assert {row["reason"] for row in await deliveries(store, "sub_1")} == {"subscription_removed"}
-    assert len(await deliver_all(store, "sub_2")) == 3
-
-
 async def test_subscriptions_of_one_job_do_not_wait_for_each_other(store: Store) -> None:
     await three(store, "sub_1", "sub_2")
     assert len(await deliver_all(store, "sub_2")) == 3
@@ -107,18 +98,6 @@ async def test_follower_names_the_delivery_it_waits_for(store: Store) -> None:
     ]
 
 
-async def test_follower_can_be_claimed_by_the_result(store: Store) -> None:
-    await three(store)
-    marked = await store.deliveries.record_attempt(
-        result_of(await head(store), next_lease=lease(token="next", until=NOW + 60))
-    )
-    (following,) = marked.next
-    assert (following.event.sequence, following.lease_token, following.lease_until) == (2, "next", NOW + 60)
-    assert await claim(store, "sub_1") == ()
-    assert (await store.deliveries.record_attempt(result_of(following))).kept
-    assert (await head(store)).event.sequence == 3
-
-
 async def test_manual_retry_does_not_block_new_events(store: Store) -> None:
     uid = await three(store)
     (first, *_) = await deliver_all(store, "sub_1")
@@ -141,26 +120,6 @@ async def test_end_of_a_manual_retry_does_not_promote_a_follower_of_an_open_head
     assert await states(store) == ["delivered", "pending", "blocked"]
 
 
-async def test_open_manual_retry_of_an_earlier_event_does_not_block_promotion(store: Store) -> None:
-    await three(store)
-    first = await head(store)
-    await store.deliveries.record_attempt(result_of(first))
-    await store.deliveries.retry(first.id, NOW)
-    (second,) = await claim(store, "sub_1", priorities=(0,))
-    await store.deliveries.record_attempt(result_of(second))
-    assert await states(store) == ["pending", "delivered", "pending"]
-
-
-async def test_a_manual_retry_that_fails_stays_a_manual_one(store: Store) -> None:
-    uid = await three(store)
-    (first, *_) = await deliver_all(store, "sub_1")
-    await store.deliveries.retry(first.id, NOW)
-    await store.deliveries.record_attempt(result_of(await head(store), "pending", due_at=NOW + 5))
-    await store.jobs.record(poll(uid, 3, "retrying"))
-    assert (await states(store))[-1] == "pending"
-    assert len(await claim(store, "sub_1", priorities=(2,), now=NOW + 5)) == 1
-
-
 async def test_a_retry_of_a_pending_head_makes_it_due_and_keeps_its_place(store: Store) -> None:
     uid = await three(store)
     one = await head(store)
@@ -173,14 +132,6 @@ async def test_a_retry_of_a_pending_head_makes_it_due_and_keeps_its_place(store:
     assert [one.event.sequence for one in delivered] == [1, 2, 3, 4]
 
 
-async def test_a_retry_of_a_follower_is_refused(store: Store) -> None:
-    await three(store)
-    follower = (await deliveries(store))[1]
-    with pytest.raises(Conflict) as refused:
-        await store.deliveries.retry(follower["id"], NOW)
-    assert refused.value.code == "delivery_waits"
-
-
 async def test_retry_of_a_delivery_in_flight_is_refused_until_its_lease_ends(store: Store) -> None:
     await three(store)
     one = await head(store)
@@ -189,15 +140,6 @@ async def test_retry_of_a_delivery_in_flight_is_refused_until_its_lease_ends(sto
     assert refused.value.code == "delivery_in_flight"
     await store.deliveries.retry(one.id, NOW + 46)
     assert not (await store.deliveries.record_attempt(result_of(one))).kept
-
-
-async def test_a_retry_for_a_subscription_that_is_gone_is_refused(store: Store) -> None:
-    await three(store)
-    (first, *_) = await deliver_all(store, "sub_1")
-    await store.subscriptions.remove("sub_1", NOW)
-    with pytest.raises(Conflict) as refused:
-        await store.deliveries.retry(first.id, NOW)
-    assert refused.value.code == "subscription_removed"
 
 
 async def test_insert_and_end_of_the_head_in_one_group_leave_no_follower_blocked(store: Store) -> None:
@@ -248,25 +190,6 @@ async def test_manual_retry_waits_for_a_later_one_in_flight(store: Store) -> Non
     assert await claim(store, "sub_1") == ()
     await store.deliveries.record_attempt(result_of(flying))
     assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
-
-
-async def test_manual_retries_go_together_without_ordering(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", ordering="none"))
-    await store.events.record(relay_event())
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued", "running"))
-    await deliver_all(store, "sub_1")
-    await retry_all(store, 2, 1)
-    assert await states(store) == ["pending", "pending"]
-
-
-async def test_manual_retry_of_an_event_without_job_does_not_wait(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", types=("relay.source.down",)))
-    for _ in range(2):
-        await store.events.record(relay_event())
-    for one in await deliver_all(store, "sub_1"):
-        await store.deliveries.retry(one.id, NOW)
-    assert await states(store) == ["pending", "pending"]
 
 
 async def test_change_to_no_ordering_makes_all_pending(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,22 +266,6 @@ async def test_missed_heads_are_promoted(store: Store) -> None:
     assert await states(store, "sub_2") == ["pending", "blocked", "blocked"]
     assert await store.upkeep.promote_heads(NOW + 1, (uid, "sub_2", 3)) == (0, None)
     assert [one.event.sequence for one in await deliver_all(store, "sub_1", now=NOW + 1)] == [2, 3]
-
-
-async def test_pair_that_spans_two_slices_is_not_a_missed_head(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    uid = await track(store)
-    for nth in range(0, 1200, 100):
-        await store.jobs.record(poll(uid, nth, *["running"] * 100))
-    promoted, after = await store.upkeep.promote_heads(NOW)
-    assert (promoted, after) == (0, (uid, "sub_1", 1000))
-    assert await store.upkeep.promote_heads(NOW, after) == (0, (uid, "sub_1", 1200))
-
-
-async def test_job_without_open_deliveries_has_no_missed_heads(store: Store) -> None:
-    await three(store)
-    await deliver_all(store, "sub_1")
-    assert await store.upkeep.promote_heads(NOW) == (0, None)
 
 
 async def test_any_number_of_orphaned_deliveries_is_cancelled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 import pytest
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import text
 
 from relay.core.events.event import (
     CREATE_UNKNOWN,
@@ -134,21 +133,6 @@ async def test_third_failure_opens_an_incident_in_the_transaction_of_the_failure
     assert [job.external_id for job in jobs] == ["c", "b", "a"]
 
 
-async def test_failures_of_one_transaction_are_one_incident_with_one_read_and_one_write(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[int] = []
-    run_many = incident_recorder.run_many
-    monkeypatch.setattr(incident_recorder, "run_many", lambda *args: (saved.append(len(args[2])), run_many(*args))[1])
-
-    await fail(store, *(f"job {n}" for n in range(150)))
-
-    assert saved == [1]
-    assert [(type, data["failed"]) for type, data in await told(store)] == [(INCIDENT_OPENED, 150)]
-    await fail(store, *(f"more {n}" for n in range(860)), now=NOW + 1)
-    assert [(type, data["failed"]) for type, data in await told(store)][1:] == [(INCIDENT_GREW, 1010)]
-
-
 async def test_first_failure_that_points_at_the_account_opens_and_counts_its_open_jobs(store: Store) -> None:
     for n in range(4):
         await track(store, f"open {n}", connect_account_id="acc_1")
@@ -159,51 +143,6 @@ async def test_first_failure_that_points_at_the_account_opens_and_counts_its_ope
     ((_, data),) = await told(store)
     assert (data["failed"], data["likely"]) == (1, 4)
     assert data["fix"] == "Reconnect it in Revor"
-
-
-async def test_open_jobs_of_an_account_are_counted_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    most, statement = str(incident_recorder.MAX_LIKELY), incident_recorder.COUNT_OPEN_JOBS
-    fewer = statements.Sql(statement.sqlite.replace(most, "2"), text(str(statement.postgresql).replace(most, "2")))
-    monkeypatch.setattr(incident_recorder, "COUNT_OPEN_JOBS", fewer)
-    for n in range(4):
-        await track(store, f"open {n}", connect_account_id="acc_1")
-
-    await fail(store, "a", hint=RECONNECT)
-
-    assert (await told(store))[0][1]["likely"] == 2
-
-
-async def test_record_without_a_failure_runs_no_statement_of_incidents(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uid = await track(store)
-    monkeypatch.setattr(incident_recorder, "run", None)
-    monkeypatch.setattr(incident_recorder, "run_many", None)
-    monkeypatch.setattr(incident_recorder, "_live", None)
-
-    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
-
-    assert await incidents(store) == []
-
-
-async def test_connect_account_of_the_create_is_the_key_where_the_item_names_none(store: Store) -> None:
-    uid = await track(store, connect_account_id="acc_9")
-    observation = seen("failed", NOW, problem=Problem(code="x", message=""))
-    await store.jobs.record(poll(uid, 0, "failed", seen=observation, outcome="failed", hint=RECONNECT))
-
-    shown = await the_incident(store)
-
-    assert shown.connect_account_id == "acc_9"
-    assert [job.uid for job in (await store.incidents.jobs(shown, limit=5)).items] == [uid]
-
-
-async def test_later_registration_does_not_move_a_failed_job_to_another_incident(store: Store) -> None:
-    await fail(store, "a", hint=RECONNECT)
-    await track(store, "a", connect_account_id="acc_other")
-
-    (job,) = (await store.incidents.jobs(await the_incident(store), limit=5)).items
-
-    assert job.connect_account_id == "acc_1"
 
 
 async def test_two_nodes_that_fail_at_the_same_cause_at_once_open_one_incident(
@@ -239,18 +178,6 @@ async def test_error_codes_that_all_differ_are_watched_up_to_a_limit(
     assert [data["code"] for _, data in await told(store)] == ["code 11"]
 
 
-async def test_sinks_that_belong_to_no_account_are_watched_up_to_a_limit_of_their_own(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(incident_recorder, "MAX_WATCHED", 2)
-    await fail(store, "a")
-    for n in range(3):
-        await store.subscriptions.create(subscription(f"sub_{n}", sink=f"https://{n}.example/"))
-        await expire(store, f"sub_{n}", 1, now=NOW + n)
-
-    assert {row["subscription_id"] for row in await incidents(store)} == {None, "sub_1", "sub_2"}
-
-
 async def test_open_incidents_of_an_account_have_a_limit_and_further_failures_are_told_singly(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,25 +188,6 @@ async def test_open_incidents_of_an_account_have_a_limit_and_further_failures_ar
 
     assert [data["code"] for _, data in await told(store)] == ["code 0", "code 1"]
     assert await sent(store) == {FAILED: ["pending"], INCIDENT_OPENED: ["pending"] * 2}
-
-
-async def test_watched_failures_are_forgotten(store: Store) -> None:
-    await fail(store, "a", "b")
-
-    await store.incidents.review(NOW + 900)
-
-    assert await incidents(store) == []
-
-
-async def test_odd_codes_are_kept_apart_and_listed(store: Store) -> None:
-    for code in ("", "'; DROP TABLE jobs", "é" * 200, "\N{PILE OF POO}" * 200):
-        await fail(store, f"a {code}", f"b {code}", f"c {code}", code=code)
-
-    found = (await store.incidents.page(limit=10)).items
-
-    assert len(found) == 4
-    for shown in found:
-        assert len((await store.incidents.jobs(shown.incident, limit=10)).items) == 3
 
 
 # --- collapse
@@ -374,16 +282,6 @@ async def test_failures_are_collapsed_only_for_those_who_were_told_of_the_incide
     assert (await sent(store)).get(FAILED, []) == gets
 
 
-async def test_collapsed_delivery_can_be_sent_by_a_retry(store: Store) -> None:
-    await store.subscriptions.create(chat())
-    await fail(store, "a", hint=RECONNECT)
-    (row,) = [row for row in await deliveries(store) if row["state"] == "cancelled"]
-
-    await store.deliveries.retry(row["id"], NOW + 1)
-
-    assert FAILED in [one.event.type for one in await deliver_all(store, "sub_chat", now=NOW + 1)]
-
-
 # --- the end
 
 
@@ -404,51 +302,6 @@ async def test_recovery_of_the_account_closes_its_incidents_and_stands_for_the_a
     await recover(store, "acc_1", now=NOW + 10)
     assert len([1 for type, _ in await told(store) if type == INCIDENT_CLOSED]) == 1
     assert (await sent(store))["ai.revor.account.recovered"] == ["pending"]
-
-
-async def test_recoveries_of_one_listing_look_up_the_open_incidents_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = [f"acc_{number}" for number in range(5)]
-    for id in ids:
-        await fail(store, id, hint=RECONNECT, code="reconnect", connect=id)
-    read: list[str] = []
-
-    incident_from = incident_recorder.incident_from
-
-    def reading(row: Any) -> Any:
-        read.append(row.id)
-        return incident_from(row)
-
-    monkeypatch.setattr(incident_recorder, "incident_from", reading)
-    await recover(store, *ids[1:], now=NOW + 9)
-
-    assert len(read) == len(ids)
-    closed = [data["connect_account_id"] for type, data in await told(store) if type == INCIDENT_CLOSED]
-    assert sorted(closed) == ids[1:]
-
-
-async def test_any_number_of_recovered_accounts_takes_the_same_number_of_statements(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = [f"acc_{n:02}" for n in range(12)]
-    await store.subscriptions.create(chat(types=("ai.revor.account.recovered",)))
-    for id in ids:
-        await fail(store, f"job of {id}", connect=id, hint=RECONNECT)
-    calls: list[str] = []
-    for name in ("run", "run_many", "fetch"):
-        real = getattr(incident_recorder, name)
-        noting = lambda *given, _real=real, _name=name, **named: (calls.append(_name), _real(*given, **named))[1]  # noqa: E731
-        monkeypatch.setattr(incident_recorder, name, noting)
-
-    await recover(store, ids[0], now=NOW + 9)
-    of_one = len(calls)
-    calls.clear()
-    await recover(store, *ids[1:], now=NOW + 19)
-
-    assert len(calls) == of_one
-    closed = [data["connect_account_id"] for type, data in await told(store) if type == INCIDENT_CLOSED]
-    assert sorted(closed) == ids
 
 
 async def test_incident_of_an_account_that_flaps_is_closed_without_an_event_of_the_account(store: Store) -> None:
@@ -530,20 +383,6 @@ async def test_closes_15_minutes_after_the_last_failure_if_a_success_of_its_key_
     assert (await the_incident(store)).closed_because == ("succeeded" if closed else None)
 
 
-async def test_closes_after_a_quiet_day_and_the_next_failures_are_another_incident(store: Store) -> None:
-    await fail(store, "a", "b", "c")
-
-    await store.incidents.review(NOW + 900)
-    await store.incidents.review(NOW + 86_400)
-    await fail(store, "d", "e", "f", now=NOW + 90_000)
-
-    assert [data["closed_because"] for type, data in await told(store) if type == INCIDENT_CLOSED] == ["quiet"]
-    first, second = await incidents(store)
-    assert (first["state"], second["state"], second["failed_count"]) == ("closed", "open", 3)
-    (shown,) = (await store.incidents.page(limit=5, state="open")).items
-    assert {job.external_id for job in (await store.incidents.jobs(shown.incident, limit=5)).items} == {"d", "e", "f"}
-
-
 async def test_failure_while_upkeep_looks_keeps_the_incident_open(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,16 +399,6 @@ async def test_failure_while_upkeep_looks_keeps_the_incident_open(
     await store.incidents.review(NOW + 900)
 
     assert (await the_incident(store)).state == "open"
-
-
-async def test_retention_deletes_closed_incidents_only(store: Store) -> None:
-    await fail(store, "a", "b", "c")
-    await fail(store, "d", hint=RECONNECT, code="reconnect")
-    await recover(store, "acc_1", now=NOW + 5)
-
-    assert await store.upkeep.delete_incidents(NOW + 5) == 0
-    assert await store.upkeep.delete_incidents(NOW + 6) == 1
-    assert [row["code"] for row in await incidents(store)] == ["insufficient_credits"]
 
 
 # --- creates and sinks
@@ -690,34 +519,6 @@ async def test_incident_of_a_sink_ends_with_what_a_person_does(store: Store, end
     assert (shown.state, shown.closed_because, shown.closed_at) == ("closed", because, NOW + 2)
 
 
-async def test_removed_subscription_whose_incident_ended_gets_no_later_event(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_a"))
-    await store.subscriptions.create(chat())
-    await expire(store, "sub_a", 3)
-
-    await store.subscriptions.remove("sub_a", NOW + 1)
-
-    before = len(await deliveries(store, "sub_a"))
-    uid = await track(store, "later")
-    await store.jobs.record(poll(uid, 0, "running", now=NOW + 2))
-    assert len(await deliveries(store, "sub_a")) == before
-    assert (await sent(store))[INCIDENT_CLOSED] == ["blocked"], "behind the event that it was opened"
-
-
-async def test_incident_of_a_sink_ends_when_a_later_delivery_has_arrived(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_a"))
-    await expire(store, "sub_a", 3)
-    uid = await track(store, "later")
-    await store.jobs.record(poll(uid, 0, "running", now=NOW + 100))
-    await store.incidents.review(NOW + 900)
-    assert (await the_incident(store)).state == "open"
-
-    await deliver_all(store, "sub_a", now=NOW + 200)
-    await store.incidents.review(NOW + 1000)
-
-    assert (await the_incident(store)).closed_because == "succeeded"
-
-
 # --- lists
 
 
@@ -748,43 +549,6 @@ async def test_lists_by_state_source_and_account_in_pages(store: Store) -> None:
     assert await within.get(first.items[1].incident.id) is None
     assert await store.incidents.get("inc_\0") is None
     assert await store.incidents.open_counts() == {"jobs": 1}
-
-
-async def test_jobs_of_an_incident_come_in_pages(store: Store) -> None:
-    for n in range(5):
-        await fail(store, f"job {n}", now=NOW + n)
-    shown = await the_incident(store)
-
-    found: list[str] = []
-    cursor = None
-    while True:
-        page = await store.incidents.jobs(shown, limit=2, cursor=cursor)
-        found += [job.external_id for job in page.items]
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-
-    assert found == [f"job {n}" for n in (4, 3, 2, 1, 0)]
-
-
-async def test_display_name_of_the_account_is_shown(store: Store) -> None:
-    await list_accounts(store, ("revor", "default"), "acc_1", name="Ada Lovelace")
-
-    await fail(store, "a", hint=RECONNECT)
-
-    assert (await told(store))[0][1]["connect_account_name"] == "Ada Lovelace"
-    assert (await store.incidents.page(limit=1)).items[0].name == "Ada Lovelace"
-
-
-async def test_events_that_the_store_makes_are_announced_after_the_commit(store: Store) -> None:
-    made: list[str] = []
-    store.outbox.on_made = lambda events: made.extend(event.type for event in events)
-
-    await fail(store, "a", "b")
-    assert made == []
-    await fail(store, "c")
-
-    assert made == [INCIDENT_OPENED]
 
 
 # --- crashes and any history

@@ -1,19 +1,16 @@
 """Creates in flight and of unknown fate: begun, ended, listed, settled by a repeat, cut off, deleted."""
 
 from dataclasses import replace
-from hashlib import sha256
 
 import pytest
 
 from relay.core.events.event import Event
 from relay.core.records import Intent
-from relay.errors import Conflict, InvalidRequest
+from relay.errors import Conflict
 from relay.proxy.unknown_creates import UnknownCreates
-from relay.store.databases.pages import encode_cursor
 from relay.store.jobs.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.store import Store
-from relay.store.upkeep import MAX_ROWS
-from tests.support.store_kit import NOW, counts, intent, registration, relay_event, rows, together, track
+from tests.support.store_kit import NOW, intent, registration, relay_event, rows, together, track
 
 LATER = NOW + 60.0
 """When a repeat is answered: what was sent at NOW may still be in flight."""
@@ -52,19 +49,6 @@ async def test_create_in_flight_is_stored_and_not_listed(store: Store) -> None:
     assert await store.intents.count_unknown(LATER) == 0
 
 
-async def test_intent_of_known_fate_is_removed(store: Store) -> None:
-    one, other = intent(), intent()
-    await begun(store, one, other)
-    await store.intents.end(one.id)
-    assert await left(store) == {other.id}
-
-
-async def test_ending_a_missing_intent_does_nothing(store: Store) -> None:
-    await store.intents.end(intent().id)
-    await store.intents.unknown(intent().id, "no_answer")
-    assert await left(store) == set()
-
-
 @pytest.mark.parametrize("key", [None, "key", "k" * 255, "\u00e9\u00ff"])
 @pytest.mark.parametrize(("reason", "status_code"), [("no_answer", None), ("server_error", 502), ("unreadable", 202)])
 async def test_intent_of_unknown_fate_is_listed_with_its_reason(
@@ -75,28 +59,6 @@ async def test_intent_of_unknown_fate_is_listed_with_its_reason(
     await store.intents.unknown(one.id, reason, status_code)
     assert await listed(store) == [replace(one, reason=reason, status_code=status_code)]
     assert await store.intents.count_unknown(LATER) == 1
-
-
-async def test_a_key_may_be_longer_than_an_index_takes(store: Store) -> None:
-    key = "".join(sha256(str(n).encode()).hexdigest() for n in range(900))  # nothing that a database could compress
-    one, repeat = intent(idempotency_key=key), intent(LATER, idempotency_key=key)
-    await unknown(store, one)
-    assert [each.idempotency_key for each in await listed(store)] == [key]
-    await begun(store, repeat)
-    await store.jobs.register(registration("made", intent=repeat))
-    assert await left(store) == set()
-
-
-async def test_writes_of_many_creates_share_a_commit(store: Store) -> None:
-    many = [intent() for _ in range(20)]
-    await together(store, *(store.intents.begin(one) for one in many))
-    await together(
-        store,
-        *(store.intents.end(one.id) for one in many[:10]),
-        *(store.intents.unknown(one.id, "no_answer") for one in many[10:15]),
-    )
-    assert {one.id for one in await listed(store)} == {one.id for one in many[10:15]}
-    assert len(await left(store)) == 10
 
 
 # --- in flight for too long
@@ -167,31 +129,7 @@ async def test_pages_have_each_unknown_one_once_newest_first(store: Store, limit
     assert await store.intents.count_unknown(LATER) == len(wanted)
 
 
-async def test_a_page_goes_on_below_a_row_that_is_gone_meanwhile(store: Store) -> None:
-    wanted = await of_every_kind(store)
-    first = await store.intents.page(limit=5, now=LATER)
-    await store.intents.end(wanted[4])
-    await unknown(store, intent(LATER))  # a new one belongs to pages that were read before
-    rest = await store.intents.page(limit=500, cursor=first.next_cursor, now=LATER)
-    assert [one.id for one in rest.items] == wanted[5:]
-
-
-@pytest.mark.parametrize("cursor", ["", "x", encode_cursor("job_01"), encode_cursor("01jv")])
-async def test_a_cursor_of_another_list_is_refused(store: Store, cursor: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        await store.intents.page(limit=5, cursor=cursor, now=LATER)
-    assert refused.value.code == "invalid_cursor"
-
-
 # --- off the list
-
-
-async def test_dismissed_create_is_no_longer_listed(store: Store) -> None:
-    one, other = intent(idempotency_key="key"), intent()
-    await unknown(store, one, other)
-    assert await store.intents.dismiss(one.id, LATER) == replace(one, reason="no_answer")
-    assert await left(store) == {other.id}
-    assert await store.intents.dismiss(one.id, LATER) is None
 
 
 async def test_create_in_flight_cannot_be_dismissed_until_it_is_listed(store: Store) -> None:
@@ -212,14 +150,6 @@ async def test_retention_deletes_old_unresolved_creates(store: Store) -> None:
     assert await store.upkeep.delete_intents(NOW) == 0
 
 
-async def test_retention_goes_in_batches_from_the_oldest_on(store: Store) -> None:
-    many = [intent(NOW + n) for n in range(MAX_ROWS + 3)]
-    await together(store, *(store.intents.begin(one) for one in many))
-    assert await store.upkeep.delete_intents(NOW + len(many)) == MAX_ROWS
-    assert await left(store) == {one.id for one in many[MAX_ROWS:]}
-    assert await store.upkeep.delete_intents(NOW + len(many)) == 3
-
-
 # --- a job that is registered ends the intent of the create that made it
 
 
@@ -236,43 +166,6 @@ async def test_the_intent_ends_also_when_the_job_is_tracked_already(store: Store
     await begun(store, one)
     assert not (await store.jobs.register(registration("made", intent=one))).created
     assert await left(store) == set()
-
-
-async def test_the_intent_ends_also_when_the_job_is_tracked_again(store: Store) -> None:
-    uid = await track(store, "made")
-    await store.jobs.untrack(uid, NOW)
-    one = intent()
-    await begun(store, one)
-    assert (await store.jobs.register(registration("made", intent=one))).resumed
-    assert await left(store) == set()
-
-
-async def test_each_of_a_batch_ends_its_own(store: Store) -> None:
-    made = [intent() for _ in range(5)]
-    await begun(store, *made)
-    batch = [registration(f"job {n}", intent=one) for n, one in enumerate(made[:4])]
-    await store.jobs.register_many([*batch, registration("without a create")])
-    assert await left(store) == {made[4].id}
-
-
-async def test_registrations_of_one_group_each_end_their_own(store: Store) -> None:
-    made = [intent() for _ in range(5)]
-    await begun(store, *made)
-    await together(
-        store, *(store.jobs.register(registration(f"job {n}", intent=one)) for n, one in enumerate(made[:4]))
-    )
-    assert await left(store) == {made[4].id}
-
-
-async def test_a_registration_that_fails_keeps_the_intent(store: Store) -> None:
-    one = intent(idempotency_key="key")
-    await unknown(store, one)
-    repeat = intent(LATER, idempotency_key="key")
-    await begun(store, repeat)
-    with pytest.raises(Conflict):
-        await store.jobs.register(registration("made", intent=repeat, callback_subscription_id="sub_gone"))
-    assert await left(store) == {one.id, repeat.id}
-    assert (await counts(store))["jobs"] == 0
 
 
 async def test_a_registration_that_fails_keeps_the_intent_and_others_of_its_group_end_theirs(store: Store) -> None:
@@ -321,21 +214,6 @@ async def test_a_repeat_settles_nothing_else(store: Store, other: dict[str, obje
     await begun(store, repeat)
     await store.jobs.register(registration("made", intent=repeat))
     assert await left(store) == {stays.id}
-
-
-async def test_a_create_without_a_key_settles_nothing_but_itself(store: Store) -> None:
-    before, repeat = intent(), intent(LATER)
-    await unknown(store, before)
-    await begun(store, repeat)
-    await store.jobs.register(registration("made", intent=repeat))
-    assert await left(store) == {before.id}
-
-
-async def test_of_two_repeats_in_one_batch_each_settles_what_was_before_it(store: Store) -> None:
-    first, second = intent(NOW, idempotency_key="key"), intent(NOW + 1, idempotency_key="key")
-    await begun(store, first, second)
-    await store.jobs.register_many([registration("made", intent=second), registration("made", intent=first)])
-    assert await left(store) == set()
 
 
 # --- reported once
@@ -401,25 +279,6 @@ async def test_intents_cut_off_by_a_restart_are_reported(store: Store) -> None:
     assert await reported(store) == [one.id]
     await store.intents.all_cut_off()
     assert await reported(store) == []
-
-
-async def test_what_a_create_says_is_kept(store: Store) -> None:
-    types = ("ai.revor.job.succeeded", "ai.revor.job.failed")
-    one = intent(**SAID, callback_url="https://callback.example/secret", callback_types=types)
-    plain = intent(NOW + 1, **SAID, callback_url="https://callback.example/secret", group="q4", group_size=500)
-    await unknown(store, one)
-    (shown,) = await listed(store)
-    assert {name: getattr(shown, name) for name in SAID} == SAID
-    assert shown.callback_url is None
-    got = await store.intents.get(one.id)
-    assert got is not None
-    assert (got.callback_url, got.callback_types) == (one.callback_url, types)
-    await begun(store, plain)
-    assert await store.intents.get(plain.id) == plain
-    for row in await rows(store, "SELECT sealed FROM intents"):
-        assert b"callback.example" not in bytes(row["sealed"])
-    assert await store.intents.get("int_nothing") is None
-    assert await store.intents.get("\0") is None
 
 
 # --- resolved

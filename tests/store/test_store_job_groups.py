@@ -11,9 +11,9 @@ from relay.core.erasure import Erased, ErasureRequest
 from relay.core.jobs.groups import JobGroup
 from relay.core.jobs.job import Problem
 from relay.core.records import Registered, Registration
-from relay.errors import Conflict, InvalidRequest
+from relay.errors import Conflict
 from relay.store.store import Store
-from tests.support.store_kit import NOW, intent, poll, registration, rows, seen, together, track
+from tests.support.store_kit import NOW, intent, poll, registration, rows, seen, track
 
 SETTLE = 900.0
 DAY = 86_400.0
@@ -73,16 +73,6 @@ async def test_closed_group_finishes_with_its_last_job(store: Store) -> None:
     assert heard == [found.id]
 
 
-async def test_group_without_an_end_finishes_once_it_has_settled(store: Store) -> None:
-    await end(store, await track(store, "a", group="q4"))
-    await end(store, await track(store, "b", group="q4", tracked_at=NOW + 400), now=NOW + 401)
-    assert (await group(store)).due_at == NOW + 400 + 1200  # three times the gap
-    assert await store.groups.finish_settled(NOW + 1599) == 0
-    assert await store.groups.finish_settled(NOW + 1600) == 1
-    assert await store.groups.finish_settled(NOW + 1600) == 0
-    assert len(await told(store)) == 1
-
-
 async def test_two_nodes_that_settle_a_group_finish_it_once(
     store: Store, open_again: Callable[[], Awaitable[Store]], database_url: str
 ) -> None:
@@ -129,16 +119,6 @@ async def test_missing_jobs_are_told_after_the_settle_time(store: Store) -> None
     assert [event["data"]["missing"] for event in await told(store)] == [2]
 
 
-async def test_close_of_a_group_that_has_ended_finishes_it(store: Store) -> None:
-    await end(store, await track(store, "a", group="q4"))
-    closed = await store.groups.close(await group(store), None, NOW + 1)
-    assert closed is not None
-    assert closed.finished_at == NOW + 1
-    again = await store.groups.close(closed, 9, NOW + 2)
-    assert again == closed
-    assert len(await told(store)) == 1
-
-
 async def test_known_job_joins_a_group_once(store: Store) -> None:
     uid = await track(store, "a")
     await end(store, uid, result_status="skipped")
@@ -183,23 +163,6 @@ async def test_erased_jobs_are_not_counted(store: Store) -> None:
     assert await told(store) == []
 
 
-async def test_changes_of_one_transaction_are_one_update_of_the_group(store: Store) -> None:
-    uids = [await track(store, f"job {n}", group="q4", group_size=20) for n in range(20)]
-    await together(store, *(store.jobs.record(poll(uid, 0, "failed", outcome="failed")) for uid in uids))
-    found = await group(store)
-    assert (found.counts, found.finished_at) == ({"failed": 20}, NOW)
-    assert len(await told(store)) == 1
-
-
-async def test_refused_write_changes_no_group(store: Store) -> None:
-    uid = await track(store, "a", group="q4")
-    results = await together(
-        store, store.jobs.record(poll(uid, 0, "scheduled")), store.jobs.record(poll(uid, 0, "running"))
-    )
-    assert [isinstance(result, Exception) for result in results] == [False, True]
-    assert (await group(store)).counts == {"scheduled": 1}
-
-
 async def test_groups_of_several_accounts_are_kept_apart(store: Store) -> None:
     await register(store, registration("a", group="q4"), registration("a", account="second", group="q4"))
     assert len(await store.groups.find("q4")) == 2
@@ -215,27 +178,6 @@ async def test_groups_of_several_accounts_are_kept_apart(store: Store) -> None:
     ]
 
 
-async def test_groups_are_listed_newest_first(store: Store) -> None:
-    for nth, name in enumerate(("one", "two", "three")):
-        await track(store, name, group=name, tracked_at=NOW + nth)
-    await store.groups.close(await group(store, "two"), None, NOW + 9)
-    page = await store.groups.page(limit=2)
-    assert [one.name for one in page.items] == ["three", "two"]
-    assert [one.name for one in (await store.groups.page(limit=2, cursor=page.next_cursor)).items] == ["one"]
-    await store.jobs.untrack((await store.jobs.find("two"))[0].uid, NOW + 10)
-    assert [one.name for one in (await store.groups.page(limit=9, state="finished")).items] == ["two"]
-    assert [one.name for one in (await store.groups.page(limit=9, state="open")).items] == ["three", "one"]
-    with pytest.raises(InvalidRequest):
-        await store.groups.page(limit=2, cursor="bm9uZQ")
-    assert await store.groups.find("on\0e") == []
-
-
-async def test_jobs_are_listed_by_group(store: Store) -> None:
-    await register(store, registration("a", group="q4"), registration("b", group="q5"), registration("c"))
-    assert [job.external_id for job in (await store.jobs.page(limit=9, group="q4")).items] == ["a"]
-    assert [job.group for job in (await store.jobs.page(limit=9, group="q5", account="default")).items] == ["q5"]
-
-
 async def test_retention_keeps_the_counts_and_at_last_deletes_the_group(store: Store) -> None:
     old, new = await track(store, "a", group="q4"), await track(store, "b", group="q4", tracked_at=NOW + 1)
     await end(store, old)
@@ -248,14 +190,6 @@ async def test_retention_keeps_the_counts_and_at_last_deletes_the_group(store: S
     assert await store.upkeep.delete_groups(NOW + DAY) == (0, None)  # it has not been finished for long
     assert await store.upkeep.delete_groups(NOW + 2 * DAY) == (1, None)
     assert await store.groups.find("q4") == []
-
-
-async def test_erasure_lowers_the_counts(store: Store) -> None:
-    await register(
-        store, registration("a", group="q4", metadata={"email": "kim@example.com"}), registration("b", group="q4")
-    )
-    await store.erasure.step(ErasureRequest(name="email", value="kim@example.com"), None, NOW)
-    assert (await group(store)).counts == {"queued": 1}
 
 
 async def erase(store: Store, request: ErasureRequest) -> Erased:
@@ -292,17 +226,3 @@ async def test_nothing_of_an_erased_group_is_left(store: Store, name: str) -> No
     await store.upkeep.delete_jobs(NOW + 1)
     await erase(store, ErasureRequest.of_group(name))
     assert await store.groups.find(name) == []
-
-
-async def test_jobs_without_a_group_cost_nothing_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise AssertionError("a job without a group was noted")
-
-    monkeypatch.setattr(store.group_ledger, "note", fail)
-    uid = await track(store, "a")
-    await end(store, uid)
-    await track(store, "a")
-    other = await track(store, "b")
-    await store.jobs.untrack(other, NOW)
-    await track(store, "b")
-    await store.jobs.purge(other, NOW)

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from relay.core.records import AccountState, SavedStatistics
-from relay.store.jobs.learned import MAX_LOADED_ROWS
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, rows, together
+from tests.support.store_kit import NOW, execute, rows
 
 PLAN = {"price": 0.1, "windows": [{"limit": 120, "seconds": 60.0}], "odd": 'ä"\0 ключ', "nothing": None}
 
@@ -42,17 +41,6 @@ async def test_row_based_on_more_events_wins(store: Store, event_count: float, w
     assert [row["updated_at"] for row in await rows(store, "SELECT updated_at FROM hazards")] == [NOW + wins]
 
 
-async def test_two_saves_in_one_group_and_a_class_twice_in_one_save(store: Store) -> None:
-    first = [learned(event_count=3.0, values="3"), learned(event_count=7.0, values="7"), learned("b", 1.0)]
-    second = [learned(event_count=5.0, values="5"), learned("b", 1.0, "[1]"), learned("c")]
-    assert await together(store, store.learned.save(first, NOW), store.learned.save(second, NOW)) == [None, None]
-    assert [(one.name, one.values) for one in await store.learned.load("revor")] == [
-        ("dispatch", "7"),
-        ("b", "[1]"),
-        ("c", "{}"),
-    ]
-
-
 async def test_statistics_that_the_database_cannot_store_are_skipped(store: Store) -> None:
     odd = [
         learned("x" * 201),
@@ -67,13 +55,6 @@ async def test_statistics_that_the_database_cannot_store_are_skipped(store: Stor
     assert [one.name for one in await store.learned.load("revor")] == ["ä" * 200]
     await store.learned.save(odd, NOW)
     await store.learned.save([], NOW)
-
-
-async def test_no_more_is_loaded_than_a_source_can_have(store: Store) -> None:
-    count = MAX_LOADED_ROWS + 10
-    await store.learned.save([learned(f"class {nth}", float(nth)) for nth in range(count)], NOW)
-    found = await store.learned.load("revor")
-    assert [one.event_count for one in found] == [float(nth) for nth in range(count - 1, 9, -1)]
 
 
 async def test_a_plan_is_there_after_a_restart_and_changes_nothing_else(
@@ -110,12 +91,6 @@ async def test_of_several_nodes_only_the_holder_writes_a_plan(store: Store) -> N
     assert await store.accounts.save_plan("revor", "default", {"by": 1}, "node 1") is not others_are_refused
     assert await store.accounts.save_plan("revor", "default", {"by": 2}, "node 2")
     assert await store.accounts.plan("revor", "default") == {"by": 2}
-
-
-async def test_plans_written_at_once_have_each_its_own_result(store: Store) -> None:
-    assert await store.accounts.hold("revor", "b", "node 1", NOW, NOW + 15)
-    held = [store.accounts.save_plan("revor", name, {"name": name}, "node 1") for name in ("b", "a")]
-    assert await together(store, *held) == [True, not store.database.shared]
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[1]", "5", "null", '"x"', "{}}", '{"a": NaN}'])

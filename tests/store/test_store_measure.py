@@ -1,14 +1,8 @@
 """Gauges read from the database: pending deliveries, what blocks them, the age of the oldest, the database's size."""
 
-from dataclasses import replace
-
-import pytest
-from sqlalchemy import text
-
 from relay.core.records import Pending
 from relay.metrics import Metrics
 from relay.node import upkeep
-from relay.store.deliveries import deliveries
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, deliver_all, poll, result_of, subscription, track
 
@@ -16,12 +10,6 @@ from tests.support.store_kit import NOW, claim, deliver_all, poll, result_of, su
 async def subscribe(store: Store, *names: str) -> None:
     for name in names:
         await store.subscriptions.create(subscription(name))
-
-
-async def test_nothing_is_pending_in_an_empty_store(store: Store) -> None:
-    assert await store.deliveries.pending() == Pending(
-        count=0, held={"failing": 0, "paused": 0, "disabled": 0, "pending": 0, "pulled": 0}, oldest_at=None
-    )
 
 
 async def test_pending_deliveries_are_counted_by_what_blocks_them(store: Store) -> None:
@@ -66,55 +54,3 @@ async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: 
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
     await store.deliveries.retry(oldest.id, NOW + 10)
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
-
-
-async def test_count_of_pending_deliveries_is_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert deliveries.COUNTED == 1_000_000
-    cut = replace(
-        deliveries.PENDING,
-        sqlite=deliveries.PENDING.sqlite.replace("LIMIT 1000000", "LIMIT 3"),
-        postgresql=text(deliveries.PENDING.postgresql.text.replace("LIMIT 1000000", "LIMIT 3")),
-    )
-    monkeypatch.setattr(deliveries, "PENDING", cut)
-    await subscribe(store, "sub_1")
-    await store.jobs.record(poll(await track(store), 0, "queued", "running", "retrying", "running"))
-    assert (await store.deliveries.pending()).count == 3
-
-
-async def test_database_reports_its_size(store: Store) -> None:
-    before = await store.database.size_bytes()
-    assert before > 100_000
-    await track(store, metadata={"much": "x" * 1_000_000})
-    if store.database.shared:  # a megabyte of one letter is compressed
-        assert await store.database.size_bytes() >= before
-    else:
-        assert await store.database.size_bytes() > before + 1_000_000
-
-
-async def test_the_gauges(store: Store) -> None:
-    await subscribe(store, "sub_1", "sub_2")
-    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
-    await store.subscriptions.set_state("sub_1", "disabled", NOW)
-    metrics = Metrics()
-
-    async def measured() -> dict[str, float | None]:
-        await upkeep.measure(store, metrics, lambda: NOW + 60)
-        value = metrics.registry.get_sample_value
-        return {
-            "pending": value("relay_deliveries_pending"),
-            **{by: value("relay_deliveries_held", {"by": by}) for by in ("failing", "paused", "disabled")},
-            "oldest": value("relay_oldest_pending_seconds"),
-            "unknown": value("relay_intents_unknown"),
-            "uncertain": value("relay_deliveries_uncertain"),
-        }
-
-    held = {"failing": 0.0, "paused": 0.0, "disabled": 2.0}
-    assert await measured() == {"pending": 4.0, **held, "oldest": 60.0, "unknown": 0.0, "uncertain": 0.0}
-    assert metrics.registry.get_sample_value("relay_database_bytes") == await store.database.size_bytes()
-    await deliver_all(store, "sub_2")
-    await store.subscriptions.set_state("sub_1", "enabled", NOW)
-    (one,) = await claim(store, "sub_1", count=1)
-    await store.deliveries.record_attempt(result_of(one, "uncertain", reason="not_found_in_time"))
-    await deliver_all(store, "sub_1")
-    ended = {"pending": 0.0, **held, "disabled": 0.0, "oldest": 0.0, "unknown": 0.0}
-    assert await measured() == {**ended, "uncertain": 1.0}

@@ -9,17 +9,15 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.delivery import Claimed
-from relay.core.deliveries.dialogue import SHARED, group_key, person_key
+from relay.core.deliveries.dialogue import SHARED, person_key
 from relay.core.deliveries.ledger import event_key
 from relay.core.erasure import ErasureRequest
 from relay.core.jsontext import dumps
 from relay.core.records import MemoryTurn
-from relay.store.deliveries.memories import MAX_MEMORY_BYTES
 from relay.store.store import Store
-from tests.support.store_kit import NOW, claim, execute, poll, registration, result_of, rows, subscription, track
+from tests.support.store_kit import NOW, claim, execute, poll, result_of, rows, subscription, track
 
 KEY = "incident/inc_1"
-GROUP = group_key("revor/default", "spring/sale")
 
 
 async def claimed_of(store: Store, count: int = 1, id: str = "sub_1", **fields: Any) -> list[Claimed]:
@@ -57,13 +55,6 @@ async def test_memory_of_an_attempt_is_the_next_ones(store: Store) -> None:
     assert (await took(store, second)).memory == {"ts": "1.5", "text": "\N{REPLACEMENT CHARACTER} \0"}
 
 
-async def test_failed_attempt_remembers_too_and_nothing_new_changes_nothing(store: Store) -> None:
-    first, second = await claimed_of(store, 2)
-    assert await ended(store, first, await took(store, first), {"ts": "1"}, "pending")
-    assert await ended(store, second, await took(store, second))
-    assert await remembered(store) == [(KEY, '{"ts":"1"}')]
-
-
 async def test_one_delivery_of_a_key_has_the_turn_on_all_nodes(
     store: Store, open_again: Callable[..., Awaitable[Store]], database_url: str
 ) -> None:
@@ -99,16 +90,6 @@ async def test_memory_kept_within_a_turn_survives_a_crash(store: Store) -> None:
     assert await store.memories.keep(turn, {"ts": "1"}, NOW)
     await store.memories.free_all()
     assert (await took(store, second)).memory == {"ts": "1"}
-
-
-async def test_more_than_can_be_remembered_is_refused(store: Store) -> None:
-    (first,) = await claimed_of(store)
-    turn = await took(store, first)
-    large = {"text": "x" * MAX_MEMORY_BYTES}
-    assert await store.memories.keep(turn, {"ts": "1"}, NOW)
-    assert not await store.memories.keep(turn, large, NOW)
-    assert await ended(store, first, turn, large)
-    assert await remembered(store) == [(KEY, '{"ts":"1"}')]
 
 
 async def test_what_was_sent_is_remembered_although_the_lease_was_lost(store: Store) -> None:
@@ -181,34 +162,6 @@ async def test_what_was_written_of_an_event_is_erased_with_it(store: Store, way:
     assert [key for key, _ in await remembered(store)] == [event_key(second.event.id)]
 
 
-async def test_what_was_written_of_an_event_is_kept_as_long_as_its_event(store: Store) -> None:
-    first, second = await events_of(store)
-    assert (await store.deliveries.record_attempt(result_of(first))).kept
-    assert await store.upkeep.delete_memories(NOW + 1e9) == 0
-    assert (await store.upkeep.delete_events(NOW + 1e9))[0] == 1, "the other one has an open delivery"
-    assert await store.upkeep.delete_memories(NOW) == 0, "it is not old yet"
-    assert await store.upkeep.delete_memories(NOW + 1e9) == 1
-    assert [key for key, _ in await remembered(store)] == [event_key(second.event.id)]
-
-
-async def test_memory_of_a_group_is_erased_with_it(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    registered = await store.jobs.register(registration("a", group="spring/sale"))
-    await store.jobs.record(poll(registered.job.uid, 0, "failed"))
-    (first,) = await claim(store, "sub_1")
-    for key in (GROUP, KEY, group_key("revor/other", "spring/sale")):
-        assert await store.memories.keep(await took(store, first, key), {"ts": "1"}, NOW)
-    cursor = None
-    while True:
-        step = await store.erasure.step(ErasureRequest.of_group("spring/sale"), cursor, NOW + 1)
-        cursor = step.next_cursor
-        if cursor is None:
-            break
-    assert [key for key, _ in await remembered(store)] == [group_key("revor/other", "spring/sale"), KEY]
-    assert await store.memories.take(first, GROUP, NOW, NOW) is None, "its delivery is gone, and so is the group's name"
-    assert len(await remembered(store)) == 2
-
-
 async def test_all_subscriptions_remember_the_same_under_a_shared_key_one_at_a_time(store: Store) -> None:
     (first,), (second,) = await claimed_of(store), await claimed_of(store, id="sub_2")
     key = person_key("acme.test", "alex@example.com")
@@ -244,22 +197,3 @@ async def test_what_is_shared_is_kept_for_an_hour_and_no_subscription_takes_it_a
     assert await store.upkeep.delete_shared_memories(NOW + 5) == 1
     assert f"person/{second.id}" in [key for key, _ in await remembered(store)]
     assert f"person/{first.id}" not in [key for key, _ in await remembered(store)]
-
-
-async def test_retention_forgets_what_is_old_and_finished_groups(store: Store) -> None:
-    first, second = await claimed_of(store, 2)
-    await ended(store, first, await took(store, first), {"ts": "1"})
-    await store.memories.keep(await took(store, second, "incident/inc_2"), {"ts": "2"}, NOW + 10)
-    turn = await took(store, second)
-    assert await store.upkeep.delete_memories(NOW + 5) == 0, "a delivery uses what is old"
-    await ended(store, second, turn)
-    assert await store.upkeep.delete_memories(NOW + 5) == 1
-    assert [key for key, _ in await remembered(store)] == ["incident/inc_2"]
-    await execute(
-        store,
-        "INSERT INTO groups (id, source, account, name, round, skipped, first_at, last_at, max_gap_seconds, counts,"
-        " failures, finished_at) VALUES ('grp_1', 'revor', 'default', 'spring/sale', 1, 0, 0, 0, 0, '{}', '{}', 1)",
-    )
-    await store.memories.keep(await took(store, second, GROUP), {"ts": "3"}, NOW)
-    assert (await store.upkeep.delete_groups(NOW))[0] == 1
-    assert [key for key, _ in await remembered(store)] == ["incident/inc_2"]

@@ -1,12 +1,9 @@
 """The outbox: which subscriptions get a delivery, and which deliveries are leased at once."""
 
-import asyncio
-
 import pytest
 
 from relay.core.records import Recorded
 from relay.errors import StoreError
-from relay.store.outbox.subscription_cache import MAX_CACHED
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -21,7 +18,6 @@ from tests.support.store_kit import (
     relay_event,
     states,
     subscription,
-    together,
     track,
 )
 
@@ -73,16 +69,6 @@ async def test_incidents_go_to_those_that_want_them_instead_of_failures(store: S
     assert await targets(store) == ["sub_chat", "sub_named"]
 
 
-async def test_events_about_the_relay_go_to_those_that_name_their_type(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_all"))
-    await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
-    await callback_for(store, "https://callback.example", "sub_callback", NOW)
-    await store.events.record(relay_event())
-    await store.events.record(relay_event())
-    assert await targets(store) == ["sub_relay", "sub_relay"]
-    assert await states(store) == ["pending", "pending"]
-
-
 @pytest.mark.parametrize("state", ["paused", "disabled", "pending"])
 async def test_a_subscription_that_is_not_enabled_still_gets_its_rows(store: Store, state: str) -> None:
     await store.subscriptions.create(subscription("sub_1"))
@@ -97,31 +83,6 @@ async def test_a_new_subscription_counts_from_its_own_commit_on(store: Store) ->
     await store.subscriptions.create(subscription("sub_1"))
     await store.jobs.record(poll(uid, 1, "running"))
     assert [row["sequence"] for row in await deliveries(store)] == [2]
-
-
-async def test_a_change_of_types_counts_for_the_next_event(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.failed",)))
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    await store.subscriptions.replace(subscription("sub_1"), NOW)
-    await store.jobs.record(poll(uid, 1, "running"))
-    await store.subscriptions.remove("sub_1", NOW)
-    await store.jobs.record(poll(uid, 2, "succeeded"))
-    assert [row["sequence"] for row in await deliveries(store)] == [2]
-
-
-async def test_a_subscription_whose_creation_failed_leaves_nothing_behind(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    uid = await track(store)
-    results = await together(
-        store,
-        store.subscriptions.create(subscription("sub_1", types=())),
-        store.subscriptions.create(subscription("sub_2")),
-        store.events.record(relay_event()),
-    )
-    assert [isinstance(result, StoreError) for result in results] == [True, False, False]
-    await store.jobs.record(poll(uid, 0, "queued"))
-    assert await targets(store) == ["sub_1", "sub_2"]
 
 
 async def test_the_version_rises_with_each_committed_change_and_only_then(store: Store) -> None:
@@ -150,44 +111,6 @@ async def test_the_version_rises_with_each_committed_change_and_only_then(store:
     assert rose()
 
 
-async def test_callbacks_are_read_only_for_jobs_that_have_them(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_listed", types=()))
-    await callback_for(store, "https://callback.example/first", "sub_first", NOW)
-    uids = {}
-    await store.jobs.record(poll(await track(store, "warm"), 0, "queued"))
-    version = store.subscriptions.version
-    names = [f"sub_{nth}" for nth in range(MAX_CACHED + 5)]
-    made = (callback_for(store, f"https://callback.example/{nth}", name, NOW) for nth, name in enumerate(names))
-    assert await asyncio.gather(*made) == names
-    for name in names[::100]:
-        uids[name] = await track(store, name, callback_subscription_id=name)
-    assert await callback_for(store, "https://callback.example/7", "sub_other", NOW) == "sub_7"
-    assert store.subscriptions.version == version, "what is kept of the others need not be read again"
-    for uid in uids.values():
-        await store.jobs.record(poll(uid, 0, "queued"))
-    assert await targets(store) == sorted(uids)
-    assert [one.id for one in await store.subscriptions.all()] == ["sub_listed"]
-    some = await store.subscriptions.some(["sub_7", "sub_listed", "sub_none", "sub_first"])
-    assert [(one.id, one.callback) for one in some] == [("sub_7", True), ("sub_first", True), ("sub_listed", False)]
-    assert len(await store.subscriptions.some([f"sub_{nth}" for nth in range(MAX_CACHED + 9)])) == MAX_CACHED + 5
-
-
-async def test_the_lease_of_a_record_takes_only_heads_of_the_subscriptions_it_names(store: Store) -> None:
-    for name in ("sub_1", "sub_2", "sub_3"):
-        await store.subscriptions.create(subscription(name))
-    uid = await track(store)
-    taken = await store.jobs.record(poll(uid, 0, "queued", "running", lease=lease("sub_1", "sub_2", token="mine")))
-    assert sorted((one.subscription_id, one.event.sequence) for one in taken.claimed) == [("sub_1", 1), ("sub_2", 1)]
-    assert {(one.lease_token, one.lease_until) for one in taken.claimed} == {("mine", NOW + 45)}
-    assert taken.due, "that of sub_3 is"
-    found = {(row["subscription_id"], row["sequence"]): row for row in await deliveries(store)}
-    assert found["sub_1", 1]["due_at"] == NOW + 45
-    assert found["sub_3", 1]["lease_token"] is None
-    assert [row["sequence"] for row in found.values() if row["state"] == "blocked"] == [2, 2, 2]
-    assert [one.subscription_id for one in await claim(store, "sub_3")] == ["sub_3"]
-    assert await claim(store, "sub_1") == ()
-
-
 async def test_nothing_is_leased_behind_an_open_delivery(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
@@ -197,15 +120,6 @@ async def test_nothing_is_leased_behind_an_open_delivery(store: Store) -> None:
     taken = await store.jobs.record(poll(uid, 2, "succeeded", lease=lease("sub_1")))
     assert (len(taken.claimed), taken.due) == (1, False)
     assert (await store.jobs.record(poll(await track(store, "other"), 0, "queued"))).due
-
-
-async def test_without_ordering_every_delivery_is_a_head(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", ordering="none"))
-    uid = await track(store)
-    taken = await store.jobs.record(poll(uid, 0, "queued", "running", lease=lease("sub_1")))
-    assert [one.event.sequence for one in taken.claimed] == [1, 2]
-    await store.jobs.record(poll(uid, 2, "succeeded"))
-    assert await states(store) == ["pending"] * 3
 
 
 async def test_a_claimed_delivery_is_the_same_however_it_was_claimed(store: Store) -> None:
@@ -238,13 +152,3 @@ async def test_start_in_the_past_brings_the_events_recorded_since_in_order(store
     await store.jobs.record(poll(uid, 4, "succeeded", now=NOW + 11))
     delivered = await deliver_all(store, "sub_1", now=NOW + 12)
     assert [one.event.sequence for one in delivered if one.job_uid == uid] == [2, 3, 4, 5]
-
-
-async def test_a_long_past_is_brought_in_pieces(store: Store) -> None:
-    uids = [await track(store, f"job {n}") for n in range(50)]
-    for nth in range(0, 50, 10):
-        kinds = ["running"] * 10
-        await together(store, *(store.jobs.record(poll(uid, nth, *kinds)) for uid in uids))
-    await store.subscriptions.create(subscription("sub_1", start_at=0.0))
-    found = await states(store, "sub_1")
-    assert (len(found), found.count("pending")) == (2500, 50)

@@ -9,7 +9,7 @@ import pytest
 from relay.core.deliveries.delivery import Claimed
 from relay.core.records import AttemptResult
 from relay.core.subscriptions.subscription import Subscription
-from relay.store.deliveries.claims import EXPEDITE_CHUNK, PROBE_CANDIDATES
+from relay.store.deliveries.claims import EXPEDITE_CHUNK
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -176,23 +176,6 @@ async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypat
     assert await recoveries(store) == 1
 
 
-@pytest.mark.parametrize("meanwhile", ["resumed", "paused", "gone"])
-async def test_successful_probe_of_an_enabled_subscription_changes_nothing(store: Store, meanwhile: str) -> None:
-    await disable(store, NOW - 1)
-    probe = await probed(store)
-    if meanwhile == "resumed":
-        await store.subscriptions.set_state("sub_1", "enabled", MINUTE, "resumed by hand")
-    elif meanwhile == "paused":
-        await store.subscriptions.set_state("sub_1", "paused", MINUTE, "paused by hand")
-    else:
-        await store.subscriptions.set_state("sub_1", "disabled", MINUTE, "http_410")
-    before = await the_one(store)
-    assert (await store.deliveries.record_attempt(recovery(probe, MINUTE + 1))).kept
-    assert await the_one(store) == before
-    assert await states(store) == ["delivered"]
-    assert await recoveries(store) == 0
-
-
 async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
     await disable(store, NOW - 3, NOW - 2)
     first = await probed(store)
@@ -202,29 +185,6 @@ async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
     await together(store, *(store.deliveries.record_attempt(recovery(one)) for one in (first, second)))
     assert await recoveries(store) == 1
     assert await states(store) == ["delivered"] * 2
-
-
-async def test_manual_and_first_attempts_are_probed_too(store: Store) -> None:
-    await disable(store, NOW - 3)
-    delivered = await probed(store)
-    await store.deliveries.record_attempt(recovery(delivered))
-    await store.subscriptions.set_state("sub_1", "disabled", MINUTE, "only failures")
-    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
-    await store.deliveries.retry(delivered.id, MINUTE)
-    uid = registration("fresh").uid
-    await store.jobs.register(registration("fresh", uid=uid))
-    await store.jobs.record(poll(uid, 0, "queued", now=NOW - 2))
-    assert (await probed(store)).id == delivered.id
-    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
-    assert (await probed(store)).job_uid == uid
-
-
-async def test_a_disabled_subscription_with_nothing_to_try_waits(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.subscriptions.set_state("sub_1", "disabled", NOW, "only failures")
-    await execute(store, "UPDATE subscriptions SET probe_at = :now", now=NOW)
-    found = await store.deliveries.claim_probe("sub_1", NOW, lease(until=NOW + 45))
-    assert (found.claimed, found.next_at) == (None, NOW + 45)
 
 
 async def test_waiting_retries_are_expedited_in_chunks_oldest_first(store: Store) -> None:
@@ -241,36 +201,6 @@ async def test_waiting_retries_are_expedited_in_chunks_oldest_first(store: Store
     taken = await claim(store, "sub_1", count)
     oldest = sorted((uid for uid in moments if uid != held[0].job_uid), key=lambda uid: moments[uid])
     assert [one.job_uid for one in taken] == oldest
-
-
-async def test_expedited_retry_uses_up_nothing_of_its_schedule(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    batch = [registration(f"job {nth}") for nth in range(3)]
-    await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", now=NOW)) for one in batch))
-    waiting = "UPDATE deliveries SET priority = 1, due_at = :due, attempt_count = :count WHERE job_uid = :uid"
-    for nth, one in enumerate(batch):
-        await execute(store, waiting, due=NOW + 9_000, count=nth, uid=one.uid)
-    await execute(store, "UPDATE deliveries SET created_at = :old WHERE job_uid = :uid", old=NOW - 9, uid=batch[2].uid)
-    assert not await store.deliveries.expedite("sub_1", NOW, NOW - 5)
-    taken = {one.job_uid: one.attempt_count for one in await claim(store, "sub_1", 9)}
-    assert taken == {batch[0].uid: 0, batch[1].uid: 0}
-    assert not await store.deliveries.expedite("sub_1", NOW)
-    assert [one.attempt_count for one in await claim(store, "sub_1", 9)] == [1]
-
-
-async def test_delivery_at_its_free_attempt_limit_is_expedited_only_without_limit(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    batch = [registration(f"job {nth}") for nth in range(2)]
-    await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", now=NOW)) for one in batch))
-    waiting = "UPDATE deliveries SET priority = 1, due_at = :due, attempt_count = 2, made_count = :made"
-    for one, made_count in zip(batch, (4, 5), strict=True):
-        await execute(store, f"{waiting} WHERE job_uid = :uid", due=NOW + 9_000, made=made_count, uid=one.uid)
-    await store.deliveries.expedite("sub_1", NOW, 0.0, 3)
-    assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[0].uid]
-    await store.deliveries.expedite("sub_1", NOW)
-    assert [one.job_uid for one in await claim(store, "sub_1", 9)] == [batch[1].uid]
 
 
 async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(store: Store) -> None:
@@ -296,31 +226,6 @@ async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(sto
     kept = await fresh()
     oldest = sorted((uid for uid in moments if uid not in kept), key=lambda uid: moments[uid])
     assert [one.job_uid for one in await claim(store, "sub_1", count)] == oldest
-
-
-async def test_among_very_many_the_oldest_of_those_to_be_tried_next_is_taken(store: Store) -> None:
-    await disable(store, *(NOW - nth for nth in range(PROBE_CANDIDATES + 20)))
-    await execute(store, "UPDATE deliveries SET priority = 1")
-    assert (await probed(store)).probe
-
-
-async def test_each_state_says_since_when_and_why(store: Store) -> None:
-    await disable(store, NOW)
-
-    async def standing() -> tuple[str, float | None, str | None, float | None, float | None]:
-        one = await the_one(store)
-        return one.state, one.state_since, one.state_reason, one.probe_at, one.drain_since
-
-    assert await standing() == ("disabled", NOW, "only failures", MINUTE, None)
-    await store.subscriptions.set_state("sub_1", "enabled", NOW + 5, "resumed by hand")
-    assert await standing() == ("enabled", NOW + 5, "resumed by hand", None, NOW + 5)
-    await store.subscriptions.set_state("sub_1", "enabled", NOW + 6, "resumed again")
-    assert await standing() == ("enabled", NOW + 6, "resumed again", None, NOW + 5)
-    for nth in (7, 8):
-        await store.subscriptions.set_state("sub_1", "paused", NOW + nth, "paused by hand")
-    assert await standing() == ("paused", NOW + 7, "paused by hand", None, NOW + 5)
-    await store.subscriptions.set_state("sub_1", "enabled", NOW + 8, "resumed by hand")
-    assert await standing() == ("enabled", NOW + 8, "resumed by hand", None, NOW + 5)
 
 
 @pytest.mark.parametrize("change", ["sink", "headers", "method", "secret"])
@@ -349,34 +254,3 @@ async def test_one_that_is_gone_waits_for_resume_whatever_changes(store: Store, 
         await store.subscriptions.replace(replace(await the_one(store), sink="https://new.example"), NOW + 5)
     found = await the_one(store)
     assert (found.state, found.probe_at) == ("disabled", None)
-
-
-async def test_a_new_sink_has_not_failed_and_asked_for_no_pause(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.subscriptions.set_sink_health(
-        "sub_1", failing_since=NOW, failing_reason="timeout", paused_until=NOW + 60
-    )
-    failing = await the_one(store)
-    assert (failing.failing_since, failing.failing_reason) == (NOW, "timeout")
-    await store.subscriptions.replace(replace(failing, description="the same sink"), NOW + 5)
-    assert await the_one(store) == replace(failing, description="the same sink")
-    await store.subscriptions.replace(replace(failing, sink="https://new.example/hook"), NOW + 5)
-    found = await the_one(store)
-    assert (found.failing_since, found.failing_reason, found.paused_until) == (None, None, None)
-    assert found.drain_since == NOW + 5  # what waits for a retry is tried at once
-
-
-async def test_failing_sinks_are_listed(store: Store) -> None:
-    for name in ("sub_1", "sub_2", "sub_3"):
-        await store.subscriptions.create(subscription(name))
-    assert await store.subscriptions.failing() == {}
-    for name, since in (("sub_1", NOW), ("sub_3", NOW + 1)):
-        await store.subscriptions.set_sink_health(name, failing_since=since, paused_until=None)
-    assert await store.subscriptions.failing() == {"sub_1": NOW, "sub_3": NOW + 1}
-
-
-async def test_a_new_sink_of_one_that_did_not_fail_changes_nothing_else(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    before = await the_one(store)
-    await store.subscriptions.replace(replace(before, sink="https://new.example/hook"), NOW + 5)
-    assert await the_one(store) == replace(before, sink="https://new.example/hook")

@@ -101,19 +101,6 @@ async def test_stream_keeps_its_order_among_many_that_publish(store: Store) -> N
     assert [id.split("-")[0] for id in seen] == sorted(id.split("-")[0] for id in seen)
 
 
-async def test_subscription_without_ordering_gets_them_at_once(store: Store) -> None:
-    await subscribed(store, ordering="none")
-    await store.published.record([publication(str(n), key="a") for n in range(3)])
-    assert await states(store) == ["pending"] * 3
-
-
-async def test_delivery_of_a_stream_names_no_job(store: Store) -> None:
-    await subscribed(store)
-    await store.published.record([publication("1", key="a")])
-    (listed,) = (await store.deliveries.page(limit=5)).items
-    assert listed.job_uid is None
-
-
 async def test_replay_sends_the_events_of_a_stream_in_order(store: Store) -> None:
     await subscribed(store)
     await store.published.record([publication(str(n), key="a") for n in range(3)])
@@ -130,12 +117,6 @@ async def test_replay_sends_the_events_of_a_stream_in_order(store: Store) -> Non
         for one in batch:
             await store.deliveries.record_attempt(result_of(one, "delivered"))
     assert again == ["0", "1", "2"]
-
-
-async def test_past_events_of_a_stream_keep_their_order(store: Store) -> None:
-    await store.published.record([publication(str(n), key="a") for n in range(3)])
-    await subscribed(store, start_at=0.0)
-    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
 
 
 async def test_stream_begins_anew_before_its_places_run_out(store: Store) -> None:
@@ -172,27 +153,6 @@ async def test_bundle_has_the_events_of_streams_in_their_order(store: Store) -> 
     assert "free" in ids
     await store.deliveries.record_bundle([result_of(one, "delivered") for one in members])
     assert await states(store) == ["delivered"] * 7
-
-
-async def test_replay_passes_the_filters_of_the_subscription(store: Store) -> None:
-    await store.published.record([publication(str(n), shop=f"s{n % 2}") for n in range(4)])
-    await subscribed(store, filters=({"exact": {"shop": "s1"}},), created_at=NOW + 5)
-    request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0.0, until=NOW + 9, now=NOW + 10, only="all")
-    replay = await store.replays.create(request)
-    await store.replays.advance(replay.id, "node", NOW + 10)
-    claimed = await claim(store, "sub_1", now=NOW + 20)
-    assert sorted(one.event.document()["id"] for one in claimed) == ["1", "3"]
-    assert all(one.event.published for one in claimed)
-
-
-async def test_replaced_ordering_frees_the_events_of_a_stream(store: Store) -> None:
-    await subscribed(store)
-    await store.published.record([publication(str(n), key="a") for n in range(3)])
-    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
-    await store.subscriptions.replace(subscription("sub_1", types=(PUBLISHED_TYPE,), ordering="none"), NOW)
-    assert await states(store) == ["pending"] * 3
-    await store.subscriptions.replace(subscription("sub_1", types=(PUBLISHED_TYPE,), ordering="job"), NOW)
-    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]
 
 
 async def test_retention_removes_published_events_and_forgets_what_was_known(store: Store) -> None:
@@ -248,24 +208,3 @@ async def test_transaction_makes_a_bounded_number_of_comparisons(
     assert recorded == transactions
     found = await rows(store, "SELECT event_id FROM deliveries WHERE subscription_id = 'sub_0' ORDER BY sequence")
     assert [row["event_id"] for row in found] == [one.event.id for one in events if filters]
-
-
-async def test_events_that_are_known_and_other_subscriptions_cost_no_comparisons(
-    store: Store, recorded: list[list[int]]
-) -> None:
-    events = [publication(str(n)) for n in range(5)]
-    await store.published.record(events)
-    await subscribed(store, filters=comparing(9))
-    await store.subscriptions.create(subscription("sub_2", types=("com.acme.other",), filters=comparing(9)))
-    await subscribed(store, "sub_3", filters=comparing(9), owner="revor/another")
-    assert [one.known for one in await store.published.record([*events, publication("x")])] == [True] * 5 + [False]
-    assert recorded == [[5], [0], [5], [1]]
-
-
-async def test_calls_beside_one_that_is_split_are_recorded_at_once(store: Store, recorded: list[list[int]]) -> None:
-    await subscribed(store, filters=comparing(4), owner=OWNER)
-    calls = [[publication(f"{n}{of}", owner=of, data={"n0": 0}) for n in range(3)] for of in (OWNER, None)]
-    taken = await asyncio.gather(*map(store.published.record, calls))
-    assert [[one.id for one in each] for each in taken] == [[one.event.id for one in each] for each in calls]
-    assert sorted(count for each in recorded for count in each) == [0, 1, 1, 1, 3]
-    assert len(await states(store)) == 3

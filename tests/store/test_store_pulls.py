@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.bundles import Bundle, Room
-from relay.core.deliveries.delivery import at_once
 from relay.core.deliveries.pulls import Lag
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
@@ -51,14 +50,6 @@ async def test_answer_has_no_more_than_was_asked_for(program: Program) -> None:
     assert places(second, uids) == [(1, 1), (1, 2)], "the third event of the first job waits for its answer"
     assert await program.ack(*first) == ["done", "done"]
     assert places(await program.pull(), uids) == [(0, 3)]
-
-
-async def test_answer_is_limited_in_bytes(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.delivery.pulls.MAX_PULLED_BYTES", 60)
-    uids = await jobs(program.store, 5, 5)
-    assert len(await program.pull()) == 4  # a body has 14 bytes
-    monkeypatch.setattr("relay.delivery.pulls.MAX_PULLED_BYTES", 1)
-    assert places(await program.pull(), uids) == [(1, 1)], "one is always taken"
 
 
 async def test_two_programs_never_have_one_key_at_once(program: Program) -> None:
@@ -301,17 +292,6 @@ async def test_lease_of_a_bundle_that_is_gone_ends_for_programs_too(store: Store
     assert places([*first, *await program.pull()], uids) == [(0, 1), (0, 2)]
 
 
-async def test_subscription_whose_sink_was_disabled_is_enabled_once_it_has_none(store: Store) -> None:
-    await store.subscriptions.create(subscription(SUB.id))
-    uids = await jobs(store, 1)
-    await store.subscriptions.set_state(SUB.id, "disabled", NOW, "http_410")
-    await store.subscriptions.replace(SUB, NOW + 1)
-    found = await store.subscriptions.get(SUB.id)
-    assert found is not None
-    assert (found.state, found.state_reason) == ("enabled", "has no sink")
-    assert places(await Program(store).pull(), uids) == [(0, 1)]
-
-
 async def test_lag_counts_what_is_not_acknowledged(program: Program) -> None:
     assert await program.pulls.lag(SUB.id) == Lag(0, None)
     uids = await jobs(program.store, 3, 2)
@@ -325,13 +305,6 @@ async def test_lag_counts_what_is_not_acknowledged(program: Program) -> None:
     await program.ack(*await program.pull())
     assert await program.pulls.lag(SUB.id) == Lag(0, None)
     assert len(uids) == 2
-
-
-async def test_lag_of_published_events_counts_those_without_a_key(store: Store) -> None:
-    of = replace(SUB, types=TYPES)
-    await store.subscriptions.create(of)
-    await published(store, "a", "a", None, None)
-    assert (await store.pulls.lag(of.id)).count == 4
 
 
 async def test_replayed_deliveries_come_after_fresh_ones_and_in_order(program: Program) -> None:
@@ -350,14 +323,6 @@ async def test_replayed_deliveries_come_after_fresh_ones_and_in_order(program: P
     assert await program.ack(*replayed) == ["done", "done"]
 
 
-async def test_earlier_events_are_pulled_from_the_start_that_was_asked_for(store: Store) -> None:
-    uids = await jobs(store, 2, 1)
-    of = replace(SUB, start_at=0.0)
-    await store.subscriptions.create(of)
-    program = Program(store, of)
-    assert places(await program.pull(), uids) == [(0, 1), (0, 2), (1, 1)]
-
-
 async def test_erased_events_are_unknown_to_their_lease(program: Program) -> None:
     uids = await jobs(program.store, 2, 1)
     claimed = await program.pull()
@@ -369,37 +334,6 @@ async def test_erased_events_are_unknown_to_their_lease(program: Program) -> Non
             break
     assert await program.ack(*claimed) == ["unknown", "unknown", "done"]
     assert len(uids) == 2
-
-
-async def test_removed_subscription_cancels_what_is_pulled(program: Program) -> None:
-    await jobs(program.store, 2)
-    claimed = await program.pull()
-    await program.store.subscriptions.remove(SUB.id, NOW + 2)
-    assert await program.ack(*claimed) == ["already", "already"]
-    assert await states(program.store) == ["cancelled"] * 2
-    assert await program.pulls.arrivals.look() == 5.0
-
-
-async def test_manual_retry_of_a_dead_delivery_is_pulled_again(program: Program) -> None:
-    await jobs(program.store, 1)
-    for _ in range(3):
-        await program.nack(*await program.pull(), delay_seconds=0)
-    (row,) = await deliveries(program.store, SUB.id)
-    await program.store.deliveries.retry(row["id"], NOW + 1)
-    assert [one.id for one in await program.pull()] == [row["id"]]
-
-
-async def test_arrivals_say_when_the_next_delivery_is_due(program: Program) -> None:
-    looked: Any = program.store.pulls.arrivals
-    assert await looked(["sub_none", SUB.id]) == {SUB.id: ("enabled", None)}
-    await jobs(program.store, 2)
-    assert (await looked([SUB.id]))[SUB.id].due_at == pytest.approx(at_once(NOW + 0.001))
-    claimed = await program.pull()
-    assert (await looked([SUB.id]))[SUB.id].due_at == NOW + 61
-    await program.nack(claimed[0], delay_seconds=7)
-    assert (await looked([SUB.id]))[SUB.id].due_at == NOW + 8
-    await program.store.subscriptions.set_state(SUB.id, "paused", NOW)
-    assert (await looked([SUB.id]))[SUB.id].state == "paused"
 
 
 async def test_event_of_an_empty_answer_wakes_the_one_that_waits(program: Program) -> None:

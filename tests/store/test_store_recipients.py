@@ -60,20 +60,6 @@ async def test_a_repeated_create_keeps_or_replaces_what_is_captured(store: Store
     assert await store.jobs.recipient(uid) == LEE
 
 
-async def test_two_registrations_of_a_batch_name_one_job(store: Store) -> None:
-    both = [registration("job"), registration("job", recipient=KIM)]
-    first, second = await store.jobs.register_many(both)
-    assert await store.jobs.recipient(first.job.uid) == KIM  # type: ignore[union-attr]
-    assert second.job.uid == first.job.uid  # type: ignore[union-attr]
-
-
-async def test_a_poll_and_the_end_of_a_job_keep_its_recipient(store: Store) -> None:
-    uid = await tracked(store, recipient=KIM)
-    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded"))
-    await store.jobs.untrack(uid, NOW)
-    assert await store.jobs.recipient(uid) == KIM
-
-
 async def test_a_token_of_another_account_reads_no_recipient(store: Store) -> None:
     uid = await tracked(store, recipient=KIM)
     assert await store.within(("revor", "default")).jobs.recipient(uid) == KIM
@@ -123,15 +109,6 @@ async def test_a_create_in_flight_has_its_recipient_encrypted(store: Store, call
     assert [each.recipient for each in listed] == [None, None]
 
 
-async def test_an_intent_that_an_older_version_wrote_has_its_callback(store: Store) -> None:
-    one = intent(callback_url="https://crm.example/hooks")
-    sealed = store.intents._cipher.encrypt(b'{"callback_url":"https://crm.example/hooks","callback_types":null}',
-                                           context=one.id)  # fmt: skip
-    await store.intents.begin(one)
-    await execute(store, "UPDATE intents SET sealed = :sealed WHERE id = :id", sealed=sealed, id=one.id)
-    assert await store.intents.get(one.id) == one
-
-
 async def lost(store: Store, **fields: Any) -> Intent:
     """A create of unknown fate, as a person finds it."""
     one = intent(recipient=KIM, **fields)
@@ -146,13 +123,6 @@ async def test_a_job_that_a_person_names_gets_the_recipient_and_the_intent_keeps
     one = await lost(store)
     uid = await tracked(store, resolves=one, recipient=one.recipient)
     assert await store.jobs.recipient(uid) == KIM
-    assert await rows(store, "SELECT sealed FROM intents") == [{"sealed": None}]
-
-
-@pytest.mark.parametrize("fate", ["sent", "not_sent"])
-async def test_a_create_that_a_person_settles_without_a_job_keeps_no_recipient(store: Store, fate: Any) -> None:
-    one = await lost(store)
-    await store.intents.resolve(one.id, fate, LATER)
     assert await rows(store, "SELECT sealed FROM intents") == [{"sealed": None}]
 
 
@@ -217,9 +187,3 @@ async def test_a_recipient_is_erased_with_its_intent(
     await lost(store, group="q4", metadata={"email": "kim@example.com"})
     await remove(store, "")
     assert await rows(store, "SELECT sealed FROM intents") == []
-
-
-async def test_erasure_by_value_does_not_find_a_captured_address(store: Store) -> None:
-    uid = await tracked(store, recipient=KIM)
-    await erase(store, ErasureRequest(name="email", value=KIM.address or ""))
-    assert await store.jobs.recipient(uid) == KIM

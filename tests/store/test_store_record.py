@@ -1,21 +1,17 @@
 """What a poll records: state, events and deliveries in one transaction, and nothing of a stale or failed one."""
 
-import asyncio
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from relay.core.deliveries.delivery import Timings
 from relay.core.jobs.job import Progress
 from relay.core.records import PollNote
-from relay.errors import NotFound, StaleSequence, StoreError
+from relay.errors import StaleSequence, StoreError
 from relay.store.databases import pages
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
-    attempt,
-    claim,
     counts,
     deliveries,
     execute,
@@ -25,8 +21,6 @@ from tests.support.store_kit import (
     poll,
     registration,
     relay_event,
-    result_of,
-    rows,
     seen,
     states,
     subscription,
@@ -49,23 +43,6 @@ async def test_state_events_and_deliveries_are_committed_together(store: Store) 
     assert job.poll_count == 1
     assert await store.events.of_job(uid) == list(record.events)
     assert await states(store) == ["pending", "blocked"]
-
-
-async def test_a_record_with_an_outcome_closes_the_job_and_ends_its_plan(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 60))
-    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded", now=NOW + 3))
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert (job.open, job.outcome, job.closed_at, job.next_poll_at) == (False, "succeeded", NOW + 3, None)
-
-
-async def test_a_record_without_events_advances_the_job(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, events=(), progress=Progress(status="queued", sequence=0)))
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert job.progress.status == "queued"
 
 
 @pytest.mark.parametrize("expected", [0, 2, 3])
@@ -97,18 +74,6 @@ async def test_a_poll_is_not_written_over_one_that_was_recorded_since_it_was_sen
         with pytest.raises(StaleSequence):
             await store.jobs.record(replace(record, expected_poll_count=expected))
         assert (await store.jobs.get(uid), await counts(store)) == before
-
-
-async def test_a_record_of_a_closed_job_is_stale(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.untrack(uid, NOW)
-    with pytest.raises(StaleSequence):
-        await store.jobs.record(poll(uid, 0, "queued"))
-
-
-async def test_a_record_of_no_job_is_stale(store: Store) -> None:
-    with pytest.raises(StaleSequence):
-        await store.jobs.record(poll("job_none", 0, "queued"))
 
 
 async def test_the_second_record_of_one_job_in_one_group_is_stale(store: Store) -> None:
@@ -175,50 +140,6 @@ async def test_the_error_of_a_batch_function_in_the_middle_leaves_nothing_half_w
     assert sorted(await states(store)) == ["dead", "pending"]
 
 
-async def test_overdue_job_keeps_its_poll_counts(store: Store) -> None:
-    uid = await track(store)
-    error = {"code": "not_found", "message": "no such job"}
-    note = PollNote(
-        job_uid=uid,
-        next_poll_at=NOW + 9,
-        poll_step=4,
-        polled_at=NOW,
-        missing_count=3,
-        missing_since=NOW - 5,
-        last_error=error,
-    )
-    await store.jobs.note(note)
-    overdue = poll(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True))
-    await store.jobs.record(overdue)
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert job.progress.overdue
-    assert (job.missing_count, job.missing_since, job.last_error) == (3, NOW - 5, error)
-    assert (job.poll_count, job.next_poll_at, job.poll_step, job.deadline_at) == (1, NOW + 9, 4, NOW + 604_800)
-
-
-async def test_successful_poll_resets_earlier_failures(store: Store) -> None:
-    uid = await track(store)
-    error = {"code": "timeout", "message": "no answer"}
-    failed = PollNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=2, last_error=error)
-    await store.jobs.note(failed)
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert (job.failure_count, job.last_error, job.poll_count, job.last_polled_at) == (2, error, 1, NOW)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert (job.failure_count, job.missing_count, job.last_error, job.poll_count) == (0, 0, None, 2)
-
-
-async def test_note_without_a_poll_counts_none(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9))
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert (job.poll_count, job.last_polled_at, job.next_poll_at) == (0, None, NOW + 9)
-
-
 async def test_back_off_step_is_kept_until_a_poll_finds_something(store: Store) -> None:
     uid = await track(store)
     (job,) = await store.jobs.open_jobs("revor", "default")
@@ -232,26 +153,6 @@ async def test_back_off_step_is_kept_until_a_poll_finds_something(store: Store) 
     assert (job.next_poll_at, job.poll_step) == (NOW + 9, 0)
 
 
-async def test_a_note_about_a_job_that_closed_meanwhile_changes_nothing(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.untrack(uid, NOW)
-    before = await store.jobs.get(uid)
-    await store.jobs.note(PollNote(job_uid=uid, next_poll_at=NOW + 9, polled_at=NOW, failure_count=1))
-    await store.jobs.note(PollNote(job_uid="job_none", next_poll_at=NOW + 9))
-    assert await store.jobs.get(uid) == before
-
-
-async def test_open_jobs_come_in_slices_without_their_bodies(store: Store) -> None:
-    uids = sorted([await track(store, f"job {n}", metadata={"n": n}, tracked_at=NOW + n) for n in range(5)])
-    await store.jobs.untrack(uids[1], NOW)
-    await track(store, "elsewhere", account="other")
-    first = await store.jobs.open_jobs("revor", "default", count=3)
-    rest = await store.jobs.open_jobs("revor", "default", after_uid=first[-1].uid, count=3)
-    assert [job.uid for job in (*first, *rest)] == [uids[0], *uids[2:]]
-    assert not hasattr(first[0], "metadata")
-    assert await store.jobs.open_counts() == {("revor", "default"): 4, ("revor", "other"): 1}
-
-
 async def test_passed_deadline_is_listed_until_it_is_reported(store: Store) -> None:
     uid = await track(store, "a", deadline_seconds=1.0)
     await track(store, "b", deadline_seconds=100.0)
@@ -263,40 +164,6 @@ async def test_passed_deadline_is_listed_until_it_is_reported(store: Store) -> N
     await store.jobs.record(poll(uid, 0, "overdue", seen=None, progress=Progress(sequence=1, overdue=True)))
     assert await store.jobs.past_deadline(*place, NOW + 2) == []
     assert await store.jobs.accounts_past_deadline([place], NOW + 2) == []
-
-
-async def test_passed_deadlines_come_by_account_and_in_pages(store: Store) -> None:
-    """However many jobs another account has."""
-    for n in range(5):
-        await track(store, f"gone {n}", account="gone", deadline_seconds=0.0)
-    uids = [await track(store, f"job {n}", deadline_seconds=1.0 + n) for n in range(3)]
-    uids += sorted([await track(store, f"same {n}", deadline_seconds=4.0) for n in range(2)])
-    live, other = ("revor", "default"), ("revor", "other")
-    await track(store, "not yet", account="other")
-    assert await store.jobs.accounts_past_deadline([live, other], NOW + 9) == [live]
-    assert await store.jobs.accounts_past_deadline([live, other], NOW) == []
-    assert await store.jobs.accounts_past_deadline([], NOW) == []
-    first = await store.jobs.past_deadline(*live, NOW + 9, count=4)
-    rest = await store.jobs.past_deadline(*live, NOW + 9, after=first[-1], count=4)
-    assert [uid for _, uid in (*first, *rest)] == uids
-
-
-async def test_missing_jobs_and_events_are_not_found(store: Store) -> None:
-    assert await store.jobs.get("job_none") is None
-    assert await store.events.get("evt_none") is None
-    assert await store.events.position_of("evt_none") is None
-    assert await store.deliveries.get("dlv_none") is None
-    assert await store.subscriptions.get("sub_none") is None
-    for call in (
-        store.jobs.untrack("job_none", NOW),
-        store.jobs.purge("job_none", NOW),
-        store.deliveries.retry("dlv_none", NOW),
-        store.subscriptions.remove("sub_none", NOW),
-        store.subscriptions.set_state("sub_none", "paused", NOW),
-        store.subscriptions.replace(subscription("sub_none"), NOW),
-    ):
-        with pytest.raises(NotFound):
-            await call
 
 
 async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None:
@@ -320,24 +187,6 @@ async def test_events_stream_in_the_order_of_their_commits(store: Store) -> None
     assert (await store.events.tail(positions[-1])).events == []
 
 
-async def test_a_page_of_events_ends_before_it_is_too_large(store: Store) -> None:
-    uid = await track(store, "job")
-    sizes = [100, 100, 500, 100, 300, 100, 100]
-    events = [job_event(uid, nth, body=b"x" * size) for nth, size in enumerate(sizes, 1)]
-    await store.jobs.record(poll(uid, 0, "queued", events=events))
-    beginning, found = 0, []
-    while (tail := await store.events.tail(beginning, 50, 300)).events:
-        found.append([len(event.body) for _, event in tail.events])
-        assert tail.more or not (await store.events.tail(tail.events[-1][0])).events
-        beginning = tail.events[-1][0]
-    assert found == [[100, 100], [500], [100], [300], [100, 100]]
-    first = await store.events.tail_of_job(uid, 0, 50, 300)
-    assert ([sequence for sequence, _ in first.events], first.more) == ([1, 2], True)
-    last = await store.events.tail_of_job(uid, 5, 50, 300)
-    assert ([sequence for sequence, _ in last.events], last.more) == ([6, 7], False)
-    assert (await store.events.tail_of_job(uid, 0, 2, 1_000)).more
-
-
 async def test_a_page_of_a_list_ends_before_it_is_too_large(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 1_000)
     uids = []
@@ -359,50 +208,3 @@ async def test_a_page_of_a_list_ends_before_it_is_too_large(store: Store, monkey
                 break
         assert sum(counts) == 6
         assert len(counts) >= 3  # two pages of four rows, without the limit
-
-
-async def test_positions_are_never_used_twice(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    newest = await store.events.newest_position()
-    await store.jobs.purge(uid, NOW)
-    await store.events.record(relay_event())
-    assert await store.events.newest_position() > newest
-
-
-async def test_a_jobs_events_can_be_read_on_from_a_sequence(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued", "scheduled", "running"))
-    assert [event.sequence for event in await store.events.of_job(uid, after_sequence=1)] == [2, 3]
-    assert [event.sequence for event in await store.events.of_job(uid, count=2)] == [1, 2]
-
-
-async def test_attempts_are_kept_word_for_word(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(poll(await track(store), 0, "queued"))
-    (one,) = await claim(store, "sub_1")
-    made = attempt(
-        *(1,),
-        error="timeout",
-        request_headers=(("content-type", "application/json"),),
-        response_headers=(("set-cookie", "[redacted]"), ("set-cookie", "[redacted]")),
-        response_excerpt="nö \x00",  # no database's text holds a NUL: it is shown as U+FFFD
-        remote_ip="192.0.2.1",
-        decision="HTTP 503 (attempt 1 of 2): tried again in 5 s",
-        timings=Timings(dns_ms=2.5, connect_ms=10.0, first_byte_ms=0.412),
-        excerpt_is_hex=True,
-        next_attempt_at=NOW + 5.125,
-    )
-    await store.deliveries.record_attempt(result_of(one, "pending", attempt=made, due_at=NOW + 5))
-    delivery = await store.deliveries.get(one.id)
-    assert delivery is not None
-    assert delivery.attempts == (replace(made, response_excerpt="nö \N{REPLACEMENT CHARACTER}"),)
-    assert (delivery.state, delivery.next_attempt_at, delivery.attempt_count) == ("pending", NOW + 5, 1)
-    assert len(await rows(store, "SELECT delivery_id FROM attempts")) == 1
-
-
-async def test_concurrent_reads_each_get_their_own_job(store: Store) -> None:
-    uids = [await track(store, f"ext-{number}") for number in range(20)]
-    asked = [*uids, "job_nobody", "job_\0", "job_ü", uids[0]]
-    found = await asyncio.gather(*(store.jobs.get(uid) for uid in asked))
-    assert [None if job is None else job.uid for job in found] == [*uids, None, None, None, uids[0]]

@@ -2,7 +2,6 @@
 
 import pytest
 
-from relay.core.deliveries.replay import ReplayRequest
 from relay.core.jobs.job import Progress
 from relay.core.records import PollNote
 from relay.errors import Conflict
@@ -50,13 +49,6 @@ async def test_a_tracked_job_is_found_and_stays_as_it_was(store: Store) -> None:
     assert again.job == first.job
 
 
-async def test_the_same_id_in_another_account_or_source_is_another_job(store: Store) -> None:
-    for fields in ({}, {"account": "other"}, {"source": "other"}):
-        assert (await store.jobs.register(registration("a", **fields))).created
-    assert len(await store.jobs.find("a")) == 3
-    assert [job.account for job in await store.jobs.find("a", "revor", "other")] == ["other"]
-
-
 async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
     said = {"metadata": {"a": [1, "é"]}, "truncated": True}
     first = registration("a", request=said, connect_account_id="acc_1")
@@ -70,67 +62,11 @@ async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
         assert (job.request, job.connect_account_id) == (request, account_id)
 
 
-async def test_the_account_that_an_item_names_is_kept(store: Store) -> None:
-    uid = await track(store, "a", connect_account_id="acc_1")
-    await store.jobs.record(poll(uid, 0, seen=seen("running")))
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert job.connect_account_id == "acc_1"
-    await store.jobs.record(poll(uid, 0, seen=seen("succeeded", connect_account_id="acc_2")))
-    job = await store.jobs.get(uid)
-    assert job is not None
-    assert job.connect_account_id == "acc_2"
-    reported = registration("b", seen=seen("queued", connect_account_id="acc_3"), connect_account_id="acc_1")
-    assert (await store.jobs.register(reported)).job.connect_account_id == "acc_3"
-    assert (await store.jobs.get(reported.uid)) is not None
-
-
 async def test_metadata_is_kept_unless_sent(store: Store) -> None:
     await store.jobs.register(registration("a", metadata={"deal": 42}))
     assert (await store.jobs.register(registration("a"))).job.metadata == {"deal": 42}
     assert (await store.jobs.register(registration("a", metadata={"deal": 43}))).job.metadata == {"deal": 43}
     assert (await store.jobs.register(registration("a", metadata={}))).job.metadata == {}
-
-
-async def test_a_deadline_is_moved_only_when_given(store: Store) -> None:
-    first = await store.jobs.register(registration("a"))
-    kept = await store.jobs.register(registration("a", deadline_seconds=1.0))
-    assert kept.job.deadline_at == first.job.deadline_at
-    moved = await store.jobs.register(registration("a", deadline_seconds=1.0, deadline_given=True))
-    assert moved.job.deadline_at == NOW + 1
-
-
-async def test_a_weight_is_kept_unless_sent(store: Store) -> None:
-    light = registration("a")
-    assert (await store.jobs.register(light)).job.weight == 1.0
-    heavy = registration("b", weight=4.0)
-    assert (await store.jobs.register(heavy)).job == await store.jobs.get(heavy.uid)
-    for given, kept in ((None, 4.0), (0.25, 0.25), (None, 0.25), (1.0, 1.0), (1.0, 1.0)):
-        assert (await store.jobs.register(registration("b", weight=given))).job.weight == kept
-    weights = {job.uid: job.weight for job in await store.jobs.open_jobs("revor", "default")}
-    assert weights == {light.uid: 1.0, heavy.uid: 1.0}
-
-
-async def test_resumed_job_keeps_its_weight_unless_another_is_sent(store: Store) -> None:
-    uid = await track(store, "a", weight=4.0)
-    for given, kept in ((None, 4.0), (0.25, 0.25)):
-        await store.jobs.untrack(uid, NOW + 1)
-        again = await store.jobs.register(registration("a", tracked_at=NOW + 2, weight=given))
-        assert (again.resumed, again.job.weight) == (True, kept)
-
-
-async def test_duplicates_inside_one_batch_leave_the_weight_that_came_last(store: Store) -> None:
-    batch = [registration("a", weight=weight) for weight in (4.0, None, 0.25, None)]
-    results = await store.jobs.register_many(batch)
-    assert [result.job.weight for result in results] == [4.0, 4.0, 0.25, 0.25]
-
-
-async def test_a_batch_answers_for_each_of_its_registrations_in_order(store: Store) -> None:
-    await track(store, "old")
-    batch = [registration(name) for name in ("new", "old", "newer")]
-    results = await store.jobs.register_many(batch)
-    assert [result.created for result in results] == [True, False, True]
-    assert [result.job.external_id for result in results] == ["new", "old", "newer"]
 
 
 async def test_duplicates_inside_one_batch_make_one_job(store: Store) -> None:
@@ -146,10 +82,6 @@ async def test_duplicates_in_one_group_of_writes_make_one_job(store: Store) -> N
     results = await together(store, *(store.jobs.register(registration("a")) for _ in range(5)))
     assert [result.created for result in results] == [True, False, False, False, False]
     assert len({result.job.uid for result in results}) == 1
-
-
-async def test_an_empty_batch_is_fine(store: Store) -> None:
-    assert list(await store.jobs.register_many([])) == []
 
 
 async def test_a_batch_larger_than_a_statement_takes_parameters_is_fine(store: Store) -> None:
@@ -193,13 +125,6 @@ async def test_job_that_was_not_found_is_resumed_with_reset_counts(store: Store)
     assert not again.job.progress.overdue
 
 
-async def test_a_job_is_resumed_once_in_a_batch_that_names_it_twice(store: Store) -> None:
-    uid = await track(store, "a")
-    await store.jobs.untrack(uid, NOW)
-    results = await store.jobs.register_many([registration("a"), registration("a")])
-    assert [result.resumed for result in results] == [True, False]
-
-
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
 async def test_a_job_that_ended_stays_closed(store: Store, outcome: str) -> None:
     uid = await track(store, "a")
@@ -229,14 +154,6 @@ async def test_a_callback_added_later_gets_all_events_in_order_from_the_first(st
     assert await states(store, sub) == ["pending", "blocked", "blocked", "blocked", "blocked"]
     delivered = await deliver_all(store, sub, now=NOW + 6)
     assert [one.event.sequence for one in delivered] == [1, 2, 3, 4, 5]
-
-
-async def test_the_deliveries_of_a_callback_added_later_are_as_old_as_it(store: Store) -> None:
-    uid = await track(store, "a")
-    await store.jobs.record(poll(uid, 0, "queued"))
-    sub = await callback(store)
-    await store.jobs.register(registration("a", callback_subscription_id=sub, tracked_at=NOW + 500))
-    assert [row["created_at"] for row in await deliveries(store, sub)] == [NOW + 500]
 
 
 async def test_the_same_callback_given_again_changes_nothing(store: Store) -> None:
@@ -282,30 +199,6 @@ async def test_a_callback_with_types_added_later_gets_what_matches_from_the_firs
     await store.jobs.record(poll(uid, 3, "running", "succeeded", outcome="succeeded"))
     assert [row["sequence"] for row in await deliveries(store, sub)] == [2, 5]
     assert await states(store, sub) == ["pending", "blocked"]
-
-
-async def test_another_list_of_types_holds_from_then_on_and_none_changes_nothing(store: Store) -> None:
-    sub = await callback(store)
-    uid = await track(store, "a", callback_subscription_id=sub, callback_types=(FAILED,))
-    await store.jobs.record(poll(uid, 0, "queued", "failed"))
-    await store.jobs.register(registration("a", callback_subscription_id=sub, callback_types=("ai.revor.job.queued",)))
-    await store.jobs.record(poll(uid, 2, "queued", "failed"))
-    await store.jobs.register(registration("a", callback_subscription_id=sub))
-    await store.jobs.record(poll(uid, 4, "queued", "failed"))
-    assert [row["sequence"] for row in await deliveries(store, sub)] == [2, 3, 5]
-
-
-async def test_a_replay_of_a_callback_sends_only_its_types(store: Store) -> None:
-    sub = await callback(store)
-    uid = await track(store, "a", callback_subscription_id=sub, callback_types=("ai.revor.job.not_found", FAILED))
-    await store.jobs.record(poll(uid, 0, "queued", "failed", "notxfound", "not_found"))
-    for _ in range(2):
-        for one in await claim(store, sub):
-            await store.deliveries.record_attempt(result_of(one, "dead"))
-    wanted = ReplayRequest(id="rpl_1", subscription_id=sub, since=NOW - 1, until=NOW + 1, now=NOW)
-    assert (await store.replays.create(wanted)).matched == 2
-    await store.replays.advance("rpl_1", "node", NOW)
-    assert [one.event.sequence for one in await deliver_all(store, sub)] == [2, 4]
 
 
 async def test_a_url_has_one_callback_subscription(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.replay import Replay, ReplayRequest
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store.deliveries import replay_steps, replays
 from relay.store.store import Store
@@ -23,7 +23,6 @@ from tests.support.store_kit import (
     registration,
     relay_event,
     result_of,
-    rows,
     states,
     subscription,
     together,
@@ -132,15 +131,6 @@ async def test_events_from_before_the_subscription_get_a_delivery(store: Store) 
     assert (again.state, again.matched, again.ended_at) == ("done", 0, NOW)
 
 
-async def test_an_event_of_no_job_is_sent_again(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_relay", types=("relay.source.down",)))
-    await store.events.record(relay_event())
-    await kill_all(store, "sub_relay")
-    made = await replay(store, "sub_relay")
-    await finish(store, made.id, "sub_relay")
-    assert await states(store, "sub_relay") == ["delivered"]
-
-
 @pytest.mark.parametrize(
     ("fields", "matched"),
     [
@@ -163,22 +153,6 @@ async def test_which_events_it_is_for(store: Store, fields: dict[str, Any], matc
     made = await replay(store, **fields)
     assert made.matched == matched
     assert len(await finish(store, made.id, now=NOW + 9) if matched else []) == matched
-
-
-async def test_a_subscription_gets_only_what_it_is_for(store: Store) -> None:
-    await job(store)
-    await store.subscriptions.create(subscription("sub_failed", types=("ai.revor.job.failed",)))
-    await store.subscriptions.create(subscription("sub_other", source="https://other.example"))
-    assert (await replay(store, "sub_failed")).matched == 1
-    assert (await replay(store, "sub_other")).matched == 0
-
-
-async def test_a_replay_to_a_chat_has_the_incidents_that_it_wants(store: Store) -> None:
-    await job(store)
-    await store.events.record(relay_event("relay.incident.opened"))
-    for id, incidents, matched in (("sub_chat", "collapse", 2), ("sub_off", "off", 1)):
-        await store.subscriptions.create(subscription(id, types=("ai.revor.job.failed",), incidents=incidents))
-        assert (await replay(store, id)).matched == matched
 
 
 async def test_a_callback_gets_the_events_of_its_jobs(store: Store) -> None:
@@ -232,15 +206,6 @@ async def test_follower_waits_for_the_previous_one_whatever_its_outcome(store: S
     assert (found.state, found.delivered, found.dead, found.left) == ("done", 2, 1, 0)
 
 
-async def test_without_an_order_all_go_at_once(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_none", ordering="none"))
-    await job(store)
-    await kill_all(store, "sub_none")
-    made = await replay(store, "sub_none")
-    await advance(store, made.id)
-    assert await states(store, "sub_none") == ["pending"] * 3
-
-
 async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> None:
     uid = await job(store)
     (head,) = await claim(store, "sub_1")
@@ -259,19 +224,6 @@ async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> No
     assert found is not None
     assert (found.state, found.delivered) == ("done", 3)
     assert [row["priority"] for row in await deliveries(store) if row["job_uid"] == uid] == [1, 1, 1]
-
-
-async def test_retry_of_a_pending_delivery_is_due_now(store: Store) -> None:
-    uid = await job(store, "a", "queued", "running")
-    await job(store, "b", "queued")
-    first, other = sorted(await claim(store, "sub_1", 9), key=lambda one: one.job_uid != uid)
-    await store.deliveries.record_attempt(result_of(first, "pending", due_at=NOW + 9_000, reason="http_503"))
-    await store.deliveries.record_attempt(result_of(other, "delivered"))
-    made = await replay(store, "sub_1", only="pending")
-    assert made.matched == 2  # the follower waits for the first, and counts as pending
-    await advance(store, made.id)
-    taken = await claim(store, "sub_1", 9)
-    assert [(one.id, one.attempt_count) for one in taken] == [(first.id, 0)]
 
 
 async def test_leased_delivery_is_left_alone(store: Store) -> None:
@@ -452,19 +404,6 @@ async def test_stopping_a_replay_keeps_what_an_earlier_stopped_one_had_in_flight
     assert await states(store) == ["pending"]
 
 
-async def test_stopping_a_replay_promotes_others_of_the_chain(store: Store) -> None:
-    await job(store)
-    await kill_all(store)
-    first = await replay(store, types=("ai.revor.job.queued",))
-    second = await replay(store)
-    await advance(store, first.id)
-    await advance(store, second.id)
-    assert await states(store) == ["pending", "blocked", "blocked"]
-    await store.replays.stop(first.id, NOW)
-    assert await states(store) == ["dead", "pending", "blocked"]
-    assert len(await finish(store, second.id)) == 2
-
-
 async def test_a_paused_subscription_is_waited_for(store: Store) -> None:
     await job(store)
     await kill_all(store)
@@ -476,31 +415,6 @@ async def test_a_paused_subscription_is_waited_for(store: Store) -> None:
     await store.subscriptions.set_state("sub_1", "enabled", NOW)
     assert await store.replays.due("node 1", NOW) == [made.id]
     assert len(await finish(store, made.id)) == 3
-
-
-async def test_a_removed_subscription_ends_it(store: Store) -> None:
-    await job(store)
-    await kill_all(store)
-    made = await replay(store)
-    await advance(store, made.id)
-    await store.subscriptions.remove("sub_1", NOW)
-    assert await states(store) == ["cancelled"] * 3
-    assert await store.replays.due("node 1", NOW) == [made.id]
-    assert (await store.replays.advance(made.id, "node 1", NOW)).ended
-    found = await store.replays.get(made.id)
-    assert found is not None
-    assert (found.state, found.ended_at) == ("stopped", NOW)
-    assert all(row["replay"] is None for row in await deliveries(store))
-
-
-async def test_missing_replay_is_not_found(store: Store) -> None:
-    with pytest.raises(NotFound) as missing:
-        await replay(store, "sub_none")
-    assert missing.value.code == "subscription_not_found"
-    with pytest.raises(NotFound) as missing:
-        await store.replays.stop("rpl_none", NOW)
-    assert missing.value.code == "replay_not_found"
-    assert await store.replays.get("rpl_none") is None
 
 
 async def test_number_of_running_replays_is_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,19 +462,6 @@ async def test_a_retry_of_many_is_of_those_that_match(store: Store) -> None:
     await finish(store, made.id, "sub_2")
     assert await states(store, "sub_2") == ["delivered"] * 3
     assert await states(store, "sub_3") == ["pending", "blocked", "blocked"]
-
-
-async def test_a_retry_of_many_passes_over_removed_subscriptions(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_2"))
-    await job(store)
-    await kill_all(store, "sub_1")
-    await kill_all(store, "sub_2")
-    await store.subscriptions.remove("sub_2", NOW)
-    made = await replay(store, None, only="dead")
-    await finish(store, made.id)
-    found = await store.replays.get(made.id)
-    assert found is not None
-    assert (found.state, found.matched, found.queued, found.left) == ("done", 6, 3, 0)
 
 
 async def test_a_single_retry_keeps_working_beside_a_replay(store: Store) -> None:
@@ -631,14 +532,3 @@ async def test_missed_head_of_a_replay_is_promoted(store: Store) -> None:
     assert (await store.upkeep.promote_heads(NOW))[0] == 1
     assert await states(store) == ["dead", "pending", "blocked"]
     assert len(await finish(store, made.id)) == 2
-
-
-async def test_old_replays_are_deleted_once_they_have_ended(store: Store) -> None:
-    await job(store)
-    await kill_all(store)
-    running, done = await replay(store), await replay(store, until=NOW)
-    assert await store.upkeep.delete_replays(NOW) == 0
-    assert await store.upkeep.delete_replays(NOW + 1) == 1
-    assert await store.replays.get(done.id) is None
-    assert await store.replays.get(running.id) is not None
-    assert len(await rows(store, "SELECT id FROM replays")) == 1

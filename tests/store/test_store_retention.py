@@ -13,7 +13,6 @@ from relay.config.settings import RetentionSettings
 from relay.core.deliveries.delivery import Claimed
 from relay.metrics import Metrics
 from relay.node import upkeep
-from relay.node.timetable import UPKEEP_SECONDS
 from relay.node.upkeep import DAY_SECONDS, Orphans, Retention
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
@@ -102,15 +101,6 @@ async def test_everything_that_is_too_old_goes_and_is_counted(store: Store) -> N
     assert gone == {"jobs": 3, "events": 3, "attempts": 3, "intents": 1, "idempotency_keys": 1}
 
 
-async def test_attempts_go_before_their_events(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await ended(store, 3)
-    await deliver_all(store, "sub_1")
-    await retention_of(store, NOW + 15 * DAY_SECONDS).run_once()
-    left = await counts(store)
-    assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [3, 3, 3, 0]
-
-
 async def test_no_transaction_deletes_more_than_its_row_limit(store: Store) -> None:
     for nth in range(6):
         await store.subscriptions.create(subscription(f"sub_{nth}"))
@@ -122,19 +112,6 @@ async def test_no_transaction_deletes_more_than_its_row_limit(store: Store) -> N
     assert sum(found.transactions) == 14 * (SLICE + 50)
     assert max(found.transactions) <= MAX_ROWS
     assert (await counts(store))["events"] == 0
-
-
-async def test_deliveries_of_one_event_are_deleted_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a replay would send half of them again."""
-    monkeypatch.setattr("relay.store.upkeep.MAX_ROWS", 5)
-    for nth in range(6):
-        await store.subscriptions.create(subscription(f"sub_{nth}"))
-    await ended(store, 2)
-    for nth in range(6):
-        await deliver_all(store, f"sub_{nth}")
-    with deletions(store) as found:
-        await retention_of(store, attempts_days=36_500, jobs_days=36_500).run_once()
-    assert found.transactions == [13, 13]
 
 
 async def test_call_is_bounded_and_the_next_continues_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,12 +127,6 @@ async def test_call_is_bounded_and_the_next_continues_there(store: Store, monkey
     assert [await retention.run_once() for _ in range(4)] == [4 * SLICE, 2 * SLICE, 0, 0]  # all attempts at once
     left = await counts(store)
     assert (left["events"], left["jobs"], left["attempts"]) == (0, 0, 0)
-
-
-def test_the_default_cadence_is_enough_for_many_times_100_000_events_a_day() -> None:
-    calls = DAY_SECONDS / UPKEEP_SECONDS
-    assert calls * upkeep.MAX_BATCHES * SLICE > 20 * 100_000
-    assert calls * upkeep.MAX_BATCHES * MAX_ROWS > 20 * 5 * 100_000
 
 
 async def test_retention_deletes_no_open_delivery(store: Store) -> None:
@@ -189,23 +160,6 @@ async def test_retention_deletes_no_open_delivery(store: Store) -> None:
     await store.upkeep.delete_jobs(NOW + 1)
     left = await counts(store)
     assert [left[name] for name in ("jobs", "events", "deliveries", "attempts")] == [0, 0, 0, 0]
-
-
-async def test_promoted_heads_are_logged_and_the_dispatcher_is_woken(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upkeep, "MAX_BATCHES", 1)
-    await store.subscriptions.create(subscription("sub_1"))
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    woken: list[bool] = []
-    search = Orphans(store.upkeep, lambda: NOW, lambda: woken.append(True))
-    assert await search.run_once() == 0
-    assert woken == []
-    await execute(store, "UPDATE deliveries SET state = 'blocked'")
-    assert sum([await search.run_once() for _ in range(2)]) == 1
-    assert woken == [True]
-    assert [row["state"] for row in await deliveries(store)] == ["pending"]
 
 
 async def test_pending_deliveries_are_searched_for_orphans_in_slices(
@@ -260,11 +214,3 @@ async def test_sixty_days_show_a_plateau(open_again: Callable[..., Awaitable[Sto
     found = await sixty_days(await open_again(), RetentionSettings())
     assert found[59].events == found[39].events == 31 * EVENTS_A_DAY
     assert found[59].size_bytes <= 1.1 * found[39].size_bytes
-
-
-@on_each
-@pytest.mark.usefixtures("a_small_log")
-async def test_without_retention_sixty_days_show_no_plateau(open_again: Callable[..., Awaitable[Store]]) -> None:
-    found = await sixty_days(await open_again(), None)
-    assert found[59].events == 60 * EVENTS_A_DAY
-    assert found[59].size_bytes > 1.1 * found[39].size_bytes

@@ -59,32 +59,6 @@ async def test_a_job_is_found_by_the_exact_text_of_a_value(store: Store, value: 
     assert await found(store, metadata=("other", "x")) == []
 
 
-@pytest.mark.parametrize("value", [None, ["a"], {"a": 1}, "x" * 1_001])
-async def test_other_values_are_not_searchable(store: Store, value: Any) -> None:
-    await store.jobs.register(registration("a", metadata={"deal": value}))
-    assert await rows_of(store) == 0
-
-
-async def test_without_search_keys_nothing_is_written(open_again: Any) -> None:
-    store = await open_again()
-    await store.jobs.register(registration("a", metadata={"deal": 42}))
-    await store.jobs.register(registration("a", metadata={"deal": 43}))
-    assert await rows_of(store) == 0
-
-
-async def test_new_metadata_replaces_what_a_job_is_found_by(store: Store) -> None:
-    await store.jobs.register(registration("a", metadata={"deal": 42, "campaign": "q4"}))
-    await store.jobs.register(registration("a"))
-    assert await found(store, metadata=("deal", "42")) == ["a"]
-    await store.jobs.register(registration("a", metadata={"deal": 43}))
-    assert await found(store, metadata=("deal", "42")) == []
-    assert await found(store, metadata=("campaign", "q4")) == []
-    assert await found(store, metadata=("deal", "43")) == ["a"]
-    twice = [registration("b", metadata={"deal": 1}), registration("b", metadata={"deal": 2})]
-    await store.jobs.register_many(twice)
-    assert (await found(store, metadata=("deal", "1")), await found(store, metadata=("deal", "2"))) == ([], ["b"])
-
-
 async def test_a_job_is_found_by_the_metadata_of_its_create(store: Store) -> None:
     await store.jobs.register(registration("a", metadata={"deal": 1}, request={"metadata": {"deal": 2}}))
     await store.jobs.register(registration("b", metadata={"deal": 3}, request={"metadata": {"deal": 3}}))
@@ -93,16 +67,6 @@ async def test_a_job_is_found_by_the_metadata_of_its_create(store: Store) -> Non
     await store.jobs.register(registration("a", request={"metadata": {"deal": 4}}))
     for value, ids in {"1": ["a"], "2": [], "4": ["a"]}.items():
         assert await found(store, metadata=("deal", value)) == ids
-
-
-async def test_metadata_that_changed_while_its_key_was_not_searchable_is_not_found(
-    store: Store, open_again: Any
-) -> None:
-    await store.jobs.register(registration("a", metadata={"deal": 42}))
-    await store.database.close()
-    without = await open_again()
-    await without.jobs.register(registration("a", metadata={"deal": 43}))
-    assert await found(without, metadata=("deal", "42")) == []
 
 
 async def test_erasure_and_retention_remove_what_a_job_is_found_by(store: Store) -> None:
@@ -157,17 +121,6 @@ async def test_upkeep_keeps_what_jobs_are_found_by_that_are_registered_meanwhile
     monkeypatch.setattr("relay.store.upkeep.next_gone", lambda connection, after: ([uid], None))
     assert await store.upkeep.delete_search() == (0, None)
     assert await found(store, metadata=("deal", "1")) == ["a"]
-
-
-async def test_times_are_exact_to_less_than_a_millisecond(store: Store) -> None:
-    times = [NOW, NOW + 0.0002, NOW + 0.0008, NOW + 0.001, NOW + 1]
-    for nth, at in enumerate(times):
-        await store.jobs.register(registration(str(nth), tracked_at=at))
-    for since, until in itertools.product(times, repeat=2):
-        wanted = {str(nth) for nth, at in enumerate(times) if since <= at < until}
-        assert set(await found(store, since=since, until=until)) == wanted
-    assert set(await found(store, since=times[2])) == {"2", "3", "4"}
-    assert set(await found(store, until=times[1])) == {"0"}
 
 
 async def _varied(store: Store) -> list[dict[str, Any]]:
@@ -228,17 +181,6 @@ async def test_every_pair_of_filters_finds_what_it_should(
     assert await found(mine, metadata=("deal", "2"), open=False) == ["59", "47", "35"]
 
 
-async def test_a_page_of_several_filters_reads_a_bounded_number_of_rows(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of twenty jobs of each filter one has both: a page that reads four rows is short and continues."""
-    monkeypatch.setattr(job_pages, "SCANNED", 4)
-    await _varied(store)
-    page = await store.jobs.page(limit=50, status="running", connect_account="acc_1")
-    assert 0 < len(page.items) <= 4
-    assert page.next_cursor is not None
-
-
 @pytest.mark.parametrize(
     ("wanted", "bound", "drivers"),
     [
@@ -274,12 +216,6 @@ async def test_no_cursor_names_a_job_of_another_account(store: Store, monkeypatc
     others = [job.uid for nth in range(4) for job in await store.jobs.find(str(nth))]
     assert shown is not None
     assert shown not in others
-
-
-async def test_rows_without_a_job_are_passed_over(store: Store) -> None:
-    await store.jobs.register(registration("a", metadata={"deal": 1}))
-    await execute(store, "DELETE FROM jobs")
-    assert await found(store, metadata=("deal", "1")) == []
 
 
 async def _deliveries(store: Store) -> list[dict[str, Any]]:

@@ -25,16 +25,6 @@ async def test_session_is_read_back_as_it_was_stored_until_it_ends(store: Store)
     assert await store.sessions.find("a", "session", NOW) is None
 
 
-async def test_link_is_no_session_and_session_no_link(store: Store) -> None:
-    await store.sessions.create(session("a link", kind="link"))
-    await store.sessions.create(session("a session"))
-    assert await store.sessions.find("a link", "session", NOW) is None
-    assert await store.sessions.find("a session", "link", NOW) is None
-    assert not await store.sessions.delete("a link")
-    assert not await store.sessions.use_link("a session", session("b"))
-    assert await kept(store, "a session", "b") == ["a session"]
-
-
 @pytest.mark.parametrize(
     ("digest", "at", "token", "works"),
     [
@@ -82,29 +72,3 @@ async def test_newest_sessions_of_a_token_stay(store: Store) -> None:
     assert await kept(store, "of another") == ["of another"]
     assert await store.sessions.use_link("link", session("last", created_at=NOW + count + 2, expires_at=NOW + 1e4))
     assert await kept(store, *names) == names[3:]
-
-
-async def test_two_nodes_make_sessions_of_one_token_at_once(
-    store: Store, open_again: Callable[[], Awaitable[Store]]
-) -> None:
-    other = await open_again() if store.database.shared else store
-    names = [f"made {number}" for number in range(sessions.MAX_OF_TOKEN + 40)]
-    await asyncio.gather(
-        *((store, other)[place % 2].sessions.create(session(name)) for place, name in enumerate(names))
-    )
-    assert sessions.MAX_OF_TOKEN <= len(await kept(store, *names)) <= sessions.MAX_OF_TOKEN + 2
-
-
-async def test_expired_ones_are_deleted(store: Store) -> None:
-    for number in range(5):
-        kind = "link" if number % 2 else "session"
-        await store.sessions.create(session(f"made {number}", kind=kind, expires_at=NOW + number))
-    assert await store.upkeep.delete_sessions(NOW + 3) == 3
-    assert await store.upkeep.delete_sessions(NOW + 3) == 0
-    assert await kept(store, "made 4") == ["made 4"]
-    assert await kept(store, "made 3", kind="link") == ["made 3"]
-
-
-async def test_bound_token_has_sessions_too(store: Store) -> None:
-    await store.within(("revor", "default")).sessions.create(session("a"))
-    assert await kept(store, "a") == ["a"]

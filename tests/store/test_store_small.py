@@ -5,10 +5,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from relay.core.records import AccountState, StoredAnswer
-from relay.errors import StoreError
 from relay.store.access.idempotency import LEASE_SECONDS
 from relay.store.store import Store
-from tests.support.store_kit import NOW, relay_event, rows, states, subscription, together, track
+from tests.support.store_kit import NOW, relay_event, rows, states, subscription, together
 
 DAY = 86_400.0
 
@@ -19,15 +18,6 @@ async def begin(
     """None if the key was taken."""
     begun = await store.idempotency.begin(key, digest, holder, now, now - DAY)
     return begun if isinstance(begun, StoredAnswer) else None
-
-
-async def test_a_new_key_begins(store: Store) -> None:
-    assert await begin(store) is None
-
-
-async def test_a_key_in_flight_is_known_with_its_body_and_no_answer(store: Store) -> None:
-    await begin(store, digest="first")
-    assert await begin(store, digest="second") == StoredAnswer(body_digest="first")
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":"\xc3\xa4"}', bytes(range(256))])
@@ -44,27 +34,12 @@ async def test_of_two_requests_at_once_one_is_new(store: Store) -> None:
     assert results == [None, StoredAnswer(body_digest="digest"), None]
 
 
-async def test_forgotten_request_may_be_repeated(store: Store) -> None:
-    await begin(store)
-    await store.idempotency.forget("key", "holder")
-    assert await begin(store) is None
-
-
 async def test_a_key_is_new_again_after_its_time(store: Store) -> None:
     await begin(store, digest="old")
     await store.idempotency.end("key", "holder", 201, b"old", {})
     assert await begin(store, digest="new", now=NOW + DAY) is not None
     assert await begin(store, digest="new", now=NOW + DAY + 1) is None
     assert await begin(store, now=NOW + DAY + 1) == StoredAnswer(body_digest="new")
-
-
-async def test_repeated_request_learns_when_the_first_arrived(store: Store) -> None:
-    async def taken_at(now: float) -> StoredAnswer | float:
-        return await store.idempotency.begin("key", "digest", "holder", now, now - DAY)
-
-    assert await taken_at(NOW) == NOW
-    assert await taken_at(NOW + LEASE_SECONDS) == NOW
-    assert await taken_at(NOW + DAY + 1) == NOW + DAY + 1
 
 
 @pytest.mark.parametrize(
@@ -113,15 +88,6 @@ async def test_of_many_that_take_the_key_of_a_request_that_was_cut_off_one_gets_
     assert (await together(store, *takes, begin(store, "a key before it"))).count(None) == 2
 
 
-async def test_what_was_written_is_there_after_a_restart(
-    store: Store, open_again: Callable[..., Awaitable[Store]]
-) -> None:
-    uid = await track(store)
-    job = await store.jobs.get(uid)
-    await store.close()
-    assert await (await open_again()).jobs.get(uid) == job
-
-
 async def test_a_restart_keeps_answers(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
     await begin(store, "answered")
     await store.idempotency.end("answered", "holder", 200, b"yes", {})
@@ -147,14 +113,6 @@ async def test_the_state_of_an_account_is_kept_with_the_event_that_says_so(store
     assert await states(store) == ["pending"]
 
 
-async def test_an_account_whose_event_fails_keeps_its_state(store: Store) -> None:
-    event = relay_event("relay.source.down")
-    await store.events.record(event)
-    with pytest.raises(StoreError):
-        await store.accounts.set(AccountState(source="revor", name="default", state="down", since=NOW), event)
-    assert await store.accounts.all() == []
-
-
 async def test_an_adopted_account_keeps_its_key_encrypted_and_its_state(store: Store) -> None:
     state = AccountState(source="revor", name="key-1", state="down", since=NOW)
     await store.accounts.set(state)
@@ -166,8 +124,3 @@ async def test_an_adopted_account_keeps_its_key_encrypted_and_its_state(store: S
     assert state in await store.accounts.all()
     for row in await rows(store, "SELECT key_ciphertext FROM accounts WHERE name = 'key-2'"):
         assert b"a key" not in row["key_ciphertext"]
-
-
-async def test_an_account_of_the_settings_is_not_adopted(store: Store) -> None:
-    await store.accounts.set(AccountState(source="revor", name="default"))
-    assert await store.accounts.adopted() == []

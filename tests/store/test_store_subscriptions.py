@@ -1,6 +1,5 @@
 """Subscriptions and their secrets. Whatever can be a credential is stored encrypted."""
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -10,9 +9,8 @@ from sqlmodel import SQLModel
 from relay.config.keyring import Keyring, new_key
 from relay.core.subscriptions.declared import Change
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
-from relay.errors import Conflict, RelayError, StoreError, ValueRefused
+from relay.errors import Conflict, RelayError, ValueRefused
 from relay.store.databases.sqlite import SqliteDatabase
-from relay.store.deliveries.cancellation import CANCEL_CHUNK
 from relay.store.store import Store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from tests.support.store_kit import (
@@ -23,13 +21,10 @@ from tests.support.store_kit import (
     execute,
     lease,
     poll,
-    registration,
-    relay_event,
     result_of,
     rows,
     states,
     subscription,
-    together,
     track,
 )
 
@@ -61,36 +56,10 @@ async def test_a_subscription_comes_back_as_it_was_stored(store: Store) -> None:
     assert (await store.subscriptions.page(limit=5)).items == (replace(FULL, secrets=()),)
 
 
-async def test_defaults_come_back_as_well(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", types=None, retry_schedule_seconds=()))
-    await store.subscriptions.create(subscription("sub_2", types=()))
-    assert await store.subscriptions.all() == [
-        subscription("sub_1", types=None, retry_schedule_seconds=()),
-        subscription("sub_2", types=()),
-    ]
-
-
 async def test_a_callback_has_no_settings_of_its_own_whatever_its_row_says(store: Store) -> None:
     made = subscription("sub_1", callback=True)
     await store.subscriptions.create(replace(made, timeout_seconds=15.0, retry_schedule_seconds=(5.0,)))
     assert await store.subscriptions.get("sub_1") == made
-
-
-async def test_a_subscription_of_an_older_version_is_signed_as_before(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", signature="both"))
-    (row,) = await rows(store, "SELECT config FROM subscriptions")
-    config = row["config"] if isinstance(row["config"], dict) else json.loads(row["config"])
-    del config["signature"]
-    await execute(store, "UPDATE subscriptions SET config = :config", config=json.dumps(config))
-    assert await store.subscriptions.get("sub_1") == subscription("sub_1")
-
-
-async def test_an_id_can_be_taken_once(store: Store) -> None:
-    await store.subscriptions.create(FULL)
-    with pytest.raises(StoreError):
-        await store.subscriptions.create(replace(FULL, sink="https://other.example"))
-    assert await store.subscriptions.get("sub_full") == FULL
-    assert (await counts(store))["secrets"] == 1
 
 
 async def test_new_settings_leave_state_secrets_and_age_alone(store: Store) -> None:
@@ -114,24 +83,6 @@ async def test_new_settings_leave_state_secrets_and_age_alone(store: Store) -> N
     )
 
 
-async def test_states_and_their_reasons(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-
-    async def found() -> tuple[str, str | None, float | None]:
-        one = await store.subscriptions.get("sub_1")
-        assert one is not None
-        return one.state, one.disabled_reason, one.failing_since
-
-    await store.subscriptions.set_sink_health("sub_1", failing_since=NOW, paused_until=NOW + 60)
-    assert await found() == ("enabled", None, NOW)
-    await store.subscriptions.set_state("sub_1", "disabled", NOW, "only failures")
-    assert await found() == ("disabled", "only failures", NOW)
-    await store.subscriptions.set_state("sub_1", "paused", NOW, "ignored")
-    assert await found() == ("paused", None, NOW)
-    await store.subscriptions.set_state("sub_1", "enabled", NOW)
-    assert await found() == ("enabled", None, None)
-
-
 async def test_a_rotated_secret_is_kept_for_a_while_behind_the_new_one(store: Store) -> None:
     await store.subscriptions.create(FULL)
     for nth in range(3):  # all in one moment: the current one is the one that does not expire
@@ -141,24 +92,6 @@ async def test_a_rotated_secret_is_kept_for_a_while_behind_the_new_one(store: St
     assert {secret.value: secret.expires_at for secret in old} == {
         **{"whsec_very-secret": NOW, "whsec_0": NOW + 1, "whsec_1": NOW + 2},
     }
-
-
-async def test_old_secrets_come_newest_first(store: Store) -> None:
-    await store.subscriptions.create(FULL)
-    for nth in range(1, 4):
-        await store.secrets.add_secret("sub_full", f"whsec_{nth}", NOW + nth, old_expire_at=NOW + 99)
-    found = [secret.value for secret in await store.secrets.of("sub_full")]
-    assert found == ["whsec_3", "whsec_2", "whsec_1", "whsec_very-secret"]
-    stored = await store.subscriptions.get("sub_full")
-    assert stored is not None
-    assert [secret.value for secret in stored.secrets] == found
-    assert [secret.value for secret in (await store.subscriptions.all())[0].secrets] == found
-
-
-async def test_the_relays_own_secret_is_stored_like_any(store: Store) -> None:
-    assert await store.secrets.of(CALLBACK_OWNER) == ()
-    await store.secrets.add_secret(CALLBACK_OWNER, "whsec_default", NOW)
-    assert await store.secrets.of(CALLBACK_OWNER) == (SigningSecret(value="whsec_default"),)
 
 
 async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_deliveries(store: Store) -> None:
@@ -175,21 +108,6 @@ async def test_a_removed_subscription_takes_secrets_and_links_but_leaves_its_del
     assert (shown.state, shown.ended_at, shown.reason) == ("cancelled", NOW + 1, "subscription_removed")
     made_anew = await callback_for(store, "https://callback.example", "sub_anew", NOW)
     assert made_anew == "sub_anew"
-
-
-async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
-    for name in ("sub_1", "sub_2"):
-        await store.subscriptions.create(subscription(name, types=("ai.revor.job.queued", "relay.source.down")))
-    batch = [registration(f"job {n}") for n in range(CANCEL_CHUNK + 50)]
-    await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[:450]))
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[450:]))
-    await store.events.record(relay_event())
-    before = store.database.commit_count
-    await store.subscriptions.remove("sub_1", NOW + 1)
-    assert store.database.commit_count == before + 3
-    assert set(await states(store, "sub_1")) == {"cancelled"}
-    assert "cancelled" not in await states(store, "sub_2")
 
 
 async def test_a_subscription_declared_again_keeps_what_it_got_while_the_old_one_is_cancelled(
@@ -234,23 +152,6 @@ async def test_a_subscription_declared_again_starts_with_what_the_old_one_did_no
     assert {one.attempt_count for one in claimed} == {0}
     assert sorted(one.made_count for one in claimed) == [0, 0, 0, 1], "the dead one keeps its attempt"
     assert sum(one.round_id != one.id for one in claimed) == 2, "what it was before may have been sent elsewhere"
-
-
-async def test_what_is_not_cancelled_yet_belongs_to_the_subscription_declared_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    declared = subscription("crm")
-    await store.subscriptions.create(declared)
-    await store.jobs.record(poll(await track(store), 0, "failed", "failed"))
-    cancel_all = store.subscriptions._cancel_all
-
-    async def first_declared_again(id: str, now: float) -> None:
-        await store.subscriptions.create(replace(declared, created_at=now + 1, start_at=NOW - 1))
-        await cancel_all(id, now)
-
-    monkeypatch.setattr(store.subscriptions, "_cancel_all", first_declared_again)
-    await store.subscriptions.remove("crm", NOW + 1)
-    assert await states(store, "crm") == ["pending", "blocked"]
 
 
 async def stored_bytes(store: Store) -> bytes:
@@ -300,17 +201,6 @@ async def test_nothing_that_can_be_a_credential_is_stored_as_it_is(
     again = await open_again(keyring)
     assert await found(again) == []
     assert (await again.subscriptions.get("sub_full")) is not None
-
-
-async def test_another_key_opens_nothing(open_again: Callable[..., Awaitable[Store]]) -> None:
-    store = await open_again(Keyring([new_key()]))
-    await store.subscriptions.create(FULL)
-    await store.close()
-    again = await open_again(Keyring([new_key()]))
-    for call in (again.subscriptions.get("sub_full"), again.secrets.of("sub_full")):
-        with pytest.raises(RelayError) as refused:
-            await call
-        assert refused.value.code == "decrypt_failed"
 
 
 async def test_a_ciphertext_copied_to_another_row_does_not_open_there(

@@ -7,9 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from relay.core.access.tokens import AccessToken
-from relay.errors import Conflict, InvalidRequest, NotFound
-from relay.store.access import tokens
+from relay.errors import Conflict
 from relay.store.store import Store
 from tests.support.store_kit import NOW, access_token
 
@@ -32,30 +30,6 @@ async def test_token_is_read_back_as_it_was_stored(store: Store) -> None:
     assert (await store.tokens.all())[1] in ([plain, FULL], [FULL, plain])
 
 
-async def test_unknown_tokens(store: Store) -> None:
-    for id in ("tok_9", "", "tok_\0", "x" * 1_000):
-        assert await store.tokens.get(id) is None
-        with pytest.raises(NotFound):
-            await store.tokens.revoke(id)
-
-
-async def test_list_is_read_page_by_page(store: Store) -> None:
-    made = [access_token(f"tok_{number}") for number in range(5)]
-    for token in made:
-        await store.tokens.create(token, NOW)
-    found: list[AccessToken] = []
-    cursor = None
-    while True:
-        page = await store.tokens.page(limit=2, cursor=cursor)
-        found += page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    assert found == made[::-1]
-    with pytest.raises(InvalidRequest):
-        await store.tokens.page(limit=2, cursor="am9iXzE")  # of another list
-
-
 async def test_two_tokens_cannot_have_one_name(store: Store) -> None:
     await store.tokens.create(access_token("tok_1", name="crm"), NOW)
     with pytest.raises(Conflict) as caught:
@@ -63,14 +37,6 @@ async def test_two_tokens_cannot_have_one_name(store: Store) -> None:
     assert caught.value.code == "name_taken"
     await store.tokens.revoke("tok_1")
     await store.tokens.create(access_token("tok_2", name="crm"), NOW)
-
-
-async def test_name_of_an_expired_token_is_free_again(store: Store) -> None:
-    await store.tokens.create(access_token("tok_1", name="crm", expires_at=NOW + 1), NOW)
-    with pytest.raises(Conflict):
-        await store.tokens.create(access_token("tok_2", name="crm"), NOW + 0.9)
-    await store.tokens.create(access_token("tok_2", name="crm"), NOW + 1)
-    assert [token.id for token in (await store.tokens.page(limit=10)).items] == ["tok_2"]
 
 
 async def test_of_many_that_want_one_name_at_once_one_gets_it(
@@ -87,35 +53,12 @@ async def test_of_many_that_want_one_name_at_once_one_gets_it(
     assert len((await store.tokens.page(limit=50)).items) == 1
 
 
-async def test_creating_and_revoking_at_once_leaves_one_or_none(
-    store: Store, open_again: Callable[[], Awaitable[Store]]
-) -> None:
-    other = await open_again() if store.database.shared else store
-    for number in range(10):
-        token = access_token(f"tok_{number}")
-        await store.tokens.create(token, NOW)
-        results = await asyncio.gather(
-            store.tokens.revoke(token.id), other.tokens.revoke(token.id), return_exceptions=True
-        )
-        assert sorted(type(result).__name__ for result in results) == ["AccessToken", "NotFound"]
-        assert await other.tokens.get(token.id) is None
-
-
 async def test_repeated_create_gets_the_new_secret(store: Store) -> None:
     """A create that was cut off before its answer is repeated with the same id: nobody knows the first secret."""
     await store.tokens.create(access_token("tok_1", "rl_first"), NOW)
     again = access_token("tok_1", "rl_second")
     await store.tokens.create(again, NOW)
     assert (await store.tokens.all())[1] == [again]
-
-
-async def test_there_is_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MAX_TOKENS", 2)
-    for number in (1, 2):
-        await store.tokens.create(access_token(f"tok_{number}"), NOW)
-    with pytest.raises(Conflict) as caught:
-        await store.tokens.create(access_token("tok_3"), NOW)
-    assert caught.value.code == "too_many_tokens"
 
 
 async def test_every_change_raises_the_version(store: Store) -> None:
@@ -130,13 +73,3 @@ async def test_every_change_raises_the_version(store: Store) -> None:
     seen.append(await store.tokens.version())
     assert seen == sorted(set(seen))
     assert (await store.tokens.all())[0] == seen[-1]
-
-
-async def test_latest_use_counts(store: Store) -> None:
-    await store.tokens.create(FULL, NOW)
-    for at, expected in ((NOW + 5, NOW + 5), (NOW + 3, NOW + 5), (NOW + 6, NOW + 6)):
-        await store.tokens.used({FULL.id: at, "tok_gone": at})
-        found = await store.tokens.get(FULL.id)
-        assert found is not None
-        assert found.last_used_at == expected
-    await store.tokens.used({})

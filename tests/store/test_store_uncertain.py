@@ -5,13 +5,11 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.replay import ReplayRequest
-from relay.core.erasure import ErasureRequest
 from relay.core.records import Skipped
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     claim,
-    execute,
     poll,
     result_of,
     states,
@@ -44,22 +42,6 @@ async def test_follower_of_a_delivery_that_ended_so_is_promoted(store: Store, st
     assert follower.event.sequence == 2
 
 
-async def test_uncertain_delivery_is_listed_and_counted_in_groups(store: Store) -> None:
-    id, _ = await ended(store, "uncertain", "timeout")
-    (listed,) = (await store.deliveries.page(limit=5, state="uncertain")).items
-    assert (listed.id, listed.state, listed.reason, listed.ended_at) == (id, "uncertain", "timeout", NOW)
-    assert (await store.deliveries.page(limit=5, state="dead")).items == ()
-    (group,) = (await store.deliveries.groups(["reason"], limit=5, state="uncertain")).items
-    assert (group.reason, group.count, group.example_id) == ("timeout", 1, id)
-    assert (await store.deliveries.pending()).count == 0
-
-
-async def test_uncertain_delivery_can_be_tried_again(store: Store) -> None:
-    id, _ = await ended(store, "uncertain", "timeout")
-    found = await store.deliveries.retry(id, NOW + 5)
-    assert (found.state, found.reason, found.ended_at, found.next_attempt_at) == ("pending", None, None, NOW + 5)
-
-
 @pytest.mark.parametrize("only", ["undelivered", "all", "uncertain", "cancelled", "dead", "delivered"])
 @pytest.mark.parametrize(("state", "reason"), [("uncertain", "timeout"), ("cancelled", "unmatched")])
 async def test_replay_of_undelivered_events_takes_it_too(store: Store, only: Any, state: str, reason: str) -> None:
@@ -87,30 +69,3 @@ async def test_counts_of_skipped_and_uncertain_deliveries(store: Store) -> None:
     assert await store.deliveries.skipped("sub_2") == Skipped(count=0, since=None)
     assert await store.deliveries.skipped() == Skipped(count=2, since=NOW)
     assert await store.deliveries.uncertain() == 1
-
-
-async def test_token_bound_to_an_account_counts_its_own_subscriptions_deliveries(store: Store) -> None:
-    own, other = store.within(("revor", "default")), store.within(("revor", "other"))
-    await own.subscriptions.create(subscription("sub_own", owner="revor/default"))
-    await ended(store, "cancelled", "unmatched", sub="sub_own", job="one")
-    await execute(store, "UPDATE deliveries SET owner = 'revor/default'")
-    await ended(store, "uncertain", "timeout", sub="sub_own", job="two")
-    await execute(store, "UPDATE deliveries SET owner = 'revor/default'")
-    assert (await own.deliveries.skipped("sub_own"), await own.deliveries.skipped()) == (Skipped(1, NOW),) * 2
-    assert (await other.deliveries.skipped("sub_own"), await other.deliveries.skipped()) == (Skipped(0, None),) * 2
-    assert (await own.deliveries.uncertain(), await other.deliveries.uncertain()) == (1, 0)
-
-
-@pytest.mark.parametrize(("state", "reason"), [("uncertain", "timeout"), ("cancelled", "unmatched")])
-async def test_it_goes_with_its_event_like_others_that_have_ended(store: Store, state: str, reason: str) -> None:
-    await ended(store, state, reason)
-    deleted, _ = await store.upkeep.delete_events(NOW + 1)
-    assert deleted == 1
-    assert await states(store) == []
-
-
-async def test_it_is_erased_with_its_job(store: Store) -> None:
-    await ended(store, "uncertain", "timeout", job="erased")
-    step = await store.erasure.step(ErasureRequest(job="erased"), None, NOW)
-    assert step.erased.deliveries == 1
-    assert await states(store) == []

@@ -1,8 +1,6 @@
 """Retention in small batches that always end and never delete open deliveries."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -12,7 +10,6 @@ from relay.store.store import Store
 from relay.store.upkeep import (
     FIRST_EVENT,
     FIRST_JOB,
-    MAX_ROWS,
     SLICE,
     _delete_callbacks,
     _delete_events,
@@ -21,15 +18,12 @@ from relay.store.upkeep import (
 )
 from tests.support.store_kit import (
     NOW,
-    attempt,
     callback_for,
     claim,
     counts,
     deliver_all,
-    job_event,
     poll,
     registration,
-    relay_event,
     result_of,
     rows,
     subscription,
@@ -72,14 +66,6 @@ async def sweep_jobs(store: Store, before: float, limit: int = 100) -> list[int]
     return slices
 
 
-async def until_none(delete: Callable[[], Awaitable[int]], limit: int = 100) -> list[int]:
-    batches = [await delete()]
-    while batches[-1]:
-        assert len(batches) < limit, "this does not end"
-        batches.append(await delete())
-    return batches
-
-
 async def test_old_events_go_with_their_ended_deliveries_and_attempts(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await events_at(store, NOW, NOW + 1, NOW + 2)
@@ -111,27 +97,6 @@ async def test_a_blocked_follower_keeps_its_event(store: Store) -> None:
     assert (await counts(store))["events"] == 2
 
 
-async def test_a_sweep_goes_in_slices_and_ends(store: Store) -> None:
-    await events_at(store, *(NOW + n / 1000 for n in range(2 * SLICE + 7)))
-    assert await sweep(store, NOW + 9) == [SLICE, SLICE, 7]
-    assert await sweep(store, NOW + 9) == [0]
-
-
-async def test_many_events_of_one_moment_go_all(store: Store) -> None:
-    await events_at(store, *[NOW] * (2 * SLICE + 7))
-    assert sum(await sweep(store, NOW + 1)) == 2 * SLICE + 7
-
-
-async def test_many_open_events_of_one_moment_do_not_block_the_sweep(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
-    await events_at(store, *[NOW] * (SLICE + 5))
-    uid = await track(store, "free")
-    await store.jobs.record(poll(uid, 0, "queued"))
-    await store.events.record(relay_event(now=NOW + 1))
-    assert sum(await sweep(store, NOW + 2)) == 2
-    assert (await counts(store))["events"] == SLICE + 5
-
-
 async def test_event_retried_between_check_and_deletion_stays(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await events_at(store, NOW, NOW)
@@ -153,19 +118,6 @@ async def test_job_with_deleted_events_continues_its_sequence(store: Store) -> N
     assert [event.sequence for event in await store.events.of_job(uid)] == [2]
 
 
-async def test_old_attempts_go_in_batches_the_oldest_first(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await events_at(store, *[NOW] * (MAX_ROWS + 5))
-    old = await claim(store, "sub_1", MAX_ROWS + 4)
-    await together(
-        store, *(store.deliveries.record_attempt(result_of(one, attempt=attempt(started_at=NOW))) for one in old)
-    )
-    (new,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(new, attempt=attempt(started_at=NOW + 1)))
-    assert await until_none(lambda: store.upkeep.delete_attempts(NOW + 1)) == [MAX_ROWS, 4, 0]
-    assert [row["delivery_id"] for row in await rows(store, "SELECT delivery_id FROM attempts")] == [new.id]
-
-
 async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     owed, *others = await events_at(store, NOW, *[NOW + 1] * (SLICE + 5))
@@ -179,15 +131,6 @@ async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Stor
     assert len(others) == SLICE + 5
 
 
-async def test_many_jobs_with_open_deliveries_do_not_block_the_sweep(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", types=("ai.revor.job.succeeded",)))
-    await events_at(store, *[NOW] * (SLICE + 5))
-    free = await track(store, "free")
-    await store.jobs.untrack(free, NOW + 1)
-    assert await sweep_jobs(store, NOW + 2) == [0, 1]
-    assert await store.jobs.get(free) is None
-
-
 async def test_job_resumed_between_check_and_deletion_stays(store: Store) -> None:
     sub = await callback_for(store, "https://callback.example", "sub_1", NOW)
     uid = await track(store, "a", callback_subscription_id=sub)
@@ -197,15 +140,6 @@ async def test_job_resumed_between_check_and_deletion_stays(store: Store) -> Non
     registered, deleted = await together(store, again, deletion)
     assert (registered.resumed, deleted) == (True, 0)
     assert (await counts(store))["job_callbacks"] == 1
-
-
-async def test_a_job_takes_its_callbacks_with_it(store: Store) -> None:
-    sub = await callback_for(store, "https://callback.example", "sub_1", NOW)
-    uid = await track(store, "a", callback_subscription_id=sub)
-    await store.jobs.untrack(uid, NOW)
-    assert await sweep_jobs(store, NOW + 5) == [1]
-    assert (await counts(store))["job_callbacks"] == 0
-    assert (await counts(store))["subscriptions"] == 1
 
 
 async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
@@ -232,16 +166,6 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
     assert again != made["gone"]
 
 
-async def test_many_callbacks_are_gone_through_a_slice_at_a_time(store: Store) -> None:
-    named = ((f"https://callback.example/{nth}", new_id("sub", NOW + nth / 1e3)) for nth in range(SLICE + 3))
-    await asyncio.gather(*(callback_for(store, url, id, NOW) for url, id in named))
-    kept = (await store.subscriptions.page(limit=1, callbacks=True)).items[0].id
-    await track(store, "open", callback_subscription_id=kept)
-    count, after = await store.upkeep.delete_callbacks(NOW + 5)
-    assert (count, after is not None) == (SLICE, True)
-    assert await store.upkeep.delete_callbacks(NOW + 5, after) == (2, None)
-
-
 async def test_callback_used_again_between_check_and_deletion_stays(store: Store) -> None:
     sub = await callback_for(store, "https://callback.example", new_id("sub", NOW), NOW)
     named = store.jobs.register(registration("a", callback_subscription_id=sub))
@@ -249,38 +173,3 @@ async def test_callback_used_again_between_check_and_deletion_stays(store: Store
     _, deleted = await together(store, named, deletion)
     assert deleted == 0
     assert (await counts(store))["job_callbacks"] == 1
-
-
-async def test_old_idempotency_keys_go(store: Store) -> None:
-    times = [NOW + 5, *[NOW] * (MAX_ROWS + 2)]
-    await asyncio.gather(
-        *(store.idempotency.begin(f"key {nth}", "digest", "holder", time, 0.0) for nth, time in enumerate(times))
-    )
-    assert await until_none(lambda: store.upkeep.delete_idempotency_keys(NOW + 5)) == [MAX_ROWS, 2, 0]
-    assert await store.idempotency.begin("key 0", "digest", "holder", NOW + 9, 0.0) is not None
-
-
-async def test_secrets_go_once_they_have_expired(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.secrets.add_secret("sub_1", "whsec_a", NOW)
-    await store.secrets.add_secret("sub_1", "whsec_b", NOW, old_expire_at=NOW + 10)
-    assert await store.upkeep.delete_secrets(NOW + 10) == 0
-    assert await store.upkeep.delete_secrets(NOW + 11) == 1
-    assert [secret.value for secret in await store.secrets.of("sub_1")] == ["whsec_b"]
-
-
-async def test_several_sweeps_in_one_group_are_fine(store: Store) -> None:
-    await events_at(store, NOW, NOW, NOW)
-    results = await together(
-        store,
-        store.upkeep.delete_secrets(NOW),
-        store.upkeep.delete_idempotency_keys(NOW),
-        store.upkeep.delete_attempts(NOW),
-    )
-    assert results == [0, 0, 0]
-
-
-async def test_an_event_id_that_looks_like_json_is_deleted_like_any(store: Store) -> None:
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, events=[replace(job_event(uid, 1), id='e"],["')]))
-    assert sum(await sweep(store, NOW + 1)) == 1

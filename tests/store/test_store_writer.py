@@ -21,20 +21,11 @@ from tests.support.store_kit import (
     held_writer,
     poll,
     registration,
-    relay_event,
     result_of,
     subscription,
-    together,
     track,
     until,
 )
-
-
-async def test_lone_write_is_committed_at_once(store: Store) -> None:
-    before = store.database.commit_count
-    for nth in range(5):
-        await track(store, f"job {nth}")
-    assert store.database.commit_count == before + 5
 
 
 async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Store) -> None:
@@ -112,17 +103,6 @@ async def test_cancelling_a_caller_does_not_lose_the_write(store: Store) -> None
     assert (await counts(store))["events"] == 1
 
 
-async def test_a_cancelled_change_of_a_subscription_is_announced_all_the_same(store: Store) -> None:
-    version = store.subscriptions.version
-    async with held_writer(store):
-        task = asyncio.ensure_future(store.subscriptions.create(subscription("sub_1")))
-        await asyncio.sleep(0)
-        task.cancel()
-    await track(store)
-    assert store.subscriptions.version > version
-    assert await store.subscriptions.get("sub_1") is not None
-
-
 async def test_close_commits_queued_writes(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
     async with held_writer(store):
         writes = [asyncio.ensure_future(store.jobs.register(registration(f"job {n}"))) for n in range(20)]
@@ -161,36 +141,3 @@ async def test_read_sees_one_snapshot_for_all_its_statements(store: Store) -> No
     written.set()
     assert await task == (0, 0)
     assert (await counts(store))["jobs"] == 1
-
-
-async def test_readers_cannot_write(store: Store) -> None:
-    def sneaky(connection: Connection) -> None:
-        connection.execute(text("DELETE FROM jobs"))
-
-    with pytest.raises(StoreError, match=r"readonly|read-only transaction"):
-        await store.database.read(sneaky)
-    await track(store)
-    assert (await counts(store))["jobs"] == 1
-
-
-async def test_a_failed_read_leaves_its_reader_usable(store: Store) -> None:
-    def broken(connection: Connection) -> None:
-        connection.execute(text("SELECT a FROM nowhere"))
-
-    for _ in range(10):
-        with pytest.raises(StoreError, match="nowhere"):
-            await store.database.read(broken)
-    assert (await counts(store))["jobs"] == 0
-
-
-async def test_writes_of_different_kinds_share_a_group(store: Store) -> None:
-    uid = await track(store)
-    before = store.database.writer.commit_count
-    await together(
-        store,
-        store.jobs.record(poll(uid, 0, "queued")),
-        store.jobs.register(registration("other")),
-        store.events.record(relay_event()),
-        store.idempotency.forget("none", "holder"),
-    )
-    assert store.database.writer.commit_count == before + 2  # the one that held the thread, then one for all
