@@ -1,7 +1,7 @@
 """Detection delay against requests spent: the relay's planner, the usual ways to poll, and the bound.
 
 `python tests/benchmarks/polling.py [--bars] [--jobs N] [--seeds 3] [--k 4] [--only workload] [--out DIR] [--fast]` runs
-eight workloads, prints a table and writes polling.json, polling.md and polling.svg. With `--bars` it also says of each
+eight workloads, prints a table and writes polling.json and polling.md. With `--bars` it also says of each
 bar whether it is met, and ends with 1 if one is not. Progress goes to the standard error stream, a line a run.
 
 The limit allows k requests a job over the span of the arrivals: 4 h for lanes, 2 h for the mix, and for jobs that come
@@ -24,8 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from polling_bars import BAR, bar_rows, bars
-from polling_figure import Panel, figure
-from polling_runs import BOUND, FIGURE_WAYS, FIGURE_WORKLOADS, RELAY, WAYS, perform_all, plan
+from polling_runs import BOUND, RELAY, WAYS, perform_all, plan
 from polling_workloads import NAMES
 
 
@@ -88,24 +87,6 @@ def text(rows: list[list[str]]) -> str:
     )
 
 
-def panels(results: list[dict[str, Any]]) -> list[Panel]:
-    """The figure's panels: for each workload and way, (requests a job allowed, mean delay) with the first seed."""
-    found = []
-    for workload in FIGURE_WORKLOADS:
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for result in results:
-            if result["workload"] != workload or result["seed"] != 1 or result["shared"] or result["weighted"]:
-                continue
-            if result["way"] in FIGURE_WAYS:
-                lines.setdefault(result["way"], []).append((result["k"], result["mean_delay_seconds"]))
-            if result["bound_seconds"] is not None:
-                lines.setdefault(BOUND, []).append((result["k"], result["bound_seconds"]))
-        if lines:
-            order = {way: sorted(lines[way]) for way in FIGURE_WAYS if way in lines}
-            found.append(Panel(title=workload, lines=order))
-    return found
-
-
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,17 +95,17 @@ def main() -> int:
     parser.add_argument("--k", type=float, default=4.0, help="requests a job that the limit allows")
     parser.add_argument("--bars", action="store_true", help="say whether each bar is met; 1 if one is not")
     parser.add_argument("--only", choices=NAMES, help="one workload")
-    parser.add_argument("--out", type=Path, default=Path("."), help="where the three files go")
+    parser.add_argument("--out", type=Path, default=Path("."), help="where the two files go")
     spans = "over which k requests a job are spread: that of the arrivals, or to the last true end"
     parser.add_argument("--span", choices=("arrivals", "ends"), default="arrivals", help=spans)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--fast", action="store_true", help="fewer jobs, one seed, and no figure")
+    parser.add_argument("--fast", action="store_true", help="fewer jobs, one seed")
     options = parser.parse_args()
     jobs = options.jobs or (2_000 if options.fast else 10_000)
     seeds = options.seeds or (1 if options.fast else 3)
     workloads = [options.only] if options.only else list(NAMES)
     arrivals = options.span == "arrivals"
-    runs = plan(workloads, options.k, seeds, jobs, arrivals=arrivals, bars=options.bars, fast=options.fast)
+    runs = plan(workloads, options.k, seeds, jobs, arrivals=arrivals, bars=options.bars)
     results = perform_all(runs, options.workers)
     judged = bars(results, options.k) if options.bars else []
     missed = [bar for bar in judged if bar.kind == BAR and not bar.met]
@@ -148,8 +129,6 @@ def main() -> int:
         f"The bound is that at as many requests as the relay sent.\n\n"
     )
     (options.out / "polling.md").write_text(heading + "\n".join(markdown(rows) for rows in tables))
-    if not options.fast:
-        (options.out / "polling.svg").write_text(figure(panels(results)))
     return 1 if missed else 0
 
 

@@ -4,7 +4,7 @@ Two of them. The known-distribution controller is the relay's planner, under the
 its hazards are the true ones from the first job on and nothing is learned. The bound has besides no rate limit and a
 constant price, found such that so many requests a job are sent as are asked for; so no job ever waits for another. It
 never polls a job ahead of its time, nor to see whether one was moved, and its tables are for exactly its price
-instead of the nearest rung. `polling_check.py` computes it for two workloads in another way.
+instead of the nearest rung.
 
 What the bound knows is what polling could know: the law of a job's class (of a drifting one: which law holds when the
 run begins), not the life of a job, and hazards no finer than the planner's bins.

@@ -20,9 +20,6 @@ KNOWN = "known distributions"
 WAYS = (RELAY, *BASELINES, BEST, BEST_LANES)
 NO_HINT = "lanesU-nohint"
 SCARCE_K = 1.25
-FIGURE_K = (SCARCE_K, 2.0, 4.0, 8.0)
-FIGURE_WORKLOADS = ("lanes60", "bimodal", "heavy", "mix")
-FIGURE_WAYS = (RELAY, "fixed 30 s", "google", BEST, BOUND)
 SHARED_WORKLOADS = ("mix",)
 RESERVE = 0.3
 SHARED_HEADROOM = 1.6
@@ -114,9 +111,9 @@ def perform_all(runs: list[Run], workers: int) -> list[dict[str, Any]]:
     return [future.result() for future in futures]
 
 
-def plan(workloads: list[str], k: float, seeds: int, jobs: int, *, arrivals: bool, bars: bool, fast: bool) -> list[Run]:
-    """The runs of the table and those with another client on the key, with `bars` those that only bars need, and
-    unless `fast` the figure's. The longest come first. Bounds that no bar needs are of the first seed only."""
+def plan(workloads: list[str], k: float, seeds: int, jobs: int, *, arrivals: bool, bars: bool) -> list[Run]:
+    """The runs of the table and those with another client on the key, and with `bars` those that only bars need. The
+    longest come first. Bounds that no bar needs are of the first seed only."""
     found: dict[Run, None] = {}
 
     def add(workload: str, way: str, k: float, seed: int, **marks: bool) -> None:
@@ -136,9 +133,4 @@ def plan(workloads: list[str], k: float, seeds: int, jobs: int, *, arrivals: boo
                 add(workload, RELAY, SCARCE_K, seed, weighted=True)
             if workload in SHARED_WORKLOADS or len(workloads) == 1:
                 add(workload, RELAY, k, seed, shared=True)
-        if workload in FIGURE_WORKLOADS and not fast:
-            for each in FIGURE_K:
-                for way in FIGURE_WAYS:
-                    if way != BOUND:
-                        add(workload, way, each, 1, bounds=way == RELAY, bound_at_k=way == RELAY and each == k)
     return sorted(found, key=lambda run: (not run.bounds, run.way not in (BEST, BEST_LANES, RELAY, KNOWN)))

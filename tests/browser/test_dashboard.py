@@ -3,15 +3,11 @@
 Each page: no fault on the console, nothing that the Content-Security-Policy refuses, nothing of another host, no text
 of strangers that runs, nothing that axe finds, no horizontal scrolling on a phone; and without JavaScript. Then what
 people do with it: keys, live pages, many tabs, a lost connection, a token that is revoked.
-
-`UPDATE_SCREENSHOTS=1 pytest tests/browser -k screenshots` draws `docs/img/*.png` anew; look at them before you commit.
 """
 
-import os
-import re
 import subprocess
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,12 +15,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from relay.web.pages import PAGES
+from relay.web.texts import english
 from tests.support.cut_proxy import cut_proxy
 from tests.support.dashboard_tabs import DESK, PHONE, Faults, call, make_intent, until_live
 from tests.support.dashboard_world import Shown
 from tests.support.npm import npm_folder
 from tests.support.scale import scaled, soak_only
-from tests.support.small_png import small_png
 
 ROUTES = sorted(page.path for page in PAGES if page.method == "GET")
 FILLED: dict[str, str] = {
@@ -44,25 +40,37 @@ PAGE_BYTES = 150_000
 AXE = "axe-core@4.14.1"
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 MAX_TABS = 150
-PICTURES = Path("docs/img")
-PICTURES_BYTES = 2_500_000
 BEYOND_KEYS = """() => [...document.querySelectorAll("main *")]
   .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.checkVisibility({contentVisibilityAuto: true})
     && ["auto", "scroll"].includes(getComputedStyle(one).overflowX))
   .filter((one) => ![one, ...one.querySelectorAll("*")].some((at) => at.tabIndex >= 0))
   .map((one) => `${one.tagName} ${one.id} ${one.className} ${one.innerText.slice(0, 60)}`)"""
 """What scrolls sideways, has no part that Tab leads to, and is none itself: not every browser makes it one."""
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"viewport": DESK, "color_scheme": "light"},
-    "dark": {"viewport": DESK, "color_scheme": "dark"},
-    "phone": {"viewport": PHONE, "color_scheme": "light"},
-}
+FROM_ELSEWHERE = {"x-forwarded-for": "203.0.113.9"}
+"""From elsewhere than this machine a relay with --dev asks for a token too."""
+PATIENCE_SECONDS = 20.0
+t = english()
 
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = npm_folder(tmp_path_factory.mktemp("npm"), [AXE])
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def items(shown: Shown, path: str) -> list[Any]:
+    """The items of a list of the API."""
+    found: list[Any] = call(shown, "GET", path)["items"]
+    return found
+
+
+def until_items(shown: Shown, path: str) -> list[Any]:
+    """The items of a list, as soon as there are some."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not (found := items(shown, path)):
+        assert time.monotonic() < until, f"{path} has nothing"
+        time.sleep(0.05)
+    return found
 
 
 def path_of(route: str, shown: Shown) -> str:
@@ -174,26 +182,6 @@ def test_actions_work_without_javascript(open_context: Callable[..., BrowserCont
     assert call(shown, "GET", f"/v1/subscriptions/{shown.subscription}")["state"] == "enabled"
 
 
-def test_menu_of_a_phone_opens_without_javascript(open_context: Callable[..., BrowserContext]) -> None:
-    page = open_context(java_script_enabled=False, viewport=PHONE).new_page()
-    page.goto("/ui")
-    assert page.locator(".places").is_hidden()
-    page.locator(".menu > summary").click()
-    page.locator(".menu a[href='/ui/jobs']").click()
-    assert page.url.endswith("/ui/jobs")
-
-
-def test_what_was_done_is_said_once(open_context: Callable[..., BrowserContext], shown: Shown) -> None:
-    page = open_context().new_page()
-    page.goto(f"/ui/subscriptions/{shown.subscription}")
-    for action in ("pause", "resume"):
-        page.locator(f"form[action='/ui/subscriptions/{shown.subscription}/{action}'] button").click()
-        expect(page.locator(".said")).to_be_visible()
-    page.wait_for_url(f"**/ui/subscriptions/{shown.subscription}")
-    page.reload()
-    expect(page.locator(".said")).to_have_count(0)
-
-
 def test_keys_lead_everywhere(open_context: Callable[..., BrowserContext]) -> None:
     page = open_context().new_page()
     page.goto("/ui")
@@ -274,6 +262,105 @@ def test_times_are_relative_and_local(open_context: Callable[..., BrowserContext
     assert time.get_attribute("title") == absolute
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_token_signs_in_and_the_button_signs_out(
+    scripts: bool, open_context: Callable[..., BrowserContext], shown: Shown
+) -> None:
+    page = open_context(java_script_enabled=scripts, extra_http_headers=FROM_ELSEWHERE).new_page()
+    faults = Faults().watch(page)
+    made = call(shown, "POST", "/v1/tokens", {"name": f"signs-{scripts}", "scopes": ["read"]})
+    page.goto("/ui/groups")
+    expect(page.get_by_label(t("login.token"))).to_be_focused()  # it can be typed at once
+    page.keyboard.insert_text(made["token"])
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/ui/groups")
+    expect(page.locator("footer")).to_contain_text(f"signs-{scripts}")
+    page.get_by_role("button", name=t("base.sign_out")).press("Enter")
+    page.wait_for_url("**/ui/login")
+    page.goto("/ui/groups")
+    assert "/ui/login" in page.url
+    assert faults.found == []
+    actions = [one["action"] for one in items(shown, "/v1/audit?limit=20") if one["actor"] == f"signs-{scripts}"]
+    assert actions == ["logout", "login"]
+
+
+def test_preview_follows_what_is_typed(open_tab: Callable[[str], Page], shown: Shown) -> None:
+    """The kind, the filter and the template, against an event that the relay has recorded."""
+    page = open_tab("checked")
+    faults = Faults().watch(page)
+    id, subject = ended(shown)
+    page.goto("/ui/subscriptions/new")
+    preview = page.locator("#preview")
+    sink = page.get_by_label(t("forms.field_sink"), exact=True)
+    sink.press_sequentially("https://crm.example/hooks")
+    expect(preview).to_contain_text("POST https://crm.example/hooks")
+    page.get_by_label(t("forms.field_event")).select_option(id)
+    expect(preview).to_contain_text(subject)
+    page.get_by_label(t("forms.field_template"), exact=True).press_sequentially('{"about": "{{ event.subject }}"}')
+    expect(preview.locator("code")).to_have_text('{\n  "about": "' + subject + '"\n}')
+    filter = page.get_by_label(t("forms.field_filters"), exact=True)
+    filter.press_sequentially('[{"exact": {"subject": "another"}}]')
+    expect(preview).to_contain_text(t("subscriptions.gets_not"))
+    filter.press_sequentially(" ]")
+    expect(preview).to_contain_text(t("subscriptions.preview_refused"))
+    filter.press("Control+a")
+    filter.press("Delete")
+    expect(preview).to_contain_text(t("subscriptions.gets"))
+    assert page.evaluate("document.activeElement.id") == "filters"
+    page.get_by_label(t("forms.field_template"), exact=True).fill("")
+    sink.fill("https://hooks.slack.com/services/T0/B0/x")
+    page.get_by_label(t("forms.field_kind"), exact=True).select_option("slack")
+    expect(preview).to_contain_text(t("subscriptions.gets_not"))  # its default types are others
+    page.get_by_label("job.succeeded").check()
+    expect(preview).to_contain_text('"blocks"')
+    assert page.url.endswith("/ui/subscriptions/new")
+    assert faults.found == []
+
+
+def ended(shown: Shown) -> tuple[str, str]:
+    """The event of a job that has just succeeded, and what it is about."""
+    order = {"account": "default", "channel": "email", "connect_account_id": "email-1", "final": "succeeded"}
+    order |= {"start_delay_seconds": 1, "run_seconds": 4, "attempt_failures": 0, "in_lane": False}
+    id = call(shown, "POST", "/_sandbox/jobs", order, at=shown.sandbox)["items"][0]["id"]
+    call(shown, "POST", "/v1/jobs", {"id": id})
+    path = f"/v1/events?subject={id}&type=ai.revor.job.succeeded"
+    until_items(shown, path)
+    return call(shown, "GET", path)["ids"][0], id
+
+
+def test_progress_of_a_replay_is_live(open_tab: Callable[[str], Page], shown: Shown) -> None:
+    """A paused subscription's replay waits; resumed, its bar runs to the end without a new page."""
+    page = open_tab("checked")
+    faults = Faults().watch(page)
+    sink = call(shown, "GET", f"/v1/subscriptions/{shown.subscription}")["sink"]
+    paused = call(shown, "POST", "/v1/subscriptions", {"sink": sink, "description": "Replayed"})["id"]
+    call(shown, "POST", f"/v1/subscriptions/{paused}/pause")
+    body = {"since": "1970-01-01T00:00:00Z", "only": "all"}
+    made = call(shown, "POST", f"/v1/subscriptions/{paused}/replay", body)
+    page.goto(f"/ui/replays/{made['replay_id']}")
+    until_live(page)
+    bar = page.locator("progress")
+    assert bar.evaluate("one => [one.value, one.max]") == [0, made["matched"]]
+    page.evaluate("window.same = true")
+    call(shown, "POST", f"/v1/subscriptions/{paused}/resume")
+    expect(page.locator(".lead")).to_contain_text(t("replays.done"), timeout=60_000)
+    assert bar.evaluate("one => [one.value, one.max]") == [made["matched"], made["matched"]]
+    assert page.evaluate("window.same") is True
+    assert faults.found == []
+
+
+def test_escape_closes_what_asks_and_keeps_the_place(open_tab: Callable[[str], Page], shown: Shown) -> None:
+    page = open_tab("checked")
+    page.goto(f"/ui/subscriptions/{shown.subscription}")
+    asks = page.locator("details.confirm").first
+    asks.locator("summary").press("Enter")
+    expect(asks.locator("form")).to_be_visible()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Escape")
+    expect(asks.locator("form")).to_be_hidden()
+    expect(asks.locator("summary")).to_be_focused()
+
+
 # --- live pages
 
 
@@ -332,8 +419,7 @@ def test_many_tabs_leave_connections_for_pages(open_context: Callable[..., Brows
 def test_revoked_token_leads_to_the_login_page(
     open_context: Callable[..., BrowserContext], axe: str, shown: Shown
 ) -> None:
-    """From elsewhere than this machine a relay with --dev asks for a token too: a proxy's header says so."""
-    page = open_context(bypass_csp=True, extra_http_headers={"x-forwarded-for": "203.0.113.9"}).new_page()
+    page = open_context(bypass_csp=True, extra_http_headers=FROM_ELSEWHERE).new_page()
     made = call(shown, "POST", "/v1/tokens", {"name": "browser", "scopes": ["read"]})
     page.goto("/ui/jobs?open=true")
     assert "/ui/login" in page.url
@@ -377,20 +463,3 @@ def test_twenty_live_tabs_do_not_grow(
     after = measured()
     assert after[0] < before[0] + 24, f"MB of the relay: {before[0]:.1f}, then {after[0]:.1f}"
     assert after[1] < before[1] * 1.25 + 8, f"MB of the pages: {before[1]:.1f}, then {after[1]:.1f}"
-
-
-@pytest.mark.skipif(not os.environ.get("UPDATE_SCREENSHOTS"), reason="draws docs/img anew with UPDATE_SCREENSHOTS=1")
-def test_screenshots(browser: Browser, open_context: Callable[..., BrowserContext], shown: Shown) -> None:
-    """Each page in both themes and on a phone."""
-    PICTURES.mkdir(exist_ok=True)
-    reducer = browser.new_page()
-    for look, options in LOOKS.items():
-        page = open_context(**options).new_page()
-        for route in ROUTES:
-            page.goto(path_of(route, shown))
-            until_live(page)
-            page.wait_for_timeout(300)  # what fades in has done so
-            name = re.sub(r"\W+", "-", route.removeprefix("/ui")).strip("-") or "overview"
-            (PICTURES / f"{name}-{look}.png").write_bytes(small_png(reducer, page.screenshot()))
-    reducer.close()
-    assert sum(path.stat().st_size for path in PICTURES.glob("*.png")) < PICTURES_BYTES

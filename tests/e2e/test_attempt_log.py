@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
-from tests.unit.http.test_sender import OK, peer, self_signed
 
 QUERY_SECRET = "planted-query-7Hq2xZ"
 HEADER_SECRET = "planted-header-9Kd4wY"
@@ -38,56 +37,6 @@ async def ended(world: RelayWorld, subscription: str, count: int, state: str = "
 
     await world.until(all_ended, f"no {count} {state} deliveries")
     return [await world.get(f"/v1/deliveries/{one['id']}") for one in reversed(found)]
-
-
-async def test_timings_of_first_and_later_request_over_tls(world: RelayWorld, tmp_path: Path) -> None:
-    path, context = self_signed(tmp_path)
-    async with peer(OK, tls=context) as sink:
-        await world.serve(SSL_CERT_FILE=str(path))
-        url = sink.url("/hook", scheme="https")
-        subscription = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded", sink=url)
-        await world.job()
-        tried = [one["attempts"][0] for one in await ended(world, subscription["id"], 2)]
-        first, second = sorted(tried, key=lambda attempt: str(attempt["started_at"]))
-    for attempt in (first, second):
-        assert (attempt["status_code"], attempt["remote_ip"]) == (200, "127.0.0.1")
-        assert (attempt["response_excerpt"], attempt["response_excerpt_encoding"]) == ("ok", "text")
-        assert (attempt["decision"], attempt["next_attempt_at"]) == ("HTTP 200: delivered", None)
-        assert sum(took or 0 for took in attempt["timings"].values()) <= attempt["duration_ms"]
-        assert attempt["timings"]["first_byte_ms"] > 0
-        assert attempt["timings"]["dns_ms"] is None
-    assert first["timings"]["connect_ms"] > 0
-    assert first["timings"]["tls_ms"] > 0
-    assert (second["timings"]["connect_ms"], second["timings"]["tls_ms"]) == (None, None)
-
-
-async def test_report_of_a_delivery_with_two_attempts(world: RelayWorld) -> None:
-    came: list[str] = []
-
-    async def once(_request: Request) -> Response:
-        came.append("")
-        return PlainTextResponse("restarting", 503 if len(came) == 1 else 200)
-
-    world.answering = once
-    await world.serve()
-    subscription = await world.subscribe("ai.revor.job.succeeded")
-    job_id = await world.job()
-    (delivery,) = await ended(world, subscription["id"], 1)
-    first, second = delivery["attempts"]
-    assert first["next_attempt_at"] is not None
-    assert first["started_at"] < first["next_attempt_at"] <= second["started_at"]
-    code, lines = await world.run("deliveries", "show", delivery["id"])
-    reported = "\n".join(lines)
-    assert code == 0
-    assert lines[0].startswith(f"{delivery['id']} was delivered at ")
-    assert f"of job {job_id}" in reported
-    assert "→ HTTP 503 (attempt 1 of 11): tried again in " in reported
-    assert reported.count("“restarting”") == 1
-    assert "answer: the same" in reported
-    assert "(reused connection)" in reported
-    assert "→ HTTP 200: delivered" in reported
-    code, lines = await world.run("deliveries", "show", delivery["id"], "--json")
-    assert (code, json.loads(lines[0])) == (0, await world.get(f"/v1/deliveries/{delivery['id']}"))
 
 
 async def test_support_text_has_all_attempts_and_no_secret(world: RelayWorld) -> None:

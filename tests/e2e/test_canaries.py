@@ -41,7 +41,7 @@ from tests.vendors.pipedrive import TOKEN, Pipedrive
 AT_DEBUG_LEVEL = """
 import functools
 from relay import log
-from relay.core import ledger
+from relay.core.deliveries import ledger
 ledger.SETTLE_SECONDS = 0.1
 log.configure = functools.partial(log.configure, level="debug")
 from relay.cli import main

@@ -23,7 +23,6 @@ from relay.cli.jobs import importing
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.relay_world import open_relay_world
 
-LINES = int(os.environ.get("IMPORT_TEST_COUNT") or 20_000)  # 100,000 take ten seconds
 SAMPLES = Path(__file__).resolve().parents[1] / "fixtures" / "revor-samples.json"
 HOOK = "https://receiver.example/hook"
 
@@ -111,17 +110,6 @@ class Cut:
 def numbered(count: int, *, first: int = 0) -> str:
     rows = (f'job-{number},"{{""deal"": {number}}}",high' for number in range(first, first + count))
     return "id,metadata,priority\n" + "\n".join(rows) + "\n"
-
-
-async def test_many_lines_are_imported(importer: Importer) -> None:
-    file = importer.write("jobs.csv", numbered(LINES))
-    found = await importer.json(file)
-    assert importer.code == 0
-    assert (found["complete"], found["created"], found["existing"], found["rejected_count"]) == (True, LINES, 0, 0)
-    assert importer.err == ""  # no progress bar without a terminal
-    for number in (0, LINES // 2, LINES - 1):
-        job = await importer.world.shown(f"job-{number}")
-        assert (job["metadata"], job["priority"]) == ({"deal": number}, "high")
 
 
 async def test_interrupted_import_is_run_again(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,31 +219,6 @@ async def test_json_lines_may_be_answers_and_ids(importer: Importer) -> None:
         (10, None, "wrong_type"),
     ]
     assert "did you mean source?" in found["rejected"][1]["detail"]
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-async def test_standard_input_with_and_without_a_byte_order_mark(importer: Importer, end: str, mark: bytes) -> None:
-    text = f"id;Priority;metadata.deal{end}a;high;007{end}{end}b;;{end}"
-    out = await importer("-", stdin=mark + text.encode())
-    assert (importer.code, out) == (0, "2 created, 0 already tracked, 0 rejected\n")
-    tracked = await importer.tracked()
-    assert (tracked["a"]["priority"], tracked["a"]["metadata"]) == ("high", {"deal": "007"})
-    assert (tracked["b"]["priority"], tracked["b"]["metadata"]) == ("normal", {})
-    out = await importer(stdin=mark + f"a{end}c{end}".encode())  # a plain list
-    assert (importer.code, out) == (0, "1 created, 1 already tracked, 0 rejected\n")
-
-
-async def test_defaults_apply_only_to_missing_fields(importer: Importer) -> None:
-    rows = f'id,callback_url,metadata\na,,\nb,{HOOK}/own,\nc,,"{{}}"\n'.encode()
-    more = ("--source", "revor", "--account", "default", "--callback-url", HOOK, "--metadata", '{"deal": 1}')
-    assert (await importer.json(*more, stdin=rows))["created"] == 3
-    tracked = await importer.tracked()
-    assert [tracked[id]["metadata"] for id in "abc"] == [{"deal": 1}, {"deal": 1}, {}]
-    hooks = (await importer.world.api.get("/v1/subscriptions?callbacks=true")).json()["items"]
-    assert len(hooks) == 2
-    await importer("--account", "nobody", stdin=b"d\n")
-    assert importer.code == 2
 
 
 async def test_import_waits_for_a_killed_relay(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, call
 
 import asyncpg
 import pytest
@@ -14,7 +13,6 @@ import time_machine
 
 from relay.api.http import stream
 from relay.api.jobs import waiting
-from relay.api.jobs.waiting import GROUP_SLICE_SECONDS
 from relay.clock import to_rfc3339
 from relay.delivery import dispatcher, pulls
 from relay.node import cluster
@@ -134,26 +132,6 @@ async def test_refresh_on_one_node_is_polled_by_the_other(first: World) -> None:
         seen = first.polls("observed")
         assert (await second.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
         await until(lambda: first.polls("observed") > seen)
-
-
-async def test_priority_set_on_one_node_reaches_the_other(first: World) -> None:
-    async with open_beside(first) as second:
-        job_id = await first.job(**LONG)
-        uid = (await first.shown(job_id))["uid"]
-        first.poller.agenda.set_weight = heard = Mock()  # type: ignore[method-assign]
-        answer = await second.api.post("/v1/jobs", json={"id": job_id, "priority": "high"})
-        assert (answer.status_code, answer.json()["priority"]) == (200, "high")
-        await until(lambda: call(uid, 4.0) in heard.mock_calls)
-
-
-async def test_next_event_reaches_a_subscription_created_on_another_node(first: World) -> None:
-    async with open_beside(first) as second:
-        for turn in range(5):
-            made = await second.subscribe(path=f"/turn-{turn}")
-            job_id = await first.job()
-            await until(lambda turn=turn: bool(first.received.get(f"/turn-{turn}")))
-            assert first.received[f"/turn-{turn}"][0].event["subject"] == job_id
-            assert (await second.api.delete(f"/v1/subscriptions/{made['id']}")).status_code == 200
 
 
 async def test_account_moves_to_another_node_when_its_own_stops(first: World) -> None:
@@ -330,13 +308,6 @@ async def events_of(world: World, job_id: str) -> list[dict[str, Any]]:
     return sorted(items, key=lambda event: int(event["sequence"]))
 
 
-@pytest.mark.usefixtures("_long_leases")
-async def test_stopping_node_releases_its_account_at_once(first: World) -> None:
-    async with open_beside(first) as second:
-        await first.node._cluster.give_up()  # type: ignore[union-attr]
-        await until(lambda: second.poller.holds)
-
-
 async def test_changes_are_found_without_notifications(
     first: World, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,20 +421,6 @@ async def test_waiter_is_woken_when_another_node_untracks_the_job(
 
 
 @pytest.mark.parametrize(("notices", "on"), combined(NOTICES, NODES), indirect=["notices"])
-async def test_waiter_is_woken_when_another_node_finishes_the_group(first: World, second: World, on: str) -> None:
-    here, there = (first, second) if on == "the node that polls" else (second, first)
-    job_id = await first.job(**FAR)
-    await first.api.post("/v1/jobs", json={"id": job_id, "group": "q4"})
-    await first.api.delete(f"/v1/jobs/{job_id}")
-    (group,) = await here.node.store.groups.find("q4")
-    wait = asyncio.ensure_future(here.api.get("/v1/groups/q4", headers={"Prefer": "wait=300"}))
-    await until(lambda: group.id in here.node.signals._watches)
-    assert (await there.api.post("/v1/groups/q4/close")).json()["state"] == "finished"
-    async with asyncio.timeout(GROUP_SLICE_SECONDS):
-        assert (await wait).json()["state"] == "finished"
-
-
-@pytest.mark.parametrize(("notices", "on"), combined(NOTICES, NODES), indirect=["notices"])
 async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: World, second: World, on: str) -> None:
     here, there = (first, second) if on == "the node that polls" else (second, first)
     job_id = await first.job()
@@ -481,41 +438,6 @@ async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: Wor
         return await cache() == "pass"
 
     await until(passed)
-
-
-async def test_job_untracked_on_another_node_is_not_polled_again(first: World) -> None:
-    async with open_beside(first) as second:
-        job_id = await first.job(**FAR)
-        kept = await first.job(**FAR)
-        await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 2)
-        assert (await second.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
-        await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 1)
-        assert (await first.shown(kept))["open"]
-
-
-async def test_late_notification_does_not_affect_a_job_tracked_again(first: World) -> None:
-    async with open_beside(first):
-        job_id = await first.job(**FAR)
-        uid = (await first.shown(job_id))["uid"]
-        await until(lambda: first.poller.planner.tracks(uid))
-        cluster_of_first: Any = first.node._cluster
-        cluster_of_first.heard(f"gone revor/default {uid} {job_id}")
-        await cluster_of_first.scan()
-        assert not cluster_of_first._gone
-        assert first.poller.planner.tracks(uid)
-
-
-async def test_subscription_paused_on_another_node_is_paused_without_a_notification(
-    first: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def mute(self: postgres.PostgresDatabase) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(postgres.PostgresDatabase, "_notify_others", mute)
-    made = await first.subscribe()
-    async with open_beside(first) as second:
-        assert (await second.api.post(f"/v1/subscriptions/{made['id']}/pause")).status_code == 200
-        await until(lambda: first.node.dispatcher.slots.get(made["id"]).subscription.state == "paused")  # type: ignore[union-attr]
 
 
 def _shows(world: World, job_id: str, field: str, value: Any) -> Callable[[], Awaitable[bool]]:
@@ -620,26 +542,6 @@ async def test_expired_token_ends_what_is_open_on_every_node(first: World) -> No
         )
         assert time.time() - expires_at < 10  # a stream's next heartbeat is later
         assert {answer.text for answer in answers} == {": connected\n\n"}
-
-
-async def test_token_of_another_node_keeps_its_limits(first: World) -> None:
-    async with open_beside(first) as second:
-        _, headers = await a_token(first, requests_per_minute=3)
-        await until(accepts(second, headers))
-        statuses = [(await second.api.get("/v1/jobs", headers=headers)).status_code for _ in range(3)]
-        assert statuses == [200, 200, 429]
-
-
-async def test_uses_on_two_nodes_are_one_time(first: World) -> None:
-    async with open_beside(first) as second:
-        id, headers = await a_token(first)
-        await until(accepts(second, headers))
-        for world in (second, first):
-            await world.node._tokens.store_uses()
-        token = await first.node.store.tokens.get(id)
-        assert token is not None
-        assert token.last_used_at is not None
-        assert abs(token.last_used_at - time.time()) < 60
 
 
 async def test_program_that_waits_at_one_node_gets_what_another_records_gives_back_or_takes_over(

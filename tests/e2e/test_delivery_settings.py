@@ -74,17 +74,6 @@ async def test_reload_applies_to_callbacks_and_subscriptions_without_own_setting
         }
 
 
-async def test_reload_changes_the_limit_per_host(tmp_path: Path) -> None:
-    async with open_e2e_world(tmp_path) as world:
-        await world.subscribe()
-        await world.subscribe(path="/own", config={"concurrency": 3})
-        await until(lambda: _are(len(list(world.node.dispatcher.slots)) == 2))
-        for per_host in (500, 5):
-            reload(world, per_host=per_host)
-            ceilings = sorted(target.sink.concurrency.ceiling for target in world.node.dispatcher.slots)
-            assert ceilings == sorted((3, per_host))
-
-
 async def test_callbacks_are_signed_with_the_secret_in_the_settings(tmp_path: Path) -> None:
     async with open_e2e_world(tmp_path) as world:
 
@@ -96,7 +85,3 @@ async def test_callbacks_are_signed_with_the_secret_in_the_settings(tmp_path: Pa
         assert await secret() == given
         reload(world)
         assert await secret() == first
-
-
-async def _are(value: bool) -> bool:
-    return value

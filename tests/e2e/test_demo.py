@@ -121,20 +121,3 @@ def test_keep_serves_until_interrupted(
     assert running.returncode == 0
     assert errors == ""
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=soak_only)])
-def test_interrupted_demo_leaves_nothing_behind(environ: dict[str, str], tmp_path: Path, sign: signal.Signals) -> None:
-    command = [*COMMAND[:-1], "1", "--jobs", "3"]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        assert re.match(LINK, running.stdout.readline())
-        assert running.stdout.readline().startswith("0/3")
-        running.send_signal(sign)
-        try:
-            _, errors = running.communicate(timeout=30)
-        finally:
-            running.kill()  # or the end of this block would wait for it
-    assert running.returncode == 130
-    assert errors == "interrupted\n"
-    assert list(tmp_path.iterdir()) == []

@@ -14,14 +14,12 @@ import httpx2
 import orjson
 import pytest
 
-from relay import __version__
 from relay.api.http.limits import MAX_DEPTH
 from relay.config.settings import PollingSettings
 from relay.core.jobs.job import Job
 from relay.testing import FakeClock
 from tests.support.dropin_requests import DISPATCH, DISPATCHES, JOBS
 from tests.support.e2e_world import KEY, World, open_e2e_world
-from tests.support.store_kit import rows
 from tests.support.wire import Call, Stub, answer, open_stub
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -112,12 +110,6 @@ async def running(world: World, clock: FakeClock, *, seconds: float = 60) -> str
 # --- hit, miss and pass
 
 
-async def test_first_read_goes_to_the_upstream(world: World) -> None:
-    job_id = await world.job(run_seconds=60)
-    answered = await read(world, job_id)
-    assert (answered.headers["relay-cache"], "age" in answered.headers) == ("miss", False)
-
-
 async def test_fresh_state_is_served_with_its_age(world: World, clock: FakeClock) -> None:
     job_id = await running(world, clock)
     before = await reads_upstream(world)
@@ -164,11 +156,6 @@ async def test_ended_job_is_always_a_hit(world: World, clock: FakeClock) -> None
     world.node._answers.clear()
     assert await cache_of(world, job_id) == "hit"  # from the database after the cache lost it
     assert await reads_upstream(world) == before
-
-
-async def test_id_in_the_path_may_be_encoded(world: World, clock: FakeClock) -> None:
-    job_id = await running(world, clock)
-    assert await cache_of(world, "".join(f"%{ord(letter):02X}" for letter in job_id)) == "hit"
 
 
 async def test_only_a_plain_read_is_answered_from_state(world: World, clock: FakeClock) -> None:
@@ -253,26 +240,6 @@ async def test_item_with_odd_json_is_tracked_recorded_and_served(over_stub: Worl
     assert (data["job"], data["metadata"]["deal"]) == (shown, int(BIG))
 
 
-async def test_each_status_is_served_unchanged(world: World, clock: FakeClock) -> None:
-    job_id = await world.job(start_delay_seconds=30, run_seconds=30, attempt_failures=1, retry_pause_seconds=30)
-    seen = set()
-    for _ in range(200):
-        direct = await world.sandbox.get(JOBS + job_id, headers=AUTH)
-        answered = await read(world, job_id, **NO_CACHE)
-        await at_rest(world)
-        served = await read(world, job_id)
-        assert answered.json()["item"] == direct.json()["item"]
-        if served.headers["relay-cache"] == "hit":
-            assert served.json()["item"] == direct.json()["item"]
-            item = orjson.dumps(direct.json()["item"])
-            assert item in served.content
-            seen.add(direct.json()["item"]["status"])
-        if direct.json()["item"]["status"] == "succeeded":
-            break
-        clock.advance(5)
-    assert seen >= {"queued", "running", "succeeded"} or seen >= {"scheduled", "running", "succeeded"}
-
-
 # --- forwarded reads count as polls
 
 
@@ -322,19 +289,16 @@ async def test_job_is_not_polled_during_a_caller_s_read(over_stub: World, upstre
     assert len(upstream.received) == 2
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        *({name: value} for name in ("If-None-Match", "If-Match") for value in ("*", '"x"')),
-        *({name: "Wed, 20 May 2026 10:00:00 GMT"} for name in ("If-Modified-Since", "If-Unmodified-Since")),
-        *({"Range": "bytes=0-3"}, {"Accept": "text/html"}, {"Accept": ""}, {"Expect": "100-continue"}),
-        *({"Cookie": "session=other"}, {"X-Version": "2"}, {"x-api-key": "sk-revor-other"}),
-        *({"Connection": name} for name in ("close, authorization", "x-api-key", "accept, user-agent, host")),
-    ],
+NOT_AS_PLAIN_AS_A_POLL: tuple[dict[str, str], ...] = (
+    *({name: value} for name in ("If-None-Match", "If-Match") for value in ("*", '"x"')),
+    *({name: "Wed, 20 May 2026 10:00:00 GMT"} for name in ("If-Modified-Since", "If-Unmodified-Since")),
+    *({"Range": "bytes=0-3"}, {"Accept": "text/html"}, {"Accept": ""}, {"Expect": "100-continue"}),
+    *({"Cookie": "session=other"}, {"X-Version": "2"}, {"x-api-key": "sk-revor-other"}),
+    *({"Connection": name} for name in ("close, authorization", "x-api-key", "accept, user-agent, host")),
 )
-async def test_caller_s_requests_never_judge_the_account(
-    over_stub: World, upstream: Stub, clock: FakeClock, headers: dict[str, str]
-) -> None:
+
+
+async def test_caller_s_requests_never_judge_the_account(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
     """An upstream that refuses any request not as plain as the relay's polls."""
 
     refusals = itertools.cycle([(401, b"api_key_missing"), (500, b"internal_error")])
@@ -350,47 +314,16 @@ async def test_caller_s_requests_never_judge_the_account(
 
     upstream.handler = say
     await over_stub.api.post("/v1/jobs", json={"id": "odd"})
-    for _ in range(16):
+    for headers in NOT_AS_PLAIN_AS_A_POLL:
         await read(over_stub, "odd", **NO_CACHE, **headers)
         await at_rest(over_stub)
         clock.advance(30)
         await over_stub.poller.run_once()
         await over_stub.poller.drain()
-    assert over_stub.poller.state.state == "ok"
+        assert over_stub.poller.state.state == "ok", headers
     assert (await over_stub.api.get("/v1/events?type=relay.source.down")).json()["items"] == []
     assert (await over_stub.shown("odd"))["last_error"] is None
     assert await kinds(over_stub, "odd") == ["running"]
-
-
-@pytest.mark.parametrize("status_code", [400, 401, 403, 404, 410, 429, 500, 503])
-async def test_refused_read_leaves_the_judgement_to_the_relay_s_poll(
-    over_stub: World, upstream: Stub, clock: FakeClock, status_code: int
-) -> None:
-    async def say(call: Call) -> None:
-        await call.send(answer(200, [], b'{"ok":true,"request_id":"r","item":' + ODD_ITEM + b"}"))
-
-    async def refuse(call: Call) -> None:
-        await call.send(answer(status_code, [("Retry-After", "1")], b'{"ok":false,"error":{"code":"x"}}'))
-
-    upstream.handler = say
-    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
-    assert await cache_of(over_stub, "odd") == "miss"
-    planned = (await over_stub.shown("odd"))["next_poll_at"]
-    upstream.handler = refuse
-    for _ in range(10):
-        assert (await read(over_stub, "odd", **NO_CACHE)).status_code == status_code
-        await at_rest(over_stub)
-        clock.advance(10)
-    shown = await over_stub.shown("odd")
-    assert (shown["last_error"], shown["next_poll_at"], shown["poll_count"]) == (None, planned, 1)
-    assert over_stub.poller.state.state == "ok"
-    upstream.handler = say
-    clock.advance(900)
-    before = len(upstream.received)
-    assert await over_stub.poller.run_once()  # our own, with our own headers
-    await over_stub.poller.drain()
-    assert upstream.received[before].one("user-agent") == b"revor-relay/" + __version__.encode()
-    assert (await over_stub.shown("odd"))["poll_count"] == 2
 
 
 async def test_aborted_reads_do_not_prevent_polling(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
@@ -471,13 +404,6 @@ async def test_waiting_caller_is_answered_at_the_end(
     assert await reads_upstream(world) == before + 1
 
 
-async def test_wait_for_an_ended_job_returns_immediately(world: World, clock: FakeClock) -> None:
-    job_id = await running(world, clock)
-    clock.advance(61)
-    await cache_of(world, job_id)
-    assert await cache_of(world, job_id, Prefer="wait=300") == "hit"
-
-
 async def test_expired_wait_is_answered_with_the_current_state(over_stub: World, upstream: Stub) -> None:
     async def say(call: Call) -> None:
         await call.send(answer(200, [], b'{"ok":true,"request_id":"req_1","item":' + ODD_ITEM + b"}"))
@@ -500,12 +426,6 @@ async def test_wait_for_an_untracked_job_is_forwarded(over_stub: World, upstream
         assert upstream.received[-1].all("prefer") == [b"wait=20"]
 
 
-async def test_wait_with_no_cache_is_forwarded(over_stub: World, upstream: Stub) -> None:
-    await over_stub.api.post("/v1/jobs", json={"id": "odd"})
-    await read(over_stub, "odd", Prefer="wait=20", **NO_CACHE)
-    assert upstream.received[-1].all("prefer") == [b"wait=20"]
-
-
 # --- what is not served
 
 
@@ -514,20 +434,6 @@ async def test_purged_job_is_not_served(world: World, clock: FakeClock) -> None:
     assert await cache_of(world, job_id) == "hit"
     assert (await world.api.delete(f"/v1/jobs/{job_id}?purge=true")).status_code == 200
     assert await cache_of(world, job_id) == "pass"
-
-
-async def test_untracked_job_is_not_served(world: World, clock: FakeClock) -> None:
-    job_id = await running(world, clock)
-    assert (await world.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
-    polls = (await world.shown(job_id))["poll_count"]
-    clock.advance(61)
-    for _ in range(2):
-        answered = await read(world, job_id)
-        assert answered.headers["relay-cache"] == "pass"
-        assert answered.json()["item"]["status"] == "succeeded"
-    await at_rest(world)
-    assert (await world.shown(job_id))["poll_count"] == polls
-    assert await kinds(world, job_id) == ["running"]
 
 
 async def test_nothing_is_served_while_the_key_is_refused(world: World, clock: FakeClock) -> None:
@@ -591,24 +497,6 @@ async def test_metadata_and_callback_are_attached_and_not_forwarded(
     assert (event["subject"], event["data"]["metadata"]) == ("with-more", metadata)
 
 
-async def test_callback_of_a_create_may_be_limited_to_types(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
-    async def make(call: Call) -> None:
-        await call.body()
-        await call.send(made("with-types"))
-
-    upstream.handler = make
-    callback = f"{over_stub.receiver_url}/hooks/with-types"
-    answered = await create(over_stub, Relay_Callback=callback, Relay_Callback_Types="succeeded, ai.revor.job.failed,")
-    assert answered.status_code == 202
-    (sent,) = upstream.received
-    assert not [name for name, _ in sent.headers if name.startswith(b"relay-callback")]
-    job = await job_of(over_stub, "with-types")
-    found = await rows(over_stub.node.store, "SELECT types FROM job_callbacks WHERE job_uid = :uid", uid=job.uid)
-    assert found == [{"types": '["ai.revor.job.succeeded","ai.revor.job.failed"]'}]
-    (event,) = await over_stub.node.store.events.of_job(job.uid)
-    assert (await over_stub.node.store.deliveries.page(limit=5, event_id=event.id)).items == ()
-
-
 BAD_METADATA: tuple[str | bytes, ...] = (
     *("{", "", "[1]", "42", '"text"', b'{"a":"\xff"}', '{"a":"' + "x" * 16_384 + '"}', '{"a":1}{"b":2}'),
 )
@@ -660,23 +548,20 @@ async def test_invalid_relay_header_is_refused_before_anything_is_sent(over_stub
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 252, 254, 1000])
-async def test_deeply_nested_metadata_is_refused_before_anything_is_sent(
-    over_stub: World, upstream: Stub, depth: int
-) -> None:
+async def test_deeply_nested_metadata_is_refused_before_anything_is_sent(over_stub: World, upstream: Stub) -> None:
     async def make(call: Call) -> None:
         await call.body()
         await call.send(made("deep"))
 
     upstream.handler = make
-    answered = await create(over_stub, Relay_Metadata='{"a":' * depth + "1" + "}" * depth)
-    if depth == MAX_DEPTH:
-        assert answered.status_code == 202
-        assert (await job_of(over_stub, "deep")).progress.status == "queued"
-        return
-    assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_metadata")
+    for depth in (MAX_DEPTH + 1, 252, 254, 1000):
+        answered = await create(over_stub, Relay_Metadata='{"a":' * depth + "1" + "}" * depth)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (400, "relay_invalid_metadata"), depth
     assert upstream.received == []
     assert (await over_stub.api.get("/v1/intents")).json()["items"] == []
+    answered = await create(over_stub, Relay_Metadata='{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH)
+    assert answered.status_code == 202
+    assert (await job_of(over_stub, "deep")).progress.status == "queued"
 
 
 async def test_caller_gets_the_answer_to_a_create_even_if_tracking_fails(
@@ -721,53 +606,6 @@ async def test_create_joins_its_group(over_stub: World, upstream: Stub) -> None:
     assert other.status_code == 202
     assert (await job_of(over_stub, "grouped")).group == "Grüße"
     assert (await over_stub.api.get("/v1/groups/other")).status_code == 404
-
-
-async def test_relay_headers_are_never_forwarded(over_stub: World, upstream: Stub) -> None:
-    headers = {**AUTH, "Relay-Metadata": "{", "Relay-Callback": "x", "Relay-Callback-Types": "y"}
-    headers |= {"Relay-Group": "z", "Relay-Group-Size": "0"}
-    assert (await over_stub.api.get("/api/v2/credits", headers=headers)).status_code == 200
-    assert not [
-        name for name, _ in upstream.received[-1].headers if name.startswith(b"relay-") and name != b"relay-node"
-    ]
-
-
-async def test_scheduled_create_is_not_polled_early(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
-    async def make(call: Call) -> None:
-        await call.body()
-        said = made("planned", scheduled_at="2027-01-15T08:10:00.000Z", status="scheduled")
-        await call.send(said if call.request.method == "POST" else said.replace(b" 202 ", b" 200 "))
-
-    upstream.handler = make
-    await create(over_stub)
-    job = await job_of(over_stub, "planned")
-    assert (job.progress.status, job.channel, job.action) == ("scheduled", "email", "outreach.dispatch")
-    plan = over_stub.poller.planner.explain(job.uid, clock())
-    assert plan is not None
-    scheduled_at = 1_800_000_600.0
-    assert plan.anchor_at == pytest.approx(scheduled_at, abs=1.0)
-    assert plan.next_poll_at is not None
-    assert plan.next_poll_at >= scheduled_at
-    assert not await over_stub.poller.run_once()
-    assert await cache_of(over_stub, "planned") == "miss"  # the answer to a create is no answer to a read
-    assert await cache_of(over_stub, "planned") == "hit"
-    assert len(upstream.received) == 2
-
-
-async def test_creates_of_a_channel_share_a_lane(over_stub: World, upstream: Stub, clock: FakeClock) -> None:
-    async def make(call: Call) -> None:
-        await call.body()
-        name = call.request.one("x-name")
-        assert name is not None
-        await call.send(made(name.decode(), channel=name.decode().partition("-")[0]))
-
-    upstream.handler = make
-    for name in ("email-1", "email-2", "linkedin-1"):
-        await create(over_stub, X_Name=name)
-    uids = {name: (await job_of(over_stub, name)).uid for name in ("email-1", "email-2", "linkedin-1")}
-    plans = {name: over_stub.poller.planner.explain(uid, clock()) for name, uid in uids.items()}
-    waits_for = {name: plan.waiting_for_job_id for name, plan in plans.items() if plan is not None}
-    assert waits_for == {"email-1": None, "email-2": uids["email-1"], "linkedin-1": None}
 
 
 async def test_interval_of_a_create_becomes_the_job_s_spacing(over_stub: World, upstream: Stub) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ from relay.node import readiness
 from relay.node.heartbeat import ANYWHERE, Heartbeat
 from tests.support.e2e_world import World, open_e2e_world
 from tests.support.peer import open_peer
-from tests.support.process_world import API_TOKEN, Start, keep_token, processes
-from tests.support.wire import Client, answer, request
+from tests.support.process_world import Start, keep_token, processes
+from tests.support.wire import answer
 
 SECRET = "0f9d3c1e-secret-of-the-check"
 
@@ -69,30 +68,6 @@ async def test_idle_relay_pings_with_a_plain_get(start: Start) -> None:
     assert SECRET not in "\n".join(relay.lines)
 
 
-async def test_ping_that_fails_disturbs_nothing_and_shows_no_secret(start: Start) -> None:
-    async with monitor(status=500) as service:
-        relay = start("serve", "--port", "0", RELAY_HEARTBEAT__URL=service.url)
-        url = await asyncio.to_thread(relay.until, r"serving (http://\S+)")
-        line = await asyncio.to_thread(relay.until, ".*heartbeat_failed.*")
-        assert "status 500" in line
-        async with Client(url) as client:
-            ready = await client.exchange(request("GET", "/readyz"))
-            assert ready.status == 200
-            jobs = await client.exchange(request("GET", "/v1/jobs", [("Authorization", f"Bearer {API_TOKEN}")]))
-            assert jobs.status == 200
-        assert await asyncio.to_thread(relay.end, signal.SIGTERM) == 0
-    assert SECRET not in "\n".join(relay.lines)
-
-
-def test_wrong_url_is_refused_without_being_shown(start: Start) -> None:
-    for wrong in (f"ftp://hc.example/{SECRET}", f"https://user:{SECRET}@hc.example", f"https://hc.example/#{SECRET}"):
-        relay = start("serve", "--port", "0", RELAY_HEARTBEAT__URL=wrong)
-        assert relay.close() == 2
-        (line,) = relay.lines
-        assert "heartbeat.url" in line
-        assert SECRET not in line
-
-
 class Watched:
     """The heartbeat of a running node, with a clock that this test moves."""
 
@@ -127,15 +102,6 @@ async def watched(world: World) -> AsyncIterator[Watched]:
         yield made
 
 
-async def test_node_that_polls_and_delivers_pings(world: World, watched: Watched) -> None:
-    await world.subscribe()
-    job = await world.job()
-    await world.until(lambda: world.kinds(job) != [])
-    await world.poller.run_once()
-    await world.node.dispatcher.run_once()
-    assert await watched.after(TURN_SECONDS + 1)
-
-
 async def test_dead_dispatcher_ends_the_pings(world: World, watched: Watched) -> None:
     dispatching = world.node._dispatching
     assert dispatching is not None
@@ -145,14 +111,6 @@ async def test_dead_dispatcher_ends_the_pings(world: World, watched: Watched) ->
     await world.poller.run_once()
     await watched.after(0)
     await world.poller.run_once()
-    assert not await watched.after(TURN_SECONDS + 1)
-
-
-async def test_scheduler_that_no_longer_runs_a_poller_ends_the_pings(world: World, watched: Watched) -> None:
-    world.node.scheduler._scheduler.pause()
-    await world.node.dispatcher.run_once()
-    await watched.after(0)
-    await world.node.dispatcher.run_once()
     assert not await watched.after(TURN_SECONDS + 1)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from relay.errors import StoreError
 from relay.node.node import Node
 from relay.node.opening import open_node
 from relay.store.jobs.jobs import JobStore
@@ -20,12 +19,6 @@ async def notes_of(node: Node) -> list[str]:
         assert answer.status_code == 200, answer.text
         notes: list[str] = answer.json()["notes"]
         return notes
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.node.node.LOAD_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr("relay.node.node.LOAD_RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -54,31 +47,3 @@ async def test_node_answers_while_it_loads_open_jobs(
         await node.loaded()
         assert poller.planner.stats(0).open_jobs == 1
         assert not any("still being read" in note for note in await notes_of(node))
-
-
-async def test_loading_resumes_after_a_database_failure(
-    left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    read, failures = JobStore.open_jobs, [StoreError("the disk is away"), StoreError("the disk is away")]
-
-    async def with_failures(self: JobStore, *place: str, **page: Any) -> Any:
-        if failures:
-            raise failures.pop()
-        return await read(self, *place, **page)
-
-    monkeypatch.setattr(JobStore, "open_jobs", with_failures)
-    async with open_node(left, base_url=RELAY_URL, state_dir=tmp_path) as node:
-        await node.loaded()
-        (poller,) = node.pollers.values()
-        assert poller.planner.stats(0).open_jobs == 1
-    assert capsys.readouterr().out.count("jobs_not_loaded") == 2
-
-
-async def test_node_stops_while_it_loads_open_jobs(left: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(self: JobStore, *place: str, **page: Any) -> Any:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(JobStore, "open_jobs", never)
-    async with open_node(left, base_url=RELAY_URL, state_dir=tmp_path) as node:
-        assert node.scheduler.running
-    assert not node.scheduler.running

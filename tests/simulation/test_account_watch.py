@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +130,6 @@ async def test_a_failed_listing_says_nothing_about_the_source_or_the_accounts(
         assert await world.types() == ["account.cannot_send"]
 
 
-async def test_nothing_is_listed_without_a_key_or_with_a_refused_one(tmp_path: Path) -> None:
-    async with open_world(tmp_path, key=None) as world:
-        world.watch_accounts()
-        await run(world, 10)
-        assert world.source.listings == 0
-        world.key = "new"
-        await world.poller.probe()
-        await run(world, 3)
-        assert world.source.listings == 1
-        await world.register("a", ScriptedPoll(kind="unauthorized", status_code=401))
-        await run(world, 3 * INTERVAL)
-        assert (world.source.listings, world.poller.paused) == (1, True)
-
-
 @pytest.mark.parametrize("status", ["failed", "queued"])
 async def test_a_failure_that_points_at_its_account_brings_the_next_listing_forward(
     tmp_path: Path, status: str, monkeypatch: pytest.MonkeyPatch
@@ -234,26 +219,6 @@ async def test_an_answer_that_comes_after_the_account_was_lost_is_dropped(tmp_pa
         assert world.poller.planner.stats(world.clock()).in_flight == 0
 
 
-async def test_settings_may_be_reloaded_while_the_accounts_are_listed(tmp_path: Path) -> None:
-    async with watching(tmp_path, a="ok") as world:
-        answered, asked = asyncio.Event(), world.source.list_accounts
-
-        async def slow(api_key: str) -> ScriptedPoll:
-            await answered.wait()
-            return await asked(api_key)
-
-        world.source.list_accounts = slow
-        world.clock.advance(INTERVAL)
-        await world.poller.run_once()
-        await asyncio.sleep(0.01)
-        world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=500.0))
-        assert world.poller.planner.stats(world.clock()).in_flight == 1
-        answered.set()
-        await world.poller.drain()
-        assert world.poller.planner.stats(world.clock()).in_flight == 0
-        assert world.source.listings == 2
-
-
 async def test_a_listing_that_another_node_outran_is_not_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,29 +255,6 @@ async def test_a_listing_that_cannot_be_recorded_is_made_again(
         fails = False
         await run(world, INTERVAL + CONFIRM + 2)
         assert await world.types() == ["account.cannot_send"]
-
-
-@pytest.mark.parametrize("seconds", [-86_400.0, 86_400.0])
-async def test_a_step_of_the_clock_neither_stops_listings_nor_tells_anything_twice(
-    tmp_path: Path, seconds: float
-) -> None:
-    async with watching(tmp_path, a="ok") as world:
-        await run(world, 100)
-        world.clock.advance(seconds)
-        world.source.listing = listing(a="cannot_send")
-        await run(world, INTERVAL + 2 * CONFIRM)
-        assert await world.types() == ["account.cannot_send"]
-        world.clock.advance(-seconds)
-        await run(world, 2 * INTERVAL)
-        assert (await world.types(), world.source.listings < 12) == (["account.cannot_send"], True)
-
-
-async def test_reloaded_settings_change_the_interval(tmp_path: Path) -> None:
-    async with watching(tmp_path, a="ok") as world:
-        settings = replace(world.poller.settings, listing_interval_seconds=60.0)
-        world.poller.configure(settings, PlannerConfig(max_requests_per_second=1000.0))
-        await run(world, 600)
-        assert 9 <= world.source.listings <= 12
 
 
 async def test_listings_take_a_hundredth_of_the_budget_and_polls_the_rest(tmp_path: Path) -> None:

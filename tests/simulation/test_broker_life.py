@@ -93,33 +93,6 @@ async def test_due_events_are_one_batch_and_each_attempt_says_where_its_message_
         assert world.metrics.attempts.labels("nats", "delivered")._value.get() == 9
 
 
-async def test_lone_event_waits_for_nothing(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        await publishing(world)
-        await world.dispatcher.run_once()
-        await world.register("a", seen("queued"))
-        world.clock.advance(1.0)
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.drain()  # leased as it was recorded: no scan
-        assert places(world.broker.stored) == [("a", 1)]
-
-
-async def test_backlog_fills_batches(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brokers, "MAX_EVENTS", 10)
-    async with open_world(tmp_path) as world:
-        subscription = await publishing(world)
-        await world.store.subscriptions.set_state(subscription.id, "paused", world.clock())
-        for nth in range(8):
-            await world.register(f"job {nth}", ended(4))
-        await world.run(3)
-        assert world.broker.batches == []
-        await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())
-        await world.run(2)
-        assert [len(batch) for batch in world.broker.batches] == [10, 10, 10, 2]
-        assert by_subject(world.broker.stored) == {f"job {nth}": [1, 2, 3, 4] for nth in range(8)}
-
-
 async def test_failure_holds_back_those_behind_it_and_no_others(tmp_path: Any) -> None:
     async with open_world(tmp_path) as world:
         subscription = await publishing(world, retry_schedule_seconds=(5.0, 50.0))
@@ -235,18 +208,6 @@ async def test_away_broker_is_tried_with_one_event_and_sent_the_rest_when_it_is_
         assert back.failing_since is None
 
 
-async def test_one_acknowledgement_says_that_the_broker_is_reached(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        subscription = await publishing(world, retry_schedule_seconds=(1.0,) * 9)
-        world.broker.answer = lambda message: "no_stream" if places([message])[0][0] == "a" else STORED
-        await world.register("a", seen("queued"))
-        await world.register("b", seen("queued"))
-        await world.step()
-        found = await world.store.subscriptions.get(subscription.id)
-        assert found is not None
-        assert (found.state, found.failing_since) == ("enabled", None)
-
-
 async def test_broker_that_is_away_for_days_is_disabled_probed_and_enabled_again(tmp_path: Any) -> None:
     async with open_world(tmp_path) as world:
         subscription = await publishing(world, retry_schedule_seconds=(100_000.0,) * 9)
@@ -288,19 +249,6 @@ async def test_replay_is_published_in_the_order_of_each_key(tmp_path: Any, only:
         assert by_subject(world.broker.stored) == {f"job {nth}": [1, 2, 3] for nth in range(6)}
         assert max(len(batch) for batch in world.broker.batches[before:]) >= (18 if only == "all" else 17)
         assert await states(world) == {"delivered": 18}
-
-
-async def test_dry_run_shows_each_message_and_publishes_none(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        subscription = await publishing(world, options={"dry_run": True, brokers.SETTINGS: {"subject": "jobs.all"}})
-        await world.register("a", ended(3))
-        await world.run(2)
-        assert world.broker.batches == []
-        for one in await in_turn(world, subscription):
-            ((shown,), decision) = (one.attempts[0].requests or (), one.attempts[0].decision)
-            assert (shown.method, shown.url) == ("PUBLISH", "nats://broker.test/jobs.all")
-            assert orjson.loads(shown.body)["id"] == one.event_id
-            assert decision == "dry run: nothing was sent; it would be 1 message: PUBLISH"
 
 
 async def test_sample_is_published_now_and_the_answer_says_where_it_is(tmp_path: Any) -> None:

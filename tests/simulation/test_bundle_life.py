@@ -11,9 +11,7 @@ import pytest
 
 from relay.core.deliveries.bundles import Bundle
 from relay.core.deliveries.delivery import OutboundRequest, Response
-from relay.core.deliveries.replay import ReplayRequest
 from relay.delivery import dispatcher
-from relay.ids import new_id
 from subscribers.webhook import Webhook
 from tests.support.simulation_world import SECRET, World, crashing, open_world, seen
 from tests.support.store_kit import rows
@@ -205,23 +203,6 @@ async def test_410_holds_the_batch_and_a_probe_is_one_event(tmp_path: Any) -> No
         assert await states(world) == ["delivered"] * 3
 
 
-async def test_disabled_subscription_is_probed_with_one_event_and_then_sent_the_rest(tmp_path: Any) -> None:
-    async with open_world(tmp_path, 500) as world:
-        answers = {"status": 500}
-        answering(world, lambda request: answers["status"])
-        await world.subscribe(options=BATCH, retry_schedule_seconds=(100_000.0,) * 9)
-        for name in "abc":
-            await world.register(name, seen("queued"))
-        await world.run(6)
-        await world.run(5, 100_001)
-        before = len(world.sink.requests)
-        answers["status"] = 200
-        await world.step(7_200.0)
-        await world.run(3)
-        assert [len(batch) for batch in batches(world)[before:]] == [1, 2]
-        assert await states(world) == ["delivered"] * 3
-
-
 @pytest.mark.parametrize("status", [429, 503])
 async def test_retry_after_pauses_batches(tmp_path: Any, status: int) -> None:
     async with open_world(tmp_path) as world:
@@ -318,14 +299,6 @@ async def test_batch_counts_as_one_for_the_rate(tmp_path: Any) -> None:
         assert [len(batch) for batch in batches(world)] == [3, 3, 3]
 
 
-async def test_events_without_order_share_a_batch(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        await world.subscribe(options=BATCH, ordering="none")
-        await world.register("a", ended())
-        await world.run(8)
-        assert [sorted(batch) for batch in batches(world)] == [[("a", 1), ("a", 2)]]
-
-
 async def test_manual_retry_is_sent_at_once(tmp_path: Any) -> None:
     async with open_world(tmp_path) as world:
         await world.subscribe(options=BATCH)
@@ -362,22 +335,6 @@ def capped(monkeypatch: pytest.MonkeyPatch, per_minute: int) -> None:
     monkeypatch.setattr(Webhook, "bundle", lambda kind, subscription: bundle)
 
 
-async def test_beyond_the_free_requests_a_bundle_follows(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    capped(monkeypatch, 3)
-    async with open_world(tmp_path) as world:
-        await world.subscribe(options=BATCH)
-        for number in range(8):
-            await world.register(f"job {number}", seen("queued"))
-            await world.step(1.0)
-        assert [len(batch) for batch in batches(world)] == [1, 1, 1]
-        await world.run(26)
-        assert [len(batch) for batch in batches(world)] == [1, 1, 1, 5]
-        await world.run(40)
-        await world.register("late", seen("queued"))
-        await world.run(2)
-        assert [len(batch) for batch in batches(world)] == [1, 1, 1, 5, 1]
-
-
 async def test_free_event_is_leased_as_it_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     capped(monkeypatch, 1)
     async with open_world(tmp_path) as world:
@@ -391,42 +348,3 @@ async def test_free_event_is_leased_as_it_is_recorded(tmp_path: Any, monkeypatch
         await world.dispatcher.drain()
         assert len(world.sink.requests) == 1
         assert sorted(await states(world)) == ["delivered", "pending"]
-
-
-@pytest.mark.parametrize("count", [20, 83])
-async def test_replay_of_83_events_is_one_request_beyond_20_free_ones(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    capped(monkeypatch, 20)
-    async with open_world(tmp_path) as world:
-        subscription = await world.subscribe(options=BATCH)
-        await world.store.subscriptions.set_state(subscription.id, "paused", world.clock())
-        for number in range(count):
-            await world.register(f"job {number}", seen("queued"))
-        await world.run(2)
-        await world.store.subscriptions.remove(subscription.id, world.clock())
-        late = await world.subscribe(options=BATCH)
-        now = world.clock()
-        replay = ReplayRequest(
-            id=new_id("rpl", now), subscription_id=late.id, since=0.0, until=now + 1, only="undelivered", now=now
-        )
-        await world.store.replays.create(replay)
-        await world.store.replays.advance(replay.id, "node", now)
-        await world.run(2)
-        assert [len(batch) for batch in batches(world)] == ([1] * 20 if count == 20 else [83])
-
-
-async def test_subscription_without_a_bundle_is_never_asked_for_one(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_world(tmp_path) as world:
-
-        async def refuse(*_: Any) -> Any:
-            raise AssertionError("a claim or a result of a bundle")
-
-        monkeypatch.setattr(world.store.deliveries, "claim_bundle", refuse)
-        monkeypatch.setattr(world.store.deliveries, "record_bundle", refuse)
-        await world.subscribe()
-        await world.register("a", ended(3))
-        await world.run(4)
-        assert await states(world) == ["delivered"] * 3

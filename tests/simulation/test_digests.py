@@ -105,17 +105,6 @@ async def test_incident_and_finished_group_are_messages_of_their_own_at_once(tmp
         assert messages(world)[2:] == ["3 events: 3 cancelled"]
 
 
-async def test_more_incidents_than_the_cap_come_in_the_digest(tmp_path):
-    async with open_world(tmp_path) as world:
-        await channel(world, digest_seconds=60, messages_per_minute=2)
-        for number in range(5):
-            await tell(world, "relay.incident.opened", f"inc_{number}")
-        await pass_time(world, 70)
-        assert messages(world) == ["5 events: 5 incidents opened"]
-        sections = check_message(world.sink.requests[0].body)["blocks"][2:]
-        assert [block["type"] for block in sections] == ["section"] * 5
-
-
 async def test_events_beyond_the_cap_are_one_digest(tmp_path):
     async with open_world(tmp_path) as world:
         await channel(world)
@@ -127,17 +116,6 @@ async def test_events_beyond_the_cap_are_one_digest(tmp_path):
         first, *others = messages(world)[15:]
         assert first.startswith("Job (job many"), "what is recorded while there is room goes out as it comes"
         assert others == ["39 events: 39 cancelled"]
-
-
-async def test_steady_events_beyond_the_cap_stay_below_it(tmp_path):
-    async with open_world(tmp_path) as world:
-        await channel(world, messages_per_minute=5)
-        for turn in range(45):
-            await cancel(world, 1, f"turn {turn}")
-            await pass_time(world, 1)
-        assert len(messages(world)) <= 5 * 3, "of 45 events in three minutes"
-        await pass_time(world, 61)
-        assert {row["state"] for row in await rows(world.store, "SELECT state FROM deliveries")} == {"delivered"}
 
 
 async def test_digest_that_slack_refuses_is_sent_again_event_by_event(tmp_path):

@@ -84,19 +84,6 @@ async def test_attempt_records_decision_reason_and_next_time(tmp_path):
         assert third.next_attempt_at is None
 
 
-async def test_attempt_that_disables_the_subscription_plans_no_retry(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)
-        await world.register("a", seen("queued"))
-        await world.step()
-        await world.run(5, 100_001)
-        last = (await attempts(world))[-1]
-        assert last.decision == (
-            "HTTP 500 (attempt 6 of 10): only failures for 6 days, so the subscription is disabled; this event waits"
-        )
-        assert last.next_attempt_at is None
-
-
 async def test_url_echoed_by_the_sink_is_redacted(tmp_path):
     async with open_world(tmp_path) as world:
         sink = "https://sink.test/hook?code=hush-hush-hush"
@@ -455,16 +442,6 @@ async def test_long_failures_disable_the_subscription(tmp_path):
         assert stored.disabled_reason.startswith("only failures for")
 
 
-async def test_success_resets_the_time_of_failures(tmp_path):
-    async with open_world(tmp_path, 500, 200) as world:
-        subscription = await world.subscribe(retry_schedule_seconds=(5.0,))
-        await world.register("a", seen("queued"))
-        await world.step()
-        assert (await world.store.subscriptions.get(subscription.id)).failing_since is not None
-        await world.step(6)
-        assert (await world.store.subscriptions.get(subscription.id)).failing_since is None
-
-
 async def test_paused_subscription_gets_its_events_after_resume(tmp_path):
     async with open_world(tmp_path) as world:
         subscription = await world.subscribe()
@@ -485,27 +462,6 @@ async def test_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tm
         await world.run(5)
         assert len(world.sink.requests) == 1
         assert dict(world.sink.requests[0].headers)[SIGNATURE_HEADER].startswith("v1,")
-
-
-async def test_idle_callbacks_are_unloaded_after_their_deliveries(tmp_path):
-    """With as many callback URLs as jobs, idle ones are not kept in memory."""
-    async with open_world(tmp_path) as world:
-        world.dispatcher.configure(replace(world.dispatcher.settings, concurrency=4, per_host=3))
-        subscription = await world.subscribe()
-        for nth in range(30):
-            url = f"https://{'one' if nth % 2 else nth}.test/{nth}"
-            callback = await callback_for(world.store, url, f"sub_{nth}", world.clock())
-            await world.register(f"job{nth}", *life("queued", "running", "succeeded"), callback=callback)
-        await world.run(40)
-        assert (await world.store.deliveries.pending()).count == 0
-        assert len(world.sink.requests) == 30 * 3 * 2
-        own = [request.url for request in world.sink.requests if request.url != subscription.sink]
-        assert {url: own.count(url) for url in own} == {
-            f"https://{'one' if nth % 2 else nth}.test/{nth}": 3 for nth in range(30)
-        }
-        await world.dispatcher.run_once()
-        assert [target.subscription.id for target in world.dispatcher.slots] == [subscription.id]
-        assert list(world.dispatcher.slots._hosts) == ["https://sink.test"]
 
 
 async def test_scans_of_many_subscriptions_leave_time_for_other_work(tmp_path):
@@ -616,12 +572,6 @@ async def at_once(world, answer: Response, *, rounds: int, count: int, **setting
         waiting.clear()
     world.dispatcher.cut_off()
     return found
-
-
-async def test_slow_sink_that_scales_gets_slots_up_to_its_ceiling(tmp_path):
-    async with open_world(tmp_path) as world:
-        answer = Response(started_at=0.0, duration_ms=5_000.0, status_code=200)
-        assert await at_once(world, answer, rounds=4, count=90, concurrency=20) == [8, 16, 20, 20]
 
 
 async def test_sink_that_always_times_out_keeps_one_slot(tmp_path):
@@ -927,19 +877,6 @@ async def test_event_caused_by_a_delivery_is_scanned_for(tmp_path):
         assert world.dispatcher._wake.is_set()
         await world.deliver()
         assert sorted(await states(world)) == ["dead", "delivered"]
-
-
-async def test_events_of_one_poll_are_sent_together_without_ordering(tmp_path):
-    async with open_world(tmp_path) as world:
-        await world.subscribe(ordering="none")
-        await world.register("a", seen("succeeded", attempt_count=1, started_at=world.clock() - 1))
-        await world.dispatcher.run_once()
-        world.clock.advance(1)
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.drain()
-        assert len(world.sink.requests) == len(await world.types()) > 1
-        assert set(await states(world)) == {"delivered"}
 
 
 async def test_deliveries_recorded_after_shutdown_began_are_released_unsent(tmp_path):

@@ -18,17 +18,10 @@ from tests.support import simulation_world
 from tests.support.hubspot_account import SINK, prepare
 from tests.support.simulation_world import World, deliveries_of, end_job, open_world
 from tests.vendors.endpoint import Fault
-from tests.vendors.hubspot import CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, TOKEN, WRITE, HubSpot
+from tests.vendors.hubspot import TOKEN, HubSpot
 
 EMAIL = "ada@example.com"
 GIVEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": TOKEN}
-APP = {
-    "credentialtype": "REFRESHTOKEN",
-    "refreshtoken": REFRESH_TOKEN,
-    "refreshtokenendpoint": f"{SINK}/oauth/2026-09/token",
-    "client_id": CLIENT_ID,
-    "client_secret": CLIENT_SECRET,
-}
 
 
 class Account(HubSpot):
@@ -56,20 +49,6 @@ async def subscribe(world: World, given: dict[str, str] = GIVEN, **options: Any)
     types = ("test.job.succeeded", "test.job.failed")
     options = {"portal": "12345678", **options}
     return await world.subscribe(sink=SINK, kind="hubspot", credential=credential, types=types, options=options)
-
-
-async def test_token_of_an_app_that_has_ended_is_renewed_once(tmp_path, monkeypatch):
-    async with open_account(tmp_path, monkeypatch) as (world, account, contact):
-        await subscribe(world, APP)
-        await end_job(world, "first", "succeeded", email=EMAIL)
-        assert len(account.timeline("contacts", contact)) == 1
-        assert len(account.issued) == 1
-        account.expired.update(account.tokens)
-        account.tokens = {TOKEN}
-        await end_job(world, "second", "succeeded", email=EMAIL)
-        assert len(account.timeline("contacts", contact)) == 2
-        assert len(account.issued) == 2
-        assert account.refused == ["The OAuth token used to make this call expired 5 minute(s) ago."]
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["with the key", "without it"])
@@ -111,19 +90,6 @@ async def test_note_that_nobody_can_ask_for_is_uncertain_and_told(tmp_path, monk
 _UNKNOWN = {"code": "PROPERTY_DOESNT_EXIST", "context": {"propertyName": ["relay_event_id"]}}
 
 
-async def test_limit_of_the_account_pauses_all_of_its_subscriptions_and_each_makes_its_notes(tmp_path, monkeypatch):
-    async with open_account(tmp_path, monkeypatch) as (world, account, contact):
-        both = [await subscribe(world, record="note"), await subscribe(world, record="note")]
-        account.burst = 3
-        for name in ("first", "second", "third"):
-            await end_job(world, name, "succeeded", email=EMAIL)
-        await world.run(60, 2.0)
-        assert len(account.timeline("contacts", contact)) == 6
-        assert len([one for one in account.refused if "limit" in one]) <= 2, "the last request of an interval pauses"
-        for of in both:
-            assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 3
-
-
 async def test_day_that_is_used_up_is_left_alone_for_an_hour(tmp_path, monkeypatch):
     async with open_account(tmp_path, monkeypatch) as (world, account, _):
         of = await subscribe(world)
@@ -136,31 +102,3 @@ async def test_day_that_is_used_up_is_left_alone_for_an_hour(tmp_path, monkeypat
         account.daily = 1_000
         await world.run(20, 60.0)
         assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
-
-
-async def test_event_about_nobody_is_skipped_and_written_once_the_contact_is_there(tmp_path, monkeypatch):
-    async with open_account(tmp_path, monkeypatch) as (world, account, _):
-        of = await subscribe(world)
-        await end_job(world, "first", "succeeded", email="new@example.com")
-        [one] = await deliveries_of(world, of)
-        assert (one.state, one.reason) == ("cancelled", "unmatched")
-        assert (await world.store.deliveries.skipped(of.id)).count == 1
-        contact = account.add("contacts", email="new@example.com")
-        await world.store.deliveries.retry(one.id, world.clock())
-        await world.step()
-        assert len(account.timeline("contacts", contact)) == 1
-        assert (await world.store.deliveries.skipped(of.id)).count == 0
-
-
-async def test_missing_scope_disables_with_its_name_and_holds_the_event(tmp_path, monkeypatch):
-    async with open_account(tmp_path, monkeypatch) as (world, account, contact):
-        of = await subscribe(world)
-        account.scopes.remove(WRITE)
-        await end_job(world, "first", "succeeded", email=EMAIL)
-        found = await world.store.subscriptions.get(of.id)
-        assert found is not None
-        assert (found.state, WRITE in (found.state_reason or "")) == ("disabled", True)
-        account.scopes.add(WRITE)
-        await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
-        await world.run(3)
-        assert len(account.timeline("contacts", contact)) == 1

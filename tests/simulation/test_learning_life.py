@@ -10,8 +10,7 @@ from relay.core.records import SavedStatistics
 from relay.errors import StoreError
 from relay.holder import Holder
 from relay.node import upkeep
-from relay.polling.poller import Poller
-from relay.polling.statistics import FRESH_SECONDS, AccountPlan, SourceStatistics
+from relay.polling.statistics import AccountPlan, SourceStatistics
 from tests.support.simulation_world import NoStatistics, open_world, seen
 
 
@@ -81,25 +80,6 @@ async def test_restart_restores_statistics_and_plan(tmp_path, plans):
         await world.restart_poller(100.0, statistics=again)
         assert again.given == [("dispatch", '{"mean": 4}')]
         assert plans.restored == [({"price": 0.5}, world.clock()), uid]  # before any job is planned
-
-
-async def test_only_changes_are_saved(tmp_path, plans):
-    async with open_world(tmp_path) as world:
-        statistics = FakeStatistics()
-        await world.restart_poller(statistics=statistics)
-        await keep(world)
-        before = world.store.database.item_count
-        await keep(world)
-        assert world.store.database.item_count == before
-        statistics.see("dispatch", 3.0, "{}")
-        plans.plan = {"price": 0.5}
-        await keep(world)
-        assert world.store.database.item_count == before + 2
-        await keep(world)
-        assert world.store.database.item_count == before + 2
-        await world.restart_poller(statistics=FakeStatistics())
-        await keep(world)
-        assert world.store.database.item_count == before + 2
 
 
 async def test_refused_save_is_repeated(tmp_path, plans, monkeypatch):
@@ -203,22 +183,6 @@ class Empty:
         return self.rows
 
 
-async def test_accounts_starting_together_load_their_source_once(tmp_path):
-    async with open_world(tmp_path) as world:
-        rows = Empty()
-        memory = SourceStatistics("revor", FakeStatistics(), rows=rows, clock=world.clock)
-        await asyncio.gather(*(memory.load() for _ in range(10)))
-        world.clock.advance(FRESH_SECONDS - 1)
-        await memory.load()
-        assert rows.reads == 1
-        world.clock.advance(1)
-        await memory.load()
-        assert rows.reads == 2
-        world.clock.advance(-1000)  # the clock was set back
-        await memory.load()
-        assert rows.reads == 3
-
-
 async def test_load_does_not_undo_concurrent_learning():
     rows = Empty(*of_source(("a", 5.0, "old"), ("b", 5.0, "theirs"), ("c", 5.0, "theirs")))
     statistics = FakeStatistics()
@@ -230,18 +194,3 @@ async def test_load_does_not_undo_concurrent_learning():
     assert statistics.given == [("b", "theirs"), ("c", "theirs")]
     await memory.save()
     assert rows.saved[1:] == of_source(("a", 6.0, "newer"))
-
-
-async def test_planner_restores_its_plan_without_statistics():
-    planner = Planner(PlannerConfig())
-    planner.resume(planner.durable_state(), 1.0)
-    NoStatistics().load_row("a", "{}")
-    assert NoStatistics().unsaved_rows() == []
-
-
-async def test_poller_without_a_saved_plan_saves_nothing(tmp_path, monkeypatch):
-    async with open_world(tmp_path) as world:
-        monkeypatch.setattr(world.poller, "_saved_plan", None)
-        assert await world.poller.load() == 0
-        await Poller.save_plan(world.poller)
-        assert await world.store.accounts.plan("revor", "default") is None

@@ -528,15 +528,6 @@ async def test_higher_weight_advances_the_next_poll_immediately(tmp_path, weight
         assert weights[uid] == 0.25
 
 
-async def test_registering_again_keeps_the_plan(tmp_path, weights):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("running", started_at=world.clock()), weight=4.0)
-        await world.run(50)
-        world.poller.agenda.refresh(uid)
-        await world.register("a")
-        assert (world.poller.planner.next_poll_at(uid), weights[uid]) == (world.clock(), 4.0)
-
-
 async def test_weights_survive_restart_and_take_over(tmp_path, weights):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), weight=4.0)
@@ -576,14 +567,6 @@ async def test_weight_changed_while_a_job_is_loaded_stays(tmp_path, weights):
         world.store.jobs.get = slow
         await world.step()
         assert weights[uid] == 4.0
-
-
-async def test_weights_of_ended_jobs_are_dropped(tmp_path):
-    async with open_world(tmp_path) as world:
-        await world.register("a", seen("succeeded", finished_at=1.0), weight=4.0)
-        await world.register("b", weight=0.25)
-        await world.run(500)
-        assert len(world.poller.agenda._weights) == 0
 
 
 async def test_job_registered_during_loading_is_planned_once(tmp_path):

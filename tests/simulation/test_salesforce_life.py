@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.credentials import SinkCredential, origin_text
-from relay.core.jobs.recipient import Recipient
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import CheckFailed
 from subscribers.salesforce import Salesforce
@@ -43,20 +42,6 @@ async def subscribe(world: World, sink: str = ORIGIN, given: dict[str, str] = AP
     return await world.subscribe(sink=sink, kind="salesforce", credential=credential, options=options)
 
 
-async def test_session_that_was_ended_costs_one_more_token_and_no_event(tmp_path):
-    async with open_org(tmp_path) as (world, org):
-        await subscribe(world)
-        await end_job(world, "first", email=EMAIL)
-        await end_job(world, "second", email=EMAIL)
-        assert len(org.rows()) == 2
-        assert [path for _, path in org.calls].count("/services/oauth2/token") == 1
-        org.tokens.clear()
-        await end_job(world, "third", email=EMAIL)
-        assert len(org.rows()) == 3
-        assert [path for _, path in org.calls].count("/services/oauth2/token") == 2
-        assert org.refused == ["INVALID_SESSION_ID"]
-
-
 @pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
 async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, object):
     async with open_org(tmp_path) as (world, org):
@@ -80,17 +65,6 @@ async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, object):
         assert (len(org.calls) > asked, len(org.rows(object))) == (True, 2)
 
 
-async def test_token_of_another_org_is_not_sent(tmp_path):
-    async with open_org(tmp_path) as (world, org):
-        org.instance = "https://other.my.salesforce.com"
-        of = await subscribe(world)
-        await end_job(world, "first", email=EMAIL)
-        [one] = await deliveries_of(world, of)
-        assert {path for _, path in org.calls} == {"/services/oauth2/token"}
-        assert one.state == "pending"
-        assert "valid at https://other.my.salesforce.com, which is not the sink's" in repr(one.attempts[-1])
-
-
 async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_path):
     async with open_org(tmp_path) as (world, org):
         org.api_limit, org.api_used = 1000, 948
@@ -106,59 +80,6 @@ async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_p
         assert (len(org.rows()), len(org.rows("Task"))) == (2, 2)
         for of in both:
             assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
-
-
-@pytest.mark.parametrize(
-    ("unmatched", "state", "reason"), [("skip", "cancelled", "unmatched"), ("fail", "dead", "unmatched")]
-)
-async def test_job_about_nobody_is_skipped_or_told(tmp_path, unmatched, state, reason):
-    async with open_org(tmp_path) as (world, org):
-        of = await subscribe(world, unmatched=unmatched)
-        await end_job(world, "first", email="nobody@example.com")
-        [one] = await deliveries_of(world, of)
-        assert (one.state, one.reason) == (state, reason)
-        told = await world.types()
-        assert ("relay.delivery.expired" in told) == (state == "dead")
-        assert org.rows() == []
-
-
-async def test_missing_permission_disables_with_its_name_and_holds_the_event(tmp_path):
-    async with open_org(tmp_path) as (world, org):
-        of = await subscribe(world)
-        org.read_only.add("Job_Event__c")
-        await end_job(world, "first", email=EMAIL)
-        found = await world.store.subscriptions.get(of.id)
-        assert found is not None
-        assert found.state == "disabled"
-        assert "Create and Edit on Job_Event__c" in (found.state_reason or "")
-        org.read_only.clear()
-        await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
-        await world.run(3)
-        assert len(org.rows()) == 1
-
-
-async def test_captured_recipient_is_found_and_is_in_no_attempt(tmp_path):
-    async with open_org(tmp_path) as (world, org):
-        of = await subscribe(world)
-        await end_job(world, "first", recipient=Recipient(address=EMAIL))
-        assert len(org.rows()) == 1
-        [one] = await deliveries_of(world, of)
-        shown = repr(one) + repr(one.attempts)
-        for secret in (EMAIL, "jane", CLIENT_SECRET, *org.tokens):
-            assert secret not in shown
-            assert secret not in str(org.rows())
-
-
-async def test_dry_run_shows_the_requests_without_the_recipient_and_sends_nothing(tmp_path):
-    async with open_org(tmp_path) as (world, org):
-        of = await subscribe(world, dry_run=True)
-        await end_job(world, "first", recipient=Recipient(address=EMAIL))
-        [one] = await deliveries_of(world, of)
-        assert (one.state, one.reason, org.calls) == ("delivered", "dry_run", [])
-        shown = repr(one) + repr(one.attempts)
-        assert "/sobjects/Job_Event__c/Event_Id__c/" in shown
-        assert '"Contact__c":"{contact}"' in shown, "a placeholder for what only an answer tells"
-        assert EMAIL not in shown
 
 
 async def greeted(world: World, fields: dict[str, str]) -> dict[str, str]:

@@ -54,19 +54,6 @@ async def run_again(pollable: Pollable, wake: Callable[[], None]) -> None:
     await fired(pollable)
 
 
-async def test_registration_brings_the_next_run_forward(scheduler, caplog):
-    pollable = Pollable()
-    wake = scheduler.add_account("revor", "default", pollable)
-    scheduler.start()
-    for _ in range(20):
-        pollable.at = time.time()
-        wake()
-        wake()
-        await fired(pollable)
-    assert pollable.runs >= 20
-    assert "maximum number of running instances" not in caplog.text
-
-
 @pytest.mark.parametrize("ahead_seconds", [60.0, -60.0])
 async def test_poll_is_on_time_if_the_machine_s_clock_differs(ahead_seconds):
     """With PostgreSQL ours is the database's."""
@@ -138,18 +125,6 @@ async def test_upkeep_runs_again_after_a_failure(scheduler):
         ran.set()
 
     scheduler.add_upkeep(Upkeep(name="x", every_seconds=0.01, run=run))
-    scheduler.start()
-    async with asyncio.timeout(10):
-        await ran.wait()
-
-
-async def test_upkeep_can_run_before_its_interval(scheduler):
-    ran = asyncio.Event()
-
-    async def run() -> None:
-        ran.set()
-
-    scheduler.add_upkeep(Upkeep(name="x", every_seconds=3600.0, run=run, at_once=True))
     scheduler.start()
     async with asyncio.timeout(10):
         await ran.wait()

@@ -1,13 +1,11 @@
 """Reports of an account's polling, and explanations of a job's next poll."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from relay.core.jobs.job import Observation
 from relay.core.planner import PlannerConfig
-from relay.core.polling.tracking import SourceReport
 from relay.polling.tracking import Tracking
 from relay.sources.definition import load_definition
 from relay.testing import ScriptedError, ScriptedPoll
@@ -25,37 +23,6 @@ def tracking_of(world: World) -> Tracking:
         signals=world.signals,
         clock=world.clock,
     )
-
-
-def foresee(world: World, **changes: Any) -> None:
-    """Overrides the planner's statistics."""
-    planner: Any = world.poller.planner
-    stats = planner.stats
-    planner.stats = lambda now: replace(stats(now), **changes)
-
-
-async def test_report_has_the_delay_at_other_budgets(tmp_path):
-    async with open_world(tmp_path) as world:
-
-        def report() -> SourceReport:
-            (found,) = tracking_of(world).reports()
-            return found
-
-        foresee(
-            world,
-            price_seconds=0.8,
-            expected_delay_seconds=1.2,
-            expected_delay_at_double_seconds=0.6,
-            expected_delay_at_half_seconds=2.9,
-        )
-        assert (report().state, report().price_seconds, report().expected_detection_delay_seconds) == ("ok", 0.8, 1.2)
-        assert report().expected_detection_delay_at_double_budget_seconds == 0.6
-        assert report().expected_detection_delay_at_half_budget_seconds == 2.9
-        world.poller.release()
-        assert (report().state, report().price_seconds) == ("elsewhere", None)
-        assert report().expected_detection_delay_seconds is None
-        world.poller.health.state = replace(world.poller.health.state, state="down")
-        assert report().state == "down"
 
 
 def refused(code: str = "api_key_revoked") -> ScriptedPoll:
@@ -182,23 +149,6 @@ async def test_explanation_says_why_a_job_failed(tmp_path):
         assert (problem.code, hint.fix, hint.repeat) == ("insufficient_credits", "Add credits in Revor", "safe")
 
 
-@pytest.mark.parametrize("status", ["running", "succeeded"])
-async def test_job_that_has_not_failed_has_no_problem(tmp_path, status):
-    poll = ScriptedPoll(observation=Observation(status=status, observed_at=0.0, upstream={"id": "a", "status": status}))
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", poll)
-        await world.run(3)
-        assert tracking_of(world).problem_of(await world.store.jobs.get(uid)) is None
-
-
-async def test_failed_job_without_an_error_has_no_problem(tmp_path):
-    poll = ScriptedPoll(observation=Observation(status="failed", observed_at=0.0, upstream={"id": "a"}))
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", poll)
-        await world.run(3)
-        assert tracking_of(world).problem_of(await world.store.jobs.get(uid)) is None
-
-
 async def test_lost_job_counts_its_last_poll(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", ScriptedPoll(kind="not_found", status_code=404))
@@ -219,25 +169,3 @@ async def test_forbidden_job_is_lost_with_that_hint(tmp_path):
         (event,) = (await world.store.events.page(limit=10)).items
         assert event.type == "test.job.not_found"
         assert event.document()["data"]["hint"]["meaning"] == "permission_denied"
-
-
-async def test_report_says_that_a_key_is_missing(tmp_path):
-    async with open_world(tmp_path, key=None) as world:
-        (report,) = tracking_of(world).reports()
-        assert report.state == "no_key"
-
-
-async def test_explanation_has_the_expected_delay_in_fields_and_words(tmp_path):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("queued", scheduled_at=world.clock() + 600))
-        await world.run(3)
-        planner: Any = world.poller.planner
-        explain = planner.explain
-        planner.explain = lambda job_id, now: replace(explain(job_id, now), expected_delay_seconds=1.2)
-        explanation = tracking_of(world).explain(await world.store.jobs.get(uid))
-        assert (explanation.reason, explanation.expected_delay_seconds) == ("before_anchor", 1.2)
-        assert explanation.sentence.startswith("Nothing can happen to it before 08:10:00 UTC")
-        assert explanation.sentence.endswith("Its end is known about 1.2 s after it happens.")
-        await world.store.jobs.untrack(uid, world.clock())
-        closed = tracking_of(world).explain(await world.store.jobs.get(uid))
-        assert (closed.reason, closed.expected_delay_seconds) == ("closed", None)

@@ -9,7 +9,6 @@ once all of that is there, and serves until its standard input ends.
 import asyncio
 import contextlib
 import math
-import os
 import sys
 import tempfile
 import time
@@ -49,10 +48,8 @@ from relay.node.opening import open_node
 from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
 from relay.sandbox.server import Sandbox
 from tests.stories.crms import PIPEDRIVE, Account
-from tests.support.html_probes import PROBE as HOSTILE
+from tests.support.html_probes import PROBE
 
-PROBE = "Call again on Monday" if os.environ.get("UPDATE_SCREENSHOTS") else HOSTILE
-"""A text that people write. Pictures for the documentation have a harmless one."""
 SPEED = 60.0
 PATIENCE_SECONDS = 20.0
 TOKEN = "rl_of_the_dashboards_tests_0123456789"

@@ -12,7 +12,7 @@ WAITING = ("browser", "bus", "e2e", "packaging", "paths")
 SECONDS = {
     **{"api/test_api_accounts.py": 20, "api/test_api_bad_input.py": 15, "api/test_api_brokers.py": 15},
     **{"api/test_api_schemathesis.py": 20, "api/test_api_hostile_sinks.py": 10},
-    **{"browser/test_actions.py": 50, "browser/test_dashboard.py": 90},
+    **{"browser/test_dashboard.py": 90},
     **{"bus/test_kafka.py": 60, "bus/test_nats.py": 25, "bus/test_rabbitmq.py": 45},
     **{"e2e/test_canaries.py": 20, "e2e/test_cli_import.py": 12, "e2e/test_cluster.py": 40, "e2e/test_demo.py": 20},
     **{"e2e/test_demo_wired.py": 14, "e2e/test_dropin_reads.py": 18, "e2e/test_handshakes.py": 30},
