@@ -50,11 +50,6 @@ def test_quota_is_spent_and_full_again_after_a_minute() -> None:
     assert spend(refused.quota, 2, 160.0).remaining == 1
 
 
-def test_quota_of_a_clock_that_runs_backwards_begins_again() -> None:
-    spent = spend(spend(None, 1, 1_000.0).quota, 1, 10.0)
-    assert (spent.allowed, spent.resets_in_seconds) == (True, 60)
-
-
 def test_wrong_tokens_are_free_at_first_and_then_cost_time() -> None:
     mistakes, waits = None, []
     for _ in range(FREE_MISTAKES + 2):
@@ -76,10 +71,6 @@ def test_wrong_tokens_are_forgiven_with_time() -> None:
     assert mistake(mistakes, 160.0)[1] == 6
     assert mistake(mistakes, 166.0)[1] == 0
     assert mistake(mistakes, 100_000.0) == (Mistakes(count=1.0, at=100_000.0), 0)
-
-
-def test_clock_that_runs_backwards_forgives_nothing() -> None:
-    assert mistake(Mistakes(count=MAX_MISTAKES, at=100.0), 0.0)[1] == 60
 
 
 @pytest.mark.parametrize(

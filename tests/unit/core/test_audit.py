@@ -122,11 +122,6 @@ def test_a_chain_forged_with_another_key_is_found():
     assert found(chain_of(2, key=OTHER)) == [("changed", 1), ("changed", 2)]
 
 
-def test_an_unreadable_entry_is_named():
-    entries = chain_of(3)
-    assert found([entries[0], 2, entries[2]]) == [("changed", 2)]
-
-
 def test_a_cut_off_end_is_found_by_a_kept_head_only():
     entries = chain_of(5)
     kept = head_of(entries[3])

@@ -114,13 +114,6 @@ def test_a_second_listing_too_soon_confirms_nothing() -> None:
     assert confirm_at(story.known.accounts.values(), CONFIRM) is None
 
 
-def test_an_item_that_cannot_be_read_is_no_removal() -> None:
-    story = Story({"a": "ok"})
-    for _ in range(3):
-        story.see({}, is_complete=False)
-    assert (story.kinds, story.state()) == ([], "ok")
-
-
 def test_what_a_listing_says_beside_the_state_is_kept_without_an_event() -> None:
     story = Story({"a": "ok"})
     renamed = Listing(accounts={"a": ListedAccount(id="a", channel="email", name="New", status="fine", can_send=True)})
@@ -161,19 +154,6 @@ def test_the_state_in_which_a_flapping_account_settles_is_told_within_the_hour()
     assert len(story.events) == FREE_CHANGES + 1
 
 
-def test_recovery_counts_whether_it_is_told_or_not() -> None:
-    """An incident is closed by it."""
-    story = Story({"a": "ok", "b": "needs_reconnect"})
-    recovered: list[tuple[str, ...]] = []
-    for change in range(4 * FREE_CHANGES):
-        for _ in range(2):
-            known = story.known
-            found = story.see({"a": ("cannot_send", "ok")[change % 2], "b": "needs_reconnect"})
-            recovered.append(ListingRecord(known=known, now=story.now, changed=found.changed).recovered)
-    assert [one for one in recovered if one] == [("a",)] * 2 * FREE_CHANGES
-    assert story.kinds.count("a recovered") == FREE_CHANGES / 2
-
-
 @pytest.mark.parametrize(
     ("listed", "recovered"),
     [
@@ -193,14 +173,6 @@ def test_account_has_recovered_once_a_second_listing_shows_it(
     known = story.known
     changed = story.see(listed[-1]).changed
     assert ListingRecord(known=known, now=story.now, changed=changed).recovered == recovered
-
-
-def test_slow_changes_are_all_told() -> None:
-    story = Story({"a": "ok"})
-    for change in range(20):
-        for _ in range(2):
-            story.see({"a": ("cannot_send", "ok")[change % 2]}, 10 * MINUTE)
-    assert len(story.events) == 20
 
 
 def test_a_clock_that_was_set_back_delays_a_confirmation_and_loses_nothing() -> None:

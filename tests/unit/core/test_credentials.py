@@ -104,11 +104,6 @@ def test_credential_shows_everything_but_its_secrets():
     assert "password" not in repr(plain)
 
 
-def test_only_some_types_have_a_token_endpoint():
-    assert CLIENT.token_url == REFRESH.token_url == TOKEN_URL
-    assert credential("PLAIN", identifier="a", secret="b").token_url is None
-
-
 @pytest.mark.parametrize(
     ("url", "origin"),
     [
@@ -248,13 +243,6 @@ def test_answer_that_is_no_json_object_is_refused(body):
     assert refusal_of(body, detail="the rest broke off").detail.endswith("(the rest broke off)")
 
 
-@pytest.mark.parametrize("status", [201, 204, 302, 400, 401, 403, 404, 429, 500, 503])
-def test_only_200_brings_a_token(status):
-    refusal = refusal_of(b'{"access_token": "t"}', status)
-    assert refusal.detail == f"the token endpoint answered {status}"
-    assert refusal.other_method is (status in (400, 401))
-
-
 def test_error_code_is_quoted_if_it_is_a_known_one():
     refused = refusal_of(b'{"error": "invalid_client", "error_description": "s e+cret is wrong"}', 400)
     assert refused.detail == "the token endpoint answered 400 (invalid_client)"
@@ -265,12 +253,6 @@ def test_error_code_is_quoted_if_it_is_a_known_one():
         assert refusal_of(body, 400).detail == f"the token endpoint answered 400 ({known})"
     for odd in (b'"<script>"', b'"' + b"a" * 65 + b'"', b"{}", b'"a\\nb"'):
         assert refusal_of(b'{"error": ' + odd + b"}", 400).detail == "the token endpoint answered 400"
-
-
-def test_pause_that_the_endpoint_asks_for_is_read():
-    assert refusal_of(b"", 429, headers=(("Retry-After", "120"),)).retry_after_seconds == 120
-    assert refusal_of(b"", 503, headers=(("Retry-After", "9999999"),)).retry_after_seconds == 86_400
-    assert refusal_of(b"", 429).retry_after_seconds is None
 
 
 def test_endpoint_that_gives_no_answer_is_named_with_the_reason():

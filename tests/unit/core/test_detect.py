@@ -193,34 +193,6 @@ def test_transitions_of_a_sequence_of_polls(polls: list[Observation], said: list
     assert progress.status == polls[-1].status
 
 
-def test_upstream_times_are_used_if_present() -> None:
-    transitions, _ = run(
-        poll("queued", at=5.0, scheduled_at=99.0),
-        poll("succeeded", at=20.0, started_at=10.0, finished_at=17.0, attempt_count=2),
-    )
-
-    assert [(t.kind, t.occurred_at, t.detected_at) for t in transitions] == [
-        ("queued", 5.0, 5.0),
-        ("retrying", 20.0, 20.0),
-        ("running", 10.0, 20.0),
-        ("succeeded", 17.0, 20.0),
-    ]
-
-
-def test_each_transition_names_the_one_before() -> None:
-    transitions, _ = run(
-        poll("queued"), poll("queued", attempt_count=1, **WAITS), poll("settling"), poll("failed", started_at=9.0)
-    )
-
-    assert [(t.previous_status, t.status) for t in transitions] == [
-        (None, "queued"),
-        ("queued", "retrying"),
-        ("retrying", "settling"),
-        ("settling", "running"),
-        ("running", "failed"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("seen", "proven"),
     [
@@ -241,15 +213,6 @@ def test_failed_attempts_that_an_item_proves(seen: Observation, proven: int) -> 
     assert proven_failed_attempts(seen) == proven
 
 
-def test_transitions_of_one_poll_are_limited() -> None:
-    transitions, progress = run(
-        poll("failed", attempt_count=10**6, started_at=1.0), poll("failed", attempt_count=10**6)
-    )
-
-    assert len(transitions) == MAX_COUNTED_RETRIES + 2
-    assert progress.sequence == MAX_COUNTED_RETRIES + 2
-
-
 @pytest.mark.parametrize(
     ("sample", "said"),
     [
@@ -265,15 +228,6 @@ def test_the_documented_items(sample: str, said: list[str]) -> None:
 
     assert isinstance(seen, Observation)
     assert short(run(seen)[0]) == said
-
-
-def test_the_documented_times() -> None:
-    seen = observe(load_definition("revor"), orjson.dumps(SAMPLES["job_succeeded"]["body"]), now=NOW)
-    assert isinstance(seen, Observation)
-
-    running, succeeded = run(seen)[0]
-
-    assert succeeded.occurred_at - running.occurred_at == 7.0
 
 
 def test_overdue_is_emitted_once_and_changes_nothing_else() -> None:
@@ -296,26 +250,6 @@ def test_not_found_comes_after_what_was_known() -> None:
         ("not_found", 2, "not_found", "queued")
     ]
     assert [t.kind for t in run(poll("queued"), known=lost)[0]] == ["queued"]
-
-
-def test_the_planner_reads_the_same_fields_from_a_poll_and_from_a_job() -> None:
-    seen = poll("queued", action="a", channel="c", scheduled_at=1.0, attempt_count=2, next_attempt_at=3.0)
-    job = Job(uid="job_1", external_id="x", source="revor", account="default")
-    assert job.item() is None
-    assert job.open
-
-    known = replace(
-        job,
-        progress=run(seen)[1],
-        action="a",
-        channel="c",
-        scheduled_at=1.0,
-        attempt_count=2,
-        next_attempt_at=3.0,
-        closed_at=9.0,
-    )
-    assert known.item() == seen.item()
-    assert not known.open
 
 
 # Whole lives -----------------------------------------------------------------------------------------------------

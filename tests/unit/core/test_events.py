@@ -22,7 +22,6 @@ from relay.core.events.event import (
     from_transition,
     in_binary_mode,
     is_stream,
-    job_event_types,
     relay_event,
     render,
 )
@@ -139,29 +138,6 @@ def test_only_an_event_of_success_carries_the_result_s_status(kind: str) -> None
     assert document.get("resultstatus") == ("skipped" if kind == "succeeded" else None)
 
 
-def test_without_a_result_s_status_there_is_no_attribute() -> None:
-    transition = replace(FAILED, kind="succeeded", status="succeeded")
-    assert "resultstatus" not in read(from_transition("evt_1", JOB, transition, ORIGIN, seen=SEEN))
-    assert "resultstatus" not in read(from_transition("evt_1", JOB, transition, ORIGIN))
-
-
-def test_the_body_is_no_part_of_the_repr() -> None:
-    assert "specversion" not in repr(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=SEEN))
-
-
-def test_the_first_event_has_no_previous_status_and_no_hint() -> None:
-    transition = replace(FAILED, kind="queued", status="queued", previous_status=None, sequence=1)
-
-    document = read(
-        from_transition("evt_1", JOB, transition, ORIGIN, seen=Observation(status="queued", observed_at=AT))
-    )
-
-    assert not {"previousstatus", "channel", "action"} & set(document)
-    assert document["data"]["previous_status"] is None
-    assert "hint" not in document["data"]
-    assert document["data"]["job"] == {"id": "0f9c"}
-
-
 @pytest.mark.parametrize(
     ("mark", "kind", "status"), [(mark_overdue, "overdue", "queued"), (mark_not_found, "not_found", "not_found")]
 )
@@ -182,12 +158,6 @@ def test_an_unfound_job_that_was_never_seen() -> None:
     (transition,), _ = mark_not_found(JOB.progress, AT)
 
     assert read(from_transition("evt_1", JOB, transition, ORIGIN))["data"]["job"] == {"id": "0f9c"}
-
-
-def test_every_kind_has_a_type() -> None:
-    assert job_event_types("ai.revor.job") == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
-    for kind in JOB_EVENTS:
-        assert read(from_transition("evt_1", JOB, replace(FAILED, kind=kind), ORIGIN))["type"] == f"ai.revor.job.{kind}"
 
 
 @pytest.mark.parametrize("type_", RELAY_EVENTS)
@@ -243,19 +213,6 @@ def test_upstream_text_is_made_a_valid_attribute(given: str, shown: str) -> None
     assert document["data"]["status"] == given, "the data say it as it is"
 
 
-@pytest.mark.parametrize("external_id", ["Grüße/日本 👋 %2e..", "  spaces  ", "i" * 200, "é" * 200])
-def test_ids_are_not_changed(external_id: str) -> None:
-    document = read(from_transition("evt_1", replace(JOB, external_id=external_id), FAILED, ORIGIN, seen=SEEN))
-
-    assert (document["subject"], document["partitionkey"]) == (external_id, external_id)
-
-
-@pytest.mark.parametrize("external_id", ["a\nb", "a\x00", "\x7f", "\ud800", ""])
-def test_an_id_that_no_attribute_can_hold_is_refused(external_id: str) -> None:
-    with pytest.raises(ValueError, match="subject"):
-        from_transition("evt_1", replace(JOB, external_id=external_id), FAILED, ORIGIN, seen=SEEN)
-
-
 def test_a_large_item_is_cut_to_what_the_relay_reads() -> None:
     seen = replace(SEEN, upstream={**SEEN.upstream, "channel": "é" * 5000, "html": "x" * 70_000})
 
@@ -285,17 +242,6 @@ def test_a_large_item_without_a_problem_or_an_observation() -> None:
     assert read(from_transition("evt_1", job, FAILED, ORIGIN))["data"]["job"] == {"id": "0f9c"}
 
 
-def test_just_at_the_limit_nothing_is_cut() -> None:
-    empty = len(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=replace(SEEN, upstream={"t": ""})).body)
-    room = MAX_EVENT_BYTES - empty
-
-    fits = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=replace(SEEN, upstream={"t": "x" * room})))
-    larger = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=replace(SEEN, upstream={"t": "x" * (room + 1)})))
-
-    assert "truncated" not in fits["data"]
-    assert larger["data"]["truncated"] is True
-
-
 def test_the_worst_text_still_fits_beside_the_largest_metadata() -> None:
     worst = "\x01" * 100_000  # each character takes six bytes of JSON
     fields = [f"field{n}" for n in range(15)]
@@ -313,13 +259,6 @@ def test_the_worst_text_still_fits_beside_the_largest_metadata() -> None:
     assert data["truncated"] is True
     assert (data["metadata"], data["request"]) == (job.metadata, job.request)
     assert data["job"]["field0"]
-
-
-def test_metadata_that_never_fit_are_left_out() -> None:
-    document = read(from_transition("evt_1", replace(JOB, metadata={"m": "x" * 70_000}), FAILED, ORIGIN, seen=SEEN))
-
-    assert document["data"]["metadata"] == {}
-    assert document["data"]["truncated"] is True
 
 
 def test_the_create_s_own_metadata_goes_before_the_relay_s() -> None:
@@ -389,23 +328,6 @@ def test_invalid_extension_is_refused(name: str, value: str | None) -> None:
             extensions={name: value},
             data={},
         )
-
-
-def test_rendering_leaves_its_input_alone() -> None:
-    extensions, data = {"account": "default"}, {"a": {"b": 1}}
-
-    render(
-        event_id="evt_1",
-        source="/relay",
-        type="relay.test",
-        subject="x",
-        time=AT,
-        dataschema="/s.json",
-        extensions=extensions,
-        data=data,
-    )
-
-    assert (extensions, data) == ({"account": "default"}, {"a": {"b": 1}})
 
 
 def test_reserved_names_are_the_spec_s() -> None:

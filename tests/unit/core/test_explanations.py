@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from relay.clock import from_rfc3339, in_words, short_time
+from relay.clock import from_rfc3339
 from relay.core.jobs.job import Job, Progress
 from relay.core.planner.planner_views import PollExplanation, Reason
 from relay.core.polling.explanations import OTHERS_NEED_THEM, sentence
@@ -99,22 +99,6 @@ def test_each_reason_has_an_explanation(reason: Reason) -> None:
     assert "known about" not in said(reason, expected_delay_seconds=float("inf"))
 
 
-def test_reason_of_a_failed_poll_is_explained() -> None:
-    plan = PollExplanation(
-        reason="backing_off",
-        anchor_at=None,
-        next_poll_at=TEN,
-        not_before=TEN,
-        waiting_for_job_id=None,
-        step=0,
-        failures=2,
-    )
-    job = Job(uid="job_2", external_id="a", source="revor", account="default")
-    assert sentence(job, plan, NOW, "Revor does not answer").startswith(
-        "The last 2 polls of it failed (Revor does not answer); the next one comes in 60 s"
-    )
-
-
 def test_delay_of_a_planned_poll_is_explained() -> None:
     held = said("between_looks", not_before=TEN + 60)
     assert held.endswith(
@@ -122,19 +106,3 @@ def test_delay_of_a_planned_poll_is_explained() -> None:
     )
     assert "Nothing is sent" not in said("between_looks", not_before=TEN + 0.5)
     assert "Nothing is sent" not in said("between_looks", not_before=None)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        *((-1, "0.1 s"), (0, "0.1 s"), (0.26, "0.3 s"), (1, "1 s"), (1.24, "1.2 s"), (9.96, "10 s"), (119, "119 s")),
-        *((120, "2 min"), (7_100, "118 min"), (7_200, "2 h"), (47 * 3600, "47 h"), (48 * 3600, "2 days")),
-    ],
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
-
-
-def test_time_on_another_day_has_its_date() -> None:
-    assert short_time(TEN + 6.9, NOW) == "10:00:06 UTC"
-    assert short_time(NOW - 86_400, NOW) == "2026-05-19 09:59:00 UTC"

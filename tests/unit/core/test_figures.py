@@ -8,7 +8,6 @@ import pytest
 
 from relay.core import figures
 from relay.core.figures import (
-    FIGURES,
     LABELLED,
     LEAST,
     MOST,
@@ -88,21 +87,6 @@ def test_quantiles_are_exact_to_a_quarter() -> None:
     buckets = [row[5:] for row in rows_of(tally.take(1_000)) if row.span == "day"]
     for share in (0.5, 0.95, 0.99):
         assert quantile(buckets, share) == pytest.approx(values[int(share * len(values))], rel=0.25)
-
-
-@pytest.mark.parametrize(
-    ("buckets", "share", "expected"),
-    [
-        ([], 0.5, None),
-        ([(0, 0.0)], 0.5, None),
-        ([(4, 2.0)], 0.01, 0.5),
-        ([(4, 2.0), (0, 0.0), (4, 8.0)], 0.5, 0.5),
-        ([(4, 2.0), (0, 0.0), (4, 8.0)], 0.51, 2.0),
-        ([(4, 2.0), (0, 0.0)], 1.0, 0.5),
-    ],
-)
-def test_quantiles(buckets: list[tuple[int, float]], share: float, expected: float | None) -> None:
-    assert quantile(buckets, share) == expected
 
 
 def test_further_labels_of_a_day_are_only_in_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,8 +175,3 @@ def test_stored_rows_make_points(name: Any, rows: Any, expected: list[Point]) ->
 def test_spans_begin_at_whole_minutes_hours_and_days_in_utc(span: Any) -> None:
     expected = {"minute": NOW, "hour": NOW, "day": DAY}[span]
     assert began(NOW + 59.9, span) == expected
-
-
-def test_every_figure_of_the_whole_relay_is_a_gauge() -> None:
-    """It has no label that a bound token could see."""
-    assert {one.kind for one in FIGURES.values() if not one.label} == {"gauge"}

@@ -81,12 +81,6 @@ def test_broker_that_can_be_published_to_is_none() -> None:
     assert refusal_of_dial(Published()) is None
 
 
-def test_a_long_reason_is_cut() -> None:
-    found = refusal(Outcome(verdict="disable", reason="x" * 10_000), answered(403))
-    assert found is not None
-    assert len(str(found)) < 400
-
-
 @pytest.mark.parametrize(
     ("remembered", "facts"),
     [
@@ -128,18 +122,3 @@ def test_a_refresh_token_is_not_traded_for_a_check(fields, tried) -> None:
     found = trial(SinkCredential(id="crd_1", origin="https://x.example", fields=fields), 20.0)
     assert (None if found is None else found.fields["accesstoken"]) == tried
     assert found is None or "refreshtoken" not in found.fields
-
-
-@pytest.mark.parametrize("advice", ["", ", then resume", ", then resume it", ", then resume the subscription"])
-def test_nobody_is_told_to_resume_what_is_not_stored(advice: str) -> None:
-    found = refusal(Outcome(verdict="disable", reason=f"http_401: give it a valid token{advice}"), answered(401))
-    assert str(found) == "the sink refuses the credential: http_401: give it a valid token"
-
-
-def test_words_of_a_refusal_end_with_one_mark() -> None:
-    asked = refusal_of_dial(Published(error="connect", detail="is it starting?"))
-    told = refusal_of_dial(Published(error="connect", detail="it is starting"))
-    assert [str(found.errors[0].detail).partition(" Nothing")[0] for found in (asked, told) if found] == [
-        "is it starting?",
-        "it is starting.",
-    ]

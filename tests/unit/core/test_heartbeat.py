@@ -46,18 +46,3 @@ def test_work_that_began_after_an_idle_time_is_not_stuck() -> None:
     assert movement.stuck(of(turns=3, ended=9, in_flight=1), 160.0) is None
     assert movement.stuck(of(turns=4, ended=9, in_flight=1), 240.0) is None
     assert movement.stuck(of(turns=5, ended=9, in_flight=1), 311.0) is not None
-
-
-def test_one_stuck_loop_among_others_is_found() -> None:
-    movement = Movement()
-    for minute in range(3):
-        moving = Progress(turns=minute, ended=0, in_flight=0)
-        loops = {"poller a": moving, "poller b": Progress(turns=0, ended=0, in_flight=0), "dispatcher": moving}
-        problem = movement.stuck(loops, minute * EVERY_SECONDS)
-    assert problem == "poller b has not turned for 120 s"
-
-
-def test_loop_that_appears_later_has_its_time() -> None:
-    movement = Movement()
-    assert movement.stuck({}, 0.0) is None
-    assert movement.stuck(of(), 1000.0) is None

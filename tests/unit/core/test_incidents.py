@@ -15,10 +15,8 @@ from relay.core.incidents import (
     Trouble,
     close,
     data_of,
-    digest_of_sink,
     observe,
     review,
-    told_next_at,
     trouble_of_create,
     trouble_of_job,
     trouble_of_sink,
@@ -105,16 +103,6 @@ def test_growth_is_told_at_each_power_of_ten() -> None:
     assert incident.id == "inc_1"
 
 
-def test_growth_past_several_powers_is_told_once() -> None:
-    opened, _ = observe(None, [trouble()] * 12, NOW, new_id="inc_1")
-    same, nothing = observe(opened, [trouble()] * 87, NOW, new_id="inc_2")
-    grown, told = observe(same, [trouble()] * 5_000, NOW, new_id="inc_3")
-
-    assert nothing is None
-    assert told == INCIDENT_GREW
-    assert (grown.failed, grown.told_count, told_next_at(grown.told_count)) == (5_099, 5_099, 10_000)
-
-
 def test_failure_of_another_node_with_an_earlier_time_counts() -> None:
     opened, _ = after(0, 1, 2)
     late, _ = observe(opened, [trouble(NOW - 5)], NOW + 3, new_id="inc_2")
@@ -132,13 +120,6 @@ def test_newest_failure_is_shown_with_the_most_careful_advice() -> None:
     assert unexplained.hint is None
 
 
-def test_channel_is_known_if_all_failures_have_the_same() -> None:
-    one, _ = observe(None, [trouble(), trouble()], NOW, new_id="inc_1")
-    several, _ = observe(one, [trouble(channel="email")], NOW, new_id="inc_2")
-
-    assert (one.channel, several.channel) == ("linkedin", None)
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -152,14 +133,6 @@ def test_channel_is_known_if_all_failures_have_the_same() -> None:
 )
 def test_failures_with_another_cause_have_another_digest(fields: dict[str, Any]) -> None:
     assert trouble(**fields).digest != trouble().digest
-
-
-def test_failures_of_a_sink_have_one_digest_whatever_the_error() -> None:
-    first = trouble(kind="sink", subscription_id="sub_1", code="http_503")
-    second = trouble(kind="sink", subscription_id="sub_1", code="timeout", sink="https://a.example")
-
-    assert first.digest == second.digest == digest_of_sink("sub_1")
-    assert trouble(kind="sink", subscription_id="sub_2").digest != first.digest
 
 
 # Time alone --------------------------------------------------------------------------------------------------------
@@ -198,14 +171,6 @@ def test_closes_after_15_minutes_with_a_later_success_or_after_a_quiet_day(
         assert incident.closed_at == NOW + seconds
 
 
-@pytest.mark.parametrize(("seconds", "pause"), [(900, 90), (700_0, 700), (80_000, 900)])
-def test_looks_less_often_the_longer_it_is_quiet(seconds: float, pause: float) -> None:
-    found = review(opened(), NOW + seconds, succeeded=False)
-
-    assert found is not None
-    assert found[0].due_at == NOW + seconds + pause
-
-
 def test_watched_failures_are_forgotten_after_15_minutes() -> None:
     watched, _ = after(0, 10)
     assert watched is not None
@@ -225,15 +190,6 @@ def test_watched_failures_are_forgotten_after_15_minutes() -> None:
 )
 def test_only_an_incident_about_an_account_ends_with_its_recovery(fields: dict[str, Any], waits: bool) -> None:
     assert opened(**fields).waits_for_account is waits
-
-
-def test_closing_tells_how_many_failed() -> None:
-    grown, _ = observe(opened(), [trouble()] * 4, NOW, new_id="inc_2")
-
-    closed, told = close(grown, "account_recovered", NOW + 5)
-
-    assert told == INCIDENT_CLOSED
-    assert (closed.failed, closed.told_count, closed.closed_at) == (7, 7, NOW + 5)
 
 
 # Failures as the rest of the relay sees them -------------------------------------------------------------------------

@@ -38,11 +38,6 @@ def test_planner_reads_the_same_fields_of_a_job_and_a_planned_job() -> None:
     assert planned("running").open is whole("running").open is True
 
 
-def test_before_the_first_observation_there_is_nothing_to_read() -> None:
-    assert planned(None).item() is None
-    assert whole(None).item() is None
-
-
 def test_job_was_last_seen_at_its_last_poll_or_registration() -> None:
     job = whole("queued")
     assert job.seen_at == NOW - 9

@@ -138,34 +138,15 @@ def test_job_of_an_earlier_round_is_counted_again_only_when_it_is_tracked_again(
     assert again.joined == {"job_1": 2}
 
 
-def test_job_that_is_tracked_again_in_its_own_round_is_counted_once() -> None:
-    assert folded(group(counts={"untracked": 1}), moves("untracked", "queued")).group.counts == {"queued": 1}
-
-
 def test_arrivals_move_the_settle_time_by_three_times_their_longest_gap() -> None:
     found = folded(group(), joins("job_1", at=NOW + 500), joins("job_2", at=NOW + 400)).group
     assert (found.last_at, found.max_gap_seconds) == (NOW + 500, 500.0)
-
-
-def test_erased_job_is_not_missing() -> None:
-    start = group(counts={"failed": 2}, failures={"no_reply": 2}, expected=2, closed_at=NOW, finished_at=NOW)
-    erased = JobChange("job_1", NOW, Place("failed", code="no_reply"), None, 1)
-    found = folded(start, erased).group
-    assert (found.counts, found.missing, found.most_failures) == ({"failed": 1}, 0, [("no_reply", 1)])
-    assert folded(found, erased).group.most_failures == []
 
 
 def test_more_erased_jobs_than_were_expected_leave_none_expected() -> None:
     start = group(counts={"failed": 3}, expected=1, closed_at=NOW, finished_at=NOW)
     erased = [JobChange(f"job_{n}", NOW, Place("failed"), None, 1) for n in range(2)]
     assert folded(start, *erased).group.expected == 0
-
-
-def test_skipped_jobs_are_counted() -> None:
-    skipped = Place("succeeded", skipped=True)
-    found = folded(group(), JobChange("job_1", NOW, None, skipped), JobChange("job_2", NOW, None, skipped)).group
-    assert (found.skipped, found.counts) == (2, {"succeeded": 2})
-    assert folded(found, JobChange("job_1", NOW, skipped, None, 1)).group.skipped == 1
 
 
 def test_codes_beyond_the_limit_are_counted_together() -> None:
@@ -195,8 +176,3 @@ def test_last_stated_size_holds(closings: list[Closing], expected: int | None, c
 def test_finished_round_cannot_be_closed() -> None:
     done = group(counts={"failed": 1}, finished_at=NOW)
     assert folded(done, Closing(NOW, 9)) == Folded(done, {}, False)
-
-
-def test_nothing_is_missing_before_the_end() -> None:
-    assert group(expected=5).missing == 0
-    assert group(finished_at=NOW).missing == 0

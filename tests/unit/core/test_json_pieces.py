@@ -82,10 +82,6 @@ def test_the_cuts_are_right_wherever_the_slices_end(monkeypatch, size):
         cut([orjson.dumps(value(3)) for _ in range(values.randrange(1, 6))], end=b" " * values.randrange(3))
 
 
-def test_an_empty_array_is_one_empty_piece():
-    assert list(array_pieces(b"[]", 1, 1)) == [(1, 1, 0, False)]
-
-
 def parsed(body):
     return [orjson.loads(b"[" + body[piece.start : piece.end] + b"]") for piece in pieces_of(body)]
 
@@ -94,12 +90,6 @@ def parsed(body):
 def test_text_that_is_no_array_is_noticed(inside):
     with pytest.raises(ValueError, match=r"do not match|unexpected"):
         parsed(b"[" + inside + b"]")
-
-
-def test_empty_elements_are_pieces_that_do_not_parse():
-    body = b"[,{},]"
-    texts = [body[piece.start : piece.end] for piece in pieces_of(body)]
-    assert texts == [b",{}", b""]
 
 
 def test_containers_are_counted_as_the_text_is_read():

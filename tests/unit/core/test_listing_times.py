@@ -34,18 +34,6 @@ def test_the_next_one_comes_after_an_interval_or_confirms_a_change(confirm_at: f
     assert times.confirm_seconds == 30
 
 
-def test_failures_wait_longer_each_time_up_to_an_interval_until_one_succeeds() -> None:
-    times = listed()
-    waits = []
-    for _ in range(6):
-        times.failed(NOW)
-        waits.append(times.next_at(NOW, RATE) - NOW)
-    assert waits == [30, 60, 120, 240, 300, 300]
-    times.listed(NOW, None)
-    times.failed(NOW)
-    assert times.next_at(NOW, RATE) == NOW + 30
-
-
 @pytest.mark.parametrize(("interval", "again"), [(300.0, 10.0), (3600.0, 10.0), (30.0, 1.0)])
 def test_a_failed_job_asks_for_a_listing_but_not_again_and_again(interval: float, again: float) -> None:
     times = listed(interval)
@@ -54,14 +42,6 @@ def test_a_failed_job_asks_for_a_listing_but_not_again_and_again(interval: float
     times.began(NOW + again, RATE)
     times.listed(NOW + again, None)
     assert times.next_at(NOW + again, RATE) == NOW + again + interval
-
-
-def test_a_listing_in_flight_does_not_answer_a_question_asked_after_it_began() -> None:
-    times = ListingTimes(300)
-    times.began(NOW, RATE)
-    times.ask()
-    times.listed(NOW + 1, None)
-    assert times.next_at(NOW + 1, RATE) == NOW + 10
 
 
 @pytest.mark.parametrize("asked", [False, True])

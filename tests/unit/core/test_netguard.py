@@ -1,6 +1,5 @@
 """The egress rules: no notation of a forbidden address gets through, and nothing makes them raise."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -8,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.access.netguard import (
-    BLOCKED_IPV4,
-    BLOCKED_IPV6,
     MAX_CUSTOM_HEADERS,
     GuardPolicy,
     check_custom_headers,
@@ -124,25 +121,6 @@ def test_addresses_outside_of_the_list_pass_also_when_wrapped(address: IPv4Addre
         assert is_allowed(text, 443, "https", STRICT) is not forbidden
 
 
-@given(st.ip_addresses(v=6))
-def test_only_public_ipv6_addresses_pass(address: IPv6Address) -> None:
-    forbidden = any(address in IPv6Network(network) for network in FORBIDDEN_IPV6)
-    if not _is_wrapped(address):
-        assert is_allowed(str(address), 443, "https", STRICT) is not forbidden
-
-
-@pytest.mark.parametrize("network", [*FORBIDDEN_IPV4, *FORBIDDEN_IPV6])
-def test_the_edges_of_each_network(network: str) -> None:
-    parsed = IPv6Network(network) if ":" in network else IPv4Network(network)
-    assert not is_allowed(str(parsed[0]), 443, "https", STRICT)
-    assert not is_allowed(str(parsed[-1]), 443, "https", STRICT)
-
-
-def test_the_lists_are_those_of_the_standard() -> None:
-    assert {str(network) for network in BLOCKED_IPV4} == set(FORBIDDEN_IPV4)
-    assert {str(network) for network in BLOCKED_IPV6} == set(FORBIDDEN_IPV6) - {"::/3", "4000::/2", "8000::/1"}
-
-
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses(address: str) -> None:
     host = f"[{address}]" if ":" in address else address
@@ -193,15 +171,6 @@ def test_allow_http_alone_permits_nothing() -> None:
     assert not is_allowed("8.8.8.8", 80, "http", GuardPolicy(allow_http=True, allow_ports=frozenset({80, 443})))
 
 
-def test_allow_ports() -> None:
-    policy = GuardPolicy(allow_ports=frozenset({443, 8443}))
-    assert refusal_of_url("https://example.com:8443/", policy) is None
-    assert (
-        refusal_of_url("https://example.com:8080/", policy)
-        == "port 8080 is not allowed; security.allow_ports permits more"
-    )
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -229,10 +198,6 @@ def test_refused_urls_name_their_rule(row: HostileUrl, policy: GuardPolicy) -> N
     assert refusal is not None, row
     assert row.rule in refusal, row
     origin_of(row.url)
-
-
-def test_url_of_any_length_is_refused_at_once() -> None:
-    assert "2048" in (refusal_of_url(f"https://example.com/{'a' * 10_000_000}", STRICT) or "")
 
 
 @pytest.mark.parametrize(
@@ -288,12 +253,6 @@ def test_host_outside_of_the_lists_is_refused_and_deny_wins(url: str, setting: s
     assert f"security.{setting}" in (refusal_of_url(url, HOSTS) or "")
 
 
-def test_allowed_host_is_judged_by_all_other_rules_too() -> None:
-    policy = GuardPolicy(allow_hosts=("localhost", "127.0.0.1", "*.example.com"))
-    for url in ("https://localhost/", "https://127.0.0.1/", "http://a.example.com/", "https://a.example.com:22/"):
-        assert "security.allow_hosts" not in (refusal_of_url(url, policy) or "security.allow_hosts")
-
-
 def test_denied_addresses_are_refused_behind_any_name() -> None:
     for address in ("93.184.215.15", "::ffff:93.184.215.15", "64:ff9b::5db8:d70f"):
         refusal = refusal_of_address(address, port=443, scheme="https", policy=HOSTS)
@@ -309,19 +268,6 @@ def test_many_wildcards_are_matched_quickly() -> None:
     assert refusal_of_url("https://" + ".".join(["a" * 60] * 4), policy) is not None
 
 
-def test_names_get_nothing_of_allow_networks_where_a_proxy_resolves_them() -> None:
-    policy = replace(DEVELOPMENT, by_proxy=True)
-    assert refusal_of_url("http://127.0.0.1:3000/", policy) is None, "its address is known"
-    assert "http is not allowed" in (refusal_of_url("http://sink.example.com/", policy) or "")
-    assert "port 3000" in (refusal_of_url("https://sink.example.com:3000/", policy) or "")
-    assert refusal_of_url("https://sink.example.com/", policy) is None
-
-
-def test_name_without_a_dot_needs_an_allowed_network() -> None:
-    assert refusal_of_url("https://sink/", STRICT) is not None
-    assert refusal_of_url("http://sink:3000/", DEVELOPMENT) is None
-
-
 @pytest.mark.parametrize(
     ("url", "judged"),
     [
@@ -333,20 +279,6 @@ def test_name_without_a_dot_needs_an_allowed_network() -> None:
 )
 def test_international_host_is_sent_to_as_it_was_judged(url: str, judged: str) -> None:
     assert with_judged_host(url) == judged
-
-
-@pytest.mark.parametrize(
-    ("url", "setting"),
-    [
-        ("http://example.com/", "security.allow_http"),
-        ("https://127.0.0.1/", "security.allow_networks"),
-        ("https://localhost/", "security.allow_networks"),
-        ("https://a.internal/", "security.allow_networks"),
-        ("https://example.com:8080/", "security.allow_ports"),
-    ],
-)
-def test_refusals_name_the_setting_that_lifts_them(url: str, setting: str) -> None:
-    assert setting in (refusal_of_url(url, STRICT) or "")
 
 
 @pytest.mark.parametrize(
@@ -393,14 +325,6 @@ def test_advice_opens_no_more_than_one_address_and_none_that_no_sink_may_have(ho
         assert refusal.endswith(f"; {narrowest} in security.allow_networks permits it for development")
 
 
-def test_what_a_name_resolves_to_is_not_told_by_the_advice() -> None:
-    found = [
-        refusal_of_address(address, port=443, scheme="https", policy=STRICT)
-        for address in ("10.0.0.1", "169.254.169.254", "::1", "fe80::1", "192.0.2.1")
-    ]
-    assert len({one.shown for one in found if one is not None}) == 1
-
-
 def test_names_are_judged_when_dialled_if_networks_are_allowed() -> None:
     assert refusal_of_url("http://sink.example.com:3000/", DEVELOPMENT) is None
     assert refusal_of_url("https://sink.example.com:3000/", PRIVATE) is None
@@ -421,20 +345,6 @@ def test_no_text_makes_the_rules_raise(text: str, policy: GuardPolicy) -> None:
     refusal_of_url(f"https://{text}.example.com:{text}/", policy)
     refusal_of_address(text, port=443, scheme=text, policy=policy)
     check_custom_headers([(text, text), ("X-Own", text)])
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        [],
-        [("Authorization", "Bearer abc"), ("X-Tenant", "a b"), ("Cookie", "a=b"), ("User-Agent", "mine")],
-        [("x!#$%&'*+-.^_`|~9", "~!@")],
-        [("X-Empty", "")],
-        [(f"X-{number}", "v" * 4096) for number in range(MAX_CUSTOM_HEADERS)],
-    ],
-)
-def test_ordinary_headers(headers: list[tuple[str, str]]) -> None:
-    assert check_custom_headers(headers) is None
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,6 @@ def test_a_recipient_has_the_parts_that_can_be_kept() -> None:
     assert Recipient.of({}) is None
 
 
-def test_a_recipient_is_read_back_as_it_was_stored() -> None:
-    assert KIM.document() == {"address": "kim@example.com", "phone": "+1 415 555 0100"}
-    assert Recipient.of(KIM.document()) == KIM
-
-
 def test_what_people_see_names_the_parts_and_not_the_person() -> None:
     assert KIM.shown().document() == {"address": "{recipient.address}", "phone": "{recipient.phone}"}
     assert list(ANYBODY.document()) == list(PARTS)

@@ -1,8 +1,6 @@
 """Retry decisions: the schedule, the jitter, Retry-After, and the verdict on plain HTTP answers."""
 
 import math
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Literal
 
 import pytest
@@ -71,12 +69,6 @@ def test_the_default_schedule_makes_ten_attempts() -> None:
 def test_an_empty_schedule_means_one_attempt() -> None:
     decision = decide(failed(), attempt_count=1, schedule_seconds=(), jitter=0.2, random_value=0.5, now=NOW)
     assert decision == Dead(reason="http_500", exhausted=True)
-
-
-def test_other_verdicts_end_the_delivery() -> None:
-    assert after(Outcome(verdict="delivered", reason="http_200"), 1) == Done(reason="http_200")
-    assert after(Outcome(verdict="dead", reason="http_400"), 1) == Dead(reason="http_400")
-    assert after(Outcome(verdict="disable", reason="http_410"), 1) == Disable(reason="http_410")
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(15.0, 15.0), (math.inf, DAY_SECONDS), (0.0, None), (math.nan, None)])
@@ -190,28 +182,6 @@ def test_result_of_a_probe_is_described() -> None:
     )
 
 
-def test_the_sentence_of_a_schedule_that_is_used_up() -> None:
-    exhausted = Dead(reason="connect", exhausted=True)
-    assert sentence(exhausted, attempt_count=2, schedule_seconds=(5.0,), now=NOW) == (
-        "connect (attempt 2 of 2): given up, no attempt is left"
-    )
-    shortened = sentence(exhausted, attempt_count=4, schedule_seconds=(), now=NOW)
-    assert shortened.startswith("connect (attempt 4 of 4)"), "the schedule may be a shorter one by now"
-
-
-def test_the_sentence_of_a_sink_that_has_only_failed() -> None:
-    retry, dead = Retry(at=NOW + 5, reason="http_500"), Dead(reason="http_500", exhausted=True)
-    said = [
-        sentence(each, attempt_count=2, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0)
-        for each in (retry, dead)
-    ]
-    assert said == [
-        "HTTP 500 (attempt 2 of 2): only failures for 5 days, so the subscription is disabled; this event waits",
-        "HTTP 500 (attempt 2 of 2): given up, no attempt is left; "
-        "only failures for 5 days, so the subscription is disabled",
-    ]
-
-
 @example([], 1, 0.0, 0.0, math.nan)
 @given(schedules, st.integers(1, 60), st.floats(0, 1), fractions, st.none() | st.floats())
 def test_every_failure_is_retried_or_dead_within_bounds(
@@ -299,17 +269,6 @@ def test_retry_after_of_any_text_does_not_raise(value: str, received_date: str |
     assert seconds is None or 0 <= seconds <= DAY_SECONDS
 
 
-@given(st.floats(0, 1e9))
-def test_seconds_round_trip(seconds: float) -> None:
-    assert parse_retry_after(f"{seconds:.3f}", now=NOW) == pytest.approx(min(seconds, DAY_SECONDS), abs=1e-3)
-
-
-@given(st.integers(-100_000, 100_000))
-def test_dates_round_trip(seconds: int) -> None:
-    text = format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
-    assert parse_retry_after(text, now=NOW) == min(max(seconds, 0), DAY_SECONDS)
-
-
 @pytest.mark.parametrize("status_code", [200, 201, 202, 204, 207, 299])
 def test_2xx_is_success(status_code: int) -> None:
     assert http_outcome(answer(status_code), NOW) == Outcome(verdict="delivered", reason=f"http_{status_code}")
@@ -345,10 +304,6 @@ def test_no_answer_is_tried_again(error: str) -> None:
     assert http_outcome(late, NOW).verdict == "retry"
 
 
-def test_neither_answer_nor_error() -> None:
-    assert http_outcome(Response(started_at=NOW, duration_ms=1.0), NOW) == Outcome(verdict="retry", reason="no_answer")
-
-
 def probes(count: int, *, disable_after_seconds: float = 5 * DAY_SECONDS) -> list[float]:
     """How long after it was disabled a subscription is probed, where each probe fails at once."""
     at, times = NOW, []
@@ -364,12 +319,6 @@ def test_probes_begin_after_a_minute_and_come_ever_later_up_to_an_hour() -> None
 
 def test_where_failures_disable_sooner_probes_begin_sooner() -> None:
     assert probes(4, disable_after_seconds=1.0) == [1, 2, 4, 8]
-
-
-@pytest.mark.parametrize(("random_value", "pause_seconds"), [(0.0, 48.0), (0.5, 60.0), (0.75, 66.0)])
-def test_probes_of_what_failed_together_are_spread(random_value: float, pause_seconds: float) -> None:
-    at = next_probe_at(since=NOW, now=NOW, disable_after_seconds=1e6, jitter=0.2, random_value=random_value)
-    assert at - NOW == pytest.approx(pause_seconds)
 
 
 def test_a_drain_is_slow_at_first_doubles_and_ends() -> None:
@@ -418,9 +367,3 @@ def test_sentence_of_an_event_behind_a_failed_one() -> None:
         Behind(reason="connect"), attempt_count=1, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0
     )
     assert said.endswith("only failures for 5 days, so the subscription is disabled; this event waits")
-
-
-def test_waiting_for_a_record_is_told_in_words() -> None:
-    waiting = Retry(at=NOW + 90, reason="settling")
-    said = sentence(waiting, attempt_count=2, schedule_seconds=(5.0,), now=NOW, judged=False)
-    assert said == "asked for the record, which is not there yet (attempt 2 of 2): tried again in 90 s"

@@ -1,9 +1,7 @@
-from hashlib import sha256
-
 import pytest
 
 from relay.core.jobs.job import Job, Progress
-from relay.core.jobs.search import DIGEST_BYTES, MAX_VALUE_CHARACTERS, digest_of, searchable, text_of, texts_of
+from relay.core.jobs.search import MAX_VALUE_CHARACTERS, digest_of, searchable, text_of, texts_of
 
 
 def job_with(metadata, request=None):
@@ -44,11 +42,6 @@ LONGEST = "x" * MAX_VALUE_CHARACTERS
 )
 def test_strings_numbers_and_booleans_have_a_text(value, text):
     assert text_of(value) == text
-
-
-def test_a_digest_is_the_beginning_of_a_sha_256():
-    assert digest_of("é") == sha256("é".encode()).digest()[:DIGEST_BYTES]
-    assert len(digest_of("\ud83d")) == DIGEST_BYTES
 
 
 def test_only_the_given_keys_with_searchable_values_are_found():

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.core.access import sign_in
 from relay.core.access.sign_in import (
     HOME,
     NOTICE_SECONDS,
@@ -16,7 +15,6 @@ from relay.core.access.sign_in import (
     is_own_page,
     is_same,
     is_sealed,
-    is_secret,
     local_target,
     new_session,
     sealed,
@@ -232,22 +230,6 @@ def test_cookie_counts_if_there_is_one(cookies: list[str], found: str | None) ->
 )
 def test_write_comes_from_the_own_page(fetch_site: list[str], own: bool) -> None:
     assert is_own_page(fetch_site) is own
-
-
-def test_secret_has_its_form() -> None:
-    secret = new_secret()
-    assert is_secret(secret)
-    assert len(sign_in.digest_of(secret)) == 64
-    for wrong in (
-        "",
-        secret[:-1],
-        secret + "x",
-        secret[:-1] + "\n",
-        secret[:-1] + "=",
-        secret[:-1] + "ä",
-        "rl_" + secret,
-    ):
-        assert not is_secret(wrong)
 
 
 def test_a_session_lasts_twelve_hours_and_a_link_two_minutes() -> None:

@@ -59,13 +59,6 @@ def test_the_published_vector() -> None:
     assert reason(signed(body, webhook_signature=expected), body) == "ok"
 
 
-@given(key_bytes, st.text(st.characters(codec="ascii", exclude_characters=".")), st.integers(0, 2**33), st.text())
-def test_signature_equals_that_of_the_library(key: bytes, message_id: str, timestamp: int, text: str) -> None:
-    body = text.encode()
-    theirs = Webhook(new_secret(key)).sign(message_id, datetime.fromtimestamp(timestamp, UTC), text)
-    assert sign([new_secret(key)], message_id, timestamp, body) == theirs
-
-
 @given(key_bytes, st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner, max_size=3)))
 def test_the_library_verifies_what_we_sign(key: bytes, value: Any) -> None:
     secret = new_secret(key)
@@ -73,13 +66,6 @@ def test_the_library_verifies_what_we_sign(key: bytes, value: Any) -> None:
     now = datetime.now(UTC).timestamp()
     headers = dict(signature_headers([SigningSecret(value=secret)], message_id="evt_1", now=now, body=body))
     assert Webhook(secret).verify(body, headers) == value
-
-
-@given(key_bytes, st.binary(), st.floats(0, 1e10))
-def test_what_is_signed_verifies(key: bytes, body: bytes, now: float) -> None:
-    secret = new_secret(key)
-    assert parse_secret(secret) == key
-    assert reason(signed(body, at=now, secret=secret), body, secret=secret, now=now) == "ok"
 
 
 @given(st.binary(min_size=1, max_size=40), st.data())
@@ -125,43 +111,6 @@ def test_malformed_secrets(text: str) -> None:
         parse_secret(text)
 
 
-def test_unpadded_secrets_are_taken_as_the_library_takes_them() -> None:
-    padded = new_secret(bytes(25))
-    assert padded.endswith("=")
-    assert parse_secret(padded.rstrip("=")) == bytes(25)
-
-
-def test_header_names_count_in_any_case() -> None:
-    headers = {name.title(): f" {value} " for name, value in signed(EVENT).items()}
-    assert reason(headers, EVENT) == "ok"
-
-
-@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_missing_header(name: str) -> None:
-    headers = signed(EVENT)
-    del headers[name]
-    verification = verify(SECRET, headers, EVENT, now=NOW)
-    assert verification.reason == "missing_header"
-    assert name in verification.detail
-    assert reason(signed(EVENT) | {name: ""}, EVENT) == "missing_header"
-
-
-@pytest.mark.parametrize("written", ["x", "-1", "1614265330.5", "２", "1e9", "9" * 16])
-def test_a_malformed_timestamp(written: str) -> None:
-    assert reason(signed(EVENT, webhook_timestamp=written), EVENT) == "malformed_timestamp"
-
-
-@pytest.mark.parametrize("signature", ["v1a,AAAA", "v2,AAAA", "AAAA", "v1"])
-def test_no_v1_signature(signature: str) -> None:
-    assert reason(signed(EVENT, webhook_signature=signature), EVENT) == "no_v1_signature"
-
-
-def test_other_schemes_beside_ours_are_passed_over() -> None:
-    headers = signed(EVENT)
-    headers["webhook-signature"] = f"v1a,AAAA v1,é {headers['webhook-signature']}"
-    assert reason(headers, EVENT) == "ok"
-
-
 def test_the_timestamp_is_judged_within_the_tolerance() -> None:
     headers = signed(EVENT)
     assert reason(headers, EVENT, now=NOW + 300) == "ok"
@@ -169,13 +118,6 @@ def test_the_timestamp_is_judged_within_the_tolerance() -> None:
     assert reason(headers, EVENT, now=NOW + 301) == "old_timestamp"
     assert reason(headers, EVENT, now=NOW - 301) == "future_timestamp"
     assert verify(SECRET, headers, EVENT, now=NOW + 301, tolerance_seconds=400).ok
-
-
-def test_wrong_secret_and_old_timestamp_are_both_reported() -> None:
-    assert reason(signed(EVENT), EVENT, secret=OTHER_SECRET) == "wrong_secret"
-    verification = verify(OTHER_SECRET, signed(EVENT), EVENT, now=NOW + 900)
-    assert verification.reason == "old_timestamp"
-    assert "the secret is another one" in verification.detail
 
 
 @pytest.mark.parametrize(
@@ -266,15 +208,6 @@ def test_a_public_key_has_an_id_of_its_own() -> None:
     assert key_id_of(PUBLIC) != key_id_of(public_key_of(OTHER_PRIVATE))
 
 
-def test_several_schemes_are_separated_by_one_space() -> None:
-    secrets = [SigningSecret(value=SECRET), SigningSecret(value=PRIVATE), SigningSecret(value=OTHER_PRIVATE)]
-    headers = dict(signature_headers(secrets, message_id=MESSAGE_ID, now=NOW, body=EVENT))
-    parts = headers["webhook-signature"].split(" ")
-    assert [part.partition(",")[0] for part in parts] == ["v1", "v1a", "v1a"]
-    for secret in (SECRET, PUBLIC, public_key_of(OTHER_PRIVATE)):
-        assert reason(headers, EVENT, secret=secret) == "ok"
-
-
 def test_an_expired_key_signs_no_more() -> None:
     keys = [SigningSecret(value=OTHER_PRIVATE), SigningSecret(value=PRIVATE, expires_at=NOW + 60)]
     during = dict(signature_headers(keys, message_id=MESSAGE_ID, now=NOW + 59, body=EVENT))
@@ -305,12 +238,6 @@ def test_reserialised_body_and_old_timestamp_are_detected_with_a_public_key() ->
     assert "the key is right" in verify(PUBLIC, headers, b'{"a": 1}', now=NOW).detail
     assert reason(headers, b'{"a":1}', secret=PUBLIC, now=NOW + 301) == "old_timestamp"
     assert reason(headers, b'{"a":1}', secret=PUBLIC, now=NOW - 301) == "future_timestamp"
-
-
-@pytest.mark.parametrize("text", ["", "whpk_", "whpk_AAAA", "whpk_!", "whpk_é", PUBLIC.removeprefix("whpk_")])
-def test_malformed_public_keys(text: str) -> None:
-    with pytest.raises(ValueError, match="a public key is whpk_ and the base64 of 32 bytes"):
-        parse_public_key(text)
 
 
 @pytest.mark.parametrize("text", ["whsk_", "whsk_AAAA", "whsk_é", PRIVATE.removesuffix("Kvg==")])

@@ -26,13 +26,6 @@ def test_reached_by_is_url_method_and_headers() -> None:
     assert replace(SUBSCRIPTION, types=("a",), description="b").reached_by == SUBSCRIPTION.reached_by
 
 
-def test_reached_by_includes_the_settings_of_the_protocol() -> None:
-    one, other = (
-        replace(SUBSCRIPTION, options={"protocolsettings": {"topicname": topic}}) for topic in ("jobs", "other")
-    )
-    assert len({each.reached_by for each in (SUBSCRIPTION, one, other)}) == 3
-
-
 @pytest.mark.parametrize(
     ("kind", "protocol"),
     [

@@ -16,11 +16,9 @@ from relay.core.events.event import (
     source_event_types,
 )
 from relay.core.events.summary_events import (
-    MAX_FAILURES,
     account_data,
     group_finished_data,
     incident_data,
-    told_failures,
 )
 from relay.core.subscriptions.filters import known_types
 from tests.support.schema_check import check_event
@@ -116,20 +114,6 @@ def test_an_account_event_comes_from_the_listing_and_names_its_account(kind: str
     assert event.type in known_types(["ai.revor.job"])
 
 
-def test_account_events_of_a_source_without_a_listing_have_its_source() -> None:
-    origin = Origin(source="https://api.example/jobs", type_prefix="a.job", dataschema="http://x/s.json")
-    assert (
-        account_event("evt_1", "added", NOW, of_account(), origin, dataschema="http://x/s.json").source == origin.source
-    )
-
-
-@pytest.mark.parametrize(
-    "type", ["ai.revor.job.failed", "relay.source.recovered", ".account.added", "a.account.lost", ""]
-)
-def test_other_types_are_not_about_an_account(type: str) -> None:
-    assert account_event_kind(type) is None
-
-
 def test_types_of_a_source_are_those_of_its_jobs_and_accounts() -> None:
     found = source_event_types("ai.revor.job")
     assert "ai.revor.job.failed" in found
@@ -186,41 +170,6 @@ def test_an_incident_event_has_the_attributes_that_filters_of_its_failures_use()
     assert not {"account", "channel"} & check_event(event.body).keys()
 
 
-def test_rare_failures_of_a_group_are_counted_together() -> None:
-    failures = {f"code_{number:02}": 100 - number for number in range(30)} | {"never": 0}
-    told = told_failures(failures)
-    assert len(told) == MAX_FAILURES
-    assert told[-1] == ("other", sum(100 - number for number in range(19, 30)))
-    assert sum(count for _, count in told) == sum(failures.values())
-
-
-@pytest.mark.parametrize(
-    ("changes", "summary"),
-    [
-        (
-            {},
-            "Group q4-launch finished: 182 of 200 accepted, 12 skipped, 6 failed "
-            "(connect_account_reconnect_required 4, recipient_not_found 2)",
-        ),
-        ({"failures": {}, "round": 3}, "Group q4-launch finished round 3: 182 of 200 accepted, 12 skipped, 6 failed"),
-        (
-            {
-                "counts": {"succeeded": 1200, "cancelled": 1, "not_found": 2, "untracked": 3},
-                "skipped": 0,
-                "missing": 4,
-                "failures": {},
-            },
-            "Group q4-launch finished: 1,200 of 1,210 accepted, 1 cancelled, 2 not found, 3 no longer tracked, "
-            "4 missing",
-        ),
-        ({"counts": {}, "skipped": 0, "failures": {}}, "Group q4-launch finished: 0 of 0 accepted"),
-        ({"counts": {"failed": 1}, "skipped": 0, "failures": {"": 1}}, "… 1 failed (unknown 1)"),
-    ],
-)
-def test_a_group_in_a_sentence(changes: dict[str, Any], summary: str) -> None:
-    assert of_group(**changes)["summary"].endswith(summary.removeprefix("…"))
-
-
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -261,20 +210,6 @@ def test_an_incident_in_a_sentence(changes: dict[str, Any], what: str) -> None:
     check_event(event.body)
 
 
-def test_an_incident_says_how_to_fix_it_and_whether_to_send_again() -> None:
-    data = of_incident()
-    assert (data["who"], data["fix"], data["repeat"]) == ("account owner", "Reconnect it in Revor", "safe")
-    assert of_incident(hint=None)["repeat"] == "may_send_twice"
-    sink = of_incident(**SINK)
-    assert (sink["repeat"], sink["fix"]) == (
-        None,
-        "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions resume sub_1). "
-        "Then send again what was given up (relay deliveries retry --state dead --subscription sub_1)",
-    )
-    closed = of_incident(state="closed", closed_at=NOW, closed_because="quiet")
-    assert closed["closed_because"] == "quiet"
-
-
 @pytest.mark.parametrize(
     ("kind", "because", "failed", "ended"),
     [
@@ -294,11 +229,6 @@ def test_the_end_of_an_incident_in_a_sentence(kind: str, because: str, failed: i
     assert said.endswith(ended.removeprefix("…"))
 
 
-def test_the_end_of_an_incident_without_a_channel() -> None:
-    said = sentences.incident_end("jobs", because="quiet", failed=1, seconds=0, channel="", account="", sink="")
-    assert said == "jobs have not failed for a day: 1 failed"
-
-
 @pytest.mark.parametrize(
     ("kind", "open_jobs", "said"),
     [
@@ -311,32 +241,3 @@ def test_the_end_of_an_incident_without_a_channel() -> None:
 )
 def test_an_account_in_a_sentence(kind: str, open_jobs: int, said: str) -> None:
     assert sentences.account_sentence(kind, channel="linkedin", name="Ada", open_jobs=open_jobs) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "1 second"),
-        (1.4, "1 second"),
-        (90, "90 seconds"),
-        (2100, "35 minutes"),
-        (5400, "90 minutes"),
-        (7200, "2 hours"),
-        (172_800, "2 days"),
-    ],
-)
-def test_a_duration_in_words(seconds: float, text: str) -> None:
-    assert sentences.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "second_half"),
-    [
-        ("The account", "the account"),
-        ("Revor had trouble", "Revor had trouble"),
-        ("I", "I"),
-        ("LinkedIn is", "LinkedIn is"),
-    ],
-)
-def test_a_sentence_as_the_second_half(text: str, second_half: str) -> None:
-    assert sentences.continued(text, "revor") == second_half

@@ -32,13 +32,6 @@ def test_keys_beyond_the_limit_are_counted_together():
     assert tally.take_all(0.0) == [Window(began_at=0.0, counts={0: 2, 1: 1}, other_count=3)]
 
 
-def test_a_clock_that_is_set_back_begins_another_window():
-    tally = Tally[str](60, 10)
-    tally.add("a", 600.0)
-    tally.add("a", 0.0)
-    assert [window.began_at for window in tally.take_all(0.0)] == [600.0, 0.0]
-
-
 def test_windows_that_cannot_be_written_are_kept_and_joined():
     tally = Tally[str](60, 1)
     for minute in range(MAX_ENDED + 2):

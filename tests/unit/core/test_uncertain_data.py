@@ -81,8 +81,3 @@ def test_nothing_but_ids_is_told_of_a_target(value: object) -> None:
     data = data_of(entry("note", {"person_id": 5, "email": value, "E Mail": "x"}))
     assert data["target"] == {"person_id": 5}
     assert data_of(entry("kim@example.com", {}))["record"] is None
-
-
-def test_a_target_is_of_bounded_size() -> None:
-    data = data_of(entry("note", {f"f{chr(97 + number)}": number for number in range(20)}))
-    assert len(data["target"]) == 5

@@ -48,16 +48,6 @@ def test_nothing_can_happen_before_the_anchor():
     assert found.points[-1].hazard_per_second == 0.1
 
 
-def test_a_waiting_job_ends_later_than_a_running_one():
-    waiting, running = outlook_of(start_rates=EVEN), outlook_of()
-    assert 0.0 < waiting.points[-1].expected_delay_seconds < running.points[-1].expected_delay_seconds
-
-
-def test_a_due_poll_has_an_outlook_too():
-    found = outlook_of(due=NOW - 5.0)
-    assert found.points[-1].at == pytest.approx(NOW + 5.0)
-
-
 def item(status, **fields):
     return {"status": status, "channel": "email", **fields}
 

@@ -1,7 +1,5 @@
 """The budget: what the headers allow, what others use, and what to do without headers."""
 
-import math
-
 import pytest
 
 from relay.core.planner.budget.limit_meter import MAX_EARLY_STARTS, Meter
@@ -46,20 +44,6 @@ def test_the_smaller_of_key_and_account_decides() -> None:
     assert budget.window_seconds() == 60
     poll(budget, NOW + 1, LimitReading(limit=600, remaining=0, account_limit=60, account_remaining=29))
     assert budget.closed_until(NOW + 1) == NOW + 60
-
-
-def test_an_account_alone_is_enough() -> None:
-    budget = budget_of(reserve=0)
-    poll(budget, NOW, LimitReading(account_limit=60, account_remaining=45, window_seconds=30))
-    assert budget.window_seconds() == 30
-    assert budget.rate(NOW) == pytest.approx(1.5)
-
-
-def test_the_window_is_a_minute_where_nothing_is_said() -> None:
-    budget = budget_of(reserve=0)
-    assert budget.window_seconds() == 60
-    poll(budget, NOW, reported(59, 60, None))
-    assert budget.rate(NOW) == pytest.approx(59 / 60)
 
 
 def test_nothing_is_sent_into_the_reserve() -> None:
@@ -120,24 +104,6 @@ def test_a_rise_shows_when_a_window_begins() -> None:
     assert meter.others_rate == pytest.approx(2 / 15)
     meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 84, now=NOW + 85)
     assert meter.started_at == NOW + 80
-
-
-def test_a_small_rise_counts_where_no_response_can_have_been_overtaken() -> None:
-    meter = Meter(0.0)
-    meter.read(100, 50, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
-    meter.read(100, 52, 60, ours=True, in_flight=0, sent_at=NOW - 1, now=NOW + 10)
-    assert meter.started_at == NOW
-    meter.read(100, 52, 60, ours=True, in_flight=0, sent_at=NOW + 19, now=NOW + 20)
-    assert meter.started_at == NOW + 20
-    assert meter.others_rate == 0
-
-
-def test_a_response_of_the_window_before_says_nothing_of_this_one() -> None:
-    meter = Meter(0.0)
-    meter.read(100, 5, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
-    meter.roll(NOW + 60, 1)
-    meter.read(100, 4, 60, ours=True, in_flight=0, sent_at=NOW + 59.9, now=NOW + 60.1)
-    assert meter.left() == 99
 
 
 def test_a_limit_without_a_remainder_is_counted_down_by_ourselves() -> None:
@@ -222,12 +188,6 @@ def test_a_rejection_stops_until_retry_after_and_tells_when_the_window_ends() ->
     assert budget.closed_until(NOW + 20) is None
 
 
-def test_a_rejection_without_retry_after_stops_until_the_window_ends() -> None:
-    budget = budget_of()
-    poll(budget, NOW, reported(50, 100, 30))
-    assert budget.rejected(reported(50, 100, 30), NOW + 10) == NOW + 30
-
-
 def test_a_rejection_while_some_remains_does_not_move_the_window() -> None:
     budget = budget_of()
     poll(budget, NOW, reported(50))
@@ -235,12 +195,6 @@ def test_a_rejection_while_some_remains_does_not_move_the_window() -> None:
     assert budget.key.ends_at() == NOW + 60
     budget.key.realign(NOW + 600, NOW)
     assert budget.key.ends_at() == NOW + 60
-
-
-def test_a_stop_is_never_longer_than_a_day() -> None:
-    budget = budget_of()
-    budget.paused_until = NOW + 1e9
-    assert budget.stopped_until(NOW) == NOW + 86_400
 
 
 def test_errors_in_a_row_slow_requests_down_and_one_success_ends_that() -> None:
@@ -255,21 +209,6 @@ def test_errors_in_a_row_slow_requests_down_and_one_success_ends_that() -> None:
     assert budget.rate(NOW) == pytest.approx(1 / 30)
     budget.succeeded()
     assert budget.rate(NOW) == 4
-
-
-def test_a_slow_account_is_not_made_faster_by_errors() -> None:
-    budget = budget_of(max_requests_per_second=0.01)
-    for _ in range(50):
-        budget.erred()
-    assert budget.rate(NOW) == 0.01
-
-
-def test_abandoned_request_is_not_in_flight() -> None:
-    budget = budget_of()
-    budget.sent()
-    budget.dropped()
-    assert budget.in_flight == 0
-    assert budget.changes_at() == math.inf
 
 
 # --- a window that is said to have begun, and has not
@@ -306,19 +245,3 @@ def test_a_window_is_waited_for_so_often_only() -> None:
         meter.roll(now, 0)
     meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=now - 0.1, now=now)
     assert meter.ends_at() > now + 50, "the others have used it up"
-
-
-def test_a_window_that_others_have_just_used_up_has_begun() -> None:
-    meter = spent_meter()
-    meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 60.1, now=NOW + 60.2)
-    ends_at = meter.ends_at()
-    meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=NOW + 65, now=NOW + 65.1)
-    assert meter.ends_at() == ends_at
-
-
-def test_a_window_of_which_much_is_left_has_begun() -> None:
-    meter = Meter(0.0)
-    meter.read(100, 50, 60, ours=True, in_flight=0, sent_at=NOW, now=NOW)
-    meter.roll(NOW + 60, 0)
-    meter.read(100, 49, 60, ours=True, in_flight=0, sent_at=NOW + 60.1, now=NOW + 60.2)
-    assert meter.ends_at() == NOW + 120

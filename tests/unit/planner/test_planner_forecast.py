@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.budget.price import CEILING, FLOOR, Price
+from relay.core.planner.budget.price import FLOOR, Price
 from relay.core.planner.forecast import (
     EVERY_UNITS,
     JUDGED_KINDS,
     MAX_KINDS,
     MEASURED_ENDS,
-    MEMORY_ENDS,
     RUNGS,
     Forecast,
 )
@@ -60,12 +59,6 @@ def tables(job_class: ClassStatistics, kind: int, rung: int, *, cheaper: Table, 
 # --- this budget
 
 
-def test_no_forecast_without_data() -> None:
-    forecast, _, _ = make()
-    assert forecast.expected(0.5) == (None, None, None)
-    assert not forecast.work(NOW)
-
-
 def test_forecast_is_the_mean_of_measured_delays() -> None:
     forecast, statistics, _ = make()
     forecast.began(statistics.of_class("a", ""), NEW)
@@ -74,14 +67,6 @@ def test_forecast_is_the_mean_of_measured_delays() -> None:
     measured(forecast, *delays)
     assert forecast.ends == 200
     assert forecast.expected(0.9)[0] == pytest.approx(sum(delays) / len(delays))
-
-
-def test_old_delays_are_forgotten() -> None:
-    forecast, _, _ = make()
-    measured(forecast, *[10.0] * 1_000, *[2.0] * MEMORY_ENDS)
-    here, *others = forecast.expected(0.9)
-    assert here == pytest.approx(2 + 8 / math.e, rel=0.01)
-    assert others == [None, None]
 
 
 def learn(statistics: PlannerStatistics, job_class: ClassStatistics, *kinds: int, count: int = MEASURED_ENDS) -> None:
@@ -243,26 +228,10 @@ def judged(price: float, cheaper: Table, here: Table, dearer: Table) -> Forecast
     return forecast
 
 
-def test_the_delay_goes_with_a_power_of_the_polls() -> None:
-    forecast = judged(1.0, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
-    assert forecast.expected(1.0) == pytest.approx((8.0, 2.0, 16.0))
-
-
-def test_at_the_floor_more_requests_would_be_of_no_use() -> None:
-    forecast = judged(FLOOR, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
-    assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 16.0))
-
-
 @pytest.mark.parametrize(("use", "half"), [(0.0, 8.0), (0.2, 8.0), (0.5, 8.0), (0.8, 12.8), (1.0, 16.0)])
 def test_half_of_a_budget_is_felt_only_where_more_than_half_is_used(use: float, half: float) -> None:
     forecast = judged(FLOOR, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
     assert forecast.expected(use)[2] == pytest.approx(half)
-
-
-def test_where_polls_cannot_become_fewer_the_budget_makes_no_difference() -> None:
-    same = table(1.0, 4.0)
-    forecast = judged(CEILING, cheaper=same, here=same, dearer=table(1.0, 5.0))
-    assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 8.0))
 
 
 @pytest.mark.parametrize("polls", [1.5, 1.1, 1.01, 1.0001, 1.000003])
@@ -273,11 +242,6 @@ def test_where_polls_can_hardly_become_fewer_the_forecast_stays_within_bounds(po
     assert double is not None
     assert half is not None
     assert here / 16 <= double < here < half <= here * 16
-
-
-def test_a_table_that_errs_does_not_turn_the_forecast_around() -> None:
-    forecast = judged(1.0, cheaper=table(8, 5.0), here=table(4, 4.0), dearer=table(2, 3.0))
-    assert forecast.expected(1.0) == pytest.approx((8.0, 8.0, 8.0))
 
 
 # --- work between decisions
@@ -299,23 +263,6 @@ def test_other_budgets_are_judged_a_table_at_a_time_and_not_too_often(unit: floa
     assert job_class.policy.used == set()  # no plan was made from them
     assert work_off(forecast, NOW + 0.9 * EVERY_UNITS * unit) == 0
     assert work_off(forecast, NOW + 1.1 * EVERY_UNITS * unit) == 4
-
-
-def test_a_judgement_that_a_new_policy_came_between_is_left_for_the_next() -> None:
-    forecast, statistics, _ = make()
-    job_class = statistics.of_class("a", "")
-    forecast.began(job_class, NEW)
-    forecast.work(NOW)
-    assert forecast.work(NOW)
-    for _ in range(10):
-        statistics.record_event(job_class, NEW, 0.0, 5.0)
-    while statistics.refit_step():
-        pass
-    work_off(forecast, NOW)
-    measured(forecast, *[3.0] * MEASURED_ENDS)
-    assert forecast.expected(1.0)[1:] == (None, None)
-    work_off(forecast, NOW + 2 * EVERY_UNITS)
-    assert None not in forecast.expected(1.0)
 
 
 # --- kept over a restart

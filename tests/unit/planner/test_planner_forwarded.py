@@ -38,14 +38,6 @@ def test_a_borrowed_poll_is_not_offered_and_its_answer_plans_the_next() -> None:
     assert next_take(planner, now + 0.1)[0] == "job"
 
 
-def test_an_end_that_a_borrowed_poll_shows_forgets_the_job() -> None:
-    planner = planner_of()
-    seen(planner, "job", NOW)
-    planner.borrow("job", NOW + 2)
-    planner.observed("job", {"status": "succeeded", "finished_at": NOW + 1}, {}, NOW + 2, NOW + 2.1)
-    assert planner.explain("job", NOW + 3) is None
-
-
 @pytest.mark.parametrize("status_code", [None, 401, 404, 500])
 @pytest.mark.parametrize("headers", [{}, HEADERS])
 def test_a_borrowed_poll_that_showed_nothing_is_due_as_before(status_code: int | None, headers: dict[str, str]) -> None:
@@ -141,24 +133,6 @@ def test_headers_of_forwarded_responses_report_the_limit() -> None:
     planner.forwarded(202, HEADERS, NOW, NOW + 0.1)
     stats = planner.stats(NOW + 1)
     assert (stats.limit, stats.remaining, stats.window_seconds) == (100, 90, 60)
-
-
-def test_forwarded_requests_count_as_use_by_others() -> None:
-    planner = planner_of(max_requests_per_second=None)
-    for number in range(20):
-        reported = {**HEADERS, "X-RateLimit-Remaining": str(90 - number)}
-        planner.forwarded(200, reported, NOW + number, NOW + number + 0.1)
-    assert planner.stats(NOW + 20).others_requests_per_second == pytest.approx(1, abs=0.4)
-
-
-def test_429_of_a_forwarded_request_pauses_polling() -> None:
-    planner = planner_of()
-    seen(planner, "job", NOW)
-    planner.forwarded(429, {"Retry-After": "30"}, NOW + 1, NOW + 1.1)
-    assert planner.stats(NOW + 2).paused_until == pytest.approx(NOW + 31.1)
-    at = planner.next_request_at(NOW + 2)
-    assert at is not None
-    assert at >= NOW + 31
 
 
 def test_without_headers_polls_wait_for_forwarded_requests() -> None:

@@ -127,14 +127,6 @@ def learn_between(
 # --- the bins
 
 
-def test_bins_are_contiguous_and_grow_by_a_tenth() -> None:
-    assert EDGES[0] == 0
-    assert EDGES[-1] > 1e5
-    assert len(WIDTHS) == BINS == len(EDGES) - 1
-    assert all(a < b for a, b in pairwise(EDGES))
-    assert all(b / a == pytest.approx(1.1) for a, b in pairwise(EDGES) if a >= 1)
-
-
 def test_an_edge_and_its_neighbours_are_in_the_right_bins() -> None:
     """Else time at risk is now and then a little below 0, and what was learned would be refused after a restart."""
     for at, edge in enumerate(EDGES):
@@ -143,33 +135,7 @@ def test_an_edge_and_its_neighbours_are_in_the_right_bins() -> None:
         assert bin_of(math.nextafter(edge, -math.inf)) == max(at - 1, 0)
 
 
-@given(ages)
-def test_an_age_is_in_its_bin(age: float) -> None:
-    at = bin_of(age)
-    assert 0 <= at < BINS
-    assert EDGES[at] <= age
-    assert age < EDGES[at + 1] or at == BINS - 1
-
-
-def test_ages_before_the_first_edge_and_after_the_last_have_a_bin() -> None:
-    assert bin_of(-1.0) == 0
-    assert bin_of(1e12) == BINS - 1
-
-
 # --- the prior
-
-
-@given(st.floats(2.0, 1000))
-def test_the_prior_lives_by_its_law(scale: float) -> None:
-    rates = lomax(scale)
-    assert all(a > b > 0 for a, b in pairwise(rates))
-    for age in (0.5 * scale, scale, 5 * scale, 30 * scale):
-        assert alive_at(rates, age) == pytest.approx(scale / (scale + age), rel=0.03)
-
-
-@given(floats_a_bin)
-def test_hazard_without_data_is_its_prior(prior: list[float]) -> None:
-    assert Hazard().rates(prior) == pytest.approx(prior)
 
 
 def test_a_prior_weighs_a_few_jobs() -> None:
@@ -255,20 +221,6 @@ def test_an_event_between_is_spread_as_the_hazards_make_it_likely() -> None:
     assert sum(risk) == pytest.approx(sum(share * (at - 2.0) for share, at in zip(ended, middles, strict=True)))
 
 
-def test_an_event_between_one_time_and_itself_was_then() -> None:
-    between, exact = Hazard(), Hazard()
-    between.record_event_between(7.0, 7.0, FLAT)
-    exact.record_event(7.0, 7.0)
-    assert between.dump() == exact.dump()
-
-
-def test_no_elapsed_time_teaches_nothing() -> None:
-    hazard = Hazard()
-    hazard.record_survival(5.0, 5.0)
-    hazard.record_survival(5.0, 4.0)
-    assert hazard.dump() == Hazard().dump()
-
-
 @uncovered
 @given(st.lists(polls, max_size=30))
 def test_polls_at_a_life_teach_what_one_poll_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
@@ -342,16 +294,6 @@ def test_ends_alone_would_make_lives_seem_short() -> None:
     assert alive_at(hazard.rates(PRIOR), 20.0) == pytest.approx(0.5, abs=BIAS)
 
 
-def test_time_at_risk_without_an_event_lowers_a_hazard() -> None:
-    hazard = learn_exactly(lognormal(7.0, 0.6), 1, 100)
-    before = hazard.rates(PRIOR)
-    for _ in range(100):
-        hazard.record_survival(5.0, 9.0)
-    after = hazard.rates(PRIOR)
-    assert after[bin_of(7.0)] < 0.7 * before[bin_of(7.0)]
-    assert after[bin_of(40.0)] == pytest.approx(before[bin_of(40.0)])
-
-
 # --- forgetting
 
 
@@ -371,17 +313,6 @@ def test_changed_distribution_is_followed_as_old_counts_fade(
     assert way[1] > 0.25
     assert way[2] > 0.5
     assert 0.75 < way[3] < 1.1
-
-
-def test_what_counts_is_never_more_than_the_memory() -> None:
-    hazard = Hazard()
-    for _ in range(5_000):
-        hazard.record_event(0.0, 5.0)
-    events, risk = seen(hazard)
-    assert hazard.count == 5_000
-    assert hazard.effective_count == MEMORY_EVENTS
-    assert sum(events) == pytest.approx(MEMORY_EVENTS, rel=3e-3)
-    assert sum(risk) == pytest.approx(5.0 * MEMORY_EVENTS, rel=3e-3)
 
 
 @pytest.mark.parametrize("between", [False, True])
@@ -404,32 +335,7 @@ def test_weights_that_grow_large_are_scaled_back(between: bool) -> None:
 # --- priors that are another hazard's rates
 
 
-def test_a_prior_by_which_none_lives_on_can_be_leant_on() -> None:
-    """Where all starts come at once, the hazard there is so high that not even the pseudo-jobs live past it."""
-    at_once = Hazard()
-    for _ in range(300):
-        at_once.record_event(0.0, 0.0)
-    prior = at_once.rates(PRIOR)
-    young = Hazard()
-    young.record_event(0.0, 0.0)
-    rates = young.rates(prior)
-    assert all(0 < rate < math.inf for rate in rates)
-    assert rates[-1] == pytest.approx(prior[-1])
-
-
 # --- kept over a restart
-
-
-@uncovered
-@given(st.lists(polls, max_size=30), st.lists(polls, max_size=5))
-def test_hazard_round_trips(found: list[tuple[str, float, float]], later: list[tuple[str, float, float]]) -> None:
-    hazard, back = Hazard(), Hazard()
-    teach(hazard, found)
-    back.load(json.loads(json.dumps(hazard.dump())))
-    assert back.dump() == hazard.dump()
-    for each in (hazard, back):
-        teach(each, later)
-    assert back.rates(PRIOR) == hazard.rates(PRIOR)
 
 
 GOOD = json.dumps(learn_exactly(lognormal(7.0, 0.6), 1, 5).dump())

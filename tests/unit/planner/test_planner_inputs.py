@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay.core.planner.budget.rate_limit_headers import SILENT, HeaderReader
 from relay.core.planner.config import PlannerConfig, RateLimitHeaders
-from relay.core.planner.learning.item_fields import UNKNOWN, read_item, read_time
+from relay.core.planner.learning.item_fields import read_item, read_time
 
 NOW = 1_779_271_200.0
 anything = st.recursive(
@@ -59,25 +59,11 @@ def test_an_item_is_read() -> None:
     assert (reading.started_at, reading.scheduled_at) == (NOW, None)
 
 
-@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
-def test_an_end_is_an_end(status: str) -> None:
-    assert read_item({"status": status}).terminal
-
-
 @pytest.mark.parametrize("status", ["settling", 7, None, ["succeeded"]])
 def test_a_status_never_seen_before_is_still_open(status: object) -> None:
     reading = read_item({"status": status})
     assert reading.known
     assert not reading.terminal
-
-
-def test_times_shift_together() -> None:
-    reading = read_item({"status": "queued", "channel": "email", "scheduled_at": NOW})
-    assert reading.shifted(0) is reading
-    assert reading.shifted(5).scheduled_at == NOW + 5
-    assert reading.shifted(5).started_at is None
-    assert reading.shifted(5).channel == "email"
-    assert UNKNOWN.shifted(5) == UNKNOWN
 
 
 def read(headers: object) -> Any:
@@ -110,11 +96,6 @@ def test_nonsense_in_headers_is_ignored(nonsense: str) -> None:
     assert read(dict.fromkeys((*names, "X-User-RateLimit-Remaining", "Retry-After"), nonsense)) == SILENT
 
 
-def test_zero_is_no_limit_and_no_window_but_may_remain() -> None:
-    reported = read({"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0", "X-RateLimit-Window-Ms": "0"})
-    assert reported == SILENT._replace(remaining=0)
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -127,16 +108,6 @@ def test_zero_is_no_limit_and_no_window_but_may_remain() -> None:
 )
 def test_retry_after_is_a_number_or_a_date(text: str, seconds: float) -> None:
     assert read({"Retry-After": text}).retry_after_seconds == seconds
-
-
-@given(st.dictionaries(st.sampled_from(["X-RateLimit-Limit", "Retry-After", "X-RateLimit-Window-Ms"]), st.text()))
-def test_no_headers_raise(headers: dict[str, str]) -> None:
-    read(headers)
-
-
-def test_headers_may_have_other_names() -> None:
-    reader = HeaderReader(RateLimitHeaders(limit="RateLimit-Limit"))
-    assert reader.read({"ratelimit-limit": "5", "x-ratelimit-limit": "9"}, NOW).limit == 5
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,15 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner.learning.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
-from relay.core.planner.learning.inspection import JUMP_BINS, START_WEIGHT, Table, run_table, wait_table
-from tests.support.scale import scaled
+from relay.core.planner.learning.inspection import START_WEIGHT, Table, run_table, wait_table
 
 pytestmark = pytest.mark.verify
 uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
@@ -25,7 +23,6 @@ SELDOM = 1e-4
 """Ages that fewer reach are left out: there bins are far wider than the law's own times."""
 AHEAD = [0.25 * 1.7**power for power in range(19)]
 
-prices = st.floats(math.log(0.05), math.log(100.0)).map(math.exp)
 groups = st.lists(st.tuples(st.floats(-1.0, 9.0), st.floats(0.0, 1.5), st.integers(1, 60)), min_size=1, max_size=4)
 
 
@@ -207,24 +204,10 @@ def test_no_fixed_poll_at_a_run_is_better_than_the_planned_one(law: str, price: 
 
 
 @uncovered
-@settings(max_examples=scaled(8, 25), derandomize=True)
-@given(law=learned, price=prices)
-def test_no_fixed_poll_at_any_run_is_better(law: Rates, price: float) -> None:
-    check_run(law, price, planned=0.05, own=0.04)
-
-
-@uncovered
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0, 100.0])
 @pytest.mark.parametrize(("law", "run_law"), WAITS)
 def test_no_fixed_poll_at_a_wait_is_better_than_the_planned_one(law: str, run_law: str, price: float) -> None:
     check_wait(LAWS[law], LAWS[run_law], price, planned=0.035, own=0.025)
-
-
-@uncovered
-@settings(max_examples=scaled(6, 15), derandomize=True)
-@given(law=learned, run_law=learned, price=prices)
-def test_no_fixed_poll_at_any_wait_is_better(law: Rates, run_law: Rates, price: float) -> None:
-    check_wait(law, run_law, price, planned=0.05, own=0.04)
 
 
 # --- what the tables foretell, by simulation
@@ -323,12 +306,6 @@ def test_at_a_constant_hazard_polls_come_as_theory_says(rate: float, price: floa
     assert table.at(table.cost, 2e5) == table.cost[BINS]
 
 
-def test_a_hazard_of_almost_nothing_is_polled_almost_never() -> None:
-    table = run_table((1e-15,) * BINS, 1.0)
-    assert table.next_poll(0.0) > 5e4
-    assert all(math.isfinite(value) for column in (table.cost, table.polls, table.delay) for value in column)
-
-
 @pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
 @pytest.mark.parametrize("run_law", ["lognormal", "constant", "prompt"])
 def test_far_out_a_wait_with_a_constant_hazard_is_polled_in_the_best_steps(run_law: str, price: float) -> None:
@@ -347,65 +324,3 @@ def test_far_out_a_wait_with_a_constant_hazard_is_polled_in_the_best_steps(run_l
 
 
 # --- what holds of any table
-
-
-@settings(max_examples=scaled(8, 20), derandomize=True)
-@given(law=learned, price=prices)
-def test_a_run_costs_its_polls_and_its_delay(law: Rates, price: float) -> None:
-    table = run_table(law, price)
-    for cost, polls, delay in zip(table.cost, table.polls, table.delay, strict=True):
-        assert polls >= 1
-        assert delay > 0
-        assert cost == pytest.approx(price * polls + delay, rel=1e-6)
-
-
-@settings(max_examples=scaled(6, 15), derandomize=True)
-@given(law=learned, run_law=learned, price=prices)
-def test_a_wait_costs_its_polls_and_its_delay_and_the_time_that_its_start_is_not_seen(
-    law: Rates, run_law: Rates, price: float
-) -> None:
-    table = wait_table(law, run_law, run_table(run_law, price), price)
-    for cost, polls, delay in zip(table.cost, table.polls, table.delay, strict=True):
-        assert polls >= 1
-        assert delay > 0
-        assert price * polls + delay <= cost * (1 + 1e-6)
-
-
-@settings(max_examples=scaled(6, 15), derandomize=True)
-@given(law=learned, price=prices, ratio=st.floats(1.5, 20))
-def test_a_dearer_poll_comes_later(law: Rates, price: float, ratio: float) -> None:
-    cheap, dear = run_table(law, price), run_table(law, price * ratio)
-    assert dear.cost[0] > cheap.cost[0]
-    assert dear.polls[0] <= cheap.polls[0] * (1 + 1e-9)
-    assert dear.delay[0] >= cheap.delay[0] * (1 - 1e-9)
-
-
-@settings(max_examples=scaled(8, 20), derandomize=True)
-@given(law=learned, run_law=learned, price=prices, ages=st.lists(st.floats(0, 2e5), max_size=30))
-def test_the_next_poll_always_comes_later(law: Rates, run_law: Rates, price: float, ages: list[float]) -> None:
-    run = run_table(law, price)
-    for table in (run, wait_table(run_law, law, run, price)):
-        for age in (*ages, *EDGES):
-            assert age < table.next_poll(age) < math.inf
-
-
-def test_nearer_of_two_edges_between_distant_polls_is_followed() -> None:
-    """Half way between a poll at the first mode and one at the second there is no event to be found."""
-    table = Table()
-    at = bin_of(11.0)
-    table.next[at], table.next[at + 1] = 13.0, 800.0
-    middle = (EDGES[at] + EDGES[at + 1]) / 2
-    assert table.next_poll(middle - 0.1) == 13.0
-    assert table.next_poll(middle + 0.1) == 800.0
-    table.next[at + 1] = 13.0 + JUMP_BINS
-    assert table.next_poll(middle) == pytest.approx(13.0 + JUMP_BINS / 2)
-    assert table.at(table.next, middle) == pytest.approx(13.0 + JUMP_BINS / 2)
-
-
-def test_a_table_is_a_pure_function_of_its_hazards_and_price() -> None:
-    def made() -> list[Sequence[float]]:
-        run = run_table(LAWS["heavy"], 2.0)
-        wait = wait_table(LAWS["unknown"], LAWS["heavy"], run, 2.0)
-        return [column for each in (run, wait) for column in (each.cost, each.next, each.polls, each.delay, each.step)]
-
-    assert made() == made()

@@ -58,12 +58,6 @@ def test_a_new_job_on_an_idle_account_is_polled_within_a_second() -> None:
     assert (job_id, at <= NOW + 1) == ("job", True)
 
 
-def test_nothing_is_offered_where_nothing_is_tracked() -> None:
-    planner = Planner(PlannerConfig())
-    assert planner.next_request_at(NOW) is None
-    assert planner.take(NOW) is None
-
-
 def teach(planner: Planner, now: float, *, wait: float, run: float, jobs: int = 60) -> float:
     """Polls jobs, one after another, that start `wait` seconds after they were to and run `run` seconds."""
     for number in range(jobs):
@@ -115,12 +109,6 @@ def test_an_end_forgets_the_job() -> None:
     assert planner.stats(now).open_jobs == 0
     assert planner.explain("job", now) is None
     assert planner.next_poll_at("job") is None
-
-
-def test_reported_end_is_still_polled() -> None:
-    planner = planner_of()
-    planner.track("job", {"status": "succeeded"}, NOW)
-    assert next_take(planner, NOW)[1] < NOW + 1
 
 
 def test_untracked_job_is_ignored() -> None:
@@ -199,30 +187,12 @@ def test_failed_polls_are_repeated_at_growing_distances(status_code: int, reason
     assert explain(planner, "job", now).failures == 0
 
 
-def test_a_failed_poll_before_the_anchor_waits_for_it() -> None:
-    planner = planner_of()
-    planner.track("job", {**QUEUED, "scheduled_at": NOW + 100}, NOW)
-    planner.failed("job", 503, {}, NOW + 1)
-    assert (planner.next_poll_at("job") or 0) > NOW + 100
-
-
 def test_retry_after_of_a_server_error_is_kept_for_the_job() -> None:
     planner = planner_of()
     planner.track("job", None, NOW)
     planner.failed("job", 503, {"Retry-After": "77"}, NOW + 1)
     assert planner.next_poll_at("job") == NOW + 78
     assert planner.stats(NOW + 1).paused_until is None
-
-
-def test_errors_in_a_row_slow_the_account_down() -> None:
-    planner = planner_of()
-    for number in range(8):
-        planner.track(f"j{number}", None, NOW)
-    for number in range(8):
-        planner.failed(f"j{number}", None if number % 2 else 502, {}, NOW + 1)
-    assert planner.stats(NOW + 1).requests_per_second < 1
-    planner.observed("j0", QUEUED, {}, NOW + 2, NOW + 2)
-    assert planner.stats(NOW + 2).requests_per_second == 20
 
 
 @settings(max_examples=scaled(10, 30))
@@ -282,19 +252,6 @@ def test_reasons_name_what_a_job_waits_for() -> None:
     assert explain(known, "known", NOW + 1).reason == "between_looks"
 
 
-def test_a_window_with_nothing_left_for_us_closes_the_account_until_it_ends() -> None:
-    planner = planner_of(reserve=0.3)
-    planner.track("a", None, NOW)
-    planner.track("b", None, NOW)
-    first, now = next_take(planner, NOW)
-    planner.observed(first, QUEUED, {**HEADERS, "X-RateLimit-Remaining": "30"}, now, now)
-    other = "b" if first == "a" else "a"
-    explanation = explain(planner, other, now + 1)
-    assert (explanation.reason, explanation.not_before) == ("budget", now + 60)
-    assert planner.take(now + 30) is None
-    assert next_take(planner, now + 30)[1] == pytest.approx(now + 60)
-
-
 def test_a_job_that_becomes_heavier_when_it_is_overdue_goes_before_those_that_are_not() -> None:
     """A client begins to wait for a job whose poll is overdue because requests are short."""
     planner, now = Planner(PlannerConfig(max_requests_per_second=0.5)), NOW
@@ -326,13 +283,6 @@ def test_weight_brings_polls_forward_but_never_before_the_anchor() -> None:
     assert (planner.next_poll_at("later") or 0) >= NOW + 100
     planner.set_weight("unseen", 4, NOW)
     assert planner.next_poll_at("unseen") == NOW + 50
-
-
-def test_higher_weight_never_delays_a_poll() -> None:
-    planner = planner_of()
-    planner.track("job", {**QUEUED, "status": "running", "started_at": NOW - 100}, NOW, lane="", next_poll_at=NOW + 0.1)
-    planner.set_weight("job", 2, NOW)
-    assert planner.next_poll_at("job") == NOW + 0.1
 
 
 item_times = st.one_of(
@@ -477,29 +427,6 @@ def test_a_restored_planner_decides_the_same(seed: int, before: int) -> None:
     assert [next_take(again, NOW + 999)[0] for _ in range(12)] == [next_take(planner, NOW + 999)[0] for _ in range(12)]
 
 
-def test_the_same_seed_decides_the_same_and_another_one_spreads_otherwise() -> None:
-    def polls(seed: int) -> list[float | None]:
-        planner = Planner(PlannerConfig(seed=seed))
-        for number in range(20):
-            planner.track(f"j{number}", {**QUEUED, "scheduled_at": NOW + 9000}, NOW, lane="")
-        return [planner.next_poll_at(f"j{number}") for number in range(20)]
-
-    assert polls(1) == polls(1) != polls(2)
-    assert len(set(polls(1))) == 20
-
-
-def test_a_restored_planner_does_not_burst() -> None:
-    config = PlannerConfig(max_requests_per_second=2)
-    planner = Planner(config)
-    for number in range(100):
-        planner.track(f"j{number}", None, NOW)
-    planner.next_request_at(NOW + 3600)
-    restored = Planner.restore(config, planner.snapshot())
-    assert restored.take(NOW + 7200) is None
-    taken = [job for _ in range(100) if (job := restored.take(NOW + 7210)) is not None]
-    assert len(taken) <= 20
-
-
 def test_a_restored_planner_keeps_stops_limits_and_rates() -> None:
     planner = Planner(PlannerConfig())
     planner.track("a", QUEUED, NOW)
@@ -526,13 +453,6 @@ def test_a_restored_planner_goes_on_unparking() -> None:
     for _ in range(4):
         restored.next_request_at(NOW)
     assert not any(explain(restored, f"j{number:02}", NOW).reason == "lane_parked" for number in range(100))
-
-
-def test_a_clock_that_was_set_back_while_the_program_was_away_does_not_stall() -> None:
-    planner = planner_of()
-    planner.track("job", QUEUED, NOW)
-    restored = Planner.restore(PlannerConfig(), planner.snapshot())
-    assert next_take(restored, NOW - 1e6)[1] <= NOW - 1e6 + 900 * MAX_PATIENCE
 
 
 def test_a_planner_with_other_settings_goes_on_with_the_requests_that_are_out() -> None:

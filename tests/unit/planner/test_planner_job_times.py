@@ -1,6 +1,5 @@
 """Random times of a job class: runs, waits and retries, drawn from what polls have taught."""
 
-import json
 import math
 from random import Random
 from statistics import median
@@ -63,26 +62,6 @@ def test_a_young_class_leans_on_all_classes() -> None:
     assert [young.pauses(attempt, parent) for attempt in (1, 2, 3)] == [[30.0], [130.0], [130.0]]
 
 
-def test_the_latest_pauses_are_kept_by_attempt() -> None:
-    retries = Retries()
-    assert retries.pauses(1, None) == ()
-    for number in range(MAX_PAUSES + 5):
-        retries.record_pause(1, float(number))
-    retries.record_pause(MAX_ATTEMPTS + 3, 700.0)
-    assert len(retries.pauses(1, None)) == MAX_PAUSES
-    assert retries.pauses(1, None)[-1] == MAX_PAUSES + 4
-    assert retries.pauses(2, None) == retries.pauses(1, None)
-    assert retries.pauses(MAX_ATTEMPTS, None) == [700.0]
-
-
-def test_retries_survive_a_restart() -> None:
-    retries, restored = Retries(), Retries()
-    retries.record_end(3)
-    retries.record_pause(1, 31.0)
-    restored.load(json.loads(json.dumps(retries.dump())))
-    assert restored.dump() == retries.dump()
-
-
 def damaged(**changes: Any) -> dict[str, Any]:
     return {**Retries().dump(), **changes}
 
@@ -100,14 +79,6 @@ def damaged(**changes: Any) -> dict[str, Any]:
 def test_malformed_retries_are_refused(saved: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"retr|pauses"):
         Retries().load(saved)
-
-
-def test_statistics_of_an_older_version_have_no_retries() -> None:
-    _, job_class = statistics_of(30)
-    saved = job_class.dump()
-    del saved["retries"]
-    job_class.load(saved)
-    assert job_class.retries.dump() == Retries().dump()
 
 
 # --- what polls teach of retries
@@ -152,21 +123,7 @@ def test_an_end_teaches_how_many_attempts_it_took(status: str, attempts: int, en
     assert sum(statistics.root.retries.dump()["ended"]) == (attempts if ended else 0)
 
 
-@pytest.mark.parametrize(("given", "read"), [(3, 3), (10**30, MAX_ATTEMPTS), (-1, 0), ("2", 0), (None, 0)])
-def test_a_strange_attempt_count_is_bounded(given: object, read: int) -> None:
-    assert read_item({"status": "running", "attempt_count": given}).attempt_count == read
-
-
 # --- times
-
-
-def test_durations_follow_the_runs_that_were_seen() -> None:
-    statistics, job_class = statistics_of()
-    times = JobTimes(job_class, statistics.unit)
-    assert len(times.durations) == DURATIONS
-    assert median(times.durations) == pytest.approx(7.0, rel=0.1)
-    assert times.durations == sorted(times.durations)
-    assert times.durations == JobTimes(job_class, statistics.unit).durations
 
 
 def test_a_retried_job_takes_its_pauses_too() -> None:
@@ -178,29 +135,6 @@ def test_a_retried_job_takes_its_pauses_too() -> None:
     times = JobTimes(job_class, statistics.unit)
     late = sum(duration > 37 for duration in times.durations) / DURATIONS
     assert late == pytest.approx(job_class.retries.chance(1, statistics.root.retries), abs=0.01)
-
-
-def test_a_pause_never_seen_is_a_minute() -> None:
-    statistics, job_class = statistics_of()
-    for _ in range(400):
-        statistics.record_attempts(job_class, 2)
-    times = JobTimes(job_class, statistics.unit)
-    assert median(times.durations) > 60
-
-
-def test_a_class_without_jobs_takes_the_times_of_all_classes() -> None:
-    statistics, _ = statistics_of()
-    times = JobTimes(statistics.of_class("send", "linkedin"), statistics.unit)
-    assert median(times.durations) == pytest.approx(7.0, rel=0.1)
-    assert times.durations == JobTimes(statistics.root, statistics.unit).durations
-
-
-def test_times_scale_with_the_unit() -> None:
-    statistics, job_class = statistics_of(unit=0.1, seconds=0.7)
-    times = JobTimes(job_class, statistics.unit)
-    assert median(times.durations) == pytest.approx(0.7, rel=0.1)
-    assert 0 < times.wait(0.0, Random(1)) < 10
-    assert times.end(1, 0.5, Random(1)) > 0.5
 
 
 def test_an_old_run_ends_later_than_it_is_old() -> None:
@@ -231,13 +165,6 @@ def test_starts_follow_retries_if_some_were_seen() -> None:
 
 def rows_of(statistics: PlannerStatistics) -> dict[str, str]:
     return {name: values for name, _, values in statistics.unsaved_rows()}
-
-
-def test_stored_statistics_give_the_same_times() -> None:
-    statistics, job_class = statistics_of(unit=0.5)
-    times = times_from(rows_of(statistics), [CLASS, ("", "")])
-    assert times[CLASS].durations == JobTimes(job_class, 0.5).durations  # type: ignore[union-attr]
-    assert times["", ""] is not None
 
 
 def test_too_few_runs_give_no_times() -> None:

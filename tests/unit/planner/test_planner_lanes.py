@@ -75,38 +75,12 @@ def test_an_end_that_was_seen_first_tells_the_start_too(planner: Planner) -> Non
     assert list(reasons(planner, NOW + 20, "c")) == ["lane_parked"]
 
 
-def test_the_last_start_of_an_empty_lane_is_remembered(planner: Planner) -> None:
-    queue(planner, "a")
-    see(planner, "a", NOW + 10, status="succeeded", started_at=NOW + 5)
-    queue(planner, "b", now=NOW + 20)
-    assert anchor(planner, "b", NOW + 20) == NOW + 65
-
-
-def test_a_job_tracked_after_its_predecessor_has_started_need_not_wait(planner: Planner) -> None:
-    planner.track("a", {**QUEUED, "status": "running", "started_at": NOW - 5}, NOW)
-    planner.track("b", QUEUED, NOW, min_interval_seconds=200)
-    assert anchor(planner, "b", NOW) == NOW + 195
-
-
 @pytest.mark.parametrize("item", [{"status": "running"}, {"status": "queued", "next_attempt_at": NOW + 600}])
 def test_a_start_of_unknown_time_counts_from_when_it_could_have_been(planner: Planner, item: dict[str, Any]) -> None:
     queue(planner, "a", scheduled_at=NOW + 100)
     queue(planner, "b")
     see(planner, "a", NOW + 110, **item)
     assert anchor(planner, "b", NOW + 111) == NOW + 160
-
-
-def test_a_start_of_unknown_time_before_its_anchor_counts_from_when_it_was_seen(planner: Planner) -> None:
-    queue(planner, "a", scheduled_at=NOW + 100)
-    queue(planner, "b")
-    see(planner, "a", NOW + 10, status="running")
-    assert anchor(planner, "b", NOW + 11) == NOW + 71
-
-
-def test_a_start_in_the_future_is_taken_for_now(planner: Planner) -> None:
-    queue(planner, "a", "b")
-    see(planner, "a", NOW + 10, status="running", started_at=NOW + 1e6)
-    assert anchor(planner, "b", NOW + 11) == NOW + 71
 
 
 def test_a_job_that_ends_without_a_start_makes_way(planner: Planner) -> None:
@@ -129,25 +103,12 @@ def test_a_parked_job_that_is_forgotten_leaves_the_next_one_parked(planner: Plan
     assert list(reasons(planner, NOW, "d")) == ["lane_parked"]
 
 
-def test_a_job_with_a_time_of_its_own_waits_for_that_only(planner: Planner) -> None:
-    queue(planner, "a", "b", scheduled_at="2026-05-20T10:05:00Z")
-    assert list(reasons(planner, NOW, "a", "b")) == ["before_anchor", "before_anchor"]
-    assert anchor(planner, "b", NOW) == NOW + 300
-
-
 def test_a_start_out_of_order_unparks_the_whole_lane(planner: Planner) -> None:
     queue(planner, "a", "b", "c", "d")
     see(planner, "c", NOW + 10, status="running", started_at=NOW + 5)
     assert "lane_parked" not in list(reasons(planner, NOW + 11, "a", "b", "c", "d"))
     queue(planner, "e", now=NOW + 20)
     assert list(reasons(planner, NOW + 20, "e")) == ["between_looks"]
-
-
-def test_a_job_behind_a_parked_one_that_starts_breaks_the_order_too(planner: Planner) -> None:
-    queue(planner, "a", "b")
-    queue(planner, "c", scheduled_at=NOW + 1)
-    see(planner, "c", NOW + 10, status="succeeded", started_at=NOW + 5)
-    assert list(reasons(planner, NOW + 11, "a", "b", "c")) == ["due", "between_looks", "gone"]
 
 
 def test_a_long_lane_is_unparked_a_few_jobs_at_a_time_until_all_are(planner: Planner) -> None:
@@ -186,13 +147,6 @@ def test_job_in_flight_keeps_an_anchor_set_meanwhile(planner: Planner) -> None:
     assert list(reasons(planner, NOW + 2, "b")) == ["before_anchor"]
 
 
-def test_a_start_before_the_last_one_teaches_nothing(planner: Planner) -> None:
-    queue(planner, "a", "b", "c")
-    see(planner, "a", NOW + 10, status="running", started_at=NOW + 5)
-    see(planner, "b", NOW + 11, status="running", started_at=NOW + 3)
-    assert anchor(planner, "c", NOW + 12) == NOW + 63
-
-
 def test_a_job_moved_to_later_lets_the_others_pass(planner: Planner) -> None:
     queue(planner, "a", scheduled_at=NOW + 5)
     queue(planner, "b")
@@ -226,17 +180,6 @@ def test_job_not_found_three_times_no_longer_blocks_its_lane(planner: Planner) -
     assert list(reasons(planner, NOW + 41, "c")) == ["lane_parked"]
 
 
-def test_a_parked_job_that_is_not_found_leaves_the_lane(planner: Planner) -> None:
-    queue(planner, "a", "b", "c")
-    for second in (10, 20, 30):
-        planner.failed("b", 404, {}, NOW + second)
-    see(planner, "b", NOW + 100)
-    explanation = planner.explain("c", NOW + 102)
-    assert explanation is not None
-    assert explanation.waiting_for_job_id == "a"
-    assert list(reasons(planner, NOW + 102, "b")) == ["between_looks"]
-
-
 def test_a_lane_is_joined_as_soon_as_the_channel_is_known(planner: Planner) -> None:
     planner.track("a", None, NOW)
     planner.track("b", None, NOW)
@@ -249,13 +192,6 @@ def test_a_lane_is_joined_as_soon_as_the_channel_is_known(planner: Planner) -> N
     assert list(reasons(planner, NOW + 2, "a", "b", "none", "own")) == ["between_looks", "lane_parked"] + 2 * [
         "between_looks"
     ]
-
-
-def test_a_running_job_that_is_queued_again_may_start_at_once(planner: Planner) -> None:
-    queue(planner, "a")
-    see(planner, "a", NOW + 10, status="running")
-    see(planner, "a", NOW + 20)
-    assert anchor(planner, "a", NOW + 21) == NOW + 21
 
 
 def test_the_spacing_of_a_lane_is_learned(planner: Planner) -> None:
@@ -294,22 +230,6 @@ def test_a_job_past_its_time_waits_for_a_predecessor_that_has_not_started(planne
     assert anchor(planner, "b", NOW + 75) == NOW + 132
 
 
-def test_a_job_past_its_time_does_not_wait_for_one_that_comes_much_later(planner: Planner) -> None:
-    queue(planner, "a", scheduled_at=NOW + 3600)
-    queue(planner, "b", scheduled_at=NOW + 1)
-    for poll in (7, 9, 11):
-        see(planner, "b", NOW + poll, scheduled_at=NOW + 1)
-        assert list(reasons(planner, NOW + poll + 1, "b")) == ["between_looks"]
-
-
-def test_a_job_past_its_time_counts_from_the_last_start(planner: Planner) -> None:
-    queue(planner, "a", scheduled_at=NOW + 1)
-    see(planner, "a", NOW + 10, status="running", started_at=NOW + 9, scheduled_at=NOW + 1)
-    queue(planner, "b", now=NOW + 11, scheduled_at=NOW + 12)
-    see(planner, "b", NOW + 20, scheduled_at=NOW + 12)
-    assert anchor(planner, "b", NOW + 22) == NOW + 69
-
-
 def held_by_a_retry(planner: Planner) -> None:
     """`b` is parked behind `a`, which waits for its retry until NOW + 600."""
     queue(planner, "a", scheduled_at=NOW + 1)
@@ -328,26 +248,6 @@ def test_a_job_past_its_time_waits_for_the_end_of_its_predecessors_retries(plann
     assert list(reasons(planner, NOW + 42, "b")) == ["lane_parked"]
     see(planner, "a", NOW + 610, status="succeeded", started_at=NOW + 601, scheduled_at=NOW + 1)
     assert list(reasons(planner, NOW + 612, "b")) == ["between_looks"]
-
-
-def test_a_job_that_passes_its_predecessors_retry_breaks_the_order(planner: Planner) -> None:
-    held_by_a_retry(planner)
-    queue(planner, "c", now=NOW + 31, scheduled_at=NOW + 32)
-    see(planner, "b", NOW + 40, status="running", started_at=NOW + 39, scheduled_at=NOW + 11)
-    for poll in range(OVERDUE_POLLS + 2):
-        see(planner, "c", NOW + 50 + 2 * poll, scheduled_at=NOW + 32)
-    assert list(reasons(planner, NOW + 57, "c")) == ["between_looks"]
-
-
-def test_job_in_flight_is_unparked_like_the_others(planner: Planner) -> None:
-    queue(planner, "a", "b", "c")
-    planner.track("b", None, NOW, next_poll_at=0.0)
-    assert planner.take(NOW + 1) == "b"
-    planner.observed("c", {**QUEUED, "status": "running", "started_at": NOW}, {}, NOW + 1, NOW + 1)
-    assert list(reasons(planner, NOW + 1, "a", "b")) == ["between_looks", "in_flight"]
-    planner.failed("b", 503, {}, NOW + 2)
-    assert list(reasons(planner, NOW + 2, "b")) == ["backing_off"]
-    assert anchor(planner, "b", NOW + 2) == NOW + 1
 
 
 def test_a_job_past_its_time_goes_on_waiting_for_its_lane(planner: Planner) -> None:
@@ -377,23 +277,6 @@ def order(lane: Lane) -> list[str]:
     return [job.id for job in forward]
 
 
-def test_a_job_joins_its_lane_before_those_that_are_scheduled_for_later() -> None:
-    assert order(lane_of(10.0, 30.0, 20.0, 5.0, 20.0)) == ["j3", "j0", "j2", "j4", "j1"]
-
-
-def test_a_job_passes_none_without_a_time_of_its_own() -> None:
-    assert order(lane_of(30.0, None, 10.0)) == ["j0", "j1", "j2"]
-    assert order(lane_of(30.0, None)) == ["j0", "j1"], "nor does one without a time pass anybody"
-
-
 def test_number_of_jobs_that_one_job_passes_is_bounded() -> None:
     lane = lane_of(*[1_000.0] * (MAX_PASSED + 5), 1.0)
     assert order(lane)[5] == f"j{MAX_PASSED + 5}"
-
-
-def test_a_job_that_starts_after_one_that_joined_before_it_keeps_the_lane_in_order(planner: Planner) -> None:
-    queue(planner, "late", scheduled_at=NOW + 500)
-    queue(planner, "soon", scheduled_at=NOW + 5)
-    see(planner, "soon", NOW + 7, status="running", started_at=NOW + 6, scheduled_at=NOW + 5)
-    queue(planner, "next", now=NOW + 10)
-    assert list(reasons(planner, NOW + 10, "late", "next")) == ["before_anchor", "lane_parked"]

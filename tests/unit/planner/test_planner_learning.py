@@ -99,30 +99,11 @@ def test_a_start_of_unknown_time_was_between_the_polls() -> None:
     assert taught(WAITING, reading("running"), at=9, anchor=2, seen=5) == [("between", SCHEDULED, 3, 7)]
 
 
-def test_a_start_in_the_future_is_taken_for_now() -> None:
-    found = reading("running", started_at=1e6)
-    assert taught(WAITING, found, at=9, seen=5) == [("happened", SCHEDULED, 5, 9), ("survived", RUN, 0, 0)]
-
-
-def test_an_end_without_a_start_teaches_nothing() -> None:
-    assert taught(WAITING, reading("succeeded", finished_at=7), at=9, seen=5) == []
-
-
 def test_an_attempt_that_failed_between_two_polls_teaches_its_start_and_about_when_it_ended() -> None:
     found = reading("queued", started_at=7, next_attempt_at=60)
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 13)]
     found = reading("queued", started_at=7, next_attempt_at=11)
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 4)]
-
-
-def test_a_retry_that_was_put_off_without_a_start_teaches_nothing() -> None:
-    found = reading("queued", next_attempt_at=60)
-    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == []
-
-
-def test_a_retry_that_still_waits_was_at_risk() -> None:
-    found = reading("queued", next_attempt_at=10)
-    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [("survived", RETRY, -5, 10)]
 
 
 def test_the_start_of_an_attempt_before_is_not_taken_for_that_of_the_retry() -> None:
@@ -140,11 +121,6 @@ def test_the_start_of_an_attempt_before_is_not_taken_for_that_of_the_retry() -> 
 # --- jobs that run
 
 
-def test_a_job_that_still_runs_was_at_risk_since_the_last_poll() -> None:
-    assert taught(RUNNING, reading("running", started_at=0), at=9, seen=5) == [("survived", RUN, 5, 9)]
-    assert taught(RUNNING, reading("running"), at=9, seen=5) == [("survived", RUN, 5, 9)]
-
-
 def test_an_end_is_learned_with_the_time_at_risk_before_it() -> None:
     assert taught(RUNNING, reading("succeeded", started_at=0, finished_at=8), at=9, seen=5) == [("happened", RUN, 5, 8)]
 
@@ -153,29 +129,11 @@ def test_an_end_of_unknown_time_was_between_the_polls() -> None:
     assert taught(RUNNING, reading("succeeded"), at=9, seen=5) == [("between", RUN, 5, 9)]
 
 
-def test_an_end_in_the_future_is_taken_for_now() -> None:
-    assert taught(RUNNING, reading("succeeded", finished_at=1e6), at=9, seen=5) == [("happened", RUN, 5, 9)]
-
-
-def test_an_end_before_a_poll_that_saw_it_run_is_not_believed() -> None:
-    assert taught(RUNNING, reading("succeeded", finished_at=3), at=9, seen=5) == []
-
-
-def test_an_attempt_that_failed_ended_before_its_retry_is_due() -> None:
-    assert taught(RUNNING, reading("queued", next_attempt_at=7), at=9, seen=5) == [("between", RUN, 5, 7)]
-    assert taught(RUNNING, reading("queued", next_attempt_at=70), at=9, seen=5) == [("between", RUN, 5, 9)]
-    assert taught(RUNNING, reading("queued", next_attempt_at=2), at=9, seen=5) == [("between", RUN, 5, 5)]
-
-
 def test_another_run_than_the_one_last_seen_teaches_the_end_of_that_one_too() -> None:
     found = reading("running", started_at=30)
     assert taught(RUNNING, found, at=33, seen=5) == [("between", RUN, 5, 30), ("survived", RUN, 0, 3)]
     found = reading("succeeded", started_at=30, finished_at=32)
     assert taught(RUNNING, found, at=33, seen=5) == [("between", RUN, 5, 30), ("happened", RUN, 0, 2)]
-
-
-def test_a_start_that_differs_by_less_than_the_shortest_time_is_the_same() -> None:
-    assert taught(RUNNING, reading("running", started_at=0.9), at=9, seen=5) == [("survived", RUN, 5, 9)]
 
 
 # --- jobs that were not known
@@ -188,14 +146,6 @@ def test_of_a_job_never_seen_only_what_came_after_its_registration_is_learned() 
     assert taught(UNSEEN, found, at=9, seen=5) == [("happened", RUN, 25, 27)]
     assert taught(UNSEEN, reading("succeeded", started_at=-20, finished_at=-2), at=9, seen=5) == []
     assert taught(UNSEEN, reading("succeeded", started_at=6, finished_at=7), at=9, seen=5) == [("happened", RUN, 0, 1)]
-
-
-def test_of_a_job_never_seen_that_has_not_started_nothing_is_learned() -> None:
-    assert taught(UNSEEN, reading("queued"), at=9, seen=5) == []
-
-
-def test_a_parked_job_teaches_nothing() -> None:
-    assert taught(PARKED, reading("running", started_at=7), at=9, seen=5) == []
 
 
 def test_run_does_not_end_because_its_start_is_corrected_to_before_the_last_poll() -> None:
@@ -212,14 +162,6 @@ def test_run_does_not_end_because_its_start_is_corrected_to_before_the_last_poll
 @pytest.mark.parametrize("at", [5, 4, -100])
 def test_a_state_that_was_known_already_is_not_learned_again(phase: int, at: float) -> None:
     assert taught(phase, reading("succeeded", started_at=1, finished_at=2), at=at, seen=5) == []
-
-
-def test_job_of_unknown_class_teaches_nothing() -> None:
-    statistics = Reported()
-    job = job_of(statistics, WAITING, anchor=0.0, seen=0.0)
-    job.statistics = None
-    learn(statistics, job, reading("running", started_at=7), NOW + 9)
-    assert statistics.learning == []
 
 
 times = st.none() | st.floats(-100, 200)
@@ -274,12 +216,3 @@ def test_a_cancellation_or_an_earlier_time_is_a_change_and_an_end_of_a_run_is_no
     assert job_class.changes == statistics.root.changes == changes
     waited = 60 if found.finished_at is None else found.finished_at - NOW - 20
     assert job_class.waited == pytest.approx(waited * (0.99 if changes else 1))
-
-
-@pytest.mark.parametrize(
-    ("phase", "found"), [(RUNNING, reading("cancelled")), (WAITING, reading("running", started_at=30))]
-)
-def test_a_job_that_has_started_waits_no_more(phase: int, found: Reading) -> None:
-    statistics = Reported()
-    learn(statistics, job_of(statistics, phase, anchor=25.0, seen=20.0), found, NOW + 80)
-    assert statistics.of_class("send", "email").waited == 0

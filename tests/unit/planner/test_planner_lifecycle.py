@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
-from relay.core.planner.learning.hazard import Hazard, lomax
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
 from relay.core.planner.planned_job import PARKED
 from relay.core.planner.poll_schedule import MAX_PATIENCE
@@ -184,48 +183,6 @@ def test_a_plan_that_cannot_be_read_is_left_alone(plan: dict[str, Any]) -> None:
     assert job_id == "job"
 
 
-def test_a_limit_without_a_rate_is_no_limit() -> None:
-    planner = Planner(PlannerConfig())
-    planner.track("a", QUEUED, NOW)
-    planner.observed("a", QUEUED, reported(120, 119), NOW, NOW)
-    plan = planner.durable_state()
-    plan["budget"]["key"]["rate"] = 0.0
-    again = Planner(PlannerConfig())
-    again.resume(plan, NOW)
-    assert again.stats(NOW).limit is None
-
-
-@pytest.mark.parametrize("price", [[math.nan, 3], [-1.0, 3], [2.0, -1], [math.inf, 3]])
-def test_a_price_that_makes_no_sense_is_left(price: list[float]) -> None:
-    planner = Planner(PlannerConfig())
-    planner.resume({**PLAN, "price": price}, NOW)
-    assert planner.stats(NOW).price_seconds == Planner(PlannerConfig()).stats(NOW).price_seconds
-
-
-@uncovered
-def test_the_price_rises_as_fast_after_a_restore_as_it_would_have() -> None:
-    """Where little is saved up, it depends on how many jobs are at risk."""
-    config = PlannerConfig(max_requests_per_second=2.0)
-    planner, now = Planner(config), NOW
-    items: dict[str, dict[str, Any]] = {}
-    for number in range(900):
-        items[f"w{number}"] = {**QUEUED, "scheduled_at": NOW + 50_000}
-    for number in range(200):
-        items[f"r{number}"] = {**RUNNING, "started_at": NOW}
-    for job_id, item in items.items():
-        planner.track(job_id, item, now, lane="")
-    serve(planner, now, now := now + 300.0, items)
-    first = Planner.restore(config, planner.snapshot())  # with an empty bucket, as each that was restored
-    for number in range(300):
-        first.track(f"n{number}", {**RUNNING, "started_at": now}, now, lane="")
-    second = Planner.restore(config, json.loads(json.dumps(first.snapshot())))
-    for passed in range(1, 11):
-        for each in (first, second):
-            each.next_request_at(now + passed)
-    assert planner.stats(now).price_seconds < first.stats(now + 10).price_seconds
-    assert second.stats(now + 10).price_seconds == first.stats(now + 10).price_seconds
-
-
 @uncovered
 def test_price_rises_slowly_if_only_safety_polls_are_late() -> None:
     """A higher price puts off checks only when they come up again. With 600 waiting jobs and a request each five
@@ -258,70 +215,7 @@ def test_price_rises_slowly_if_only_safety_polls_are_late() -> None:
     assert planner.stats(now).price_seconds < 15
 
 
-def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
-    planner = planner_of()
-    planner.track("a", QUEUED, NOW)
-    planner.track("b", {**QUEUED, "channel": "linkedin"}, NOW)
-    for job_id, channel in (("a", "email"), ("b", "linkedin")):
-        item = {**QUEUED, "channel": channel, "status": "succeeded", "started_at": NOW + 5}
-        planner.observed(job_id, item, {}, NOW + 9, NOW + 9)
-    again = planner_of()
-    again.track("c", {**RUNNING, "started_at": NOW + 8}, NOW + 10)
-    again.resume(planner.durable_state(), NOW + 10)
-    again.track("d", {**QUEUED, "channel": "linkedin"}, NOW + 10)
-    again.track("e", QUEUED, NOW + 10)
-    anchors = [again.explain(job_id, NOW + 10) for job_id in ("d", "e")]
-    assert [each and each.anchor_at for each in anchors] == [NOW + 65, NOW + 68], "what was seen since counts more"
-
-
 # --- the limit
-
-
-@uncovered
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_another_limit_is_kept_from_the_response_that_tells_it_on(factor: float) -> None:
-    """However much is saved up, and however many polls are overdue."""
-    planner, window = Planner(PlannerConfig(reserve=0.3, seed=3)), 60.0
-    names = [f"j{number}" for number in range(3_000)]
-    for name in names:
-        planner.track(name, None, NOW)
-    used, now = 0, NOW
-    for turn in range(6):
-        limit = 120.0 if turn < 3 else 120.0 * factor
-        used, begun = 0, NOW + turn * window
-        while (at := planner.next_request_at(now)) is not None and at < begun + window:
-            if at > now:
-                now = max(at, now + 1e-6)
-                continue
-            job_id = planner.take(now)
-            if job_id is None:
-                continue
-            used += 1
-            planner.observed(job_id, RUNNING, reported(limit, limit - used), now, now)
-        now = begun + window
-        most = 0.7 * (limit if turn != 3 else max(limit, 120.0))
-        assert used <= most + 1
-    assert 0.9 * 0.7 * 120 * factor <= used
-
-
-@uncovered
-def test_others_on_the_key_are_left_their_share() -> None:
-    planner = Planner(PlannerConfig(reserve=0.3, seed=3))
-    for number in range(3_000):
-        planner.track(f"j{number}", None, NOW)
-    now, ours = NOW, 0
-    for turn in range(5):
-        begun, ours = NOW + turn * 60.0, 0
-        while (at := planner.next_request_at(now)) is not None and at < begun + 60:
-            if at > now:
-                now = max(at, now + 1e-6)
-            elif (job_id := planner.take(now)) is not None:
-                ours += 1
-                theirs = math.floor((now - begun) * 0.5)  # 30 a window, evenly
-                planner.observed(job_id, RUNNING, reported(120, 120 - ours - theirs), now, now)
-        now = begun + 60
-    assert 0.85 * (0.7 * 120 - 30) <= ours <= 0.7 * 120 - 30 + 4
-    assert planner.stats(now).others_requests_per_second == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_limit_that_vanishes_from_the_headers_leaves_its_rate() -> None:
@@ -437,16 +331,6 @@ def test_no_observation_makes_statistics_invalid(story: list[tuple[int, dict[str
     for name, _, values in planner.statistics.unsaved_rows():
         again.load_row(name, values)
     assert finite(again)
-
-
-def test_a_class_may_lean_on_one_that_all_ended_at_one_age() -> None:
-    """So sure a prior that nothing of it is left beyond: there the class has neither jobs nor pseudo-jobs at risk."""
-    sure, leans = Hazard(), Hazard()
-    for _ in range(500):
-        sure.record_event(100.0, 100.0)
-    leans.record_event(1.0, 2.0)
-    rates = leans.rates(sure.rates(lomax(10.0)))
-    assert all(0 < rate < math.inf for rate in rates)
 
 
 # --- lanes whose order is broken

@@ -10,16 +10,12 @@ from hypothesis import strategies as st
 
 from relay.core.planner.budget.price import (
     CEILING,
-    FEWEST_POLLS,
     FLOOR,
-    GAIN,
     INITIAL,
-    LEAST_SHARE,
     MAX_STEPS,
     PROMPT_STEPS,
     TARGET,
     Price,
-    price_of,
 )
 
 NOW = 1_779_271_200.0
@@ -132,46 +128,6 @@ def test_overdue_polls_raise_the_price_until_they_are_sent() -> None:
     assert behind.backlog == 0
 
 
-def moved(price: Price, **values: float) -> float:
-    """By how much one step moves the price; everything is in balance but for `values`."""
-    before = price.value
-    asked = {"demand": TARGET * 5.0 * math.sqrt(before), "backlog": 0.0, "open_jobs": 20, "rate": 5.0, **values}
-    price.step(NOW if price.at is None else price.at + 1.0, **asked)  # type: ignore[arg-type]
-    return price.value / before
-
-
-def test_unused_saved_requests_lower_the_price() -> None:
-    assert moved(Price(1.0)) == pytest.approx(1.0)
-    assert moved(Price(1.0), backlog=-10.0) < 0.99
-    assert moved(Price(1.0), backlog=-1e6) == moved(Price(1.0), demand=0.0), "no faster than where nothing is asked for"
-
-
-def test_a_price_that_saves_no_polls_does_not_rise_but_may_fall() -> None:
-    assert moved(Price(1.0), demand=50.0, polls=FEWEST_POLLS - 0.01) == 1.0
-    assert moved(Price(1.0), demand=50.0, polls=FEWEST_POLLS) > 1.1
-    assert moved(Price(1.0), demand=1.0, polls=1.0) < 0.9
-
-
-def settled() -> Price:
-    """A price past its first steps, at which it moves by no more than GAIN."""
-    price = Price(1.0)
-    price.load(price.value, 1e6)
-    return price
-
-
-def test_where_little_is_saved_up_the_price_rises_as_fast_as_the_jobs_at_risk_can_show() -> None:
-    many = {"demand": 50.0, "open_jobs": 5_000}
-    waiting, few, all_ = (moved(settled(), **many, **more) for more in ({}, {"at_risk": 10}, {"at_risk": 5_000}))
-    assert few == pytest.approx(math.exp(GAIN))
-    assert 1 < waiting == all_ < 1.001
-    assert moved(settled(), **many, at_risk=0) == few
-
-
-def test_the_price_falls_no_faster_for_few_jobs_at_risk() -> None:
-    little = {"demand": 0.1, "open_jobs": 5_000}
-    assert moved(settled(), **little, at_risk=10) == moved(settled(), **little) < 1
-
-
 def test_polls_that_no_price_decides_are_taken_off_the_budget() -> None:
     alone, beside = Price(1.0), Price(1.0)
     for _ in range(120):
@@ -184,25 +140,6 @@ def test_polls_that_no_price_decides_are_taken_off_the_budget() -> None:
         beside.step((beside.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
         alone.step((alone.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
     assert beside.value == pytest.approx(alone.value, rel=0.02), "they are forgotten"
-
-
-def test_some_of_the_budget_is_left_however_many_other_polls_there_are() -> None:
-    price = Price(1.0)
-    for _ in range(1_000):
-        for _ in range(50):
-            price.other_poll()
-        price.step((price.at or NOW) + 1, demand=5.0, backlog=0, open_jobs=20, rate=5.0)
-    assert price.value == pytest.approx((1 / TARGET / LEAST_SHARE) ** 2, rel=0.02)
-
-
-def test_a_time_round_trips_with_the_polls_that_were_counted() -> None:
-    price, back = Price(1.0), Price(1.0)
-    price.step(NOW, demand=5.0, backlog=0, open_jobs=20, rate=5.0)
-    price.other_poll()
-    back.load(*price.dump())  # type: ignore[arg-type]
-    back.load_moment(*json.loads(json.dumps(price.dump_moment())))
-    assert moved(back) == moved(price)
-    assert back.dump_moment() == price.dump_moment()
 
 
 # --- bounds
@@ -222,31 +159,6 @@ def test_the_price_keeps_its_bounds_whatever_is_asked_for(steps: list[tuple[floa
         assert FLOOR <= price.value <= CEILING
         if open_jobs == 0:
             assert price.value == before
-
-
-def test_nothing_asked_for_makes_polls_as_cheap_as_they_get() -> None:
-    world = World(Price(1.0), demand=0.0, rate=5.0)
-    world.run(400)
-    assert world.price.value == FLOOR
-    assert not world.price.above_floor
-
-
-def test_more_than_any_budget_makes_polls_as_dear_as_they_get() -> None:
-    world = World(Price(1.0), demand=1e9, rate=1.0)
-    world.run(700)
-    assert world.price.value == CEILING
-    assert world.price.above_floor
-
-
-def test_without_open_jobs_the_price_stays_and_no_time_is_made_up_for() -> None:
-    price, other = Price(1.0), Price(1.0)
-    for each, pause in ((price, 3_000.0), (other, 1.0)):
-        each.step(NOW, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-        before = each.value
-        each.step(NOW + pause, demand=9.0, backlog=0, open_jobs=0, rate=1.0)
-        assert each.value == before
-        each.step(NOW + pause + 1, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-    assert price.value == other.value
 
 
 # --- time
@@ -277,26 +189,6 @@ def test_steps_that_were_missed_are_made_up_for_up_to_a_limit() -> None:
 # --- what is read off it
 
 
-@given(st.integers(-8, 33))
-def test_a_price_in_the_middle_of_a_rung_is_on_it(rung: int) -> None:
-    price = Price(1.0)
-    price.load(price_of(rung), 0)
-    assert price.rung(1.0) == rung
-
-
-@given(value=st.floats(FLOOR, CEILING), weight=st.floats(1e-3, 1e6))
-def test_a_jobs_rung_is_near_its_share_of_the_price(value: float, weight: float) -> None:
-    price = Price(1.0)
-    price.load(value, 0)
-    assert abs(math.log2(price_of(price.rung(weight)) / (value / weight))) <= 0.25 + 1e-9
-    assert price.rung(2 * weight) < price.rung(weight)
-
-
-def test_a_new_price_is_the_usual_one() -> None:
-    assert Price(1.0).value == INITIAL
-    assert Price(1.0).above_floor
-
-
 # --- kept over a restart
 
 
@@ -309,21 +201,3 @@ def test_a_price_round_trips_and_goes_on_as_it_was(steps: int) -> None:
     other = World(back, demand=30.0, rate=2.0)
     other.backlog, other.now = world.backlog, world.now
     assert other.run(5) == world.run(5)
-
-
-@pytest.mark.parametrize(
-    ("value", "steps"),
-    [(math.nan, 1), (math.inf, 1), (-math.inf, 1), (0.0, 1), (-2.0, 1), (2.0, -1), (2.0, math.nan)],
-)
-def test_a_price_that_makes_no_sense_is_left(value: float, steps: float) -> None:
-    price = Price(1.0)
-    price.load(value, steps)
-    assert price.dump() == Price(1.0).dump()
-
-
-def test_a_price_beyond_the_bounds_is_brought_within_them() -> None:
-    price = Price(1.0)
-    price.load(1e-9, math.inf)
-    assert price.value == FLOOR
-    price.load(1e30, 7.9)
-    assert price.dump() == [CEILING, 7]
