@@ -48,19 +48,6 @@ async def test_requests_that_take_long_are_limited(limit: str, world: World, ope
     assert held.taken == 0
 
 
-async def test_token_cannot_take_the_pulls_of_all_others(world: World, open_client: Callable[..., Any]) -> None:
-    client = open_client(tokens=TOKENS, dev=False)
-    id = await subscribe(client, {"protocol": "PULL"}, **TEAM)
-    client._transport.app = api = create_api(world.ports(tokens=TOKENS, dev=False), world.proxy)
-    pulls = api.context.ports.admission.pulls
-    assert pulls.limit_of_owner < pulls.limit / 2
-    pulls.limit_of_owner = 0
-    refused = await client.post(f"/v1/subscriptions/{id}/pull", json={}, headers=TEAM)
-    assert refused.status_code == 429
-    assert "of this token" in refused.json()["detail"]
-    assert pulls.taken == api.context.ports.admission.pulls_of_one.taken == 0
-
-
 async def test_tests_that_a_sink_holds_up_are_limited_for_each_token(
     world: World, open_client: Callable[..., Any]
 ) -> None:

@@ -10,7 +10,6 @@ from relay.api.http.ports import Token
 from relay.core.subscriptions.signing import new_secret
 from relay.errors import ValueRefused
 from tests.support.api_world import HOOK, NOW, ORIGIN, SLACK
-from tests.support.store_kit import claim
 
 SECRET, OTHER_SECRET = new_secret(b"s" * 32), new_secret(b"t" * 32)
 TOKEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": "the-token-itself"}
@@ -142,23 +141,6 @@ async def test_another_secret_is_a_rotation(client, world):
     assert (await listed(client))["crm"]["types"] is None, "nothing of it was changed"
 
 
-async def test_a_renewed_token_is_not_a_change(client, world):
-    credential = {
-        "credentialtype": "REFRESHTOKEN", "refreshtoken": "first", "refreshtokenendpoint": "https://login.example/token"
-    }  # fmt: skip
-    declared = {**CRM, "sinkcredential": credential}
-    await apply(client, declared)
-    stored = (await world.store.subscriptions.get("crm")).credential
-    await world.store.credentials.keep_credential(
-        "crm", replace(stored, fields={**stored.fields, "refreshtoken": "second", "accesstoken": "new"})
-    )
-
-    assert actions(await apply(client, declared)) == [("crm", "unchanged", [])]
-    assert (await world.store.subscriptions.get("crm")).credential.fields["refreshtoken"] == "second"
-    again = {**declared, "sinkcredential": {**credential, "refreshtoken": "third"}}
-    assert actions(await apply(client, again)) == [("crm", "change", ["sinkcredential"])]
-
-
 async def test_only_what_was_declared_is_pruned(client, world):
     made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
     await apply(client, CRM, ALERTS)
@@ -169,16 +151,6 @@ async def test_only_what_was_declared_is_pruned(client, world):
 
     assert actions(applied) == [("crm", "unchanged", []), ("slack-alerts", "remove", [])]
     assert (await listed(client)).keys() == {"crm", made}
-
-
-async def test_a_subscription_made_by_hand_can_be_declared_and_that_is_said(client):
-    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"secret": SECRET}})).json()["id"]
-
-    (change,) = (await apply(client, {**CRM, "id": made}))["changes"]
-
-    assert (change["action"], change["fields"]) == ("change", ["declared"])
-    assert change["note"] == "it was made by hand, and is declared from now on"
-    assert actions(await apply(client, prune=True)) == [(made, "remove", [])]
 
 
 async def test_a_new_sink_keeps_pending_deliveries_and_a_removed_one_cancels_them(client, world):
@@ -198,21 +170,6 @@ async def test_a_new_sink_keeps_pending_deliveries_and_a_removed_one_cancels_the
 
     states = {one.subscription_id: one.state for one in (await world.store.deliveries.page(limit=5)).items}
     assert states == {"crm": "pending", "old": "cancelled"}
-
-
-async def test_state_and_start_are_kept(client, world):
-    await world.poll(await world.job("a"), "queued")
-    earliest = with_config(CRM, start="earliest")
-    await apply(client, earliest)
-    assert len(await claim(world.store, "crm")) == 1, "`start` is served when it is added"
-    await client.post("/v1/subscriptions/crm/pause")
-
-    await apply(client, with_config(CRM, rate_per_second=2))
-
-    assert (await listed(client))["crm"]["state"] == "paused"
-    refused = await apply(client, with_config(CRM, start="now"), status=422)
-    assert refused["errors"][0]["pointer"] == "/subscriptions/0/config/start"
-    assert actions(await apply(client, with_config(earliest, rate_per_second=2))) == [("crm", "unchanged", [])]
 
 
 @pytest.mark.parametrize(
@@ -247,43 +204,6 @@ async def test_a_mistake_is_named_with_its_place_and_nothing_is_changed(client, 
 
     assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [(f"/subscriptions/1{pointer}", code)]
     assert await listed(client) == {}
-
-
-async def test_the_mistakes_of_several_are_named_together(client):
-    refused = await apply(client, {**CRM, "types": ["faild"]}, CRM, {"id": "x", "sink": HOOK}, status=422)
-
-    assert [one["pointer"] for one in refused["errors"]] == ["/subscriptions/0/types/0", "/subscriptions/1/id",
-                                                             "/subscriptions/2/config/secret"]  # fmt: skip
-
-
-@pytest.mark.parametrize(("count", "status"), [(1_000, 200), (1_001, 422)])
-async def test_a_thousand_are_possible(client, count, status):
-    many = [{"id": f"s{number}", "sink": SLACK} for number in range(count)]
-    await apply(client, *many, dry_run=True, status=status)
-
-
-async def test_a_callback_cannot_be_declared(client, world):
-    await client.post("/v1/jobs", json={"id": "a", "callback_url": "https://callback.example/x"})
-    (callback,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
-
-    refused = await apply(client, {**CRM, "id": callback["id"]}, prune=True, status=422)
-
-    assert refused["errors"][0]["code"] == "id_taken"
-
-
-async def test_the_limit_of_the_token_counts_what_is_left(open_client):
-    client = open_client(max_subscriptions_of_caller=2)
-    await apply(client, CRM, ALERTS)
-
-    refused = await apply(client, CRM, ALERTS, {**CRM, "id": "third"}, status=409)
-    assert refused["code"] == "too_many_subscriptions"
-    assert (await apply(client, CRM, {**CRM, "id": "third"}, prune=True))["removed"] == 1
-
-
-async def test_a_sink_that_must_agree_is_asked_first(open_client, world):
-    client = open_client(handshake="required")
-    await apply(client, CRM)
-    assert (await listed(client))["crm"]["state"] == "pending"
 
 
 async def test_a_crash_in_the_middle_changes_nothing(client, world, monkeypatch):
@@ -337,13 +257,6 @@ async def test_every_change_is_in_the_audit(open_client, world):
     ]
     assert all(one.actor == "ops" and one.address == "203.0.113.9" for one in entries)
     assert SECRET not in orjson.dumps([one.detail.decode() for one in entries]).decode()
-
-
-async def test_an_admin_declares_for_an_account(client, world):
-    await apply(client, {**CRM, "owner": "revor/second"})
-    assert (await listed(client))["crm"]["owner"] == "revor/second"
-    refused = await apply(client, CRM, status=422)
-    assert refused["errors"][0]["pointer"] == "/subscriptions/0/owner"
 
 
 async def test_a_subscription_that_changes_meanwhile_is_planned_again(client, world, monkeypatch):

@@ -118,17 +118,6 @@ async def test_an_invalid_registration_names_field_and_code(client, body, pointe
     assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
-async def test_all_errors_are_reported_at_once(client):
-    answer = await client.post("/v1/jobs", json={"id": 5, "metdata": {}, "deadline_seconds": "x"})
-    assert sorted(error["pointer"] for error in answer.json()["errors"]) == ["/deadline_seconds", "/id", "/metdata"]
-    assert answer.json()["detail"].count(";") == 2
-
-
-@pytest.mark.parametrize("id", ["a", "x" * 200, " ", "ä", "日本", "\U0001f600", "a b", "%2F", "..", "batch"])
-async def test_unusual_ids_are_accepted(client, id):
-    assert (await client.post("/v1/jobs", json={"id": id})).json()["id"] == id
-
-
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=210), st.lists(st.integers())
 )
@@ -141,17 +130,6 @@ GOOD = {
     "priority": st.none() | st.sampled_from(["low", "normal", "high"]),
     "deadline_seconds": st.none() | st.floats(min_value=1, max_value=1e6),
 }
-OPTIONAL = {name: values for name, values in GOOD.items() if name != "id"}
-
-
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(st.fixed_dictionaries({"id": GOOD["id"]}, optional=OPTIONAL))
-def test_every_field_of_a_registration_is_kept(body):
-    read = read_registration(body, SETTINGS, FakeTracking(None).read_answer)
-    defaults = {"source": "revor", "account": "default"}
-    for name in GOOD:
-        field = "external_id" if name == "id" else name
-        assert getattr(read, field) == body.get(name, defaults.get(name))
 
 
 ANYTHING = {name: values | VALUES for name, values in GOOD.items()} | {"extra": VALUES}

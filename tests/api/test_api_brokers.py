@@ -303,18 +303,6 @@ async def test_broker_that_cannot_be_published_to_is_not_stored_unless_unchecked
     assert len(world.dialled) == 1
 
 
-async def test_change_of_topic_is_tried_and_of_a_description_is_not(client, world):
-    made = await created(client, KAFKA)
-    path = f"/v1/subscriptions/{made['id']}"
-    await client.put(path, json={**KAFKA, "description": "x"})
-    assert len(world.dialled) == 1
-    world.broker_says = Published(error="unknown_topic", detail="no such topic")
-    other = {**KAFKA, "protocolsettings": {"topicname": "other"}}
-    assert (await client.put(path, json=other)).status_code == 422
-    assert [place.destination for _, place in world.dialled] == ["jobs", "other"]
-    assert (await client.get(path)).json()["protocolsettings"] == {"topicname": "jobs"}
-
-
 async def test_preview_shows_destination_key_and_body(client):
     body = {**KAFKA, "protocolsettings": {"topicname": "jobs-{{ event.status }}", "partitionkeyextractor": "k"}}
     answer = await client.post("/v1/subscriptions/preview", json={"subscription": body})
@@ -327,32 +315,3 @@ async def test_preview_shows_destination_key_and_body(client):
     assert request["headers"]["ce-type"] == "ai.revor.job.failed"
     [request] = (await client.post("/v1/subscriptions/preview", json={"subscription": PULL})).json()["requests"]
     assert (request["method"], request["url"]) == ("PULL", "")
-
-
-async def test_same_place_is_reused_and_each_program_pulls_its_own(client):
-    first = await created(client, KAFKA)
-    again = await client.post("/v1/subscriptions?reuse=true", json=KAFKA)
-    assert (again.status_code, again.json()["id"]) == (200, first["id"])
-    other = {**KAFKA, "protocolsettings": {"topicname": "other"}}
-    assert (await client.post("/v1/subscriptions?reuse=true", json=other)).status_code == 201
-    for _ in range(2):
-        assert (await client.post("/v1/subscriptions?reuse=true", json=PULL)).status_code == 201
-
-
-@EACH
-async def test_declared_twice_changes_nothing(client, body):
-    document = {"subscriptions": [{"id": "mine", **body, "config": {"content_mode": "structured"}}]}
-    first = await client.post("/v1/subscriptions/apply", json=document)
-    assert first.status_code == 200, first.text
-    assert first.json()["changes"][0]["sink"] == body.get("sink")
-    assert (await client.post("/v1/subscriptions/apply", json=document)).json()["unchanged"] == 1
-
-
-async def test_changed_topic_is_named_by_its_field(client):
-    document = {"subscriptions": [{"id": "mine", **KAFKA}]}
-    await client.post("/v1/subscriptions/apply", json=document)
-    document["subscriptions"][0]["protocolsettings"] = {"topicname": "other", "ackmode": -1}
-    plan = (await client.post("/v1/subscriptions/apply", json={**document, "dry_run": True})).json()
-    [change] = plan["changes"]
-    assert change["fields"] == ["protocolsettings"]
-    assert change["values"]["protocolsettings"]["to"] == {"topicname": "other", "ackmode": "all"}

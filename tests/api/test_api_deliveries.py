@@ -103,29 +103,6 @@ async def test_bad_settlement_is_refused(client, world, id, body, status, code):
     assert (await client.get(f"{PATH}/{one}")).json()["state"] == "uncertain"
 
 
-async def test_delivery_of_a_removed_subscription_can_only_be_settled_as_sent(client, world):
-    id, (one,) = await ended(world, client, "uncertain", "x")
-    await client.delete(f"/v1/subscriptions/{id}")
-    refused = await client.post(f"{PATH}/{one}/settle", json={"fate": "not_sent"})
-    assert (refused.status_code, refused.json()["code"]) == (409, "subscription_removed")
-    assert (await client.post(f"{PATH}/{one}/settle", json={"fate": "sent"})).json()["state"] == "delivered"
-
-
-async def test_settlement_is_in_the_audit(client, world):
-    _, (one,) = await ended(world, client, "uncertain", "x")
-    await client.post(f"{PATH}/{one}/settle", json={"fate": "sent"})
-    (entry,) = (await client.get("/v1/audit", params={"action": "deliveries.settle"})).json()["items"]
-    assert (entry["result"], entry["status"]) == ("ok", 200)
-    assert one in str(entry)
-
-
-async def test_retry_of_an_uncertain_delivery_keeps_what_is_remembered(client, world):
-    _, (one,) = await ended(world, client, "uncertain", "x", memory=intended(world))
-    assert (await client.post(f"{PATH}/{one}/retry")).json()["state"] == "pending"
-    (memory,) = await memories(world)
-    assert '"intended"' in memory
-
-
 async def test_skipped_deliveries_are_counted_and_replayed(client, world):
     id, (first, second) = await ended(world, client, "cancelled", "unmatched", jobs=2)
     await ended(world, client, "cancelled", "ambiguous")
@@ -145,16 +122,6 @@ async def test_skipped_deliveries_are_counted_and_replayed(client, world):
     assert (await client.get(f"/v1/subscriptions/{id}")).json()["skipped"] == {"count": 0, "since": None}
 
 
-async def test_nothing_is_skipped_unless_nobody_matches(client, world):
-    id, _ = await ended(world, client, "cancelled", "incident inc_1")
-    assert (await client.get(f"/v1/subscriptions/{id}")).json()["skipped"] == {"count": 0, "since": None}
-
-
-async def test_uncertain_deliveries_are_replayed_by_their_state(client, world):
-    await ended(world, client, "uncertain", "x", jobs=2)
-    assert (await client.post(f"{PATH}/retry", json={"filter": {"state": "uncertain"}})).json()["matched"] == 2
-
-
 async def test_attempt_of_a_dry_run_shows_its_requests(client, world):
     id = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()["id"]
     await world.poll(await world.job("a"), "queued")
@@ -172,37 +139,6 @@ async def test_attempt_of_a_dry_run_shows_its_requests(client, world):
         {"method": "GET", "url": "https://acme.pipedrive.com/api/v2/persons/search?…", "body": ""},
         {"method": "POST", "url": "https://acme.pipedrive.com/v1/notes", "body": '{"content": "{recipient.address}"}'},
     ]
-
-
-async def test_attempt_of_other_deliveries_has_no_requests_of_a_dry_run(client, world):
-    _, (one,) = await ended(world, client, "delivered", "http_200")
-    assert (await client.get(f"{PATH}/{one}")).json()["attempts"][0]["requests"] is None
-
-
-async def test_deliveries_before_a_time_are_listed(client, world):
-    _, (one,) = await ended(world, client, "dead", "x")
-    day, since = "2027-01-16T00:00:00Z", "2027-01-15T07:00:00Z"
-    assert [item["id"] for item in (await client.get(PATH, params={"until": day})).json()["items"]] == [one]
-    assert (await client.get(PATH, params={"until": since})).json()["items"] == []
-    page = (await client.get(PATH, params={"until": day, "limit": 1, "state": "dead"})).json()
-    assert [item["id"] for item in page["items"]] == [one]
-    for filters, counts in (
-        ({"until": day}, [1]),
-        ({"until": since}, []),
-        ({"since": since, "reason": "x"}, [1]),
-        ({"since": day}, []),
-        ({"reason": "y"}, []),
-    ):
-        for grouped in ({}, {"group_by": "day"}):
-            items = (await client.get(PATH, params={**filters, **grouped})).json()["items"]
-            assert [item.get("count", 1) for item in items] == counts, (filters, grouped)
-
-
-async def test_only_the_newest_deliveries_are_counted(client, world):
-    await ended(world, client, "dead", "x", jobs=3)
-    groups = (await client.get(PATH, params={"group_by": "reason", "newest": 2})).json()
-    assert ([item["count"] for item in groups["items"]], groups["scanned"], groups["truncated"]) == ([2], 2, True)
-    assert (await client.get(PATH, params={"group_by": "reason", "newest": 50_001})).status_code == 422
 
 
 @pytest.mark.parametrize(("token", "whole"), [("rl_read", False), ("rl_subs", True), ("rl_admin", True)])

@@ -45,24 +45,6 @@ async def test_a_group_is_erased_by_its_name_or_by_the_metadata_field(client: Cl
     assert (await client.get("/v1/groups/summer")).status_code == 200
 
 
-@pytest.mark.parametrize("by_uid", [False, True])
-async def test_a_job_is_erased_by_either_id(client: Client, world: World, by_uid: bool) -> None:
-    uid = await a_job(client, world, "a")
-    answer = await client.post("/v1/erasures", json={"job": uid if by_uid else "a"})
-    assert (answer.json()["jobs"], answer.json()["events"]) == (1, 1)
-
-
-async def test_an_id_in_two_accounts_has_to_be_chosen(client: Client, world: World) -> None:
-    for account in ("default", "second"):
-        await a_job(client, world, "a", account=account)
-        world.now += 100
-    answer = await client.post("/v1/erasures", json={"job": "a"})
-    assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
-    chosen = await client.post("/v1/erasures", json={"job": "a", "source": "revor", "account": "second"})
-    assert chosen.json()["jobs"] == 1
-    assert (await client.get("/v1/jobs/a")).json()["account"] == "default"
-
-
 @pytest.mark.parametrize(
     "body",
     [

@@ -45,20 +45,6 @@ async def test_events_are_filtered_by_type_subject_and_time(client, world):
     assert await found("since=2027-01-15T10:01:00+02:00&subject=a") == [("a", "running")]
 
 
-async def test_events_are_paged(client, world):
-    job = await world.job("a")
-    for status in ("queued", "scheduled", "running", "failed"):
-        await world.poll(job, status)
-    answer = await client.get("/v1/events?limit=3&subject=a")
-    link = answer.headers["link"]
-    assert "limit=3" in link
-    assert "subject=a" in link
-    rest = await client.get(link[1 : link.index(">")])
-    statuses = [event["status"] for event in answer.json()["items"] + rest.json()["items"]]
-    assert statuses == ["failed", "running", "scheduled", "queued"]
-    assert "link" not in rest.headers
-
-
 async def test_deliveries_are_listed_and_filtered(client, world):
     subscription = await subscribe(client)
     other = await subscribe(client, types=["ai.revor.job.failed"])
@@ -109,30 +95,6 @@ async def test_undelivered_events_are_counted_by_group(client, world):
     await client.delete(f"/v1/subscriptions/{other}")
     (gone,) = (await client.get("/v1/deliveries?state=cancelled&group_by=sink")).json()["items"]
     assert (gone["subscription_id"], gone["sink"], gone["count"]) == (other, None, 3)
-
-
-async def test_groups_have_no_pages(client, world):
-    await subscribe(client)
-    for name in ("a", "b"):
-        await world.poll(await world.job(name), "failed")
-    cursor = (await client.get("/v1/deliveries?limit=1")).json()["next_cursor"]
-    answer = await client.get(f"/v1/deliveries?group_by=reason&cursor={cursor}")
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
-
-
-async def test_a_delivery_shows_what_it_waits_for(client, world):
-    await subscribe(client)
-    job = await world.job("a")
-    await world.poll(job, "running")
-    world.now += 1
-    await world.poll(job, "failed")
-    second, first = (await client.get("/v1/deliveries")).json()["items"]
-    shown = (await client.get(f"/v1/deliveries/{second['id']}")).json()
-    assert (shown["state"], shown["waiting_for"], shown["attempts"]) == ("pending", first["id"], [])
-    assert shown["next_attempt_at"] is None
-    assert (shown["job_uid"], shown["event_type"]) == (job.uid, "ai.revor.job.failed")
-    refused = await client.post(f"/v1/deliveries/{second['id']}/retry")
-    assert (refused.status_code, refused.json()["code"]) == (409, "delivery_waits")
 
 
 async def test_a_delivery_shows_its_attempts(client, world):
@@ -267,41 +229,6 @@ async def test_a_bad_filter_is_refused(client, path, pointer):
     answer = await client.get(path)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == pointer
-
-
-async def test_a_cursor_of_another_list_is_harmless(client, world):
-    for number in range(3):
-        await world.poll(await world.job(f"job-{number}"), "queued")
-    cursor = (await client.get("/v1/events?limit=1")).json()["next_cursor"]
-    for path in ("/v1/jobs", "/v1/subscriptions", "/v1/deliveries", "/v1/sources", "/v1/jobs/job-1/events"):
-        assert (await client.get(f"{path}?cursor={cursor}")).status_code in (200, 422)
-
-
-async def test_short_type_names_work_wherever_types_do(client, world):
-    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "types": ["failed", "job.overdue"]})).json()
-    assert made["types"] == ["ai.revor.job.failed", "ai.revor.job.overdue"]
-    path = f"/v1/subscriptions/{made['id']}"
-    assert (await client.post(f"{path}/test", json={"type": "failed"})).status_code == 200
-    since = {"since": "2020-01-01T00:00:00Z"}
-    assert (await client.post(f"{path}/replay", json={**since, "types": ["failed"]})).status_code == 202
-    assert (await client.post("/v1/deliveries/retry", json={"filter": {"type": "failed"}})).status_code == 202
-    assert (await client.get("/v1/events?type=failed")).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "body", "pointer"),
-    [
-        ("POST", "/v1/subscriptions", {"sink": HOOK, "types": ["failed", "fialed"]}, "/types/1"),
-        ("POST", "/v1/deliveries/retry", {"filter": {"type": "fialed"}}, "/filter/type"),
-        ("GET", "/v1/events?type=fialed", None, "type"),
-    ],
-)
-async def test_an_unknown_type_is_refused_with_a_suggestion(client, method, path, body, pointer):
-    answer = await client.request(method, path, json=body)
-    assert answer.status_code == 422
-    (error,) = answer.json()["errors"]
-    assert (error["pointer"], error["code"]) == (pointer, "unknown_type")
-    assert "did you mean ai.revor.job.failed?" in error["detail"]
 
 
 async def test_the_preview_of_a_request_verifies_and_redacts_other_credentials(client, world):

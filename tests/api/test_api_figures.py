@@ -2,8 +2,7 @@
 
 import pytest
 
-from relay.core.figures import KEPT_SECONDS, NAMES, Tally, rows_of
-from tests.support.api_world import NOW
+from relay.core.figures import NAMES, Tally, rows_of
 
 TIME = "2027-01-15T08:00:00.000Z"
 
@@ -50,19 +49,6 @@ async def test_durations_have_quantiles_and_gauges_their_mean(client, world):
     assert [point["total"] for point in open_jobs["points"]] == [42.0]
 
 
-async def test_all_names_are_listed_by_default(client):
-    assert [one["name"] for one in (await listed(client))["items"]] == list(NAMES)
-
-
-@pytest.mark.parametrize(("label", "count"), [(None, 3), ("revor/default", 2), ("revor/second", 1), ("revor/x", 0)])
-async def test_a_label_selects_an_account(client, world, label, count):
-    await counted(world, *[("jobs_ended", f"revor/{name}", 0.0) for name in ("default", "default", "second")])
-    query = {} if label is None else {"label": label}
-    (shown,) = (await listed(client, name="jobs_ended", span="day", **query))["items"]
-    assert sum(point["count"] for point in shown["points"]) == count
-    assert shown["label"] == (label or "")
-
-
 async def test_several_labels_have_their_figures_each(client, world):
     await counted(world, *[("jobs_ended", f"revor/{name}", 0.0) for name in ("default", "default", "second")])
     shown = await listed(client, name="jobs_ended,jobs_failed", span="day", label="revor/second,revor/default,revor/x")
@@ -72,33 +58,6 @@ async def test_several_labels_have_their_figures_each(client, world):
         for label, count in (("second", 1), ("default", 2), ("x", 0))
         for name in ("jobs_ended", "jobs_failed")
     ]
-
-
-async def test_fifty_subscriptions_fit_into_one_request(client, world):
-    labels = [f"sub_{number:026}" for number in range(50)]
-    shown = await listed(
-        client, name="attempts,attempts_failed,attempt_seconds,deliveries_dead", label=",".join(labels)
-    )
-    assert len(shown["items"]) == 200
-
-
-@pytest.mark.parametrize(
-    ("span", "since", "ages"),
-    [
-        ("minute", None, [0, 86_340]),
-        ("minute", "2027-01-15T07:00:00Z", [0]),
-        ("minute", "2000-01-01T00:00:00Z", [0, 86_340, 90_000]),
-        ("hour", None, [0, 86_340, 90_000, 6 * 86_400]),
-        ("hour", "2027-01-15T07:00:00+01:00", [0]),
-        ("day", "2027-02-15T07:00:00Z", []),
-    ],
-)
-async def test_since_and_its_default(client, world, span, since, ages):
-    for ago in (0, 86_340, 90_000, 6 * 86_400, 8 * 86_400):
-        await counted(world, ("events", "", float(ago)))
-    query = {} if since is None else {"since": since}
-    (shown,) = (await listed(client, name="events", span=span, **query))["items"]
-    assert sum(point["count"] for point in shown["points"]) == len(ages)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +87,3 @@ async def test_what_is_wrong_is_refused(client, query, pointer, words):
     assert error["pointer"] == pointer
     for word in words:
         assert word in error["detail"]
-
-
-async def test_a_time_long_ago_reads_no_more_than_is_kept(client, world):
-    await counted(world, ("events", "", KEPT_SECONDS["minute"] - 60.0), ("events", "", KEPT_SECONDS["minute"] + 60.0))
-    (shown,) = (await listed(client, name="events", span="minute", since="1970-01-01T00:00:00Z"))["items"]
-    assert len(shown["points"]) == 1
-    assert world.now == NOW

@@ -68,29 +68,6 @@ async def test_stream_resumes_behind_events_that_it_does_not_show(client, world,
     assert ids(answer) == [made[-1]]
 
 
-async def test_long_read_of_events_that_are_not_shown_keeps_the_stream_open(client, world, monkeypatch):
-    monkeypatch.setattr(stream, "PAGE_COUNT", 2)
-    monkeypatch.setattr(stream._Rest, "is_overdue", True)
-    made = await publish(world, *["email"] * 9)
-    answer = await client.get(
-        "/v1/events/stream", params={"filters": json.dumps(LINKEDIN)}, headers={"Last-Event-ID": made[0]}
-    )
-    assert answer.text.count(": still here") >= 3
-    assert ids(answer) == []
-
-
-@pytest.mark.parametrize(("type", "count"), [("queued", 1), ("ai.revor.job.queued", 1), ("com.acme.order.paid", 1)])
-async def test_stream_shows_one_type(client, world, type, count):
-    async def made():
-        await publish(world, "linkedin")
-        await world.poll(await world.job("a"), "queued")
-        return True
-
-    steps(world, made)
-    answer = await client.get("/v1/events/stream", params={"type": type})
-    assert len(ids(answer)) == count
-
-
 @pytest.mark.parametrize(
     ("filters", "said"),
     [

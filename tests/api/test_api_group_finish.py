@@ -7,13 +7,12 @@ from random import Random
 import pytest
 
 from relay.api.jobs import group_finish
-from relay.api.jobs.group_finish import GroupForecast, GroupForecasts
+from relay.api.jobs.group_finish import GroupForecasts
 from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.learning.policy import RUN
-from relay.core.polling.group_forecast import ExpectedFinish
 from relay.core.records import AccountState, SavedStatistics
-from tests.support.store_kit import NOW, execute, fail_for, list_accounts, poll, registration, seen
+from tests.support.store_kit import execute, fail_for, list_accounts, poll, registration, seen
 
 PATH = "/v1/groups/q4"
 GAP = 60.0
@@ -70,15 +69,6 @@ async def test_a_group_says_when_it_is_expected_to_finish(client, world):
     assert not {"rate_per_hour", "expected_finish", "expected_finish_note"} & set(listed)
 
 
-async def test_a_closed_group_is_forecast_without_a_note(client, world):
-    await teach(world)
-    await fill(world)
-    await client.post(f"{PATH}/close")
-    found = (await client.get(PATH)).json()
-    assert found["expected_finish"] is not None
-    assert found["expected_finish_note"] is None
-
-
 async def test_what_is_stated_of_a_group_and_the_end_of_its_last_job_show_at_once(client, world):
     """A forecast of a distant end is kept, but not one that is about something else."""
     await teach(world)
@@ -100,28 +90,6 @@ async def test_what_is_stated_of_a_group_and_the_end_of_its_last_job_show_at_onc
         await end(world, uid)
     finish, note = await told("/v1/groups/q5")
     assert (finish, note.partition(".")[0]) == (None, "All of its jobs have ended")
-
-
-async def test_jobs_that_are_expected_are_part_of_it(client, world):
-    await teach(world)
-    world.now -= 100
-    await fill(world, 1)
-    world.now += 100
-    await fill(world, 10, first=1)
-    await client.post(f"{PATH}/close", json={"expected": 40})
-    world.now += 20
-    p10, _, _ = seconds(world, (await client.get(PATH)).json())
-    assert p10 > 35 * GAP
-
-
-async def test_a_finished_group_has_no_forecast(client, world):
-    await teach(world)
-    (uid,) = await fill(world, 1)
-    await client.post(f"{PATH}/close")
-    await end(world, uid)
-    found = (await client.get(PATH)).json()
-    assert (found["expected_finish"], found["rate_per_hour"]) == (None, None)
-    assert found["expected_finish_note"] == "It has finished."
 
 
 async def unauthorized(world, uids):
@@ -179,23 +147,6 @@ async def test_trouble_is_the_reason_why_there_is_none(client, world, trouble, n
     for incident in (await client.get("/v1/incidents")).json()["items"]:
         note = note.replace("INCIDENT", incident["id"])
     assert (found["expected_finish"], found["expected_finish_note"]) == (None, note)
-
-
-async def test_nothing_is_said_before_anything_is_learned(client, world):
-    await fill(world)
-    note = "Fewer than 20 runs of jobs of this source have been seen: too few to judge by."
-    found = (await client.get(PATH)).json()
-    assert (found["expected_finish"], found["expected_finish_note"]) == (None, note)
-    assert found["rate_per_hour"] is None
-    await teach(world)
-    world.now += group_finish.LEARNED_SECONDS + 1
-    assert (await client.get(PATH)).json()["expected_finish"] is not None
-
-
-@pytest.mark.parametrize(("ahead", "kept"), [(None, 5), (60, 5), (1_000, 20), (86_400, 30), (-5, 5)])
-def test_a_forecast_of_a_distant_end_is_kept_for_longer(ahead, kept):
-    finish = None if ahead is None else ExpectedFinish(NOW, NOW + ahead, NOW + ahead)
-    assert GroupForecast(finish=finish).fresh_seconds(NOW) == kept
 
 
 async def test_a_forecast_is_computed_once_for_all_who_ask(world, monkeypatch):

@@ -33,13 +33,6 @@ async def test_a_group_counts_its_jobs(client, world):
     assert (await client.get("/v1/groups", params={"state": "finished"})).json()["items"] == []
 
 
-async def test_jobs_are_listed_by_group(client):
-    await add(client, "a")
-    await add(client, "b", group="other")
-    listed = (await client.get("/v1/jobs", params={"group": NAME})).json()["items"]
-    assert [job["id"] for job in listed] == ["a"]
-
-
 async def test_a_closed_group_finishes(client, world):
     await add(client, "a")
     closed = await client.post(f"{PATH}/close")
@@ -48,12 +41,6 @@ async def test_a_closed_group_finishes(client, world):
     assert (await client.get(PATH)).json()["state"] == "finished"
     again = await client.post(f"{PATH}/close", json={"expected": 7})
     assert (again.status_code, again.json()["expected"]) == (200, None)
-
-
-async def test_a_close_states_how_many_are_expected(client):
-    await add(client, "a")
-    closed = (await client.post(f"{PATH}/close", json={"expected": 7})).json()
-    assert (closed["expected"], closed["closed"], closed["missing"]) == (7, True, 0)
 
 
 @pytest.mark.parametrize("expected", [-1, MAX_EXPECTED + 1, "7", 1.5, True])
@@ -80,18 +67,6 @@ async def test_a_wait_ends_when_the_group_finishes(client, world):
     assert len(world.signals.waits) == 1
 
 
-async def test_a_wait_ends_when_the_group_is_erased(client, world):
-    await add(client, "a")
-
-    async def purged():
-        await client.delete("/v1/jobs/a?purge=true")
-        return True
-
-    world.signals.steps = [purged]
-    answer = await client.get(PATH, headers={"Prefer": "wait=10"})
-    assert (answer.status_code, answer.json()["code"]) == (404, "group_not_found")
-
-
 async def test_a_group_of_two_accounts_is_ambiguous(client):
     await add(client, "a")
     await add(client, "a", account="second")
@@ -103,12 +78,6 @@ async def test_a_group_of_two_accounts_is_ambiguous(client):
         assert chosen.json()["account"] == "second"
 
 
-@pytest.mark.parametrize("name", ["nothing", "%2F", "x" * 300])
-async def test_an_unknown_group_is_not_found(client, name):
-    answer = await client.get(f"/v1/groups/{name}")
-    assert answer.status_code == 404
-
-
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "x" * 201, "a\nb", "a\x00b", "\x7f", "\u2028", 7, ["a"]])
 async def test_a_name_that_no_path_can_have_is_refused(client, name):
     answer = await client.post("/v1/jobs", json={"id": "a", "group": name})
@@ -116,33 +85,3 @@ async def test_a_name_that_no_path_can_have_is_refused(client, name):
     assert answer.json()["errors"][0]["pointer"] == "/group"
     batch = await client.post("/v1/jobs/batch", json={"jobs": [{"id": "a", "group": name}, {"id": "b", "group": "ok"}]})
     assert (batch.json()["created"], [one["index"] for one in batch.json()["rejected"]]) == (1, [0])
-
-
-@pytest.mark.parametrize("name", ["...", ".a", "..b", "x" * 200, "Grüße 🎉", "a b", "%", "?", "#", "a.", "close"])
-async def test_any_other_name_is_one_segment_of_a_path(client, name):
-    from urllib.parse import quote
-
-    await add(client, "a", group=name)
-    answer = await client.get(f"/v1/groups/{quote(name, safe='')}")
-    assert (answer.status_code, answer.json()["name"]) == (200, name)
-
-
-async def test_a_job_keeps_its_first_group(client):
-    await add(client, "a")
-    answer = await client.post("/v1/jobs", json={"id": "a", "group": "other"})
-    assert (answer.status_code, answer.json()["code"]) == (409, "group_conflict")
-    batch = await client.post("/v1/jobs/batch", json={"jobs": [{"id": "a", "group": "other"}, {"id": "a"}]})
-    assert batch.json()["existing"] == 1
-    assert [one["code"] for one in batch.json()["rejected"]] == ["group_conflict"]
-
-
-async def test_the_upstream_s_answer_can_name_a_group(client):
-    answer = await client.post("/v1/jobs", json={"ok": True, "item": {"id": "a"}, "group": NAME})
-    assert (answer.status_code, answer.json()["group"]) == (201, NAME)
-
-
-async def test_a_close_is_in_the_audit(client, world):
-    await add(client, "a")
-    await client.post(f"{PATH}/close", json={"expected": 3})
-    found = (await client.get("/v1/audit", params={"action": "groups.close"})).json()["items"]
-    assert {entry["target"] for entry in found} == {NAME}

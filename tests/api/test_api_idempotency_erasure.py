@@ -119,36 +119,6 @@ async def test_erased_person_is_in_no_stored_answer_and_in_no_repeated_one(clien
     assert CANARY.encode() not in b"".join((await stored(world)).values())
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status"),
-    [
-        ("/v1/jobs", {"id": "a", CANARY: 1}, 422),
-        ("/v1/jobs", {"id": "a", "metadata": PERSON, "group": "other"}, 409),
-        (f"/v1/groups/{CANARY}/close", None, 404),
-        ("/v1/subscriptions", {"sink": "http://10.0.0.1/", "description": CANARY}, 422),
-    ],
-)
-async def test_refusal_is_repeated_without_storing_what_it_said(client, world, path, body, status):
-    await client.post("/v1/jobs", json={"id": "a", "group": "first"})
-    first, again = [await client.post(path, json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
-    assert (first.status_code, again.status_code) == (status, status)
-    assert first.json()["code"] == again.json()["code"]
-    assert CANARY.encode() not in b"".join((await stored(world)).values())
-
-
-def test_only_preview_and_pull_have_no_effect_of_the_key():
-    assert {one.id for one in OPERATIONS if one.method == "POST" and one.repeats is None} == set(WITHOUT_EFFECT)
-    assert all(one.repeats is None for one in OPERATIONS if one.method != "POST")
-
-
-async def test_key_of_a_pull_has_no_effect(client, world):
-    id = await CALLS["pullDeliveries"][0](world, client)
-    for key in ("k", "k", "ü".encode("latin-1")):
-        answer = await client.post(f"/v1/subscriptions/{id}/pull", headers={"Idempotency-Key": key})
-        assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
-    assert await stored(world) == {}
-
-
 async def test_repeated_create_shows_the_row_as_it_is_now_and_the_secret(client, world):
     headers = {"Idempotency-Key": "k"}
     first = await client.post("/v1/subscriptions", json={"sink": HOOK}, headers=headers)
@@ -169,15 +139,3 @@ async def test_repeated_create_of_what_is_gone_is_not_done_again(client, world, 
     again = await client.post(path, json=body, headers=headers)
     assert (again.status_code, again.json()["code"]) == (410, "gone")
     assert (await client.get(path)).json()["items"] == []
-
-
-async def test_repeated_test_says_that_it_was_sent_and_sends_nothing(client, world):
-    id = await CALLS["testSubscription"][0](world, client)
-    headers = {"Idempotency-Key": "k"}
-    first, again = [(await client.post(f"/v1/subscriptions/{id}/test", headers=headers)).json() for _ in range(2)]
-    for name in ("delivered", "verdict"):
-        assert first[name] == again[name]
-    assert first["event"]["id"] == again["event"]["id"]
-    assert first["attempt"]["started_at"] == again["attempt"]["started_at"]
-    assert "data" not in again["event"]
-    assert again["attempt"]["response_excerpt"] is None

@@ -79,12 +79,6 @@ async def test_a_page_of_certain_jobs_reads_a_bounded_number_of_others(client, w
     assert (end["items"], end["next_cursor"]) == ([], None)
 
 
-@pytest.mark.parametrize("path", ["/v1/incidents/inc_1", "/v1/incidents/inc_1/jobs"])
-async def test_an_unknown_incident_is_404(client, path):
-    answer = await client.get(path)
-    assert (answer.status_code, answer.json()["code"]) == (404, "incident_not_found")
-
-
 async def test_failures_that_are_only_watched_are_no_incident(client, world):
     job = await world.job("a")
     await world.poll(job, "failed")

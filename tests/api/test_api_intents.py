@@ -79,9 +79,3 @@ async def test_an_invalid_resolution_changes_nothing(client, world, body, pointe
     answer = await client.post(f"/v1/intents/{one.id}/resolve", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
     assert len((await client.get("/v1/intents")).json()["items"]) == 1
-
-
-async def test_an_unknown_intent_is_404(client):
-    for id in ("int_nothing", "x"):
-        answer = await client.post(f"/v1/intents/{id}/resolve", json={"fate": "sent"})
-        assert (answer.status_code, answer.json()["code"]) == (404, "intent_not_found")

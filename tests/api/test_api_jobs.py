@@ -2,16 +2,12 @@ from typing import Any
 
 import pytest
 
-from relay.clock import MAX_EPOCH_SECONDS
 from relay.core.events.event import Hint
 from relay.core.jobs.job import Problem
-from relay.core.planner.outlook import Outlook, OutlookPoint
-from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict
-from relay.store.jobs import job_pages
 from tests.support.api_world import HOOK, NOW
 from tests.support.loop_watch import LoopWatch
-from tests.support.store_kit import execute, poll, registration, seen, track
+from tests.support.store_kit import registration
 
 FIELDS = [
     *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
@@ -63,30 +59,6 @@ async def test_a_new_job_is_201_with_its_location(client, world):
     assert (await client.get(answer.headers["location"])).json() == job
 
 
-BIG = 123456789012345678901234567890
-
-
-async def test_metadata_keeps_every_digit_and_replaces_lone_surrogates(client):
-    body = b'{"id": "a", "metadata": {"deal": %d, "\\ud83d": "Hi \\ud83d", "huge": 1e400}}' % BIG
-    shown = {"deal": BIG, "\N{REPLACEMENT CHARACTER}": "Hi \N{REPLACEMENT CHARACTER}", "huge": "1e400"}
-    headers = {"Content-Type": "application/json"}
-    for _ in range(2):
-        answer = await client.post("/v1/jobs", content=body, headers=headers)
-        assert answer.json()["metadata"] == shown
-    batch = await client.post(
-        "/v1/jobs/batch", content=b'{"jobs": [%s]}' % body.replace(b'"a"', b'"b"'), headers=headers
-    )
-    assert batch.json() == {"created": 1, "existing": 0, "rejected": []}
-    jobs = (await client.get("/v1/jobs")).json()["items"]
-    assert [job["metadata"] for job in jobs] == [shown, shown]
-
-
-async def test_an_upstreams_answer_with_odd_json_is_a_registration(client):
-    body = b'{"ok": true, "item": {"id": "odd", "status": "queued", "text": "Hi \\ud83d", "n": %d}}' % BIG
-    answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-    assert (answer.status_code, answer.json()["id"]) == (201, "odd")
-
-
 async def test_a_job_that_is_already_tracked_is_200_and_keeps_its_metadata(client):
     await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 42}})
     again = await client.post("/v1/jobs", json={"id": "a"})
@@ -113,12 +85,6 @@ async def test_a_priority_is_kept_unless_sent(client):
     await client.post("/v1/jobs/batch", json={"jobs": batch})
     jobs = (await client.get("/v1/jobs")).json()["items"]
     assert {job["id"]: job["priority"] for job in jobs} == {"a": "normal", "b": "low", "c": "high"}
-
-
-async def test_the_priority_in_an_upstreams_answer_is_ignored(client):
-    body = {"ok": True, "item": {"id": "job-9", "status": "scheduled"}, "priority": 3}
-    answer = await client.post("/v1/jobs", json=body)
-    assert (answer.status_code, answer.json()["priority"]) == (201, "normal")
 
 
 async def test_every_field_of_a_registration_reaches_tracking(client, world):
@@ -199,11 +165,6 @@ async def test_a_batch_is_registered_in_chunks_and_10_001_jobs_are_refused(clien
     assert (refused.status_code, refused.json()["code"]) == (422, "batch_too_long")
 
 
-async def test_an_empty_batch_is_accepted(client):
-    answer = await client.post("/v1/jobs/batch", json={"jobs": []})
-    assert answer.json() == {"created": 0, "existing": 0, "rejected": []}
-
-
 async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world):
     first, second = await world.job("same"), await world.job("same", account="second")
     answer = await client.get("/v1/jobs/same")
@@ -214,11 +175,6 @@ async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world)
     assert (await client.get(f"/v1/jobs/{first.uid}?account=second")).status_code == 404
     assert (await client.post("/v1/jobs/same/refresh")).json()["code"] == "ambiguous_job"
     assert (await client.delete("/v1/jobs/same?account=second")).status_code == 200
-
-
-async def test_an_upstream_id_that_looks_like_a_uid_is_found(client, world):
-    job = await world.job("job_mine")
-    assert (await client.get("/v1/jobs/job_mine")).json()["uid"] == job.uid
 
 
 async def test_an_id_with_odd_characters_is_found_percent_encoded(client, world):
@@ -271,36 +227,6 @@ async def test_explain_answers_with_a_sentence_and_fields(client, world):
     assert answer["next_poll_at"] == "2027-01-15T08:00:05.000Z"
     assert answer["expected_delay_seconds"] == 1.2
     assert answer["last_request_id"] == "req_1"
-
-
-async def test_explain_says_what_the_next_poll_was_weighed_against(client, world):
-    await world.job("a")
-    assert (await client.get("/v1/jobs/a/explain")).json()["outlook"] is None
-    point = OutlookPoint(at=NOW + 2, hazard_per_second=0.5, expected_delay_seconds=1.5)
-    world.tracking.outlook = Outlook(change="end", price_seconds=0.8, points=(point,))
-    assert (await client.get("/v1/jobs/a/explain")).json()["outlook"] == {
-        "change": "end",
-        "price_seconds": 0.8,
-        "points": [
-            {"time": "2027-01-15T08:00:02.000Z", "hazard_per_second": 0.5, "expected_delay_seconds": 1.5},
-        ],
-    }
-
-
-async def test_a_failed_job_has_its_problem_without_credentials(client, world):
-    await world.poll(await world.job("a"), "failed")
-    hint = Hint(meaning="No credits", fix="Add credits", who="account owner", repeat="safe")
-    world.tracking.problems["a"] = (Problem(code="insufficient_credits", message="Bearer abcdefghijklmnop1234"), hint)
-    expected = {
-        "code": "insufficient_credits",
-        "message": "[redacted]",
-        "meaning": "No credits",
-        "fix": "Add credits",
-        "who": "account owner",
-        "repeat": "safe",
-    }
-    assert (await client.get("/v1/jobs/a")).json()["problem"] == expected
-    assert (await client.get("/v1/jobs")).json()["items"][0]["problem"] == expected
 
 
 async def test_untrack_keeps_the_job_and_purge_erases_it(client, world):
@@ -391,26 +317,6 @@ async def test_the_last_error_is_shown_with_its_time(client, world):
     assert shown["next_poll_at"] == "2027-01-15T08:01:00.000Z"
 
 
-async def test_a_job_s_events_are_in_order_and_paged(client, world):
-    job = await world.job("a")
-    await world.store.subscriptions.create(Subscription(id="sub_1", sink=HOOK))
-    for status in ("queued", "scheduled", "running", "succeeded"):
-        await world.poll(job, status)
-    answer = await client.get("/v1/jobs/a/events?limit=3")
-    page = answer.json()
-    assert [event["sequence"] for event in page["items"]] == ["0000000001", "0000000002", "0000000003"]
-    rest = (await client.get(f"/v1/jobs/a/events?limit=3&cursor={page['next_cursor']}")).json()
-    assert [event["status"] for event in rest["items"]] == ["succeeded"]
-    assert rest["next_cursor"] is None
-
-
-async def test_an_unknown_status_is_refused_with_a_suggestion(client) -> None:
-    answer = await client.get("/v1/jobs?status=suceeded")
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
-    assert "did you mean succeeded?" in answer.json()["detail"]
-    assert (await client.get("/v1/jobs?status=succeeded")).status_code == 200
-
-
 async def test_jobs_are_found_by_channel_connect_account_and_time(client, world):
     first, second = await world.job("a"), await world.job("b")
     await world.poll(first, "failed", connect="acc_1")
@@ -456,16 +362,6 @@ async def test_metadata_that_cannot_be_searched_is_422(open_client, given, keys,
     (error,) = answer.json()["errors"]
     assert (error["pointer"], error["code"]) == ("metadata", code)
     assert words in error["detail"]
-
-
-async def test_an_unknown_status_with_an_empty_page_that_continues_is_no_mistake(client, world, monkeypatch):
-    monkeypatch.setattr(job_pages, "SCANNED", 1)
-    for id, status, account in (("a", "odd", "second"), ("b", "odd", "default"), ("c", "running", "second")):
-        world.now += 1
-        job = await world.job(id, account=account)
-        await execute(world.store, f"UPDATE jobs SET status = '{status}' WHERE uid = '{job.uid}'")
-    page = (await client.get("/v1/jobs?status=odd&account=second")).json()
-    assert (page["items"], page["next_cursor"] is None) == ([], False)
 
 
 async def test_bulk_change_answers_for_each_job(client, world):
@@ -517,15 +413,6 @@ async def test_invalid_bulk_change_is_refused_whole(client, world, body, pointer
     assert answer.status_code == 422
     assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [(pointer, code)]
     assert world.tracking.refreshed == []
-
-
-async def test_a_job_that_is_scheduled_for_the_end_of_time_is_shown(client, world):
-    """Some upstreams mean "never" by it. Its deadline is later than any time that can be written."""
-    uid = await track(world.store, "never")
-    observed = seen("scheduled", scheduled_at=MAX_EPOCH_SECONDS)
-    await world.store.jobs.record(poll(uid, 0, "scheduled", seen=observed))
-    (job,) = (await client.get("/v1/jobs")).json()["items"]
-    assert (job["scheduled_at"], job["deadline_at"]) == ("9999-12-31T23:59:59.000Z",) * 2
 
 
 async def test_a_list_of_messages_that_are_slow_to_redact_does_not_hold_up_others(client, world):

@@ -5,8 +5,7 @@ import base64
 import pytest
 
 from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
-from relay.errors import SettingsError
-from relay.store.subscriptions.secrets import CALLBACK_OWNER, MAX_SECRETS, SIGNING_OWNER
+from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from tests.support.api_world import HOOK, NOW, TOKENS
 
 PRIVATE = new_signing_key(bytes(range(32)))
@@ -66,25 +65,6 @@ async def test_rotation_of_the_callback_secret_keeps_the_old_one_for_a_while(cli
     assert {one.value: one.expires_at for one in stored} == {answer["secret"]: None, old: NOW + 86_400}
 
 
-async def test_a_callback_secret_of_the_settings_is_rotated_there(open_client, world):
-    client = open_client(callback_secret_given=True)
-    answer = await client.post("/v1/keys/callback-secret/rotate")
-    assert (answer.status_code, answer.json()["code"]) == (409, "callback_secret_configured")
-    assert "give it a list" in answer.json()["detail"]
-    assert await world.store.secrets.of(CALLBACK_OWNER) == ()
-
-
-@pytest.mark.parametrize("what", ["signing", "callback-secret"])
-async def test_an_overlap_is_limited_and_rotations_are_bounded(client, what):
-    path = f"/v1/keys/{what}/rotate"
-    for overlap in (-1, 31 * 86_400, "1h"):
-        assert (await client.post(path, json={"overlap_seconds": overlap})).status_code == 422
-    for _ in range(MAX_SECRETS):
-        assert (await client.post(path)).status_code == 200
-    answer = await client.post(path)
-    assert (answer.status_code, answer.json()["code"]) == (409, "too_many_secrets")
-
-
 async def test_a_rotation_of_the_encryption_key_says_what_is_left(client):
     shown = (await client.get("/v1/keys")).json()
     assert shown["encryption"] == {"ids": ["0c1d2e3f", "8a9b0c1d"], "place": "encryption.keys"}
@@ -93,13 +73,6 @@ async def test_a_rotation_of_the_encryption_key_says_what_is_left(client):
         200,
         {"key": "0c1d2e3f", "done": 1, "left": 2, "unused": [], "problem": "why"},
     )
-
-
-async def test_a_key_file_that_cannot_be_replaced_is_a_conflict(client, world):
-    world.node.keys.refusal = SettingsError("/state/key: the key file cannot be replaced (Read-only file system)")
-    answer = await client.post("/v1/keys/encryption/rotate")
-    assert (answer.status_code, answer.json()["code"]) == (409, "keys_refused")
-    assert "Read-only file system" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("token", ["rl_read", "rl_jobs"])
@@ -116,25 +89,6 @@ async def test_only_admins_see_and_rotate_keys(open_client, token, method, path)
     client = open_client(dev=False, tokens=TOKENS)
     answer = await client.request(method, path, headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
-
-
-@pytest.mark.parametrize("signature", ["v1", "v1a", "both"])
-async def test_a_subscription_names_its_signature(client, world, signature):
-    made = (await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"signature": signature}})).json()
-    assert made["config"]["signature"] == signature
-    stored = await world.store.subscriptions.get(made["id"])
-    assert stored.signature == signature
-    del made["config"]["secret"]
-    changed = (await client.put(f"/v1/subscriptions/{made['id']}", json=made)).json()
-    assert changed["config"]["signature"] == signature
-    changed = (await client.put(f"/v1/subscriptions/{made['id']}", json={"sink": HOOK})).json()
-    assert changed["config"]["signature"] == "v1"
-
-
-async def test_an_unknown_signature_is_refused(client):
-    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "config": {"signature": "v2"}})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/config/signature"
 
 
 async def test_a_callback_gets_both_signatures(client, world):

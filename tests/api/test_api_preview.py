@@ -6,16 +6,13 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from relay.api.http.ports import Token
 from relay.api.subscriptions import previews
 from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Ended, Step
-from relay.core.events.event import relay_event
 from relay.core.jobs.recipient import Recipient
-from relay.ids import new_id
 from subscribers.base import Dialogue
-from tests.support.api_world import HOOK, KINDS, SLACK, TOKENS
+from tests.support.api_world import HOOK, SLACK, TOKENS
 from tests.vendors.endpoint import Sent
 from tests.vendors.stand_ins import VENDORS
 
@@ -128,25 +125,6 @@ async def test_a_filter_that_is_false_is_named(client, filter, why):
         assert shown["why"].startswith(f"a filter is false: {why}")
 
 
-async def test_a_wrong_filter_is_an_error_with_its_position(client):
-    refused = await preview(client, {"sink": HOOK, "filters": [{"exact": {"chanel": "email"}}]}, status=422)
-    assert [one["pointer"] for one in refused["errors"]] == ["/subscription/filters/0/exact/chanel"]
-
-
-async def test_recent_events_pass_the_filters(client, world):
-    for number in range(4):
-        await world.poll(await world.job(f"job {number}"), "queued")
-    recent = (await preview(client, {"sink": HOOK, "filters": [{"suffix": {"subject": " 2"}}]}))["recent"]
-    assert (recent["seen"], recent["matched"]) == (4, 1)
-
-
-async def test_the_sample_is_one_that_it_gets(client):
-    for given, type in ((None, "ai.revor.job.failed"), (["relay.source.down", "relay.test"], "relay.source.down")):
-        body = {"sink": HOOK} | ({} if given is None else {"types": given})
-        shown = await preview(client, body)
-        assert (shown["event"]["type"], shown["matches"]) == (type, True)
-
-
 async def test_what_is_secret_is_redacted(client, open_client):
     headers = {"X-Api-Key": "very-secret", "X-Team": "sales"}
     credential = {"credentialtype": "HEADER", "name": "X-Other", "value": "very-secret"}
@@ -248,48 +226,6 @@ async def test_a_stored_template_that_cannot_be_read_is_an_error_with_its_positi
     assert (other["matches"], other["recent"]["matched"]) == (False, 2)
 
 
-async def test_a_wrong_template_is_an_error_with_its_position(client):
-    body = {"sink": HOOK, "config": {"template": {"a": ["{{ event.status"]}}}
-    refused = await preview(client, body, status=422)
-    (error,) = refused["errors"]
-    assert (error["pointer"], error["code"]) == ("/subscription/config/template/a/0", "invalid_template")
-
-
-async def test_a_delivery_of_several_requests_is_shown_with_all_of_them(client):
-    body = {
-        "sink": "https://slack.com/api/chat.postMessage",
-        "sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": "xoxb-very-secret"},
-        "config": {"channel": "C0123456789"},
-    }
-    shown = await preview(client, body, type="relay.incident.opened")
-    assert len(shown["requests"]) > 1
-    assert {one["url"] for one in shown["requests"]} == {"https://slack.com/api/chat.postMessage"}
-    assert all(one["headers"]["Authorization"] == "[redacted]" for one in shown["requests"])
-    assert "very-secret" not in orjson.dumps(shown).decode()
-
-
-async def test_recent_events_that_match_are_counted(client, world):
-    for number in range(5):
-        await world.poll(await world.job(f"job {number}"), "queued")
-        world.now += 1
-    newest = (await world.poll(await world.job("last"), "queued"))[0].id
-    world.now += 1
-    await world.store.events.record(
-        relay_event(new_id("evt", world.now), "relay.test", world.now, {}, dataschema="x:/y", subject="a")
-    )
-    world.now += 10
-
-    recent = (await preview(client, {"sink": HOOK}))["recent"]
-
-    assert (recent["days"], recent["seen"], recent["matched"], recent["cut"]) == (7, 7, 6, False)
-    assert [one["subject"] for one in recent["examples"]] == ["last", "job 4", "job 3"]
-    assert recent["examples"][0]["id"] == newest
-    assert (await preview(client, {"sink": HOOK, "types": ["failed"]}))["recent"]["matched"] == 0
-    world.now += 7 * 86_400
-    recent = (await preview(client, {"sink": HOOK}))["recent"]
-    assert (recent["seen"], recent["matched"]) == (0, 0)
-
-
 @pytest.mark.parametrize("limit", ["MAX_RECENT", "MAX_RECENT_SECONDS"])
 async def test_the_work_is_bounded_and_the_answer_says_where_it_ended(client, world, monkeypatch, limit):
     for number in range(5):
@@ -339,14 +275,6 @@ async def test_who_may_read_or_write_subscriptions_may_preview(open_client, toke
         assert answer.json()["requests"][0]["url"] == "https://receiver.example/…", "as in a list"
 
 
-async def test_a_preview_is_not_in_the_audit(open_client, world):
-    tokens = (Token(name="ops", value="rl_admin", scopes=frozenset({"admin"})),)
-    client = open_client(dev=False, tokens=tokens, peer="203.0.113.9")
-    client.headers["Authorization"] = "Bearer rl_admin"
-    await preview(client, {"sink": HOOK})
-    assert [entry async for entry in world.store.audit.entries()] == []
-
-
 def _looks_up(event, subscription, context, memory, now):
     who = event.document()["data"]["metadata"].get("email") or (context.recipient and context.recipient.address)
     if who is None:
@@ -391,21 +319,6 @@ async def test_a_reader_sees_only_the_host_of_each_request(open_client, world):
     assert [one["url"] for one in shown["requests"]] == ["https://receiver.example/…"] * 2
 
 
-async def test_one_request_has_no_name(client):
-    [sent] = (await preview(client, {"sink": HOOK}))["requests"]
-    assert sent["name"] is None
-
-
-async def test_events_that_name_somebody_are_counted_for_crms(client, open_client, world):
-    for name in ("a", "b", "c"):
-        await world.poll(await world.job(name), "queued")
-    plain = await preview(client, {"sink": HOOK})
-    assert (plain["recent"]["matched"], plain["recent"]["named"]) == (3, None)
-    world.kinds = replace(KINDS, names_somebody=lambda _: lambda event: event.subject != "b")
-    fresh = await preview(open_client(), {"sink": HOOK})
-    assert (fresh["recent"]["matched"], fresh["recent"]["named"]) == (3, 2)
-
-
 async def test_a_captured_recipient_is_a_placeholder_in_the_preview_of_its_event(client, world, monkeypatch):
     [recorded] = await world.poll(await world.job("a"), "queued")
     world.dispatcher.dialogue = Dialogue(key=lambda event, subscription: None, steps=_looks_up)
@@ -448,15 +361,3 @@ async def test_new_settings_are_shown_with_what_is_stored(client, world):
     assert sent["headers"]["X-Team"] == "sales"
     assert "very-secret" not in answer.text
     assert (await client.get(f"/v1/subscriptions/{id}")).json()["config"]["template"] is None
-
-
-@pytest.mark.parametrize(
-    ("body", "pointer", "code"),
-    [
-        ({"subscription": {"sink": HOOK}, "replaces": "sub_none"}, "/replaces", "subscription_not_found"),
-        ({"subscription": "sub_none", "replaces": "sub_none"}, "/subscription", "contradiction"),
-    ],
-)
-async def test_what_is_replaced_must_be_there_and_the_new_settings_too(client, body, pointer, code):
-    refused = (await client.post("/v1/subscriptions/preview", json=body)).json()
-    assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [(pointer, code)]

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from relay.api.app import create_api
 from relay.api.http.ports import Token
 from relay.api.publishing import CHUNK_BYTES
 from relay.core.jsontext import dumps
@@ -29,14 +28,6 @@ async def test_structured_event_is_recorded_before_the_answer(client, world):
     assert (await client.get(f"/v1/events/{item['id']}")).json() == EVENT
 
 
-async def test_binary_event_is_recorded(client, world):
-    headers = {"Content-Type": "text/plain", **{f"ce-{name}": str(EVENT[name]) for name in EVENT if name != "data"}}
-    answer = await client.post("/v1/events", content=b"hello", headers=headers)
-    (item,) = answer.json()["items"]
-    found = (await client.get(f"/v1/events/{item['id']}")).json()
-    assert (found["data"], found["datacontenttype"]) == ("hello", "text/plain")
-
-
 async def test_bad_event_takes_no_other_with_it(client, world):
     batch = [EVENT, {**EVENT, "id": "a-2", "type": ""}, EVENT, 7, {**EVENT, "id": "a-3", "type": "relay.test"}]
     answer = (await client.post("/v1/events", json=batch, headers=BATCH)).json()
@@ -45,50 +36,6 @@ async def test_bad_event_takes_no_other_with_it(client, world):
     assert [(one["index"], one["code"], one.get("pointer")) for one in answer["rejected"]] == [
         *((1, "invalid", "/type"), (3, "not_an_event", None), (4, "reserved_type", "/type"))
     ]
-
-
-def nested(levels, around=b"%b"):
-    """An event with so many levels, itself included."""
-    inside = around % (b"[" * (levels - 1) + b"]" * (levels - 1))
-    return dumps({**EVENT, "id": f"{levels} {around.decode()}", "data": 0}).replace(b'"data":0', b'"data":' + inside)
-
-
-@pytest.mark.parametrize("filling", [0, 100_000])
-async def test_event_that_is_nested_too_deeply_takes_no_other_with_it(client, world, filling):
-    large = dumps({**EVENT, "id": "large", "data": "x" * filling})
-    events = [large, nested(65), nested(64), nested(3_000), dumps(EVENT), nested(40_000), large]
-    answer = await client.post("/v1/events", content=b"[" + b" , ".join(events) + b"]", headers=BATCH)
-    assert answer.status_code == 202
-    assert [one["index"] for one in answer.json()["items"]] == [0, 2, 4, 6]
-    assert [(one["index"], one["code"]) for one in answer.json()["rejected"]] == [
-        *((1, "too_deep"), (3, "too_deep"), (5, "too_deep"))
-    ]
-
-
-async def test_depth_is_the_same_in_each_mode(client, world):
-    attributes = {f"ce-{name}": str(value) for name, value in EVENT.items() if name != "data"}
-    for levels, status in ((64, 202), (65, 422)):
-        structured = await client.post("/v1/events", content=nested(levels), headers=STRUCTURED)
-        batch = await client.post("/v1/events", content=b"[" + nested(levels) + b"]", headers=BATCH)
-        data = b"[" * (levels - 1) + b"]" * (levels - 1)
-        binary = await client.post("/v1/events", content=data, headers={**attributes, "ce-id": str(levels)})
-        assert structured.status_code == (status if status == 202 else 400)
-        assert len(batch.json()["rejected"]) == (status != 202)
-        assert binary.status_code == status
-
-
-async def test_text_after_a_deep_event_is_still_checked(client, world):
-    for wrong in (b"[1,", b"[NaN]", b"[1 2]", b"[}"):
-        body = b"[" + nested(3_000) + b"," + wrong + b"]"
-        answer = await client.post("/v1/events", content=body, headers=BATCH)
-        assert (answer.status_code, answer.json()["code"]) == (400, "not_json")
-
-
-async def test_event_that_is_too_large_is_told_its_limit(client, world):
-    batch = [{**EVENT, "id": str(size), "data": "x" * size} for size in (270_000, 2_000_000, 5)]
-    answer = (await client.post("/v1/events", json=batch, headers=BATCH)).json()
-    assert [(one["index"], one["code"]) for one in answer["rejected"]] == [(0, "too_large"), (1, "too_large")]
-    assert all("262,144 bytes" in one["detail"] for one in answer["rejected"])
 
 
 async def test_transactions_have_few_events_and_few_bytes(client, world, monkeypatch):
@@ -106,13 +53,6 @@ async def test_transactions_have_few_events_and_few_bytes(client, world, monkeyp
     assert answer.json()["accepted"] == 280
     assert [count for count, _ in sizes] == [100, 100, 60, 10, 10]
     assert max(size for _, size in sizes) <= CHUNK_BYTES
-
-
-async def test_single_events_are_no_batches(client, world):
-    client._transport.app = api = create_api(world.ports(), world.proxy)
-    api.context.ports.admission.batches.limit = 0
-    assert (await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).status_code == 202
-    assert (await client.post("/v1/events", json=[EVENT], headers=BATCH)).json()["code"] == "too_many_requests"
 
 
 async def test_few_large_batches_are_in_memory_as_events_at_once(client, world, monkeypatch):
@@ -184,11 +124,6 @@ async def test_what_cannot_be_read_is_refused(client, world, content, headers, s
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-async def test_empty_batch_is_taken(client, world):
-    answer = await client.post("/v1/events", content=b" [ ] ", headers=BATCH)
-    assert (answer.status_code, answer.json()["items"]) == (202, [])
-
-
 async def test_batch_of_a_thousand_large_events_leaves_others_their_turn(client, world):
     batch = [{**EVENT, "id": str(n), "partitionkey": f"k{n % 50}", "data": "x" * 16_000} for n in range(1000)]
     body = dumps(batch)
@@ -234,30 +169,6 @@ async def test_token_publishes_the_types_that_its_scopes_name(open_client, scope
     assert code != "type_not_allowed" or "com.acme." in answer.json()["detail"]
 
 
-async def test_token_that_may_only_publish_may_not_read(open_client):
-    client = open_client(tokens=limited("events:write:com.acme."))
-    headers = {**BATCH, "Authorization": f"Bearer {'t' * 20}"}
-    batch = [EVENT, {**EVENT, "id": "2", "type": "org.other.paid"}]
-    answer = (await client.post("/v1/events", json=batch, headers=headers)).json()
-    assert [one["code"] for one in answer["rejected"]] == ["type_not_allowed"]
-    for path in ("/v1/events", f"/v1/events/{answer['items'][0]['id']}", "/v1/subscriptions"):
-        assert (await client.get(path, headers=headers)).json()["code"] == "scope_missing"
-
-
-async def test_key_covers_the_attributes_of_binary_mode(client, world):
-    headers = {f"ce-{name}": str(EVENT[name]) for name in EVENT if name != "data"} | {"Idempotency-Key": "k"}
-    first, again = [(await client.post("/v1/events", headers=headers)).json() for _ in range(2)]
-    assert first == again
-    other = await client.post("/v1/events", headers={**headers, "ce-id": "a-2"})
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
-
-
-async def test_events_are_listed_with_the_relays_ids(client, world):
-    published = (await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).json()
-    page = (await client.get("/v1/events", params={"type": EVENT["type"]})).json()
-    assert (page["items"], page["ids"]) == ([EVENT], [published["items"][0]["id"]])
-
-
 async def test_stream_has_the_relays_id_of_an_event(client, world):
     first, second = [
         (await client.post("/v1/events", json={**EVENT, "id": id}, headers=STRUCTURED)).json()["items"][0]["id"]
@@ -286,28 +197,6 @@ async def test_subscription_names_types_of_other_programs(client, world, type, s
     assert hint in answer.text
 
 
-@pytest.mark.parametrize(
-    ("types", "source", "status"),
-    [
-        ([EVENT["type"]], "/shop", 201),
-        (["failed", EVENT["type"]], "/shop", 201),
-        (["failed"], "/shop", 422),
-        (None, "/shop", 422),
-        ([EVENT["type"]], "https://revor.ai/api/v1/outreach/job", 422),
-    ],
-)
-async def test_subscription_names_a_source_of_another_program_with_its_types(client, world, types, source, status):
-    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "types": types, "source": source})
-    assert answer.status_code == status
-    assert status == 201 or answer.json()["errors"][0]["code"] == "unknown_source"
-
-
-async def test_callback_takes_no_types_of_other_programs(client, world):
-    body = {"id": "a", "callback_url": HOOK, "callback_types": ["com.acme.order.paid"]}
-    answer = await client.post("/v1/jobs", json=body)
-    assert answer.json()["errors"][0]["pointer"] == "/callback_types/0"
-
-
 async def test_free_type_is_tested_previewed_and_replayed(client, world):
     body = {"sink": HOOK, "types": [EVENT["type"]]}
     id = (await client.post("/v1/subscriptions", json=body)).json()["id"]
@@ -324,12 +213,6 @@ async def test_free_type_is_tested_previewed_and_replayed(client, world):
     assert (answer.status_code, answer.json()["matched"]) == (202, 1)
     other = await client.post(f"/v1/subscriptions/{id}/replay", json={**replay, "types": ["com.acme.order.sent"]})
     assert other.json()["errors"][0]["code"] == "unknown_type"
-
-
-async def test_new_events_are_counted_and_known_ones_are_not(client, world):
-    for _ in range(2):
-        await client.post("/v1/events", json=[EVENT, EVENT, {**EVENT, "id": "a-2"}], headers=BATCH)
-    assert world.published == [2, 0]
 
 
 @pytest.mark.parametrize("data", ["x" * 262_000, {"n": [[1]] * 3}, 1e308, "\N{GRINNING FACE}\u2028"])

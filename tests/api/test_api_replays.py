@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.api_world import HOOK, SLACK
+from tests.support.api_world import HOOK
 from tests.support.store_kit import claim, deliver_all, result_of
 
 SINCE = "2027-01-15T07:00:00Z"
@@ -65,16 +65,6 @@ async def test_a_replay_runs_from_start_to_done(client, world):
     )
 
 
-async def test_a_replay_can_be_stopped(client, world):
-    id = await dead(world, client)
-    started = (await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE})).json()
-    await world.store.replays.advance(started["replay_id"], "node", world.now)
-    stopped = await client.delete(f"/v1/replays/{started['replay_id']}")
-    assert (stopped.status_code, stopped.json()["state"], stopped.json()["left"]) == (200, "stopped", 2)
-    states = [one["state"] for one in (await client.get("/v1/deliveries?state=dead")).json()["items"]]
-    assert states == ["dead", "dead"]
-
-
 @pytest.mark.parametrize(
     ("body", "pointer", "code", "words"),
     [
@@ -98,26 +88,6 @@ async def test_an_invalid_replay_is_refused(client, world, body, pointer, code, 
     (error,) = answer.json()["errors"]
     assert (error["pointer"], error["code"]) == (pointer, code)
     assert words in error["detail"]
-
-
-async def test_a_replay_is_limited_to_the_types_of_its_subscription(client, world):
-    id = await dead(world, client, sink=SLACK)
-    path = f"/v1/subscriptions/{id}/replay"
-    assert (await client.post(path, json={"since": SINCE, "types": ["ai.revor.job.failed"]})).status_code == 202
-    assert (await client.post(path, json={"since": SINCE, "types": ["ai.revor.job.queued"]})).status_code == 422
-
-
-async def test_a_callback_can_be_replayed(client, world):
-    await world.poll(await world.job("a", callback_url=HOOK), "queued")
-    (callback,) = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
-    world.now += 1
-    (one,) = await claim(world.store, callback["id"], now=world.now)
-    await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now))
-    path = f"/v1/subscriptions/{callback['id']}/replay"
-    for types, status in (["ai.revor.job.queued"], 202), (["relay.source.down"], 422):
-        answer = await client.post(path, json={"since": SINCE, "types": types})
-        assert answer.status_code == status
-        assert answer.json().get("matched") == (1 if status == 202 else None)
 
 
 async def test_many_deliveries_are_retried_by_filter(client, world):
@@ -159,16 +129,6 @@ async def test_an_invalid_filter_of_a_retry_is_refused(client, body, pointer, co
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
     assert (error["pointer"], error["code"]) == (pointer, code)
-
-
-async def test_an_unknown_replay_is_404(client):
-    for method, path, code in (
-        ("POST", "/v1/subscriptions/sub_x/replay", "subscription_not_found"),
-        ("GET", "/v1/replays/rpl_x", "replay_not_found"),
-        ("DELETE", "/v1/replays/rpl_x", "replay_not_found"),
-    ):
-        answer = await client.request(method, path, json={"since": SINCE} if method == "POST" else None)
-        assert (answer.status_code, answer.json()["code"]) == (404, code)
 
 
 async def test_more_than_a_hundred_replays_are_refused(client, world, monkeypatch):
@@ -214,14 +174,3 @@ async def test_a_dry_run_of_a_range_counts_what_the_replay_sends(client, world, 
     assert (await client.post(path, json=body)).json()["matched"] == counted.json()["matched"]
     refused = await client.post(f"{path}?dry_run=true", json={**body, "since": "2040-01-01T00:00:00Z"})
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/since")
-
-
-async def test_a_dry_run_of_a_large_range_says_that_there_may_be_more(client, world, monkeypatch):
-    monkeypatch.setattr("relay.store.deliveries.replays.COUNT_SLICE", 1)
-    monkeypatch.setattr("relay.store.deliveries.replays.DRY_SLICES", 2)
-    id = await dead(world, client, count=4)
-    counted = (await client.post(f"/v1/subscriptions/{id}/replay?dry_run=true", json={"since": SINCE})).json()
-    assert counted == {"matched": 2, "complete": False}
-    monkeypatch.setattr("relay.store.deliveries.counts.SCANNED", 3)
-    counted = (await client.post("/v1/deliveries/retry?dry_run=true", json={"filter": {}})).json()
-    assert counted == {"matched": 3, "complete": False}

@@ -16,7 +16,7 @@ from relay.store.store import Store, open_store
 from tests.support.api_world import NOW, World, scope_of
 from tests.support.postgres_server import PostgresServer, shared_server
 from tests.support.store_databases import TEMPLATE, emptied_postgres, postgres_url
-from tests.support.store_kit import ReversingCipher, relay_event, rows
+from tests.support.store_kit import ReversingCipher, relay_event
 
 PATIENCE_SECONDS = 10.0
 APART_SECONDS = 1_000.0
@@ -229,13 +229,6 @@ async def test_the_next_start_finishes_adopting_restored_events_after_a_crash(
             await open_store(url, ReversingCipher(), now=NOW)
     async with opened(url) as one, opened(url), streaming(one, now_ordered[0]) as client:
         assert await client.next_ids(13) == now_ordered[1:]
-
-
-async def test_a_start_without_a_restore_changes_no_event(store: Store, database_url: str) -> None:
-    await store.events.record(relay_event())
-    before = await rows(store, "SELECT CAST(xid AS text) FROM events")
-    async with opened(database_url):
-        assert await rows(store, "SELECT CAST(xid AS text) FROM events") == before != [{"xid": "0"}]
 
 
 @contextlib.asynccontextmanager

@@ -1,8 +1,5 @@
 import pytest
 
-from relay.api.app import create_api
-from relay.api.jobs import waiting
-
 
 async def test_a_wait_ends_when_the_job_is_closed(client, world):
     job = await world.job("a")
@@ -37,16 +34,6 @@ async def test_a_wait_for_running_ends_when_the_job_runs(client, world):
     world.signals.steps = [running, never]
     answer = await client.get("/v1/jobs/a?until=running", headers={"Prefer": "wait=10"})
     assert answer.json()["status"] == "running"
-
-
-@pytest.mark.parametrize("statuses", [["running"], ["failed"], ["running", "queued"]])
-async def test_a_wait_for_running_ends_at_any_later_status(client, world, statuses):
-    job = await world.job("a")
-    for status in statuses:
-        await world.poll(job, status)
-    answer = await client.get("/v1/jobs/a?until=running", headers={"Prefer": "wait=300"})
-    assert answer.headers["preference-applied"] == "wait=300"
-    assert world.signals.waits == []
 
 
 async def test_a_wait_that_times_out_answers_with_the_current_job(client, world):
@@ -85,13 +72,6 @@ async def test_waits_are_capped_and_malformed_preferences_ignored(client, world,
     assert answer.headers.get("preference-applied") == (None if seconds is None else f"wait={seconds}")
 
 
-async def test_a_stopping_node_ends_waits(client, world):
-    await world.job("a")
-    world.node.stop()
-    assert (await client.get("/v1/jobs/a", headers={"Prefer": "wait=300"})).status_code == 200
-    assert world.signals.waits == []
-
-
 async def test_a_job_purged_while_waiting_is_404(client, world):
     job = await world.job("a")
 
@@ -102,39 +82,3 @@ async def test_a_job_purged_while_waiting_is_404(client, world):
     world.signals.steps = [purged]
     answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
-
-
-async def test_a_job_untracked_while_waiting_ends_the_wait(client, world):
-    job = await world.job("a")
-
-    async def untracked():
-        await world.store.jobs.untrack(job.uid, world.now)
-        return True
-
-    world.signals.steps = [untracked]
-    answer = (await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})).json()
-    assert (answer["open"], answer["outcome"]) == (False, "untracked")
-
-
-async def test_waits_are_limited(world, open_client):
-    await world.job("a")
-    client = open_client()
-    client._transport.app = api = create_api(world.ports(), world.proxy)
-    api.context.ports.admission.waits.limit = 0
-    answer = await client.get("/v1/jobs/a", headers={"Prefer": "wait=5"})
-    assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
-    assert (await client.get("/v1/jobs/a")).status_code == 200
-
-
-@pytest.mark.parametrize(("polling", "longest"), [(True, waiting.SLICE_SECONDS), (False, 1)])
-async def test_a_job_is_read_every_second_only_if_another_node_polls_it(client, world, polling, longest):
-    await world.job("a")
-    world.tracking.polling = polling
-
-    async def silence():
-        return False
-
-    world.signals.steps = [silence] * 40
-    await client.get("/v1/jobs/a", headers={"Prefer": "wait=20"})
-    assert sum(world.signals.waits) == pytest.approx(20, abs=0.5)
-    assert max(world.signals.waits) == longest

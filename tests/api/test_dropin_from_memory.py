@@ -2,7 +2,6 @@
 
 import pytest
 
-from relay.api.app import create_api
 from relay.proxy.types import Caller
 from tests.support.api_world import FakeGateway, answer_of
 
@@ -52,13 +51,3 @@ async def test_override_header_is_refused_although_the_answer_is_in_memory(open_
     client.event_hooks = {}
     answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", header: "DELETE"})
     assert (answer.status_code, b"overrides the method or path" in answer.content) == (400, True)
-
-
-async def test_an_ended_job_is_answered_despite_the_limit_on_waits(world, open_client, dropin):
-    dropin.update(any=ENDED, ended=ENDED)
-    client = open_client()
-    client.event_hooks = {}
-    client._transport.app = api = create_api(world.ports(passed_paths=("/api/v1/",)), world.proxy)
-    api.context.ports.admission.waits.limit = 0
-    answer = await client.get(PATH, headers={"Authorization": "Bearer sk-test", "Prefer": "wait=5"})
-    assert answer.content == ENDED
