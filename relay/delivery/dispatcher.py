@@ -7,14 +7,12 @@ only its own deliveries. Slots are counted in `slots.py`; attempts run in `worke
 
 import asyncio
 import math
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from relay.clock import Clock
 from relay.core.deliveries.bundles import Bundle
 from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Step, Steps, previewed
@@ -27,32 +25,21 @@ from relay.core.subscriptions.filters import Filters, filters_of, matches
 from relay.core.subscriptions.subscription import PULL, Subscription
 from relay.core.values import value_class
 from relay.delivery.attempts import attempt_of
-from relay.delivery.credentials import Credentials
 from relay.delivery.greetings import greet
 from relay.delivery.handshakes import Handshakes
-from relay.delivery.outcomes import Policy
-from relay.delivery.publishing import Publish, no_brokers
 from relay.delivery.settings import DeliverySettings
+from relay.delivery.shared import Shared
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Portal, Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import DecryptError, StoreError
-from relay.holder import Holder
-from relay.metrics import Metrics
 from relay.redaction import secrets_of
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
-    from relay.http.sender import Transport
     from relay.store.deliveries.claims import Backlog
-    from relay.store.deliveries.deliveries import DeliveryStore
-    from relay.store.deliveries.memories import MemoryStore
-    from relay.store.subscriptions.credentials import CredentialStore
-    from relay.store.subscriptions.handshakes import HandshakeStore
-    from relay.store.subscriptions.subscriptions import SubscriptionStore
-    from subscribers.base import Kind, RenderContext
+    from subscribers.base import Kind
 
-LEASE_MARGIN_SECONDS = 30.0
 IDLE_SCAN_SECONDS = 30.0
 RESCAN_SECONDS = 0.05
 MIN_PAUSE_SECONDS = 0.001
@@ -99,46 +86,14 @@ class Share(NamedTuple):
     priorities: tuple[int, ...]
 
 
-async def no_recipient(_job_uid: str) -> Recipient | None:
-    """Always None, for a node that captures no creates."""
-    return None
-
-
 class Dispatcher:
     """Sends due deliveries. `run_once()` is one scan; attempts run in their own tasks."""
 
-    def __init__(
-        self,
-        *,
-        deliveries: "DeliveryStore",
-        subscriptions: "SubscriptionStore",
-        memories: "MemoryStore",
-        handshakes: "HandshakeStore",
-        credentials: "CredentialStore",
-        kinds: Callable[[str], "Kind"],
-        context: "RenderContext",
-        transport: "Transport",
-        publish: Publish = no_brokers,
-        clock: Clock,
-        settings: DeliverySettings,
-        metrics: Metrics,
-        holder: Holder,
-        lease_clock: Clock | None = None,
-        signer: Signer,
-        infer: Callable[[str], str] = lambda sink: "webhook",
-        woken: Callable[[], None] = lambda: None,
-        recorded: Callable[[Event], None] = lambda event: None,
-        recipient: Callable[[str], Awaitable[Recipient | None]] = no_recipient,
-        seed: int | None = None,
-    ) -> None:
-        self._deliveries = deliveries
-        self._subscriptions = subscriptions
-        self._kinds = kinds
-        self._clock = clock
-        self._policy = Policy(settings=settings, chance=random.Random(seed).random)  # noqa: S311 - jitter, not secrets
-        self._holder = holder
-        self._signer = signer
-        self._lease_clock = lease_clock or clock
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self._deliveries = shared.store.deliveries
+        self._subscriptions = shared.store.subscriptions
+        self._clock = shared.clock
         self._filters_of: dict[str, Filters] = {}
         """Filters by subscription; absent for one without filters."""
         self._version = -1
@@ -148,68 +103,29 @@ class Dispatcher:
         self._pause_seconds = 0.0
         """Minimum pause before the next scan."""
         self._tasks = Tasks()
-        self._woken = woken
-        self._wake = asyncio.Event()
-        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=self._wake.set)
-        self._leases = 0
+        settings = shared.settings
+        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=shared.due.set)
+        self.signer = Signer(shared)
+        self.handshakes = Handshakes(shared)
+        self._worker = Worker(shared, self.slots, self._tasks, self.signer)
         self._scans = 0
-        self._worker = Worker(
-            slots=self.slots,
-            tasks=self._tasks,
-            wake=self._wake.set,
-            holder=holder,
-            deliveries=deliveries,
-            subscriptions=subscriptions,
-            memories=memories,
-            transport=transport,
-            publish=publish,
-            credentials=Credentials(transport=transport, store=credentials, clock=clock, tasks=self._tasks),
-            context=context,
-            clock=clock,
-            lease_clock=self._lease_clock,
-            policy=lambda: self._policy,
-            metrics=metrics,
-            lease=self._lease,
-            signer=signer,
-            recorded=recorded,
-            recipient=recipient,
-        )
-        self.handshakes = Handshakes(
-            store=handshakes,
-            subscriptions=subscriptions,
-            transport=transport,
-            clock=clock,
-            settings=lambda: self._policy.settings,
-            infer=infer,
-            wake=self._wake.set,
-        )
 
     @property
     def undecryptable(self) -> dict[str, DecryptError]:
         """Decryption errors that block deliveries, by subscription."""
         return self._worker.undecryptable
 
-    @property
-    def policy(self) -> Policy:
-        """The current policy for attempts."""
-        return self._policy
-
-    @property
-    def settings(self) -> DeliverySettings:
-        """The current settings."""
-        return self._policy.settings
-
     def configure(self, settings: DeliverySettings) -> None:
         """Replaces the settings."""
-        self._policy = Policy(settings=settings, chance=self._policy.chance)
+        self.shared.settings = settings
         self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
     # --- called by other components
 
     def wake(self) -> None:
-        """Triggers a scan, after a delivery became due or a subscription changed, and calls `woken`."""
-        self._wake.set()
-        self._woken()
+        """Triggers a scan, after a delivery became due or a subscription changed, and wakes programs that pull."""
+        self.shared.due.set()
+        self.shared.signals.deliveries_changed()
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
         """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.
@@ -249,9 +165,9 @@ class Dispatcher:
                 taken.append(target)
         if not taken:
             return None
-        longest = max(self.settings.timeout_of(target.subscription) for target in taken)
+        longest = max(self.shared.settings.timeout_of(target.subscription) for target in taken)
         ids = frozenset(target.subscription.id for target in taken)
-        return Reservation(lease=self._lease(longest, ids), targets=tuple(taken))
+        return Reservation(lease=self.shared.lease(longest, ids), targets=tuple(taken))
 
     def settle(self, reservation: Reservation | None, recorded: Recorded) -> None:
         """Starts the deliveries leased with a reservation and frees unused slots. Always call it after `reserve`."""
@@ -265,12 +181,12 @@ class Dispatcher:
             for nth, one in enumerate(leased):  # several only without ordering
                 self._worker.start(target, one, has_slot=nth == 0)
         if due:
-            self._wake.set()
+            self.shared.due.set()
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now, without limits. Nothing is stored."""
-        kind = self._kinds(subscription.kind)
-        await self._signer.refresh()
+        kind = self.shared.kinds[subscription.kind]
+        await self.signer.refresh()
         ((sent, outcome),) = await self._worker.exchange(subscription, kind, event)
         shown_sink = kind.redacted_url(subscription.sink)
         secrets = secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets)
@@ -282,12 +198,11 @@ class Dispatcher:
 
     async def greet(self, subscription: Subscription, steps: Steps) -> Mapping[str, str]:
         """Facts read from a sink before its subscription is stored. Stores nothing. Raises CheckFailed."""
-        worker = self._worker
         return await greet(
             subscription,
             steps,
-            credentials=worker.credentials.apart(),
-            transport=worker.transport,
+            credentials=self._worker.credentials.apart(),
+            transport=self.shared.transport,
             clock=self._clock,
         )
 
@@ -307,14 +222,14 @@ class Dispatcher:
 
         recipient  the recipient in the job's create; only placeholders of its parts are shown
         """
-        kind = self._kinds(subscription.kind)
+        kind = self.shared.kinds[subscription.kind]
         dialogue = kind.dialogue(subscription)
         if dialogue is not None:
             context = self._worker.context
             if recipient is not None and kind.wants_recipient(subscription):
                 context = replace(context, recipient=recipient.shown())
             return previewed(dialogue.steps(event, subscription, context, {}, self._clock()))
-        await self._signer.refresh()
+        await self.signer.refresh()
         return (Step(request=self._worker.signed(subscription, kind, event), name=""),)
 
     # --- the loop
@@ -332,7 +247,7 @@ class Dispatcher:
 
     async def _scan(self) -> None:
         while not self.slots.closed:
-            self._wake.clear()
+            self.shared.due.clear()
             self._pause_seconds = 0.0
             try:
                 wait_seconds = await self.run_once()
@@ -349,7 +264,7 @@ class Dispatcher:
             if wait_seconds > self._pause_seconds:
                 try:
                     async with asyncio.timeout(wait_seconds - self._pause_seconds):
-                        await self._wake.wait()
+                        await self.shared.due.wait()
                 except TimeoutError:
                     pass
 
@@ -405,7 +320,7 @@ class Dispatcher:
         """Stops claiming, releases unsent deliveries at once, and finishes those in flight within `timeout_seconds`.
         The rest keep their leases: they may have arrived."""
         self.slots.close()
-        self._wake.set()
+        self.shared.due.set()
         await asyncio.gather(self._tasks.finish(timeout_seconds), self.handshakes.stop(timeout_seconds))
 
     # --- 1. refresh
@@ -420,7 +335,7 @@ class Dispatcher:
         found = await self._subscriptions.all(failed)
         for start in range(0, len(callbacks), LOADED_AT_ONCE):
             found += await self._subscriptions.some(callbacks[start : start + LOADED_AT_ONCE], failed)
-        await self._signer.refresh()
+        await self.signer.refresh()
         self.undecryptable.clear()
         self.undecryptable.update(failed)
         found = await self._subscriptions.hold_unreadable(found, self._clock())
@@ -445,11 +360,10 @@ class Dispatcher:
         None too for pull subscriptions."""
         if subscription.kind == PULL:
             return None
-        try:
-            return self._kinds(subscription.kind)
-        except KeyError:
+        kind = self.shared.kinds.get(subscription.kind)
+        if kind is None:
             log.error("unknown_kind", subscription=subscription.id, kind=subscription.kind)
-            return None
+        return kind
 
     async def _sync_failing(self, now: float) -> None:
         """Reads sink health from other nodes: a sink is failing only if all nodes saw only failures. Reloads the
@@ -522,7 +436,7 @@ class Dispatcher:
         if since is None or now - since >= EXPEDITE_SECONDS:
             return
         # Recoveries can repeat: without limits, an event that always fails would never be dead.
-        schedule_seconds = sum(self.settings.schedule_of(target.subscription))
+        schedule_seconds = sum(self.shared.settings.schedule_of(target.subscription))
         limits = () if since == resumed_at else (now - schedule_seconds, MAX_EXTRA_ATTEMPTS)
         self._tasks.start(self._expedite(target, *limits))
 
@@ -534,7 +448,7 @@ class Dispatcher:
         except StoreError as error:
             target.sink.expediting_failed()
             log.error("forward_failed", subscription=subscription_id, error=str(error))
-        self._wake.set()
+        self.shared.due.set()
 
     # --- 3. share
 
@@ -565,7 +479,7 @@ class Dispatcher:
                     else:
                         count = min(count, int(limit) - target.slots.backlogged)
             if count > 0 and target.portal is not None and not target.portal.take_turn(now):
-                self._wake.set()  # a fresh event has taken the turn: the next scan finds the next one
+                self.shared.due.set()  # a fresh event has taken the turn: the next scan finds the next one
                 continue
             for _ in range(count):  # occupied before the next subscription computes its share
                 self.slots.occupy(target)
@@ -591,7 +505,7 @@ class Dispatcher:
                     if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
             target.sink.backlog_settled()
-            lease = self._lease(self.settings.timeout_of(target.subscription))
+            lease = self.shared.lease(self.shared.settings.timeout_of(target.subscription))
             claimed = await self._deliveries.claim_due(
                 target.subscription.id, share.priorities, share.slots, now, lease
             )
@@ -616,7 +530,7 @@ class Dispatcher:
             target.room(now),
             share.slots,
             now,
-            self._lease(self.settings.timeout_of(target.subscription)),
+            self.shared.lease(self.shared.settings.timeout_of(target.subscription)),
         )
         target.sink.paced(len(claim.requests), now)
         target.looked(now, 0.0 if claim.requests or claim.ready_at == math.inf else claim.ready_at)
@@ -627,21 +541,13 @@ class Dispatcher:
 
     async def _probe(self, target: Target, now: float) -> int:
         """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""
-        lease = self._lease(self.settings.timeout_of(target.subscription))
+        lease = self.shared.lease(self.shared.settings.timeout_of(target.subscription))
         probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
         target.sink.plan_probe(probe.next_at)
         if probe.claimed is None:
             return 0
         self._worker.start(target, probe.claimed)
         return 1
-
-    def _lease(self, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
-        self._leases += 1
-        taken_at = self._lease_clock()
-        until = taken_at + timeout_seconds + LEASE_MARGIN_SECONDS
-        return Lease(
-            token=self._holder.token(self._leases), until=until, taken_at=taken_at, subscription_ids=subscription_ids
-        )
 
 
 async def _turn_of_others(count: int) -> None:

@@ -6,26 +6,23 @@ minimum in the settings.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
 from relay.core.subscriptions import handshake
 from relay.core.subscriptions.handshake import Agreement
 from relay.core.subscriptions.subscription import Consent, Subscription
 from relay.core.text import storable
-from relay.delivery.settings import DeliverySettings
 from relay.errors import StoreError
 from relay.redaction import host_of, redact_text
 from relay.tasks import Tasks
+from subscribers.registry import infer_kind
 
 if TYPE_CHECKING:
-    from relay.http.sender import Transport
-    from relay.store.subscriptions.handshakes import HandshakeStore
-    from relay.store.subscriptions.subscriptions import SubscriptionStore
+    from relay.delivery.shared import Shared
 
 MAX_ASKING = 16
 """Maximum concurrent handshakes, one per host: a thousand URLs of one host use one of them."""
@@ -42,25 +39,15 @@ REASON_CHARACTERS = 200
 log = structlog.get_logger("relay.delivery")
 
 
-@dataclass(kw_only=True, eq=False)
 class Handshakes:
-    """Handshakes of one node. `run_once()` starts those that are due; each runs in its own task.
+    """Handshakes of one node. `run_once()` starts those that are due; each runs in its own task."""
 
-    settings  returns the current settings
-    infer     the kind that a sink's URL implies
-    wake      makes the dispatcher load the subscriptions that were enabled
-    """
-
-    store: "HandshakeStore"
-    subscriptions: "SubscriptionStore"
-    transport: "Transport"
-    clock: Clock
-    settings: Callable[[], DeliverySettings]
-    infer: Callable[[str], str]
-    wake: Callable[[], None]
-    tasks: Tasks = field(default_factory=Tasks)
-
-    def __post_init__(self) -> None:
+    def __init__(self, shared: "Shared") -> None:
+        self.tasks = Tasks()
+        self._shared = shared
+        self._rows = shared.store.handshakes
+        self._subscriptions = shared.store.subscriptions
+        self._clock = shared.clock
         self._soon = asyncio.Event()
         self._stopped = False
         self._after = FIRST
@@ -76,15 +63,15 @@ class Handshakes:
             one
             for one in found
             if (one.state == "enabled" or one.probe_at is not None)
-            and handshake.awaits_consent(one, self.settings().handshake, self.infer)
+            and handshake.awaits_consent(one, self._shared.settings.handshake, infer_kind)
         ]
         if awaiting:
-            await self.store.await_consent(awaiting, self.clock())
+            await self._rows.await_consent(awaiting, self._clock())
             held = {one.id for one in awaiting}
             found = [replace(one, state="pending", probe_at=None) if one.id in held else one for one in found]
-        minimum = self.settings().handshake
-        if idle := [one.id for one in found if handshake.is_asked_no_more(one, minimum, self.infer)]:
-            await self.store.ask_again(idle, self.clock())
+        minimum = self._shared.settings.handshake
+        if idle := [one.id for one in found if handshake.is_asked_no_more(one, minimum, infer_kind)]:
+            await self._rows.ask_again(idle, self._clock())
         if any(one.state == "pending" for one in found):
             self._soon.set()
         return found
@@ -110,17 +97,17 @@ class Handshakes:
 
     async def run_once(self) -> float:
         """Starts due handshakes, up to MAX_ASKING at once. Returns the seconds until the next one."""
-        now = self.clock()
-        due = await self.store.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
+        now = self._clock()
+        due = await self._rows.due_handshakes(now, after=self._after, count=SWEEP_COUNT)
         self._after = due[-1] if len(due) == SWEEP_COUNT else FIRST
-        for one in await self.subscriptions.some([id for _, id in due], failed={}) if due else ():
+        for one in await self._subscriptions.some([id for _, id in due], failed={}) if due else ():
             host = host_of(one.sink)
             if len(self._asking) < MAX_ASKING and one.id not in self._asking and host not in self._asking.values():
                 self._asking[one.id] = host
                 self.tasks.start(self._handshake(one))
         if self._after != FIRST:
             return 0.0 if len(self._asking) < MAX_ASKING else IDLE_SECONDS
-        at = await self.store.next_handshake_at(now)
+        at = await self._rows.next_handshake_at(now)
         return IDLE_SECONDS if at is None else min(max(at - now, 0.0), IDLE_SECONDS)
 
     async def stop(self, timeout_seconds: float) -> None:
@@ -143,27 +130,27 @@ class Handshakes:
             self._soon.set()  # the next handshake may start
 
     async def _ask_in_turn(self, subscription: Subscription) -> None:
-        settings = self.settings()
-        now = self.clock()
+        settings = self._shared.settings
+        now = self._clock()
         since = subscription.state_since or subscription.created_at
-        if not handshake.awaits_consent(subscription, settings.handshake, self.infer):  # the minimum was lowered
+        if not handshake.awaits_consent(subscription, settings.handshake, infer_kind):  # the minimum was lowered
             agreed = subscription.consent is not None and subscription.consent.granted
             if not agreed and 0 <= now - since < WAIVE_SECONDS:
-                await self.store.handshake_turn(subscription.id, now, since + WAIVE_SECONDS)
-            elif await self.store.waive_consent(subscription.id, now, "needs no consent"):
-                self.wake()
+                await self._rows.handshake_turn(subscription.id, now, since + WAIVE_SECONDS)
+            elif await self._rows.waive_consent(subscription.id, now, "needs no consent"):
+                self._shared.due.set()
             return
         until = now + settings.timeout_of(subscription) + MARGIN_SECONDS
-        if not await self.store.handshake_turn(subscription.id, now, until):
+        if not await self._rows.handshake_turn(subscription.id, now, until):
             return
-        present = await self.subscriptions.get(subscription.id)  # its sink may have changed before the turn
+        present = await self._subscriptions.get(subscription.id)  # its sink may have changed before the turn
         if present is None:
             return
         subscription, since = present, present.state_since or present.created_at
         origin = handshake.origin_name(settings.base_url)
         request = handshake.validation_request(subscription, origin)
-        response = await self.transport.send(request, timeout_seconds=settings.timeout_of(subscription))
-        now = self.clock()
+        response = await self._shared.transport.send(request, timeout_seconds=settings.timeout_of(subscription))
+        now = self._clock()
         result = handshake.read_validation(response, origin, now)
         if isinstance(result, Agreement):
             await self._end(subscription, handshake.consent_of(result, origin, now), "the sink has consented")
@@ -176,9 +163,9 @@ class Handshakes:
             return
         at = handshake.next_try_at(since=since, now=now, refusal=result)
         reason = f"{handshake.WAITS}: {why}" if at is not None else f"no consent within a day: {why}; resume asks again"
-        await self.store.postpone_handshake(subscription.id, until, at, reason)
+        await self._rows.postpone_handshake(subscription.id, until, at, reason)
 
     async def _end(self, subscription: Subscription, consent: Consent, reason: str) -> None:
-        kept = await self.store.end_handshake(subscription, consent, reason)
+        kept = await self._rows.end_handshake(subscription, consent, reason)
         log.info("handshake", subscription=subscription.id, host=host_of(subscription.sink), reason=reason, kept=kept)
-        self.wake()
+        self._shared.due.set()

@@ -6,7 +6,7 @@ any other attempt (`outcomes.py`), except that there is no sink to judge.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -32,12 +32,12 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Sent
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.errors import StoreError
-from relay.metrics import Metrics
 from relay.signals import Signals, Watch
 from relay.store.deliveries.pulls import EndedLeases, Judge, PullRequest, Settled, Settlement
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
+    from relay.delivery.shared import Shared
     from relay.store.deliveries.pulls import PullStore
 
 LOOK_SECONDS = 0.05
@@ -114,37 +114,21 @@ class Arrivals:
 
 
 class Pulls:
-    """The deliveries of pull subscriptions. The caller has found the subscription and checked access to it.
+    """The deliveries of pull subscriptions. The caller has found the subscription and checked access to it."""
 
-    policy    returns the current delivery policy
-    recorded  called with each event that was recorded
-    """
-
-    def __init__(
-        self,
-        rows: "PullStore",
-        *,
-        policy: Callable[[], Policy],
-        clock: Clock,
-        lease_clock: Clock,
-        signals: Signals,
-        metrics: Metrics,
-        recorded: Callable[[Event], None] = lambda event: None,
-    ) -> None:
-        self._rows = rows
-        self._policy = policy
-        self._clock = clock
-        self._lease_clock = lease_clock
-        self._signals = signals
-        self._metrics = metrics
-        self._recorded = recorded
-        self.arrivals = Arrivals(rows, signals, clock)
+    def __init__(self, shared: "Shared") -> None:
+        self._shared = shared
+        self._rows = shared.store.pulls
+        self._clock = shared.clock
+        self._signals = shared.signals
+        self._metrics = shared.metrics
+        self.arrivals = Arrivals(shared.store.pulls, shared.signals, shared.clock)
 
     async def pull(
         self, subscription: Subscription, count: int, lease_seconds: float
     ) -> tuple[tuple[Claimed, ...], float]:
         """Claims up to `count` deliveries under a lease. Returns them, and when the lease ends."""
-        now, taken_at = self._clock(), self._lease_clock()
+        now, taken_at = self._clock(), self._shared.lease_clock()
         until = taken_at + lease_seconds
         token = lease_token(subscription.id, now=now, until=until, nonce=secrets.token_hex(8))
         request = PullRequest(
@@ -181,7 +165,7 @@ class Pulls:
                 subscription_id=subscription.id,
                 judge=judge,
                 now=self._clock(),
-                taken_at=self._lease_clock(),
+                taken_at=self._shared.lease_clock(),
                 count=ENDED_AT_ONCE,
             )
             count, events = await self._rows.end_leases(ended)
@@ -194,7 +178,7 @@ class Pulls:
 
     async def ended(self) -> list[str]:
         """The subscriptions with expired leases that are not recorded yet."""
-        return await self._rows.with_ended_leases(self._lease_clock())
+        return await self._rows.with_ended_leases(self._shared.lease_clock())
 
     async def lag(self, subscription_id: str, count: int = LAG_COUNTED) -> Lag:
         """The unacknowledged deliveries. At most `count` are counted."""
@@ -219,10 +203,12 @@ class Pulls:
         for event in events:
             if event.type == DELIVERY_EXPIRED:
                 self._metrics.count_dead(subscription, event.recorded_at)
-            self._recorded(event)
+            self._shared.recorded(event)
+        if events:
+            self._shared.due.set()
 
     def _judge(self, subscription: Subscription, reason: str, delay_seconds: float | None = None) -> Judge:
-        policy, now = self._policy(), self._clock()
+        policy, now = self._shared.policy, self._clock()
         return lambda claimed: pull_result(claimed, subscription, policy, now, reason, delay_seconds)
 
 

@@ -1,8 +1,13 @@
 """The settings of delivery, as values. See docs/settings.md, `delivery`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from relay.core.subscriptions.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS, Handshake, Subscription
+from relay.core.subscriptions.subscription import (
+    DEFAULT_RETRY_SCHEDULE_SECONDS,
+    Handshake,
+    SigningSecret,
+    Subscription,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,6 +16,8 @@ class DeliverySettings:
 
     handshake  the minimum handshake for every sink
     base_url   URL of this relay
+    public_url  the same if it is for links, see `RenderContext`
+    callback_secrets  sign requests to callback URLs; without any the stored ones do
     """
 
     concurrency: int = 256
@@ -22,6 +29,8 @@ class DeliverySettings:
     dataschema_base: str = ""
     handshake: Handshake = "off"
     base_url: str = ""
+    public_url: str | None = None
+    callback_secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)
 
     def timeout_of(self, subscription: Subscription) -> float:
         """The timeout of one attempt, in seconds."""

@@ -4,15 +4,13 @@ A subscription's own secrets make `v1` signatures, the relay's key pair makes `v
 relay's default secret, so they get both: a holder of that secret can forge a `v1`, but never a `v1a`.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from relay.core.subscriptions import signing
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 
 if TYPE_CHECKING:
-    from relay.store.subscriptions.secrets import SecretStore
-    from relay.store.subscriptions.subscriptions import SubscriptionStore
+    from relay.delivery.shared import Shared
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -20,31 +18,23 @@ Headers = tuple[tuple[str, str], ...]
 class Signer:
     """Signs requests. Rotated secrets sign until they expire."""
 
-    def __init__(
-        self,
-        subscriptions: "SubscriptionStore",
-        secrets: "SecretStore",
-        configured: Callable[[], tuple[SigningSecret, ...]] = tuple,
-    ) -> None:
-        """`configured`: the callback secrets of the settings; without any the stored ones sign."""
-        self._subscriptions = subscriptions
-        self._secrets = secrets
-        self._configured = configured
+    def __init__(self, shared: "Shared") -> None:
+        self._shared = shared
         self._stored: tuple[SigningSecret, ...] = ()
         self._keys: tuple[SigningSecret, ...] = ()
         self._version = -1
 
     async def refresh(self) -> None:
         """Reloads the relay's secrets and keys if they, or a subscription, have changed."""
-        version = self._subscriptions.version
+        version = self._shared.store.subscriptions.version
         if version != self._version:
-            self._stored, self._keys = await self._secrets.own_secrets()
+            self._stored, self._keys = await self._shared.store.secrets.own_secrets()
             self._version = version
 
     @property
     def callback_secrets(self) -> tuple[SigningSecret, ...]:
         """The secrets of requests to callback URLs, the newest first."""
-        return self._configured() or self._stored
+        return self._shared.settings.callback_secrets or self._stored
 
     @property
     def keys(self) -> tuple[SigningSecret, ...]:

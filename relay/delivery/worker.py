@@ -10,14 +10,13 @@ an outcome.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
 from relay.core.deliveries import ledger, retry
 from relay.core.deliveries.broker import BEHIND, Broker, order_of
 from relay.core.deliveries.bundles import message_id, outcome_of_bundle
@@ -35,32 +34,28 @@ from relay.core.deliveries.dialogue import SHARED, Ended, Memory, Step, Steps, i
 from relay.core.events.event import Event
 from relay.core.events.sentences import counted
 from relay.core.jobs.recipient import Recipient
-from relay.core.records import AttemptRecorded, AttemptResult, Lease, MemoryTurn
+from relay.core.records import AttemptRecorded, AttemptResult, MemoryTurn
 from relay.core.subscriptions.handshake import REQUEST_ORIGIN
 from relay.core.subscriptions.subscription import Subscription
 from relay.core.text import storable
 from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
-from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, acknowledged, attempt_result
-from relay.delivery.publishing import Publish, published
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, attempt_result
+from relay.delivery.publishing import published
 from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import DecryptError, StoreError, ValueRefused
-from relay.holder import Holder
 from relay.limiter import Limiter, Value
 from relay.log import shows_deliveries
-from relay.metrics import Metrics
 from relay.redaction import secrets_of, without
 from relay.tasks import Tasks
 from relay.turns import TURN_SECONDS
+from subscribers.base import RenderContext
 
 if TYPE_CHECKING:
-    from relay.http.sender import Transport
-    from relay.store.deliveries.deliveries import DeliveryStore
-    from relay.store.deliveries.memories import MemoryStore
-    from relay.store.subscriptions.subscriptions import SubscriptionStore
-    from subscribers.base import Dialogue, Kind, RenderContext
+    from relay.delivery.shared import Shared
+    from subscribers.base import Dialogue, Kind
 
 PROMPT_MS = 1000.0
 """Response time up to which deliveries are claimed before slots are free: they get one long before the lease ends."""
@@ -78,53 +73,34 @@ _TELLING = {"delivered": 0, "retry": 1}
 log = structlog.get_logger("relay.delivery")
 
 
-@dataclass(kw_only=True, eq=False)
 class Worker:
-    """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task.
+    """Attempts claimed deliveries. `start()` returns at once; the attempt runs in its own task."""
 
-    wake      makes the dispatcher scan at once
-    holder    the holder name of this node's leases
-    context   values for rendering
-    publish   publishes to brokers
-    policy    returns the current settings and source of randomness
-    lease     makes a lease for an attempt of a given timeout, in seconds
-    recorded  called with each event that an attempt caused, after the commit
-    recipient  reads the recipient in a job's create, if it was captured
-    """
-
-    slots: Slots
-    tasks: Tasks
-    wake: Callable[[], None]
-    holder: Holder
-    deliveries: "DeliveryStore"
-    subscriptions: "SubscriptionStore"
-    memories: "MemoryStore"
-    transport: "Transport"
-    publish: Publish
-    credentials: Credentials
-    context: "RenderContext"
-    clock: Clock
-    lease_clock: Clock
-    policy: Callable[[], Policy]
-    metrics: Metrics
-    lease: Callable[[float], Lease]
-    signer: Signer
-    recorded: Callable[[Event], None]
-    recipient: Callable[[str], Awaitable[Recipient | None]]
-
-    def __post_init__(self) -> None:
+    def __init__(self, shared: "Shared", slots: Slots, tasks: Tasks, signer: Signer) -> None:
         self.answered = 0
         """Number of completed exchanges with sinks."""
         self.undecryptable: dict[str, DecryptError] = {}
         """See `Dispatcher.undecryptable`."""
-        self.messages = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
+        self.context = RenderContext(public_url=shared.settings.public_url)
+        self.credentials = Credentials(
+            transport=shared.transport, store=shared.store.credentials, clock=shared.clock, tasks=tasks
+        )
+        self._shared = shared
+        self._slots = slots
+        self._tasks = tasks
+        self._signer = signer
+        self._deliveries = shared.store.deliveries
+        self._memories = shared.store.memories
+        self._clock = shared.clock
+        self._metrics = shared.metrics
+        self._messages = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
         """Renders messages without templates."""
-        self.renders = Limiter(at_once=1)
+        self._renders = Limiter(at_once=1)
         """Renders templates."""
 
     def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:
         """Starts a task that attempts the deliveries of a request, in its slot or as soon as a slot is free."""
-        self.tasks.start(self._work(target, claimed, has_slot=has_slot))
+        self._tasks.start(self._work(target, claimed, has_slot=has_slot))
 
     async def exchange(
         self,
@@ -139,11 +115,11 @@ class Worker:
         is stored. A dry run sends nothing. `deliveries`: the `Claimed.round_id` of each event; None for a sample.
         Returns an exchange per event: the same object for all events that shared a response."""
         if len(events) > 1:
-            self.metrics.bundled_events.labels(kind.name).inc(len(events))
+            self._metrics.bundled_events.labels(kind.name).inc(len(events))
         try:
             broker = kind.broker(subscription)
         except Exception as error:
-            found = [unrendered(error, self.clock(), events[0].id)] * len(events)
+            found = [unrendered(error, self._clock(), events[0].id)] * len(events)
         else:
             if broker is not None:
                 found = await self._published(subscription, kind, broker, events, deliveries)
@@ -151,14 +127,14 @@ class Worker:
                 memory: Memory = {} if turn is None else turn.memory
                 found = [await self._sent(subscription, kind, events, memory, turn)]
         self.answered += 1
-        now = self.clock()
-        self.metrics.observe_attempt(subscription, kind.name, found[0].response.duration_ms / 1000, now)
+        now = self._clock()
+        self._metrics.observe_attempt(subscription, kind.name, found[0].response.duration_ms / 1000, now)
         exchanges = [(sent, self._outcome_of(subscription, kind, sent)) for sent in found]
         if len(events) > len(exchanges):
             sent, outcome = exchanges[0]
             exchanges = [(sent, outcome_of_bundle(outcome, sent.response))]
         for verdict, count in Counter([outcome.verdict for _, outcome in exchanges]).items():
-            self.metrics.count_attempts(subscription, kind.name, verdict, count, now)
+            self._metrics.count_attempts(subscription, kind.name, verdict, count, now)
         return exchanges if len(exchanges) == len(events) else exchanges * len(events)
 
     async def _published(
@@ -169,13 +145,22 @@ class Worker:
         events: Sequence[Event],
         deliveries: Sequence[str | None],
     ) -> list[Sent]:
-        limiter = self.renders if subscription.has_template else self.messages
+        limiter = self._renders if subscription.has_template else self._messages
         make = partial(limiter.step, subscription.owner)
         if subscription.is_dry:
             return [await make(partial(self._dry, subscription, kind, event)) for event in events]
-        seconds = self._timeout_of(subscription)
+        seconds = self._shared.settings.timeout_of(subscription)
         return await published(
-            self.publish, kind, subscription, broker, events, deliveries, self.context, seconds, self.clock, make
+            self._shared.publish,
+            kind,
+            subscription,
+            broker,
+            events,
+            deliveries,
+            self.context,
+            seconds,
+            self._clock,
+            make,
         )
 
     def _dry(self, subscription: Subscription, kind: "Kind", event: Event) -> Sent:
@@ -183,7 +168,7 @@ class Worker:
         try:
             return self._made_up(subscription, kind, None, [event], None)
         except Exception as error:
-            return unrendered(error, self.clock(), event.id)
+            return unrendered(error, self._clock(), event.id)
 
     async def _sent(
         self,
@@ -206,24 +191,24 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:
-            failed = unrendered(error, self.clock(), events[0].id, private=recipient is not None)
+            failed = unrendered(error, self._clock(), events[0].id, private=recipient is not None)
             if failed.outcome is not None and ledger.is_open(memory):
                 return replace(failed, outcome=ledger.still_in_doubt(failed.outcome))
             return failed
         if dialogue is not None:
             return await self._converse(subscription, dialogue, events[0], memory, turn, recipient)
         assert request is not None
-        return await self._send(subscription, request, self._timeout_of(subscription))
+        return await self._send(subscription, request, self._shared.settings.timeout_of(subscription))
 
     async def _in_turn(self, subscription: Subscription, compute: Callable[[], Value]) -> Value:
         """The result of `compute`: at once, or in its owner's turn for a template."""
-        return await self.renders.step(subscription.owner, compute) if subscription.has_template else compute()
+        return await self._renders.step(subscription.owner, compute) if subscription.has_template else compute()
 
     async def _recipient(self, subscription: Subscription, kind: "Kind", event: Event) -> Recipient | None:
         """The recipient in the create of the event's job, if the kind wants it and it was captured."""
         if event.job_uid is None or not kind.wants_recipient(subscription):
             return None
-        return await self.recipient(event.job_uid)
+        return await self._shared.store.jobs.recipient(event.job_uid)
 
     def _made_up(
         self,
@@ -234,7 +219,7 @@ class Worker:
         recipient: Recipient | None,
     ) -> Sent:
         """The requests of a dry run, with placeholders for the sink's answers and the recipient."""
-        now = self.clock()
+        now = self._clock()
         response = Response(started_at=now, duration_ms=0.0)
         if dialogue is None:
             request = self.signed(subscription, kind, *events)
@@ -268,7 +253,7 @@ class Worker:
             if ledger.is_settled(memory):
                 return _written()
             context = replace(self._context(recipient), known=known) if known else self._context(recipient)
-            return dialogue.steps(event, subscription, context, memory, self.clock())
+            return dialogue.steps(event, subscription, context, memory, self._clock())
 
         async def save(remember: Memory | None, share: Memory | None) -> bool:
             if turn is None:
@@ -277,24 +262,23 @@ class Worker:
                 return False
             kept = [] if remember is None else [(turn, remember)]
             kept += [] if share is None else [(one, share) for one in turn.shared]
-            return all([await self.memories.keep(one, what, self.clock()) for one, what in kept])
+            return all([await self._memories.keep(one, what, self._clock()) for one, what in kept])
 
         async def send(step: Step, seconds: float) -> Sent:
             return await self._send(subscription, step.request, seconds)
 
-        seconds, private = self._timeout_of(subscription), recipient is not None
+        seconds, private = self._shared.settings.timeout_of(subscription), recipient is not None
         take = partial(self._in_turn, subscription)
         return await converse(
-            steps, send, save, seconds, self.clock, event.id, memory, known, private=private, take=take
+            steps, send, save, seconds, self._clock, event.id, memory, known, private=private, take=take
         )
-
-    def _timeout_of(self, subscription: Subscription) -> float:
-        return self.policy().settings.timeout_of(subscription)
 
     async def _send(self, subscription: Subscription, request: OutboundRequest, seconds: float) -> Sent:
         if subscription.credential is not None:
             return await self.credentials.send(subscription, request, seconds)
-        return Sent(headers=request.headers, response=await self.transport.send(request, timeout_seconds=seconds))
+        return Sent(
+            headers=request.headers, response=await self._shared.transport.send(request, timeout_seconds=seconds)
+        )
 
     def signed(self, subscription: Subscription, kind: "Kind", *events: Event) -> OutboundRequest:
         """The request as it would be sent now."""
@@ -307,67 +291,67 @@ class Worker:
             headers += ((REQUEST_ORIGIN, subscription.consent.origin),)
         if kind.signed:
             id = message_id([event.id for event in events])
-            headers += self.signer.headers(subscription, message_id=id, now=self.clock(), body=request.body)
+            headers += self._signer.headers(subscription, message_id=id, now=self._clock(), body=request.body)
         return OutboundRequest(url=request.url, method=request.method, headers=headers, body=request.body)
 
     def _outcome_of(self, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
         if sent.outcome is not None:
             return _shown(sent.outcome, subscription, kind, sent)
         try:
-            return _shown(kind.classify(sent.response, self.clock()), subscription, kind, sent)
+            return _shown(kind.classify(sent.response, self._clock()), subscription, kind, sent)
         except Exception:
             log.exception("classify_failed", subscription=subscription.id)
-            return retry.http_outcome(sent.response, self.clock())
+            return retry.http_outcome(sent.response, self._clock())
 
     # --- one slot's task
 
     async def _work(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> None:
         """Attempts the deliveries of a request, then those claimed by recording them, until none are claimed."""
-        self.metrics.deliveries_in_flight.inc()
+        self._metrics.deliveries_in_flight.inc()
         try:
             while following := await self._one(target, claimed, has_slot=has_slot):
                 claimed, has_slot = following[:1], False
                 for other in following[1:]:
-                    self.tasks.start(self._work(target, (other,), has_slot=False))
+                    self._tasks.start(self._work(target, (other,), has_slot=False))
         except StoreError as error:
             if isinstance(error, DecryptError):
                 self.undecryptable[target.subscription.id] = error
             log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
-            self.wake()
+            self._shared.due.set()
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
-            self.wake()
+            self._shared.due.set()
         finally:
-            self.metrics.deliveries_in_flight.dec()
+            self._metrics.deliveries_in_flight.dec()
 
     async def _one(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> tuple[Claimed, ...]:
         """Attempts the deliveries of a request, or releases them unsent. Returns the deliveries to continue with."""
         backlogged = claimed[0].priority > 0
         if backlogged:
-            self.slots.count_backlogged(target, 1)
+            self._slots.count_backlogged(target, 1)
         else:
-            self.slots.fresh_came(self.clock())
+            self._slots.fresh_came(self._clock())
         try:
             unsent = self._must_release(claimed[0])
             if not (has_slot or unsent):
-                has_slot = await self.slots.wait_for_slot(target)
+                has_slot = await self._slots.wait_for_slot(target)
                 # the sink may have asked for a pause, or the subscription may be gone
-                unsent = not (target.known and target.sink.may_send(self.clock())) or self._must_release(claimed[0])
+                unsent = not (target.known and target.sink.may_send(self._clock())) or self._must_release(claimed[0])
             if has_slot and unsent:
-                self.slots.vacate(target)
+                self._slots.vacate(target)
             if unsent or not has_slot:
-                return await self._release(claimed, at_once(self.clock()))
+                return await self._release(claimed, at_once(self._clock()))
             return await self._deliver(target, claimed)
         finally:
             if backlogged:
-                self.slots.count_backlogged(target, -1)
+                self._slots.count_backlogged(target, -1)
 
     async def _deliver(self, target: Target, claimed: Sequence[Claimed]) -> tuple[Claimed, ...]:
         """One attempt in its slot, which is freed with the response. Returns the deliveries to continue with."""
         subscription, kind, first = target.subscription, target.kind, claimed[0]
         try:
-            now = self.clock()
-            if first.lease_until - self.lease_clock() < self.policy().settings.timeout_of(subscription):
+            now = self._clock()
+            if first.lease_until - self._shared.lease_clock() < self._shared.settings.timeout_of(subscription):
                 log.warning("lease_too_old", delivery=first.id)
                 return await self._release(claimed, at_once(now))
             # changed since the claim: its sink has not consented, or no longer bundles
@@ -384,14 +368,14 @@ class Worker:
             sent, outcome = _telling(exchanges)
             target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
         finally:
-            self.slots.vacate(target)
+            self._slots.vacate(target)
         try:
             results = self._results(target, claimed, exchanges, turn)
         except Exception:
             log.exception("attempt_not_shown", delivery=first.id)
             results = self._results(target, claimed, [(_plain(one), came) for one, came in exchanges], turn)
         next_count = results[0].next_count
-        self.slots.count_committing(target, next_count)
+        self._slots.count_committing(target, next_count)
         try:
             results, recorded = await self._record(results)
             result = next((one for one in results if one.state != "delivered"), results[0])
@@ -400,9 +384,9 @@ class Worker:
                 by_proxy = sent.response.error == PROXY_ERROR
                 await self._after(target, result, results, recorded, outcome, by_proxy=by_proxy)
         finally:
-            self.slots.count_committing(target, -next_count)
+            self._slots.count_committing(target, -next_count)
         if not recorded[0].next and (target.slots.has_backlog or result.next_lease is None):
-            self.wake()  # nothing claimed: the scan finds when the next one is due
+            self._shared.due.set()  # nothing claimed: the scan finds when the next one is due
         return recorded[0].next
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
@@ -417,14 +401,14 @@ class Worker:
             return None, False
         shared: list[MemoryTurn] = []
         for shared_key in await self._shared_keys(target, dialogue, claimed):
-            one = await self.memories.take(claimed, shared_key, self.lease_clock(), self.clock(), SHARED)
+            one = await self._memories.take(claimed, shared_key, self._shared.lease_clock(), self._clock(), SHARED)
             if one is None:
-                await self.memories.free(shared, self.clock())
+                await self._memories.free(shared, self._clock())
                 return None, True
             shared.append(one)
-        turn = await self.memories.take(claimed, key, self.lease_clock(), self.clock())
+        turn = await self._memories.take(claimed, key, self._shared.lease_clock(), self._clock())
         if turn is None:
-            await self.memories.free(shared, self.clock())
+            await self._memories.free(shared, self._clock())
             return None, True
         return replace(turn, shared=tuple(shared)) if shared else turn, False
 
@@ -444,12 +428,12 @@ class Worker:
 
     def _must_release(self, claimed: Claimed) -> bool:
         """True if a delivery must not be sent: this node is stopping, or another one may have taken it over."""
-        return self.slots.closed or self.holder.has_lost(claimed.lease_token)
+        return self._slots.closed or self._shared.holder.has_lost(claimed.lease_token)
 
     async def _release(self, claimed: Sequence[Claimed], due_at: float) -> tuple[Claimed, ...]:
         """Gives deliveries back unsent. Returns no delivery to continue with."""
-        await self.deliveries.release(claimed, due_at)
-        self.wake()
+        await self._deliveries.release(claimed, due_at)
+        self._shared.due.set()
         return ()
 
     async def _record(
@@ -463,8 +447,8 @@ class Worker:
         while True:
             try:
                 if len(results) == 1:
-                    return results, (await self.deliveries.record_attempt(results[0]),)
-                return results, await self.deliveries.record_bundle(results)
+                    return results, (await self._deliveries.record_attempt(results[0]),)
+                return results, await self._deliveries.record_bundle(results)
             except Exception as error:
                 if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
                     log.exception("mark_impossible", delivery=results[0].claimed.id)
@@ -473,7 +457,7 @@ class Worker:
                         raise
                     results = reduced
                     continue
-                if self.slots.closed:
+                if self._slots.closed:
                     raise
                 log.error("mark_failed", delivery=results[0].claimed.id, error=str(error))
             results = [replace(result, next_lease=None) for result in results]  # the lease would be old
@@ -490,7 +474,7 @@ class Worker:
     ) -> Sequence[AttemptResult]:
         """Decides the result of a request for each of its deliveries, and pauses the sink, if needed, before the
         commit."""
-        now, policy = self.clock(), self.policy()
+        now, policy = self._clock(), self._shared.policy
         sent, outcome = _telling(exchanges)
         if outcome.judges_sink:
             target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
@@ -527,7 +511,7 @@ class Worker:
             shown = results[0].attempt if results and not each_its_own else None
             result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
             if pause_until:  # without a response (no token): pauses only this subscription
-                self.slots.pause(target, pause_until, shared=sent.response.status_code is not None)
+                self._slots.pause(target, pause_until, shared=sent.response.status_code is not None)
             results.append(result)
             if order is not None and result.state == "pending":
                 again.setdefault(order, result.due_at)
@@ -540,17 +524,17 @@ class Worker:
 
         prompt  the sink responds quickly: also claims for slots that are not free yet
         """
-        limit = self.slots.backlogged_limit(target, now)
+        limit = self._slots.backlogged_limit(target, now)
         backlogged = limit == math.inf or (claimed.priority > 0 and target.slots.backlogged <= limit)
         sink = target.sink
         by_scan = (
             sink.recovered or sink.rate is not None or target.bundle is not None or sink.per_second(now) is not None
         )
-        if by_scan or self.slots.closed or not target.known or not sink.may_send(now):
+        if by_scan or self._slots.closed or not target.known or not sink.may_send(now):
             return NextClaim(backlogged=backlogged)
-        free = self.slots.free(target, ahead=prompt)
+        free = self._slots.free(target, ahead=prompt)
         return NextClaim(
-            lease=self.lease(self.policy().settings.timeout_of(target.subscription)) if free > 0 else None,
+            lease=self._shared.lease(self._shared.settings.timeout_of(target.subscription)) if free > 0 else None,
             count=2 if free > 1 and (limit == math.inf or not backlogged) else 1,
             backlogged=backlogged,
         )
@@ -570,15 +554,15 @@ class Worker:
         for made, one in zip(results, recorded, strict=True):
             kept = one.kept if made is result else kept
             for event in made.events if one.kept else ():
-                self.recorded(event)
+                self._shared.recorded(event)
             if made.state == "dead" and one.kept:
-                self.metrics.count_dead(target.subscription, made.now)
+                self._metrics.count_dead(target.subscription, made.now)
             if made.state == "cancelled" and one.kept:
-                self.metrics.deliveries_skipped.labels(target.kind.name).inc()
+                self._metrics.deliveries_skipped.labels(target.kind.name).inc()
         if result.claimed.probe and kept:
             target.sink.plan_probe(result.probe_at)
         if result.disable is not None or result.recovers:
-            self.subscriptions.changed()
+            self._shared.store.subscriptions.changed()
         await self._store_health(target, outcome, result.now, by_proxy=by_proxy)
         attempt = result.attempt
         (log.info if result.state != "delivered" or shows_deliveries() else log.debug)(
@@ -599,7 +583,7 @@ class Worker:
             kept=kept,
         )
         if result.state == "pending" or result.disable is not None or result.events:
-            self.wake()
+            self._shared.due.set()
 
     async def _store_health(self, target: Target, outcome: Outcome, now: float, *, by_proxy: bool) -> None:
         """Stores the start of a sink's failures and the pause it asked for, for restarts and other nodes. Writes only
@@ -608,13 +592,13 @@ class Worker:
         if change is None:
             return
         if change.ends_outage:
-            self.wake()
+            self._shared.due.set()
         reason = outcome.reason if outcome.judges_sink else target.subscription.failing_reason
-        others = self.slots.pause_to_store(target, now)
+        others = self._slots.pause_to_store(target, now)
         for other in others:  # before the commit: others of the portal get the same answer meanwhile
             other.sink.pause_stored(change.paused_until)
         try:
-            await self.subscriptions.set_sink_health(
+            await self._shared.store.subscriptions.set_sink_health(
                 target.subscription.id,
                 failing_since=change.failing_since,
                 failing_reason=None if change.failing_since is None and not by_proxy else reason,

@@ -17,6 +17,7 @@ from relay.core.jobs.recipient import PARTS
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.polling.tracking import CallbackLimits
+from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.settings import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
 from relay.polling.account_settings import AccountSettings
@@ -82,6 +83,8 @@ class ComponentSettings:
             dataschema_base=self.base_url,
             handshake=self.settings.security.handshake,
             base_url=self.base_url,
+            public_url=self.base_url if self.settings.server.public_url else None,
+            callback_secrets=tuple(SigningSecret(value=secret) for secret in delivery.callback_secret or ()),
         )
 
     def of_tracking(self) -> CallbackLimits:

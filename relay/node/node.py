@@ -29,7 +29,7 @@ from relay.core.heartbeat import Progress
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
-from relay.delivery.signer import Signer
+from relay.delivery.shared import Shared
 from relay.errors import RelayError, StoreError
 from relay.holder import Holder
 from relay.http.sender import Sender
@@ -60,8 +60,6 @@ from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
 from relay.web.app import Web, create_web
-from subscribers import registry
-from subscribers.base import RenderContext
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
@@ -138,39 +136,19 @@ class Node:
         )
 
         # Deliveries.
-        lease_clock = store.database.lease_clock(clock)
-        self._signer = Signer(store.subscriptions, store.secrets, self._configured_secrets)
-        self.dispatcher = Dispatcher(
-            deliveries=store.deliveries,
-            subscriptions=store.subscriptions,
-            memories=store.memories,
-            handshakes=store.handshakes,
-            credentials=store.credentials,
-            kinds=registry.kinds().__getitem__,
-            context=RenderContext(public_url=settings.server.public_url and self.base_url),
+        delivery = Shared(
+            store=store,
+            settings=self._components.of_dispatcher(),
             transport=sender,
             publish=publishers.publish,
             clock=clock,
-            settings=self._components.of_dispatcher(),
+            lease_clock=store.database.lease_clock(clock),
             metrics=self.metrics_registry,
-            holder=self._holder,
-            lease_clock=lease_clock,
-            signer=self._signer,
-            infer=registry.infer_kind,
-            woken=self.signals.deliveries_changed,
-            recorded=self._on_recorded,
-            recipient=store.jobs.recipient,
-        )
-
-        self.pulls = Pulls(
-            store.pulls,
-            policy=lambda: self.dispatcher.policy,
-            clock=clock,
-            lease_clock=lease_clock,
             signals=self.signals,
-            metrics=self.metrics_registry,
-            recorded=self._on_proxy_recorded,
+            holder=self._holder,
         )
+        self.dispatcher = Dispatcher(delivery)
+        self.pulls = Pulls(delivery)
 
         # Polling.
         self.scheduler = Scheduler(clock)
@@ -480,13 +458,13 @@ class Node:
 
     async def callback_secret(self) -> str:
         """The secret that signs requests to callback URLs."""
-        await self._signer.refresh()
-        return self._signer.callback_secrets[0].value
+        await self.dispatcher.signer.refresh()
+        return self.dispatcher.signer.callback_secrets[0].value
 
     async def signing_keys(self) -> tuple[SigningSecret, ...]:
         """The private keys of `v1a` signatures, the newest first, with those that have just expired."""
-        await self._signer.refresh()
-        return self._signer.keys
+        await self.dispatcher.signer.refresh()
+        return self.dispatcher.signer.keys
 
     # --- wiring
 
@@ -536,9 +514,6 @@ class Node:
             holder=self._holder,
             find_adopted=self._find_adopted,
         )
-
-    def _configured_secrets(self) -> tuple[SigningSecret, ...]:
-        return tuple(SigningSecret(value=secret) for secret in self.settings.delivery.callback_secret or ())
 
     def _progress(self) -> dict[str, Progress]:
         """The loops that this node's roles run."""

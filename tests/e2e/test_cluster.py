@@ -14,7 +14,7 @@ import time_machine
 from relay.api.http import stream
 from relay.api.jobs import waiting
 from relay.clock import to_rfc3339
-from relay.delivery import dispatcher, pulls
+from relay.delivery import pulls, shared
 from relay.node import cluster
 from relay.proxy import reads
 from relay.store.databases import postgres
@@ -171,7 +171,7 @@ def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """None runs out in a test."""
     monkeypatch.setattr(cluster, "LEASE_SECONDS", 600.0)
     monkeypatch.setattr(cluster, "RENEW_SECONDS", 0.5)
-    monkeypatch.setattr(dispatcher, "LEASE_MARGIN_SECONDS", 600.0)
+    monkeypatch.setattr(shared, "LEASE_MARGIN_SECONDS", 600.0)
 
 
 @contextlib.asynccontextmanager
@@ -225,7 +225,7 @@ async def test_deliveries_of_a_dead_node_are_sent_by_another_at_once(
         sending.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(first.node.dispatcher._worker.transport, "send", hang)
+    monkeypatch.setattr(first.node.dispatcher.shared.transport, "send", hang)
     async with open_beside(first) as second:
         monkeypatch.setattr(second.node.dispatcher.slots, "closed", True)  # the first one is to have it
         job_id = await first.job()

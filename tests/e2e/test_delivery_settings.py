@@ -66,7 +66,7 @@ async def test_reload_applies_to_callbacks_and_subscriptions_without_own_setting
             found = await pauses(world, subscription["id"])
             assert all(pause <= one < pause + 5 for one in found), found
         targets = {target.subscription.id: target for target in world.node.dispatcher.slots}
-        settings = world.node.dispatcher.settings
+        settings = world.node.dispatcher.shared.settings
         assert {name: settings.timeout_of(target.subscription) for name, target in targets.items()} == {
             callback["id"]: 2,
             made["id"]: 2,

@@ -47,7 +47,7 @@ delivery:
 """
 CONSTANTS = {
     "relay.core.deliveries.ledger:SETTLE_SECONDS": 2.5,
-    "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7,
+    "relay.delivery.shared:LEASE_MARGIN_SECONDS": 0.7,
 }
 
 ACCOUNTS_PATH = "/api/v1/connect/accounts"

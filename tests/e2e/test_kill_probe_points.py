@@ -16,7 +16,7 @@ from tests.support.scale import scaled
 JOBS = 12
 STOP_SECONDS = 25.0
 DELIVERY = "  timeout_seconds: 2\n  disable_after_seconds: 1\n"
-CONSTANTS = {"relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7}
+CONSTANTS = {"relay.delivery.shared:LEASE_MARGIN_SECONDS": 0.7}
 
 
 async def until_state(world: World, state: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ SECONDS = {"sqlite": scaled(5.0, 24.0), "postgresql": scaled(8.0, 48.0)}
 BURSTS_PER_SECOND = 0.7
 IN_A_CROWD = {
     # On a busy machine a commit takes seconds, and must not outlast it.
-    "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 8.0,
+    "relay.delivery.shared:LEASE_MARGIN_SECONDS": 8.0,
     # Twelve nodes that tell each other that they live five times a second leave no time for what is measured.
     "relay.node.cluster:LEASE_SECONDS": 2.0,
     "relay.node.cluster:RENEW_SECONDS": 0.6,

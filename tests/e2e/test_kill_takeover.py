@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.kill_world import CONCURRENCY, DATABASES, Relay, World, check_the_promise, judged, open_world
 
 LONG_LEASES = {
-    "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 600.0,
+    "relay.delivery.shared:LEASE_MARGIN_SECONDS": 600.0,
     "relay.node.cluster:LEASE_SECONDS": 600.0,
     "relay.node.cluster:RENEW_SECONDS": 3.0,
     "relay.node.cluster:SCAN_SECONDS": 1.0,

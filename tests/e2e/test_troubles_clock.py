@@ -45,7 +45,7 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
     ahead = time.time() - time.monotonic()
     async with asyncio.timeout(120), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         dispatcher = world.node.dispatcher
-        transport = dispatcher._worker.transport
+        transport = dispatcher.shared.transport
         really_send, sent, answer = transport.send, asyncio.Event(), asyncio.Event()
 
         async def send(request: Any, *, timeout_seconds: float) -> Any:

@@ -133,8 +133,8 @@ async def test_delivery_that_is_retried_by_hand_is_stored_again_each_time(tmp_pa
 async def test_lost_acknowledgement_stores_no_message_twice(tmp_path, monkeypatch, rounds):
     """In the first round, and after a replay."""
     async with open_nats(tmp_path) as bus:
-        worker = bus.world.node.dispatcher._worker
-        publish, lost = worker.publish, Counter[str]()
+        shared = bus.world.node.dispatcher.shared
+        publish, lost = shared.publish, Counter[str]()
 
         async def lossy(broker: Broker, messages: Sequence[Message], seconds: float) -> Sequence[Response]:
             answers = await publish(broker, messages, seconds)
@@ -145,7 +145,7 @@ async def test_lost_acknowledgement_stores_no_message_twice(tmp_path, monkeypatc
                 for message, answer in zip(messages, answers, strict=True)
             ]
 
-        monkeypatch.setattr(worker, "publish", lossy)
+        monkeypatch.setattr(shared, "publish", lossy)
         subscription = await bus.subscribe("orders.a")
         await bus.publish()
         found = await bus.deliveries(subscription)

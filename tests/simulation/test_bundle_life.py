@@ -11,7 +11,7 @@ import pytest
 
 from relay.core.deliveries.bundles import Bundle
 from relay.core.deliveries.delivery import OutboundRequest, Response
-from relay.delivery import dispatcher
+from relay.delivery import shared
 from subscribers.webhook import Webhook
 from tests.support.simulation_world import SECRET, World, crashing, open_world, seen
 from tests.support.store_kit import rows
@@ -260,7 +260,7 @@ async def test_batch_whose_lease_is_too_old_is_sent_by_its_next_claim(
         await world.subscribe(options=BATCH)
         await world.register("a", ended())
         await world.run(4)
-        monkeypatch.setattr(dispatcher, "LEASE_MARGIN_SECONDS", -1.0)
+        monkeypatch.setattr(shared, "LEASE_MARGIN_SECONDS", -1.0)
         world.clock.advance(2)
         await world.dispatcher.run_once()
         await world.dispatcher.drain()

@@ -322,7 +322,7 @@ async def test_delivery_waiting_for_a_slot_is_not_sent_after_its_subscription_is
 
 async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
     async with open_world(tmp_path) as world:
-        world.dispatcher.configure(replace(world.dispatcher.settings, concurrency=10, per_host=4))
+        world.dispatcher.configure(replace(world.dispatcher.shared.settings, concurrency=10, per_host=4))
         sink = SlowSink(world)
         for nth in range(30):
             await world.subscribe(sink=f"https://{'one' if nth % 2 else nth}.test/{nth}", ordering="none")
@@ -774,14 +774,14 @@ async def test_deliveries_leased_by_a_poll_need_no_scan(tmp_path):
         await world.subscribe()
         await world.register("a", *life("queued", "running", "succeeded"))
         await world.dispatcher.run_once()
-        world.dispatcher._wake.clear()
+        world.dispatcher.shared.due.clear()
         for _ in range(3):
             world.clock.advance(60)
             await world.poller.run_once()
             await world.poller.drain()
             await world.dispatcher.drain()
         assert len(world.sink.requests) == 3
-        assert not world.dispatcher._wake.is_set()
+        assert not world.dispatcher.shared.due.is_set()
 
 
 @pytest.mark.parametrize("why", ["a callback", "no free slot", "a new subscription", "the write's answer is lost"])
@@ -805,11 +805,11 @@ async def test_deliveries_a_poll_could_not_lease_are_scanned_for(tmp_path, why):
 
             world.store.jobs.record = lost
         await world.register("a", seen("queued"), callback=callback)
-        world.dispatcher._wake.clear()
+        world.dispatcher.shared.due.clear()
         world.clock.advance(1)
         await world.poller.run_once()
         await world.poller.drain()
-        assert world.dispatcher._wake.is_set()
+        assert world.dispatcher.shared.due.is_set()
 
 
 async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_path):
@@ -821,7 +821,7 @@ async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_pat
 
         async def with_a_scan(one):
             recorded = await record(one)
-            world.dispatcher._wake.clear()
+            world.dispatcher.shared.due.clear()
             await world.dispatcher.run_once()
             return recorded
 
@@ -830,7 +830,7 @@ async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_pat
         await world.poller.run_once()
         await world.poller.drain()
         assert len(world.sink.requests) == 1
-        assert world.dispatcher._wake.is_set()
+        assert world.dispatcher.shared.due.is_set()
         await world.deliver()
         assert await states(world) == ["delivered", "delivered"]
 
@@ -854,11 +854,11 @@ async def test_result_recorded_after_a_database_error_triggers_a_scan(tmp_path, 
         world.clock.advance(1)
         await world.poller.run_once()
         await world.poller.drain()
-        world.dispatcher._wake.clear()
+        world.dispatcher.shared.due.clear()
         await world.dispatcher.drain()
         assert refused
         assert sorted(await states(world)) == ["delivered", "pending"]
-        assert world.dispatcher._wake.is_set()
+        assert world.dispatcher.shared.due.is_set()
         await world.deliver()
         assert await states(world) == ["delivered", "delivered"]
 
@@ -869,12 +869,12 @@ async def test_event_caused_by_a_delivery_is_scanned_for(tmp_path):
         await world.subscribe(sink="https://other.test/", types=("relay.delivery.expired",))
         await world.dispatcher.run_once()
         await world.register("a", seen("queued"))
-        world.dispatcher._wake.clear()
+        world.dispatcher.shared.due.clear()
         world.clock.advance(1)
         await world.poller.run_once()
         await world.poller.drain()
         await world.dispatcher.drain()
-        assert world.dispatcher._wake.is_set()
+        assert world.dispatcher.shared.due.is_set()
         await world.deliver()
         assert sorted(await states(world)) == ["dead", "delivered"]
 

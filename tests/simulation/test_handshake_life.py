@@ -75,7 +75,7 @@ async def open_receivers(tmp_path: Path, **settings: Any) -> AsyncIterator[tuple
 
         def dispatcher() -> Dispatcher:
             made = make()
-            made.configure(replace(made.settings, base_url=BASE, **settings))
+            made.configure(replace(made.shared.settings, base_url=BASE, **settings))
             return made
 
         world._new_dispatcher = dispatcher  # type: ignore[method-assign]
@@ -131,7 +131,7 @@ async def test_origin_of_the_handshake_is_in_every_request_since(tmp_path):
         await world.subscribe(sink="https://other.test/")
         receivers.consents(origin=ORIGIN)
         await ask(world)
-        world.dispatcher.configure(replace(world.dispatcher.settings, base_url="https://renamed.test"))
+        world.dispatcher.configure(replace(world.dispatcher.shared.settings, base_url="https://renamed.test"))
         await event(world, "job")
         origins = {
             request.url: dict(request.headers).get("WebHook-Request-Origin")
@@ -386,7 +386,7 @@ async def test_minimum_of_the_settings_holds_for_subscriptions_that_were_enabled
         made = await world.subscribe(sink=SINK)
         failing = await world.subscribe(sink="https://failing.test/", state="disabled", probe_at=world.clock())
         gone = await world.subscribe(sink="https://gone.test/", state="disabled")
-        world.dispatcher.configure(replace(world.dispatcher.settings, handshake="required"))
+        world.dispatcher.configure(replace(world.dispatcher.shared.settings, handshake="required"))
         await event(world, "job")
         assert receivers.events == []
         assert [(await standing(world, one)).state for one in (made, failing, gone)] == [
@@ -427,7 +427,7 @@ async def test_lowered_minimum_enables_what_is_asked_no_more(tmp_path, own, mini
         await world.step(3_600)
         await ask(world)
         assert (await standing(world, made)).state == "pending"
-        world.dispatcher.configure(replace(world.dispatcher.settings, handshake=minimum))
+        world.dispatcher.configure(replace(world.dispatcher.shared.settings, handshake=minimum))
         world.store.subscriptions.changed()  # as after a start
         await world.step(1)
         await ask(world)
@@ -451,7 +451,6 @@ async def test_callback_is_asked_once_before_its_first_event(tmp_path):
 
 async def test_chat_service_needs_no_handshake_whatever_the_minimum(tmp_path):
     async with open_receivers(tmp_path, handshake="required") as (world, receivers):
-        world.dispatcher.handshakes.infer = lambda sink: "slack"
         await world.subscribe(sink="https://hooks.slack.com/services/T/B/x", kind="slack")
         await event(world, "job")
         assert receivers.methods() == ["POST"]
@@ -472,7 +471,7 @@ async def test_one_node_at_a_time_asks_a_sink(tmp_path):
 async def test_nodes_with_different_minimums_do_not_change_a_state_back_and_forth(tmp_path):
     async with open_receivers(tmp_path) as (world, _):
         made, lax = await world.subscribe(sink=SINK), world._new_dispatcher().handshakes
-        world.dispatcher.configure(replace(world.dispatcher.settings, handshake="required"))
+        world.dispatcher.configure(replace(world.dispatcher.shared.settings, handshake="required"))
         for _ in range(3):
             await world.dispatcher.run_once()
             assert (await standing(world, made)).state == "pending"

@@ -54,14 +54,7 @@ async def test_change_of_the_protocol_loses_nothing_and_keeps_the_order(
 
     async with open_world(tmp_path) as world:
         subscription = await world.subscribe(retry_schedule_seconds=(1.0,) * 90, **WAYS["webhook"])
-        pulls = Pulls(
-            world.store.pulls,
-            policy=lambda: world.dispatcher.policy,
-            clock=world.clock,
-            lease_clock=world.clock,
-            signals=world.signals,
-            metrics=world.metrics,
-        )
+        pulls = Pulls(world.dispatcher.shared)
 
         def answer(message: Message) -> str:
             said = STORED if rng.random() > chance else rng.choice([LOST, "nack"])

@@ -360,7 +360,7 @@ def refuse(world: World, *refused: str) -> None:
         status = 500 if orjson.loads(request.body)["subject"] in refused else 200
         return replace(await send(request, timeout_seconds=timeout_seconds), status_code=status)
 
-    world.dispatcher._worker.transport.send = judged  # type: ignore[method-assign]
+    world.dispatcher.shared.transport.send = judged  # type: ignore[method-assign]
 
 
 async def test_waiting_retries_are_expedited_when_a_sink_recovers(tmp_path):
@@ -440,9 +440,9 @@ async def test_scans_that_claim_nothing_become_rare(tmp_path):
             await answer.wait()
             return await send(request, timeout_seconds=timeout_seconds)
 
-        worker = world.dispatcher._worker
-        world.dispatcher._lease_clock = worker.lease_clock = lambda: began
-        worker.transport.send = late  # type: ignore[method-assign]
+        shared = world.dispatcher.shared
+        shared.lease_clock = lambda: began
+        shared.transport.send = late  # type: ignore[method-assign]
         await world.subscribe()
         await world.register("a", seen("queued"))
         world.clock.advance(1)

@@ -14,17 +14,14 @@ from relay.core.events.event import Event, relay_event
 from relay.core.events.summary_events import incident_data
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
-from relay.holder import Holder
 from relay.ids import new_id
-from relay.metrics import Metrics
 from relay.store.store import Store
 from relay.testing import FakeClock
-from subscribers.base import Dialogue, Kind, RenderContext
+from subscribers.base import Dialogue, Kind
 from subscribers.registry import kinds
 from subscribers.slack import Slack
 from subscribers.slack.dialogue import SLACK_BOT
+from tests.support.delivery_kit import only, shared
 from tests.support.store_kit import NOW, rows
 from tests.vendors.slack_web import POST, TOKEN, SlackWeb
 
@@ -59,21 +56,7 @@ def _no_key(event: Event, subscription: Subscription) -> str | None:
 
 
 def node(store: Store, sink: Any, clock: FakeClock, kind: Kind | None = None) -> Dispatcher:
-    return Dispatcher(
-        deliveries=store.deliveries,
-        subscriptions=store.subscriptions,
-        memories=store.memories,
-        handshakes=store.handshakes,
-        credentials=store.credentials,
-        kinds=kinds().__getitem__ if kind is None else lambda name: kind,
-        context=RenderContext(),
-        transport=sink,
-        clock=clock,
-        settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
-        metrics=Metrics(),
-        holder=Holder(),
-        signer=Signer(store.subscriptions, store.secrets, lambda: ()),
-    )
+    return Dispatcher(shared(store, clock, sink, kinds=kinds() if kind is None else only(kind)))
 
 
 async def subscribe(store: Store) -> None:

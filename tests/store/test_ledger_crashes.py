@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,17 +22,14 @@ from relay.core.events.event import Event
 from relay.core.jobs.recipient import Recipient
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
 from relay.errors import StoreError
-from relay.holder import Holder
-from relay.metrics import Metrics
 from relay.store.deliveries.deliveries import DeliveryStore
 from relay.store.deliveries.memories import MemoryStore
 from relay.store.store import Store
 from relay.testing import FakeClock
 from subscribers.base import Dialogue, RenderContext
 from subscribers.webhook import Webhook
+from tests.support.delivery_kit import only, parts_of, shared
 from tests.support.store_kit import NOW, poll, rows, subscription, track
 
 SINK = "https://acme.test/"
@@ -146,28 +144,12 @@ class World:
         self.node = self._node()
 
     def _node(self) -> Dispatcher:
-        store = self.store
-
         async def recipient(job_uid: str) -> Recipient | None:
             self.recipients.append(job_uid)
             return PERSON
 
-        return Dispatcher(
-            deliveries=store.deliveries,
-            subscriptions=store.subscriptions,
-            memories=store.memories,
-            handshakes=store.handshakes,
-            credentials=store.credentials,
-            kinds=lambda _: self.kind,
-            context=RenderContext(),
-            transport=self.crm,
-            clock=self.clock,
-            settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
-            metrics=Metrics(),
-            holder=Holder(),
-            signer=Signer(store.subscriptions, store.secrets, lambda: ()),
-            recipient=recipient,
-        )
+        store = parts_of(self.store, jobs=SimpleNamespace(recipient=recipient))
+        return Dispatcher(shared(store, self.clock, self.crm, kinds=only(self.kind)))
 
     async def event(self, *statuses: str, **fields: Any) -> None:
         values = {"sink": SINK, "created_at": NOW, "retry_schedule_seconds": SCHEDULE, **fields}
@@ -456,7 +438,7 @@ async def test_recipient_that_cannot_be_read_is_a_failed_attempt_of_a_write_in_d
     async def broken(_: str) -> Recipient | None:
         raise ValueError("alex@example.com")
 
-    monkeypatch.setattr(world.node._worker, "recipient", broken)
+    monkeypatch.setattr(world.node.shared.store.jobs, "recipient", broken)
     await world.run()
     one = await world.the_one()
     assert (one.state, one.reason, world.crm.writes) == ("uncertain", "render", 1)

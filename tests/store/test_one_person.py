@@ -4,6 +4,7 @@ nodes at the same time, create this person once. On both databases, and whatever
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,17 +14,14 @@ from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
 from relay.core.deliveries.ledger import SETTLE_SECONDS
 from relay.core.jobs.recipient import Recipient
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
 from relay.holder import Holder
-from relay.metrics import Metrics
 from relay.store.deliveries.deliveries import DeliveryStore
 from relay.store.deliveries.memories import MemoryStore
 from relay.store.store import Store
 from relay.testing import FakeClock
-from subscribers.base import RenderContext
 from subscribers.pipedrive import Pipedrive
 from tests.store.test_ledger_crashes import Killed, kill_at
+from tests.support.delivery_kit import only, parts_of, shared
 from tests.support.store_kit import NOW, poll, rows, subscription, track
 from tests.vendors import pipedrive as vendor
 
@@ -74,26 +72,17 @@ class World:
         self.nodes = [self.node("a"), self.node("b")]
 
     def node(self, name: str) -> Dispatcher:
-        store = self.store
-
         async def recipient(job_uid: str) -> Recipient | None:
             return self.recipients[job_uid]
 
         return Dispatcher(
-            deliveries=store.deliveries,
-            subscriptions=store.subscriptions,
-            memories=store.memories,
-            handshakes=store.handshakes,
-            credentials=store.credentials,
-            kinds=lambda _: Pipedrive(),
-            context=RenderContext(),
-            transport=self.company,
-            clock=self.clock,
-            settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
-            metrics=Metrics(),
-            holder=Holder(name),
-            signer=Signer(store.subscriptions, store.secrets, lambda: ()),
-            recipient=recipient,
+            shared(
+                parts_of(self.store, jobs=SimpleNamespace(recipient=recipient)),
+                self.clock,
+                self.company,
+                kinds=only(Pipedrive()),
+                holder=Holder(name),
+            )
         )
 
     async def subscribe(self, id: str) -> None:

@@ -14,14 +14,10 @@ from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
-from relay.holder import Holder
-from relay.metrics import Metrics
 from relay.store.store import Store
 from relay.testing import FakeClock
-from subscribers.base import RenderContext
 from subscribers.webhook import Webhook
+from tests.support.delivery_kit import shared
 from tests.support.store_kit import NOW, claim, execute, relay_event, rows, subscription
 
 MANY = 200
@@ -77,21 +73,7 @@ class World:
         self.nodes = [self.node(store) for store in stores]
 
     def node(self, store: Store) -> Dispatcher:
-        return Dispatcher(
-            deliveries=store.deliveries,
-            subscriptions=store.subscriptions,
-            memories=store.memories,
-            handshakes=store.handshakes,
-            credentials=store.credentials,
-            kinds=lambda name: Crm() if name == "crm" else Webhook(),
-            context=RenderContext(),
-            transport=self.portals,
-            clock=self.clock,
-            settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
-            metrics=Metrics(),
-            holder=Holder(),
-            signer=Signer(store.subscriptions, store.secrets, lambda: ()),
-        )
+        return Dispatcher(shared(store, self.clock, self.portals, kinds={"crm": Crm(), "webhook": Webhook()}))
 
     async def subscribe(self, *ids: str, host: str = "acme.test", kind: str = "crm", **fields: Any) -> None:
         values = {"kind": kind, "types": ("relay.source.down", "ai.revor.job.failed"), "created_at": NOW, **fields}

@@ -32,12 +32,9 @@ from relay.core.polling.tracking import Explanation, SourceReport, TrackRequest
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.subscriptions.signing import new_secret, signature_headers
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
-from relay.delivery.outcomes import Policy
 from relay.delivery.pulls import Pulls
-from relay.delivery.settings import DeliverySettings
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
-from relay.metrics import Metrics
 from relay.node.audit import AuditLog
 from relay.node.sink_kinds import broker_of, names_somebody
 from relay.proxy.asgi import Proxy
@@ -46,6 +43,7 @@ from relay.signals import Signals
 from relay.store.store import Store
 from subscribers.base import Dialogue, RenderContext
 from subscribers.registry import infer_kind, kind_named, kinds
+from tests.support.delivery_kit import shared
 from tests.support.store_kit import callback_for
 
 NOW = 1_800_000_000.0
@@ -479,14 +477,7 @@ class World:
         self.gateway = FakeGateway(self)
         self.arrivals = Signals()
         """What wakes programs that pull."""
-        self.pulls = Pulls(
-            self.store.pulls,
-            policy=lambda: Policy(settings=DeliverySettings(jitter=0.0), chance=lambda: 0.5),
-            clock=lambda: self.now,
-            lease_clock=lambda: self.now,
-            signals=self.arrivals,
-            metrics=Metrics(),
-        )
+        self.pulls = Pulls(shared(self.store, lambda: self.now, signals=self.arrivals))
         self.audit = AuditLog(self.store, clock=lambda: self.now, kept_days=365)
 
     def proxy(self, context: Context) -> Proxy:

@@ -78,7 +78,7 @@ DATABASES: Mapping[str, Database] = {
         environ={"RELAY_ENCRYPTION_KEY": new_key()},
         delivery="  timeout_seconds: 3\n",  # a lease lasts longer than a time-out, and here a crash lets it expire
         constants={
-            "relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 0.7,
+            "relay.delivery.shared:LEASE_MARGIN_SECONDS": 0.7,
             # Long, as on a busy machine a renewal takes a second. After a kill nothing waits for it: the server reports
             # the end of the node's connection.
             "relay.node.cluster:LEASE_SECONDS": 6.0,

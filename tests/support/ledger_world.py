@@ -28,17 +28,16 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.replayer import Replayer
 from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
 from relay.errors import RelayError
 from relay.holder import Holder
 from relay.ids import new_id
-from relay.metrics import Metrics
 from relay.store.store import Store
-from subscribers.base import Kind, RenderContext
+from subscribers.base import Kind
 from subscribers.common import crm as crm_kinds
 from subscribers.hubspot import HubSpot
 from subscribers.pipedrive import Pipedrive
 from tests.subscribers.slack.test_dialogue import job
+from tests.support.delivery_kit import only, parts_of, shared
 from tests.support.hubspot_account import SINK, prepare
 from tests.support.store_databases import open_file
 from tests.support.store_kit import poll, track
@@ -148,22 +147,20 @@ class Node:
 
     def start(self) -> None:
         store, world = self.world.store, self.world
+        parts = parts_of(
+            store, deliveries=_Delivering(store.deliveries, self), memories=_Remembering(store.memories, self)
+        )
         self.dispatcher = Dispatcher(
-            deliveries=_Delivering(store.deliveries, self),  # type: ignore[arg-type]
-            subscriptions=store.subscriptions,
-            memories=_Remembering(store.memories, self),  # type: ignore[arg-type]
-            handshakes=store.handshakes,
-            credentials=store.credentials,
-            kinds=lambda name: world.crm.kind,
-            context=RenderContext(),
-            transport=self,
-            clock=world.wall,
-            lease_clock=world.real,
-            settings=DeliverySettings(jitter=0.2, timeout_seconds=TIMEOUT_SECONDS, disable_after_seconds=1e9),
-            metrics=Metrics(),
-            holder=Holder(new_id("node", world.real())),
-            signer=Signer(store.subscriptions, store.secrets, lambda: ()),
-            seed=world.random.randrange(1_000_000),
+            shared(
+                parts,
+                world.wall,
+                self,
+                lease_clock=world.real,
+                settings=DeliverySettings(jitter=0.2, timeout_seconds=TIMEOUT_SECONDS, disable_after_seconds=1e9),
+                kinds=only(world.crm.kind),
+                holder=Holder(new_id("node", world.real())),
+                random=random.Random(world.random.randrange(1_000_000)),
+            )
         )
 
     async def scan(self) -> None:

@@ -33,7 +33,7 @@ REQUEST_SECONDS = 60.0
 REFUSED_SHARE, BUSY_SHARE, SLOW_SHARE = 1 / 10, 1 / 50, 1 / 25
 JOB_TYPES = ("queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled")
 CHAOS = (("kill", 3), ("reload", 2), ("restart", 1))
-LEASES = {"relay.delivery.dispatcher:LEASE_MARGIN_SECONDS": 3.0}
+LEASES = {"relay.delivery.shared:LEASE_MARGIN_SECONDS": 3.0}
 
 
 @dataclass(slots=True)

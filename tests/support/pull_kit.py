@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from relay.core.deliveries.delivery import Claimed
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
-from relay.delivery.outcomes import Policy
 from relay.delivery.pulls import Pulls
-from relay.delivery.settings import DeliverySettings
 from relay.metrics import Metrics
 from relay.signals import Signals
 from relay.store.store import Store
+from tests.support.delivery_kit import shared
 from tests.support.store_kit import NOW, PUBLISHED_TYPE, job_event, poll, publication, subscription, track
 
 SCHEDULE = (5.0, 300.0)
@@ -28,15 +27,9 @@ class Program:
         self.signals = Signals()
         self.metrics = Metrics()
         self.events: list[Event] = []
-        self.pulls = Pulls(
-            store.pulls,
-            policy=lambda: Policy(settings=DeliverySettings(jitter=0.0), chance=lambda: 0.5),
-            clock=lambda: self.now,
-            lease_clock=lambda: self.now,
-            signals=self.signals,
-            metrics=self.metrics,
-            recorded=self.events.append,
-        )
+        of_program = shared(store, lambda: self.now, signals=self.signals, metrics=self.metrics)
+        of_program.recorded = self.events.append  # type: ignore[method-assign]
+        self.pulls = Pulls(of_program)
 
     async def pull(self, count: int = 100, lease_seconds: float = 60.0) -> tuple[Claimed, ...]:
         claimed, _ = await self.pulls.pull(self.of, count, lease_seconds)

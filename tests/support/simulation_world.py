@@ -16,8 +16,6 @@ from relay.core.planner import PlannerConfig
 from relay.core.records import Registration
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.metrics import Metrics
@@ -29,9 +27,9 @@ from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
-from subscribers.base import RenderContext
 from subscribers.registry import kinds
 from tests.support.compiled import share_compiled_statements
+from tests.support.delivery_kit import SETTINGS, shared
 from tests.support.fake_broker import FakeBroker
 from tests.support.store_databases import open_file
 
@@ -120,21 +118,17 @@ class World:
 
     def _new_dispatcher(self) -> Dispatcher:
         return Dispatcher(
-            deliveries=self.store.deliveries,
-            subscriptions=self.store.subscriptions,
-            memories=self.store.memories,
-            handshakes=self.store.handshakes,
-            credentials=self.store.credentials,
-            recipient=self.store.jobs.recipient,
-            kinds=kinds().__getitem__,
-            context=RenderContext(),
-            transport=self.sink,
-            publish=self.broker.publish,
-            clock=self.clock,
-            settings=DeliverySettings(jitter=0.0, dataschema_base="https://relay.test"),
-            metrics=self.metrics,
-            holder=self.holder,
-            signer=Signer(self.store.subscriptions, self.store.secrets, lambda: (SigningSecret(value=SECRET),)),
+            shared(
+                self.store,
+                self.clock,
+                self.sink,
+                settings=replace(SETTINGS, callback_secrets=(SigningSecret(value=SECRET),)),
+                publish=self.broker.publish,
+                kinds=kinds(),
+                metrics=self.metrics,
+                signals=self.signals,
+                holder=self.holder,
+            )
         )
 
     async def restart(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.settings import DeliverySettings
+from tests.support.delivery_kit import shared
 
 
 async def test_subscriptions_whose_filters_cannot_be_read_are_held_before_anything_is_sent(
@@ -15,21 +15,9 @@ async def test_subscriptions_whose_filters_cannot_be_read_are_held_before_anythi
     old = Subscription(id="sub_1", sink="https://a.example/", created_at=0.0, filters=({"cel": "true"},))
     held = Subscription(id="sub_1", sink="https://a.example/", created_at=0.0, filters=old.filters, state="paused")
     subscriptions = Mock(version=1, all=AsyncMock(return_value=[old]), hold_unreadable=AsyncMock(return_value=[held]))
-    dispatcher = Dispatcher(
-        deliveries=Mock(),
-        subscriptions=subscriptions,
-        memories=Mock(),
-        handshakes=Mock(),
-        credentials=Mock(),
-        kinds=Mock(side_effect=KeyError),  # no kind is known: nothing is sent
-        context=Mock(),
-        transport=Mock(),
-        clock=lambda: 7.0,
-        settings=DeliverySettings(),
-        metrics=Mock(),
-        holder=Mock(),
-        signer=Mock(refresh=AsyncMock()),
-    )
+    store = Mock(subscriptions=subscriptions)
+    dispatcher = Dispatcher(shared(store, lambda: 7.0, kinds={}))  # no kind is known: nothing is sent
+    monkeypatch.setattr(dispatcher.signer, "refresh", AsyncMock())
     gate = AsyncMock(return_value=[held])
     monkeypatch.setattr(dispatcher.handshakes, "gate", gate)
     await dispatcher._refresh()

@@ -1,13 +1,16 @@
 """Which secrets and keys sign a request of a subscription and of a callback."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from relay.core.subscriptions import signing
 from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, verify
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
+from relay.delivery.settings import DeliverySettings
 from relay.delivery.signer import Signer
+from tests.support.delivery_kit import shared
 
 NOW = 1_800_000_000.0
 OWN, SHARED, CONFIGURED = (new_secret(bytes([number]) * 32) for number in range(3))
@@ -29,10 +32,15 @@ class Stored:
         return (SigningSecret(value=SHARED),), self.keys
 
 
+def signer_of(stored: Stored, configured: tuple[SigningSecret, ...] = ()) -> Signer:
+    store = SimpleNamespace(subscriptions=stored, secrets=stored)
+    return Signer(shared(store, lambda: NOW, settings=DeliverySettings(callback_secrets=configured)))
+
+
 async def signed(subscription: Subscription, configured: tuple[SigningSecret, ...] = ()) -> set[str]:
     """Which of the secrets and keys verify a request."""
     stored = Stored()
-    signer = Signer(stored, stored, lambda: configured)  # type: ignore[arg-type]
+    signer = signer_of(stored, configured)
     await signer.refresh()
     headers = dict(signer.headers(subscription, message_id="evt_1", now=NOW, body=b"{}"))
     assert "  " not in headers["webhook-signature"]
@@ -65,7 +73,7 @@ async def test_a_v1_subscription_does_not_pay_for_v1a(monkeypatch: pytest.Monkey
 
 async def test_keys_are_read_again_when_something_has_changed() -> None:
     stored = Stored()
-    signer = Signer(stored, stored)  # type: ignore[arg-type]
+    signer = signer_of(stored)
     for _ in range(3):
         await signer.refresh()
     assert stored.reads == 1
