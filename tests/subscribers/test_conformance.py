@@ -234,10 +234,6 @@ CHECKS: Mapping[str, Callable[[OutboundRequest, Event], None]] = {
 }
 
 
-def test_every_kind_has_a_check_of_its_target() -> None:
-    assert CHECKS.keys() | CRMS.keys() | WITHOUT_HTTP == registry.kinds().keys()
-
-
 @every_kind_of_one_request
 @pytest.mark.parametrize("type", TYPES)
 def test_every_type_renders_to_the_same_bytes_twice(kind: Kind, type: str) -> None:
@@ -263,23 +259,6 @@ def test_rendered_headers_can_be_sent(kind: Kind, type: str) -> None:
         assert re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
         assert re.fullmatch(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", value)
     assert not any(name.startswith("webhook-") for name in names), "the dispatcher signs"
-
-
-@every_kind_of_one_request
-def test_plain_subscription_is_accepted(kind: Kind) -> None:
-    kind.check(subscription_of(kind))
-
-
-@every_kind
-def test_default_types_exist(kind: Kind) -> None:
-    for prefixes in ([], ["ai.revor.job"], ["ai.revor.job", "com.other.job"]):
-        types = kind.default_types(prefixes)
-        assert types is None or set(types) <= set(known_types(prefixes))
-
-
-@every_kind
-def test_rate_is_positive_or_none(kind: Kind) -> None:
-    assert kind.rate_per_second is None or 0 < kind.rate_per_second <= 1000
 
 
 @every_kind_of_one_request

@@ -22,7 +22,6 @@ from subscribers import base
 from subscribers.common.brokers import ToBroker
 from subscribers.kafka import Kafka
 from subscribers.nats import Nats
-from subscribers.pull import Pull
 from subscribers.rabbitmq import RabbitMq
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
@@ -65,25 +64,12 @@ def errors_of(kind: ToBroker, made: Subscription) -> dict[str, str]:
     return {error.pointer: error.code for error in caught.value.errors}
 
 
-@EACH
-def test_message_in_structured_mode_is_the_stored_bytes(kind):
-    message = kind.message(EVENT, subscription(kind), CONTEXT)
-    assert (message.body, message.id, message.order) == (EVENT.body, "evt_1", "job_1")
-    assert message.content_type == "application/cloudevents+json"
-
-
 def test_destinations_come_from_templates():
     kafka, nats, rabbit = (kind.message(EVENT, subscription(kind), CONTEXT) for kind in KINDS)
     assert (kafka.destination, kafka.key) == ("jobs", "j1")
     assert dict(kafka.headers)["webhook-id"] == "evt_1"
     assert nats.destination == "jobs.linkedin.failed"
     assert (rabbit.exchange, rabbit.destination) == ("jobs", "linkedin")
-
-
-def test_what_an_event_lacks_leaves_no_hole():
-    bare = replace(EVENT, body=dumps({**DOCUMENT, "channel": "a b>c"}))
-    made = subscription(Nats(), settings={"subject": "jobs.{{ event.group }}.{{ event.channel }}.{{ event.type }}"})
-    assert Nats().message(bare, made, CONTEXT).destination == "jobs._.a_b_c.ai.revor.job.failed"
 
 
 @pytest.mark.parametrize(
@@ -143,15 +129,6 @@ def test_binary_mode_of_kafka_is_read_by_the_sdk():
     assert read.get_subject() == "j 1.2*"
 
 
-def test_structured_mode_of_kafka_is_read_by_the_sdk():
-    message = Kafka().message(EVENT, subscription(Kafka()), CONTEXT)
-    headers = {name: value.encode() for name, value in message.headers}
-    read = sdk_kafka.from_structured(
-        sdk_kafka.KafkaMessage(headers=headers, key=None, value=message.body), JSONFormat()
-    )
-    assert read.get_id() == "evt_1"
-
-
 def test_binary_mode_of_rabbitmq_is_read_by_the_sdk():
     message = RabbitMq().message(EVENT, subscription(RabbitMq(), options={"content_mode": "binary"}), CONTEXT)
     read = sdk_amqp.from_binary(
@@ -163,11 +140,6 @@ def test_binary_mode_of_rabbitmq_is_read_by_the_sdk():
         JSONFormat(),
     )
     assert (read.get_id(), read.get_data(), read.get_subject()) == ("evt_1", DATA, "j 1.2*")
-
-
-@EACH
-def test_subscription_that_fits_is_accepted(kind):
-    kind.check(subscription(kind))
 
 
 @pytest.mark.parametrize(
@@ -285,19 +257,6 @@ def test_credential_is_the_brokers_login(kind, fields, settings, login):
 @EACH
 def test_acknowledgement_decides(kind, error, verdict):
     assert kind.classify(Response(started_at=1.0, duration_ms=1.0, error=error), 1.0).verdict == verdict
-
-
-@EACH
-def test_preview_shows_the_place_and_the_message(kind):
-    request = kind.render(EVENT, subscription(kind), CONTEXT)
-    assert request.method == "PUBLISH"
-    assert request.url == {
-        "kafka": "kafkas://k.example:9093/jobs",
-        "nats": "tls://n.example/jobs.linkedin.failed",
-        "rabbitmq": "amqps://r.example/v/jobs/linkedin",
-    }.get(kind.name)
-    assert ("message-id", "evt_1") in request.headers
-    assert request.body == EVENT.body
 
 
 @pytest.mark.parametrize(
@@ -424,11 +383,3 @@ def test_headers_that_no_frame_of_rabbitmq_takes_are_refused_before_they_break_t
         RabbitMq().message(event, made, CONTEXT)
     assert [error.pointer for error in caught.value.errors] == [pointer]
     assert RabbitMq().message(event, subscription(RabbitMq()), CONTEXT).body == event.body
-
-
-def test_program_that_pulls_sees_the_event_as_it_is_stored():
-    made = Subscription(id="sub_1", sink="", kind="pull")
-    Pull().check(made)
-    assert Pull().render(EVENT, made, CONTEXT).body == EVENT.body
-    with pytest.raises(InvalidRequest):
-        Pull().check(replace(made, options={"template": {}}))

@@ -15,7 +15,7 @@ from relay.core.deliveries.dialogue import Ended, Steps, previewed
 from relay.core.jobs.job import JOB_EVENTS
 from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
-from relay.errors import InvalidRequest, NotRenderable
+from relay.errors import NotRenderable
 from tests.support.crm_world import (
     CONTEXT,
     EMAIL,
@@ -302,31 +302,6 @@ def test_every_job_event_is_written_or_needs_no_record(crm: str, kind: str) -> N
     outcome = world.settle(event(world.vendor.known, kind))
     assert outcome.verdict == "delivered"
     assert world.vendor.refusals() == []
-
-
-@every_crm
-def test_default_types_are_ends_of_jobs_and_others_are_refused(crm: str) -> None:
-    world = CrmWorld(crm)
-    types = world.kind.default_types(["ai.revor.job"])
-    assert types is not None
-    assert {one.rpartition(".")[2] for one in types} >= {"succeeded", "failed", "cancelled", "not_found"}
-    world.kind.check(world.subscription)
-    world.kind.check(replace(world.subscription, types=types))
-    for changes in (
-        {"types": ("relay.incident.opened",)},
-        {"types": ("ai.revor.account.added",)},
-        {"credential": None},
-        {"sink": f"{world.vendor.sink}/v1/x"},
-        {"headers": (("X-A", "b"),)},
-        {"method": "PUT"},
-        {"incidents": "collapse"},
-        {"handshake": "required"},
-        {"options": {"unmatched": "guess"}},
-        {"options": {"template": "x"}},
-        {"options": {"channel": "#x"}},
-    ):
-        with pytest.raises(InvalidRequest):
-            world.kind.check(replace(world.subscription, **changes))  # type: ignore[arg-type]
 
 
 @every_crm

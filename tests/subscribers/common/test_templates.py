@@ -12,11 +12,10 @@ from relay.core.events.event import Event, Origin, relay_event
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
-from relay.errors import InvalidRequest, NotRenderable, Unreadable
+from relay.errors import InvalidRequest, NotRenderable
 from relay.installation import install_command
-from subscribers.base import Kind, RenderContext
+from subscribers.base import RenderContext
 from subscribers.common import templates
-from subscribers.flat import Flat
 from subscribers.webhook import Webhook
 
 NOW = 1779271208.0
@@ -78,12 +77,6 @@ def test_every_event_has_attributes_data_and_a_sentence(type: str) -> None:
     rendered([f"{{{{ {name} }}}}" for name in templates.VARIABLES], event, strict=False)
 
 
-def test_metadata_of_the_registration_override_those_of_the_create() -> None:
-    data = {"metadata": {"a": 1}, "request": {"metadata": {"a": 2, "b": 3}}}
-    event = relay_event("evt_1", "relay.create.unknown", NOW, data, dataschema="http://x/schemas/relay-test.v1.json")
-    assert rendered("{{ metadata }}", event) == {"a": 1, "b": 3}
-
-
 @pytest.mark.parametrize(
     "data", [{}, {"job": None, "hint": 7, "account": [], "metadata": "x", "request": {"metadata": 1}}]
 )
@@ -104,16 +97,6 @@ def test_webhook_sends_what_the_template_makes() -> None:
     assert request == Webhook().render(FAILED, subscription, CONTEXT)
 
 
-@pytest.mark.parametrize("kind", [Webhook(), Flat()], ids=lambda kind: kind.name)
-def test_kinds_of_programs_take_a_template(kind: Kind) -> None:
-    subscription = replace(SUBSCRIPTION, kind=kind.name, options={"template": {"a": "{{ event.status }}"}})
-    kind.check(subscription)
-    request = kind.render(FAILED, subscription, CONTEXT)
-    assert (request.body, dict(request.headers)["Content-Type"]) == (b'{"a":"failed"}', "application/json")
-    with pytest.raises(InvalidRequest):
-        kind.check(replace(subscription, options={"template": "{{"}))
-
-
 def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_place() -> None:
     lax = replace(SUBSCRIPTION, options={"template": {"a": {"b": "{{ metadata.nope }}"}}})
     assert Webhook().render(FAILED, lax, CONTEXT).body == b'{"a":{"b":""}}'
@@ -123,15 +106,6 @@ def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_p
     misspelt = replace(lax, options={"template": "{{ metadta.deal }}", "strict": True})
     with pytest.raises(NotRenderable, match="metadta is absent: known are event, data, job, metadata, hint, account, "):
         Webhook().render(FAILED, misspelt, CONTEXT)
-
-
-def test_stored_template_that_is_no_longer_allowed_is_unreadable_and_its_mistakes_are_told() -> None:
-    stored = replace(SUBSCRIPTION, options={"template": ["{% assign a = 1 %}", "{{ (1..2) }}"]})
-    with pytest.raises(Unreadable) as caught:
-        Webhook().render(FAILED, stored, CONTEXT)
-    told = str(caught.value)
-    assert told.startswith("this version cannot read the template: /config/template/0: there is no tag 'assign'")
-    assert "/config/template/1: there are no ranges" in told
 
 
 def test_no_variable_has_a_secret() -> None:

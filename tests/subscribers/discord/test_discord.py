@@ -11,7 +11,6 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
-from subscribers.discord import with_wait
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
 
 SINK = "https://discord.com/api/webhooks/223704706495545344/3d89bb7572e0fb30d812"
@@ -42,22 +41,6 @@ def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
     )
 
 
-def test_long_sentence_is_in_the_description_too() -> None:
-    hint = Hint(meaning="word " * 90, fix="", who="", repeat="safe")
-    shown = embed(job_event(hint=hint, metadata={"recipient_name": "Alex", "url": "https://x.example/"}))
-    assert len(shown["title"]) <= 256
-    assert shown["title"].endswith("…")
-    sentence, link = shown["description"].split("\n")
-    assert sentence == "LinkedIn outreach to Alex failed: " + ("word " * 90).strip()
-    assert link == "[Open in x.example](https://x.example/)"
-
-
-def test_message_without_fields_and_metadata_keys() -> None:
-    assert "fields" not in embed(job_event("queued", channel=None))
-    shown = embed(job_event("queued", metadata={"deal": 42, "email": "alex@example.com"}), metadata_keys=["email"])
-    assert [field["value"] for field in shown["fields"]] == ["alex@\u2060example.com", "LinkedIn"]
-
-
 @pytest.mark.parametrize("filler", ["😀", "*", "\\", "&amp;", "x "])
 def test_embed_keeps_the_limits_of_discord(filler: str) -> None:
     text = filler * 3000
@@ -68,20 +51,6 @@ def test_embed_keeps_the_limits_of_discord(filler: str) -> None:
     fields = [text for field in shown["fields"] for text in (field["name"], field["value"])]
     texts = [shown["title"], shown.get("description", ""), shown["footer"]["text"], *fields]
     assert sum(len(text.encode("utf-16-le")) // 2 for text in texts) <= 6000
-
-
-@pytest.mark.parametrize(
-    ("url", "sent"),
-    [
-        (SINK, f"{SINK}?wait=true"),
-        (f"{SINK}?thread_id=7", f"{SINK}?thread_id=7&wait=true"),
-        (f"{SINK}?wait=false&thread_id=7", f"{SINK}?thread_id=7&wait=true"),
-        (f"{SINK}?waiting=1", f"{SINK}?waiting=1&wait=true"),
-        (f"{SINK}?", f"{SINK}?wait=true"),
-    ],
-)
-def test_discord_is_asked_to_wait_for_the_message(url: str, sent: str) -> None:
-    assert with_wait(url) == with_wait(sent) == sent
 
 
 @pytest.mark.parametrize(
@@ -115,10 +84,6 @@ def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str,
     with pytest.raises(InvalidRequest, match=said) as refused:
         KIND.check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": "discord", **changes}))
     assert [error.pointer for error in refused.value.errors] == [pointer]
-
-
-def test_stand_in_on_another_host_is_accepted() -> None:
-    KIND.check(Subscription(id="sub_1", sink="http://127.0.0.1:9000/discord", kind="discord"))
 
 
 def limited(**answer: Any) -> bytes:

@@ -1,9 +1,7 @@
 """HubSpot: what a job's end writes to its contact and deal, at a strict stand-in of the CRM API, and what it never
 writes twice."""
 
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,19 +12,16 @@ from hypothesis import strategies as st
 from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.dialogue import MAX_STEPS, previewed
-from relay.core.events.event import Event, Hint, Origin, from_transition, relay_event
+from relay.core.events.event import Event, Hint, Origin, from_transition
 from relay.core.jobs.job import Job, Observation, Problem, Transition
-from relay.core.jobs.recipient import Recipient
-from relay.core.samples import sample_event
-from relay.errors import InvalidRequest, NotRenderable
+from relay.errors import InvalidRequest
 from subscribers.hubspot import HUBSPOT, LATE_SECONDS, HubSpot
 from subscribers.hubspot.answers import READ_BYTES, read_answer
 from subscribers.hubspot.questions import EARLIER_SECONDS, MAX_NEWEST, MAX_READ
-from subscribers.hubspot.render import KEY, KEY_PROPERTY, MAX_BODY_BYTES, MAX_PROPERTIES, MAX_TEXT, OWN_PROPERTIES
-from tests.support.hostile_texts import TEXTS
+from subscribers.hubspot.render import KEY_PROPERTY, MAX_PROPERTIES, MAX_TEXT
 from tests.support.hubspot_account import CONTEXT, NOW, Account, subscription
 from tests.vendors.endpoint import Fault
-from tests.vendors.hubspot import ALL_SCOPES, DEALS_WRITE, PORTAL, SCHEMAS, WRITE, Definition
+from tests.vendors.hubspot import ALL_SCOPES, PORTAL, SCHEMAS, WRITE, Definition
 
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 KIND = HubSpot()
@@ -96,16 +91,6 @@ def test_failure_makes_a_task_too_and_both_are_about_the_deal() -> None:
     assert "ada@example.com" not in orjson.dumps(note.properties).decode()
 
 
-def test_record_chooses_what_is_written() -> None:
-    account, contact, _ = ready(record="note")
-    assert account.deliver(event(contact_id=contact)) == OK
-    assert account.operations == ["GET contacts", "POST notes"]
-    account, contact, _ = ready(record=["properties"])
-    assert account.deliver(event(contact_id=int(contact))) == OK
-    assert account.operations == ["PATCH contacts"]
-    assert account.memories == {}
-
-
 def test_states_on_the_way_change_properties_only_and_remember_nothing() -> None:
     account, contact, _ = ready()
     running = event("running", contact_id=contact)
@@ -114,17 +99,6 @@ def test_states_on_the_way_change_properties_only_and_remember_nothing() -> None
     assert HUBSPOT.key(running, account.subscription) is None
     ends = ("succeeded", "failed", "cancelled", "not_found")
     assert KIND.default_types(["ai.revor.job"]) == tuple(f"ai.revor.job.{kind}" for kind in ends)
-
-
-def test_note_and_task_belong_to_the_owner_that_the_metadata_name() -> None:
-    account, contact, _ = ready()
-    assert account.deliver(event(contact_id=contact, hubspot_owner_id=77)) == OK
-    assert [one.properties["hubspot_owner_id"] for one in account.hubspot.timeline("contacts", contact)] == ["77", "77"]
-    account, contact, _ = ready()
-    assert account.deliver(event(contact_id=contact, hubspot_owner_id="ada")) == OK
-    assert "hubspot_owner_id" not in account.hubspot.timeline("contacts", contact)[1].properties
-    outcome = account.deliver(event(nth=2, contact_id=contact, hubspot_owner_id=78))
-    assert (outcome.verdict, "INVALID_OWNER_ID hubspot_owner_id" in outcome.reason) == ("dead", True)
 
 
 def test_template_maps_fields_and_only_its_author_writes_markup() -> None:
@@ -143,41 +117,6 @@ def test_template_maps_fields_and_only_its_author_writes_markup() -> None:
     assert account.deliver(event(contact_id=contact)) == OK
     assert "company" not in account.hubspot.records["contacts"][contact].properties
     assert "hs_task_priority" not in account.hubspot.timeline("contacts", contact)[1].properties
-
-
-def test_event_that_the_template_cannot_render_is_refused_before_anything_is_written() -> None:
-    for template, at in (
-        ({"note": {"hs_note_body": "x" * 30_000}}, "/config/template"),
-        ({"note": {"hs_note_body": "{{ metadata.nothing }}"}}, "/config/template/note/hs_note_body"),
-        ({"properties": {"company": "{{ metadata.nothing }}"}}, "/config/template/properties/company"),
-    ):
-        account, contact, _ = ready(template=template, strict=True)
-        with pytest.raises(NotRenderable) as refused:
-            account.deliver(event("succeeded", contact_id=contact))
-        assert refused.value.errors[0].pointer == at
-        assert account.operations == []
-
-
-@pytest.mark.parametrize("text", TEXTS[::7])
-def test_hostile_texts_are_accepted(text: str) -> None:
-    account, contact, deal = ready()
-    hostile = {"name": text, "company": text, text[:200] or "x": text, "url": text, "hubspot_owner_id": text}
-    assert account.deliver(event(**{**hostile, "contact_id": contact, "deal_id": deal})) == OK
-    for record in account.hubspot.timeline("contacts", contact):
-        assert all(len(value) <= MAX_TEXT for value in record.properties.values())
-
-
-def test_sample_about_a_real_contact_says_that_it_is_one() -> None:
-    account, contact, _ = ready()
-    about = {"contact_id": contact}
-    sample = sample_event(
-        "ai.revor.job.failed", event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", metadata=about
-    )
-    assert account.deliver(sample) == OK
-    note, task = account.hubspot.timeline("contacts", contact)
-    outcome = account.hubspot.records["contacts"][contact].properties["relay_outcome"]
-    texts = (outcome, task.properties["hs_task_subject"], note.properties["hs_note_body"].removeprefix("<b>"))
-    assert all(text.startswith("This is a sample: LinkedIn outreach to Alex failed") for text in texts)
 
 
 def test_late_event_does_not_turn_back_what_a_newer_one_has_set() -> None:
@@ -223,25 +162,6 @@ def test_metadata_say_who_is_meant(metadata: dict[str, Any], paths: list[str]) -
     assert [step.request.url.partition("/2026-09")[2] for step in steps] == paths
 
 
-def test_captured_address_is_looked_up_and_remembered_nowhere() -> None:
-    account, contact, _ = ready()
-    account.context = replace(CONTEXT, recipient=Recipient(address="ada@example.com", phone="+14155552671"))
-    assert KIND.wants_recipient(account.subscription)
-    assert account.deliver(event()) == OK
-    assert len(account.hubspot.timeline("contacts", contact)) == 2
-    assert "ada" not in repr(account.memories)
-    assert account.steps[0].private
-
-
-def test_event_about_nobody_is_skipped_or_fails() -> None:
-    for one in (event(), relay_event("evt_1", "relay.test", NOW, {}, dataschema="http://x/s.json")):
-        account = Account()
-        assert account.deliver(one) == SKIPPED
-        assert Account(unmatched="fail").deliver(one).verdict == "dead"
-        assert account.operations == []
-        assert not any(account.memories.values())
-
-
 def test_unknown_contact_is_skipped_created_or_fails() -> None:
     for policy, verdict in (("skip", "skip"), ("fail", "dead")):
         account = Account(unmatched=policy)
@@ -256,23 +176,6 @@ def test_unknown_contact_is_skipped_created_or_fails() -> None:
     assert Account(unmatched="create").deliver(event(contact_id="999")) == SKIPPED, "no address to create it with"
 
 
-def test_skipped_event_is_written_once_the_contact_was_added() -> None:
-    account = Account()
-    assert account.deliver(event(email="new@example.com")) == SKIPPED
-    contact = account.hubspot.add("contacts", email="new@example.com")
-    assert account.deliver(event(email="new@example.com")) == OK
-    assert len(account.hubspot.timeline("contacts", contact)) == 2
-
-
-def test_unknown_contact_does_not_keep_the_note_from_the_deal() -> None:
-    account, _, deal = ready()
-    assert account.deliver(event(email="new@example.com", deal_id=deal)) == OK
-    assert len(account.hubspot.timeline("deals", deal)) == 2
-    account, _, deal = ready(unmatched="fail")
-    assert account.deliver(event(email="new@example.com", deal_id=deal)).verdict == "dead"
-    assert account.hubspot.timeline("deals", deal) == []
-
-
 NOBODY = Fault(status=404, body=b'{"status":"error","category":"OBJECT_NOT_FOUND"}')
 
 
@@ -282,16 +185,6 @@ def test_contact_that_somebody_else_creates_meanwhile_is_taken() -> None:
     assert account.deliver(event(email="ada@example.com")) == OK
     assert account.operations[:3] == ["PATCH contacts", "POST contacts", "PATCH contacts"]
     assert len(account.hubspot.timeline("contacts", contact)) == 2
-
-
-def test_contact_that_was_merged_into_another_one_is_found_by_its_id_and_not_created_again() -> None:
-    account, contact, _ = ready(unmatched="create")
-    other = account.hubspot.add("contacts", email="ada@other.example")
-    account.hubspot.merge("contacts", contact, other)
-    assert account.deliver(event(nth=1, contact_id=contact)) == OK
-    assert account.deliver(event(nth=2, email="ada@example.com")) == OK, "the answer to the create names it"
-    assert len(account.hubspot.timeline("contacts", other)) == 4
-    assert len(account.hubspot.records["contacts"]) == 1
 
 
 # --- no doubles: each row of the table of crashes, with a key that HubSpot keeps unique and without
@@ -363,20 +256,6 @@ def test_lost_answer_is_asked_for_before_another_note(key: str, fault: Fault) ->
 
 
 @every_key
-@pytest.mark.parametrize("error", ["connect", "dns", "tls", "refused", "proxy", "credential"])
-def test_request_that_never_left_is_no_doubt(key: str, error: str) -> None:
-    account, contact = account_with(key, record="note")
-    steps = HUBSPOT.steps(event("succeeded", contact_id=contact), account.subscription, CONTEXT, {}, NOW)
-    next(steps)
-    steps.send(Response(started_at=NOW, duration_ms=1.0, status_code=200, excerpt=b'{"id":"7"}'))
-    with pytest.raises(StopIteration) as end:
-        steps.send(Response(started_at=NOW, duration_ms=1.0, error=error))
-    assert (end.value.value.outcome.verdict, end.value.value.outcome.in_doubt) == ("retry", False)
-    assert end.value.value.remember["made"] == {"contacts": "7", "portal": "hubspot/crd_1"}
-    assert "record" not in end.value.value.remember
-
-
-@every_key
 def test_note_that_was_not_made_is_made_later(key: str) -> None:
     account, contact = account_with(key, record="note")
     refused = [Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []
@@ -414,30 +293,6 @@ def test_lost_ledger_makes_no_second_note() -> None:
     assert account.deliver(one) == OK
     assert account.operations[-2:] == ["POST notes", "GET notes"]
     assert len(account.hubspot.timeline("contacts", contact)) == 1
-
-
-def test_key_that_is_taken_but_not_to_be_seen_yet_stays_in_doubt() -> None:
-    account, contact = account_with(UNIQUE, record="note")
-    one = event("succeeded", contact_id=contact)
-    assert account.deliver(one) == OK
-    account.memories.clear()
-    account.hubspot.fail("GET notes", NOBODY)
-    outcome = account.deliver(one)
-    assert (outcome.verdict, outcome.in_doubt) == ("retry", True)
-    assert account.deliver(one) == WRITTEN
-    assert len(account.hubspot.timeline("contacts", contact)) == 1
-
-
-def test_value_of_another_property_that_is_not_unique_is_no_note_of_ours() -> None:
-    account, contact, _ = ready(record="note", template={"note": {"other": "same"}})
-    account.hubspot.definitions["notes"]["other"] = Definition(name="other", unique=True)
-    assert account.deliver(event("succeeded", 1, contact_id=contact)) == OK
-    outcome = account.deliver(event("succeeded", 2, contact_id=contact))
-    assert (outcome.verdict, "the value of other is not unique" in outcome.reason) == ("dead", True)
-    assert account.memories["event/evt_01jvpq00000000000000000002"]["made"] == {
-        "contacts": contact,
-        "portal": "hubspot/crd_1",
-    }
 
 
 @pytest.mark.parametrize(
@@ -499,46 +354,6 @@ def test_note_is_found_although_the_machine_s_clock_is_hours_off(hours: int) -> 
     assert account.deliver(one) == WRITTEN
 
 
-def test_note_is_found_among_many_and_beside_those_of_people() -> None:
-    account, contact = account_with(PLAIN, record="note")
-    add_notes(account, contact, MAX_NEWEST + 20, age=2 * EARLIER_SECONDS)
-    account.hubspot.fail("POST notes", Fault(works=True))
-    one = event("succeeded", contact_id=contact)
-    assert account.deliver(one).in_doubt
-    add_notes(account, contact, MAX_READ - 1, body="x" * MAX_TEXT)
-    assert account.deliver(one) == WRITTEN
-    assert len(account.steps) <= MAX_STEPS
-
-
-@every_key
-@pytest.mark.parametrize(
-    ("status", "verdict"), [(429, "retry"), (500, "retry"), (401, "disable"), (403, "disable"), (400, "uncertain")]
-)
-def test_question_that_fails_leaves_the_note_in_doubt(key: str, status: int, verdict: str) -> None:
-    account, contact = account_with(key, record="note")
-    account.hubspot.fail("POST notes", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), Fault())
-    one = event("succeeded", contact_id=contact)
-    account.deliver(one)
-    question = {UNIQUE: "GET notes", PLAIN: "GET contacts/associations", NONE: "GET contacts/associations"}[key]
-    account.hubspot.fail(question, Fault(status=status, body=b'{"status": "error", "category": "VALIDATION_ERROR"}'))
-    outcome = account.deliver(one)
-    assert (outcome.verdict, outcome.in_doubt) == (verdict, True)
-    assert account.memories[f"event/{one.id}"]["state"] == "intended"
-
-
-def test_two_subscriptions_make_a_note_each() -> None:
-    for key in (UNIQUE, PLAIN, NONE):
-        account, contact = account_with(key, record="note")
-        one = event("succeeded", contact_id=contact)
-        assert account.deliver(one) == OK
-        account.subscription, account.memories = replace(account.subscription, id="sub_2"), {}
-        account.hubspot.fail("POST notes", *([Fault(status=400, body=UNKNOWN_KEY)] if key == NONE else []), Fault())
-        assert account.deliver(one).in_doubt
-        account.now += ledger.SETTLE_SECONDS
-        assert account.deliver(one) == OK, "the note of the other one is not taken for its own"
-        assert len(account.hubspot.timeline("contacts", contact)) == 2
-
-
 @every_key
 def test_record_in_another_account_is_uncertain_if_it_may_be_there(key: str) -> None:
     account, contact = account_with(key, portal="1")
@@ -579,38 +394,6 @@ def test_person_who_says_that_it_is_not_there_has_only_that_made_again(key: str)
     sent = len(account.steps)
     assert account.deliver(two).verdict in ("delivered", "dead", "retry")
     assert account.steps[sent].request.url.endswith(f"/contacts/{contact}"), "ids of the other account are not used"
-
-
-def test_ids_of_another_account_are_not_used() -> None:
-    account, contact, _ = ready(portal="1")
-    one = event("succeeded", contact_id=contact)
-    account.hubspot.fail("POST notes", Fault(status=429))
-    assert account.deliver(one).reason == "http_429"
-    account.subscription = replace(account.subscription, options={"portal": "2"})
-    assert account.deliver(one) == OK
-    assert account.operations == ["PATCH contacts", "POST notes", "PATCH contacts", "POST notes"]
-
-
-def test_contact_that_was_deleted_between_the_steps_ends_unmatched() -> None:
-    account, contact, _ = ready()
-    one = event(contact_id=contact)
-    account.deliver(one, dies_before=1)
-    account.memories[f"event/{one.id}"] = {**account.memories[f"event/{one.id}"], "state": "written"}
-    del account.hubspot.records["contacts"][contact]
-    assert account.deliver(one).reason == "target_deleted"
-    assert account.deliver(one) == SKIPPED
-    assert account.hubspot.records["notes"] == {}
-
-
-def test_deal_gets_the_task_after_the_contact_was_deleted() -> None:
-    account, contact, deal = ready()
-    one = event(contact_id=contact, deal_id=deal)
-    account.hubspot.fail("POST tasks", Fault(status=429))
-    account.deliver(one)
-    del account.hubspot.records["contacts"][contact]
-    assert account.deliver(one).reason == "target_deleted"
-    assert account.deliver(one) == OK
-    assert [len(account.hubspot.records[object]) for object in ("notes", "tasks")] == [1, 1]
 
 
 def test_ledger_holds_ids_only() -> None:
@@ -764,13 +547,6 @@ def test_answers_are_judged_by_status_and_body(
     assert "ada@example.com" not in outcome.reason
 
 
-def test_pause_that_hubspot_asks_for_is_obeyed() -> None:
-    for status in (429, 477, 503):
-        assert read_answer(response(status, Retry_After="90"), NOW).outcome.retry_after_seconds == 90.0
-    locked = read_answer(response(423, body(category="LOCKED")), NOW).outcome
-    assert (locked.wait_seconds, locked.retry_after_seconds) == (2.0, None), "of this object, not of the account"
-
-
 @pytest.mark.parametrize(
     ("headers", "pause"),
     [
@@ -793,22 +569,6 @@ def test_last_request_of_an_interval_pauses_the_account_although_it_was_accepted
     named = {f"X-HubSpot-RateLimit-{name}": value for name, value in headers.items()}
     account.hubspot.fail("PATCH contacts", Fault(status=200, body=b'{"id": "7"}', headers=named))
     assert account.deliver(event(contact_id=contact)) == replace(OK, retry_after_seconds=pause)
-
-
-def test_used_up_limits_of_the_stand_in_pause() -> None:
-    account, contact, _ = ready()
-    account.hubspot.daily = 3
-    assert account.deliver(event(contact_id=contact)).retry_after_seconds == 3600.0
-    outcome = account.deliver(event(nth=2, contact_id=contact))
-    assert (outcome.verdict, outcome.reason, outcome.retry_after_seconds) == ("retry", "http_429: DAILY", 3600.0)
-
-
-@given(st.integers(100, 599), st.binary() | st.recursive(st.none() | st.text(), st.lists).map(orjson.dumps))
-def test_every_answer_has_an_outcome(status: int, answer: bytes) -> None:
-    found = read_answer(response(status, answer), NOW)
-    assert found.outcome.reason
-    assert found.id is None
-    assert found.ok is False
 
 
 @pytest.mark.parametrize(
@@ -862,39 +622,6 @@ def test_answers_that_contradict_each_other_for_ever_end_each_attempt() -> None:
     assert account.hubspot.records["notes"] == {}
 
 
-def test_id_of_another_object_in_an_answer_is_taken_as_a_number_only() -> None:
-    for id in ("7/../8", "7?x", "", "9" * 19, {"x": 1}, [7], 7.5, "٧", "{note} ", "{Note}"):
-        account, contact, _ = ready(record="note")
-        account.hubspot.fail("GET contacts", Fault(status=200, body=orjson.dumps({"id": id})))
-        assert account.deliver(event(contact_id=contact)).verdict == "retry"
-        assert account.operations == ["GET contacts"]
-
-
-def test_missing_scope_and_missing_property_disable_and_say_what_to_do() -> None:
-    account, contact, deal = ready()
-    account.hubspot.scopes -= {WRITE}
-    assert (
-        "give the service key the scope crm.objects.contacts.write" in account.deliver(event(contact_id=contact)).reason
-    )
-    account.hubspot.scopes = {WRITE}
-    outcome = account.deliver(event(contact_id=contact, deal_id=deal))
-    assert (outcome.verdict, DEALS_WRITE in outcome.reason) == ("disable", True)
-    account = Account(ready=False)
-    outcome = account.deliver(event(contact_id=account.hubspot.add("contacts")))
-    assert (outcome.verdict, "relay_status" in outcome.reason) == ("disable", True)
-    assert "--create-properties" in outcome.reason
-
-
-def test_attempt_goes_on_where_the_last_one_stopped() -> None:
-    account, contact, _ = ready()
-    account.hubspot.fail("POST tasks", Fault(status=429, body=body(policyName="SECONDLY")))
-    one = event(contact_id=contact)
-    outcome = account.deliver(one)
-    assert (outcome.retry_after_seconds, outcome.in_doubt) == (1.0, False)
-    assert account.deliver(one) == OK
-    assert account.operations == ["PATCH contacts", "POST notes", "POST tasks", "POST tasks"]
-
-
 # --- when it is added
 
 
@@ -916,24 +643,6 @@ def test_greeting_finds_the_account_and_makes_the_properties_once() -> None:
     assert len(account.hubspot.timeline("contacts", contact)) == 2
     assert KIND.portal(account.subscription) == "hubspot/crd_1"
     assert KIND.portal(replace(account.subscription, options=dict(ended.remember or {}))) == f"hubspot/{PORTAL}"
-
-
-def test_greeting_asks_for_what_is_written_only() -> None:
-    account = Account(ready=False)
-    assert account.greet(record="note").outcome == OK, "deliveries do without the key"
-    assert account.operations == ["GET account", "GET notes/properties"]
-    assert account.greet(record="properties", template={"properties": {"company": "x"}}).outcome == OK
-    assert account.operations[2:] == ["GET account"]
-
-
-def test_greeting_goes_on_where_hubspot_makes_no_key_unique() -> None:
-    account = Account(ready=False)
-    account.hubspot.unique -= {"notes", "tasks"}
-    assert account.greet(create_properties=True).outcome == OK
-    assert KEY_PROPERTY not in account.hubspot.definitions["notes"]
-    contact = account.hubspot.add("contacts")
-    assert account.deliver(event(contact_id=contact)) == OK
-    assert account.operations[-5:] == ["PATCH contacts", "POST notes", "POST notes", "POST tasks", "POST tasks"]
 
 
 def test_greeting_says_what_is_wrong_with_the_token() -> None:
@@ -1012,74 +721,4 @@ def test_wrong_subscription_is_refused_with_a_pointer(fields: dict[str, Any], po
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 
-def test_preview_shows_every_request_with_placeholders() -> None:
-    one = event(email="ada+1@example.com", deal_id=7)
-    steps = previewed(HUBSPOT.steps(one, subscription(), CONTEXT, {}, NOW))
-    assert [f"{step.request.method} {step.name}" for step in steps] == [
-        "PATCH update the contact",
-        "PATCH update the deal",
-        "POST create the note",
-        "POST create the task",
-    ]
-    assert steps[0].request.url.endswith("/contacts/ada%2B1%40example.com?idProperty=email")
-    about = orjson.loads(steps[2].request.body)["associations"]
-    assert [one["to"]["id"] for one in about] == ["{contact}", "{deal}"]
-    assert [one["types"][0]["associationTypeId"] for one in about] == [202, 214]
-    assert all("Authorization" not in dict(step.request.headers) for step in steps)
-    captured = replace(CONTEXT, recipient=Recipient(address="ada@example.com").shown())
-    first, *_ = previewed(HUBSPOT.steps(event(), subscription(), captured, {}, NOW))
-    assert (
-        first.request.url == "https://api.hubapi.com/crm/objects/2026-09/contacts/{recipient.address}?idProperty=email"
-    )
-
-
-def test_value_of_a_template_that_is_no_text_is_a_text() -> None:
-    account, contact, _ = ready(template={"properties": {"company": 7, "jobtitle": True, "phone": 1.5}})
-    assert account.deliver(event(contact_id=contact)) == OK
-    values = account.hubspot.records["contacts"][contact].properties
-    assert [values[name] for name in ("company", "jobtitle", "phone")] == ["7", "true", "1.5"]
-
-
 # --- the page
-
-
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "integrations" / "hubspot.md").read_text(encoding="utf-8")
-
-
-def test_page_lists_the_properties_as_they_are_made() -> None:
-    words = {"text": "text", "textarea": "text", "date": "date and time"}
-    for one in OWN_PROPERTIES:
-        holds = one["description"][0].lower() + one["description"][1:].rstrip(".")
-        assert f"| `{one['name']}` | {words[one['fieldType']]} | {holds} |" in PAGE
-    assert f"| `{KEY['name']}` | text, unique | the event that it was made of. HubSpot refuses" in PAGE
-
-
-def test_scopes_of_the_page_are_enough() -> None:
-    scopes = set(re.findall(r"`(crm\.[a-z.]+)`", PAGE))
-    assert scopes == ALL_SCOPES
-    account = Account(ready=False)
-    account.hubspot.scopes = scopes
-    assert account.greet(create_properties=True).outcome == OK
-    account.hubspot.scopes = {scope for scope in scopes if "schemas" not in scope}
-    assert account.greet().outcome == OK, "those of schemas can be taken away"
-    contact, deal = account.hubspot.add("contacts"), account.hubspot.add("deals")
-    account.hubspot.fail("POST notes", Fault(works=True))
-    one = event(contact_id=contact, deal_id=deal)
-    assert account.deliver(one).in_doubt
-    assert account.deliver(one) == OK
-    account.hubspot.scopes = {scope for scope in account.hubspot.scopes if "deals" not in scope}
-    assert account.deliver(event(nth=2, contact_id=contact)) == OK
-
-
-def test_template_of_the_page_is_accepted() -> None:
-    (template,) = (orjson.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL))
-    account = Account(template=template)
-    KIND.check(account.subscription)
-    for name, type in (("outreach", "string"), ("outreach_at", "datetime")):
-        account.hubspot.definitions["contacts"][name] = Definition(name=name, type=type)
-    contact = account.hubspot.add("contacts")
-    assert account.deliver(event(contact_id=contact, campaign="Spring", owner_id=77)) == OK
-    note, task = account.hubspot.timeline("contacts", contact)
-    assert "Campaign: Spring" in note.properties["hs_note_body"]
-    assert (task.properties["hs_task_priority"], task.properties["hubspot_owner_id"]) == ("LOW", "77")
-    assert f"at most {MAX_BODY_BYTES:,} bytes" in PAGE

@@ -9,17 +9,17 @@ import orjson
 import pytest
 
 from relay.core.deliveries.credentials import SinkCredential, origin_text
-from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.deliveries.dialogue import Ended, Memory, Step, previewed
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Memory, Step
 from relay.core.deliveries.ledger import SETTLE_SECONDS, event_key, read_entry
 from relay.core.events.event import Event
 from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import InvalidRequest, NotRenderable
-from subscribers.base import RenderContext, header_errors
-from subscribers.pipedrive import INDEXED_SECONDS, PIPEDRIVE, Pipedrive, portal_of
-from subscribers.pipedrive.answers import BUDGET_PAUSE_SECONDS, READ_BYTES, read_answer
+from relay.errors import InvalidRequest
+from subscribers.base import RenderContext
+from subscribers.pipedrive import INDEXED_SECONDS, Pipedrive
+from subscribers.pipedrive.answers import READ_BYTES, read_answer
 from tests.subscribers.slack.test_dialogue import job
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
@@ -140,16 +140,6 @@ def test_note_is_attached_to_whom_the_metadata_names(
     assert world.company.refused in ([], [(404, "Deal not found")])
 
 
-def test_captured_recipient_is_used_where_the_metadata_names_nobody() -> None:
-    world = World()
-    world.context = replace(CONTEXT, recipient=Recipient(address=EMAIL, profile_url="https://linkedin.com/in/jane"))
-    outcome = world.deliver(event({}))
-    assert outcome is not None
-    assert outcome.verdict == "delivered"
-    assert EMAIL not in repr(world.context), "it is in no log by accident"
-    assert EMAIL not in orjson.dumps(world.memories).decode(), "nor in what is remembered"
-
-
 def test_captured_profile_url_is_looked_up_in_fields_of_the_companys_own() -> None:
     world = World()
     url = "https://www.linkedin.com/in/sam?x=1&y=ü"
@@ -172,17 +162,6 @@ def test_note_says_what_happened_and_ends_with_the_key() -> None:
     assert content.startswith("<b>LinkedIn")
     assert content.endswith(f"<br>revor-relay {event({}).id}-13a076fce7d1")
     assert "Note: &lt;img src=x onerror=alert(1)&gt; &amp; co" in content
-
-
-@pytest.mark.parametrize(("kind", "done"), [("succeeded", True), ("failed", False), ("not_found", False)])
-def test_activity_of_a_failure_is_an_open_task(kind: str, done: bool) -> None:
-    world = World(record="activity")
-    outcome = world.deliver(event({"email": EMAIL}, kind))
-    assert outcome == Outcome(verdict="delivered", reason="http_200")
-    (activity,) = world.company.activities
-    assert (activity["type"], activity["done"], activity["due_date"]) == ("task", done, "2026-05-20")
-    assert activity["person_id"] == 1
-    assert activity["note"].endswith(f"{event({}).id}-13a076fce7d1")
 
 
 # --- nobody is known
@@ -306,25 +285,6 @@ def test_next_event_about_a_person_finds_whom_the_first_created(
     assert {one["person_id"] for one in world.company.notes} == {created[0]["id"]}
 
 
-def test_second_event_does_not_search_for_whom_the_first_created() -> None:
-    world = World(unmatched="create")
-    world.deliver(event(NEW))
-    world.company.calls.clear()
-    world.deliver(event(NEW, nth=2))
-    assert world.called == ["GET /api/v2/persons/", "POST /v1/notes"]
-    world.company.persons[-1]["is_deleted"] = True
-    world.deliver(event(NEW, nth=3))
-    assert len(world.company.persons) == 3, "whoever was deleted is created again"
-
-
-def test_person_whom_another_program_has_just_added_is_found() -> None:
-    world = World(unmatched="create")
-    world.company.add_person("New", "new@example.com")["indexed_at"] = 1e12
-    outcome = world.deliver(event({"email": "New@example.com"}))
-    assert outcome is not None
-    assert (outcome.verdict, len(world.company.persons)) == ("delivered", 2)
-
-
 @pytest.mark.parametrize("status", [500, 429, 403])
 def test_nobody_is_created_while_the_newest_cannot_be_asked(status: int) -> None:
     world = World(unmatched="create")
@@ -332,23 +292,6 @@ def test_nobody_is_created_while_the_newest_cannot_be_asked(status: int) -> None
     outcome = world.deliver(event(NEW))
     assert outcome is not None
     assert (outcome.verdict, outcome.in_doubt, len(world.company.persons)) == ("retry", False, 1)
-
-
-def test_person_by_a_shared_number_is_not_taken_for_the_one_by_an_address() -> None:
-    world = World(unmatched="create")
-    world.deliver(event(NEW))
-    world.company.add_person("Bob", "bob@example.com", NEW["phone"])
-    world.deliver(event({**NEW, "email": "bob@example.com"}, nth=2))
-    assert [one["person_id"] for one in world.company.notes] == [one["id"] for one in world.company.persons[1:]]
-
-
-def test_refused_person_leaves_nothing_in_doubt() -> None:
-    world = World(unmatched="create")
-    world.company.fail("POST /api/v2/persons", Fault(status=429, body=b"{}"))
-    outcome = world.deliver(event(NEW))
-    assert outcome is not None
-    assert outcome.verdict == "retry"
-    assert set(map(len, world.memories.values())) == {0}
 
 
 def test_deliveries_about_one_person_share_a_turn_that_names_nobody() -> None:
@@ -426,38 +369,6 @@ def test_death_at_any_request_makes_no_double(record: str, where: str, step: int
     assert len(world.company.notes) + len(world.company.activities) == 1
 
 
-@pytest.mark.parametrize("error", ["connect", "dns", "tls", "refused", "proxy", "credential"])
-def test_request_that_was_never_sent_is_simply_sent_again(error: str) -> None:
-    world = World()
-    steps = PIPEDRIVE.steps(ABOUT_DEAL, world.subscription, CONTEXT, {}, NOW)
-    steps.send(None)  # type: ignore[arg-type]
-    write = steps.send(world.company.take_unsigned(world_request(world)))
-    assert write.remember is not None
-    with pytest.raises(StopIteration) as end:
-        steps.send(Response(started_at=NOW, duration_ms=1.0, error=error))
-    assert end.value.value.remember == {}
-    assert end.value.value.outcome == Outcome(verdict="retry", reason=error)
-
-
-def world_request(world: World) -> OutboundRequest:
-    return next(PIPEDRIVE.steps(ABOUT_DEAL, world.subscription, CONTEXT, {}, NOW)).request
-
-
-def test_record_is_found_among_many_and_long_ones() -> None:
-    world = World()
-    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
-    world.deliver(ABOUT_DEAL)
-    for nth in range(30):
-        long = "x" * (80_000 if nth % 10 == 0 else 2_000)
-        note = {"id": 100 + nth, "deal_id": 2, "content": long, "add_time": "2026-05-20 10:00:30"}
-        world.company.notes.append(note)
-    world.clock.now += SETTLE_SECONDS
-    outcome = world.deliver(ABOUT_DEAL)
-    assert outcome is not None
-    assert outcome.verdict in ("delivered", "uncertain")
-    assert world.called.count("POST /v1/notes") == 1, "it was written twice"
-
-
 def test_record_that_is_not_found_in_time_is_for_a_person() -> None:
     world = World()
     world.company.fail("POST /v1/notes", Fault(status=0))
@@ -469,20 +380,6 @@ def test_record_that_is_not_found_in_time_is_for_a_person() -> None:
     outcome = world.deliver(ABOUT_DEAL)
     assert outcome is not None
     assert (outcome.verdict, outcome.reason) == ("uncertain", "not_found_in_time")
-
-
-def test_old_records_end_the_search() -> None:
-    world = World()
-    for nth in range(400):
-        note = {"id": 100 + nth, "deal_id": 2, "content": "x", "add_time": "2026-01-20 10:00:30"}
-        world.company.notes.append(note)
-    world.company.fail("POST /v1/notes", Fault(status=0))
-    world.deliver(ABOUT_DEAL)
-    world.clock.now += SETTLE_SECONDS
-    outcome = world.deliver(ABOUT_DEAL)
-    assert outcome is not None
-    assert outcome.verdict == "delivered"
-    assert world.called.count("GET /v1/notes") == 1
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"<html>", b'{"success": true, "data"', b"x" * READ_BYTES])
@@ -519,29 +416,6 @@ def test_failed_question_keeps_the_doubt(fault: Fault, verdict: str) -> None:
     entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
     assert entry is not None
     assert entry.state == "intended"
-
-
-def test_two_subscriptions_of_a_company_write_a_record_each() -> None:
-    world = World()
-    world.deliver(ABOUT_DEAL)
-    world.memories.clear()
-    world.subscription = replace(world.subscription, id="sub_2")
-    world.company.fail("POST /v1/notes", Fault(status=0))
-    world.deliver(ABOUT_DEAL)
-    world.clock.now += SETTLE_SECONDS
-    outcome = world.deliver(ABOUT_DEAL)
-    assert outcome == Outcome(verdict="delivered", reason="http_201")
-    assert len(world.company.notes) == 2
-
-
-def test_another_portal_cannot_answer_for_the_first() -> None:
-    world = World()
-    world.company.fail("POST /v1/notes", Fault(status=0, works=True))
-    world.deliver(ABOUT_DEAL)
-    world.subscription = pipedrive("https://other.pipedrive.com")
-    outcome = world.deliver(ABOUT_DEAL)
-    assert outcome is not None
-    assert (outcome.verdict, outcome.reason) == ("uncertain", "written_elsewhere")
 
 
 # --- answers that lie
@@ -611,23 +485,6 @@ def test_list_in_another_order_or_without_an_end_is_no_proof(record: str, pages:
     starts = [int(query.get("start", 0)) for call, query, _ in world.company.calls if call == "GET /v1/notes"]
     assert starts == sorted(starts)
     assert max(starts, default=0) <= 3 * 12, "a page that the list did not have was skipped"
-
-
-def test_person_with_another_address_is_not_meant() -> None:
-    world = World()
-    other = {"items": [{"item": {"id": 1, "emails": ["someone@example.com"]}}]}
-    world.company.fail("GET /api/v2/persons/search", Fault(status=200, body=dumps({"success": True, "data": other})))
-    assert world.deliver(event({"email": EMAIL})) == Outcome(verdict="skip", reason="unmatched")
-    assert world.company.notes == []
-
-
-@pytest.mark.parametrize("data", [None, [], {}, {"id": "2"}, {"id": True}, {"id": 10**300}, {"id": -2}, "x"])
-def test_answer_about_no_deal_is_not_taken_for_the_deal(data: Any) -> None:
-    world = World()
-    body = dumps({"success": True, "data": data})
-    world.company.fail("GET /api/v2/deals/", Fault(status=200, body=body))
-    assert world.deliver(ABOUT_DEAL) == Outcome(verdict="retry", reason="not_readable")
-    assert "POST /v1/notes" not in world.called
 
 
 @pytest.mark.parametrize(
@@ -715,66 +572,6 @@ def test_answer_is_judged_by_status_and_body(response: Response, verdict: str, r
     assert "jane" not in outcome.reason
 
 
-@pytest.mark.parametrize(
-    ("headers", "pause"),
-    [
-        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "2"}, 2.0),
-        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "0.4"}, 1.0),
-        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "soon"}, 2.0),
-        ({"x_ratelimit_remaining": "17"}, BUDGET_PAUSE_SECONDS),
-        ({"x_ratelimit_remaining": "0", "x_daily_requests_left": "0"}, BUDGET_PAUSE_SECONDS),
-        ({"retry_after": "5", "x_ratelimit_remaining": "17"}, 5.0),
-        ({}, 30.0),
-    ],
-)
-def test_pause_after_429_is_that_of_the_limit(headers: dict[str, str], pause: float) -> None:
-    outcome = read_answer(answered(429, NO, **headers), NOW, scope="").outcome
-    assert (outcome.verdict, outcome.retry_after_seconds) == ("retry", pause)
-
-
-def test_last_request_of_a_window_asks_for_a_pause() -> None:
-    answer = answered(200, {"success": True}, x_ratelimit_remaining="0", x_ratelimit_reset="2")
-    assert read_answer(answer, NOW, scope="").outcome.retry_after_seconds == 2
-
-
-@pytest.mark.parametrize(
-    ("metadata", "scopes", "named"),
-    [
-        ({"deal_id": 2}, {"deals:read"}, "deals:full or contacts:full"),
-        ({"deal_id": 2}, {"contacts:full"}, "deals:read"),
-        ({"email": EMAIL}, {"deals:full"}, "contacts:read or search:read"),
-        ({"lead_id": LEAD}, {"deals:full"}, "leads:read"),
-    ],
-)
-def test_missing_scope_is_named(metadata: Mapping[str, Any], scopes: set[str], named: str) -> None:
-    world = World(type="REFRESHTOKEN")
-    world.company.scopes = scopes
-    steps = PIPEDRIVE.steps(event(metadata), world.subscription, CONTEXT, {}, NOW)
-    step = next(steps)
-    outcome: Outcome | None = None
-    while outcome is None:
-        headers = (*step.request.headers, ("Authorization", f"Bearer {stand_in.BEARER}"))
-        try:
-            step = steps.send(world.company.take(replace(step.request, headers=headers)))
-        except StopIteration as end:
-            outcome = end.value.outcome
-    assert (outcome.verdict, outcome.in_doubt) == ("disable", False)
-    assert f"the scope {named}, " in outcome.reason
-
-
-def test_token_of_an_app_is_a_bearer_token_and_a_personal_one_is_not() -> None:
-    for type, names in (("ACCESSTOKEN", {"x-api-token"}), ("REFRESHTOKEN", set()), ("HEADER", set())):
-        request = next(PIPEDRIVE.steps(ABOUT_DEAL, pipedrive(type=type), CONTEXT, {}, NOW)).request
-        assert {name for name, _ in request.headers} & {"x-api-token", "Authorization"} == names
-        assert TOKEN not in repr(request.headers)
-
-
-def test_subscriptions_of_a_company_share_its_limits() -> None:
-    assert portal_of(pipedrive()) == portal_of(pipedrive("https://ACME.pipedrive.com/", "REFRESHTOKEN"))
-    assert portal_of(pipedrive("https://api.pipedrive.com")) == "api.pipedrive.com/crd_1"
-    assert KIND.portal(pipedrive("https://api.pipedrive.com", portal=HOST)) == portal_of(pipedrive())
-
-
 # --- settings, preview, texts
 
 
@@ -808,47 +605,6 @@ def test_setting_that_does_not_fit_is_refused_where_it_is(changes: dict[str, Any
     assert pointer in [error.pointer for error in refused.value.errors]
 
 
-@pytest.mark.parametrize(
-    "subscription",
-    [
-        pipedrive(),
-        pipedrive(f"{SINK}/"),
-        pipedrive("https://api.pipedrive.com"),
-        pipedrive("https://crm.example:8443"),
-        pipedrive(type="REFRESHTOKEN"),
-        pipedrive(type="HEADER"),
-        pipedrive(record="activity", attach="deal", unmatched="create", dry_run=True, time_zone="Europe/Berlin"),
-        replace(pipedrive(), types=("ai.revor.job.failed",)),
-    ],
-)
-def test_usual_subscriptions_are_accepted(subscription: Subscription) -> None:
-    KIND.check(subscription)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "options", "names"),
-    [
-        ({"deal_id": 7}, {}, ["deal", "note"]),
-        ({"email": EMAIL}, {}, ["persons/search", "note"]),
-        (
-            {"email": EMAIL},
-            {"attach": "deal", "record": "activity"},
-            ["persons/search", "deals of the person", "activity"],
-        ),
-        ({"email": EMAIL}, {"attach": "lead"}, ["persons/search", "leads of the person", "note"]),
-    ],
-)
-def test_preview_shows_look_ups_and_a_placeholder(
-    metadata: Mapping[str, Any], options: Mapping[str, Any], names: list[str]
-) -> None:
-    steps = previewed(PIPEDRIVE.steps(event(metadata), pipedrive(**options), CONTEXT, {}, NOW))
-    assert [step.name for step in steps] == names
-    assert [step.request.method for step in steps] == ["GET"] * (len(names) - 1) + ["POST"]
-    written = orjson.loads(steps[-1].request.body)
-    place = metadata.get("deal_id") or re.search(r"\{(person|deal|lead)\}", steps[-1].request.body.decode())
-    assert place, written
-
-
 def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> None:
     template = {"content": "<i>{{ metadata.note }}</i> {{ metadata.deal_id | plus: 1 }}", "pinned_to_deal_flag": 1}
     world = World(template=template)
@@ -860,45 +616,6 @@ def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> No
     assert note["content"] == expected
     (request,) = [step.request for step in world.steps if step.request.method == "POST"]
     assert orjson.loads(request.body)["pinned_to_deal_flag"] == 1
-
-
-def test_template_that_is_strict_or_too_long_is_dead_and_says_why() -> None:
-    for options, said in (
-        ({"template": {"content": "{{ metadata.absent }}"}, "strict": True}, "absent"),
-        (
-            {"template": {"content": "x" * 30_000 + "{{ metadata.long }}" * 4}},
-            "longer than",
-        ),
-    ):
-        subscription = pipedrive(**options)
-        with pytest.raises(NotRenderable, match=said):
-            previewed(PIPEDRIVE.steps(event({"deal_id": 2, "long": "y" * 20_000}), subscription, CONTEXT, {}, NOW))
-
-
-@pytest.mark.parametrize("record", ["note", "activity"])
-def test_long_record_is_known_by_its_answer_and_found_again(record: str) -> None:
-    name = {"note": "content", "activity": "note"}[record]
-    template = {name: "{{ metadata.long }}" * 9}
-    about = event({"deal_id": 2, "long": "&" * 400})
-    for fault in (None, Fault(status=0, works=True)):
-        world = World(record=record, template=template)
-        if fault is not None:
-            world.company.fail({"note": "POST /v1/notes", "activity": "POST /api/v2/activities"}[record], fault)
-            world.deliver(about)
-        for nth in range(2):
-            long = {"id": 100 + nth, "deal_id": 2, name: "x" * 90_000, "add_time": "2026-05-20 10:00:30"}
-            (world.company.notes if record == "note" else world.company.activities).append(long)
-        outcome = world.deliver(about)
-        assert outcome is not None
-        assert outcome.verdict == "delivered" or (record, outcome.reason) == ("activity", "not_readable")
-
-
-def test_answer_that_is_cut_tells_the_id_at_its_beginning() -> None:
-    long = b'{"success": true, "data": {"id": 7, "content": "' + b"x" * READ_BYTES
-    answer = read_answer(answered(201, long[:READ_BYTES]), NOW, scope="")
-    assert (answer.ok, answer.data) == (True, {"id": 7})
-    for other in (long[:1000], b"[" + long, b'{"success": true, "data": [' + long, long.replace(b"true", b"false")):
-        assert not read_answer(answered(201, other[:READ_BYTES]), NOW, scope="").ok
 
 
 @pytest.mark.parametrize("text", TEXTS[:: scaled(20, 1)])
@@ -944,8 +661,3 @@ def test_hostile_answers_neither_raise_nor_count_as_written(answer: Any, metadat
         entry = read_entry(world.memories[event_key(ABOUT_DEAL.id)])
         assert entry is not None
         assert entry.id is not None
-
-
-def test_custom_header_cannot_stand_for_the_token() -> None:
-    (error,) = header_errors((("X-A", "{token}"), ("X-B", "{tokens}")))
-    assert (error.pointer, error.code) == ("/protocolsettings/headers/X-A", "invalid_header")

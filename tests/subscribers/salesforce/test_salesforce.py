@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from relay.core.deliveries.credentials import SinkCredential, origin_text
-from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.deliveries.dialogue import Ended, Step, Steps, previewed
+from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.dialogue import Ended, Step, Steps
 from relay.core.events.event import Event, Origin
 from relay.core.jobs.recipient import Recipient
 from relay.core.samples import sample_event
@@ -20,17 +20,13 @@ from subscribers.base import RenderContext
 from subscribers.common import crm
 from subscribers.salesforce import SALESFORCE, Salesforce
 from subscribers.salesforce.answers import (
-    BUSY_PAUSE_SECONDS,
     DAILY_PAUSE_SECONDS,
     NEWEST_VERSION,
     newest_version,
     read_answer,
     usage_of,
 )
-from subscribers.salesforce.render import meant_by, names_of, phone_forms
 from subscribers.salesforce.requests import soql_text
-from tests.support.hostile_texts import TEXTS, events_with
-from tests.support.scale import scaled
 from tests.vendors.endpoint import Answer
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org
@@ -123,35 +119,6 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
     assert EMAIL not in str(org.rows()), "the address is not written into the record"
 
 
-def test_lead_is_linked_if_there_is_no_contact_and_a_converted_one_is_not() -> None:
-    org = Org()
-    org.add("Lead", LastName="Ng", Company="x", Email=EMAIL, IsConverted=True)
-    lead = org.add("Lead", LastName="Ng", Company="x", Email=EMAIL)
-    outcome, sent = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
-    assert (outcome.verdict, names(sent)[:2]) == ("delivered", ["look-up of the contact", "look-up of the lead"])
-    assert org.rows()[0]["Lead__c"] == lead
-
-
-def test_ids_need_no_look_up() -> None:
-    org = Org()
-    contact, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="Example Ltd")
-    one = event(contact_id=contact, deal_id=deal[:15], email=EMAIL)
-    _, sent = deliver(org, one, subscription(api_version="60.0"))
-    assert names(sent) == ["Job_Event__c by Event_Id__c"]
-    assert (org.rows()[0]["Contact__c"], org.rows()[0]["Opportunity__c"]) == (contact, deal[:15])
-
-
-@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
-def test_records_can_be_read_by_people(object: str) -> None:
-    org = Org()
-    deal = org.add("Opportunity", Name="x")
-    deliver(org, event(deal_id=deal), subscription(api_version="60.0", object=object))
-    [message] = org.messages
-    assert message.title.endswith("LinkedIn outreach to Alex failed: the account needs reconnecting")
-    assert ("How to fix it", "Reconnect it in Revor") in message.fields
-    assert message.footer.endswith(f"{deal} · {KEY}")
-
-
 @pytest.mark.parametrize("kind", ["failed", "succeeded"])
 def test_task_has_the_sentence_the_advice_and_the_links(kind: str) -> None:
     org = Org()
@@ -177,18 +144,6 @@ def test_template_changes_and_removes_fields() -> None:
     deliver(org, event(contact_id=contact), of)
     [row] = org.rows()
     assert (row["Status__c"], row["Account__c"], "Details__c" in row) == ("lost: sample_error", "Kim", False)
-
-
-def test_hostile_texts_are_accepted() -> None:
-    org = Org()
-    for object in ("Job_Event__c", "Task"):
-        of = subscription(api_version="60.0", unmatched="create", object=object)
-        for turn, text in enumerate(TEXTS[:: scaled(9, 1)]):
-            for one in events_with(text, part=turn, parts=scaled(14, 1)):
-                org.api_used = 0
-                outcome, _ = deliver(org, replace(one, id=EVENT_ID), of)  # ids are the relay's own
-                assert outcome.verdict == "delivered", org.refused
-    assert org.refused == []
 
 
 # --- nobody
@@ -220,30 +175,6 @@ def test_person_who_is_not_there_is_treated_as_the_subscription_says(
     assert records == 0 or "Contact__c" not in org.rows()[0]
 
 
-def test_org_without_leads_is_searched_for_contacts_only() -> None:
-    org = Org()
-    del org.objects["Lead"]
-    outcome, _ = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
-    assert outcome == UNMATCHED
-
-
-def test_several_people_with_one_address_are_told_apart_by_nobody() -> None:
-    org = Org()
-    people = [org.add("Contact", LastName="Ng", Email=EMAIL) for _ in range(2)]
-    of = subscription(api_version="60.0")
-    assert deliver(org, event(email=EMAIL), of)[0] == Outcome(verdict="skip", reason="ambiguous")
-    assert org.rows() == []
-    deal = org.add("Opportunity", Name="x")
-    assert deliver(org, event(email=EMAIL, deal_id=deal), of)[0].verdict == "delivered"
-    [row] = org.rows()
-    assert row["Opportunity__c"] == deal
-    assert not any(id in str(row) for id in people)
-    alone = subscription(api_version="60.0", unmatched="create")
-    assert deliver(org, replace(event(email=EMAIL), id="evt_2"), alone)[0].verdict == "delivered"
-    assert len(org.rows()) == 2
-    assert not any(id in str(org.rows()[1]) for id in people)
-
-
 # --- who is meant
 
 
@@ -272,27 +203,6 @@ def test_person_is_found_by_metadata_first_then_by_what_was_captured(
     assert KIND.wants_recipient(subscription())
 
 
-@pytest.mark.parametrize(
-    ("phone", "forms"),
-    [
-        ("+1 415-555-0100", ("+1 415-555-0100", "+14155550100", "14155550100", "(415) 555-0100")),
-        ("(415) 555-0100", ("(415) 555-0100", "+4155550100", "4155550100")),
-        ("+49 30 1234567", ("+49 30 1234567", "+49301234567", "49301234567")),
-        ("030 123456", ("030 123456", "+030123456", "030123456")),
-        ("{recipient.phone}", ("{recipient.phone}",)),
-    ],
-)
-def test_number_is_searched_in_each_form_that_salesforce_may_hold(phone: str, forms: tuple[str, ...]) -> None:
-    assert phone_forms(phone) == forms
-
-
-def test_preview_of_a_captured_recipient_shows_placeholders() -> None:
-    context = captured("{recipient.address}", "{recipient.phone}")
-    steps = previewed(SALESFORCE.steps(event(), subscription(api_version="60.0"), context, {}, NOW))
-    assert names(list(steps)) == ["look-up of the contact", "Job_Event__c by Event_Id__c"]
-    assert "Email%20%3D%20%27{recipient.address}%27" in steps[0].request.url
-
-
 @pytest.mark.parametrize("gone", ["deal", "person", "both", "lead"])
 @pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
 def test_link_that_is_refused_does_not_cost_the_others(gone: str, object: str) -> None:
@@ -315,90 +225,7 @@ def test_link_that_is_refused_does_not_cost_the_others(gone: str, object: str) -
     assert outcome.verdict == "delivered"
 
 
-def test_person_whose_id_is_gone_is_found_by_the_address() -> None:
-    org = Org()
-    merged = org.add("Contact", LastName="Ng", Email=EMAIL)
-    one = event(contact_id="003xx0000000099", email=EMAIL)
-    outcome, sent = deliver(org, one, subscription(api_version="60.0"))
-    assert (outcome.verdict, org.rows()[0]["Contact__c"], len(sent)) == ("delivered", merged, 4)
-
-
-@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
-def test_lead_and_deal_are_linked_as_far_as_salesforce_lets_them(object: str) -> None:
-    org = Org()
-    lead, deal = org.add("Lead", LastName="Ng", Company="x"), org.add("Opportunity", Name="x")
-    one = event(lead_id=lead, deal_id=deal)
-    assert deliver(org, one, subscription(api_version="60.0", object=object))[0].verdict == "delivered"
-    [row] = org.rows(object)
-    linked = (row.get("WhoId"), row.get("WhatId")) if object == "Task" else (row["Lead__c"], row["Opportunity__c"])
-    assert linked == ((None, deal) if object == "Task" else (lead, deal)), "a task of a lead has no deal"
-    assert org.refused == []
-
-
-def test_lead_that_was_converted_is_nobody_and_its_contact_is_found_by_the_address() -> None:
-    org = Org()
-    lead = org.add("Lead", LastName="Ng", Company="x", Email=EMAIL, IsConverted=True)
-    of = subscription(api_version="60.0")
-    assert deliver(org, event(contact_id=lead), of)[0] == UNMATCHED
-    contact = org.add("Contact", LastName="Ng", Email=EMAIL)
-    assert deliver(org, event(contact_id=lead, email=EMAIL), of)[0].verdict == "delivered"
-    assert org.rows()[0]["Contact__c"] == contact
-
-
-@pytest.mark.parametrize("metadata", ["contact", "deal", "email"])
-def test_reference_of_the_template_that_is_refused_is_told_and_not_skipped(metadata: str) -> None:
-    pytest.importorskip("liquid")
-    org = Org()
-    org.objects["Job_Event__c"]["Owner__c"] = org.objects["Job_Event__c"]["Lead__c"]
-    contact, deal = org.add("Contact", LastName="Ng", Email=EMAIL), org.add("Opportunity", Name="x")
-    given = {"contact": {"contact_id": contact}, "deal": {"deal_id": deal}, "email": {"email": EMAIL}}[metadata]
-    of = subscription(api_version="60.0", template={"Owner__c": "00Qxx0000000099"})
-    outcome, _ = deliver(org, event(**given), of)
-    assert outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY")
-    outcome, _ = deliver(org, event(**given), replace(of, options={**of.options, "unmatched": "create"}))
-    assert outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY")
-
-
-@pytest.mark.parametrize("at", [1, 2])
-def test_question_whether_a_person_is_there_that_fails_is_asked_again(at: int) -> None:
-    org = Org()
-    one = event(contact_id="003xx0000000099")
-    steps = SALESFORCE.steps(one, subscription(api_version="60.0"), CONTEXT, {}, NOW)
-    assert steps.send(org.take(next(steps).request)).name == "look-up of the contact"
-    with pytest.raises(StopIteration) as end:
-        steps.send(told(503, "SERVER_UNAVAILABLE") if at == 1 else response(200, b"<html>"))
-    assert end.value.value.outcome.verdict == "retry"
-
-
-@pytest.mark.parametrize("used", [9_000, 9_500])
-def test_little_left_of_the_day_pauses_after_an_event_about_nobody_too(used: int) -> None:
-    org = Org(api_limit=10_000, api_used=used)
-    outcome, _ = deliver(org, event(email=EMAIL), subscription(api_version="60.0"))
-    assert (outcome.verdict, outcome.retry_after_seconds) == ("skip", DAILY_PAUSE_SECONDS if used > 9_000 else None)
-
-
-def test_reference_of_the_template_that_salesforce_names_is_no_unmatched_event() -> None:
-    steps = SALESFORCE.steps(event(contact_id="003xx0000000001"), subscription(api_version="60.0"), CONTEXT, {}, NOW)
-    next(steps)
-    with pytest.raises(StopIteration) as end:
-        steps.send(told(400, "INVALID_CROSS_REFERENCE_KEY", "s3cr3t", ("OwnerId",)))
-    assert end.value.value.outcome == Outcome(verdict="dead", reason="INVALID_CROSS_REFERENCE_KEY: OwnerId")
-
-
 # --- no doubles
-
-
-@pytest.mark.parametrize("object", ["Job_Event__c", "Task", "acme__Job_Event__c"])
-def test_two_subscriptions_of_one_org_write_a_record_each(object: str) -> None:
-    org = Org()
-    org.objects["acme__Job_Event__c"] = dict(org.objects["Job_Event__c"])
-    deal = org.add("Opportunity", Name="x")
-    both = [replace(subscription(api_version="60.0", object=object), id=id) for id in ("won-deals", "lost-deals")]
-    for of in (*both, *both):
-        assert deliver(org, event(deal_id=deal), of)[0].verdict == "delivered"
-    keys = {row["Event_Id__c"] for row in org.rows(object)}
-    assert keys == {crm.key_of(event(), of) for of in both}
-    assert (len(org.rows(object)), len(keys)) == (2, 2)
 
 
 @pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
@@ -411,23 +238,6 @@ def test_connection_that_breaks_after_any_request_makes_no_second_record(object:
     assert (outcome, len(sent)) == (Outcome(verdict="retry", reason="read"), broken_at + 1)
     assert deliver(org, event(email=EMAIL), of)[0].verdict == "delivered"
     assert len(org.rows(object)) == 1
-
-
-def test_bytes_are_the_same_at_each_attempt() -> None:
-    first, second = (previewed(SALESFORCE.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW)) for _ in "ab")
-    assert first == second
-    path = urlsplit(first[-1].request.url).path
-    assert path == f"/services/data/v{NEWEST_VERSION}.0/sobjects/Job_Event__c/Event_Id__c/{KEY}"
-    assert SALESFORCE.key(event(), subscription()) is None
-
-
-def test_preview_shows_the_look_ups_and_the_record_with_placeholders() -> None:
-    steps = previewed(SALESFORCE.steps(event(email=EMAIL), subscription(), CONTEXT, {}, NOW))
-    assert names(list(steps)) == ["versions", "look-up of the contact", "Job_Event__c by Event_Id__c"]
-    asked = parse_qs(urlsplit(steps[1].request.url).query)["q"][0]
-    assert asked == r"SELECT Id FROM Contact WHERE Email = 'o\'neil@example.com' LIMIT 2"
-    assert orjson.loads(steps[2].request.body)["Contact__c"] == "{contact}"
-    assert not any(EMAIL in step.name for step in steps)
 
 
 def test_texts_in_queries_cannot_end_them() -> None:
@@ -504,69 +314,6 @@ def test_answers_are_judged_by_their_code(given: Response, verdict: str, reason:
     assert "s3cr3t" not in outcome.reason
 
 
-VERDICTS: dict[str, tuple[str, ...]] = {
-    "dead": (
-        *("REQUIRED_FIELD_MISSING", "STRING_TOO_LONG", "JSON_PARSER_ERROR", "NUMBER_OUTSIDE_VALID_RANGE"),
-        *("FIELD_CUSTOM_VALIDATION_EXCEPTION", "FIELD_INTEGRITY_EXCEPTION", "INVALID_TYPE_ON_FIELD_IN_RECORD"),
-        *("INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "INVALID_EMAIL_ADDRESS", "CANNOT_EXECUTE_FLOW_TRIGGER"),
-        *("DUPLICATES_DETECTED", "INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY"),
-        *("MALFORMED_ID", "ENTITY_IS_DELETED", "CANNOT_UPDATE_CONVERTED_LEAD"),
-    ),
-    "disable": (
-        *("API_DISABLED_FOR_ORG", "API_CURRENTLY_DISABLED", "FUNCTIONALITY_NOT_ENABLED", "INSUFFICIENT_ACCESS"),
-        *("INSUFFICIENT_ACCESS_OR_READONLY", "NOT_FOUND", "INVALID_TYPE", "INVALID_FIELD", "GONE"),
-        *("INVALID_FIELD_FOR_INSERT_UPDATE", "UNSUPPORTED_APIVERSION", "UNSUPPORTED_API_VERSION"),
-    ),
-    "retry": (
-        *("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE", "REQUEST_RUNNING_TOO_LONG", "QUERY_TIMEOUT"),
-        *("REQUEST_LIMIT_EXCEEDED", "STORAGE_LIMIT_EXCEEDED", "INVALID_SESSION_ID", "UNKNOWN_EXCEPTION"),
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ("verdict", "code"), [(verdict, code) for verdict, codes in VERDICTS.items() for code in codes]
-)
-def test_code_decides_whatever_the_status(verdict: str, code: str) -> None:
-    for status in (400, 401, 403, 404, 409, 410, 429):
-        outcome = read_answer(told(status, code, "s3cr3t", ("Status__c",)), NOW, subscription(), "Task").outcome
-        assert (outcome.verdict, "s3cr3t" in outcome.reason, outcome.in_doubt) == (verdict, False, False)
-    partial = {"id": None, "success": False, "errors": [{"statusCode": code, "message": "s3cr3t", "fields": []}]}
-    for status in (200, 201):
-        outcome = read_answer(response(status, partial), NOW, subscription(), "Task").outcome
-        assert (outcome.verdict, code in outcome.reason) == (verdict, True)
-
-
-def test_token_that_was_given_is_disabled_once_it_is_refused() -> None:
-    for given in (told(401, "INVALID_SESSION_ID"), response(401)):
-        outcome = read_answer(given, NOW, subscription(given=GIVEN), "Task").outcome
-        assert (outcome.verdict, "sinkcredential" in outcome.reason) == ("disable", True)
-
-
-@pytest.mark.parametrize(
-    ("code", "object", "reason"),
-    [
-        ("INVALID_TYPE", "Contact", "Read on Contact"),
-        ("INSUFFICIENT_ACCESS", "Lead", "Read on Lead"),
-        ("INSUFFICIENT_ACCESS", "", "“API Enabled”"),
-        ("NOT_FOUND", "", "no org with a REST API"),
-        ("NOT_FOUND", "Task", "deploy Task with the field Event_Id__c"),
-    ],
-)
-def test_permission_that_is_missing_is_named_for_each_object(code: str, object: str, reason: str) -> None:
-    outcome = read_answer(told(400, code), NOW, subscription(), object).outcome
-    assert (outcome.verdict, reason in outcome.reason) == ("disable", True)
-
-
-@pytest.mark.parametrize(
-    ("message", "seconds"),
-    [("TotalRequests Limit exceeded.", DAILY_PAUSE_SECONDS), ("ConcurrentRequests (…)", BUSY_PAUSE_SECONDS)],
-)
-def test_limits_pause_the_subscription(message: str, seconds: float) -> None:
-    outcome = read_answer(told(403, "REQUEST_LIMIT_EXCEEDED", message), NOW, subscription(), "Task").outcome
-    assert outcome.retry_after_seconds == seconds
-
-
 @pytest.mark.parametrize(
     ("header", "usage", "pause"),
     [
@@ -602,14 +349,6 @@ def test_requests_of_the_day_are_read_and_some_are_left_to_others(
 def test_newest_version_that_both_know_is_used(listed: list[Any], newest: str | None) -> None:
     assert newest_version([{"version": one} for one in listed]) == newest
     assert newest_version({"version": "62.0"}) is None
-
-
-def test_instance_without_a_usable_version_and_one_that_is_down_are_tried_again() -> None:
-    assert deliver(Org(versions=("31.0",)), event(email=EMAIL), subscription())[0].reason.startswith(
-        "the instance lists"
-    )
-    org = Org(faults=[Fault(status=503)])
-    assert deliver(org, event(email=EMAIL), subscription())[0] == Outcome(verdict="retry", reason="http_503")
 
 
 @pytest.mark.parametrize("change", ["hidden", "read_only", "object", "field"])
@@ -667,13 +406,6 @@ def test_greeting_checks_what_deliveries_need_and_finds_the_version(object: str,
     assert org.records == {}
 
 
-def test_greeting_keeps_a_version_that_was_given_if_the_instance_has_it() -> None:
-    ended, _ = greet(Org(), subscription(api_version="60.0"))
-    assert (ended.remember or {})["api_version"] == "60.0"
-    ended, sent = greet(Org(versions=("62.0",)), subscription(api_version="60.0"))
-    assert (ended.outcome.reason, sent) == ("the instance lists no API version 60.0", ["versions"])
-
-
 def _lacks(object: str, field: str) -> Callable[[Org], object]:
     return lambda org: org.objects[object].pop(field)
 
@@ -718,28 +450,6 @@ def test_greeting_names_the_object_the_field_or_the_permission_that_is_missing(
     assert "resume" not in ended.outcome.reason, "there is nothing to resume yet"
 
 
-def test_greeting_of_a_field_that_may_only_be_read_names_it() -> None:
-    steps = KIND.greeting(subscription(api_version="60.0"), NOW)
-    assert steps is not None
-    next(steps)
-    steps.send(response(200, [{"version": "60.0"}]))
-    writable = {"createable": True, "updateable": True}
-    known = [{"name": name, **writable} for name in names_of("Job_Event__c") if name != "Link__c"]
-    known += [{"name": "Event_Id__c", "externalId": True, "unique": True, **writable}, {"name": 7}, "x"]
-    known += [{"name": "Link__c", "createable": True, "updateable": False}]
-    with pytest.raises(StopIteration) as end:
-        steps.send(response(200, {**writable, "fields": known}))
-    assert end.value.value.outcome.reason == "let the user that the app runs as edit Link__c"
-
-
-def test_description_that_is_too_long_to_read_is_replaced_by_questions() -> None:
-    org = Org()
-    org.faults = [Fault(status=200, body=b'[{"version": "60.0"}]'), Fault(status=200, body=b'{"fields": [' + b" " * 99)]
-    ended, sent = greet(org, subscription())
-    assert ended.outcome.verdict == "delivered"
-    assert sent[1:4] == ["description of Job_Event__c", "summary of Job_Event__c", "fields of Job_Event__c"]
-
-
 @pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize(("status", "body"), [(0, b""), (503, b""), (200, b"<html>login"), (302, b"")])
 def test_sink_that_fails_while_it_is_greeted_says_nothing_about_permissions(at: int, status: int, body: bytes) -> None:
@@ -770,20 +480,6 @@ OTHER_BODIES: list[Any] = [
 def test_only_an_answer_in_the_shape_of_a_written_record_counts(status: int, body: Any) -> None:
     outcome = read_answer(response(status, body), NOW, subscription(), "Task").outcome
     assert (outcome.verdict, "not an answer" in outcome.reason) == ("retry", True)
-
-
-@pytest.mark.parametrize("body", [*OTHER_BODIES, RECORD_SHAPED], ids=str)
-def test_answers_in_another_shape_end_no_look_up_and_no_delivery(body: Any) -> None:
-    for options, asked in (({}, 0), ({"api_version": "60.0"}, 0), ({"api_version": "60.0"}, 1)):
-        steps = SALESFORCE.steps(event(email=EMAIL), subscription(**options), CONTEXT, {}, NOW)
-        next(steps)
-        if asked:
-            steps.send(response(200, {"records": []}))
-        if (options and body == {"records": []}) or (not options and isinstance(body, list)):
-            continue  # this is the shape that was asked for
-        with pytest.raises(StopIteration) as end:
-            steps.send(response(200, body))
-        assert end.value.value.outcome.verdict == "retry"
 
 
 IDS_OF_OTHERS = [
@@ -855,18 +551,6 @@ def test_description_of_a_hostile_org_is_read_as_values() -> None:
 # --- subscriptions
 
 
-def test_subscriptions_are_accepted() -> None:
-    KIND.check(subscription())
-    KIND.check(subscription(given=GIVEN))
-    KIND.check(subscription(f"{ORIGIN}/", object="acme__Job_Event__c", unmatched="create", api_version="62.0"))
-    assert KIND.default_types(["ai.revor.job"]) == tuple(
-        f"ai.revor.job.{kind}" for kind in ("succeeded", "failed", "cancelled", "not_found")
-    )
-    assert KIND.redacted_url(f"{ORIGIN}/") == f"{ORIGIN}/"
-    assert KIND.bundle(subscription()) is None
-    assert KIND.dialogue(subscription()) is SALESFORCE
-
-
 MISTAKES: list[tuple[Subscription, str]] = [
     (subscription(f"{ORIGIN}/services/data"), "/sink"),
     (subscription(f"{ORIGIN}?a=b"), "/sink"),
@@ -907,15 +591,3 @@ def test_mistakes_are_named_with_their_place(given: Subscription, pointer: str) 
     with pytest.raises(InvalidRequest) as refused:
         KIND.check(given)
     assert [error.pointer for error in refused.value.errors] == [pointer]
-
-
-def test_only_metadata_say_whom_an_event_is_about() -> None:
-    meant = meant_by(event(email="a@example.com", contact_id="003xx0000000001"), CONTEXT)
-    assert (meant.email, meant.ids, meant.is_empty) == ("a@example.com", {"Contact": "003xx0000000001"}, False)
-
-
-def test_request_is_json_without_a_credential() -> None:
-    of = subscription(unmatched="create")
-    request: OutboundRequest = previewed(SALESFORCE.steps(event(), of, CONTEXT, {}, NOW))[-1].request
-    assert dict(request.headers) == {"Accept": "application/json", "Content-Type": "application/json"}
-    assert request.method == "PATCH"

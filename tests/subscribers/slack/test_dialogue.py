@@ -15,12 +15,11 @@ from relay.core.deliveries.dialogue import Ended, Memory, previewed
 from relay.core.events.event import Event, Origin, from_transition, relay_event
 from relay.core.events.summary_events import group_finished_data, incident_data
 from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Problem, Transition
-from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
-from subscribers.common.edited_messages import MAX_CODES, MAX_SEEN, message_key
+from subscribers.common.edited_messages import message_key
 from subscribers.slack.dialogue import SLACK_BOT, read_answer
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
@@ -198,15 +197,6 @@ def test_incident_is_one_message_that_shows_its_present_state() -> None:
     assert channel.calls() == [POST, f"{POST} in thread", UPDATE, f"{POST} in thread", UPDATE, f"{POST} in thread"]
 
 
-def test_times_in_the_thread_are_the_readers() -> None:
-    channel = Channel(options={"channel": "#campaigns", "time_zone": "Europe/Paris"})
-    delivered(channel, incident("opened", 1, 3))
-    detail = orjson.dumps(channel.posts()[0].replies[0].blocks).decode()
-    assert "First failure" in detail
-    assert "12:00:08 CEST" in detail
-    assert "12:00:09 CEST" in detail
-
-
 def test_event_that_comes_late_does_not_turn_the_message_back() -> None:
     channel = Channel()
     delivered(channel, incident("opened", 1, 3), incident("closed", 3, 12), incident("grew", 2, 10))
@@ -220,12 +210,6 @@ def test_incident_that_is_first_heard_of_when_it_grows_is_one_message() -> None:
     delivered(channel, incident("grew", 2, 10))
     (head,) = channel.posts()
     assert (head.text[:10], head.replies) == ("10 LinkedI", [])
-
-
-def test_two_incidents_are_two_messages() -> None:
-    channel = Channel()
-    delivered(channel, incident("opened", 1, 3, id="inc_a"), incident("opened", 2, 3, id="inc_b"))
-    assert len(channel.posts()) == 2
 
 
 # --- groups
@@ -260,14 +244,6 @@ def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
     assert not any(arguments.get("reply_broadcast") for _, arguments in channel.slack.calls)
 
 
-def test_group_without_failures_is_one_message_when_it_has_finished() -> None:
-    channel = Channel()
-    delivered(channel, finished())
-    (head,) = channel.posts()
-    assert head.text.startswith("Group spring finished")
-    assert (head.replies, channel.calls()) == ([], [POST])
-
-
 def test_event_of_a_finished_round_goes_into_its_thread_and_the_next_round_is_a_new_message() -> None:
     channel = Channel()
     delivered(channel, job("failed", 1), finished(), job("failed", 2, at=NOW + 50), job("succeeded", 3, at=NOW + 60))
@@ -282,37 +258,12 @@ def test_event_of_a_finished_round_goes_into_its_thread_and_the_next_round_is_a_
     assert len(channel.posts()) == 3
 
 
-def test_end_of_an_earlier_round_that_comes_late_changes_nothing_of_the_next() -> None:
-    channel = Channel()
-    delivered(channel, job("failed", 1, at=NOW + 200), finished(at=NOW + 100))
-    (head,) = channel.posts()
-    assert head.text == "Group spring so far: 1 failed"
-    assert [reply.text[:21] for reply in head.replies][-1] == "Group spring finished"
-
-
-def test_groups_of_two_accounts_are_two_messages() -> None:
-    channel = Channel()
-    other = replace(job("failed", 2), owner="revor/other")
-    delivered(channel, job("failed", 1), other)
-    assert len(channel.posts()) == 2
-
-
 def test_event_that_is_sent_again_counts_once() -> None:
     channel = Channel()
     delivered(channel, job("failed", 1), job("failed", 1), job("succeeded", 2), job("succeeded", 2))
     (head,) = channel.posts()
     assert head.text == "Group spring so far: 1 accepted, 1 failed"
     assert len(head.replies) == 2, "whoever replays wants to see it again"
-
-
-def test_large_group_is_remembered_within_bounds() -> None:
-    channel = Channel()
-    for nth in range(MAX_SEEN + 50):
-        delivered(channel, job("failed", nth, code=f"{'long' * 14}_{nth}"))
-    (memory,) = channel.memories.values()
-    assert len(memory["message"]["seen"]) == MAX_SEEN
-    assert len(memory["message"]["codes"]) <= MAX_CODES + 1
-    assert channel.posts()[0].text == f"Group spring so far: {MAX_SEEN + 50} failed"
 
 
 def test_nothing_of_a_job_is_remembered() -> None:
@@ -332,12 +283,6 @@ def test_event_without_a_story_is_a_plain_message(kind: str) -> None:
     delivered(channel, job(kind, 1, group=None))
     assert channel.calls() == [POST]
     assert channel.memories == {}
-
-
-def test_event_of_no_known_account_is_a_plain_message() -> None:
-    assert message_key(replace(job("failed", 1), owner=None)) is None
-    assert message_key(replace(incident("opened", 1, 3), subject="inc_1/../x")) is None
-    assert message_key(replace(incident("opened", 1, 3), source="https://other.example")) is None
 
 
 def test_no_hostile_text_breaks_a_message_or_changes_its_address() -> None:
@@ -392,30 +337,6 @@ def test_message_that_can_never_be_answered_is_retried_and_bounded() -> None:
     assert len(channel.requests) == 4
 
 
-def test_retry_after_a_lost_detail_counts_nothing_twice() -> None:
-    channel = Channel()
-    delivered(channel, job("failed", 1))
-    channel.slack.fail(POST, Fault(status=503), Fault(status=0))
-    for _ in range(2):
-        assert channel.deliver(job("failed", 2)).verdict == "retry"
-    delivered(channel, job("failed", 3), job("failed", 2))
-    (head,) = channel.posts()
-    assert head.text == "Group spring so far: 3 failed"
-    assert [reply.text for reply in head.replies] == [f"LinkedIn job (job job-{nth}) failed" for nth in (1, 3, 2)]
-    assert channel.calls().count(UPDATE) == 2
-
-
-def test_refused_edit_changes_nothing_that_is_remembered() -> None:
-    channel = Channel()
-    delivered(channel, job("failed", 1))
-    before = dict(channel.memories)
-    channel.slack.fail(UPDATE, Fault(error="ratelimited", status=429, headers={"Retry-After": "7"}))
-    assert channel.deliver(job("failed", 2)) == Outcome(verdict="retry", reason="ratelimited", retry_after_seconds=7.0)
-    assert channel.memories == before
-    delivered(channel, job("failed", 2))
-    assert channel.posts()[0].text == "Group spring so far: 2 failed"
-
-
 STORY: tuple[Callable[[], Event], ...] = (
     lambda: job("failed", 1),
     lambda: job("failed", 2),
@@ -449,16 +370,6 @@ def test_kill_before_the_new_message_is_remembered_doubles_it_once() -> None:
     orphan, head = channel.posts()
     assert (orphan.text, orphan.edits, orphan.replies) == ("Group spring so far: 1 failed", [], [])
     assert head.text.startswith("Group spring finished")
-
-
-def test_another_channel_begins_anew() -> None:
-    channel = Channel()
-    delivered(channel, job("failed", 1))
-    channel.slack.member.add("G0PRIVATE01")
-    channel.subscription = replace(channel.subscription, options={"channel": "G0PRIVATE01"})
-    delivered(channel, job("failed", 2))
-    assert channel.posts()[0].text == "Group spring so far: 1 failed"
-    assert channel.slack.channel("G0PRIVATE01")[0].text == "Group spring so far: 1 failed"
 
 
 # --- answers
@@ -499,29 +410,6 @@ def test_error_says_what_happens_and_what_to_do(error: str, verdict: str, says: 
         assert len(outcome.reason) <= 200
 
 
-def test_missing_scope_names_the_scope() -> None:
-    outcome = read_answer(answer(no("missing_scope", needed="chat:write.public", provided="chat:write")), NOW).outcome
-    assert outcome == Outcome(
-        verdict="disable",
-        reason="missing_scope: add the scope chat:write.public to the app, install it again, then resume",
-    )
-    for needed in (None, 7, "<!channel>", "x" * 1000, "\ud800"):
-        body = (
-            b'{"ok":false,"error":"missing_scope","needed":"\\ud800"}'
-            if needed == "\ud800"
-            else no("missing_scope", needed=needed)
-        )
-        assert "add the scope chat:write to" in read_answer(answer(body), NOW).outcome.reason
-
-
-@pytest.mark.parametrize("error", ["ratelimited", "rate_limited", "message_limit_exceeded", "unknown"])
-def test_limit_pauses_as_long_as_slack_says(error: str) -> None:
-    outcome = read_answer(answer(no(error), 429, Retry_After="42"), NOW).outcome
-    assert outcome == Outcome(verdict="retry", reason=error, retry_after_seconds=42.0)
-    assert read_answer(answer(no("ratelimited")), NOW).outcome.retry_after_seconds == 30.0
-    assert read_answer(answer(b"", 429, Retry_After="42"), NOW).outcome.retry_after_seconds == 42.0
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -538,30 +426,6 @@ def test_answer_that_is_not_slacks_is_retried(body: bytes) -> None:
         found = read_answer(answer(body, status), NOW)
         assert (found.outcome.verdict, found.gone, found.place) == ("retry", False, None)
         assert found.outcome.reason
-
-
-def test_status_counts_where_no_error_is_named() -> None:
-    assert read_answer(answer(b"", 410), NOW).outcome.verdict == "disable"
-    assert read_answer(answer(no("invalid_auth"), 503, Retry_After="9"), NOW).outcome == Outcome(
-        verdict="retry", reason="http_503", retry_after_seconds=9.0
-    )
-    assert read_answer(answer({"ok": True, "channel": "C1", "ts": "1"}, 302), NOW).outcome.verdict == "retry"
-    timeout = Response(started_at=NOW, duration_ms=1.0, error="timeout", excerpt=b'{"ok":true}')
-    assert read_answer(timeout, NOW).outcome == Outcome(verdict="retry", reason="timeout")
-
-
-@given(
-    body=st.binary(max_size=200)
-    | st.dictionaries(
-        st.sampled_from(["ok", "error", "channel", "ts", "needed"]),
-        st.booleans() | st.integers() | st.text(max_size=70) | st.none(),
-    ).map(dumps),
-    status=st.integers(100, 599),
-)
-def test_every_answer_has_an_outcome(body: bytes, status: int) -> None:
-    found = read_answer(answer(body, status), NOW)
-    assert found.outcome.reason.isprintable()
-    assert found.ok == (found.place is not None)
 
 
 @given(
@@ -602,14 +466,6 @@ def test_any_memory_can_be_continued(memory: Mapping[str, Any]) -> None:
 # --- the subscription
 
 
-def test_preview_shows_every_request_with_placeholders() -> None:
-    steps = previewed(BOT.steps(incident("opened", 1, 3), bot(), CONTEXT, {}, NOW))
-    assert [step.name for step in steps] == ["chat.postMessage", "chat.postMessage in the thread"]
-    first, second = (orjson.loads(step.request.body) for step in steps)
-    assert first["channel"] == "#campaigns"
-    assert (second["channel"], second["thread_ts"]) == ("{channel}", "{ts-of-the-message}")
-
-
 def problems(subscription: Subscription) -> list[tuple[str, str]]:
     try:
         SLACK.check(subscription)
@@ -630,41 +486,3 @@ def test_channel_is_an_id_or_a_name(channel: str) -> None:
 )
 def test_channel_of_another_form_is_refused(channel: Any) -> None:
     assert problems(bot(channel=channel)) == [("/config/channel", "invalid")]
-
-
-def test_bot_needs_a_channel_and_a_bot_token() -> None:
-    plain = bot(options={}, credential=None)
-    assert problems(plain) == [("/sinkcredential", "missing"), ("/config/channel", "missing")]
-    basic = SinkCredential(
-        id="crd_1", origin="", fields={"credentialtype": "PLAIN", "identifier": "a", "secret": "xoxb-1-2"}
-    )
-    assert problems(bot(credential=basic)) == [("/sinkcredential", "missing")]
-    for token in ("xoxp-1-2", "xapp-1-2", "xoxb-", "hooks"):
-        assert problems(bot(token=token)) == [("/sinkcredential/accesstoken", "credential_unsuitable")]
-    assert problems(bot(token="xoxe.xoxb-1-abc")) == []
-
-
-def test_bot_takes_no_headers_other_methods_or_handshake() -> None:
-    odd = bot(headers=(("X-A", "b"),), method="PUT", handshake="required", sink=SINK + "?token=xoxb-1")
-    assert problems(odd) == [
-        ("/protocolsettings/headers", "invalid_header"),
-        ("/protocolsettings/method", "invalid_method"),
-        ("/sink", "sink_unsuitable"),
-        ("/config/handshake", "handshake_unsuitable"),
-    ]
-
-
-def test_urls_of_slack_say_which_kind_of_subscription_they_are() -> None:
-    for host in ("slack.com", "slack-gov.com"):
-        assert registry.infer_kind(f"https://{host}/api/chat.postMessage") == "slack"
-        assert problems(bot(sink=f"https://{host}/api/chat.update")) != []
-    assert registry.infer_kind("https://example.slack.com.evil.example/api/chat.postMessage") == "webhook"
-    webhook = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T/B/X", kind="slack")
-    assert problems(replace(webhook, options={"channel": "C0123456789"})) == [("/config/channel", "unknown_option")]
-    assert problems(replace(webhook, sink="https://slack.com/services/T/B/X")) == [("/sink", "sink_unsuitable")]
-    assert SLACK.dialogue(webhook) is None
-
-
-def test_url_of_the_method_is_shown_and_of_a_webhook_is_not() -> None:
-    assert SLACK.redacted_url(SINK) == SINK
-    assert SLACK.redacted_url("https://hooks.slack.com/services/T0/B0/secret") == "https://hooks.slack.com/…"

@@ -47,11 +47,6 @@ def test_failed_job_sets_these_variables() -> None:
     }
 
 
-def test_metadata_keys_select_the_details() -> None:
-    event = job_event(metadata={"deal": 42, "owner": "Kim"})
-    assert variables(event, metadata_keys=["owner"])["details"] == "Owner: Kim\nChannel: LinkedIn"
-
-
 def test_variables_mention_nobody_where_a_workflow_puts_them_into_a_message() -> None:
     event = job_event(metadata={"deal": "<!channel> *pay* @here :tada: https://evil.example"})
     found = variables(event, metadata_keys=["deal"])

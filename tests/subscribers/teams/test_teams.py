@@ -12,7 +12,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.slack.test_slack import RECONNECT, about_the_relay, job_event
+from tests.subscribers.slack.test_slack import RECONNECT, job_event
 
 WORKFLOW = "/workflows/0123456789abcdef/triggers/manual/paths/invoke"
 QUERY = "?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=secret"
@@ -48,15 +48,6 @@ def test_card_has_the_sentence_advice_metadata_place_and_ids() -> None:
     assert shown["actions"] == [open_deal]
 
 
-def test_metadata_keys_select_what_is_shown() -> None:
-    event = job_event(metadata={"recipient_name": "Alex", "deal": 42, "email": "alex@example.com"})
-    facts = card(event, metadata_keys=["email"])["body"][1]["facts"]
-    assert facts == [
-        {"title": "Email", "value": "alex@\u2060example.com"},
-        {"title": "Channel", "value": "LinkedIn"},
-    ]
-
-
 @pytest.mark.parametrize(
     ("kind", "style"),
     [("failed", "attention"), ("succeeded", "good"), ("overdue", "warning"), ("queued", "emphasis")],
@@ -81,11 +72,6 @@ def test_colour_says_how_it_went(kind: str, style: str) -> None:
 def test_link_is_well_formed_or_left_out(url: str, opened: str | None) -> None:
     actions = card(job_event(metadata={"url": url})).get("actions", [])
     assert [action["url"] for action in actions] == ([] if opened is None else [opened])
-
-
-def test_incident_links_to_the_relay() -> None:
-    event = about_the_relay("relay.incident.opened", {"incident": "inc_1"})
-    assert "actions" not in card(event, RenderContext(public_url="https://relay.example"))
 
 
 @pytest.mark.parametrize("filler", ["😀", "*", "\\", "&amp;", "x"])
@@ -144,13 +130,6 @@ def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str)
     with pytest.raises(InvalidRequest) as refused:
         KIND.check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": "teams", **changes}))
     assert [error.pointer for error in refused.value.errors] == [pointer]
-
-
-def test_retired_connector_is_refused_with_what_to_do() -> None:
-    sink = "https://acme.webhook.office.com/webhookb2/a/IncomingWebhook/b/c"
-    assert registry.infer_kind(sink) == "teams"
-    with pytest.raises(InvalidRequest, match="create a workflow in Teams"):
-        KIND.check(Subscription(id="sub_1", sink=sink, kind="teams"))
 
 
 def error(code: object) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from relay.core.events.event import ACCOUNT_EVENTS, Event, Hint, Origin, account_event, relay_event
+from relay.core.events.event import Event, Hint, Origin, account_event, relay_event
 from relay.core.events.summary_events import account_data, group_finished_data, incident_data
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry, wording
@@ -151,85 +151,6 @@ SINK |= {"likely": None, "channel": None, "source": None, "account": None}
 )
 def test_what_happened(event: Event, said: str) -> None:
     assert wording.sentence(event, CONTEXT).endswith(said.removeprefix("…"))
-
-
-@pytest.mark.parametrize(
-    ("event", "advice"),
-    [
-        (
-            of_account("needs_reconnect", hint=RECONNECT),
-            {
-                "How to fix it": "Reconnect it in Revor",
-                "Who can fix it": "account owner",
-                "Sending its jobs again": "could reach people twice: they are still open",
-            },
-        ),
-        (
-            of_account("cannot_send", open_jobs=0),
-            {"How to fix it": "Check in Revor why it cannot send", "Who can fix it": "account owner"},
-        ),
-        (of_account("removed", open_jobs=0), {}),
-        (of_account("added", open_jobs=3), {}),
-        (
-            of_account("recovered"),
-            {"Sending its jobs again": "is needed only for those that have failed: relay incidents list"},
-        ),
-        (
-            of_group(group="q4 launch"),
-            {
-                "What is left to do": "See what went wrong: relay groups show 'q4 launch'",
-                "Who can do it": "account owner",
-                "Sending again": "depends on the error: each failed job says whether it is safe",
-            },
-        ),
-        (
-            of_group(counts={"succeeded": 1}, skipped=0, failures={}, missing=1),
-            {
-                "What is left to do": "See what went wrong: relay groups show q4-launch",
-                "Who can do it": "account owner",
-            },
-        ),
-        (of_group(counts={"succeeded": 1, "cancelled": 1}, skipped=0, failures={}), {}),
-        (
-            of_incident(),
-            {
-                "How to fix it": "Reconnect it in Revor",
-                "Who can fix it": "account owner",
-                "Sending them again": "is safe once this is fixed: nothing was sent",
-                "See them": "relay incidents show inc_1",
-            },
-        ),
-        (
-            of_incident("closed"),
-            {"Sending them again": "is safe: nothing was sent", "See them": "relay incidents show inc_1"},
-        ),
-        (
-            of_incident(**SINK),
-            {
-                "How to fix it": "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions "
-                "resume sub_9). Then send again what was given up (relay deliveries retry --state dead --subscription "
-                "sub_9)",
-                "Who can fix it": "administrator",
-            },
-        ),
-        (
-            of_incident(kind="creates", code="no_answer", hint=None, likely=None),
-            {
-                "How to fix it": "Check in Revor which of them went out: relay intents list",
-                "Who can fix it": "account owner",
-                "Sending them again": "could reach people twice: check first which of them were sent",
-                "See them": "relay incidents show inc_1",
-            },
-        ),
-    ],
-)
-def test_whose_turn_it_is_and_what_to_do(event: Event, advice: dict[str, str]) -> None:
-    assert dict(wording.advice(event)) == advice
-
-
-def test_messages_speak_of_accepted_and_never_of_delivered() -> None:
-    for event in (of_group(), *(of_account(kind) for kind in ACCOUNT_EVENTS), of_incident(), of_incident("closed")):
-        assert "delivered" not in text_of(event)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
