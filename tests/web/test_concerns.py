@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.clock import to_rfc3339
-from relay.web.concerns import Concern, Seen, concerns
+from relay.web.concerns import Seen, concerns
 from relay.web.texts import english
 
 NOW = 1_800_000_000.0
@@ -97,40 +97,6 @@ def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[s
     assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]
 
 
-def test_a_subscription_has_the_name_that_people_gave_it() -> None:
-    named = subscription(description="CRM", failing_since=NEW, failing_reason="http_503")
-    found = concerns(Seen(ready=WELL, subscriptions=[named], dead=[group()], late=[group()]), NOW)
-    assert [(one.key, one.values["sink"], one.values["n"]) for one in found] == [("failing_dead", "CRM", 2)]
-
-
-@pytest.mark.parametrize(
-    ("reason", "fix"),
-    [
-        ("http_503", "HTTP 503: the sink fails. Check its log."),
-        ("timeout", "no answer in time: the sink is too slow. Let it answer 2xx before it works,"),
-        ("of_a_later_version", "of_a_later_version"),
-    ],
-)
-def test_why_a_subscription_fails_is_said_in_words(reason: str, fix: str) -> None:
-    (found,) = concerns(Seen(ready=WELL, subscriptions=[subscription(failing_since=NEW, failing_reason=reason)]), NOW)
-    assert (found.fix or "").startswith(fix)
-
-
-@pytest.mark.parametrize(
-    ("stands", "found"),
-    [
-        ({"failing_since": NEW}, ["failing"]),
-        ({"state": "disabled"}, ["disabled"]),
-        ({"state": "paused", "failing_since": NEW}, ["incident"]),
-        ({}, ["incident"]),
-        ({"id": "sub_2", "failing_since": NEW}, ["incident", "failing"]),
-    ],
-)
-def test_a_broken_sink_is_told_once(stands: dict[str, Any], found: list[str]) -> None:
-    seen = Seen(ready=WELL, incidents=[incident(subscription="sub_1")], subscriptions=[subscription(**stands)])
-    assert [key for _, key in keys(seen)] == found
-
-
 @pytest.mark.parametrize("stands", [{"state": "disabled"}, {"failing_since": NEW}])
 def test_all_that_is_wrong_with_one_sink_is_one_concern(stands: dict[str, Any]) -> None:
     seen = Seen(
@@ -160,80 +126,3 @@ def test_the_worst_comes_first() -> None:
     ]
     (oldest,) = [one.since for one in concerns(seen, NOW) if one.key == "intents"]
     assert oldest == OLD
-
-
-def everything() -> list[Concern]:
-    return concerns(
-        Seen(
-            ready={"status": "failing", "problems": ["database: full"]},
-            sources=[source(state="down"), source(state="unauthorized")],
-            incidents=[incident()],
-            accounts=[
-                account(state=state, open_jobs=n) for state in ("needs_reconnect", "cannot_send") for n in (0, 1, 5)
-            ],
-            subscriptions=[
-                subscription(state="disabled"),
-                subscription(failing_since=NEW),
-                subscription(state="paused", state_reason=HELD),
-            ],
-            dead=[group(subscription_id="sub_2", count=1), group(sink=None), group(least=True)],
-            uncertain=[group()],
-            late=[group(subscription_id="sub_2"), group(subscription_id="sub_3", least=True)],
-            intents=[{"id": "int_1", "sent_at": OLD}],
-        ),
-        NOW,
-    ) + concerns(
-        Seen(
-            ready=WELL,
-            subscriptions=[
-                *(subscription(state="disabled", id=id) for id in ("sub_1", "sub_2", "sub_3")),
-                *(subscription(failing_since=NEW, id=id) for id in ("sub_4", "sub_5", "sub_6", "sub_8")),
-            ],
-            dead=[
-                *(group(subscription_id=id) for id in ("sub_1", "sub_4")),
-                *(group(subscription_id=id, least=True) for id in ("sub_2", "sub_5")),
-                group(subscription_id="sub_7", least=True),
-            ],
-            uncertain=[group(least=True), group(subscription_id="sub_8")],
-            intents=[{"id": "int_1", "sent_at": OLD}] * 100,
-        ),
-        NOW,
-    )
-
-
-def test_each_has_a_sentence_and_a_place_to_look() -> None:
-    found = everything()
-    assert {one.key for one in found} == {
-        *(
-            "problem",
-            "source_down",
-            "source_unauthorized",
-            "incident",
-            "uncertain",
-            "intents",
-            "disabled",
-            "failing",
-            "held",
-        ),
-        *("account_needs_reconnect", "account_cannot_send", "dead", "late"),
-        *("dead_least", "late_least", "uncertain_least", "intents_least"),
-        "failing_in_doubt",
-        *(f"{stands}_dead{more}" for stands in ("disabled", "failing") for more in ("", "_least")),
-        *("account_needs_reconnect_idle", "account_cannot_send_idle"),
-    }
-    for one in found:
-        sentence = english()(f"overview.{one.key}", **one.values)
-        assert "{" not in sentence
-        assert one.path.startswith("/ui/")
-
-
-def test_an_account_is_named_as_its_owner_writes_it() -> None:
-    (one,) = concerns(Seen(ready=WELL, accounts=[account(state="needs_reconnect")]), NOW)
-    sentence = english()("overview.account_needs_reconnect", **one.values)
-    assert sentence == "The LinkedIn account Ada needs reconnecting. 3 open jobs need it."
-
-
-def test_what_a_source_has_answered_is_told():
-    problem = {"code": "unavailable", "message": "revor.ai refuses connections", "request_id": None, "at": NEW}
-    (found,) = concerns(Seen(ready=WELL, sources=[source(state="down", problem=problem)]), NOW)
-    assert found.fix == "revor.ai refuses connections"

@@ -6,9 +6,7 @@ import pytest
 
 from relay.core.deliveries.delivery import Timings
 from relay.web import live
-from relay.web.concerns import LATE_SECONDS
 from relay.web.pages import deliveries as pages
-from relay.web.pages import overview
 from tests.support.api_world import HOOK
 from tests.support.store_kit import attempt, claim, result_of
 
@@ -87,86 +85,7 @@ async def test_what_waits_needs_a_person_only_if_it_is_held(world, browser, by):
         assert "The subscription is paused" in row["What to do"]
 
 
-async def test_sending_again_to_a_sink_that_fails_is_not_what_is_offered_first(world, browser):
-    id = await subscribe(browser)
-    (delivery,) = await ended(world, id, "dead", "http_503", status_code=503)
-    page = await browser.get(f"/ui/deliveries/{delivery}")
-    assert page.soup.attributes("//form[contains(@action, '/retry')]/button", "class") == ["primary"]
-    assert "Later events of the job do not wait for it" in facts(page.soup)["What next"]
-    await browser.client.post(f"/v1/subscriptions/{id}/pause")
-    page = await browser.get(f"/ui/deliveries/{delivery}")
-    assert page.soup.attributes("//form[contains(@action, '/retry')]/button", "class") == ["secondary"]
-    assert "The subscription is paused. It is kept" in page.soup.text
-
-
-async def test_the_same_delivery_is_told_alike_on_every_page(world, browser):
-    id = await subscribe(browser)
-    await ended(world, id, "pending", "http_503", status_code=503)
-    overview = (await browser.get("/ui")).soup
-    assert overview.texts("//article[h2='Events on their way']/p[@class='value']") == ["1"]  # now, not a minute ago
-    (row,) = (await browser.get(f"/ui/subscriptions/{id}")).soup.rows(0)
-    assert row["State"] == "Waiting HTTP 503"
-    (job,) = (await browser.client.get("/v1/jobs")).json()["items"]
-    story = await browser.get(f"/ui/jobs/{job['uid']}")
-    assert story.soup.rows(0)[0]["Delivery"] == "waiting HTTP 503"
-    assert "http_503" not in story.soup.texts("//ol")[0]
-
-
-async def test_all_deliveries_are_those_of_every_state(world, browser):
-    id = await subscribe(browser)
-    await ended(world, id, "pending", "http_503", status_code=503)
-    page = await browser.get("/ui/deliveries", state="dead", subscription=id)
-    (link,) = page.soup.all("//a[.='All deliveries']/@href")
-    assert len((await browser.get(link)).soup.rows(0)) == 1
-
-
-@pytest.mark.parametrize(
-    ("action", "says"),
-    [("pause", "paused. They are kept, and sent when you resume it"), (None, "They are on their way")],
-)
-async def test_what_waits_says_why(world, browser, action, says):
-    id = await subscribe(browser)
-    await world.poll(await world.job("a job"), "queued")
-    if action is not None:
-        await browser.client.post(f"/v1/subscriptions/{id}/{action}")
-    page = await browser.get("/ui/deliveries", state="pending")
-    assert says in page.soup.rows(0)[0]["What to do"]
-    assert page.soup.all("//a[starts-with(@href,'/ui/deliveries/retry')]") == []
-
-
-async def test_only_so_many_are_counted(world, browser, monkeypatch):
-    monkeypatch.setattr(pages, "FEW_COUNTED", 2)
-    await ended(world, await subscribe(browser), "dead", "http_500", jobs=3)
-    page = await browser.get("/ui/deliveries")
-    assert "at least 2, the oldest" in page.html
-    assert "There are more" in page.html
-
-
-async def test_without_subscriptions_the_page_says_what_to_do_first(browser):
-    page = await browser.get("/ui/deliveries")
-    assert "relay subscriptions add" in page.html
-    assert "Nothing has failed for good." in page.html
-
-
-@pytest.mark.parametrize("query", [{"state": "lost"}, {"by": "colour"}, {"view": "list", "day": "yesterday"}])
-async def test_a_wrong_filter_is_refused(browser, query):
-    assert (await browser.get("/ui/deliveries", **query)).status == 422
-
-
 # --- the list
-
-
-async def test_a_group_leads_to_its_deliveries(world, browser):
-    id = await subscribe(browser)
-    one, two = await ended(world, id, "dead", "http_503", jobs=2)
-    await ended(world, id, "dead", "dns", status_code=None, error="dns")
-    page = await browser.get("/ui/deliveries")
-    (look,) = [one.get("href") for one in page.soup.all("//a[text()='Look']") if "http_503" in one.get("href")]
-    found = await browser.get(look)
-    assert [row["Event"] for row in found.soup.rows()] == ["job.queued", "job.queued"]
-    assert found.soup.attributes("//tbody/tr", "id") == [two, one]
-    earlier = await browser.get("/ui/deliveries", view="list", state="dead", day="2027-01-14")
-    assert "No deliveries match." in earlier.html
 
 
 async def test_the_list_has_pages(world, browser, monkeypatch):
@@ -177,26 +96,6 @@ async def test_the_list_has_pages(world, browser, monkeypatch):
     second = await browser.get(older)
     shown = first.soup.attributes("//tbody/tr", "id") + second.soup.attributes("//tbody/tr", "id")
     assert shown == sorted(ids, reverse=True)
-
-
-async def test_an_empty_page_says_that_older_ones_follow(world, browser, monkeypatch):
-    monkeypatch.setattr("relay.store.deliveries.delivery_pages.SCANNED", 2)
-    id = await subscribe(browser)
-    (old,) = await ended(world, id, "dead", "dns", status_code=None, error="dns")
-    await ended(world, id, "dead", "http_500", jobs=3)
-    first = await browser.get("/ui/deliveries", view="list", state="dead", reason="dns")
-    assert "None among the newest ones." in first.html
-    second = await browser.get(first.soup.attributes("//a[@rel='next']", "href")[0])
-    assert second.soup.attributes("//tbody/tr", "id") == [old]
-
-
-async def test_the_list_as_csv_has_no_formulas(world, browser):
-    await ended(world, await subscribe(browser), "dead", "=cmd()")
-    lines = (await browser.get("/ui/deliveries", view="list", format="csv")).html.splitlines()
-    assert lines[0].startswith("id,state,reason")
-    assert "'=cmd()" in lines[1]
-    other = await browser.get("/ui/deliveries", view="list", reason="http_500", format="csv")
-    assert len(other.html.splitlines()) == 1, "what the page leaves out, the file leaves out"
 
 
 # --- one delivery
@@ -287,26 +186,6 @@ async def test_what_a_sink_answers_is_inert(world, browser, body, shown):
     assert "\x07" not in page.html
     assert page.soup.all("//script[not(@src)]|//img[@onerror]") == []
     assert len(page.html) < 60_000
-
-
-async def test_many_attempts_are_left_out(world, browser, monkeypatch):
-    monkeypatch.setattr(pages, "FIRST_ATTEMPTS", 1)
-    monkeypatch.setattr(pages, "LAST_ATTEMPTS", 1)
-    id = await subscribe(browser)
-    await world.poll(await world.job("a job"), "queued")
-    for number in range(1, 5):
-        world.now += 60
-        (one,) = await claim(world.store, id, now=world.now)
-        tried = attempt(number, started_at=world.now, status_code=500, next_attempt_at=world.now + 60)
-        await world.store.deliveries.record_attempt(
-            result_of(one, "pending", now=world.now, reason="http_500", attempt=tried, due_at=world.now + 60)
-        )
-    page = await browser.get(f"/ui/deliveries/{one.id}")
-    assert "2 attempts are left out here." in page.html
-    assert page.soup.attributes("//tbody/tr[@id]", "id") == ["attempt-1", "attempt-4"]
-    assert facts(page.soup)["What next"].startswith("Attempt 5:")
-    (label,) = page.soup.attributes("//*[@class='line']", "aria-label")
-    assert label.startswith("4 attempts. Waits between them:")
 
 
 async def test_a_delivery_is_sent_again(world, browser):
@@ -413,25 +292,4 @@ async def test_pages_are_sent_again_while_they_are_open(world, browser, monkeypa
         assert "data: <" in answer.text, path
 
 
-async def test_an_event_leads_to_its_deliveries(world, browser):
-    await subscribe(browser)
-    await subscribe(browser, sink="https://other.example/hooks", description=HOSTILE.replace("\x07", ""))
-    (event,) = await world.poll(await world.job("a job"), "queued")
-    page = await browser.get("/ui/deliveries", event=event.id)
-    assert len(page.soup.rows()) == 2
-    assert "\u202e" not in page.html
-
-
 # --- what the overview says of them
-
-
-async def test_late_deliveries_are_found_behind_many_new_ones(world, browser, monkeypatch):
-    monkeypatch.setitem(overview.BY_SINK, "newest", 1)
-    id = await subscribe(browser)
-    for number in range(2):
-        await world.poll(await world.job(f"old {number}"), "queued")
-    world.now += LATE_SECONDS + 1
-    await world.poll(await world.job("new"), "queued")
-    page = await browser.get("/ui")
-    (late,) = page.soup.texts(f"//a[contains(@href, 'state=pending&subscription={id}')]")
-    assert late == "At least 1 events for CRM sync are late."

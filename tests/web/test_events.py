@@ -2,7 +2,6 @@
 
 import pytest
 
-from relay.web.pages import events as pages
 from relay.web.times import moment
 from tests.support.api_world import HOOK, NOW
 
@@ -51,17 +50,6 @@ async def test_events_are_filtered(browser, two, query, places):
     assert ids(page) == [two[place].id for place in places]
 
 
-async def test_rare_events_are_searched_for_on_several_pages(browser, two, monkeypatch):
-    monkeypatch.setattr("relay.store.events.SCANNED", 1)
-    wanted = {"type": "ai.revor.job.queued", "subject": "job-1"}
-    assert ids(await browser.get("/ui/events", **wanted)) == [two[0].id]
-    monkeypatch.setattr(pages, "PAGES_READ", 1)
-    page = await browser.get("/ui/events", **wanted)
-    assert ids(page) == []
-    assert "No events match so far. The next page goes on searching." in page.html
-    assert page.soup.attributes("//a[@rel='next']", "href")
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -79,28 +67,6 @@ async def test_a_wrong_filter_is_named_at_its_field(browser, field, value):
     assert page.status == 422
     assert page.soup.attributes("//*[@aria-invalid='true']", "name") == [field]
     assert page.soup.attributes("//*[@aria-invalid='true']", "value") == [value]
-
-
-async def test_a_filter_looks_through_so_many_events_at_once(browser, two, monkeypatch):
-    monkeypatch.setattr(pages, "ITEMS_READ", 1)
-    monkeypatch.setattr(pages, "PAGES_READ", 2)
-    first = await browser.get("/ui/events", filter='{"exact": {"sequence": "0000000001", "subject": "job-1"}}')
-    assert (ids(first), "Older ones follow." in first.html) == ([], True)
-    second = await browser.get(first.soup.attributes("//a[@rel='next']", "href")[0])
-    assert ids(second) == [two[0].id]
-
-
-async def test_the_list_has_pages(browser, two, monkeypatch):
-    monkeypatch.setattr(pages, "PAGE_ITEMS", 2)
-    first = await browser.get("/ui/events")
-    second = await browser.get(first.soup.attributes("//a[@rel='next']", "href")[0])
-    assert ids(first) + ids(second) == [one.id for one in reversed(two)]
-
-
-async def test_a_row_says_what_the_event_tells(browser, two):
-    row = (await browser.get("/ui/events", type="failed")).soup.rows()[0]
-    assert (row["Event"], row["About"]) == ("job.failed", "job-1")
-    assert "failed" in row["What it tells"]
 
 
 async def test_an_event_is_shown_whole_with_where_it_went(browser, world):
@@ -131,16 +97,6 @@ async def test_events_from_outside_are_inert(browser, world):
         assert "\u202e" not in page.html
         assert "\\u202egnp.exe" in page.html
         assert page.soup.all("//script[not(@src)]") == []
-
-
-async def test_events_as_csv(browser, two):
-    lines = (await browser.get("/ui/events", type="failed", format="csv")).html.splitlines()
-    assert (len(lines), lines[0].startswith("id,time,type"), two[1].id in lines[1]) == (2, True, True)
-
-
-async def test_the_first_event_is_explained(browser):
-    assert "relay jobs add JOB_ID" in (await browser.get("/ui/events")).html
-    assert "No events match." in (await browser.get("/ui/events", type="failed")).html
 
 
 async def test_a_bound_token_sees_the_events_of_its_account_only(browser, two, world, open_as):

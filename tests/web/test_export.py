@@ -68,17 +68,6 @@ async def test_links_lead_to_where_the_browser_found_the_relay(world, monkeypatc
     await browser.client.aclose()
 
 
-async def test_a_file_of_the_whole_list_says_nothing_more(browser, world, monkeypatch):
-    monkeypatch.setattr(export, "MAX_ROWS", 2)
-    for number in range(2):
-        await world.job(f"job_{number}")
-    assert len(rows_of((await browser.get("/ui/jobs?format=csv")).html)) == 3
-
-
-async def test_a_page_says_how_much_a_file_may_have(browser):
-    assert "Download as CSV (up to 10,000 rows)" in (await browser.get("/ui/jobs")).soup.links()
-
-
 async def test_a_cursor_that_is_none_is_refused_before_the_file_begins(browser):
     for path in ("/ui/jobs", "/ui/deliveries", "/ui/tokens"):
         answer = await browser.get(f"{path}?format=csv&cursor=x")

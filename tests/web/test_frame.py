@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.access.sign_in import NOTICE_SECONDS, sealed
+from relay.core.access.sign_in import NOTICE_SECONDS
 from relay.web.navigation import NAVIGATION
 from relay.web.pages import PAGES
 from tests.support.web_world import BASE_URL
@@ -46,30 +46,11 @@ async def test_no_link_can_say_that_something_was_done(open_as, world):
     assert (await one.get(path)).said == "", "a seal is for a short time"
 
 
-async def test_a_page_does_not_fail_because_a_newer_node_has_done_something_else(browser, world):
-    said = {"done": "something_new", "n": ""}
-    seal = sealed(await browser.csrf(), f"{said['done']} {said['n']}", world.now)
-    page = await browser.get("/ui", **said, seal=seal)
-    assert (page.status, page.said) == (200, "")
-
-
 async def test_a_form_without_its_token_does_nothing(browser, world):
     job = await world.job("job_1")
     refused = await browser.post(f"/ui/jobs/{job.uid}/refresh", csrf=False)
     assert refused.status == 403
     assert world.tracking.refreshed == []
-
-
-@pytest.mark.parametrize(("scopes", "leads"), [(["read", "jobs:write"], False), (["admin"], True)])
-async def test_only_admins_are_led_to_the_pages_of_admins(open_as, scopes, leads):
-    browser = await open_as(scopes=scopes)
-    page = await browser.get("/ui")
-    paths = {link.get("href") for link in page.soup.all("//nav//a")}
-    assert {"/ui", "/ui/jobs", "/ui/intents"} <= paths
-    admins = ("/ui/tokens", "/ui/audit", "/ui/settings")
-    assert [(await browser.get(path)).status == 200 for path in admins] == [leads] * 3
-    assert [path in paths for path in admins] == [leads] * 3
-    assert ("Administration" in page.html) is leads
 
 
 async def test_a_token_that_may_only_read_does_not_act(open_as, world):
@@ -105,11 +86,6 @@ async def test_a_wrong_method_is_told_which_ones_there_are(browser, method, path
     answer = await browser.client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, taken)
     assert method == "HEAD" or "Method not allowed" in answer.text
-
-
-async def test_a_path_without_a_page_is_not_found_whatever_the_method(browser):
-    for method in ("GET", "POST", "DELETE"):
-        assert (await browser.client.request(method, "/ui/nothing/here")).status_code == 404
 
 
 @pytest.mark.parametrize("path", sorted(page.path for page in PAGES if page.method == "GET" and "{" not in page.path))

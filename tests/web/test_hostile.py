@@ -11,12 +11,10 @@ from structlog.testing import capture_logs
 
 from relay.api.http.auth import LOCAL
 from relay.api.http.limits import MAX_EXPORTS_OF_CALLER
-from relay.api.http.ports import Readiness
 from relay.errors import TooMany, Unauthorized
 from relay.web import export
 from relay.web.desk import PAGE_LIMIT, Desk
 from relay.web.live import AT_ONCE, MAX_WAITING, MIN_SECONDS, SHARE, Key, Live
-from relay.web.rendering import STATIC, asset
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import track
 
@@ -81,22 +79,6 @@ async def test_the_live_part_of_a_page_is_of_that_page(browser, world, name):
     (path,) = page.soup.attributes("//div[@id='live']", "hx-sse:connect")
     again = await browser.get(path)
     assert again.soup.texts("//h1") == [name]
-
-
-async def test_a_page_that_only_leads_on_has_no_live_part(browser, world):
-    await world.job("job_1")
-    with capture_logs() as written:
-        answer = await browser.client.get("/ui/jobs?id=job_1", headers={"Accept": "text/event-stream"})
-    assert "event: failed" in answer.text
-    assert [one["log_level"] for one in written if one["event"] == "live_page_failed"] == ["info"]
-
-
-async def test_the_overview_is_there_when_the_relay_is_not_ready(browser, world):
-    problem = "source revor: no key. Set REVOR_API_KEY."
-    world.node.answer = Readiness(problems=(problem,), components=("source",))
-    page = await browser.get("/ui")
-    assert page.status == 200
-    assert problem in page.html
 
 
 async def test_a_caller_with_expensive_pages_slows_down_its_own():
@@ -180,12 +162,6 @@ async def test_only_so_many_pages_of_a_caller_wait():
 
 async def no_signal(seconds):
     return False
-
-
-async def test_only_the_file_that_was_asked_for_is_kept_for_ever(browser):
-    """While nodes are updated one answers with its own file for the address of another one's."""
-    for path, kept in ((asset("relay.css"), True), (f"{STATIC}/relay.css", False), (f"{STATIC}/relay.css?v=1", False)):
-        assert ("immutable" in (await browser.get(path)).headers["cache-control"]) is kept
 
 
 # --- downloads

@@ -7,8 +7,6 @@ import pytest
 
 from relay.core.events.event import Hint
 from relay.core.jobs.job import Observation, Problem, detect
-from relay.core.planner.learning.hazard import lomax
-from relay.core.planner.outlook import outlook
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import PollNote, PollRecord
 from tests.support.api_world import HOOK, NOW, ORIGIN, from_transition, new_id
@@ -95,61 +93,6 @@ async def test_the_list_says_what_became_of_each_job_in_words(browser, world):
     assert row["State"] == "failed"
 
 
-async def test_the_states_that_a_person_asks_for(browser, world):
-    await add(world, "new")
-    await poll(world, await add(world, "scheduled"), "scheduled", scheduled_at=NOW + 900)
-    await poll(world, await add(world, "late", deadline_seconds=5.0), "running")
-    again = await add(world, "again")
-    await poll(world, again, "queued", attempt_count=1, next_attempt_at=NOW + 60, problem=BROKEN, hint=RECONNECT)
-    await poll(world, await add(world, "odd"), "pondering")
-    await poll(world, await add(world, "done"), "succeeded")
-    stopped = await add(world, "stopped")
-    await world.store.jobs.untrack(stopped.uid, NOW)
-    world.now = NOW + 10
-    rows = {row["Job"].rpartition(" ")[2]: row["State"] for row in (await browser.get("/ui/jobs")).soup.rows()}
-    assert rows == {
-        "new": "not known yet",
-        "scheduled": "scheduled",
-        "late": "overdue",
-        "again": "retrying",
-        "odd": "unknown status",
-        "done": "succeeded",
-        "stopped": "no longer tracked",
-    }
-
-
-async def test_a_job_that_succeeded_is_called_so_in_its_sentence_too(browser, world):
-    job = await add(world, "job_1")
-    await poll(world, job, "succeeded", 5, result_status="accepted")
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert page.soup.texts("//h1")[0] == "LinkedIn invite (job job_1) succeeded: the channel accepted it"
-    assert "succeeded: the channel accepted it" in page.soup.texts("//ol[@class='story']/li")[-1]
-
-
-@pytest.mark.parametrize(
-    ("state", "says"),
-    [
-        ("ok", "poll due"),
-        ("elsewhere", "poll due"),
-        ("unauthorized", "not polled: the account's key is refused"),
-        ("no_key", "not polled: the account has no key"),
-        ("down", "poll due: the upstream does not answer"),
-    ],
-)
-async def test_a_poll_whose_time_has_passed_is_due_or_says_why_not(browser, world, monkeypatch, state, says):
-    job = await add(world, "job_1")
-    await poll(world, job, "queued", 1)
-    await world.store.jobs.note(PollNote(job_uid=job.uid, polled_at=NOW + 2, next_poll_at=NOW + 9))
-    (row,) = (await browser.get("/ui/jobs")).soup.rows()
-    assert row["Last or next"].startswith("next poll")
-    reports = [replace(one, state=state) for one in world.tracking.reports()]
-    monkeypatch.setattr(world.tracking, "reports", lambda: reports)
-    world.now = NOW + 30
-    (row,) = (await browser.get("/ui/jobs")).soup.rows()
-    assert row["Last or next"] == says
-    assert "Poll due" in (await browser.get(f"/ui/jobs/{job.uid}")).soup.texts("//ol[@class='story']/li")[-2]
-
-
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
@@ -177,39 +120,11 @@ async def test_filters_are_a_plain_form(open_as, world, query, ids):
     assert set(await jobs_shown(browser, f"/ui/jobs{query}")) == ids
 
 
-async def test_the_form_shows_what_was_asked(open_as):
-    browser = await open_as(search_keys=("deal", "team"))
-    page = await browser.get("/ui/jobs?status=failed&group=spring&metadata=team:blue:1")
-    fields = page.soup.form("/ui/jobs").fields
-    assert (fields["status"], fields["group"], fields["key"], fields["value"]) == ("failed", "spring", "team", "blue:1")
-    assert "No jobs match" in page.soup.text
-
-
-async def test_the_search_field_is_found_by_its_key_and_its_anchor(browser):
-    form = (await browser.get("/ui/jobs")).soup.one("//form[@id='search']")
-    assert form.xpath(".//input[@data-search]/@name") == ["id"]
-    assert form.get("data-filter") is not None
-
-
-async def test_a_wrong_filter_is_named_beside_the_form(browser):
-    page = await browser.get("/ui/jobs?since=yesterday")
-    assert page.status == 422
-    assert "since" in " ".join(page.soup.texts("//p[@role='alert']"))
-    assert page.soup.form("/ui/jobs").fields["since"] == "yesterday"
-
-
 async def test_an_exact_id_leads_to_its_job(browser, world):
     job = await add(world, "job 1")
     answer = await browser.get("/ui/jobs", id=" job 1 ")
     assert (answer.status, answer.headers["location"]) == (303, f"/ui/jobs/{job.uid}")
     assert (await browser.get("/ui/jobs", id=job.uid)).headers["location"] == f"/ui/jobs/{job.uid}"
-
-
-async def test_an_unknown_id_says_how_to_track_it(browser):
-    page = await browser.get("/ui/jobs", id="a'b")
-    assert page.status == 404
-    assert page.soup.texts("//main//pre")[0] == """relay jobs add 'a'"'"'b'"""
-    assert (await browser.get("/ui/jobs", id="a/b")).status == 404
 
 
 async def test_an_id_of_several_accounts_asks_which(browser, world):
@@ -220,20 +135,6 @@ async def test_an_id_of_several_accounts_asks_which(browser, world):
     }
     one = await browser.get("/ui/jobs", id="twin", account="second")
     assert one.headers["location"] == f"/ui/jobs/{uids['second']}"
-
-
-async def test_an_empty_list_says_what_to_do_first(browser):
-    assert "relay jobs add JOB_ID" in (await browser.get("/ui/jobs")).soup.texts("//main//pre")
-
-
-async def test_a_page_is_one_page_of_the_list(browser, world):
-    await world.tracking.register(
-        [TrackRequest(external_id=f"job_{number}", source="revor", account="default") for number in range(60)]
-    )
-    page = await browser.get("/ui/jobs?account=default")
-    assert len(page.soup.rows()) == 50
-    older = await browser.get(page.soup.links()["Older"])
-    assert len(older.soup.rows()) == 10
 
 
 async def test_the_list_as_a_file_has_the_problem_and_its_fix(browser, world):
@@ -262,20 +163,6 @@ async def test_chosen_jobs_are_no_longer_tracked(browser, world):
     assert await audited(world) == {"jobs.bulk"}
 
 
-async def test_jobs_that_could_not_be_changed_are_listed_with_the_reason(browser, world):
-    fine, closed = await add(world, "a"), await add(world, "b")
-    await poll(world, closed, "succeeded")
-    page = await browser.post("/ui/jobs/bulk", {"action": "refresh", "id": [fine.uid, closed.uid]})
-    assert page.soup.headings == ["Some jobs were left as they were", "1 job was left as it was"]
-    assert "is closed (succeeded)" in page.soup.text
-    assert world.tracking.refreshed == [fine.uid]
-
-
-async def test_nothing_chosen_changes_nothing(browser, world):
-    done = await browser.post("/ui/jobs/bulk", {"action": "refresh", "back": "https://evil.example/"})
-    assert (done.path.partition("?")[0], done.said) == ("/ui/jobs", "No job was chosen. Tick some first.")
-
-
 # --- one job
 
 
@@ -300,27 +187,6 @@ async def test_the_story_has_each_event_with_its_durations(browser, world):
     assert told[3].endswith("failed: the account needs reconnecting · seen 3 s later")
 
 
-async def test_the_timeline_is_drawn_and_points_to_its_text(browser, world):
-    job = await failed(world)
-    drawn = (await browser.get(f"/ui/jobs/{job.uid}")).soup.one("//*[@class='timeline']")
-    assert "list below" in drawn.get("aria-label")
-    assert [one.get("class") for one in drawn.xpath(".//g[contains(@class, 'phase')]")] == [
-        "phase unknown",
-        "phase queued",
-        "phase running",
-    ]
-    assert len(drawn.xpath(".//*[contains(@class, 'event')]")) == 3
-
-
-async def test_the_wait_for_its_schedule_is_apart_from_the_queue(browser, world):
-    job = await add(world, "job_1")
-    await poll(world, job, "scheduled", 0, scheduled_at=NOW + 30)
-    await poll(world, job, "running", 70, started_at=NOW + 60, scheduled_at=NOW + 30)
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    titles = page.soup.texts("//*[@class='timeline']//rect/*")
-    assert titles == ["waits for its schedule: 30 s", "queued: 30 s", "runs: 10 s"]
-
-
 async def test_an_open_job_shows_what_comes_and_the_polls_that_found_nothing(browser, world):
     job = await add(world, "job_1")
     await poll(world, job, "scheduled", 1, scheduled_at=NOW + 20)
@@ -334,74 +200,6 @@ async def test_an_open_job_shows_what_comes_and_the_polls_that_found_nothing(bro
     assert [line for line in told if "Next poll" in line or "It may start" in line or "Poll 4" in line]
     assert page.soup.texts("//*[@class='now']/*[local-name()='text']") == ["now"]
     assert "Its deadline comes in 7 d" in page.soup.text
-
-
-async def test_failing_polls_are_said_with_their_error(browser, world):
-    job = await add(world, "job_1")
-    error = {"code": "no_answer", "message": "timed out", "request_id": "req_9", "at": NOW + 5}
-    note = PollNote(job_uid=job.uid, polled_at=NOW + 5, next_poll_at=NOW + 9, last_error=error, failure_count=1)
-    await world.store.jobs.note(note)
-    world.now = NOW + 6
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert "The first poll failed" in page.soup.text
-    assert "poll failed" in page.soup.texts("//p[@class='job-facts']")[0]
-    (row,) = (await browser.get("/ui/jobs")).soup.rows()
-    assert "poll failed timed out" in row["State"]
-
-
-async def test_why_the_next_poll_is_then_is_a_chart_with_its_figures(browser, world):
-    job = await add(world, "job_1")
-    rates = lomax(2.0)
-    world.tracking.outlook = outlook(
-        seen=NOW, anchor=NOW, due=NOW + 5, unit=5.0, price_seconds=2.0, run_rates=rates, start_rates=None
-    )
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert "A poll must save 2 s of delay" in page.soup.text
-    assert page.soup.one("//*[@class='hazard']").get("aria-label")
-    world.tracking.outlook = None
-    assert not (await browser.get(f"/ui/jobs/{job.uid}")).soup.all("//*[@class='hazard']")
-
-
-async def test_deliveries_stand_with_their_state_and_links(browser, world):
-    job = await add(world, "job_1", callback_url=HOOK)
-    await poll(world, job, "queued", 1)
-    world.now = NOW + 5
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    row = page.soup.rows()[0]
-    assert (row["Event"], row["Delivery"], row["To"], row["Attempts"]) == ("queued", "waiting", HOOK, "0")
-    assert page.soup.links()["queued"].startswith("/ui/deliveries/dlv_")
-    assert page.soup.links()[HOOK].startswith("/ui/subscriptions/sub_")
-    assert len(page.soup.all("//*[@class='timeline']//*[@class='delivery pending']")) == 1
-
-
-async def test_request_ids_and_the_upstream_item_are_there_to_copy(browser, world):
-    job = await failed(world, metadata={"deal": 42})
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert page.soup.texts("//ul[@class='ids']//code") == ["req_1", "req_failed", "req_running", "req_queued"]
-    assert {"id": "job_1", "status": "failed"} in [orjson.loads(text) for text in page.soup.texts("//details//pre")[:2]]
-    assert f"/v1/jobs/{job.uid}" in page.html
-
-
-async def test_many_events_are_cut_and_the_rest_is_a_link_away(browser, world):
-    job = await add(world, "job_1")
-    for number in range(102):
-        await poll(world, job, f"odd {number}", number)
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert len(page.soup.all("//ol[@class='story']/li[@class='event']")) == 100
-    assert page.soup.links()["All events of this job"] == "/ui/events?subject=job_1"
-
-
-async def test_an_untracked_job_says_when_that_was(browser, world):
-    job = await add(world, "job_1")
-    await world.store.jobs.untrack(job.uid, NOW + 30)
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert "Tracking was stopped" in page.soup.text
-    assert "Poll again now" not in page.soup.text
-
-
-async def test_a_job_that_is_not_there_is_a_page_that_says_so(browser):
-    page = await browser.get("/ui/jobs/job_nothing")
-    assert (page.status, "job_nothing" in page.soup.text) == (404, True)
 
 
 # --- actions on one job
@@ -474,14 +272,6 @@ async def test_who_may_only_read_sees_no_actions_and_cannot_act(open_as, world):
     assert (await world.store.jobs.get(open_job.uid)).open
 
 
-async def test_a_token_for_jobs_alone_sees_them_without_deliveries(open_as, world):
-    job = await failed(world)
-    browser = await open_as(scopes=["jobs:write"])
-    page = await browser.get(f"/ui/jobs/{job.uid}")
-    assert page.status == 200
-    assert "Your token may not see deliveries." in page.soup.text
-
-
 async def test_a_bound_token_neither_finds_nor_changes_jobs_of_others(open_as, world):
     job, own = await failed(world), await add(world, "own", account="second")
     browser = await open_as(scopes=["read", "jobs:write"], account=("revor", "second"))
@@ -513,14 +303,6 @@ async def test_hostile_ids_groups_and_metadata_stay_text(browser, world, text):
     assert (await browser.get("/ui/jobs", id=text)).headers.get(
         "location", f"/ui/jobs/{job.uid}"
     ) == f"/ui/jobs/{job.uid}"
-
-
-async def test_long_values_are_short_in_the_list_and_whole_on_the_page(browser, world):
-    job = await add(world, "i" * 200, group="g" * 200)
-    assert "i" * 61 not in (await browser.get("/ui/jobs")).soup.text
-    assert "g" * 61 not in (await browser.get("/ui/jobs")).soup.text
-    text = (await browser.get(f"/ui/jobs/{job.uid}")).soup.text
-    assert ("i" * 200 in text, "g" * 200 in text) == (True, True)
 
 
 async def test_every_hostile_string_is_inert_in_a_job(browser, world):

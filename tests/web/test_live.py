@@ -96,24 +96,6 @@ async def test_signal_renders_again_but_not_more_often_than_the_least(pages, clo
     await stream.aclose()
 
 
-async def test_page_that_moves_is_rendered_without_signals(pages, clock):
-    page = Page(clock)
-    stream = pages.frames(KEY, "me", page, clock.wait, lambda: True, MIN_SECONDS)
-    await taken(stream, 2)
-    page.html, began = "<p>10 of 20</p>", clock.now
-    assert await anext(stream) == b"data: <p>10 of 20</p>\n\n"
-    assert clock.now - began == MIN_SECONDS
-    await stream.aclose()
-
-
-async def test_lines_of_a_page_stay_lines(pages, clock):
-    page = Page(clock, html="<pre>a\n\nb\r\nc\rd\ud800</pre>\nevent: live")
-    stream = pages.frames(KEY, "me", page, clock.wait, lambda: True)
-    _, frame = await taken(stream, 2)
-    assert frame == b"data: <pre>a\ndata: \ndata: b\ndata: c\ndata: d?</pre>\ndata: event: live\n\n"
-    await stream.aclose()
-
-
 async def test_slow_pages_are_rendered_seldom_and_their_readers_hear_beats(pages, clock):
     page = Page(clock, seconds=1.5)
     stream = pages.frames(KEY, "me", page, clock.wait, lambda: True)
@@ -141,37 +123,6 @@ async def test_tabs_of_one_page_share_a_rendering(pages, clock):
         await stream.aclose()
     assert pages._pages == {}
     assert pages._tabs == {}
-
-
-async def test_new_tab_shows_what_its_reader_has_just_done(pages, clock):
-    page = Page(clock)
-    before = pages.frames(KEY, "me", page, clock.wait, lambda: True)  # the page that the reader has left
-    await taken(before, 2)
-    page.html = "<p>paused</p>"
-    clock.now += 0.2
-    after = pages.frames(KEY, "me", page, clock.wait, lambda: True)
-    assert await taken(after, 2) == [LIVE, b"data: <p>paused</p>\n\n"]
-    for stream in (before, after):
-        await stream.aclose()
-
-
-async def test_signal_after_the_rendering_of_another_tab_is_shown_soon(pages, clock):
-    page = Page(clock)
-    other = pages.frames(KEY, "me", page, clock.wait, lambda: True)
-
-    async def wait(seconds: float) -> bool:
-        if page.html == "<p>two</p>":
-            return await clock.wait(seconds)
-        await taken(other, 2)
-        page.html = "<p>two</p>"
-        clock.now += 0.5
-        return True
-
-    reader = pages.frames(KEY, "me", page, wait, lambda: True)
-    assert await taken(reader, 4) == [LIVE, b"data: <p>one</p>\n\n", BEAT, b"data: <p>two</p>\n\n"]
-    assert clock.now == pytest.approx(2 * MIN_SECONDS + 0.5)
-    for stream in (reader, other):
-        await stream.aclose()
 
 
 async def test_one_tab_more_takes_the_place_of_the_oldest(pages, clock):
@@ -271,12 +222,6 @@ async def test_refused_stream_is_no_page(path, status, at_once, open_as):
     assert "<html" not in answer.text
 
 
-async def test_too_many_open_pages_are_refused_for_now(browser, monkeypatch):
-    monkeypatch.setattr(live, "MAX_PAGES", 0)
-    answer = await browser.client.get("/ui/jobs", headers=ACCEPT)
-    assert (answer.status_code, answer.headers["retry-after"], answer.text) == (503, "30", "")
-
-
 async def test_a_slow_page_of_one_caller_does_not_slow_down_another(pages, clock):
     mine = pages.frames(KEY, "me", Page(clock), clock.wait, lambda: True)
     heavy = pages.frames(Key("other", "/ui/events"), "other", Page(clock, seconds=9.0), clock.wait, lambda: True)
@@ -286,11 +231,3 @@ async def test_a_slow_page_of_one_caller_does_not_slow_down_another(pages, clock
     assert pages.interval_seconds("other") == pytest.approx(9.0 * 2 / SHARE)
     await mine.aclose()
     await heavy.aclose()
-
-
-async def test_time_that_other_programs_took_does_not_count(clock):
-    pages = Live(clock, lambda: clock.now / 10)
-    stream = pages.frames(KEY, "me", Page(clock, seconds=3.0), clock.wait, lambda: True)
-    await taken(stream, 2)
-    assert pages.interval_seconds("me") == pytest.approx(0.3 / SHARE)
-    await stream.aclose()

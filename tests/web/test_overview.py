@@ -3,7 +3,6 @@
 import pytest
 
 from relay.core.figures import Tally, rows_of
-from tests.support.web_world import open_browser
 
 HOUR = 3_600.0
 ACCOUNT = ("revor", "default")
@@ -45,17 +44,3 @@ LONG = [ago * HOUR for ago in range(2, 20)]
 async def test_jobs_ended_in_the_last_hour(browser, world, seconds_ago, count):
     await ended(world, *seconds_ago)
     assert await figure(browser, "Jobs ended in the last hour") == [count]
-
-
-async def test_it_says_how_many_of_them_failed(browser, world):
-    await ended(world, 60.0, 120.0)
-    assert await figure(browser, "Jobs ended in the last hour") == ["2"]
-    await ended(world, 60.0, 4_000.0, name="jobs_failed")
-    assert await figure(browser, "Jobs ended in the last hour") == ["2", "1 failed"]
-
-
-async def test_one_account_has_the_hour_of_the_clock(world):
-    await ended(world, *LONG, 60.0, 600.0, 1_200.0)
-    browser = await open_browser(world, scopes=["read"], account=ACCOUNT)
-    assert await figure(browser, "Jobs ended in this hour") == ["2"]
-    await browser.client.aclose()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay.errors import StoreError
-from relay.web import desk, turns
+from relay.web import desk
 from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.pages import PAGES
 
@@ -51,15 +51,6 @@ async def test_no_read_goes_on_after_its_page(browser, monkeypatch, path):
         reads.seen, reads.fails = [], number
         answer = await browser.get(path)
         assert (answer.status, reads.running) == (503, 0), (number, reads.seen)
-
-
-async def test_pages_leave_connections_to_the_database_for_calls_of_the_api(browser, monkeypatch):
-    """Ten people open the overview at the same time."""
-    monkeypatch.setattr(turns, "AT_ONCE", 10)
-    reads = Reads(monkeypatch)
-    answers = await asyncio.gather(*(browser.get("/ui") for _ in range(10)))
-    assert {answer.status for answer in answers} == {200}
-    assert reads.most == READS_AT_ONCE
 
 
 async def test_a_page_does_not_wait_for_ever_behind_others(browser, monkeypatch):

@@ -50,37 +50,6 @@ async def test_a_range_is_counted_and_then_sent_again(world, browser):
     assert replay["types"] == ["ai.revor.job.queued", "ai.revor.job.failed"]
 
 
-async def test_progress_is_shown_until_the_end(world, browser):
-    path = await start(world, browser)
-    page = await browser.get(path)
-    assert "0 of 2 have ended (0 %)" in page.html
-    id = path.rpartition("/")[2]
-    await world.store.replays.advance(id, "node", world.now)
-    (subscription,) = [one["id"] for one in (await browser.client.get("/v1/subscriptions")).json()["items"]]
-    one, two = await claim(world.store, subscription, now=world.now)
-    await world.store.deliveries.record_attempt(result_of(one, "delivered", now=world.now))
-    await world.store.deliveries.record_attempt(result_of(two, "dead", now=world.now, reason="http_500"))
-    await world.store.replays.advance(id, "node", world.now)
-    page = await browser.get(path)
-    assert page.soup.attributes("//progress", "value") == ["2"]
-    assert "One of them has failed for good again." in page.html
-    assert page.soup.all("//form[contains(@action,'/stop')]") == []
-
-
-async def test_a_replay_is_stopped(world, browser):
-    path = await start(world, browser)
-    stopped = await browser.post(f"{path}/stop")
-    assert stopped.said == "Stopped. What was not sent is as it was before."
-    assert "Stopped: 2 were not sent" in stopped.html
-
-
-async def test_nothing_to_send_has_no_button(world, browser):
-    id = await dead(world, browser, count=0)
-    counted = await browser.post("/ui/replays/new", {"subscription": id, "since": "1d"})
-    assert "There is nothing to send again." in counted.html
-    assert [one.action for one in counted.soup.forms() if one.action == "/ui/replays"] == []
-
-
 @pytest.mark.parametrize("path", ["/ui/replays/new", "/ui/replays"])
 @pytest.mark.parametrize(
     ("field", "value"),
@@ -93,13 +62,6 @@ async def test_what_is_wrong_is_said_at_its_field(world, browser, path, field, v
     marked = [] if field == "only" else [field]  # a group of buttons has no such mark
     assert page.soup.attributes("//*[@aria-invalid='true']", "name") == marked
     assert page.soup.all(f"//*[@id='wrong-{field}']")
-
-
-async def test_a_paused_subscription_is_told(world, browser):
-    path = await start(world, browser)
-    (id,) = [one["id"] for one in (await browser.client.get("/v1/subscriptions")).json()["items"]]
-    await browser.client.post(f"/v1/subscriptions/{id}/pause")
-    assert "The subscription is paused, so it waits." in (await browser.get(path)).html
 
 
 async def test_a_token_that_may_only_read_sees_progress_and_starts_nothing(world, browser, open_as):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from relay.config.settings import Settings, describe_settings, load_settings
-from relay.node.reload import takes_over
 from tests.support.api_world import World
 from tests.support.web_world import Answer, Browser
 
@@ -63,34 +62,6 @@ async def test_every_setting_has_its_value_and_where_it_comes_from(
     for doc in describe_settings():
         if ".NAME." not in doc.key and not doc.key.startswith("auth.tokens"):
             assert doc.meaning in rows[doc.key]["Setting"]
-
-
-async def test_only_what_is_not_the_default(browser: Browser, world: World, tmp_path: Path) -> None:
-    world.node.settings = loaded(tmp_path)
-    assert set(rows_of(await browser.get("/ui/settings", changed="true"))) == {
-        "server.host",
-        "server.port",
-        "server.public_url",
-        "auth.tokens[0].name",
-        "auth.tokens[0].token",
-        "auth.tokens[0].scopes",
-        "sources.revor.accounts.default.api_key",
-        "delivery.jitter",
-        "heartbeat.url",
-    }
-    world.node.settings = Settings()
-    assert "Every setting has its default" in (await browser.get("/ui/settings", changed="true")).soup.text
-
-
-async def test_a_reload_shows_the_new_values_and_places(browser: Browser, world: World, tmp_path: Path) -> None:
-    old = loaded(tmp_path)
-    new = loaded(tmp_path, "\n" + FILE.replace("0.5", "0.75").replace("relay.example", "other.example"))
-    world.node.settings = takes_over(old, new)
-    rows = rows_of(await browser.get("/ui/settings"))
-    assert rows["delivery.jitter"]["Value"] == "0.75"
-    assert rows["delivery.jitter"]["Comes from"].startswith(f"{tmp_path}/relay.yaml:10 ")
-    assert rows["server.public_url"]["Value"] == "https://relay.example"
-    assert rows["server.public_url"]["Comes from"].startswith(f"{tmp_path}/relay.yaml:2 ")
 
 
 async def test_hostile_values_are_text(browser: Browser, world: World, tmp_path: Path) -> None:

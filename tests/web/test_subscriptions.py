@@ -8,10 +8,7 @@ import orjson
 import pytest
 
 from relay.core.figures import Row
-from relay.errors import CheckFailed, FieldError
-from relay.web.subscription_form import CREDENTIALS
 from tests.support.api_world import HOOK, SLACK, World
-from tests.support.store_kit import attempt, claim, result_of
 from tests.support.web_world import Answer, Browser
 
 Fields = dict[str, str | Sequence[str]]
@@ -56,13 +53,6 @@ def errors_of(page: Answer) -> dict[str, str]:
 # --- the list
 
 
-async def test_list_says_what_to_do_first(browser: Browser) -> None:
-    page = await browser.get("/ui/subscriptions")
-    assert "No subscription yet" in page.soup.text
-    assert "relay subscriptions add https://receiver.example/hooks" in page.soup.text
-    assert page.soup.links()["New subscription"] == "/ui/subscriptions/new"
-
-
 async def test_list_shows_how_each_stands(browser: Browser, world: World) -> None:
     well = await subscribed(world, browser, description="The CRM")
     paused = await subscribed(world, browser, sink="https://other.example/hooks")
@@ -89,56 +79,6 @@ async def test_list_shows_how_each_stands(browser: Browser, world: World) -> Non
     assert other["Success"] == "—"
 
 
-async def gives_up(world: World, id: str, **changes: Any) -> None:
-    """A delivery of the subscription is given up."""
-    await world.poll(await world.job(f"job of {id}"), "queued")
-    for one in await claim(world.store, id, now=world.now):
-        tried = attempt(1, started_at=world.now, status_code=503)
-        result = result_of(one, "dead", now=world.now, reason="http_503", attempt=tried, **changes)
-        await world.store.deliveries.record_attempt(result)
-
-
-async def test_what_was_given_up_stands_beside_the_backlog(browser: Browser, world: World) -> None:
-    id = (await subscribed(world, browser))["id"]
-    page = await browser.get(f"/ui/subscriptions/{id}")
-    assert "nothing was given up" in page.soup.text
-    await gives_up(world, id)
-    path = f"/ui/deliveries?state=dead&subscription={id}"
-    (row,) = (page := await browser.get("/ui/subscriptions")).soup.rows()
-    assert (row["Backlog"], row["Given up"], page.soup.links()["1"]) == ("0", "1", path)
-    page = await browser.get(f"/ui/subscriptions/{id}")
-    assert page.soup.links()["Given up"] == path
-    assert "find the cause, then send them again" in page.soup.text
-
-
-async def test_a_failing_or_disabled_one_says_what_happens_next(browser: Browser, world: World) -> None:
-    id = (await subscribed(world, browser, config={"retry_schedule": [5, 60]}))["id"]
-    await world.store.subscriptions.set_sink_health(
-        id, failing_since=world.now, failing_reason="http_503", paused_until=None
-    )
-    page = await browser.get(f"/ui/subscriptions/{id}")
-    assert "tries an event again by itself: 3 times within 1 min 5 s" in page.soup.text
-    assert "pause the subscription: they wait, and use up no attempts" in page.soup.text
-    assert "Pause" in page.soup.texts("//button")
-    await gives_up(world, id, disable="http_410")
-    page = await browser.get(f"/ui/subscriptions/{id}")
-    assert "The relay does not try this sink by itself. Correct the sink, then resume." in page.soup.text
-    assert "Resume" in page.soup.texts("//button")
-
-
-async def test_list_of_a_pulled_one_shows_its_lag(browser: Browser, world: World) -> None:
-    await subscribed(world, browser, sink=None, protocol="PULL", description="worker")
-    await world.poll(await world.job("job_1"), "queued")
-    assert (await browser.get("/ui/subscriptions")).soup.rows()[0]["Backlog"].startswith("1 oldest")
-
-
-async def test_list_is_csv_without_formulas(browser: Browser, world: World) -> None:
-    await subscribed(world, browser, description='=HYPERLINK("https://evil.example")')
-    lines = (await browser.get("/ui/subscriptions", format="csv")).html.splitlines()
-    assert lines[0].startswith("id,description,state")
-    assert "'=HYPERLINK" in lines[1]
-
-
 async def test_hostile_names_are_text(browser: Browser, world: World) -> None:
     hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     made = await subscribed(world, browser, description=hostile)
@@ -150,47 +90,6 @@ async def test_hostile_names_are_text(browser: Browser, world: World) -> None:
 
 
 # --- one subscription
-
-
-async def test_one_has_its_deliveries_and_settings_and_links(browser: Browser, world: World) -> None:
-    made = await subscribed(
-        world, browser, description="The CRM", sinkcredential={"credentialtype": "ACCESSTOKEN", "accesstoken": "s3cret"}
-    )
-    await world.poll(await world.job("job_1"), "queued")
-    page = await browser.get(f"/ui/subscriptions/{made['id']}")
-    assert page.soup.headings[0] == "The CRM"
-    assert [row["About"] for row in page.soup.rows()] == ["job_1"]
-    assert "ACCESSTOKEN" in page.soup.text
-    assert "s3cret" not in page.html
-    assert made["config"]["secret"] not in page.html
-    assert page.soup.links()["Send events again"] == f"/ui/replays/new?subscription={made['id']}"
-    assert f"relay subscriptions show {made['id']}" in page.soup.text
-
-
-async def test_charts_are_drawn_over_a_day(browser: Browser, world: World) -> None:
-    made = await subscribed(world, browser)
-    hour = world.now - world.now % 3_600
-    await world.store.figures.add(
-        [
-            Row("attempt_seconds", made["id"], "hour", hour, 10, 3, 1.0),
-            Row("attempts", made["id"], "hour", hour, 0, 3, 0.0),
-            Row("attempts_failed", made["id"], "hour", hour - 7_200, 0, 1, 0.0),
-            Row("attempts", made["id"], "hour", hour - 7_200, 0, 1, 0.0),
-        ]
-    )
-    page = await browser.get(f"/ui/subscriptions/{made['id']}")
-    charts = page.soup.all("//figure[@data-chart]")
-    assert len(charts) == 2
-    drawn = orjson.loads(charts[0].get("data-chart"))
-    assert drawn["names"] == ["Attempts", "Failed attempts"]
-    assert (drawn["values"][0][-3:], drawn["values"][1][-3:]) == ([1, 0, 3], [1, 0, 0])
-    assert [(row["Attempts"], row["Failed attempts"]) for row in page.soup.rows()] == [("3", "0"), ("1", "1")]
-
-
-async def test_a_missing_one_is_a_page(browser: Browser) -> None:
-    page = await browser.get("/ui/subscriptions/sub_none")
-    assert page.status == 404
-    assert "there is no subscription" in page.soup.text
 
 
 # --- actions
@@ -264,14 +163,6 @@ async def test_a_reader_sees_no_actions_and_cannot_act(
     assert (await reader.post("/ui/subscriptions/new", {"sink": HOOK})).status == 403
     assert (await reader.post("/ui/subscriptions/preview", {"sink": HOOK})).status == 403
     assert (await shown(world, browser, made["id"]))["state"] == "enabled"
-
-
-async def test_a_token_that_only_writes_subscriptions_has_its_pages(open_as: Callable[..., Any], world: World) -> None:
-    writer = await open_as(token="rl_subs")
-    page = await writer.get("/ui/subscriptions/new")
-    made = await writer.post("/ui/subscriptions/new", filled(page, sink=HOOK))
-    assert made.status == 200
-    assert len((await writer.get("/ui/subscriptions")).soup.rows()) == 1
 
 
 async def test_a_bound_token_sees_its_own(open_as: Callable[..., Any], browser: Browser, world: World) -> None:
@@ -410,51 +301,6 @@ async def test_every_input_of_a_secret_is_write_only(browser: Browser) -> None:
         assert one.get("autocomplete") == "new-password"
 
 
-@pytest.mark.parametrize(
-    ("refusal", "status", "said"),
-    [
-        (
-            CheckFailed(
-                "the sink refuses the credential: 401",
-                code="credential_refused",
-                errors=[FieldError(pointer="/sinkcredential", code="credential_refused", detail="401")],
-            ),
-            422,
-            "The sink refuses the credential. Nothing was stored.",
-        ),
-        (CheckFailed("it does not answer", code="sink_unreachable", status=502), 502, "The sink does not answer."),
-    ],
-)
-async def test_a_check_that_fails_is_told_in_words(
-    browser: Browser, world: World, refusal: CheckFailed, status: int, said: str
-) -> None:
-    world.dispatcher.greeting = [refusal, {}]
-    page = await browser.get("/ui/subscriptions/new")
-    given = filled(
-        page,
-        sink="https://api.hubapi.com",
-        credential="ACCESSTOKEN",
-        credential_secret="pat-na1-secret",
-        config='{"record": "note"}',
-    )
-    refused = await browser.post("/ui/subscriptions/new", given)
-    assert refused.status == status
-    assert said in refused.soup.text
-    assert "pat-na1-secret" not in refused.html
-    assert (await api(world, browser, "GET", "/v1/subscriptions"))["items"] == []
-    stored = await browser.post("/ui/subscriptions/new", {**given, "check": "off"})
-    assert stored.status == 200, stored.soup.text
-    assert len(world.dispatcher.greeted) == 1
-
-
-async def test_a_handshake_that_waits_is_told_in_words(browser: Browser) -> None:
-    page = await browser.get("/ui/subscriptions/new")
-    made = await browser.post("/ui/subscriptions/new", filled(page, sink=HOOK, config='{"handshake": "required"}'))
-    assert "The sink is asked for its consent" in made.soup.text
-    (row,) = (await browser.get("/ui/subscriptions")).soup.rows()
-    assert row["State"].startswith("waits for consent")
-
-
 # --- edit
 
 
@@ -567,10 +413,6 @@ def bare_body(kind: str) -> dict[str, Any]:
     return {**{name: value for name, value in KINDS_FULL[kind].items() if name not in ("config", "types")}, **config}
 
 
-def test_every_kind_is_covered(world: World) -> None:
-    assert set(KINDS_FULL) == set(world.kinds.names)
-
-
 @pytest.mark.parametrize("kind", KINDS_FULL)
 async def test_an_edit_loses_nothing(browser: Browser, world: World, kind: str) -> None:
     """The form sent back as it is changes nothing, and its preview uses what is stored. Another name changes only the
@@ -628,18 +470,6 @@ async def test_a_kept_credential_is_not_sent_elsewhere(browser: Browser, world: 
     assert (await shown(world, browser, made["id"]))["sink"] == HOOK
 
 
-def test_every_type_of_credential_can_be_given() -> None:
-    from typing import get_args
-
-    from relay.api.deliveries.sink_credentials import GivenCredential
-
-    for model in get_args(GivenCredential):
-        kind = get_args(model.model_fields["credentialtype"].annotation)[0]
-        named = {name for name in CREDENTIALS[kind] if name is not None}
-        needed = {name for name, one in model.model_fields.items() if one.is_required()} - {"credentialtype"}
-        assert needed <= named <= set(model.model_fields)
-
-
 # --- preview
 
 
@@ -660,24 +490,6 @@ async def test_preview_shows_the_request_without_script(browser: Browser, world:
     assert chosen.get("value") == event.id
     assert world.dispatcher.tested == []
     assert (await api(world, browser, "GET", "/v1/subscriptions"))["items"] == []
-
-
-async def test_preview_for_the_script_is_only_the_region(browser: Browser) -> None:
-    page = await browser.get("/ui/subscriptions/new")
-    region = page.soup.one("//*[@hx-post='/ui/subscriptions/preview']")
-    assert region.get("hx-target") == "#preview"
-    assert page.soup.one("//*[@id='preview']").get("aria-live") == "polite"
-    data = {**filled(page, sink=HOOK, filters='{"exact": {"channel": "email"}}'), "_csrf": await browser.csrf()}
-    answer = await browser.client.post("/ui/subscriptions/preview", data=data, headers={"HX-Request": "true"})
-    assert answer.status_code == 200
-    assert "<html" not in answer.text
-    assert "It does not get this event" in answer.text
-    assert "a filter is false" in answer.text
-    wrong = await browser.client.post(
-        "/ui/subscriptions/preview", data={**data, "filters": "channel =="}, headers={"HX-Request": "true"}
-    )
-    assert wrong.status_code == 200
-    assert '<a href="#filters">Filter</a>' in wrong.text
 
 
 async def test_preview_needs_the_form_token(browser: Browser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from relay.web import texts
-from relay.web.texts import Texts, english
+from relay.web.texts import english
 
 WEB = Path(texts.__file__).parent.parent
 TEMPLATES = sorted((WEB / "templates").glob("*.html"))
@@ -55,30 +55,7 @@ def test_no_words_in_templates(path):
     assert [text.strip() for text in (*said, *between.split("\n")) if _WORD.search(_NO_WORDS.sub("", text))] == []
 
 
-def forms():
-    """Every text with its key; of one that counts, each form."""
-    for key in sorted(english().keys):
-        text = english()._texts[key]
-        yield from ((key, text),) if isinstance(text, str) else ((key, form) for form in text.values())
-
-
-def test_texts_are_plain():
-    assert [key for key, text in forms() if re.search(r"</?[a-zA-Z!]|&\w+;", text)] == []
-    assert [key for key, text in forms() if text != text.strip() or not text] == []
-
-
 def test_texts_that_count_have_both_forms():
     for key, text in english()._texts.items():
         if not isinstance(text, str):
             assert set(text) == {"one", "other"}, key
-
-
-def test_numbers_are_separated_and_values_are_not_read_as_templates():
-    made = Texts({"a.many": {"one": "{n} job of {name}", "other": "{n} jobs of {name}"}, "a.plain": "{not} {a} value"})
-    assert made("a.many", n=1, name="{n}") == "1 job of {n}"
-    assert made("a.many", n=12_345, name="Ada") == "12,345 jobs of Ada"
-    assert made("a.plain") == "{not} {a} value"
-    assert made.get("a.other", "default") == "default"
-    assert "a.plain" in made
-    with pytest.raises(KeyError):
-        made("a.missing")
