@@ -4,27 +4,20 @@ Three content modes of HTTP: structured, binary, batch. An event that cannot be 
 answered with 202 is committed, and goes out once, however often it is sent.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http import limits
 from relay.api.http.auth import ADMIN, EVENTS_WRITE
 from relay.api.http.examples import EVENT_ID
-from relay.api.http.operations import (
-    REFUSED_BEFORE,
-    WRITES_EVENTS,
-    Answer,
-    Call,
-    Operation,
-    stored,
-)
+from relay.api.http.operations import REFUSED_BEFORE, WRITES_EVENTS, Answer, Call, Operation, stored
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, example_of
 from relay.api.jobs.batches import elements
 from relay.core.access.tokens import publish_prefixes
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of, stream_of
@@ -66,49 +59,64 @@ class PublishedCloudEvent(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     specversion: Literal["1.0"]
-    id: str = Field(min_length=1, max_length=MAX_TEXT, description="With `source`: what tells the event from others.")
-    source: str = Field(min_length=1, max_length=MAX_TEXT)
+    id: str = Field(
+        min_length=1,
+        max_length=MAX_TEXT,
+        description="With `source`: what tells the event from others.",
+        examples=["A-17-paid"],
+    )
+    source: str = Field(min_length=1, max_length=MAX_TEXT, examples=["/shop"])
     type: str = Field(
         pattern=r"^[!-~]+\.[!-~]+$",
         max_length=MAX_TYPE,
         description="Not one of the relay: `com.acme.order.paid`.",
+        examples=["com.acme.order.paid"],
     )
-    subject: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
+    subject: str | None = Field(default=None, min_length=1, max_length=MAX_TEXT, examples=["A-17"])
     time: str | None = Field(default=None, description="RFC 3339. Default: when the relay records it.")
     datacontenttype: str | None = None
     dataschema: str | None = None
     partitionkey: str | None = Field(
-        default=None, min_length=1, max_length=MAX_TEXT, description="Events with the same one go out in their order."
+        default=None,
+        min_length=1,
+        max_length=MAX_TEXT,
+        description="Events with the same one go out in their order.",
+        examples=["A-17"],
     )
-    data: Any = None
+    data: Any = Field(default=None, examples=[{"total": 42, "metadata": {"deal": "D-7"}}])
     data_base64: str | None = Field(default=None, description="Binary data, instead of `data`.")
+
+
+_EXAMPLE = example_of(PublishedCloudEvent)
 
 
 class PublishedBatch(RootModel[list[Any]]):
     """CloudEvents of another program. Each is judged by itself."""
 
+    root: list[Any] = Field(examples=[[_EXAMPLE, {**_EXAMPLE, "id": "A-17-sent", "type": "com.acme.order.sent"}]])
 
-class PublishedEvent(TypedDict):
+
+class PublishedEvent(Shown):
     """An event that was taken."""
 
     index: int
-    id: str
+    id: str = Field(examples=[EVENT_ID])
     known: bool
 
 
-class RefusedEvent(TypedDict):
+class RefusedEvent(Shown):
     """An event that was not taken."""
 
-    index: int
-    code: str
-    detail: str
-    pointer: NotRequired[str]
+    index: int = Field(examples=[1])
+    code: str = Field(examples=["required"])
+    detail: str = Field(examples=["attribute type is needed"])
+    pointer: str = Field(default="", examples=["/type"])
 
 
-class Publishing(TypedDict):
+class Publishing(Shown):
     """What became of the events, by their index in the request."""
 
-    accepted: int
+    accepted: int = Field(examples=[1])
     known: int
     items: list[PublishedEvent]
     rejected: list[RefusedEvent]
@@ -118,10 +126,8 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Events")
 
 
-def _without_reasons(answer: Publishing) -> Publishing:
-    rejected: list[RefusedEvent] = [
-        {"index": one["index"], "code": one["code"], "detail": REFUSED_BEFORE} for one in answer["rejected"]
-    ]
+def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
+    rejected = [{"index": one["index"], "code": one["code"], "detail": REFUSED_BEFORE} for one in answer["rejected"]]
     return {**answer, "rejected": rejected}
 
 
@@ -170,7 +176,7 @@ async def publish_events(call: Call) -> Response:
     return json_response(answer, 202)
 
 
-async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: bool = False) -> Publishing:
+async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: bool = False) -> dict[str, Any]:
     """Records the events that were not refused. Raises the problem of one that came alone."""
     allowed = _prefixes(call)
     results = [_permitted(one, allowed) for one in results]
@@ -178,7 +184,7 @@ async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: boo
         raise _problem(results[0])
     account = None if call.identity is None else call.identity.account
     owner = None if account is None else owner_of(*account)
-    items: list[PublishedEvent] = []
+    items: list[dict[str, Any]] = []
     rejected = [(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
     for chunk in _chunks([(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]):
         now = call.ports.clock()
@@ -302,22 +308,6 @@ def _problem(refused: Refused) -> RequestError:
     return InvalidRequest(refused.detail, code="invalid_event", errors=[error])
 
 
-def _rejection(index: int, refused: Refused) -> RefusedEvent:
-    found: RefusedEvent = {"index": index, "code": refused.code, "detail": refused.detail}
+def _rejection(index: int, refused: Refused) -> dict[str, Any]:
+    found = {"index": index, "code": refused.code, "detail": refused.detail}
     return {**found, "pointer": refused.pointer} if refused.pointer else found
-
-
-_EVENT = {
-    **{"specversion": "1.0", "id": "A-17-paid", "source": "/shop", "type": "com.acme.order.paid"},
-    **{"subject": "A-17", "partitionkey": "A-17", "data": {"total": 42, "metadata": {"deal": "D-7"}}},
-}
-EXAMPLES: dict[str, Any] = {
-    "PublishedCloudEvent": _EVENT,
-    "PublishedBatch": [_EVENT, {**_EVENT, "id": "A-17-sent", "type": "com.acme.order.sent"}],
-    "Publishing": {
-        "accepted": 1,
-        "known": 0,
-        "items": [{"index": 0, "id": EVENT_ID, "known": False}],
-        "rejected": [{"index": 1, "code": "required", "detail": "attribute type is needed", "pointer": "/type"}],
-    },
-}

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import Field, RootModel
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.deliveries.sink_credentials import sent_headers_view
-from relay.api.http.examples import DELIVERY_ID, EVENT_ID, JOB_UID, SUBSCRIPTION_ID, TIME
-from relay.api.http.fields import Body, NextCursor, Nothing, Time
+from relay.api.http.examples import DELIVERY_ID, EVENT_ID, JOB_ID, JOB_UID, SUBSCRIPTION_ID, TIME
+from relay.api.http.fields import Body, NextCursor, Nothing
 from relay.api.http.operations import (
     ADMINS,
     NEXT,
@@ -25,8 +24,9 @@ from relay.api.http.operations import (
 from relay.api.http.params import PAGE, choice, choices, text, time, whole_number
 from relay.api.http.problems import invalid_parameter
 from relay.api.http.resource import json_response, page_response
+from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import validate
-from relay.clock import optional_rfc3339, to_rfc3339
+from relay.clock import to_rfc3339
 from relay.core.deliveries import delivery as core
 from relay.core.events.event import Event
 from relay.core.jobs.recipient import Recipient
@@ -40,76 +40,88 @@ GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscriptio
 """The values of `group_by`, and the column that each groups by."""
 
 
-class Timings(TypedDict):
+class Timings(Shown):
     """How an attempt spent its time. A part that did not happen is null, for example on a reused connection. A part
     that failed counts until it failed."""
 
-    dns_ms: Annotated[float | None, Field(description="The lookup of the host name; null if it was cached.")]
-    connect_ms: Annotated[float | None, Field(description="TCP, over all addresses tried.")]
-    tls_ms: Annotated[float | None, Field(description="The TLS handshake.")]
-    first_byte_ms: Annotated[float | None, Field(description="From sending the request to the response headers.")]
+    dns_ms: float | None = Field(description="The lookup of the host name; null if it was cached.", examples=[2.1])
+    connect_ms: float | None = Field(description="TCP, over all addresses tried.", examples=[18.4])
+    tls_ms: float | None = Field(description="The TLS handshake.", examples=[21.3])
+    first_byte_ms: float | None = Field(
+        description="From sending the request to the response headers.", examples=[42.0]
+    )
 
 
-class MadeUpRequest(TypedDict):
+class MadeUpRequest(Shown):
     """A request that was not sent. Placeholders in braces stand for what only the sink knows, and for whom the job's
     create names. A long body is cut."""
 
     method: str
-    url: Annotated[str, Field(description="Redacted.")]
+    url: str = Field(description="Redacted.")
     body: str
 
 
-class Attempt(TypedDict):
+class Attempt(Shown):
     """One attempt. Credentials are redacted. What was sent and answered is null unless the caller may change the
     subscription: headers, excerpt and `requests`."""
 
-    number: int
+    number: int = Field(examples=[1])
     started_at: Time
-    duration_ms: Annotated[float, Field(description="Total time, to the end of the response body.")]
-    status_code: int | None
+    duration_ms: float = Field(description="Total time, to the end of the response body.", examples=[84.2])
+    status_code: int | None = Field(examples=[200])
     error: str | None
     timings: Timings
-    decision: Annotated[
-        str | None,
-        Field(
-            description="The decision and its reason, in a sentence. Of a test: where the broker has put it, else null."
-        ),
-    ]
-    next_attempt_at: Annotated[
-        Time | None, Field(description="When this attempt scheduled the next one; null if there is none.")
-    ]
-    request_headers: Annotated[dict[str, str] | None, Field(description=_MAY_CHANGE)]
-    response_headers: Annotated[dict[str, str] | None, Field(description=_MAY_CHANGE)]
-    response_excerpt: Annotated[str | None, Field(description=f"The beginning of the response body. {_MAY_CHANGE}")]
-    response_excerpt_encoding: Annotated[
-        Literal["text", "hex"] | None, Field(description="`hex` if the body is not UTF-8.")
-    ]
-    remote_ip: Annotated[str | None, Field(description="The address that was dialled, even if it did not answer.")]
-    requests: Annotated[
-        list[MadeUpRequest] | None,
-        Field(description=f"With `config.dry_run`: what would have been sent; otherwise null. {_MAY_CHANGE}"),
-    ]
+    decision: str | None = Field(
+        description="The decision and its reason, in a sentence. Of a test: where the broker has put it, else null.",
+        examples=["HTTP 200: delivered"],
+    )
+    next_attempt_at: Time | None = Field(description="When this attempt scheduled the next one; null if there is none.")
+    request_headers: dict[str, str] | None = Field(
+        description=_MAY_CHANGE, examples=[{"webhook-id": EVENT_ID, "webhook-signature": "[redacted]"}]
+    )
+    response_headers: dict[str, str] | None = Field(description=_MAY_CHANGE, examples=[{"content-type": "text/plain"}])
+    response_excerpt: str | None = Field(
+        description=f"The beginning of the response body. {_MAY_CHANGE}", examples=["ok"]
+    )
+    response_excerpt_encoding: Literal["text", "hex"] | None = Field(
+        description="`hex` if the body is not UTF-8.", examples=["text"]
+    )
+    remote_ip: str | None = Field(
+        description="The address that was dialled, even if it did not answer.", examples=["93.184.215.14"]
+    )
+    requests: list[MadeUpRequest] | None = Field(
+        description=f"With `config.dry_run`: what would have been sent; otherwise null. {_MAY_CHANGE}"
+    )
 
 
-class Delivery(TypedDict):
+SEEN_BY_FEW = ("request_headers", "response_headers", "response_excerpt", "response_excerpt_encoding", "requests")
+"""What of an attempt only those see who may change the subscription."""
+
+
+class Delivery(Shown):
     """One event for one subscription."""
 
-    id: str
-    event_id: str
-    event_type: str
-    subject: Annotated[str | None, Field(description="The event's subject: of job events the job's id upstream.")]
-    subscription_id: str
-    sink: Annotated[str | None, Field(description="The sink, redacted; null if the subscription was removed.")]
-    job_uid: str | None
-    state: Literal["pending", "delivered", "dead", "cancelled", "uncertain"]
-    attempt_count: int
+    id: str = Field(examples=[DELIVERY_ID])
+    event_id: str = Field(examples=[EVENT_ID])
+    event_type: str = Field(examples=["ai.revor.job.failed"])
+    subject: str | None = Field(
+        description="The event's subject: of job events the job's id upstream.", examples=[JOB_ID]
+    )
+    subscription_id: str = Field(examples=[SUBSCRIPTION_ID])
+    sink: str | None = Field(
+        description="The sink, redacted; null if the subscription was removed.",
+        examples=["https://receiver.example/hooks"],
+    )
+    job_uid: str | None = Field(examples=[JOB_UID])
+    state: Literal["pending", "delivered", "dead", "cancelled", "uncertain"] = Field(examples=["delivered"])
+    attempt_count: int = Field(examples=[1])
     next_attempt_at: Time | None
-    waiting_for: Annotated[
-        str | None, Field(description="The delivery of an earlier event of the same job, which must end first.")
-    ]
+    waiting_for: str | None = Field(
+        description="The delivery of an earlier event of the same job, which must end first."
+    )
     reason: str | None
     created_at: Time
-    ended_at: Time | None
+    ended_at: Time | None = Field(examples=[TIME])
 
 
 class DeliveryWithAttempts(Delivery):
@@ -124,105 +136,59 @@ class Settlement(Body):
     fate: Literal["sent", "not_sent"] = Field(description="Whether the record is in the CRM.")
 
 
-class DeliveryPage(TypedDict):
+class DeliveryPage(Shown):
     """One page of deliveries."""
 
     items: list[Delivery]
     next_cursor: NextCursor
 
 
-class DeliveryGroup(TypedDict):
+class DeliveryGroup(Shown):
     """Deliveries with equal values in the `group_by` fields; the other fields are null. Times are creation times."""
 
     reason: str | None
     subscription_id: str | None
-    sink: Annotated[str | None, Field(description="The sink, redacted; also null if its subscription was removed.")]
-    day: Annotated[str | None, Field(description="A UTC day, such as 2026-05-20.")]
+    sink: str | None = Field(description="The sink, redacted; also null if its subscription was removed.")
+    day: str | None = Field(description="A UTC day, such as 2026-05-20.")
     count: int
     oldest_at: Time
     newest_at: Time
-    example_id: Annotated[str, Field(description="The newest delivery of the group.")]
+    example_id: str = Field(description="The newest delivery of the group.")
 
 
-class DeliveryGroups(TypedDict):
+class DeliveryGroups(Shown):
     """The largest groups of the newest deliveries."""
 
     items: list[DeliveryGroup]
     next_cursor: NextCursor
     group_by: list[GroupField]
-    scanned: Annotated[int, Field(description="The number of deliveries counted, newest first.")]
-    truncated: Annotated[bool, Field(description="True if older deliveries were not counted, or groups were left out.")]
+    scanned: int = Field(description="The number of deliveries counted, newest first.")
+    truncated: bool = Field(description="True if older deliveries were not counted, or groups were left out.")
 
 
 class DeliveryListing(RootModel[DeliveryPage | DeliveryGroups]):
     """A page of deliveries, or their groups."""
 
 
-class SignedRequest(TypedDict):
+class SignedRequest(Shown):
     """A request to a sink with a current signature; other credentials are redacted."""
 
-    method: str
-    url: Annotated[str, Field(description="The sink, redacted.")]
-    headers: dict[str, str]
-    body: Annotated[str, Field(description="The exact text that is signed.")]
+    method: str = Field(examples=["POST"])
+    url: str = Field(description="The sink, redacted.", examples=["https://receiver.example/hooks"])
+    headers: dict[str, str] = Field(examples=[{"content-type": "application/cloudevents+json", "webhook-id": EVENT_ID}])
+    body: str = Field(description="The exact text that is signed.", examples=["{}"])
 
 
-def delivery_view(delivery: core.Delivery, sink: str | None) -> Delivery:
-    """A delivery as shown in lists. `sink`: redacted, None if the subscription was removed."""
-    return {
-        "id": delivery.id,
-        "event_id": delivery.event_id,
-        "event_type": delivery.event_type,
-        "subject": delivery.subject,
-        "subscription_id": delivery.subscription_id,
-        "sink": sink,
-        "job_uid": delivery.job_uid,
-        "state": delivery.state,
-        "attempt_count": delivery.attempt_count,
-        "next_attempt_at": optional_rfc3339(delivery.next_attempt_at),
-        "waiting_for": delivery.waiting_for,
-        "reason": delivery.reason,
-        "created_at": to_rfc3339(delivery.created_at),
-        "ended_at": optional_rfc3339(delivery.ended_at),
-    }
-
-
-def delivery_group_view(group: core.DeliveryGroup, sink: str | None) -> DeliveryGroup:
-    """A group of deliveries. `sink`: redacted, None if the subscription was removed."""
-    return {
-        "reason": group.reason,
-        "subscription_id": group.subscription_id,
-        "sink": sink,
-        "day": None if group.day is None else to_rfc3339(group.day)[:10],
-        "count": group.count,
-        "oldest_at": to_rfc3339(group.oldest_at),
-        "newest_at": to_rfc3339(group.newest_at),
-        "example_id": group.example_id,
-    }
-
-
-def attempt_view(attempt: core.Attempt, *, whole: bool) -> Attempt:
+def attempt_view(attempt: core.Attempt, *, whole: bool) -> dict[str, Any]:
     """One attempt. `whole`: the caller may see what the sink was sent and has answered."""
-    return {
-        "number": attempt.number,
-        "started_at": to_rfc3339(attempt.started_at),
-        "duration_ms": attempt.duration_ms,
-        "status_code": attempt.status_code,
-        "error": attempt.error,
-        "timings": cast("Timings", attempt.timings._asdict()),
-        "decision": attempt.decision,
-        "next_attempt_at": optional_rfc3339(attempt.next_attempt_at),
-        "request_headers": _headers_view(attempt.request_headers) if whole else None,
-        "response_headers": _headers_view(attempt.response_headers) if whole else None,
-        "response_excerpt": attempt.response_excerpt if whole else None,
-        "response_excerpt_encoding": _excerpt_encoding(attempt) if whole else None,
-        "remote_ip": attempt.remote_ip,
-        "requests": [_made_up(one) for one in attempt.requests] if whole and attempt.requests is not None else None,
-    }
-
-
-def _made_up(request: core.Shown) -> MadeUpRequest:
-    return {"method": request.method, "url": request.url, "body": request.body}
+    if not whole:
+        return Attempt.of(attempt, **dict.fromkeys(SEEN_BY_FEW))
+    return Attempt.of(
+        attempt,
+        request_headers=_headers_view(attempt.request_headers),
+        response_headers=_headers_view(attempt.response_headers),
+        response_excerpt_encoding=_excerpt_encoding(attempt),
+    )
 
 
 def _excerpt_encoding(attempt: core.Attempt) -> Literal["text", "hex"] | None:
@@ -275,7 +241,7 @@ async def list_deliveries(call: Call) -> Response:
         return await _groups(call, group_by, {**query, "newest": newest})
     page = await call.ports.store.deliveries.page(**query)
     sinks = await _sinks(call, (one.subscription_id for one in page.items))
-    return page_response(call.request, page, lambda one: delivery_view(one, sinks.get(one.subscription_id)))
+    return page_response(call.request, page, lambda one: Delivery.of(one, sink=sinks.get(one.subscription_id)))
 
 
 async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, Any]) -> Response:
@@ -284,13 +250,16 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
     found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
-    groups: DeliveryGroups = {
-        "items": [delivery_group_view(group, sinks.get(group.subscription_id or "")) for group in found.items],
-        "next_cursor": None,
-        "group_by": list(group_by),
-        "scanned": found.scanned,
-        "truncated": found.truncated or found.more,
-    }
+    items = [
+        DeliveryGroup.of(
+            group,
+            sink=sinks.get(group.subscription_id or ""),
+            day=None if group.day is None else to_rfc3339(group.day)[:10],
+        )
+        for group in found.items
+    ]
+    truncated = found.truncated or found.more
+    groups = DeliveryGroups.of(found, items=items, next_cursor=None, group_by=list(group_by), truncated=truncated)
     return json_response(groups)
 
 
@@ -334,8 +303,7 @@ async def get_delivery_request(call: Call) -> Response:
     headers = sent_headers_view(sent.headers, subscription.credential)
     headers |= {name: value for name, value in sent.headers if is_signed_name(name)}
     url = call.shown_url(subscription, sent.url)
-    signed: SignedRequest = {"method": sent.method, "url": url, "headers": headers, "body": sent.body.decode()}
-    return json_response(signed)
+    return json_response(SignedRequest.of(sent, url=url, headers=headers, body=sent.body.decode()))
 
 
 async def recipient_of(call: Call, event: Event) -> Recipient | None:
@@ -348,7 +316,7 @@ def is_signed_name(name: str) -> bool:
     return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
-async def _delivery_again(call: Call, _kept: object) -> DeliveryWithAttempts:
+async def _delivery_again(call: Call, _kept: object) -> dict[str, Any]:
     return await _view(call, await _find(call))
 
 
@@ -416,54 +384,7 @@ async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) ->
     return json_response(await _view(call, delivery), status_code)
 
 
-async def _view(call: Call, delivery: core.Delivery) -> DeliveryWithAttempts:
+async def _view(call: Call, delivery: core.Delivery) -> dict[str, Any]:
     sinks = await _sinks(call, [delivery.subscription_id])
-    return {
-        **delivery_view(delivery, sinks.get(delivery.subscription_id)),
-        "attempts": [attempt_view(attempt, whole=call.may_set_sinks) for attempt in delivery.attempts],
-    }
-
-
-EXAMPLE_ATTEMPT: Attempt = {
-    "number": 1,
-    "started_at": TIME,
-    "duration_ms": 84.2,
-    "status_code": 200,
-    "error": None,
-    "timings": {"dns_ms": 2.1, "connect_ms": 18.4, "tls_ms": 21.3, "first_byte_ms": 42.0},
-    "decision": "HTTP 200: delivered",
-    "next_attempt_at": None,
-    "request_headers": {"webhook-id": EVENT_ID, "webhook-signature": "[redacted]"},
-    "response_headers": {"content-type": "text/plain"},
-    "response_excerpt": "ok",
-    "response_excerpt_encoding": "text",
-    "remote_ip": "93.184.215.14",
-    "requests": None,
-}
-_DELIVERY: Delivery = {
-    "id": DELIVERY_ID,
-    "event_id": EVENT_ID,
-    "event_type": "ai.revor.job.failed",
-    "subject": "7d9f3c52-1f0e-4b58-9a3e-2b7f6f0a9c11",
-    "subscription_id": SUBSCRIPTION_ID,
-    "sink": "https://receiver.example/hooks",
-    "job_uid": JOB_UID,
-    "state": "delivered",
-    "attempt_count": 1,
-    "next_attempt_at": None,
-    "waiting_for": None,
-    "reason": None,
-    "created_at": TIME,
-    "ended_at": TIME,
-}
-EXAMPLES: dict[str, Any] = {
-    "DeliveryListing": {"items": [_DELIVERY], "next_cursor": None},
-    "DeliveryWithAttempts": {**_DELIVERY, "attempts": [EXAMPLE_ATTEMPT]},
-    "Settlement": {"fate": "sent"},
-    "SignedRequest": {
-        "method": "POST",
-        "url": "https://receiver.example/hooks",
-        "headers": {"content-type": "application/cloudevents+json", "webhook-id": EVENT_ID},
-        "body": "{}",
-    },
-}
+    attempts = [attempt_view(attempt, whole=call.may_set_sinks) for attempt in delivery.attempts]
+    return DeliveryWithAttempts.of(delivery, sink=sinks.get(delivery.subscription_id), attempts=attempts)

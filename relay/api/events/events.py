@@ -1,49 +1,65 @@
 """`/v1/events`: all recorded events, with or without subscriptions."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.events.wanted_events import FILTERS, Wanted
 from relay.api.http.examples import EVENT_ID
-from relay.api.http.fields import NextCursor, Time
+from relay.api.http.fields import NextCursor
 from relay.api.http.names import event_type
 from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation
 from relay.api.http.params import PAGE, text, time
 from relay.api.http.problems import invalid_detail
 from relay.api.http.resource import page_response
+from relay.api.http.shown import Shown
 from relay.api.http.stream import fragment, of_all
 from relay.core.events.event import Origin
 from relay.core.samples import sample_event
 from relay.errors import InvalidRequest, NotFound
 
+EXAMPLE_EVENT = sample_event(
+    "ai.revor.job.failed",
+    event_id=EVENT_ID,
+    now=1779271208.0,
+    origin=Origin(
+        source="https://upstream.example/api/jobs",
+        type_prefix="ai.revor.job",
+        dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+    ),
+    dataschema_base="http://127.0.0.1:8080",
+).document()
 
-@with_config(ConfigDict(extra="allow"))
-class CloudEvent(TypedDict):
+
+class CloudEvent(Shown):
     """A CloudEvent in structured JSON, as sent to sinks. A published one has what its program gave it."""
+
+    model_config = ConfigDict(extra="allow")
+    example: ClassVar[Mapping[str, Any]] = EXAMPLE_EVENT
 
     specversion: Literal["1.0"]
     id: str
     source: str
     type: str
-    subject: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
-    time: NotRequired[Annotated[Time, Field(json_schema_extra={"default": ""})]]
-    datacontenttype: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
-    dataschema: NotRequired[Annotated[str, Field(json_schema_extra={"default": ""})]]
-    data: NotRequired[Annotated[Any, Field(json_schema_extra={"default": None})]]
+    subject: str = ""
+    time: str = Field(default="", json_schema_extra={"format": "date-time"})
+    datacontenttype: str = ""
+    dataschema: str = ""
+    data: Any = None
 
 
-class EventPage(TypedDict):
+class EventPage(Shown):
     """One page of events."""
 
     items: list[CloudEvent]
-    ids: Annotated[
-        list[str], Field(description="The relay's ids of `items`. A published event has in it the id of its program.")
-    ]
+    ids: list[str] = Field(
+        description="The relay's ids of `items`. A published event has in it the id of its program.",
+        examples=[[EVENT_ID]],
+    )
     next_cursor: NextCursor
 
 
@@ -111,20 +127,3 @@ async def get_event(call: Call) -> Response:
     if event is None:
         raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")
     return Response(event.body, media_type="application/json")
-
-
-EXAMPLE_EVENT = sample_event(
-    "ai.revor.job.failed",
-    event_id=EVENT_ID,
-    now=1779271208.0,
-    origin=Origin(
-        source="https://upstream.example/api/jobs",
-        type_prefix="ai.revor.job",
-        dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
-    ),
-    dataschema_base="http://127.0.0.1:8080",
-).document()
-EXAMPLES: dict[str, Any] = {
-    "CloudEvent": EXAMPLE_EVENT,
-    "EventPage": {"items": [EXAMPLE_EVENT], "ids": [EVENT_ID], "next_cursor": "MTI"},
-}

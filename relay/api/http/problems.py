@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Annotated, NotRequired
+from typing import Any
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
-from typing_extensions import TypedDict
 
+from relay.api.http.shown import Shown
 from relay.clock import Clock
 from relay.core.jsontext import dumps
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError, StaleSequence, StoreError, Unavailable
@@ -41,45 +41,32 @@ _HTTP_ERRORS = {
 }
 
 
-class Mistake(TypedDict):
+class Mistake(Shown):
     """One error in a request."""
 
-    pointer: Annotated[str, Field(description="A JSON Pointer into the body, or the name of a parameter or header.")]
+    pointer: str = Field(description="A JSON Pointer into the body, or the name of a parameter or header.")
     code: str
     detail: str
 
 
-class Problem(TypedDict):
+class Problem(Shown):
     """Why a request failed (RFC 9457)."""
 
     type: str
     title: str
     status: int
-    detail: Annotated[str, Field(description="What is wrong, in a sentence.")]
-    code: Annotated[str, Field(description="For programs. Stable across versions.")]
+    detail: str = Field(description="What is wrong, in a sentence.")
+    code: str = Field(description="For programs. Stable across versions.")
     errors: list[Mistake]
-    request_id: NotRequired[
-        Annotated[
-            str,
-            Field(description="Only if the relay's log has more about the error.", json_schema_extra={"default": ""}),
-        ]
-    ]
+    request_id: str = Field(default="", description="Only if the relay's log has more about the error.")
 
 
 def problem_response(error: RequestError, *, request_id: str | None = None) -> Response:
     """The response for a RequestError. It ends there, and lets go of the frames that it went through: if one of them
     names it, they would keep each other and the request's body in memory until a full garbage collection."""
     error.with_traceback(None)
-    document: Problem = {
-        "type": TYPE_PREFIX + error.code,
-        "title": error.title,
-        "status": error.status,
-        "detail": str(error),
-        "code": error.code,
-        "errors": [{"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in error.errors],
-    }
-    if request_id is not None:
-        document["request_id"] = request_id
+    more: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
+    document = Problem.of(error, type=TYPE_PREFIX + error.code, detail=str(error), **more)
     return Response(dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
 
 

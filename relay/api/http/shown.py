@@ -7,7 +7,7 @@ dearer by a fifth, dicts make it dearer by a twentieth. The tests compare every 
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
@@ -94,9 +94,9 @@ def example_of(model: type[BaseModel]) -> Any:
     """The example of a body or an answer: what its fields have as theirs, and of others those that it needs."""
     if issubclass(model, RootModel):
         return _example(model.model_fields["root"])
-    fields = model.model_fields.items()
-    found = {name: _example(field) for name, field in fields if field.examples or field.is_required()}
-    return {**found, **getattr(model, "example", {})}
+    given: Mapping[str, Any] = getattr(model, "example", {})
+    fields = [(name, field) for name, field in model.model_fields.items() if name not in given]
+    return {**{name: _example(field) for name, field in fields if field.examples or field.is_required()}, **given}
 
 
 def _example(field: FieldInfo) -> Any:
@@ -113,6 +113,8 @@ def _example_of_type(type_: Any) -> Any:
         return [example_of(args[0])]
     if get_origin(type_) is Literal:
         return args[0]
+    if get_origin(type_) is UnionType:
+        return _example_of_type(args[0])
     return example_of(type_) if _is_model(type_) else _EXAMPLES[get_origin(type_) or type_]
 
 

@@ -13,23 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.http.fields import Body
-from relay.api.http.operations import (
-    WRITES_SUBSCRIPTIONS,
-    Answer,
-    Call,
-    Context,
-    Operation,
-    stored,
-)
+from relay.api.http.operations import WRITES_SUBSCRIPTIONS, Answer, Call, Context, Operation, stored
 from relay.api.http.problems import MAX_ERRORS, did_you_mean, request_id_of
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, under, validate
 from relay.api.subscriptions.checks import awaits_consent, read_declared, with_portal
 from relay.api.subscriptions.models import DeclaredSubscription, SubscriptionConfig, start_seconds
@@ -84,12 +77,23 @@ class SubscriptionsApply(Body):
                 "anyOf": [{"$ref": "#/components/schemas/DeclaredSubscription"}, {}],
             }
         },
+        examples=[
+            [
+                {
+                    "id": "crm",
+                    "sink": "https://receiver.example/hooks",
+                    "types": ["ai.revor.job.failed"],
+                    "config": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+                }
+            ]
+        ],
     )
-    dry_run: bool = Field(default=False, description="Change nothing, and answer what would change.")
+    dry_run: bool = Field(default=False, description="Change nothing, and answer what would change.", examples=[True])
     prune: bool = Field(
         default=False,
         description="Remove what was applied before and is no longer declared. What `POST /v1/subscriptions` made is "
         "never removed. A token bound to an account removes only what such a token declared.",
+        examples=[True],
     )
     cancel_pending: bool = Field(
         default=False,
@@ -98,33 +102,35 @@ class SubscriptionsApply(Body):
     )
 
 
-ValueChange = TypedDict("ValueChange", {"from": Any, "to": Any})
-"""A value before and after."""
+class ValueChange(Shown):
+    """A value before and after."""
+
+    before: Any = Field(alias="from")
+    to: Any
 
 
-class SubscriptionChange(TypedDict):
+class SubscriptionChange(Shown):
     """What is done to one subscription."""
 
-    id: str
-    action: Action
-    sink: Annotated[str | None, Field(description="null: protocol PULL.")]
-    fields: Annotated[list[str], Field(description="The names of the settings that change.")]
-    values: Annotated[
-        dict[str, ValueChange], Field(description="Of these, the values that are short and cannot be secret.")
-    ]
-    note: Annotated[str | None, Field(description="What to know about it.")]
-    pending: Annotated[
-        int, Field(description="The number of pending deliveries that a removal cancels, counted up to 10,000.")
-    ]
+    id: str = Field(examples=["crm"])
+    action: Action = Field(examples=["change"])
+    sink: str | None = Field(description="null: protocol PULL.", examples=["https://receiver.example/hooks"])
+    fields: list[str] = Field(description="The names of the settings that change.", examples=[["types"]])
+    values: dict[str, ValueChange] = Field(
+        description="Of these, the values that are short and cannot be secret.",
+        examples=[{"types": {"from": None, "to": ["ai.revor.job.failed"]}}],
+    )
+    note: str | None = Field(description="What to know about it.")
+    pending: int = Field(description="The number of pending deliveries that a removal cancels, counted up to 10,000.")
 
 
-class SubscriptionsApplied(TypedDict):
+class SubscriptionsApplied(Shown):
     """What was changed or, with `dry_run`, would be."""
 
     changes: list[SubscriptionChange]
-    dry_run: bool
+    dry_run: bool = Field(examples=[True])
     added: int
-    changed: int
+    changed: int = Field(examples=[1])
     removed: int
     unchanged: int
 
@@ -133,7 +139,7 @@ OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
 
 
-def _without_values(answer: SubscriptionsApplied) -> SubscriptionsApplied:
+def _without_values(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**answer, "changes": [{**one, "values": {}} for one in answer["changes"]]}
 
 
@@ -383,7 +389,7 @@ def _credential(after: Subscription, before: Subscription | None) -> SinkCredent
 
 def applied_view(
     changes: Sequence[Change], context: Context, shown_sink: Callable[[str, str], str], *, dry_run: bool
-) -> SubscriptionsApplied:
+) -> dict[str, Any]:
     """A plan as the answer."""
     count = Counter(one.action for one in changes)
     return {
@@ -396,14 +402,14 @@ def applied_view(
     }
 
 
-def _change_view(change: Change, context: Context, shown_sink: Callable[[str, str], str]) -> SubscriptionChange:
+def _change_view(change: Change, context: Context, shown_sink: Callable[[str, str], str]) -> dict[str, Any]:
     known = change.after or change.before
     assert known is not None
-    values: dict[str, ValueChange] = {}
+    values: dict[str, dict[str, Any]] = {}
     if change.before is not None and change.after is not None and change.fields:
         one, other = (subscription_view(each, shown_sink, context.settings) for each in (change.before, change.after))
         for name in change.fields:
-            found: ValueChange = {"from": _value_at(one, name), "to": _value_at(other, name)}
+            found = {"from": _value_at(one, name), "to": _value_at(other, name)}
             if name not in _NOT_SHOWN and len(dumps(found)) <= MAX_SHOWN_BYTES:
                 values[name] = found
     note = None
@@ -411,15 +417,7 @@ def _change_view(change: Change, context: Context, shown_sink: Callable[[str, st
         note = "it was made by hand, and is declared from now on"
         if change.before.declared is not None:
             note = "it was declared by another token, and is declared here from now on"
-    return {
-        "id": change.id,
-        "action": change.action,
-        "sink": shown_sink(known.kind, known.sink) or None,
-        "fields": list(change.fields),
-        "values": values,
-        "note": note,
-        "pending": change.pending,
-    }
+    return SubscriptionChange.of(change, sink=shown_sink(known.kind, known.sink) or None, values=values, note=note)
 
 
 def _value_at(view: Any, name: str) -> Any:
@@ -428,37 +426,3 @@ def _value_at(view: Any, name: str) -> Any:
             view = view[part]
         return view
     return None
-
-
-EXAMPLES: dict[str, Any] = {
-    "SubscriptionsApply": {
-        "subscriptions": [
-            {
-                "id": "crm",
-                "sink": "https://receiver.example/hooks",
-                "types": ["ai.revor.job.failed"],
-                "config": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
-            }
-        ],
-        "dry_run": True,
-        "prune": True,
-    },
-    "SubscriptionsApplied": {
-        "changes": [
-            {
-                "id": "crm",
-                "action": "change",
-                "sink": "https://receiver.example/hooks",
-                "fields": ["types"],
-                "values": {"types": {"from": None, "to": ["ai.revor.job.failed"]}},
-                "note": None,
-                "pending": 0,
-            }
-        ],
-        "dry_run": True,
-        "added": 0,
-        "changed": 1,
-        "removed": 0,
-        "unchanged": 0,
-    },
-}

@@ -8,19 +8,19 @@ import asyncio
 import secrets
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, NotRequired, cast
+from typing import Any
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from relay.api.deliveries.deliveries import is_signed_name, recipient_of
 from relay.api.deliveries.sink_credentials import sent_headers_view
-from relay.api.events.events import EXAMPLE_EVENT, CloudEvent
-from relay.api.http.fields import ID_PATTERN, Body, Time
+from relay.api.events.events import CloudEvent
+from relay.api.http.fields import ID_PATTERN, Body
 from relay.api.http.names import event_type
 from relay.api.http.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, under, validate
 from relay.api.jobs.registration import is_printable_id
 from relay.api.subscriptions.checks import read_create, read_replace
@@ -59,6 +59,7 @@ class SubscriptionPreview(Body):
             "anyOf": [{"$ref": "#/components/schemas/SubscriptionCreate"}, {"type": "string", "pattern": ID_PATTERN}]
         },
         description="A body as for `POST /v1/subscriptions`, or the id of a subscription.",
+        examples=[{"sink": "https://receiver.example/hooks", "types": ["ai.revor.job.failed"]}],
     )
     replaces: str | None = Field(
         default=None,
@@ -67,47 +68,50 @@ class SubscriptionPreview(Body):
         "header and an absent credential are those that are stored.",
     )
     type: str | None = Field(
-        default=None, description="A sample of this type. Default: one that the subscription gets."
+        default=None,
+        description="A sample of this type. Default: one that the subscription gets.",
+        examples=["ai.revor.job.failed"],
     )
     event_id: str | None = Field(default=None, pattern=ID_PATTERN, description="A recorded event, instead of a sample.")
-    metadata: dict[str, Any] | None = Field(default=None, description="Added to the metadata of the sample's job.")
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="Added to the metadata of the sample's job.", examples=[{"deal": 42}]
+    )
 
 
-class PreviewedRequest(TypedDict):
+class PreviewedRequest(Shown):
     """A request as it would be sent. What is secret is redacted."""
 
-    name: Annotated[str | None, Field(description="What it is for, where a delivery takes several requests.")]
-    method: str
-    url: str
-    headers: dict[str, str]
-    body: Annotated[str | None, Field(description="null: it has none, since it only looks something up.")]
+    name: str | None = Field(description="What it is for, where a delivery takes several requests.")
+    method: str = Field(examples=["POST"])
+    url: str = Field(examples=["https://receiver.example/hooks"])
+    headers: dict[str, str] = Field(
+        examples=[{"Content-Type": "application/cloudevents+json", "webhook-signature": REDACTED}]
+    )
+    body: str | None = Field(description="null: it has none, since it only looks something up.", examples=["{}"])
 
 
-class Recent(TypedDict):
+class Recent(Shown):
     """What the subscription would have got."""
 
-    days: int
-    since: Annotated[Time, Field(description="Events recorded since then were looked at.")]
-    seen: Annotated[int, Field(description="The number of events looked at.")]
-    matched: int
-    named: Annotated[
-        int | None,
-        Field(
-            description="Of those, how many have metadata that name somebody whom a CRM can look for. Recipients that "
-            "`proxy.capture` keeps are not counted. null: the sink is no CRM."
-        ),
-    ]
-    cut: Annotated[bool, Field(description="There are older ones in these days that were not looked at.")]
-    examples: Annotated[list[CloudEvent], Field(description="The newest that match, three at most.")]
+    days: int = Field(examples=[7])
+    since: Time = Field(description="Events recorded since then were looked at.", examples=["2026-05-13T10:00:00.000Z"])
+    seen: int = Field(description="The number of events looked at.", examples=[1204])
+    matched: int = Field(examples=[1])
+    named: int | None = Field(
+        description="Of those, how many have metadata that name somebody whom a CRM can look for. Recipients that "
+        "`proxy.capture` keeps are not counted. null: the sink is no CRM."
+    )
+    cut: bool = Field(description="There are older ones in these days that were not looked at.")
+    examples: list[CloudEvent] = Field(description="The newest that match, three at most.")
 
 
-class Preview(TypedDict):
+class Preview(Shown):
     """What a subscription would send for an event."""
 
-    matches: Annotated[bool, Field(description="Whether the subscription gets the event.")]
-    why: NotRequired[Annotated[str, Field(description="Why it does not.", json_schema_extra={"default": ""})]]
+    matches: bool = Field(description="Whether the subscription gets the event.", examples=[True])
+    why: str = Field(default="", description="Why it does not.")
     event: CloudEvent
-    requests: Annotated[list[PreviewedRequest], Field(description="In this order. Empty if it does not get the event.")]
+    requests: list[PreviewedRequest] = Field(description="In this order. Empty if it does not get the event.")
     recent: Recent
 
 
@@ -139,7 +143,7 @@ async def preview_subscription(call: Call) -> Response:
     return json_response(preview)
 
 
-async def _preview(call: Call, body: SubscriptionPreview) -> Preview:
+async def _preview(call: Call, body: SubscriptionPreview) -> dict[str, Any]:
     """Each of its parts computes for up to a tenth of a second: filters are compiled, templates rendered."""
     subscription = await _subscription(call, body)
     await asyncio.sleep(0)
@@ -148,15 +152,13 @@ async def _preview(call: Call, body: SubscriptionPreview) -> Preview:
     event, owner = await _event(call, body, subscription)
     why = matcher.why_not(event, owner)
     recipient = ANYBODY if body.event_id is None else await recipient_of(call, event)
-    preview: Preview = {
+    preview = {
         "matches": why is None,
-        "event": cast("CloudEvent", event.document()),
+        "event": event.document(),
         "requests": [] if why is not None else await _requests(call, subscription, event, recipient),
         "recent": await _recent(call, subscription, matcher),
     }
-    if why is not None:
-        preview["why"] = why
-    return preview
+    return preview if why is None else {**preview, "why": why}
 
 
 class _Matcher:
@@ -251,7 +253,7 @@ def _usual(call: Call, subscription: Subscription) -> str:
 
 async def _requests(
     call: Call, subscription: Subscription, event: Event, recipient: Recipient | None
-) -> list[PreviewedRequest]:
+) -> list[dict[str, Any]]:
     """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
     strict = replace(subscription, options={**subscription.options, "strict": True})
     asked = strict if "template" in subscription.options else subscription
@@ -263,7 +265,7 @@ async def _requests(
     return [_request_view(call, subscription, one) for one in steps]
 
 
-def _request_view(call: Call, subscription: Subscription, step: Step) -> PreviewedRequest:
+def _request_view(call: Call, subscription: Subscription, step: Step) -> dict[str, Any]:
     sent = step.request
     if subscription.protocol != "HTTP":  # a message's headers have no credential
         headers = dict(sent.headers)
@@ -279,12 +281,12 @@ def _request_view(call: Call, subscription: Subscription, step: Step) -> Preview
     }
 
 
-async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> Recent:
+async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> dict[str, Any]:
     """What the subscription would have got of the newest events of the last days. Works in slices: others have their
     turn between them."""
     now = call.ports.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
-    seen, matched, examples = 0, 0, list[CloudEvent]()
+    seen, matched, examples = 0, 0, list[dict[str, Any]]()
     names_somebody = call.ports.kinds.names_somebody(subscription)
     named = None if names_somebody is None else 0
     cursor, cut = None, False
@@ -302,7 +304,7 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
                 if names_somebody is not None and named is not None:
                     named += names_somebody(event)
                 if len(examples) < MAX_EXAMPLES:
-                    examples.append(cast("CloudEvent", event.document()))
+                    examples.append(event.document())
             if turns.over:
                 await turns.next()
         cursor = page.next_cursor
@@ -317,34 +319,3 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
         "cut": cut,
         "examples": examples,
     }
-
-
-EXAMPLES: dict[str, Any] = {
-    "SubscriptionPreview": {
-        "subscription": {"sink": "https://receiver.example/hooks", "types": ["ai.revor.job.failed"]},
-        "type": "ai.revor.job.failed",
-        "metadata": {"deal": 42},
-    },
-    "Preview": {
-        "matches": True,
-        "event": EXAMPLE_EVENT,
-        "requests": [
-            {
-                "name": None,
-                "method": "POST",
-                "url": "https://receiver.example/hooks",
-                "headers": {"Content-Type": "application/cloudevents+json", "webhook-signature": REDACTED},
-                "body": "{}",
-            }
-        ],
-        "recent": {
-            "days": 7,
-            "since": "2026-05-13T10:00:00.000Z",
-            "seen": 1204,
-            "matched": 1,
-            "named": None,
-            "cut": False,
-            "examples": [EXAMPLE_EVENT],
-        },
-    },
-}

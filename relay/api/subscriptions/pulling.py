@@ -1,27 +1,22 @@
 """`/v1/subscriptions/{id}/pull`, `/ack`, `/nack`: a program asks for its deliveries instead of being sent to."""
 
 import re
+from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import orjson
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.events.events import EXAMPLE_EVENT, CloudEvent
+from relay.api.events.events import CloudEvent
 from relay.api.http.auth import TOKEN_GONE
 from relay.api.http.examples import DELIVERY_ID, EVENT_ID, TIME
-from relay.api.http.fields import Body, Time
-from relay.api.http.operations import (
-    PULLS,
-    STORED,
-    Answer,
-    Call,
-    Operation,
-)
+from relay.api.http.fields import Body
+from relay.api.http.operations import PULLS, STORED, Answer, Call, Operation
 from relay.api.http.resource import json_response
+from relay.api.http.shown import Shown, Time
 from relay.api.http.stream import fragment
 from relay.api.http.validation import validate
 from relay.api.subscriptions.models import Lag
@@ -30,6 +25,7 @@ from relay.clock import to_rfc3339
 from relay.core.deliveries import pulls as core
 from relay.core.subscriptions.subscription import PULL, Subscription
 from relay.errors import Conflict, NotFound, Unauthorized
+from relay.store.deliveries.pulls import Settled
 
 SLICE_SECONDS = 1.0
 """How often a wait looks whether the node stops, or its token was revoked. It reads nothing."""
@@ -43,12 +39,13 @@ Reason = Literal["paused", "disabled", "pending"]
 class PullRequest(Body):
     """What to pull."""
 
-    max: int = Field(default=100, ge=1, le=core.MAX_PULLED, description="Maximum deliveries.")
+    max: int = Field(default=100, ge=1, le=core.MAX_PULLED, description="Maximum deliveries.", examples=[100])
     wait_seconds: float = Field(
         default=0.0,
         ge=0,
         le=core.MAX_WAIT_SECONDS,
         description="If nothing is due, the answer comes with the first delivery, or empty after this time.",
+        examples=[20],
     )
     lease_seconds: float = Field(
         default=60.0,
@@ -56,21 +53,26 @@ class PullRequest(Body):
         le=core.MAX_LEASE_SECONDS,
         description="How long the deliveries are this program's. What is not acknowledged by then is due again, and "
         "that counts as an attempt.",
+        examples=[60],
     )
 
 
 class Acknowledged(Body):
     """The deliveries that were processed."""
 
-    ids: list[str] = Field(min_length=1, max_length=core.MAX_PULLED)
+    ids: list[str] = Field(min_length=1, max_length=core.MAX_PULLED, examples=[[DELIVERY_ID]])
 
 
 class NotAcknowledged(Body):
     """The deliveries that were not processed."""
 
-    ids: list[str] = Field(min_length=1, max_length=core.MAX_PULLED)
+    ids: list[str] = Field(min_length=1, max_length=core.MAX_PULLED, examples=[[DELIVERY_ID]])
     delay_seconds: float | None = Field(
-        default=None, ge=0, le=core.MAX_DELAY_SECONDS, description="Until they are due again. Default: the schedule."
+        default=None,
+        ge=0,
+        le=core.MAX_DELAY_SECONDS,
+        description="Until they are due again. Default: the schedule.",
+        examples=[30],
     )
     untried: bool = Field(
         default=False,
@@ -84,53 +86,54 @@ class NotAcknowledged(Body):
         return self
 
 
-class PulledDelivery(TypedDict):
+class PulledDelivery(Shown):
     """An event, and the id to acknowledge it with."""
 
-    delivery_id: str
-    event_id: Annotated[str, Field(description="The relay's id of the event. One that was published has another.")]
+    delivery_id: str = Field(examples=[DELIVERY_ID])
+    event_id: str = Field(
+        description="The relay's id of the event. One that was published has another.", examples=[EVENT_ID]
+    )
     event: CloudEvent
-    attempt: Annotated[int, Field(description="1, or more if it was handed out before.")]
+    attempt: int = Field(description="1, or more if it was handed out before.", examples=[1])
 
 
-class Pulled(TypedDict):
+class Pulled(Shown):
     """Deliveries under a lease. Those of one job, or partition key, are in their order."""
 
     items: list[PulledDelivery]
-    lease_ends_at: Annotated[Time | None, Field(description="null without items.")]
-    lag: Lag
-    reason: Annotated[Reason | None, Field(description="Why nothing is handed out at present; null if it may be.")]
+    lease_ends_at: Time | None = Field(description="null without items.", examples=[TIME])
+    lag: Lag = Field(examples=[{"count": 1, "oldest_seconds": 2.5}])
+    reason: Reason | None = Field(description="Why nothing is handed out at present; null if it may be.")
 
 
-class AckResult(TypedDict):
+class AckResult(Shown):
     """`acked`; `already`: it had ended before; `unknown`: it is no delivery of this subscription, or was erased."""
 
-    id: str
+    id: str = Field(examples=[DELIVERY_ID])
     result: Literal["acked", "already", "unknown"]
 
 
-class NackResult(TypedDict):
+class NackResult(Shown):
     """`nacked`; `already`: it is under no lease, so it is due again or has ended; `unknown`: it is no delivery of this
     subscription, or was erased."""
 
-    id: str
+    id: str = Field(examples=[DELIVERY_ID])
     result: Literal["nacked", "already", "unknown"]
 
 
-class Acks(TypedDict):
+class Acks(Shown):
     """What came of each id, in the given order."""
 
     results: list[AckResult]
 
 
-class Nacks(TypedDict):
+class Nacks(Shown):
     """What came of each id, in the given order."""
 
     results: list[NackResult]
-    returned: Annotated[
-        list[str],
-        Field(description="Later deliveries of the same jobs or keys in the same answers. They go back untried."),
-    ]
+    returned: list[str] = Field(
+        description="Later deliveries of the same jobs or keys in the same answers. They go back untried."
+    )
 
 
 OPERATIONS: list[Operation] = []
@@ -220,13 +223,7 @@ async def ack_deliveries(call: Call) -> Response:
     subscription = await _find(call)
     settled = await call.ports.pulls.ack(subscription, [id for id in ids if _DELIVERY_ID.fullmatch(id)])
     call.count = sum(answer == "done" for answer in settled.answers.values())
-    shown: Acks = {
-        "results": [
-            {"id": id, "result": "acked" if (answer := settled.answers.get(id, "unknown")) == "done" else answer}
-            for id in ids
-        ]
-    }
-    return json_response(shown)
+    return json_response({"results": _results(ids, settled, "acked")})
 
 
 @operation(
@@ -252,14 +249,12 @@ async def nack_deliveries(call: Call) -> Response:
     else:
         settled = await call.ports.pulls.nack(subscription, well_formed, given.delay_seconds)
     call.count = sum(answer == "done" for answer in settled.answers.values())
-    shown: Nacks = {
-        "results": [
-            {"id": id, "result": "nacked" if (answer := settled.answers.get(id, "unknown")) == "done" else answer}
-            for id in ids
-        ],
-        "returned": list(settled.returned),
-    }
-    return json_response(shown)
+    return json_response({"results": _results(ids, settled, "nacked"), "returned": list(settled.returned)})
+
+
+def _results(ids: Iterable[str], settled: Settled, done: str) -> list[dict[str, str]]:
+    answers = settled.answers
+    return [{"id": id, "result": done if answers.get(id) == "done" else answers.get(id, "unknown")} for id in ids]
 
 
 async def _find(call: Call) -> Subscription:
@@ -270,18 +265,3 @@ async def _find(call: Call) -> Subscription:
         detail = "its events are sent to its sink: to pull them, create a subscription with protocol PULL"
         raise Conflict(f"subscription {subscription.id} is not pulled: {detail}", code="not_pulled")
     return subscription
-
-
-EXAMPLES: dict[str, Any] = {
-    "PullRequest": {"max": 100, "wait_seconds": 20, "lease_seconds": 60},
-    "Acknowledged": {"ids": [DELIVERY_ID]},
-    "NotAcknowledged": {"ids": [DELIVERY_ID], "delay_seconds": 30},
-    "Pulled": {
-        "items": [{"delivery_id": DELIVERY_ID, "event_id": EVENT_ID, "event": EXAMPLE_EVENT, "attempt": 1}],
-        "lease_ends_at": TIME,
-        "lag": {"count": 1, "oldest_seconds": 2.5},
-        "reason": None,
-    },
-    "Acks": {"results": [{"id": DELIVERY_ID, "result": "acked"}]},
-    "Nacks": {"results": [{"id": DELIVERY_ID, "result": "nacked"}], "returned": []},
-}

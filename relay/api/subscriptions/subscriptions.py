@@ -5,16 +5,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
-from relay.api.deliveries.deliveries import EXAMPLE_ATTEMPT, Attempt, attempt_view
-from relay.api.events.events import EXAMPLE_EVENT, CloudEvent
-from relay.api.http.fields import Body, Nothing, Time
+from relay.api.deliveries.deliveries import SEEN_BY_FEW, Attempt, attempt_view
+from relay.api.events.events import CloudEvent
+from relay.api.http.fields import Body, Nothing
 from relay.api.http.names import event_type
 from relay.api.http.operations import (
     ADMINS,
@@ -32,6 +31,7 @@ from relay.api.http.operations import (
 from relay.api.http.params import PAGE, boolean
 from relay.api.http.ports import Kinds
 from relay.api.http.resource import json_response, page_response
+from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, validate
 from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.api.subscriptions.checks import awaits_consent, read_create, read_replace
@@ -71,7 +71,7 @@ class TestRequest(Body):
 
     __test__: ClassVar[bool] = False  # pytest would collect it
 
-    type: str | None = Field(default=None, description="An event type. Default: `relay.test`.")
+    type: str | None = Field(default=None, description="An event type. Default: `relay.test`.", examples=["relay.test"])
     metadata: dict[str, Any] | None = Field(
         default=None, description="Added to the metadata of the sample's job, such as whom a CRM should find."
     )
@@ -80,29 +80,29 @@ class TestRequest(Body):
 class SecretRotation(Body):
     """How long the old secret keeps signing."""
 
-    overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS)
+    overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS, examples=[86400])
 
 
-class TestResult(TypedDict):
+class TestResult(Shown):
     """The result of a test. It is not stored."""
 
-    delivered: bool
+    delivered: bool = Field(examples=[True])
     verdict: Literal["delivered", "retry", "dead", "disable", "skip", "uncertain"]
-    reason: str
+    reason: str = Field(examples=["200 OK"])
     event: CloudEvent
     attempt: Attempt
 
 
-class Secret(TypedDict):
+class Secret(Shown):
     """A signing secret."""
 
-    secret: str
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])  # of the Standard Webhooks specification
 
 
 class RotatedSecret(Secret):
     """The new signing secret, and when the old one expires."""
 
-    old_secret_expires_at: Time
+    old_secret_expires_at: Time = Field(examples=["2026-05-21T10:00:00.000Z"])
 
 
 _CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*(?=[:,]|$)")
@@ -267,25 +267,14 @@ async def delete_subscription(call: Call) -> Response:
     return json_response(removed)
 
 
-def _of_test(answer: TestResult) -> TestResult:
+def _of_test(answer: Mapping[str, Any]) -> dict[str, Any]:
     """That a test was sent, and when: neither the sample, which has the caller's metadata, nor what the sink said."""
     event, code = answer["event"], _CODE.match(answer["reason"])
-    attempt: Attempt = {
-        **answer["attempt"],
-        "error": None,
-        "decision": None,
-        "request_headers": {},
-        "response_headers": {},
-        "response_excerpt": None,
-        "response_excerpt_encoding": None,
-        "remote_ip": None,
-        "requests": None,
-    }
     return {
         **answer,
         "reason": answer["verdict"] if code is None else code[0],
         "event": {"specversion": "1.0", "id": event["id"], "source": event["source"], "type": event["type"]},
-        "attempt": attempt,
+        "attempt": {**answer["attempt"], **dict.fromkeys((*SEEN_BY_FEW, "error", "decision", "remote_ip"))},
     }
 
 
@@ -335,14 +324,8 @@ async def test_subscription(call: Call) -> Response:
     )
     with call.ports.admission.tests.held(call.caller):
         attempt, outcome = await call.ports.dispatcher.test(subscription, event)
-    result: TestResult = {
-        "delivered": outcome.verdict == "delivered",
-        "verdict": outcome.verdict,
-        "reason": outcome.reason,
-        "event": cast("CloudEvent", event.document()),
-        "attempt": attempt_view(attempt, whole=True),
-    }
-    return json_response(result)
+    shown = {"delivered": outcome.verdict == "delivered", "event": event.document()}
+    return json_response(TestResult.of(outcome, **shown, attempt=attempt_view(attempt, whole=True)))
 
 
 @operation(
@@ -412,8 +395,7 @@ async def rotate_secret(call: Call) -> Response:
     expires_at = now + overlap_seconds
     await call.ports.store.secrets.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
     call.ports.dispatcher.wake()
-    rotated: RotatedSecret = {"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)}
-    return json_response(rotated)
+    return json_response({"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)})
 
 
 @operation(
@@ -421,8 +403,7 @@ async def rotate_secret(call: Call) -> Response:
 )
 async def get_signing_secret(call: Call) -> Response:
     """Read the secret that signs requests to callback URLs."""
-    secret: Secret = {"secret": await call.ports.node.callback_secret()}
-    return json_response(secret)
+    return json_response({"secret": await call.ports.node.callback_secret()})
 
 
 def check_metadata(given: Mapping[str, Any] | None) -> None:
@@ -492,20 +473,3 @@ def sample_origin(call: Call, event_type: str, owner: str | None) -> tuple[str, 
         detail = f"it belongs to the account {owner}, which has no events of the type {event_type!r}"
         raise Conflict(detail, code="type_not_sent")
     return source, origins[source], account
-
-
-# The example of the Standard Webhooks specification.
-_EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105
-EXAMPLES: dict[str, Any] = {
-    "TestRequest": {"type": "relay.test"},
-    "SecretRotation": {"overlap_seconds": 86400},
-    "TestResult": {
-        "delivered": True,
-        "verdict": "delivered",
-        "reason": "200 OK",
-        "event": EXAMPLE_EVENT,
-        "attempt": EXAMPLE_ATTEMPT,
-    },
-    "Secret": {"secret": _EXAMPLE_SECRET},
-    "RotatedSecret": {"secret": _EXAMPLE_SECRET, "old_secret_expires_at": "2026-05-21T10:00:00.000Z"},
-}
