@@ -176,7 +176,6 @@ class ShownConfig(TypedDict):
 class ShownConsent(TypedDict):
     """The result of the handshake with the sink."""
 
-    granted: bool
     origin: str
     rate_per_minute: int | None
     at: Time
@@ -406,8 +405,8 @@ class SubscriptionConfig(Body):
     )
     handshake: Handshake = Field(
         default="off",
-        description="Whether the sink must agree before the first event: `required`, or `optional` (it is asked, and "
-        "gets its events in any case). The setting `security.handshake` is the minimum.",
+        description="`required`: the sink must agree before the first event. The setting `security.handshake` is the "
+        "minimum.",
     )
     incidents: core.Incidents | None = Field(
         default=None,
