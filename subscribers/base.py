@@ -17,13 +17,11 @@ from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.events.event import Event
 from relay.core.jobs.recipient import Recipient
-from relay.core.subscriptions.subscription import PORTAL, Incidents, Subscription
+from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
+from subscribers.options import Options, Settings
 
 _METHODS = ("POST", "PUT", "PATCH")
-
-_OF_EVERY_KIND = ("dry_run", PORTAL)
-"""Options that every kind has. A portal is read-only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +62,16 @@ class Kind(Protocol):
     @property
     def name(self) -> str:
         """Its value of `config.kind`."""
+        ...
+
+    @property
+    def options(self) -> type[Options]:
+        """Its fields of `config`."""
+        ...
+
+    @property
+    def settings(self) -> type[Settings] | None:
+        """Its fields of `protocolsettings`; None: those of HTTP."""
         ...
 
     @property
@@ -145,6 +153,10 @@ class Kind(Protocol):
         other verdict refuses the subscription, and its reason says why."""
         ...
 
+    def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
+        """Whether an event's metadata name somebody whom the sink can look for. None: it looks for nobody."""
+        ...
+
     def wants_recipient(self, subscription: Subscription) -> bool:
         """True if its steps need whom the job's create names, if that was captured."""
         ...
@@ -154,6 +166,8 @@ class OneRequest:
     """The part of a kind that delivers each event in one request, to a sink that is not asked anything before."""
 
     timeout_seconds: float | None = None
+    options: type[Options] = Options
+    settings: type[Settings] | None = None
 
     def broker(self, subscription: Subscription) -> Broker | None:
         """None: it is sent by HTTP."""
@@ -173,6 +187,10 @@ class OneRequest:
 
     def greeting(self, subscription: Subscription, now: float) -> Steps | None:
         """None: `relay subscriptions add` sends a sample instead."""
+        return None
+
+    def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
+        """None: it looks for nobody."""
         return None
 
     def wants_recipient(self, subscription: Subscription) -> bool:
@@ -206,15 +224,6 @@ def header_errors(headers: Sequence[tuple[str, str]]) -> list[FieldError]:
             detail = f"{TOKEN_HERE} is where a kind of sink wants its token: give the token as the sinkcredential"
             errors.append(FieldError(pointer=pointer, code="invalid_header", detail=detail))
     return errors
-
-
-def option_errors(subscription: Subscription, known: Sequence[str] = ()) -> list[FieldError]:
-    """An error for each option in `config` that this kind does not have."""
-    return [
-        FieldError(pointer=f"/config/{name}", code="unknown_option", detail=f"kind {subscription.kind} has no {name}")
-        for name in sorted(subscription.options)
-        if name not in known and name not in _OF_EVERY_KIND
-    ]
 
 
 def receiver_errors(subscription: Subscription) -> list[FieldError]:

@@ -18,6 +18,7 @@ from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Origin, so
 from relay.core.relay_events import SCHEMA_NAMES, schema_name_for
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
+from subscribers.registry import kind_named
 
 _HOME = "https://github.com/revor-relay/revor-relay"
 _EXAMPLE_URL = "http://127.0.0.1:8080"
@@ -43,6 +44,18 @@ class Channel:
 
 _POST = {"http": {"method": "POST", "bindingVersion": "0.3.0"}}
 _GET = {"http": {"method": "GET", "bindingVersion": "0.3.0"}}
+
+
+def _needed(kind: str) -> str:
+    """The setting of a broker that names the destination."""
+    settings = kind_named(kind).settings
+    return "" if settings is None else settings.needed()
+
+
+def _address(kind: str) -> str:
+    return f"{{{_needed(kind)}}}"
+
+
 _CHANNELS: Mapping[str, Channel] = {
     "webhook": Channel(
         title="Sinks of `protocol: HTTP`, and callbacks",
@@ -54,21 +67,21 @@ _CHANNELS: Mapping[str, Channel] = {
     "kafka": Channel(
         title="Topics of `protocol: KAFKA`",
         servers=("kafka", "kafkas"),
-        address="{topicname}",
+        address=_address("kafka"),
         operation="publishToKafka",
         description="Delivered once all in-sync replicas have the record (`acks=all`, idempotent).",
     ),
     "nats": Channel(
         title="JetStream subjects of `protocol: NATS`",
         servers=("nats", "tls"),
-        address="{subject}",
+        address=_address("nats"),
         operation="publishToNats",
         description="Delivered once JetStream has acknowledged. A repetition has the same `Nats-Msg-Id`.",
     ),
     "rabbitmq": Channel(
         title="Exchanges and queues of `protocol: AMQP`",
         servers=("amqp", "amqps"),
-        address="{address}",
+        address=_address("rabbitmq"),
         operation="publishToRabbitMq",
         description="Delivered once the broker has confirmed the message. One that no queue takes is tried again.",
         bindings={"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
@@ -99,7 +112,7 @@ _CHANNELS: Mapping[str, Channel] = {
     ),
 }
 _PARAMETERS = {
-    **{name: f"`protocolsettings.{name}` of the subscription." for name in ("topicname", "subject", "address")},
+    **{name: f"`protocolsettings.{name}` of the subscription." for name in map(_needed, ("kafka", "nats", "rabbitmq"))},
     "id": "The id of the subscription.",
 }
 _PROTOCOLS = {**{scheme: scheme for scheme in SINK_SCHEMES}, "kafkas": "kafka-secure", "tls": "nats"}

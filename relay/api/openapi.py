@@ -225,7 +225,7 @@ def _webhook() -> dict[str, Any]:
     description = (
         "To the `sink` of a subscription of kind `webhook`, and to the `callback_url` of a job. Every event comes at "
         "least once, always with the same `id`, and in order within a job or a `partitionkey`: drop ids that are "
-        "known. Verify the signature over the raw body. In binary mode (`config.content_mode`) the attributes are "
+        "known. Verify the signature over the raw body. In binary mode the attributes are "
         "`ce-` headers, and the body is the data. `protocolsettings` can choose PUT or PATCH and add headers, and "
         "`sinkcredential` adds the header of a credential."
     )

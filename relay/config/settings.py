@@ -260,7 +260,7 @@ class DeliverySettings(Section):
     )
 
 
-Handshake = Literal["off", "required"]
+Handshake = Literal["off", "optional", "required"]
 
 
 class SecuritySettings(Section):

@@ -1,17 +1,12 @@
 """The kinds of sinks as the API uses them: the API does not import `subscribers`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from relay.api.http.ports import Kinds
 from relay.core.deliveries.broker import Broker, Message
-from relay.core.deliveries.dialogue import previewed
-from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import NotRenderable, Unreadable
 from relay.redaction import url_without_path
 from subscribers import registry
-from subscribers.base import RenderContext
 from subscribers.common.brokers import ToBroker
 
 
@@ -29,7 +24,7 @@ def api_kinds(type_prefixes: Sequence[str]) -> Kinds:
         portal=lambda subscription: registry.kind_named(subscription.kind).portal(subscription),
         broker=broker_of,
         greeting=lambda subscription, now: registry.kind_named(subscription.kind).greeting(subscription, now),
-        names_somebody=names_somebody,
+        names_somebody=lambda subscription: registry.kind_named(subscription.kind).names_somebody(subscription),
     )
 
 
@@ -37,24 +32,6 @@ def broker_of(subscription: Subscription) -> tuple[Broker, Message | None] | Non
     """The broker of a subscription, and a destination to look for there; None: it has none."""
     kind = registry.kind_named(subscription.kind)
     return (kind.broker(subscription), kind.place(subscription)) if isinstance(kind, ToBroker) else None
-
-
-def names_somebody(subscription: Subscription) -> Callable[[Event], bool] | None:
-    """Whether an event's metadata name somebody: then a delivery begins with a request, whatever is done about events
-    that name no person. None for a sink that looks for no one."""
-    kind = registry.kind_named(subscription.kind)
-    dialogue = kind.dialogue(subscription)
-    if dialogue is None or not kind.wants_recipient(subscription):
-        return None
-    asked = replace(subscription, options={**subscription.options, "unmatched": "skip"})
-
-    def names(event: Event) -> bool:
-        try:
-            return bool(previewed(dialogue.steps(event, asked, RenderContext(), {}, 0.0), most=1))
-        except (NotRenderable, Unreadable):  # by a template, which an event that names no person does not need
-            return True
-
-    return names
 
 
 def _redacted_url(kind: str, url: str) -> str:

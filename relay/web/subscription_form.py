@@ -110,7 +110,7 @@ def fields_of(subscription: Mapping[str, Any], known_types: Iterable[str]) -> Fi
         "other_types": "\n".join(sorted(types - known)),
         "source": subscription["source"] or "",
         "filters": pretty(subscription["filters"]) if subscription["filters"] else "",
-        "template": "" if config["template"] is None else pretty(config["template"]),
+        "template": "" if config.get("template") is None else pretty(config["template"]),
         "protocolsettings": pretty(settings) if settings else "",
         "config": pretty(rest),
         "credential": NO_CREDENTIAL if credential is None else KEEP,

@@ -20,17 +20,15 @@ from relay.expressions.liquid_limits import Escape
 from relay.redaction import redacted_url
 from subscribers import base
 from subscribers.common import templates
+from subscribers.common.options import BrokerOptions, BrokerSettings
+from subscribers.options import Options
 
-CONTENT_MODE = "content_mode"
-OPTIONS = (SETTINGS, CONTENT_MODE, templates.STRICT)
 MAX_EVENTS = 500
 MAX_BYTES = 1024 * 1024
 FREE_PER_MINUTE = 600
 """Up to so many events a minute are published by themselves, at once; more of them share a batch."""
 ID_HEADER = "webhook-id"
 """Header with the relay's id of the event, as in requests to webhooks. Duplicates of a message have the same id."""
-TEMPLATES = frozenset(("topicname", "partitionkeyextractor", "subject", "address"))
-"""Settings that may be Liquid templates."""
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _NEVER = frozenset(("too_large", "render"))
 
@@ -39,7 +37,6 @@ class ToBroker(base.OneRequest):
     """A kind that publishes to a broker.
 
     schemes      of its sinks
-    settings     the names of its settings, and whether each is needed
     prefix       what the names of attributes begin with, in binary mode
     credentials  per type of credential, its fields with a name and a secret
     client       the setting with the name that the relay gives itself
@@ -47,7 +44,8 @@ class ToBroker(base.OneRequest):
 
     name: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]]
-    settings: ClassVar[Mapping[str, bool]]
+    settings: type[BrokerSettings] = BrokerSettings
+    options: type[Options] = BrokerOptions
     prefix: ClassVar[str]
     credentials: ClassVar[Mapping[str, tuple[str, str]]]
     client: ClassVar[str] = ""
@@ -73,15 +71,12 @@ class ToBroker(base.OneRequest):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses sinks that name no broker, settings that it does not have, and destinations that cannot be right."""
-        errors = base.option_errors(subscription, OPTIONS)
+        errors = []
         if read_sink(subscription.sink) is None or scheme_of(subscription.sink) not in self.schemes:
             example = f"{self.schemes[0]}://broker.example:{_PORTS[self.name]}"
             detail = f"this names no broker of kind {self.name}: write it like {example}"
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
         errors += self._settings_errors(subscription) + self._credential_errors(subscription.credential)
-        if subscription.options.get(CONTENT_MODE) == "batch":
-            detail = "brokers take one event a message: structured or binary"
-            errors.append(FieldError(pointer="/config/content_mode", code="content_mode_unsuitable", detail=detail))
         if subscription.headers or subscription.method != "POST":
             detail = "headers and method are for HTTP"
             errors.append(FieldError(pointer="/protocolsettings", code="unknown_field", detail=detail))
@@ -94,21 +89,13 @@ class ToBroker(base.OneRequest):
         base.refuse(errors)
 
     def _settings_errors(self, subscription: Subscription) -> list[FieldError]:
-        given, errors = settings_of(subscription), []
-        for name in sorted(set(given) - set(self.settings)):
-            detail = f"a subscription of kind {self.name} has no {name:.60}, only {', '.join(self.settings)}"
-            errors.append(FieldError(pointer=f"/protocolsettings/{name:.60}", code="unknown_field", detail=detail))
-        for name, needed in self.settings.items():
-            if needed and not given.get(name):
-                detail = f"{name} is needed"
-                errors.append(FieldError(pointer=f"/protocolsettings/{name}", code="required", detail=detail))
-        named = {name: text for name, text in given.items() if name in self.settings}
-        marked = {name: text for name, text in named.items() if is_template(name, text)}
-        errors += templates.errors_in(marked, f"/{SETTINGS}") if marked else []
+        given = settings_of(subscription)
+        marked = {name: text for name, text in given.items() if self.settings.is_template(name, text)}
+        errors = templates.errors_in(marked, f"/{SETTINGS}") if marked else []
         if not errors:
             errors += [
                 FieldError(pointer=f"/protocolsettings/{name}", code="invalid", detail=problem)
-                for name, text in named.items()
+                for name, text in given.items()
                 if name not in marked and (problem := self._problem_of(name, text)) is not None
             ]
         return errors
@@ -174,11 +161,11 @@ class ToBroker(base.OneRequest):
 
         Raises NotRenderable for a value that the broker would not take.
         """
-        given = {name: text for name, text in settings_of(subscription).items() if name in self.settings}
-        found = {name: text for name, text in given.items() if not is_template(name, text)}
+        given = settings_of(subscription)
+        found = {name: text for name, text in given.items() if not self.settings.is_template(name, text)}
         marked = {name: text for name, text in given.items() if name not in found}
         if marked:
-            strict = subscription.options.get(templates.STRICT) is True
+            strict = BrokerOptions.of(subscription).strict is True
             escape = Escape(_cleaner(clean), character_work=100)
             made = loads(templates.render(marked, event, context, strict=strict, escape=escape, pointer=f"/{SETTINGS}"))
             found |= {name: self.tidied(text) for name, text in made.items()}
@@ -193,7 +180,7 @@ class ToBroker(base.OneRequest):
 
     def content(self, event: Event, subscription: Subscription) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
         """Content type, headers and body of an event in its content mode."""
-        if subscription.options.get(CONTENT_MODE) != "binary":
+        if BrokerOptions.of(subscription).content_mode != "binary":
             return CONTENT_TYPE, (), event.body
         document = event.document()
         content_type, body = content_of(document)
@@ -236,11 +223,6 @@ def settings_of(subscription: Subscription) -> Mapping[str, str]:
     """`protocolsettings`, as given."""
     found: Mapping[str, str] = subscription.options.get(SETTINGS) or {}
     return found
-
-
-def is_template(name: str, text: str) -> bool:
-    """True if the text of a setting may contain Liquid."""
-    return name in TEMPLATES and ("{{" in text or "{%" in text)
 
 
 def partition_key(event: Event) -> str | None:

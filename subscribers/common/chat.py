@@ -20,22 +20,12 @@ from relay.core.events.event import (
     Event,
     account_type_prefix,
 )
-from relay.core.subscriptions.subscription import DEFAULT_MESSAGES_PER_MINUTE, Incidents, Subscription
+from relay.core.subscriptions.subscription import Incidents, Subscription
 from subscribers.base import Bundle, RenderContext
+from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE, ChatOptions, DigestOptions
 from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
 from subscribers.wording.text import Pairs
 
-METADATA_KEYS = "metadata_keys"
-"""Option: the metadata fields that a message shows."""
-TIME_ZONE = "time_zone"
-"""Option: the IANA name of the time zone of the times in messages."""
-OPTIONS = (METADATA_KEYS, TIME_ZONE)
-"""What every chat kind has."""
-DIGEST_SECONDS = "digest_seconds"
-"""Option: one message for what came within that time."""
-MESSAGES_PER_MINUTE = "messages_per_minute"
-"""Option: maximum messages a minute. What exceeds them comes in a digest."""
-DIGEST_OPTIONS = (DIGEST_SECONDS, MESSAGES_PER_MINUTE)
 MAX_BUNDLED = 1_000
 """Maximum events in a digest. It takes 40 ms to make one of that many."""
 MAX_BUNDLED_BYTES = 4 * 1024 * 1024
@@ -96,12 +86,13 @@ class Message:
 
 def message(event: Event, subscription: Subscription, context: RenderContext) -> Message:
     """The parts of the message about an event."""
-    pairs = (*advice(event), *job_details(event, subscription.options.get(METADATA_KEYS)))
+    options = ChatOptions.of(subscription)
+    pairs = (*advice(event), *job_details(event, options.metadata_keys))
     return Message(
         sentence=sentence(event, context),
         link=link(event, context),
         pairs=pairs[:MAX_PAIRS],
-        place=facts(event, context, time_zone(subscription)),
+        place=facts(event, context, options.time_zone),
         ids=ids(event),
         tone=tone(event),
         heading=heading(event),
@@ -116,20 +107,20 @@ def tone(*events: Event) -> Tone:
 
 def time_zone(subscription: Subscription) -> str | None:
     """The time zone of the times in its messages; None: UTC."""
-    name: str | None = subscription.options.get(TIME_ZONE)
-    return name
+    return ChatOptions.of(subscription).time_zone
 
 
 def bundle(subscription: Subscription) -> Bundle:
     """How its messages share requests. Without `digest_seconds` each event is a message, and what exceeds
     `messages_per_minute` is a digest. With it events come in a digest, and incidents and groups that have finished as
     messages of their own, at once: they stand for many jobs, and somebody waits for them."""
-    wait_seconds = subscription.options.get(DIGEST_SECONDS)
+    options = DigestOptions.of(subscription)
+    wait_seconds = options.digest_seconds
     return Bundle(
         max_events=MAX_BUNDLED,
         wait_seconds=60.0 if wait_seconds is None else wait_seconds,
         max_bytes=MAX_BUNDLED_BYTES,
-        free_per_minute=subscription.options.get(MESSAGES_PER_MINUTE, DEFAULT_MESSAGES_PER_MINUTE),
+        free_per_minute=options.messages_per_minute or DEFAULT_MESSAGES_PER_MINUTE,
         free_types=None if wait_seconds is None else frozenset((GROUP_FINISHED, *INCIDENT_EVENTS)),
     )
 

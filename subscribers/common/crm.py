@@ -8,33 +8,26 @@ are read from the user's metadata and from what was captured of the create, neve
 import hashlib
 import html
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.core import jsontext
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
+from relay.core.deliveries.dialogue import previewed
 from relay.core.events.event import RELAY_EVENTS, Event, account_event_kind
 from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
 from relay.core.subscriptions.subscription import Incidents, Subscription
-from relay.errors import FieldError, NotRenderable
+from relay.errors import FieldError, NotRenderable, Unreadable
 from relay.redaction import redacted_url, split_url
 from subscribers import base
 from subscribers.base import RenderContext
 from subscribers.common import chat, templates
+from subscribers.common.options import CrmOptions
 from subscribers.wording import heading
 from subscribers.wording.jobs import job_event_kind, metadata_of
 from subscribers.wording.text import Pairs
 
-RECORD = "record"
-"""Option: what is written."""
-ATTACH = "attach"
-"""Option: what it is attached to."""
-UNMATCHED = "unmatched"
-"""Option: what follows if the CRM knows no such person."""
-OPTIONS = (UNMATCHED, chat.METADATA_KEYS, chat.TIME_ZONE, *templates.OPTIONS)
-"""What all CRMs have."""
-SKIP, CREATE, FAIL = "skip", "create", "fail"
 PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
 """What a preview shows instead of a value that only an answer, or a create, tells."""
 
@@ -71,6 +64,21 @@ class Crm(base.Single):
     def wants_recipient(self, subscription: Subscription) -> bool:
         """True: whom a create names is looked up where the metadata name no person."""
         return True
+
+    def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
+        """By whether a delivery begins with a request, where events that name no person are skipped."""
+        asked = replace(subscription, options={**subscription.options, "unmatched": "skip"})
+        dialogue = self.dialogue(asked)
+        assert dialogue is not None
+        steps = dialogue.steps
+
+        def names(event: Event) -> bool:
+            try:
+                return bool(previewed(steps(event, asked, RenderContext(), {}, 0.0), most=1))
+            except (NotRenderable, Unreadable):  # by a template, which an event that names no person does not need
+                return True
+
+        return names
 
     def redacted_url(self, url: str) -> str:
         """The URL: the address of an API holds no secret."""
@@ -127,7 +135,7 @@ def _captured(pattern: re.Pattern[str], part: str | None) -> str | None:
 
 def not_matched(subscription: Subscription, why: str) -> Outcome:
     """The outcome if the CRM has no such contact, and none is created."""
-    if subscription.options.get(UNMATCHED, SKIP) == FAIL:
+    if CrmOptions.of(subscription).unmatched == "fail":
         return Outcome(verdict="dead", reason=why)
     return Outcome(verdict="skip", reason=why)
 
@@ -168,7 +176,7 @@ def with_key(markup: str, event: Event, subscription: Subscription, most_bytes: 
     found = f"{markup}<br>revor-relay {html.escape(key_of(event, subscription))}"
     if len(found.encode("utf-8", "replace")) > most_bytes:
         detail = f"the record is longer than {most_bytes:,} bytes: make the template shorter"
-        raise NotRenderable([FieldError(pointer=f"/config/{templates.TEMPLATE}", code="too_long", detail=detail)])
+        raise NotRenderable([FieldError(pointer=templates.POINTER, code="too_long", detail=detail)])
     return found
 
 
@@ -182,9 +190,9 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in {**defaults, **given}.items() if value is not None}
 
 
-def common_errors(subscription: Subscription, service: str, example: str, options: Sequence[str]) -> list[FieldError]:
+def common_errors(subscription: Subscription, service: str, example: str) -> list[FieldError]:
     """An error for each setting that CRMs do not read, and for each wrong value of those that all of them have.
-    `example`: a sink; `options`: what this kind has."""
+    `example`: a sink."""
     read = ("/sinkcredential", "/config/handshake")
     parts = split_url(subscription.sink)
     others = [one for one in subscription.types or () if _is_about_no_person(one)]
@@ -215,10 +223,8 @@ def common_errors(subscription: Subscription, service: str, example: str, option
             ),
         ),
     )
-    errors = base.option_errors(subscription, options)
-    errors += [error for error in base.chat_errors(subscription, service) if error.pointer not in read]
-    errors += [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
-    return errors + choice_errors(subscription, {UNMATCHED: (SKIP, CREATE, FAIL)})
+    errors = [error for error in base.chat_errors(subscription, service) if error.pointer not in read]
+    return errors + [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
 
 
 def _is_about_no_person(type: str) -> bool:
@@ -229,22 +235,13 @@ def _is_about_no_person(type: str) -> bool:
 
 def template_errors(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:
     """An error for each mistake in the template of a subscription. `allowed`: the fields that it may set."""
-    template, pointer = subscription.options.get(templates.TEMPLATE), f"/config/{templates.TEMPLATE}"
-    if template is None or isinstance(template, Mapping):
-        named = sorted(set(template or ()) - set(allowed))
-        detail = f"a template may set {', '.join(sorted(allowed))}"
-        unknown = [FieldError(pointer=f"{pointer}/{name:.60}", code="unknown_field", detail=detail) for name in named]
-        return unknown + templates.template_errors(subscription)
-    return [FieldError(pointer=pointer, code="invalid", detail="an object of the record's fields is needed")]
-
-
-def choice_errors(subscription: Subscription, choices: Mapping[str, Sequence[str]]) -> list[FieldError]:
-    """An error for each option with a value that it does not have."""
-    return [
-        FieldError(pointer=f"/config/{name}", code="invalid", detail=f"one of {', '.join(allowed)} is needed")
-        for name, allowed in choices.items()
-        if name in subscription.options and subscription.options[name] not in allowed
+    options = CrmOptions.of(subscription)
+    detail = f"a template may set {', '.join(sorted(allowed))}"
+    unknown = [
+        FieldError(pointer=f"{templates.POINTER}/{name:.60}", code="unknown_field", detail=detail)
+        for name in sorted(set(options.template or ()) - set(allowed))
     ]
+    return unknown + templates.template_errors(options)
 
 
 def _lines(pairs: Pairs) -> list[str]:

@@ -18,27 +18,28 @@ from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.expressions.liquid_limits import Escape
 from relay.installation import install_command
 from subscribers.base import RenderContext
+from subscribers.common.options import CrmOptions, TemplateOptions
 from subscribers.wording import sentence
 from subscribers.wording.jobs import metadata_of
 from subscribers.wording.text import Document, data_of
 
-TEMPLATE = "template"
-"""Option: the template, as JSON."""
-STRICT = "strict"
-"""Option: an event that lacks a name of the template is not sent."""
-OPTIONS = (TEMPLATE, STRICT)
-
-_POINTER = f"/config/{TEMPLATE}"
+POINTER = "/config/template"
 
 
-def template_errors(subscription: Subscription) -> list[FieldError]:
+def template_errors(options: TemplateOptions | CrmOptions) -> list[FieldError]:
     """An error for each mistake in the template of a subscription."""
-    template = subscription.options.get(TEMPLATE)
-    if template is None:
-        if subscription.options.get(STRICT):
-            return [FieldError(pointer=f"/config/{STRICT}", code="template_missing", detail="strict needs a template")]
+    if options.template is None:
+        if options.strict:
+            return [FieldError(pointer="/config/strict", code="template_missing", detail="strict needs a template")]
         return []
-    return errors_in(template, _POINTER)
+    return errors_in(options.template, POINTER)
+
+
+def strictly(subscription: Subscription) -> Subscription:
+    """The subscription as a preview renders it: a name that the event lacks is an error."""
+    if TemplateOptions.of(subscription).template is None:
+        return subscription
+    return replace(subscription, options={**subscription.options, "strict": True})
 
 
 def errors_in(template: Any, pointer: str) -> list[FieldError]:
@@ -50,12 +51,11 @@ def errors_in(template: Any, pointer: str) -> list[FieldError]:
     return []
 
 
-def own_body(event: Event, subscription: Subscription, context: RenderContext) -> bytes | None:
+def own_body(event: Event, options: TemplateOptions, context: RenderContext) -> bytes | None:
     """The body for an event from the template of a subscription; None if it has none. Raises NotRenderable."""
-    template = subscription.options.get(TEMPLATE)
-    if template is None:
+    if options.template is None:
         return None
-    return render(template, event, context, strict=subscription.options.get(STRICT) is True)
+    return render(options.template, event, context, strict=options.strict is True)
 
 
 def render(
@@ -65,7 +65,7 @@ def render(
     *,
     strict: bool,
     escape: Escape | None = None,
-    pointer: str = _POINTER,
+    pointer: str = POINTER,
 ) -> bytes:
     """The JSON that a template makes of an event. The same arguments give the same bytes.
 
@@ -91,7 +91,7 @@ def render(
 
 
 def own_fields(
-    event: Event, subscription: Subscription, context: RenderContext, html_names: Collection[str]
+    event: Event, options: CrmOptions, context: RenderContext, html_names: Collection[str]
 ) -> dict[str, Any]:
     """The fields that the template of a subscription, an object, makes of an event; none without a template.
 
@@ -99,10 +99,9 @@ def own_fields(
 
     Raises NotRenderable.
     """
-    template = subscription.options.get(TEMPLATE)
+    template, strict = options.template, options.strict is True
     if template is None:
         return {}
-    strict = subscription.options.get(STRICT) is True
     plain = {name: value for name, value in template.items() if name not in html_names}
     marked_up = {name: value for name, value in template.items() if name in html_names}
     return {

@@ -20,6 +20,7 @@ from subscribers import base
 from subscribers.common import chat
 from subscribers.common.digest import Digest, Limits, Line, digest
 from subscribers.common.markdown import disarmed, escape, linked
+from subscribers.common.options import DigestOptions
 from subscribers.wording.text import Pairs
 
 HOSTS = ("discord.com", "discordapp.com")
@@ -46,14 +47,14 @@ class Discord(chat.ForPeople, base.OneRequest):
     """One message with an embed per event, or a digest of several. Not signed: Discord reads no signature."""
 
     name = "discord"
+    options = DigestOptions
     rate_per_second: float | None = 0.5
     """30 requests a minute for each webhook."""
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and URLs of Discord that are no
         webhook."""
-        errors = base.option_errors(subscription, (*chat.OPTIONS, *chat.DIGEST_OPTIONS))
-        errors += base.chat_errors(subscription, "Discord")
+        errors = base.chat_errors(subscription, "Discord")
         problem = _sink_problem(subscription.sink)
         if problem:
             errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=problem))

@@ -17,6 +17,7 @@ from relay.errors import FieldError
 from relay.redaction import host_of, split_url, url_without_path
 from subscribers import base
 from subscribers.common import templates
+from subscribers.common.options import TemplateOptions
 from subscribers.wording import link, sentence
 from subscribers.wording.jobs import job_kind, metadata_of
 from subscribers.wording.text import data_of, mapping
@@ -51,6 +52,7 @@ class Flat(base.Single):
     ignore the headers, and those that run code can verify them."""
 
     name = "flat"
+    options = TemplateOptions
     signed = True
     rate_per_second: float | None = 10.0
     """The lowest rate limit of these services."""
@@ -62,8 +64,7 @@ class Flat(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses what a webhook refuses, and URLs of IFTTT that take no JSON."""
-        errors = [*base.receiver_errors(subscription), *base.option_errors(subscription, templates.OPTIONS)]
-        errors += templates.template_errors(subscription)
+        errors = base.receiver_errors(subscription) + templates.template_errors(TemplateOptions.of(subscription))
         parts = split_url(subscription.sink)
         if parts is not None and host_of(subscription.sink) == "maker.ifttt.com" and "/json/" not in parts.path:
             detail = "this takes no JSON: use https://maker.ifttt.com/trigger/EVENT/json/with/key/KEY"
@@ -73,7 +74,7 @@ class Flat(base.Single):
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The fixed fields, then those of the metadata and, of an event that is about no job, of its data; or the
         rendered template. Raises NotRenderable."""
-        body = templates.own_body(event, subscription, context)
+        body = templates.own_body(event, TemplateOptions.of(subscription), context)
         return OutboundRequest(
             url=subscription.sink,
             method=subscription.method,

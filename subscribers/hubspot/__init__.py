@@ -23,6 +23,7 @@ from subscribers.base import RenderContext
 from subscribers.common import crm
 from subscribers.hubspot import requests
 from subscribers.hubspot.answers import CREATE_PROPERTIES, ID, Answer, object_id, read_answer
+from subscribers.hubspot.options import HubSpotOptions
 from subscribers.hubspot.questions import was_made
 from subscribers.hubspot.render import (
     KEY_PROPERTY,
@@ -36,7 +37,6 @@ from subscribers.hubspot.render import (
 from subscribers.wording.text import mapping
 
 HOSTS = r"api(-[a-z0-9]{1,10})?\.hubapi\.com"
-OPTIONS = (crm.RECORD, "create_properties", *crm.OPTIONS)
 LATE_SECONDS = 300.0
 """An event that is older sets properties only if nothing newer has set them: a replay must not turn back the clock."""
 
@@ -54,12 +54,13 @@ class HubSpot(crm.Crm):
     """Writes what became of a job to the contact and the deal it is about."""
 
     name = "hubspot"
+    options = HubSpotOptions
     rate_per_second: float | None = 2.5
     """HubSpot's lowest limit is 100 requests in 10 seconds, and an event takes up to four."""
 
     def check(self, subscription: Subscription) -> None:
         """Refuses URLs with a path, what HubSpot does not read, wrong options, and what is there without a token."""
-        errors = crm.common_errors(subscription, "HubSpot", _SINK, OPTIONS)
+        errors = crm.common_errors(subscription, "HubSpot", _SINK)
         base.refuse([*errors, *_credential_errors(subscription), *record_errors(subscription)])
 
     def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
@@ -215,18 +216,18 @@ class _Delivery:
             targets.append(("contacts", str(contact or who.email), contact is None))
         if deal is not None:
             targets.append(("deals", str(deal), False))
-        policy = self._subscription.options.get(crm.UNMATCHED)
+        policy = HubSpotOptions.of(self._subscription).unmatched
         for object, id, by_email in targets:
             if object in self._written.ids:
                 continue
             answer = yield from self._write(object, id, content.properties, by_email=by_email)
-            if answer.missing and object == "contacts" and policy == crm.CREATE and who.email is not None:
+            if answer.missing and object == "contacts" and policy == "create" and who.email is not None:
                 answer = yield from self._create_contact(who.email, content.properties)
             if answer.id is not None:
                 self._written.ids[object] = answer.id
             elif not answer.missing:
                 return answer.outcome
-            elif policy == crm.FAIL:
+            elif policy == "fail":
                 return crm.not_matched(self._subscription, "unmatched")
         return None if self._written.about else crm.not_matched(self._subscription, "unmatched")
 
@@ -322,7 +323,7 @@ def _seconds(value: object) -> float | None:
 
 def _greeting(subscription: Subscription, now: float) -> Steps:
     """The account, then the properties of each type of object."""
-    create = subscription.options.get("create_properties") is True
+    create = HubSpotOptions.of(subscription).create_properties
     answer = read_answer((yield requests.account(subscription)), now, about_object=False)
     portal = str(answer.document.get("portalId"))
     if answer.ok and not ID.fullmatch(portal):

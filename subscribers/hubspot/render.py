@@ -15,12 +15,10 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
 from subscribers.base import RenderContext
 from subscribers.common import crm, templates
+from subscribers.hubspot.options import NOTE, PROPERTIES, RECORDS, TASK, HubSpotOptions
 from subscribers.wording.jobs import job_kind, metadata_of
 from subscribers.wording.text import data_of, mapping, word
 
-PROPERTIES, NOTE, TASK = "properties", "note", "task"
-RECORDS = (PROPERTIES, NOTE, TASK)
-"""Values of `config.record`, and parts of a template."""
 KEY_PROPERTY = "relay_event_id"
 """The property of notes and tasks by which the relay finds one again. Its values are unique if HubSpot allows that."""
 UPDATED_AT = "relay_updated_at"
@@ -39,13 +37,12 @@ _GROUP = "revor_relay"
 _OWNER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _OWNER_ID = "hubspot_owner_id"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
-_POINTER = f"/config/{templates.TEMPLATE}"
 
 
-def records_of(subscription: Subscription) -> Sequence[Any]:
+def records_of(subscription: Subscription) -> Sequence[str]:
     """What a subscription writes."""
-    given = subscription.options.get(crm.RECORD, RECORDS)
-    return given if isinstance(given, list | tuple) else (given,)
+    given = HubSpotOptions.of(subscription).record or RECORDS
+    return (given,) if isinstance(given, str) else given
 
 
 def made_of(event: Event, subscription: Subscription) -> tuple[str, ...]:
@@ -124,10 +121,10 @@ def _moment(event: Event) -> str:
 def _from_template(event: Event, subscription: Subscription, context: RenderContext) -> Mapping[str, Mapping[str, Any]]:
     """The template's `properties`, which replace the relay's, and members of `note` and `task`, which change them. In
     those that are HTML, what the template prints of the event is escaped."""
-    template = subscription.options.get(templates.TEMPLATE)
+    options = HubSpotOptions.of(subscription)
+    template, strict, html = options.template, options.strict is True, set(BODIES.values())
     if template is None:
         return {}
-    strict, html = subscription.options.get(templates.STRICT) is True, set(BODIES.values())
     plain = {part: {name: one for name, one in fields.items() if name not in html} for part, fields in template.items()}
     marked = {part: {name: one for name, one in fields.items() if name in html} for part, fields in template.items()}
     found = loads(templates.render(plain, event, context, strict=strict))
@@ -141,7 +138,9 @@ def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, list | dict):
             detail = "a property of HubSpot is a text, a number or true or false"
-            raise NotRenderable([FieldError(pointer=f"{_POINTER}/{part}/{name}", code="unsuitable", detail=detail)])
+            raise NotRenderable(
+                [FieldError(pointer=f"{templates.POINTER}/{part}/{name}", code="unsuitable", detail=detail)]
+            )
         text = str(value).lower() if isinstance(value, bool) else str(value)
         found[name] = text if name in BODIES.values() else text[:MAX_TEXT]
     return found
@@ -151,17 +150,11 @@ def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
 
 
 def record_errors(subscription: Subscription) -> list[FieldError]:
-    """An error for each mistake in `config.record` and in the template."""
-    records = records_of(subscription)
-    errors = []
-    if not records or not all(isinstance(one, str) and one in RECORDS for one in records):
-        detail = f"one or a list of {', '.join(RECORDS)} is needed"
-        errors.append(FieldError(pointer=f"/config/{crm.RECORD}", code="invalid", detail=detail))
-    template = subscription.options.get(templates.TEMPLATE)
-    errors += crm.template_errors(subscription, RECORDS)
-    for part, fields in template.items() if isinstance(template, Mapping) else ():
+    """An error for each mistake in the template."""
+    errors = crm.template_errors(subscription, RECORDS)
+    for part, fields in (HubSpotOptions.of(subscription).template or {}).items():
         if part in RECORDS:
-            errors += _part_errors(f"{_POINTER}/{part}", fields)
+            errors += _part_errors(f"{templates.POINTER}/{part}", fields)
     return errors
 
 
@@ -186,7 +179,7 @@ def _part_errors(pointer: str, fields: Any) -> list[FieldError]:
 
 def needed_properties(subscription: Subscription) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """The properties of the relay that deliveries set, by the type of object, as HubSpot wants them defined."""
-    records, template = records_of(subscription), mapping(subscription.options.get(templates.TEMPLATE))
+    records, template = records_of(subscription), HubSpotOptions.of(subscription).template or {}
     found: dict[str, Sequence[Mapping[str, Any]]] = {}
     if PROPERTIES in records and PROPERTIES not in template:
         found |= {"contacts": OWN_PROPERTIES, "deals": OWN_PROPERTIES}

@@ -13,10 +13,10 @@ from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from subscribers import base
-from subscribers.common.brokers import ID_HEADER, ToBroker, is_template, partition_key, settings_of
+from subscribers.common.brokers import ID_HEADER, ToBroker, partition_key, settings_of
+from subscribers.kafka.options import KafkaSettings
 
 MAX_KEY_CHARACTERS = 1000
-MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
 
@@ -27,10 +27,7 @@ class Kafka(ToBroker):
 
     name = "kafka"
     schemes = ("kafka", "kafkas")
-    settings: ClassVar[Mapping[str, bool]] = {
-        **{"topicname": True, "partitionkeyextractor": False},
-        **{"clientid": False, "saslmechanism": False, "ackmode": False},
-    }
+    settings = KafkaSettings
     client = "clientid"
     prefix = "ce_"
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -64,16 +61,12 @@ class Kafka(ToBroker):
                 return "topics that begin with __ are the cluster's own: __consumer_offsets, for one"
             case "partitionkeyextractor" if len(text) > MAX_KEY_CHARACTERS:
                 return f"a key has at most {MAX_KEY_CHARACTERS} characters"
-            case "saslmechanism" if text not in MECHANISMS:
-                return f"one of {', '.join(MECHANISMS)} is needed"
-            case "ackmode" if text != "all":
-                return "only all is possible: an event is delivered once all in-sync replicas have it"
         return None
 
     def place(self, subscription: Subscription) -> Message | None:
         """See `ToBroker`."""
         topic = settings_of(subscription)["topicname"]
-        return None if is_template("topicname", topic) else Message(destination=topic, body=b"", id="")
+        return None if self.settings.is_template("topicname", topic) else Message(destination=topic, body=b"", id="")
 
     def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
         """See `ToBroker`."""

@@ -12,7 +12,8 @@ from relay.core.deliveries.broker import Login, Message, order_of
 from relay.core.events.event import NOT_IN_ATTRIBUTES, Event, header_text
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import base
-from subscribers.common.brokers import ID_HEADER, ToBroker, is_template, settings_of
+from subscribers.common.brokers import ID_HEADER, ToBroker, settings_of
+from subscribers.nats.options import NatsSettings
 
 MAX_SUBJECT_CHARACTERS = 500
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
@@ -26,7 +27,7 @@ class Nats(ToBroker):
 
     name = "nats"
     schemes = ("nats", "tls")
-    settings: ClassVar[Mapping[str, bool]] = {"subject": True}
+    settings = NatsSettings
     prefix = "ce-"
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {
         "PLAIN": ("identifier", "secret"),
@@ -56,7 +57,7 @@ class Nats(ToBroker):
     def place(self, subscription: Subscription) -> Message | None:
         """See `ToBroker`."""
         subject = settings_of(subscription)["subject"]
-        return None if is_template("subject", subject) else Message(destination=subject, body=b"", id="")
+        return None if self.settings.is_template("subject", subject) else Message(destination=subject, body=b"", id="")
 
     def content(self, event: Event, subscription: Subscription) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
         """In binary mode values are percent-encoded, and the type of the data is `ce-datacontenttype`: a `content-type`

@@ -24,8 +24,8 @@ from subscribers import base
 from subscribers.base import Dialogue, RenderContext
 from subscribers.common import crm
 from subscribers.pipedrive.answers import UUID, Answer, id_in, is_cut, read_answer, uuid_in
+from subscribers.pipedrive.options import PipedriveOptions
 from subscribers.pipedrive.render import (
-    ACTIVITY,
     FIELDS,
     NOTE,
     PATHS,
@@ -66,7 +66,6 @@ _READ = {
     PERSON: ("/api/v2/persons/", "contacts:read"),
 }
 """Where one is read by its id, and the scope for it."""
-_OPTIONS = (crm.RECORD, crm.ATTACH, *crm.OPTIONS)
 _COMPANY = re.compile(r"(?!oauth\.|www\.|app\.)[a-z0-9-]{1,63}\.pipedrive\.com")
 _SHARED_HOST = "api.pipedrive.com"
 _EXAMPLE = "https://COMPANY.pipedrive.com"
@@ -79,14 +78,13 @@ class Pipedrive(crm.Crm):
     """Notes or activities for people who sell."""
 
     name = "pipedrive"
+    options = PipedriveOptions
     rate_per_second: float | None = 5.0
     """Half of what the smallest plan takes: a delivery has up to four requests, and searches have a limit of 5."""
 
     def check(self, subscription: Subscription) -> None:
         """Refuses another URL than a company's, another credential than a token, and unknown options and fields."""
-        choices = {crm.RECORD: (NOTE, ACTIVITY), crm.ATTACH: (DEAL, PERSON, LEAD)}
-        errors = crm.common_errors(subscription, "Pipedrive", _EXAMPLE, _OPTIONS)
-        errors += [*_place_errors(subscription), *crm.choice_errors(subscription, choices)]
+        errors = [*crm.common_errors(subscription, "Pipedrive", _EXAMPLE), *_place_errors(subscription)]
         base.refuse(errors + crm.template_errors(subscription, FIELDS[record_of(subscription)]))
 
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
@@ -231,14 +229,14 @@ class _People:
 
 
 def _creates(subscription: Subscription) -> bool:
-    return subscription.options.get(crm.UNMATCHED) == crm.CREATE
+    return PipedriveOptions.of(subscription).unmatched == "create"
 
 
 def _find_target(
     event: Event, subscription: Subscription, context: RenderContext, people: _People, now: float
 ) -> Generator[Step, Response, Target | Ended]:
     """What the record is attached to."""
-    who, attach = crm.identity(event, context, _IDS), subscription.options.get(crm.ATTACH)
+    who, attach = crm.identity(event, context, _IDS), PipedriveOptions.of(subscription).attach
     created, *others = people.ids() or [None]
     person: str | int | Ended | None = None
     for name, kind in (*_BY_ID, (_CREATED, PERSON)):

@@ -19,6 +19,7 @@ from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.common import crm, templates
 from subscribers.pipedrive.answers import Answer, id_in
+from subscribers.pipedrive.options import PipedriveOptions
 from subscribers.wording.jobs import job_kind
 
 NOTE, ACTIVITY, PERSON = "note", "activity", "person"
@@ -49,7 +50,7 @@ Target = dict[str, str | int]
 
 def record_of(subscription: Subscription) -> str:
     """What a subscription writes."""
-    return ACTIVITY if subscription.options.get(crm.RECORD) == ACTIVITY else NOTE
+    return PipedriveOptions.of(subscription).record or NOTE
 
 
 def request(
@@ -68,7 +69,7 @@ def request(
 def write_request(event: Event, subscription: Subscription, context: RenderContext, target: Target) -> OutboundRequest:
     """The request that writes the record. Raises NotRenderable."""
     record = record_of(subscription)
-    given = templates.own_fields(event, subscription, context, _HTML)
+    given = templates.own_fields(event, PipedriveOptions.of(subscription), context, _HTML)
     if record == NOTE:
         fields = crm.merged({"content": crm.html_of(event, subscription, context)}, given)
         fields["content"] = crm.with_key(str(fields.get("content", "")), event, subscription, MAX_RECORD_BYTES)

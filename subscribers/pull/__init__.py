@@ -8,12 +8,14 @@ from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError
 from relay.redaction import redacted_url
 from subscribers import base
+from subscribers.options import Settings
 
 
 class Pull(base.Single):
     """No sink: what a program that pulls gets is the event as it is stored."""
 
     name = "pull"
+    settings: type[Settings] | None = Settings
     signed = False
     rate_per_second: float | None = None
     default_incidents: Incidents = "off"
@@ -24,7 +26,6 @@ class Pull(base.Single):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses what is for a sink."""
-        errors = base.option_errors(subscription)
         given = (
             ("/sink", "sink_unsuitable", bool(subscription.sink)),
             ("/protocolsettings", "unknown_field", bool(subscription.headers) or subscription.method != "POST"),
@@ -33,8 +34,7 @@ class Pull(base.Single):
             ("/config/incidents", "incidents_unsuitable", subscription.incidents != "off"),
         )
         detail = "a subscription of protocol PULL sends nothing, so it has none: a program asks for its events"
-        errors += [FieldError(pointer=pointer, code=code, detail=detail) for pointer, code, wrong in given if wrong]
-        base.refuse(errors)
+        base.refuse([FieldError(pointer=pointer, code=code, detail=detail) for pointer, code, wrong in given if wrong])
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The event as a preview shows it."""

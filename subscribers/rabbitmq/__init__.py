@@ -15,7 +15,8 @@ from relay.core.events.event import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
 from subscribers import base
-from subscribers.common.brokers import ToBroker, is_template, settings_of
+from subscribers.common.brokers import ToBroker, settings_of
+from subscribers.rabbitmq.options import RabbitMqSettings
 
 MAX_NAME_BYTES = 255
 MAX_HEADERS_BYTES = 65_536
@@ -32,15 +33,15 @@ class RabbitMq(ToBroker):
 
     name = "rabbitmq"
     schemes = ("amqp", "amqps")
-    settings: ClassVar[Mapping[str, bool]] = {"address": True, "linkname": False, "sendersettlementmode": False}
+    settings = RabbitMqSettings
     client = "linkname"
     prefix = "cloudEvents_"
     credentials: ClassVar[Mapping[str, tuple[str, str]]] = {"PLAIN": ("identifier", "secret")}
 
     def problem_of(self, name: str, text: str) -> str | None:
         """See `ToBroker`."""
-        if name == "sendersettlementmode":
-            return None if text == "unsettled" else "only unsettled is possible: an event is delivered once confirmed"
+        if name != "address":
+            return None
         parts = _ADDRESS.fullmatch(text)
         names = [] if parts is None else [unquote(part) for part in parts.groups() if part]
         if not names or any(len(one.encode("utf-8", "replace")) > MAX_NAME_BYTES or "\x00" in one for one in names):
@@ -55,7 +56,7 @@ class RabbitMq(ToBroker):
         parts = _ADDRESS.fullmatch(settings_of(subscription)["address"])
         queue, exchange, _ = (None, None, None) if parts is None else parts.groups()
         name = queue or exchange
-        if name is None or is_template("address", name):
+        if name is None or self.settings.is_template("address", name):
             return None
         return Message(exchange=unquote(exchange or ""), destination=unquote(queue or ""), body=b"", id="")
 

@@ -36,6 +36,7 @@ from subscribers.salesforce.answers import (
     newest_version,
     read_answer,
 )
+from subscribers.salesforce.options import SalesforceOptions
 from subscribers.salesforce.render import (
     JOB_EVENT,
     LEAD,
@@ -49,17 +50,9 @@ from subscribers.salesforce.render import (
     names_of,
 )
 
-OBJECT = "object"
-"""Option: the object of the records: `Job_Event__c`, `Task`, or one with the fields of the former."""
-API_VERSION = "api_version"
-"""Option: such as `62.0`. Without it each delivery asks for the instance's versions first, which costs no API call."""
 TOKEN_PATH = "/services/oauth2/token"  # noqa: S105  (a path)
 
-_OPTIONS = (OBJECT, API_VERSION, *crm.OPTIONS)
-_WORDS = {"job_event": JOB_EVENT, "task": TASK}
-_OBJECT = re.compile(rf"{TASK}|[A-Za-z](?:_?[A-Za-z0-9]){{0,60}}(?:__[A-Za-z][A-Za-z0-9_]{{0,40}})?__c")
 _FIELD = re.compile(r"[A-Za-z](?:_{0,2}[A-Za-z0-9]){0,79}")
-_VERSION = re.compile(r"(\d{2,3})\.0", re.ASCII)
 _TOKENS = ("ACCESSTOKEN", "CLIENTCREDENTIALS", "REFRESHTOKEN")
 _LOGIN_HOSTS = ("login.salesforce.com", "test.salesforce.com")
 _MY_DOMAIN = "https://NAME.my.salesforce.com"
@@ -71,13 +64,14 @@ class Salesforce(crm.Crm):
     """A record per event."""
 
     name = "salesforce"
+    options = SalesforceOptions
 
     def check(self, subscription: Subscription) -> None:
         """Refuses another sink than the base URL of an org, another token endpoint than that of this org, and options
         with mistakes."""
-        errors = crm.common_errors(subscription, "Salesforce", _WHERE, _OPTIONS)
-        errors += [*_sink_errors(subscription), *_credential_errors(subscription), *_config_errors(subscription)]
-        base.refuse(errors + templates.template_errors(subscription))
+        errors = crm.common_errors(subscription, "Salesforce", _WHERE)
+        errors += [*_sink_errors(subscription), *_credential_errors(subscription), *_field_errors(subscription)]
+        base.refuse(errors + templates.template_errors(SalesforceOptions.of(subscription)))
 
     def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
         """Look-ups, then the record."""
@@ -128,7 +122,7 @@ def _key(event: Event, subscription: Subscription) -> str | None:
 def _steps(event: Event, subscription: Subscription, context: base.RenderContext, memory: Memory, now: float) -> Steps:
     """The versions of the instance, unless one is set; the person, unless an id is known; and the record. A record
     whose links are all refused counts as unmatched."""
-    meant, may_be_alone = meant_by(event, context), subscription.options.get(crm.UNMATCHED) == crm.CREATE
+    meant, may_be_alone = meant_by(event, context), SalesforceOptions.of(subscription).unmatched == "create"
     if meant.is_empty and not may_be_alone:
         return Ended(outcome=crm.not_matched(subscription, _UNMATCHED))
     org = yield from _org_of(subscription, now)
@@ -161,7 +155,7 @@ SALESFORCE = base.Dialogue(key=_key, steps=_steps)
 
 def _org_of(subscription: Subscription, now: float) -> Generator[Step, Response, _Org | Outcome]:
     """The org with a version of its API, or why there is none."""
-    version = subscription.options.get(API_VERSION)
+    version = SalesforceOptions.of(subscription).api_version
     if version is None:
         response = yield requests.versions(subscription)
         answer = read_answer(response, now, subscription, "", "versions")
@@ -204,7 +198,7 @@ def _write_linked(
         answer = yield from _write(org, event, body, linked)
         if not answer.refuses(linked):
             return answer.outcome
-    if answer is None or org.subscription.options.get(crm.UNMATCHED) == crm.CREATE:
+    if answer is None or SalesforceOptions.of(org.subscription).unmatched == "create":
         return None
     for object, id in () if found else ids.items():
         asked = yield from org.ask(
@@ -235,8 +229,7 @@ def _ids_in(document: Any, object: str) -> list[str]:
 
 
 def _object(subscription: Subscription) -> str:
-    object: str = subscription.options.get(OBJECT) or JOB_EVENT
-    return _WORDS.get(object, object)
+    return SalesforceOptions.of(subscription).of_records
 
 
 # --- before a subscription is stored
@@ -248,7 +241,7 @@ def _greeting(subscription: Subscription, now: float) -> Steps:
     listed = read_answer(response, now, subscription, "", "versions")
     if not listed.ok:
         return _refused(listed.outcome)
-    wanted = subscription.options.get(API_VERSION)
+    wanted = SalesforceOptions.of(subscription).api_version
     version = newest_version(listed.document, wanted)
     if version is None:
         reason = f"the instance lists no API version {wanted or f'from {OLDEST_VERSION}.0 to {NEWEST_VERSION}.0'}"
@@ -258,7 +251,7 @@ def _greeting(subscription: Subscription, now: float) -> Steps:
         outcome = yield from check(org)
         if outcome.verdict != "delivered":
             return _refused(outcome)
-    return Ended(outcome=listed.outcome, remember={PORTAL: host_of(subscription.sink), API_VERSION: version})
+    return Ended(outcome=listed.outcome, remember={PORTAL: host_of(subscription.sink), "api_version": version})
 
 
 def _refused(outcome: Outcome) -> Ended:
@@ -270,7 +263,7 @@ def _check_object(org: _Org) -> Generator[Step, Response, Outcome]:
     """Whether the user may write records of the object, with all fields. The description of a standard object is larger
     than what is read of an answer, and that of a custom one can be: then the fields are asked for by a query."""
     subscription, object = org.subscription, org.object
-    own: Mapping[str, Any] = subscription.options.get(templates.TEMPLATE) or {}
+    own = SalesforceOptions.of(subscription).template or {}
     names = dict.fromkeys((*names_of(object), *own))
     wanted = (KEY_FIELD, *(name for name in names if own.get(name, name) is not None))
     if object != TASK:
@@ -357,30 +350,11 @@ def _credential_errors(subscription: Subscription) -> list[FieldError]:
     return [FieldError(pointer="/sinkcredential/token_url", code="credential_unsuitable", detail=detail)]
 
 
-def _config_errors(subscription: Subscription) -> list[FieldError]:
-    object, version, template = (subscription.options.get(name) for name in (OBJECT, API_VERSION, templates.TEMPLATE))
-    number = _VERSION.fullmatch(version) if isinstance(version, str) else None
-    found = [
-        (
-            object is not None and not (isinstance(object, str) and _OBJECT.fullmatch(_WORDS.get(object, object))),
-            OBJECT,
-            f"{object!r:.100} is not {JOB_EVENT}, {TASK} or the API name of another custom object, such as My_Event__c",
-        ),
-        (
-            version is not None and (number is None or not OLDEST_VERSION <= int(number[1]) <= NEWEST_VERSION),
-            API_VERSION,
-            f"{version!r:.100} is not a version from {OLDEST_VERSION}.0 to {NEWEST_VERSION}.0, such as 62.0",
-        ),
-        (
-            template is not None and not isinstance(template, Mapping),
-            templates.TEMPLATE,
-            'an object of fields is expected, such as {"Status__c": "{{ job.status }}"}',
-        ),
-    ]
-    errors = [FieldError(pointer=f"/config/{name}", code="invalid", detail=why) for wrong, name, why in found if wrong]
-    given = template if isinstance(template, Mapping) else {}
-    own = LINKS[TASK if object in (TASK, "task") else JOB_EVENT].values()
-    return errors + [error for name, value in given.items() if (error := _field_error(name, value, own)) is not None]
+def _field_errors(subscription: Subscription) -> list[FieldError]:
+    options = SalesforceOptions.of(subscription)
+    own = LINKS[TASK if options.of_records == TASK else JOB_EVENT].values()
+    found = (_field_error(name, value, own) for name, value in (options.template or {}).items())
+    return [error for error in found if error is not None]
 
 
 def _field_error(name: str, value: object, own: Collection[str]) -> FieldError | None:

@@ -15,6 +15,7 @@ from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.common import chat, crm, templates
 from subscribers.common.chat import fitted
+from subscribers.common.options import CrmOptions
 from subscribers.wording.jobs import job_kind
 from subscribers.wording.text import data_of, mapping, one_line
 
@@ -133,7 +134,7 @@ def fields(event: Event, subscription: Subscription, context: RenderContext, obj
     default out. Raises NotRenderable."""
     said = crm.message(event, subscription, context)
     found = _task(event, said) if object == TASK else _job_event(event, said)
-    return crm.merged(found, templates.own_fields(event, subscription, context, ()))
+    return crm.merged(found, templates.own_fields(event, CrmOptions.of(subscription), context, ()))
 
 
 def _job_event(event: Event, said: chat.Message) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from relay.redaction import redacted_url, split_url, url_without_path
 from subscribers import base
 from subscribers.common import chat
 from subscribers.common.digest import digest
-from subscribers.slack.dialogue import CHANNEL, PATH, SLACK_BOT, WEB_API_HOSTS, bot_errors, is_web_api
+from subscribers.slack.dialogue import PATH, SLACK_BOT, WEB_API_HOSTS, bot_errors, is_web_api
+from subscribers.slack.options import SlackOptions
 from subscribers.slack.render import (
     DIGEST_STEPS,
     MESSAGE_CHARACTERS,
@@ -38,18 +39,18 @@ class Slack(chat.ForPeople, base.OneRequest):
     """One message for people per event, or a digest of several. Not signed: Slack reads no signature."""
 
     name = "slack"
+    options = SlackOptions
     rate_per_second: float | None = 1.0
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST and unknown options; of a webhook also credentials and the URLs of
         workflow triggers, of a bot what it lacks."""
         if is_web_api(subscription.sink):
-            base.refuse(bot_errors(subscription, chat.OPTIONS))
+            base.refuse(bot_errors(subscription))
             return
-        errors = base.option_errors(subscription, (CHANNEL, *chat.OPTIONS, *chat.DIGEST_OPTIONS))
-        errors += base.chat_errors(subscription, "Slack")
+        errors = base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
-        if CHANNEL in subscription.options:
+        if SlackOptions.of(subscription).channel is not None:
             detail = f"a webhook posts to its own channel. A bot posts to any: use https://{WEB_API_HOSTS[0]}{PATH}"
             errors.append(FieldError(pointer="/config/channel", code="unknown_option", detail=detail))
         if parts is not None and parts.hostname in WEB_API_HOSTS:

@@ -19,13 +19,12 @@ from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
 from relay.redaction import split_url
-from subscribers.base import Dialogue, RenderContext, chat_errors, option_errors
+from subscribers.base import Dialogue, RenderContext, chat_errors
 from subscribers.common.chat import Message, message
 from subscribers.common.edited_messages import message_key, update_of
+from subscribers.slack.options import SlackOptions
 from subscribers.slack.render import SECTION_CHARACTERS, clip, escape, message_blocks
 
-CHANNEL = "channel"
-"""Option: the channel that a bot posts to."""
 WEB_API_HOSTS = ("slack.com", "slack-gov.com")
 PATH = "/api/chat.postMessage"
 _UPDATE = "/api/chat.update"
@@ -119,7 +118,7 @@ def _steps(event: Event, subscription: Subscription, context: RenderContext, mem
             if not answer.ok:
                 return Ended(outcome=answer.outcome)
         kept = {
-            "asked": subscription.options[CHANNEL],
+            "asked": SlackOptions.of(subscription).channel,
             "channel": place[0],
             "ts": place[1],
             "message": update.memory,
@@ -143,10 +142,16 @@ def is_web_api(sink: str) -> bool:
     return parts is not None and parts.path == PATH
 
 
-def bot_errors(subscription: Subscription, options: tuple[str, ...]) -> list[FieldError]:
-    """An error for each setting that a bot does not support or needs. `options`: those that every Slack kind has."""
-    errors = option_errors(subscription, (CHANNEL, *options))
-    wanted = {"/sinkcredential", "/config/handshake"}
+def bot_errors(subscription: Subscription) -> list[FieldError]:
+    """An error for each setting that a bot does not support or needs."""
+    options, wanted = SlackOptions.of(subscription), {"/sinkcredential", "/config/handshake"}
+    errors = [
+        FieldError(
+            pointer=f"/config/{name}", code="unknown_option", detail=f"a bot edits its messages: leave out {name}"
+        )
+        for name in ("digest_seconds", "messages_per_minute")
+        if getattr(options, name) is not None
+    ]
     errors += [error for error in chat_errors(subscription, "Slack") if error.pointer not in wanted]
     found: list[tuple[bool, str, str, str]] = [
         (
@@ -169,11 +174,11 @@ def bot_errors(subscription: Subscription, options: tuple[str, ...]) -> list[Fie
     elif not _TOKEN.fullmatch(credential.fields["accesstoken"]):
         detail = "this is no bot token: use the “Bot User OAuth Token” of the app, which begins with xoxb-"
         found.append((True, "/sinkcredential/accesstoken", "credential_unsuitable", detail))
-    channel = subscription.options.get(CHANNEL)
+    channel = options.channel
     if channel is None:
         detail = "a channel is needed: its id (C…, in the channel's details in Slack), or its name"
         found.append((True, "/config/channel", "missing", detail))
-    elif not isinstance(channel, str) or not _CHANNEL.fullmatch(channel):
+    elif not _CHANNEL.fullmatch(channel):
         detail = f"{channel!r:.100} is neither the id of a channel, such as C0123456789, nor a name in lower case"
         found.append((True, "/config/channel", "invalid", detail))
     return errors + [
@@ -234,7 +239,7 @@ def _post(
 ) -> Step:
     """Posts a message: in the channel, or in a thread, where only those who follow it are update."""
     if thread is None:
-        where = {"channel": subscription.options[CHANNEL]}
+        where: dict[str, Any] = {"channel": SlackOptions.of(subscription).channel}
     else:
         where = {"channel": thread[0], "thread_ts": thread[1], "reply_broadcast": False}
     payload = {**where, **_content(said), "unfurl_links": False, "unfurl_media": False}
@@ -263,7 +268,7 @@ def _request(url: str, payload: Mapping[str, Any]) -> OutboundRequest:
 
 def _is_of(memory: Memory, subscription: Subscription) -> bool:
     """Whether this is about a message in the channel that the subscription has now."""
-    return memory.get("asked") == subscription.options.get(CHANNEL) and isinstance(memory.get("message"), dict)
+    return memory.get("asked") == SlackOptions.of(subscription).channel and isinstance(memory.get("message"), dict)
 
 
 def _place_of(document: Mapping[str, Any]) -> tuple[str, str] | None:

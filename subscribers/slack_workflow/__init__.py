@@ -17,6 +17,7 @@ from relay.redaction import split_url, url_without_path
 from subscribers import base, flat
 from subscribers.common import chat
 from subscribers.common.markdown import disarmed
+from subscribers.common.options import ChatOptions
 from subscribers.slack.render import without_marks
 from subscribers.wording import advice, job_details
 from subscribers.wording.text import Pairs, one_line, zone_of
@@ -33,12 +34,12 @@ class SlackWorkflow(chat.ForPeople, base.Single):
     """One run of the workflow per event. Not signed: Slack reads no signature."""
 
     name = "slack_workflow"
+    options = ChatOptions
     rate_per_second: float | None = 1.0
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials and the URLs of incoming webhooks."""
-        errors = base.option_errors(subscription, chat.OPTIONS)
-        errors += base.chat_errors(subscription, "Slack")
+        errors = base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith("/services/"):
             detail = "this is an incoming webhook, which starts no workflow: use the kind slack"
@@ -47,19 +48,18 @@ class SlackWorkflow(chat.ForPeople, base.Single):
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The variables. All of them are there in every event, and none is empty."""
-        known = flat.fields(event, context)
+        known, options = flat.fields(event, context), ChatOptions.of(subscription)
         message = chat.message(event, subscription, context)
         variables = {
             "sentence": message.sentence,
             "what_to_do": _lines(advice(event)),
-            "details": _lines(job_details(event, subscription.options.get(chat.METADATA_KEYS))),
+            "details": _lines(job_details(event, options.metadata_keys)),
             **{name: one_line(known[name]) for name in _SHOWN},
             "time": dict(message.place).get("Time", ""),
             "event_id": one_line(event.id),
         }
-        zone = chat.time_zone(subscription)
-        if zone is not None:
-            variables["time"] = local_time(event.time, zone_of(zone))
+        if options.time_zone is not None:
+            variables["time"] = local_time(event.time, zone_of(options.time_zone))
         texts = {name: chat.fitted(text, _VALUE_CHARACTERS, _plain) or _NOTHING for name, text in variables.items()}
         body = dumps({**texts, "link": message.link or _NOTHING})
         return OutboundRequest(url=subscription.sink, headers=(("Content-Type", "application/json"),), body=body)

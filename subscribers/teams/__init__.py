@@ -20,6 +20,7 @@ from subscribers import base
 from subscribers.common import chat
 from subscribers.common.digest import Digest, Limits, Line, digest
 from subscribers.common.markdown import escape, linked
+from subscribers.common.options import DigestOptions
 from subscribers.wording.text import Pairs
 
 MAX_BODY_BYTES = 28_000
@@ -48,12 +49,12 @@ class Teams(chat.ForPeople, base.OneRequest):
     """One card for people per event, or a digest of several. Not signed: a workflow reads no signature."""
 
     name = "teams"
+    options = DigestOptions
     rate_per_second: float | None = 1.0
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST, unknown options, credentials, and connectors of Office 365."""
-        errors = base.option_errors(subscription, (*chat.OPTIONS, *chat.DIGEST_OPTIONS))
-        errors += base.chat_errors(subscription, "Teams")
+        errors = base.chat_errors(subscription, "Teams")
         if host_of(subscription.sink).endswith(_CONNECTORS):
             detail = (
                 "this is a connector of Office 365, and Microsoft has retired those: create a workflow in Teams with "

@@ -6,7 +6,6 @@ Sources: CloudEvents 1.0.2, HTTP binding §3.1 (binary), §3.2 (structured) and 
 
 from collections.abc import Sequence
 
-from relay.core.deliveries.bundles import batch_limits
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.retry import http_outcome
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Event, in_binary_mode
@@ -15,9 +14,8 @@ from relay.errors import FieldError
 from relay.redaction import redacted_url
 from subscribers import base
 from subscribers.common import templates
+from subscribers.webhook.options import WebhookOptions
 
-CONTENT_MODE, BATCH = "content_mode", "batch"
-"""Options: `binary` or `batch` (structured mode is no option), and the limits of a batch."""
 MAX_BATCH_BYTES = 1024 * 1024
 """Maximum size of a batch. It holds 16 events of the largest size."""
 
@@ -27,6 +25,7 @@ class Webhook(base.OneRequest):
     what that makes of the event, as `application/json`."""
 
     name = "webhook"
+    options = WebhookOptions
     signed = True
     rate_per_second: float | None = None
     default_incidents: Incidents = "off"
@@ -37,35 +36,29 @@ class Webhook(base.OneRequest):
 
     def check(self, subscription: Subscription) -> None:
         """Refuses reserved headers, methods without a body, options that do not fit, and collapsed failures."""
-        errors = [
-            *base.receiver_errors(subscription),
-            *base.option_errors(subscription, (*templates.OPTIONS, CONTENT_MODE, BATCH)),
-            *templates.template_errors(subscription),
-            *_mode_errors(subscription),
-        ]
+        options = WebhookOptions.of(subscription)
+        errors = [*base.receiver_errors(subscription), *templates.template_errors(options), *_mode_errors(options)]
         base.refuse(errors)
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The stored bytes, unchanged, or the rendered template; in binary mode the attributes as headers, and the
         data. Of a batch: an array of one event. Raises NotRenderable."""
-        mode = subscription.options.get(CONTENT_MODE)
-        if mode == "binary":
+        options = WebhookOptions.of(subscription)
+        if options.content_mode == "binary":
             attributes, data = in_binary_mode(event)
             return _request(subscription, *attributes, body=data)
-        if mode == "batch":
+        if options.content_mode == "batch":
             return self.render_bundle((event,), subscription, context)
-        body = templates.own_body(event, subscription, context)
+        body = templates.own_body(event, options, context)
         content_type = CONTENT_TYPE if body is None else "application/json"
         return _request(subscription, ("Content-Type", content_type), body=event.body if body is None else body)
 
     def bundle(self, subscription: Subscription) -> base.Bundle | None:
         """In batch mode, with the limits of `config.batch`."""
-        limits = batch_limits(subscription.options)
+        limits = WebhookOptions.of(subscription).limits()
         if limits is None:
             return None
-        return base.Bundle(
-            max_events=limits["max_events"], wait_seconds=limits["max_seconds"], max_bytes=MAX_BATCH_BYTES - 2
-        )
+        return base.Bundle(max_events=limits.max_events, wait_seconds=limits.max_seconds, max_bytes=MAX_BATCH_BYTES - 2)
 
     def render_bundle(
         self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
@@ -92,12 +85,12 @@ def _request(subscription: Subscription, *headers: tuple[str, str], body: bytes)
     )
 
 
-def _mode_errors(subscription: Subscription) -> list[FieldError]:
-    mode, errors = subscription.options.get(CONTENT_MODE), []
-    if BATCH in subscription.options and mode != "batch":
+def _mode_errors(options: WebhookOptions) -> list[FieldError]:
+    mode, errors = options.content_mode, []
+    if options.batch is not None and mode != "batch":
         detail = "limits of a batch need content_mode batch"
         errors.append(FieldError(pointer="/config/batch", code="batch_unsuitable", detail=detail))
-    if mode is not None and "template" in subscription.options:
+    if mode != "structured" and options.template is not None:
         detail = f"a template makes a document of its own, which is no CloudEvent in {mode} mode: leave one of them out"
         errors.append(FieldError(pointer="/config/content_mode", code="content_mode_unsuitable", detail=detail))
     return errors

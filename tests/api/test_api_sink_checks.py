@@ -38,10 +38,12 @@ async def stored(client) -> list:
 
 
 async def test_what_the_sink_tells_is_stored_and_shown(client, world):
-    world.dispatcher.greeting = [{"portal": "123", "api_version": "62.0"}]
+    world.dispatcher.greeting = [{"portal": "123", "version": "62.0"}]
     made = await client.post("/v1/subscriptions", json=BODY)
     assert made.status_code == 201
-    assert (made.json()["config"]["portal"], made.json()["config"]["api_version"]) == ("123", "62.0")
+    assert made.json()["config"]["portal"] == "123"
+    kept = await world.store.subscriptions.get(made.json()["id"])
+    assert dict(kept.options) == {"portal": "123", "version": "62.0"}
     [shown] = await stored(client)
     assert shown["config"]["portal"] == "123"
     [greeted] = world.dispatcher.greeted

@@ -45,19 +45,8 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
             "retry_schedule": [5.0, 300.0],
             "rate_per_second": None,
             "concurrency": None,
-            "metadata_keys": None,
-            "time_zone": None,
-            "channel": None,
-            "digest_seconds": None,
-            "messages_per_minute": None,
             "template": None,
             "strict": None,
-            "record": None,
-            "attach": None,
-            "unmatched": None,
-            "object": None,
-            "api_version": None,
-            "create_properties": False,
             "portal": None,
             "dry_run": False,
             "handshake": "off",
@@ -132,19 +121,8 @@ async def test_every_setting_is_accepted(client, world):
         **config,
         "start": "2026-05-20T10:00:00.000Z",
         "retry_schedule": [5, 300, 7200, 86400, 0.5, 7, 0.5],
-        "metadata_keys": None,
-        "time_zone": None,
-        "channel": None,
-        "digest_seconds": None,
-        "messages_per_minute": None,
         "template": None,
         "strict": None,
-        "record": None,
-        "attach": None,
-        "unmatched": None,
-        "object": None,
-        "api_version": None,
-        "create_properties": False,
         "portal": None,
         "dry_run": False,
     }
@@ -477,6 +455,44 @@ async def test_a_bot_of_slack_has_a_channel_and_a_token_that_is_never_shown(clie
     refused = await client.post("/v1/subscriptions", json={"sink": sink})
     errors = [(error["pointer"], error["code"]) for error in refused.json()["errors"]]
     assert (refused.status_code, errors) == (422, [("/sinkcredential", "missing"), ("/config/channel", "missing")])
+
+
+@pytest.mark.parametrize(
+    ("sink", "config", "said"),
+    [
+        (HOOK, {"channel": "C1"}, "kind webhook has no channel: slack has it"),
+        (HOOK, {"digest_seconds": 5}, "kind webhook has no digest_seconds: slack, teams and discord have it"),
+        (SLACK, {"record": "note"}, "kind slack has no record: hubspot and pipedrive have it"),
+        (SLACK, {"recrod": "note"}, "there is no field 'recrod'"),
+        (SLACK, {"chanel": "C1"}, "there is no field 'chanel': did you mean channel?"),
+        (HOOK, {"batch": {"max_event": 1}}, "there is no field 'max_event': did you mean max_events?"),
+    ],
+)
+async def test_a_field_of_another_kind_is_refused_with_the_kinds_that_have_it(client, sink, config, said):
+    refused = await client.post("/v1/subscriptions", json={"sink": sink, "config": config})
+    [error] = refused.json()["errors"]
+    assert refused.status_code == 422
+    assert error["detail"].startswith(said)
+
+
+@pytest.mark.parametrize("record", [[], ["note"] * 4, "", "mail", 5, ["note", 5], {"note": 1}], ids=str)
+async def test_a_record_is_a_word_or_a_few(client, record):
+    refused = await client.post(
+        "/v1/subscriptions", json={"sink": "https://api.hubapi.com", "config": {"record": record}}
+    )
+    [error] = refused.json()["errors"]
+    assert (refused.status_code, error["pointer"], error["code"]) == (422, "/config/record", "invalid")
+
+
+async def test_what_is_shown_of_a_kind_can_be_sent_back_for_another_one(client):
+    made = await create(client, sink=SLACK)
+    assert "time_zone" in made["config"]
+    assert "content_mode" not in made["config"]
+    config = {**made["config"], "kind": "webhook", "incidents": "off"}
+    del config["secret"]
+    changed = await client.put(f"/v1/subscriptions/{made['id']}", json={"sink": HOOK, "config": config})
+    assert changed.status_code == 200, changed.text
+    assert "time_zone" not in changed.json()["config"]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from relay.delivery.pulls import Pulls
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
-from relay.node.sink_kinds import broker_of, names_somebody
+from relay.node.sink_kinds import broker_of
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.signals import Signals
@@ -446,7 +446,7 @@ KINDS = Kinds(
     portal=lambda subscription: kind_named(subscription.kind).portal(subscription),
     broker=broker_of,
     greeting=lambda subscription, now: kind_named(subscription.kind).greeting(subscription, now),
-    names_somebody=names_somebody,
+    names_somebody=lambda subscription: kind_named(subscription.kind).names_somebody(subscription),
 )
 
 

@@ -12,12 +12,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.api.http.fields import Body
 from relay.api.http.problems import MAX_ERRORS, did_you_mean, invalid_detail
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, InvalidRequest
 
-Model = TypeVar("Model", bound=Body)
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_FIELDS = 100
 """Fields of an object in a body, and names in a mapping such as headers. Each mistake among them costs time."""
@@ -80,7 +79,7 @@ def _without_most_unknown(model: type[BaseModel], document: Any) -> Any:
         return [_without_most_unknown(model, one) for one in document]
     if type(document) is not dict:
         return document
-    if len(document) > MAX_FIELDS and model.model_config.get("extra") == "forbid":
+    if len(document) > MAX_FIELDS and model.model_config.get("extra") in ("allow", "forbid"):
         known = {name: document[name] for name in model.model_fields if name in document}
         unknown = islice((name for name in document if name not in known), MAX_ERRORS)
         document = {**known, **{name: document[name] for name in unknown}}
@@ -147,7 +146,7 @@ def pointer_of(*path: str | int) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in path)
 
 
-def _field_error(model: type[Body], found: ErrorDetails) -> FieldError:
+def _field_error(model: type[BaseModel], found: ErrorDetails) -> FieldError:
     location = tuple(part for part in found["loc"] if part != "[key]")
     if "discriminator" in found.get("ctx", {}):
         location = (*location, str(found["ctx"]["discriminator"]).strip("'"))
@@ -171,10 +170,10 @@ def _field_error(model: type[Body], found: ErrorDetails) -> FieldError:
     return FieldError(pointer=pointer_of(*location), code=code, detail=detail + _given(location, found))
 
 
-def _unknown_field(model: type[Body], location: tuple[str | int, ...]) -> str:
+def _unknown_field(model: type[BaseModel], location: tuple[str | int, ...]) -> str:
     name = str(location[-1])
     fields = _fields_at(model, location[:-1])
-    if name in model.read_only and name not in fields:
+    if name in getattr(model, "read_only", ()) and name not in fields:
         return f"{name} is read-only"
     return f"there is no field {name[:100]!r}{did_you_mean(name, fields)}"
 

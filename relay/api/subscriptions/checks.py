@@ -18,9 +18,8 @@ from relay.api.http.operations import Context
 from relay.api.http.problems import did_you_mean
 from relay.api.http.validation import invalid, pointer_of, validate
 from relay.api.jobs.registration import check_sink
+from relay.api.subscriptions.kind_fields import read_fields
 from relay.api.subscriptions.models import (
-    HTTP_SETTINGS,
-    OPTIONS,
     DeclaredSubscription,
     ProtocolSettings,
     SubscriptionConfig,
@@ -149,6 +148,7 @@ def _subscription(
     errors += header_errors
     if errors:
         raise invalid(*errors)
+    options = options_of(body, config, kind)
     _check_sink(sink, kind, context)
     credential = _credential(body, context, before)
     errors = credential_errors(credential, headers)
@@ -183,23 +183,10 @@ def _subscription(
         concurrency=config.concurrency,
         handshake=config.handshake,
         description=body.description,
-        options=_options(body, config),
+        options=options,
     )
     kinds.check(subscription)
     return subscription
-
-
-def options_of(config: SubscriptionConfig) -> dict[str, Any]:
-    """The options that were given. Structured mode is none: every kind has it."""
-    found = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
-    for switch in ("create_properties", "dry_run"):
-        if not found[switch]:
-            del found[switch]
-    if config.content_mode == "structured":
-        del found["content_mode"]
-    if config.batch is not None:
-        found["batch"] = config.batch.model_dump()
-    return found
 
 
 def with_sink(body: Body) -> Body:
@@ -226,19 +213,9 @@ def _protocol_errors(body: SubscriptionCreate, kind: str) -> list[FieldError]:
     if of_kind != of_sink:
         detail = f"kind {kind[:100]} is of protocol {of_kind}, and the sink of {of_sink}: leave config.kind out"
         errors.append(FieldError(pointer="/config/kind", code="protocol_mismatch", detail=detail))
-    if of_sink not in SCHEMES:
-        errors += [
-            FieldError(
-                pointer=f"/{SETTINGS}/{name}",
-                code="unknown_field",
-                detail=f"{name} is for brokers: protocol {of_sink} has {'headers and method' if body.sink else 'none'}",
-            )
-            for name in broker_settings(body.protocolsettings)
-        ]
-        if of_sink == "HTTP" and body.sinkcredential is not None and body.sinkcredential.credentialtype == "NKEY":
-            detail = "an NKEY is for NATS"
-            pointer = "/sinkcredential/credentialtype"
-            errors.append(FieldError(pointer=pointer, code="credential_unsuitable", detail=detail))
+    if of_sink == "HTTP" and body.sinkcredential is not None and body.sinkcredential.credentialtype == "NKEY":
+        pointer, detail = "/sinkcredential/credentialtype", "an NKEY is for NATS"
+        errors.append(FieldError(pointer=pointer, code="credential_unsuitable", detail=detail))
     return errors
 
 
@@ -252,14 +229,12 @@ def _check_sink(sink: str, kind: str, context: Context) -> None:
         raise SinkRefused(why, errors=[FieldError(pointer="/sink", code="sink_refused", detail=why)])
 
 
-def broker_settings(given: ProtocolSettings | None) -> dict[str, str]:
-    """The given settings of a broker's protocol."""
-    return {} if given is None else given.model_dump(exclude_none=True, exclude=set(HTTP_SETTINGS))
-
-
-def _options(body: SubscriptionCreate, config: SubscriptionConfig) -> dict[str, Any]:
-    settings = broker_settings(body.protocolsettings)
-    return options_of(config) | ({SETTINGS: settings} if settings else {})
+def options_of(body: SubscriptionCreate, config: SubscriptionConfig, kind: str) -> dict[str, Any]:
+    """The fields that only some kinds have, and the switch for a dry run, as they are stored. Raises InvalidRequest."""
+    given = body.protocolsettings or ProtocolSettings()
+    found = read_fields(kind, "config", config.model_extra or {}, SubscriptionConfig.model_fields)
+    settings = read_fields(kind, SETTINGS, given.model_extra or {}, ProtocolSettings.model_fields)
+    return found | ({SETTINGS: settings} if settings else {}) | ({"dry_run": True} if config.dry_run else {})
 
 
 def _credential(body: SubscriptionCreate, context: Context, before: core.Subscription) -> SinkCredential | None:

@@ -39,6 +39,7 @@ from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.ids import new_id
 from relay.redaction import REDACTED
 from relay.turns import Turns
+from subscribers.common.templates import strictly
 
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0
@@ -255,11 +256,9 @@ async def _requests(
     call: Call, subscription: Subscription, event: Event, recipient: Recipient | None
 ) -> list[dict[str, Any]]:
     """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
-    strict = replace(subscription, options={**subscription.options, "strict": True})
-    asked = strict if "template" in subscription.options else subscription
     try:
         with under("subscription"):
-            steps = await call.ports.dispatcher.requests_of(asked, event, recipient)
+            steps = await call.ports.dispatcher.requests_of(strictly(subscription), event, recipient)
     except (NotRenderable, Unreadable) as error:
         raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
     return [_request_view(call, subscription, one) for one in steps]

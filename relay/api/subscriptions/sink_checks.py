@@ -10,6 +10,7 @@ from relay.api.http.auth import TOKEN_GONE
 from relay.api.http.operations import Call
 from relay.api.http.params import boolean
 from relay.api.subscriptions.checks import awaits_consent
+from relay.api.subscriptions.kind_fields import destination_of, switches_on
 from relay.core.subscriptions.declared import same_credential
 from relay.core.subscriptions.greeting import refusal_of_dial
 from relay.core.subscriptions.subscription import SETTINGS, Subscription
@@ -28,7 +29,7 @@ async def tried(call: Call, subscription: Subscription) -> Mapping[str, str] | N
         return None
     if (found := call.ports.kinds.broker(subscription)) is not None:
         with call.ports.admission.tests.held(call.caller):
-            refused = refusal_of_dial(await call.ports.dial(*found))
+            refused = refusal_of_dial(await call.ports.dial(*found), destination_of(subscription.kind))
         if refused is not None:
             raise refused
         return _still_allowed(call, {})
@@ -50,7 +51,7 @@ def needs_check(after: Subscription, before: Subscription) -> bool:
     """Whether a change makes what was tried before worthless, or asks for properties to be made."""
     if (after.kind, after.reached_by) != (before.kind, before.reached_by):
         return True
-    return "create_properties" in after.options and "create_properties" not in before.options
+    return switches_on(after, before)
 
 
 def same_place(one: Subscription, other: Subscription) -> bool:

@@ -35,6 +35,7 @@ from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, validate
 from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.api.subscriptions.checks import awaits_consent, read_create, read_replace
+from relay.api.subscriptions.kind_fields import place_of
 from relay.api.subscriptions.models import (
     RemovedSubscription,
     Subscription,
@@ -62,7 +63,6 @@ from relay.ids import new_id
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
-_PLACES = ("channel", "record", "object", core.SETTINGS)
 """Options that say where in a sink something arrives."""
 
 
@@ -173,7 +173,7 @@ async def create_subscription(call: Call) -> Response:
 def _place(kinds: Kinds, one: core.Subscription) -> tuple[object, ...]:
     """Where a subscription sends to: a URL, and there a channel, or a portal and what is written into it."""
     portal = kinds.portal(one) if one.kind in kinds.names else None
-    return _comparable(one.sink), portal, *(one.options.get(name) for name in _PLACES)
+    return _comparable(one.sink), portal, *place_of(one)
 
 
 def _made(call: Call, made: core.Subscription) -> Response:

@@ -1,7 +1,7 @@
 """Subscriptions as answers: the core value as JSON."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from relay.api.deliveries.sink_credentials import (
     credential_view,
@@ -10,10 +10,9 @@ from relay.api.http.fields import (
     header_view,
 )
 from relay.api.http.ports import ApiSettings
+from relay.api.subscriptions.kind_fields import shown_fields
 from relay.api.subscriptions.models import (
     Lag,
-    Method,
-    ShownBatch,
     ShownConfig,
     ShownConsent,
     ShownProtocolSettings,
@@ -22,7 +21,6 @@ from relay.api.subscriptions.models import (
 )
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.deliveries import pulls
-from relay.core.deliveries.bundles import batch_limits
 from relay.core.records import Skipped
 from relay.core.subscriptions import subscription as core
 
@@ -36,10 +34,8 @@ def subscription_view(
 ) -> Subscription:
     """A subscription, with the defaults of the settings filled in. `secret` is only shown once, on creation."""
     own_timeout, own_schedule = subscription.timeout_seconds, subscription.retry_schedule_seconds
-    config: ShownConfig = {
+    config: dict[str, Any] = {
         "kind": subscription.kind,
-        "content_mode": subscription.options.get("content_mode", "structured"),
-        "batch": cast("ShownBatch | None", batch_limits(subscription.options)),
         "ordering": subscription.ordering,
         "signature": "both" if subscription.callback else subscription.signature,
         "start": start_view(subscription.start_at),
@@ -47,23 +43,11 @@ def subscription_view(
         "retry_schedule": list(settings.default_retry_schedule_seconds if own_schedule is None else own_schedule),
         "rate_per_second": subscription.rate_per_second,
         "concurrency": subscription.concurrency,
-        "metadata_keys": subscription.options.get("metadata_keys"),
-        "time_zone": subscription.options.get("time_zone"),
-        "channel": subscription.options.get("channel"),
-        "digest_seconds": subscription.options.get("digest_seconds"),
-        "messages_per_minute": subscription.options.get("messages_per_minute"),
-        "template": subscription.options.get("template"),
-        "strict": subscription.options.get("strict"),
-        "record": subscription.options.get("record"),
-        "attach": subscription.options.get("attach"),
-        "unmatched": subscription.options.get("unmatched"),
-        "object": subscription.options.get("object"),
-        "api_version": subscription.options.get("api_version"),
-        "create_properties": subscription.options.get("create_properties", False),
         "portal": subscription.options.get("portal"),
         "dry_run": subscription.options.get("dry_run", False),
         "handshake": subscription.handshake,
         "incidents": subscription.incidents,
+        **shown_fields(subscription, "config"),
     }
     if secret is not None:
         config["secret"] = secret
@@ -76,7 +60,7 @@ def subscription_view(
         "protocol": subscription.protocol,
         "protocolsettings": _settings_view(subscription),
         "sinkcredential": credential_view(subscription.credential),
-        "config": config,
+        "config": cast("ShownConfig", config),
         "description": subscription.description,
         "state": subscription.state,
         "disabled_reason": subscription.disabled_reason,
@@ -97,10 +81,8 @@ def subscription_view(
 def _settings_view(subscription: core.Subscription) -> ShownProtocolSettings:
     if subscription.protocol != "HTTP":
         return cast("ShownProtocolSettings", dict(subscription.options.get(core.SETTINGS) or {}))
-    return {
-        "headers": {name: header_view(name, value) for name, value in subscription.headers},
-        "method": cast("Method", subscription.method),
-    }
+    headers = {name: header_view(name, value) for name, value in subscription.headers}
+    return cast("ShownProtocolSettings", {"headers": headers, "method": subscription.method})
 
 
 def with_skipped(shown: Subscription, skipped: Skipped) -> SubscriptionWithSkipped:
@@ -117,6 +99,7 @@ def _consent_view(consent: core.Consent | None) -> ShownConsent | None:
     if consent is None:
         return None
     return {
+        "granted": consent.granted,
         "origin": consent.origin,
         "rate_per_minute": consent.rate_per_minute,
         "at": to_rfc3339(consent.at),

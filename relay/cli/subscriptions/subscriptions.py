@@ -42,7 +42,7 @@ from relay.core.deliveries.broker import protocol_of
 from relay.core.deliveries.delivery import CREDENTIAL_ERROR
 from relay.core.events.sentences import counted, duration, titled
 from relay.core.subscriptions.declared import pending_words
-from relay.core.subscriptions.subscription import DEFAULT_MESSAGES_PER_MINUTE, PROTOCOLS, PULL, has_failures
+from relay.core.subscriptions.subscription import PROTOCOLS, PULL, has_failures
 from relay.errors import RelayError, UsageError
 
 app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=True)
@@ -466,6 +466,8 @@ def _bundled(config: Mapping[str, Any]) -> str:
     seconds = config.get("digest_seconds")
     if seconds is not None:
         return f" What comes within {duration(seconds)} is one message, a digest; incidents and groups come at once."
+    from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE
+
     cap = config.get("messages_per_minute") or DEFAULT_MESSAGES_PER_MINUTE
     return f" What exceeds {counted(cap, 'message')} a minute comes as one message, a digest."
 

@@ -11,14 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relay.core.deliveries.delivery import RENDER_ERROR, Claimed, Outcome, Response
 
-BATCH_EVENTS = 100
-"""Default of `config.batch.max_events`."""
-BATCH_SECONDS = 5.0
-"""Default of `config.batch.max_seconds`."""
 FREE_SECONDS = 60.0
 """The window in which `free_per_minute` requests are free."""
 REFUSED = frozenset({400, 413, 422})
@@ -55,13 +51,6 @@ class Bundle:
     def always(self) -> bool:
         """True if events of jobs are always bundled."""
         return self.free_per_minute is None or self.free_types is not None
-
-
-def batch_limits(options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """`config.batch` with its defaults, from a subscription's options; None unless its content mode is `batch`."""
-    if options.get("content_mode") != "batch":
-        return None
-    return {"max_events": BATCH_EVENTS, "max_seconds": BATCH_SECONDS, **options.get("batch", {})}
 
 
 class Candidate(NamedTuple):

@@ -32,6 +32,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def enumerated(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def duration(seconds: float) -> str:
     """A duration in the largest unit that it has two of: `90 minutes`, `3 hours`."""
     whole = max(round(seconds), 1)

@@ -9,7 +9,7 @@ from typing import Any
 from relay.core.deliveries.broker import Published
 from relay.core.deliveries.credentials import SinkCredential, stored_token
 from relay.core.deliveries.delivery import CREDENTIAL_ERROR, Outcome, Response
-from relay.core.subscriptions.subscription import FACTS, PORTAL, Subscription
+from relay.core.subscriptions.subscription import PORTAL, Subscription
 from relay.errors import CheckFailed, FieldError
 
 MAX_FACT_CHARACTERS = 100
@@ -23,12 +23,9 @@ _OF_DIAL = {
     "denied": ("permission_missing", "/sinkcredential"),
     "refused": ("sink_refused", "/sink"),
     "extra_missing": ("extra_missing", "/sink"),
-    "unknown_topic": ("sink_incomplete", "/protocolsettings/topicname"),
-    "no_stream": ("sink_incomplete", "/protocolsettings/subject"),
-    "unknown_exchange": ("sink_incomplete", "/protocolsettings/address"),
-    "unroutable": ("sink_incomplete", "/protocolsettings/address"),
+    **dict.fromkeys(("unknown_topic", "no_stream", "unknown_exchange", "unroutable"), ("sink_incomplete", "")),
 }
-"""Per error of a look at a broker: the problem's code, and what it is about."""
+"""Per error of a look at a broker: the problem's code, and what it is about; empty: the destination."""
 _AGAIN = "Nothing was stored: try again later, or add it unchecked with ?check=false"
 
 
@@ -52,20 +49,21 @@ def refusal(outcome: Outcome, response: Response) -> CheckFailed | None:
     return _failed("sink_incomplete", "/sink", f"the sink lacks what deliveries need: {why}")
 
 
-def refusal_of_dial(found: Published) -> CheckFailed | None:
-    """Why a subscription is not stored, given what its broker is like; None if it can be published to."""
+def refusal_of_dial(found: Published, destination: str) -> CheckFailed | None:
+    """Why a subscription is not stored, given what its broker is like; None if it can be published to. `destination`:
+    the pointer to the setting that names it."""
     if found.error is None:
         return None
     code, pointer = _OF_DIAL.get(found.error, ("sink_unreachable", "/sink"))
     detail = found.detail or found.error
     if code in ("sink_unreachable", "sink_incomplete"):
         detail = f"{detail} {_AGAIN}" if detail.endswith("?") else f"{detail}. {_AGAIN}"
-    return _failed(code, pointer, detail)
+    return _failed(code, pointer or destination, detail)
 
 
 def facts_of(remembered: Mapping[str, Any] | None) -> dict[str, str]:
     """The facts among what a greeting remembers: short printable texts."""
-    given = ((name, (remembered or {}).get(name)) for name in FACTS)
+    given = (remembered or {}).items()
     return {name: value for name, value in given if isinstance(value, str) and _is_fact(value)}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from relay.core.deliveries.credentials import SinkCredential
 from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, INCIDENT_EVENTS, SUBSCRIPTION_DISABLED
@@ -10,7 +10,8 @@ from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, INCIDENT_E
 State = Literal["enabled", "paused", "disabled", "pending"]
 Signature = Literal["v1", "v1a", "both"]
 
-Handshake = Literal["off", "required"]
+Handshake = Literal["off", "optional", "required"]
+HANDSHAKES: tuple[Handshake, ...] = ("off", "optional", "required")
 """From the laxest to the strictest."""
 
 Incidents = Literal["off", "collapse", "both"]
@@ -21,19 +22,14 @@ PROTOCOLS: Mapping[str, Protocol] = {"kafka": "KAFKA", "nats": "NATS", "rabbitmq
 """The protocol of each kind that does not send HTTP requests."""
 PULL = "pull"
 """The kind that has no sink."""
-SETTINGS = "protocolsettings"
+SETTINGS: Final = "protocolsettings"
 """Option: the settings of the protocol, for brokers."""
 
 PORTAL = "portal"
 """Option, a fact that is learnt and never set by a user: the customer's account at the vendor of the sink."""
-FACTS = (PORTAL, "api_version")
-"""Options that may be learnt when a sink is greeted. The version of the vendor's API may be set instead."""
 
 _FAILURES = (CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
 """Besides failed jobs, the types of events that incidents are made of."""
-
-DEFAULT_MESSAGES_PER_MINUTE = 20
-"""Messages a minute that a chat gets about one event each. Slack takes about one a second."""
 
 DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 
@@ -55,12 +51,14 @@ class SigningSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """What the sink of a subscription has agreed to.
+    """The result of a handshake with the sink of a subscription.
 
+    granted          False: the sink was asked, did not agree, and does not have to
     origin           the name that this relay used, and uses in every request since
     rate_per_minute  maximum requests per minute that the sink permits; None: no limit
     """
 
+    granted: bool
     origin: str
     at: float
     rate_per_minute: int | None = None
@@ -90,7 +88,7 @@ class Subscription:
     probe_at                while disabled: when its oldest event is tried; None: only `resume` enables it again
     handshake               whether its sink must agree before the first event; the settings have a minimum
     consent                 of its present sink; None: none yet
-    handshake_at            while pending: when the sink is asked
+    handshake_at            while pending: when the sink is asked; None: only `resume` asks it again
     drain_since             when it was enabled after being disabled: its backlog is sent slowly at first
     """
 

@@ -58,13 +58,14 @@ def subscription_of(body: dict[str, Any]) -> Subscription:
     given = SubscriptionCreate.model_validate(body)
     assert given.config is not None
     settings = given.protocolsettings
+    kind = given.config.kind or registry.infer_kind(given.sink)
     subscription = Subscription(
         id="sub_1",
         sink=given.sink,
-        kind=given.config.kind or registry.infer_kind(given.sink),
+        kind=kind,
+        options=options_of(given, given.config, kind),
         types=tuple(full_type(one, known_types([ORIGIN.type_prefix])) or one for one in given.types or ()),
         headers=tuple(((settings and settings.headers) or {}).items()),
-        options=options_of(given.config),
     )
     registry.kind_named(subscription.kind).check(subscription)
     return subscription

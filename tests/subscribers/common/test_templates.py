@@ -16,7 +16,9 @@ from relay.errors import InvalidRequest, NotRenderable
 from relay.installation import install_command
 from subscribers.base import RenderContext
 from subscribers.common import templates
+from subscribers.common.options import CrmOptions
 from subscribers.webhook import Webhook
+from tests.support.kind_checks import check
 
 NOW = 1779271208.0
 ORIGIN = Origin(
@@ -89,7 +91,7 @@ def test_event_with_odd_data_is_rendered(data: dict[str, Any]) -> None:
 def test_webhook_sends_what_the_template_makes() -> None:
     template = {"properties": {"revor_status": "{{ event.status }}", "deal_id": "{{ metadata.deal }}"}}
     subscription = replace(SUBSCRIPTION, options={"template": template}, method="PATCH")
-    Webhook().check(subscription)
+    check(Webhook(), subscription)
     request = Webhook().render(FAILED, subscription, CONTEXT)
     assert orjson.loads(request.body) == {"properties": {"revor_status": "failed", "deal_id": "Example Ltd, renewal"}}
     assert request.headers == (("Content-Type", "application/json"), ("X-Key", "header-secret"))
@@ -124,7 +126,7 @@ def test_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.Mo
     monkeypatch.delattr("relay.expressions.liquid")
     monkeypatch.setitem(sys.modules, "liquid", None)
     with pytest.raises(InvalidRequest) as caught:
-        Webhook().check(replace(SUBSCRIPTION, options={"template": {}}))
+        check(Webhook(), replace(SUBSCRIPTION, options={"template": {}}))
     [error] = caught.value.errors
     assert (error.pointer, error.code) == ("/config/template", "extra_missing")
     assert error.detail == f"templates need the extra templates: {install_command('templates')}"
@@ -145,9 +147,9 @@ def test_fields_that_are_html_escape_what_they_print_and_others_do_not() -> None
         metadata={"deal": "<i>'x' & y</i>", "<b>": 1, "nth": 7, "recipient_name": "A<u>", "many": ["<s>"]},
     )
     subscription = Subscription(id="sub_1", sink="https://crm.example", options={"template": template})
-    found = templates.own_fields(event, subscription, CONTEXT, ("content",))
+    found = templates.own_fields(event, CrmOptions.of(subscription), CONTEXT, ("content",))
     assert (found["subject"], found["number"]) == ("<i>'x' & y</i>", 7)
     first, all_of_it, said, many = found["content"]
     assert first == "<b>&lt;i&gt;&#x27;x&#x27; &amp; y&lt;/i&gt;</b>"
     assert not {"<", ">"} & set(f"{all_of_it}{said}{many}")
-    assert templates.own_fields(event, SUBSCRIPTION, CONTEXT, ("content",)) == {}
+    assert templates.own_fields(event, CrmOptions.of(SUBSCRIPTION), CONTEXT, ("content",)) == {}

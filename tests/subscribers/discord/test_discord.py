@@ -12,6 +12,7 @@ from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
+from tests.support.kind_checks import check
 
 SINK = "https://discord.com/api/webhooks/223704706495545344/3d89bb7572e0fb30d812"
 KIND = registry.kind_named("discord")
@@ -59,7 +60,7 @@ def test_embed_keeps_the_limits_of_discord(filler: str) -> None:
 def test_hosts_of_discord_are_known(host: str) -> None:
     sink = SINK.replace("discord.com", host)
     assert registry.infer_kind(sink) == "discord"
-    KIND.check(Subscription(id="sub_1", sink=sink, kind="discord"))
+    check(KIND, Subscription(id="sub_1", sink=sink, kind="discord"))
     assert "3d89bb7572e0fb30d812" not in KIND.redacted_url(sink)
 
 
@@ -73,8 +74,8 @@ def test_other_hosts_are_webhooks(host: str) -> None:
     [
         ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "custom headers"),
         ({"method": "PATCH"}, "/protocolsettings/method", "only POST"),
-        ({"handshake": "required"}, "/config/handshake", "no handshake"),
-        ({"options": {"colour": "red"}}, "/config/colour", "no colour"),
+        ({"handshake": "optional"}, "/config/handshake", "no handshake"),
+        ({"options": {"colour": "red"}}, "/config/colour", "no field 'colour'"),
         ({"sink": "https://discord.com/channels/1/2"}, "/sink", "under Integrations, Webhooks"),
         ({"sink": f"{SINK}/slack"}, "/sink", "leave out /slack"),
         ({"sink": f"{SINK}/github?wait=true"}, "/sink", "leave out /github"),
@@ -82,7 +83,7 @@ def test_other_hosts_are_webhooks(host: str) -> None:
 )
 def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as refused:
-        KIND.check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": "discord", **changes}))
+        check(KIND, Subscription(**{"id": "sub_1", "sink": SINK, "kind": "discord", **changes}))
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 

@@ -13,6 +13,7 @@ from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, about_the_relay, job_event
+from tests.support.kind_checks import check
 
 ZAPIER = "https://hooks.zapier.com/hooks/catch/123456/abcdef/"
 KIND = registry.kind_named("flat")
@@ -148,7 +149,7 @@ def test_kind_inferred_from_urls_of_catch_hooks(sink: str, kind: str) -> None:
 )
 def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        KIND.check(Subscription(**{"id": "sub_1", "sink": ZAPIER, "kind": "flat", **changes}))
+        check(KIND, Subscription(**{"id": "sub_1", "sink": ZAPIER, "kind": "flat", **changes}))
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 

@@ -20,6 +20,7 @@ from subscribers.hubspot.answers import READ_BYTES, read_answer
 from subscribers.hubspot.questions import EARLIER_SECONDS, MAX_NEWEST, MAX_READ
 from subscribers.hubspot.render import KEY_PROPERTY, MAX_PROPERTIES, MAX_TEXT
 from tests.support.hubspot_account import CONTEXT, NOW, Account, subscription
+from tests.support.kind_checks import check
 from tests.vendors.endpoint import Fault
 from tests.vendors.hubspot import ALL_SCOPES, PORTAL, SCHEMAS, WRITE, Definition
 
@@ -715,9 +716,9 @@ def test_greeting_that_gets_no_answer_is_no_success(operation: str, fault: Fault
     ids=str,
 )
 def test_wrong_subscription_is_refused_with_a_pointer(fields: dict[str, Any], pointer: str) -> None:
-    KIND.check(subscription(options={"record": ["note"], "unmatched": "create", "dry_run": True, "portal": "7"}))
+    check(KIND, subscription(options={"record": ["note"], "unmatched": "create", "dry_run": True, "portal": "7"}))
     with pytest.raises(InvalidRequest) as refused:
-        KIND.check(replace(subscription(), **fields))
+        check(KIND, replace(subscription(), **fields))
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 

@@ -22,6 +22,7 @@ from subscribers.pipedrive import INDEXED_SECONDS, Pipedrive
 from subscribers.pipedrive.answers import READ_BYTES, read_answer
 from tests.subscribers.slack.test_dialogue import job
 from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.kind_checks import check
 from tests.support.scale import scaled
 from tests.vendors import pipedrive as stand_in
 from tests.vendors.endpoint import Fault
@@ -601,7 +602,7 @@ def test_answer_is_judged_by_status_and_body(response: Response, verdict: str, r
 )
 def test_setting_that_does_not_fit_is_refused_where_it_is(changes: dict[str, Any], pointer: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        KIND.check(replace(pipedrive(), **changes))
+        check(KIND, replace(pipedrive(), **changes))
     assert pointer in [error.pointer for error in refused.value.errors]
 
 

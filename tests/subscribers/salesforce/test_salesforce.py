@@ -27,6 +27,7 @@ from subscribers.salesforce.answers import (
     usage_of,
 )
 from subscribers.salesforce.requests import soql_text
+from tests.support.kind_checks import check
 from tests.vendors.endpoint import Answer
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org
@@ -140,7 +141,7 @@ def test_template_changes_and_removes_fields() -> None:
     contact = org.add("Contact", LastName="Ng")
     template = {"Status__c": "lost: {{ job.error.code }}", "Details__c": None, "Account__c": "{{ metadata.owner }}"}
     of = subscription(api_version="60.0", template=template)
-    KIND.check(of)
+    check(KIND, of)
     deliver(org, event(contact_id=contact), of)
     [row] = org.rows()
     assert (row["Status__c"], row["Account__c"], "Details__c" in row) == ("lost: sample_error", "Kim", False)
@@ -589,5 +590,5 @@ MISTAKES: list[tuple[Subscription, str]] = [
 )
 def test_mistakes_are_named_with_their_place(given: Subscription, pointer: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        KIND.check(given)
+        check(KIND, given)
     assert [error.pointer for error in refused.value.errors] == [pointer]

@@ -22,6 +22,7 @@ from subscribers.base import RenderContext
 from subscribers.common.edited_messages import message_key
 from subscribers.slack.dialogue import SLACK_BOT, read_answer
 from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.kind_checks import check
 from tests.support.scale import scaled
 from tests.support.slack_check import check_message
 from tests.vendors.slack_web import POST, TOKEN, UPDATE, Fault, Post, SlackWeb
@@ -468,7 +469,7 @@ def test_any_memory_can_be_continued(memory: Mapping[str, Any]) -> None:
 
 def problems(subscription: Subscription) -> list[tuple[str, str]]:
     try:
-        SLACK.check(subscription)
+        check(SLACK, subscription)
     except InvalidRequest as error:
         return [(one.pointer, one.code) for one in error.errors]
     return []
@@ -482,7 +483,11 @@ def test_channel_is_an_id_or_a_name(channel: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "channel", ["", "#", "C0123 4567", "General", "a b", "a.b", "x" * 81, "<!channel>", "a\n", 7, ["C0123456789"]]
+    ("channel", "code"),
+    [
+        *((one, "invalid") for one in ("#", "C0123 4567", "General", "a b", "a.b", "x" * 81, "<!channel>", "a\n")),
+        *(("", "too_short"), (7, "wrong_type"), (["C0123456789"], "wrong_type")),
+    ],
 )
-def test_channel_of_another_form_is_refused(channel: Any) -> None:
-    assert problems(bot(channel=channel)) == [("/config/channel", "invalid")]
+def test_channel_of_another_form_is_refused(channel: Any, code: str) -> None:
+    assert problems(bot(channel=channel)) == [("/config/channel", code)]

@@ -15,6 +15,7 @@ from relay.errors import InvalidRequest
 from subscribers import registry, wording
 from subscribers.base import RenderContext
 from subscribers.slack import render as slack_blocks
+from tests.support.kind_checks import check
 
 NOW = 1779271208.0
 SINK = "https://hooks.slack.com/services/T0/B0/secret"
@@ -167,10 +168,10 @@ def test_outcomes_follow_slacks_rules(status: int, body: bytes, outcome: Outcome
     ],
 )
 def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
-    KIND.check(SUBSCRIPTION)
+    check(KIND, SUBSCRIPTION)
     values: dict[str, Any] = {"id": "sub_1", "sink": SINK, "kind": "slack"}
     with pytest.raises(InvalidRequest) as caught:
-        KIND.check(Subscription(**(values | changes)))
+        check(KIND, Subscription(**(values | changes)))
     assert [error.pointer for error in caught.value.errors] == [pointer]
     assert "secret" not in str(caught.value)
 

@@ -12,6 +12,7 @@ from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
+from tests.support.kind_checks import check
 
 SINK = "https://hooks.slack.com/triggers/T0123456789/3141592653589/c6e6c0d868b3054ca0f4611a5dbadaf"
 KIND = registry.kind_named("slack_workflow")
@@ -67,7 +68,7 @@ def test_variables_mention_nobody_where_a_workflow_puts_them_into_a_message() ->
 )
 def test_kind_is_inferred_from_the_path(sink: str, kind: str) -> None:
     assert registry.infer_kind(sink) == kind
-    registry.kind_named(kind).check(Subscription(id="sub_1", sink=sink, kind=kind))
+    check(registry.kind_named(kind), Subscription(id="sub_1", sink=sink, kind=kind))
 
 
 @pytest.mark.parametrize(
@@ -77,12 +78,12 @@ def test_kind_is_inferred_from_the_path(sink: str, kind: str) -> None:
         ("slack", {"sink": SINK}, "/sink", "use the kind slack_workflow"),
         ("slack_workflow", {"method": "PUT"}, "/protocolsettings/method", "only POST"),
         ("slack_workflow", {"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "headers"),
-        ("slack_workflow", {"options": {"colour": "red"}}, "/config/colour", "no colour"),
+        ("slack_workflow", {"options": {"colour": "red"}}, "/config/colour", "no field 'colour'"),
     ],
 )
 def test_unsupported_settings_are_refused(kind: str, changes: dict[str, Any], pointer: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as refused:
-        registry.kind_named(kind).check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": kind, **changes}))
+        check(registry.kind_named(kind), Subscription(**{"id": "sub_1", "sink": SINK, "kind": kind, **changes}))
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 

@@ -13,6 +13,7 @@ from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
+from tests.support.kind_checks import check
 
 WORKFLOW = "/workflows/0123456789abcdef/triggers/manual/paths/invoke"
 QUERY = "?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=secret"
@@ -97,7 +98,7 @@ def test_message_stays_below_28_kb(filler: str) -> None:
 def test_urls_of_workflows_are_known(sink: str) -> None:
     assert registry.infer_kind(sink) == "teams"
     assert refusal_of_url(sink, GuardPolicy()) is None
-    KIND.check(Subscription(id="sub_1", sink=sink, kind="teams"))
+    check(KIND, Subscription(id="sub_1", sink=sink, kind="teams"))
     shown = KIND.redacted_url(sink)
     assert shown.endswith("/…")
     assert "0123456789abcdef" not in shown
@@ -128,7 +129,7 @@ def test_other_urls_are_webhooks(sink: str) -> None:
 )
 def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        KIND.check(Subscription(**{"id": "sub_1", "sink": SINK, "kind": "teams", **changes}))
+        check(KIND, Subscription(**{"id": "sub_1", "sink": SINK, "kind": "teams", **changes}))
     assert [error.pointer for error in refused.value.errors] == [pointer]
 
 

@@ -10,6 +10,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from relay.redaction import redacted_url
 from subscribers import base, registry
+from tests.support.kind_checks import check
 
 EVENT = Event(
     id="evt_1", source="/s", type="a.job.failed", subject="1", time=1.0, recorded_at=1.0, body=b'{"id": "evt_1" }\n'
@@ -114,7 +115,7 @@ def test_batch_is_an_array_of_the_stored_bytes() -> None:
 )
 def test_invalid_methods_headers_and_options_are_refused(changes: dict[str, object], pointer: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        WEBHOOK.check(subscription(**changes))
+        check(WEBHOOK, subscription(**changes))
     assert [(error.pointer, error.code) for error in caught.value.errors] == [(pointer, code)]
     assert caught.value.status == 422
 

@@ -77,7 +77,7 @@ def crm_subscription(*types: str) -> Subscription:
 
 
 def test_crm_takes_types_of_other_programs_but_not_those_about_nobody():
-    assert crm.common_errors(crm_subscription("com.acme.order.paid"), "Pipedrive", "", ()) == []
+    assert crm.common_errors(crm_subscription("com.acme.order.paid"), "Pipedrive", "") == []
     for type in ("relay.source.down", "ai.revor.account.removed"):
-        (error,) = crm.common_errors(crm_subscription(type), "Pipedrive", "", ())
+        (error,) = crm.common_errors(crm_subscription(type), "Pipedrive", "")
         assert (error.pointer, error.code) == ("/types", "types_unsuitable")

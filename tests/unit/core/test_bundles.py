@@ -11,7 +11,6 @@ from relay.core.deliveries.bundles import (
     Candidate,
     FreeRequests,
     Room,
-    batch_limits,
     in_order,
     message_id,
     outcome_of_bundle,
@@ -42,13 +41,6 @@ def bundle(
         free_types=types,
         own_outcomes=own,
     )
-
-
-def test_limits_of_a_batch_have_defaults() -> None:
-    assert batch_limits({}) is batch_limits({"content_mode": "binary"}) is None
-    assert batch_limits({"content_mode": "batch"}) == {"max_events": 100, "max_seconds": 5.0}
-    given = {"max_events": 7, "max_seconds": 0.5}
-    assert batch_limits({"content_mode": "batch", "batch": given}) == given
 
 
 def candidate(name: str, *, size: int = 10, free: bool = True) -> Candidate:

@@ -71,21 +71,21 @@ def test_a_pause_that_the_sink_asks_for_is_passed_on(asked, header) -> None:
     ],
 )
 def test_broker_that_cannot_be_published_to_is_a_refusal(error, code, pointer) -> None:
-    found = refusal_of_dial(Published(error=error))
+    found = refusal_of_dial(Published(error=error), "/protocolsettings/subject")
     assert found is not None
     assert (found.code, found.errors[0].pointer, found.errors[0].detail[: len(error)]) == (code, pointer, error)
     assert found.status == (502 if code == "sink_unreachable" else 422)
 
 
 def test_broker_that_can_be_published_to_is_none() -> None:
-    assert refusal_of_dial(Published()) is None
+    assert refusal_of_dial(Published(), "") is None
 
 
 @pytest.mark.parametrize(
     ("remembered", "facts"),
     [
         (None, {}),
-        ({"portal": "123", "api_version": "62.0", "other": "x"}, {"portal": "123", "api_version": "62.0"}),
+        ({"portal": "123", "version": "62.0"}, {"portal": "123", "version": "62.0"}),
         ({"portal": 123, "api_version": ""}, {}),
         ({"portal": "x" * 101, "api_version": "62\n0"}, {}),
     ],

@@ -9,8 +9,6 @@ from relay.core.events.event import Event, Origin
 from relay.core.samples import sample_event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import NotRenderable
-from relay.node.sink_kinds import names_somebody
-from subscribers import registry
 from subscribers.pipedrive import Pipedrive
 from subscribers.webhook import Webhook
 
@@ -39,9 +37,8 @@ def event(**metadata: Any) -> Event:
 
 
 @pytest.mark.parametrize("unmatched", ["skip", "create", "fail"])
-def test_an_event_names_somebody_by_its_metadata(monkeypatch: pytest.MonkeyPatch, unmatched: str) -> None:
-    monkeypatch.setattr(registry, "kind_named", lambda name: Pipedrive())
-    names = names_somebody(subscription(unmatched=unmatched))
+def test_an_event_names_somebody_by_its_metadata(unmatched: str) -> None:
+    names = Pipedrive().names_somebody(subscription(unmatched=unmatched))
     assert names is not None
     assert names(event(deal_id=7))
     assert names(event(email="jane@example.com"))
@@ -49,12 +46,11 @@ def test_an_event_names_somebody_by_its_metadata(monkeypatch: pytest.MonkeyPatch
     assert not names(event(email="nobody"))
 
 
-def test_a_sink_that_looks_for_nobody_has_no_such_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "kind_named", lambda name: Webhook())
-    assert names_somebody(subscription()) is None
+def test_a_sink_that_looks_for_nobody_has_no_such_count() -> None:
+    assert Webhook().names_somebody(subscription()) is None
 
 
-def test_an_event_that_a_template_cannot_render_names_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_that_a_template_cannot_render_names_somebody() -> None:
     class Broken(Pipedrive):
         def dialogue(self, subscription: Subscription) -> Any:
             def steps(*_: Any) -> Any:
@@ -63,7 +59,6 @@ def test_an_event_that_a_template_cannot_render_names_somebody(monkeypatch: pyte
 
             return type("Steps", (), {"steps": staticmethod(steps)})
 
-    monkeypatch.setattr(registry, "kind_named", lambda name: Broken())
-    names = names_somebody(subscription())
+    names = Broken().names_somebody(subscription())
     assert names is not None
     assert names(event())
