@@ -5,6 +5,7 @@ A part stands between `<!-- begin generated: NAME … -->` and `<!-- end generat
 while a committed part differs from what this program would write. `--check` only names the files that differ.
 """
 
+import ast
 import json
 import re
 import sys
@@ -347,12 +348,52 @@ def _type(schema: Json, *, whole: bool = False) -> str:
     return "any JSON"
 
 
+def error_codes() -> str:
+    """Every code of the API that stands in the source: by status, then those of single fields."""
+    found: dict[str, set[str]] = {}
+    for error in _error_classes():
+        found.setdefault(str(error.status), set()).add(error.code)
+    statuses = {error.__name__: str(error.status) for error in _error_classes()}
+    for call in _calls():
+        named = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
+        code, status = named.get("code"), named.get("status")
+        if isinstance(code, str) and code:
+            name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+            of_field = name in ("FieldError", "invalid_parameter")
+            if of_field or name in statuses:
+                found.setdefault("a field" if of_field else str(status or statuses[name]), set()).add(code)
+    from relay.api.http.validation import _CODES, _OWN_CODES
+
+    fields = found.pop("a field") | set(_CODES.values()) | _OWN_CODES | {"wrong_type", "invalid"}
+    rows = [[status, ", ".join(f"`{code}`" for code in sorted(codes))] for status, codes in sorted(found.items())]
+    named_fields = ", ".join(f"`{code}`" for code in sorted(fields))
+    return f"{table(('status', 'codes'), rows)}\n\nCodes in `errors[]`: {named_fields}."
+
+
+def _error_classes() -> list[Any]:
+    import relay.api.app  # noqa: F401  # defines the last of them
+    from relay.errors import RequestError
+
+    classes: list[Any] = [RequestError]
+    for error in classes:
+        classes += error.__subclasses__()
+    return [error for error in classes if error.__module__.startswith("relay.")]
+
+
+def _calls() -> Iterator[ast.Call]:
+    for folder in ("relay", "subscribers"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if "sandbox" not in path.parts and "proxy" not in path.parts:
+                yield from (one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Call))
+
+
 PARTS = {
     "settings": settings,
     "metrics": metrics,
     "commands": commands,
     "api": api,
     "api-reference": api_reference,
+    "error-codes": error_codes,
 }
 
 

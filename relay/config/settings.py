@@ -260,7 +260,7 @@ class DeliverySettings(Section):
     )
 
 
-Handshake = Literal["off", "optional", "required"]
+Handshake = Literal["off", "required"]
 
 
 class SecuritySettings(Section):

@@ -239,10 +239,8 @@ class Dispatcher:
         asking = asyncio.get_running_loop().create_task(self.handshakes.run())
         try:
             await self._scan()
-        except asyncio.CancelledError:
-            asking.cancel()  # ends by itself only after `stop()`
-            raise
         finally:
+            asking.cancel()  # its turns expire
             await asyncio.gather(asking, return_exceptions=True)
 
     async def _scan(self) -> None:
@@ -312,16 +310,15 @@ class Dispatcher:
         await self._tasks.drain()
 
     def cut_off(self) -> None:
-        """Cancels all attempts and handshakes in flight."""
+        """Cancels all attempts in flight."""
         self._tasks.cancel()
-        self.handshakes.tasks.cancel()
 
     async def stop(self, timeout_seconds: float) -> None:
         """Stops claiming, releases unsent deliveries at once, and finishes those in flight within `timeout_seconds`.
         The rest keep their leases: they may have arrived."""
         self.slots.close()
         self.shared.due.set()
-        await asyncio.gather(self._tasks.finish(timeout_seconds), self.handshakes.stop(timeout_seconds))
+        await self._tasks.finish(timeout_seconds)
 
     # --- 1. refresh
 

@@ -287,7 +287,7 @@ class Worker:
         else:
             request = kind.render_bundle(events, subscription, self.context)
         headers = request.headers
-        if subscription.consent is not None and subscription.consent.granted:
+        if subscription.consent is not None:
             headers += ((REQUEST_ORIGIN, subscription.consent.origin),)
         if kind.signed:
             id = message_id([event.id for event in events])

@@ -110,7 +110,6 @@ class Store:
         await self.replays.free_all()
         await self.idempotency.free_all()
         await self.intents.all_cut_off()
-        await self.handshakes.free_all(now)
         await self.memories.free_all()
 
     def clock(self, clock: Clock) -> Clock:

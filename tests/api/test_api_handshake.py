@@ -1,7 +1,5 @@
 """`config.handshake` and the state `pending`."""
 
-import pytest
-
 from relay.core.subscriptions.subscription import Consent
 from tests.support.api_world import HOOK, NOW, SLACK
 
@@ -19,18 +17,19 @@ async def stored(world, made):
 
 
 async def granted(world, made, rate=None):
-    consent = Consent(granted=True, origin="relay.example", at=world.now, rate_per_minute=rate)
-    assert await world.store.handshakes.end_handshake(await stored(world, made), consent, "the sink has consented")
+    consent, until = Consent(origin="relay.example", at=world.now, rate_per_minute=rate), world.now + 60
+    assert await world.store.handshakes.take_turn(made["id"], world.now, until)
+    reason = "the sink has consented"
+    assert await world.store.handshakes.end_turn(made["id"], until, world.now, reason, consent, None)
 
 
 def state(document):
     return {name: document[name] for name in ("state", "state_reason", "disabled_reason", "next_handshake_at")}
 
 
-@pytest.mark.parametrize("mode", ["optional", "required"])
-async def test_subscription_is_pending_until_its_sink_was_asked(client, world, mode):
-    made = await create(client, config={"handshake": mode})
-    assert made["config"]["handshake"] == mode
+async def test_subscription_is_pending_until_its_sink_agrees(client, world):
+    made = await create(client, config={"handshake": "required"})
+    assert made["config"]["handshake"] == "required"
     assert state(made) == {
         "state": "pending",
         "state_reason": WAITS,
@@ -42,7 +41,6 @@ async def test_subscription_is_pending_until_its_sink_was_asked(client, world, m
     shown = (await client.get(f"/v1/subscriptions/{made['id']}")).json()
     assert (shown["state"], shown["next_handshake_at"]) == ("enabled", None)
     assert shown["consent"] == {
-        "granted": True,
         "origin": "relay.example",
         "rate_per_minute": 120,
         "at": "2027-01-15T08:00:00.000Z",
@@ -53,7 +51,6 @@ async def test_setting_is_a_minimum(open_client):
     client = open_client(handshake="required")
     assert (await create(client))["state"] == "pending"
     assert (await create(client, config={"handshake": "off"}))["state"] == "pending"
-    assert (await create(client, config={"handshake": "optional"}))["state"] == "pending"
     assert (await create(client, sink=SLACK))["state"] == "enabled", "Slack answers no handshake"
     fake = await create(client, sink="https://victim.example/", config={"kind": "slack"})
     assert fake["state"] == "pending", "the kind alone proves nothing"
@@ -65,34 +62,38 @@ async def test_nothing_is_sent_before_consent_and_not_by_a_test_either(client, w
     for action in ("", "/pause"):
         if action:
             assert (await client.post(path + action)).json()["state"] == "paused"
-        refused = await client.post(f"{path}/test")
-        assert (refused.status_code, refused.json()["code"]) == (409, "no_consent")
+        answer = await client.post(f"{path}/test")
+        assert (answer.status_code, answer.json()["code"]) == (409, "no_consent")
     assert world.dispatcher.tested == []
+    assert (await client.post(f"{path}/resume")).json()["state"] == "pending"
     await granted(world, made)
     assert (await client.post(f"{path}/test")).status_code == 200
+
+
+async def refused(world, made):
+    """The sink was asked and has not agreed."""
+    assert await world.store.handshakes.take_turn(made["id"], NOW, NOW + 60)
+    reason = f"{WAITS}: it answered 405"
+    assert await world.store.handshakes.end_turn(made["id"], NOW + 60, NOW + 1, reason, None, NOW + 86_400)
 
 
 async def test_resume_asks_again_and_enables_only_with_consent(client, world):
     made = await create(client, config={"handshake": "required"})
     path = f"/v1/subscriptions/{made['id']}"
-    found = await stored(world, made)
-    assert await world.store.handshakes.handshake_turn(made["id"], NOW, NOW + 60)
-    await world.store.handshakes.postpone_handshake(made["id"], NOW + 60, None, "no consent within a day: …")
+    await refused(world, made)
     shown = (await client.get(path)).json()
     assert (shown["state"], shown["state_reason"], shown["next_handshake_at"]) == (
         "pending",
-        "no consent within a day: …",
-        None,
+        f"{WAITS}: it answered 405",
+        "2027-01-16T08:00:00.000Z",
     )
-    world.now += 90_000
+    world.now += 3_600
     again = (await client.post(f"{path}/resume")).json()
     assert (again["state"], again["state_reason"]) == ("pending", WAITS)
-    assert again["next_handshake_at"] == again["state_since"] == "2027-01-16T09:00:00.000Z"
+    assert again["next_handshake_at"] == again["state_since"] == "2027-01-15T09:00:00.000Z"
     await client.post(f"{path}/pause")
     assert (await client.post(f"{path}/resume")).json()["state"] == "pending"
-    await world.store.handshakes.end_handshake(
-        found, Consent(granted=True, origin="x", at=world.now), "the sink has consented"
-    )
+    await granted(world, made)
     await client.post(f"{path}/pause")
     resumed = (await client.post(f"{path}/resume")).json()
     assert (resumed["state"], resumed["state_reason"]) == ("enabled", "resumed by hand")

@@ -313,7 +313,7 @@ async def give_secrets(world: World) -> None:
     ):
         await world.subscribe(f"/fail/{credential['credentialtype'].lower()}", sinkcredential=credential)
     await world.subscribe("/gone")
-    await world.subscribe("/fail/handshake", config={"handshake": "optional"})
+    await world.subscribe("/fail/handshake", config={"handshake": "required"})
     for name in ("crm", "gone"):
         made = await world.call("POST", "/v1/tokens", {"name": name, "scopes": ["read"]}, shows=True)
         world.canaries.add(f"token {name} of the database", made["token"])

@@ -197,7 +197,7 @@ async def test_relay_that_is_killed_during_a_handshake_asks_again_and_loses_noth
 async def _subscribed(world: RelayWorld, sink: Sink) -> str:
     """The id of a subscription whose relay may die before it answers."""
     with contextlib.suppress(aiohttp.ClientError):
-        await subscribe(world, sink, handshake="required")
+        await subscribe(world, sink, handshake="required", timeout_seconds=1.0)
     await world.ended()
     await world.serve()
     (one,) = (await world.get("/v1/subscriptions"))["items"]

@@ -92,9 +92,9 @@ async def subscribe(world: World, **settings: Any) -> Subscription:
 async def ask(world: World, node: Handshakes | None = None) -> float:
     """One round of handshakes, to its end. Returns the seconds until the next one."""
     node = node or world.dispatcher.handshakes
-    await node.run_once()
-    await node.tasks.drain()
-    return await node.run_once()
+    while not (wait_seconds := await node.run_once()):
+        pass
+    return wait_seconds
 
 
 async def standing(world: World, made: Subscription) -> Subscription:
@@ -118,7 +118,7 @@ async def test_events_wait_until_the_sink_has_consented(tmp_path):
         found = await standing(world, made)
         assert (found.state, found.state_reason) == ("enabled", "the sink has consented")
         assert found.consent is not None
-        assert (found.consent.granted, found.consent.origin, found.consent.at) == (True, ORIGIN, world.clock())
+        assert (found.consent.origin, found.consent.at) == (ORIGIN, world.clock())
         assert receivers.methods() == ["OPTIONS"]
         await world.deliver()
         await event(world, "after")
@@ -176,27 +176,25 @@ async def test_sink_that_is_not_reached_is_asked_once_a_round(tmp_path):
         assert "no answer (refused" in str((await standing(world, made)).state_reason)
 
 
-async def test_sink_is_asked_for_a_day_and_then_only_when_resumed(tmp_path):
+async def test_sink_is_asked_at_growing_intervals_for_a_day_and_then_once_a_day(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
         await event(world, "job")
-        rounds = 0
-        while (await standing(world, made)).handshake_at is not None:
-            world.clock.advance(max((await standing(world, made)).handshake_at - world.clock(), 0))
+        pauses = []
+        for _ in range(40):
+            asked_at = world.clock()
             await ask(world)
-            rounds += 1
-        assert 30 <= rounds <= 40
+            next_at = (await standing(world, made)).handshake_at
+            pauses.append(next_at - asked_at)
+            world.clock.advance(next_at - asked_at)
+        assert pauses[0] == 5
+        assert set(pauses[15:25]) == {3600}
+        assert sum(pauses[:-1]) > PERIOD_SECONDS
+        assert pauses[-1] == PERIOD_SECONDS
         found = await standing(world, made)
-        assert found.state == "pending"
-        assert str(found.state_reason).startswith("no consent within a day: it answered 405")
-        assert "resume asks again" in str(found.state_reason)
-        before = len(receivers.requests)
-        world.clock.advance(7 * 86_400)
-        await ask(world)
-        assert len(receivers.requests) == before
-        assert receivers.events == []
+        assert (found.state, receivers.events) == ("pending", [])
+        assert str(found.state_reason).startswith("waits for the sink's consent: it answered 405")
         receivers.consents()
-        await world.store.subscriptions.set_state(made.id, "pending", world.clock(), "waits for the sink's consent")
         await ask(world)
         await world.deliver()
         assert len(receivers.events) == 1
@@ -234,32 +232,6 @@ async def test_rate_that_makes_no_sense_is_no_consent(tmp_path, rate):
         receivers.consents(rate=rate)
         await ask(world)
         assert (await standing(world, made)).state == "pending"
-
-
-async def test_optional_handshake_asks_once_and_goes_on(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world, handshake="optional")
-        await event(world, "job")
-        assert receivers.events == []
-        await ask(world)
-        found = await standing(world, made)
-        assert found.state == "enabled"
-        assert str(found.state_reason).startswith("goes on without consent: it answered 405")
-        assert found.consent is not None
-        assert not found.consent.granted
-        await world.deliver()
-        await world.restart()
-        await event(world, "another")
-        assert receivers.methods() == ["OPTIONS", "POST", "POST"]
-        assert "WebHook-Request-Origin" not in dict(receivers.events[0].headers)
-
-
-async def test_optional_handshake_obeys_a_rate(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world, handshake="optional")
-        receivers.consents(rate="60")
-        await ask(world)
-        assert (await standing(world, made)).allowed_per_second == 1.0
 
 
 # --- changes
@@ -331,12 +303,12 @@ async def test_answer_that_comes_after_the_sink_was_changed_is_no_consent_to_the
         made = await subscribe(world)
         receivers.consents()
         receivers.gate = asyncio.Event()
-        await world.dispatcher.handshakes.run_once()
+        asking = asyncio.ensure_future(world.dispatcher.handshakes.run_once())
         await receivers.asked.wait()
         moved = replace(await standing(world, made), sink="https://moved.test/")
         await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
         receivers.gate.set()
-        await world.dispatcher.handshakes.tasks.drain()
+        await asking
         found = await standing(world, made)
         assert (found.state, found.consent) == ("pending", None)
 
@@ -347,37 +319,36 @@ async def test_sink_that_was_changed_before_the_turn_is_the_one_that_is_asked(tm
         world.clock.advance(86_400)
         moved = replace(made, sink="https://moved.test/")
         await world.store.subscriptions.replace(moved, world.clock(), lambda one: True)
-        await world.dispatcher.handshakes._ask_in_turn(made)
+        await world.dispatcher.handshakes._ask(made)
         assert {request.url.partition("?")[0] for request in receivers.requests} == {"https://moved.test/"}
         found = await standing(world, made)
         assert found.handshake_at == world.clock() + 5, "asked again: it was asked for the first time"
 
 
-async def test_subscription_that_is_paused_meanwhile_stays_paused_and_keeps_the_consent(tmp_path):
+async def test_subscription_that_is_paused_meanwhile_stays_paused_and_is_asked_again(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
         receivers.consents()
         receivers.gate = asyncio.Event()
-        await world.dispatcher.handshakes.run_once()
+        asking = asyncio.ensure_future(world.dispatcher.handshakes.run_once())
         await receivers.asked.wait()
         await world.store.subscriptions.set_state(made.id, "paused", world.clock(), "paused by hand")
         receivers.gate.set()
-        await world.dispatcher.handshakes.tasks.drain()
+        await asking
         found = await standing(world, made)
-        assert (found.state, found.state_reason) == ("paused", "paused by hand")
-        assert found.consent is not None
+        assert (found.state, found.state_reason, found.consent) == ("paused", "paused by hand", None)
 
 
 async def test_result_of_a_handshake_does_not_undo_a_resume(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
         receivers.gate = asyncio.Event()
-        await world.dispatcher.handshakes.run_once()
+        asking = asyncio.ensure_future(world.dispatcher.handshakes.run_once())
         await receivers.asked.wait()
         world.clock.advance(3)
         await world.store.subscriptions.set_state(made.id, "pending", world.clock(), "waits for the sink's consent")
         receivers.gate.set()
-        await world.dispatcher.handshakes.tasks.drain()
+        await asking
         assert (await standing(world, made)).handshake_at == world.clock()
 
 
@@ -409,30 +380,16 @@ async def test_lowered_minimum_enables_what_waits(tmp_path):
         assert (found.state, found.state_reason, receivers.requests) == ("enabled", "needs no consent", [])
 
 
-@pytest.mark.parametrize(
-    ("own", "minimum", "reason"),
-    [
-        ("off", "off", "needs no consent"),
-        ("off", "optional", "goes on without consent"),
-        ("optional", "off", "goes on without consent"),
-    ],
-)
-async def test_lowered_minimum_enables_what_is_asked_no_more(tmp_path, own, minimum, reason):
+async def test_lowered_minimum_enables_what_was_asked_for_long(tmp_path):
     async with open_receivers(tmp_path, handshake="required") as (world, _):
-        made = await subscribe(world, handshake=own)
+        made = await subscribe(world, handshake="off")
         world.clock.advance(PERIOD_SECONDS)
         await ask(world)
-        found = await standing(world, made)
-        assert (found.state, found.handshake_at) == ("pending", None)
-        await world.step(3_600)
-        await ask(world)
-        assert (await standing(world, made)).state == "pending"
-        world.dispatcher.configure(replace(world.dispatcher.shared.settings, handshake=minimum))
-        world.store.subscriptions.changed()  # as after a start
-        await world.step(1)
+        world.dispatcher.configure(replace(world.dispatcher.shared.settings, handshake="off"))
+        await world.step(PERIOD_SECONDS)
         await ask(world)
         found = await standing(world, made)
-        assert (found.state, found.state_reason.startswith(reason)) == ("enabled", True)
+        assert (found.state, found.state_reason) == ("enabled", "needs no consent")
 
 
 async def test_callback_is_asked_once_before_its_first_event(tmp_path):
@@ -464,7 +421,6 @@ async def test_one_node_at_a_time_asks_a_sink(tmp_path):
         await subscribe(world)
         nodes = [world.dispatcher.handshakes, world._new_dispatcher().handshakes, world._new_dispatcher().handshakes]
         await asyncio.gather(*(node.run_once() for node in nodes))
-        await asyncio.gather(*(node.tasks.drain() for node in nodes))
         assert receivers.methods() == ["OPTIONS"]
 
 
@@ -487,7 +443,7 @@ async def test_subscription_that_is_paused_before_it_is_enabled_without_consent_
         made = await subscribe(world, handshake="off")
         world.clock.advance(WAIVE_SECONDS)
         await world.store.subscriptions.set_state(made.id, "paused", world.clock(), "paused by hand")
-        await world.dispatcher.handshakes._ask_in_turn(made)
+        await world.dispatcher.handshakes._ask(made)
         assert (await standing(world, made)).state == "paused"
 
 
@@ -501,8 +457,9 @@ async def test_node_that_dies_between_consent_and_state_loses_nothing(tmp_path, 
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(world.store.handshakes, "end_handshake", dies)
-            await ask(world)
+            patch.setattr(world.store.handshakes, "end_turn", dies)
+            with pytest.raises(RuntimeError):
+                await ask(world)
         assert (await standing(world, made)).state == "pending"
         await world.restart()
         await ask(world)
@@ -518,48 +475,32 @@ async def test_database_error_is_tried_again(tmp_path, monkeypatch):
     async with open_receivers(tmp_path) as (world, receivers):
         await subscribe(world)
         node, failures = world.dispatcher.handshakes, [StoreError("locked"), ValueError("odd")]
-        real = world.store.handshakes.due_handshakes
+        real = world.store.handshakes.pending
 
         async def failing(*arguments: Any, **options: Any) -> Any:
             if failures:
                 raise failures.pop()
             return await real(*arguments, **options)
 
-        monkeypatch.setattr(world.store.handshakes, "due_handshakes", failing)
+        monkeypatch.setattr(world.store.handshakes, "pending", failing)
         monkeypatch.setattr("relay.delivery.handshakes.RETRY_SECONDS", 0.0)
         running = asyncio.ensure_future(node.run())
         await receivers.asked.wait()
-        await node.stop(1.0)
-        await running
+        running.cancel()
+        await asyncio.wait([running])
 
 
-async def test_database_error_during_a_handshake_ends_only_that_one(tmp_path, monkeypatch):
-    async with open_receivers(tmp_path) as (world, _):
-        made = await subscribe(world)
-
-        async def failing(*arguments: Any) -> None:
-            raise StoreError("locked")
-
-        monkeypatch.setattr(world.store.handshakes, "postpone_handshake", failing)
-        assert await ask(world) > 0
-        assert not world.dispatcher.handshakes._asking
-        assert (await standing(world, made)).state == "pending"
-
-
-async def test_many_urls_of_one_host_use_one_place_and_do_not_keep_others_waiting(tmp_path):
+async def test_many_urls_of_one_host_do_not_keep_others_waiting(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         for nth in range(250):
             await subscribe(world, sink=f"https://flooded.test/{nth}")
         await subscribe(world, sink="https://other.test/")
-        receivers.gate = asyncio.Event()
         node = world.dispatcher.handshakes
-        while await node.run_once() == 0:
-            pass
-        assert len(node._asking) == 2
+        assert [await node.run_once() for _ in range(2)] == [0, 0]
+        hosts = [request.url.split("/")[2] for request in receivers.requests]
+        assert sorted(hosts) == ["flooded.test", "flooded.test", "other.test"]
         for nth in range(2 * MAX_ASKING):
             await subscribe(world, sink=f"https://host-{nth}.test/")
         await node.run_once()
         await node.run_once()
-        assert len(node._asking) == MAX_ASKING
-        receivers.gate.set()
-        await node.tasks.drain()
+        assert len(receivers.requests) - len(hosts) <= 2 * MAX_ASKING

@@ -118,11 +118,12 @@ class Storm:
 
     async def _consent(self, store: Store, id: str, nth: int) -> None:
         found = await store.subscriptions.some(self.ids)
-        await store.handshakes.await_consent(self.random.sample(found, len(found)), NOW + nth)
-        await store.handshakes.handshake_turn(id, NOW + nth, NOW + nth + 30.0)
+        all_of_them = self.random.sample(found, len(found))
+        await asyncio.gather(*(store.handshakes.await_consent(one, NOW + nth) for one in all_of_them))
+        await store.handshakes.take_turn(id, NOW + nth, NOW + nth + 30.0)
         for one in self.random.sample(found, min(2, len(found))):
-            consent = Consent(granted=True, origin="relay.example", at=NOW + nth, rate_per_minute=None)
-            await store.handshakes.end_handshake(one, consent, "granted")
+            consent = Consent(origin="relay.example", at=NOW + nth, rate_per_minute=None)
+            await store.handshakes.end_turn(one.id, NOW + nth + 30.0, NOW + nth, "agreed", consent, None)
 
     async def _health(self, store: Store, id: str, nth: int) -> None:
         health = {"failing_since": NOW, "paused_until": NOW + nth, "failing_reason": "503"}

@@ -222,6 +222,12 @@ async def fill(store: Store) -> None:
     await execute(store, f"UPDATE secrets SET expires_at = {NOW} WHERE rowid % 7 = 0 AND owner <> 'sub_1'")
 
 
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite only; for PostgreSQL's plans see `test_postgres_plans`."""
+    return url_of(tmp_path / "relay.db")
+
+
 @pytest.fixture(scope="module")
 def filled_file(tmp_path_factory: pytest.TempPathFactory, empty_file: Path) -> Path:
     """A filled database to copy, because filling one takes seconds."""
@@ -320,15 +326,11 @@ class Recorder:
 
 async def use_handshakes(store: Store) -> None:
     made = await store.subscriptions.create(subscription("sub_6"), SubscriptionRoom("token:1", fewer_than=1))
-    await store.handshakes.await_consent([made], NOW)
-    await store.handshakes.due_handshakes(NOW, after=(0.0, ""), count=10)
-    await store.handshakes.next_handshake_at(NOW)
-    await store.handshakes.handshake_turn(made.id, NOW, NOW + 60)
-    await store.handshakes.postpone_handshake(made.id, NOW + 60, NOW, "waits")
-    await store.handshakes.waive_consent("sub_1", NOW, "needs no consent")
-    await store.handshakes.ask_again(["sub_1"], NOW)
-    await store.handshakes.free_all(NOW)
-    await store.handshakes.end_handshake(made, Consent(granted=True, origin="relay.example", at=NOW), "agreed")
+    await store.handshakes.await_consent(made, NOW)
+    await store.handshakes.pending(after=(0.0, ""), count=10)
+    await store.handshakes.take_turn(made.id, NOW, NOW + 60)
+    consent = Consent(origin="relay.example", at=NOW)
+    await store.handshakes.end_turn(made.id, NOW + 60, NOW, "agreed", consent, None)
 
 
 async def use_declared(store: Store) -> None:

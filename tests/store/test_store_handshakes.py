@@ -11,7 +11,8 @@ from relay.core.subscriptions.subscription import Consent, Subscription
 from relay.store.store import Store
 from tests.support.store_kit import NOW, subscription
 
-CONSENT = Consent(granted=True, origin="relay.example", at=NOW + 1, rate_per_minute=60)
+CONSENT = Consent(origin="relay.example", at=NOW + 1, rate_per_minute=60)
+FIRST = (0.0, "")
 
 
 async def made(store: Store, id: str = "sub_1", **fields: Any) -> Subscription:
@@ -25,10 +26,19 @@ async def found(store: Store, id: str = "sub_1") -> Subscription:
     return one
 
 
+UNTIL = NOW + 60
+
+
+async def consented(store: Store, id: str = "sub_1") -> bool:
+    """A turn that ends with consent."""
+    assert await store.handshakes.take_turn(id, NOW, UNTIL)
+    return await store.handshakes.end_turn(id, UNTIL, NOW + 1, "agreed", CONSENT, None)
+
+
 async def test_consent_is_recorded_with_the_state(store: Store) -> None:
     await made(store)
     version = store.subscriptions.version
-    assert await store.handshakes.end_handshake(await found(store), CONSENT, "agreed")
+    assert await consented(store)
     after = await found(store)
     assert (after.state, after.state_reason, after.state_since, after.handshake_at) == (
         "enabled",
@@ -43,10 +53,13 @@ async def test_consent_is_recorded_with_the_state(store: Store) -> None:
 
 async def test_consent_of_another_sink_is_not_recorded(store: Store) -> None:
     await made(store)
-    elsewhere = subscription("sub_1", sink="https://elsewhere.example/")
-    assert not await store.handshakes.end_handshake(elsewhere, CONSENT, "agreed")
-    assert not await store.handshakes.end_handshake(subscription("sub_9"), CONSENT, "agreed")
-    assert (await found(store)).consent is None
+    assert await store.handshakes.take_turn("sub_1", NOW, UNTIL)
+    moved = replace(await found(store), sink="https://elsewhere.example/")
+    await store.subscriptions.replace(moved, NOW + 1, lambda one: one.consent is None)
+    assert not await store.handshakes.end_turn("sub_1", UNTIL, NOW + 2, "agreed", CONSENT, None)
+    assert not await store.handshakes.end_turn("sub_9", UNTIL, NOW + 2, "agreed", CONSENT, None)
+    after = await found(store)
+    assert (after.state, after.consent, after.handshake_at) == ("pending", None, NOW + 1)
 
 
 async def test_one_node_at_a_time_has_the_turn(
@@ -55,20 +68,38 @@ async def test_one_node_at_a_time_has_the_turn(
     await made(store)
     other = store if database_url.startswith("sqlite") else await open_again()
     turns = await asyncio.gather(
-        *(node.handshakes.handshake_turn("sub_1", NOW, NOW + 60) for node in (store, other, store, other))
+        *(node.handshakes.take_turn("sub_1", NOW, NOW + 60) for node in (store, other, store, other))
     )
     assert turns.count(True) == 1
-    assert not await store.handshakes.handshake_turn("sub_1", NOW + 59, NOW + 120)
-    assert await store.handshakes.handshake_turn("sub_1", NOW + 60, NOW + 120), "its holder has died"
+    assert not await store.handshakes.take_turn("sub_1", NOW + 59, NOW + 120)
+    assert await store.handshakes.take_turn("sub_1", NOW + 60, NOW + 120), "its holder has died"
 
 
-async def test_turns_of_a_killed_node_end_when_nobody_else_has_the_database(store: Store) -> None:
+async def test_late_result_does_not_end_another_turn(store: Store) -> None:
     await made(store)
-    await made(store, "sub_given_up", handshake_at=None)
-    assert await store.handshakes.handshake_turn("sub_1", NOW, NOW + 60)
-    await store.handshakes.free_all(NOW + 1)
-    assert (await found(store)).handshake_at == NOW + 1
-    assert (await found(store, "sub_given_up")).handshake_at is None
+    assert await store.handshakes.take_turn("sub_1", NOW, NOW + 60)
+    assert await store.handshakes.take_turn("sub_1", NOW + 60, NOW + 120)
+    assert not await store.handshakes.end_turn("sub_1", NOW + 60, NOW + 61, "too late", None, None)
+    assert (await found(store)).handshake_at == NOW + 120
+    version = store.subscriptions.version
+    assert await store.handshakes.end_turn("sub_1", NOW + 120, NOW + 121, "no", None, NOW + 300)
+    after = await found(store)
+    assert (after.handshake_at, after.state_reason, after.state) == (NOW + 300, "no", "pending")
+    assert (after.state_since, after.consent, store.subscriptions.version) == (None, None, version)
+
+
+async def test_pending_subscriptions_come_in_order_and_in_pages(store: Store) -> None:
+    for nth in range(5):
+        await made(store, f"sub_{nth}", handshake_at=NOW + nth % 2)
+    await made(store, "sub_later", handshake_at=NOW + 100)
+    await made(store, "sub_enabled", state="enabled", handshake_at=None)
+    page = await store.handshakes.pending(after=FIRST, count=3)
+    assert page == [(NOW, "sub_0"), (NOW, "sub_2"), (NOW, "sub_4")]
+    assert await store.handshakes.pending(after=page[-1], count=9) == [
+        (NOW + 1, "sub_1"),
+        (NOW + 1, "sub_3"),
+        (NOW + 100, "sub_later"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +116,7 @@ async def test_subscription_that_was_sent_to_without_a_handshake_becomes_pending
     store: Store, fields: dict[str, Any], state: str
 ) -> None:
     one = await made(store, handshake_at=None, **fields)
-    await store.handshakes.await_consent([one], NOW)
+    await store.handshakes.await_consent(one, NOW)
     after = await found(store)
     assert after.state == state
     assert after.handshake_at == (NOW if state == "pending" else None)
@@ -94,7 +125,7 @@ async def test_subscription_that_was_sent_to_without_a_handshake_becomes_pending
 
 async def test_put_decides_by_the_consent_that_is_stored(store: Store) -> None:
     before = await made(store)
-    await store.handshakes.end_handshake(before, CONSENT, "agreed")
+    assert await consented(store)
 
     def awaits(one: Subscription) -> bool:
         return one.consent is None

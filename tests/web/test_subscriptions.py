@@ -331,7 +331,7 @@ KINDS_FULL: Mapping[str, dict[str, Any]] = {
             "signature": "both",
             "content_mode": "batch",
             "batch": {"max_events": 7, "max_seconds": 2.5},
-            "handshake": "optional",
+            "handshake": "required",
         },
     },
     "flat": {

@@ -92,7 +92,6 @@ class ShownConfig(Shown, WithKindFields):
 class ShownConsent(TypedDict):
     """The result of the handshake with the sink."""
 
-    granted: bool
     origin: str
     rate_per_minute: int | None
     at: Time
@@ -218,8 +217,8 @@ class SubscriptionConfig(Body, WithKindFields):
     )
     handshake: Handshake = Field(
         default="off",
-        description="Whether the sink must agree before the first event: `required`, or `optional` (it is asked, and "
-        "gets its events in any case). The setting `security.handshake` is the minimum.",
+        description="`required`: the sink must agree before the first event. The setting `security.handshake` is the "
+        "minimum.",
     )
     incidents: core.Incidents | None = Field(
         default=None,

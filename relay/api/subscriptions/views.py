@@ -99,7 +99,6 @@ def _consent_view(consent: core.Consent | None) -> ShownConsent | None:
     if consent is None:
         return None
     return {
-        "granted": consent.granted,
         "origin": consent.origin,
         "rate_per_minute": consent.rate_per_minute,
         "at": to_rfc3339(consent.at),

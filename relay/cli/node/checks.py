@@ -407,7 +407,7 @@ def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
     refusal = None if token_url is None else refusal_of_url(token_url, policy)
     if refusal is not None:
         return f"{shown}: its token endpoint: {refusal}"
-    if subscription.state == "pending" and subscription.handshake_at is None:
+    if subscription.state == "pending":
         return f"{shown} has not consented ({subscription.state_reason}). Run `relay subscriptions resume` to ask again"
     if subscription.state != "disabled":
         return None

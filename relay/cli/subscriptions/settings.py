@@ -208,7 +208,7 @@ SETTINGS = (
         read=lambda text: split_names(text, "--retry-schedule", "5s,5m,2h"),
     ),
     Setting("rate", float, "Maximum deliveries per second.", field="rate_per_second"),
-    Setting("handshake", str, "Whether the sink must agree first: off, optional or required."),
+    Setting("handshake", str, "Whether the sink must agree first: off or required."),
     Setting("incidents", str, "Chats: collapse (incidents instead of the failures in them), both, or off."),
     Setting("concurrency", int, "Maximum deliveries at the same time."),
     Setting(

@@ -10,8 +10,7 @@ from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, INCIDENT_E
 State = Literal["enabled", "paused", "disabled", "pending"]
 Signature = Literal["v1", "v1a", "both"]
 
-Handshake = Literal["off", "optional", "required"]
-HANDSHAKES: tuple[Handshake, ...] = ("off", "optional", "required")
+Handshake = Literal["off", "required"]
 """From the laxest to the strictest."""
 
 Incidents = Literal["off", "collapse", "both"]
@@ -51,14 +50,12 @@ class SigningSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """The result of a handshake with the sink of a subscription.
+    """What the sink of a subscription has agreed to.
 
-    granted          False: the sink was asked, did not agree, and does not have to
     origin           the name that this relay used, and uses in every request since
     rate_per_minute  maximum requests per minute that the sink permits; None: no limit
     """
 
-    granted: bool
     origin: str
     at: float
     rate_per_minute: int | None = None
@@ -88,7 +85,7 @@ class Subscription:
     probe_at                while disabled: when its oldest event is tried; None: only `resume` enables it again
     handshake               whether its sink must agree before the first event; the settings have a minimum
     consent                 of its present sink; None: none yet
-    handshake_at            while pending: when the sink is asked; None: only `resume` asks it again
+    handshake_at            while pending: when the sink is asked
     drain_since             when it was enabled after being disabled: its backlog is sent slowly at first
     """
 

@@ -64,7 +64,7 @@ def subscription_from(cipher: Cipher, row: Row[Any], secrets: tuple[SigningSecre
         credential=None if given is None else SinkCredential(id=given[0], origin=given[1], fields=given[2]),
         types=None if row.types is None else tuple(row.types),
         callback=bool(row.callback),
-        consent=consent_of(row),
+        consent=None if row.consent is None else Consent(**row.consent),
         secrets=secrets,
     )
 
@@ -90,14 +90,6 @@ def digest(sink: str, owner: str | None = None) -> str:
     """The key by which a sink is looked up; an owner has its own."""
     key = sink if owner is None else f"{sink}\n{owner}"
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def consent_of(row: Row[Any]) -> Consent | None:
-    """The consent of the present sink."""
-    stored = row.consent
-    if stored is None or stored["sink"] != row.sink_digest:
-        return None
-    return Consent(**{name: value for name, value in stored.items() if name != "sink"})
 
 
 def not_found(subscription_id: str) -> NotFound:

@@ -74,7 +74,7 @@ def test_other_hosts_are_webhooks(host: str) -> None:
     [
         ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "custom headers"),
         ({"method": "PATCH"}, "/protocolsettings/method", "only POST"),
-        ({"handshake": "optional"}, "/config/handshake", "no handshake"),
+        ({"handshake": "required"}, "/config/handshake", "no handshake"),
         ({"options": {"colour": "red"}}, "/config/colour", "no field 'colour'"),
         ({"sink": "https://discord.com/channels/1/2"}, "/sink", "under Integrations, Webhooks"),
         ({"sink": f"{SINK}/slack"}, "/sink", "leave out /slack"),

@@ -89,6 +89,21 @@ def test_quantiles_are_exact_to_a_quarter() -> None:
         assert quantile(buckets, share) == pytest.approx(values[int(share * len(values))], rel=0.25)
 
 
+@pytest.mark.parametrize(
+    ("buckets", "share", "expected"),
+    [
+        ([], 0.5, None),
+        ([(0, 0.0)], 0.5, None),
+        ([(4, 2.0)], 0.01, 0.5),
+        ([(4, 2.0), (0, 0.0), (4, 8.0)], 0.5, 0.5),
+        ([(4, 2.0), (0, 0.0), (4, 8.0)], 0.51, 2.0),
+        ([(4, 2.0), (0, 0.0)], 1.0, 0.5),
+    ],
+)
+def test_quantiles(buckets: list[tuple[int, float]], share: float, expected: float | None) -> None:
+    assert quantile(buckets, share) == expected
+
+
 def test_further_labels_of_a_day_are_only_in_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "MAX_LABELS", 2)
     tally = Tally()

@@ -87,6 +87,12 @@ def test_sink_may_have_done_what_it_does_not_say(given: Response, doubtful: bool
     assert ledger.is_doubtful(given) is doubtful
 
 
+@pytest.mark.parametrize("verdict", ["retry", "disable"])
+def test_failed_question_keeps_the_doubt(verdict: Any) -> None:
+    found = ledger.still_in_doubt(Outcome(verdict=verdict, reason="http_401", retry_after_seconds=2.0))
+    assert (found.verdict, found.in_doubt, found.retry_after_seconds) == (verdict, True, 2.0)
+
+
 def test_refused_question_is_for_a_person() -> None:
     found = ledger.still_in_doubt(Outcome(verdict="dead", reason="http_400"))
     assert (found.verdict, found.in_doubt, found.reason) == ("uncertain", True, "http_400")

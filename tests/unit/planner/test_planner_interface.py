@@ -455,6 +455,13 @@ def test_a_restored_planner_goes_on_unparking() -> None:
     assert not any(explain(restored, f"j{number:02}", NOW).reason == "lane_parked" for number in range(100))
 
 
+def test_a_clock_that_was_set_back_while_the_program_was_away_does_not_stall() -> None:
+    planner = planner_of()
+    planner.track("job", QUEUED, NOW)
+    restored = Planner.restore(PlannerConfig(), planner.snapshot())
+    assert next_take(restored, NOW - 1e6)[1] <= NOW - 1e6 + 900 * MAX_PATIENCE
+
+
 def test_a_planner_with_other_settings_goes_on_with_the_requests_that_are_out() -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=10.0))
     for job_id in ("out", "lent", "waiting"):

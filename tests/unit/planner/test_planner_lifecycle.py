@@ -218,6 +218,22 @@ def test_price_rises_slowly_if_only_safety_polls_are_late() -> None:
 # --- the limit
 
 
+def test_what_was_learned_of_lanes_goes_on_over_a_restart() -> None:
+    planner = planner_of()
+    planner.track("a", QUEUED, NOW)
+    planner.track("b", {**QUEUED, "channel": "linkedin"}, NOW)
+    for job_id, channel in (("a", "email"), ("b", "linkedin")):
+        item = {**QUEUED, "channel": channel, "status": "succeeded", "started_at": NOW + 5}
+        planner.observed(job_id, item, {}, NOW + 9, NOW + 9)
+    again = planner_of()
+    again.track("c", {**RUNNING, "started_at": NOW + 8}, NOW + 10)
+    again.resume(planner.durable_state(), NOW + 10)
+    again.track("d", {**QUEUED, "channel": "linkedin"}, NOW + 10)
+    again.track("e", QUEUED, NOW + 10)
+    anchors = [again.explain(job_id, NOW + 10) for job_id in ("d", "e")]
+    assert [each and each.anchor_at for each in anchors] == [NOW + 65, NOW + 68], "what was seen since counts more"
+
+
 def test_a_limit_that_vanishes_from_the_headers_leaves_its_rate() -> None:
     planner = Planner(PlannerConfig(reserve=0.0, seed=3))
     items = {f"j{number}": RUNNING for number in range(500)}
