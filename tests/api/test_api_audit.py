@@ -196,24 +196,6 @@ async def test_many_addresses_fill_neither_memory_nor_the_table(client, world):
     assert len(await audit_of(client, action="login.refused", limit=500)) == MAX_ROWS_PER_HOUR + 21
 
 
-async def test_registrations_are_counted_per_token_and_hour(client, world):
-    writes = world.store.database.commit_count
-    await client.post("/v1/jobs", json={"id": "a"}, headers=CRM)
-    assert world.store.database.commit_count == writes + 1, "a registration writes no entry"
-    await client.post("/v1/jobs/batch", json={"jobs": [{"id": "b"}, {"id": "c"}, {}]}, headers=CRM)
-    await client.post("/v1/jobs", json={"id": ""}, headers=CRM)
-    await client.post("/v1/jobs/batch", json={"jobs": [{}]}, headers=OPS)
-    await client.post("/v1/jobs/a/refresh", headers=OPS)
-    await client.delete("/v1/jobs/a", headers=OPS)
-    world.now += 3600
-    await world.audit.flush()
-    assert {(one["action"], one["actor"], one["count"], one["result"]) for one in await audit_of(client)} == {
-        ("jobs.register", "crm", 3, "ok"),
-        ("jobs.refresh", "ops", 1, "ok"),
-        ("jobs.untrack", "ops", 1, "ok"),
-    }
-
-
 async def test_an_erasure_is_recorded_without_whom_it_concerned(client, world):
     body = {"metadata": {"email": "kim@example.com"}}
     assert (await client.post("/v1/erasures", json=body, headers=OPS)).status_code == 200

@@ -36,15 +36,6 @@ async def test_what_is_known_of_a_person_is_erased(client: Client, world: World)
     assert again.json() == {**NOTHING, "next_cursor": None}
 
 
-async def test_a_group_is_erased_by_its_name_or_by_the_metadata_field(client: Client, world: World) -> None:
-    await a_job(client, world, "a", metadata={"group": "spring"})
-    await client.post("/v1/jobs", json={"id": "b", "group": "spring"})
-    await client.post("/v1/jobs", json={"id": "c", "group": "summer"})
-    assert (await client.post("/v1/erasures", json={"group": "spring"})).json()["jobs"] == 2
-    assert (await client.get("/v1/groups/spring")).status_code == 404
-    assert (await client.get("/v1/groups/summer")).status_code == 200
-
-
 @pytest.mark.parametrize(
     "body",
     [

@@ -186,27 +186,3 @@ async def test_a_subscription_is_created_once_although_its_response_was_lost(cli
     assert first["config"]["secret"].startswith("whsec_")
     assert again.headers["location"] == f"/v1/subscriptions/{first['id']}"
     assert len((await client.get("/v1/subscriptions")).json()["items"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("action", "body"), [("pause", None), ("resume", None), ("test", {"metadata": {"deal": "D-7"}})]
-)
-async def test_of_an_answer_that_an_older_version_stored_whole_only_what_is_kept_now_is_given_again(
-    client, world, monkeypatch, action, body
-):
-    made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()
-    path = f"/v1/subscriptions/{made['id']}/{action}"
-    whole = await client.post(path, json=body)
-
-    async def keep_whole(call, id, holder, status, kept, headers):
-        older = {"content-type": "application/json"}
-        await call.ports.store.idempotency.end(id, holder, status, whole.content, older)
-
-    with monkeypatch.context() as before_the_upgrade:
-        before_the_upgrade.setattr(idempotency, "_keep", keep_whole)
-        await client.post(path, json=body, headers=KEY)
-    again = await client.post(path, json=body, headers=KEY)
-    assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
-    assert again.headers.get_list("content-type") == ["application/json"]
-    assert again.json().keys() == whole.json().keys()
-    assert "D-7" not in again.text

@@ -5,7 +5,7 @@ import pytest
 from relay.core.events.event import Hint
 from relay.core.jobs.job import Problem
 from relay.errors import Conflict
-from tests.support.api_world import HOOK, NOW
+from tests.support.api_world import HOOK
 from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import registration
 
@@ -267,54 +267,12 @@ async def test_a_callback_can_select_types(client, world, types, asked_for):
     assert [one.callback_types for one in asked] == [asked_for] * 3
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer", "code", "words"),
-    [
-        (
-            {"callback_types": ["succeeded", "faild"]},
-            "/callback_types/1",
-            "unknown_type",
-            "did you mean ai.revor.job.failed?",
-        ),
-        ({"callback_types": ["relay.test"]}, "/callback_types/0", "unknown_type", "no event type"),
-        ({"callback_types": []}, "/callback_types", "too_short", "at least 1"),
-        ({"callback_types": "failed"}, "/callback_types", "wrong_type", ""),
-        ({"callback_types": ["failed"], "callback_url": None}, "/callback_types", "missing_callback", "callback_url"),
-        ({"callback_types": ["failed"], "source": "other"}, "/source", "unknown_source", ""),
-    ],
-)
-async def test_invalid_callback_types_are_named(client, body, pointer, code, words):
-    answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK, **body})
-    assert answer.status_code == 422, answer.text
-    (error,) = answer.json()["errors"]
-    assert (error["pointer"], error["code"]) == (pointer, code)
-    assert words in error["detail"]
-    batch = await client.post("/v1/jobs/batch", json={"jobs": [{"id": "a", "callback_url": HOOK, **body}]})
-    assert [one["code"] for one in batch.json()["rejected"]] == [code]
-
-
 async def test_a_callback_creates_a_hidden_subscription(client, world):
     answer = await client.post("/v1/jobs", json={"id": "a", "callback_url": HOOK})
     assert answer.status_code == 201
     assert (await client.get("/v1/subscriptions")).json()["items"] == []
     shown = (await client.get("/v1/subscriptions?callbacks=true")).json()["items"]
     assert [one["sink"] for one in shown] == [HOOK]
-
-
-async def test_the_last_error_is_shown_with_its_time(client, world):
-    from relay.core.records import PollNote
-
-    job = await world.job("a")
-    error = {"code": "timeout", "message": "no answer; key sk-revor-abcdef", "request_id": None, "at": NOW, "more": 1}
-    await world.store.jobs.note(PollNote(job_uid=job.uid, next_poll_at=NOW + 60, last_error=error))
-    shown = (await client.get("/v1/jobs/a")).json()
-    assert shown["last_error"] == {
-        "code": "timeout",
-        "message": "no answer; key [redacted]",
-        "request_id": None,
-        "at": "2027-01-15T08:00:00.000Z",
-    }
-    assert shown["next_poll_at"] == "2027-01-15T08:01:00.000Z"
 
 
 async def test_jobs_are_found_by_channel_connect_account_and_time(client, world):
@@ -333,35 +291,6 @@ async def test_jobs_are_found_by_channel_connect_account_and_time(client, world)
     for query, ids in cases.items():
         answer = await client.get(f"/v1/jobs?{query}")
         assert sorted(job["id"] for job in answer.json()["items"]) == sorted(ids), query
-
-
-async def test_jobs_are_found_by_metadata_of_the_searchable_keys(open_client, world):
-    client = open_client(search_keys=("deal", "deal:stage"))
-    jobs: dict[str, Any] = {"a": {"deal": 42}, "b": {"deal": "42"}, "c": {"deal:stage": "won"}, "d": {"deal": "x:y"}}
-    for id, metadata in jobs.items():
-        world.now += 1
-        await client.post("/v1/jobs", json={"id": id, "metadata": metadata})
-    for given, ids in {"deal:42": "ba", "deal:stage:won": "c", "deal:x:y": "d", "deal:": "", "deal:4": ""}.items():
-        answer = await client.get("/v1/jobs", params={"metadata": given})
-        assert "".join(job["id"] for job in answer.json()["items"]) == ids, given
-
-
-@pytest.mark.parametrize(
-    ("given", "keys", "code", "words"),
-    [
-        ("deal:42", (), "unknown_key", "web.search_keys"),
-        ("dael:42", ("deal",), "unknown_key", "did you mean deal?"),
-        ("deal", ("deal",), "invalid_parameter", "KEY:VALUE"),
-        (":42", ("deal",), "invalid_parameter", "KEY:VALUE"),
-        ("deal:" + "x" * 1_100, ("deal",), "invalid_parameter", "1,000"),
-    ],
-)
-async def test_metadata_that_cannot_be_searched_is_422(open_client, given, keys, code, words):
-    answer = await open_client(search_keys=keys).get("/v1/jobs", params={"metadata": given})
-    assert answer.status_code == 422
-    (error,) = answer.json()["errors"]
-    assert (error["pointer"], error["code"]) == ("metadata", code)
-    assert words in error["detail"]
 
 
 async def test_bulk_change_answers_for_each_job(client, world):

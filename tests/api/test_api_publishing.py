@@ -8,7 +8,6 @@ import pytest
 from relay.api.http.ports import Token
 from relay.api.publishing import CHUNK_BYTES
 from relay.core.jsontext import dumps
-from tests.support.api_world import HOOK
 from tests.support.loop_watch import LoopWatch
 
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid", "data": {"n": 1}}
@@ -181,53 +180,9 @@ async def test_stream_has_the_relays_id_of_an_event(client, world):
     assert [event.id for _, event in tail.events] == [second]
 
 
-@pytest.mark.parametrize(
-    ("type", "status", "hint"),
-    [
-        ("com.acme.order.paid", 201, ""),
-        ("ai.revor.job.faild", 422, "did you mean ai.revor.job.failed?"),
-        ("relay.order.paid", 422, "is no event type"),
-        ("ai.rever.job.failed", 422, "did you mean ai.revor.job.failed?"),
-        ("order", 422, "have a dot"),
-    ],
-)
-async def test_subscription_names_types_of_other_programs(client, world, type, status, hint):
-    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "types": ["failed", type]})
-    assert answer.status_code == status
-    assert hint in answer.text
-
-
-async def test_free_type_is_tested_previewed_and_replayed(client, world):
-    body = {"sink": HOOK, "types": [EVENT["type"]]}
-    id = (await client.post("/v1/subscriptions", json=body)).json()["id"]
-    tested = (await client.post(f"/v1/subscriptions/{id}/test", json={"type": EVENT["type"]})).json()
-    assert (tested["event"]["type"], tested["event"]["data"]["metadata"]["sample"]) == (EVENT["type"], True)
-    preview = (await client.post("/v1/subscriptions/preview", json={"subscription": id})).json()
-    assert (preview["matches"], preview["event"]["type"]) == (True, EVENT["type"])
-    published = (await client.post("/v1/events", json=EVENT, headers=STRUCTURED)).json()["items"][0]["id"]
-    shown = await client.post("/v1/subscriptions/preview", json={"subscription": id, "event_id": published})
-    assert (shown.json()["matches"], shown.json()["event"]["id"]) == (True, "a-1")
-    world.now += 60
-    replay = {"since": "2020-01-01T00:00:00Z", "types": [EVENT["type"]]}
-    answer = await client.post(f"/v1/subscriptions/{id}/replay", json=replay)
-    assert (answer.status_code, answer.json()["matched"]) == (202, 1)
-    other = await client.post(f"/v1/subscriptions/{id}/replay", json={**replay, "types": ["com.acme.order.sent"]})
-    assert other.json()["errors"][0]["code"] == "unknown_type"
-
-
 @pytest.mark.parametrize("data", ["x" * 262_000, {"n": [[1]] * 3}, 1e308, "\N{GRINNING FACE}\u2028"])
 async def test_data_is_sent_as_it_came(client, world, data):
     answer = await client.post("/v1/events", json={**EVENT, "data": data}, headers=STRUCTURED)
     assert answer.status_code == 202
     id = answer.json()["items"][0]["id"]
     assert (await client.get(f"/v1/events/{id}")).json()["data"] == data
-
-
-async def test_erasure_names_a_subject_of_published_events(client, world):
-    for id, subject in (("1", "kim@example.com"), ("2", "other")):
-        await client.post("/v1/events", json={**EVENT, "id": id, "subject": subject}, headers=STRUCTURED)
-    erased = (await client.post("/v1/erasures", json={"subject": "kim@example.com"})).json()
-    assert erased["events"] == 1
-    assert [one["id"] for one in (await client.get("/v1/events")).json()["items"]] == ["2"]
-    refused = await client.post("/v1/erasures", json={"subject": "a", "job": "a"})
-    assert refused.json()["errors"][0]["code"] == "one_of"

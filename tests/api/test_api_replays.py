@@ -111,26 +111,6 @@ async def test_many_deliveries_are_retried_by_filter(client, world):
     assert (shown["subscription_id"], shown["only"], shown["since"]) == (None, "dead", "1970-01-01T00:00:00.000Z")
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer", "code"),
-    [
-        ({}, "/filter", "missing"),
-        ({"filter": {"stat": "dead"}}, "/filter/stat", "unknown_field"),
-        ({"filter": {"state": "sent"}}, "/filter/state", "unknown_value"),
-        ({"filter": {"type": "faild"}}, "/filter/type", "unknown_type"),
-        ({"filter": {"since": "x"}}, "/filter/since", "invalid_time"),
-        ({"filter": {"since": SINCE, "until": SINCE}}, "/filter/until", "out_of_range"),
-        ({"filter": {"subscription": "\0"}}, "/filter/subscription", "invalid_text"),
-        ({"filter": {}, "limit": 5}, "/limit", "unknown_field"),
-    ],
-)
-async def test_an_invalid_filter_of_a_retry_is_refused(client, body, pointer, code):
-    answer = await client.post("/v1/deliveries/retry", json=body)
-    assert answer.status_code == 422, answer.text
-    (error,) = answer.json()["errors"]
-    assert (error["pointer"], error["code"]) == (pointer, code)
-
-
 async def test_more_than_a_hundred_replays_are_refused(client, world, monkeypatch):
     monkeypatch.setattr("relay.store.deliveries.replay_statements.MAX_RUNNING", 1)
     id = await dead(world, client)

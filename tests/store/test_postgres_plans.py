@@ -3,7 +3,7 @@ explained, with values and as the generic plan of a prepared statement."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -11,21 +11,15 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
 from sqlalchemy.engine import Connection
 
-from relay.store import events, incidents, upkeep
-from relay.store.access import audit
+from relay.store import upkeep
 from relay.store.databases.postgres_engine import SEEKS
 from relay.store.databases.statements import Sql
-from relay.store.deliveries import counts as delivery_groups
-from relay.store.deliveries import delivery_pages
-from relay.store.jobs import group_work, job_pages, jobs
-from relay.store.jobs import groups as job_groups
 from relay.store.outbox import recording as outbox
 from relay.store.outbox import subscription_cache
 from relay.store.store import Store, open_store
-from relay.store.subscriptions import subscriptions
 from tests.support.postgres_server import shared_server
 from tests.support.scale import scaled
-from tests.support.store_catalogue import CATALOGUE, INCIDENT, Case, filling
+from tests.support.store_catalogue import CATALOGUE, Case, filling
 from tests.support.store_databases import TEMPLATE, postgres_url
 from tests.support.store_kit import NOW, ReversingCipher
 
@@ -339,143 +333,3 @@ async def test_callbacks_are_sought_without_statistics(unknown_url: str) -> None
     found = await store.database.read(used)
     await store.close()
     assert found == {"uq_subscriptions_callback", "uq_jobs_external_id_source_account", "pk_job_callbacks"}
-
-
-SKEWED_ROWS = 4_000
-RARE = f"CASE WHEN i > {SKEWED_ROWS * 4 // 5} THEN 'busy' WHEN i % 2 = 0 THEN 'rare' ELSE 'other' END"
-_COUNTS = (
-    "sequence, retry_count, running_sent, overdue, attempt_count, weight, poll_count, failure_count, missing_count"
-)
-SKEWED = (
-    f"""
-INSERT INTO jobs (uid, source, account, external_id, status, tracked_at, closed_at, metadata, group_name, channel,
-  connect_account_id, error_code, {_COUNTS})
-SELECT 'job_' || (10000 + i), {RARE}, {RARE}, i, {RARE}, {NOW}, {NOW} + i / 10, '{{}}', {RARE}, {RARE},
-  CASE WHEN i % 4 = 0 THEN {RARE} END, {RARE}, 1, 0, 0, 0, 0, 1.0, 1, 0, 0""",
-    f"""
-INSERT INTO jobs (uid, source, account, external_id, tracked_at, metadata, {_COUNTS})
-SELECT 'job_' || (20000 + i), {RARE}, {RARE}, 'open ' || i, {NOW}, '{{}}', 1, 0, 0, 0, 0, 1.0, 1, 0, 0""",
-    f"""
-INSERT INTO job_search (key, digest, job_uid)
-SELECT 'key', substr(sha256(convert_to({RARE}, 'UTF8')), 1, 16), 'job_' || (10000 + i)""",
-    f"""
-INSERT INTO events (id, type, source, subject, owner, time, recorded_at, body)
-SELECT 'evt_' || (10000 + i), {RARE}, 'revor', {RARE}, {RARE}, {NOW}, {NOW} + i / 10, '{{}}'""",
-    f"""
-INSERT INTO deliveries (id, event_id, subscription_id, owner, state, priority, due_at, attempt_count, made_count,
-  created_at)
-SELECT 'dlv_' || (10000 + i), 'evt_' || (10000 + i), {RARE}, {RARE}, 'delivered', 0, {NOW}, 1, 1, {NOW}""",
-    f"""
-INSERT INTO audit (number, id, at, action, actor, result, times, detail, previous, mac)
-SELECT i, 'aud_' || (10000 + i), {NOW}, {RARE}, {RARE}, 'ok', 1, '', '', ''""",
-    f"""
-INSERT INTO incidents (id, digest, kind, source, account, owner, state, recent, failed_count, told_count,
-  first_failure_at, last_failure_at)
-SELECT 'inc_' || (10000 + i), i, 'jobs', {RARE}, {RARE}, {RARE} || '/' || {RARE}, 'closed', '[]', 3, 3, {NOW}, {NOW}""",
-    f"""
-INSERT INTO groups (id, source, account, name, round, counts, skipped, failures, first_at, last_at, max_gap_seconds,
-  finished_at)
-SELECT 'grp_' || (10000 + i), {RARE}, {RARE}, i, 1, '{{}}', 0, '{{}}', {NOW}, {NOW}, 0, {NOW}""",
-    f"""
-INSERT INTO subscriptions (id, kind, sink_digest, sealed, state, callback, config, created_at, owner)
-SELECT 'sub_' || (10000 + i), 'webhook', i, '', 'enabled', 1, '{{}}', {NOW}, {RARE}""",
-)
-
-
-@pytest.fixture(scope="module")
-def skewed_url() -> Iterator[str]:
-    """A database whose newest rows all have another value of every filter than the one that is asked for. The
-    statistics only tell that two fifths of all rows have that one."""
-    postgres_url()
-    server, name = shared_server(), "plans_skewed"
-    server.clone(TEMPLATE, name)
-    for statement in (*(f"{one} FROM generate_series(1, {SKEWED_ROWS}) AS i" for one in SKEWED), "VACUUM ANALYZE"):
-        server.execute(statement, name)
-    yield server.url(name)
-    server.drop_database(name)
-
-
-MIDDLE = str(10_000 + SKEWED_ROWS // 4)
-"""In the ids of older rows."""
-
-
-def skewed_pages() -> Iterator[Case]:
-    """Pages of the rare value of each filter: the first, and one after an older row."""
-    of_jobs: dict[str, dict[str, Any]] = {
-        **{name: {name: "rare"} for name in ("status", "account", "source", "group", "channel", "connect_account")},
-        "metadata": {"metadata": ("key", "rare")},
-        "open": {"source": "rare", "account": "rare", "open": True},
-    }
-    incident = replace(INCIDENT, source="rare", account="rare", code="rare", last_failure_at=NOW + SKEWED_ROWS)
-    for later in (False, True):
-        where = "cursor" if later else "first page"
-        moment = (NOW + SKEWED_ROWS // 40, f"evt_{MIDDLE}") if later else None
-
-        def before(prefix: str, middle: str | None = MIDDLE if later else None) -> str | None:
-            return None if middle is None else f"{prefix}_{middle}"
-
-        for name, given in of_jobs.items():
-            wanted = job_pages.JobFilter(**given)
-            cursor = before("job") if name != "open" or not later else f"job_{int(MIDDLE) + 10_000}"
-            statement = job_pages.page_statement(51, cursor, wanted, job_pages.drivers_of(wanted)[0])
-            yield Case(f"jobs by {name}, {where}", statement)
-        for connect_account_id in ("rare", None):
-            of_account = replace(incident, connect_account_id=connect_account_id)
-            statement = incidents.jobs_statement(of_account, 51, moment and (moment[0], f"job_{MIDDLE}"))
-            yield Case(f"jobs of an incident of {connect_account_id}, {where}", statement)
-        for name in ("type", "subject", "owner"):
-            of_events = events.EventFilter(**{name: "rare"})  # type: ignore[arg-type]
-            yield Case(f"events by {name}, {where}", events.page_statement(51, moment, of_events, name))
-        for name in ("subscription_id", "owner"):
-            of_deliveries = delivery_pages.DeliveryFilter(**{name: "rare"})  # type: ignore[arg-type]
-            statement = delivery_pages.page_statement(51, before("dlv"), of_deliveries, name)
-            yield Case(f"deliveries by {name}, {where}", statement)
-        for name in ("actor", "action"):
-            values = {**dict.fromkeys(("since", "until", "actor", "action")), name: "rare"}
-            yield Case(f"audit by {name}, {where}", audit.page_statement(51, before("aud"), **values))  # type: ignore[arg-type]
-        for name in ("source", "account"):
-            values = {"state": None, "source": None, "account": None, name: "rare"}
-            yield Case(f"groups by {name}, {where}", job_groups.page_statement(51, before("grp"), **values))
-        yield Case(f"incidents, {where}", incidents.page_statement(51, before("inc"), None, "rare", "rare"))
-        statement = subscriptions.page_statement(51, before("sub"), "rare", callbacks=True)
-        yield Case(f"subscriptions, {where}", statement)
-
-
-def skewed_reads() -> Iterator[Case]:
-    """What else reads some rows of one value, in order."""
-    for name in ("subscription_id", "owner"):
-        wanted = delivery_pages.DeliveryFilter(**{name: "rare"})  # type: ignore[arg-type]
-        yield Case(f"deliveries counted by {name}", delivery_groups.scanned_statement(wanted))
-        yield Case(f"deliveries in groups by {name}", delivery_groups.groups_statement(("reason",), wanted))
-    yield Case("open jobs of an account", jobs.OPEN_AFTER)
-    yield Case("open jobs of an account, oldest first", group_work.OPEN_OF_ACCOUNT)
-    yield Case("ended jobs of a group", group_work.ENDED_OF_GROUP)
-    yield Case("whether a delivery succeeded", incidents.DELIVERED_SINCE)
-
-
-GIVEN = {
-    **dict.fromkeys(("subscription_id", "owner", "source", "account", "name", "action"), "rare"),
-    **{"newest": 50, "count": 50, "since": NOW, "after": "dlv_1", "after_uid": "job_1"},
-}
-
-
-async def test_rows_of_one_value_are_not_sought_among_those_of_others(skewed_url: str) -> None:
-    """PostgreSQL takes the rows of a value as spread evenly. It walked the newest rows of all values until it had found
-    a page of those of one, which may be old: here more than 800."""
-    store = await open_store(skewed_url, ReversingCipher(), now=NOW)
-
-    def explain(connection: Connection) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for case in (*skewed_pages(), *skewed_reads()):
-            for generic in (False, True):
-                options = "ANALYZE, TIMING OFF, FORMAT JSON"
-                plan = explained(connection, case, generic=generic, given=GIVEN, options=options)
-                conditions = " ".join(str(node.node.get("Index Cond", "")) for node in plan)
-                begins = "cursor" not in case.name or re.search(r"ROW\(.*\) < ROW\(", conditions)
-                if not begins or any(node.node.get("Rows Removed by Filter") for node in plan):
-                    found[f"{case.name}, generic {generic}"] = [str(node) for node in plan]
-        return found
-
-    found = await store.database.read(explain)
-    await store.close()
-    assert found == {}

@@ -87,9 +87,3 @@ async def test_only_the_newest_are_counted_beyond_the_scan_limit(store: Store, f
     assert (groups.scanned, groups.truncated) == (4, True)
     assert sum(one.count for one in groups.items) == 4
     assert MIDNIGHT not in {one.day for one in groups.items}
-
-
-async def test_number_of_groups_is_limited(store: Store) -> None:
-    await undelivered(store)
-    groups = await store.deliveries.groups(["day"], limit=2, state="dead")
-    assert (len(groups.items), groups.more, groups.truncated) == (2, True, False)

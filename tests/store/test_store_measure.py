@@ -1,8 +1,6 @@
 """Gauges read from the database: pending deliveries, what blocks them, the age of the oldest, the database's size."""
 
 from relay.core.records import Pending
-from relay.metrics import Metrics
-from relay.node import upkeep
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, deliver_all, poll, result_of, subscription, track
 
@@ -22,23 +20,6 @@ async def test_pending_deliveries_are_counted_by_what_blocks_them(store: Store) 
     held = {"paused": 2, "disabled": 2, "failing": 2, "pending": 2, "pulled": 0}
     expected = Pending(count=10, held=held, oldest_at=NOW)
     assert await store.deliveries.pending() == expected
-
-
-async def test_what_programs_pull_is_counted_apart(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1", kind="pull", sink=""))
-    await store.subscriptions.create(subscription("sub_2", kind="pull", sink=""))
-    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
-    await store.subscriptions.set_state("sub_2", "paused", NOW)
-    found = await store.deliveries.pending()
-    assert (found.count, found.held["pulled"], found.held["paused"], found.oldest_at) == (4, 2, 2, None)
-    metrics = Metrics()
-    await upkeep.measure(store, metrics, lambda: NOW + 9)
-    shown = metrics.render().decode()
-    assert 'relay_pull_lag{subscription="sub_1"} 2.0' in shown
-    assert 'relay_pull_oldest_seconds{subscription="sub_2"} 9.0' in shown
-    await store.subscriptions.remove("sub_1", NOW)
-    await upkeep.measure(store, metrics, lambda: NOW + 9)
-    assert "sub_1" not in metrics.render().decode()
 
 
 async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: Store) -> None:

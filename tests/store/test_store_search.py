@@ -112,17 +112,6 @@ async def test_upkeep_removes_what_jobs_were_found_by_that_an_older_node_has_era
         assert await found(store, metadata=("deal", str(number))) == wanted
 
 
-async def test_upkeep_keeps_what_jobs_are_found_by_that_are_registered_meanwhile(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its read and its write: the write looks again."""
-    await store.jobs.register(registration("a", metadata={"deal": 1}))
-    uid = (await store.jobs.find("a"))[0].uid
-    monkeypatch.setattr("relay.store.upkeep.next_gone", lambda connection, after: ([uid], None))
-    assert await store.upkeep.delete_search() == (0, None)
-    assert await found(store, metadata=("deal", "1")) == ["a"]
-
-
 async def _varied(store: Store) -> list[dict[str, Any]]:
     """Jobs with every combination of a few values, and what each is found by."""
     made, jobs, polls = [], [], []

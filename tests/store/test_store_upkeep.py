@@ -89,14 +89,6 @@ async def test_an_event_with_a_pending_delivery_stays_until_it_ends(store: Store
     assert (await counts(store))["attempts"] == 0
 
 
-async def test_a_blocked_follower_keeps_its_event(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued", "running"))
-    assert sum(await sweep(store, NOW + 9)) == 0
-    assert (await counts(store))["events"] == 2
-
-
 async def test_event_retried_between_check_and_deletion_stays(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     await events_at(store, NOW, NOW)

@@ -75,16 +75,3 @@ def test_extra_is_its_packages_where_nothing_says_from_where_the_relay_came_or_t
     assert shlex.split(install_command("postgres")) == [*PIP, "asyncpg>=0.31"]
     assert shlex.split(install_command("templates")) == [*PIP, "liquid<2.4,>=2.3"]
     assert reinstall_command() is None
-
-
-def test_environment_without_pip_is_one_of_uv(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, None)
-    monkeypatch.setattr(installation, "find_spec", lambda name: None)
-    assert shlex.split(install_command("postgres")) == [
-        "uv",
-        "pip",
-        "install",
-        "--python",
-        sys.executable,
-        "asyncpg>=0.31",
-    ]

@@ -51,25 +51,6 @@ def subscription(**fields: Any) -> Subscription:
     return Subscription(id="sub_1", sink="https://a.example", kind="webhook", **fields)
 
 
-@pytest.mark.parametrize(
-    ("verdict", "failed"),
-    [("delivered", 0), ("skip", 0), ("retry", 2), ("dead", 2), ("disable", 2), ("uncertain", 2)],
-)
-@pytest.mark.parametrize(("fields", "labels"), [({}, ["", "sub_1"]), ({"callback": True}, [""])])
-def test_attempts_are_counted_by_subscription_but_not_by_callback(
-    verdict: str, failed: int, fields: Any, labels: list[str]
-) -> None:
-    metrics = Metrics()
-    metrics.count_attempts(subscription(**fields), "webhook", verdict, 2, NOW)
-    metrics.observe_attempt(subscription(**fields), "webhook", 0.2, NOW)
-    metrics.count_dead(subscription(**fields), NOW)
-    expected = {"attempts": 2, "attempts_failed": failed, "attempt_seconds": 1, "deliveries_dead": 1}
-    assert counted(metrics) == {(name, label): count for name, count in expected.items() if count for label in labels}
-    shown = metrics.render().decode()
-    assert f'relay_delivery_attempts_total{{kind="webhook",verdict="{verdict}"}} 2.0' in shown
-    assert 'relay_delivery_attempt_seconds_count{kind="webhook"} 1.0' in shown
-
-
 @pytest.mark.parametrize(("owner", "labels"), [("revor/a", ["", "revor/a"]), (None, [""])])
 def test_events_are_counted_by_the_account_that_they_are_about(owner: str | None, labels: list[str]) -> None:
     metrics = Metrics()

@@ -93,12 +93,6 @@ async def test_a_create_is_resolved_with_the_job_it_made(browser, world):
     assert [job.external_id for job in await world.store.jobs.find("made")] == ["made"]
 
 
-async def test_a_create_is_taken_off_the_list(browser, world):
-    one = await unknown(world)
-    assert (await browser.post(f"/ui/intents/{one.id}/dismiss")).said == "The message has left the list."
-    assert "Nothing is in doubt" in (await browser.get("/ui/intents")).html
-
-
 # --- sources
 
 
@@ -125,13 +119,6 @@ async def test_what_comes_from_outside_stays_text(browser, world):
         page = await browser.get(path)
         assert page.status == 200, path
         assert not page.soup.all("//img | //b")
-
-
-@pytest.mark.parametrize("path", ["/ui/groups", "/ui/incidents", "/ui/intents", "/ui/sources"])
-async def test_each_list_is_a_file_for_a_spreadsheet(browser, path):
-    answer = await browser.get(f"{path}?format=csv")
-    assert answer.headers["content-type"].startswith("text/csv")
-    assert answer.html.splitlines()
 
 
 # --- the overview

@@ -7,7 +7,6 @@ import pytest
 
 from relay.clock import to_rfc3339
 from relay.web.concerns import Seen, concerns
-from relay.web.texts import english
 
 NOW = 1_800_000_000.0
 NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
@@ -95,34 +94,3 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
 )
 def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[str, str]]) -> None:
     assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("stands", [{"state": "disabled"}, {"failing_since": NEW}])
-def test_all_that_is_wrong_with_one_sink_is_one_concern(stands: dict[str, Any]) -> None:
-    seen = Seen(
-        ready=WELL,
-        incidents=[incident(subscription="sub_1")],
-        subscriptions=[subscription(**stands)],
-        dead=[group(newest_at=NEW)],
-        late=[group()],
-    )
-    (found,) = concerns(seen, NOW)
-    assert "2" in english()(f"overview.{found.key}", **found.values)
-
-
-def test_the_worst_comes_first() -> None:
-    seen = Seen(
-        ready={"status": "failing", "problems": ["database: full"]},
-        sources=[source(state="down")],
-        dead=[group()],
-        accounts=[account(state="cannot_send", open_jobs=0)],
-        incidents=[incident()],
-        uncertain=[group(subscription_id="sub_2")],
-        intents=[{"id": "int_2", "sent_at": NEW}, {"id": "int_1", "sent_at": OLD}],
-    )
-    assert keys(seen) == [
-        *(("bad", key) for key in ("problem", "intents", "uncertain", "source_down", "incident")),
-        *(("warn", key) for key in ("account_cannot_send_idle", "dead")),
-    ]
-    (oldest,) = [one.since for one in concerns(seen, NOW) if one.key == "intents"]
-    assert oldest == OLD

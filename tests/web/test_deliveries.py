@@ -6,7 +6,6 @@ import pytest
 
 from relay.core.deliveries.delivery import Timings
 from relay.web import live
-from relay.web.pages import deliveries as pages
 from tests.support.api_world import HOOK
 from tests.support.store_kit import attempt, claim, result_of
 
@@ -72,30 +71,7 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "What to do"]
 
 
-@pytest.mark.parametrize("by", pages.GROUPINGS)
-async def test_what_waits_needs_a_person_only_if_it_is_held(world, browser, by):
-    held, other = await subscribe(browser), await subscribe(browser, description="chat")
-    for id in (held, other):
-        await ended(world, id, "pending", "timeout", status_code=None, error="timeout")
-    await browser.client.post(f"/v1/subscriptions/{held}/pause")
-    page = await browser.get("/ui/deliveries", by=by)
-    assert page.soup.rows(0)
-    for row in page.soup.rows(0):
-        assert row["To"].startswith("CRM sync")
-        assert "The subscription is paused" in row["What to do"]
-
-
 # --- the list
-
-
-async def test_the_list_has_pages(world, browser, monkeypatch):
-    monkeypatch.setattr(pages, "PAGE_ITEMS", 2)
-    ids = await ended(world, await subscribe(browser), "dead", "http_500", jobs=3)
-    first = await browser.get("/ui/deliveries", view="list")
-    (older,) = first.soup.attributes("//a[@rel='next']", "href")
-    second = await browser.get(older)
-    shown = first.soup.attributes("//tbody/tr", "id") + second.soup.attributes("//tbody/tr", "id")
-    assert shown == sorted(ids, reverse=True)
 
 
 # --- one delivery
@@ -152,19 +128,6 @@ async def test_who_may_only_read_sees_an_attempt_without_what_was_sent_and_answe
     assert "planted" not in page.html
     assert "Headers and answers are shown to those who may change the subscription." in page.html
     assert "Likely cause" in facts(page.soup)
-
-
-async def test_a_follower_waits_behind_an_earlier_one(world, browser):
-    await subscribe(browser)
-    job = await world.job("a job")
-    await world.poll(job, "queued")
-    world.now += 1
-    await world.poll(job, "running")
-    follower, head = (await browser.get("/ui/deliveries", view="list")).soup.attributes("//tbody/tr", "id")
-    page = await browser.get(f"/ui/deliveries/{follower}")
-    assert "Waits behind an earlier event of its job." in page.html
-    assert f"/ui/deliveries/{head}" in page.html
-    assert page.soup.all(f"//form[@action='/ui/deliveries/{follower}/retry']") == []
 
 
 @pytest.mark.parametrize(

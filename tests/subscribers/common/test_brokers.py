@@ -15,7 +15,6 @@ from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Event, Origin
 from relay.core.jsontext import dumps
 from relay.core.samples import sample_event
-from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers import base
@@ -50,7 +49,6 @@ SETTINGS = {
     "nats": {"subject": "jobs.{{ event.channel }}.{{ event.status }}"},
     "rabbitmq": {"address": "/exchanges/jobs/{{ event.channel }}"},
 }
-UNKNOWN = "unknown_value"
 KINDS: tuple[ToBroker, ...] = (Kafka(), Nats(), RabbitMq())
 EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -148,72 +146,6 @@ def test_binary_mode_of_rabbitmq_is_read_by_the_sdk():
     assert (read.get_id(), read.get_data(), read.get_subject()) == ("evt_1", DATA, "j 1.2*")
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "pointer", "code"),
-    [
-        *[
-            one
-            for kind in KINDS
-            for one in (
-                (kind, {"sink": "https://x.example"}, "/sink", "sink_unsuitable"),
-                (kind, {"settings": {}}, f"/protocolsettings/{needed(kind)}", "missing"),
-                (
-                    kind,
-                    {"settings": {**SETTINGS[kind.name], "acks": "0"}},
-                    "/protocolsettings/acks",
-                    "unknown_field",
-                ),
-                (kind, {"options": {"content_mode": "batch"}}, "/config/content_mode", UNKNOWN),
-                (kind, {"options": {"channel": "#x"}}, "/config/channel", "unknown_option"),
-                (kind, {"headers": (("X", "1"),)}, "/protocolsettings", "unknown_field"),
-                (kind, {"incidents": "collapse"}, "/config/incidents", "incidents_unsuitable"),
-                (
-                    kind,
-                    {"settings": {needed(kind): "{{ event.typ"}},
-                    f"/protocolsettings/{needed(kind)}",
-                    "invalid_template",
-                ),
-                (
-                    kind,
-                    {"credential": SinkCredential(id="c", origin="", fields={"credentialtype": "REFRESHTOKEN"})},
-                    "/sinkcredential/credentialtype",
-                    "credential_unsuitable",
-                ),
-            )
-        ],
-        (Kafka(), {"settings": {"topicname": "a b"}}, "/protocolsettings/topicname", "invalid"),
-        (Kafka(), {"settings": {"topicname": "__consumer_offsets"}}, "/protocolsettings/topicname", "invalid"),
-        (Kafka(), {"settings": {"topicname": ".."}}, "/protocolsettings/topicname", "invalid"),
-        (Kafka(), {"settings": {"topicname": "a", "ackmode": "1"}}, "/protocolsettings/ackmode", UNKNOWN),
-        (Kafka(), {"settings": {"topicname": "a", "saslmechanism": "x"}}, "/protocolsettings/saslmechanism", UNKNOWN),
-        (
-            Kafka(),
-            {"settings": {"topicname": "a", "partitionkeyextractor": "x" * 1001}},
-            "/protocolsettings/partitionkeyextractor",
-            "too_long",
-        ),
-        *[
-            (Nats(), {"settings": {"subject": subject}}, "/protocolsettings/subject", "invalid")
-            for subject in ("a..b", ".a", "a.*", "a.>", "a b", "$JS.API.x", "_INBOX.x", "x" * 501)
-        ],
-        *[
-            (RabbitMq(), {"settings": {"address": address}}, "/protocolsettings/address", "invalid")
-            for address in ("jobs", "/queues/", "/queues/a/b", "/topics/a", "/queues/%00", "/queues/" + "x" * 256)
-        ],
-    ],
-)
-def test_subscription_that_does_not_fit_is_refused(kind, changes, pointer, code):
-    assert errors_of(kind, replace_sink(subscription(kind, **without_sink(changes)), changes)) == {pointer: code}
-
-
-def without_sink(changes: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in changes.items() if name != "sink"}
-
-
-def replace_sink(made: Subscription, changes: dict[str, object]) -> Subscription:
-    return replace(made, sink=str(changes.get("sink", made.sink)))
-
-
 SEED = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY"
 
 
@@ -266,25 +198,6 @@ def test_acknowledgement_decides(kind, error, verdict):
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "place"),
-    [
-        (Kafka(), {"topicname": "jobs"}, ("", "jobs")),
-        (Kafka(), {"topicname": "jobs.{{ event.status }}"}, None),
-        (Nats(), {"subject": "jobs.all"}, ("", "jobs.all")),
-        (Nats(), {"subject": "{{ event.status }}"}, None),
-        (RabbitMq(), {"address": "/queues/a%2Fb"}, ("", "a/b")),
-        (RabbitMq(), {"address": "/exchanges/jobs/{{ event.status }}"}, ("jobs", "")),
-        (RabbitMq(), {"address": "/exchanges/{{ event.status }}/x"}, None),
-        (RabbitMq(), {"address": "/queues/{{ event.status }}"}, None),
-        (RabbitMq(), {"address": "{% if event.status %}/queues/a{% endif %}"}, None),
-    ],
-)
-def test_destination_that_no_event_changes_can_be_looked_for(kind, settings, place):
-    found = kind.place(subscription(kind, settings=settings))
-    assert (None if found is None else (found.exchange, found.destination)) == place
-
-
-@pytest.mark.parametrize(
     ("fields", "settings", "refused"),
     [
         ({"credentialtype": "PLAIN", "identifier": "me", "secret": "s"}, {}, True),
@@ -308,23 +221,6 @@ def test_kafka_sends_no_secret_in_the_clear(fields, settings, refused):
 def sample(type: str) -> Event:
     origin = Origin(source="https://x.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
     return sample_event(type, event_id="evt_1", now=1779271208.0, origin=origin, dataschema_base="http://x")
-
-
-@EACH
-@pytest.mark.parametrize("mode", ["structured", "binary"])
-def test_every_type_gives_the_same_message_twice_in_both_modes(kind, mode):
-    made = subscription(kind, options={"content_mode": mode})
-    check(kind, made)
-    for type in known_types(["ai.revor.job"]):
-        event = sample(type)
-        message = kind.message(event, made, CONTEXT)
-        assert message == kind.message(sample(type), made, CONTEXT)
-        names = [name for name, _ in message.headers]
-        assert len(set(names)) == len(names)
-        assert (message.body == event.body) == (mode == "structured")
-        shown = kind.render(event, made, CONTEXT)
-        assert (shown.method, shown.body) == ("PUBLISH", message.body)
-        assert kind.redacted_url(made.sink) == made.sink
 
 
 HOSTILE_SETTINGS = {

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, Event
+from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
-from subscribers.base import Bundle, RenderContext
+from subscribers.base import RenderContext
 from subscribers.common.digest import Digest, digest
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
@@ -18,7 +18,6 @@ from tests.support.story_events import (
     CREDITS,
     OVERDUE,
     RECONNECT,
-    account_needs_reconnect,
     finished,
     of_incident,
     of_job,
@@ -28,7 +27,6 @@ CONTEXT = RenderContext(account_names={"emea": "EMEA sales"}, public_url="https:
 SLACK = registry.kind_named("slack")
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secret", kind="slack")
 URL = "https://crm.example/deals/42"
-APART = frozenset((GROUP_FINISHED, *INCIDENT_EVENTS))
 
 
 def failed(number: int, *, clock: str = "10:23:10", **changes: Any) -> list[Event]:
@@ -42,26 +40,6 @@ def overdue(number: int) -> list[Event]:
 
 def of(*events: Event, **changes: Any) -> Digest:
     return digest(events, CONTEXT, **changes)
-
-
-def test_heading_counts_what_happened_and_how_long_it_took() -> None:
-    events = [*failed(8), *overdue(3), account_needs_reconnect("10:25:00", 43)]
-    assert of(*events).heading == "12 events in 5 minutes: 8 failed, 3 overdue, 1 account trouble"
-    assert of(*failed(1)).heading == "1 event: 1 failed"
-    assert of(*failed(1000)).heading == "1,000 events in 1 second: 1,000 failed"
-
-
-@pytest.mark.parametrize(
-    ("zone", "last", "span"),
-    [
-        (None, "10:28:10", "2026-05-20 10:23:10 to 10:28:10 UTC"),
-        ("Europe/Paris", "10:28:10", "2026-05-20 12:23:10 to 12:28:10 CEST"),
-        ("Pacific/Auckland", "12:28:10", "2026-05-20 22:23:10 to 2026-05-21 00:28:10 NZST"),
-        ("Nowhere/Else", "10:23:10", "2026-05-20 10:23:10 UTC"),  # known to another node of the relay
-    ],
-)
-def test_span_is_in_the_time_of_the_reader(zone: str | None, last: str, span: str) -> None:
-    assert of(*failed(1), *failed(1, clock=last), time_zone=zone).span == span
 
 
 def test_events_are_told_by_account_and_error_the_most_serious_first() -> None:
@@ -124,21 +102,3 @@ def test_no_hostile_text_breaks_a_digest() -> None:
     mixed = [next(events_with(text, part=turn, parts=30)) for turn, text in enumerate(TEXTS)]
     rendered(mixed)
     rendered(mixed[::-1])
-
-
-@pytest.mark.parametrize(
-    ("options", "bundle"),
-    [
-        ({}, {"wait_seconds": 60.0, "free_per_minute": 20}),
-        ({"messages_per_minute": 5}, {"wait_seconds": 60.0, "free_per_minute": 5}),
-        ({"digest_seconds": 300}, {"wait_seconds": 300, "free_per_minute": 20, "free_types": APART}),
-        (
-            {"digest_seconds": 300, "messages_per_minute": 5},
-            {"wait_seconds": 300, "free_per_minute": 5, "free_types": APART},
-        ),
-    ],
-    ids=["default", "cap", "digest", "digest and cap"],
-)
-def test_settings_say_when_a_digest_is_sent(options: dict[str, Any], bundle: dict[str, Any]) -> None:
-    expected = Bundle(max_events=1000, max_bytes=4 * 1024 * 1024, **bundle)
-    assert SLACK.bundle(replace(SUBSCRIPTION, options=options)) == expected

@@ -85,11 +85,3 @@ def test_each_mark_is_plain_text(mark: str) -> None:
 @example("1.")
 def test_any_text_is_plain_text(text: str) -> None:
     check(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["LinkedIn outreach to Alex failed", "10:00:08 UTC", "Ann-Marie O'Neil, M.Sc.", "a & b", "182 of 200 (91 %)"],
-)
-def test_ordinary_text_stays_as_it_is(text: str) -> None:
-    assert escape(text) == text

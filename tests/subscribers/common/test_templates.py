@@ -70,15 +70,6 @@ def test_template_names_parts_of_the_event(template: str, expected: Any) -> None
         assert rendered(template) == expected
 
 
-@pytest.mark.parametrize("type", TYPES)
-def test_every_event_has_attributes_data_and_a_sentence(type: str) -> None:
-    event = sample(type)
-    sent = rendered({"e": "{{ event }}", "d": "{{ data }}", "t": "{{ sentence }}"}, event)
-    assert {**sent["e"], "data": sent["d"]} == event.document()
-    assert sent["t"]
-    rendered([f"{{{{ {name} }}}}" for name in templates.VARIABLES], event, strict=False)
-
-
 @pytest.mark.parametrize(
     "data", [{}, {"job": None, "hint": 7, "account": [], "metadata": "x", "request": {"metadata": 1}}]
 )
@@ -86,17 +77,6 @@ def test_event_with_odd_data_is_rendered(data: dict[str, Any]) -> None:
     event = relay_event("evt_1", "relay.test", NOW, data, dataschema="http://x/schemas/relay-test.v1.json")
     template = ["{{ job.x }}{{ metadata.x }}{{ hint.x }}{{ account.name }}{{ sentence }}"]
     assert isinstance(rendered(template, event, strict=False)[0], str)
-
-
-def test_webhook_sends_what_the_template_makes() -> None:
-    template = {"properties": {"revor_status": "{{ event.status }}", "deal_id": "{{ metadata.deal }}"}}
-    subscription = replace(SUBSCRIPTION, options={"template": template}, method="PATCH")
-    check(Webhook(), subscription)
-    request = Webhook().render(FAILED, subscription, CONTEXT)
-    assert orjson.loads(request.body) == {"properties": {"revor_status": "failed", "deal_id": "Example Ltd, renewal"}}
-    assert request.headers == (("Content-Type", "application/json"), ("X-Key", "header-secret"))
-    assert (request.method, request.url) == ("PATCH", SUBSCRIPTION.sink)
-    assert request == Webhook().render(FAILED, subscription, CONTEXT)
 
 
 def test_strict_webhook_names_what_is_missing_and_another_sends_nothing_in_its_place() -> None:

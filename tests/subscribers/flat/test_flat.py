@@ -7,12 +7,11 @@ import pytest
 
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Event
-from relay.core.events.summary_events import group_finished_data
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.slack.test_slack import RECONNECT, about_the_relay, job_event
+from tests.subscribers.slack.test_slack import RECONNECT, job_event
 from tests.support.kind_checks import check
 
 ZAPIER = "https://hooks.zapier.com/hooks/catch/123456/abcdef/"
@@ -92,25 +91,6 @@ def test_metadata_of_any_shape_becomes_scalars() -> None:
         "metadata_größe": "L",
         "metadata_field": "odd",
     }
-
-
-def test_event_about_no_job_has_its_data() -> None:
-    data = group_finished_data(
-        group="q4",
-        source="revor",
-        account="emea",
-        round=1,
-        counts={"succeeded": 3, "failed": 1},
-        skipped=0,
-        missing=0,
-        failures={"insufficient_credits": 1},
-        first_at=0.0,
-        finished_at=9.0,
-    )
-    fields = flat(about_the_relay("relay.group.finished", data))
-    assert (fields["account"], fields["group"], fields["job_id"], fields["sequence"]) == ("emea", "q4", "", 0)
-    assert (fields["data_counts_failed"], fields["data_round"]) == (1, 1)
-    assert fields["sentence"].startswith("Group q4 finished")
 
 
 @pytest.mark.parametrize(

@@ -92,34 +92,6 @@ def test_failure_makes_a_task_too_and_both_are_about_the_deal() -> None:
     assert "ada@example.com" not in orjson.dumps(note.properties).decode()
 
 
-def test_states_on_the_way_change_properties_only_and_remember_nothing() -> None:
-    account, contact, _ = ready()
-    running = event("running", contact_id=contact)
-    assert account.deliver(running) == account.deliver(running) == OK
-    assert account.operations == ["PATCH contacts"] * 2
-    assert HUBSPOT.key(running, account.subscription) is None
-    ends = ("succeeded", "failed", "cancelled", "not_found")
-    assert KIND.default_types(["ai.revor.job"]) == tuple(f"ai.revor.job.{kind}" for kind in ends)
-
-
-def test_template_maps_fields_and_only_its_author_writes_markup() -> None:
-    template = {
-        "properties": {"company": "{{ metadata.company }}", "jobtitle": "{{ event.status }}"},
-        "note": {"hs_note_body": "<p>{{ sentence }} {{ metadata.company }}</p>"},
-    }
-    account, contact, _ = ready(template=template)
-    assert account.deliver(event("succeeded", contact_id=contact, company="<i>X & Co")) == OK
-    assert account.hubspot.records["contacts"][contact].properties.items() >= {"company": "<i>X & Co"}.items()
-    (note,) = account.hubspot.timeline("contacts", contact)
-    text = "<p>LinkedIn outreach (job job-1) was accepted &lt;i&gt;X &amp; Co</p><br>revor-relay evt_"
-    assert note.properties["hs_note_body"].startswith(text)
-    assert note.properties["hs_timestamp"] == "1779271208000", "what the template leaves out is the relay's"
-    account, contact, _ = ready(template={"properties": {"company": None}, "task": {"hs_task_priority": None}})
-    assert account.deliver(event(contact_id=contact)) == OK
-    assert "company" not in account.hubspot.records["contacts"][contact].properties
-    assert "hs_task_priority" not in account.hubspot.timeline("contacts", contact)[1].properties
-
-
 def test_late_event_does_not_turn_back_what_a_newer_one_has_set() -> None:
     account, contact, deal = ready()
     assert account.deliver(event("succeeded", 2, contact_id=contact, deal_id=deal)) == OK
@@ -275,17 +247,6 @@ def test_note_that_was_not_made_is_made_later(key: str) -> None:
     assert len(account.hubspot.timeline("contacts", contact)) == 1
 
 
-def test_clock_that_was_set_back_begins_the_wait_anew() -> None:
-    account, contact = account_with(PLAIN, record="note")
-    account.hubspot.fail("POST notes", Fault())
-    one = event("succeeded", contact_id=contact)
-    account.deliver(one)
-    account.now -= 86_400
-    assert account.deliver(one).wait_seconds == ledger.SETTLE_SECONDS
-    account.now += ledger.SETTLE_SECONDS
-    assert account.deliver(one) == OK
-
-
 def test_lost_ledger_makes_no_second_note() -> None:
     account, contact = account_with(UNIQUE)
     one = event("succeeded", contact_id=contact)
@@ -341,18 +302,6 @@ def add_notes(account: Account, contact: str, count: int, *, age: float = 0.0, b
         id = account.hubspot.add("notes", hs_note_body=body, hs_timestamp="1")
         account.hubspot.records["notes"][id].about = {("contacts", contact)}
         account.hubspot.records["notes"][id].created -= age
-
-
-@pytest.mark.parametrize("hours", [-72, -14, 14, 72])
-def test_note_is_found_although_the_machine_s_clock_is_hours_off(hours: int) -> None:
-    account, contact = account_with(PLAIN, record="note")
-    account.hubspot.fail("POST notes", Fault(works=True))
-    one = event("succeeded", contact_id=contact)
-    assert account.deliver(one).in_doubt
-    for note in account.hubspot.records["notes"].values():
-        note.created -= hours * 3600.0
-    account.now += ledger.SETTLE_SECONDS
-    assert account.deliver(one) == WRITTEN
 
 
 @every_key
@@ -570,35 +519,6 @@ def test_last_request_of_an_interval_pauses_the_account_although_it_was_accepted
     named = {f"X-HubSpot-RateLimit-{name}": value for name, value in headers.items()}
     account.hubspot.fail("PATCH contacts", Fault(status=200, body=b'{"id": "7"}', headers=named))
     assert account.deliver(event(contact_id=contact)) == replace(OK, retry_after_seconds=pause)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "Existing ID: 999",
-        "x was not valid: Contact already exists. Existing ID: 999",
-        "Contact already exists. Existing ID: 0999",
-        "Contact already exists. Existing ID: 99999999999999999999",
-        "Contact already exists. Existing ID: 9/../deals/7",
-        "Contact already exists. Existing ID: ",
-        7,
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("status", [400, 409])
-def test_contact_of_a_text_of_others_is_not_written_to(status: int, message: Any) -> None:
-    account = Account(unmatched="create")
-    victim = account.hubspot.add("contacts", email="victim@example.com")
-    account.hubspot.records["contacts"]["999"] = account.hubspot.records["contacts"][victim]
-    fault = Fault(status=status, body=orjson.dumps({"status": "error", "category": "CONFLICT", "message": message}))
-    account.hubspot.fail("POST contacts", fault)
-    outcome = account.deliver(event(email="new@example.com"))
-    if message == "Contact already exists. Existing ID: 9/../deals/7" and status == 409:
-        assert account.operations[-1] == "PATCH contacts", "9 alone: a number is all that is read"
-        assert account.steps[-1].request.url.endswith("/contacts/9")
-    else:
-        assert account.operations == ["PATCH contacts", "POST contacts"]
-    assert outcome.verdict == ("retry" if status == 409 else "dead")
 
 
 def test_answers_that_contradict_each_other_for_ever_end_each_attempt() -> None:

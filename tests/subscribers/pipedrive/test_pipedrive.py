@@ -13,7 +13,6 @@ from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Memory, Step
 from relay.core.deliveries.ledger import SETTLE_SECONDS, event_key, read_entry
 from relay.core.events.event import Event
-from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
@@ -139,30 +138,6 @@ def test_note_is_attached_to_whom_the_metadata_names(
     (note,) = world.company.notes
     assert {name: note[name] for name in ("deal_id", "lead_id", "person_id") if name in note} == place
     assert world.company.refused in ([], [(404, "Deal not found")])
-
-
-def test_captured_profile_url_is_looked_up_in_fields_of_the_companys_own() -> None:
-    world = World()
-    url = "https://www.linkedin.com/in/sam?x=1&y=ü"
-    world.company.add_person("Sam")["custom_fields"] = {"d4de1c1518b4531717c676029a45911c340390a6": url}
-    world.context = replace(CONTEXT, recipient=Recipient(profile_url=url))
-    outcome = world.deliver(event({}))
-    assert outcome is not None
-    assert outcome.verdict == "delivered"
-    assert world.company.notes[0]["person_id"] == world.company.persons[-1]["id"]
-    world.subscription = pipedrive(unmatched="create")
-    world.context = replace(CONTEXT, recipient=Recipient(profile_url="https://www.linkedin.com/in/nobody"))
-    outcome = world.deliver(event({}, nth=2))
-    assert outcome == Outcome(verdict="skip", reason="unmatched"), "nobody is created without an address or a number"
-
-
-def test_note_says_what_happened_and_ends_with_the_key() -> None:
-    world = World(metadata_keys=["deal_id", "note"])
-    world.deliver(event({"deal_id": 2, "note": "<img src=x onerror=alert(1)> & co"}, "failed"))
-    content = world.company.notes[0]["content"]
-    assert content.startswith("<b>LinkedIn")
-    assert content.endswith(f"<br>revor-relay {event({}).id}-13a076fce7d1")
-    assert "Note: &lt;img src=x onerror=alert(1)&gt; &amp; co" in content
 
 
 # --- nobody is known
@@ -489,22 +464,6 @@ def test_list_in_another_order_or_without_an_end_is_no_proof(record: str, pages:
 
 
 @pytest.mark.parametrize(
-    ("status", "document", "verdict"),
-    [
-        (403, {"success": False, "error": "no"}, "dead"),
-        (404, {"success": False, "error": "Unknown method ."}, "dead"),
-        (302, {}, "retry"),
-    ],
-)
-def test_refused_write_is_told_and_not_skipped(status: int, document: Any, verdict: str) -> None:
-    world = World()
-    world.company.fail("POST /v1/notes", Fault(status=status, body=orjson.dumps(document)))
-    outcome = world.deliver(ABOUT_DEAL)
-    assert outcome is not None
-    assert (outcome.verdict, outcome.reason, outcome.in_doubt) == (verdict, f"http_{status}", status == 302)
-
-
-@pytest.mark.parametrize(
     ("fault", "verdict", "reason"),
     [
         (None, "delivered", "http_200"),
@@ -604,19 +563,6 @@ def test_setting_that_does_not_fit_is_refused_where_it_is(changes: dict[str, Any
     with pytest.raises(InvalidRequest) as refused:
         check(KIND, replace(pipedrive(), **changes))
     assert pointer in [error.pointer for error in refused.value.errors]
-
-
-def test_template_is_merged_over_the_defaults_and_escapes_what_it_prints() -> None:
-    template = {"content": "<i>{{ metadata.note }}</i> {{ metadata.deal_id | plus: 1 }}", "pinned_to_deal_flag": 1}
-    world = World(template=template)
-    outcome = world.deliver(event({"deal_id": 2, "note": "<a href='x'>{{ x }}</a>"}))
-    assert outcome is not None
-    assert outcome.verdict == "delivered"
-    (note,) = world.company.notes
-    expected = f"<i>&lt;a href=&#x27;x&#x27;&gt;{{{{ x }}}}&lt;/a&gt;</i> 3<br>revor-relay {event({}).id}-13a076fce7d1"
-    assert note["content"] == expected
-    (request,) = [step.request for step in world.steps if step.request.method == "POST"]
-    assert orjson.loads(request.body)["pinned_to_deal_flag"] == 1
 
 
 @pytest.mark.parametrize("text", TEXTS[:: scaled(20, 1)])

@@ -22,7 +22,6 @@ from subscribers.salesforce import SALESFORCE, Salesforce
 from subscribers.salesforce.answers import (
     DAILY_PAUSE_SECONDS,
     NEWEST_VERSION,
-    newest_version,
     read_answer,
     usage_of,
 )
@@ -118,33 +117,6 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
         "https://crm.example/deals/42",
     )
     assert EMAIL not in str(org.rows()), "the address is not written into the record"
-
-
-@pytest.mark.parametrize("kind", ["failed", "succeeded"])
-def test_task_has_the_sentence_the_advice_and_the_links(kind: str) -> None:
-    org = Org()
-    person, deal = org.add("Contact", LastName="Ng"), org.add("Opportunity", Name="x")
-    of = subscription(api_version="60.0", object="Task")
-    for _ in range(2):
-        assert deliver(org, event(kind, contact_id=person, deal_id=deal), of)[0].verdict == "delivered"
-    [row] = org.rows("Task")
-    assert (row["WhoId"], row["WhatId"], row["ActivityDate"]) == (person, deal, "2026-05-20")
-    expected = {"failed": ("Not Started", "High"), "succeeded": ("Completed", "Normal")}
-    assert (row["Status"], row["Priority"]) == expected[kind]
-    assert "Event evt_01jvpq" in row["Description"].replace(": ", " ")
-    assert "delivered" not in row["Subject"]
-
-
-def test_template_changes_and_removes_fields() -> None:
-    pytest.importorskip("liquid")
-    org = Org()
-    contact = org.add("Contact", LastName="Ng")
-    template = {"Status__c": "lost: {{ job.error.code }}", "Details__c": None, "Account__c": "{{ metadata.owner }}"}
-    of = subscription(api_version="60.0", template=template)
-    check(KIND, of)
-    deliver(org, event(contact_id=contact), of)
-    [row] = org.rows()
-    assert (row["Status__c"], row["Account__c"], "Details__c" in row) == ("lost: sample_error", "Kim", False)
 
 
 # --- nobody
@@ -335,21 +307,6 @@ def test_requests_of_the_day_are_read_and_some_are_left_to_others(
     given = response(201, {"success": True}, Sforce_Limit_Info=header)
     assert usage_of(given) == usage
     assert read_answer(given, NOW, subscription(), "Task").outcome.retry_after_seconds == pause
-
-
-@pytest.mark.parametrize(
-    ("listed", "newest"),
-    [
-        (["31.0", "60.0", "62.0"], "62.0"),
-        (["62.0", "60.0"], "62.0"),
-        (["62.0", "999.0"], "62.0"),
-        (["45.0"], None),
-        (["x", 7, None, "62.0.0"], None),
-    ],
-)
-def test_newest_version_that_both_know_is_used(listed: list[Any], newest: str | None) -> None:
-    assert newest_version([{"version": one} for one in listed]) == newest
-    assert newest_version({"version": "62.0"}) is None
 
 
 @pytest.mark.parametrize("change", ["hidden", "read_only", "object", "field"])

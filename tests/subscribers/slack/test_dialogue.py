@@ -206,13 +206,6 @@ def test_event_that_comes_late_does_not_turn_the_message_back() -> None:
     assert [reply.text[:2] for reply in head.replies] == ["In", "Li", "10"]
 
 
-def test_incident_that_is_first_heard_of_when_it_grows_is_one_message() -> None:
-    channel = Channel()
-    delivered(channel, incident("grew", 2, 10))
-    (head,) = channel.posts()
-    assert (head.text[:10], head.replies) == ("10 LinkedI", [])
-
-
 # --- groups
 
 
@@ -473,13 +466,6 @@ def problems(subscription: Subscription) -> list[tuple[str, str]]:
     except InvalidRequest as error:
         return [(one.pointer, one.code) for one in error.errors]
     return []
-
-
-@pytest.mark.parametrize(
-    "channel", ["C0123456789", "G01", "D0123", "U0123", "#general", "general", "sales-emea_2", "équipe", "営業"]
-)
-def test_channel_is_an_id_or_a_name(channel: str) -> None:
-    assert problems(bot(channel=channel)) == []
 
 
 @pytest.mark.parametrize(

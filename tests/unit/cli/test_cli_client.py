@@ -212,19 +212,6 @@ def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.C
     Webhook(SECRET).verify(sent, headers)
 
 
-def test_listen_forwards_published_events_with_the_relays_id(stub: Stub) -> None:
-    stub.says("GET /v1/signing-secret", {"secret": SECRET})
-    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
-    body = b'{"id":"Zo\xc3\xab \xf0\x9f\x8e\x89","type":"com.acme.order.paid"}'
-    stub.streams(b"id: evt_1\ndata: " + body + b"\n\n")
-    stub.streams(b'{"detail": "enough"}', status=403)
-    stub.says("POST /hook", {}, status=204)
-    assert run(["listen", "--forward-to", f"{stub.url}/hook"]) == 2
-    [(_, headers, sent)] = [seen for seen in stub.seen if seen[0].startswith("POST")]
-    assert (headers["webhook-id"], sent) == ("evt_1", body)
-    Webhook(SECRET).verify(sent, headers)
-
-
 ANSWER = {"accepted": 1, "known": 0, "items": [{"index": 0, "id": "evt_1", "known": False}], "rejected": []}
 
 
@@ -253,20 +240,6 @@ def test_many_events_are_published_in_batches_and_refused_ones_named(
     assert out == "published: 1, known before: 0, refused: 1\n"
     assert err == "event 501 /type: attribute type is needed (required)\n"
     assert [len(json.loads(sent)) for _, _, sent in stub.seen] == [500, 1]
-
-
-@pytest.mark.parametrize(
-    ("text", "says"), [("", "no CloudEvents"), ("{", "no CloudEvents"), ('{"id": 1}\n{x\n', "line 2 is not JSON")]
-)
-def test_input_that_is_no_json_publishes_nothing(
-    text: str, says: str, stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "events.json").write_text(text)
-    assert run(["events", "publish", str(tmp_path / "events.json")]) == 2
-    assert says in capsys.readouterr().err
-    assert run(["events", "publish", str(tmp_path / "none.json")]) == 2
-    assert "cannot read" in capsys.readouterr().err
-    assert stub.seen == []
 
 
 def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,30 +275,6 @@ def test_deliveries_are_listed_one_per_line(stub: Stub, capsys: pytest.CaptureFi
         ["ID", "TYPE", "ABOUT", "SINK", "STATE", "NEXT", "REASON"],
         ["dlv_1", "a.job.failed", "7", "https://a.example/", "dead", "-", "http_503"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"state": "enabled"}, ["enabled", "A", "-"]),
-        ({"state": "paused", "state_reason": "paused by hand"}, ["paused", "A", "paused by hand"]),
-        ({"state": "enabled", "failing_since": "B", "failing_reason": "http_500"}, ["failing", "B", "http_500"]),
-        ({"state": "disabled", "state_reason": "http_410", "failing_since": "B"}, ["disabled", "A", "http_410"]),
-        (
-            {"state": "disabled", "state_reason": "only failures for 9 s", "next_probe_at": "C"},
-            ["disabled", "A", "only failures for 9 s; next probe at C"],
-        ),
-    ],
-)
-def test_subscription_list_shows_state_since_and_reason(
-    stub: Stub, capsys: pytest.CaptureFixture[str], fields: dict[str, str], expected: list[str]
-) -> None:
-    found = {"id": "sub_1", "sink": "https://s", "types": None, "config": {"kind": "webhook"}, "state_since": "A"}
-    stub.says("GET /v1/subscriptions", {"items": [{**found, **fields}], "next_cursor": None})
-    assert run(["subscriptions", "list"]) == 0
-    head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert head == ["ID", "STATE", "SINCE", "WHY", "KIND", "SINK", "TYPES"]
-    assert line == ["sub_1", *expected, "webhook", "https://s", "all job events"]
 
 
 def test_output_cannot_control_the_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -456,24 +405,6 @@ def test_subscribed_url_is_refused_without_a_terminal(stub: Stub, capsys: pytest
     assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions?reuse=true"] * 2
 
 
-@pytest.mark.parametrize(("wanted", "code"), [(True, 0), (False, 2)])
-def test_terminal_offers_the_existing_subscription(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch, wanted: bool, code: int
-) -> None:
-    asked = []
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.confirm", lambda question, **options: asked.append(question) or wanted)
-    stub.says("POST /v1/subscriptions", SLACK, status=200)
-    stub.says("POST /v1/subscriptions/sub_1/test", sample_result())
-
-    assert run(["subscriptions", "add", SINK]) == code
-
-    assert len(asked) == 1
-    assert "as sub_1 (enabled). Use it" in asked[0]
-    assert bool(sent(stub, "POST /v1/subscriptions/sub_1/test")) == wanted
-
-
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
@@ -488,14 +419,6 @@ def test_terminal_offers_the_existing_subscription(
 )
 def test_api_messages_name_commands_and_options(said: str, shown: str) -> None:
     assert in_cli_words(said) == shown
-
-
-def test_error_about_a_secret_is_not_redacted(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    detail = "it is too short: a secret has 24 to 64 bytes"
-    problem = {"detail": f"/config/secret: {detail}", "errors": [{"pointer": "/config/secret", "detail": detail}]}
-    stub.says("GET /v1/jobs", problem, status=422)
-    assert run(["jobs", "list"]) == 2
-    assert capsys.readouterr().err == f"relay: {detail} (in config.secret)\n"
 
 
 def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
@@ -613,20 +536,6 @@ def test_credential_is_removed_by_unset(stub: Stub) -> None:
 
 
 FILTERS = [{"exact": {"channel": "linkedin"}}]
-
-
-@pytest.mark.parametrize("place", ["the argument", "a single filter", "a file", "the input"])
-def test_filters_come_from_the_argument_a_file_or_the_input(
-    stub: Stub, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stub.says("POST /v1/subscriptions", {"id": "sub_1", "sink": "https://a.example/", "config": {}}, status=201)
-    raw = json.dumps(FILTERS)
-    (tmp_path / "filters.json").write_text(raw)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw.encode())))
-    given = {"the argument": raw, "a single filter": json.dumps(FILTERS[0]), "the input": "-"}
-    argument = given.get(place, str(tmp_path / "filters.json"))
-    assert run(["subscriptions", "add", "https://a.example/", "--no-test", "--filters", argument]) == 0
-    assert json.loads(stub.seen[-1][2]) == {"sink": "https://a.example/", "filters": FILTERS}
 
 
 def test_edit_keeps_replaces_and_removes_filters(stub: Stub) -> None:

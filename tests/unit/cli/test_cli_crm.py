@@ -193,16 +193,6 @@ def test_salesforce_has_its_token_url_filled_in(relay: Relay, tmp_path: Path, do
     assert relay.created["sinkcredential"] == whole
 
 
-def test_salesforce_asks_for_its_app(relay: Relay, answers: list[Any]) -> None:
-    relay.kind = "salesforce"
-    asked = prepared(answers, "acme", "the-id", "the-secret", True, '{"email": 5', '{"email": "a@b.example"}')
-    assert run(["subscriptions", "add", "salesforce", "--object", "Task"]) == 0
-    assert [hidden for _, hidden in asked] == [False, False, True, False, False, False]
-    credential = relay.created["sinkcredential"]
-    assert (credential["client_id"], credential["client_secret"]) == ("the-id", "the-secret")
-    assert relay.samples == [{"type": "ai.revor.job.failed", "metadata": {"email": "a@b.example"}}]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -266,22 +256,3 @@ def test_a_sample_is_sent_if_asked_for(
     assert run([*base, "--sample", "--metadata", '{"deal_id": 7}']) == code
     assert relay.samples == [{"type": "ai.revor.job.failed", "metadata": {"deal_id": 7}}]
     assert said in capsys.readouterr().out
-
-
-def test_a_later_sample_takes_metadata(relay: Relay) -> None:
-    assert run(["subscriptions", "test", "sub_1", "--metadata", '{"deal_id": 7}']) == 0
-    assert relay.samples == [{"metadata": {"deal_id": 7}}]
-    assert run(["subscriptions", "test", "sub_1", "--metadata", "7"]) == 2
-
-
-def test_a_credential_from_the_input_leaves_the_input_open(
-    relay: Relay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    piped = io.TextIOWrapper(io.BytesIO(b"a-token-of-40-characters\n"))
-    monkeypatch.setattr("sys.stdin", piped)
-    assert run(["subscriptions", "add", "pipedrive", "--domain", "acme", "--credential", "-"]) == 0, capsys.readouterr()
-    assert relay.created["sinkcredential"] == {
-        "credentialtype": "ACCESSTOKEN",
-        "accesstoken": "a-token-of-40-characters",
-    }
-    assert not piped.closed

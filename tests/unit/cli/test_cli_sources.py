@@ -29,11 +29,6 @@ ACCOUNT = {
     "paused_until": None,
     "last_completed_at": None,
 }
-UNKNOWN = {
-    name: None
-    for name in ACCOUNT
-    if name.startswith(("expected", "price", "limit", "remaining", "window")) or name.endswith("per_second")
-}
 
 
 class Terminal(io.StringIO):
@@ -55,30 +50,6 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr("relay.cli.sources.api", Client)
     return listed
-
-
-def on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: int = 80) -> list[str]:
-    shown = Terminal()
-    monkeypatch.setattr("sys.stdout", shown)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "dumb")
-    assert run(["sources", *arguments]) == 0
-    return shown.getvalue().splitlines()
-
-
-def test_table_fits_a_narrow_terminal(accounts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    accounts.append({**ACCOUNT, **UNKNOWN, "account": "second", "state": "unauthorized", "open_jobs": 0})
-    lines = on_terminal(monkeypatch)
-    assert [line.split() for line in lines[:3]] == [
-        ["ACCOUNT", "STATE", "OPEN", "OURS/LIMIT", "OTHERS", "DELAY", "HALF", "DOUBLE"],
-        ["revor/default", "ok", "12345", "96/120", "6", "1.2", "s", "5", "min", "0.6", "s"],
-        ["revor/second", "unauthorized", "0", "-/-", "-", "-", "-", "-"],
-    ]
-    assert max(len(line) for line in lines) <= 80
-    text = " ".join(lines)
-    assert "OURS is what the relay may send of the upstream's LIMIT" in text
-    assert "revor/default: a job's end is known about 1.2 s after it happens. With double the budget" in text
-    assert "revor/second: the upstream refuses the API key" in text
 
 
 def test_json_is_the_only_output(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -257,28 +257,6 @@ def test_report_shows_state_next_step_and_commands(
     assert f"event {EVENT}, which was deleted" in lines[2]
 
 
-def test_requests_of_a_dry_run_are_a_table() -> None:
-    search, note = (
-        "https://acme.pipedrive.com/api/v2/persons/search?term={email}",
-        "https://acme.pipedrive.com/v1/notes",
-    )
-    requests = [
-        {"method": "GET", "url": search, "body": None},
-        {"method": "POST", "url": note, "body": '{"content":"Accepted",\n "deal_id":7}'},
-    ]
-    dry = attempt(status_code=None, remote_ip=None, response_excerpt=None, timings={}, next_attempt_at=None)
-    lines = attempt_lines([{**dry, "requests": requests, "decision": "dry run: nothing was sent (2 requests)"}])
-    assert lines == [
-        "#1    2026-05-20 10:00:08.123 UTC: a dry run",
-        f"       1  GET     {search}",
-        f"       2  POST    {note}",
-        '          {"content":"Accepted", "deal_id":7}',
-        "      → dry run: nothing was sent (2 requests)",
-    ]
-    long = attempt_lines([{**dry, "requests": [{"method": "POST", "url": note, "body": "x" * 5000}]}])
-    assert max(map(len, long)) < 450
-
-
 def test_answer_cannot_control_the_terminal() -> None:
     assert not any("\x1b" in line for line in attempt_lines([attempt(response_excerpt="\x1b[2Jgone")], width=80))
 

@@ -2,13 +2,12 @@
 
 import io
 
-import pytest
 from rich.console import Console
 
 from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
-from relay.cli.demo.live import rerun_line, rerun_picture, side_by_side
+from relay.cli.demo.live import rerun_line, rerun_picture
 from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_rerun
-from relay.cli.demo.report import Delay, Naive, Receipts, Report, compared, make_naive, make_report
+from relay.cli.demo.report import Delay, Naive, make_naive
 from relay.cli.demo.scenario import post
 from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
 from relay.sandbox.fate import Script
@@ -82,50 +81,6 @@ def test_unseen_end_counts_with_its_delay_so_far() -> None:
     assert (seen.detection_delay_seconds.mean, seen.unseen) == (1.0, 0)
     assert length_seconds(lives) == 8
     assert length_seconds([]) == 0
-
-
-def report_of(mean: float | None) -> Report:
-    report = make_report([], Receipts(), speed=1, upstream_requests=8, elapsed_seconds=1)
-    delay = Delay(mean=mean, p50=mean, p95=mean)
-    return Report(**{name: getattr(report, name) for name in Report.__slots__} | {"detection_delay_seconds": delay})
-
-
-@pytest.mark.parametrize(
-    ("ours", "unseen", "line"),
-    [
-        (
-            2.0,
-            0,
-            "The relay saw ends after 2.0 s on average, the plain poller after 50.0 s (25.0 times as long); "
-            "with 8 requests against 90.",
-        ),
-        (
-            2.0,
-            3,
-            "The relay saw ends after 2.0 s on average, the plain poller after at least 50.0 s, with 3 not yet seen "
-            "(25.0 times as long); with 8 requests against 90.",
-        ),
-        (
-            0.0,
-            0,
-            "The relay saw ends after 0.0 s on average, the plain poller after 50.0 s; with 8 requests against 90.",
-        ),
-        (None, 0, "The relay saw no end, with 8 requests against 90."),
-    ],
-)
-def test_comparison_table(ours: float | None, unseen: int, line: str) -> None:
-    naive = Naive(detection_delay_seconds=Delay(mean=50.0, p50=40.0, p95=90.0), upstream_requests=90, unseen=unseen)
-    assert compared(report_of(ours), naive) == line
-    console = Console(file=io.StringIO(), width=120)
-    console.print(side_by_side(report_of(ours), naive))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    rows = [line.strip("│\n ").split("│") for line in shown.splitlines() if line.startswith("│")]
-    assert [cell.strip() for cell in rows[0]] == [
-        "end seen after, mean",
-        "-" if ours is None else f"{ours} s",
-        "50.0 s",
-    ]
-    assert [cell.strip() for cell in rows[-1]] == ["upstream requests", "8", "90"]
 
 
 async def test_second_run_has_the_rate_limit_of_the_first() -> None:

@@ -19,7 +19,7 @@ from relay.http.sender import Sender
 from tests.support.certificates import self_signed
 from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.guard import DEVELOPMENT
-from tests.support.hostile import POLICY, URLS, HostileResolver
+from tests.support.hostile import HostileResolver
 from tests.support.peer import open_peer
 
 NAME = "sink.example.com"
@@ -92,23 +92,6 @@ async def test_proxy_resolves_names_and_sees_only_them(tmp_path: Path) -> None:
     assert dotted.error == "proxy", "the name is handed over as written; this proxy does not know it with a dot"
 
 
-async def test_tls_is_verified_against_the_sink(tmp_path: Path) -> None:
-    _, untrusted = self_signed(tmp_path, NAME)
-    path, other = self_signed(tmp_path, "other.example.com")
-    names = {NAME: "127.0.0.1"}
-    for context, verify in (
-        (untrusted, ssl.create_default_context()),
-        (other, ssl.create_default_context(cafile=path)),
-    ):
-        async with open_sink(context) as (sink, port), open_connect_proxy(ConnectProxy(names=names)) as proxy:
-            policy = GuardPolicy(allow_ports=frozenset({port}), by_proxy=True)
-            async with sender_through(proxy.url(), policy, tls=verify) as sender:
-                response = await send(sender, f"https://{NAME}:{port}/")
-        assert response.error == "tls"
-        assert "certificate does not verify" in (response.detail or "")
-        assert not sink.heads
-
-
 async def test_credentials_are_sent_to_the_proxy_only() -> None:
     proxy = ConnectProxy(credentials="Team A:p@ss:wörd")
     async with open_sink() as (sink, port), open_connect_proxy(proxy):
@@ -154,24 +137,6 @@ async def test_timeout_in_the_tunnel_is_the_sinks() -> None:
     assert (response.error, response.detail) == ("timeout", "no answer within 0.1 s")
 
 
-async def test_the_way_to_the_proxy_may_be_encrypted(tmp_path: Path) -> None:
-    path, context = self_signed(tmp_path, NAME)
-    proxy = ConnectProxy(names={NAME: "127.0.0.1"}, credentials="a:b")
-    async with open_sink(context) as (sink, port), open_connect_proxy(proxy, tls=context):
-        policy = GuardPolicy(allow_ports=frozenset({port}), by_proxy=True)
-        url = proxy.url("a:b", scheme="https")
-        async with sender_through(url, policy, tls=ssl.create_default_context(cafile=path)) as sender:
-            responses = [await send(sender, f"https://{NAME}:{port}/") for _ in range(2)]
-        async with sender_through(url, policy) as sender:
-            untrusted = await send(sender, f"https://{NAME}:{port}/")
-        async with sender_through(proxy.url("a:b"), policy) as sender:
-            plain = await send(sender, f"https://{NAME}:{port}/")
-    assert [response.status_code for response in responses] == [200, 200]
-    assert (untrusted.error, plain.error) == ("proxy", "proxy")
-    assert "certificate does not verify" in (untrusted.detail or "")
-    assert len(sink.heads) == 2
-
-
 async def test_tunnel_is_kept_and_never_shared_with_direct_requests() -> None:
     async with open_sink() as (sink, port), open_connect_proxy() as proxy:
         url = f"http://127.0.0.1:{port}/"
@@ -179,13 +144,6 @@ async def test_tunnel_is_kept_and_never_shared_with_direct_requests() -> None:
             for sender in (through, direct) * 3:
                 assert (await send(sender, url)).status_code == 200
     assert (len(proxy.heads), sink.connections) == (1, 2)
-
-
-async def test_guard_judges_what_a_url_says_before_the_proxy_is_asked() -> None:
-    async with open_connect_proxy() as proxy, sender_through(proxy.url(), replace(POLICY, by_proxy=True)) as sender:
-        for row in URLS:
-            assert (await send(sender, row.url)).error == "refused", row
-    assert not proxy.heads
 
 
 async def test_names_get_neither_http_nor_other_ports_through_the_proxy() -> None:

@@ -67,23 +67,6 @@ async def test_trailers_of_a_response_are_no_headers_of_it_or_of_the_next() -> N
             got.close()
 
 
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("http://example.com/", "example.com"),
-        ("http://example.com:80/", "example.com"),
-        ("https://example.com:443/", "example.com"),
-        ("https://example.com:8443/", "example.com:8443"),
-        ("http://[::1]:8080/", "[::1]:8080"),
-        ("http://[::1]/", "[::1]"),
-        ("http://example.com./", "example.com"),
-        ("http://bücher.example/", "xn--bcher-kva.example"),
-    ],
-)
-async def test_host_header_is_the_host_of_the_url(url: str, host: str) -> None:
-    assert Route.to(URL(url)).host == host
-
-
 @given(st.lists(st.text(), max_size=5), st.integers(0, 10_000))
 def test_header_with_a_line_break_is_not_sent(values: list[str], size_bytes: int) -> None:
     route = Route(URL("http://a/"), "/", "a", None)  # type: ignore[arg-type]
@@ -99,29 +82,6 @@ def test_header_with_a_line_break_is_not_sent(values: list[str], size_bytes: int
 
 
 # --- what comes back
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        (answer(200, [], b"ok"), (200, b"ok")),
-        (answer(204, [], None), (204, b"")),
-        (answer(304, [], None), (304, b"")),
-        (answer(200, [("Transfer-Encoding", "chunked")], None) + b"2\r\nok\r\n1\r\n!\r\n0\r\n\r\n", (200, b"ok!")),
-        (answer(100, [], None) + answer(103, [("Link", "x")], None) + answer(201, [], b"made"), (201, b"made")),
-        (b"HTTP/1.0 200 OK\r\n\r\nold", (200, b"old")),
-    ],
-    ids=["length", "no content", "not modified", "chunks", "interim", "until the end"],
-)
-async def test_every_kind_of_response_is_read(raw: bytes, expected: tuple[int, bytes]) -> None:
-    async def say(call: Call) -> None:
-        await call.body()
-        await call.send(raw)
-        if raw.startswith(b"HTTP/1.0"):
-            call.cut()
-
-    async with open_stub(say) as stub, opened() as exchanges:
-        assert await ask(exchanges, stub.url) == expected
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -188,19 +148,6 @@ async def test_malformed_or_truncated_body_is_an_error_after_the_head(end: bytes
         with pytest.raises(aiohttp.ClientPayloadError):
             await got.content.read()
         got.close()
-
-
-@pytest.mark.parametrize(
-    "raw", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 20\r\n\r\n", b"200 OK\r\n\r\n", b"\0" * 100]
-)
-async def test_response_without_status_is_garbled(raw: bytes) -> None:
-    async def say(call: Call) -> None:
-        await call.body()
-        await call.send(raw)
-
-    async with open_stub(say) as stub, opened() as exchanges:
-        with pytest.raises(Garbled):
-            await ask(exchanges, stub.url)
 
 
 @pytest.mark.parametrize("endless", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 \r\nLink: x\r\n\r\n"])

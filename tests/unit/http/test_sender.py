@@ -1,7 +1,6 @@
 """The guarded client with real sockets on loopback: refusals, limits, reported errors and timings."""
 
 import asyncio
-import gzip
 import ipaddress
 import ssl
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from relay import __version__
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.http.sender import MAX_BODY_BYTES, Sender
@@ -102,34 +100,6 @@ async def send(
         return await sender.send(request, timeout_seconds=timeout_seconds)
 
 
-async def test_request_arrives_unchanged() -> None:
-    async with peer() as sink:
-        response = await send(
-            sink.url(), headers=(("Content-Type", "application/json"), ("X-Own", "1")), body=b'{"a":1}'
-        )
-    assert (response.status_code, response.excerpt, response.error) == (200, b"ok", None)
-    assert response.remote_ip == "127.0.0.1"
-    assert response.started_at == 1000.0
-    assert response.duration_ms > 0
-    assert response.header("content-length") == "2"
-    head = sink.heads[0].decode().lower()
-    assert head.startswith(f"post {SECRET_PATH.lower()} http/1.1\r\n")
-    assert f"user-agent: revor-relay/{__version__}\r\n" in head
-    assert "accept-encoding: identity\r\n" in head
-    assert "content-type: application/json\r\n" in head
-    assert "x-own: 1\r\n" in head
-    assert sink.bodies == [b'{"a":1}']
-
-
-async def test_compressed_responses_are_neither_requested_nor_decompressed() -> None:
-    bomb = gzip.compress(bytes(50_000_000))[: MAX_BODY_BYTES - 1000]
-    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(bomb), bomb)
-    async with peer(answer) as sink:
-        response = await send(sink.url(), headers=(("Accept-Encoding", "gzip"),))
-    assert b"accept-encoding: identity\r\n" in sink.heads[0].lower()
-    assert response.excerpt == bomb
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(status: int) -> None:
     async with peer() as other:
@@ -170,13 +140,6 @@ async def test_plain_http_to_a_name_is_allowed_only_inside_the_allowed_networks(
         refused = await send(url, resolver=StubResolver("93.184.215.14"))
     assert refused.error == "refused"
     assert "http is not allowed" in (refused.detail or "")
-
-
-@pytest.mark.parametrize("url", ["https://u:p@example.com/", "https://0x7f000001/", "gopher://example.com/", ""])
-async def test_urls_are_judged_before_any_look_up(url: str) -> None:
-    resolver = StubResolver("93.184.215.14")
-    assert (await send(url, GuardPolicy(), resolver=resolver)).error == "refused"
-    assert not resolver.asked
 
 
 async def test_huge_body_is_read_up_to_the_limit_and_the_connection_closed() -> None:
@@ -253,11 +216,6 @@ async def test_closed_port_is_a_connect_error() -> None:
     assert response.remote_ip == "127.0.0.1"
 
 
-def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
-    writer.transport.abort()
-    return asyncio.sleep(0)
-
-
 @pytest.mark.parametrize(
     ("answer", "excerpt"),
     [
@@ -316,61 +274,6 @@ async def test_only_cancellation_is_raised() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-
-
-async def test_first_request_of_a_connection_has_all_timings(tmp_path: Path) -> None:
-    path, context = self_signed(tmp_path)
-    trusted = ssl.create_default_context(cafile=path)
-
-    async def thinking(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.03)
-        writer.write(OK)
-
-    async with peer(thinking, tls=context) as sink:
-        by_name = sink.url(scheme="https", host="sink.example.com")
-        resolver = StubResolver("127.0.0.1", delay_seconds=0.02)
-        async with Sender(DEVELOPMENT, clock=time.time, tls=trusted, resolver=resolver) as sender:
-            wrong_name = await sender.send(OutboundRequest(url=by_name), timeout_seconds=5)
-            by_address = OutboundRequest(url=sink.url(scheme="https"))
-            first = await sender.send(by_address, timeout_seconds=5)
-            second = await sender.send(by_address, timeout_seconds=5)
-    failed = wrong_name.timings
-    assert wrong_name.error == "tls"
-    assert failed.dns_ms is not None
-    assert failed.dns_ms >= 19
-    assert failed.connect_ms is not None
-    assert failed.tls_ms is not None
-    assert failed.tls_ms > 0, "it broke off in the handshake, which counts until then"
-    assert failed.first_byte_ms is None
-    assert sum(filter(None, failed)) <= wrong_name.duration_ms
-
-    assert first.status_code == 200
-    assert first.timings.dns_ms is None, "an address needs no DNS lookup"
-    assert first.timings.connect_ms is not None
-    assert first.timings.tls_ms is not None
-    assert first.timings.first_byte_ms is not None
-    assert first.timings.first_byte_ms >= 29
-    assert sum(filter(None, first.timings)) <= first.duration_ms
-
-    assert (sink.connections, second.status_code) == (1, 200), "of the failed handshake the sink knows nothing"
-    assert second.timings[:3] == (None, None, None), "the connection was there already"
-    assert second.timings.first_byte_ms is not None
-    assert second.duration_ms >= second.timings.first_byte_ms >= 29
-
-
-async def test_details_hold_no_part_of_the_url_path(tmp_path: Path) -> None:
-    _, context = self_signed(tmp_path)
-    responses = []
-    async with peer(reset) as resetting, peer(b"nonsense\r\n\r\n") as nonsense, peer(tls=context) as untrusted:
-        responses = [
-            await send(resetting.url()),
-            await send(nonsense.url()),
-            await send(untrusted.url(scheme="https")),
-            await send(resetting.url(), GuardPolicy()),
-            await send(f"https://nowhere.invalid{SECRET_PATH}", GuardPolicy(), resolver=StubResolver()),
-        ]
-    assert [response.error for response in responses] == ["read", "protocol", "tls", "refused", "dns"]
-    assert not any("hush" in f"{response.detail}{response!r}" for response in responses)
 
 
 async def test_requests_wait_for_a_free_connection_within_their_timeout() -> None:

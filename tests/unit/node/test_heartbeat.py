@@ -104,25 +104,3 @@ async def test_ping_that_fails_is_logged_once_without_the_secret(answer: dict[st
     assert [line["event"] for line in lines] == ["heartbeat_failed", "heartbeat_sent_again"]
     assert (lines[0]["error"], lines[0]["host"]) == (said, "hc.example")
     assert SECRET not in repr(lines)
-
-
-async def test_error_in_one_ping_does_not_end_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    looks = 0
-    again = asyncio.Event()
-
-    def broken() -> Mapping[str, Progress]:
-        nonlocal looks
-        looks += 1
-        if looks > 1:
-            again.set()
-        raise RuntimeError(f"cannot tell about {SECRET}")
-
-    monkeypatch.setattr(heartbeat, "EVERY_SECONDS", 0.0)
-    world.heartbeat._loops = broken
-    with structlog.testing.capture_logs() as lines:
-        running = asyncio.create_task(world.heartbeat.run())
-        await again.wait()
-        running.cancel()
-        await asyncio.wait([running])
-    assert lines[0]["event"] == "heartbeat_failed"

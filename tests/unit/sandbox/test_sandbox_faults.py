@@ -28,23 +28,6 @@ def test_fault_ends_after_its_count() -> None:
     assert [hit(injector) for _ in range(3)] == ["500", "500", None]
 
 
-def test_fault_ends_after_its_duration() -> None:
-    injector = injector_of({"kind": "503", "duration_seconds": 5})
-    assert [hit(injector, now=NOW + second) for second in (0, 4.9, 5)] == ["503", "503", None]
-
-
-def test_filters_select_requests() -> None:
-    injector = injector_of(
-        {"kind": "403", "share": 1, "path_prefix": "/api/v1/connect"},
-        {"kind": "404", "share": 1, "method": "post"},
-        {"kind": "revoked_key", "share": 1, "account": "beta"},
-    )
-    assert hit(injector) is None
-    assert hit(injector, path="/api/v1/connect/accounts") == "403"
-    assert hit(injector, method="POST") == "404"
-    assert hit(injector, account="beta") == "revoked_key"
-
-
 def test_errors_precede_the_effect_and_corruptions_follow_it() -> None:
     assert parse_fault({"kind": "502"}).after_effect is False
     assert parse_fault({"kind": "502", "after_effect": True}).after_effect is True

@@ -40,65 +40,7 @@ def test_documented_example_is_reproduced_exactly() -> None:
     assert list(item["result"]) == list(expected["result"])
 
 
-@pytest.mark.parametrize(("mode", "counts"), [("start", [0, 1, 1, 2, 2]), ("end", [0, 0, 1, 1, 2])])
-def test_attempts_are_counted_at_start_or_end(mode: Any, counts: list[int]) -> None:
-    world = World(seed=1, behaviour=Behaviour(count_attempts=mode))
-    job = make(world, script=Script(final="succeeded", attempt_failures=1, waiting_status="queued"))
-    assert statuses(job) == ["queued", "running", "queued", "running", "succeeded"]
-    assert [step.attempt_count for step in job.steps] == counts
-
-
-@pytest.mark.parametrize(("mode", "shown"), [("clear", False), ("keep", True)])
-def test_item_between_attempts(mode: Any, shown: bool) -> None:
-    world = World(seed=1, behaviour=Behaviour(started_at_while_waiting=mode))
-    script = Script(
-        final="succeeded",
-        attempt_failures=1,
-        waiting_status="scheduled",
-        start_delay_seconds=1,
-        run_seconds=2,
-        retry_pause_seconds=30,
-    )
-    job = make(world, script=script)
-    item = world.item_at(job, NOW + 3)
-    assert item["status"] == "scheduled"
-    assert item["next_attempt_at"] == "2026-05-20T10:00:33.000Z"
-    assert item["started_at"] == ("2026-05-20T10:00:01.000Z" if shown else None)
-    assert item["finished_at"] is None
-    assert item["error"]["retryable"] is True
-    again = world.item_at(job, NOW + 34)
-    assert (again["status"], again["started_at"], again["next_attempt_at"], again["error"]) == (
-        "running",
-        "2026-05-20T10:00:34.000Z",
-        None,
-        None,
-    )
-
-
-def test_cancelled_job_never_ran_and_delays_no_other() -> None:
-    world = World(seed=1)
-    make(world, script=DONE)
-    job = make(world, script=Script(final="cancelled"))
-    after = make(world, script=DONE)
-    item = world.item_at(job, math.inf)
-    assert item["status"] == "cancelled"
-    assert (item["started_at"], item["attempt_count"], item["result"], item["error"]) == (None, 0, None, None)
-    assert item["finished_at"] is not None
-    assert job.created_at <= job.ended_at < NOW + 61
-    assert after.first_started_at == NOW + 121
-
-
 # Lanes
-
-
-def test_retried_job_delays_its_lane() -> None:
-    world = World(seed=1)
-    first = make(world, script=Script(final="succeeded", attempt_failures=2))
-    second = make(world, script=DONE)
-    assert second.scheduled_at == NOW + 60  # set at creation, before the delay was known
-    assert second.first_started_at == pytest.approx(first.ended_at + 0.2, abs=0.001)
-    third = make(world, now=second.first_started_at, script=DONE)
-    assert third.scheduled_at == pytest.approx(second.first_started_at + 60)
 
 
 @settings(max_examples=60, deadline=None)
@@ -149,29 +91,6 @@ def test_invariants_of_every_world(seed: int, speed: float, mode: Any, calls: li
 
 
 # Chance
-
-
-def lives(seed: int, now: float = NOW, count: int = 40) -> list[Any]:
-    world = World(seed=seed)
-    jobs = [make(world, now=now, channel=("email", "linkedin", "whatsapp")[i % 3]) for i in range(count)]
-    return [
-        (job.id, job.fate, [(s.status, round(s.at - now, 2), s.attempt_count, s.error_code) for s in job.steps])
-        for job in jobs
-    ]
-
-
-def test_same_seed_and_order_give_the_same_lifecycles() -> None:
-    assert lives(7) == lives(7) == lives(7, now=NOW + 5000)
-    assert lives(7) != lives(8)
-
-
-def test_speed_divides_every_duration() -> None:
-    slow, fast = World(seed=9), World(seed=9, behaviour=Behaviour(speed=60))
-    for _ in range(30):
-        a, b = make(slow), make(fast)
-        assert [s.status for s in a.steps] == [s.status for s in b.steps]
-        for x, y in zip(a.steps, b.steps, strict=True):
-            assert (y.at - NOW) * 60 == pytest.approx(x.at - NOW, abs=1.5)
 
 
 # Keeping

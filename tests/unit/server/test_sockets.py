@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,11 +47,6 @@ def test_passed_socket_is_taken_over_and_kept_from_children() -> None:
             assert environ == {"OTHER": "kept"}
 
 
-@pytest.mark.parametrize("environ", [{}, {"LISTEN_FDS": "", "LISTEN_PID": ""}, {"LISTEN_PID": str(PID)}])
-def test_without_sockets_the_relay_listens_itself(environ: dict[str, str]) -> None:
-    assert sockets.passed_sockets(environ, PID) == []
-
-
 def test_sockets_of_another_process_are_left_alone() -> None:
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID + 1)}
     assert sockets.passed_sockets(environ, PID, 10_000) == []
@@ -64,31 +58,6 @@ def test_wrong_number_of_sockets_is_named(fds: str) -> None:
     with pytest.raises(UsageError, match="LISTEN_FDS must be a number of sockets from 0 to 16") as raised:
         passed(10_000, fds=fds)
     assert len(str(raised.value)) < 200
-
-
-@pytest.mark.parametrize("pid", ["", "self", "-1", "1e3"])
-def test_wrong_process_id_is_named(pid: str) -> None:
-    with pytest.raises(UsageError, match="LISTEN_PID must be the relay's process id"):
-        passed(10_000, pid=pid)
-
-
-def test_zero_sockets_are_none() -> None:
-    assert passed(10_000, fds="0") == []
-
-
-def test_descriptor_that_is_not_open_or_no_socket_is_named() -> None:
-    with pytest.raises(UsageError, match="file descriptor 10000 is no socket: Bad file descriptor"):
-        passed(10_000)
-    with tempfile.TemporaryFile() as file, pytest.raises(UsageError, match=f"descriptor {file.fileno()} is no socket"):
-        passed(file.fileno())
-
-
-def test_socket_that_is_not_a_listening_tcp_socket_is_refused() -> None:
-    with listening(listens=False) as number, pytest.raises(UsageError, match="not listening: use Accept=no"):
-        passed(number)
-    for family, kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM)):
-        with listening(family, kind) as number, pytest.raises(UsageError, match="not a TCP socket: use ListenStream="):
-            passed(number)
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from relay.clock import wall_clock
-from relay.sources.client import MAX_BODY_BYTES, NODE_HEADER, PollResult, UpstreamClient, problem_of
+from relay.sources.client import NODE_HEADER, PollResult, UpstreamClient, problem_of
 from relay.sources.definition import load_definition
 from relay.sources.mapping import UpstreamError
 from tests.support.peer import open_peer
@@ -159,16 +159,6 @@ async def test_error_answers_are_classified(status_code: int, body: dict[str, An
         assert poll.error is None
 
 
-async def test_rate_limit_says_how_long_to_wait() -> None:
-    headers = {"Retry-After": "2.5", "X-RateLimit-Limit": "120", "X-RateLimit-Window-Ms": "60000"}
-
-    poll = await poll_at(answering(error_body("api_rate_limit_exceeded"), status=429, headers=headers))
-
-    assert poll.kind == "rate_limited"
-    assert poll.headers[REVOR.headers.retry_after] == "2.5"
-    assert poll.headers[REVOR.headers.window_ms] == "60000"
-
-
 @pytest.mark.parametrize(
     ("body", "content_type", "reason"),
     [
@@ -204,21 +194,6 @@ async def test_redirects_are_not_followed(status_code: int) -> None:
 
 
 # Bounds ------------------------------------------------------------------------------------------------------------
-
-
-def item_of(size: int) -> bytes:
-    head, tail = b'{"item": {"id": "job_uuid", "status": "queued", "result": "', b'"}}'
-    return head + b"x" * (size - len(head) - len(tail)) + tail
-
-
-@pytest.mark.parametrize(("size", "kind"), [(MAX_BODY_BYTES, "observed"), (MAX_BODY_BYTES + 1, "oversized")])
-async def test_size_limit(size: int, kind: str) -> None:
-    async def handler(request: web.BaseRequest) -> web.Response:
-        return web.Response(body=item_of(size), content_type="application/json")
-
-    poll = await poll_at(handler)
-
-    assert (poll.kind, poll.status_code) == (kind, 200)
 
 
 async def test_endless_body_is_read_up_to_the_limit() -> None:
@@ -266,21 +241,6 @@ async def test_timeout() -> None:
     assert (poll.kind, poll.status_code) == ("unavailable", None)
     assert poll.detail == "no complete answer within 0.1 s"
     assert 90 <= poll.duration_ms < 5000
-
-
-async def test_deadline_covers_a_slow_body() -> None:
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n")
-        while True:
-            writer.write(b" ")
-            await writer.drain()
-            await asyncio.sleep(0.02)
-
-    async with raw_upstream(drip, timeout_seconds=0.2) as client:
-        poll = await client.poll("job_uuid", KEY)
-
-    assert (poll.kind, poll.detail) == ("unavailable", "no complete answer within 0.2 s")
-    assert poll.duration_ms < 5000
 
 
 async def test_endless_head_is_an_unusable_answer() -> None:
@@ -338,21 +298,6 @@ async def test_probe_requests_the_accounts() -> None:
 
     assert (poll.kind, poll.observation, poll.detail) == ("observed", None, "")
     assert paths == ["/api/v1/connect/accounts"]
-
-
-@pytest.mark.parametrize(
-    ("body", "status_code", "kind"),
-    [
-        (SAMPLES["error_envelope"]["body"], 401, "unauthorized"),
-        (error_body("permission_denied"), 403, "forbidden"),
-        ({}, 503, "unavailable"),
-        ([], 200, "malformed"),
-        ({"ok": False, "error": {"code": "api_key_expired"}}, 200, "unauthorized"),
-    ],
-)
-async def test_failed_probes(body: object, status_code: int, kind: str) -> None:
-    async with upstream(answering(body, status=status_code)) as client:
-        assert (await client.probe(KEY)).kind == kind
 
 
 @pytest.mark.parametrize(

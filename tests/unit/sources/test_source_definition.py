@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from relay.core.events.event import Hint
 from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
@@ -46,20 +45,6 @@ def test_revor_preset_loads() -> None:
 
 
 @pytest.mark.parametrize(
-    "base_url",
-    ["https://revor.ai", "https://revor.ai/", "https://revor.ai/api/v1", "https://revor.ai/api/v1/"],
-)
-def test_base_url_may_include_the_version(base_url: str) -> None:
-    assert REVOR.root(base_url) == "https://revor.ai"
-    assert REVOR.event_source(base_url) == "https://revor.ai/api/v1/outreach/jobs"
-    assert REVOR.job_url(base_url, "a") == "https://revor.ai/api/v1/outreach/jobs/a"
-    assert REVOR.probe_url(base_url) == "https://revor.ai/api/v1/connect/accounts"
-    origin = REVOR.origin(base_url, "http://x/schemas/job-status.v1.json")
-    assert (origin.source, origin.type_prefix) == ("https://revor.ai/api/v1/outreach/jobs", "ai.revor.job")
-    assert origin.account_source == "https://revor.ai/api/v1/connect/accounts"
-
-
-@pytest.mark.parametrize(
     ("external_id", "segment"),
     [
         ("0f9c-4e_1~", "0f9c-4e_1~"),
@@ -93,45 +78,6 @@ def test_every_documented_code_has_its_own_hint(code: str) -> None:
     assert hint.who in WHO
 
 
-@pytest.mark.parametrize(
-    ("channel", "name"),
-    [
-        ("linkedin", "LinkedIn"),
-        ("LinkedIn", "LinkedIn"),
-        ("email", "Email"),
-        ("whatsapp", "WhatsApp"),
-        ("telegram", "telegram"),
-        ("te\nle\x00gram{code}", "telegram{code}"),
-        ("x" * 500, "x" * 64),
-        (None, "connected"),
-        ("", "connected"),
-        ("\n", "connected"),
-    ],
-)
-def test_channel_names(channel: str | None, name: str) -> None:
-    problem = Problem(code="connect_account_reconnect_required", message="", retryable=False)
-
-    hint = REVOR.hint_for(problem, "failed", channel=channel)
-
-    assert hint is not None
-    assert hint == Hint(
-        meaning=f"The {name} account needs reconnecting",
-        fix="Reconnect it in Revor",
-        who="account owner",
-        repeat="safe",
-        points_at="connect_account",
-    )
-
-
-def test_only_a_code_that_says_that_an_account_needs_reconnecting_points_at_the_account() -> None:
-    codes = [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"]
-    hints = {code: REVOR.hint_for(Problem(code=code, message=""), "failed") for code in codes}
-
-    pointing = {code for code, hint in hints.items() if hint is not None and hint.points_at == "connect_account"}
-
-    assert pointing == {"connect_account_reconnect_required"}
-
-
 @pytest.mark.parametrize("retryable", [True, False, None])
 @pytest.mark.parametrize("code", [*REVOR.hints.codes, *REVOR.hints.patterns, "never_heard_of"])
 def test_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> None:
@@ -144,24 +90,6 @@ def test_hint_never_contradicts_its_item(code: str, retryable: bool | None) -> N
     assert retrying.repeat == "may_send_twice", "the upstream is about to send it itself"
     for text in (failed.meaning, failed.fix):
         assert not re.search(r"try|tried|again|retr|repeat|safe|twice", text, re.IGNORECASE), "that is for `repeat`"
-
-
-@pytest.mark.parametrize(
-    ("code", "meaning"),
-    [
-        ("permission_denied", "The Revor API key may not do this"),
-        ("forbidden", "The Revor API key may not see this"),
-        ("not_found", "Revor does not know this job, or another account's key made it"),
-        ("external_api_job_not_found", "Revor does not know this job, or another account's key made it"),
-        ("never_heard_of", "Revor does not know this job, or another account's key made it"),
-        (None, "Revor does not know this job, or another account's key made it"),
-    ],
-)
-def test_lost_job_has_the_hint_of_its_polls(code: str | None, meaning: str) -> None:
-    hint = REVOR.hint_for(None if code is None else Problem(code=code, message=""), "not_found")
-
-    assert hint is not None
-    assert (hint.meaning, hint.repeat) == (meaning, "may_send_twice")
 
 
 @pytest.mark.parametrize("kind", ["retrying", "overdue", "not_found", "status_unknown"])

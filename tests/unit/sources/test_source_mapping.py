@@ -15,7 +15,7 @@ from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listin
 from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
 from relay.core.jobs.recipient import Recipient
 from relay.core.jsontext import dumps
-from relay.sources.definition import SourceDefinition, load_definition
+from relay.sources.definition import load_definition
 from relay.sources.mapping import (
     MAX_ATTEMPT_COUNT,
     MAX_ITEMS,
@@ -40,36 +40,6 @@ def seen(item: dict[str, Any], **options: Any) -> Observation:
     observation = observe_item(REVOR, item, now=NOW, **options)
     assert isinstance(observation, Observation)
     return observation
-
-
-@pytest.mark.parametrize(
-    ("result", "status"),
-    [
-        ({"status": "accepted"}, "accepted"),
-        ({"status": "skipped"}, "skipped"),
-        ({"status": "Skipped"}, "skipped"),
-        ({"status": "x" * 64}, "x" * 64),
-        ({}, None),
-        (None, None),
-        ("accepted", None),
-        (["accepted"], None),
-        ({"status": None}, None),
-        ({"status": 1}, None),
-        ({"status": {"status": "skipped"}}, None),
-        ({"status": ""}, None),
-        ({"status": " accepted"}, None),
-        ({"status": "accepted\n"}, None),
-        ({"status": "a\x00b"}, None),
-        ({"status": "-accepted"}, None),
-        ({"status": "gr\u00fcn"}, None),
-        ({"status": "\u212aelvin"}, None),
-        ({"status": "\ud83d"}, None),
-        ({"status": "<!channel>"}, None),
-        ({"status": "x" * 65}, None),
-    ],
-)
-def test_result_status_is_a_token_or_none(result: object, status: str | None) -> None:
-    assert seen({"id": "x", "status": "succeeded", "result": result}).result_status == status
 
 
 # The documented answers --------------------------------------------------------------------------------------------
@@ -175,53 +145,12 @@ def test_any_json_item_is_read_and_serialised(field: bytes, value: dict[str, Any
     assert event.document()["data"]["metadata"] == {"big": BIG}
 
 
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [
-        ("settling", "settling"),
-        ("retrying", "retrying"),
-        ("Running", "Running"),
-        (" running ", "revor:running"),
-        ("running\u0000", "revor:running"),
-        ("a\r\nb\x1b[31m", "ab[31m"),
-        ("x" * 1000, "x" * MAX_STATUS_CHARACTERS),
-        ("é👋", "é👋"),
-        ("\x00" * 10_000 + "x", None),
-    ],
-)
-def test_unknown_statuses(word: str, status: str | None) -> None:
-    observation = observe_item(REVOR, {"status": word}, now=NOW)
-
-    if status is None:
-        assert observation == Malformed(reason="no_status")
-        return
-    assert isinstance(observation, Observation)
-    assert observation.status == status
-    assert not observation.known
-    assert not observation.terminal
-
-
-def test_status_means_what_the_definition_says() -> None:
-    fields = {name: getattr(REVOR, name) for name in SourceDefinition.__dataclass_fields__}
-    other = SourceDefinition(**fields | {"name": "other", "statuses": {"done": "succeeded", "succeeded": "running"}})
-
-    def status(word: str) -> tuple[str, bool]:
-        observation = observe_item(other, {"status": word}, now=NOW)
-        assert isinstance(observation, Observation)
-        return observation.status, observation.known
-
-    assert status("done") == ("succeeded", True)
-    assert status("succeeded") == ("running", True)
-    assert status("failed") == ("other:failed", False)
-
-
 NO_TIMES: tuple[object, ...] = (
     *(None, "", "soon", 1779271200, 1779271200.5, True, [], {}, "2026-05-20", "2026-05-20T10:00:00"),
     *("2026-13-20T10:00:00Z", "2026-05-20T25:00:00Z", "2026-05-20T10:00:60Z", "2026-W21-3T10:00:00Z"),
     *("1969-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "x" * 100_000),
     *("２０２６-05-20T10:00:00Z", "2026-05-20T10:00:00Z\n", "2026-05-20T10:00:00+99:99"),
 )
-NO_NUMBERS: tuple[object, ...] = (None, True, "3", [], {}, float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -242,20 +171,6 @@ def test_times(text: object, seconds: float | None) -> None:
 
     for name in names:
         assert getattr(observation, name) == seconds
-
-
-@pytest.mark.parametrize(
-    ("given", "count"),
-    [
-        *[(0, 0), (3, 3), (2.0, 2), (-1, 0), (-1e300, 0), (10**18, MAX_ATTEMPT_COUNT), (1e300, MAX_ATTEMPT_COUNT)],
-        *((bad, 0) for bad in NO_NUMBERS),
-    ],
-)
-def test_attempt_counts(given: object, count: int) -> None:
-    observation = seen({"status": "queued", "attempt_count": given})
-
-    assert observation.attempt_count == count
-    assert type(observation.attempt_count) is int
 
 
 @pytest.mark.parametrize(
@@ -399,15 +314,6 @@ def test_item_that_is_no_account_makes_a_listing_incomplete(item: object) -> Non
     assert (list(found.accounts), found.is_complete) == (["b"], False)
 
 
-def test_items_with_one_id_have_the_state_that_they_agree_on() -> None:
-    agreeing = listed(account(name="First"), account(name="Second"))
-    assert [(one.name, one.state) for one in agreeing.accounts.values()] == [("First", "ok")]
-    for items in ([account(), account(status="error")], [account(status="error"), account(), account()]):
-        found = listed(*items)
-        assert [one.state for one in found.accounts.values()] == [None]
-        assert found.is_complete
-
-
 def test_a_listing_is_bounded() -> None:
     found = listed(*(account(f"account {number}") for number in range(100_000)))
     assert (len(found.accounts), found.is_complete) == (MAX_ACCOUNTS, False)
@@ -441,12 +347,6 @@ def test_lone_surrogates_and_control_characters_leave_text_that_can_be_stored() 
 )
 def test_answers_that_are_no_listing(body: bytes, reason: str) -> None:
     assert read_listing(REVOR, body) == Malformed(reason=reason)
-
-
-@pytest.mark.parametrize(("given", "kept"), [("acc_1", "acc_1"), (7, "7"), (BIG, str(BIG)), (True, None), ("\0", None)])
-def test_a_job_names_its_account_as_the_listing_does(given: object, kept: str | None) -> None:
-    assert seen({"status": "succeeded", "result": {"account_id": given}}).connect_account_id == kept
-    assert read_create(REVOR, dumps({"account_id": given})).connect_account_id == kept
 
 
 # --- whom a create names
