@@ -16,6 +16,8 @@ from tests.support.api_world import HOOK, NOW, World
 from tests.support.fuzz_kit import JSON_VALUES, fuzzed, mutated, raw_json
 from tests.support.store_kit import ReversingCipher
 
+pytestmark = pytest.mark.verify
+
 Answer = tuple[int, dict[bytes, bytes], bytes]
 CALLS = [
     (operation.method, operation.path.replace("{id}", id).encode())

@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from tests.support.chromium import FLAGS, chromium
 from tests.support.dashboard_tabs import DESK, PHONE
 from tests.support.dashboard_world import Shown
-from tests.support.scale import scaled
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def open_context(browser: Browser, shown: Shown) -> Iterator[Callable[..., Brows
 
     def make(**options: Any) -> BrowserContext:
         opened.append(browser.new_context(**{"base_url": shown.url, "viewport": DESK, **options}))
-        opened[-1].set_default_timeout(scaled(20_000, 60_000))
+        opened[-1].set_default_timeout(120_000)
         return opened[-1]
 
     yield make

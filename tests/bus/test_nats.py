@@ -79,7 +79,7 @@ async def stored(port: int, **options: Any) -> Sequence[Any]:
         reader = await jetstream.pull_subscribe("orders.>", stream="ORDERS")
         found: list[Any] = []
         while len(found) < count:
-            fetched = await reader.fetch(min(500, count - len(found)), timeout=10)
+            fetched = await reader.fetch(min(500, count - len(found)), timeout=120)
             for one in fetched:
                 await one.ack()  # of a thousand that are not, the server sends no more
             found += fetched

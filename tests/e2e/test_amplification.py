@@ -21,7 +21,7 @@ TOKENS = tuple(
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with asyncio.timeout(60), open_e2e_world(tmp_path, tokens=TOKENS) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path, tokens=TOKENS) as world:
         yield world
 
 
@@ -103,7 +103,7 @@ async def test_create_that_was_sent_is_answered_and_tracked_without_a_callback_t
 
 async def test_keys_that_become_accounts_do_not_share_one_limit(tmp_path: Path) -> None:
     """Their first creates cannot be refused for it: whether such a key is valid is known once it was used."""
-    async with asyncio.timeout(60), open_e2e_world(tmp_path, tokens=TOKENS, adopts_keys=True) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path, tokens=TOKENS, adopts_keys=True) as world:
         for number in range(22):
             headers = {
                 "Authorization": f"Bearer sk-revor-c{number}",

@@ -15,7 +15,7 @@ TWO = {"acme": "sk-revor-acme-0123456789", "beta": "sk-revor-beta-0123456789"}
 
 @pytest.fixture(autouse=True)
 async def _bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         yield
 
 

@@ -46,7 +46,7 @@ def ask(url: str, token: str) -> int:
     """The status of a request with this token."""
     request = urllib.request.Request(f"{url}/v1/jobs", headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code

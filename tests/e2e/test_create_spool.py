@@ -29,7 +29,7 @@ def held_bytes(pid: int, folder: Path) -> int:
 
 
 async def until_held(pid: int, folder: Path, count: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         while held_bytes(pid, folder) < count:  # noqa: ASYNC110 (of another process)
             await asyncio.sleep(0.02)
 

@@ -19,7 +19,7 @@ def reload(world: World, **delivery: Any) -> None:
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while not await true():  # noqa: ASYNC110 - an attempt that failed signals nothing
             await asyncio.sleep(0.02)
 

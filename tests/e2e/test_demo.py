@@ -28,7 +28,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 def test_json_figures_add_up(environ: dict[str, str], tmp_path: Path) -> None:
     ran = subprocess.run(
-        [*COMMAND, "--jobs", "9", "--seed", "3", "--json"], env=environ, capture_output=True, text=True, timeout=120
+        [*COMMAND, "--jobs", "9", "--seed", "3", "--json"], env=environ, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr
     (line,) = ran.stdout.splitlines()
@@ -45,7 +45,7 @@ def test_json_figures_add_up(environ: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_text_output_ends_with_a_headline(environ: dict[str, str]) -> None:
-    ran = subprocess.run([*COMMAND, "--jobs", "3"], env=environ, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([*COMMAND, "--jobs", "3"], env=environ, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
     link, first, *_, last = ran.stdout.splitlines()
@@ -61,7 +61,7 @@ def test_compare_naive_adds_its_figures(environ: dict[str, str], tmp_path: Path)
         env=environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
     (line,) = ran.stdout.splitlines()
@@ -110,12 +110,12 @@ def test_keep_serves_until_interrupted(
         found = re.match(LINK, lines[0])
         assert found is not None
         assert any(line.endswith(f"dashboard  {found[1]}\n") for line in lines)
-        with urllib.request.urlopen(found[1], timeout=30) as page:
+        with urllib.request.urlopen(found[1], timeout=120) as page:
             assert page.headers.get_content_type() == "text/html"
             assert len(page.headers.get_all("date")) == 1
         running.send_signal(sign)
         try:
-            _, errors = running.communicate(timeout=30)
+            _, errors = running.communicate(timeout=120)
         finally:
             running.kill()  # or the end of this block would wait for it
     assert running.returncode == 0

@@ -34,7 +34,7 @@ FROM_ELSEWHERE = {"X-Forwarded-For": "203.0.113.5"}
 
 @pytest.fixture(autouse=True)
 async def _bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         yield
 
 

@@ -30,7 +30,7 @@ YEAR_SECONDS = 365 * 86_400
 
 @pytest.fixture(autouse=True)
 async def _bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         yield
 
 

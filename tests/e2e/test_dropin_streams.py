@@ -95,7 +95,7 @@ async def caller(place: Place) -> AsyncIterator[Client]:
 
 @pytest.fixture(autouse=True)
 async def _bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         yield
 
 

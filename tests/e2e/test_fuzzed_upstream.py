@@ -23,7 +23,7 @@ ANSWERS = max(1, COUNT // 50)
 AT_ONCE = 8
 TIMEOUT_SECONDS = 0.25
 """Poll timeout: the duration of an endless answer."""
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 
 ITEM = b'{"id":"%s","status":"queued","action":"outreach.dispatch","channel":"email"%s}'
 BIG = b"123456789012345678901234567890"

@@ -250,7 +250,7 @@ async def test_receiver_of_the_go_sdk_agrees_and_reads_the_events(world: RelayWo
         assert found["consent"]["rate_per_minute"] == 600
         job = await world.job()
         assert receiver.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             events = [json.loads(await receiver.stdout.readline()) for _ in range(2)]
         assert [event["subject"] for event in events] == [job, job]
         assert [event["type"].rpartition(".")[2] for event in events] == ["running", "succeeded"]

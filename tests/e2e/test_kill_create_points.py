@@ -13,7 +13,7 @@ from tests.support.create_world import check_the_ledgers, open_create_world, set
 from tests.support.kill_points import CREATE_POINTS
 from tests.support.kill_world import SEED, in_turns
 
-STOP_SECONDS = 25.0
+STOP_SECONDS = 120.0
 NOT_MADE = {"create.called", "intent.written", "intent.committed"}
 """So far nothing has been sent."""
 UNWRITTEN = {"create.called", "intent.written"}

@@ -14,7 +14,7 @@ from tests.support.kill_world import CONFIG, SEED, World, check_the_promise, in_
 from tests.support.scale import scaled
 
 JOBS = 12
-STOP_SECONDS = 25.0
+STOP_SECONDS = 120.0
 DELIVERY = "  timeout_seconds: 2\n  disable_after_seconds: 1\n"
 CONSTANTS = {"relay.delivery.shared:LEASE_MARGIN_SECONDS": 0.7}
 

@@ -18,8 +18,8 @@ from relay.cli.demo.environment import listen, served, url_of
 from tests.support.kill_points import PUBLISH_POINTS
 from tests.support.kill_world import SEED, in_turns, open_world
 
-STOP_SECONDS = 25.0
-OWED_SECONDS = 25.0
+STOP_SECONDS = 120.0
+OWED_SECONDS = 120.0
 COUNT = 250
 KEYS = 5
 TYPE = "com.acme.order.paid"

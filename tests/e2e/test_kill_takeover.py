@@ -18,7 +18,7 @@ LONG_LEASES = {
     "relay.node.cluster:RENEW_SECONDS": 3.0,
     "relay.node.cluster:SCAN_SECONDS": 1.0,
 }
-MAX_SECONDS = 10.0
+MAX_SECONDS = 120.0
 """From being ready to the first delivery: a second, on a machine with nothing else to do."""
 KILLS = 3
 

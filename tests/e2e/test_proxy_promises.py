@@ -54,7 +54,7 @@ class Passed:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with asyncio.timeout(60), open_e2e_world(tmp_path) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path) as world:
         yield world
 
 

@@ -30,7 +30,7 @@ from tests.support.typed import blocks, prompts, section, shell_path, with_place
 
 DOCUMENT = "docs/recipes.md"
 REVOR, RELAY, HOOK = "https://revor.ai", "http://127.0.0.1:8080", "http://127.0.0.1:3000/hook"
-RUN_SECONDS = 30
+RUN_SECONDS = 120
 ENDS = ("succeeded", "failed", "cancelled")
 BASH = ["bash", "-euo", "pipefail", "-c"]
 PYTHON = [sys.executable, "-c"]
@@ -79,7 +79,7 @@ class Sink:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
-    async with asyncio.timeout(120), open_relay_world(tmp_path) as world:
+    async with asyncio.timeout(300), open_relay_world(tmp_path) as world:
         world.answering = Sink()
         yield world
 
@@ -341,19 +341,6 @@ async def event_of_a_job(world: RelayWorld) -> tuple[str, dict[str, str], bytes]
     assert status == 201, made
     await world.until(lambda: bool(sink_of(world).requests), "no event comes")
     return sink_of(world).requests[0]
-
-
-@needs_curl
-async def test_subscription_sends_the_key_of_make(world: RelayWorld) -> None:
-    await world.serve()
-    (make,) = blocks(section(DOCUMENT, "Make"), "sh")
-    code = with_places(make, {RELAY: world.url, "https://hook.eu2.make.com/REPLACE": world.sink_url, "REPLACE": "k-1"})
-    made = json.loads(await run(world, BASH, code))
-    job_id = await world.job(final="failed", error_code="insufficient_credits")
-    await world.until(lambda: world.kinds(job_id) == ["failed"], "the event does not come")
-    _, headers, body = sink_of(world).requests[0]
-    assert headers["x-make-apikey"] == "k-1"
-    assert Webhook(made["config"]["secret"]).verify(body, headers)["subject"] == job_id
 
 
 # --- n8n

@@ -21,7 +21,7 @@ NEWER = "9999"
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[RelayWorld]:
-    async with asyncio.timeout(120), open_relay_world(tmp_path) as world:
+    async with asyncio.timeout(300), open_relay_world(tmp_path) as world:
         yield world
 
 

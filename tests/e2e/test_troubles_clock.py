@@ -20,7 +20,7 @@ async def test_setting_the_clock_does_not_stop_the_node(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float
 ) -> None:
     ahead = time.time() - time.monotonic()
-    async with asyncio.timeout(120), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         await world.subscribe()
         before = [await world.job(run_seconds=400) for _ in range(2)]  # two seconds
         await world.until(lambda: all("running" in world.kinds(job_id) for job_id in before))
@@ -43,7 +43,7 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     ahead = time.time() - time.monotonic()
-    async with asyncio.timeout(120), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path, upstream_clock=lambda: ahead + time.monotonic()) as world:
         dispatcher = world.node.dispatcher
         transport = dispatcher.shared.transport
         really_send, sent, answer = transport.send, asyncio.Event(), asyncio.Event()
@@ -69,7 +69,7 @@ async def test_delivery_in_flight_is_not_repeated_when_the_clock_is_set(
 async def test_what_waits_in_a_batch_or_to_be_pulled_is_had_after_the_clock_was_set_back(tmp_path: Path) -> None:
     """It was recorded an hour ahead of the new clock."""
     types = ["com.acme.order.paid"]
-    async with asyncio.timeout(60), open_e2e_world(tmp_path) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path) as world:
         await world.subscribe(
             "/batch", types=types, config={"content_mode": "batch", "batch": {"max_events": 100, "max_seconds": 2}}
         )

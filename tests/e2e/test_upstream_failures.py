@@ -26,7 +26,7 @@ ALL_TYPES = [
 
 @pytest.fixture(autouse=True)
 async def _bounded() -> AsyncIterator[None]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         yield
 
 

@@ -91,7 +91,7 @@ async def raw(nginx: Nginx, sent: bytes) -> bytes:
     async with nginx.client() as client:
         client.writer.write(sent)
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 return await client.reader.read()
     return b""
 
@@ -255,7 +255,7 @@ async def test_body_of_the_drop_in_streams_in_both_directions(recorded: Recorded
     async with recorded.nginx.client() as client:
         head = [JSON, ("Transfer-Encoding", "chunked")]
         client.writer.write(request("POST", "/api/v1/upload", head) + b"5\r\nfirst\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             await recorded.recorder.came.wait()
         assert recorded.recorder.heads[0].chunked
         assert (await client.answer()).body == b"recorded"
@@ -376,7 +376,7 @@ async def test_events_and_long_polls_and_the_drop_in_pass(start: Start) -> None:
             made = await world.ask("POST", DISPATCHES, BEARER, JSON, body=json.dumps(DISPATCH).encode())
             assert made.status in (200, 201, 202), made.body
             job_id = made.json["item"]["id"]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 while job_id.encode() not in await stream.reader.readline():
                     pass
         waited = await world.ask("GET", f"/v1/jobs/{job_id}", BEARER, ("Prefer", "wait=20"))

@@ -19,7 +19,7 @@ from tests.support.e2e_world import World, open_e2e_world
 
 COUNT = 20
 TYPE = "com.acme.order.paid"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 0.05
 
 

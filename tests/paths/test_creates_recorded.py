@@ -24,7 +24,7 @@ REFUSED = text("SELECT * FROM no_table_of_this_name")
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     url = None if request.param == "sqlite" else await asyncio.to_thread(emptied_postgres)
-    async with asyncio.timeout(60), open_e2e_world(tmp_path, database_url=url) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path, database_url=url) as world:
         yield world
 
 

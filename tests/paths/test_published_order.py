@@ -47,7 +47,7 @@ class Unreliable:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with asyncio.timeout(80), open_e2e_world(tmp_path, roles=("api", "dispatcher")) as world:
+    async with asyncio.timeout(300), open_e2e_world(tmp_path, roles=("api", "dispatcher")) as world:
         yield world
 
 

@@ -21,7 +21,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="NODE EXAMP
 def call(url: str, body: Any = None, *, token: str = "", media_type: str = "application/json") -> Any:
     headers = {"Content-Type": media_type, **({"Authorization": f"Bearer {token}"} if token else {})}
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=20) as response:
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=120) as response:
         return json.load(response)
 
 

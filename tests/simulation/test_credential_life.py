@@ -195,17 +195,6 @@ async def test_sink_that_refuses_every_token_causes_one_renewal_a_minute(tmp_pat
         assert (await attempts(world))[0].status_code == 401
 
 
-async def test_endpoint_that_gives_the_refused_token_again_causes_no_second_request(tmp_path):
-    async with open_network(tmp_path) as (world, network):
-        await world.subscribe(credential=credential())
-        await event(world, "first")
-        network.same_token = True
-        network.refused.add("token-000001")
-        await event(world, "second")
-        assert network.tokens() == ["token-000001"] * 2
-        assert "the token endpoint gave the same token again" in str((await attempts(world))[1].decision)
-
-
 async def test_without_a_new_token_the_401_is_the_result(tmp_path):
     async with open_network(tmp_path) as (world, network):
         await world.subscribe(credential=credential())
@@ -249,19 +238,6 @@ async def test_failing_token_endpoint_fails_attempts_and_is_asked_at_growing_int
         await world.run(70)
         assert len(network.tokens()) == 5
         assert (await standing(world, made)).failing_since is None
-
-
-async def test_retry_after_of_the_token_endpoint_is_obeyed(tmp_path):
-    async with open_network(tmp_path) as (world, network):
-        network.token_answers = [network._response(429, b"", ("Retry-After", "600"))]
-        made = await world.subscribe(credential=credential(), retry_schedule_seconds=(1.0,) * 50)
-        await event(world, "job")
-        assert (await standing(world, made)).paused_until == world.clock() + 600
-        for _ in range(29):
-            await world.step(20)
-        assert len(network.token_requests) == 1
-        await world.step(21)
-        assert network.tokens() == ["token-000001"]
 
 
 async def test_subscription_whose_token_endpoint_only_fails_is_disabled(tmp_path):
@@ -375,16 +351,6 @@ async def test_refresh_token_is_replaced_by_the_one_that_came_with_the_token(tmp
         stored = str(await rows(world.store, "SELECT * FROM subscriptions"))
         assert "refresh-3" not in stored
         assert "token-000002" not in stored
-
-
-async def test_given_access_token_is_used_first(tmp_path):
-    async with open_network(tmp_path) as (world, network):
-        await world.subscribe(credential=credential("REFRESHTOKEN", accesstoken="token-000000"))
-        await event(world, "first")
-        assert network.tokens() == ["token-000000"]
-        network.refused.add("token-000000")
-        await event(world, "second")
-        assert network.tokens() == ["token-000000", "token-000000", "token-000001"]
 
 
 async def test_change_of_other_settings_keeps_the_newest_refresh_token(tmp_path):

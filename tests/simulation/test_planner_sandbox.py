@@ -18,8 +18,10 @@ from tests.support.scale import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from polling_workloads import SimulatedJob, World, make
+from polling_workloads import World, make
 from polling_world import Outcome, Poller, SharedLimit, simulate
+
+pytestmark = pytest.mark.verify
 
 BEGINNING = 1_800_000_000.0
 CHANNELS = ("linkedin", "email", "whatsapp")
@@ -166,9 +168,3 @@ def test_three_hundred_jobs_are_known_far_sooner_than_by_a_plain_poller(seed: in
     assert ours.rejected == 0
     assert naive.p50_delay_seconds > 25 * ours.p50_delay_seconds
     assert naive.mean_delay_seconds > 5 * ours.mean_delay_seconds
-
-
-def test_a_simulated_job_is_what_the_simulator_reads() -> None:
-    wanted = {"id", "lane", "action", "channel", "created_at", "finished_at", "min_interval_seconds"}
-    assert all(hasattr(SandboxJob(Sandbox(seed=1), "email", BEGINNING), name) for name in wanted)
-    assert wanted <= {name for name in dir(SimulatedJob) if not name.startswith("_")}

@@ -6,7 +6,6 @@ The worlds are those that `tests/benchmarks/polling.py` measures it on, small. A
 import gc
 import sys
 import tracemalloc
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from polling_runs import HEAVY_WEIGHT
 from polling_workloads import EPOCH, LANE_SPAN_SECONDS, MIX_SPAN_SECONDS, SimulatedJob, World, make
 from polling_world import Outcome, SharedLimit, simulate
 
-TIMES = ("scheduled_at", "started_at", "finished_at", "next_attempt_at")
-
 
 def allowed(world: World, requests_per_job: float) -> float:
     """Requests a second: so many a job over the span in which jobs arrive."""
@@ -40,6 +37,8 @@ def run(world: World, requests_per_second: float, seed: int = 1) -> Outcome:
     planner = Planner(PlannerConfig(max_requests_per_second=requests_per_second, seed=seed))
     return simulate(world, planner, seed=seed)
 
+
+pytestmark = pytest.mark.verify
 
 JOBS = scaled(500, 1_500)
 
@@ -106,63 +105,6 @@ def test_lane_order_alone_saves_most_of_the_delay() -> None:
     unreported = replace(world, jobs=tuple(replace(job, lane="") for job in world.jobs))
     rate = allowed(world, 4.0)
     assert run(world, rate).mean_delay_seconds <= 0.25 * run(unreported, rate).mean_delay_seconds
-
-
-class Faster(Planner):
-    """A planner in a world in which all passes so many times faster, the upstream's windows included."""
-
-    def __init__(self, times: float, requests_per_second: float) -> None:
-        super().__init__(
-            PlannerConfig(
-                max_requests_per_second=requests_per_second * times,
-                min_interval_seconds=1 / times,
-                max_interval_seconds=900 / times,
-                seed=1,
-            )
-        )
-        self.times = times
-        self.headers = {
-            "X-RateLimit-Limit": "1000000000",
-            "X-RateLimit-Remaining": "1000000000",
-            "X-RateLimit-Window-Ms": str(60_000 / times),
-        }
-        super().track("first", None, EPOCH, 1.0, "")
-        super().observed("first", {"status": "cancelled"}, self.headers, EPOCH, EPOCH)
-
-    def there(self, at: float) -> float:
-        return EPOCH + (at - EPOCH) / self.times
-
-    def item(self, item: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {
-            name: self.there(value) if name in TIMES and value is not None else value
-            for name, value in (item or {}).items()
-        }
-
-    def track(self, job_id: str, item: Mapping[str, Any] | None, now: float, *values: Any, **more: Any) -> None:
-        weight, lane, spacing = values
-        super().track(job_id, self.item(item), self.there(now), weight, lane, spacing / self.times)
-
-    def next_request_at(self, now: float) -> float | None:
-        at = super().next_request_at(self.there(now))
-        return None if at is None else EPOCH + (at - EPOCH) * self.times
-
-    def take(self, now: float) -> str | None:
-        return super().take(self.there(now))
-
-    def observed(
-        self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
-    ) -> None:
-        super().observed(job_id, self.item(item), self.headers, self.there(sent_at), self.there(now))
-
-
-def test_a_world_that_runs_faster_needs_no_more_polls() -> None:
-    """The shortest interval scales everything that the upstream does not report."""
-    world = make("lanes60", 6, 300)
-    rate = allowed(world, 4.0)
-    usual, faster = (simulate(world, Faster(times, rate), seed=1) for times in (1.0, 120.0))
-    assert faster.unfinished == 0
-    assert faster.requests == pytest.approx(usual.requests, rel=0.05)
-    assert faster.mean_delay_seconds == pytest.approx(usual.mean_delay_seconds, rel=0.05)
 
 
 class CountedLimit(SharedLimit):

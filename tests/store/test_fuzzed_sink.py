@@ -31,6 +31,8 @@ from tests.support.peer import open_peer
 from tests.support.simulation_world import SECRET, World
 from tests.support.store_kit import poll, rows, subscription, track
 
+pytestmark = pytest.mark.verify
+
 CASES = max(20, INPUTS // 4)
 TIMEOUT_SECONDS = 0.4
 LONGEST_PAUSE_SECONDS = 90_000.0

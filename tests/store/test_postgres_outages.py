@@ -38,6 +38,8 @@ from tests.support.store_kit import (
     until,
 )
 
+pytestmark = pytest.mark.verify
+
 MAX_CONNECTIONS = 12
 POOL_SIZE = 3
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'revor-relay'"

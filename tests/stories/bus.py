@@ -48,7 +48,7 @@ from tests.support.brokers.process import free_port
 STREAM = "DEMO"
 PLAN = Plan(jobs=20, speed=150.0)
 """At this speed it takes a quarter of a minute."""
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(kw_only=True)

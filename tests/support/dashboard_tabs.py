@@ -44,7 +44,7 @@ class Faults:
 def until_live(page: Page) -> None:
     """Waits until the page is live, if it can be."""
     if page.locator("#live").count():
-        expect(page.locator("#live-state")).to_have_text("Live", timeout=20_000)
+        expect(page.locator("#live-state")).to_have_text("Live", timeout=120_000)
 
 
 def call(shown: Shown, method: str, path: str, body: Any = None, *, at: str = "") -> Any:
@@ -53,7 +53,7 @@ def call(shown: Shown, method: str, path: str, body: Any = None, *, at: str = ""
     request = urllib.request.Request(
         (at or shown.url) + path, data, {"content-type": "application/json"}, method=method
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.loads(answer.read() or b"null")
 
 
@@ -64,4 +64,4 @@ def make_intent(shown: Shown) -> None:
     headers = {"content-type": "application/json", "authorization": "Bearer sk-revor-default"}
     create = urllib.request.Request(f"{shown.url}/api/v1/outreach/dispatches", b'{"channel":"email"}', headers)
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(create, timeout=30)
+        urllib.request.urlopen(create, timeout=120)

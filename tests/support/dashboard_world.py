@@ -51,7 +51,7 @@ from tests.stories.crms import PIPEDRIVE, Account
 from tests.support.html_probes import PROBE
 
 SPEED = 60.0
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 TOKEN = "rl_of_the_dashboards_tests_0123456789"
 PEOPLE = {"email-1": ("email", "Grace Hopper"), "linkedin-1": ("linkedin", "Ada Lovelace")}
 PLAIN: dict[str, Any] = {"attempt_failures": 0, "start_delay_seconds": 1, "run_seconds": 4, "in_lane": False}
@@ -355,7 +355,7 @@ async def open_dashboard(folder: Path) -> AsyncIterator[Shown]:
         )
         await stack.enter_async_context(served(node, at_relay, dates=False))
         api, sandbox = [
-            await stack.enter_async_context(httpx2.AsyncClient(base_url=url_of(at), timeout=30))
+            await stack.enter_async_context(httpx2.AsyncClient(base_url=url_of(at), timeout=120))
             for at in (at_relay, at_sandbox)
         ]
         yield await Loader(node=node, api=api, sandbox=sandbox, receiver_url=url_of(at_receiver)).load()

@@ -42,7 +42,7 @@ KEY = "sk-revor-test"
 RELAY_URL = "http://127.0.0.1:8080"
 SPEED = 200.0
 MAX_INTERVAL_SECONDS = 0.5
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 120.0
 POLLING = PollingSettings(
     min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
 )

@@ -24,7 +24,7 @@ from tests.support.wire import MAX_HEAD_BYTES, Client
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "deploy" / "nginx" / "revor-relay.conf"
 HOST = "relay.example.com"
-STARTS_WITHIN_SECONDS = 20.0
+STARTS_WITHIN_SECONDS = 120.0
 MAIN = """\
 {user}daemon off;
 pid {folder}/nginx.pid;

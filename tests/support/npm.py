@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NPM_SECONDS = 45
+NPM_SECONDS = 120
 
 
 def npm_folder(tmp_path: Path, packages: Sequence[str]) -> Path:

@@ -17,7 +17,7 @@ SECONDS = {
     **{"e2e/test_canaries.py": 20, "e2e/test_cli_import.py": 12, "e2e/test_cluster.py": 40, "e2e/test_demo.py": 20},
     **{"e2e/test_demo_wired.py": 14, "e2e/test_dropin_reads.py": 18, "e2e/test_handshakes.py": 30},
     **{"e2e/test_hostile_endpoints.py": 19, "e2e/test_independent_eyes.py": 11, "e2e/test_kill_create_points.py": 14},
-    **{"e2e/test_kill_ledger.py": 14, "e2e/test_kill_points.py": 24, "e2e/test_kill_probe_points.py": 28},
+    **{"e2e/test_kill_points.py": 24, "e2e/test_kill_probe_points.py": 28},
     **{"e2e/test_kill_pull_points.py": 13, "e2e/test_kill_rotation_points.py": 17, "e2e/test_power_loss.py": 12},
     **{"e2e/test_random_operations.py": 16, "e2e/test_recipes.py": 25, "e2e/test_replay.py": 28},
     **{"e2e/test_rotation.py": 13, "e2e/test_socket_activation.py": 26, "e2e/test_sqlite_guide.py": 17},

@@ -36,7 +36,7 @@ from tests.support.system_programs import unpacked_packages
 SUPERUSER = "postgres"
 UNPRIVILEGED = "nobody"
 """The user that runs the server if the tests run as root, which PostgreSQL refuses."""
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 """Limit for a start, a stop or a statement, each of which takes less than a second on a healthy machine."""
 POLL_SECONDS = 0.005
 DEFAULT_PORT = 5432

@@ -23,7 +23,7 @@ from tests.support.process_world import API_TOKEN, Process, keep_token, processe
 
 API_KEY = "sk-revor-test"
 SPEED = 200.0
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
 POLL_AGAIN_SECONDS = 0.02
 AT_ONCE = {"attempt_failures": 0, "start_delay_seconds": 0, "run_seconds": 0, "in_lane": False}
 SETTINGS = """\

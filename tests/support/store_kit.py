@@ -311,7 +311,7 @@ def _hold(database: Any) -> Callable[[], None]:
     def holding(transaction: Callable[[], Any]) -> Callable[[], Any]:
         @asynccontextmanager
         async def waiting() -> AsyncIterator[Any]:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await free.wait()
             async with transaction() as run:
                 yield run

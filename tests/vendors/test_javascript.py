@@ -96,7 +96,7 @@ def test_adaptive_cards_and_discord_markdown_show_plain_text(tmp_path: Path) -> 
     (folder / "messages.json").write_text(content, encoding="utf-8")
     (folder / "look.mjs").write_text(SCRIPT, encoding="utf-8")
     ran = subprocess.run(
-        ["node", "look.mjs", "messages.json"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        ["node", "look.mjs", "messages.json"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == {"complaints": [], "cards": len(cards), "embeds": len(cards)}

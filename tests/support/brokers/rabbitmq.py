@@ -49,7 +49,7 @@ class RabbitMqServer:
         called = f"{module} {function} [{', '.join(arguments)}]"
         command = (str(self._programs / "erl_call"), "-n", environment["RABBITMQ_NODENAME"], "-c", cookie, "-a", called)
         done = await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=20
+            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

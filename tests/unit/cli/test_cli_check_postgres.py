@@ -19,6 +19,8 @@ from relay.store.schema.migrations import known_revisions, newest_revision
 from tests.support.old_postgres import postgres_that_says
 from tests.support.postgres_server import shared_server
 
+pytestmark = pytest.mark.verify
+
 PASSWORD = "not-for-anybody"
 
 
