@@ -114,147 +114,45 @@ def test_report_of_a_failing_delivery() -> None:
     ]
 
 
+ACCEPTED, FAILED, NOT_ASKED = attempt(status_code=200), attempt(), attempt(status_code=None)
+NEXT_COMMANDS = [
+    ({"state": "delivered"}, [ACCEPTED], "enabled", f"deliveries retry {DELIVERY}"),
+    ({"state": "dead"}, [FAILED], "enabled", f"deliveries retry --state dead --subscription {SUBSCRIPTION}"),
+    ({"state": "cancelled", "reason": "subscription_removed"}, [], None, f"support {DELIVERY}"),
+    ({"state": "uncertain", "reason": "not_found_in_time"}, [FAILED], "enabled", "--fate not_sent"),
+    ({"state": "uncertain", "reason": "http_503"}, [FAILED], None, f"deliveries settle {DELIVERY} --fate sent"),
+    ({"state": "cancelled", "reason": "unmatched"}, [ACCEPTED], "enabled", "--state cancelled --reason unmatched"),
+    ({"state": "cancelled", "reason": "unmatched", "job_uid": "job_1"}, [NOT_ASKED], "enabled", "jobs show job_1"),
+    ({"state": "cancelled", "reason": "ambiguous"}, [ACCEPTED], "enabled", f"deliveries retry {DELIVERY}"),
+    ({"state": "delivered", "reason": "dry_run"}, [NOT_ASKED], "enabled", f"deliveries retry {DELIVERY}"),
+    ({"waiting_for": "dlv_before", "next_attempt_at": None}, [], "enabled", "deliveries show dlv_before"),
+    ({}, [FAILED], "disabled", f"subscriptions resume {SUBSCRIPTION}"),
+    ({}, [FAILED], "enabled", f"deliveries retry {DELIVERY}"),
+    ({"next_attempt_at": None}, [], "enabled", f"support {DELIVERY}"),
+]
+
+
+@pytest.mark.parametrize(("changes", "attempts", "standing", "command"), NEXT_COMMANDS)
+def test_report_names_the_next_command(
+    changes: dict[str, Any], attempts: list[dict[str, Any]], standing: str | None, command: str
+) -> None:
+    to = subscription(standing, "http_410") if standing else None
+    lines = describe_delivery(delivery(*attempts, **changes), None, to, now=NOW)
+    assert any(command in line for line in lines[3:]), lines
+    assert f"event {EVENT}, which was deleted" in lines[2]
+
+
 @pytest.mark.parametrize(
-    ("seen", "to", "first", "then", "command"),
+    ("next_at", "then"),
     [
-        (
-            delivery(attempt(status_code=200), state="delivered", ended_at="2026-05-20T10:00:09.000Z"),
-            subscription(),
-            "was delivered at 2026-05-20 10:00:09 UTC, after 1 attempt.",
-            "nothing. The sink accepted it.",
-            f"send it again:   relay deliveries retry {DELIVERY}",
-        ),
-        (
-            delivery(attempt(), state="dead", reason="http_503", ended_at="2026-05-24T10:00:09.000Z"),
-            subscription(),
-            "was given up at 2026-05-24 10:00:09 UTC, after 1 attempt: HTTP 503.",
-            "nothing, unless you send it again. Later events of the job continue without it.",
-            f"all dead ones:   relay deliveries retry --state dead --subscription {SUBSCRIPTION}",
-        ),
-        (
-            delivery(state="cancelled", reason="subscription_removed"),
-            None,
-            "was cancelled, after 0 attempts: subscription_removed.",
-            "nothing, unless you send it again. Later events of the job continue without it.",
-            f"for a ticket:    relay support {DELIVERY}",
-        ),
-        (
-            delivery(attempt(), state="uncertain", reason="not_found_in_time", ended_at="2026-05-20T10:05:09.000Z"),
-            subscription(),
-            "may or may not have been written at 2026-05-20 10:05:09 UTC, after 1 attempt: it is "
-            "not among the newest ones, and there are too many to read.",
-            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. "
-            "On which record: `relay events list --type relay.delivery.uncertain --json`. Later events of the "
-            "job continue without it.",
-            f"it is not:       relay deliveries settle {DELIVERY} --fate not_sent",
-        ),
-        (
-            delivery(attempt(), state="uncertain", reason="http_503"),
-            None,
-            "may or may not have been written, after 1 attempt: HTTP 503.",
-            f"nothing, until a person settles it. Look in the CRM whether a record names {EVENT}, and settle it. "
-            "On which record: `relay events list --type relay.delivery.uncertain --json`. Later events of the "
-            "job continue without it.",
-            f"it is there:     relay deliveries settle {DELIVERY} --fate sent",
-        ),
-        (
-            delivery(attempt(status_code=200), state="cancelled", reason="unmatched"),
-            subscription(),
-            "was skipped, after 1 attempt: no contact in the CRM matches.",
-            "nothing, unless you correct the contact in the CRM and send it again.",
-            "all skipped:     relay deliveries retry --state cancelled --reason unmatched "
-            f"--subscription {SUBSCRIPTION}",
-        ),
-        (
-            delivery(attempt(status_code=None), state="cancelled", reason="unmatched", job_uid="job_1"),
-            subscription(),
-            "was skipped, after 1 attempt: its job names no person whom the CRM can look for.",
-            "nothing. Give jobs metadata that do, such as deal_id, contact_id or email, or keep recipients "
-            "(proxy.capture). Metadata of this job: relay jobs show job_1",
-            f"send it again:   relay deliveries retry {DELIVERY}",
-        ),
-        (
-            delivery(attempt(status_code=200), state="cancelled", reason="ambiguous"),
-            subscription(),
-            "was skipped, after 1 attempt: more than one in the CRM match.",
-            "nothing, unless you correct the contact in the CRM and send it again.",
-            f"send it again:   relay deliveries retry {DELIVERY}",
-        ),
-        (
-            delivery(attempt(status_code=None), state="delivered", reason="dry_run"),
-            subscription(),
-            "was not sent: its subscription has config.dry_run, after 1 attempt.",
-            "nothing. Switched off, config.dry_run sends new events only.",
-            f"send it again:   relay deliveries retry {DELIVERY}",
-        ),
-        (
-            delivery(attempt(), state="delivered", reason="settled"),
-            subscription(),
-            "counts as delivered, because a person said so, after 1 attempt.",
-            "nothing. The sink accepted it.",
-            f"send it again:   relay deliveries retry {DELIVERY}",
-        ),
-        (
-            delivery(next_attempt_at=None, waiting_for="dlv_before"),
-            subscription(),
-            "has waited 5 min for an earlier event of its job.",
-            "it is sent after dlv_before, because events of one job are sent in order.",
-            "show that one:   relay deliveries show dlv_before",
-        ),
-        (
-            delivery(attempt(status_code=410)),
-            subscription("disabled", "http_410"),
-            "has waited 5 min: its subscription is disabled.",
-            "it is kept while the subscription is disabled, and sent when you resume.",
-            f"resume sending:  relay subscriptions resume {SUBSCRIPTION}",
-        ),
-        (
-            delivery(attempt(status_code=500)),
-            subscription("disabled", "only failures for 432000 s", "2026-05-20T10:30:00.000Z"),
-            "has waited 5 min: its subscription is disabled.",
-            "it is kept while the subscription is disabled, and sent when you resume or a probe with the oldest event "
-            "succeeds. Next probe: at 2026-05-20 10:30:00 UTC.",
-            f"resume sending:  relay subscriptions resume {SUBSCRIPTION}",
-        ),
-        (
-            delivery(attempt(status_code=500)),
-            subscription("disabled", "only failures for 432000 s", "2026-05-20T10:00:09.000Z"),
-            "has waited 5 min: its subscription is disabled.",
-            "it is kept while the subscription is disabled, and sent when you resume or a probe with the oldest event "
-            "succeeds. Next probe: now.",
-            f"resume sending:  relay subscriptions resume {SUBSCRIPTION}",
-        ),
-        (
-            delivery(next_attempt_at="2026-05-20T10:00:08.000Z"),
-            subscription(),
-            "is 5 min old and not delivered yet.",
-            "attempt 1 is due now.",
-            f"for a ticket:    relay support {DELIVERY}",
-        ),
-        (
-            delivery(attempt(), next_attempt_at="2026-05-20T10:06:05.000Z"),
-            subscription(),
-            "is 5 min old and not delivered yet: 1 attempt failed.",
-            "attempt 2 is in progress, or starts within 45 s.",
-            f"try it now:      relay deliveries retry {DELIVERY}",
-        ),
-        (
-            delivery(next_attempt_at=None),
-            subscription(),
-            "is 5 min old and not delivered yet.",
-            "it is sent as soon as a slot is free.",
-            f"for a ticket:    relay support {DELIVERY}",
-        ),
+        ("2026-05-20T10:00:08.000Z", "attempt 1 is due now."),
+        ("2026-05-20T10:06:05.000Z", "attempt 1 is in progress, or starts within 45 s."),
+        (None, "it is sent as soon as a slot is free."),
     ],
 )
-def test_report_shows_state_next_step_and_commands(
-    seen: dict[str, Any], to: dict[str, Any] | None, first: str, then: str, command: str
-) -> None:
-    lines = describe_delivery(seen, None, to, now=NOW)
-    assert lines[0] == f"{DELIVERY} {first}"
+def test_report_says_when_the_next_attempt_is(next_at: str | None, then: str) -> None:
+    lines = describe_delivery(delivery(next_attempt_at=next_at), None, subscription(), now=NOW)
     assert f"Next  {then}" in lines
-    assert any(line[6:] == command for line in lines), lines
-    assert f"event {EVENT}, which was deleted" in lines[2]
 
 
 def test_answer_cannot_control_the_terminal() -> None:
