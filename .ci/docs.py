@@ -6,7 +6,9 @@ while a committed part differs from what this program would write. `--check` onl
 """
 
 import ast
+import importlib
 import json
+import pkgutil
 import re
 import sys
 from collections import Counter
@@ -370,11 +372,32 @@ def error_codes() -> str:
     return f"{table(('status', 'codes'), rows)}\n\nCodes in `errors[]`: {named_fields}."
 
 
+def command_codes() -> str:
+    """The codes of the errors that commands end with, and the first sentence of what each means."""
+    from relay.errors import NotRenderable, PassageError, RelayError, RequestError, StaleSequence, Unreadable
+
+    found = {}
+    for error in _subclasses(RelayError):
+        if not issubclass(error, RequestError | NotRenderable | PassageError | StaleSequence | Unreadable):
+            found.setdefault(error.code, " ".join((error.__doc__ or "").split()).partition(". ")[0].rstrip(".") + ".")
+    found = {code: text for code, text in found.items() if code not in ("error", "store")}
+    return table(("code", "meaning"), ([f"`{code}`", text] for code, text in sorted(found.items())))
+
+
 def _error_classes() -> list[Any]:
-    import relay.api.app  # noqa: F401  # defines the last of them
     from relay.errors import RequestError
 
-    classes: list[Any] = [RequestError]
+    return [RequestError, *_subclasses(RequestError)]
+
+
+def _subclasses(base: Any) -> list[Any]:
+    """All classes below this one, whichever module defines them."""
+    import relay
+
+    for module in pkgutil.walk_packages(relay.__path__, "relay."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    classes = base.__subclasses__()
     for error in classes:
         classes += error.__subclasses__()
     return [error for error in classes if error.__module__.startswith("relay.")]
@@ -394,6 +417,7 @@ PARTS = {
     "api": api,
     "api-reference": api_reference,
     "error-codes": error_codes,
+    "command-codes": command_codes,
 }
 
 
