@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from relay.api.jobs import group_finish
-from relay.api.jobs.group_finish import GroupForecasts
+from relay.api.jobs.group_finish import FRESH_SECONDS, GroupForecasts
 from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.learning.policy import RUN
@@ -70,7 +70,7 @@ async def test_a_group_says_when_it_is_expected_to_finish(client, world):
 
 
 async def test_what_is_stated_of_a_group_and_the_end_of_its_last_job_show_at_once(client, world):
-    """A forecast of a distant end is kept, but not one that is about something else."""
+    """A forecast is kept, but not one that is about something else."""
     await teach(world)
     await fill(world, 2, scheduled_at=world.now + 7_200)
 
@@ -137,7 +137,7 @@ async def stalled(world, uids):
         ),
         (failing, "The LinkedIn account Ada (acc_1) fails jobs (INCIDENT), and open jobs need it."),
         (ended, "All of its jobs have ended. It finishes when no more come, or when it is closed."),
-        (stalled, "20 of 30 expected jobs have not come, and none comes now."),
+        (stalled, "20 of 30 jobs were never created, and no new ones are arriving."),
     ],
 )
 async def test_trouble_is_the_reason_why_there_is_none(client, world, trouble, note):
@@ -163,7 +163,7 @@ async def test_a_forecast_is_computed_once_for_all_who_ask(world, monkeypatch):
     (group,) = await world.store.groups.find("q4")
     found = await asyncio.gather(*(forecasts.of(group) for _ in range(20)))
     assert len({id(each) for each in found}) == len(reads) == 1
-    world.now += found[0].fresh_seconds(world.now) + 1e-3
+    world.now += FRESH_SECONDS
     await forecasts.of(group)
     assert len(reads) == 2
     await fill(world, 1, group="q4 again")

@@ -1,7 +1,7 @@
 """Groups of jobs of the sandbox's own law, polled by a planner in simulated time, and what is forecast of them."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -10,9 +10,17 @@ from typing import Any
 from relay.core.jobs.job import TERMINAL
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.planner.learning.item_fields import read_item
-from relay.core.planner.learning.job_times import JobTimes, times_from
-from relay.core.polling.group_forecast import EndedJob, ExpectedFinish, GroupWork, ReadJobs, expected_finish
-from relay.core.polling.lane_forecast import OpenJob, TimesOf
+from relay.core.planner.learning.job_times import durations_from
+from relay.core.planner.learning.statistics import ALL_CLASSES, class_name
+from relay.core.polling.group_forecast import (
+    DurationsOf,
+    EndedJob,
+    ExpectedFinish,
+    GroupWork,
+    OpenJob,
+    ReadJobs,
+    expected_finish,
+)
 from relay.sandbox.fate import Mix, Script
 from relay.sandbox.lifecycle import accepted_item
 from relay.sandbox.world import World as Sandbox
@@ -221,7 +229,7 @@ class Watched:
 
     planner: Planner
     group: Group
-    times_of: TimesOf
+    durations_of: DurationsOf
     stated: list[tuple[float, float, ExpectedFinish | str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -250,7 +258,7 @@ class Watched:
         self._ended.append(EndedJob(job.channel or None, reading.started_at, now, job.in_group))
         done = sum(each.in_group for each in self._ended) / len(self.group.own)
         while job.in_group and self._left and done >= self._left[0]:
-            self.stated.append((self._left.pop(0), now, expected_finish(self.work(), self.times_of, now)))
+            self.stated.append((self._left.pop(0), now, expected_finish(self.work(), self.durations_of, now)))
 
     def work(self) -> GroupWork:
         own: dict[str | None, list[OpenJob]] = {}
@@ -279,7 +287,6 @@ class Watched:
 
 def _open_job(job: SimulatedJob, tracked_at: float, seen_at: float, item: Any) -> OpenJob:
     reading = read_item(item)
-    waits = reading.next_attempt_at is not None and not reading.running
     return OpenJob(
         status=None if item is None else item["status"],
         action=reading.action or None,
@@ -287,7 +294,6 @@ def _open_job(job: SimulatedJob, tracked_at: float, seen_at: float, item: Any) -
         scheduled_at=reading.scheduled_at,
         started_at=reading.started_at,
         next_attempt_at=reading.next_attempt_at,
-        retry_count=max(reading.attempt_count - (not waits), 0),
         spacing_seconds=job.spacing,
         tracked_at=tracked_at,
         seen_at=seen_at,
@@ -319,32 +325,29 @@ def _loaded(rows: Rows) -> PlannerStatistics:
     return statistics
 
 
-def times_of_rows(rows: Rows) -> TimesOf:
-    """The times of each class, from the rows that the planner stores."""
+def durations_of_rows(rows: Rows) -> DurationsOf:
+    """The durations of each class, from the rows that the planner stores."""
     stored = {name: values for name, _, values in rows}
-    found: dict[tuple[str, str], JobTimes] = {}
 
-    def times_of(action: str, channel: str) -> JobTimes:
-        key = (action, channel)
-        if key not in found:
-            times = times_from(stored, [key])[key]
-            assert times is not None
-            found[key] = times
-        return found[key]
+    def durations_of(action: str, channel: str) -> Sequence[float]:
+        own = stored.get(class_name(action, channel), "")
+        found = durations_from(stored[ALL_CLASSES], own, action, channel)
+        assert found is not None
+        return found
 
-    return times_of
+    return durations_of
 
 
 def statements(kind: str, seeds: range, rows: Rows) -> Iterator[Stated]:
     """What is said of groups of a kind at each progress."""
     make, mix = KINDS[kind]
     statistics = _loaded(rows)  # polling goes on to learn; the forecasts know the rows alone
-    times_of = times_of_rows(rows)
+    durations_of = durations_of_rows(rows)
     for seed in seeds:
         rng = Random(f"{kind}:{seed}:group")
         group = make(rng, Sandbox(seed=rng.getrandbits(32), mix=mix))
         world = World(kind, tuple(group.jobs))  # type: ignore[arg-type]
-        watched = Watched(_planner(world, statistics), group, times_of)
+        watched = Watched(_planner(world, statistics), group, durations_of)
         simulate(world, watched, seed=seed)
         true = max(job.finished_at for job in group.own)
         for progress, now, finish in watched.stated:

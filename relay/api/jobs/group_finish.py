@@ -1,32 +1,29 @@
 """When a group is expected to finish, from the database alone: any node answers, also one that does not poll.
 
-A forecast is kept for a few seconds, one of a distant end for longer; what polls have taught for a minute. It is
-computed in a thread, one at a time.
+A forecast is kept for 5 s. It is computed in a thread, one at a time.
 """
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.clock import Clock
 from relay.core.events.sentences import titled
 from relay.core.jobs.groups import JobGroup
-from relay.core.planner.learning.job_times import JobTimes, times_from
+from relay.core.planner.learning.job_times import durations_from
 from relay.core.planner.learning.statistics import ALL_CLASSES, LEARNED_EVENTS, OTHER, class_name
 from relay.core.polling.group_forecast import ExpectedFinish, GroupWork, expected_finish, rate_per_hour
-from relay.core.polling.lane_forecast import TimesOf
 from relay.store.jobs.group_work import ENDED_READ, BrokenAccount, GroupReading
 
 if TYPE_CHECKING:
     from relay.store.jobs.group_work import GroupWorkStore
     from relay.store.jobs.learned import LearnedStore
 
-FRESH_SECONDS, MAX_FRESH_SECONDS = 5.0, 30.0
-FRESH_SHARE = 0.02
-"""Of the time to the expected finish: so long a forecast is kept, within those limits. It changes little meanwhile."""
-LEARNED_SECONDS = 60.0
+FRESH_SECONDS = 5.0
 MAX_KEPT = 1_000
-MAX_CLASSES = 200
+MAX_CLASSES = 50
+"""Classes of jobs told apart in one forecast. Jobs of others are taken to be like all jobs of the source."""
 MAX_NAMED = 3
 
 _HEALTH = {
@@ -43,15 +40,9 @@ class GroupForecast(NamedTuple):
     finish: ExpectedFinish | None = None
     note: str | None = None
 
-    def fresh_seconds(self, now: float) -> float:
-        """How long it is kept, if it was made now."""
-        if self.finish is None:
-            return FRESH_SECONDS
-        return min(max(FRESH_SHARE * (self.finish.p50 - now), FRESH_SECONDS), MAX_FRESH_SECONDS)
-
 
 class GroupForecasts:
-    """Forecasts of groups, kept for a few seconds."""
+    """Forecasts of groups, kept for FRESH_SECONDS."""
 
     def __init__(self, work: "GroupWorkStore", learned: "LearnedStore", clock: Clock) -> None:
         self._work = work
@@ -59,7 +50,6 @@ class GroupForecasts:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._kept: OrderedDict[tuple[Any, ...], tuple[float, GroupForecast]] = OrderedDict()
-        self._times: OrderedDict[tuple[str, str, str], tuple[float, JobTimes | None]] = OrderedDict()
 
     async def of(self, group: JobGroup) -> GroupForecast:
         """The forecast of a group that the caller may see."""
@@ -70,7 +60,7 @@ class GroupForecasts:
         async with self._lock:
             now = self._clock()
             kept = self._kept.get(key)
-            if kept is not None and abs(now - kept[0]) < kept[1].fresh_seconds(kept[0]):
+            if kept is not None and abs(now - kept[0]) < FRESH_SECONDS:
                 return kept[1]
             found = await self._forecast(group, now)
             self._kept[key] = (now, found)
@@ -87,10 +77,9 @@ class GroupForecasts:
             why = "All of its jobs have ended. It finishes when no more come, or when it is closed."
         if why is not None:
             return GroupForecast(rate, None, why)
-        times = await self._times_of(group.source, reading, now)
-        if times is None:
-            why = f"Fewer than {LEARNED_EVENTS} runs of jobs of this source have been seen: too few to judge by."
-            return GroupForecast(rate, None, why)
+        jobs = [*(job for read in reading.jobs for job in (*read.first, *read.last)), *reading.others]
+        classes = [OTHER, *sorted({(job.action or "", job.channel or "") for job in jobs} - {OTHER})[:MAX_CLASSES]]
+        rows = await self._learned.find(group.source, [ALL_CLASSES, *(class_name(*key) for key in classes)])
         work = GroupWork(
             jobs=reading.jobs,
             open_count=group.open_jobs,
@@ -101,33 +90,25 @@ class GroupForecasts:
             last_at=group.last_at,
             came_count=group.arrived,
         )
-        finish = await asyncio.to_thread(expected_finish, work, times, now)
+        finish = await asyncio.to_thread(_finish, work, classes, {row.name: row.values for row in rows}, now)
         if isinstance(finish, str):
             return GroupForecast(rate, None, finish)
         is_open = group.closed_at is None and group.expected is None
         return GroupForecast(rate, finish, "More jobs may come: this is about those known." if is_open else None)
 
-    async def _times_of(self, source: str, reading: GroupReading, now: float) -> TimesOf | None:
-        """The times of each class of the jobs read; None if too little is known."""
-        jobs = [*(job for read in reading.jobs for job in (*read.first, *read.last)), *reading.others]
-        classes = [OTHER, *sorted({(job.action or "", job.channel or "") for job in jobs})[:MAX_CLASSES]]
-        wanted = [key for key in classes if not self._is_fresh((source, *key), now)]
-        if wanted:
-            rows = await self._learned.find(source, [ALL_CLASSES, *(class_name(*key) for key in wanted)])
-            values = {row.name: row.values for row in rows}
-            for key, times in (await asyncio.to_thread(times_from, values, wanted)).items():
-                self._times[source, *key] = (now, times)
-                self._times.move_to_end((source, *key))
-        found = {key: times for key in classes if (times := self._times[source, *key][1]) is not None}
-        while len(self._times) > MAX_KEPT:
-            self._times.popitem(last=False)
-        if OTHER not in found:
-            return None
-        return lambda action, channel: found.get((action, channel)) or found[OTHER]
 
-    def _is_fresh(self, key: tuple[str, str, str], now: float) -> bool:
-        kept = self._times.get(key)
-        return kept is not None and abs(now - kept[0]) < LEARNED_SECONDS
+def _finish(
+    work: GroupWork, classes: Sequence[tuple[str, str]], learned: Mapping[str, str], now: float
+) -> ExpectedFinish | str:
+    """The expected finish. `learned`: the stored statistics of a source by the name of their class."""
+    found = {
+        key: durations
+        for key in classes
+        if (durations := durations_from(learned.get(ALL_CLASSES, ""), learned.get(class_name(*key), ""), *key))
+    }
+    if OTHER not in found:
+        return f"Fewer than {LEARNED_EVENTS} runs of jobs of this source have been seen: too few to judge by."
+    return expected_finish(work, lambda action, channel: found.get((action, channel), found[OTHER]), now)
 
 
 def _missing(group: JobGroup) -> int:

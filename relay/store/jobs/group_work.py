@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.engine import Connection
 
 from relay.core.events.event import owner_of
-from relay.core.polling.group_forecast import EndedJob, ReadJobs
-from relay.core.polling.lane_forecast import OpenJob
+from relay.core.polling.group_forecast import EndedJob, OpenJob, ReadJobs
 from relay.store.databases.database import Database
 from relay.store.databases.statements import Sql, fetch_json, json_list, json_query, run, sql
 from relay.store.outbox.incident_recorder import open_by_connect_account
@@ -22,7 +21,7 @@ ENDED_READ = 200
 MAX_CHANNELS = 16
 
 _OPEN_COLUMNS = (
-    *("status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at", "retry_count"),
+    *("status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
     *("spacing_seconds", "tracked_at", "COALESCE(last_polled_at, tracked_at)"),
 )
 _SHOWN = ("in_group", "uid", "connect_account_id", *_OPEN_COLUMNS[:-1], "seen_at")

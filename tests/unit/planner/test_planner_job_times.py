@@ -1,15 +1,13 @@
-"""Random times of a job class: runs, waits and retries, drawn from what polls have taught."""
+"""How long jobs of a class take, drawn from what polls have taught of runs and retries."""
 
 import math
 from random import Random
-from statistics import median
 from typing import Any
 
 import pytest
 
-from relay.core.planner.learning.hazard import EDGES
 from relay.core.planner.learning.item_fields import Reading, read_item
-from relay.core.planner.learning.job_times import DURATIONS, JobTimes, times_from
+from relay.core.planner.learning.job_times import DURATIONS, durations, durations_from
 from relay.core.planner.learning.policy import RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.polls import learn
 from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, PRIOR, Retries
@@ -132,48 +130,26 @@ def test_a_retried_job_takes_its_pauses_too() -> None:
         statistics.record_attempts(job_class, 2)
         statistics.record_pause(job_class, 1, 30.0)
         statistics.record_event(job_class, RETRY, 0.0, 1.0)
-    times = JobTimes(job_class, statistics.unit)
-    late = sum(duration > 37 for duration in times.durations) / DURATIONS
+    late = sum(duration > 37 for duration in durations(job_class, statistics.unit)) / DURATIONS
     assert late == pytest.approx(job_class.retries.chance(1, statistics.root.retries), abs=0.01)
-
-
-def test_an_old_run_ends_later_than_it_is_old() -> None:
-    statistics, job_class = statistics_of()
-    times, rng = JobTimes(job_class, statistics.unit), Random(1)
-    for age in (0.0, 0.3, 7.0, 300.0, EDGES[-1], 3 * EDGES[-1]):
-        assert times.end(MAX_ATTEMPTS, age, rng) >= age
-    assert times.end(1, 1e8, rng) <= 1e8 + EDGES[-1] + 1
-
-
-def test_starts_follow_retries_if_some_were_seen() -> None:
-    """Scheduled jobs can wait for their lane: that is not how long a job takes to start."""
-    statistics, job_class = statistics_of()
-    for _ in range(50):
-        statistics.record_event(job_class, SCHEDULED, 0.0, 900.0)
-    rng = Random(1)
-    before = JobTimes(job_class, 1.0)
-    assert median(before.wait(0.0, rng) for _ in range(99)) > 600
-    for _ in range(50):
-        statistics.record_event(job_class, RETRY, 0.0, 1.0)
-    after = JobTimes(job_class, 1.0)
-    assert median(after.wait(0.0, rng) for _ in range(99)) < 3
-    assert median(after.wait(300.0, rng) for _ in range(99)) > 600
 
 
 # --- from the database
 
 
-def rows_of(statistics: PlannerStatistics) -> dict[str, str]:
-    return {name: values for name, _, values in statistics.unsaved_rows()}
+def stored(statistics: PlannerStatistics) -> tuple[tuple[float, ...] | None, ...]:
+    """The durations of the class, and of one that was not seen."""
+    rows = {name: values for name, _, values in statistics.unsaved_rows()}
+    everything = rows.get(ALL_CLASSES, "")
+    return tuple(durations_from(everything, rows.get(class_name(*key), ""), *key) for key in (CLASS, ("", "")))
 
 
-def test_too_few_runs_give_no_times() -> None:
+def test_too_few_runs_give_no_durations() -> None:
     for runs, known in ((LEARNED_EVENTS - 1, False), (LEARNED_EVENTS, True)):
-        statistics, _ = statistics_of(runs)
-        assert (times_from(rows_of(statistics), [CLASS])[CLASS] is not None) is known
-    assert times_from({}, [CLASS]) == {CLASS: None}
+        assert [found is not None for found in stored(statistics_of(runs)[0])] == [known, known]
+    assert stored(PlannerStatistics(1.0)) == (None, None)
 
 
 @pytest.mark.parametrize("values", ["", "[]", "{}", '{"unit": "a"}', '{"unit": -1}', '{"unit": 1e999}', "[" * 10_000])
 def test_malformed_statistics_are_ignored(values: str) -> None:
-    assert times_from({ALL_CLASSES: values, class_name(*CLASS): values}, [CLASS]) == {CLASS: None}
+    assert durations_from(values, values, *CLASS) is None

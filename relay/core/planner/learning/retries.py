@@ -34,11 +34,6 @@ class Retries:
         self._retried = [0.0] * MAX_ATTEMPTS
         self._pauses: list[list[float]] = [[] for _ in range(MAX_ATTEMPTS)]
 
-    @property
-    def ended_count(self) -> float:
-        """Number of jobs that ended, within the memory."""
-        return self._ended[0]
-
     def record_end(self, attempts: int) -> None:
         """Records a job that ended with this attempt: all earlier ones were retried."""
         kept = 1 - 1 / MEMORY_ATTEMPTS
