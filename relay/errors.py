@@ -285,6 +285,13 @@ class SchemaTooOld(StoreError):
     exit_code = 2
 
 
+class SchemaUnsupported(StoreError):
+    """The database's schema is older than any that this program migrates."""
+
+    code = "schema_unsupported"
+    exit_code = 2
+
+
 class StaleSequence(StoreError):
     """Another write changed this job after it was loaded."""
 

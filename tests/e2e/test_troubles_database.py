@@ -194,6 +194,15 @@ async def test_a_schema_that_is_newer_than_the_program(world: RelayWorld, tmp_pa
     assert (await world.get(f"/v1/jobs/{job_id}"))["id"] == job_id
 
 
+async def test_a_schema_that_is_older_than_the_program_updates(world: RelayWorld, tmp_path: Path) -> None:
+    await world.serve()
+    assert await world.end() == 0
+    _write(tmp_path / "relay.db", "UPDATE alembic_version SET version_num = '0025'")
+    assert "has schema 0025, older than 0026, the first one that this program updates" in await world.refused()
+    code, lines = await world.run("check", REVOR_API_KEY="sk-revor-test", REVOR_BASE_URL=world.sandbox_url)
+    assert (code, any("has schema 0025" in line for line in lines)) == (2, True)
+
+
 async def test_a_schema_that_is_older_than_the_program(world: RelayWorld, tmp_path: Path) -> None:
     _write(tmp_path / "relay.db", "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
     code, lines = await world.run("check", REVOR_API_KEY="sk-revor-test", REVOR_BASE_URL=world.sandbox_url)

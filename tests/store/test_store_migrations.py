@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
@@ -21,25 +19,15 @@ from sqlmodel import SQLModel
 
 import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay import resources
-from relay.core.records import StoredAnswer
-from relay.core.subscriptions.subscription import Incidents
-from relay.errors import SchemaTooNew, SchemaTooOld
+from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import url_of
 from relay.store.schema import migrations
 from relay.store.store import open_store
-from subscribers.registry import kind_named
 from tests.support.postgres_server import shared_server
 from tests.support.store_kit import (
     NOW,
-    PUBLISHED_TYPE,
     ReversingCipher,
-    claim,
-    poll,
-    publication,
-    result_of,
-    seen,
-    subscription,
     track,
 )
 
@@ -60,7 +48,11 @@ POSTGRES_SEQUENCES = """
 SELECT c.relname || '.sequence', s.seqtypid::regtype::text, s.seqstart, s.seqincrement, s.seqcycle
 FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid
 """
-POSTGRES_CATALOGUE = (POSTGRES_COLUMNS, POSTGRES_INDEXES, POSTGRES_CONSTRAINTS, POSTGRES_SEQUENCES)
+POSTGRES_TRIGGERS = """
+SELECT tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid), pg_get_functiondef(tgfoid)
+FROM pg_trigger WHERE NOT tgisinternal
+"""
+POSTGRES_CATALOGUE = (POSTGRES_TRIGGERS, POSTGRES_COLUMNS, POSTGRES_INDEXES, POSTGRES_CONSTRAINTS, POSTGRES_SEQUENCES)
 _numbers = count(1)
 
 
@@ -123,7 +115,8 @@ def _of_sqlite(connection: Connection) -> dict[str, Any]:
     inspector = inspect(connection)
     made = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'index'"))
     conditions = {row.name: (row.sql or "").partition(" WHERE ")[2] for row in made}
-    found: dict[str, Any] = {}
+    triggers = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
+    found: dict[str, Any] = {row.name: row.sql for row in triggers}
     for table in sorted(inspector.get_table_names()):
         for column in inspector.get_columns(table):
             found[f"{table}.{column['name']}"] = {**column, "type": repr(column["type"])}
@@ -201,178 +194,23 @@ def test_migrating_twice_changes_nothing(migrated: str) -> None:
     migrations.check(migrated)
 
 
-async def test_answers_kept_by_the_first_schema_are_replayed_and_requests_that_it_left_open_are_free(
-    database_url: str,
-) -> None:
-    answer = ReversingCipher().encrypt(b'{"body": "yes", "headers": {}}', context="answered").hex()
-    blob = f"decode('{answer}', 'hex')" if is_postgres(database_url) else f"x'{answer}'"
-    insert = "INSERT INTO idempotency_keys (id, body_digest, status_code, ciphertext, created_at) VALUES"
-    await asyncio.to_thread(to_first_schema, database_url)
-    await asyncio.to_thread(
-        change,
-        database_url,
-        f"{insert} ('answered', 'digest', 201, {blob}, {NOW})",
-        f"{insert} ('open', 'digest', NULL, NULL, {NOW})",
-    )
-    store = await open_store(database_url, ReversingCipher(), now=NOW, auto_migrate=True)
-    try:
-        answered, opened = [await store.idempotency.begin(id, "digest", "h", NOW, 0.0) for id in ("answered", "open")]
-    finally:
-        await store.close()
-    assert (answered, opened) == (StoredAnswer(body_digest="digest", status_code=201, body=b"yes"), NOW)
-
-
-async def test_a_job_of_an_older_schema_is_overdue_when_it_was_and_follows_its_schedule(database_url: str) -> None:
-    columns = "uid, source, account, external_id, tracked_at, deadline_at, metadata, sequence, retry_count"
-    columns += ", running_sent, overdue, attempt_count, poll_count, failure_count, missing_count, weight"
-    empty = "decode('7b7d', 'hex')" if is_postgres(database_url) else "x'7b7d'"
-    values = f"'job_1', 'revor', 'default', 'a', {NOW}, {NOW + 60}, {empty}, {', '.join('0' * 8)}, 1.0"
-    await asyncio.to_thread(to_first_schema, database_url)
-    await asyncio.to_thread(change, database_url, f"INSERT INTO jobs ({columns}) VALUES ({values})")
-    store = await open_store(database_url, ReversingCipher(), now=NOW, auto_migrate=True)
-    try:
-        assert await store.jobs.past_deadline("revor", "default", NOW + 61) == [(NOW + 60, "job_1")]
-        shown = seen("scheduled", scheduled_at=NOW + 500)
-        await store.jobs.record(poll("job_1", 0, "scheduled", seen=shown))
-        assert await store.jobs.past_deadline("revor", "default", NOW + 561) == [(NOW + 560, "job_1")]
-    finally:
-        await store.close()
-
-
-OLD_CHAT_TYPES = (
-    *("ai.revor.job.failed", "ai.revor.job.overdue", "ai.revor.job.not_found"),
-    *("relay.source.unauthorized", "relay.source.down", "relay.source.recovered", "relay.create.unknown"),
-)
-
-
-@pytest.mark.locks_itself  # no relay runs while the schema changes
-async def test_an_existing_chat_subscription_gets_the_new_defaults_and_keeps_types_of_its_own(migrated: str) -> None:
-    chosen = ("ai.revor.job.failed", "ai.revor.job.succeeded")
-    given: dict[str, tuple[str, tuple[str, ...] | None]] = {
-        "sub_1": ("slack", OLD_CHAT_TYPES),
-        "sub_2": ("slack", OLD_CHAT_TYPES[:-1]),
-        "sub_3": ("slack", chosen),
-        "sub_4": ("webhook", OLD_CHAT_TYPES),
-        "sub_5": ("webhook", None),
-    }
-    store = await open_store(migrated, ReversingCipher(), now=NOW)
-    try:
-        for id, (kind, types) in given.items():
-            incidents: Incidents = "collapse" if kind == "slack" else "off"
-            await store.subscriptions.create(subscription(id, kind=kind, types=types, incidents=incidents))
-    finally:
-        await store.close()
-    await asyncio.to_thread(to_revision, migrated, "0014")
-    assert "incidents" not in await asyncio.to_thread(
-        text_of, migrated, "SELECT config FROM subscriptions WHERE id='sub_1'"
-    )
-    store = await open_store(migrated, ReversingCipher(), now=NOW, auto_migrate=True)
-    try:
-        after = {one.id: one for one in await store.subscriptions.all()}
-    finally:
-        await store.close()
-    defaults = kind_named("slack").default_types(["ai.revor.job"])
-    assert defaults is not None
-    assert set(after["sub_1"].types or ()) == set(after["sub_2"].types or ()) == set(defaults)
-    assert [after[id].types for id in ("sub_3", "sub_4", "sub_5")] == [chosen, OLD_CHAT_TYPES, None]
-    assert {id: one.incidents for id, one in after.items()} == {
-        **dict.fromkeys(("sub_1", "sub_2", "sub_3"), "collapse"),
-        **dict.fromkeys(("sub_4", "sub_5"), "off"),
-    }
-
-
-@pytest.mark.locks_itself  # no relay runs while the schema changes
-async def test_downgrade_lists_uncertain_deliveries_as_dead_and_takes_back_what_chats_are_told(migrated: str) -> None:
-    defaults = kind_named("slack").default_types(["ai.revor.job", "other.job"])
-    assert defaults is not None
-    store = await open_store(migrated, ReversingCipher(), now=NOW)
-    try:
-        await store.subscriptions.create(subscription("sub_1", kind="teams", types=defaults, incidents="collapse"))
-        await store.subscriptions.create(subscription("sub_2"))
-        uid = await track(store)
-        await store.jobs.record(poll(uid, 0, "queued"))
-        (held,) = await claim(store, "sub_2")
-        await store.deliveries.record_attempt(result_of(held, "uncertain", reason="timeout"))
-    finally:
-        await store.close()
-    await asyncio.to_thread(to_revision, migrated, "0018")
-    stored = await asyncio.to_thread(text_of, migrated, "SELECT types FROM subscriptions WHERE id = 'sub_1'")
-    assert "relay.delivery.expired" in stored
-    assert "uncertain" not in stored
-    assert await asyncio.to_thread(text_of, migrated, "SELECT state FROM deliveries") == "dead"
-    store = await open_store(migrated, ReversingCipher(), now=NOW, auto_migrate=True)
-    try:
-        after = await store.subscriptions.get("sub_1")
-        assert after is not None
-        assert set(after.types or ()) == set(defaults)
-    finally:
-        await store.close()
-
-
-@pytest.mark.locks_itself  # no relay runs while the schema changes
-async def test_downgrade_frees_published_events_from_the_order_of_their_stream(migrated: str) -> None:
-    store = await open_store(migrated, ReversingCipher(), now=NOW)
-    try:
-        await store.subscriptions.create(subscription("sub_1", types=(PUBLISHED_TYPE, "ai.revor.job.queued")))
-        uid = await track(store)
-        await store.jobs.record(poll(uid, 0, "queued", "scheduled", "queued"))
-        await store.published.record([publication(str(n), key="a") for n in range(3)])
-    finally:
-        await store.close()
-    await asyncio.to_thread(to_revision, migrated, "0019")
-    of_jobs = "SELECT COUNT(*) FROM deliveries WHERE state = 'blocked' AND job_uid IS NOT NULL"
-    free = "SELECT COUNT(*) FROM deliveries WHERE state = 'pending' AND job_uid IS NULL AND sequence IS NULL"
-    assert await asyncio.to_thread(text_of, migrated, of_jobs) == "1"
-    assert await asyncio.to_thread(text_of, migrated, free) == "3"
-    store = await open_store(migrated, ReversingCipher(), now=NOW, auto_migrate=True)
-    try:
-        (first,) = await store.published.record([publication("new", key="a")])
-        assert not first.known
-        found = await claim(store, "sub_1", 10)
-        assert sorted(one.event.document().get("id", "") for one in found if one.job_uid != uid) == [
-            "0",
-            "1",
-            "2",
-            "new",
-        ]
-    finally:
-        await store.close()
-
-
-def text_of(url: str, statement: str) -> str:
-    found: list[str] = []
-    on(url, lambda connection: found.append(str(connection.execute(text(statement)).scalar_one())))
-    return found[0]
-
-
-def to_revision(url: str, revision: str) -> None:
-    """An existing database at an older revision."""
-
-    def downgrade(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-
-    on(url, downgrade)
-
-
-def to_first_schema(url: str) -> None:
-    """A new database at the first revision."""
-
-    def upgrade(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-
-    on(url, upgrade)
-
-
 def test_a_database_without_a_schema_is_too_old(database_url: str) -> None:
     with pytest.raises(SchemaTooOld, match=r"no schema yet.*run `relay migrate`") as refused:
         migrations.check(database_url)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("revision", ["0001", "0025"])
+def test_a_schema_from_before_the_first_one_names_the_commit_to_pass_through(migrated: str, revision: str) -> None:
+    change(migrated, f"UPDATE alembic_version SET version_num = '{revision}'")
+    before = description(migrated)
+    for call in (migrations.migrate, migrations.upgrade, migrations.check):
+        words = f"has schema {revision}, older than 0026.*run `relay migrate` of .* commit [0-9a-f]{{8}} first"
+        with pytest.raises(SchemaUnsupported, match=words) as refused:
+            call(migrated)
+        assert "\n" not in str(refused.value)
+        assert refused.value.exit_code == 2
+    assert description(migrated) == before
 
 
 def test_an_older_schema_is_named(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,9 +275,9 @@ def test_an_upgrade_that_fails_leaves_nothing(
 ) -> None:
     folder = tmp_path / "migrations"
     shutil.copytree(resources.migrations_dir(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    script = next((folder / "versions").glob("0001*.py"))
+    script = next((folder / "versions").glob("0026*.py"))
     body = script.read_text()
-    script.write_text(body.replace("def downgrade", "    raise ValueError('half way')\n\n\ndef downgrade"))
+    script.write_text(f"{body}    raise ValueError('half way')\n")
     monkeypatch.setattr(resources, "migrations_dir", lambda: folder)
     with pytest.raises(ValueError, match="half way"):
         on(database_url, migrations.run_migrations)
@@ -466,19 +304,3 @@ def test_migrations_are_numbered_by_their_files() -> None:
     assert migrations.known_revisions() == tuple(sorted(path.name[:4] for path in folder.glob("0*.py")))
     for path in folder.glob("0*.py"):
         assert f"revision = '{path.name[:4]}'" in path.read_text()
-
-
-@pytest.mark.locks_itself  # no relay runs while the schema changes
-def test_a_downgrade_takes_everything_away(migrated: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    def down(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-
-    on(migrated, down)
-    assert table_names(migrated) == ["alembic_version"]
-    assert migrations.migrate(migrated) == migrations.newest_revision()

@@ -11,13 +11,15 @@ from sqlmodel import SQLModel
 
 import relay.store.schema.summary_tables  # noqa: F401 (fills the metadata)
 from relay import resources
-from relay.errors import SchemaTooNew, SchemaTooOld, StoreError
+from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.private_files import make_empty
 from relay.store.databases import postgres_engine as postgres
 from relay.store.databases.locks import Key
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 
+COMMIT_OF_OLDER_SCHEMAS = "7480739f"
+"""A commit of this repository that migrates schemas older than the first one of this program."""
 UPGRADE_WAIT_MS = 60_000
 """How long an upgrade of SQLite waits for another one."""
 Result = TypeVar("Result")
@@ -34,7 +36,7 @@ def migrate(url: str) -> str:
     """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
     running node. A file from before incremental vacuum is rewritten, which needs its size again in free disk space.
 
-    Raises DatabaseHeld, SchemaTooNew, StoreError, SettingsError.
+    Raises DatabaseHeld, SchemaTooNew, SchemaUnsupported, StoreError, SettingsError.
     """
     if is_postgres(url):
         return upgrade(url)
@@ -77,16 +79,14 @@ def _let_shrink(url: str) -> None:
 
 
 def check(url: str) -> None:
-    """Raises SchemaTooOld or SchemaTooNew unless the database has exactly this program's schema. Do not call it in a
-    running event loop."""
+    """Raises SchemaTooOld, SchemaTooNew or SchemaUnsupported unless the database has exactly this program's schema. Do
+    not call it in a running event loop."""
     current = _with_connection(url, current_revision, "read")
+    _check_known(current)
     newest = newest_revision()
-    if current == newest:
-        return
-    if current is None or current in known_revisions():
+    if current != newest:
         found = "no schema yet" if current is None else f"schema {current}"
         raise SchemaTooOld(f"the database has {found}, this program needs {newest}: run `relay migrate`")
-    raise SchemaTooNew(_too_new(current))
 
 
 def _with_connection(url: str, work: Callable[[Connection], Result], what: str) -> Result:
@@ -125,8 +125,7 @@ async def _with_postgres(url: str, work: Callable[[Connection], Result], what: s
 
 def _upgrade(connection: Connection) -> str:
     current, newest = current_revision(connection), newest_revision()
-    if current not in (None, newest) and current not in known_revisions():
-        raise SchemaTooNew(_too_new(current))
+    _check_known(current)
     if current is None:
         _create(connection, newest)
     elif current != newest:
@@ -135,8 +134,8 @@ def _upgrade(connection: Connection) -> str:
 
 
 def _create(connection: Connection, revision: str) -> None:
-    """Creates every table in an empty database. The result equals that of all migrations, which a test checks, and
-    needs no Alembic: importing it takes a tenth of the first start."""
+    """Creates every table in an empty database. A test compares the result with that of the migrations. It needs no
+    Alembic, whose import takes a tenth of the first start."""
     SQLModel.metadata.create_all(connection, checkfirst=False)
     connection.execute(text(_CREATE_VERSION))
     connection.execute(text("INSERT INTO alembic_version (version_num) VALUES (:revision)"), {"revision": revision})
@@ -153,9 +152,18 @@ def run_migrations(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _too_new(current: str | None) -> str:
-    return (
-        f"the database has schema {current}, which this program (schema {newest_revision()}) does not know: "
+def _check_known(current: str | None) -> None:
+    """Raises SchemaTooNew or SchemaUnsupported for a schema that this program has no migration for."""
+    known = known_revisions()
+    if current is None or current in known:
+        return
+    if current < known[0]:
+        raise SchemaUnsupported(
+            f"the database has schema {current}, older than {known[0]}, the first one that this program updates: run "
+            f"`relay migrate` of revor-relay's commit {COMMIT_OF_OLDER_SCHEMAS} first"
+        )
+    raise SchemaTooNew(
+        f"the database has schema {current}, which this program (schema {known[-1]}) does not know: "
         "it was migrated by a newer revor-relay; install that version again"
     )
 
