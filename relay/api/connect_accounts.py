@@ -67,4 +67,4 @@ async def list_connect_accounts(call: Call) -> Response:
     They are listed upstream now and then. A change is shown once another listing has confirmed it.
     """
     page = await call.ports.store.connect_accounts.page(**call.query)
-    return page_response(call.request, page, account_view)
+    return page_response(call.request, map(account_view, page.items), page.next_cursor)

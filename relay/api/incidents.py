@@ -10,14 +10,13 @@ from starlette.responses import Response
 from relay.api.http.examples import INCIDENT_ID
 from relay.api.http.operations import NEXT, Answer, Call, Operation
 from relay.api.http.params import PAGE, choice, text
+from relay.api.http.problems import known
 from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.jobs.jobs import Job, shown_jobs
 from relay.core.events.event import Repeat
 from relay.core.events.summary_events import ClosedBecause, IncidentKind
 from relay.core.incidents import data_of
-from relay.core.records import Page
-from relay.errors import NotFound
 from relay.store.outbox.incident_recorder import ShownIncident
 
 MAX_READS = 10
@@ -118,7 +117,7 @@ async def list_incidents(call: Call) -> Response:
     opens at the third failure within 15 minutes, or at the first whose code says that an account needs reconnecting.
     """
     page = await call.ports.store.incidents.page(**call.query)
-    return page_response(call.request, page, incident_view)
+    return page_response(call.request, map(incident_view, page.items), page.next_cursor)
 
 
 @operation(
@@ -160,11 +159,8 @@ async def list_incident_jobs(call: Call) -> Response:
         cursor = page.next_cursor
         if wanted is None or cursor is None or len(found) == limit:
             break
-    return page_response(call.request, Page(items=tuple(found), next_cursor=cursor), dict)
+    return page_response(call.request, found, cursor)
 
 
 async def _find(call: Call) -> ShownIncident:
-    found = await call.ports.store.incidents.get(call.id)
-    if found is None:
-        raise NotFound(f"there is no incident {call.id[:200]!r}", code="incident_not_found")
-    return found
+    return known(await call.ports.store.incidents.get(call.id), "incident", call.id)

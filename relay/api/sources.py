@@ -12,7 +12,6 @@ from relay.api.http.operations import NEXT, Answer, Call, Operation
 from relay.api.http.resource import page_response
 from relay.api.http.shown import LastError, Shown, Time, last_error_view, page_of
 from relay.core.polling.tracking import SourceReport
-from relay.core.records import Page
 
 
 class Source(Shown):
@@ -71,5 +70,4 @@ async def list_sources(call: Call) -> Response:
     reports = call.ports.tracking.reports()
     first, limit = params.decode_cursor(call.query["cursor"]), call.query["limit"]
     cursor = params.encode_cursor(first + limit) if len(reports) > first + limit else None
-    page = Page(items=tuple(reports[first : first + limit]), next_cursor=cursor)
-    return page_response(call.request, page, source_view)
+    return page_response(call.request, map(source_view, reports[first : first + limit]), cursor)

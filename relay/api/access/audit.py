@@ -111,7 +111,8 @@ async def list_audit(call: Call) -> Response:
     """
     if call.query["cursor"] is None:
         await call.ports.audit.before_list()
-    return page_response(call.request, await call.ports.store.audit.page(**call.query), entry_view)
+    page = await call.ports.store.audit.page(**call.query)
+    return page_response(call.request, map(entry_view, page.items), page.next_cursor)
 
 
 @operation(

@@ -11,10 +11,9 @@ from relay.api.http.fields import Nothing
 from relay.api.http.operations import ADMINS, PUBLIC, STORED, Answer, Call, Operation
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
-from relay.api.http.validation import validate
-from relay.api.subscriptions.subscriptions import SECRET_BYTES, RotatedSecret, SecretRotation
+from relay.api.subscriptions.subscriptions import RotatedSecret, SecretRotation, add_secret, rotated
 from relay.clock import to_rfc3339
-from relay.core.subscriptions.signing import ED25519_BYTES, key_id_of, new_secret, new_signing_key, public_key_of
+from relay.core.subscriptions.signing import ED25519_BYTES, key_id_of, new_signing_key, public_key_of
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import Conflict, SettingsError
 from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
@@ -128,7 +127,7 @@ async def rotate_signing_key(call: Call) -> Response:
     Both keys sign, and both are listed, until the old one expires.
     """
     made = new_signing_key(secrets.token_bytes(ED25519_BYTES))
-    now, expires_at = await _rotate(call, SIGNING_OWNER, made)
+    now, expires_at = await add_secret(call, SIGNING_OWNER, made)
     key = public_key_view(SigningSecret(value=made, created_at=now))
     return json_response({"key": key, "old_key_expires_at": to_rfc3339(expires_at)})
 
@@ -151,18 +150,7 @@ async def rotate_callback_secret(call: Call) -> Response:
     if call.ports.settings.callback_secret_given:
         problem = "delivery.callback_secret is set: give it a list with the new secret and the old one, and send SIGHUP"
         raise Conflict(problem, code="callback_secret_configured")
-    made = new_secret(secrets.token_bytes(SECRET_BYTES))
-    _, expires_at = await _rotate(call, CALLBACK_OWNER, made)
-    return json_response({"secret": made, "old_secret_expires_at": to_rfc3339(expires_at)})
-
-
-async def _rotate(call: Call, owner: str, made: str) -> tuple[float, float]:
-    """Adds the secret. Returns the present time, and when the old ones expire."""
-    overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
-    now = call.ports.clock()
-    await call.ports.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
-    call.ports.dispatcher.wake()
-    return now, now + overlap_seconds
+    return await rotated(call, CALLBACK_OWNER)
 
 
 async def _public_keys(call: Call) -> list[dict[str, Any]]:

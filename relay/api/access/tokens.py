@@ -233,7 +233,7 @@ async def create_token(call: Call) -> Response:
 async def list_tokens(call: Call) -> Response:
     """List the API tokens, newest first, without those of the settings."""
     page = await call.ports.store.tokens.page(**call.query)
-    return page_response(call.request, page, partial(_shown, call))
+    return page_response(call.request, [_shown(call, token) for token in page.items], page.next_cursor)
 
 
 @operation("GET /v1/tokens/{id}", answers={200: Answer("The token.", Token)})

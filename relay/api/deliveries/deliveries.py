@@ -22,7 +22,7 @@ from relay.api.http.operations import (
     members,
 )
 from relay.api.http.params import PAGE, choice, choices, text, time, whole_number
-from relay.api.http.problems import invalid_parameter
+from relay.api.http.problems import invalid_parameter, known
 from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import validate
@@ -31,7 +31,7 @@ from relay.core.deliveries import delivery as core
 from relay.core.events.event import Event
 from relay.core.jobs.recipient import Recipient
 from relay.core.subscriptions.subscription import PULL
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict
 
 GroupField = Literal["reason", "sink", "day"]
 MAX_COUNTED = 50_000
@@ -241,7 +241,8 @@ async def list_deliveries(call: Call) -> Response:
         return await _groups(call, group_by, {**query, "newest": newest})
     page = await call.ports.store.deliveries.page(**query)
     sinks = await _sinks(call, (one.subscription_id for one in page.items))
-    return page_response(call.request, page, lambda one: Delivery.of(one, sink=sinks.get(one.subscription_id)))
+    items = [Delivery.of(one, sink=sinks.get(one.subscription_id)) for one in page.items]
+    return page_response(call.request, items, page.next_cursor)
 
 
 async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, Any]) -> Response:
@@ -374,10 +375,7 @@ async def _refuse_removed(call: Call, delivery: core.Delivery) -> None:
 
 
 async def _find(call: Call) -> core.Delivery:
-    delivery = await call.ports.store.deliveries.get(call.id)
-    if delivery is None:
-        raise NotFound(f"there is no delivery {call.id[:200]!r}", code="delivery_not_found")
-    return delivery
+    return known(await call.ports.store.deliveries.get(call.id), "delivery", call.id)
 
 
 async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) -> Response:

@@ -19,6 +19,7 @@ from relay.api.http.operations import (
     Operation,
 )
 from relay.api.http.params import boolean
+from relay.api.http.problems import known
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, pointer_of, validate
@@ -27,7 +28,7 @@ from relay.core.deliveries import replay as core
 from relay.core.deliveries.replay import Only, ReplayState
 from relay.core.subscriptions.filters import matches
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import FieldError, NotFound
+from relay.errors import FieldError
 from relay.ids import new_id
 
 
@@ -137,9 +138,7 @@ async def replay_subscription(call: Call) -> Response:
     subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order within a job,
     and always behind new events.
     """
-    subscription = await call.ports.store.subscriptions.get(call.id)
-    if subscription is None:
-        raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
+    subscription = known(await call.ports.store.subscriptions.get(call.id), "subscription", call.id)
     body = validate(ReplayCreate, call.document)
     since, until, now, errors = _range(call, body.since, body.until, "")
     types, type_errors = event_types(body.types or (), call.context.known_types, "/types")
@@ -202,10 +201,7 @@ async def retry_deliveries(call: Call) -> Response:
 @operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
-    found = await call.ports.store.replays.get(call.id)
-    if found is None:
-        raise NotFound(f"there is no replay {call.id[:200]!r}", code="replay_not_found")
-    return json_response(Replay.of(found))
+    return json_response(Replay.of(known(await call.ports.store.replays.get(call.id), "replay", call.id)))
 
 
 @operation(

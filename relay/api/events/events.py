@@ -1,7 +1,6 @@
 """`/v1/events`: all recorded events, with or without subscriptions."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -14,13 +13,13 @@ from relay.api.http.fields import NextCursor
 from relay.api.http.names import event_type
 from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation
 from relay.api.http.params import PAGE, text, time
-from relay.api.http.problems import invalid_detail
+from relay.api.http.problems import invalid_detail, known
 from relay.api.http.resource import page_response
 from relay.api.http.shown import Shown
 from relay.api.http.stream import fragment, of_all
 from relay.core.events.event import Origin
 from relay.core.samples import sample_event
-from relay.errors import InvalidRequest, NotFound
+from relay.errors import InvalidRequest
 
 EXAMPLE_EVENT = sample_event(
     "ai.revor.job.failed",
@@ -92,8 +91,8 @@ async def list_events(call: Call) -> Response:
     query = {**call.query, "type": _type(call)}
     wanted = Wanted(None, query.pop("filters"))
     page = await call.ports.store.events.page(**query)
-    page = replace(page, items=tuple(await wanted.of(page.items, call.ports.admission.filtering, call.caller)))
-    return page_response(call.request, page, fragment, {"ids": [event.id for event in page.items]})
+    shown = await wanted.of(page.items, call.ports.admission.filtering, call.caller)
+    return page_response(call.request, map(fragment, shown), page.next_cursor, {"ids": [event.id for event in shown]})
 
 
 # Before `get_event`: routes are matched in order.
@@ -123,7 +122,5 @@ def _type(call: Call) -> str | None:
 @operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})
 async def get_event(call: Call) -> Response:
     """Read an event."""
-    event = await call.ports.store.events.get(call.id)
-    if event is None:
-        raise NotFound(f"there is no event {call.id[:200]!r}", code="event_not_found")
+    event = known(await call.ports.store.events.get(call.id), "event", call.id)
     return Response(event.body, media_type="application/json")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -17,8 +17,19 @@ from starlette.types import Scope
 from relay.api.http.shown import Shown
 from relay.clock import Clock
 from relay.core.jsontext import dumps
-from relay.errors import Conflict, FieldError, InvalidRequest, RequestError, StaleSequence, StoreError, Unavailable
+from relay.errors import (
+    Conflict,
+    FieldError,
+    InvalidRequest,
+    NotFound,
+    RequestError,
+    StaleSequence,
+    StoreError,
+    Unavailable,
+)
 from relay.ids import new_id
+
+Value = TypeVar("Value")
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:revor-relay:problem:"
@@ -108,6 +119,13 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
     problem = RequestError(detail, code=code, status=error.status_code, headers=headers)
     problem.title = phrase.capitalize()
     return problem_response(problem)
+
+
+def known(value: Value | None, what: str, id: str) -> Value:
+    """The value with this id. Raises NotFound if there is none."""
+    if value is None:
+        raise NotFound(f"there is no {what} {id[:200]!r}", code=f"{what}_not_found")
+    return value
 
 
 def invalid_detail(errors: Iterable[FieldError]) -> str:

@@ -1,8 +1,8 @@
 """One path of the API as an ASGI app: finds the operation, checks the request, sends the response."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,10 +17,8 @@ from relay.api.http.operations import PUBLIC, Call, Context, Operation
 from relay.api.http.problems import request_id_of, store_problem
 from relay.api.http.validation import validate
 from relay.core.jsontext import dumps
-from relay.core.records import Page
 from relay.errors import Forbidden, RequestError, StoreError, Unauthorized
 
-Item = TypeVar("Item")
 _DESCRIBES = ("content-type", "ce-")
 """Beginnings of the headers that say what is in a body of CloudEvents."""
 NO_MORE: Mapping[str, object] = MappingProxyType({})
@@ -151,9 +149,8 @@ def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str]
 
 
 def page_response(
-    request: Request, page: Page[Item], view: Callable[[Item], object], more: Mapping[str, object] = NO_MORE
+    request: Request, items: Iterable[object], next_cursor: str | None, more: Mapping[str, object] = NO_MORE
 ) -> Response:
-    """One page of a list. `view` makes the JSON value of an item. `more`: further members."""
-    headers = {} if page.next_cursor is None else {"Link": params.next_link(request, page.next_cursor)}
-    items = [view(item) for item in page.items]
-    return json_response({"items": items, **more, "next_cursor": page.next_cursor}, headers=headers)
+    """One page of a list: its items as JSON values. `more`: further members."""
+    headers = {} if next_cursor is None else {"Link": params.next_link(request, next_cursor)}
+    return json_response({"items": list(items), **more, "next_cursor": next_cursor}, headers=headers)

@@ -142,7 +142,7 @@ _AMBIGUOUS = {409: "Several accounts have a group of this name: use `source` and
 async def list_groups(call: Call) -> Response:
     """List groups, newest first."""
     page = await call.ports.store.groups.page(**call.query)
-    return page_response(call.request, page, group_view)
+    return page_response(call.request, map(group_view, page.items), page.next_cursor)
 
 
 @operation(

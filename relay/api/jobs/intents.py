@@ -97,7 +97,7 @@ async def list_intents(call: Call) -> Response:
     again. A create that is repeated with its Idempotency-Key and answered leaves the list.
     """
     page = await call.ports.store.intents.page(**call.query, now=call.ports.clock())
-    return page_response(call.request, page, intent_view)
+    return page_response(call.request, map(intent_view, page.items), page.next_cursor)
 
 
 async def _intent_again(call: Call, _kept: object) -> dict[str, Any]:

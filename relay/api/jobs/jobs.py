@@ -1,6 +1,6 @@
 """`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -51,7 +51,6 @@ from relay.core.jobs import job as core
 from relay.core.jobs.job import KNOWN_STATUSES, Priority
 from relay.core.jobs.search import MAX_VALUE_CHARACTERS
 from relay.core.polling import tracking
-from relay.core.records import Page
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
 from relay.turns import Turns
@@ -235,8 +234,8 @@ class Explanation(Shown):
     )
 
 
-def job_view(job: core.Job, problem: dict[str, Any] | None) -> dict[str, Any]:
-    """A job. `problem` is `Tracking.problem_of` it."""
+def job_view(call: Call, job: core.Job) -> dict[str, Any]:
+    """A job as this caller sees it."""
     return Job.of(
         job,
         id=job.external_id,
@@ -246,7 +245,7 @@ def job_view(job: core.Job, problem: dict[str, Any] | None) -> dict[str, Any]:
         next_poll_at=job.next_poll_at if job.open else None,
         last_error=last_error_view(job.last_error),
         next_attempt_at=job.next_attempt_at if job.progress.phase == "retrying" else None,
-        problem=problem,
+        problem=problem_view(call.ports.tracking.problem_of(job)),
     )
 
 
@@ -258,16 +257,11 @@ def problem_view(found: tuple[core.Problem, Hint] | None) -> dict[str, Any] | No
     return JobProblem.of(hint, code=problem.code, message=redact_text(problem.message))
 
 
-def job_views(call: Call) -> Callable[[core.Job], dict[str, Any]]:
-    """Shows jobs of this caller."""
-    return lambda job: job_view(job, problem_view(call.ports.tracking.problem_of(job)))
-
-
 async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any]]:
     """Many of them. To redact the message of one can take a millisecond, so others have their turn in between."""
-    view, turns, shown = job_views(call), Turns(), list[dict[str, Any]]()
+    turns, shown = Turns(), list[dict[str, Any]]()
     for job in jobs:
-        shown.append(view(job))
+        shown.append(job_view(call, job))
         if turns.over:
             await turns.next()
     return shown
@@ -320,7 +314,7 @@ async def _by_uid(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     job = await call.ports.store.jobs.get(kept["uid"])
     if job is None:
         raise NotFound("the job was erased", code="job_not_found")
-    return job_views(call)(job)
+    return job_view(call, job)
 
 
 def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -354,7 +348,7 @@ async def register_job(call: Call) -> Response:
     if isinstance(result, RequestError):
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
-    shown = job_views(call)(result.job)
+    shown = job_view(call, result.job)
     return json_response(shown, 201 if result.created else 200, headers if result.created else None)
 
 
@@ -456,8 +450,7 @@ async def list_jobs(call: Call) -> Response:
         # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
-    shown = Page(items=tuple(await shown_jobs(call, page.items)), next_cursor=page.next_cursor)
-    return page_response(call.request, shown, lambda job: job)
+    return page_response(call.request, await shown_jobs(call, page.items), page.next_cursor)
 
 
 def _searched_for(call: Call) -> tuple[str, str] | None:
@@ -498,9 +491,9 @@ async def get_job(call: Call) -> Response:
     job = await find_job(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
-        return json_response(job_views(call)(job))
+        return json_response(job_view(call, job))
     job = await waiting.wait_for(call, job, seconds, until_running=call.query["until"] == "running")
-    return json_response(job_views(call)(job), headers={"Preference-Applied": f"wait={seconds}"})
+    return json_response(job_view(call, job), headers={"Preference-Applied": f"wait={seconds}"})
 
 
 @operation(
@@ -519,7 +512,7 @@ async def refresh_job(call: Call) -> Response:
     """Poll a job as soon as the budget allows."""
     job = await find_job(call)
     await _refresh(call, job)
-    return json_response(job_views(call)(job), 202)
+    return json_response(job_view(call, job), 202)
 
 
 async def _refresh(call: Call, job: core.Job) -> None:
@@ -560,7 +553,7 @@ async def untrack_job(call: Call) -> Response:
     """
     job = await find_job(call)
     end = call.ports.tracking.purge if call.query["purge"] else call.ports.tracking.untrack
-    return json_response(job_views(call)(await end(job)))
+    return json_response(job_view(call, await end(job)))
 
 
 @operation(
@@ -589,8 +582,8 @@ async def list_job_events(call: Call) -> Response:
     tail = await call.ports.store.events.tail_of_job(job.uid, after, limit + 1)
     shown = tail.events[:limit]
     cursor = params.encode_cursor(shown[-1][0]) if tail.more else None
-    page = Page(items=tuple(event for _, event in shown), next_cursor=cursor)
-    return page_response(call.request, page, stream.fragment, {"ids": [event.id for event in page.items]})
+    ids = [event.id for _, event in shown]
+    return page_response(call.request, [stream.fragment(event) for _, event in shown], cursor, {"ids": ids})
 
 
 async def find_job(call: Call) -> core.Job:

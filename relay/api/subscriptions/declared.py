@@ -7,7 +7,6 @@ the same functions on the database itself (`relay/cli/subscriptions/apply.py`).
 
 import asyncio
 import hashlib
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, under, validate
 from relay.api.subscriptions.checks import awaits_consent, read_declared, with_portal
 from relay.api.subscriptions.models import DeclaredSubscription, SubscriptionConfig, start_seconds
+from relay.api.subscriptions.subscriptions import with_secret
 from relay.api.subscriptions.views import start_view, subscription_view
 from relay.core.access.audit import AuditRecord, Result
 from relay.core.deliveries.credentials import SinkCredential
@@ -43,16 +43,13 @@ from relay.core.subscriptions.declared import (
     qualified,
     same_credential,
 )
-from relay.core.subscriptions.handshake import WAITS
-from relay.core.subscriptions.signing import new_secret
-from relay.core.subscriptions.subscription import SigningSecret, Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.turns import Turns
 
 if TYPE_CHECKING:
     from relay.node.audit import AuditLog
 
-SECRET_BYTES = 32
 OVERLAP_SECONDS = 86_400.0
 """How long a replaced signing secret goes on signing."""
 MAX_PLANS = 10
@@ -306,7 +303,7 @@ class _Reader:
             raise invalid(FieldError(pointer="/config/secret", code="missing", detail=detail))
         after = replace(after, credential=_credential(after, before))
         if before is None:
-            return Change(id=id, action="add", after=self._added(after, config.secret))
+            return Change(id=id, action="add", after=with_secret(after, config.secret, self.context, self.now))
         after = with_portal(after, before)
         fields = changed_fields(before, after)
         secret = config.secret if config.secret != current_secret(before.secrets) else None
@@ -320,13 +317,6 @@ class _Reader:
         for one in self.stored.values():
             if one.declared == self._declarer and one.id not in self.taken:
                 yield Change(id=one.id, action="remove", before=one)
-
-    def _added(self, made: Subscription, given: str | None) -> Subscription:
-        value = given or new_secret(secrets.token_bytes(SECRET_BYTES))
-        made = replace(made, secrets=(SigningSecret(value=value),))
-        if awaits_consent(made, self.context):
-            return replace(made, state="pending", state_reason=WAITS, handshake_at=self.now)
-        return made
 
     def _owner(self, body: DeclaredSubscription) -> str | None:
         if self.own is not None:

@@ -5,7 +5,6 @@ strict: whoever asks wants to know.
 """
 
 import asyncio
-import secrets
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,23 +16,20 @@ from relay.api.deliveries.deliveries import is_signed_name, recipient_of
 from relay.api.deliveries.sink_credentials import sent_headers_view
 from relay.api.events.events import CloudEvent
 from relay.api.http.fields import ID_PATTERN, Body
-from relay.api.http.names import event_type
 from relay.api.http.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, under, validate
 from relay.api.jobs.registration import is_printable_id
 from relay.api.subscriptions.checks import read_create, read_replace
-from relay.api.subscriptions.subscriptions import SECRET_BYTES, check_metadata, sample_origin
+from relay.api.subscriptions.subscriptions import new_signing_secret, sample_of
 from relay.clock import to_rfc3339
 from relay.core.deliveries.dialogue import Step
 from relay.core.events.event import Event, owner_of
 from relay.core.jobs.recipient import ANYBODY, Recipient
-from relay.core.samples import sample_event
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import explain_filters, filters_of
 from relay.core.subscriptions.preview import why_not
-from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.ids import new_id
@@ -201,7 +197,7 @@ async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
     now = call.ports.clock()
     with under("subscription"):
         made, secret = read_create(given, call.context, id=new_id("sub", now), now=now)
-    value = secret or new_secret(secrets.token_bytes(SECRET_BYTES))
+    value = secret or new_signing_secret()
     account = call.ports.settings.account
     owner = None if account is None else owner_of(*account)
     return replace(made, owner=owner, secrets=(SigningSecret(value=value),))
@@ -224,24 +220,8 @@ async def _event(call: Call, body: SubscriptionPreview, subscription: Subscripti
             detail = f"there is no event {body.event_id[:200]!r}"
             raise invalid(FieldError(pointer="/event_id", code="event_not_found", detail=detail))
         return found, found.owner
-    check_metadata(body.metadata)
-    wanted, errors = event_type(body.type, call.context.known_types, "/type")
-    if errors:
-        raise invalid(*errors)
-    now = call.ports.clock()
-    wanted = wanted or _usual(call, subscription)
-    name, origin, account = sample_origin(call, wanted, subscription.owner)
-    sample = sample_event(
-        wanted,
-        event_id=new_id("evt", now),
-        now=now,
-        origin=origin,
-        dataschema_base=call.context.base_url,
-        source=name,
-        account=account,
-        metadata=body.metadata,
-    )
-    return sample, subscription.owner
+    wanted = _usual(call, subscription) if body.type is None else body.type
+    return sample_of(call, wanted, body.metadata, subscription.owner), subscription.owner
 
 
 def _usual(call: Call, subscription: Subscription) -> str:

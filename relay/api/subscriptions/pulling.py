@@ -15,6 +15,7 @@ from relay.api.http.auth import TOKEN_GONE
 from relay.api.http.examples import DELIVERY_ID, EVENT_ID, TIME
 from relay.api.http.fields import Body
 from relay.api.http.operations import PULLS, STORED, Answer, Call, Operation
+from relay.api.http.problems import known
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.stream import fragment
@@ -24,7 +25,7 @@ from relay.api.subscriptions.views import lag_view
 from relay.clock import to_rfc3339
 from relay.core.deliveries import pulls as core
 from relay.core.subscriptions.subscription import PULL, Subscription
-from relay.errors import Conflict, NotFound, Unauthorized
+from relay.errors import Conflict, Unauthorized
 from relay.store.deliveries.pulls import Settled
 
 SLICE_SECONDS = 1.0
@@ -258,9 +259,7 @@ def _results(ids: Iterable[str], settled: Settled, done: str) -> list[dict[str, 
 
 
 async def _find(call: Call) -> Subscription:
-    subscription = await call.ports.store.subscriptions.get(call.id)
-    if subscription is None:
-        raise NotFound(f"there is no subscription {call.id[:200]!r}", code="subscription_not_found")
+    subscription = known(await call.ports.store.subscriptions.get(call.id), "subscription", call.id)
     if subscription.kind != PULL:
         detail = "its events are sent to its sink: to pull them, create a subscription with protocol PULL"
         raise Conflict(f"subscription {subscription.id} is not pulled: {detail}", code="not_pulled")

@@ -24,12 +24,14 @@ from relay.api.http.operations import (
     WRITES_SUBSCRIPTIONS,
     Answer,
     Call,
+    Context,
     Operation,
     Repeats,
     stored,
 )
 from relay.api.http.params import PAGE, boolean
 from relay.api.http.ports import Kinds
+from relay.api.http.problems import known
 from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, validate
@@ -47,7 +49,7 @@ from relay.api.subscriptions.models import (
 from relay.api.subscriptions.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
 from relay.api.subscriptions.views import lag_view, subscription_view, with_skipped
 from relay.clock import to_rfc3339
-from relay.core.events.event import Origin, source_event_types
+from relay.core.events.event import Event, Origin, source_event_types
 from relay.core.jsontext import dumps
 from relay.core.records import SubscriptionRoom
 from relay.core.samples import sample_event
@@ -57,11 +59,10 @@ from relay.core.subscriptions.greeting import with_facts
 from relay.core.subscriptions.handshake import WAITS
 from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import SigningSecret
-from relay.errors import Conflict, FieldError, NotFound
+from relay.errors import Conflict, FieldError
 from relay.ids import new_id
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
-SECRET_BYTES = 32
 DEFAULT_TEST_TYPE = "relay.test"
 """Options that say where in a sink something arrives."""
 
@@ -160,10 +161,7 @@ async def create_subscription(call: Call) -> Response:
         same = [one for one in await call.ports.store.subscriptions.all() if place(one) == wanted]
         if same:
             return _shown(call, min(same, key=lambda one: one.id))
-    secret = given or new_secret(secrets.token_bytes(SECRET_BYTES))
-    made = replace(subscription, secrets=(SigningSecret(value=secret),))
-    if awaits_consent(made, call.context):
-        made = replace(made, state="pending", state_reason=WAITS, handshake_at=now)
+    made = with_secret(subscription, given, call.context, now)
     room = SubscriptionRoom(call.caller, fewer_than=call.ports.settings.max_subscriptions_of_caller)
     await call.ports.store.subscriptions.create(made, room)
     call.ports.dispatcher.wake()
@@ -196,10 +194,9 @@ def _made(call: Call, made: core.Subscription) -> Response:
 async def list_subscriptions(call: Call) -> Response:
     """List subscriptions, newest first."""
     query = dict(call.query)
-    view = _with_lag if query.pop("lag") else _without_lag
+    lag = query.pop("lag")
     page = await call.ports.store.subscriptions.page(**query)
-    shown = {one.id: await view(call, one) for one in page.items}
-    return page_response(call.request, page, lambda one: shown[one.id])
+    return page_response(call.request, [await _view(call, one, lag=lag) for one in page.items], page.next_cursor)
 
 
 @operation(
@@ -212,7 +209,7 @@ async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     subscription = await _find(call)
     skipped = await call.ports.store.deliveries.skipped(subscription.id)
-    return json_response(with_skipped(await _with_lag(call, subscription), skipped))
+    return json_response(with_skipped(await _view(call, subscription, lag=True), skipped))
 
 
 @operation(
@@ -263,7 +260,7 @@ async def delete_subscription(call: Call) -> Response:
     cancelled = await call.ports.store.subscriptions.pending(subscription.id)
     await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
     call.ports.dispatcher.wake()
-    removed: RemovedSubscription = {**await _without_lag(call, subscription), "cancelled": cancelled}
+    removed: RemovedSubscription = {**await _view(call, subscription), "cancelled": cancelled}
     return json_response(removed)
 
 
@@ -305,23 +302,8 @@ async def test_subscription(call: Call) -> Response:
         detail = f"nothing is sent before the sink consents ({subscription.state_reason}): resume asks it again"
         raise Conflict(detail, code="no_consent")
     given = validate(TestRequest, call.document)
-    check_metadata(given.metadata)
-    read, errors = event_type(given.type, call.context.known_types, "/type")
-    if errors:
-        raise invalid(*errors)
-    wanted = read or DEFAULT_TEST_TYPE
-    now = call.ports.clock()
-    name, origin, account = sample_origin(call, wanted, subscription.owner)
-    event = sample_event(
-        wanted,
-        event_id=new_id("evt", now),
-        now=now,
-        origin=origin,
-        dataschema_base=call.context.base_url,
-        source=name,
-        account=account,
-        metadata=given.metadata,
-    )
+    wanted = DEFAULT_TEST_TYPE if given.type is None else given.type
+    event = sample_of(call, wanted, given.metadata, subscription.owner)
     with call.ports.admission.tests.held(call.caller):
         attempt, outcome = await call.ports.dispatcher.test(subscription, event)
     shown = {"delivered": outcome.verdict == "delivered", "event": event.document()}
@@ -389,13 +371,7 @@ async def rotate_secret(call: Call) -> Response:
     """
     subscription = await _find(call)
     _refuse_callback(subscription, "it uses the relay's own secret, see GET /v1/signing-secret")
-    overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
-    now = call.ports.clock()
-    secret = new_secret(secrets.token_bytes(SECRET_BYTES))
-    expires_at = now + overlap_seconds
-    await call.ports.store.secrets.add_secret(subscription.id, secret, now, old_expire_at=expires_at)
-    call.ports.dispatcher.wake()
-    return json_response({"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)})
+    return await rotated(call, subscription.id)
 
 
 @operation(
@@ -406,11 +382,34 @@ async def get_signing_secret(call: Call) -> Response:
     return json_response({"secret": await call.ports.node.callback_secret()})
 
 
-def check_metadata(given: Mapping[str, Any] | None) -> None:
-    """Raises InvalidRequest for metadata of a sample that are larger than a job's can be."""
-    if given is not None and len(dumps(given)) > MAX_METADATA_BYTES:
-        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
-        raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
+async def rotated(call: Call, owner: str) -> Response:
+    """The answer with a new signing secret of a subscription, or of callbacks."""
+    secret = new_signing_secret()
+    _, expires_at = await add_secret(call, owner, secret)
+    return json_response({"secret": secret, "old_secret_expires_at": to_rfc3339(expires_at)})
+
+
+async def add_secret(call: Call, owner: str, made: str) -> tuple[float, float]:
+    """Adds a secret or key. Returns the present time, and when the old ones expire."""
+    overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
+    now = call.ports.clock()
+    await call.ports.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
+    call.ports.dispatcher.wake()
+    return now, now + overlap_seconds
+
+
+def new_signing_secret() -> str:
+    """A generated signing secret."""
+    return new_secret(secrets.token_bytes(32))
+
+
+def with_secret(made: core.Subscription, given: str | None, context: Context, now: float) -> core.Subscription:
+    """A new subscription with its signing secret, a generated one by default. It is pending if its sink must consent
+    first."""
+    made = replace(made, secrets=(SigningSecret(value=given or new_signing_secret()),))
+    if awaits_consent(made, context):
+        return replace(made, state="pending", state_reason=WAITS, handshake_at=now)
+    return made
 
 
 def _comparable(url: str) -> tuple[str, ...]:
@@ -419,13 +418,9 @@ def _comparable(url: str) -> tuple[str, ...]:
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
 
 
-async def _without_lag(call: Call, subscription: core.Subscription) -> Subscription:
-    return subscription_view(subscription, call.shown_sink, call.ports.settings)
-
-
-async def _with_lag(call: Call, subscription: core.Subscription) -> Subscription:
-    shown = await _without_lag(call, subscription)
-    if subscription.kind == core.PULL:
+async def _view(call: Call, subscription: core.Subscription, *, lag: bool = False) -> Subscription:
+    shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
+    if lag and subscription.kind == core.PULL:
         shown["lag"] = lag_view(await call.ports.pulls.lag(subscription.id), call.ports.clock())
     return shown
 
@@ -439,10 +434,7 @@ async def _find(call: Call) -> core.Subscription:
 
 
 async def _named(call: Call, id: str) -> core.Subscription:
-    subscription = await call.ports.store.subscriptions.get(id)
-    if subscription is None:
-        raise NotFound(f"there is no subscription {id[:200]!r}", code="subscription_not_found")
-    return subscription
+    return known(await call.ports.store.subscriptions.get(id), "subscription", id)
 
 
 async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
@@ -459,7 +451,30 @@ def _refuse_callback(subscription: core.Subscription, why: str) -> None:
         )
 
 
-def sample_origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
+def sample_of(call: Call, type: str, metadata: Mapping[str, Any] | None, owner: str | None) -> Event:
+    """A sample event. `metadata`: added to that of its job; `owner`: the account that its subscription belongs to.
+    Raises InvalidRequest for an unknown type, and for metadata that are larger than a job's can be."""
+    if metadata is not None and len(dumps(metadata)) > MAX_METADATA_BYTES:
+        detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
+        raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
+    wanted, errors = event_type(type, call.context.known_types, "/type")
+    if wanted is None:
+        raise invalid(*errors)
+    name, origin, account = _origin(call, wanted, owner)
+    now = call.ports.clock()
+    return sample_event(
+        wanted,
+        event_id=new_id("evt", now),
+        now=now,
+        origin=origin,
+        dataschema_base=call.context.base_url,
+        source=name,
+        account=account,
+        metadata=metadata,
+    )
+
+
+def _origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
     """The source of this event type, any source for events about the relay, and an account of it. Of a subscription
     that belongs to an account, that one: its sink must not learn the names of others."""
     origins, accounts = call.ports.settings.origins, call.ports.settings.accounts
