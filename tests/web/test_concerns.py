@@ -1,9 +1,7 @@
 """What the overview tells a person to look at, from the API's answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import pytest
 
 from relay.clock import to_rfc3339
 from relay.web.concerns import Seen, concerns
@@ -40,9 +38,8 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
     return [(one.level, one.key) for one in concerns(seen, NOW)]
 
 
-@pytest.mark.parametrize(
-    ("seen", "found"),
-    [
+def test_what_needs_a_person() -> None:
+    for seen, found in [
         ({}, []),
         ({"sources": [source()], "accounts": [account()], "subscriptions": [subscription()]}, []),
         ({"ready": {"status": "failing", "problems": ["database: full"]}}, [("bad", "problem")]),
@@ -90,7 +87,5 @@ def keys(seen: Seen) -> list[tuple[str, str]]:
         ({"dead": [group(least=True)]}, [("warn", "dead_least")]),
         ({"uncertain": [group(), group(least=True)]}, [("bad", "uncertain_least")]),
         ({"late": [group()], "subscriptions": [subscription(state="paused")]}, []),
-    ],
-)
-def test_what_needs_a_person(seen: dict[str, Sequence[Any]], found: list[tuple[str, str]]) -> None:
-    assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]
+    ]:
+        assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]

@@ -70,9 +70,8 @@ async def test_a_bound_token_sees_its_account_only(open_as, world):
     assert [row["Job"].rpartition(" ")[2] for row in rows] == ["job_2"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "taken"),
-    [
+async def test_a_wrong_method_is_told_which_ones_there_are(browser) -> None:
+    for method, path, taken in [
         ("DELETE", "/ui", "GET, HEAD"),
         ("OPTIONS", "/ui/jobs", "GET, HEAD"),
         ("PUT", "/ui/jobs/job_1", "GET, HEAD"),
@@ -80,12 +79,10 @@ async def test_a_bound_token_sees_its_account_only(open_as, world):
         ("PATCH", "/ui/replays/new", "GET, HEAD, POST"),
         ("GET", "/ui/jobs/job_1/refresh", "POST"),
         ("HEAD", "/ui/jobs/bulk/refresh", "POST"),
-    ],
-)
-async def test_a_wrong_method_is_told_which_ones_there_are(browser, method, path, taken):
-    answer = await browser.client.request(method, path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, taken)
-    assert method == "HEAD" or "Method not allowed" in answer.text
+    ]:
+        answer = await browser.client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, taken)
+        assert method == "HEAD" or "Method not allowed" in answer.text
 
 
 @pytest.mark.parametrize("path", sorted(page.path for page in PAGES if page.method == "GET" and "{" not in page.path))
@@ -108,18 +105,15 @@ async def test_a_browser_that_opens_the_relay_is_led_to_the_dashboard(open_as, h
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    ("method", "headers"),
-    [
+async def test_a_client_of_the_api_finds_nothing_at_the_first_path(open_as) -> None:
+    for method, headers in [
         ("GET", {}),
         ("GET", {"accept": "application/json"}),
         ("GET", {"accept": BROWSER, "authorization": "Bearer rl_read"}),
         ("HEAD", {"accept": BROWSER}),
         ("POST", {"accept": BROWSER}),
-    ],
-)
-async def test_a_client_of_the_api_finds_nothing_at_the_first_path(open_as, method, headers):
-    browser = await open_as(token="rl_read")
-    answer = await browser.client.request(method, "/", headers=headers)
-    assert answer.status_code == (404 if "authorization" in headers else 401)
-    assert method == "HEAD" or answer.json()["status"] == answer.status_code
+    ]:
+        browser = await open_as(token="rl_read")
+        answer = await browser.client.request(method, "/", headers=headers)
+        assert answer.status_code == (404 if "authorization" in headers else 401)
+        assert method == "HEAD" or answer.json()["status"] == answer.status_code

@@ -1,7 +1,5 @@
 """A range of events is counted, sent again, followed and stopped."""
 
-import pytest
-
 from tests.support.api_world import HOOK
 from tests.support.store_kit import claim, result_of
 
@@ -50,18 +48,21 @@ async def test_a_range_is_counted_and_then_sent_again(world, browser):
     assert replay["types"] == ["ai.revor.job.queued", "ai.revor.job.failed"]
 
 
-@pytest.mark.parametrize("path", ["/ui/replays/new", "/ui/replays"])
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("since", "yesterday"), ("since", "2040-01-01"), ("types", "unheard_of"), ("only", "some"), ("subscription", "")],
-)
-async def test_what_is_wrong_is_said_at_its_field(world, browser, path, field, value):
-    id = await dead(world, browser, count=0)
-    page = await browser.post(path, {"subscription": id, "since": "1d", "until": "", "types": "", field: value})
-    assert page.status in (404, 422)
-    marked = [] if field == "only" else [field]  # a group of buttons has no such mark
-    assert page.soup.attributes("//*[@aria-invalid='true']", "name") == marked
-    assert page.soup.all(f"//*[@id='wrong-{field}']")
+async def test_what_is_wrong_is_said_at_its_field(world, browser) -> None:
+    for path in ["/ui/replays/new", "/ui/replays"]:
+        for field, value in [
+            ("since", "yesterday"),
+            ("since", "2040-01-01"),
+            ("types", "unheard_of"),
+            ("only", "some"),
+            ("subscription", ""),
+        ]:
+            id = await dead(world, browser, count=0)
+            page = await browser.post(path, {"subscription": id, "since": "1d", "until": "", "types": "", field: value})
+            assert page.status in (404, 422)
+            marked = [] if field == "only" else [field]  # a group of buttons has no such mark
+            assert page.soup.attributes("//*[@aria-invalid='true']", "name") == marked
+            assert page.soup.all(f"//*[@id='wrong-{field}']")
 
 
 async def test_a_token_that_may_only_read_sees_progress_and_starts_nothing(world, browser, open_as):

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from ipaddress import ip_network
 from typing import Any
@@ -118,9 +118,8 @@ async def test_cookie_has_a_secret_that_is_nowhere_else(guest: Browser, world: W
     assert all(one not in page.html + repr(stored) for one in (secret, "rl_read"))
 
 
-@pytest.mark.parametrize(
-    ("base_url", "peer", "headers", "settings", "secure"),
-    [
+async def test_cookies_are_for_tls_only_where_there_is_tls(open_as: OpenAs) -> None:
+    for base_url, peer, headers, settings, secure in [
         ("http://127.0.0.1:8080", STRANGER, {}, {}, False),
         (TLS, STRANGER, {}, {}, True),
         ("http://127.0.0.1:8080", STRANGER, {}, {"public_url": TLS}, True),
@@ -128,29 +127,24 @@ async def test_cookie_has_a_secret_that_is_nowhere_else(guest: Browser, world: W
         ("http://127.0.0.1:8080", PROXY, {"X-Forwarded-Proto": "https"}, {"trusted_proxies": TRUSTED}, True),
         ("http://127.0.0.1:8080", PROXY, {"X-Forwarded-Proto": "http"}, {"trusted_proxies": TRUSTED}, False),
         ("http://127.0.0.1:8080", PROXY, {"X-Forwarded-Proto": "https"}, {}, False),
-    ],
-)
-async def test_cookies_are_for_tls_only_where_there_is_tls(
-    open_as: OpenAs, base_url: str, peer: str, headers: Mapping[str, str], settings: Any, secure: bool
-) -> None:
-    guest = await open_as(dev=False, tokens=TOKENS, base_url=base_url, peer=peer, headers=headers, **settings)
-    page = await guest.get("/ui/login")
-    visitor = cookie(page, VISITOR_COOKIE)
-    assert visitor.endswith("; Secure") is secure
-    # elsewhere a browser logs an error of the page, unless it is on loopback
-    assert ("cross-origin-opener-policy" in page.headers) is secure
-    assert "Path=/ui; HttpOnly; SameSite=Strict" in visitor
-    # httpx keeps a Secure cookie to itself on http, as Safari does
-    own = {"Cookie": visitor.partition(";")[0]}
-    sent = {"_csrf": field(page, "_csrf"), "token": "rl_read"}
-    done = Answer(await guest.client.post("/ui/login", data=sent, headers=own))
-    assert done.status == 303
-    assert cookie(done, SESSION_COOKIE).endswith("; Secure") is secure
+    ]:
+        guest = await open_as(dev=False, tokens=TOKENS, base_url=base_url, peer=peer, headers=headers, **settings)
+        page = await guest.get("/ui/login")
+        visitor = cookie(page, VISITOR_COOKIE)
+        assert visitor.endswith("; Secure") is secure
+        # elsewhere a browser logs an error of the page, unless it is on loopback
+        assert ("cross-origin-opener-policy" in page.headers) is secure
+        assert "Path=/ui; HttpOnly; SameSite=Strict" in visitor
+        # httpx keeps a Secure cookie to itself on http, as Safari does
+        own = {"Cookie": visitor.partition(";")[0]}
+        sent = {"_csrf": field(page, "_csrf"), "token": "rl_read"}
+        done = Answer(await guest.client.post("/ui/login", data=sent, headers=own))
+        assert done.status == 303
+        assert cookie(done, SESSION_COOKIE).endswith("; Secure") is secure
 
 
-@pytest.mark.parametrize(
-    ("token", "status", "words"),
-    [
+async def test_what_is_no_token_to_sign_in_with_is_refused_in_words(guest: Browser, world: World) -> None:
+    for token, status, words in [
         ("", 422, "Enter a token"),
         ("   ", 422, "Enter a token"),
         ("rl_wrong", 401, "not accepted"),
@@ -160,19 +154,15 @@ async def test_cookies_are_for_tls_only_where_there_is_tls(
         ("x" * 10_000, 401, "not accepted"),
         ("rl_events", 403, "this needs"),  # nothing to see
         ("rl_proxy", 403, "this needs"),
-    ],
-)
-async def test_what_is_no_token_to_sign_in_with_is_refused_in_words(
-    guest: Browser, world: World, token: str, status: int, words: str
-) -> None:
-    refused = await login(guest, token, next="/ui/jobs")
-    assert refused.status == status
-    (said,) = refused.soup.texts("//*[@id='login-error']")
-    assert words in said
-    assert field(refused, "next") == "/ui/jobs"
-    assert SESSION_COOKIE not in guest.client.cookies
-    assert (await guest.get("/ui")).status == 303
-    assert ("login", "viewer", "ok") not in await entries(world)
+    ]:
+        refused = await login(guest, token, next="/ui/jobs")
+        assert refused.status == status
+        (said,) = refused.soup.texts("//*[@id='login-error']")
+        assert words in said
+        assert field(refused, "next") == "/ui/jobs"
+        assert SESSION_COOKIE not in guest.client.cookies
+        assert (await guest.get("/ui")).status == 303
+        assert ("login", "viewer", "ok") not in await entries(world)
 
 
 async def test_wrong_tokens_are_slowed_down_like_everywhere(guest: Browser, world: World) -> None:
@@ -188,9 +178,8 @@ async def test_wrong_tokens_are_slowed_down_like_everywhere(guest: Browser, worl
     assert ("login.refused", None, "refused") in await entries(world)
 
 
-@pytest.mark.parametrize(
-    ("body", "media_type", "status"),
-    [
+async def test_what_is_no_form_is_refused(guest: Browser) -> None:
+    for body, media_type, status in [
         (b"token=%ff", "application/x-www-form-urlencoded", 422),
         (b"token=\xff", "application/x-www-form-urlencoded", 422),
         (b"token=%ED%A0%80", "application/x-www-form-urlencoded", 422),
@@ -203,14 +192,12 @@ async def test_wrong_tokens_are_slowed_down_like_everywhere(guest: Browser, worl
         (b"token=rl_read", "application/x-www-form-urlencoded", 403),
         (b"", "application/x-www-form-urlencoded", 403),
         (b"%", "application/x-www-form-urlencoded;charset=utf-16", 403),
-    ],
-)
-async def test_what_is_no_form_is_refused(guest: Browser, body: bytes, media_type: str, status: int) -> None:
-    for path in ("/ui/login", "/ui/logout") if status != 403 else ("/ui/login",):
-        answer = await guest.client.post(path, content=body, headers={"Content-Type": media_type})
-        assert answer.status_code == status
-        assert answer.headers["content-type"].startswith("text/html")
-        assert SESSION_COOKIE not in guest.client.cookies
+    ]:
+        for path in ("/ui/login", "/ui/logout") if status != 403 else ("/ui/login",):
+            answer = await guest.client.post(path, content=body, headers={"Content-Type": media_type})
+            assert answer.status_code == status
+            assert answer.headers["content-type"].startswith("text/html")
+            assert SESSION_COOKIE not in guest.client.cookies
 
 
 @pytest.mark.parametrize("target", ["//evil.example", "/\\evil.example", "https://evil.example", "/ui/../v1", "/ui\n"])
@@ -530,9 +517,8 @@ async def test_open_page_ends_with_its_session(open_as: OpenAs, world: World, en
 # --- users of a proxy
 
 
-@pytest.mark.parametrize(
-    ("peer", "headers", "settings", "user"),
-    [
+async def test_user_is_believed_from_a_trusted_proxy_only(open_as: OpenAs) -> None:
+    for peer, headers, settings, user in [
         (PROXY, {"X-Forwarded-User": "alice@example.com"}, {}, "user:alice@example.com"),
         (PROXY, {"x-forwarded-USER": "alice"}, {}, "user:alice"),
         (PROXY, {"X-Forwarded-User": "ops"}, {}, "user:ops"),
@@ -547,32 +533,32 @@ async def test_open_page_ends_with_its_session(open_as: OpenAs, world: World, en
         (PROXY, {"X-Forwarded-User": "alice"}, {"trusted_proxies": ()}, None),
         (PROXY, {"X-Forwarded-User": "alice"}, {"web": WebSettings()}, None),
         ("127.0.0.1", {"X-Forwarded-User": "alice"}, {"dev": True}, None),
-    ],
-)
-async def test_user_is_believed_from_a_trusted_proxy_only(
-    open_as: OpenAs, peer: str, headers: Mapping[str, str], settings: Any, user: str | None
-) -> None:
-    given = {"dev": False, "tokens": TOKENS, "trusted_proxies": TRUSTED, "web": BY_PROXY, **settings}
-    browser = await open_as(peer=peer, headers=headers, **given)
-    page = await browser.get("/ui/jobs")
-    if user is None:
-        assert page.status == 303
-    else:
-        assert f"Signed in as {user}" in page.html
-        assert "Sign out" not in page.html
+    ]:
+        given = {"dev": False, "tokens": TOKENS, "trusted_proxies": TRUSTED, "web": BY_PROXY, **settings}
+        browser = await open_as(peer=peer, headers=headers, **given)
+        page = await browser.get("/ui/jobs")
+        if user is None:
+            assert page.status == 303
+        else:
+            assert f"Signed in as {user}" in page.html
+            assert "Sign out" not in page.html
 
 
-@pytest.mark.parametrize(
-    "values",
-    [["alice", "bob"], ["a\x01b"], ["x" * 10_000], ["a\x1b[31mb"], ["\xff"], ["a\u202eb".encode().decode("latin-1")]],
-)
-async def test_what_names_no_single_user_is_refused(open_as: OpenAs, values: list[str]) -> None:
-    browser = await open_as(dev=False, tokens=TOKENS, peer=PROXY, trusted_proxies=TRUSTED, web=BY_PROXY)
-    headers = [(b"X-Forwarded-User", value.encode("latin-1")) for value in values]
-    answer = await browser.client.get("/ui/jobs", headers=headers)
-    assert answer.status_code == 403
-    assert "user_header_invalid" in answer.text
-    assert values[0] not in answer.text
+async def test_what_names_no_single_user_is_refused(open_as: OpenAs) -> None:
+    for values in [
+        ["alice", "bob"],
+        ["a\x01b"],
+        ["x" * 10_000],
+        ["a\x1b[31mb"],
+        ["\xff"],
+        ["a\u202eb".encode().decode("latin-1")],
+    ]:
+        browser = await open_as(dev=False, tokens=TOKENS, peer=PROXY, trusted_proxies=TRUSTED, web=BY_PROXY)
+        headers = [(b"X-Forwarded-User", value.encode("latin-1")) for value in values]
+        answer = await browser.client.get("/ui/jobs", headers=headers)
+        assert answer.status_code == 403
+        assert "user_header_invalid" in answer.text
+        assert values[0] not in answer.text
 
 
 async def test_user_of_a_proxy_acts_with_the_scopes_of_the_settings(open_as: OpenAs, world: World) -> None:
@@ -594,9 +580,8 @@ async def test_user_of_a_proxy_acts_with_the_scopes_of_the_settings(open_as: Ope
 # --- with --dev, and links from other sites
 
 
-@pytest.mark.parametrize(
-    ("peer", "headers", "status"),
-    [
+async def test_with_dev_a_caller_on_this_machine_needs_no_sign_in(open_as: OpenAs) -> None:
+    for peer, headers, status in [
         ("127.0.0.1", {}, 200),
         ("::1", {}, 200),
         ("127.0.0.1", {"Origin": "http://127.0.0.1:8080"}, 200),
@@ -605,17 +590,13 @@ async def test_user_of_a_proxy_acts_with_the_scopes_of_the_settings(open_as: Ope
         ("127.0.0.1", {"Host": "evil.example"}, 303),
         ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 303),
         (STRANGER, {}, 303),
-    ],
-)
-async def test_with_dev_a_caller_on_this_machine_needs_no_sign_in(
-    open_as: OpenAs, peer: str, headers: Mapping[str, str], status: int
-) -> None:
-    browser = await open_as(peer=peer, headers=headers)
-    page = await browser.get("/ui/jobs")
-    assert page.status == status
-    if status == 200:
-        assert "Signed in as loopback" in page.html
-        assert (await browser.get("/ui/login")).headers["location"] == "/ui"
+    ]:
+        browser = await open_as(peer=peer, headers=headers)
+        page = await browser.get("/ui/jobs")
+        assert page.status == status
+        if status == 200:
+            assert "Signed in as loopback" in page.html
+            assert (await browser.get("/ui/login")).headers["location"] == "/ui"
 
 
 CROSSING = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}

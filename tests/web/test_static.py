@@ -61,8 +61,8 @@ async def test_file_is_served_for_ever_by_its_digest(name, browser):
     assert hashlib.sha256(body).hexdigest()[:12] in asset(name)
 
 
-@pytest.mark.parametrize("path", ["", "none.js", "../app.py", "..%2fapp.py", "vendor/LICENSE.htmx", "vendor/", "%00"])
-async def test_no_other_file_is_served(path, browser):
-    answer = await browser.client.get(f"/ui/static/{path}")
-    assert answer.status_code == 404
-    assert "Traceback" not in answer.text
+async def test_no_other_file_is_served(browser) -> None:
+    for path in ["", "none.js", "../app.py", "..%2fapp.py", "vendor/LICENSE.htmx", "vendor/", "%00"]:
+        answer = await browser.client.get(f"/ui/static/{path}")
+        assert answer.status_code == 404
+        assert "Traceback" not in answer.text
