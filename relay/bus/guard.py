@@ -63,7 +63,7 @@ class Guard:
         except (Refused, TimeoutError):
             raise
         except OSError as error:
-            shown = f"no connection to {host}:{port}: {_said(error)}"
+            shown = f"no connection to {host}:{port}: {_reason(error)}"
             self.failure = self.failure or shown
             raise NotReached(shown) from error
 
@@ -105,7 +105,7 @@ class Guard:
         return Refused(shown)
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return "the host name does not resolve"
     return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else "no reason given"

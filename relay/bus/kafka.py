@@ -1,8 +1,8 @@
 """Apache Kafka. An event is delivered once all in-sync replicas have it (`acks=all`).
 
 Each partition has a lane: its own producer identity, sequence numbers, and at most one batch in flight, so events of
-a key stay in order. A batch without an answer is unacknowledged (`doubt`). It is sent again with the same numbers
-before any other batch of its lane, so brokers store it once, also across attempts and connections.
+a key stay in order. An unacknowledged batch is sent again with the same numbers before any other batch of its lane, so
+brokers store it once, also across attempts and connections.
 """
 
 import asyncio
@@ -10,17 +10,16 @@ import hashlib
 import random
 import ssl
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from relay.bus import kafka_wire as wire
-from relay.bus.extras import needed
-from relay.bus.kafka_wire import Batch, Identity, Place
+from relay.bus.kafka_wire import Batch, Place
 from relay.bus.publishers import CannotConnect, causes_of, named
+from relay.bus.shared import needed
 from relay.clock import Clock, wall_clock
 from relay.core.deliveries.broker import HELD_BACK, Broker, Message, Published
-from relay.tasks import Tasks
 
 _errors = needed("aiokafka.errors", "kafka")
 
@@ -35,7 +34,7 @@ MAX_ASKED = 16
 MAX_TOPICS = 1000
 """Maximum topics cached: templates can produce any number of names."""
 MAX_LANES = 4000
-MAX_DOUBTS = 64
+MAX_UNACKNOWLEDGED = 64
 """Maximum lanes with an unacknowledged batch of 256 KiB. The oldest are dropped: their events may be stored twice."""
 MAX_SETTLED = 1000
 TOPIC_SECONDS = 300.0
@@ -45,75 +44,80 @@ UNKNOWN_SECONDS = 5.0
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each retry within one attempt."""
 
-_OK, _DUPLICATE = 0, 46
+_OK, _NO_TOPIC, _NO_LEADER, _TOO_LARGE, _DUPLICATE = 0, 3, 5, 10, 46
+_PASSING_CODES = frozenset((-1, _NO_TOPIC, _NO_LEADER, 6, 7, 9, 13, 14, 15, 19, 20, 56, 74, 75))
+"""Codes of transient errors. After some of them the batch may be stored."""
 _LOST_IDENTITY = frozenset((45, 47, 49, 59, 90))
 """OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, INVALID_PRODUCER_ID_MAPPING, UNKNOWN_PRODUCER_ID,
 PRODUCER_FENCED: the brokers no longer know this producer's state."""
-_NO_TOPIC = Published(error="unknown_topic", detail="there is no such topic, and the broker makes none")
-_NO_LEADER = Published(error="nack", detail="the partition has no leader now")
-_FEW_REPLICAS = Published(error="nack", detail="too few replicas are in sync")
-_IDENTITY_LOST = Published(error="nack", detail="the broker has lost what it knew of this producer")
-_PASSING_CODES = {
-    -1: Published(error="nack", detail="the broker failed (UNKNOWN_SERVER_ERROR)"),
-    3: _NO_TOPIC,
-    **dict.fromkeys((5, 6, 9, 74, 75), _NO_LEADER),
-    7: Published(error="timeout", detail="the replicas did not acknowledge in time"),
-    13: Published(error="read", detail="the broker lost a connection (NETWORK_EXCEPTION)"),
-    14: Published(error="nack", detail="the broker is starting"),
-    15: Published(error="nack", detail="the broker is starting"),
-    **dict.fromkeys((19, 20), _FEW_REPLICAS),
-    56: Published(error="nack", detail="the broker cannot write to its disk"),
-}
-"""Codes of transient errors. After some of them the batch may be stored."""
-_PASSING_RESULTS = (*_PASSING_CODES.values(), _IDENTITY_LOST)
 _PASSING = frozenset(("connect", "read", "timeout"))
-_BROKE_OFF = CannotConnect("read", "the connection broke off before the broker answered")
-_TOO_LARGE = Published(error="too_large", detail="the broker takes no message of this size")
-_REFUSED = {
-    **dict.fromkeys((10, 18), _TOO_LARGE),
-    17: Published(error="unknown_topic", detail="the broker takes no topic of this name"),
-    29: Published(error="denied", detail="the credential may not write to the topic"),
-    31: Published(error="denied", detail="the credential lacks IdempotentWrite on the cluster"),
-    87: Published(error="nack", detail="the broker takes no such record: does a compacted topic lack its key?"),
+_RESULTS = {
+    _NO_TOPIC: ("unknown_topic", "there is no such topic, and the broker makes none"),
+    **dict.fromkeys((_NO_LEADER, 6), ("nack", "the partition has no leader now")),
+    7: ("timeout", "the replicas did not acknowledge in time"),
+    **dict.fromkeys((_TOO_LARGE, 18), ("too_large", "the broker takes no message of this size")),
+    17: ("unknown_topic", "the broker takes no topic of this name"),
+    **dict.fromkeys((19, 20), ("nack", "too few replicas are in sync")),
+    29: ("denied", "the credential may not write to the topic"),
+    31: ("denied", "the credential lacks IdempotentWrite on the cluster"),
+    87: ("nack", "the broker takes no such record: does a compacted topic lack its key?"),
 }
+_IDENTITY_LOST = Published(error="nack", detail="the broker has lost what it knew of this producer")
 _STORED_BEFORE = Published(detail="stored by an earlier attempt")
+_BROKE_OFF = CannotConnect("read", "the connection broke off before the broker answered")
+_CLOSED_EARLY = CannotConnect(
+    "connect", "the broker closed the connection: is it starting, or does the port expect TLS, no TLS or a credential?"
+)
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
     """The producer state of one partition.
 
-    sequence   sequence number of the next record
-    doubt      the unacknowledged batch
-    tries      how often this identity has sent `doubt`
-    max_bytes  maximum size of a batch; lowered when the broker refuses one
-    settled    digests of messages of an unacknowledged batch that proved to be stored
+    identity        of the producer at the brokers, and its epoch
+    sequence        sequence number of the next record
+    unacknowledged  the batch that was sent and not answered
+    tries           how often this identity has sent that batch
+    max_bytes       maximum size of a batch; lowered when the broker refuses one
+    settled         digests of messages of an unacknowledged batch that proved to be stored
     """
 
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    identity: Identity | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    identity: tuple[int, int] | None = None
     sequence: int = 0
-    doubt: Batch | None = None
+    unacknowledged: Batch | None = None
     tries: int = 0
     max_bytes: int = MAX_BATCH_BYTES
-    settled: dict[bytes, None] = field(default_factory=dict)
+    settled: dict[bytes, bool] = field(default_factory=dict)
 
     def stored(self, batch: Batch) -> None:
         self.sequence = (self.sequence + len(batch.messages)) % wire.MAX_SEQUENCE
-        self.doubt, self.tries = None, 0
+        self.unacknowledged, self.tries = None, 0
 
     def forget(self) -> None:
         """Drops the identity and its batch: its sequence numbers may have been used."""
-        self.identity, self.doubt, self.sequence, self.tries = None, None, 0, 0
+        self.identity, self.unacknowledged, self.sequence, self.tries = None, None, 0, 0
 
 
 @dataclass(slots=True)
 class _Topic:
-    """The leader of each partition, by partition; None: no leader. `why`: the error of an unusable topic."""
+    """The leader of each partition, by partition; negative: no leader. `code`: the error of an unusable topic."""
 
-    leaders: tuple[tuple[int, int | None], ...] = ()
-    why: Published | None = None
+    leaders: tuple[tuple[int, int], ...] = ()
+    code: int = _NO_TOPIC
     read_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Link:
+    """The connection to a node. `lock`: one task dials."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connection: wire.Connection | None = None
+
+    @property
+    def open(self) -> wire.Connection | None:
+        return self.connection if self.connection is not None and self.connection.connected() else None
 
 
 class Kafka:
@@ -121,14 +125,11 @@ class Kafka:
 
     def __init__(self, broker: Broker, tls: ssl.SSLContext | None, clock: Clock = wall_clock) -> None:
         self._broker, self._tls, self._clock = broker, tls, clock
-        self._connections: dict[tuple[str, int], wire.Connection] = {}
-        self._dialling: dict[tuple[str, int], asyncio.Lock] = {}
+        self._links: dict[tuple[str, int], _Link] = {}
         self._nodes: dict[int, tuple[str, int]] = {}
         self._topics: dict[str, _Topic] = {}
         self._reading = asyncio.Lock()
         self._lanes: dict[Place, _Lane] = {}
-        self._waiting: dict[wire.Connection, dict[Place, tuple[bytes, asyncio.Future[tuple[int, int]]]]] = {}
-        self._tasks = Tasks()
         self._closed = False
 
     @property
@@ -138,40 +139,34 @@ class Kafka:
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
-        lanes = await self._shared_out(messages, results)
-        if len(lanes) == 1:
-            [(place, indices)] = lanes.items()
-            return await self._in_lane(place, indices, messages, results)
-        tasks = [asyncio.ensure_future(self._in_lane(*lane, messages, results)) for lane in lanes.items()]
-        try:
-            await asyncio.gather(*tasks)
-        except BaseException:  # no node, or the caller's time-out
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            raise
+        lanes = await self._by_partition(messages, results)
+        work = [self._in_lane(place, indices, messages, results) for place, indices in lanes.items()]
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def missing(self, place: Message) -> Published | None:
         """See `Publisher`. The request creates no topic."""
-        answer = await self._asked(wire.metadata_request([place.destination], make=False))
-        named = [topic for topic in answer.topics or () if topic[1] == place.destination]
-        why = _topic(named[0] if named else None, self._now()).why
-        if why == _NO_TOPIC:  # the first event may create it
+        answer = await self._ask_any(wire.metadata_request([place.destination], make=False))
+        code = _topic(place.destination, answer, self._now()).code
+        if code == _NO_TOPIC:  # the first event may create it
             return Published(error="unknown_topic", detail="there is no such topic: create it")
-        return why if why is not None and why.error in ("unknown_topic", "denied") else None
+        result = _result_of(code)
+        return result if result.error in ("unknown_topic", "denied") else None
 
     async def close(self) -> None:
         """See `Publisher`."""
         self._closed = True
-        gone = [connection.close() for connection in self._connections.values()]
-        self._connections.clear()
+        gone = [link.connection.close() for link in self._links.values() if link.connection is not None]
+        self._links.clear()
         if gone:
             await asyncio.wait(gone)
-        await self._tasks.drain()
 
     # --- partitions
 
-    async def _shared_out(self, messages: Sequence[Message], results: list[Published | None]) -> dict[Place, list[int]]:
+    async def _by_partition(
+        self, messages: Sequence[Message], results: list[Published | None]
+    ) -> dict[Place, list[int]]:
         """Indices of the messages by partition. A message without a partition gets its error in `results`."""
         topics = await self._read_topics({message.destination for message in messages})
         spread = random.getrandbits(31)  # one partition for all keyless messages of a batch
@@ -179,11 +174,11 @@ class Kafka:
         failed: set[str | None] = set()
         for index, message in enumerate(messages):
             topic = topics[message.destination]
-            why = _TOO_LARGE if wire.size_of(message) > MAX_MESSAGE_BYTES else topic.why
+            code = _TOO_LARGE if wire.size_of(message) > MAX_MESSAGE_BYTES else topic.code
             if message.order in failed:
                 results[index] = HELD_BACK
-            elif why is not None:
-                results[index] = why
+            elif code != _OK:
+                results[index] = _result_of(code)
                 failed |= {message.order} - {None}
             else:
                 key = message.key if message.key is not None else message.order
@@ -195,20 +190,20 @@ class Kafka:
         """The topics by name. Waits up to 0.7 s for topics that the broker is creating."""
         for pause in (*PAUSES[:3], None):
             now = self._now()
-            unread = [name for name in names if not self._fresh(name, now)]
+            unread = [name for name in names if not self._is_fresh(name, now)]
             if unread:
                 await self._read_metadata(unread, now)
-            made = [one for name in unread if (one := self._topics.get(name)) and one.why in (_NO_TOPIC, _NO_LEADER)]
+            made = [one for name in unread if (one := self._topics.get(name)) and one.code in (_NO_TOPIC, _NO_LEADER)]
             if not made or pause is None:
                 break
             for topic in made:
                 topic.read_at = 0.0
             await asyncio.sleep(pause)
-        return {name: self._topics.get(name) or _Topic(why=_NO_TOPIC) for name in names}
+        return {name: self._topics.get(name) or _Topic() for name in names}
 
-    def _fresh(self, name: str, now: float) -> bool:
+    def _is_fresh(self, name: str, now: float) -> bool:
         known = self._topics.get(name)
-        return known is not None and now - known.read_at < (TOPIC_SECONDS if known.why is None else UNKNOWN_SECONDS)
+        return known is not None and now - known.read_at < (TOPIC_SECONDS if known.code == _OK else UNKNOWN_SECONDS)
 
     async def _read_metadata(self, topics: Sequence[str], since: float) -> None:
         """Reads nodes and topics from any node, unless another task has read them since `since` (loop time). Raises
@@ -217,35 +212,23 @@ class Kafka:
             unread = [name for name in topics if name not in self._topics or self._topics[name].read_at <= since]
             if not unread and topics:
                 return
-            answer = await self._asked(wire.metadata_request(unread))
+            answer = await self._ask_any(wire.metadata_request(unread))
             if len(answer.brokers) > MAX_NODES:
                 raise CannotConnect("protocol", f"the broker advertises {len(answer.brokers):,} nodes")
-            nodes = {one[0]: (str(one[1]), int(one[2])) for one in answer.brokers}
-            self._nodes = nodes or self._nodes
-            now = self._now()
-            found: dict[str, Any] = {topic[1]: topic for topic in answer.topics or ()}
+            self._nodes = {one[0]: (str(one[1]), int(one[2])) for one in answer.brokers} or self._nodes
             for name in unread:
                 self._topics.pop(name, None)
-                self._topics[name] = _topic(found.get(name), now)
+                self._topics[name] = _topic(name, answer, self._now())
             while len(self._topics) > max(MAX_TOPICS, len(unread)):
                 del self._topics[next(iter(self._topics))]
 
     # --- connections
 
-    @property
-    def _closed_early(self) -> CannotConnect:
-        expected = "TLS" if self._tls is None else "no TLS"
-        detail = (
-            f"the broker closed the connection: is it starting, or does the port expect {expected} or a credential?"
-        )
-        return CannotConnect("connect", detail)
-
-    async def _asked(self, request: Any) -> Any:
+    async def _ask_any(self, request: Any) -> Any:
         """The answer of any node. Raises CannotConnect if none answers."""
-        known = [address for address, connection in self._connections.items() if connection.connected()]
-        others = [*_shuffled(self._broker.addresses), *_shuffled(self._nodes.values())]
+        known = [address for address, link in self._links.items() if link.open is not None]
         failure: CannotConnect | None = None
-        for address in [*known, *dict.fromkeys(others)][:MAX_ASKED]:
+        for address in [*dict.fromkeys((*known, *self._broker.addresses, *self._nodes.values()))][:MAX_ASKED]:
             try:
                 return await self._answer(await self._to(address), request)
             except CannotConnect as why:
@@ -257,31 +240,26 @@ class Kafka:
 
     async def _to(self, address: tuple[str, int]) -> wire.Connection:
         """A connection to a node. Raises CannotConnect."""
-        async with self._dialling.setdefault(address, asyncio.Lock()):
-            found = self._connections.get(address)
-            if found is not None and found.connected():
-                return found
+        link = self._links.setdefault(address, _Link())
+        async with link.lock:
+            if link.open is not None:
+                return link.open
             if self._closed:
                 raise CannotConnect("read", "the connection was closed")
-            self._close_some()
+            idle = [at for at, one in self._links.items() if not one.lock.locked()]
+            for at in idle[: max(0, len(self._links) - MAX_CONNECTIONS)]:  # a cluster advertises any number of nodes
+                if (ended := self._links.pop(at).connection) is not None:
+                    ended.close()
             connection = wire.Connection(address, self._broker.login, self._tls, self._broker.client)
             try:
                 await connection.connect()
             except Exception as error:
-                why = _named(error, self._closed_early)
+                why = _named(error, _CLOSED_EARLY)
                 if why.error == "refused" and address not in self._broker.addresses:
                     why = CannotConnect("refused", f"an address that the broker advertises: {why}")
                 raise why from None
-            self._connections[address] = connection
+            link.connection = connection
             return connection
-
-    def _close_some(self) -> None:
-        """Bounds the connections and their locks: a cluster may advertise any number of nodes."""
-        self._connections = {at: one for at, one in self._connections.items() if one.connected()}
-        while len(self._connections) >= MAX_CONNECTIONS:
-            self._connections.pop(next(iter(self._connections))).close()
-        if len(self._dialling) > 2 * MAX_NODES:
-            self._dialling = {at: lock for at, lock in self._dialling.items() if lock.locked()}
 
     async def _answer(self, connection: wire.Connection, request: Any) -> Any:
         """The answer to a request. Without one: closes the connection, as it may be half open; raises CannotConnect."""
@@ -302,163 +280,104 @@ class Kafka:
     ) -> None:
         """Publishes the messages of a partition in their order."""
         lane = self._lane(place)
-        async with lane.turn:
-            if lane.doubt is not None and (failure := await self._settle(place, lane)) is not None:
-                for index in indices:
-                    results[index] = failure
-                return
-            left = [index for index in indices if not (lane.settled and self._settled(lane, index, messages, results))]
-            await self._store_all(place, lane, left, messages, results)
-
-    async def _store_all(
-        self,
-        place: Place,
-        lane: _Lane,
-        indices: Sequence[int],
-        messages: Sequence[Message],
-        results: list[Published | None],
-    ) -> None:
-        left, failed = deque(indices), set[str | None]()
-        while chosen := _next(left, lane.max_bytes, messages, failed, results):
-            batch = Batch(tuple(messages[index] for index in chosen), int(self._clock() * 1000))
-            result = await self._store(place, lane, batch)
-            if isinstance(result, int):
-                for n, index in enumerate(chosen):
-                    results[index] = Published(detail=f"partition {place.partition}, offset {result + n}")
-            elif result.error != "too_large":
-                for index in (*chosen, *left):
-                    results[index] = result
-                return
-            elif len(chosen) > 1:  # the batch is too large, but perhaps no single message
-                lane.max_bytes = sum(wire.size_of(messages[index]) for index in chosen) // 2
-                left.extendleft(reversed(chosen))
-            else:
-                results[chosen[0]] = result
-                failed |= {messages[chosen[0]].order} - {None}
+        async with lane.lock:
+            failure = await self._settle(place, lane)
+            for index in indices:
+                stored = failure is None and lane.settled and lane.settled.pop(_digest(messages[index]), False)
+                results[index] = _STORED_BEFORE if stored else failure
+            left, failed = deque(index for index in indices if results[index] is None), set[str | None]()
+            while chosen := _next(left, lane.max_bytes, messages, failed, results):
+                batch = Batch(tuple(messages[index] for index in chosen), int(self._clock() * 1000))
+                result = await self._store(place, lane, batch)
+                if isinstance(result, int):
+                    for n, index in enumerate(chosen):
+                        results[index] = Published(detail=f"partition {place.partition}, offset {result + n}")
+                elif result.error != "too_large":
+                    for index in (*chosen, *left):
+                        results[index] = result
+                    return
+                elif len(chosen) > 1:  # the batch is too large, but perhaps no single message
+                    lane.max_bytes //= 2
+                    left.extendleft(reversed(chosen))
+                else:
+                    results[chosen[0]] = result
+                    failed |= {messages[chosen[0]].order} - {None}
 
     def _lane(self, place: Place) -> _Lane:
         found = self._lanes.pop(place, None) or _Lane()
         self._lanes[place] = found  # moves it to the end: the least recently used lane is dropped first
         if len(self._lanes) > MAX_LANES:
-            idle = [at for at, lane in self._lanes.items() if lane.doubt is None and not lane.turn.locked()]
+            idle = [at for at, lane in self._lanes.items() if lane.unacknowledged is None and not lane.lock.locked()]
             for at in idle[: MAX_LANES // 10]:
                 del self._lanes[at]
         return found
 
     async def _settle(self, place: Place, lane: _Lane) -> Published | None:
         """Settles an unacknowledged batch by sending it again. Returns the error if its outcome stays unknown."""
-        batch = lane.doubt
-        assert batch is not None
+        batch = lane.unacknowledged
+        if batch is None:
+            return None
         result = await self._store(place, lane, batch)
         if isinstance(result, Published):
-            return result if lane.doubt is not None else None
-        lane.settled |= dict.fromkeys(map(_digest, batch.messages))
+            return result if lane.unacknowledged is not None else None
+        lane.settled |= dict.fromkeys(map(_digest, batch.messages), True)
         for digest in list(lane.settled)[:-MAX_SETTLED]:
             del lane.settled[digest]
         return None
-
-    def _settled(self, lane: _Lane, index: int, messages: Sequence[Message], results: list[Published | None]) -> bool:
-        """True if a message was stored by an earlier, unacknowledged batch."""
-        digest = _digest(messages[index])
-        if digest not in lane.settled:
-            return False
-        del lane.settled[digest]
-        results[index] = _STORED_BEFORE
-        return True
 
     async def _store(self, place: Place, lane: _Lane, batch: Batch) -> int | Published:
         """Sends a batch, with retries, until the broker has decided. Returns its offset, or the error.
 
         It stays unacknowledged while its outcome is unknown, also when cancelled. Raises CannotConnect without a node.
         """
-        if lane.doubt is None:
-            self._doubt(lane, batch)
+        if lane.unacknowledged is None:
+            lane.unacknowledged, lane.tries = batch, 0
+            kept = [one for one in self._lanes.values() if one.unacknowledged is not None and not one.lock.locked()]
+            for one in kept[:-MAX_UNACKNOWLEDGED]:
+                one.forget()
         try:
             for pause in (*PAUSES, None):
                 began = self._now()
-                result = await self._send(place, lane, batch)
+                result, passes = await self._send(place, lane, batch)
                 if isinstance(result, int):
                     lane.stored(batch)
-                    return result
-                if pause is None or not (result in _PASSING_RESULTS or result.error in _PASSING):
+                if pause is None or not passes:
                     break
                 await asyncio.sleep(pause)
                 await self._read_metadata([place.topic], began)
             return result
         finally:
             if lane.tries == 0:  # never sent, or refused
-                lane.doubt = None
+                lane.unacknowledged = None
 
-    def _doubt(self, lane: _Lane, batch: Batch) -> None:
-        lane.doubt, lane.tries = batch, 0
-        doubts = [one for one in self._lanes.values() if one.doubt is not None and not one.turn.locked()]
-        for one in doubts[:-MAX_DOUBTS]:
-            one.forget()
-
-    async def _send(self, place: Place, lane: _Lane, batch: Batch) -> int | Published:
-        """Sends a batch once. Returns its offset, or the error."""
-        topic = self._topics.get(place.topic) or _Topic(why=_NO_TOPIC)
-        if topic.why is not None:
-            return topic.why
-        node = dict(topic.leaders).get(place.partition)
-        address = None if node is None else self._nodes.get(node)
-        if address is None:
-            return _NO_LEADER
+    async def _send(self, place: Place, lane: _Lane, batch: Batch) -> tuple[int | Published, bool]:
+        """Sends a batch once. Returns its offset, or the error and whether it passes."""
+        topic = self._topics.get(place.topic) or _Topic()
+        address = self._nodes.get(dict(topic.leaders).get(place.partition, -1))
+        if topic.code != _OK or address is None:
+            code = topic.code or _NO_LEADER
+            return _result_of(code), code in _PASSING_CODES
         try:
             connection = await self._to(address)
             if lane.identity is None:
                 answer = await self._answer(connection, wire.identity_request())
                 if answer.error_code != _OK:
-                    return _said(answer.error_code)
-                lane.identity = Identity(int(answer.producer_id), int(answer.producer_epoch))
+                    return _result_of(answer.error_code), answer.error_code in _PASSING_CODES
+                lane.identity = (int(answer.producer_id), int(answer.producer_epoch))
                 lane.sequence = lane.tries = 0
             lane.tries += 1
-            records = wire.encoded(batch, lane.identity, lane.sequence)
-            code, offset = await self._produced(connection, place, records)
+            request = wire.produce_request(place, wire.encoded(batch, *lane.identity, lane.sequence))
+            code, offset = wire.stored(place, await self._answer(connection, request))
         except CannotConnect as why:
-            return Published(error=why.error, detail=str(why))
+            return Published(error=why.error, detail=str(why)), why.error in _PASSING
         if code == _OK or (code == _DUPLICATE and lane.tries > 1):
-            return offset
+            return offset, False
         if code in _LOST_IDENTITY or code == _DUPLICATE:
             lane.identity, lane.sequence, lane.tries = None, 0, 0
-            return _IDENTITY_LOST
-        said = _said(code)
-        if said not in _PASSING_RESULTS:
+            return _IDENTITY_LOST, True
+        if code not in _PASSING_CODES:
             lane.forget()  # an earlier try may have used its numbers
-        return said
-
-    async def _produced(self, connection: wire.Connection, place: Place, records: bytes) -> tuple[int, int]:
-        """Sends records, in one request with those of other lanes at this moment: a node answers the requests of a
-        connection one after the other. Returns an error code and the offset."""
-        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(connection, {})
-        waiting[place] = (records, answer)
-        if len(waiting) == 1:
-            self._tasks.start(self._exchange(connection))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            connection.close()  # it may be half open
-            raise
-
-    async def _exchange(self, connection: wire.Connection) -> None:
-        await asyncio.sleep(0)  # collects lanes that start together
-        waiting = self._waiting.pop(connection)
-        try:
-            request = wire.produce_request({place: records for place, (records, _) in waiting.items()})
-            answers = _stored(await self._answer(connection, request))
-        except CannotConnect as why:
-            for _, answer in waiting.values():
-                if not answer.done():
-                    answer.set_exception(CannotConnect(why.error, str(why)))
-            return
-        for place, (_, answer) in waiting.items():
-            if answer.done():
-                continue
-            if place in answers:
-                answer.set_result(answers[place])
-            else:
-                answer.set_exception(CannotConnect("protocol", "the broker answered for other partitions"))
+        return _result_of(code), code in _PASSING_CODES
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -472,33 +391,24 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> Kafka:
     except BaseException as error:
         await found.close()
         if error is _BROKE_OFF:
-            raise found._closed_early from None
+            raise _CLOSED_EARLY from None
         raise
     return found
 
 
-def _topic(answer: Any, now: float) -> _Topic:
-    if answer is None:
-        return _Topic(why=_NO_TOPIC, read_at=now)
-    code, partitions = answer[0], answer[-1]
-    if code != _OK or not partitions:
-        return _Topic(why=_said(code) if code != _OK else _NO_TOPIC, read_at=now)
-    leaders = sorted((int(one[1]), int(one[2])) for one in partitions)
-    return _Topic(tuple((partition, None if node < 0 else node) for partition, node in leaders), read_at=now)
+def _topic(name: str, answer: Any, now: float) -> _Topic:
+    """A topic in an answer to `metadata_request`."""
+    found = next((one for one in answer.topics or () if one[1] == name), None)
+    if found is None or found[0] != _OK or not found[-1]:
+        return _Topic(code=(found and found[0]) or _NO_TOPIC, read_at=now)
+    return _Topic(tuple(sorted((int(one[1]), int(one[2])) for one in found[-1])), _OK, now)
 
 
-def _stored(answer: Any) -> dict[Place, tuple[int, int]]:
-    try:
-        return wire.stored(answer)
-    except (TypeError, ValueError):
-        raise CannotConnect("protocol", "the broker's answer makes no sense") from None
-
-
-def _said(code: int) -> Published:
+def _result_of(code: int) -> Published:
     """The result for an error code."""
     name = _errors.for_code(code).__name__
-    found = _PASSING_CODES.get(code) or _REFUSED.get(code)
-    return found or Published(error="nack", detail=f"the broker answered {name} ({code})")
+    error, detail = _RESULTS.get(code, ("nack", f"the broker answered {name} ({code})"))
+    return Published(error=error, detail=detail)
 
 
 def _next(
@@ -520,12 +430,6 @@ def _next(
         if found and size > max_bytes:
             break
         found.append(left.popleft())
-    return found
-
-
-def _shuffled(addresses: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    found = list(addresses)
-    random.shuffle(found)
     return found
 
 
@@ -553,5 +457,5 @@ def _named(error: Exception, ended: CannotConnect) -> CannotConnect:
 
 
 def _digest(message: Message) -> bytes:
-    said = repr((message.destination, message.key, message.delivery, message.headers, message.body))
-    return hashlib.sha256(said.encode("utf-8", "replace")).digest()
+    text = repr((message.destination, message.key, message.delivery, message.headers, message.body))
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()

@@ -5,15 +5,17 @@ The size of a response is limited, and the rounds of hashing that a node may dem
 
 import ssl
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from relay.bus.extras import needed
 from relay.bus.publishers import CannotConnect
+from relay.bus.shared import needed
 from relay.core.deliveries.broker import CLIENT, Login, Message
 
+# Private parts of aiokafka: its connection, with the overridden methods and the attributes that they use, its requests
+# and its record builder. tests/unit/bus/test_kafka.py breaks if they change, so pyproject.toml pins one minor version.
 _connections = needed("aiokafka.conn", "kafka")
 _metadata = needed("aiokafka.protocol.metadata", "kafka")
 _produce = needed("aiokafka.protocol.produce", "kafka")
@@ -37,8 +39,7 @@ class BadAnswer(Exception):
     """An answer that no Kafka node sends. The text is one line without secrets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A partition of a topic."""
 
     topic: str
@@ -51,14 +52,6 @@ class Batch:
 
     messages: tuple[Message, ...]
     at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A producer's identity at the brokers."""
-
-    producer: int
-    epoch: int
 
 
 class _Scram(_connections.ScramAuthenticator):  # type: ignore[misc, name-defined]
@@ -107,7 +100,8 @@ class Connection(_connections.AIOKafkaConnection):  # type: ignore[misc, name-de
         while reader is not None:
             (size,) = struct.unpack(">i", await reader.readexactly(4))
             if not 0 <= size <= MAX_RESPONSE_BYTES:
-                raise BadAnswer(f"the broker announces an answer of {size:,} bytes: it may be no Kafka, or expect TLS")
+                hint = "is this the port of a broker, and does it expect TLS?"
+                raise BadAnswer(f"the broker announces an answer of {size:,} bytes: {hint}")
             frame = await reader.readexactly(size)
             connection = self_ref()
             if connection is None:
@@ -150,36 +144,30 @@ def identity_request() -> Any:
     return _transaction.InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=2**31 - 1)
 
 
-def produce_request(records: Mapping[Place, bytes]) -> Any:
-    """Stores records of several partitions on all in-sync replicas (`acks=all`)."""
-    topics: dict[str, list[tuple[int, bytes]]] = {}
-    for place, batch in records.items():
-        topics.setdefault(place.topic, []).append((place.partition, batch))
+def produce_request(place: Place, records: bytes) -> Any:
+    """Stores records of a partition on all in-sync replicas (`acks=all`)."""
+    topics = [(place.topic, [(place.partition, records)])]
     return _produce.ProduceRequest(
-        transactional_id=None,
-        required_acks=-1,
-        timeout=int(REQUEST_SECONDS * 1000),
-        topics=list(topics.items()),
+        transactional_id=None, required_acks=-1, timeout=int(REQUEST_SECONDS * 1000), topics=topics
     )
 
 
-def stored(answer: Any) -> dict[Place, tuple[int, int]]:
-    """The error code and the offset of each partition in the answer to `produce_request`."""
-    return {
-        Place(topic, partition): (int(code), int(offset))
-        for topic, partitions in answer.topics
-        for partition, code, offset, *_ in partitions
-    }
+def stored(place: Place, answer: Any) -> tuple[int, int]:
+    """The error code and the offset in the answer to `produce_request`. Raises CannotConnect."""
+    match answer.topics:
+        case [(place.topic, [(place.partition, int(code), int(offset), *_)])]:
+            return code, offset
+    raise CannotConnect("protocol", "the broker's answer makes no sense")
 
 
-def encoded(batch: Batch, identity: Identity, sequence: int) -> bytes:
+def encoded(batch: Batch, producer: int, epoch: int, sequence: int) -> bytes:
     """The records of a batch. The same arguments give the same bytes."""
     builder = _records.DefaultRecordBatchBuilder(
         magic=2,
         compression_type=0,
         is_transactional=0,
-        producer_id=identity.producer,
-        producer_epoch=identity.epoch,
+        producer_id=producer,
+        producer_epoch=epoch,
         base_sequence=sequence,
         batch_size=2**30,
     )

@@ -13,16 +13,13 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from relay.bus.addresses import CONNECT_SECONDS, first_connected
-from relay.bus.answers import Answers
-from relay.bus.extras import needed
-from relay.bus.in_order import BROKE_OFF, publish_in_order
 from relay.bus.publishers import CannotConnect
+from relay.bus.shared import BROKE_OFF, CONNECT_SECONDS, Answers, first_connected, needed, publish_in_order
 from relay.core.deliveries.broker import Broker, Login, Message, Published
 
 MAX_PENDING = 4_000
 """Maximum unacknowledged messages on one connection."""
-LOOK_SECONDS = 3.0
+LOOKUP_SECONDS = 3.0
 GIVE_UP_SECONDS = 0.2
 MESSAGE_TOO_LARGE = 10_054
 """JetStream's error code for a message larger than `max_msg_size` of its stream."""
@@ -66,9 +63,9 @@ class Nats:
                 max_reconnect_attempts=1,  # 0 would mean no limit
                 reconnect_time_wait=0.1,
                 connect_timeout=CONNECT_SECONDS,
-                error_cb=self._heard,
-                disconnected_cb=self._left,
-                closed_cb=self._left,
+                error_cb=self._server_error,
+                disconnected_cb=self._disconnected,
+                closed_cb=self._disconnected,
                 tls=tls,
                 **_options(login),
             )
@@ -129,7 +126,7 @@ class Nats:
     async def missing(self, place: Message) -> Published | None:
         """See `Publisher`. None too if the user lacks the permission to look up streams."""
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(LOOKUP_SECONDS):
                 await self._jetstream.find_stream_name_by_subject(place.destination)
         except self._library.NotFoundError:
             return Published(error="no_stream", detail="no stream has this subject: add one")
@@ -139,25 +136,25 @@ class Nats:
             return None
         return None
 
-    async def _heard(self, error: Exception) -> None:
+    async def _server_error(self, error: Exception) -> None:
         """Handles an error from the server. Only a permission error leaves the connection open."""
-        said = str(error).lower()
-        if _NO_PERMISSION in said:
+        text = str(error).lower()
+        if _NO_PERMISSION in text:
             self._denials += 1
-            self._denied = said
-            self._deny(said)
+            self._denied = text
+            self._deny(text)
 
-    def _deny(self, said: str) -> None:
+    def _deny(self, text: str) -> None:
         """Fails the messages that will get no acknowledgement."""
-        if "subscription" in said:
+        if "subscription" in text:
             detail, denied = "the credential may not subscribe to _INBOX.>, where acknowledgements come", None
         else:
-            detail, denied = "the credential may not publish to the subject", said
+            detail, denied = "the credential may not publish to the subject", text
         for future, subject in list(self._waiting.items()):
             if (denied is None or f'"{subject.lower()}"' in denied) and not future.done():
                 future.set_result(Published(error="denied", detail=detail))
 
-    async def _left(self) -> None:
+    async def _disconnected(self) -> None:
         self._ended()
 
     def _ended(self, *_: object) -> None:
@@ -199,11 +196,11 @@ def read_reply(status: str | None, data: bytes) -> Published:
     try:
         answer = json.loads(data)
         if "error" in answer:
-            number, said = answer["error"].get("err_code"), answer["error"].get("description")
-            error = "too_large" if number == MESSAGE_TOO_LARGE else "nack"
-            why = said if said in _REFUSALS else "an error"
-            code = f" ({number})" if isinstance(number, int) and 0 < number < MAX_CODE else ""
-            return Published(error=error, detail=f"JetStream answered: {why}{code}")
+            code, description = answer["error"].get("err_code"), answer["error"].get("description")
+            error = "too_large" if code == MESSAGE_TOO_LARGE else "nack"
+            shown = description if description in _REFUSALS else "an error"
+            number = f" ({code})" if isinstance(code, int) and 0 < code < MAX_CODE else ""
+            return Published(error=error, detail=f"JetStream answered: {shown}{number}")
         again = ", which had it already" if answer.get("duplicate") else ""
         return Published(detail=f"stream {str(answer['stream'])[:100]}, sequence {int(answer['seq'])}{again}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

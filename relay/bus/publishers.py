@@ -78,17 +78,17 @@ Connect = Callable[[Broker, ssl.SSLContext | None], Any]
 
 
 @dataclass(slots=True, eq=False)
-class _Line:
-    """State of one broker. `turn`: one task connects at a time."""
+class _Link:
+    """State of one broker. `lock`: one task connects. `failure`: of the last connect."""
 
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     publisher: Publisher | None = None
     guard: Guard | None = None
     users: int = 0
     used_at: float = 0.0
     failures: int = 0
     blocked_until: float = 0.0
-    why: CannotConnect | None = None
+    failure: CannotConnect | None = None
 
 
 class Publishers:
@@ -114,42 +114,42 @@ class Publishers:
         self._tls = tls
         self._now = now
         self._connect = connect
-        self._lines: dict[Broker, _Line] = {}
+        self._links: dict[Broker, _Link] = {}
         self._tasks = Tasks()
 
     async def publish(self, broker: Broker, messages: Sequence[Message], timeout_seconds: float) -> list[Response]:
         """Publishes messages in order. Returns a response for each: without an `error` the broker has stored it."""
         started_at, begun = self._clock(), time.perf_counter()
         results: list[Published | None] = [None] * len(messages)
-        line = self._lines.setdefault(broker, _Line())
-        line.users += 1
+        link = self._links.setdefault(broker, _Link())
+        link.users += 1
         publisher: Publisher | None = None
         late = False
         try:
             async with asyncio.timeout(timeout_seconds):
-                publisher = await self._publisher(broker, line)
-                with guarded(line.guard):  # a client may dial again at any time
+                publisher = await self._publisher(broker, link)
+                with guarded(link.guard):  # a client may dial again at any time
                     await publisher.publish(messages, results)
-            line.failures, line.why = 0, None
+            link.failures, link.failure = 0, None
         except TimeoutError:
             late = True
             if publisher is None:
                 _fill(results, Published(error="timeout", detail="no connection in time"))
         except CannotConnect as error:
             if publisher is not None:
-                self._failed(line, error)
+                self._failed(link, error)
             _fill(results, Published(error=error.error, detail=str(error)))
         except Exception as error:  # of a client's library
             log.warning("publish_failed", broker=broker.shown, error=type(error).__name__)
             detail = f"the client of the broker failed ({type(error).__name__})"
             _fill(results, Published(error="protocol", detail=detail))
             if publisher is not None:
-                self._drop(line, publisher)
+                self._drop(link, publisher)
         finally:
-            line.users -= 1
-            line.used_at = self._now()
+            link.users -= 1
+            link.used_at = self._now()
             if publisher is not None and publisher.broken:
-                self._drop(line, publisher)
+                self._drop(link, publisher)
         ms = (time.perf_counter() - begun) * 1000.0
         return [
             Response(
@@ -157,7 +157,7 @@ class Publishers:
                 duration_ms=ms,
                 error=one.error,
                 detail=None if one.detail is None else storable(one.detail[:500]),
-                remote_ip=None if line.guard is None else line.guard.remote_ip,
+                remote_ip=None if link.guard is None else link.guard.remote_ip,
                 late=late and result is None,
             )
             for one, result in zip(unsent_behind(messages, results), results, strict=True)
@@ -166,11 +166,11 @@ class Publishers:
     async def dial(self, broker: Broker, place: Message | None, timeout_seconds: float = DIAL_SECONDS) -> Published:
         """Opens a separate connection and checks that the destination of a message exists. Publishes nothing. Returns
         the first error found; no `error` means that all is well."""
-        line = _Line()
+        link = _Link()
         try:
             async with asyncio.timeout(timeout_seconds):
-                publisher = await self._publisher(broker, line)
-                with guarded(line.guard):
+                publisher = await self._publisher(broker, link)
+                with guarded(link.guard):
                     return (place and await publisher.missing(place)) or Published()
         except TimeoutError:
             return Published(error="timeout", detail="the broker did not answer in time")
@@ -179,31 +179,31 @@ class Publishers:
         except Exception as error:  # of a client's library
             return Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
         finally:
-            if line.publisher is not None:
-                self._drop(line, line.publisher)
+            if link.publisher is not None:
+                self._drop(link, link.publisher)
 
-    async def _publisher(self, broker: Broker, line: _Line) -> Publisher:
-        if line.why is not None and line.turn.locked():  # another task is connecting: fail at once to free the slot
-            raise line.why
-        async with line.turn:
-            if line.publisher is not None and line.publisher.broken:
-                self._drop(line, line.publisher)
-            if line.why is not None and self._now() < line.blocked_until:
-                raise line.why
-            if line.publisher is not None:
-                return line.publisher
-            line.guard = guard = Guard(self._policy, self._resolver, broker.protocol, secure=broker.secure)
+    async def _publisher(self, broker: Broker, link: _Link) -> Publisher:
+        if link.failure is not None and link.lock.locked():  # another task is connecting: fail at once to free the slot
+            raise link.failure
+        async with link.lock:
+            if link.publisher is not None and link.publisher.broken:
+                self._drop(link, link.publisher)
+            if link.failure is not None and self._now() < link.blocked_until:
+                raise link.failure
+            if link.publisher is not None:
+                return link.publisher
+            link.guard = guard = Guard(self._policy, self._resolver, broker.protocol, secure=broker.secure)
             try:
                 with guarded(guard):
-                    line.publisher = await self._connector(broker)(broker, self._context(broker))
+                    link.publisher = await self._connector(broker)(broker, self._context(broker))
             except TimeoutError:
-                raise self._failed(line, CannotConnect("timeout", "the broker did not answer in time")) from None
+                raise self._failed(link, CannotConnect("timeout", "the broker did not answer in time")) from None
             except Exception as error:
-                raise self._failed(line, named(error, guard)) from None
+                raise self._failed(link, named(error, guard)) from None
             except asyncio.CancelledError:  # the attempt's time-out
-                self._failed(line, CannotConnect("timeout", "no connection in time"))
+                self._failed(link, CannotConnect("timeout", "no connection in time"))
                 raise
-            return line.publisher
+            return link.publisher
 
     def _connector(self, broker: Broker) -> Connect:
         if self._connect is not None:
@@ -218,35 +218,35 @@ class Publishers:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def _failed(self, line: _Line, why: CannotConnect) -> CannotConnect:
-        line.failures += 1
+    def _failed(self, link: _Link, why: CannotConnect) -> CannotConnect:
+        link.failures += 1
         longest = MAX_PAUSE_SECONDS if why.error in _PASSING else MAX_REFUSED_SECONDS
-        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(line.failures - 1, 10), longest)
-        line.blocked_until, line.why = self._now() + pause, why
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(link.failures - 1, 10), longest)
+        link.blocked_until, link.failure = self._now() + pause, why
         return why
 
-    def _drop(self, line: _Line, publisher: Publisher) -> None:
+    def _drop(self, link: _Link, publisher: Publisher) -> None:
         """Closes a connection in a background task."""
-        if line.publisher is publisher:
-            line.publisher = None
+        if link.publisher is publisher:
+            link.publisher = None
         self._tasks.start(_closed(publisher))
 
     async def close_idle(self) -> None:
         """Closes connections idle for IDLE_SECONDS, and drops the state of idle brokers."""
         now = self._now()
-        for broker, line in list(self._lines.items()):
-            if line.users or line.turn.locked() or now - line.used_at < IDLE_SECONDS or now < line.blocked_until:
+        for broker, link in list(self._links.items()):
+            if link.users or link.lock.locked() or now - link.used_at < IDLE_SECONDS or now < link.blocked_until:
                 continue
-            del self._lines[broker]
-            if line.publisher is not None:
-                self._drop(line, line.publisher)
+            del self._links[broker]
+            if link.publisher is not None:
+                self._drop(link, link.publisher)
 
     async def close(self) -> None:
         """Closes all connections."""
-        for line in self._lines.values():
-            if line.publisher is not None:
-                self._drop(line, line.publisher)
-        self._lines.clear()
+        for link in self._links.values():
+            if link.publisher is not None:
+                self._drop(link, link.publisher)
+        self._links.clear()
         await self._tasks.drain()
 
 
@@ -284,17 +284,17 @@ def named(error: Exception, guard: Guard | None = None) -> CannotConnect:
             case NotReached():
                 return CannotConnect("connect", str(seen))
             case ssl.SSLCertVerificationError():
-                return CannotConnect("tls", f"the certificate does not verify: {_said(seen, 'verify_message')}")
+                return CannotConnect("tls", f"the certificate does not verify: {_reason(seen, 'verify_message')}")
             case ssl.SSLError():
-                return CannotConnect("tls", f"the TLS handshake failed: {_said(seen, 'reason')}")
+                return CannotConnect("tls", f"the TLS handshake failed: {_reason(seen, 'reason')}")
     if guard is not None and guard.refusals and guard.remote_ip is None:
         return CannotConnect("refused", guard.refusals[0])
     if guard is not None and guard.refusals:
         return CannotConnect("refused", f"an address that the broker advertises: {guard.refusals[0]}")
     if guard is not None and guard.failure is not None:
         return CannotConnect("connect", guard.failure)
-    return CannotConnect("connect", f"no connection to the broker: what answers may be none ({type(error).__name__})")
+    return CannotConnect("connect", f"no connection: is this the port of the broker? ({type(error).__name__})")
 
 
-def _said(error: ssl.SSLError, name: str) -> str:
+def _reason(error: ssl.SSLError, name: str) -> str:
     return getattr(error, name, None) or "no reason given"

@@ -13,11 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from relay.bus.addresses import first_connected
-from relay.bus.answers import Answers
-from relay.bus.extras import needed
-from relay.bus.in_order import BROKE_OFF, publish_in_order
 from relay.bus.publishers import CannotConnect
+from relay.bus.shared import BROKE_OFF, Answers, first_connected, needed, publish_in_order
 from relay.core.deliveries.broker import CLIENT, Broker, Message, Published
 
 MAX_BATCHES = 16
@@ -47,26 +44,26 @@ _RESET = struct.pack("ii", 1, 0)
 class RabbitMq:
     """One connection and its channels."""
 
-    def __init__(self, connection: Any, line: "_Line") -> None:
-        self._connection, self._line = connection, line
+    def __init__(self, connection: Any, factory: "_Factory") -> None:
+        self._connection, self._factory = connection, factory
         self._errors = needed("aiormq.exceptions", "rabbitmq")
         self._properties = needed("aiormq", "rabbitmq").spec.Basic.Properties
         self._free: list[Any] = []
         self._proven: set[str] = set()
         """Exchanges that have accepted a message."""
-        self._turns = asyncio.Semaphore(MAX_BATCHES)
-        self._in_doubt = False
+        self._batches = asyncio.Semaphore(MAX_BATCHES)
+        self._cancelled = False
         """True once messages of a cancelled publish may be in flight."""
 
     @property
     def broken(self) -> bool:
         """True once the connection is closed, or a publish was cancelled."""
-        return self._in_doubt or bool(self._connection.is_closed)
+        return self._cancelled or bool(self._connection.is_closed)
 
     async def publish(self, messages: Sequence[Message], results: list[Published | None]) -> None:
         """See `Publisher`."""
-        async with self._turns:
-            self._line.answers.expect(messages)
+        async with self._batches:
+            self._factory.answers.expect(messages)
             why: dict[str, Published] = {}
             first = asyncio.Lock()
             try:
@@ -88,7 +85,7 @@ class RabbitMq:
 
                 await publish_in_order(messages, results, one)
             except asyncio.CancelledError:
-                self._in_doubt = True
+                self._cancelled = True
                 if await self.is_blocked():
                     results[:] = [result or BLOCKED for result in results]
                 raise
@@ -205,14 +202,14 @@ class RabbitMq:
     async def close(self) -> None:
         """See `Publisher`."""
         try:
-            if self._in_doubt:
-                self._line.reset()
+            if self._cancelled:
+                self._factory.reset()
             await self._connection.close()
         finally:
-            self._line.reset()
+            self._factory.reset()
 
 
-class _Line:
+class _Factory:
     """The library's `TransportFactory`, with a limit on received bytes."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -254,26 +251,26 @@ async def connect(broker: Broker, tls: ssl.SSLContext | None) -> RabbitMq:
     library, errors = needed("aiormq", "rabbitmq"), needed("aiormq.exceptions", "rabbitmq")
 
     async def to(host: str, port: int) -> RabbitMq:
-        line = _Line(host, port, tls)
+        factory = _Factory(host, port, tls)
         named = {"connection_name": broker.client}
-        connection = library.Connection(_url(broker, host, port), transport_factory=line, client_properties=named)
+        connection = library.Connection(_url(broker, host, port), transport_factory=factory, client_properties=named)
         connection.vhost = broker.virtual_host
-        found = RabbitMq(connection, line)
+        found = RabbitMq(connection, factory)
         try:
             await connection.connect()
             if connection.connection_tune.frame_max < MIN_FRAME_BYTES:  # 0: no limit
                 connection.connection_tune.frame_max = FRAME_BYTES
             await found.probe()
         except (errors.AuthenticationError, errors.ProbableAuthenticationError):
-            line.reset()
+            factory.reset()
             raise CannotConnect("credential", "the broker does not accept the credential") from None
         except errors.InvalidFrameError as error:
-            line.reset()
+            factory.reset()
             if "Connection.Close" in str(error):  # the library's answer to a close instead of Open-Ok; the code is lost
                 raise CannotConnect("denied", NO_HOST) from None
             raise
         except BaseException:
-            line.reset()
+            factory.reset()
             raise
         return found
 

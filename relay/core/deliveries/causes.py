@@ -41,7 +41,7 @@ BROKER_CAUSES = {
     "timeout": "the broker did not acknowledge in time. Check its load and its log, or raise config.timeout_seconds.",
     "tls": "TLS fails. Check the broker's certificate and its authority, and that this port speaks TLS.",
     "read": "the connection was lost. Check the broker's log.",
-    "protocol": "what answers is no broker of this kind. Check the port of the sink.",
+    "protocol": "the sink does not speak the protocol of its kind. Check its port.",
     "blocked": "the broker has too little memory or disk. `rabbitmqctl status` lists the alarm.",
 }
 """Causes for messages to a broker. They take precedence over `LIKELY_CAUSES`."""

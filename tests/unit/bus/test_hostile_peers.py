@@ -11,7 +11,7 @@ import aiormq  # noqa: F401 - takes longer than an attempt
 import nats.aio.client  # noqa: F401
 import pytest
 
-from relay.bus import addresses
+from relay.bus import shared
 from relay.core.deliveries.broker import Login, Message, read_sink
 from tests.support.brokers.peers import Script, leaves_after, peer, publishers, repeats, says
 
@@ -143,7 +143,7 @@ async def test_slow_bytes_end_with_the_time_out_of_an_address(scheme):
             await writer.drain()
             await asyncio.sleep(0.05)
 
-    with patch.object(addresses, "CONNECT_SECONDS", 0.2):
+    with patch.object(shared, "CONNECT_SECONDS", 0.2):
         assert await attempt(scheme, drip, 5.0) == "timeout"
 
 

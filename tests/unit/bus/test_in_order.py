@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from relay.bus.in_order import publish_in_order
+from relay.bus.shared import publish_in_order
 from relay.core.deliveries.broker import Message, Published
 
 REFUSED = Published(error="nack")

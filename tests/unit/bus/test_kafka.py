@@ -85,11 +85,11 @@ async def test_batch_whose_answer_is_lost_is_stored_once(step):
         assert await world.publish(message(1), message(2), message(3)) == [None] * 3
         assert sorted(set(world.values)) == [b"1", b"2", b"3"]
         if step == SILENT:
-            assert world.values == [b"1", b"2", b"3"], "the second attempt knew what was in doubt"
+            assert world.values == [b"1", b"2", b"3"], "the second attempt knew what was unacknowledged"
             assert world.details[:2] == ["stored by an earlier attempt"] * 2
 
 
-async def test_batch_in_doubt_is_settled_by_the_next_one_and_not_sent_again_after_it():
+async def test_unacknowledged_batch_is_settled_by_the_next_one_and_not_sent_again_after_it():
     async with opened(FakeKafka(steps=[SILENT])) as world:
         await world.publish(message(1), seconds=0.3)
         assert await world.publish(message(2, "b")) == [None]
@@ -106,7 +106,7 @@ async def test_same_message_of_another_subscription_is_not_lost():
         assert world.values == [b"1", b"another shape", b"1"]
 
 
-async def test_message_in_doubt_stands_for_its_own_delivery_only():
+async def test_unacknowledged_message_stands_for_its_own_delivery_only():
     """Two subscriptions with one topic, or a replay, make records that are the same but for their deliveries."""
     first, other = replace(message(1), delivery="dlv_1"), replace(message(1), delivery="dlv_1.1")
     async with opened(FakeKafka(steps=[SILENT])) as world:
@@ -117,7 +117,7 @@ async def test_message_in_doubt_stands_for_its_own_delivery_only():
         assert world.values == [b"1", b"1"]
 
 
-async def test_time_out_while_the_broker_makes_an_identity_leaves_nothing_in_doubt():
+async def test_time_out_while_the_broker_makes_an_identity_leaves_nothing_unacknowledged():
     async with opened() as world:
         world.node.raw[IDENTITY] = b""
         assert await world.publish(message(1), seconds=0.3) == ["timeout"]
@@ -202,19 +202,19 @@ async def test_memory_stays_bounded_while_templates_name_ever_new_topics(monkeyp
         world.node.topics = {f"t{n}": [1] for n in range(60)}
         for n in range(60):
             assert await world.publish(message(n, topic=f"t{n}")) == [None]
-        kafka = world.publishers._lines[world.broker()].publisher
+        kafka = world.publishers._links[world.broker()].publisher
         assert len(kafka._topics) <= 10
         assert len(kafka._lanes) <= 20
 
 
-async def test_batches_in_doubt_are_bounded(monkeypatch):
-    monkeypatch.setattr(module, "MAX_DOUBTS", 2)
+async def test_unacknowledged_batches_are_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNACKNOWLEDGED", 2)
     async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:
         for n in range(5):
             world.node.steps = [SILENT]
             assert await world.publish(message(n, topic=f"t{n}"), seconds=0.1) == ["timeout"]
-        kafka = world.publishers._lines[world.broker()].publisher
-        assert sum(lane.doubt is not None for lane in kafka._lanes.values()) <= 3
+        kafka = world.publishers._links[world.broker()].publisher
+        assert sum(lane.unacknowledged is not None for lane in kafka._lanes.values()) <= 3
 
 
 # --- hostile nodes
