@@ -16,7 +16,7 @@ from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.events.event import Event
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 from subscribers.options import Options, Settings

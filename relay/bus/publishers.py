@@ -20,7 +20,7 @@ from relay.clock import Clock
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published, unsent_behind
 from relay.core.deliveries.delivery import Response
-from relay.core.text import storable
+from relay.core.jsontext import storable
 from relay.tasks import Tasks
 
 FIRST_PAUSE_SECONDS = 1.0

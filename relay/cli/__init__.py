@@ -30,11 +30,11 @@ from relay.cli.node.support import support as support_command
 from relay.cli.sources import sources as sources_command
 from relay.cli.subscriptions.apply import apply as apply_command
 from relay.cli.subscriptions.apply import export as export_command
-from relay.cli.subscriptions.salesforce import salesforce_definition
+from relay.cli.subscriptions.crm import salesforce_definition
 from relay.cli.subscriptions.subscriptions import app as subscriptions_app
 from relay.cli.subscriptions.subscriptions import signing_secret
 from relay.cli.tokens import app as tokens_app
-from relay.cli.ui import ui as ui_command
+from relay.cli.tokens import ui as ui_command
 from relay.errors import RelayError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"

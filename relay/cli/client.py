@@ -183,7 +183,7 @@ def api(default_url: str = DEFAULT_URL) -> Api:
 
 def _local_token(url: str) -> str | None:
     """The stored token of a relay on this machine, or None for any other URL."""
-    from relay.core.access.own_address import is_loopback_host
+    from relay.core.access.netguard import is_loopback_host
 
     if not is_loopback_host(_parts(url).hostname or ""):
         return None

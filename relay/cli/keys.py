@@ -71,7 +71,7 @@ def rotate(
     if what == "encryption" and overlap is not None:
         raise UsageError("--overlap is for signing and callback-secret. Encryption keys overlap until you remove one")
     from relay.config.settings import load_settings
-    from relay.core.access.own_address import is_loopback_host
+    from relay.core.access.netguard import is_loopback_host
 
     relay = api()
     if not is_loopback_host(relay.host):

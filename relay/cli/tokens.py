@@ -10,10 +10,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
-from relay.cli.client import Api, Items, api, path_of
+from relay.cli.client import Api, Items, api, not_a_relay, path_of
 from relay.cli.node.direct import COMMAND_LINE, NoDatabase, ask_relay_instead, own_url, recorded, require_database
 from relay.cli.node.serve import ConfigFile, settings_file
 from relay.cli.options import Json, Limit, given, one_of, split_names
@@ -104,7 +105,7 @@ def _row(token: Mapping[str, Any]) -> list[Any]:
 
 def _expiry(text: str | None) -> str | None:
     from relay.clock import from_rfc3339, to_rfc3339
-    from relay.core.durations import duration_seconds
+    from relay.core.values import duration_seconds
 
     if text is None:
         return None
@@ -130,7 +131,7 @@ def _done(
 ) -> Any:
     """The result of `through` a relay, or of `directly` on the database."""
     from relay.config.settings import load_settings
-    from relay.core.access.own_address import is_loopback_host
+    from relay.core.access.netguard import is_loopback_host
     from relay.store.store import open_tokens
 
     relay = api()
@@ -187,3 +188,44 @@ async def _revoke(token: str, tokens: "TokenStore", settings: "Settings") -> Any
     id = _id_of(token, found)
     async with recorded(tokens.database, settings, "tokens.revoke", id):
         return token_view(await tokens.revoke(id))
+
+
+HERE = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
+
+
+def ui(
+    open: Annotated[bool, typer.Option("--open", help="Open it in the browser of this machine.")] = False,
+    json: Json = False,
+) -> None:
+    """Print a link to the dashboard. It signs a browser in as your token, once, within two minutes."""
+    relay = api()
+    link = relay.post("/v1/sessions")
+    if not isinstance(link, dict) or not str(link.get("url")).startswith(("http://", "https://")):
+        raise not_a_relay(relay.url)  # a browser would also open a file
+    link["url"] = reachable(link["url"], relay)
+    if json:
+        print_json(link)
+    else:
+        if link.get("expires_at") is not None:
+            note(f"It works once, until {link['expires_at']}. Do not share it: it signs in as your token.")
+        say(link["url"])
+    if open and not _opened(link["url"]):
+        note("No browser was found on this machine. Open the link in one.")
+
+
+def reachable(url: str, relay: Api) -> str:
+    """The link at the address that this command has reached the relay at, if the relay does not know its own:
+    `server.public_url` is not set, so the link names the address that the relay listens on."""
+    from relay.core.access.netguard import is_loopback_host
+
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not is_loopback_host(host) and host not in HERE:
+        return url
+    return relay.url + parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+def _opened(url: str) -> bool:
+    import webbrowser
+
+    return webbrowser.open(url)

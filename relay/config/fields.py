@@ -21,8 +21,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from relay.core.access.client_address import network_of
 from relay.core.access.tokens import NAME_FORM, NAME_PATTERN, is_token_name
-from relay.core.durations import MAX_DURATION_SECONDS, duration_seconds
 from relay.core.subscriptions.signing import SECRET_FORMAT, parse_secret
+from relay.core.values import MAX_DURATION_SECONDS, duration_seconds
 
 MAX_LIST = 1000
 MAX_TEXT = 4096

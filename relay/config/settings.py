@@ -41,10 +41,10 @@ from relay.config.fields import (
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.config.written import Written, effective, written_in
-from relay.core.access import own_address
+from relay.core.access import netguard
 from relay.core.access.tokens import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
-from relay.core.effective import EffectiveSetting
 from relay.core.subscriptions.declared import MAX_DECLARED
+from relay.core.values import EffectiveSetting
 from relay.errors import SettingsError
 
 TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)
@@ -451,7 +451,7 @@ def require_strong_access(settings: Settings) -> None:
     """Raises SettingsError if others can reach the relay with --dev, or, without it, for a token that can be
     guessed."""
     if settings.dev:
-        if not own_address.is_loopback_host(settings.server.host):
+        if not netguard.is_loopback_host(settings.server.host):
             where = f"server.host is {settings.server.host}, which others can reach"
             what = "--dev needs no token from this machine: listen on 127.0.0.1, or drop --dev"
             raise SettingsError(f"{where}, and {what}")
@@ -550,9 +550,9 @@ def _refuse_ourselves(settings: Settings, tree: Value) -> None:
     server = settings.server
     for source in settings.sources.values():
         whose = None
-        if own_address.is_bound_address(source.base_url, host=server.host, port=server.port):
+        if netguard.is_bound_address(source.base_url, host=server.host, port=server.port):
             whose = "the address that this relay listens on"
-        elif server.public_url is not None and own_address.is_within(source.base_url, server.public_url):
+        elif server.public_url is not None and netguard.is_within(source.base_url, server.public_url):
             whose = "this relay's own server.public_url"
         if whose is not None:
             written = _find(tree, "sources", source.name, "base_url") or _find(tree, "server", "public_url") or tree
@@ -576,7 +576,7 @@ def _refuse_plain_http(settings: Settings, tree: Value) -> None:
     """The upstream key would travel unencrypted to any other machine."""
     for source in settings.sources.values():
         parts = urlsplit(source.base_url)
-        if parts.scheme == "https" or source.allow_http or own_address.is_loopback_host(parts.hostname or ""):
+        if parts.scheme == "https" or source.allow_http or netguard.is_loopback_host(parts.hostname or ""):
             continue
         written = _find(tree, "sources", source.name, "base_url") or tree
         raise SettingsError(

@@ -10,7 +10,7 @@ from relay.config.binding import phrase_of
 from relay.config.declared import Declared
 from relay.config.fields import Section
 from relay.config.loader import Value
-from relay.core.effective import DEFAULT, EffectiveSetting
+from relay.core.values import DEFAULT, EffectiveSetting
 
 _REFERENCE = re.compile(r"\$?\$\{([^}]*)\}")
 _INDEX = re.compile(r"\[\d+\]")

@@ -9,8 +9,7 @@ from relay.core.deliveries.delivery import Attempt, Claimed, DeliveryGroup, judg
 from relay.core.deliveries.dialogue import Memory
 from relay.core.events.event import Event, Hint
 from relay.core.jobs.connect_accounts import OK, ConnectAccount, Known
-from relay.core.jobs.job import Job, Observation, Progress
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Job, Observation, Progress, Recipient
 from relay.core.values import value_class
 
 Value = TypeVar("Value")

@@ -7,9 +7,9 @@ from relay.core import relay_events
 from relay.core.deliveries.delivery import Attempt, Claimed, OutboundRequest, Response, Shown
 from relay.core.deliveries.dialogue import Memory
 from relay.core.events.event import DELIVERY_UNCERTAIN, Event, relay_event
+from relay.core.jsontext import storable
 from relay.core.subscriptions.filters import RELAY_PREFIX
 from relay.core.subscriptions.subscription import Subscription
-from relay.core.text import storable
 from relay.ids import new_id
 from relay.redaction import REDACTED, is_credential, redact_text, redact_texts, redacted_url, without
 

@@ -18,7 +18,7 @@ from relay.clock import Clock
 from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
-from relay.core.text import storable
+from relay.core.jsontext import storable
 from relay.delivery.credentials import Sent
 from relay.errors import NotRenderable, StoreError, Unreadable
 

@@ -18,7 +18,7 @@ from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Step, Steps, previewed
 from relay.core.events.event import Event
 from relay.core.heartbeat import Progress
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.records import Lease, Recorded
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, filters_of, matches

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from relay.core.jsontext import storable
 from relay.core.subscriptions import handshake
 from relay.core.subscriptions.subscription import Consent, Subscription
-from relay.core.text import storable
 from relay.errors import StoreError
 from relay.redaction import host_of, redact_text
 from subscribers.registry import infer_kind

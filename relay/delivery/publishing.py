@@ -14,8 +14,8 @@ from relay.clock import Clock
 from relay.core.deliveries.broker import BEHIND, Broker, Message, order_of
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.events.event import Event
+from relay.core.jsontext import storable
 from relay.core.subscriptions.subscription import Subscription
-from relay.core.text import storable
 from relay.delivery.credentials import Sent
 from relay.delivery.dialogues import unrendered
 

@@ -33,11 +33,11 @@ from relay.core.deliveries.delivery import (
 from relay.core.deliveries.dialogue import SHARED, Ended, Memory, Step, Steps, imagined
 from relay.core.events.event import Event
 from relay.core.events.sentences import counted
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
+from relay.core.jsontext import storable
 from relay.core.records import AttemptRecorded, AttemptResult, MemoryTurn
 from relay.core.subscriptions.handshake import REQUEST_ORIGIN
 from relay.core.subscriptions.subscription import Subscription
-from relay.core.text import storable
 from relay.delivery.attempts import bare
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered

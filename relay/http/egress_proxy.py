@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-from relay.core.access.own_address import DEFAULT_PORTS
+from relay.core.access.netguard import DEFAULT_PORTS
 
 MAX_HEAD_BYTES = 16 * 1024
 

@@ -23,7 +23,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from relay.core.deliveries.response_head import LONGEST_END, ResponseHead, ends_in, read_response_head
-from relay.core.text import storable
+from relay.core.jsontext import storable
 from relay.http.deadlines import Deadline, Deadlines
 
 MAX_HEADER_BYTES = 8190

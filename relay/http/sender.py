@@ -30,7 +30,7 @@ from relay import __version__
 from relay.clock import Clock
 from relay.core.access.netguard import GuardPolicy, refusal_of_address, refusal_of_url, with_judged_host
 from relay.core.deliveries.delivery import PROXY_ERROR, OutboundRequest, Response, Timings
-from relay.core.text import storable
+from relay.core.jsontext import storable
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.exchange import Exchanges, Garbled, Header, Route, head_so_far
 

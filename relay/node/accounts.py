@@ -20,8 +20,8 @@ from relay.polling.account_watch import AccountWatch
 from relay.polling.poller import Poller
 from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
-from relay.proxy.adopted_keys import Adopted
 from relay.proxy.transport import UpstreamTransport
+from relay.proxy.types import Adopted
 from relay.signals import Signals
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.store import Store

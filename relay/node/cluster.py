@@ -17,7 +17,7 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.holder import Holder
 from relay.ids import new_id
 from relay.polling.poller import Poller
-from relay.proxy.answer_cache import AnswerCache
+from relay.proxy.reads import AnswerCache
 from relay.signals import Signals
 from relay.store.databases.notices import ALL
 from relay.store.store import Store

@@ -12,8 +12,7 @@ from relay.config.settings import Settings, SourceSettings
 from relay.core import relay_events
 from relay.core.access.netguard import GuardPolicy
 from relay.core.events.event import Hint
-from relay.core.jobs.job import Problem
-from relay.core.jobs.recipient import PARTS
+from relay.core.jobs.job import PARTS, Problem
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.polling.tracking import CallbackLimits
@@ -23,7 +22,7 @@ from relay.http.egress_proxy import EgressProxy
 from relay.polling.account_settings import AccountSettings
 from relay.polling.recorder import Hints
 from relay.sources.definition import SourceDefinition
-from relay.web.settings import WebSettings
+from relay.web.sessions import WebSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from relay.errors import FieldError, InvalidRequest, SettingsError, StoreError
 from relay.node.accounts import adopted_accounts
 from relay.node.component_settings import ComponentSettings
 from relay.node.sink_kinds import api_kinds
-from relay.proxy.adopted_keys import with_adopted
+from relay.proxy.types import with_adopted
 from relay.sources.definition import load_definition
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
 from relay.config.fields import is_header_text
 from relay.config.settings import Settings, effective_settings
-from relay.core.effective import EffectiveSetting
 from relay.core.events.event import Event
 from relay.core.heartbeat import Progress
 from relay.core.subscriptions.subscription import SigningSecret
+from relay.core.values import EffectiveSetting
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
 from relay.delivery.shared import Shared
@@ -50,10 +50,10 @@ from relay.node.timetable import timetable
 from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
-from relay.proxy.adopted_keys import Adopted, name_of, with_adopted
-from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
+from relay.proxy.reads import AnswerCache
+from relay.proxy.types import Adopted, name_of, with_adopted
 from relay.signals import Signals
 from relay.sources.definition import load_definition
 from relay.store.databases.probe import WriteProbe

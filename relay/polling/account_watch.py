@@ -1,7 +1,7 @@
 """Watch of an account's connect accounts, which it sends from: lists them now and then, and records what changed.
 
 All that a listing decides is in `relay/core/jobs/connect_accounts.py`, and when it is due in
-`relay/core/jobs/listing_times.py`. Until the upstream has answered a request since this node polls the account, a
+`relay/core/jobs/connect_accounts.py`. Until the upstream has answered a request since this node polls the account, a
 listing also tries the key (`AccountHealth.key_tried`). After that, polls find out about keys and outages, and a
 failed listing says nothing.
 """
@@ -17,8 +17,7 @@ from relay.clock import Clock
 from relay.core import relay_events
 from relay.core.events.event import account_event, account_type_prefix
 from relay.core.events.summary_events import account_data
-from relay.core.jobs.connect_accounts import ConnectAccount, Listing, compare, confirm_at
-from relay.core.jobs.listing_times import ListingTimes
+from relay.core.jobs.connect_accounts import ConnectAccount, Listing, ListingTimes, compare, confirm_at
 from relay.core.records import AccountNews, ListingRecord
 from relay.errors import StoreError
 from relay.ids import new_id

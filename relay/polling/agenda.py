@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
-from relay.core.jobs.job import Job, PlannedJob
+from relay.core.jobs.job import NORMAL_WEIGHT, Job, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
-from relay.polling.weights import Weights
 
 if TYPE_CHECKING:
     from relay.store.jobs.jobs import JobStore
@@ -141,3 +140,52 @@ class Agenda:
         finally:
             self._weights.remove_client(uid)
             self.planner.set_weight(uid, self._weights.effective(uid), self._clock())
+
+
+WAITING_CLIENT_WEIGHT = 4.0
+"""Factor on a job's own weight while a client waits for it."""
+
+
+class Weights:
+    """Stores only weights other than the normal one, so a million normal jobs take no memory."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, float] = {}
+        self._clients: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """The number of jobs with an entry."""
+        return len(self._own.keys() | self._clients.keys())
+
+    def own(self, uid: str) -> float:
+        """The job's own weight, without waiting clients."""
+        return self._own.get(uid, NORMAL_WEIGHT)
+
+    def effective(self, uid: str) -> float:
+        """The weight to plan with."""
+        return self.own(uid) * WAITING_CLIENT_WEIGHT if uid in self._clients else self.own(uid)
+
+    def set_own(self, uid: str, weight: float) -> None:
+        """Sets the job's own weight."""
+        if weight == NORMAL_WEIGHT:
+            self._own.pop(uid, None)
+        else:
+            self._own[uid] = weight
+
+    def forget(self, uid: str) -> None:
+        """Drops the job's own weight. Waiting clients still count."""
+        self._own.pop(uid, None)
+
+    def forget_all(self) -> None:
+        """Drops every own weight."""
+        self._own.clear()
+
+    def add_client(self, uid: str) -> None:
+        """A client starts to wait for the job."""
+        self._clients[uid] = self._clients.get(uid, 0) + 1
+
+    def remove_client(self, uid: str) -> None:
+        """A client stops waiting for the job."""
+        left = self._clients.pop(uid) - 1
+        if left:
+            self._clients[uid] = left

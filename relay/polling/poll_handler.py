@@ -13,7 +13,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.events.event import owner_of
 from relay.core.jobs.job import Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
-from relay.core.planner.planner_views import Purpose
+from relay.core.planner.outlook import Purpose
 from relay.core.records import PollNote
 from relay.errors import StaleSequence
 from relay.metrics import Metrics

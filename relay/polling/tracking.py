@@ -15,7 +15,7 @@ from relay.core.access.netguard import host_of
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Event, Hint, Repeat, owner_of
 from relay.core.jobs.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
-from relay.core.planner.planner_views import PollExplanation
+from relay.core.planner.outlook import PollExplanation
 from relay.core.polling.explanations import sentence
 from relay.core.polling.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
 from relay.core.records import CallbackRoom, Registered, Registration, WantedCallback

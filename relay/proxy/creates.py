@@ -26,12 +26,10 @@ from relay.core.records import Intent
 from relay.errors import InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
-from relay.proxy.adopted_keys import MAX_ADOPTED, name_of
 from relay.proxy.forwarding import Forwarding
 from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
-from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
-from relay.proxy.unknown_creates import UnknownCreates
-from relay.proxy.unrecorded import MadeJob, Unrecorded
+from relay.proxy.types import MAX_ADOPTED, Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions, name_of
+from relay.proxy.unrecorded import MadeJob, UnknownCreates, Unrecorded
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
 
 if TYPE_CHECKING:

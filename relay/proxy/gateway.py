@@ -13,13 +13,12 @@ from relay.core.access.forwarding import Header, with_key
 from relay.core.events.event import Event
 from relay.metrics import Metrics
 from relay.polling.tracking import Tracking
-from relay.proxy.answer_cache import AnswerCache
 from relay.proxy.creates import Adopt, Creates
 from relay.proxy.forwarding import Definitions, Forwarding, Pollers
-from relay.proxy.reads import Reads
+from relay.proxy.reads import AnswerCache, Reads
 from relay.proxy.transport import UpstreamTransport
 from relay.proxy.types import Caller, ProxyResponse
-from relay.proxy.unknown_creates import UnknownCreates
+from relay.proxy.unrecorded import UnknownCreates
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.store.store import Store

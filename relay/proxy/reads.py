@@ -4,8 +4,9 @@ A read sent to the upstream counts as a poll where possible (`Poller.borrow`).
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,8 +16,6 @@ from relay.core.jobs.job import TERMINAL, Job
 from relay.errors import NoAnswer, NotSent, StoreError
 from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
-from relay.proxy.answer_cache import AnswerCache, CachedAnswer
-from relay.proxy.answer_cache import Key as JobKey
 from relay.proxy.forwarding import Forwarding, texts
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
 from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse
@@ -26,6 +25,77 @@ from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.store.jobs.jobs import JobStore
+
+MAX_BYTES = 64 << 20
+OVERHEAD_BYTES = 500
+
+JobKey = tuple[str, str, str]
+"""(source, account, upstream job id)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedAnswer:
+    """One job's answer. Times are epoch seconds.
+
+    body      None if there is no item to serve yet
+    known_at  when the database last showed the job as tracked; its deletion elsewhere may go unnoticed
+    ended     the job has ended, so the answer is final
+    term      the polling term (`Poller.term`) in which an open job's answer is valid
+    due_at    the next planned poll; bounds an open job's answer while another node polls the account
+    """
+
+    uid: str
+    body: bytes | None = field(repr=False)
+    polled_at: float
+    known_at: float
+    ended: bool
+    term: int = 0
+    due_at: float | None = None
+
+
+class AnswerCache:
+    """Least recently used answers, bounded in bytes."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._answers: OrderedDict[JobKey, CachedAnswer] = OrderedDict()
+        self.size_bytes = 0
+
+    def get(self, key: JobKey) -> CachedAnswer | None:
+        """The cached answer; None on a miss."""
+        answer = self._answers.get(key)
+        if answer is not None:
+            self._answers.move_to_end(key)
+        return answer
+
+    def put(self, key: JobKey, answer: CachedAnswer) -> None:
+        """Stores an answer and evicts the least recently used ones over the limit."""
+        self.drop(key)
+        self._answers[key] = answer
+        self.size_bytes += _size(answer)
+        while self.size_bytes > self._max_bytes and len(self._answers) > 1:
+            self.drop(next(iter(self._answers)))
+
+    def renew(self, key: JobKey, make: Callable[[], CachedAnswer]) -> None:
+        """Replaces the answer after a poll, if the job is cached."""
+        if key in self._answers:
+            self.put(key, make())
+
+    def drop(self, key: JobKey) -> None:
+        """Removes one answer."""
+        answer = self._answers.pop(key, None)
+        if answer is not None:
+            self.size_bytes -= _size(answer)
+
+    def clear(self) -> None:
+        """Removes all answers: another node may have polled these jobs meanwhile."""
+        self._answers.clear()
+        self.size_bytes = 0
+
+
+def _size(answer: CachedAnswer) -> int:
+    return OVERHEAD_BYTES + (0 if answer.body is None else len(answer.body))
+
 
 BORROWED_SECONDS = 15.0
 """How long a caller's read may delay the relay's own poll of the job."""

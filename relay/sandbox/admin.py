@@ -38,7 +38,7 @@ from relay.sandbox.fields import (
     whole_number,
 )
 from relay.sandbox.lifecycle import accepted_item
-from relay.sandbox.request_counts import RequestCounts
+from relay.sandbox.limits import RequestCounts
 from relay.sandbox.wire import BodyTooLarge, read_body
 from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, World
 

@@ -13,14 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
-from relay.sandbox.bodies import JobRequest, parse_dispatch, parse_post_like
+from relay.sandbox.bodies import IdempotencyStore, JobRequest, parse_dispatch, parse_post_like
 from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
 from relay.sandbox.fields import Refused, invalid
-from relay.sandbox.idempotency import IdempotencyStore
 from relay.sandbox.keys import Caller, caller_of
 from relay.sandbox.lifecycle import Behaviour, CountAttempts, StartedAtWhileWaiting, accepted_item
-from relay.sandbox.limits import RateLimiter, Verdict, retry_after_text
-from relay.sandbox.request_counts import RequestCounts
+from relay.sandbox.limits import RateLimiter, RequestCounts, Verdict, retry_after_text
 from relay.sandbox.wire import Answer, BodyTooLarge, ConnectionCut, json_answer, read_body, send_answer
 from relay.sandbox.world import World
 

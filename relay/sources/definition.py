@@ -13,8 +13,7 @@ from urllib.parse import quote
 
 from relay.core.events.event import Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
-from relay.core.jobs.job import KNOWN_STATUSES, TERMINAL, Problem
-from relay.core.jobs.recipient import PARTS
+from relay.core.jobs.job import KNOWN_STATUSES, PARTS, TERMINAL, Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources.document import Section

@@ -12,8 +12,7 @@ from typing import Any
 
 from relay.clock import from_rfc3339
 from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
-from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, Observation, Problem
-from relay.core.jobs.recipient import Recipient, part_of
+from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, Observation, Problem, Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.sources.definition import ListingFields, SourceDefinition
 

@@ -11,8 +11,7 @@ from sqlmodel import col
 from relay.core.events.event import Event
 from relay.core.jsontext import dumps
 from relay.core.records import AccountState
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import in_order_of
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.statements import SQLITE, insert_into, json_list, run, sql

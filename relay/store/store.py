@@ -13,8 +13,7 @@ from relay.store.access.sessions import SessionStore
 from relay.store.access.tokens import TokenStore
 from relay.store.accounts import AccountStore
 from relay.store.connect_accounts import ConnectAccountStore
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.holders import HolderStore
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres

@@ -18,7 +18,7 @@ from relay.store.deliveries.attempt_results import promote_heads
 from relay.store.deliveries.cancellation import CANCEL_CHUNK, cancel
 from relay.store.deliveries.memories import forget_groups
 from relay.store.jobs.groups import NO_JOBS
-from relay.store.jobs.job_search import delete_search_of_gone, next_gone
+from relay.store.jobs.job_pages import delete_search_of_gone, next_gone
 from relay.store.outbox.subscription_cache import SubscriptionCache
 from relay.store.schema.tables import OPEN_DELIVERY
 

@@ -22,12 +22,10 @@ from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unava
 from relay.web.desk import READS_AT_ONCE, Desk
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
-from relay.web.navigation import ADMINISTRATION, NAVIGATION, SECTIONS
-from relay.web.page import Content, Done, Form, Page, Visit
+from relay.web.page import ADMINISTRATION, NAVIGATION, SECTIONS, Content, Done, Form, Page, Visit
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
-from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, wrong_method
-from relay.web.settings import WebSettings
+from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, WebSettings, wrong_method
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from relay.clock import from_rfc3339
 from relay.core.events.sentences import titled
 from relay.core.subscriptions.filters import UNREADABLE
-from relay.web.reasons import reason_and_cause
+from relay.web.delivery_words import reason_and_cause
 
 LATE_SECONDS = 300.0
 """Age from which a waiting delivery is late."""

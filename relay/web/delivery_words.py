@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relay.clock import from_rfc3339
+from relay.core.deliveries.causes import cause_of_reason
 from relay.core.deliveries.delivery import SKIPPED_REASONS
 from relay.core.deliveries.ledger import DOUBTS
 from relay.core.subscriptions.subscription import PULL
+from relay.web.texts import english
 
 STATES = ("dead", "uncertain", "pending", "cancelled", "delivered")
 """The states of a delivery, those that need a person first."""
@@ -145,3 +147,29 @@ def advice(state: str, reason: str | None, subscription: Answer | None, oldest_a
             return f"do_{reason}"
         return "do_incident" if (reason or "").startswith(INCIDENT) else "do_cancelled"
     return f"do_{state}"
+
+
+def reason_words(reason: str | None) -> str:
+    """A reason of the API in words."""
+    texts = english()
+    if not reason:
+        return texts("deliveries.reason_none")
+    if reason.startswith("http_"):
+        return f"HTTP {reason.removeprefix('http_')}"
+    if reason.startswith(INCIDENT):
+        return texts("deliveries.reason_incident")
+    return texts.get(f"deliveries.reason_{reason}", reason)
+
+
+def reason_and_cause(reason: str | None) -> str | None:
+    """A reason in words, and the likely cause with what to do about it. None if there is no reason."""
+    if not reason:
+        return None
+    cause = cause_of_reason(reason)
+    return reason_words(reason) if cause is None else f"{reason_words(reason)}: {cause}"
+
+
+def told_reason(delivery: Mapping[str, Any]) -> str:
+    """The reason of a delivery in a list. Delivered ones have none, except those that were not sent."""
+    plain = delivery["state"] == "delivered" and delivery["reason"] not in ("dry_run", "settled", "already_written")
+    return "" if plain or delivery["reason"] is None else reason_words(delivery["reason"])

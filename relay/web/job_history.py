@@ -9,10 +9,9 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import TERMINAL, WAITING
-from relay.web.delivery_words import shown_state
+from relay.web.delivery_words import shown_state, told_reason
 from relay.web.drawings.timeline import Mark, Phase, Timeline
 from relay.web.job_words import event_kind, event_sentence
-from relay.web.reasons import told_reason
 from relay.web.rendering import duration
 from relay.web.texts import Texts
 

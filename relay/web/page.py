@@ -9,14 +9,14 @@ import hashlib
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import Request
 
 from relay.api.http.auth import ADMIN, Identity
 from relay.api.http.operations import Context
-from relay.core.access.own_address import browsed_url
+from relay.core.access.netguard import browsed_url
 from relay.core.access.sign_in import came_by_tls, is_sealed, sealed
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
@@ -244,3 +244,36 @@ def equivalent(
     encoded = urlencode(shown(query))
     target = filled(path, [quote(one, safe="") for one in segments]) + (f"?{encoded}" if encoded else "")
     return Equivalent(command=shlex.join(command), method=method, target=target, body=body)
+
+
+class Place(NamedTuple):
+    """A page of the navigation. `key`: the key pressed after `g` to open it."""
+
+    name: str
+    path: str
+    key: str
+
+
+ADMINISTRATION = "administration"
+"""The section whose pages need the scope `admin`."""
+SECTIONS = (
+    ("watch", (Place("overview", "/ui", "o"), Place("incidents", "/ui/incidents", "i"))),
+    ("work", (Place("jobs", "/ui/jobs", "j"), Place("groups", "/ui/groups", "g"))),
+    (
+        "delivery",
+        (
+            Place("events", "/ui/events", "e"),
+            Place("deliveries", "/ui/deliveries", "d"),
+            Place("subscriptions", "/ui/subscriptions", "s"),
+        ),
+    ),
+    ("upstream", (Place("sources", "/ui/sources", "u"), Place("intents", "/ui/intents", "n"))),
+    (
+        ADMINISTRATION,
+        (Place("tokens", "/ui/tokens", "t"), Place("audit", "/ui/audit", "a"), Place("settings", "/ui/settings", "c")),
+    ),
+)
+"""The navigation: sections by name (the text `base.section_NAME`), each with its pages."""
+
+NAVIGATION = tuple(place for _, places in SECTIONS for place in places)
+"""Every page of the navigation, in order."""

@@ -40,7 +40,19 @@ from relay.errors import Forbidden, InvalidRequest, RequestError
 from relay.ids import new_secret
 from relay.web.page import Form
 from relay.web.rendering import Pages
-from relay.web.settings import WebSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """Sign-in by a trusted proxy.
+
+    user_header  header in which the proxy names the user; None: there is no such proxy
+    user_scopes  scopes of those users
+    """
+
+    user_header: str | None = None
+    user_scopes: frozenset[str] = frozenset()
+
 
 LOGIN = "/ui/login"
 LOGOUT = "/ui/logout"

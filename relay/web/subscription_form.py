@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from relay.api.http.fields import header_view
+from relay.clock import to_rfc3339
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.subscription import PULL
+from relay.core.values import duration_seconds
 from relay.errors import FieldError, InvalidRequest
 from relay.redaction import REDACTED, redact_text
 from relay.web.page import Form
@@ -230,3 +232,21 @@ def _parsed(text: str) -> Any:
         return loads(text.encode())
     except JSONDecodeError:
         return None
+
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_MINUTE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?")
+
+
+def moment(text: str, now: float) -> str:
+    """The RFC 3339 time for an age such as `2h`, for a day, or for a day and time, all in UTC. Other text is returned
+    unchanged: the API reports what is wrong with it."""
+    if _DAY.fullmatch(text):
+        return f"{text}T00:00:00Z"
+    found = _MINUTE.fullmatch(text)
+    if found is not None:
+        return f"{found[1]}T{found[2]}{found[3] or ':00'}Z"
+    try:
+        return to_rfc3339(now - duration_seconds(text))
+    except (ValueError, OverflowError, OSError):
+        return text

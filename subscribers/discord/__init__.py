@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.deliveries.retry import http_outcome
-from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS
+from relay.core.deliveries.retry import MAX_RETRY_AFTER_SECONDS, http_outcome
 from relay.core.events.event import Event
 from relay.core.jsontext import dumps, loads
 from relay.core.subscriptions.subscription import Subscription

@@ -10,7 +10,7 @@ from relay.api.jobs import group_finish
 from relay.api.jobs.group_finish import FRESH_SECONDS, GroupForecasts
 from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
-from relay.core.planner.learning.policy import RUN
+from relay.core.planner.learning.inspection import RUN
 from relay.core.records import AccountState, SavedStatistics
 from tests.support.store_kit import execute, fail_for, list_accounts, poll, registration, seen
 

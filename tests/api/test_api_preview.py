@@ -9,7 +9,7 @@ from relay.api.subscriptions import previews
 from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Ended, Step
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from subscribers.base import Dialogue
 from tests.support.api_world import HOOK, SLACK, TOKENS
 

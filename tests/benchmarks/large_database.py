@@ -34,7 +34,7 @@ from relay.core.jobs.search import digest_of
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
-from relay.store.databases.cipher import Cipher
+from relay.store.databases.database import Cipher
 from relay.store.databases.statements import table_of
 from relay.store.schema import migrations
 from relay.store.schema.summary_tables import ConnectAccountRow, GroupRow, IncidentRow

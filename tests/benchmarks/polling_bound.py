@@ -24,8 +24,7 @@ from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.budget.price import Price
 from relay.core.planner.lanes import RHYTHM_EARLY_UNITS
 from relay.core.planner.learning.hazard import EDGES
-from relay.core.planner.learning.inspection import Table, run_table, wait_table
-from relay.core.planner.learning.policy import KINDS, LANE, RHYTHM, RUN, ClassPolicy
+from relay.core.planner.learning.inspection import KINDS, LANE, RHYTHM, RUN, ClassPolicy, Table, run_table, wait_table
 from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 
 Survival = Callable[[float], float]

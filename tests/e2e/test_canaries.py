@@ -29,7 +29,7 @@ import pytest
 
 from relay.cli.demo.environment import listen, served, url_of
 from relay.config.keyring import new_key
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from tests.support.canaries import Canaries, leaks, of_files, of_postgres, word
 from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.postgres_server import shared_server

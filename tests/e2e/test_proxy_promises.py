@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay.clock import wall_clock
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.proxy.transport import UpstreamRequest, UpstreamResponse
 from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from tests.support.e2e_world import KEY, World, open_e2e_world

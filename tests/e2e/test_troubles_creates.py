@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from relay.proxy.transport import MAX_ANSWER_BYTES
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from tests.support.create_world import open_create_world
 from tests.support.peer import open_peer
 from tests.support.process_world import WITHOUT_BYTE_CODE

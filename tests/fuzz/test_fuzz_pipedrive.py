@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Steps
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from subscribers.base import RenderContext
 from subscribers.pipedrive import PIPEDRIVE, portal_of
 from tests.subscribers.pipedrive.test_pipedrive import CONTEXT, EMAIL, KIND, NOW, SINK, event, pipedrive

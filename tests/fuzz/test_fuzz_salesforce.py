@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relay.core.deliveries.credentials import NoToken, read_token
 from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Steps
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from subscribers.base import RenderContext
 from subscribers.salesforce import SALESFORCE
 from tests.subscribers.salesforce.test_salesforce import CONTEXT, EMAIL, KIND, NOW, ORIGIN, event, subscription

@@ -13,10 +13,10 @@ from relay import resources
 from relay.config import fields
 from relay.config.loader import parse_yaml, read_secret_file
 from relay.config.settings import Settings, describe_settings, load_settings
-from relay.core.access.own_address import is_bound_address, is_within
-from relay.core.durations import MAX_DURATION_SECONDS
+from relay.core.access.netguard import is_bound_address, is_within
 from relay.core.events.event import check_attribute
 from relay.core.jobs.job import JOB_EVENTS, Problem
+from relay.core.values import MAX_DURATION_SECONDS
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import SourceDefinition, load_definition

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339, to_rfc3339
-from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from relay.core.deliveries.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.core.events.event import MAX_EVENT_BYTES, Origin, account_event, from_transition
 from relay.core.events.summary_events import account_data
 from relay.core.jobs.connect_accounts import Known, compare

@@ -11,7 +11,7 @@ import pytest
 from relay.core.jobs.job import Job
 from relay.holder import Holder
 from relay.node.cluster import Cluster
-from relay.proxy.answer_cache import AnswerCache
+from relay.proxy.reads import AnswerCache
 from relay.signals import Signals
 from relay.store.store import Store
 

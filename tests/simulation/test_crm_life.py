@@ -11,7 +11,7 @@ import pytest
 from relay.config.keyring import Keyring, new_key
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import OutboundRequest, Response
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.subscription import Subscription
 from tests.support.crm_world import EMAIL, WORLDS, Vendor
 from tests.support.simulation_world import World, crashing, deliveries_of, end_job, open_world

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.budget.token_bucket import Bucket
+from relay.core.planner.pacer import Bucket
 from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Registration
 from relay.errors import Conflict, InvalidRequest, StoreError

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from relay.store.databases.cipher import Cipher
+from relay.store.databases.database import Cipher
 from relay.store.databases.sqlite import url_of
 from relay.store.schema import migrations
 from relay.store.store import Store, open_store

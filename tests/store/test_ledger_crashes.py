@@ -19,7 +19,7 @@ from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.deliveries.retry import http_outcome
 from relay.core.events.event import Event
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.errors import StoreError

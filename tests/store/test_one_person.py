@@ -12,7 +12,7 @@ import pytest
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
 from relay.core.deliveries.ledger import SETTLE_SECONDS
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.delivery.dispatcher import Dispatcher
 from relay.holder import Holder
 from relay.store.deliveries.deliveries import DeliveryStore

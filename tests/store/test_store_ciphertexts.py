@@ -13,7 +13,7 @@ from sqlmodel import SQLModel
 import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
 from relay.core.access.encryption import Rotation
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.signing import new_secret, new_signing_key
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.dispatcher import OWN, SYNC_SECONDS

@@ -7,7 +7,7 @@ import pytest
 from relay.core.events.event import Event
 from relay.core.records import Intent
 from relay.errors import Conflict
-from relay.proxy.unknown_creates import UnknownCreates
+from relay.proxy.unrecorded import UnknownCreates
 from relay.store.jobs.intents import CUT_OFF, IN_FLIGHT_SECONDS
 from relay.store.store import Store
 from tests.support.store_kit import NOW, intent, registration, relay_event, rows, together, track

@@ -10,8 +10,7 @@ import structlog
 
 from relay.config.keyring import Keyring, key_id, new_key
 from relay.core.erasure import ErasureRequest
-from relay.core.jobs.job import Job
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Job, Recipient
 from relay.core.records import Intent
 from relay.errors import DecryptError
 from relay.store.databases.sqlite import SqliteDatabase

@@ -11,7 +11,7 @@ from relay.core.erasure import ErasureRequest
 from relay.ids import new_id
 from relay.store.databases.pages import decode_cursor
 from relay.store.deliveries import delivery_pages
-from relay.store.jobs import job_pages, job_search
+from relay.store.jobs import job_pages
 from relay.store.jobs.job_pages import JobFilter
 from relay.store.store import Store
 from tests.support.store_kit import NOW, execute, job_event, poll, registration, relay_event, seen, together
@@ -87,8 +87,8 @@ async def test_upkeep_removes_what_jobs_were_found_by_that_an_older_node_has_era
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its erasure does not know these rows. Each call reads a few, and continues where the last one ended."""
-    monkeypatch.setattr(job_search, "SLICE", 3)
-    monkeypatch.setattr(job_search, "SEARCH_SLICE", job_search.SEARCH_SLICE.replace("LIMIT 200", "LIMIT 3"))
+    monkeypatch.setattr(job_pages, "SLICE", 3)
+    monkeypatch.setattr(job_pages, "SEARCH_SLICE", job_pages.SEARCH_SLICE.replace("LIMIT 200", "LIMIT 3"))
     for number in range(10):
         await store.jobs.register(registration(str(number), metadata={"deal": number, "campaign": number}))
     uids = {number: (await store.jobs.find(str(number)))[0].uid for number in range(10)}

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
 from relay.cli.demo.scenario import Scenario, open_scenario, post, request
 from relay.clock import wall_clock
-from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
+from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
 from relay.sandbox.fate import FINAL_CODES, Mix
 from relay.sandbox.world import World
 from tests.stories.story import Story

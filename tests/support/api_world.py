@@ -22,16 +22,15 @@ from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published
 from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome, Timings
 from relay.core.deliveries.dialogue import Step, Steps, previewed
-from relay.core.effective import EffectiveSetting
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Event, Hint, Origin, Repeat, from_transition, owner_of
-from relay.core.jobs.job import PRIORITY_WEIGHTS, Job, Observation, Problem, detect
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import PRIORITY_WEIGHTS, Job, Observation, Problem, Recipient, detect
 from relay.core.planner.outlook import Outlook
 from relay.core.polling.tracking import Explanation, SourceReport, TrackRequest
 from relay.core.records import PollRecord, Registered, Registration
 from relay.core.subscriptions.signing import new_secret, signature_headers
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
+from relay.core.values import EffectiveSetting
 from relay.delivery.pulls import Pulls
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id

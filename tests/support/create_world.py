@@ -18,7 +18,7 @@ from typing import Any, Literal
 import aiohttp
 import orjson
 
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from tests.support.kill_world import API_KEY, OWED_SECONDS, START_SECONDS, World, open_world
 
 KEYED_SHARE = 0.5

@@ -45,7 +45,7 @@ from relay.config.settings import (
 from relay.core.figures import FIGURES, Tally, rows_of
 from relay.node.node import Node
 from relay.node.opening import open_node
-from relay.sandbox.example_requests import DISPATCH_PATH, campaign_body
+from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
 from relay.sandbox.server import Sandbox
 from tests.stories.crms import PIPEDRIVE, Account
 from tests.support.html_probes import PROBE

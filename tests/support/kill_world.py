@@ -27,7 +27,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from relay.cli.demo.environment import listen, served, url_of
 from relay.config.keyring import new_key
 from relay.delivery.slots import CLAIMED_PER_SLOT
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from relay.store.databases.sqlite import url_of as sqlite_url_of
 from relay.store.schema import migrations
 from tests.support.forks import Forked

@@ -10,8 +10,7 @@ from typing import Any
 from relay.config.keyring import Keyring, new_key
 from relay.core.deliveries.delivery import Delivery
 from relay.core.events.event import Hint, Origin, PointsAt
-from relay.core.jobs.job import Observation, Problem
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Observation, Problem, Recipient
 from relay.core.planner import PlannerConfig
 from relay.core.records import Registration
 from relay.core.subscriptions.subscription import SigningSecret, Subscription

@@ -20,7 +20,7 @@ from relay.store.deliveries import (
     replay_statements,
 )
 from relay.store.deliveries import counts as delivery_groups
-from relay.store.jobs import erasure, group_work, intents, job_pages, job_search, jobs, learned, registrations
+from relay.store.jobs import erasure, group_work, intents, job_pages, jobs, learned, registrations
 from relay.store.jobs import groups as job_groups
 from relay.store.outbox import incident_recorder, ordering, streams
 from relay.store.outbox import recording as outbox
@@ -351,8 +351,8 @@ CATALOGUE = (
     ),
     Case("register: insert", registrations.INSERT_JOB),
     Case("register: by uid", registrations.BY_UID),
-    Case("register: searchable values", job_search.INSERT_SEARCH),
-    Case("register: searchable values of before", job_search.DELETE_SEARCH),
+    Case("register: searchable values", job_pages.INSERT_SEARCH),
+    Case("register: searchable values of before", job_pages.DELETE_SEARCH),
     Case("register: events of a job", registrations.EVENTS_OF_JOB),
     Case("record: states", jobs.STATES),
     Case("record: advance, seen", jobs.ADVANCE_SEEN),
@@ -452,8 +452,8 @@ CATALOGUE = (
     Case("retention: old groups", upkeep.OLD_GROUPS),
     Case("retention: groups", upkeep.DELETE_GROUPS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
-    Case("retention: searchable values of jobs", job_search.DELETE_SEARCH_OF_GONE_JOBS),
-    Case("retention: searchable values by job", job_search.SEARCH_SLICE),
+    Case("retention: searchable values of jobs", job_pages.DELETE_SEARCH_OF_GONE_JOBS),
+    Case("retention: searchable values by job", job_pages.SEARCH_SLICE),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: memories", upkeep.DELETE_OLD_MEMORIES),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),

@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from relay.store.databases.cipher import Cipher
+from relay.store.databases.database import Cipher
 from relay.store.databases.sqlite import SqliteDatabase, url_of
 from relay.store.schema import migrations
 from relay.store.store import Store, open_store

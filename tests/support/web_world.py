@@ -14,8 +14,7 @@ from relay.api.http.operations import Context
 from relay.core.access.sign_in import Session, csrf_of, digest_of
 from relay.ids import new_id, new_secret
 from relay.web.app import Web, create_web
-from relay.web.sessions import SESSION_COOKIE, VISITOR_COOKIE
-from relay.web.settings import WebSettings
+from relay.web.sessions import SESSION_COOKIE, VISITOR_COOKIE, WebSettings
 from tests.support.api_world import TOKENS, World
 from tests.support.html import Soup
 from tests.support.store_kit import access_token

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.web.times import moment
+from relay.web.subscription_form import moment
 from tests.support.api_world import HOOK, NOW
 
 HOSTILE = "<script>alert(1)</script>\u202egnp.exe"

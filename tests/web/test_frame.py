@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.access.sign_in import NOTICE_SECONDS
-from relay.web.navigation import NAVIGATION
+from relay.web.page import NAVIGATION
 from relay.web.pages import PAGES
 from tests.support.web_world import BASE_URL
 

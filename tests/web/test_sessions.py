@@ -17,8 +17,7 @@ from relay.core.access.sign_in import SESSION_SECONDS, csrf_of, digest_of
 from relay.core.access.tokens import FREE_MISTAKES
 from relay.errors import StoreError
 from relay.ids import new_secret
-from relay.web.sessions import KNOWN_SECONDS, MAX_FORM_BYTES, SESSION_COOKIE, VISITOR_COOKIE
-from relay.web.settings import WebSettings
+from relay.web.sessions import KNOWN_SECONDS, MAX_FORM_BYTES, SESSION_COOKIE, VISITOR_COOKIE, WebSettings
 from tests.support.api_world import NOW, TOKENS, World, scope_of
 from tests.support.scale import scaled
 from tests.support.store_kit import access_token, session

@@ -29,7 +29,7 @@ from relay.api.http.validation import validate
 from relay.clock import to_rfc3339
 from relay.core.deliveries import delivery as core
 from relay.core.events.event import Event
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import Conflict
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from relay.clock import from_rfc3339
-from relay.core.durations import DURATION_PATTERN, MAX_DURATION_SECONDS, duration_seconds
+from relay.core.values import DURATION_PATTERN, MAX_DURATION_SECONDS, duration_seconds
 from relay.redaction import REDACTED, is_credential, redact_text
 
 MAX_ID_CHARACTERS = 200

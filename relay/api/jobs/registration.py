@@ -22,11 +22,11 @@ from relay.api.http.problems import MAX_ERRORS
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, validate
 from relay.core.access.netguard import GuardPolicy, refusal_of_url
-from relay.core.durations import MAX_DURATION_SECONDS
 from relay.core.events.event import Origin, job_event_types
 from relay.core.jobs.job import Observation, Priority
 from relay.core.jsontext import dumps
 from relay.core.polling.tracking import TrackRequest
+from relay.core.values import MAX_DURATION_SECONDS
 from relay.errors import FieldError, RequestError, SinkRefused
 
 MAX_METADATA_BYTES = 16_384

@@ -26,10 +26,9 @@ from relay.api.subscriptions.subscriptions import new_signing_secret, sample_of
 from relay.clock import to_rfc3339
 from relay.core.deliveries.dialogue import Step
 from relay.core.events.event import Event, owner_of
-from relay.core.jobs.recipient import ANYBODY, Recipient
+from relay.core.jobs.job import ANYBODY, Recipient
 from relay.core.subscriptions.comparisons import EventView
-from relay.core.subscriptions.filters import explain_filters, filters_of
-from relay.core.subscriptions.preview import why_not
+from relay.core.subscriptions.filters import explain_filters, filters_of, why_not
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.ids import new_id

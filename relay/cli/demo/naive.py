@@ -13,7 +13,7 @@ from relay.cli.demo.environment import API_KEY, Plan, listen, sandbox_of, served
 from relay.cli.demo.report import FINAL_STATUSES, NAIVE_INTERVAL_SECONDS, Naive, make_naive
 from relay.cli.demo.scenario import Scenario, last_end_of, patience_seconds, post, request, ticking, truths_of
 from relay.clock import Clock, wall_clock
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from relay.sandbox.server import JOBS_PATH
 
 

@@ -26,7 +26,7 @@ from relay.errors import RelayError
 from relay.node.local_token import with_local_token
 from relay.node.node import Node
 from relay.node.opening import open_node
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from relay.sandbox.world import World
 
 SINK_CONCURRENCY = 32

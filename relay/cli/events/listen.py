@@ -113,7 +113,7 @@ def _target(url: str | None) -> SplitResult | None:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
-    from relay.core.access.own_address import is_loopback_host
+    from relay.core.access.netguard import is_loopback_host
 
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("--forward-to is not a URL. Write it like http://127.0.0.1:3000/hook")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 from relay.api.http.limits import parse_json
 from relay.cli.client import Api, ApiError, Unreachable, not_a_relay
 from relay.cli.output import clean, note, print_json, say
-from relay.core.deliveries.retry_after import parse_retry_after
+from relay.core.deliveries.retry import parse_retry_after
 from relay.errors import InvalidRequest, RelayError, UsageError
 
 MAX_LINE_BYTES = 1 << 20

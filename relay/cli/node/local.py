@@ -89,7 +89,7 @@ def sandbox(
     ] = "start",
 ) -> None:
     """Run a faithful stand-in for Revor's API. It needs no account or key and sends no messages."""
-    from relay.core.access.own_address import is_loopback_host
+    from relay.core.access.netguard import is_loopback_host
 
     if not is_loopback_host(host):
         raise UsageError(f"--host {host} is not a loopback address. The sandbox listens on loopback only")

@@ -12,7 +12,7 @@ import typer
 
 from relay.cli.options import one_of
 from relay.cli.output import note
-from relay.core.access.own_address import is_loopback_host
+from relay.core.access.netguard import is_loopback_host
 from relay.errors import RelayError, UsageError
 from relay.server import sockets
 

@@ -8,8 +8,8 @@ import typer
 from relay.cli.client import api
 from relay.cli.options import Json
 from relay.cli.output import print_list
-from relay.core.effective import DEFAULT
 from relay.core.jsontext import dumps
+from relay.core.values import DEFAULT
 
 COLUMNS = ("key", "value", "place", "change")
 

@@ -5,10 +5,12 @@ What is secret comes from a file, the input or a hidden prompt: others can read 
 
 import difflib
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -257,3 +259,20 @@ def _records(kind: str, config: Mapping[str, Any]) -> str:
     said = {"properties": "properties of the contact and the deal", "note": "a note", "task": "after a failure a task"}
     *first, last = (said.get(name, name) for name in names)
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def salesforce_definition(
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")] = Path("salesforce"),
+) -> None:
+    """Write what a subscription to Salesforce needs in the org, as files for Salesforce's own command sf."""
+    from relay import resources
+
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder} exists already. Name a folder that does not")
+    try:
+        shutil.copytree(resources.salesforce_dir(), folder)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
+    say(f"wrote {folder}: the object Job_Event__c, the field Event_Id__c of tasks, and the permission set Revor_Relay")
+    say(f"next: sf project deploy start --metadata-dir {folder} --target-org ORG --wait 10")
+    say("then: sf org assign permset --name Revor_Relay --on-behalf-of USER --target-org ORG")

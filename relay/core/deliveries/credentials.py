@@ -17,7 +17,7 @@ from relay.core import jsontext
 from relay.core.access.netguard import origin_of
 from relay.core.deliveries.broker import origin_of_broker
 from relay.core.deliveries.delivery import PROXY_ERROR, OutboundRequest, Response
-from relay.core.deliveries.retry_after import parse_retry_after
+from relay.core.deliveries.retry import parse_retry_after
 
 if TYPE_CHECKING:
     from relay.core.subscriptions.subscription import Subscription

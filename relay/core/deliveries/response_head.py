@@ -7,7 +7,7 @@ but it can leave the end of the body unknown: the connection must then not be re
 import re
 from dataclasses import dataclass
 
-from relay.core.text import decoded
+from relay.core.jsontext import decoded
 
 MAX_HEADERS = 128
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relay.core.planner.learning.policy import SCHEDULED
+from relay.core.planner.learning.inspection import SCHEDULED
 from relay.core.planner.planned_job import PARKED, WAITING, PlannedJob
 
 MAX_IDLE_LANES = 1_000

@@ -13,8 +13,8 @@ from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.lanes import Lane, Lanes
 from relay.core.planner.learning import polls as learning
+from relay.core.planner.learning.inspection import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
 from relay.core.planner.learning.item_fields import Reading
-from relay.core.planner.learning.policy import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
 from relay.core.planner.learning.statistics import PlannerStatistics
 from relay.core.planner.planned_job import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
 from relay.core.planner.poll_schedule import PollSchedule

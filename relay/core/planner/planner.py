@@ -17,9 +17,9 @@ from relay.core.planner.forecast import Forecast
 from relay.core.planner.learning.item_fields import read_item, read_time
 from relay.core.planner.learning.statistics import PlannerStatistics
 from relay.core.planner.open_jobs import OpenJobs
+from relay.core.planner.outlook import DUE_JOBS_COUNTED, PollExplanation, Purpose, Reason, Stats
 from relay.core.planner.pacer import Pacer
 from relay.core.planner.planned_job import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
-from relay.core.planner.planner_views import DUE_JOBS_COUNTED, PollExplanation, Purpose, Reason, Stats
 from relay.core.planner.poll_queues import LIKELY_QUEUES
 from relay.core.planner.poll_schedule import MAX_PATIENCE, PollSchedule
 from relay.core.planner.timeline import SLACK_SECONDS, Timeline

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from relay.core.planner.budget.limit_meter import Meter
 from relay.core.planner.budget.request_budget import Budget
 from relay.core.planner.lanes import GAPS_REMEMBERED, Lanes
-from relay.core.planner.learning.policy import ClassPolicy
+from relay.core.planner.learning.inspection import ClassPolicy
 from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from relay.core.planner.planned_job import PlannedJob
 

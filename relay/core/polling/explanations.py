@@ -4,7 +4,7 @@ import math
 
 from relay.clock import in_words, short_time
 from relay.core.jobs.job import KNOWN_STATUSES, Job
-from relay.core.planner.planner_views import PollExplanation
+from relay.core.planner.outlook import PollExplanation
 
 NEARLY_SECONDS = 1.0
 OTHERS_NEED_THEM = "polling earlier would take requests from jobs that need them more"

@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from relay.core.jobs.job import Observation, Priority
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Observation, Priority, Recipient
 from relay.core.planner.outlook import Outlook
 from relay.core.records import Intent
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from relay.core.deliveries.delivery import OutboundRequest, Response
-from relay.core.deliveries.retry_after import parse_retry_after
+from relay.core.deliveries.retry import parse_retry_after
 from relay.core.subscriptions.subscription import Consent, Handshake, Subscription
 
 PERIOD_SECONDS = 86_400.0

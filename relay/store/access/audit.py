@@ -16,8 +16,7 @@ from relay.core.access.audit import START, AuditEntry, AuditRecord, Head, sealed
 from relay.core.records import Page
 from relay.errors import RelayError, StoreError
 from relay.ids import least_id, new_id
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import MAX_GROUP_ITEMS, alone, each, quick
 from relay.store.databases.locks import AUDIT, locking
 from relay.store.databases.pages import decode_cursor, narrowest, newest_first, read_page, unindexed

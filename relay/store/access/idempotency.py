@@ -9,8 +9,7 @@ from sqlmodel import col
 
 from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import Batch, each, in_order_of
 from relay.store.databases.statements import run
 from relay.store.rows import loads

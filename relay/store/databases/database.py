@@ -30,3 +30,13 @@ class Database(Protocol):
     def lease_clock(self, clock: Clock) -> Clock: ...
     async def listen(self, on_notice: Callable[[str], None], on_name: Callable[[str | None], None]) -> None: ...
     async def close(self) -> None: ...
+
+
+class Cipher(Protocol):
+    """Encrypts stored values. `context` binds a ciphertext to its row."""
+
+    def encrypt(self, plaintext: bytes, *, context: str) -> bytes:
+        """The ciphertext."""
+
+    def decrypt(self, blob: bytes, *, context: str) -> bytes:
+        """The plaintext. Raises DecryptError."""

@@ -26,7 +26,7 @@ from relay.store.deliveries.attempt_results import promote_heads
 from relay.store.deliveries.memories import forget_events
 from relay.store.jobs.groups import GroupLedger, delete_empty
 from relay.store.jobs.intents import in_flight_since
-from relay.store.jobs.job_search import delete_search
+from relay.store.jobs.job_pages import delete_search
 from relay.store.jobs.registrations import BY_UID
 from relay.store.outbox.recording import lock_jobs
 from relay.store.rows import job_from, loads

@@ -14,12 +14,11 @@ from sqlmodel import col
 
 from relay.core.events.event import Event, owner_of
 from relay.core.incidents import trouble_of_create
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import each, in_order_of
 from relay.store.databases.locks import MATCH, incidents_of, locking
 from relay.store.databases.pages import decode_cursor, fitting, page_of, size_of

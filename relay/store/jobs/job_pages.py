@@ -6,14 +6,14 @@ the walk ends before the page is full, the page is short and its cursor continue
 depend on the size of the table, and no combination needs an index of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, func, literal_column, select, text
 from sqlalchemy.engine import Connection
 
 from relay.core.jobs.job import Job
-from relay.core.jobs.search import digest_of, texts_of
+from relay.core.jobs.search import digest_of, searchable, texts_of
 from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.databases.pages import (
@@ -25,7 +25,7 @@ from relay.store.databases.pages import (
     size_of,
     unindexed,
 )
-from relay.store.databases.statements import SQLITE, json_list, sql, table_of
+from relay.store.databases.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.schema.tables import JobRow, JobSearchRow
 from relay.store.scoped import Account
@@ -197,3 +197,49 @@ def _walk(
     if set(drivers[0]) == given:
         return drivers[0], None
     return rarest(connection, {driver: end_statement(wanted, driver, before) for driver in drivers}, "job")
+
+
+SLICE = 200
+"""Rows read at a time to find those whose job is gone."""
+
+# Writes a value of a job's metadata.
+INSERT_SEARCH = insert_into(JobSearchRow, "key", "digest", "job_uid")
+# Deletes what one job was found by.
+DELETE_SEARCH = "DELETE FROM job_search WHERE job_uid = :uid"
+# Deletes what deleted jobs were found by.
+DELETE_SEARCH_OF_GONE_JOBS = sql(
+    """
+DELETE FROM job_search WHERE job_uid IN $json_values(uids) AND NOT EXISTS (
+  SELECT 1 FROM jobs WHERE uid = job_search.job_uid
+)
+"""
+)
+# The jobs of the next rows by which jobs are found, and whether they no longer exist. Not EXISTS: inside of another
+# expression PostgreSQL may answer it with a hash of all jobs.
+SEARCH_SLICE = f"""
+SELECT job_uid, CASE WHEN (SELECT 1 FROM jobs WHERE uid = job_search.job_uid) IS NULL THEN 1 ELSE 0 END AS gone
+FROM job_search WHERE job_uid > :after ORDER BY job_uid LIMIT {SLICE}
+"""
+
+
+def write_search(connection: Connection, keys: Sequence[str], jobs: Iterable[Job]) -> None:
+    """Makes jobs that have no rows yet findable by these keys of their metadata."""
+    rows = [{"key": key, "digest": digest, "job_uid": job.uid} for job in jobs for key, digest in searchable(job, keys)]
+    run_many(connection, INSERT_SEARCH, rows)
+
+
+def delete_search(connection: Connection, uid: str) -> None:
+    """Makes a job not findable."""
+    run(connection, DELETE_SEARCH, uid=uid)
+
+
+def delete_search_of_gone(connection: Connection, uids: Sequence[str]) -> int:
+    """The same for those of these jobs that were deleted. Returns how many rows that were."""
+    return run(connection, DELETE_SEARCH_OF_GONE_JOBS, uids=json_list(uids)).rowcount
+
+
+def next_gone(connection: Connection, after: str) -> tuple[list[str], str | None]:
+    """The jobs of the next SLICE rows that no longer exist, and where to continue (None: at the end)."""
+    rows = run(connection, SEARCH_SLICE, after=after).all()
+    gone = {row.job_uid for row in rows if row.gone}
+    return sorted(gone), rows[-1].job_uid if len(rows) == SLICE else None

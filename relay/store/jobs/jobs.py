@@ -10,13 +10,11 @@ from sqlmodel import col
 
 from relay.core.incidents import Trouble, trouble_of_job
 from relay.core.jobs.groups import JobChange, place_of, place_of_job
-from relay.core.jobs.job import Job, Observation, PlannedJob, deadline_after
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Job, Observation, PlannedJob, Recipient, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
 from relay.errors import DecryptError, NotFound, RequestError, StaleSequence
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import alone, each, quick
 from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.databases.lookup import Lookup

@@ -11,13 +11,13 @@ from relay.core.jobs.job import NORMAL_WEIGHT, Job, deadline_of
 from relay.core.jsontext import dumps
 from relay.core.records import Registered, Registration
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
-from relay.store.databases.cipher import Cipher
+from relay.store.databases.database import Cipher
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
 from relay.store.databases.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.intents import end_registered, resolve_sent
-from relay.store.jobs.job_search import delete_search, write_search
+from relay.store.jobs.job_pages import delete_search, write_search
 from relay.store.outbox.recording import (
     INSERT_DELIVERY,
     Outbox,

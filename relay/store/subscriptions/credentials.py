@@ -8,8 +8,7 @@ from sqlmodel import col
 
 from relay.core.deliveries.credentials import SinkCredential, stored_token
 from relay.core.records import RefreshTurn
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import each
 from relay.store.databases.locks import locking, row_of
 from relay.store.databases.statements import run

@@ -11,8 +11,7 @@ from relay.core.deliveries.credentials import SinkCredential
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Consent, SigningSecret, Subscription
 from relay.errors import NotFound
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.rows import loads
 from relay.store.schema.tables import SubscriptionRow
 

@@ -10,8 +10,7 @@ from sqlmodel import col
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import Conflict
 from relay.ids import new_id
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.locks import CHANGE, locking, to_change
 from relay.store.databases.statements import run
 from relay.store.outbox.recording import Outbox

@@ -18,8 +18,7 @@ from relay.core.subscriptions.filters import filters_key, unreadable
 from relay.core.subscriptions.handshake import WAITS
 from relay.core.subscriptions.subscription import PULL, SigningSecret, Subscription
 from relay.errors import Conflict, DecryptError
-from relay.store.databases.cipher import Cipher
-from relay.store.databases.database import Database
+from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import alone, each
 from relay.store.databases.locks import CHANGE, MATCH, incidents_of, locking, row_of, to_change
 from relay.store.databases.notices import notify

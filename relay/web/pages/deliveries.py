@@ -13,15 +13,16 @@ from relay.web.delivery_words import (
     actions_of,
     advice,
     next_of,
+    reason_words,
     shown_state,
     state_of,
+    told_reason,
     trouble_of,
     waits_for_a_person,
 )
 from relay.web.desk import together
 from relay.web.drawings import attempts as drawing
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
-from relay.web.reasons import reason_words, told_reason
 from relay.web.rendering import duration
 from relay.web.texts import english
 

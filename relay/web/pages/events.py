@@ -7,11 +7,11 @@ from typing import Any
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
+from relay.web.delivery_words import reason_words
 from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
 from relay.web.pages.deliveries import allowed, full_type, name_of, short_type, subscriptions
-from relay.web.reasons import reason_words
+from relay.web.subscription_form import moment
 from relay.web.texts import english
-from relay.web.times import moment
 from subscribers.wording.jobs import job_event_kind, job_sentence
 
 PAGES: list[Page] = []

@@ -11,12 +11,11 @@ from relay.api.http.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import KNOWN_STATUSES
 from relay.errors import FieldError, RequestError
-from relay.web.delivery_words import shown_state
+from relay.web.delivery_words import shown_state, told_reason
 from relay.web.drawings import hazard, timeline
 from relay.web.job_history import history
 from relay.web.job_words import event_kind, sentence_of, state_of, tone
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
-from relay.web.reasons import told_reason
 from relay.web.rendering import duration, pretty
 from relay.web.texts import english
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from relay.core.jsontext import dumps
 from relay.errors import RequestError
+from relay.web.delivery_words import reason_words
 from relay.web.page import Content, Done, Equivalent, Page, Visit, equivalent
 from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, subscriptions
-from relay.web.reasons import reason_words
+from relay.web.subscription_form import moment
 from relay.web.texts import english
-from relay.web.times import moment
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)

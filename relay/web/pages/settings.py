@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from relay.core.effective import DEFAULT
+from relay.core.values import DEFAULT
 from relay.web.page import Content, Page, Visit, equivalent
 from relay.web.texts import english
 

@@ -9,9 +9,9 @@ from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.charts import Point
+from relay.web.delivery_words import reason_and_cause, told_reason
 from relay.web.desk import together
 from relay.web.page import Content, Done, Export, Page, Visit, equivalent
-from relay.web.reasons import reason_and_cause, told_reason
 from relay.web.subscription_form import (
     AUTOMATIC,
     CREDENTIALS,

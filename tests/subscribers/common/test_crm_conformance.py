@@ -12,8 +12,7 @@ import pytest
 
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Steps, previewed
-from relay.core.jobs.job import JOB_EVENTS
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import JOB_EVENTS, Recipient
 from relay.core.jsontext import dumps
 from relay.errors import NotRenderable
 from tests.support.crm_world import (

@@ -12,7 +12,7 @@ from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Step, Steps
 from relay.core.events.event import Event, Origin
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.samples import sample_event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest

@@ -9,7 +9,7 @@ from relay.cli.demo.live import rerun_line, rerun_picture
 from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_rerun
 from relay.cli.demo.report import Delay, Naive, make_naive
 from relay.cli.demo.scenario import post
-from relay.sandbox.example_requests import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
 from relay.sandbox.fate import Script
 
 NOW = 1_779_271_200.0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.config.settings import Settings, effective_settings, load_settings
-from relay.core.effective import EffectiveSetting
+from relay.core.values import EffectiveSetting
 from relay.node.reload import takes_over
 
 FILE = """\

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.durations import duration_seconds
+from relay.core.values import duration_seconds
 
 
 @pytest.mark.parametrize(

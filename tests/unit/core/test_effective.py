@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from relay.core.effective import DEFAULT, EffectiveSetting
+from relay.core.values import DEFAULT, EffectiveSetting
 
 PORT = EffectiveSetting(
     key="server.port",

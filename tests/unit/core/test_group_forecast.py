@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from relay.core.planner.learning.inspection import RETRY, RUN
 from relay.core.planner.learning.job_times import durations
-from relay.core.planner.learning.policy import RETRY, RUN
 from relay.core.planner.learning.statistics import PlannerStatistics
 from relay.core.polling.group_forecast import (
     EndedJob,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.jobs.listing_times import LISTING_SHARE, SAVED_LISTINGS, ListingTimes
+from relay.core.jobs.connect_accounts import LISTING_SHARE, SAVED_LISTINGS, ListingTimes
 
 NOW = 1_779_271_200.0
 RATE = 10.0

@@ -2,8 +2,14 @@
 
 import pytest
 
-from relay.core.access.netguard import GuardPolicy, refusal_of_url
-from relay.core.access.own_address import browsed_url, is_bound_address, is_loopback_host, is_within
+from relay.core.access.netguard import (
+    GuardPolicy,
+    browsed_url,
+    is_bound_address,
+    is_loopback_host,
+    is_within,
+    refusal_of_url,
+)
 from tests.support.guard import DEVELOPMENT
 
 

@@ -1,8 +1,7 @@
 import pytest
 
 from relay.core.events.event import Event
-from relay.core.subscriptions.filters import matches
-from relay.core.subscriptions.preview import why_not
+from relay.core.subscriptions.filters import matches, why_not
 from relay.core.subscriptions.subscription import Subscription
 
 FAILED, DOWN, OPENED = "ai.revor.job.failed", "relay.source.down", "relay.incident.opened"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.jobs.recipient import ANYBODY, MAX_CHARACTERS, PARTS, Recipient, part_of
+from relay.core.jobs.job import ANYBODY, MAX_CHARACTERS, PARTS, Recipient, part_of
 
 KIM = Recipient(address="kim@example.com", phone="+1 415 555 0100")
 

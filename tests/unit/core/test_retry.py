@@ -22,9 +22,9 @@ from relay.core.deliveries.retry import (
     drain_per_second,
     http_outcome,
     next_probe_at,
+    parse_retry_after,
     sentence,
 )
-from relay.core.deliveries.retry_after import parse_retry_after
 from relay.core.subscriptions.subscription import DEFAULT_RETRY_SCHEDULE_SECONDS
 
 NOW = 1_700_000_000.0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.text import decoded, storable
+from relay.core.jsontext import decoded, storable
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Track requests for jobs that forwarded creates made."""
 
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import Recipient
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
 

@@ -19,8 +19,7 @@ from relay.core.planner.forecast import (
     RUNGS,
     Forecast,
 )
-from relay.core.planner.learning.inspection import Table
-from relay.core.planner.learning.policy import LANE, NEW, RUN, SCHEDULED
+from relay.core.planner.learning.inspection import LANE, NEW, RUN, SCHEDULED, Table
 from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from tests.support.scale import scaled
 

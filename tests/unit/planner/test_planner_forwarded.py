@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.budget.token_bucket import Bucket
+from relay.core.planner.pacer import Bucket
 from relay.core.planner.timeline import SLACK_SECONDS
 from tests.support.scale import scaled
 from tests.unit.planner.test_planner_interface import HEADERS, NOW, QUEUED, explain, next_take, planner_of

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
-from relay.core.planner.planner_views import PollExplanation
+from relay.core.planner.outlook import PollExplanation
 from relay.core.planner.poll_schedule import MAX_PATIENCE
 from tests.support.scale import scaled
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from relay.core.planner.learning.inspection import RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.item_fields import Reading, read_item
 from relay.core.planner.learning.job_times import DURATIONS, durations, durations_from
-from relay.core.planner.learning.policy import RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.polls import learn
 from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, PRIOR, Retries
 from relay.core.planner.learning.statistics import (

@@ -8,7 +8,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
-from relay.core.planner.learning.policy import SCHEDULED
+from relay.core.planner.learning.inspection import SCHEDULED
 from relay.core.planner.open_jobs import OVERDUE_POLLS, UNPARKED_AT_ONCE
 from relay.core.planner.planned_job import PARKED, WAITING, PlannedJob
 from relay.core.planner.poll_schedule import MAX_PATIENCE

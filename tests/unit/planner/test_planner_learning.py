@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.core.planner.learning.inspection import NEW, RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.item_fields import Reading
-from relay.core.planner.learning.policy import NEW, RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.polls import learn
 from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from relay.core.planner.planned_job import PARKED, RUNNING, UNSEEN, WAITING, PlannedJob

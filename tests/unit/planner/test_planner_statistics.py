@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from relay.core.planner.budget.price import price_of
 from relay.core.planner.learning import statistics as statistics_module
 from relay.core.planner.learning.hazard import BINS, EXPLORATION, EXPLORATION_EVENTS, MEMORY_EVENTS, bin_of, exploration
-from relay.core.planner.learning.inspection import Table, run_table, wait_table
-from relay.core.planner.learning.policy import KINDS, MAX_TABLES, NEW, RUN, SCHEDULED, ClassPolicy
+from relay.core.planner.learning.inspection import (
+    KINDS,
+    MAX_TABLES,
+    NEW,
+    RUN,
+    SCHEDULED,
+    ClassPolicy,
+    Table,
+    run_table,
+    wait_table,
+)
 from relay.core.planner.learning.retries import Retries
 from relay.core.planner.learning.statistics import (
     LEAN_EVENTS,
@@ -88,8 +97,8 @@ def test_only_tables_that_plans_were_made_from_count_as_used() -> None:
 
 def test_a_policy_keeps_a_limited_number_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     made = run_table(PRIORS[RUN], 1.0)
-    monkeypatch.setattr("relay.core.planner.learning.policy.run_table", lambda rates, price: made)
-    monkeypatch.setattr("relay.core.planner.learning.policy.wait_table", lambda rates, run_rates, run, price: made)
+    monkeypatch.setattr("relay.core.planner.learning.inspection.run_table", lambda rates, price: made)
+    monkeypatch.setattr("relay.core.planner.learning.inspection.wait_table", lambda rates, run_rates, run, price: made)
     policy = ClassPolicy(list(PRIORS))
     for rung in range(MAX_TABLES):
         policy.table(NEW, rung)

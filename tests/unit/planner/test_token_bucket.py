@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.budget.token_bucket import Bucket
+from relay.core.planner.pacer import Bucket
 from relay.core.planner.timeline import SLACK_SECONDS, STEP_SECONDS, Timeline
 from tests.support.scale import scaled
 

@@ -1,7 +1,7 @@
 import pytest
 
 from relay.config.settings import Settings
-from relay.proxy.adopted_keys import with_adopted
+from relay.proxy.types import with_adopted
 
 
 @pytest.mark.parametrize(

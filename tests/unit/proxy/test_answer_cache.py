@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.proxy.answer_cache import OVERHEAD_BYTES, AnswerCache, CachedAnswer
+from relay.proxy.reads import OVERHEAD_BYTES, AnswerCache, CachedAnswer
 
 KEYS = [("revor", "default", f"job-{number}") for number in range(6)]
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from relay.clock import from_rfc3339
 from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listing
-from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, detect
-from relay.core.jobs.recipient import Recipient
+from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, Recipient, detect
 from relay.core.jsontext import dumps
 from relay.sources.definition import load_definition
 from relay.sources.mapping import (

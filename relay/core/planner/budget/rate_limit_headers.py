@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import NamedTuple
 
-from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS, parse_http_date
+from relay.core.deliveries.retry import MAX_RETRY_AFTER_SECONDS, parse_http_date
 from relay.core.planner.config import RateLimitHeaders
 
 MIN_WINDOW_SECONDS = 0.001

@@ -7,7 +7,7 @@ pauses after a 429 (`Budget.rejected`).
 
 import math
 
-from relay.core.deliveries.retry_after import MAX_RETRY_AFTER_SECONDS
+from relay.core.deliveries.retry import MAX_RETRY_AFTER_SECONDS
 from relay.core.planner.budget.limit_meter import DEFAULT_WINDOW_SECONDS, Meter
 from relay.core.planner.budget.rate_limit_headers import LimitReading
 from relay.core.planner.config import PlannerConfig

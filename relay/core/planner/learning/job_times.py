@@ -13,7 +13,7 @@ from itertools import accumulate
 from random import Random
 
 from relay.core.planner.learning.hazard import BINS, EDGES, PSEUDO_JOBS, WIDTHS
-from relay.core.planner.learning.policy import RETRY, RUN
+from relay.core.planner.learning.inspection import RETRY, RUN
 from relay.core.planner.learning.retries import MAX_ATTEMPTS
 from relay.core.planner.learning.statistics import (
     ALL_CLASSES,

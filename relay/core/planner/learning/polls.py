@@ -5,8 +5,8 @@ Only the time since the last known state counts: jobs that had ended before thei
 
 from __future__ import annotations
 
+from relay.core.planner.learning.inspection import RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.item_fields import Reading
-from relay.core.planner.learning.policy import RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from relay.core.planner.planned_job import PARKED, RUNNING, WAITING, PlannedJob
 

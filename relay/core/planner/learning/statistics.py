@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from relay.core.planner.learning.hazard import Hazard, exploration, lomax
-from relay.core.planner.learning.policy import KINDS, RUN, ClassPolicy
+from relay.core.planner.learning.inspection import KINDS, RUN, ClassPolicy
 from relay.core.planner.learning.retries import Retries
 
 _SCALES = (2.0, 60.0, 4.0, 10.0, 4.0, 2.0, 10.0)
