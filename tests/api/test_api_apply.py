@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import replace
 
 import orjson
-import pytest
 
 from relay.api.http.ports import Token
 from relay.core.subscriptions.signing import new_secret
@@ -92,9 +91,8 @@ async def test_a_dry_run_changes_nothing(client, world):
     assert await listed(client) == before
 
 
-@pytest.mark.parametrize(
-    ("change", "fields"),
-    [
+async def test_a_change_names_its_fields_and_shows_no_secret(client, world) -> None:
+    for change, fields in [
         ({"sink": "https://new.example/hook"}, ["sink"]),
         ({"description": "a text"}, ["description"]),
         ({"source": "/relay"}, ["source"]),
@@ -108,23 +106,23 @@ async def test_a_dry_run_changes_nothing(client, world):
         ({"config": {"secret": SECRET, "retry_schedule": [1]}}, ["config.retry_schedule"]),
         ({"config": {"secret": SECRET, "timeout_seconds": 3}}, ["config.timeout_seconds"]),
         ({"config": {"secret": SECRET, "concurrency": 3}}, ["config.concurrency"]),
-        ({"config": {"kind": "slack", "metadata_keys": ["deal"]}, "sink": SLACK},
-         ["sink", "kind", "types", "incidents", "metadata_keys"]),
-    ],
-)  # fmt: skip
-async def test_a_change_names_its_fields_and_shows_no_secret(client, world, change, fields):
-    await apply(client, CRM)
-    applied = await apply(client, {**CRM, **change})
+        (
+            {"config": {"kind": "slack", "metadata_keys": ["deal"]}, "sink": SLACK},
+            ["sink", "kind", "types", "incidents", "metadata_keys"],
+        ),
+    ]:
+        await apply(client, CRM)
+        applied = await apply(client, {**CRM, **change})
 
-    (change_made,) = applied["changes"]
-    assert change_made["action"] == "change"
-    assert sorted(name.removeprefix("config.") for name in change_made["fields"]) == sorted(
-        name.removeprefix("config.") for name in fields
-    )
-    text = orjson.dumps(applied).decode()
-    for secret in (SECRET, OTHER_SECRET, "very secret", "the-token-itself", "secretsecret"):
-        assert secret not in text
-    assert [one["action"] for one in (await apply(client, {**CRM, **change}))["changes"]] == ["unchanged"]
+        (change_made,) = applied["changes"]
+        assert change_made["action"] == "change"
+        assert sorted(name.removeprefix("config.") for name in change_made["fields"]) == sorted(
+            name.removeprefix("config.") for name in fields
+        )
+        text = orjson.dumps(applied).decode()
+        for secret in (SECRET, OTHER_SECRET, "very secret", "the-token-itself", "secretsecret"):
+            assert secret not in text
+        assert [one["action"] for one in (await apply(client, {**CRM, **change}))["changes"]] == ["unchanged"]
 
 
 async def test_another_secret_is_a_rotation(client, world):
@@ -172,9 +170,8 @@ async def test_a_new_sink_keeps_pending_deliveries_and_a_removed_one_cancels_the
     assert states == {"crm": "pending", "old": "cancelled"}
 
 
-@pytest.mark.parametrize(
-    ("document", "pointer", "code"),
-    [
+async def test_a_mistake_is_named_with_its_place_and_nothing_is_changed(client) -> None:
+    for document, pointer, code in [
         ("text", "", "wrong_type"),
         ({"sink": HOOK}, "/id", "missing"),
         ({**CRM, "id": "not/an id"}, "/id", "invalid_id"),
@@ -190,20 +187,21 @@ async def test_a_new_sink_keeps_pending_deliveries_and_a_removed_one_cancels_the
         ({**CRM, "filters": [{"exact": {"chanel": "email"}}]}, "/filters/0/exact/chanel", "unknown_attribute"),
         ({**CRM, "config": {"secret": SECRET, "template": {"a": "{{"}}}, "/config/template/a", "invalid_template"),
         ({**CRM, "sink": "https://10.0.0.1/x"}, "/sink", "sink_refused"),
-        ({**CRM, "protocolsettings": {"headers": {"X-Api-Key": "[redacted]"}}},
-         "/protocolsettings/headers/X-Api-Key", "redacted"),
+        (
+            {**CRM, "protocolsettings": {"headers": {"X-Api-Key": "[redacted]"}}},
+            "/protocolsettings/headers/X-Api-Key",
+            "redacted",
+        ),
         ({**CRM, "config": {"secret": SECRET, "timeout_seconds": 61}}, "/config/timeout_seconds", "out_of_range"),
         ({**CRM, "config": {"secret": "whsec_short"}}, "/config/secret", "invalid_secret"),
         ({**CRM, "sinkcredential": {**TOKEN, "accesstoken": 1}}, "/sinkcredential/accesstoken", "wrong_type"),
         ({**CRM, "config": {"secret": SECRET, "metadata_keys": ["a"]}}, "/config/metadata_keys", "unknown_option"),
         ({**CRM, "owner": "revor/defualt"}, "/owner", "unknown_account"),
-    ],
-)  # fmt: skip
-async def test_a_mistake_is_named_with_its_place_and_nothing_is_changed(client, document, pointer, code):
-    refused = await apply(client, {**CRM, "id": "first"}, document, status=422)
+    ]:
+        refused = await apply(client, {**CRM, "id": "first"}, document, status=422)
 
-    assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [(f"/subscriptions/1{pointer}", code)]
-    assert await listed(client) == {}
+        assert [(one["pointer"], one["code"]) for one in refused["errors"]] == [(f"/subscriptions/1{pointer}", code)]
+        assert await listed(client) == {}
 
 
 async def test_a_crash_in_the_middle_changes_nothing(client, world, monkeypatch):

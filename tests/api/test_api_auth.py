@@ -85,16 +85,21 @@ async def test_every_operation_without_a_token(open_client):
             assert answer.headers["www-authenticate"] == 'Bearer realm="revor-relay"', operation.id
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["Bearer", "Bearer ", "Basic cmxfYWRtaW4=", "rl_admin", "Bearer rl_admi", "Bearer rl_admin2", b"Bearer \xff\xfe"],
-)
-async def test_an_invalid_token_is_401(open_client, value):
-    client = open_client(dev=False, tokens=TOKENS)
-    for path in ("/v1/jobs", "/metrics", "/v1/no-such-thing", "/v1"):
-        answer = await client.get(path, headers={"Authorization": value})
-        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-        assert answer.headers["www-authenticate"].startswith("Bearer")
+async def test_an_invalid_token_is_401(open_client) -> None:
+    for value in [
+        "Bearer",
+        "Bearer ",
+        "Basic cmxfYWRtaW4=",
+        "rl_admin",
+        "Bearer rl_admi",
+        "Bearer rl_admin2",
+        b"Bearer \xff\xfe",
+    ]:
+        client = open_client(dev=False, tokens=TOKENS)
+        for path in ("/v1/jobs", "/metrics", "/v1/no-such-thing", "/v1"):
+            answer = await client.get(path, headers={"Authorization": value})
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
 CONTROLS = ("%00", "%0a", "%0A", "%0d%0a", "%09", "%1f", "%7f", "%c2%80", "%C2%85", "%c2%9f")
@@ -143,13 +148,11 @@ async def test_a_route_refuses_a_caller_that_the_front_let_through(open_client, 
         assert (answer.status_code == 401) == (operation.scopes is not PUBLIC), operation.id
 
 
-@pytest.mark.parametrize(
-    "path", ["/livez", "/readyz", "/openapi.json", "/asyncapi.json", "/schemas/job-status.v1.json"]
-)
-@pytest.mark.parametrize("dev", [False, True])
-async def test_open_paths_need_no_token(open_client, path, dev):
-    client = open_client(dev=dev, tokens=TOKENS, peer="203.0.113.9", base_url="http://attacker.example")
-    assert (await client.get(path)).status_code == 200
+async def test_open_paths_need_no_token(open_client) -> None:
+    for path in ["/livez", "/readyz", "/openapi.json", "/asyncapi.json", "/schemas/job-status.v1.json"]:
+        for dev in [False, True]:
+            client = open_client(dev=dev, tokens=TOKENS, peer="203.0.113.9", base_url="http://attacker.example")
+            assert (await client.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("tokens", [(), TOKENS], ids=["no tokens", "tokens"])  # fails closed where there is none at all

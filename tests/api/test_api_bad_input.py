@@ -66,9 +66,8 @@ async def test_a_bad_body_is_refused_by_every_operation(client, world, document)
     assert world.dispatcher.tested == []
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer", "code", "words"),
-    [
+async def test_an_invalid_registration_names_field_and_code(client) -> None:
+    for body, pointer, code, words in [
         ({}, "/id", "missing", "it is missing"),
         ({"id": ""}, "/id", "invalid_text", "1 to 200 printable"),
         ({"id": "x" * 201}, "/id", "invalid_text", ""),
@@ -102,20 +101,18 @@ async def test_a_bad_body_is_refused_by_every_operation(client, world, document)
         ({"id": "a", "deadline_seconds": True}, "/deadline_seconds", "wrong_type", "true"),
         ({"id": "a", "deadline_seconds": "60"}, "/deadline_seconds", "wrong_type", "'60'"),
         ({"ok": True, "item": {"name": "x"}}, "/item", "invalid_answer", "as it came"),
-    ],
-)
-async def test_an_invalid_registration_names_field_and_code(client, body, pointer, code, words):
-    for path, sent in (("/v1/jobs", body), ("/v1/jobs/batch", {"jobs": [body]})):
-        answer = await client.post(path, json=sent)
-        if path == "/v1/jobs":
-            assert answer.status_code == 422
-            error = next(one for one in answer.json()["errors"] if one["pointer"] == pointer)
-            assert error["code"] == code
-            assert words in error["detail"]
-        else:
-            rejected = answer.json()["rejected"][0]
-            assert (rejected["index"], words in rejected["detail"]) == (0, True)
-    assert (await client.get("/v1/jobs")).json()["items"] == []
+    ]:
+        for path, sent in (("/v1/jobs", body), ("/v1/jobs/batch", {"jobs": [body]})):
+            answer = await client.post(path, json=sent)
+            if path == "/v1/jobs":
+                assert answer.status_code == 422
+                error = next(one for one in answer.json()["errors"] if one["pointer"] == pointer)
+                assert error["code"] == code
+                assert words in error["detail"]
+            else:
+                rejected = answer.json()["rejected"][0]
+                assert (rejected["index"], words in rejected["detail"]) == (0, True)
+        assert (await client.get("/v1/jobs")).json()["items"] == []
 
 
 VALUES = st.one_of(

@@ -59,9 +59,8 @@ async def test_reader_sees_addresses_and_no_virtual_host(client, open_client, bo
     assert shown["sink"] == (None if expected is None else f"{expected.removesuffix('/sales')}/…")
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer", "code"),
-    [
+async def test_what_cannot_be_right_is_refused_at_its_place(client) -> None:
+    for body, pointer, code in [
         ({**KAFKA, "protocol": "NATS"}, "/protocol", "protocol_mismatch"),
         ({**KAFKA, "protocol": "HTTP"}, "/protocol", "protocol_mismatch"),
         ({**KAFKA, "config": {"kind": "nats"}}, "/config/kind", "protocol_mismatch"),
@@ -166,15 +165,12 @@ async def test_reader_sees_addresses_and_no_virtual_host(client, open_client, bo
             "/sinkcredential/credentialtype",
             "credential_unsuitable",
         ),
-    ],
-)
-async def test_what_cannot_be_right_is_refused_at_its_place(client, body, pointer, code):
-    assert (pointer, code) in await errors_of(client, body)
+    ]:
+        assert (pointer, code) in await errors_of(client, body)
 
 
-@pytest.mark.parametrize(
-    ("sink", "policy", "refused"),
-    [
+async def test_settings_of_security_hold_for_brokers(open_client) -> None:
+    for sink, policy, refused in [
         ("kafkas://xn--bcher-kva.example", GuardPolicy(), False),
         ("kafkas://a.example:9092", GuardPolicy(), False),
         ("kafkas://a.example:5671", GuardPolicy(), True),
@@ -184,11 +180,9 @@ async def test_what_cannot_be_right_is_refused_at_its_place(client, body, pointe
         ("kafkas://a.example", GuardPolicy(by_proxy=True), True),
         ("kafka://127.0.0.1:5", GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)), False),
         ("kafka://127.0.0.1:5", GuardPolicy(allow_networks=(ip_network("127.0.0.0/8"),)), True),
-    ],
-)
-async def test_settings_of_security_hold_for_brokers(open_client, sink, policy, refused):
-    answer = await open_client(guard=policy).post("/v1/subscriptions", json={**KAFKA, "sink": sink})
-    assert (answer.status_code == 422) is refused, answer.text
+    ]:
+        answer = await open_client(guard=policy).post("/v1/subscriptions", json={**KAFKA, "sink": sink})
+        assert (answer.status_code == 422) is refused, answer.text
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,8 @@ async def test_what_is_known_of_a_person_is_erased(client: Client, world: World)
     assert again.json() == {**NOTHING, "next_cursor": None}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+async def test_anything_but_one_selection_is_refused(client: Client) -> None:
+    for body in [
         {},
         {"metadata": {"a": "b"}, "job": "a"},
         {"group": "a", "job": "a"},
@@ -50,10 +49,8 @@ async def test_what_is_known_of_a_person_is_erased(client: Client, world: World)
         {"job": "a", "cursor": "am9i"},
         {"job": "a", "cursor": "!"},
         {"jobs": "a"},
-    ],
-)
-async def test_anything_but_one_selection_is_refused(client: Client, body: object) -> None:
-    assert (await client.post("/v1/erasures", json=body)).status_code == 422
+    ]:
+        assert (await client.post("/v1/erasures", json=body)).status_code == 422
 
 
 async def test_a_long_erasure_goes_on_from_its_cursor(

@@ -93,36 +93,32 @@ async def test_shown_credential_that_is_sent_back_keeps_the_stored_one(client, w
     assert await stored(world, made) == before
 
 
-@pytest.mark.parametrize(
-    "sink",
-    [
+async def test_sink_of_another_origin_needs_the_credential_again(open_client, world) -> None:
+    for sink in [
         "https://evil.example/hooks",
         "https://receiver.example.evil.example/",
         "https://receiver.example./hooks",
         "https://sub.receiver.example/hooks",
         "https://receiver.example:8443/hooks",
-    ],
-)
-async def test_sink_of_another_origin_needs_the_credential_again(open_client, world, sink):
-    client = open_client()
-    made = await create(client, sinkcredential=PLAIN)
-    path, before = f"/v1/subscriptions/{made['id']}", await stored(world, made)
-    shown = (await client.get(path)).json()
-    for body in ({"sink": sink}, {**shown, "sink": sink}):
-        answer = await client.put(path, json=body)
-        assert answer.status_code == 422
+    ]:
+        client = open_client()
+        made = await create(client, sinkcredential=PLAIN)
+        path, before = f"/v1/subscriptions/{made['id']}", await stored(world, made)
+        shown = (await client.get(path)).json()
+        for body in ({"sink": sink}, {**shown, "sink": sink}):
+            answer = await client.put(path, json=body)
+            assert answer.status_code == 422
+            if ":8443" not in sink:
+                assert errors(answer) == [("/sinkcredential", "credential_bound")]
+        assert await stored(world, made) == before
         if ":8443" not in sink:
-            assert errors(answer) == [("/sinkcredential", "credential_bound")]
-    assert await stored(world, made) == before
-    if ":8443" not in sink:
-        again = await client.put(path, json={"sink": sink, "sinkcredential": {**PLAIN, "secret": "theirs"}})
-        assert again.status_code == 200
-        assert (await stored(world, made)).origin != before.origin
+            again = await client.put(path, json={"sink": sink, "sinkcredential": {**PLAIN, "secret": "theirs"}})
+            assert again.status_code == 200
+            assert (await stored(world, made)).origin != before.origin
 
 
-@pytest.mark.parametrize(
-    ("credential", "expected"),
-    [
+async def test_credential_that_cannot_be_sent_is_refused_without_quoting_it(client) -> None:
+    for credential, expected in [
         ({}, ("/sinkcredential/credentialtype", "missing")),
         ({"credentialtype": "plain"}, ("/sinkcredential/credentialtype", "unknown_value")),
         ({"credentialtype": ["PLAIN"]}, ("/sinkcredential/credentialtype", "unknown_value")),
@@ -150,17 +146,14 @@ async def test_sink_of_another_origin_needs_the_credential_again(open_client, wo
         ({**GIVEN["HEADER"], "name": "a b"}, ("/sinkcredential/name", "invalid_header")),
         ({**GIVEN["HEADER"], "value": "a\r\nb"}, ("/sinkcredential/name", "invalid_header")),
         ({**GIVEN["CLIENTCREDENTIALS"], "scope": "a\nb"}, ("/sinkcredential/scope", "invalid_credential")),
-    ],
-)
-async def test_credential_that_cannot_be_sent_is_refused_without_quoting_it(client, credential, expected):
-    answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "sinkcredential": credential})
-    assert expected in errors(answer)
-    assert not any(secret in answer.text for secret in SECRETS)
+    ]:
+        answer = await client.post("/v1/subscriptions", json={"sink": HOOK, "sinkcredential": credential})
+        assert expected in errors(answer)
+        assert not any(secret in answer.text for secret in SECRETS)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+async def test_token_endpoint_passes_the_guard_of_sinks(client) -> None:
+    for url in [
         "http://login.example/token",
         "https://127.0.0.1/token",
         "https://169.254.169.254/latest/",
@@ -172,14 +165,12 @@ async def test_credential_that_cannot_be_sent_is_refused_without_quoting_it(clie
         "https://login.internal/",
         "file:///etc/passwd",
         "https://login.example/\\@evil",
-    ],
-)
-@pytest.mark.parametrize("type", ["CLIENTCREDENTIALS", "REFRESHTOKEN"])
-async def test_token_endpoint_passes_the_guard_of_sinks(client, type, url):
-    field = {"CLIENTCREDENTIALS": "token_url", "REFRESHTOKEN": "refreshtokenendpoint"}[type]
-    body = {"sink": HOOK, "sinkcredential": {**GIVEN[type], field: url}}
-    answer = await client.post("/v1/subscriptions", json=body)
-    assert errors(answer) == [(f"/sinkcredential/{field}", "sink_refused")]
-    made = await create(client)
-    put = await client.put(f"/v1/subscriptions/{made['id']}", json=body)
-    assert errors(put) == [(f"/sinkcredential/{field}", "sink_refused")]
+    ]:
+        for type in ["CLIENTCREDENTIALS", "REFRESHTOKEN"]:
+            field = {"CLIENTCREDENTIALS": "token_url", "REFRESHTOKEN": "refreshtokenendpoint"}[type]
+            body = {"sink": HOOK, "sinkcredential": {**GIVEN[type], field: url}}
+            answer = await client.post("/v1/subscriptions", json=body)
+            assert errors(answer) == [(f"/sinkcredential/{field}", "sink_refused")]
+            made = await create(client)
+            put = await client.put(f"/v1/subscriptions/{made['id']}", json=body)
+            assert errors(put) == [(f"/sinkcredential/{field}", "sink_refused")]
