@@ -6,9 +6,8 @@ from relay.api.deliveries import deliveries, replays
 from relay.api.events import events
 from relay.api.http.operations import models_of
 from relay.api.http.shown import example_of
-from relay.api.jobs import groups, intents, jobs, registration
+from relay.api.jobs import groups, intents, jobs
 from relay.api.subscriptions import declared, previews, pulling, subscriptions
-from relay.api.subscriptions import models as subscription_models
 
 _RESOURCES = (
     jobs,
@@ -37,13 +36,5 @@ _RESOURCES = (
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
 
-_DICTS = {
-    name: example
-    for module in (*_RESOURCES, registration, subscription_models)
-    for name, example in getattr(module, "EXAMPLES", {}).items()
-}
-EXAMPLES = {
-    model.__name__: _DICTS[model.__name__] if model.__name__ in _DICTS else example_of(model)
-    for model in models_of(OPERATIONS)
-}
+EXAMPLES = {model.__name__: example_of(model) for model in models_of(OPERATIONS)}
 """One example of each body and answer, by the name of its model."""

@@ -4,14 +4,14 @@ import re
 from base64 import b32decode
 from binascii import crc_hqx
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
-from relay.api.http.fields import MAX_URL_CHARACTERS, Body, Moment, Time, header_view
+from relay.api.http.fields import MAX_URL_CHARACTERS, Body, Moment, header_view
 from relay.api.http.ports import ApiSettings
+from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid
 from relay.api.jobs.registration import check_sink
 from relay.clock import from_rfc3339
@@ -154,24 +154,19 @@ SinkCredentialBody = Annotated[
 ]
 
 
-class ShownCredential(TypedDict):
+class ShownCredential(Shown):
     """The credential of a sink, without what is secret."""
 
     credentialtype: Literal["PLAIN", "ACCESSTOKEN", "REFRESHTOKEN", "CLIENTCREDENTIALS", "HEADER", "NKEY"]
-    identifier: NotRequired[str]
-    accesstokenexpiresutc: NotRequired[Time]
-    accesstokentype: NotRequired[str]
-    refreshtokenendpoint: NotRequired[str]
-    client_id: NotRequired[str]
-    token_url: NotRequired[str]
-    scope: NotRequired[str]
-    audience: NotRequired[str]
-    name: NotRequired[str]
-
-
-def credential_view(credential: SinkCredential | None) -> ShownCredential | None:
-    """The credential as it is shown."""
-    return None if credential is None else credential.shown  # type: ignore[return-value]
+    identifier: str = ""
+    accesstokenexpiresutc: str = Field(default="", json_schema_extra={"format": "date-time"})
+    accesstokentype: str = ""
+    refreshtokenendpoint: str = ""
+    client_id: str = ""
+    token_url: str = ""
+    scope: str = ""
+    audience: str = ""
+    name: str = ""
 
 
 def sent_headers_view(headers: Sequence[tuple[str, str]], credential: SinkCredential | None) -> dict[str, str]:
@@ -238,6 +233,4 @@ def credential_errors(credential: SinkCredential | None, headers: tuple[tuple[st
     return [FieldError(pointer="/sinkcredential", code="header_conflict", detail=detail)]
 
 
-assert not SECRET_FIELDS & set(ShownCredential.__annotations__)
-
-EXAMPLES: dict[str, Any] = {}
+assert not SECRET_FIELDS & set(ShownCredential.model_fields)

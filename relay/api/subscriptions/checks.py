@@ -26,8 +26,8 @@ from relay.api.subscriptions.models import (
     SubscriptionCreate,
     SubscriptionReplace,
     start_seconds,
+    start_text,
 )
-from relay.api.subscriptions.views import start_view
 from relay.core.access.netguard import check_custom_headers, origin_of
 from relay.core.deliveries.broker import SCHEMES, protocol_of, refusal_of_broker
 from relay.core.deliveries.credentials import SinkCredential
@@ -68,8 +68,8 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
     if config.secret is not None:
         detail = "a secret cannot be replaced here: use POST …/rotate-secret, which keeps the old one valid for a while"
         errors.append(FieldError(pointer="/config/secret", code="not_replaceable", detail=detail))
-    if "start" in config.model_fields_set and config.start != start_view(before.start_at):
-        detail = f"it cannot be changed; it is {start_view(before.start_at)!r}"
+    if "start" in config.model_fields_set and config.start != start_text(before.start_at):
+        detail = f"it cannot be changed; it is {start_text(before.start_at)!r}"
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
         raise invalid(*errors)

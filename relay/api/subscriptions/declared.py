@@ -24,9 +24,14 @@ from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, under, validate
 from relay.api.subscriptions.checks import awaits_consent, read_declared, with_portal
-from relay.api.subscriptions.models import DeclaredSubscription, SubscriptionConfig, start_seconds
+from relay.api.subscriptions.models import (
+    DeclaredSubscription,
+    SubscriptionConfig,
+    start_seconds,
+    start_text,
+    subscription_view,
+)
 from relay.api.subscriptions.subscriptions import with_secret
-from relay.api.subscriptions.views import start_view, subscription_view
 from relay.core.access.audit import AuditRecord, Result
 from relay.core.deliveries.credentials import SinkCredential
 from relay.core.events.event import owner_of
@@ -355,7 +360,7 @@ def _fixed(
     """An error for each difference in a field that cannot change."""
     else_ = "declare another id instead"
     if "start" in config.model_fields_set and start_seconds(config.start) != before.start_at:
-        detail = f"it cannot be changed; it is {start_view(before.start_at)!r}: {else_}"
+        detail = f"it cannot be changed; it is {start_text(before.start_at)!r}: {else_}"
         yield FieldError(pointer="/config/start", code="not_replaceable", detail=detail)
     if owner != before.owner:
         is_ = "it is not limited to an account" if before.owner is None else f"it is {before.owner!r}"

@@ -1,31 +1,19 @@
-"""A subscription in JSON: the request bodies and the answer, with their examples.
+"""A subscription in JSON: the request bodies and the answer. `checks.py` reads the bodies, `kind_fields.py` has the
+fields of some kinds only."""
 
-`checks.py` reads the bodies, `views.py` makes the answers, `kind_fields.py` has the fields of some kinds only.
-"""
-
-from typing import Annotated, Any, ClassVar, Literal, NotRequired, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
-from relay.api.deliveries.sink_credentials import (
-    ShownCredential,
-    SinkCredentialBody,
-)
-from relay.api.http.examples import SUBSCRIPTION_ID, TIME
-from relay.api.http.fields import (
-    MAX_ID_CHARACTERS,
-    MAX_TYPES,
-    MAX_URL_CHARACTERS,
-    Body,
-    Duration,
-    NextCursor,
-    Time,
-)
-from relay.api.http.shown import Shown
-from relay.api.subscriptions.kind_fields import Part, WithKindFields
-from relay.clock import from_rfc3339
+from relay.api.deliveries.sink_credentials import ShownCredential, SinkCredentialBody
+from relay.api.http.examples import SUBSCRIPTION_ID
+from relay.api.http.fields import MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, Body, Duration, header_view
+from relay.api.http.ports import ApiSettings
+from relay.api.http.shown import Shown, Time, page_of
+from relay.api.subscriptions.kind_fields import Part, WithKindFields, shown_fields
+from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.deliveries.pulls import LAG_COUNTED, LAG_COUNTED_IN_ANSWERS
 from relay.core.subscriptions import subscription as core
 from relay.core.subscriptions.filters import MAX_COMPARISONS
@@ -35,6 +23,8 @@ from subscribers.options import Whole
 
 MAX_RETRIES = 50
 
+_SINK = "https://receiver.example/hooks"
+
 Method = Literal["POST", "PUT", "PATCH"]
 
 
@@ -43,6 +33,13 @@ def start_seconds(start: str | None) -> float | None:
     if start is None or start == "now":
         return None
     return 0.0 if start == "earliest" else from_rfc3339(start)
+
+
+def start_text(start_at: float | None) -> str:
+    """The value of `config.start`."""
+    if start_at is None:
+        return "now"
+    return to_rfc3339(start_at) if start_at else "earliest"
 
 
 def _start(value: str) -> str:
@@ -67,19 +64,26 @@ class ShownProtocolSettings(Shown, WithKindFields):
 
     part: ClassVar[Part] = "protocolsettings"
 
-    headers: dict[str, str] = Field(default={})
-    method: Method = Field(default="POST")
+    headers: dict[str, str] = Field(default={}, examples=[{}])
+    method: Method = Field(default="POST", examples=["POST"])
 
 
 class ShownConfig(Shown, WithKindFields):
     """How events are rendered, ordered and retried: the fields of every kind, and those of its own."""
 
-    kind: str
+    example: ClassVar[Mapping[str, Any]] = {
+        "content_mode": "structured",
+        "batch": None,
+        "template": None,
+        "strict": None,
+    }
+
+    kind: str = Field(examples=["webhook"])
     ordering: Literal["job", "none"]
     signature: core.Signature
-    start: str
-    timeout_seconds: float
-    retry_schedule: list[float]
+    start: str = Field(examples=["now"])
+    timeout_seconds: float = Field(examples=[15.0])
+    retry_schedule: list[float] = Field(examples=[[5.0, 300.0, 1800.0]])
     rate_per_second: float | None
     concurrency: int | None
     portal: str | None = Field(description="The account at the CRM, as the check of the credential found it.")
@@ -89,7 +93,7 @@ class ShownConfig(Shown, WithKindFields):
     secret: str = Field(default="", description="Only in the answer to the request that created it.")
 
 
-class ShownConsent(TypedDict):
+class ShownConsent(Shown):
     """The result of the handshake with the sink."""
 
     origin: str
@@ -97,29 +101,30 @@ class ShownConsent(TypedDict):
     at: Time
 
 
-class Lag(TypedDict):
+class Lag(Shown):
     """What the programs that pull have not acknowledged yet, deliveries under a lease included."""
 
-    count: Annotated[
-        int, Field(description=f"At most {LAG_COUNTED:,} are counted, {LAG_COUNTED_IN_ANSWERS:,} when they are pulled.")
-    ]
-    oldest_seconds: Annotated[float | None, Field(description="Age of the oldest one; null if there is none.")]
+    count: int = Field(
+        description=f"At most {LAG_COUNTED:,} are counted, {LAG_COUNTED_IN_ANSWERS:,} when they are pulled.",
+        examples=[1],
+    )
+    oldest_seconds: float | None = Field(description="Age of the oldest one; null if there is none.", examples=[2.5])
 
 
-class Subscription(TypedDict):
+class Subscription(Shown):
     """A subscription. Secret parts of its sink are redacted."""
 
-    id: str
-    sink: Annotated[str | None, Field(description="null: protocol PULL.")]
-    types: list[str] | None
+    id: str = Field(examples=[SUBSCRIPTION_ID])
+    sink: str | None = Field(description="null: protocol PULL.", examples=[_SINK])
+    types: list[str] | None = Field(examples=[["ai.revor.job.failed"]])
     source: str | None
-    filters: list[dict[str, Any]] | None
+    filters: list[dict[str, Any]] | None = Field(examples=[[{"exact": {"channel": "linkedin"}}]])
     protocol: core.Protocol
     protocolsettings: ShownProtocolSettings
     sinkcredential: ShownCredential | None
     config: ShownConfig
-    description: str | None
-    state: Literal["enabled", "paused", "disabled", "pending"]
+    description: str | None = Field(examples=["The CRM"])
+    state: core.State
     disabled_reason: str | None
     state_since: Time
     state_reason: str | None
@@ -127,33 +132,33 @@ class Subscription(TypedDict):
     failing_reason: str | None
     paused_until: Time | None
     next_probe_at: Time | None
-    owner: Annotated[
-        str | None,
-        Field(
-            description="The account that it is limited to, as source/account: a token bound to that account made it. "
-            "null: it is not limited."
-        ),
-    ]
-    declared: Annotated[
-        bool, Field(description="Whether `POST /v1/subscriptions/apply` declared it, and may remove it.")
-    ]
+    owner: str | None = Field(
+        description="The account that it is limited to, as source/account: a token bound to that account made it. "
+        "null: it is not limited."
+    )
+    declared: bool = Field(description="Whether `POST /v1/subscriptions/apply` declared it, and may remove it.")
     next_handshake_at: Time | None
     consent: ShownConsent | None
-    lag: NotRequired[Annotated[Lag, Field(description="Of protocol PULL, in lists and where one is read.")]]
+    lag: Lag = Field(
+        default_factory=lambda: Lag.model_construct(count=0, oldest_seconds=None),
+        description="Of protocol PULL, in lists and where one is read.",
+    )
     created_at: Time
 
 
-class Skipped(TypedDict):
+class Skipped(Shown):
     """Deliveries that were not sent because no contact in the CRM matches, or more than one."""
 
-    count: Annotated[int, Field(description="At most a million.")]
-    since: Annotated[Time | None, Field(description="When the oldest of them was made; null: there is none.")]
+    count: int = Field(description="At most a million.")
+    since: Time | None = Field(description="When the oldest of them was made; null: there is none.")
 
 
 class RemovedSubscription(Subscription):
     """A removed subscription."""
 
-    cancelled: Annotated[int, Field(description="The number of deliveries that were cancelled, counted up to 10,000.")]
+    cancelled: int = Field(
+        description="The number of deliveries that were cancelled, counted up to 10,000.", examples=[5]
+    )
 
 
 class SubscriptionWithSkipped(Subscription):
@@ -162,11 +167,47 @@ class SubscriptionWithSkipped(Subscription):
     skipped: Skipped
 
 
-class SubscriptionPage(TypedDict):
-    """One page of subscriptions."""
+SubscriptionPage = page_of(Subscription, "subscriptions")
 
-    items: list[Subscription]
-    next_cursor: NextCursor
+
+def subscription_view(
+    subscription: core.Subscription,
+    shown_sink: Callable[[str, str], str],
+    settings: ApiSettings,
+    *,
+    secret: str | None = None,
+) -> dict[str, Any]:
+    """A subscription, with the defaults of the settings filled in. `secret` is only shown once, on creation."""
+    own_timeout, own_schedule = subscription.timeout_seconds, subscription.retry_schedule_seconds
+    config = ShownConfig.of(
+        subscription,
+        signature="both" if subscription.callback else subscription.signature,
+        start=start_text(subscription.start_at),
+        timeout_seconds=settings.default_timeout_seconds if own_timeout is None else own_timeout,
+        retry_schedule=settings.default_retry_schedule_seconds if own_schedule is None else own_schedule,
+        portal=subscription.options.get(core.PORTAL),
+        dry_run=subscription.options.get("dry_run", False),
+        **({} if secret is None else {"secret": secret}),
+    )
+    return Subscription.of(
+        subscription,
+        sink=shown_sink(subscription.kind, subscription.sink) or None,
+        filters=[dict(one) for one in subscription.filters] or None,
+        protocolsettings=_settings_view(subscription),
+        sinkcredential=None if subscription.credential is None else subscription.credential.shown,
+        config={**config, **shown_fields(subscription, "config")},
+        state_since=subscription.state_since or subscription.created_at,
+        next_probe_at=subscription.probe_at,
+        declared=subscription.declared is not None,
+        next_handshake_at=subscription.handshake_at,
+    )
+
+
+def _settings_view(subscription: core.Subscription) -> dict[str, Any]:
+    if subscription.protocol != "HTTP":
+        return dict(subscription.options.get(core.SETTINGS) or {})
+    headers = {name: header_view(name, value) for name, value in subscription.headers}
+    return {"headers": headers, "method": subscription.method}
 
 
 class ProtocolSettings(Body, WithKindFields):
@@ -236,13 +277,14 @@ _FILTER: dict[str, Any] = {"type": "object", "minProperties": 1, "maxProperties"
 class SubscriptionCreate(Body):
     """A subscription, in the shape of the CloudEvents Subscriptions API."""
 
-    read_only: ClassVar[frozenset[str]] = frozenset(SubscriptionWithSkipped.__annotations__)
+    read_only: ClassVar[frozenset[str]] = frozenset(SubscriptionWithSkipped.model_fields)
 
     sink: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)] | None = Field(
         default=None,
         description="Where events are sent to: an https URL, or a broker such as `kafkas://one.example:9093,"
         "two.example:9093`, `tls://nats.example:4222` or `amqps://rabbit.example/vhost`. Needed unless `protocol` is "
         "PULL, which has none.",
+        examples=[_SINK],
     )
     types: list[str] | None = Field(
         default=None,
@@ -258,6 +300,7 @@ class SubscriptionCreate(Body):
         description="Send only events for which all of these are true: filters of the CloudEvents Subscriptions API in "
         "the dialects `exact`, `prefix`, `suffix`, `all`, `any` and `not`, with names of attributes or JSON pointers "
         "into the event (`/data/metadata/deal`), and the dialects `in`, `contains`, `range` and `exists`.",
+        examples=[[{"exact": {"channel": "linkedin"}}, {"not": {"prefix": {"group": "test-"}}}]],
     )
     protocol: core.Protocol | None = Field(
         default=None,
@@ -269,18 +312,23 @@ class SubscriptionCreate(Body):
         default=None,
         description="What the sink asks for besides the signature. Sent only to the sink's scheme, host and port, and "
         "never shown again. `PUT` keeps it if it is absent, and removes it if it is null.",
+        examples=[{"credentialtype": "PLAIN", "identifier": "relay", "secret": "a password"}],
     )
-    config: SubscriptionConfig | None = None
-    description: str | None = Field(default=None, max_length=1_000)
+    config: SubscriptionConfig | None = Field(default=None, examples=[{"retry_schedule": ["5s", "5m", 1800]}])
+    description: str | None = Field(default=None, max_length=1_000, examples=["The CRM"])
 
 
 class DeclaredSubscription(SubscriptionCreate):
     """A subscription as `subscriptions` in relay.yaml declares it. What it omits has its default."""
 
+    config: SubscriptionConfig | None = Field(
+        default=None, examples=[{"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}]
+    )
     id: str = Field(
         min_length=1,
         max_length=MAX_ID_CHARACTERS,
         description="The subscription's id, of your own choice: letters, digits, dots, dashes and underscores.",
+        examples=["crm"],
     )
     owner: str | None = Field(
         default=None,
@@ -292,7 +340,7 @@ class DeclaredSubscription(SubscriptionCreate):
 
 _IGNORED: dict[str, Any] = {
     name: (Any, Field(default=None, description="Ignored."))
-    for name in SubscriptionWithSkipped.__annotations__
+    for name in SubscriptionWithSkipped.model_fields
     if name not in SubscriptionCreate.model_fields
 }
 SubscriptionReplace = create_model(
@@ -302,69 +350,3 @@ SubscriptionReplace = create_model(
     "sent back: read-only fields are ignored, and a redacted sink or header keeps its value.",
     **_IGNORED,
 )
-
-
-_EXAMPLE: Subscription = {
-    "id": SUBSCRIPTION_ID,
-    "sink": "https://receiver.example/hooks",
-    "types": ["ai.revor.job.failed"],
-    "source": None,
-    "filters": [{"exact": {"channel": "linkedin"}}],
-    "protocol": "HTTP",
-    "protocolsettings": cast("ShownProtocolSettings", {"headers": {}, "method": "POST"}),
-    "sinkcredential": None,
-    "config": cast(
-        "ShownConfig",
-        {
-            "kind": "webhook",
-            "content_mode": "structured",
-            "batch": None,
-            "ordering": "job",
-            "signature": "v1",
-            "start": "now",
-            "timeout_seconds": 15.0,
-            "retry_schedule": [5.0, 300.0, 1800.0],
-            "rate_per_second": None,
-            "concurrency": None,
-            "template": None,
-            "strict": None,
-            "portal": None,
-            "dry_run": False,
-            "handshake": "off",
-            "incidents": "off",
-        },
-    ),
-    "description": "The CRM",
-    "state": "enabled",
-    "disabled_reason": None,
-    "state_since": TIME,
-    "state_reason": None,
-    "failing_since": None,
-    "failing_reason": None,
-    "paused_until": None,
-    "next_probe_at": None,
-    "owner": None,
-    "declared": False,
-    "next_handshake_at": None,
-    "consent": None,
-    "created_at": TIME,
-}
-EXAMPLES: dict[str, Any] = {
-    "SubscriptionCreate": {
-        "sink": "https://receiver.example/hooks",
-        "filters": [{"exact": {"channel": "linkedin"}}, {"not": {"prefix": {"group": "test-"}}}],
-        "sinkcredential": {"credentialtype": "PLAIN", "identifier": "relay", "secret": "a password"},
-        "config": {"retry_schedule": ["5s", "5m", 1800]},
-        "description": "The CRM",
-    },
-    "DeclaredSubscription": {
-        "id": "crm",
-        "sink": "https://receiver.example/hooks",
-        "config": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
-    },
-    "SubscriptionReplace": {"sink": "https://receiver.example/hooks", "description": "The new CRM"},
-    "Subscription": _EXAMPLE,
-    "RemovedSubscription": {**_EXAMPLE, "cancelled": 5},
-    "SubscriptionWithSkipped": {**_EXAMPLE, "skipped": {"count": 0, "since": None}},
-    "SubscriptionPage": {"items": [_EXAMPLE], "next_cursor": None},
-}

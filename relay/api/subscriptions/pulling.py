@@ -21,7 +21,6 @@ from relay.api.http.shown import Shown, Time
 from relay.api.http.stream import fragment
 from relay.api.http.validation import validate
 from relay.api.subscriptions.models import Lag
-from relay.api.subscriptions.views import lag_view
 from relay.clock import to_rfc3339
 from relay.core.deliveries import pulls as core
 from relay.core.subscriptions.subscription import PULL, Subscription
@@ -103,7 +102,7 @@ class Pulled(Shown):
 
     items: list[PulledDelivery]
     lease_ends_at: Time | None = Field(description="null without items.", examples=[TIME])
-    lag: Lag = Field(examples=[{"count": 1, "oldest_seconds": 2.5}])
+    lag: Lag
     reason: Reason | None = Field(description="Why nothing is handed out at present; null if it may be.")
 
 
@@ -200,7 +199,7 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
             for one in claimed
         ],
         "lease_ends_at": to_rfc3339(until) if claimed else None,
-        "lag": lag_view(lag, call.ports.clock()),
+        "lag": Lag.of(lag, oldest_seconds=lag.oldest_seconds(call.ports.clock())),
         "reason": None if subscription.state == "enabled" else subscription.state,
     }
     return Response(orjson.dumps(answer), media_type="application/json")

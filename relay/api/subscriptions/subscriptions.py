@@ -39,15 +39,17 @@ from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.api.subscriptions.checks import awaits_consent, read_create, read_replace
 from relay.api.subscriptions.kind_fields import place_of
 from relay.api.subscriptions.models import (
+    Lag,
     RemovedSubscription,
+    Skipped,
     Subscription,
     SubscriptionCreate,
     SubscriptionPage,
     SubscriptionReplace,
     SubscriptionWithSkipped,
+    subscription_view,
 )
 from relay.api.subscriptions.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
-from relay.api.subscriptions.views import lag_view, subscription_view, with_skipped
 from relay.clock import to_rfc3339
 from relay.core.events.event import Event, Origin, source_event_types
 from relay.core.jsontext import dumps
@@ -119,7 +121,7 @@ def _id_and_secret(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": answer["id"], "config": {"secret": answer["config"].get("secret")}}
 
 
-async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> Subscription:
+async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     found = await _named(call, kept["id"])
     return subscription_view(found, call.shown_sink, call.ports.settings, secret=kept["config"]["secret"])
 
@@ -209,7 +211,7 @@ async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     subscription = await _find(call)
     skipped = await call.ports.store.deliveries.skipped(subscription.id)
-    return json_response(with_skipped(await _view(call, subscription, lag=True), skipped))
+    return json_response({**await _view(call, subscription, lag=True), "skipped": Skipped.of(skipped)})
 
 
 @operation(
@@ -260,8 +262,7 @@ async def delete_subscription(call: Call) -> Response:
     cancelled = await call.ports.store.subscriptions.pending(subscription.id)
     await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
     call.ports.dispatcher.wake()
-    removed: RemovedSubscription = {**await _view(call, subscription), "cancelled": cancelled}
-    return json_response(removed)
+    return json_response({**await _view(call, subscription), "cancelled": cancelled})
 
 
 def _of_test(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -418,10 +419,11 @@ def _comparable(url: str) -> tuple[str, ...]:
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
 
 
-async def _view(call: Call, subscription: core.Subscription, *, lag: bool = False) -> Subscription:
+async def _view(call: Call, subscription: core.Subscription, *, lag: bool = False) -> dict[str, Any]:
     shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
     if lag and subscription.kind == core.PULL:
-        shown["lag"] = lag_view(await call.ports.pulls.lag(subscription.id), call.ports.clock())
+        found = await call.ports.pulls.lag(subscription.id)
+        shown["lag"] = Lag.of(found, oldest_seconds=found.oldest_seconds(call.ports.clock()))
     return shown
 
 

@@ -97,7 +97,7 @@ def export(
         return [(shown, None) for shown in relay.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)]
 
     async def directly(database: Opened) -> Any:
-        from relay.api.subscriptions.views import subscription_view
+        from relay.api.subscriptions.models import subscription_view
 
         context = await database.context()
         stored = await database.store.subscriptions.all()
