@@ -187,6 +187,8 @@ def _config(
     given = dict(shown["config"])
     kind = registry.kinds().get(str(given["kind"]))
     defaults = {name: field.default for name, field in fields.items()}
+    if kind is not None:
+        defaults |= {name: kind.options.default_of(name) for name in kind.options.model_fields}
     defaults |= {"kind": registry.infer_kind(shown["sink"] or ""), "incidents": kind and kind.default_incidents}
     if stored is not None:  # these follow the relay's settings
         own_timeout = stored.timeout_seconds not in (None, kind and kind.timeout_seconds)
@@ -195,7 +197,7 @@ def _config(
     found = {
         name: value
         for name, value in given.items()
-        if name in fields and value is not None and value != defaults[name] and name not in _NOT_DECLARED
+        if name in defaults and value is not None and value != defaults[name] and name not in _NOT_DECLARED
     }
     if (kind is None or kind.signed) and given["signature"] != "v1a":
         found["secret"] = _placeholder(id) if real is None else current_secret(real.secrets)
