@@ -17,17 +17,6 @@ def filled(concurrency: Concurrency, seconds: float, count: int) -> int:
     return concurrency.limit
 
 
-def test_slots_start_small_and_within_the_ceiling():
-    assert Concurrency(ceiling=64).limit == START
-    assert Concurrency(ceiling=3).limit == 3
-
-
-def test_prompt_sink_gets_more_slots_up_to_the_ceiling():
-    concurrency = Concurrency(ceiling=64)
-    assert filled(concurrency, 5.0, START) == 2 * START
-    assert filled(concurrency, 5.0, 1_000) == 64
-
-
 def test_queueing_at_the_sink_stops_growth():
     concurrency = Concurrency(ceiling=64)
     concurrency.succeeded(0.1, in_flight=1, full=False)

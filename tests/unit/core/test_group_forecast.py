@@ -129,17 +129,6 @@ def test_jobs_of_others_in_the_lane_count_as_far_as_they_come_first() -> None:
     assert finish(work(*lane(5, first=1000.0), others=other_lane), RETRIED) == alone
 
 
-def test_the_last_start_of_the_lane_holds_its_next_one() -> None:
-    late = lane(1, first=-500.0, spacing_seconds=300.0)
-    assert finish(work(*late, ended=[ended(-3.0)]))[0] > 280
-
-
-def test_a_job_that_is_overdue_may_start_at_any_time() -> None:
-    due, long_due = (finish(work(job(-at, seen_at=-1.0, tracked_at=-1.0)))[2] for at in (2.0, 3000.0))
-    assert 0 < due < 60
-    assert long_due > 0
-
-
 def test_jobs_that_are_due_already_come_a_minute_apart() -> None:
     p10, _, p90 = finish(work(*(job(-5.0, tracked_at=-1.0) for _ in range(4))))
     assert 2 * GAP < p10 <= p90 < 4 * GAP
@@ -155,14 +144,6 @@ def test_jobs_of_two_classes_share_a_lane() -> None:
 
 
 # --- jobs that run side by side
-
-
-@pytest.mark.parametrize("channel", [None, "email"])
-def test_jobs_in_no_lane_end_with_the_longest(channel: str | None) -> None:
-    """More jobs of a channel run at once than a lane allows."""
-    running = [job(None, status="running", started_at=-1.0, channel=channel) for _ in range(40)]
-    p10, _, p90 = finish(work(*running))
-    assert 7 < p10 < p90 < 100
 
 
 def test_jobs_side_by_side_may_wait_for_a_retry_or_a_time() -> None:
@@ -262,11 +243,6 @@ def test_jobs_that_do_not_come_are_not_waited_for() -> None:
     stalled = {"missing": 60, "came_count": 30, "first_at": NOW - 4000, "last_at": NOW - 1100}
     assert "60 of 90 jobs were never created, and no new ones are arriving." in why(work(*lane(3), **stalled))
     assert "were never created" in why(work(job(), **{**stalled, "came_count": 1}))
-
-
-def test_nothing_is_said_without_an_open_job() -> None:
-    coming = {"missing": 6, "came_count": 30, "first_at": NOW - 3000, "last_at": NOW - 100}
-    assert "None of its known jobs is open" in why(work(ended=[ended(-9.0)] * 30, **coming))
 
 
 # --- the rate

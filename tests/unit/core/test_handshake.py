@@ -52,10 +52,6 @@ def test_host_of_a_chat_service_needs_no_handshake_but_its_kind_alone_does():
     assert awaits_consent(subscription(kind="slack"), "required", webhook)
 
 
-def test_catch_hook_is_asked_since_it_may_be_on_somebody_s_own_server():
-    assert awaits_consent(subscription(kind="flat"), "required", lambda sink: "flat")
-
-
 @pytest.mark.parametrize(
     ("url", "name"),
     [

@@ -3,9 +3,8 @@
 from base64 import b64encode
 
 import pytest
-from cloudevents.core.bindings.http import HTTPMessage, from_binary, to_binary
+from cloudevents.core.bindings.http import HTTPMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent
 
 from relay.core.events.event import Origin, content_of, in_binary_mode, is_stream, stream_of
 from relay.core.jsontext import dumps, loads
@@ -312,17 +311,6 @@ def test_binary_mode_that_cannot_be_read_is_refused(headers, body, code):
     refused = document_of_binary(headers, body)
     assert isinstance(refused, Refused)
     assert refused.code == code
-
-
-SDK_EVENT = CloudEvent({**EVENT, "subject": "Zoë 100 %", "datacontenttype": "application/json"}, {"deal": 42})
-
-
-def test_what_the_sdk_sends_in_binary_mode_is_read():
-    message = to_binary(SDK_EVENT, JSONFormat())
-    document = document_of_binary(message.headers.items(), bytes(message.body))
-    assert isinstance(document, dict)
-    assert document["subject"] == "Zoë 100 %"
-    assert document["data"] == {"deal": 42}
 
 
 @pytest.mark.parametrize(

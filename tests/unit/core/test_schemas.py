@@ -13,7 +13,6 @@ from jsonschema import Draft202012Validator
 from relay.core import relay_events
 from relay.core.events.event import MAX_EVENT_BYTES, Origin, from_transition, relay_event
 from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Progress, Transition, detect, mark_not_found, mark_overdue
-from relay.core.records import Intent
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from tests.support.schema_check import SCHEMAS, check_event
@@ -204,16 +203,3 @@ def test_unknown_fields_of_a_source_event_are_null_or_absent() -> None:
     )
     schema = "http://x/schemas/relay-subscription.v1.json"
     check_event(relay_event(EVENT_ID, "relay.subscription.disabled", NOW, data, dataschema=schema).body)
-
-
-@pytest.mark.parametrize(
-    ("key", "fix"), [(None, "relay intents resolve int_1 --fate sent"), ("k-1", "with the same Idempotency-Key")]
-)
-def test_the_event_of_an_unknown_create_says_what_to_do(key: str | None, fix: str) -> None:
-    intent = Intent(
-        id="int_1", source="s", account="a", path="/p", body_digest="0" * 64, created_at=NOW, idempotency_key=key
-    )
-    data = relay_events.create_unknown_data(intent)
-    assert fix in data["fix"]
-    schema = "http://x/schemas/relay-create.v1.json"
-    check_event(relay_event(EVENT_ID, "relay.create.unknown", NOW, data, dataschema=schema).body)

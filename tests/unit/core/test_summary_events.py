@@ -121,14 +121,6 @@ def test_types_of_a_source_are_those_of_its_jobs_and_accounts() -> None:
     assert len(found) == len(set(found)) == 15
 
 
-def test_hint_of_an_account_is_in_its_event() -> None:
-    data = of_account(hint=RECONNECT, channel=None, name=None, status=None)
-    assert data["hint"] == RECONNECT.document()
-    document = check_event(account_event("evt_1", "needs_reconnect", NOW, data, ORIGIN, dataschema=ACCOUNT_SCHEMA).body)
-    assert "channel" not in document
-    assert "hint" not in of_account()
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_of_the_upstream_never_breaks_an_event(text: str) -> None:
     account = of_account(account_id=text, channel=text, name=text, status=text)

@@ -72,12 +72,3 @@ def test_person_in_doubt_is_no_end_since_nothing_was_written_for_them() -> None:
         "Look in Pipedrive for the person whom job 1 is about. If they are there, run: relay deliveries retry dlv_1, "
         "which writes the rest. If not, run: relay deliveries settle dlv_1 --fate not_sent, which creates them first"
     )
-
-
-@pytest.mark.parametrize(
-    "value", ["kim@example.com", "+1 415 555 2671", "https://x.example/kim", "Kim", "a" * 65, None, 1.5]
-)
-def test_nothing_but_ids_is_told_of_a_target(value: object) -> None:
-    data = data_of(entry("note", {"person_id": 5, "email": value, "E Mail": "x"}))
-    assert data["target"] == {"person_id": 5}
-    assert data_of(entry("kim@example.com", {}))["record"] is None

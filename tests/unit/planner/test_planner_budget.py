@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.planner.budget.limit_meter import MAX_EARLY_STARTS, Meter
+from relay.core.planner.budget.limit_meter import Meter
 from relay.core.planner.budget.rate_limit_headers import SILENT, LimitReading
 from relay.core.planner.budget.request_budget import Budget
 from relay.core.planner.config import PlannerConfig
@@ -106,15 +106,6 @@ def test_a_rise_shows_when_a_window_begins() -> None:
     assert meter.started_at == NOW + 80
 
 
-def test_a_limit_without_a_remainder_is_counted_down_by_ourselves() -> None:
-    budget = budget_of(reserve=0)
-    poll(budget, NOW, reported(None, 2))
-    assert budget.closed_until(NOW) is None
-    budget.sent()
-    budget.sent()
-    assert budget.closed_until(NOW) == NOW + 60
-
-
 def test_even_a_limit_that_others_use_up_is_probed_once_a_window() -> None:
     budget = budget_of(reserve=0.9)
     poll(budget, NOW, reported(0, 1))
@@ -166,16 +157,6 @@ def test_without_headers_the_rate_climbs_while_it_is_used_and_falls_on_a_rejecti
     assert budget.rate(NOW + 21) == pytest.approx(4.2)
     assert budget.stopped_until(NOW + 80.5) == NOW + 81
     assert budget.stopped_until(NOW + 81) is None
-
-
-def test_a_configured_rate_round_trips_after_a_rejection() -> None:
-    budget = budget_of(max_requests_per_second=1)
-    budget.rate(NOW)
-    budget.rejected(LimitReading(retry_after_seconds=5), NOW)
-    assert budget.rate(NOW) == pytest.approx(0.7)
-    for _ in range(10):
-        poll(budget, NOW + 6)
-    assert budget.rate(NOW + 15) == 1
 
 
 def test_a_rejection_stops_until_retry_after_and_tells_when_the_window_ends() -> None:
@@ -234,14 +215,3 @@ def test_a_window_that_is_still_spent_where_the_next_should_have_begun_ends_soon
     assert meter.left() == pytest.approx(100, abs=1)
     meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 61.3, now=NOW + 61.4)
     assert meter.ends_at() > NOW + 120
-
-
-def test_a_window_is_waited_for_so_often_only() -> None:
-    meter, now = spent_meter(), NOW + 60.1
-    for _ in range(MAX_EARLY_STARTS):
-        meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=now - 0.1, now=now)
-        assert meter.ends_at() == pytest.approx(now + 1)
-        now += 1.1
-        meter.roll(now, 0)
-    meter.read(100, 0, 60, ours=True, in_flight=0, sent_at=now - 0.1, now=now)
-    assert meter.ends_at() > now + 50, "the others have used it up"

@@ -3,23 +3,20 @@
 import json
 import math
 import random
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.budget.price import FLOOR, Price
 from relay.core.planner.forecast import (
-    EVERY_UNITS,
     JUDGED_KINDS,
     MAX_KINDS,
     MEASURED_ENDS,
     RUNGS,
     Forecast,
 )
-from relay.core.planner.learning.inspection import LANE, NEW, RUN, SCHEDULED, Table
+from relay.core.planner.learning.inspection import LANE, NEW, RUN, Table
 from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from tests.support.scale import scaled
 
@@ -218,50 +215,7 @@ def test_double_the_budget_is_never_later_and_half_never_sooner(
     assert 0 <= double <= here <= half < math.inf
 
 
-def judged(price: float, cheaper: Table, here: Table, dearer: Table) -> Forecast:
-    forecast, statistics, made = make(price=price)
-    tables(statistics.of_class("a", ""), NEW, made.rung(1.0), cheaper=cheaper, here=here, dearer=dearer)
-    forecast.began(statistics.of_class("a", ""), NEW)
-    work_off(forecast, NOW)
-    measured(forecast, *[8.0] * MEASURED_ENDS)
-    return forecast
-
-
-@pytest.mark.parametrize(("use", "half"), [(0.0, 8.0), (0.2, 8.0), (0.5, 8.0), (0.8, 12.8), (1.0, 16.0)])
-def test_half_of_a_budget_is_felt_only_where_more_than_half_is_used(use: float, half: float) -> None:
-    forecast = judged(FLOOR, cheaper=table(8, 1.0), here=table(4, 4.0), dearer=table(2, 8.0))
-    assert forecast.expected(use)[2] == pytest.approx(half)
-
-
-@pytest.mark.parametrize("polls", [1.5, 1.1, 1.01, 1.0001, 1.000003])
-def test_where_polls_can_hardly_become_fewer_the_forecast_stays_within_bounds(polls: float) -> None:
-    forecast = judged(100.0, cheaper=table(polls + 0.00001, 1.0), here=table(polls, 4.0), dearer=table(1.0, 8.0))
-    here, double, half = forecast.expected(1.0)
-    assert here is not None
-    assert double is not None
-    assert half is not None
-    assert here / 16 <= double < here < half <= here * 16
-
-
 # --- work between decisions
-
-
-@pytest.mark.parametrize("unit", [1.0, 0.1])
-def test_other_budgets_are_judged_a_table_at_a_time_and_not_too_often(unit: float) -> None:
-    forecast, statistics, price = make(unit)
-    job_class = statistics.of_class("a", "")
-    forecast.began(job_class, NEW)
-    assert forecast.work(NOW)  # it sees what there is to do, and does none of it yet
-    assert job_class.policy.tables == {}
-    made = 0
-    while forecast.work(NOW):
-        assert len(job_class.policy.tables) - made <= 2  # a wait's table, and its run's
-        made = len(job_class.policy.tables)
-    assert made == 6
-    assert (NEW, price.rung(1.0) + RUNGS) in job_class.policy.tables
-    assert job_class.policy.used == set()  # no plan was made from them
-    assert work_off(forecast, NOW + 0.9 * EVERY_UNITS * unit) == 0
-    assert work_off(forecast, NOW + 1.1 * EVERY_UNITS * unit) == 4
 
 
 # --- kept over a restart
@@ -291,12 +245,3 @@ def test_state_of_older_versions_is_loaded() -> None:
     restored = Forecast(statistics, price)
     restored.load(*forecast.dump()[:4])
     assert restored.dump() == forecast.dump()
-
-
-def test_of_a_job_that_waits_no_delay_is_stated_before_such_waits_were_learned() -> None:
-    planner = Planner(PlannerConfig(max_requests_per_second=2.0))
-    later = datetime.fromtimestamp(NOW + 3600, UTC).isoformat()
-    planner.track("job", {"action": "a", "status": "scheduled", "scheduled_at": later}, NOW)
-    assert planner.explain("job", NOW).expected_delay_seconds is None
-    learn(planner.statistics, planner.statistics.of_class("a", ""), SCHEDULED, RUN)
-    assert planner.explain("job", NOW).expected_delay_seconds is not None

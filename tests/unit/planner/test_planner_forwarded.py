@@ -55,17 +55,6 @@ def test_a_borrowed_poll_that_showed_nothing_is_due_as_before(status_code: int |
     assert next_take(planner, due)[0] == "job"
 
 
-def test_429_of_a_borrowed_poll_pauses_polling() -> None:
-    planner = planner_of()
-    seen(planner, "job", NOW)
-    due = planner.next_poll_at("job")
-    assert due is not None
-    assert planner.borrow("job", NOW + 2)
-    planner.settle("job", due, 429, {"Retry-After": "30"}, NOW + 2, NOW + 2.1)
-    assert planner.take(NOW + 31) is None
-    assert next_take(planner, NOW + 31)[1] >= NOW + 32
-
-
 def test_job_that_is_not_borrowed_is_not_settled() -> None:
     planner = planner_of()
     planner.settle("job", NOW, 200, {}, NOW, NOW)
@@ -101,20 +90,6 @@ def test_a_borrowed_poll_spends_a_request_of_ours() -> None:
 
 
 # --- freshness
-
-
-def test_a_job_is_fresh_between_its_poll_and_the_next() -> None:
-    planner = planner_of()
-    assert not planner.is_fresh("job", NOW)
-    planner.track("job", None, NOW)
-    assert not planner.is_fresh("job", NOW)  # nothing is known of it
-    job, at = next_take(planner, NOW)
-    assert not planner.is_fresh(job, at)  # a poll is under way
-    planner.observed(job, RUNNING, {}, at, at + 0.1)
-    due = planner.next_poll_at(job)
-    assert due is not None
-    assert planner.is_fresh(job, (at + 0.1 + due) / 2)
-    assert not planner.is_fresh(job, due)
 
 
 def test_what_could_not_be_confirmed_is_not_fresh() -> None:

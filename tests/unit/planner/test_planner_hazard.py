@@ -127,14 +127,6 @@ def learn_between(
 # --- the bins
 
 
-def test_an_edge_and_its_neighbours_are_in_the_right_bins() -> None:
-    """Else time at risk is now and then a little below 0, and what was learned would be refused after a restart."""
-    for at, edge in enumerate(EDGES):
-        assert bin_of(edge) == min(at, BINS - 1)
-        assert bin_of(math.nextafter(edge, math.inf)) == min(at, BINS - 1)
-        assert bin_of(math.nextafter(edge, -math.inf)) == max(at - 1, 0)
-
-
 # --- the prior
 
 
@@ -175,18 +167,6 @@ def test_every_time_at_risk_is_counted_once_and_in_its_bin(found: list[tuple[flo
     assert risk == pytest.approx(expected, abs=1e-6)
     assert hazard.polls_since == sum(b > a for a, b in found)
     assert hazard.count == hazard.since == 0
-
-
-@given(since=ages, age=ages)
-def test_an_event_counts_once_and_in_its_bin(since: float, age: float) -> None:
-    since, age = min(since, age), max(since, age)
-    hazard = Hazard()
-    hazard.record_event(since, age)
-    events, risk = seen(hazard)
-    assert hazard.count == hazard.since == 1
-    assert events[bin_of(age)] == pytest.approx(1)
-    assert sum(events) == pytest.approx(1)
-    assert sum(risk) == pytest.approx(min(age, EDGES[-1]) - min(since, EDGES[-1]), abs=1e-6)
 
 
 @given(since=ages, age=ages, rates=floats_a_bin)
@@ -277,21 +257,6 @@ def test_what_polls_teach_is_the_true_law(learn: Callable[..., Hazard], cut: str
         shares = [alive_at(rates, age) for rates in learned]
         assert sum(shares) / BOOKS == pytest.approx(truth, abs=NARROW_BIAS if name == "bimodal" else BIAS)
         assert all(share == pytest.approx(truth, abs=SPREAD) for share in shares)
-
-
-def test_ends_alone_would_make_lives_seem_short() -> None:
-    """The fault that time at risk avoids: of lives that are lost early only the short ones are seen to end."""
-    law, rng = lognormal(20.0, 1.5), random.Random(1)
-    hazard, ended = Hazard(), []
-    while hazard.count < MEMORY_EVENTS:
-        for since, age, life in live(law, rng, enters=False, leaves=30.0):
-            if life <= age:
-                hazard.record_event(since, life)
-                ended.append(life)
-            else:
-                hazard.record_survival(since, age)
-    assert sum(life > 20.0 for life in ended) / len(ended) < 0.5 - 4 * BIAS
-    assert alive_at(hazard.rates(PRIOR), 20.0) == pytest.approx(0.5, abs=BIAS)
 
 
 # --- forgetting

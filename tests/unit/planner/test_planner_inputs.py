@@ -59,13 +59,6 @@ def test_an_item_is_read() -> None:
     assert (reading.started_at, reading.scheduled_at) == (NOW, None)
 
 
-@pytest.mark.parametrize("status", ["settling", 7, None, ["succeeded"]])
-def test_a_status_never_seen_before_is_still_open(status: object) -> None:
-    reading = read_item({"status": status})
-    assert reading.known
-    assert not reading.terminal
-
-
 def read(headers: object) -> Any:
     return HeaderReader(RateLimitHeaders()).read(headers, NOW)
 

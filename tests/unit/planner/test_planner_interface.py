@@ -133,18 +133,6 @@ def test_forgotten_job_is_no_longer_in_flight() -> None:
     assert planner.stats(now).in_flight == 0
 
 
-def test_observation_without_a_request_counts_as_a_request_of_others() -> None:
-    planner = planner_of()
-    planner.track("job", None, NOW)
-    for second in range(5):
-        remaining = {"X-RateLimit-Remaining": str(90 - second)}
-        planner.observed("job", QUEUED, {**HEADERS, **remaining}, NOW + second, NOW + second)
-    stats = planner.stats(NOW + 5)
-    assert (stats.limit, stats.remaining, stats.window_seconds) == (100, 86, 60)
-    assert stats.others_requests_per_second > 0.1
-    assert stats.in_flight == 0
-
-
 def test_tracking_again_brings_a_poll_forward_and_changes_nothing_else() -> None:
     planner = planner_of()
     planner.track("job", {**QUEUED, "scheduled_at": NOW + 3600}, NOW)
@@ -156,15 +144,6 @@ def test_tracking_again_brings_a_poll_forward_and_changes_nothing_else() -> None
     planner.track("job", None, NOW + 2, next_poll_at=NOW + 2)
     assert planner.take(NOW + 3) is None
     assert explain(planner, "job", NOW + 3).anchor_at == NOW + 3600
-
-
-def test_a_kept_plan_is_carried_on_within_the_longest_interval() -> None:
-    planner = planner_of()
-    planner.track("a", QUEUED, NOW, lane="", next_poll_at=NOW + 50, step=3)
-    planner.track("b", QUEUED, NOW, lane="", next_poll_at=NOW + 5000, step=-1)
-    assert planner.next_poll_at("a") == NOW + 50
-    assert planner.next_poll_at("b") == NOW + 900
-    assert (planner.step("a"), planner.step("b")) == (3, 0)
 
 
 @pytest.mark.parametrize(("status_code", "reason"), [(404, "backing_off"), (403, "backing_off"), (500, "backing_off")])
@@ -520,18 +499,6 @@ def test_each_poll_has_a_purpose() -> None:
     now += 60
     found = {polled_at({**QUEUED, "status": "running", "started_at": now}) for _ in range(20)}
     assert "expected" in found
-
-
-def test_request_that_would_be_lost_is_sent_early() -> None:
-    planner = planner_of(max_requests_per_second=0.1)
-    running = {**QUEUED, "status": "running", "started_at": NOW - 1_000}
-    planner.track("job", running, NOW, lane="")
-    planner.price.load(1_000.0, 1_000)
-    planner.observed("job", running, {}, NOW + 1, NOW + 1)
-    planned = planner.next_poll_at("job") or 0
-    assert planned > NOW + 100
-    assert next_take(planner, NOW + 1)[1] < planned, "as soon as no more can be saved up"
-    assert planner.purpose("job") == "ahead"
 
 
 def test_planner_with_shared_statistics_restores_without_them() -> None:

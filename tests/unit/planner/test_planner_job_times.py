@@ -10,13 +10,10 @@ from relay.core.planner.learning.inspection import RETRY, RUN, SCHEDULED
 from relay.core.planner.learning.item_fields import Reading, read_item
 from relay.core.planner.learning.job_times import DURATIONS, durations, durations_from
 from relay.core.planner.learning.polls import learn
-from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, PRIOR, Retries
+from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, Retries
 from relay.core.planner.learning.statistics import (
-    ALL_CLASSES,
-    LEARNED_EVENTS,
     ClassStatistics,
     PlannerStatistics,
-    class_name,
 )
 from relay.core.planner.planned_job import RUNNING, WAITING, PlannedJob
 
@@ -47,17 +44,6 @@ def test_the_chance_of_a_retry_is_learned_by_attempt() -> None:
     assert retries.chance(2, None) == pytest.approx(1.0, abs=0.1)
     assert retries.chance(3, None) < 0.02
     assert retries.chance(MAX_ATTEMPTS, None) == 0.0
-
-
-def test_a_young_class_leans_on_all_classes() -> None:
-    parent, young = Retries(), Retries()
-    for _ in range(100):
-        parent.record_end(2)
-    assert young.chance(1, parent) == pytest.approx(parent.chance(1, None))
-    assert Retries().chance(1, None) == PRIOR
-    parent.record_pause(2, 130.0)
-    young.record_pause(1, 30.0)
-    assert [young.pauses(attempt, parent) for attempt in (1, 2, 3)] == [[30.0], [130.0], [130.0]]
 
 
 def damaged(**changes: Any) -> dict[str, Any]:
@@ -135,19 +121,6 @@ def test_a_retried_job_takes_its_pauses_too() -> None:
 
 
 # --- from the database
-
-
-def stored(statistics: PlannerStatistics) -> tuple[tuple[float, ...] | None, ...]:
-    """The durations of the class, and of one that was not seen."""
-    rows = {name: values for name, _, values in statistics.unsaved_rows()}
-    everything = rows.get(ALL_CLASSES, "")
-    return tuple(durations_from(everything, rows.get(class_name(*key), ""), *key) for key in (CLASS, ("", "")))
-
-
-def test_too_few_runs_give_no_durations() -> None:
-    for runs, known in ((LEARNED_EVENTS - 1, False), (LEARNED_EVENTS, True)):
-        assert [found is not None for found in stored(statistics_of(runs)[0])] == [known, known]
-    assert stored(PlannerStatistics(1.0)) == (None, None)
 
 
 @pytest.mark.parametrize("values", ["", "[]", "{}", '{"unit": "a"}', '{"unit": -1}', '{"unit": 1e999}', "[" * 10_000])

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, MAX_PASSED, Lane, Lanes
-from relay.core.planner.learning.inspection import SCHEDULED
+from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, Lane, Lanes
 from relay.core.planner.open_jobs import OVERDUE_POLLS, UNPARKED_AT_ONCE
-from relay.core.planner.planned_job import PARKED, WAITING, PlannedJob
 from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0
@@ -64,15 +62,6 @@ def test_a_start_gives_the_successor_its_anchor(planner: Planner) -> None:
     assert list(reasons(planner, NOW + 20, "b", "c")) == ["before_anchor", "lane_parked"]
     queue(planner, "d", now=NOW + 20)
     assert list(reasons(planner, NOW + 20, "d")) == ["lane_parked"]
-
-
-def test_an_end_that_was_seen_first_tells_the_start_too(planner: Planner) -> None:
-    queue(planner, "a", "b")
-    see(planner, "a", NOW + 10, status="succeeded", started_at=NOW + 5, finished_at=NOW + 8)
-    assert list(reasons(planner, NOW + 11, "a", "b")) == ["gone", "before_anchor"]
-    assert anchor(planner, "b", NOW + 11) == NOW + 65
-    queue(planner, "c", now=NOW + 20)
-    assert list(reasons(planner, NOW + 20, "c")) == ["lane_parked"]
 
 
 @pytest.mark.parametrize("item", [{"status": "running"}, {"status": "queued", "next_attempt_at": NOW + 600}])
@@ -259,24 +248,8 @@ def test_a_job_past_its_time_goes_on_waiting_for_its_lane(planner: Planner) -> N
         assert anchor(planner, "b", NOW + poll + 2) == NOW + 69
 
 
-def lane_of(*scheduled: float | None) -> Lane:
-    """A lane that jobs join one after another, each said to be scheduled for its moment."""
-    lane = Lane("email")
-    for number, at in enumerate(scheduled):
-        job = PlannedJob(f"j{number}", 60.0, NOW)
-        lane.append(job, at)
-        job.phase = PARKED if at is None else WAITING
-        job.kind, job.anchor = SCHEDULED, at or 0.0
-    return lane
-
-
 def order(lane: Lane) -> list[str]:
     forward = list(lane)
     assert all(after.previous is before and before.next is after for before, after in pairwise(forward))
     assert (forward[0], forward[-1]) == (lane.head, lane.tail)
     return [job.id for job in forward]
-
-
-def test_number_of_jobs_that_one_job_passes_is_bounded() -> None:
-    lane = lane_of(*[1_000.0] * (MAX_PASSED + 5), 1.0)
-    assert order(lane)[5] == f"j{MAX_PASSED + 5}"

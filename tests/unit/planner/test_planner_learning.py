@@ -69,17 +69,6 @@ def test_a_job_that_still_waits_was_at_risk_since_the_last_poll() -> None:
     assert taught(WAITING, reading("queued"), at=9, anchor=2, seen=5) == [("survived", SCHEDULED, 3, 7)]
 
 
-def test_before_its_anchor_a_job_is_at_no_risk() -> None:
-    statistics = Reported()
-    job = job_of(statistics, WAITING, anchor=100.0, seen=5.0)
-    learn(statistics, job, reading("queued"), NOW + 50)
-    learn(statistics, job, reading("queued"), NOW + 103)
-    _, _, _, _, _, risk, _ = statistics.of_class("send", "email").hazard(SCHEDULED).dump()
-    assert statistics.learning == [("survived", SCHEDULED, -95, -50), ("survived", SCHEDULED, -95, 3)]
-    assert risk[0] == pytest.approx(0.25)
-    assert statistics.of_class("send", "email").hazard(SCHEDULED).count == 0
-
-
 def test_a_start_is_learned_and_the_run_until_now() -> None:
     found = reading("running", started_at=7)
     assert taught(WAITING, found, at=9, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("survived", RUN, 0, 2)]
@@ -90,15 +79,6 @@ def test_a_start_and_an_end_since_the_last_poll_are_both_learned() -> None:
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("happened", RUN, 0, 5)]
 
 
-def test_a_run_that_began_before_the_last_poll_is_learned_from_there_on() -> None:
-    found = reading("running", started_at=4)
-    assert taught(WAITING, found, at=9, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 2), ("survived", RUN, 1, 5)]
-
-
-def test_a_start_of_unknown_time_was_between_the_polls() -> None:
-    assert taught(WAITING, reading("running"), at=9, anchor=2, seen=5) == [("between", SCHEDULED, 3, 7)]
-
-
 def test_an_attempt_that_failed_between_two_polls_teaches_its_start_and_about_when_it_ended() -> None:
     found = reading("queued", started_at=7, next_attempt_at=60)
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 13)]
@@ -106,27 +86,11 @@ def test_an_attempt_that_failed_between_two_polls_teaches_its_start_and_about_wh
     assert taught(WAITING, found, at=20, anchor=2, seen=5) == [("happened", SCHEDULED, 3, 5), ("between", RUN, 0, 4)]
 
 
-def test_the_start_of_an_attempt_before_is_not_taken_for_that_of_the_retry() -> None:
-    found = reading("queued", started_at=3, next_attempt_at=10)
-    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [("survived", RETRY, -5, 10)]
-    found = reading("running", started_at=3)
-    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [("between", RETRY, -5, 10)]
-    found = reading("running", started_at=14)
-    assert taught(WAITING, found, at=20, anchor=10, seen=5, kind=RETRY) == [
-        ("happened", RETRY, -5, 4),
-        ("survived", RUN, 0, 6),
-    ]
-
-
 # --- jobs that run
 
 
 def test_an_end_is_learned_with_the_time_at_risk_before_it() -> None:
     assert taught(RUNNING, reading("succeeded", started_at=0, finished_at=8), at=9, seen=5) == [("happened", RUN, 5, 8)]
-
-
-def test_an_end_of_unknown_time_was_between_the_polls() -> None:
-    assert taught(RUNNING, reading("succeeded"), at=9, seen=5) == [("between", RUN, 5, 9)]
 
 
 def test_another_run_than_the_one_last_seen_teaches_the_end_of_that_one_too() -> None:
@@ -146,13 +110,6 @@ def test_of_a_job_never_seen_only_what_came_after_its_registration_is_learned() 
     assert taught(UNSEEN, found, at=9, seen=5) == [("happened", RUN, 25, 27)]
     assert taught(UNSEEN, reading("succeeded", started_at=-20, finished_at=-2), at=9, seen=5) == []
     assert taught(UNSEEN, reading("succeeded", started_at=6, finished_at=7), at=9, seen=5) == [("happened", RUN, 0, 1)]
-
-
-def test_run_does_not_end_because_its_start_is_corrected_to_before_the_last_poll() -> None:
-    assert taught(RUNNING, reading("running", started_at=2), at=4, seen=3) == [("survived", RUN, 1, 2)]
-    assert taught(RUNNING, reading("succeeded", started_at=2, finished_at=3.5), at=4, seen=3) == [
-        ("happened", RUN, 1, 1.5)
-    ]
 
 
 # --- polls that tell nothing new

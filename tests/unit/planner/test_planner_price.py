@@ -12,7 +12,6 @@ from relay.core.planner.budget.price import (
     CEILING,
     FLOOR,
     INITIAL,
-    MAX_STEPS,
     PROMPT_STEPS,
     TARGET,
     Price,
@@ -107,16 +106,6 @@ def test_after_a_step_of_the_load_the_price_settles_and_does_not_swing(
     assert ratios[-1] == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("open_jobs", [20, 100, 1_000])
-def test_a_load_that_steps_back_and_forth_leaves_no_swing_behind(open_jobs: int) -> None:
-    world = World(Price(1.0), demand=20.0, rate=5.0, open_jobs=open_jobs)
-    for factor in (4.0, 0.25, 4.0, 0.25):
-        world.demand *= factor
-        world.run(60)
-    assert turns(world.run(round(600 * slower(open_jobs, world.rate)))) <= 1
-    assert all(ratio == pytest.approx(1, abs=0.02) for ratio in world.run(100))
-
-
 def test_overdue_polls_raise_the_price_until_they_are_sent() -> None:
     calm, behind = World(Price(1.0), demand=5.0, rate=5.0), World(Price(1.0), demand=5.0, rate=5.0)
     for world in (calm, behind):
@@ -162,28 +151,6 @@ def test_the_price_keeps_its_bounds_whatever_is_asked_for(steps: list[tuple[floa
 
 
 # --- time
-
-
-@pytest.mark.parametrize("unit", [1.0, 0.1])
-def test_the_price_moves_once_in_each_unit(unit: float) -> None:
-    price = Price(unit)
-    assert price.due(NOW)
-    price.step(NOW, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-    assert not price.due(NOW + 0.9 * unit)
-    assert price.due(NOW + 1.01 * unit)
-
-
-def test_steps_that_were_missed_are_made_up_for_up_to_a_limit() -> None:
-    late, prompt, very_late = Price(1.0), Price(1.0), Price(1.0)
-    for each in (late, prompt, very_late):
-        each.step(NOW, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-    for second in range(1, 31):
-        prompt.step(NOW + second, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-    late.step(NOW + 30, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-    assert late.value == prompt.value
-    before = very_late.dump()[1]
-    very_late.step(NOW + 1e6, demand=9.0, backlog=0, open_jobs=5, rate=1.0)
-    assert very_late.dump()[1] - before == MAX_STEPS
 
 
 # --- what is read off it

@@ -1,8 +1,5 @@
 """The three queues of polls: which goes first, which has its turn, and that none starves."""
 
-from itertools import pairwise
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,32 +31,6 @@ def taken(queues: PollQueues, now: float, at_most: int = 100) -> list[str]:
     return found
 
 
-def test_where_nothing_is_planned_nothing_is_first() -> None:
-    assert PollQueues(LATE, HEAD_START).first(NOW) is None
-    assert PollQueues(LATE, HEAD_START).next_expected() is None
-
-
-@pytest.mark.parametrize("queue", [EXPECTED, FIRST, CHECK, URGENT])
-def test_a_queue_alone_goes_by_time(queue: int) -> None:
-    polls = queues_of((queue, NOW - 1), (queue, NOW - 3), (queue, NOW - 2))
-    letter = NAMES[queue]
-    assert taken(polls, NOW) == [f"{letter}1", f"{letter}2", f"{letter}0"]
-
-
-def test_where_nothing_is_due_the_next_is_what_comes_first() -> None:
-    queues = queues_of((EXPECTED, NOW + 9), (FIRST, NOW + 8), (CHECK, NOW + 7))
-    first = queues.first(NOW)
-    assert first is not None
-    assert first.id == "c0"
-    assert queues.next_expected() is not None
-
-
-def test_equal_times_are_settled_by_the_id() -> None:
-    first = queues_of((FIRST, NOW + 9), (EXPECTED, NOW + 9)).first(NOW)
-    assert first is not None
-    assert first.id == "e0"
-
-
 def test_expected_and_first_polls_take_turns_and_safety_polls_take_the_rest() -> None:
     queues = queues_of(*[(queue, NOW - 1) for queue in (EXPECTED, EXPECTED, EXPECTED, FIRST, FIRST, CHECK, CHECK)])
     assert taken(queues, NOW) == ["e0", "f0", "e1", "f1", "e2", "c0", "c1"]
@@ -81,16 +52,6 @@ def test_an_urgent_poll_is_not_made_before_its_time() -> None:
     assert first is not None
     assert first.id == "e0"
     assert taken(queues, NOW + 1) == ["e0"]
-
-
-def test_urgent_polls_take_their_turns_with_first_polls_like_others() -> None:
-    queues = queues_of((URGENT, NOW), (URGENT, NOW), (EXPECTED, NOW), (FIRST, NOW), (FIRST, NOW))
-    assert taken(queues, NOW) == ["u0", "f0", "u1", "f1", "e0"]
-
-
-def test_first_polls_have_the_turns_that_nothing_expected_takes() -> None:
-    queues = queues_of((FIRST, NOW - 1), (CHECK, NOW - 9), (FIRST, NOW - 1))
-    assert taken(queues, NOW) == ["f0", "f1", "c0"]
 
 
 def test_an_overdue_check_has_each_second_turn() -> None:
@@ -122,15 +83,6 @@ def test_a_job_is_in_one_queue_only() -> None:
     assert queues.first(NOW) is None
 
 
-def test_overdue_are_expected_polls_and_beside_them_checks_that_are_late() -> None:
-    queues = queues_of(*[(EXPECTED, NOW)] * 3, *[(FIRST, NOW)] * 5, (CHECK, NOW), *[(CHECK, NOW - LATE)] * 4)
-    queues.put(PlannedJob("u", 60.0, 0.0), NOW, URGENT)
-    assert queues.due(NOW, 100) == 14
-    assert (queues.overdue(NOW, 100), queues.overdue_checks(NOW, 100)) == (4, 4)
-    assert (queues.overdue(NOW, 2), queues.overdue_checks(NOW, 2)) == (3, 2)
-    assert (queues.overdue(NOW - 1, 100), queues.overdue_checks(NOW - 1, 100)) == (0, 0)
-
-
 @settings(max_examples=scaled(10, 30))
 @given(
     st.sampled_from([EXPECTED, FIRST, CHECK, URGENT]),
@@ -151,11 +103,3 @@ def test_every_poll_is_sent_eventually(queue: int, others: list[int]) -> None:
             break
     assert job.in_flight
     assert now <= NOW + 2 * LATE + 2 * len(others) / 4
-
-
-def test_a_thousand_first_polls_hold_up_nothing_that_is_expected() -> None:
-    queues = queues_of(*[(FIRST, NOW - 9)] * 1_000, *[(EXPECTED, NOW)] * 20)
-    found = taken(queues, NOW, 60)
-    expected = [turn for turn, job_id in enumerate(found) if job_id.startswith("e")]
-    assert len(expected) == 20
-    assert all(after - before == 2 for before, after in pairwise(expected))

@@ -33,13 +33,6 @@ def cancellations_seen(planner: Planner, jobs: int, waited: float) -> None:
         planner.statistics.record_wait(job_class, waited, changed=True)
 
 
-def test_a_job_that_comes_much_later_is_checked_a_longest_interval_after_the_last_poll() -> None:
-    planner = planner_of()
-    planner.track("job", LATER, NOW, lane="")
-    assert planner.open_jobs.jobs["job"].queue == CHECK
-    assert SHORTEST_CHECK <= due(planner) - NOW <= LONGEST
-
-
 def test_checks_of_many_jobs_do_not_fall_together() -> None:
     planner = planner_of()
     for number in range(500):
@@ -64,31 +57,6 @@ def test_a_check_that_is_due_is_put_off_where_requests_are_scarce() -> None:
     assert due(planner) <= NOW + MAX_PATIENCE * LONGEST, "it is put off no further"
 
 
-def test_a_check_is_put_off_no_further_than_it_is_worth() -> None:
-    """Where a waiting job was cancelled now and then, a check is worth a request sooner."""
-    waits = []
-    for price in (0.06, 0.5, 2.0, 1e4):
-        planner = planner_of(price)
-        cancellations_seen(planner, 50, 1e6)
-        planner.track("job", LATER, NOW, lane="")
-        job, first = planner.open_jobs.jobs["job"], due(planner)
-        planner.schedule.replan(job, first + 1)
-        waits.append((due(planner) - NOW) / (first - NOW))
-    assert waits == sorted(waits)
-    assert waits[0] == 1.0
-    assert 1.0 < waits[1] < waits[2] < MAX_PATIENCE
-    assert waits[3] == pytest.approx(MAX_PATIENCE)
-
-
-def test_a_check_is_not_put_off_where_requests_are_cheap() -> None:
-    planner = planner_of(price=0.05)
-    planner.track("job", LATER, NOW, lane="")
-    job = planner.open_jobs.jobs["job"]
-    assert not planner.schedule.is_stale(job)
-    planner.price.load(0.2, 1_000)
-    assert planner.schedule.is_stale(job), "it might have to wait now"
-
-
 def test_a_check_comes_sooner_where_waiting_jobs_were_cancelled() -> None:
     seldom, often = planner_of(), planner_of()
     cancellations_seen(seldom, 2, 1e6)
@@ -101,18 +69,6 @@ def test_a_check_comes_sooner_where_waiting_jobs_were_cancelled() -> None:
     assert due(often) - NOW < 100
 
 
-def test_parked_job_is_checked_too_and_a_heavier_one_sooner() -> None:
-    planner = planner_of()
-    cancellations_seen(planner, 500, 1_000.0)
-    queued = {"status": "queued", "action": "a", "channel": "c"}
-    planner.track("head", queued, NOW)
-    planner.track("job", queued, NOW)
-    planner.track("heavy", queued, NOW, weight=4.0)
-    assert planner.open_jobs.jobs["job"].queue == planner.open_jobs.jobs["heavy"].queue == CHECK
-    assert due(planner) - NOW < 100
-    assert due(planner, "heavy") - NOW == pytest.approx((due(planner) - NOW) / 2)
-
-
 @pytest.mark.parametrize(
     ("ahead", "queue"), [(0.5 * LONGEST, EXPECTED), (0.8 * LONGEST, EXPECTED), (2 * LONGEST, CHECK)]
 )
@@ -121,11 +77,3 @@ def test_no_check_comes_just_before_a_poll_that_is_expected(ahead: float, queue:
     planner.track("job", {**LATER, "scheduled_at": NOW + ahead}, NOW, lane="")
     assert planner.open_jobs.jobs["job"].queue == queue
     assert (due(planner) >= NOW + ahead) == (queue == EXPECTED)
-
-
-def test_a_cancellation_that_a_check_finds_is_learned_from() -> None:
-    planner = planner_of()
-    planner.track("job", LATER, NOW, lane="")
-    before = planner.statistics.of_class("a", "c").change_rate
-    planner.observed("job", {**LATER, "status": "cancelled"}, {}, NOW + 800, NOW + 800)
-    assert planner.statistics.of_class("a", "c").change_rate > 50 * before
