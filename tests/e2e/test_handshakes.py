@@ -1,15 +1,10 @@
-"""A relay process whose sinks must agree: the receiver of the documentation, one written by others (the Go SDK of
-CloudEvents), and a relay that is killed in between."""
+"""A relay process whose sinks must agree: the receiver of the documentation, and a relay that is killed in between."""
 
 import asyncio
 import contextlib
 import json
-import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,50 +17,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from relay.cli.demo.environment import listen, served, url_of
-from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
+from tests.support.relay_world import RelayWorld, open_relay_world
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
-REQUIRED = SETTINGS.replace("security: {", "security: {handshake: required, ")
-GO_SECONDS = 400
-GO_BUILD = ["build", "-mod=mod", "-gcflags=all=-N -l", "-ldflags=-w", "-o", "receiver", "."]
-"""Without optimization or debug information, and with CGO_ENABLED=0: a third less work for the same receiver."""
-GO_MOD = "module receiver\n\ngo 1.23.0\n\nrequire github.com/cloudevents/sdk-go/v2 v2.16.2\n"
-GO_MAIN = """
-package main
-
-import (
-	"context"
-	"encoding/json"
-	"fmt"
-	"os"
-	"strconv"
-
-	cloudevents "github.com/cloudevents/sdk-go/v2"
-	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
-)
-
-func main() {
-	port, _ := strconv.Atoi(os.Args[1])
-	protocol, err := cloudevents.NewHTTP(
-		cloudevents.WithPort(port),
-		cehttp.WithDefaultOptionsHandlerFunc([]string{"POST"}, 600, []string{"127.0.0.1"}, false),
-	)
-	if err != nil {
-		panic(err)
-	}
-	client, err := cloudevents.NewClient(protocol)
-	if err != nil {
-		panic(err)
-	}
-	if err := client.StartReceiver(context.Background(), func(event cloudevents.Event) {
-		raw, _ := json.Marshal(event)
-		fmt.Println(string(raw))
-	}); err != nil {
-		panic(err)
-	}
-}
-"""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -145,30 +100,6 @@ async def test_receiver_of_the_documentation_agrees(world: RelayWorld, sink: Sin
     assert all(headers["webhook-request-origin"] == "127.0.0.1" for way, headers in sink.requests if way == "POST")
 
 
-async def test_setting_holds_for_callbacks_and_what_was_enabled_before(world: RelayWorld, sink: Sink) -> None:
-    await world.serve()
-    id = await subscribe(world, sink)
-    assert await world.end() == 0
-    world.settings(REQUIRED)
-    await world.serve()
-    upstream = await world.upstream_job()
-    status, _ = await world.call("POST", "/v1/jobs", {"id": upstream, "callback_url": f"{sink.url}/callback"})
-    assert status == 201
-    await until_state(world, id, "pending")
-
-    async def both_pending() -> bool:
-        found = (await world.get("/v1/subscriptions?callbacks=true"))["items"]
-        return [one["state"] for one in found] == ["pending", "pending"]
-
-    await world.until(both_pending)
-    assert sink.events == []
-    sink.handlers["OPTIONS"] = documented()["OPTIONS"]
-    for one in (await world.get("/v1/subscriptions?callbacks=true"))["items"]:
-        status, _ = await world.call("POST", f"/v1/subscriptions/{one['id']}/resume")
-        assert status == 200
-    await world.until(lambda: len(sink.events) == 4)
-
-
 @pytest.mark.parametrize("moment", ["before the answer", "after the answer"])
 async def test_relay_that_is_killed_during_a_handshake_asks_again_and_loses_nothing(
     world: RelayWorld, sink: Sink, moment: str
@@ -202,58 +133,3 @@ async def _subscribed(world: RelayWorld, sink: Sink) -> str:
     await world.serve()
     (one,) = (await world.get("/v1/subscriptions"))["items"]
     return str(one["id"])
-
-
-# --- a receiver that others wrote
-
-
-@pytest.fixture(scope="module")
-def go_receiver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The receiver of the Go SDK. Skips the tests if it cannot be built."""
-    go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
-    if go is None:
-        pytest.skip("NOT VERIFIED WITH GO: there is no go")
-    folder = tmp_path_factory.mktemp("go")
-    (folder / "go.mod").write_text(GO_MOD)
-    (folder / "main.go").write_text(GO_MAIN)
-    try:
-        environ = {**os.environ, "CGO_ENABLED": "0"}
-        ran = subprocess.run(
-            [go, *GO_BUILD], cwd=folder, env=environ, capture_output=True, text=True, timeout=GO_SECONDS
-        )
-        if ran.returncode != 0:
-            pytest.skip(f"NOT VERIFIED WITH GO: go build failed: {ran.stderr.strip()[:500]}")
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"NOT VERIFIED WITH GO: it took longer than {GO_SECONDS} s")
-    return folder / "receiver"
-
-
-async def test_receiver_of_the_go_sdk_agrees_and_reads_the_events(world: RelayWorld, go_receiver: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    receiver = await asyncio.create_subprocess_exec(
-        str(go_receiver), str(port), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        await world.serve()
-
-        async def listening() -> bool:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                return True
-            return False
-
-        await world.until(listening)
-        made = await world.subscribe(sink=f"http://127.0.0.1:{port}/", config={"handshake": "required"})
-        found = await until_state(world, made["id"], "enabled")
-        assert found["consent"]["rate_per_minute"] == 600
-        job = await world.job()
-        assert receiver.stdout is not None
-        async with asyncio.timeout(300):
-            events = [json.loads(await receiver.stdout.readline()) for _ in range(2)]
-        assert [event["subject"] for event in events] == [job, job]
-        assert [event["type"].rpartition(".")[2] for event in events] == ["running", "succeeded"]
-    finally:
-        receiver.kill()
-        await receiver.wait()

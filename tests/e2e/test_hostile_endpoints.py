@@ -71,37 +71,37 @@ async def attempt_with_token_of(world: World, port: int) -> dict[str, Any]:
     return attempt
 
 
-@pytest.mark.parametrize(
-    ("talk", "problem"),
-    [
-        (says(http(b"<html>Please log in</html>")), "not a JSON object"),
-        (says(http(token(access_token="a\r\nX-Evil: 1"))), "not text of printable ASCII"),
-        (says(http(token(access_token="töken"))), "not text of printable ASCII"),
-        (says(http(token(access_token="a" * 10_000))), "longer than 8192"),
-        (says(http(token(access_token=None))), "missing"),
-        (says(http(token(token_type="mac"))), "not bearer"),
-        (says(http(token(expires_in="soon"))), "not a number"),
-        (says(http(b"[" * 60_000)), "not a JSON object"),
-        (says(http(b"\xff\xfe" + token())), "not a JSON object"),
-        (says(http(b"", "302 Found", "Location: http://169.254.169.254/latest/")), "answered 302"),
-        (says(http(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:1/")), "answered 307"),
-        (says(http(SECRET.encode(), "400 Bad Request")), "answered 400"),
-        (says(http(orjson.dumps({"error": SECRET}), "400 Bad Request")), "answered 400"),
-        (says(http(b"", "500 Internal Server Error", f"X-Echo: {SECRET}")), "answered 500"),
-        (says(b"HTTP/1.1 200 OK\r\n\r\n", then=b" " * 65_536), "not a JSON object"),
-        (says(b"HTTP/1.1 200 OK\r\n", then=b"X-Long: " + b"a" * 1000 + b"\r\n"), "not a JSON object"),
-        (says(b"HTTP/1.1 200 OK\r\n\r\n{", then=b" ", pause_seconds=0.05), "not a JSON object"),
-        (says(b"", then=b"HTTP/1.1 100 Continue\r\n\r\n"), "gave no answer"),
-        (says(b"not HTTP at all\r\n\r\n"), "gave no answer (protocol"),
-        (says(b""), "gave no answer"),
-    ],
+NO_TOKEN = (
+    (says(http(b"<html>Please log in</html>")), "not a JSON object"),
+    (says(http(token(access_token="a\r\nX-Evil: 1"))), "not text of printable ASCII"),
+    (says(http(token(access_token="töken"))), "not text of printable ASCII"),
+    (says(http(token(access_token="a" * 10_000))), "longer than 8192"),
+    (says(http(token(access_token=None))), "missing"),
+    (says(http(token(token_type="mac"))), "not bearer"),
+    (says(http(token(expires_in="soon"))), "not a number"),
+    (says(http(b"[" * 60_000)), "not a JSON object"),
+    (says(http(b"\xff\xfe" + token())), "not a JSON object"),
+    (says(http(b"", "302 Found", "Location: http://169.254.169.254/latest/")), "answered 302"),
+    (says(http(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:1/")), "answered 307"),
+    (says(http(SECRET.encode(), "400 Bad Request")), "answered 400"),
+    (says(http(orjson.dumps({"error": SECRET}), "400 Bad Request")), "answered 400"),
+    (says(http(b"", "500 Internal Server Error", f"X-Echo: {SECRET}")), "answered 500"),
+    (says(b"HTTP/1.1 200 OK\r\n\r\n", then=b" " * 65_536), "not a JSON object"),
+    (says(b"HTTP/1.1 200 OK\r\n", then=b"X-Long: " + b"a" * 1000 + b"\r\n"), "not a JSON object"),
+    (says(b"HTTP/1.1 200 OK\r\n\r\n{", then=b" ", pause_seconds=0.05), "not a JSON object"),
+    (says(b"", then=b"HTTP/1.1 100 Continue\r\n\r\n"), "gave no answer"),
+    (says(b"not HTTP at all\r\n\r\n"), "gave no answer (protocol"),
+    (says(b""), "gave no answer"),
 )
-async def test_hostile_token_endpoint_is_a_failed_attempt(world: World, talk: Talk, problem: str) -> None:
-    async with open_peer(talk) as port:
-        attempt = await attempt_with_token_of(world, port)
-    assert attempt["error"].startswith("credential: ")
-    assert problem in attempt["error"]
-    assert attempt["status_code"] is None
+
+
+async def test_hostile_token_endpoint_is_a_failed_attempt(world: World) -> None:
+    for talk, problem in NO_TOKEN:
+        async with open_peer(talk) as port:
+            attempt = await attempt_with_token_of(world, port)
+        assert attempt["error"].startswith("credential: "), problem
+        assert problem in attempt["error"]
+        assert attempt["status_code"] is None, problem
     assert "/events" not in world.received, "nothing is sent without a token"
 
 
@@ -159,48 +159,47 @@ async def handshake(world: World, talk: Talk, **config: Any) -> dict[str, Any]:
 ORIGIN = "WebHook-Allowed-Origin: "
 
 
-@pytest.mark.parametrize(
-    "talk",
-    [
-        says(http(b"OK")),
-        says(http(b"", "200 OK", ORIGIN + "evil.example")),
-        says(http(b"", "200 OK", ORIGIN + "127.0.0.1.evil.example")),
-        says(http(b"", "200 OK", ORIGIN + "*", ORIGIN + "evil.example")),
-        says(http(b"", "200 OK", ORIGIN + "*, *")),
-        says(http(b"", "200 OK", ORIGIN)),
-        says(http(b"", "200 OK", ORIGIN + "a" * 8000)),
-        says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: 0")),
-        says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: -1")),
-        says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: 1e99")),
-        says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: " + "9" * 4000)),
-        says(http(b"", "302 Found", "Location: http://127.0.0.1:1/")),
-        says(b"HTTP/1.1 200 OK\r\nX-Body: WebHook-Allowed-Origin: *\r\n\r\n", then=b"WebHook-Allowed-Origin: *\r\n"),
-        says(b"HTTP/1.1 200 OK\r\n", then=b"X-Long: " + b"a" * 1000 + b"\r\n"),
-        says(b"", then=b"HTTP/1.1 103 Early Hints\r\nWebHook-Allowed-Origin: *\r\n\r\n"),
-        says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nWebHook-Allowed-Origin: *\r\n\r\n"),
-        says(b"nonsense\r\n\r\n"),
-        says(b""),
-    ],
+NO_CONSENT = (
+    says(http(b"OK")),
+    says(http(b"", "200 OK", ORIGIN + "evil.example")),
+    says(http(b"", "200 OK", ORIGIN + "127.0.0.1.evil.example")),
+    says(http(b"", "200 OK", ORIGIN + "*", ORIGIN + "evil.example")),
+    says(http(b"", "200 OK", ORIGIN + "*, *")),
+    says(http(b"", "200 OK", ORIGIN)),
+    says(http(b"", "200 OK", ORIGIN + "a" * 8000)),
+    says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: 0")),
+    says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: -1")),
+    says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: 1e99")),
+    says(http(b"", "200 OK", ORIGIN + "*", "WebHook-Allowed-Rate: " + "9" * 4000)),
+    says(http(b"", "302 Found", "Location: http://127.0.0.1:1/")),
+    says(b"HTTP/1.1 200 OK\r\nX-Body: WebHook-Allowed-Origin: *\r\n\r\n", then=b"WebHook-Allowed-Origin: *\r\n"),
+    says(b"HTTP/1.1 200 OK\r\n", then=b"X-Long: " + b"a" * 1000 + b"\r\n"),
+    says(b"", then=b"HTTP/1.1 103 Early Hints\r\nWebHook-Allowed-Origin: *\r\n\r\n"),
+    says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nWebHook-Allowed-Origin: *\r\n\r\n"),
+    says(b"nonsense\r\n\r\n"),
+    says(b""),
 )
-async def test_hostile_answer_is_no_consent(world: World, talk: Talk) -> None:
-    found = await handshake(world, talk)
-    assert found["state"] == "pending"
-    assert found["consent"] is None
-    assert found["state_reason"].startswith("waits for the sink's consent: ")
-    assert len(found["state_reason"]) < 300
 
 
-@pytest.mark.parametrize(
-    "talk",
-    [
-        says(http(b"", "405 Method Not Allowed", ORIGIN + "127.0.0.1")),
-        says(http(b"", "204 No Content", "webhook-allowed-origin: *", "WEBHOOK-ALLOWED-RATE: *")),
-        says(b"HTTP/1.1 200 OK\r\nWebHook-Allowed-Origin: *\r\n\r\n", then=b"x", pause_seconds=0.05),
-    ],
+async def test_hostile_answer_is_no_consent(world: World) -> None:
+    for number, talk in enumerate(NO_CONSENT):
+        found = await handshake(world, talk)
+        assert (found["state"], found["consent"]) == ("pending", None), number
+        assert found["state_reason"].startswith("waits for the sink's consent: "), number
+        assert len(found["state_reason"]) < 300, number
+
+
+CONSENT = (
+    says(http(b"", "405 Method Not Allowed", ORIGIN + "127.0.0.1")),
+    says(http(b"", "204 No Content", "webhook-allowed-origin: *", "WEBHOOK-ALLOWED-RATE: *")),
+    says(b"HTTP/1.1 200 OK\r\nWebHook-Allowed-Origin: *\r\n\r\n", then=b"x", pause_seconds=0.05),
 )
-async def test_consent_counts_whatever_else_is_wrong(world: World, talk: Talk) -> None:
-    found = await handshake(world, talk)
-    assert (found["state"], found["state_reason"]) == ("enabled", "the sink has consented")
+
+
+async def test_consent_counts_whatever_else_is_wrong(world: World) -> None:
+    for talk in CONSENT:
+        found = await handshake(world, talk)
+        assert (found["state"], found["state_reason"]) == ("enabled", "the sink has consented")
 
 
 @contextlib.asynccontextmanager

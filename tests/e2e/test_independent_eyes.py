@@ -12,7 +12,6 @@ import orjson
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http
 from cloudevents.core.formats.json import JSONFormat
-from slack_sdk.models.blocks import Block
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from relay.clock import from_rfc3339
@@ -202,36 +201,3 @@ async def test_javascript_libraries_accept_the_events(world: World, tmp_path: Pa
             name: raw.get(name) for name in ("id", "type", "source", "subject", "sequence", "specversion")
         }
         assert abs(from_rfc3339(event["time"]) - from_rfc3339(raw["time"])) < 0.001  # theirs has milliseconds
-
-
-async def test_slack_models_accept_the_messages(world: World) -> None:
-    await world.subscribe(
-        "/slack", types=["ai.revor.job.failed", "ai.revor.job.succeeded"], config={"kind": "slack", "incidents": "off"}
-    )
-    code = "connect_account_reconnect_required"
-    life = {"final": "failed", "error_code": code, "channel": "linkedin"}
-    await world.job(metadata={"recipient_name": "Alex"}, **life)
-    await world.until(lambda: len(world.received.get("/slack", [])) == 1)
-    await world.job(metadata={"recipient_name": "<!channel> & *Kim*"}, channel="email")
-    await world.until(lambda: len(world.received["/slack"]) == 2)
-    await world.job(action="outreach.linkedin.post_like", final="succeeded", skipped=True)
-    await world.until(lambda: len(world.received["/slack"]) == 3)
-    messages = [request.event for request in world.received["/slack"]]
-    for request, message in zip(world.received["/slack"], messages, strict=True):
-        assert request.headers["content-type"].startswith("application/json")
-        blocks = Block.parse_all(message["blocks"])
-        assert len(blocks) == len(message["blocks"]) <= 50
-        assert all(type(block) is not Block for block in blocks)  # each is of a type that they know
-        for block, raw in zip(blocks, message["blocks"], strict=True):
-            block.validate_json()
-            assert block.to_dict()["type"] == raw["type"]
-    first, second, third = (message["text"] for message in messages)
-    assert first == "LinkedIn outreach to Alex failed: the account needs reconnecting"
-    assert first in messages[0]["blocks"][0]["text"]["text"]
-    assert second.startswith("Email outreach to &lt;!channel&gt; &amp; ")
-    assert second.endswith(" was accepted")
-    assert third.startswith("LinkedIn post like ")
-    assert third.endswith(" found no fitting post, nothing was liked")
-    await world.node.dispatcher.drain()  # an attempt's end is written after the sink has answered
-    deliveries = (await world.api.get("/v1/deliveries?state=delivered")).json()["items"]
-    assert len(deliveries) == 3

@@ -32,11 +32,18 @@ async def _bounded() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with open_e2e_world(tmp_path, timeout_seconds=SHORT_SECONDS) as world:
+    async with open_e2e_world(tmp_path) as world:
         await world.subscribe(types=ALL_TYPES)
+        await world.until(lambda: world.poller.health.is_proven)
         yield world
         for request in world.received["/events"]:
             check_event(request.body)
+
+
+def set_timeout(world: World, seconds: float) -> None:
+    """Of each request to the upstream."""
+    for client in world.node._accounts.clients.values():
+        client._timeout_seconds = seconds
 
 
 async def ended_well(world: World, *job_ids: str) -> None:
@@ -86,6 +93,8 @@ async def test_failed_polls(
     message: str,
 ) -> None:
     await world.fault(kind, path_prefix=JOBS_PATH, **how)
+    if how:
+        set_timeout(world, SHORT_SECONDS)
     job_id = await world.job()
     await world.until(lambda: world.polls(result) >= account_health.DOWN_FAILURES)
 
@@ -107,6 +116,7 @@ async def test_failed_polls(
     data = world.received["/events"][-1].event["data"]
     assert (data["source"], data["account"], data["code"], data["open_jobs"]) == ("revor", "default", code, 1)
 
+    set_timeout(world, 5.0)
     await world.heal()
     await ended_well(world, job_id)
     await world.until(lambda: len(world.kinds()) == 2)

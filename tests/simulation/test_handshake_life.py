@@ -200,14 +200,6 @@ async def test_sink_is_asked_at_growing_intervals_for_a_day_and_then_once_a_day(
         assert len(receivers.events) == 1
 
 
-async def test_pause_that_a_sink_asks_for_is_obeyed(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.options = receivers.says(429, ("Retry-After", "600"))
-        await ask(world)
-        assert (await standing(world, made)).handshake_at == world.clock() + 600
-
-
 async def test_permitted_rate_is_the_rate_of_the_subscription(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         await subscribe(world)
@@ -288,16 +280,6 @@ async def test_delivery_that_was_claimed_before_its_sink_changed_is_not_sent_to_
         assert receivers.requests == []
 
 
-async def test_disabled_subscription_with_a_new_sink_is_asked_and_not_probed(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world, state="disabled", probe_at=world.clock() + 60, handshake_at=None)
-        moved = replace(await standing(world, made), sink="https://moved.test/")
-        await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
-        found = await standing(world, made)
-        assert (found.state, found.probe_at, found.handshake_at) == ("pending", None, world.clock())
-        assert receivers.requests == []
-
-
 async def test_answer_that_comes_after_the_sink_was_changed_is_no_consent_to_the_new_one(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
@@ -311,18 +293,6 @@ async def test_answer_that_comes_after_the_sink_was_changed_is_no_consent_to_the
         await asking
         found = await standing(world, made)
         assert (found.state, found.consent) == ("pending", None)
-
-
-async def test_sink_that_was_changed_before_the_turn_is_the_one_that_is_asked(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        world.clock.advance(86_400)
-        moved = replace(made, sink="https://moved.test/")
-        await world.store.subscriptions.replace(moved, world.clock(), lambda one: True)
-        await world.dispatcher.handshakes._ask(made)
-        assert {request.url.partition("?")[0] for request in receivers.requests} == {"https://moved.test/"}
-        found = await standing(world, made)
-        assert found.handshake_at == world.clock() + 5, "asked again: it was asked for the first time"
 
 
 async def test_subscription_that_is_paused_meanwhile_stays_paused_and_is_asked_again(tmp_path):
@@ -380,18 +350,6 @@ async def test_lowered_minimum_enables_what_waits(tmp_path):
         assert (found.state, found.state_reason, receivers.requests) == ("enabled", "needs no consent", [])
 
 
-async def test_lowered_minimum_enables_what_was_asked_for_long(tmp_path):
-    async with open_receivers(tmp_path, handshake="required") as (world, _):
-        made = await subscribe(world, handshake="off")
-        world.clock.advance(PERIOD_SECONDS)
-        await ask(world)
-        world.dispatcher.configure(replace(world.dispatcher.shared.settings, handshake="off"))
-        await world.step(PERIOD_SECONDS)
-        await ask(world)
-        found = await standing(world, made)
-        assert (found.state, found.state_reason) == ("enabled", "needs no consent")
-
-
 async def test_callback_is_asked_once_before_its_first_event(tmp_path):
     async with open_receivers(tmp_path, handshake="required") as (world, receivers):
         now = world.clock()
@@ -416,14 +374,6 @@ async def test_chat_service_needs_no_handshake_whatever_the_minimum(tmp_path):
 # --- several nodes, crashes
 
 
-async def test_one_node_at_a_time_asks_a_sink(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        await subscribe(world)
-        nodes = [world.dispatcher.handshakes, world._new_dispatcher().handshakes, world._new_dispatcher().handshakes]
-        await asyncio.gather(*(node.run_once() for node in nodes))
-        assert receivers.methods() == ["OPTIONS"]
-
-
 async def test_nodes_with_different_minimums_do_not_change_a_state_back_and_forth(tmp_path):
     async with open_receivers(tmp_path) as (world, _):
         made, lax = await world.subscribe(sink=SINK), world._new_dispatcher().handshakes
@@ -436,15 +386,6 @@ async def test_nodes_with_different_minimums_do_not_change_a_state_back_and_fort
         world.clock.advance(WAIVE_SECONDS)
         await ask(world, lax)
         assert (await standing(world, made)).state == "enabled"
-
-
-async def test_subscription_that_is_paused_before_it_is_enabled_without_consent_stays_paused(tmp_path):
-    async with open_receivers(tmp_path) as (world, _):
-        made = await subscribe(world, handshake="off")
-        world.clock.advance(WAIVE_SECONDS)
-        await world.store.subscriptions.set_state(made.id, "paused", world.clock(), "paused by hand")
-        await world.dispatcher.handshakes._ask(made)
-        assert (await standing(world, made)).state == "paused"
 
 
 async def test_node_that_dies_between_consent_and_state_loses_nothing(tmp_path, monkeypatch):

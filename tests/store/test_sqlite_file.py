@@ -103,6 +103,7 @@ async def test_another_process_is_refused_until_the_holder_is_killed(database_ur
             await store.close()
 
 
+@pytest.mark.verify
 async def test_copy_made_at_any_moment_opens_and_is_consistent(store: Store, tmp_path: Path) -> None:
     """As after a power loss: the file and its log as they are on disk during writes."""
     await store.subscriptions.create(subscription("sub_1"))
@@ -249,6 +250,7 @@ async def test_retention_shrinks_the_file_when_less_is_kept(store: Store) -> Non
     assert free <= after / 10
 
 
+@pytest.mark.verify
 async def test_continuous_readers_do_not_let_the_log_grow_without_limit(
     monkeypatch: pytest.MonkeyPatch, open_again: Callable[[], Awaitable[Store]]
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 import orjson
@@ -33,6 +34,7 @@ from relay.config.settings import (
     TokenSettings,
     WebSettings,
 )
+from relay.delivery import dispatcher, handshakes
 from relay.node.node import ROLES, Node
 from relay.node.opening import open_node
 from relay.polling.poller import Poller
@@ -43,6 +45,8 @@ RELAY_URL = "http://127.0.0.1:8080"
 SPEED = 200.0
 MAX_INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
+RARELY_SECONDS = 600.0
+"""Between two looks of an idle loop: what only such a look would find is late."""
 POLLING = PollingSettings(
     min_interval_seconds=0.01, max_interval_seconds=MAX_INTERVAL_SECONDS, max_requests_per_second=200.0
 )
@@ -192,6 +196,8 @@ async def open_e2e_world(
     """
     received: dict[str, list[Received]] = {}
     async with contextlib.AsyncExitStack() as stack:
+        for module, name in ((dispatcher, "IDLE_SCAN_SECONDS"), (handshakes, "IDLE_SECONDS")):
+            stack.enter_context(patch.object(module, name, RARELY_SECONDS))
         at_sandbox, at_receiver = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
         upstream = Sandbox(seed=1, speed=speed, rate_limit=None).app(clock=upstream_clock)
         await stack.enter_async_context(served(upstream, at_sandbox))

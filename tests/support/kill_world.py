@@ -116,7 +116,8 @@ NOTICE_SECONDS = 0.1
 """The sink may find a request so long after who sent it is gone; no relay is up again by then."""
 START_SECONDS = 120.0
 OWED_SECONDS = 120.0
-"""Less than the dispatcher's idle scan (30 s): a retry that only that scan finds is found late."""
+RARE_SCANS = {"relay.delivery.dispatcher:IDLE_SCAN_SECONDS": 600.0}
+"""What only the dispatcher's idle scan would find is late."""
 API_KEY = "sk-revor-test"
 PORTS = range(15_000, 32_000)
 """Below those that the system gives to outgoing connections: one of them could sit on the port during a restart."""
@@ -147,7 +148,7 @@ class Relay(Forked):
         super().__init__("relay", folder, {**environ, **database.environ})
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.constants = dict(database.constants)
+        self.constants = RARE_SCANS | database.constants
         self.kills: list[tuple[float, float]] = []
 
     async def serve(self, stop: tuple[str, int] | None = None, roles: str | None = None) -> None:

@@ -129,7 +129,7 @@ class UnitRunner:
         address.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(str(address))
-            manager.settimeout(60)
+            manager.settimeout(120)
             number = self._held.fileno()
             self.process = self._start(
                 program=(

@@ -330,6 +330,7 @@ def greeted(world: CrmWorld, steps: Steps, token: str) -> Ended:
 # --- texts of strangers
 
 
+@pytest.mark.verify
 @every_record
 def test_hostile_texts_stay_texts(crm: str, options: dict[str, Any]) -> None:
     assert len(TEXTS) >= 500
