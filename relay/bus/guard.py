@@ -2,7 +2,8 @@
 
 The clients dial through the event loop, whose `create_connection` is wrapped once. A task that runs `guarded` work, and
 each task that it starts, gets sockets from the guard, which resolves the name and checks each address. Other tasks are
-not affected.
+not affected. No client takes a socket. If one stops dialling through the loop, tests/unit/bus/test_guard.py and
+tests/bus/test_dial.py break.
 """
 
 import asyncio

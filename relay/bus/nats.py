@@ -11,14 +11,13 @@ import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from typing import Any
 
 from relay.bus.publishers import CannotConnect
 from relay.bus.shared import BROKE_OFF, CONNECT_SECONDS, Answers, first_connected, needed, publish_in_order
 from relay.core.deliveries.broker import Broker, Login, Message, Published
 
-MAX_PENDING = 4_000
-"""Maximum unacknowledged messages on one connection."""
 LOOKUP_SECONDS = 3.0
 GIVE_UP_SECONDS = 0.2
 MESSAGE_TOO_LARGE = 10_054
@@ -45,10 +44,12 @@ class Nats:
         self._library = needed("nats.js.errors", "nats")
         self._answers = Answers()
         self._client: Any = _client_class()(self._answers, secure=secure)
-        self._jetstream: Any = None
         self._gone = False
-        self._waiting: dict[asyncio.Future[Any], str] = {}
-        """Unacknowledged messages: their futures and subjects."""
+        self._inbox = ""
+        """Where acknowledgements come; empty: not subscribed to."""
+        self._numbers = count()
+        self._waiting: dict[str, tuple[str, asyncio.Future[Published]]] = {}
+        """Subjects and results of unacknowledged messages, by their numbers."""
         self._replies = 0
         self._denials = 0
         self._denied = ""
@@ -77,9 +78,6 @@ class Nats:
             if any(word in str(error).lower() for word in _REFUSED):
                 raise CannotConnect("credential", "the broker does not accept the credential") from None
             raise
-        self._client._reading_task.add_done_callback(self._ended)  # invalid data from the server ends it too
-        self._jetstream = self._client.jetstream(publish_async_max_pending=MAX_PENDING)
-        self._jetstream._handle_async_reply = self._replied
 
     @property
     def broken(self) -> bool:
@@ -102,32 +100,35 @@ class Nats:
         if _size_of(headers) + len(message.body) > self._client.max_payload:
             limit = self._client.max_payload
             return Published(error="too_large", detail=f"the server takes {limit:,} bytes with headers (max_payload)")
-        denials = self._denials
-        future = await self._jetstream.publish_async(message.destination, message.body, headers=headers)
-        self._waiting[future] = message.destination
+        denials, number = self._denials, str(next(self._numbers))
+        if not self._inbox:
+            self._inbox = self._client.new_inbox()
+            await self._client.subscribe(f"{self._inbox}.*", cb=self._replied)
+        result: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (message.destination, result)
         try:
+            reply = f"{self._inbox}.{number}"
+            await self._client.publish(message.destination, message.body, reply=reply, headers=headers)
             if self._denials != denials:  # denied while it was written
                 self._deny(self._denied)
-            if self._gone and not future.done():
+            if self._gone and not result.done():
                 return BROKE_OFF
-            found: Published = await future
-            return found
+            return await result
         finally:
-            del self._waiting[future]
+            del self._waiting[number]
 
     async def _replied(self, reply: Any) -> None:
-        """Resolves a message with its acknowledgement or JetStream's error. The library's own handler raises that error
-        where no caller sees it, and the message would wait without end."""
+        """Resolves a message with its acknowledgement or JetStream's error."""
         self._replies += 1
-        future = self._jetstream._publish_async_futures.get(reply.subject.rpartition(".")[2])
-        if future is not None and not future.done():
-            future.set_result(read_reply((reply.headers or {}).get("Status"), reply.data))
+        _, result = self._waiting.get(reply.subject.rpartition(".")[2], (None, None))
+        if result is not None and not result.done():
+            result.set_result(read_reply((reply.headers or {}).get("Status"), reply.data))
 
     async def missing(self, place: Message) -> Published | None:
         """See `Publisher`. None too if the user lacks the permission to look up streams."""
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                await self._jetstream.find_stream_name_by_subject(place.destination)
+                await self._client.jetstream().find_stream_name_by_subject(place.destination)
         except self._library.NotFoundError:
             return Published(error="no_stream", detail="no stream has this subject: add one")
         except self._library.ServiceUnavailableError:
@@ -148,24 +149,22 @@ class Nats:
         """Fails the messages that will get no acknowledgement."""
         if "subscription" in text:
             detail, denied = "the credential may not subscribe to _INBOX.>, where acknowledgements come", None
+            self._inbox = ""
         else:
             detail, denied = "the credential may not publish to the subject", text
-        for future, subject in list(self._waiting.items()):
-            if (denied is None or f'"{subject.lower()}"' in denied) and not future.done():
-                future.set_result(Published(error="denied", detail=detail))
+        for subject, result in self._waiting.values():
+            if (denied is None or f'"{subject.lower()}"' in denied) and not result.done():
+                result.set_result(Published(error="denied", detail=detail))
 
     async def _disconnected(self) -> None:
-        self._ended()
-
-    def _ended(self, *_: object) -> None:
         self._gone = True
-        for future in list(self._waiting):
-            if not future.done():
-                future.set_result(BROKE_OFF)
+        for _, result in self._waiting.values():
+            if not result.done():
+                result.set_result(BROKE_OFF)
 
     async def close(self) -> None:
         """See `Publisher`."""
-        self._ended()
+        await self._disconnected()
         self._abort()  # a server that stops reading would keep it open
         await self._client.close()
 
@@ -226,14 +225,21 @@ def _size_of(headers: Mapping[str, str]) -> int:
 
 @cache
 def _client_class() -> Any:
-    """The library's client, hardened: limits received bytes, enforces TLS, ignores advertised addresses."""
+    """The library's client, hardened: limits received bytes, enforces TLS, ignores advertised addresses.
+
+    Private parts of nats-py: `_ps`, `_process_info` and, in `_abort`, `_transport` with its writers. tests/unit/bus/
+    test_hostile_peers.py and tests/bus/test_nats.py break if they change, so pyproject.toml pins one minor version.
+    """
     client: Any = needed("nats.aio.client", "nats").Client
     parser: Any = needed("nats.protocol.parser", "nats").Parser
 
     class Parser(parser):  # type: ignore[misc]
         async def parse(self, data: bytes = b"") -> None:
-            self.nc.answers.count(len(data))
-            await super().parse(data)
+            try:
+                self.nc.answers.count(len(data))
+                await super().parse(data)
+            except Exception as error:  # of any other kind the client would end its reading without a word
+                raise ConnectionError("the server sent invalid data, or too much") from error
 
     class Client(client):  # type: ignore[misc]
         def __init__(self, answers: Answers, *, secure: bool) -> None:

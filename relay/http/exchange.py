@@ -6,6 +6,10 @@ connection is closed. All text returned can be stored as JSON and in the databas
 Bypasses aiohttp's ClientSession, which accounts for three quarters of the cost of a small POST with features that are
 not used here (cookies, redirects, proxies, authentication, a task that writes the body). Figures:
 docs/design/performance.md.
+
+Private parts of aiohttp: `TCPConnector.connect` with a `ClientRequest`, `ResponseHandler` and its `_parser`, and the
+messages that its parser returns. tests/unit/http/test_exchange.py breaks if they change, so pyproject.toml pins one
+minor version.
 """
 
 from collections.abc import Callable, Iterable, Mapping
