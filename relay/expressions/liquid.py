@@ -7,36 +7,25 @@ Everything is bounded, whatever the template or the data: see `liquid_parts.py`.
 InvalidRequest, `Template.render` NotRenderable; both name each text by its JSON pointer within the template. Import
 this module only where it is needed: it costs 0.15 s.
 
+python-liquid parses: `liquid_parts.py` reads its nodes and expressions. tests/unit/expressions/test_liquid.py breaks if
+they change, so pyproject.toml pins one minor version.
+
 Source: the documentation of Shopify's Liquid and of python-liquid.
 """
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from liquid.builtin.output import OutputNode
 from liquid.exceptions import LiquidError
 
-from relay.core.jsontext import dumps
+from relay.core.jsontext import dumps, loads
 from relay.errors import FieldError, InvalidRequest, NotRenderable
+from relay.expressions import liquid_limits as limits
 from relay.expressions.liquid_filters import suggestion
-from relay.expressions.liquid_limits import (
-    MAX_CACHED_BYTES,
-    MAX_DEPTH,
-    MAX_ERRORS,
-    MAX_OUTPUT,
-    MAX_TAG_CHARACTERS,
-    MAX_TAGS,
-    MAX_TEMPLATE_BYTES,
-    MAX_WORDS,
-    TAG_BYTES,
-    WORD_BYTES,
-    Absent,
-    Escape,
-    MissingName,
-    Unrenderable,
-    as_text,
-)
+from relay.expressions.liquid_limits import Absent, Escape, MissingName, Unrenderable, as_text
 from relay.expressions.liquid_parts import (
     ENVIRONMENT,
     TAGS,
@@ -69,19 +58,16 @@ class _Size:
     def __init__(self) -> None:
         self.tags = self.words = 0
 
-    @property
-    def memory(self) -> int:
-        """Approximate bytes of the compiled template."""
-        return TAG_BYTES * self.tags + WORD_BYTES * self.words
-
     def count(self, inside: str, index: int) -> None:
         """Counts a tag. Raises Mistake."""
         self.tags += 1
         self.words += len(_WORD.findall(inside))
-        if self.tags > MAX_TAGS:
-            raise Mistake(f"a template has at most {MAX_TAGS} {{{{ … }}}} and {{% … %}}", index)
-        if self.words > MAX_WORDS:
-            problem = f"a template has at most {MAX_WORDS:,} names, values and signs in {{{{ … }}}} and {{% … %}}"
+        if self.tags > limits.MAX_TAGS:
+            raise Mistake(f"a template has at most {limits.MAX_TAGS} {{{{ … }}}} and {{% … %}}", index)
+        if self.words > limits.MAX_WORDS:
+            problem = (
+                f"a template has at most {limits.MAX_WORDS:,} names, values and signs in {{{{ … }}}} and {{% … %}}"
+            )
             raise Mistake(problem, index)
 
 
@@ -96,8 +82,10 @@ def _check_tags(source: str, size: _Size) -> None:
         end = source.find(closing, inside)
         if end < 0:
             raise Mistake(f"this {opening[0]} has no {closing}", start)
-        if end - inside > MAX_TAG_CHARACTERS:
-            raise Mistake(f"what is between {opening[0]} and {closing} is longer than {MAX_TAG_CHARACTERS}", start)
+        if end - inside > limits.MAX_TAG_CHARACTERS:
+            raise Mistake(
+                f"what is between {opening[0]} and {closing} is longer than {limits.MAX_TAG_CHARACTERS}", start
+            )
         if not source[inside:end].strip("- \t\r\n\f\v"):
             raise Mistake(f"there is nothing between {opening[0]} and {closing}", start)
         size.count(source[inside:end], start)
@@ -187,14 +175,9 @@ class Template:
             body = dumps(document)
         except (TypeError, RecursionError):
             raise NotRenderable([_failure("", "not_json", "a value is not JSON, or is nested too deeply")]) from None
-        if len(body) > MAX_OUTPUT:
-            raise NotRenderable([_failure("", "too_large", f"the document has more than {MAX_OUTPUT:,} bytes")])
+        if len(body) > limits.MAX_OUTPUT:
+            raise NotRenderable([_failure("", "too_large", f"the document has more than {limits.MAX_OUTPUT:,} bytes")])
         return body
-
-    @property
-    def memory(self) -> int:
-        """Approximate bytes that it takes besides its source."""
-        return self._size.memory
 
     def _compiled(self, part: object, pointer: str, depth: int) -> object:
         """A part of the document, with each Liquid text replaced by a _Text."""
@@ -202,8 +185,8 @@ class Template:
             return self._compiled_text(part, pointer) if _OPENING.search(part) else part
         if not isinstance(part, dict | list):
             return part
-        if depth == MAX_DEPTH:
-            self._fail(pointer, f"a template has at most {MAX_DEPTH} levels")
+        if depth == limits.MAX_DEPTH:
+            self._fail(pointer, f"a template has at most {limits.MAX_DEPTH} levels")
             return part
         if isinstance(part, dict):
             return {
@@ -213,7 +196,7 @@ class Template:
         return [self._compiled(one, f"{pointer}/{index}", depth + 1) for index, one in enumerate(part)]
 
     def _compiled_text(self, source: str, pointer: str) -> object:
-        if len(self._errors) == MAX_ERRORS:
+        if len(self._errors) == limits.MAX_ERRORS:
             return source
         try:
             return _parsed(pointer, source, self._size)
@@ -227,7 +210,7 @@ class Template:
         return source
 
     def _fail(self, pointer: str, problem: str) -> None:
-        if len(self._errors) < MAX_ERRORS:
+        if len(self._errors) < limits.MAX_ERRORS:
             self._errors.append(FieldError(pointer=pointer, code="invalid_template", detail=problem))
 
     def _filled(self, part: object, work: Work, errors: list[FieldError]) -> object:
@@ -239,7 +222,7 @@ class Template:
         if kind is not _Text:
             return part
         assert isinstance(part, _Text)
-        if len(errors) == MAX_ERRORS:
+        if len(errors) == limits.MAX_ERRORS:
             return None
         try:
             return part.render(work)
@@ -265,11 +248,6 @@ def _position(source: str, index: int) -> str:
     return f" (line {line}, column {index - source.rfind(chr(10), 0, index)})"
 
 
-_cache: dict[bytes, Template] = {}
-"""The templates used last, by their JSON, the oldest first."""
-_cached_bytes = 0
-
-
 def compile_template(document: object) -> Template:
     """Compiles a template, once for each distinct template in use.
 
@@ -277,17 +255,13 @@ def compile_template(document: object) -> Template:
 
     document  JSON as `relay.core.jsontext.loads` returns it
     """
-    global _cached_bytes
     source = dumps(document)
-    template = _cache.pop(source, None)
-    if template is None:
-        if len(source) > MAX_TEMPLATE_BYTES:
-            detail = f"the template has {len(source):,} bytes, more than {MAX_TEMPLATE_BYTES:,}"
-            raise InvalidRequest(detail, errors=[FieldError(pointer="", code="too_large", detail=detail)])
-        template = Template(document)
-        _cached_bytes += len(source) + template.memory
-        while _cached_bytes > MAX_CACHED_BYTES and _cache:
-            oldest = next(iter(_cache))
-            _cached_bytes -= len(oldest) + _cache.pop(oldest).memory
-    _cache[source] = template
-    return template
+    if len(source) > limits.MAX_TEMPLATE_BYTES:
+        detail = f"the template has {len(source):,} bytes, more than {limits.MAX_TEMPLATE_BYTES:,}"
+        raise InvalidRequest(detail, errors=[FieldError(pointer="", code="too_large", detail=detail)])
+    return _compiled(source)
+
+
+@lru_cache(maxsize=limits.MAX_CACHED)
+def _compiled(source: bytes) -> Template:
+    return Template(loads(source))

@@ -49,14 +49,6 @@ def _replace(value: str, old: object, new: object = "") -> str:
     return value.replace(found, by)
 
 
-def _replace_last(value: str, old: object, new: object = "") -> str:
-    found, by = as_text(old), as_text(new)
-    if not found:
-        return value + by
-    before, between, after = value.rpartition(found)
-    return before + by + after if between else value
-
-
 def _refuse_longer(characters: int) -> None:
     if characters > MAX_OUTPUT:
         raise Unrenderable(f"a text is longer than {MAX_OUTPUT:,} characters")
@@ -77,28 +69,10 @@ def _truncate(value: str, length: object = 50, end: object = "...") -> str:
     return value[: limit - len(ending)] + ending
 
 
-def _truncatewords(value: str, count: object = 15, end: object = "...") -> str:
-    limit = max(int(count), 1) if isinstance(count, int | float | str) else 15
-    words = value.split()
-    return " ".join(words) if len(words) <= limit else " ".join(words[:limit]) + as_text(end)
-
-
 def _slice(value: object, start: object, length: object = 1) -> object:
     if isinstance(value, list):
         raise Unrenderable("slice takes text: an array has first, last and join")
     return string.slice_(as_text(value), start, length)
-
-
-def _escape_once(value: str) -> str:
-    return html.escape(html.unescape(value))
-
-
-def _newline_to_br(value: str) -> str:
-    return value.replace("\r\n", "\n").replace("\n", "<br />\n")
-
-
-def _strip_newlines(value: str) -> str:
-    return value.replace("\r\n", "").replace("\n", "")
 
 
 def _url_encode(value: str) -> str:
@@ -218,35 +192,26 @@ def _of_number(function: Callable[..., object]) -> LiquidFilter:
 FILTERS: Mapping[str, LiquidFilter] = MappingProxyType(
     {
         "append": _of_text(lambda value, other: value + as_text(other)),
-        "base64_decode": _of_text(lambda value: base64.b64decode(value).decode()),
         "base64_encode": _of_text(lambda value: base64.b64encode(value.encode()).decode()),
-        "base64_url_safe_decode": _of_text(lambda value: base64.urlsafe_b64decode(value).decode()),
-        "base64_url_safe_encode": _of_text(lambda value: base64.urlsafe_b64encode(value.encode()).decode()),
         "capitalize": _of_text(str.capitalize),
         "downcase": _of_text(str.lower),
         "escape": _of_text(lambda value: html.escape(value)),
-        "escape_once": _of_text(_escape_once, 100),
         "human_status": _of_text(_human_status),
         "lstrip": _of_text(lambda value: value.lstrip()),
-        "newline_to_br": _of_text(_newline_to_br),
         "prepend": _of_text(lambda value, other: as_text(other) + value),
         "remove": _of_text(lambda value, other: value.replace(as_text(other), ""), searches=True),
         "remove_first": _of_text(lambda value, other: value.replace(as_text(other), "", 1), searches=True),
-        "remove_last": _of_text(lambda value, other: _replace_last(value, other), searches=True),
         "replace": _of_text(_replace, searches=True),
         "replace_first": _of_text(
             lambda value, old, new="": value.replace(as_text(old), as_text(new), 1), searches=True
         ),
-        "replace_last": _of_text(_replace_last, searches=True),
         "rstrip": _of_text(lambda value: value.rstrip()),
         "split": _of_text(_split, 50, searches=True),
         "squish": _of_text(lambda value: " ".join(value.split())),
         "string": _of_text(lambda value: value),
         "strip": _of_text(lambda value: value.strip()),
         "strip_html": _of_text(lambda value: re.sub(r"<[^<>]*>", "", value), 40),
-        "strip_newlines": _of_text(_strip_newlines),
         "truncate": _of_text(_truncate),
-        "truncatewords": _of_text(_truncatewords),
         "upcase": _of_text(str.upper, 50),
         "url_decode": _of_text(lambda value: unquote_plus(value), 400),
         "url_encode": _of_text(_url_encode, 170),

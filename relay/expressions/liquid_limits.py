@@ -25,10 +25,8 @@ MAX_WORK = 2_000_000
 """Maximum work of a document. A unit takes about a nanosecond."""
 MAX_ERRORS = 20
 """Maximum number of errors that are reported about one template."""
-MAX_CACHED_BYTES = 96 * 1024 * 1024
-"""Approximate maximum memory of the cached compiled templates: that of 300 of the largest."""
-TAG_BYTES, WORD_BYTES = 500, 200
-"""Approximate bytes of a compiled tag and word."""
+MAX_CACHED = 300
+"""Maximum number of compiled templates that are kept: of the largest, 96 MB."""
 
 PART_WORK = 500
 """Work of a name, an operator or a tag, without that of its values."""

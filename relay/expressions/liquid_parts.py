@@ -18,21 +18,10 @@ from liquid.builtin.expressions import (
     KeywordArgument,
     Nil,
     Path,
+    logical,
+    primitive,
 )
 from liquid.builtin.expressions.filtered import Filter
-from liquid.builtin.expressions.logical import (
-    ContainsExpression,
-    EqExpression,
-    GeExpression,
-    GtExpression,
-    LeExpression,
-    LogicalAndExpression,
-    LogicalOrExpression,
-    LtExpression,
-    NeExpression,
-)
-from liquid.builtin.expressions.primitive import Blank, Empty
-from liquid.builtin.expressions.primitive import Literal as PrimitiveLiteral
 from liquid.builtin.illegal import Illegal
 from liquid.builtin.output import Output, OutputNode
 from liquid.builtin.tags.case_tag import CaseNode, CaseTag, MultiExpressionBlockNode
@@ -41,24 +30,9 @@ from liquid.builtin.tags.if_tag import IfNode, IfTag
 from liquid.builtin.tags.unless_tag import UnlessNode, UnlessTag
 from liquid.exceptions import LiquidError
 
+from relay.expressions import liquid_limits as limits
 from relay.expressions.liquid_filters import FILTERS, LiquidFilter, no_filter
-from relay.expressions.liquid_limits import (
-    CHARACTER_WORK,
-    ITEM_WORK,
-    MAX_BLOCKS,
-    MAX_INTEGER_BITS,
-    MAX_OUTPUT,
-    MAX_WORK,
-    NUMBER_WORK,
-    PART_WORK,
-    Absent,
-    Escape,
-    MissingName,
-    Unrenderable,
-    as_text,
-    is_long,
-    search_work,
-)
+from relay.expressions.liquid_limits import Absent, Escape, MissingName, Unrenderable, as_text, is_long, search_work
 
 
 class Mistake(Exception):
@@ -82,11 +56,11 @@ class Work:
     def __init__(self, variables: Mapping[str, object], *, strict: bool, escape: Escape | None = None) -> None:
         self.variables = variables
         self.strict = strict
-        self.left = MAX_WORK
-        self._output_left = MAX_OUTPUT
+        self.left = limits.MAX_WORK
+        self._output_left = limits.MAX_OUTPUT
         self._escape = escape
-        self._character_work = CHARACTER_WORK + (0 if escape is None else escape.character_work)
-        self._item_work = ITEM_WORK + (0 if escape is None else escape.item_work)
+        self._character_work = limits.CHARACTER_WORK + (0 if escape is None else escape.character_work)
+        self._item_work = limits.ITEM_WORK + (0 if escape is None else escape.item_work)
 
     def count(self, work: int) -> None:
         """Counts work. Raises Unrenderable above the limit."""
@@ -98,12 +72,12 @@ class Work:
         """Counts a value that is read or created: its characters, and each item."""
         kind = type(value)
         if kind is str:
-            self.count(PART_WORK + self._character_work * len(value))  # type: ignore[arg-type]
+            self.count(limits.PART_WORK + self._character_work * len(value))  # type: ignore[arg-type]
         elif kind is list or kind is dict:
-            self.count(PART_WORK)
+            self.count(limits.PART_WORK)
             self._count_items(value)
         else:
-            self.count(PART_WORK)
+            self.count(limits.PART_WORK)
 
     def _count_items(self, value: Any) -> None:
         self.count(self._item_work * (1 + len(value)))
@@ -117,7 +91,7 @@ class Work:
             elif kind is list or kind is dict:
                 self._count_items(item)
             elif (kind is int or kind is float) and is_long(item):
-                self.count(NUMBER_WORK)
+                self.count(limits.NUMBER_WORK)
         self.count(self._character_work * characters)
 
     def named(self, value: object) -> object:
@@ -131,7 +105,7 @@ class Work:
 
     def printed(self, text: str) -> str:
         """Counts and returns a text that becomes a part of the document."""
-        self.count(PART_WORK + CHARACTER_WORK * len(text))
+        self.count(limits.PART_WORK + limits.CHARACTER_WORK * len(text))
         self.count_output(len(text))
         return text
 
@@ -139,7 +113,7 @@ class Work:
         """Counts output of the document. Raises Unrenderable above the limit."""
         self._output_left -= size
         if self._output_left < 0:
-            raise Unrenderable(f"the template makes more than {MAX_OUTPUT:,} characters")
+            raise Unrenderable(f"the template makes more than {limits.MAX_OUTPUT:,} characters")
 
 
 Evaluate = Callable[[Work], Any]
@@ -166,7 +140,7 @@ def _or_nil(value: object) -> Any:
 
 def expression(part: Expression) -> Evaluate:
     """Compiles an expression to a function. Raises Mistake."""
-    if isinstance(part, PrimitiveLiteral):
+    if isinstance(part, primitive.Literal):
         value = part.value
         return lambda work: value
     make = _EXPRESSIONS.get(type(part))
@@ -184,7 +158,7 @@ def _path(part: Path) -> Evaluate:
     segments = tuple([_path(one) if isinstance(one, Path) else one for one in part.path])
 
     def evaluate(work: Work) -> object:
-        work.count(PART_WORK * len(segments))
+        work.count(limits.PART_WORK * len(segments))
         found: Any = work.variables
         for place, segment in enumerate(segments):
             key = _or_nil(segment(work)) if callable(segment) else segment
@@ -225,18 +199,18 @@ def _binary(part: Any) -> Evaluate:
     left, right, operator = expression(part.left), expression(part.right), _OPERATORS[type(part)]
 
     def evaluate(work: Work) -> bool:
-        work.count(PART_WORK)
+        work.count(limits.PART_WORK)
         return operator(work, _or_nil(left(work)), _or_nil(right(work)))
 
     return evaluate
 
 
-def _and(part: LogicalAndExpression) -> Evaluate:
+def _and(part: logical.LogicalAndExpression) -> Evaluate:
     left, right = expression(part.left), expression(part.right)
     return lambda work: _is_true(left(work)) and _is_true(right(work))
 
 
-def _or(part: LogicalOrExpression) -> Evaluate:
+def _or(part: logical.LogicalOrExpression) -> Evaluate:
     left, right = expression(part.left), expression(part.right)
     return lambda work: _is_true(left(work)) or _is_true(right(work))
 
@@ -246,7 +220,7 @@ def _is_true(value: object) -> bool:
 
 
 def _equal(_: object, left: object, right: object) -> bool:
-    if isinstance(right, Empty | Blank):
+    if isinstance(right, primitive.Empty | primitive.Blank):
         left, right = right, left
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
@@ -329,10 +303,10 @@ def _apply(work: Work, name: str, known: LiquidFilter, left: Any, others: list[A
     except (LiquidError, ArithmeticError, ValueError, TypeError, LookupError, RecursionError):
         kinds = " and ".join([kind_of(one) for one in (left, *others, *options.values())])
         raise Unrenderable(f"filter {name} cannot take {kinds}, or has no result for it") from None
-    if type(made) is int and made.bit_length() > MAX_INTEGER_BITS:
+    if type(made) is int and made.bit_length() > limits.MAX_INTEGER_BITS:
         raise Unrenderable("a number is too large")
-    if type(made) is str and len(made) > MAX_OUTPUT:
-        raise Unrenderable(f"a text is longer than {MAX_OUTPUT:,} characters")
+    if type(made) is str and len(made) > limits.MAX_OUTPUT:
+        raise Unrenderable(f"a text is longer than {limits.MAX_OUTPUT:,} characters")
     work.count_value(made)
     return made
 
@@ -385,7 +359,7 @@ def _if(node: Any) -> Print:
 
     def render(work: Work, texts: list[str]) -> object:
         for place, (condition, inside) in enumerate(branches):
-            work.count(PART_WORK)
+            work.count(limits.PART_WORK)
             if _is_true(condition(work)) is not (negated and place == 0):
                 return inside(work, texts)
         return other(work, texts)
@@ -421,25 +395,25 @@ def _case(node: CaseNode) -> Print:
 
 _OPERATORS: Mapping[type, Callable[[Work, Any, Any], bool]] = MappingProxyType(
     {
-        EqExpression: _equal,
-        NeExpression: lambda work, left, right: not _equal(work, left, right),
-        LtExpression: _less,
-        GtExpression: lambda work, left, right: _less(work, right, left),
-        LeExpression: _at_most,
-        GeExpression: lambda work, left, right: _at_most(work, right, left),
-        ContainsExpression: _contains,
+        logical.EqExpression: _equal,
+        logical.NeExpression: lambda work, left, right: not _equal(work, left, right),
+        logical.LtExpression: _less,
+        logical.GtExpression: lambda work, left, right: _less(work, right, left),
+        logical.LeExpression: _at_most,
+        logical.GeExpression: lambda work, left, right: _at_most(work, right, left),
+        logical.ContainsExpression: _contains,
     }
 )
 _EXPRESSIONS: Mapping[type, Callable[[Any], Evaluate]] = MappingProxyType(
     {
         Nil: _constant,
-        Empty: _constant,
-        Blank: _constant,
+        primitive.Empty: _constant,
+        primitive.Blank: _constant,
         Path: _path,
         BooleanExpression: _boolean,
         FilteredExpression: _filtered,
-        LogicalAndExpression: _and,
-        LogicalOrExpression: _or,
+        logical.LogicalAndExpression: _and,
+        logical.LogicalOrExpression: _or,
         **dict.fromkeys(_OPERATORS, _binary),
     }
 )
@@ -449,7 +423,7 @@ _NODES: Mapping[type, Callable[[Any], Print]] = MappingProxyType(
 
 
 class _Environment(Environment):
-    block_nesting_limit = MAX_BLOCKS
+    block_nesting_limit = limits.MAX_BLOCKS
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         for tag in (ContentTag, Illegal, Output, IfTag, UnlessTag, CaseTag, CommentTag):
