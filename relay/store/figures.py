@@ -50,8 +50,7 @@ GROUP BY began_at, bucket ORDER BY began_at, bucket
 """,
     ("began_at", "bucket", "count", "total"),
 )
-# The newest subscriptions of an account, without callbacks. Found among those of all accounts: with its callbacks an
-# account may have a million.
+# The newest subscriptions of an account, searched among those of all accounts: it may have a million callbacks.
 OWN_SUBSCRIPTIONS = sql(
     "SELECT id FROM subscriptions WHERE CASE WHEN owner IS NOT NULL THEN owner END = :owner AND callback = 0"
     f" ORDER BY id DESC LIMIT {MAX_SUMMED}"

@@ -281,7 +281,8 @@ def _tally_before(labels: Sequence[str], now: float) -> Tally:
                 if figure.kind == "values":
                     usual = 3.0 if name == "detection_delay_seconds" else 0.015
                     for seconds, count in ((usual / 2, busy), (usual, 2 * busy), (2 * usual, busy // 4)):
-                        tally.add(name, label, at, seconds, count)
+                        for _ in range(count):
+                            tally.add(name, label, at, seconds)
                 elif figure.kind == "gauge":
                     tally.add(name, label, at, busy if name.startswith(("jobs", "deliveries")) else busy / 10)
                 else:
