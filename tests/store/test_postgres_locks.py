@@ -25,6 +25,7 @@ from relay.store.store import Store
 from tests.support.lock_order import watched_order
 from tests.support.pull_kit import SUB, TYPES, Program
 from tests.support.scale import scaled
+from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,
@@ -43,6 +44,12 @@ from tests.support.store_kit import (
 )
 
 OWNER = "revor/default"
+
+
+@pytest.fixture
+def database_url() -> str:
+    """PostgreSQL only: SQLite has one writer."""
+    return emptied_postgres()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from relay.ids import new_id
 from relay.store.databases.group_commit import run_group
 from relay.store.store import Store
 from relay.store.upkeep import FIRST_JOB
+from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
     callback_for,
@@ -45,6 +46,12 @@ from tests.support.store_kit import (
 )
 
 ROUNDS = 25
+
+
+@pytest.fixture
+def database_url() -> str:
+    """PostgreSQL only: no other database is shared by nodes."""
+    return emptied_postgres()
 
 
 @pytest.fixture

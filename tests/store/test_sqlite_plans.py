@@ -128,6 +128,12 @@ async def fill(store: Store) -> None:
     await execute(store, f"UPDATE secrets SET expires_at = {NOW} WHERE rowid % 7 = 0 AND owner <> 'sub_1'")
 
 
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite only; for PostgreSQL's plans see `test_postgres_plans`."""
+    return url_of(tmp_path / "relay.db")
+
+
 @pytest.fixture(scope="module")
 def filled_file(tmp_path_factory: pytest.TempPathFactory, empty_file: Path) -> Path:
     """A filled database to copy, because filling one takes seconds."""
