@@ -53,6 +53,13 @@ def settings() -> str:
     return "\n\n".join(f"### {section}\n\n{table(head, rows)}" for section, rows in sections.items())
 
 
+def variables() -> str:
+    """The variables that set one thing each."""
+    from relay.config.settings import VARIABLES
+
+    return table(("variable", "sets"), ([f"`{name}`", text] for name, text in VARIABLES.items()))
+
+
 def metrics() -> str:
     """Every metric with its labels."""
     from relay.metrics import Metrics
@@ -412,6 +419,7 @@ def _calls() -> Iterator[ast.Call]:
 
 PARTS = {
     "settings": settings,
+    "variables": variables,
     "metrics": metrics,
     "commands": commands,
     "api": api,
