@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.support.lock import ROOT
+from tests.support.order import SECONDS
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -31,3 +32,11 @@ def test_ci_runs_both_and_ends_with_their_code() -> None:
     assert "set -euo pipefail" in script
     assert re.findall(r"make (\w+)", script) == ["test", "verify"]
     assert "||" not in script
+
+
+def test_every_file_that_the_recipes_name_is_there() -> None:
+    named = set(re.findall(r"\btests/[\w/]+\.py\b", MAKEFILE)) | {f"tests/{file}" for file in SECONDS}
+    listed = re.findall(r"tests/store/test_%\.py,([\w ]+)\)", MAKEFILE)
+    named |= {f"tests/store/test_{name}.py" for names in listed for name in names.split()}
+    assert len(named) > 30
+    assert [file for file in sorted(named) if not (ROOT / file).is_file()] == []

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ async def jobs_of(upstream: str, **script: Any) -> list[str]:
 
 
 async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None:
-    world = World(start, "--dev", **AS_TYPED)
+    world = World(start, "--dev", RELAY_SERVER__SHUTDOWN_SECONDS="600", **AS_TYPED)
     world.relay.until(r"signing secret: (whsec_\S+)")
     ids = await jobs_of(world.upstream, count=2)
     listener = start("listen", RELAY_URL=world.url, **AS_TYPED)
@@ -97,9 +96,7 @@ async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None
     assert listener.end(signal.SIGINT) == 130
 
     stream = start("events", "tail", RELAY_URL=world.url)
-    began = time.monotonic()
-    assert world.relay.end() == 0  # with a stream open
-    assert time.monotonic() - began < 10
+    assert world.relay.end() == 0  # with a stream open: it does not wait for ten minutes
     assert not any("Traceback" in line for line in [*world.relay.lines, *stream.lines])
 
 

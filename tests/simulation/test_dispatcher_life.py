@@ -244,7 +244,7 @@ class SlowSink:
 
     async def answer(self, *answers: Response):
         """Answers the waiting requests, once there are as many and no commit is under way."""
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             while len(self.waiting) < len(answers) or any(
                 target.slots.committing for target in self.world.dispatcher.slots
             ):
@@ -273,7 +273,7 @@ async def refused(world, answer: Response) -> None:
     await begun(world, 10)
     await sink.answer(FINE, FINE)
     await sink.answer(answer, FINE)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(25):
         await world.dispatcher.drain()
     assert len(world.sink.requests) == 4
     assert world.dispatcher.slots.in_flight == 0
@@ -307,14 +307,14 @@ async def test_delivery_waiting_for_a_slot_is_not_sent_after_its_subscription_is
         subscription = await world.subscribe(concurrency=2)
         await begun(world, 10)
         await sink.answer(FINE, FINE)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             while len(sink.waiting) < 2 or not any(target.slots.queue for target in world.dispatcher.slots):
                 await asyncio.to_thread(lambda: None)
         await world.store.subscriptions.remove(subscription.id, world.clock())
         await world.dispatcher.run_once()
         assert list(world.dispatcher.slots) == []
         await sink.answer(FINE, FINE)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             await world.dispatcher.drain()
         assert len(world.sink.requests) == 4
         assert world.dispatcher.slots.in_flight == 0
@@ -331,7 +331,7 @@ async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
         assert sum("one.test" in request.url for request in world.sink.requests) <= 4
         most = 0
         for _ in range(40):
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(25):
                 while len(sink.waiting) < world.dispatcher.slots.in_flight or any(
                     target.slots.committing for target in world.dispatcher.slots
                 ):
@@ -596,7 +596,7 @@ async def test_backlog_gets_few_slots_while_fresh_events_arrive_and_all_otherwis
 
         async def out(count: int) -> list[str]:
             """The subjects of the requests in flight, once there are as many and no more follow."""
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(25):
                 while len(sink.waiting) < count or any(target.slots.committing for target in world.dispatcher.slots):
                     await world.dispatcher.run_once()
                     await asyncio.to_thread(lambda: None)
@@ -663,7 +663,7 @@ async def test_backlog_of_a_sink_that_timed_out_ranks_behind_new_events(tmp_path
         await world.poller.run_once()
         await world.poller.drain()
         await sink.answer(FINE)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             while not sink.waiting:
                 await world.dispatcher.run_once()
                 await asyncio.to_thread(lambda: None)
@@ -687,7 +687,7 @@ async def until_some_wait_for_a_slot(world, sink):
     await world.subscribe(concurrency=2)
     await begun(world, 10)
     await sink.answer(FINE, FINE)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(25):
         while len(sink.waiting) < 2 or not any(target.slots.queue for target in world.dispatcher.slots):
             await asyncio.to_thread(lambda: None)
 
@@ -702,7 +702,7 @@ async def test_unsent_deliveries_are_released_at_shutdown_while_a_sink_still_ans
         await until_some_wait_for_a_slot(world, sink)
         assert len(await leased(world)) > 2
         stopping = asyncio.ensure_future(world.dispatcher.stop(30.0))
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             while len(await leased(world)) > 2:
                 await asyncio.to_thread(lambda: None)
         assert not stopping.done()
@@ -725,7 +725,7 @@ async def test_delivery_claimed_under_a_lost_holder_name_is_not_sent(tmp_path):
         taken = await claim(world.store, target.subscription.id, now=world.clock())
         assert len(taken) == 8
         await sink.answer(FINE, FINE)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             await world.dispatcher.drain()
         assert len(world.sink.requests) == before
         assert len(await leased(world)) == 8

@@ -324,7 +324,7 @@ async def begin_poll(world, uid):
     world.poller.agenda.refresh(uid)
     world.clock.advance(1.0)
     assert await world.poller.run_once()
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(25):
         while len(world.source.polled) == asked:  # noqa: ASYNC110 - the source has no signal
             await asyncio.sleep(0)
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import time_machine
 
+from relay.node import scheduler as node_scheduler
 from relay.node.scheduler import TOGETHER_SECONDS, Scheduler, Upkeep
 
 
@@ -31,6 +32,12 @@ class Pollable:
         if self.fails:
             raise RuntimeError("as told")
         return True
+
+
+@pytest.fixture(autouse=True)
+def _rarely_idle(monkeypatch):
+    """What only a look of an idle scheduler would run does not run in these tests."""
+    monkeypatch.setattr(node_scheduler, "IDLE_SECONDS", 600.0)
 
 
 @pytest.fixture

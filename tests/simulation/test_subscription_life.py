@@ -449,7 +449,7 @@ async def test_scans_that_claim_nothing_become_rare(tmp_path):
         await world.poller.run_once()
         await world.poller.drain()
         await world.dispatcher.run_once()
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(25):
             await sent.wait()
         world.clock.advance(HOUR)
         waits = [await world.dispatcher.run_once() for _ in range(8)]

@@ -31,7 +31,7 @@ def request(name: str, url: str = "https://callback.example/one") -> TrackReques
 
 
 async def asked_for(asked: Asked, count: int) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(25):
         while len(asked.urls) < count:
             await asyncio.to_thread(lambda: None)
 

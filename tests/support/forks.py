@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -91,7 +92,7 @@ class ForkedPopen:
             self.returncode = fork_server().ask_now(wait=self._name, seconds=0)
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = math.inf) -> int:
         """Its exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
         latest = time.monotonic() + timeout
         while self.returncode is None:
