@@ -340,7 +340,7 @@ async def test_client_that_reads_too_slowly_is_cut_off() -> None:
                 count += len(part)
                 await asyncio.sleep(0.02)
         assert count < LARGE
-        assert 0.8 < asyncio.get_running_loop().time() - began < 10
+        assert asyncio.get_running_loop().time() - began > 0.8
         writer.close()
 
 
