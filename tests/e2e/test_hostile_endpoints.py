@@ -198,7 +198,7 @@ CONSENT = (
 
 async def test_consent_counts_whatever_else_is_wrong(world: World) -> None:
     for talk in CONSENT:
-        found = await handshake(world, talk)
+        found = await handshake(world, talk, timeout_seconds=10.0)  # a slow machine answers within it
         assert (found["state"], found["state_reason"]) == ("enabled", "the sink has consented")
 
 
