@@ -38,7 +38,7 @@ FILLED = 3 * 6 + 3
 PLAIN = {
     *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
     *("intents.request", "intents.metadata"),
-    *("figures.buckets", "job_search.digest"),
+    "job_search.digest",
     *("audit.detail", "audit.mac", "audit.previous"),
 }
 """Columns of bytes that hold no ciphertext."""
