@@ -1,11 +1,9 @@
 """Subscriptions of protocols other than HTTP: what they may say, what is tried before they are stored, and secrets."""
 
-from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Login, Published
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import rows
@@ -167,22 +165,6 @@ async def test_what_cannot_be_right_is_refused_at_its_place(client) -> None:
         ),
     ]:
         assert (pointer, code) in await errors_of(client, body)
-
-
-async def test_settings_of_security_hold_for_brokers(open_client) -> None:
-    for sink, policy, refused in [
-        ("kafkas://xn--bcher-kva.example", GuardPolicy(), False),
-        ("kafkas://a.example:9092", GuardPolicy(), False),
-        ("kafkas://a.example:5671", GuardPolicy(), True),
-        ("KAFKAS://A.example", GuardPolicy(), False),
-        ("kafkas://a.example:19092", GuardPolicy(allow_ports=frozenset({19092})), False),
-        ("kafkas://a.example,b.evil", GuardPolicy(deny_hosts=("*.evil",)), True),
-        ("kafkas://a.example", GuardPolicy(by_proxy=True), True),
-        ("kafka://127.0.0.1:5", GuardPolicy(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),)), False),
-        ("kafka://127.0.0.1:5", GuardPolicy(allow_networks=(ip_network("127.0.0.0/8"),)), True),
-    ]:
-        answer = await open_client(guard=policy).post("/v1/subscriptions", json={**KAFKA, "sink": sink})
-        assert (answer.status_code == 422) is refused, answer.text
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from relay.api.jobs.group_finish import FRESH_SECONDS, GroupForecasts
 from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
 from relay.core.planner.learning.inspection import RUN
-from relay.core.records import AccountState, SavedStatistics
-from tests.support.store_kit import execute, fail_for, list_accounts, poll, registration, seen
+from relay.core.records import SavedStatistics
+from tests.support.store_kit import poll, registration, seen
 
 PATH = "/v1/groups/q4"
 GAP = 60.0
@@ -92,61 +92,9 @@ async def test_what_is_stated_of_a_group_and_the_end_of_its_last_job_show_at_onc
     assert (finish, note.partition(".")[0]) == (None, "All of its jobs have ended")
 
 
-async def unauthorized(world, uids):
-    await world.store.accounts.set(AccountState(source="revor", name="default", state="unauthorized", since=1.0))
-
-
-async def down(world, uids):
-    await world.store.accounts.set(AccountState(source="revor", name="default", state="down", since=1.0))
-
-
-async def broken(world, uids):
-    place = ("revor", "default")
-    await list_accounts(world.store, place, "acc_1", state="needs_reconnect", channel="linkedin", name="Ada")
-    await list_accounts(world.store, place, "acc_2", state="removed")
-    await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_1' WHERE external_id < 'q4 5'")
-    await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_2' WHERE external_id >= 'q4 5'")
-
-
-async def failing(world, uids):
-    await list_accounts(world.store, ("revor", "default"), "acc_1", channel="linkedin", name="Ada")
-    await execute(world.store, "UPDATE jobs SET connect_account_id = 'acc_1' WHERE external_id < 'q4 5'")
-    await fail_for(world.store, "acc_1", now=world.now)
-
-
 async def ended(world, uids):
     for uid in uids:
         await end(world, uid)
-
-
-async def stalled(world, uids):
-    group = (await world.store.groups.find("q4"))[0]
-    await world.store.groups.close(group, 30, world.now)
-    world.now += 3600
-
-
-@pytest.mark.parametrize(
-    ("trouble", "note"),
-    [
-        (unauthorized, "The upstream refuses the key of revor/default, so nothing is known of its jobs."),
-        (down, "The upstream of revor/default does not answer, so nothing is known of its jobs."),
-        (
-            broken,
-            "The LinkedIn account Ada (acc_1) needs reconnecting, and open jobs need it. The account acc_2 is not "
-            "there any more, and open jobs need it.",
-        ),
-        (failing, "The LinkedIn account Ada (acc_1) fails jobs (INCIDENT), and open jobs need it."),
-        (ended, "All of its jobs have ended. It finishes when no more come, or when it is closed."),
-        (stalled, "20 of 30 jobs were never created, and no new ones are arriving."),
-    ],
-)
-async def test_trouble_is_the_reason_why_there_is_none(client, world, trouble, note):
-    await teach(world)
-    await trouble(world, await fill(world))
-    found = (await client.get(PATH)).json()
-    for incident in (await client.get("/v1/incidents")).json()["items"]:
-        note = note.replace("INCIDENT", incident["id"])
-    assert (found["expected_finish"], found["expected_finish_note"]) == (None, note)
 
 
 async def test_a_forecast_is_computed_once_for_all_who_ask(world, monkeypatch):

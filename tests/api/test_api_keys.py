@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, signature_headers, verify
-from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
+from relay.core.subscriptions.signing import new_signing_key, public_key_of, signature_headers, verify
+from relay.store.subscriptions.secrets import SIGNING_OWNER
 from tests.support.api_world import HOOK, NOW, TOKENS
 
 PRIVATE = new_signing_key(bytes(range(32)))
@@ -54,15 +54,6 @@ async def test_rotation_of_the_signing_key_lists_and_signs_with_both(client, wor
     assert verify(new, after, b"{}", now=NOW + 3600).ok
     assert verify(old, after, b"{}", now=NOW + 3600).reason == "wrong_key"
     assert world.dispatcher.woken
-
-
-async def test_rotation_of_the_callback_secret_keeps_the_old_one_for_a_while(client, world):
-    old = new_secret(b"o" * 32)
-    await world.store.secrets.ensure_secret(CALLBACK_OWNER, old, NOW - 60)
-    answer = (await client.post("/v1/keys/callback-secret/rotate")).json()
-    assert answer["old_secret_expires_at"] == "2027-01-16T08:00:00.000Z"
-    stored = await world.store.secrets.of(CALLBACK_OWNER)
-    assert {one.value: one.expires_at for one in stored} == {answer["secret"]: None, old: NOW + 86_400}
 
 
 async def test_a_rotation_of_the_encryption_key_says_what_is_left(client):

@@ -113,26 +113,6 @@ async def test_what_is_secret_is_redacted(client, open_client):
     assert (await preview(client, {"sink": SLACK}))["requests"][0]["url"] == "https://hooks.slack.com/…"
 
 
-async def test_a_mistake_is_named_with_its_place(client) -> None:
-    for body, pointer, code in [
-        ({"subscription": {"sink": HOOK, "types": ["faild"]}}, "/subscription/types/0", "unknown_type"),
-        ({"subscription": {"sink": HOOK, "snk": 1}}, "/subscription/snk", "unknown_field"),
-        ({"subscription": {"sink": "https://10.0.0.1/"}}, "/subscription/sink", "sink_refused"),
-        ({"subscription": 5}, "/subscription", "wrong_type"),
-        ({}, "/subscription", "missing"),
-        ({"subscription": {"sink": HOOK}, "type": "faild"}, "/type", "unknown_type"),
-        ({"subscription": {"sink": HOOK}, "event_id": "evt_1", "type": "failed"}, "/type", "contradiction"),
-        ({"subscription": {"sink": HOOK}, "event_id": "evt_1", "metadata": {}}, "/metadata", "contradiction"),
-        ({"subscription": {"sink": HOOK}, "metadata": {"a": "x" * 20_000}}, "/metadata", "too_large"),
-        ({"subscription": "sub_1"}, "/subscription", "subscription_not_found"),
-        ({"subscription": "a\nb"}, "/subscription", "subscription_not_found"),
-        ({"subscription": {"sink": HOOK}, "event_id": "evt_1"}, "/event_id", "event_not_found"),
-    ]:
-        answer = await client.post("/v1/subscriptions/preview", json=body)
-        assert answer.status_code == 422, answer.text
-        assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [(pointer, code)]
-
-
 @pytest.mark.parametrize("limit", ["MAX_RECENT", "MAX_RECENT_SECONDS"])
 async def test_the_work_is_bounded_and_the_answer_says_where_it_ended(client, world, monkeypatch, limit):
     for number in range(5):

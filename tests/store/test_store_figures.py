@@ -7,8 +7,7 @@ import pytest
 
 from relay.core.figures import KEPT_SECONDS, Name, Point, Span, Tally, rows_of
 from relay.store.store import Store
-from tests.support.loop_watch import LoopWatch
-from tests.support.store_kit import NOW, execute, rows, subscription
+from tests.support.store_kit import NOW, rows, subscription
 
 HOUR = NOW // 3_600.0 * 3_600.0
 MINUTE = NOW // 60.0 * 60.0
@@ -99,26 +98,6 @@ async def test_a_token_bound_to_an_account_sees_its_figures_only(store: Store) -
         assert [count for count, _ in await points(bound, name, label)] == expected, (name, label)
     assert [count for count, _ in await points(store, "events")] == [8]
     assert [count for count, _ in await points(store, "attempt_seconds", "sub_b1")] == [1_000]
-
-
-async def test_figures_of_many_subscriptions_are_summed_without_holding_up_others(store: Store) -> None:
-    """On PostgreSQL the event loop computes."""
-    hours = 200
-    for number in range(40):
-        await store.subscriptions.create(subscription(f"sub_{number:02}", owner="revor/a"))
-    await execute(
-        store,
-        f"""
-        WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {hours - 1})
-        INSERT INTO figures (name, label, span, began_at, bucket, count, total)
-        SELECT 'attempt_seconds', s.id, 'hour', {HOUR} - 3600.0 * n.n, b.n, 7, 0.5
-        FROM n, subscriptions AS s, (SELECT n FROM n WHERE n < 15) AS b
-        """,
-    )
-    async with LoopWatch() as watch:
-        found = await points(store.within(("revor", "a")), "attempt_seconds")
-    assert found == [(15 * 280, 15 * 20.0)] * hours
-    assert watch.longest_cpu_seconds < 0.06
 
 
 async def test_old_figures_are_deleted_and_those_of_days_to_come(store: Store) -> None:

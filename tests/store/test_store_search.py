@@ -8,13 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.core.erasure import ErasureRequest
-from relay.ids import new_id
 from relay.store.databases.pages import decode_cursor
-from relay.store.deliveries import delivery_pages
 from relay.store.jobs import job_pages
 from relay.store.jobs.job_pages import JobFilter
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, job_event, poll, registration, relay_event, seen, together
+from tests.support.store_kit import NOW, execute, job_event, poll, registration, seen, together
 
 KEYS = ("deal", "campaign", "deal")
 
@@ -205,63 +203,3 @@ async def test_no_cursor_names_a_job_of_another_account(store: Store, monkeypatc
     others = [job.uid for nth in range(4) for job in await store.jobs.find(str(nth))]
     assert shown is not None
     assert shown not in others
-
-
-async def _deliveries(store: Store) -> list[dict[str, Any]]:
-    """Ended deliveries with every combination of a few values, oldest first, and what each is found by."""
-    ids = [new_id("dlv", NOW + nth) for nth in range(24)]
-    await together(store, *(store.events.record(relay_event(id=f"evt_{nth}")) for nth in range(24)))
-    made = []
-    for nth, id in enumerate(ids):
-        one: dict[str, Any] = {
-            "state": ("dead", "delivered")[nth & 1],
-            "subscription_id": f"sub_{nth // 2 % 3}",
-            "reason": "http_500" if nth & 4 else "gone",
-            "since": NOW + nth,
-        }
-        made.append({**one, "id": id})
-    rows = [
-        f"('{one['id']}', 'evt_{nth}', '{one['subscription_id']}', '{one['state']}', 0, 0, 1, 1, {one['since']},"
-        f" '{one['reason']}', '{'revor/default' if nth % 5 else 'revor/second'}')"
-        for nth, one in enumerate(made)
-    ]
-    columns = "id, event_id, subscription_id, state, priority, due_at, attempt_count, made_count, created_at, reason"
-    await execute(store, f"INSERT INTO deliveries ({columns}, owner) VALUES {', '.join(rows)}")
-    return made
-
-
-@pytest.mark.parametrize("scanned", [2, 5_000])
-async def test_every_pair_of_filters_finds_its_deliveries(
-    store: Store, scanned: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery_pages, "SCANNED", scanned)
-    made = await _deliveries(store)
-    wanted: dict[str, Any] = {name: made[20][name] for name in ("state", "subscription_id", "reason")}
-    wanted["since"] = NOW + 5
-    mine = store.within(("revor", "default"))
-    for count in (1, 2, 3, 4):
-        for names in itertools.combinations(wanted, count):
-            filters = {name: wanted[name] for name in names}
-            right = [
-                one["id"]
-                for one in reversed(made)
-                if all(one[name] >= value if name == "since" else one[name] == value for name, value in filters.items())
-            ]
-            assert await found_deliveries(store, **filters) == right, filters
-            own = [one["id"] for nth, one in reversed(list(enumerate(made))) if one["id"] in right and nth % 5]
-            assert await found_deliveries(mine, **filters) == own, filters
-            counted = (await store.deliveries.groups(["reason"], limit=9, **filters)).items
-            assert sum(group.count for group in counted) == len(right), filters
-    assert await found_deliveries(store, since=NOW + 3, until=NOW + 5) == [made[4]["id"], made[3]["id"]]
-
-
-async def found_deliveries(store: Store, **filters: Any) -> list[str]:
-    ids: list[str] = []
-    cursor = None
-    for _ in range(100):
-        page = await store.deliveries.page(limit=3, cursor=cursor, **filters)
-        ids += [delivery.id for delivery in page.items]
-        cursor = page.next_cursor
-        if cursor is None:
-            return ids
-    raise AssertionError("the list has no end")

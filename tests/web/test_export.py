@@ -1,14 +1,11 @@
 """A list as a file for a spreadsheet: its parts, and what the last row of one says."""
 
 import csv
-from ipaddress import ip_network
 from urllib.parse import urlsplit
-
-import pytest
 
 from relay.web import export
 from relay.web.desk import PAGE_LIMIT
-from tests.support.web_world import BASE_URL, open_browser
+from tests.support.web_world import BASE_URL
 
 
 def rows_of(text):
@@ -30,42 +27,6 @@ async def test_a_file_that_is_not_the_whole_list_says_so_and_where_the_rest_is(b
     also_head, *rest = rows_of((await browser.get(f"{target.path}?{target.query}")).html)
     found = [row[head.index("id")] for row in (*rows, *rest)]
     assert (also_head, sorted(found)) == (head, sorted(names))
-
-
-ELSEWHERE = {"host": "relay.internal:8080"}
-TRUSTED = (ip_network("10.0.0.5/32"),)
-
-
-@pytest.mark.parametrize(
-    ("peer", "headers", "settings", "url"),
-    [
-        ("192.0.2.7", ELSEWHERE, {}, "http://relay.internal:8080"),
-        (
-            "10.0.0.5",
-            {**ELSEWHERE, "x-forwarded-proto": "https"},
-            {"trusted_proxies": TRUSTED},
-            "https://relay.internal:8080",
-        ),
-        (
-            "192.0.2.7",
-            {**ELSEWHERE, "x-forwarded-proto": "https"},
-            {"trusted_proxies": TRUSTED},
-            "http://relay.internal:8080",
-        ),
-        ("192.0.2.7", ELSEWHERE, {"public_url": "https://relay.example/"}, "https://relay.example/ui"),
-        ("192.0.2.7", {"host": "x'; id; '"}, {}, BASE_URL),
-    ],
-)
-async def test_links_lead_to_where_the_browser_found_the_relay(world, monkeypatch, peer, headers, settings, url):
-    monkeypatch.setattr(export, "MAX_ROWS", 1)
-    for number in range(2):
-        await world.job(f"job_{number}")
-    browser = await open_browser(world, token="rl_read", peer=peer, headers=headers, **settings)
-    *_, last = rows_of((await browser.get("/ui/jobs?format=csv")).html)
-    assert last[0].rpartition(" ")[2].startswith(url)
-    shown = " ".join((await browser.get("/ui/jobs")).soup.texts("//code"))
-    assert f"'{url.partition('/ui')[0]}" in shown
-    await browser.client.aclose()
 
 
 async def test_a_cursor_that_is_none_is_refused_before_the_file_begins(browser):

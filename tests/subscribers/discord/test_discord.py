@@ -8,7 +8,6 @@ import pytest
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Hint
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
@@ -67,24 +66,6 @@ def test_hosts_of_discord_are_known(host: str) -> None:
 @pytest.mark.parametrize("host", ["mydiscord.com", "discord.com.evil.example", "discord.gg"])
 def test_other_hosts_are_webhooks(host: str) -> None:
     assert registry.infer_kind(SINK.replace("discord.com", host)) == "webhook"
-
-
-@pytest.mark.parametrize(
-    ("changes", "pointer", "said"),
-    [
-        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "custom headers"),
-        ({"method": "PATCH"}, "/protocolsettings/method", "only POST"),
-        ({"handshake": "required"}, "/config/handshake", "no handshake"),
-        ({"options": {"colour": "red"}}, "/config/colour", "no field 'colour'"),
-        ({"sink": "https://discord.com/channels/1/2"}, "/sink", "under Integrations, Webhooks"),
-        ({"sink": f"{SINK}/slack"}, "/sink", "leave out /slack"),
-        ({"sink": f"{SINK}/github?wait=true"}, "/sink", "leave out /github"),
-    ],
-)
-def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as refused:
-        check(KIND, Subscription(**{"id": "sub_1", "sink": SINK, "kind": "discord", **changes}))
-    assert [error.pointer for error in refused.value.errors] == [pointer]
 
 
 def limited(**answer: Any) -> bytes:

@@ -8,11 +8,9 @@ import pytest
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
-from tests.support.kind_checks import check
 
 ZAPIER = "https://hooks.zapier.com/hooks/catch/123456/abcdef/"
 KIND = registry.kind_named("flat")
@@ -115,22 +113,6 @@ def test_metadata_of_any_shape_becomes_scalars() -> None:
 )
 def test_kind_inferred_from_urls_of_catch_hooks(sink: str, kind: str) -> None:
     assert registry.infer_kind(sink) == kind
-
-
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"headers": (("Webhook-Id", "b"),)}, "/protocolsettings/headers/Webhook-Id"),
-        ({"method": "GET"}, "/protocolsettings/method"),
-        ({"incidents": "collapse"}, "/config/incidents"),
-        ({"options": {"metadata_keys": ["deal"]}}, "/config/metadata_keys"),
-        ({"sink": "https://maker.ifttt.com/trigger/failed/with/key/abc"}, "/sink"),
-    ],
-)
-def test_unsupported_settings_are_refused(changes: dict[str, Any], pointer: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        check(KIND, Subscription(**{"id": "sub_1", "sink": ZAPIER, "kind": "flat", **changes}))
-    assert [error.pointer for error in refused.value.errors] == [pointer]
 
 
 @pytest.mark.parametrize(

@@ -581,29 +581,6 @@ def test_greeting_says_what_is_wrong_with_the_token() -> None:
     assert (refused.outcome.verdict, SCHEMAS in refused.outcome.reason) == ("disable", True)
 
 
-@pytest.mark.parametrize(
-    ("operation", "fault"),
-    [
-        *(
-            (operation, fault)
-            for operation in ("GET account", "GET deals/properties", "GET tasks/properties")
-            for fault in (Fault(), Fault(status=200, body=b"<html>Log in"), Fault(status=500), Fault(status=302))
-        ),
-        ("GET account", Fault(status=200, body=b"{}")),
-        ("GET account", Fault(status=200, body=b'{"portalId": "x/../y"}')),
-        ("GET account", Fault(status=200, body=b'{"portalId": "{portal}"}')),
-        ("GET account", Fault(status=200, body=b'{"portalId": 99999999999999999999}')),
-        ("GET contacts/properties", Fault(status=429)),
-    ],
-    ids=lambda value: value if isinstance(value, str) else f"{value.status} {value.body!r}",
-)
-def test_greeting_that_gets_no_answer_is_no_success(operation: str, fault: Fault) -> None:
-    account = Account()
-    account.hubspot.fail(operation, fault)
-    ended = account.greet()
-    assert (ended.outcome.verdict, ended.remember) == ("retry", None)
-
-
 # --- subscriptions
 
 

@@ -143,31 +143,6 @@ def test_note_is_attached_to_whom_the_metadata_names(
 # --- nobody is known
 
 
-@pytest.mark.parametrize(
-    ("metadata", "options", "verdict", "reason"),
-    [
-        ({}, {}, "skip", "unmatched"),
-        ({"email": "nobody@example.com"}, {}, "skip", "unmatched"),
-        ({"email": "nobody@example.com"}, {"unmatched": "fail"}, "dead", "unmatched"),
-        ({"deal_id": 99}, {}, "skip", "unmatched"),
-        ({}, {"unmatched": "create"}, "skip", "unmatched"),
-        ({"email": "two@example.com"}, {}, "skip", "ambiguous"),
-        ({"email": "two@example.com"}, {"unmatched": "create"}, "skip", "ambiguous"),
-        ({"email": "two@example.com"}, {"unmatched": "fail"}, "dead", "ambiguous"),
-    ],
-)
-def test_nobody_known_is_skipped_or_fails(
-    metadata: Mapping[str, Any], options: Mapping[str, Any], verdict: str, reason: str
-) -> None:
-    world = World(**options)
-    world.company.add_person("One", "two@example.com")
-    world.company.add_person("Two", "two@example.com")
-    outcome = world.deliver(event(metadata))
-    assert outcome is not None
-    assert (outcome.verdict, outcome.reason) == (verdict, reason)
-    assert (world.company.notes, len(world.company.persons)) == ([], 3)
-
-
 def test_unknown_person_is_created_and_gets_the_note() -> None:
     world = World(unmatched="create")
     outcome = world.deliver(event({"email": "new@example.com"}))

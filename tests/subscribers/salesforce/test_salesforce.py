@@ -1,6 +1,5 @@
 """Salesforce: one record per event, whatever breaks, at a strict stand-in of an org."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -122,17 +121,6 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
 # --- nobody
 
 UNMATCHED = Outcome(verdict="skip", reason="unmatched")
-
-
-@pytest.mark.parametrize(
-    "metadata", [{}, {"contact_id": "12345"}, {"email": "no address"}, {"email": 7}, {"deal_id": "003xx0000000001"}]
-)
-def test_event_that_names_nobody_is_skipped_without_a_request(metadata: dict[str, Any]) -> None:
-    org = Org()
-    assert deliver(org, event(**metadata), subscription()) == (UNMATCHED, [])
-    outcome, sent = deliver(org, event(**metadata), subscription(unmatched="fail"))
-    assert (outcome, sent) == (Outcome(verdict="dead", reason="unmatched"), [])
-    assert org.calls == []
 
 
 @pytest.mark.parametrize("metadata", [{"email": EMAIL}, {"contact_id": "003xx0000000009"}])
@@ -362,50 +350,6 @@ def test_greeting_checks_what_deliveries_need_and_finds_the_version(object: str,
     assert ended.remember == {"portal": "acme.my.salesforce.com", "api_version": f"{NEWEST_VERSION}.0"}
     assert KIND.portal(subscription()) == "acme.my.salesforce.com"
     assert org.records == {}
-
-
-def _lacks(object: str, field: str) -> Callable[[Org], object]:
-    return lambda org: org.objects[object].pop(field)
-
-
-def _changed(field: str, **values: Any) -> Callable[[Org], object]:
-    return lambda org: org.objects["Job_Event__c"].update(
-        {field: org.objects["Job_Event__c"][field]._replace(**values)}
-    )
-
-
-MISSING: list[tuple[str, Callable[[Org], object], str]] = [
-    ("Job_Event__c", lambda org: org.objects.pop("Job_Event__c"), "deploy Job_Event__c with the field Event_Id__c"),
-    ("Job_Event__c", lambda org: org.read_only.add("Job_Event__c"), "Create and Edit on Job_Event__c"),
-    ("Job_Event__c", _lacks("Job_Event__c", "Event_Id__c"), "may not see, Event_Id__c"),
-    ("Job_Event__c", _changed("Event_Id__c", unique=False), "Event_Id__c a unique external id"),
-    ("Job_Event__c", _lacks("Job_Event__c", "Lead__c"), "may not see, Lead__c"),
-    ("Job_Event__c", lambda org: org.hidden.add("Job_Event__c.Details__c"), "may not see, Details__c"),
-    ("Job_Event__c", _lacks("Job_Event__c", "Owner__c"), "may not see, Owner__c"),
-    ("Task", lambda org: org.objects.pop("Task"), "deploy Task"),
-    ("Task", lambda org: org.read_only.add("Task"), "Create and Edit on Task"),
-    ("Task", _lacks("Task", "Event_Id__c"), "the field Event_Id__c"),
-    ("Task", _lacks("Task", "Owner__c"), "the field Owner__c"),
-    ("Task", lambda org: org.objects.pop("Contact"), "Read on Contact"),
-    ("Task", lambda org: org.hidden.add("Contact.Email"), "read the field Email of Contact"),
-    ("Task", lambda org: setattr(org, "versions", ("31.0",)), "lists no API version from 46.0"),
-    ("Task", lambda org: org.tokens.clear(), "INVALID_SESSION_ID"),
-    ("Task", lambda org: org.faults.append(Fault(status=403, code="API_CURRENTLY_DISABLED")), "“API Enabled”"),
-]
-
-
-@pytest.mark.parametrize(("object", "prepare", "reason"), MISSING, ids=[f"{row[0]} {row[2]}" for row in MISSING])
-def test_greeting_names_the_object_the_field_or_the_permission_that_is_missing(
-    object: str, prepare: Callable[[Org], object], reason: str
-) -> None:
-    org = Org()
-    for name in ("Job_Event__c", "Task"):
-        org.objects[name]["Owner__c"] = org.objects["Job_Event__c"]["Status__c"]
-    prepare(org)
-    ended, _ = greet(org, subscription(object=object, given=GIVEN, template={"Owner__c": "x", "Lost__c": None}))
-    assert (ended.outcome.verdict, ended.remember) == ("disable", None)
-    assert reason in ended.outcome.reason
-    assert "resume" not in ended.outcome.reason, "there is nothing to resume yet"
 
 
 @pytest.mark.parametrize("at", range(4))

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from relay.core.deliveries.delivery import Outcome, Response
-from relay.core.events.event import Event, Hint, Origin, from_transition, relay_event
+from relay.core.events.event import Event, Hint, Origin, from_transition
 from relay.core.jobs.job import Job, Observation, Transition
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry, wording
@@ -67,10 +67,6 @@ def text(event: Event, context: RenderContext | None = None) -> str:
     return str(message(event, context)["text"])
 
 
-def about_the_relay(type: str, data: dict[str, Any]) -> Event:
-    return relay_event("evt_1", type, NOW, data, dataschema="http://x/schemas/a.json")
-
-
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -107,20 +103,6 @@ def test_user_text_is_shown_literally(name: str, shown: str | None) -> None:
 )
 def test_text_is_never_truncated_inside_an_entity(escaped: str, limit: int, clipped: str) -> None:
     assert slack_blocks.clip(escaped, limit) == clipped
-
-
-def test_the_longest_message_fits() -> None:
-    event = job_event(
-        channel="&" * 256,
-        action="&" * 256,
-        metadata={"name": "&" * 256},
-        hint=Hint(meaning="&" * 5000, fix="&" * 5000, who="&" * 5000, repeat="safe"),
-    )
-    section = message(event)["blocks"][0]
-    assert 2990 < len(section["text"]["text"]) <= 3000
-    assert 1990 < len(section["fields"][0]["text"]) <= 2000
-    for shown in (section["text"]["text"], section["fields"][0]["text"]):
-        assert shown.endswith("&amp;…")
 
 
 def verdict(status: int, body: bytes = b"", **headers: str) -> Outcome:

@@ -8,7 +8,6 @@ import pytest
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_slack import RECONNECT, job_event
@@ -69,22 +68,6 @@ def test_variables_mention_nobody_where_a_workflow_puts_them_into_a_message() ->
 def test_kind_is_inferred_from_the_path(sink: str, kind: str) -> None:
     assert registry.infer_kind(sink) == kind
     check(registry.kind_named(kind), Subscription(id="sub_1", sink=sink, kind=kind))
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "pointer", "said"),
-    [
-        ("slack_workflow", {"sink": "https://hooks.slack.com/services/T0/B0/x"}, "/sink", "use the kind slack$"),
-        ("slack", {"sink": SINK}, "/sink", "use the kind slack_workflow"),
-        ("slack_workflow", {"method": "PUT"}, "/protocolsettings/method", "only POST"),
-        ("slack_workflow", {"headers": (("X-A", "b"),)}, "/protocolsettings/headers", "headers"),
-        ("slack_workflow", {"options": {"colour": "red"}}, "/config/colour", "no field 'colour'"),
-    ],
-)
-def test_unsupported_settings_are_refused(kind: str, changes: dict[str, Any], pointer: str, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as refused:
-        check(registry.kind_named(kind), Subscription(**{"id": "sub_1", "sink": SINK, "kind": kind, **changes}))
-    assert [error.pointer for error in refused.value.errors] == [pointer]
 
 
 @pytest.mark.parametrize(

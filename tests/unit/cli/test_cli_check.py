@@ -58,29 +58,6 @@ LISTINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("accounts", "detail"),
-    [
-        ("none", "accepted by https://revor.ai (1 ms)"),
-        ("well", "accepted by https://revor.ai (1 ms)"),
-        (
-            "one",
-            "accepted by https://revor.ai (1 ms). Of 2 connect accounts these cannot send: Ada (needs_reconnect)",
-        ),
-        (
-            "many",
-            "accepted by https://revor.ai (1 ms). Of 7 connect accounts these cannot send: Ada (cannot_send), "
-            "acc_1 (cannot_send), acc_2 (cannot_send), acc_3 (cannot_send), acc_4 (cannot_send) and 2 more",
-        ),
-    ],
-)
-def test_connect_accounts_that_cannot_send_are_named(
-    upstream: dict[str, str], capsys: pytest.CaptureFixture[str], accounts: str, detail: str
-) -> None:
-    upstream["accounts"] = accounts
-    assert checked(capsys, 0)["key revor/default"] == {"name": "key revor/default", "state": "ok", "detail": detail}
-
-
 def checked(capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
     capsys.readouterr()
     assert run(["check", "--json"]) == code

@@ -13,7 +13,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from relay.cli import run
-from relay.cli.client import Api, ApiError, Unreachable, in_cli_words
+from relay.cli.client import Api, ApiError, Unreachable
 from relay.cli.events.stream import follow
 from relay.cli.options import full_types
 from relay.core.subscriptions.signing import signature_headers
@@ -405,22 +405,6 @@ def test_subscribed_url_is_refused_without_a_terminal(stub: Stub, capsys: pytest
     assert [seen for seen, _, _ in stub.seen] == ["POST /v1/subscriptions?reuse=true"] * 2
 
 
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        (
-            "2 accounts have a job 'a': choose one by ?source=revor&account=acme, ?source=revor&account=b",
-            "2 accounts have a job 'a': choose one by --source revor --account acme, --source revor --account b",
-        ),
-        ("see GET /v1/signing-secret", "see `relay signing-secret`"),
-        ("is it there?", "is it there?"),
-        ("did you mean failed?; known are a", "did you mean failed?; known are a"),
-    ],
-)
-def test_api_messages_name_commands_and_options(said: str, shown: str) -> None:
-    assert in_cli_words(said) == shown
-
-
 def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
     stub.says("POST /v1/subscriptions", {"id": "sub_1", "sink": "https://a.example/", "config": {}}, status=201)
     options = [
@@ -571,27 +555,6 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
         "types": ["ai.revor.job.failed", "ai.revor.job.overdue"],
         "config": {"kind": "webhook", "ordering": "job", "timeout_seconds": 5.0},
     }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "nothing to change"),
-        (("--unset", "colour"), "It takes address, api_version, attach, batch, channel, client_id"),
-        (("--header", "no colon"), "--header has no colon"),
-        (("--batch", "many"), "--batch 'many': write the events and seconds like 100,5"),
-        (("--batch", "10,soon"), "--batch '10,soon': write"),
-        (("--retry-schedule", ","), "--retry-schedule is empty"),
-    ],
-)
-def test_edit_reports_an_error_in_one_line(
-    stub: Stub, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
-) -> None:
-    stub.says("GET /v1/subscriptions/sub_1", SHOWN)
-    assert run(["subscriptions", "edit", "sub_1", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
 
 
 def test_raw_request_of_a_delivery_verifies(

@@ -143,34 +143,6 @@ def test_a_terminal_is_asked_for_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "content", "sink", "credential"),
-    [
-        ("hubspot", (), "pat-eu1-token", "https://api.hubapi.com", "pat-eu1-token"),
-        ("hubspot", ("--domain", "http://127.0.0.1:9/"), "pat-token", "http://127.0.0.1:9/", "pat-token"),
-        ("pipedrive", ("--domain", "ACME"), "12345678", "https://acme.pipedrive.com", "12345678"),
-        ("pipedrive", ("--domain", "acme.pipedrive.com/"), "12345678", "https://acme.pipedrive.com", "12345678"),
-        (
-            "pipedrive",
-            ("--domain", "https://acme.pipedrive.com/"),
-            "1234e678",
-            "https://acme.pipedrive.com",
-            "1234e678",
-        ),
-    ],
-)
-def test_a_token_alone_in_a_file_is_enough(
-    relay: Relay, tmp_path: Path, kind: str, arguments: tuple[str, ...], content: str, sink: str, credential: str
-) -> None:
-    assert run(["subscriptions", "add", kind, *arguments, "--credential", token_file(tmp_path, content)]) == 0
-    assert relay.created == {
-        "sink": sink,
-        "sinkcredential": {"credentialtype": "ACCESSTOKEN", "accesstoken": credential},
-        "config": {"kind": kind},
-    }
-    assert relay.samples == [], "without a terminal nothing is written unasked"
-
-
-@pytest.mark.parametrize(
     ("domain", "host"),
     [
         ("acme", "acme.my.salesforce.com"),

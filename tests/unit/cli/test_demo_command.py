@@ -5,7 +5,6 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import asyncpg
 import pytest
 from standardwebhooks.webhooks import Webhook
 from starlette.requests import Request
@@ -14,7 +13,6 @@ from relay.cli.demo.environment import Plan, demo_database, demo_settings
 from relay.cli.demo.scenario import Scenario
 from relay.errors import StoreError, UsageError
 from relay.sandbox.server import Sandbox
-from tests.support.postgres_server import shared_server
 
 
 def test_node_runs_on_loopback_with_intervals_divided_by_the_speed() -> None:
@@ -35,18 +33,6 @@ async def test_database_is_a_new_file_or_a_new_postgresql_database(tmp_path: Pat
     with pytest.raises(StoreError, match="cannot create a database beside"):
         async with demo_database(Plan(database="postgresql://hidden:hidden@127.0.0.1:1/x"), tmp_path):
             pass
-
-
-async def test_postgresql_database_is_dropped_at_the_end(tmp_path: Path) -> None:
-    server = shared_server()
-    async with demo_database(Plan(database=server.url()), tmp_path) as url:
-        connection = await asyncpg.connect(url)
-        name = await connection.fetchval("SELECT current_database()")
-        await connection.close()
-    assert name.startswith("relay_demo_")
-    connection = await asyncpg.connect(server.url())
-    assert await connection.fetchval("SELECT COUNT(*) FROM pg_database WHERE datname = $1", name) == 0
-    await connection.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from relay.config.settings import Settings, effective_settings, load_settings
 from relay.core.values import EffectiveSetting
 from relay.node.reload import takes_over
@@ -46,33 +44,6 @@ def settings(tmp_path: Path, text: str = FILE, environ: dict[str, str] | None = 
 
 def by_key(made: Settings) -> dict[str, EffectiveSetting]:
     return {one.key: one for one in effective_settings(made)}
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "place"),
-    [
-        ("server.port", 9090, "relay.yaml:2"),
-        ("server.host", "127.0.0.1", "default"),
-        ("auth.tokens[0].name", "ops", "relay.yaml:5"),
-        ("auth.tokens[0].token", None, "relay.yaml:6 (${OPS})"),
-        ("auth.tokens[0].scopes", ["admin"], "relay.yaml:7"),
-        ("delivery.jitter", 0.5, "relay.yaml:9"),
-        ("delivery.per_host", 7, "RELAY_DELIVERY__PER_HOST"),
-        ("security.allow_hosts", ["*.example"], "relay.yaml:11"),
-        ("security.egress_proxy", None, "relay.yaml:12"),
-        ("sources.revor.accounts.second.api_key", None, "relay.yaml:16"),
-        ("sources.revor.accounts.default.api_key", None, "REVOR_API_KEY"),
-        ("sources.revor.polling.reserve", 0.3, "default"),
-        ("web.search_keys", ["deal"], "RELAY_WEB__SEARCH_KEYS"),
-        ("database.url", "sqlite:///relay.db", "default"),
-        ("subscriptions", None, "relay.yaml:17"),
-        ("heartbeat.url", None, "default"),
-    ],
-)
-def test_each_setting_has_its_value_and_place(tmp_path: Path, key: str, value: object, place: str) -> None:
-    found = by_key(settings(tmp_path))[key]
-    assert found.value == value
-    assert found.place.removeprefix(f"{tmp_path}/") == place
 
 
 def test_no_secret_is_in_what_is_shown(tmp_path: Path) -> None:

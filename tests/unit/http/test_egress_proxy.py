@@ -128,15 +128,6 @@ async def test_each_failure_of_the_proxy_is_its_own(proxy: ConnectProxy, detail:
     assert len(proxy.heads) == 1, "no second try in one attempt, not even of a method that may be repeated"
 
 
-async def test_timeout_in_the_tunnel_is_the_sinks() -> None:
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    async with open_peer(hang) as port, open_connect_proxy() as proxy, sender_through(proxy.url()) as sender:
-        response = await send(sender, f"http://127.0.0.1:{port}/", timeout_seconds=0.1)
-    assert (response.error, response.detail) == ("timeout", "no answer within 0.1 s")
-
-
 async def test_tunnel_is_kept_and_never_shared_with_direct_requests() -> None:
     async with open_sink() as (sink, port), open_connect_proxy() as proxy:
         url = f"http://127.0.0.1:{port}/"

@@ -26,12 +26,3 @@ def test_low_limit_on_open_files_is_raised(monkeypatch, before, after):
     monkeypatch.setattr(resource, "setrlimit", lambda kind, new: limits.append(new))
     interpreter.raise_file_limit()
     assert limits == ([] if after is None else [after])
-
-
-def test_limit_is_kept_if_the_system_refuses(monkeypatch):
-    def refuse(kind, new):
-        raise ValueError("not so many")
-
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, NO_LIMIT))
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    interpreter.raise_file_limit()

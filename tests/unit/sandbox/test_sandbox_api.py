@@ -152,33 +152,6 @@ def test_invalid_dispatch_is_refused(peer: Peer, body: Any) -> None:
     assert peer.get("/_sandbox/jobs").json()["jobs"] == []
 
 
-@pytest.mark.parametrize("removed", [False, True])
-def test_jobs_of_a_broken_account_fail_as_the_upstream_s_do(peer: Peer, removed: bool) -> None:
-    """Attempts that started before go on; jobs of other accounts are not affected; a repair holds for what is left."""
-    fate = {"final": "succeeded", "start_delay_seconds": 10, "run_seconds": 5, "attempt_failures": 0}
-    mine = {**fate, "connect_account_id": "connect_account_email"}
-    (running,) = peer.script(**{**mine, "start_delay_seconds": 0}, in_lane=False)
-    jobs = peer.script(**mine, count=3)
-    (other,) = peer.script(**fate, connect_account_id="connect_account_whatsapp", in_lane=False)
-
-    peer.clock.now += 1
-    if removed:
-        assert peer.delete("/_sandbox/accounts/connect_account_email").status_code == 200
-    else:
-        peer.post("/_sandbox/accounts", json={"id": "connect_account_email", "status": "credentials"})
-    peer.clock.now += 40
-    peer.post("/_sandbox/accounts", json={"id": "connect_account_email", "status": "ok", "channel": "email"})
-    peer.clock.now += 600
-
-    items = [peer.job(job["id"]).json()["item"] for job in (running, *jobs, other)]
-    assert [item["status"] for item in items] == ["succeeded", "failed", "succeeded", "succeeded", "succeeded"]
-    failed = SAMPLES["job_failed"]["body"]["item"]["error"]
-    assert (items[1]["error"], items[1]["result"], items[1]["attempt_count"]) == (failed, None, 1)
-    truth = peer.get(f"/_sandbox/jobs/{jobs[0]['id']}").json()["job"]
-    assert truth["final_item"] == items[1]
-    assert [step["status"] for step in truth["transitions"]] == ["queued", "running", "failed"]
-
-
 # Idempotency
 
 
@@ -205,29 +178,6 @@ def test_a_job_as_documented(peer: Peer) -> None:
 
 
 # Limits
-
-
-def test_the_rate_limit_over_http(make_peer: MakePeer) -> None:
-    peer = make_peer(rate_limit=(2, 60.0), account_rate_limit=3)
-    first = peer.get(ACCOUNTS, headers=KEY)
-    assert {name: value for name, value in first.headers.items() if "ratelimit" in name} == {
-        "x-ratelimit-limit": "2",
-        "x-ratelimit-remaining": "1",
-        "x-ratelimit-window-ms": "60000",
-        "x-user-ratelimit-limit": "3",
-        "x-user-ratelimit-remaining": "2",
-    }
-    assert "retry-after" not in first.headers
-    refused(peer.job("x"), 404, "external_api_job_not_found")
-    peer.clock.now += 12.5
-    third = peer.create()
-    refused(third, 429, "api_rate_limit_exceeded")
-    assert third.headers["retry-after"] == "48"
-    second_key = {"x-api-key": "sk-revor-acme-2"}
-    assert peer.get(ACCOUNTS, headers=second_key).status_code == 200
-    refused(peer.get(ACCOUNTS, headers=second_key), 429, "api_rate_limit_exceeded")  # the account's
-    peer.clock.now += 48
-    assert peer.create().status_code == 202
 
 
 # Faults

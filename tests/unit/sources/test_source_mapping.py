@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
 from relay.core.events.event import Origin, from_transition
-from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, ListedAccount, Listing
-from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Problem, Progress, Recipient, detect
+from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, Listing
+from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Progress, Recipient, detect
 from relay.core.jsontext import dumps
 from relay.sources.definition import load_definition
 from relay.sources.mapping import (
@@ -172,26 +172,6 @@ def test_times(text: object, seconds: float | None) -> None:
         assert getattr(observation, name) == seconds
 
 
-@pytest.mark.parametrize(
-    ("error", "problem"),
-    [
-        (None, None),
-        ({}, None),
-        ([], None),
-        (5, None),
-        ("", None),
-        ("boom\n", Problem(code="unknown", message="boom")),
-        ({"code": "c"}, Problem(code="c", message="c")),
-        ({"message": "m"}, Problem(code="unknown", message="m")),
-        ({"code": 5, "message": [], "retryable": "no"}, Problem(code="unknown", message="unknown")),
-        ({"code": "c\x00d", "message": "m\r\nn", "retryable": True}, Problem(code="cd", message="mn", retryable=True)),
-        ({"code": "c" * 9999, "message": "m" * 9999}, Problem(code="c" * 200, message="m" * 1000)),
-    ],
-)
-def test_problem_of_a_failed_job(error: object, problem: Problem | None) -> None:
-    assert seen({"status": "failed", "error": error}).problem == problem
-
-
 # Whatever JSON can hold --------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -241,23 +221,6 @@ def listed(*items: object, **fields: object) -> Listing:
 
 def account(id: object = "a", **fields: object) -> dict[str, object]:
     return {"account_id": id, "channel": "email", "name": "Ada", "status": "ok", "can_send": True, **fields}
-
-
-def test_documented_listing() -> None:
-    found = read_listing(REVOR, orjson.dumps(SAMPLES["accounts"]["body"]))
-    assert isinstance(found, Listing)
-    assert found.is_complete
-    assert found.accounts == {
-        "connect_account_xxx": ListedAccount(
-            id="connect_account_xxx",
-            channel="linkedin",
-            name="LinkedIn Account",
-            status="ok",
-            can_send=True,
-            state="ok",
-        )
-    }
-    assert "linkedin.com" not in repr(found), "the identifier, an address or a profile, is not kept"
 
 
 @pytest.mark.parametrize(
