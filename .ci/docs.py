@@ -150,7 +150,6 @@ def document() -> Json:
     from relay.api.http.ports import ApiSettings
     from relay.core.access.netguard import GuardPolicy
     from relay.core.events.event import Origin
-    from subscribers.registry import kinds
 
     origin = Origin(source="", type_prefix="ai.revor.job", dataschema="", account_source="")
     settings = ApiSettings(
@@ -166,7 +165,7 @@ def document() -> Json:
         version="",
         node_id="",
     )
-    found: Json = orjson.loads(openapi_json(settings, kinds()))
+    found: Json = orjson.loads(openapi_json(settings))
     return found
 
 

@@ -5,11 +5,12 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from relay.core.deliveries.broker import protocol_of
-from relay.core.subscriptions.subscription import PROTOCOLS
+from relay.core.deliveries.broker import Broker, Message, protocol_of
+from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from relay.errors import FieldError, InvalidRequest
-from relay.redaction import split_url
+from relay.redaction import split_url, url_without_path
 from subscribers.base import Kind
+from subscribers.common.brokers import ToBroker
 from subscribers.discord import Discord
 from subscribers.flat import Flat
 from subscribers.hubspot import HOSTS as HUBSPOT_HOSTS
@@ -82,6 +83,18 @@ def kind_named(name: str) -> Kind:
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KINDS)}"
     detail = f"{name!r:.100} is not a kind of subscription: {hint}"
     raise InvalidRequest(detail, errors=[FieldError(pointer="/config/kind", code="unknown_kind", detail=detail)])
+
+
+def redacted_url(name: str, url: str) -> str:
+    """The URL of a sink of the kind of this name, as it may be shown. Of an unknown kind only the host."""
+    known = _KINDS.get(name)
+    return url_without_path(url) if known is None else known.redacted_url(url)
+
+
+def broker_of(subscription: Subscription) -> tuple[Broker, Message | None] | None:
+    """The broker of a subscription, and a destination to look for there; None: it has none."""
+    kind = kind_named(subscription.kind)
+    return (kind.broker(subscription), kind.place(subscription)) if isinstance(kind, ToBroker) else None
 
 
 def infer_kind(sink: str) -> str:

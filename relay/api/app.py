@@ -1,6 +1,6 @@
 """The API as one ASGI application."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]", pages: Pages |
     """The API over these ports, the drop-in proxy that `proxy` creates, and the dashboard that `pages` makes. It opens
     and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
-    openapi = cache(partial(openapi_json, ports.settings, ports.kinds.names))
+    openapi = cache(partial(openapi_json, ports.settings))
     asyncapi = cache(partial(asyncapi_json, ports.settings))
     context = Context(ports=ports, schemas=schemas, openapi=openapi, asyncapi=asyncapi)
     # A path with a trailing slash is another path.
@@ -42,9 +42,9 @@ def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]", pages: Pages |
     return Front(app, proxy(context), context, None if pages is None else pages(context, app))
 
 
-def openapi_json(settings: ApiSettings, kinds: Sequence[str]) -> bytes:
+def openapi_json(settings: ApiSettings) -> bytes:
     """The OpenAPI description with these settings, as JSON."""
-    return orjson.dumps(document_of(OPERATIONS, settings, kinds))
+    return orjson.dumps(document_of(OPERATIONS, settings))
 
 
 def asyncapi_json(settings: ApiSettings) -> bytes:

@@ -19,6 +19,7 @@ from relay.api.http.stream import EVENT_ID_PATTERN
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.relay_events import SCHEMA_NAMES
 from relay.core.subscriptions.filters import known_types
+from subscribers.registry import kinds
 
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
@@ -43,11 +44,11 @@ jobs; `subscriptions:write` subscriptions, their deliveries and replays; `delive
 with `relay serve --dev`, callers on the same machine need none."""
 
 
-def document_of(operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]) -> dict[str, Any]:
+def document_of(operations: Sequence[Operation], settings: ApiSettings) -> dict[str, Any]:
     """The description as JSON. It lists the event types and kinds; with `--dev` also the configured sources and
     accounts, whose names are not public."""
     refs, schemas = schemas_of([Problem, *models_of(operations)])
-    _fill_in_names(schemas, operations, settings, kinds)
+    _fill_in_names(schemas, operations, settings)
     schemas |= event_schemas()
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -117,9 +118,7 @@ class _Schemas(GenerateJsonSchema):
         return {"additionalProperties": False, **super().typed_dict_schema(schema)}
 
 
-def _fill_in_names(
-    schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings, kinds: Sequence[str]
-) -> None:
+def _fill_in_names(schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings) -> None:
     """Adds the names that depend on the settings; handlers check them, not the models."""
     types = {"anyOf": [{"enum": list(known_types(one.type_prefix for one in settings.origins.values()))}, FREE]}
     sources = sorted(settings.event_sources)
@@ -132,7 +131,7 @@ def _fill_in_names(
         properties["types"]["anyOf"][0]["items"] = types
         if settings.dev:
             properties["source"]["anyOf"][0]["enum"] = sources
-        schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds)
+        schemas["SubscriptionConfig"]["properties"]["kind"]["anyOf"][0]["enum"] = list(kinds())
     schemas["ReplayCreate"]["properties"]["types"]["anyOf"][0]["items"] = types
     schemas["DeliveryFilter"]["properties"]["type"]["anyOf"][0] |= types
     for name in ("TestRequest", "SubscriptionPreview"):

@@ -18,7 +18,6 @@ from relay.core.subscriptions.declared import Change
 from relay.errors import FieldError, InvalidRequest, SettingsError, StoreError
 from relay.node.accounts import adopted_accounts
 from relay.node.component_settings import ComponentSettings
-from relay.node.sink_kinds import api_kinds
 from relay.proxy.types import with_adopted
 from relay.sources.definition import load_definition
 
@@ -110,6 +109,5 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
         node=absent,
         audit=audit or absent,
         forecasts=absent,
-        kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
     )
     return Context(ports=ports)

@@ -45,7 +45,6 @@ from relay.node.figures import FLUSH_SECONDS, Figures
 from relay.node.heartbeat import Heartbeat
 from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
-from relay.node.sink_kinds import api_kinds
 from relay.node.timetable import timetable
 from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
@@ -493,7 +492,6 @@ class Node:
             node=self,
             audit=self.audit,
             forecasts=self._forecasts,
-            kinds=api_kinds([origin.type_prefix for origin in api.origins.values()]),
             dial=self._publishers.dial,
             count_request=self.metrics_registry.count_request,
             published=self._on_published,

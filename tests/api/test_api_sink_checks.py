@@ -1,14 +1,13 @@
 """A CRM's sink and credential are tried before the subscription is stored, and nothing is stored if they fail."""
 
-from dataclasses import replace
-
 import pytest
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Ended, Step, Steps
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import CheckFailed
-from tests.support.api_world import KINDS, TOKENS
+from subscribers.webhook import Webhook
+from tests.support.api_world import TOKENS
 
 SINK = "https://crm.example/api"
 TOKEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": "secret-token"}
@@ -27,10 +26,10 @@ def _steps() -> Steps:
     return Ended(outcome=Outcome(verdict="delivered", reason="ok"))
 
 
-@pytest.fixture
-def world(world):
-    world.kinds = replace(KINDS, greeting=greeting, portal=lambda one: one.options.get("portal"))
-    return world
+@pytest.fixture(autouse=True)
+def crm_webhooks(monkeypatch):
+    monkeypatch.setattr(Webhook, "greeting", lambda kind, subscription, now: greeting(subscription, now))
+    monkeypatch.setattr(Webhook, "portal", lambda kind, subscription: subscription.options.get("portal"))
 
 
 async def stored(client) -> list:

@@ -10,9 +10,9 @@ import orjson
 from jsonschema_rs import Draft202012, Draft202012Validator, Registry
 
 from relay.api.app import openapi_json
-from tests.support.api_world import KINDS, SETTINGS, TOKENS
+from tests.support.api_world import SETTINGS, TOKENS
 
-DOCUMENT: dict[str, Any] = orjson.loads(openapi_json(SETTINGS, KINDS.names))
+DOCUMENT: dict[str, Any] = orjson.loads(openapi_json(SETTINGS))
 METHODS = ("get", "put", "post", "delete")
 
 _PATHS = [
@@ -81,5 +81,5 @@ async def check_answer(answer: httpx2.Response) -> None:
 
 def with_tokens() -> dict[str, Any]:
     """The description with configured tokens."""
-    document: dict[str, Any] = orjson.loads(openapi_json(replace(SETTINGS, tokens=TOKENS), KINDS.names))
+    document: dict[str, Any] = orjson.loads(openapi_json(replace(SETTINGS, tokens=TOKENS)))
     return document

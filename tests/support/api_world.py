@@ -11,7 +11,7 @@ import orjson
 
 from relay.api.access.callers import Access
 from relay.api.http.operations import Context
-from relay.api.http.ports import ApiSettings, Kinds, Ports, Readiness, Token
+from relay.api.http.ports import ApiSettings, Ports, Readiness, Token
 from relay.api.jobs.group_finish import GroupForecasts
 from relay.config.keyring import Keyring
 from relay.config.settings import Settings, effective_settings
@@ -35,13 +35,12 @@ from relay.delivery.pulls import Pulls
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
-from relay.node.sink_kinds import broker_of
 from relay.proxy.asgi import Proxy
 from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
 from relay.signals import Signals
 from relay.store.store import Store
 from subscribers.base import Dialogue, RenderContext
-from subscribers.registry import infer_kind, kind_named, kinds
+from subscribers.registry import kind_named
 from tests.support.delivery_kit import shared
 from tests.support.store_kit import callback_for
 
@@ -433,22 +432,6 @@ class FakeGateway:
         """Metrics are not recorded."""
 
 
-KINDS = Kinds(
-    names=tuple(kinds()),
-    infer=infer_kind,
-    check=lambda subscription: kind_named(subscription.kind).check(subscription),
-    default_types=lambda name: kind_named(name).default_types(("ai.revor.job",)),
-    default_timeout_seconds=lambda name: kind_named(name).timeout_seconds,
-    default_incidents=lambda name: kind_named(name).default_incidents,
-    redacted_url=lambda name, url: kind_named(name).redacted_url(url),
-    signed=lambda name: kind_named(name).signed,
-    portal=lambda subscription: kind_named(subscription.kind).portal(subscription),
-    broker=broker_of,
-    greeting=lambda subscription, now: kind_named(subscription.kind).greeting(subscription, now),
-    names_somebody=lambda subscription: kind_named(subscription.kind).names_somebody(subscription),
-)
-
-
 @dataclass
 class World:
     """Everything behind the API of one test."""
@@ -459,7 +442,6 @@ class World:
     published: list[int] = field(default_factory=list)
     node: FakeNode = field(default_factory=FakeNode)
     dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
-    kinds: Kinds = KINDS
     dialled: list[tuple[Broker, Message | None]] = field(default_factory=list)
     broker_says: Published = field(default_factory=Published)
 
@@ -504,7 +486,6 @@ class World:
             node=self.node,
             audit=self.audit,
             forecasts=GroupForecasts(self.store.group_work, self.store.learned, lambda: self.now),
-            kinds=self.kinds,
             count_request=lambda method, status_code: self.requests.append((method, status_code)),
             published=self.published.append,
         )

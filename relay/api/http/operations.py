@@ -27,6 +27,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.errors import NotFound
 from relay.ids import new_id, same_id
 from relay.redaction import url_without_path
+from subscribers.registry import redacted_url
 
 PUBLIC = None
 READS = frozenset({READ})
@@ -125,7 +126,7 @@ class Call:
     def shown_sink(self, kind: str, url: str) -> str:
         """A sink's URL as this caller may see it: the path, which may be a credential, only who may set it."""
         if self.may_set_sinks or not url:
-            return self.ports.kinds.redacted_url(kind, url)
+            return redacted_url(kind, url)
         return url_without_path(url)
 
     def shown_url(self, subscription: Subscription, url: str) -> str:

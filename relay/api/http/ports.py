@@ -11,9 +11,8 @@ from relay.api.http.limits import Admission
 from relay.clock import Clock
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published
-from relay.core.deliveries.dialogue import Steps
-from relay.core.events.event import RELAY_SOURCE, Event, Origin
-from relay.core.subscriptions.subscription import Handshake, Incidents, Subscription
+from relay.core.events.event import RELAY_SOURCE, Origin
+from relay.core.subscriptions.subscription import Handshake
 
 if TYPE_CHECKING:
     from relay.api.access.callers import Access
@@ -99,38 +98,6 @@ class Readiness:
     checks: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kinds:
-    """The kinds of subscription, as functions, because `api` does not import `subscribers`.
-
-    names              the names of all kinds
-    infer              the kind for a sink's URL
-    check              raises InvalidRequest if the kind cannot serve a subscription
-    default_types      kind name to the types it gets by default (None: all job events)
-    default_timeout_seconds  kind name to its default of `config.timeout_seconds`, None without one
-    default_incidents  kind name to its default of `config.incidents`
-    redacted_url       kind name and URL to the redacted sink
-    signed             whether requests to a kind are signed
-    portal             the account at a vendor whose limits a subscription shares, None without one
-    broker             the broker of a subscription, and a destination to look for there; None: it has none
-    greeting           the requests that try a sink before its subscription is stored, None without any
-    names_somebody     whether an event's metadata name somebody whom the sink can look for; None if it is no CRM
-    """
-
-    names: tuple[str, ...]
-    infer: Callable[[str], str]
-    check: Callable[[Subscription], None]
-    default_types: Callable[[str], tuple[str, ...] | None]
-    default_timeout_seconds: Callable[[str], float | None]
-    default_incidents: Callable[[str], Incidents]
-    redacted_url: Callable[[str, str], str]
-    signed: Callable[[str], bool]
-    portal: Callable[[Subscription], str | None]
-    broker: Callable[[Subscription], tuple[Broker, Message | None] | None]
-    greeting: Callable[[Subscription, float], Steps | None]
-    names_somebody: Callable[[Subscription], Callable[[Event], bool] | None]
-
-
 async def _dial_nothing(_broker: Broker, _place: Message | None) -> Published:
     """The default for tests without brokers."""
     return Published()
@@ -164,7 +131,6 @@ class Ports:
     node: "Node"
     audit: "AuditLog"
     forecasts: "GroupForecasts"
-    kinds: Kinds
     dial: Callable[[Broker, Message | None], Awaitable[Published]] = _dial_nothing
     count_request: Callable[[str, int], None] = _count_nothing
     published: Callable[[int], None] = lambda count: None

@@ -39,13 +39,14 @@ from relay.core.subscriptions.subscription import PORTAL, PROTOCOLS, PULL, SETTI
 from relay.errors import FieldError, SinkRefused
 from relay.ids import new_id
 from relay.redaction import REDACTED, url_without_path
+from subscribers.registry import infer_kind, kind_named, kinds, redacted_url
 
 Body = TypeVar("Body", bound=SubscriptionCreate)
 
 
 def awaits_consent(subscription: core.Subscription, context: Context) -> bool:
     """Whether nothing may be sent to the sink before a handshake."""
-    return handshake.awaits_consent(subscription, context.settings.handshake, context.ports.kinds.infer)
+    return handshake.awaits_consent(subscription, context.settings.handshake, infer_kind)
 
 
 def read_create(document: Any, context: Context, *, id: str, now: float) -> tuple[core.Subscription, str | None]:
@@ -73,12 +74,12 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
         errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
     if errors:
         raise invalid(*errors)
-    if body.sink in (context.ports.kinds.redacted_url(before.kind, before.sink), url_without_path(before.sink)):
+    if body.sink in (redacted_url(before.kind, before.sink), url_without_path(before.sink)):
         body = body.model_copy(update={"sink": before.sink})
         _refuse_showing_more(config, context, before)
     else:
         _refuse_placeholder(body.sink)
-    if config.incidents == before.incidents == context.ports.kinds.default_incidents(before.kind):
+    if config.incidents == before.incidents == kind_named(before.kind).default_incidents:
         config = config.model_copy(update={"incidents": None})
     return with_portal(_subscription(body, _following(config, context, before), context, before), before)
 
@@ -118,9 +119,8 @@ def _following(config: SubscriptionConfig, context: Context, before: core.Subscr
 
 def _refuse_showing_more(config: SubscriptionConfig, context: Context, before: core.Subscription) -> None:
     """Raises InvalidRequest if the new kind would show a part of the stored URL that the old kind redacts."""
-    kinds = context.ports.kinds
-    kind = kinds.infer(before.sink) if config.kind is None else config.kind
-    if kind in kinds.names and kinds.redacted_url(kind, before.sink) != kinds.redacted_url(before.kind, before.sink):
+    kind = infer_kind(before.sink) if config.kind is None else config.kind
+    if kind in kinds() and redacted_url(kind, before.sink) != redacted_url(before.kind, before.sink):
         shows = f"kind {kind} shows another part of the stored URL than {before.kind} does"
         detail = f"{shows}: send the whole sink, or config.kind {before.kind}"
         raise invalid(FieldError(pointer="/sink", code="redacted", detail=detail))
@@ -136,9 +136,9 @@ def _refuse_placeholder(sink: str | None) -> None:
 def _subscription(
     body: SubscriptionCreate, config: SubscriptionConfig, context: Context, before: core.Subscription
 ) -> core.Subscription:
-    settings, kinds = context.settings, context.ports.kinds
+    settings = context.settings
     sink = body.sink or ""
-    kind = kinds.infer(sink) if config.kind is None else config.kind
+    kind = infer_kind(sink) if config.kind is None else config.kind
     errors = _name_errors(body, kind, context)
     errors += _protocol_errors(body, kind)
     given_types, type_errors = event_types(body.types or (), context.known_types, "/types")
@@ -154,14 +154,16 @@ def _subscription(
     errors = credential_errors(credential, headers)
     if errors:
         raise invalid(*errors)
-    incidents = kinds.default_incidents(kind) if config.incidents is None else config.incidents
-    types = default_types = kinds.default_types(kind)
+    of_kind = kind_named(kind)
+    incidents = of_kind.default_incidents if config.incidents is None else config.incidents
+    all_origins = (settings.unrestricted or settings).origins.values()
+    types = default_types = of_kind.default_types([origin.type_prefix for origin in all_origins])
     if body.types is not None and given_types != default_types:
         types = given_types
     elif default_types is not None and incidents == "off":
         types = tuple(type for type in default_types if type not in INCIDENT_EVENTS)
     schedule, timeout_seconds = config.retry_schedule, config.timeout_seconds
-    least_seconds = kinds.default_timeout_seconds(kind)
+    least_seconds = of_kind.timeout_seconds
     if timeout_seconds is None and least_seconds is not None and least_seconds > settings.default_timeout_seconds:
         timeout_seconds = least_seconds
     subscription = replace(
@@ -185,7 +187,7 @@ def _subscription(
         description=body.description,
         options=options,
     )
-    kinds.check(subscription)
+    of_kind.check(subscription)
     return subscription
 
 
@@ -251,8 +253,8 @@ def _credential(body: SubscriptionCreate, context: Context, before: core.Subscri
 def _name_errors(body: SubscriptionCreate, kind: str, context: Context) -> list[FieldError]:
     """Errors for an unknown kind or source."""
     errors = []
-    if kind not in context.ports.kinds.names:
-        detail = f"{kind[:100]!r} is not a kind of subscription{did_you_mean(kind, context.ports.kinds.names)}"
+    if kind not in kinds():
+        detail = f"{kind[:100]!r} is not a kind of subscription{did_you_mean(kind, kinds())}"
         errors.append(FieldError(pointer="/config/kind", code="unknown_kind", detail=detail))
     sources = context.settings.event_sources
     if body.source is not None and body.source not in sources:

@@ -51,6 +51,7 @@ from relay.core.subscriptions.declared import (
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.turns import Turns
+from subscribers.registry import kind_named
 
 if TYPE_CHECKING:
     from relay.node.audit import AuditLog
@@ -303,7 +304,7 @@ class _Reader:
         start_at = start_seconds(config.start)
         empty = Subscription(id=id, sink=body.sink or "", created_at=self.now, owner=owner, start_at=start_at)
         after = replace(read_declared(body, self.context, before or empty), declared=self._declarer)
-        if config.secret is None and after.signature != "v1a" and self.context.ports.kinds.signed(after.kind):
+        if config.secret is None and after.signature != "v1a" and kind_named(after.kind).signed:
             detail = "a declared subscription needs its signing secret, for example ${file:/run/secrets/NAME}"
             raise invalid(FieldError(pointer="/config/secret", code="missing", detail=detail))
         after = replace(after, credential=_credential(after, before))

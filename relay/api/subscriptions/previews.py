@@ -35,6 +35,7 @@ from relay.ids import new_id
 from relay.redaction import REDACTED
 from relay.turns import Turns
 from subscribers.common.templates import strictly
+from subscribers.registry import kind_named
 
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0
@@ -265,7 +266,7 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
     now = call.ports.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
     seen, matched, examples = 0, 0, list[dict[str, Any]]()
-    names_somebody = call.ports.kinds.names_somebody(subscription)
+    names_somebody = kind_named(subscription.kind).names_somebody(subscription)
     named = None if names_somebody is None else 0
     cursor, cut = None, False
     clock, turns = asyncio.get_running_loop().time, Turns()

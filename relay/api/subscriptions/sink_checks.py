@@ -15,6 +15,7 @@ from relay.core.subscriptions.declared import same_credential
 from relay.core.subscriptions.greeting import refusal_of_dial
 from relay.core.subscriptions.subscription import SETTINGS, Subscription
 from relay.errors import Unauthorized
+from subscribers.registry import broker_of, kind_named
 
 CHECK = boolean(
     "check", "For CRMs and brokers: try the sink and its credential first. If they fail, store nothing.", default=True
@@ -27,13 +28,13 @@ async def tried(call: Call, subscription: Subscription) -> Mapping[str, str] | N
     subscription), and Unauthorized if the token was revoked meanwhile."""
     if not call.query["check"] or awaits_consent(subscription, call.context):
         return None
-    if (found := call.ports.kinds.broker(subscription)) is not None:
+    if (found := broker_of(subscription)) is not None:
         with call.ports.admission.tests.held(call.caller):
             refused = refusal_of_dial(await call.ports.dial(*found), destination_of(subscription.kind))
         if refused is not None:
             raise refused
         return _still_allowed(call, {})
-    steps = call.ports.kinds.greeting(subscription, call.ports.clock())
+    steps = kind_named(subscription.kind).greeting(subscription, call.ports.clock())
     if steps is None:
         return None
     with call.ports.admission.tests.held(call.caller):

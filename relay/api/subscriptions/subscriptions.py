@@ -30,7 +30,6 @@ from relay.api.http.operations import (
     stored,
 )
 from relay.api.http.params import PAGE, boolean
-from relay.api.http.ports import Kinds
 from relay.api.http.problems import known
 from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time
@@ -63,6 +62,7 @@ from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import Conflict, FieldError
 from relay.ids import new_id
+from subscribers.registry import kind_named, kinds
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 DEFAULT_TEST_TYPE = "relay.test"
@@ -158,9 +158,8 @@ async def create_subscription(call: Call) -> Response:
         return _made(call, known)  # the first request was cut off after its commit
     subscription = with_facts(subscription, await tried(call, subscription) or {})
     if call.query["reuse"] and subscription.sink:
-        place = partial(_place, call.ports.kinds)
-        wanted = place(subscription)
-        same = [one for one in await call.ports.store.subscriptions.all() if place(one) == wanted]
+        wanted = _place(subscription)
+        same = [one for one in await call.ports.store.subscriptions.all() if _place(one) == wanted]
         if same:
             return _shown(call, min(same, key=lambda one: one.id))
     made = with_secret(subscription, given, call.context, now)
@@ -170,9 +169,9 @@ async def create_subscription(call: Call) -> Response:
     return _made(call, made)
 
 
-def _place(kinds: Kinds, one: core.Subscription) -> tuple[object, ...]:
+def _place(one: core.Subscription) -> tuple[object, ...]:
     """Where a subscription sends to: a URL, and there a channel, or a portal and what is written into it."""
-    portal = kinds.portal(one) if one.kind in kinds.names else None
+    portal = kind_named(one.kind).portal(one) if one.kind in kinds() else None
     return _comparable(one.sink), portal, *place_of(one)
 
 

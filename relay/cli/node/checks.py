@@ -39,7 +39,6 @@ from relay.node.component_settings import guard_policy
 from relay.node.declared import check_declared, context_of, differing
 from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
-from relay.node.sink_kinds import broker_of
 from relay.private_files import default_state_dir
 from relay.redaction import redact_text
 from relay.sources.client import PollResult, UpstreamClient
@@ -52,6 +51,7 @@ from relay.store.store import Store, open_store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER
 from relay.store.subscriptions.subscriptions import SubscriptionStore
 from subscribers import registry
+from subscribers.registry import broker_of
 
 PAGE = 500
 PROXY_TIMEOUT_SECONDS = 5.0

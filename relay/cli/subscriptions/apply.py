@@ -98,13 +98,13 @@ def export(
 
     async def directly(database: Opened) -> Any:
         from relay.api.subscriptions.models import subscription_view
+        from subscribers.registry import redacted_url
 
         context = await database.context()
         stored = await database.store.subscriptions.all()
         if with_secrets:
             await database.audit.record("subscriptions.export", actor=COMMAND_LINE)
-        redacted = context.ports.kinds.redacted_url
-        return [(subscription_view(one, redacted, context.settings), one) for one in stored]
+        return [(subscription_view(one, redacted_url, context.settings), one) for one in stored]
 
     found = done(settings, through, directly, lambda settings: opened(settings, writes=with_secrets))
     found.sort(key=lambda pair: str(pair[0]["id"]))
@@ -141,6 +141,7 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: 
     async def directly(database: Opened) -> Any:
         from relay.api.subscriptions.declared import applied_view, apply_declared
         from relay.core.access.audit import AuditRecord
+        from subscribers.registry import redacted_url
 
         context = await database.context()
 
@@ -152,7 +153,7 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: 
         with as_settings(settings.subscriptions):
             body = body_of(settings, dry_run=dry_run, prune=prune, cancel_pending=cancel_pending)
             changes = await apply_declared(context, body, room=None, record=record)
-        return applied_view(changes, context, context.ports.kinds.redacted_url, dry_run=dry_run)
+        return applied_view(changes, context, redacted_url, dry_run=dry_run)
 
     with working("comparing"), _masking(settings.subscriptions):
         try:

@@ -26,6 +26,7 @@ from relay.web.subscription_form import (
     typed_again,
 )
 from relay.web.texts import english
+from subscribers import registry
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
@@ -189,7 +190,7 @@ async def create(visit: Visit) -> Content:
         title=text("subscriptions.made"),
         values={
             "subscription": made,
-            "secret": secret if visit.context.ports.kinds.signed(made["config"]["kind"]) else None,
+            "secret": secret if registry.kind_named(made["config"]["kind"]).signed else None,
         },
         equivalent=equivalent(["relay", "subscriptions", "show", made["id"]], "GET /v1/subscriptions/{}", made["id"]),
     )
@@ -261,11 +262,11 @@ def _check(visit: Visit) -> Mapping[str, object]:
 
 
 def _typed(visit: Visit, before: Answer | None) -> Filled:
-    kinds, known = visit.context.ports.kinds, visit.context.known_types
+    known = visit.context.known_types
 
     def is_secret(sink: str) -> bool:
-        kind = visit.form.get("kind") or kinds.infer(sink)
-        return kind in kinds.names and kinds.redacted_url(kind, sink) != sink
+        kind = visit.form.get("kind") or registry.infer_kind(sink)
+        return kind in registry.kinds() and registry.redacted_url(kind, sink) != sink
 
     return typed_again(visit.form, known, is_secret, None if before is None else fields_of(before, known))
 
@@ -291,7 +292,7 @@ async def _form(
         values={
             "filled": filled,
             "before": before,
-            "kind_options": [(AUTOMATIC, text("subscriptions.automatic")), *_same(visit.context.ports.kinds.names)],
+            "kind_options": [(AUTOMATIC, text("subscriptions.automatic")), *_same(registry.kinds())],
             "known_types": visit.context.known_types,
             "source_options": [("", text("subscriptions.any_source")), *_same(sources)],
             "credential_options": _credential_options(filled),
@@ -378,7 +379,7 @@ async def subscription(visit: Visit) -> Content:
             "filters": pretty(found["filters"]) if found["filters"] else "",
             "writes": visit.may(WRITES),
             "pulled": kind == PULL,
-            "signed": visit.context.ports.kinds.signed(kind),
+            "signed": registry.kind_named(kind).signed,
             "types_sent": _same(found["types"] or visit.context.known_types),
             "overlaps": OVERLAPS,
         },
