@@ -20,7 +20,7 @@ from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, example_of
 from relay.api.jobs.batches import elements
 from relay.core.access.tokens import publish_prefixes
-from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, owner_of, stream_of
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, stream_of
 from relay.core.published import (
     ACCOUNT_NOT_ALLOWED,
     ID_TAKEN,
@@ -182,8 +182,7 @@ async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: boo
     results = [_permitted(one, allowed) for one in results]
     if alone and isinstance(results[0], Refused):
         raise _problem(results[0])
-    account = None if call.identity is None else call.identity.account
-    owner = None if account is None else owner_of(*account)
+    owner = call.ports.settings.owner
     items: list[dict[str, Any]] = []
     rejected = [(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
     for chunk in _chunks([(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]):

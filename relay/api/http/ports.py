@@ -11,7 +11,7 @@ from relay.api.http.limits import Admission
 from relay.clock import Clock
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published
-from relay.core.events.event import RELAY_SOURCE, Origin
+from relay.core.events.event import RELAY_SOURCE, Origin, owner_of
 from relay.core.subscriptions.subscription import Handshake
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class ApiSettings:
         """Every CloudEvents `source` that an event can have."""
         of_accounts = (origin.account_source for origin in self.origins.values() if origin.account_source)
         return frozenset({RELAY_SOURCE, *(origin.source for origin in self.origins.values()), *of_accounts})
+
+    @property
+    def owner(self) -> str | None:
+        """The account that the caller is bound to, as source/account."""
+        return None if self.account is None else owner_of(*self.account)
 
     def within(self, account: Account) -> "ApiSettings":
         """The settings as a token bound to the account sees them."""

@@ -4,15 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from relay.api.deliveries.sink_credentials import (
-    credential_errors,
-    is_shown,
-    kept_credential,
-    made_credential,
-)
-from relay.api.http.fields import (
-    header_view,
-)
+from relay.api.deliveries.sink_credentials import credential_errors, is_shown, kept_credential, made_credential
+from relay.api.http.fields import header_view
 from relay.api.http.names import event_types
 from relay.api.http.operations import Context
 from relay.api.http.problems import did_you_mean

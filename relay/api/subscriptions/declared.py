@@ -234,12 +234,10 @@ async def _end_all(audit: "AuditLog", begun: Sequence[AuditRecord], changes: Seq
 async def planned(context: Context, body: SubscriptionsApply, now: float) -> list[Change]:
     """What applying would do: one change for each declared subscription, in order, then what is removed. Raises
     InvalidRequest with the mistakes of all of them."""
-    account = context.settings.account
-    own = None if account is None else owner_of(*account)
     subscriptions = context.ports.store.subscriptions
     stored = {one.id: one for one in await subscriptions.all()}
     hidden = await _callbacks(context, body.subscriptions, stored)
-    reader = _Reader(context=context, own=own, stored=stored, hidden=hidden, now=now)
+    reader = _Reader(context=context, own=context.settings.owner, stored=stored, hidden=hidden, now=now)
     changes: list[Change] = []
     refused: list[InvalidRequest] = []
     turns = Turns()

@@ -25,7 +25,7 @@ from relay.api.subscriptions.checks import read_create, read_replace
 from relay.api.subscriptions.subscriptions import new_signing_secret, sample_of
 from relay.clock import to_rfc3339
 from relay.core.deliveries.dialogue import Step
-from relay.core.events.event import Event, owner_of
+from relay.core.events.event import Event
 from relay.core.jobs.job import ANYBODY, Recipient
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import explain_filters, filters_of, why_not
@@ -198,9 +198,7 @@ async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
     with under("subscription"):
         made, secret = read_create(given, call.context, id=new_id("sub", now), now=now)
     value = secret or new_signing_secret()
-    account = call.ports.settings.account
-    owner = None if account is None else owner_of(*account)
-    return replace(made, owner=owner, secrets=(SigningSecret(value=value),))
+    return replace(made, owner=call.ports.settings.owner, secrets=(SigningSecret(value=value),))
 
 
 def _no_subscription(pointer: str, id: str) -> InvalidRequest:
