@@ -7,7 +7,7 @@ reads no clock or database, so a retry renders the same bytes and a test needs o
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from relay.core.access.netguard import problem_of_header
 from relay.core.deliveries.broker import Broker, Message
@@ -16,6 +16,7 @@ from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.events.event import Event
+from relay.core.events.sentences import enumerated
 from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
@@ -41,6 +42,26 @@ class RenderContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByName:
+    """What `relay subscriptions add NAME` asks for.
+
+    token       what the vendor calls the secret, and where it is
+    home        the URL of its API; `{domain}` stands for the customer's own name
+    names       the metadata that name somebody
+    example     metadata that do
+    domain      what the customer's own name is called; empty: none is needed
+    token_path  of the endpoint that trades a client's id and secret for a token; empty: the secret is the token
+    """
+
+    token: str
+    home: str
+    names: str
+    example: str
+    domain: str = ""
+    token_path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
     """How a kind delivers an event in several requests, and what it remembers from one delivery to the next.
 
@@ -62,6 +83,25 @@ class Kind(Protocol):
     @property
     def name(self) -> str:
         """Its value of `config.kind`."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """What it is called together with kinds of its sort; empty: it is of none."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The vendor's name, or what stands for it in a sentence."""
+        ...
+
+    @property
+    def by_name(self) -> ByName | None:
+        """How it is added by its name alone; None: by the URL of a sink."""
+        ...
+
+    def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
+        """What the sink of a subscription, as the API shows it, will get: in sentences."""
         ...
 
     @property
@@ -137,6 +177,10 @@ class Kind(Protocol):
         """How it delivers in several requests, instead of `render` and `classify`. None: one request each."""
         ...
 
+    def sends_events(self, shown: Mapping[str, Any]) -> bool:
+        """True if the bodies of its requests are the stored events. `shown`: `config`, as the API shows it."""
+        ...
+
     def redacted_url(self, url: str) -> str:
         """The sink's URL as lists, logs and attempts may show it."""
         ...
@@ -149,7 +193,7 @@ class Kind(Protocol):
     def greeting(self, subscription: Subscription, now: float) -> Steps | None:
         """The requests that try the sink and its credential before a subscription is stored. None: it needs no try.
 
-        Its end: `delivered`, and then `remember` has the facts to store as options, `portal` and `api_version`; any
+        Its end: `delivered`, and then `remember` has the facts to store as options, such as `portal`; any
         other verdict refuses the subscription, and its reason says why."""
         ...
 
@@ -168,6 +212,19 @@ class OneRequest:
     timeout_seconds: float | None = None
     options: type[Options] = Options
     settings: type[Settings] | None = None
+    family: str = ""
+    title: str = "The sink"
+    by_name: ByName | None = None
+    form: ClassVar[str] = ""
+    """In which form an event arrives, if it is not as a CloudEvent."""
+
+    def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
+        """Each event by itself."""
+        return f"{self.title} gets {events_of(shown)}{self.form}, signed, in order within a job or partition key."
+
+    def sends_events(self, shown: Mapping[str, Any]) -> bool:
+        """False: what it sends is made of them."""
+        return False
 
     def broker(self, subscription: Subscription) -> Broker | None:
         """None: it is sent by HTTP."""
@@ -210,6 +267,12 @@ class Single(OneRequest):
     ) -> OutboundRequest:
         """Never called, since `bundle` is None."""
         raise NotImplementedError
+
+
+def events_of(shown: Mapping[str, Any]) -> str:
+    """The events of a subscription, as the API shows it: `each failed and overdue event`."""
+    types = [type.removeprefix("ai.revor.job.") for type in shown.get("types") or ()]
+    return f"each {enumerated(types)} event" if types else "every event of every job"
 
 
 def header_errors(headers: Sequence[tuple[str, str]]) -> list[FieldError]:

@@ -40,6 +40,7 @@ class ToBroker(base.OneRequest):
     prefix       what the names of attributes begin with, in binary mode
     credentials  per type of credential, its fields with a name and a secret
     client       the setting with the name that the relay gives itself
+    destination  where events go, in words, around the setting that is needed
     """
 
     name: ClassVar[str]
@@ -49,9 +50,16 @@ class ToBroker(base.OneRequest):
     prefix: ClassVar[str]
     credentials: ClassVar[Mapping[str, tuple[str, str]]]
     client: ClassVar[str] = ""
+    family = "brokers"
+    destination: ClassVar[str]
     signed = False
     rate_per_second: float | None = None
     default_incidents: Incidents = "off"
+
+    def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
+        """Each event at the destination."""
+        where = self.destination.format((shown.get(SETTINGS) or {}).get(self.settings.needed()))
+        return f"{where} gets {base.events_of(shown)}, in order within a job or partition key."
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
         """All job events and no others."""

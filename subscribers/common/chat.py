@@ -3,9 +3,9 @@
 Each kind escapes the parts for its own markup and lays them out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from relay.core.deliveries.delivery import Outcome
 from relay.core.events.event import (
@@ -20,9 +20,11 @@ from relay.core.events.event import (
     Event,
     account_type_prefix,
 )
-from relay.core.subscriptions.subscription import Incidents, Subscription
-from subscribers.base import Bundle, RenderContext
+from relay.core.events.sentences import counted, duration
+from relay.core.subscriptions.subscription import Incidents, Subscription, has_failures
+from subscribers.base import Bundle, RenderContext, events_of
 from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE, ChatOptions, DigestOptions
+from subscribers.options import Options
 from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
 from subscribers.wording.text import Pairs
 
@@ -44,11 +46,49 @@ _TONES: dict[str, Tone] = {
 }
 
 
+_FAILED = "ai.revor.job.failed"
+_BY_DEFAULT = (
+    "each job that failed, is overdue or was not found, create with unknown fate and finished group, and when an "
+    "account, a sink or Revor has trouble or has recovered"
+)
+_INCIDENTS = {
+    "collapse": " Failures with one cause become one incident.",
+    "both": " Failures with one cause are an incident as well.",
+}
+
+
 class ForPeople:
     """The part of a kind that people read, through a chat service, which reads no signature."""
 
     signed = False
     default_incidents: Incidents = "collapse"
+    family = "chats"
+    options: type[Options] = ChatOptions
+    gets: ClassVar[str]
+    """What one event is there: `Slack gets one message`."""
+
+    def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
+        """A message for each event, and what several of them become."""
+        types, config = shown.get("types"), shown.get("config") or {}
+        events = events_of(shown) if types_given and types else _BY_DEFAULT
+        incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [_FAILED]) else ""
+        return f"{self.one_of(config)} for {events}.{incidents}{self.several_of(config)}"
+
+    def one_of(self, config: Mapping[str, Any]) -> str:
+        """What an event becomes."""
+        return self.gets
+
+    def several_of(self, config: Mapping[str, Any]) -> str:
+        """How several events become one message; empty for a kind that has no digest."""
+        options = self.options.stored(config)
+        if not isinstance(options, DigestOptions):
+            return ""
+        if (seconds := options.digest_seconds) is not None:
+            return (
+                f" What comes within {duration(seconds)} is one message, a digest; incidents and groups come at once."
+            )
+        most = counted(options.messages_per_minute or DEFAULT_MESSAGES_PER_MINUTE, "message")
+        return f" What exceeds {most} a minute comes as one message, a digest."
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
         """What people act on or wait for: jobs that went wrong, creates and records of unknown fate, trouble with a

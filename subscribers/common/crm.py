@@ -8,6 +8,7 @@ are read from the user's metadata and from what was captured of the create, neve
 import hashlib
 import html
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,10 +40,19 @@ _URL = re.compile(r"https?://[^\s\"<>\\\x00-\x1f\x7f]{4,300}")
 _CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
 
 
+_STRANGERS = {
+    "skip": "Events about people whom {} does not know are skipped, and counted.",
+    "create": "For events about people whom {} does not know, it makes a record where it can.",
+    "fail": "Events about people whom {} does not know are dead, which is told.",
+}
+
+
 class Crm(base.Single):
     """The part of a kind that writes to a CRM, always by a dialogue. Not signed: no CRM reads a signature."""
 
     signed = False
+    family = "CRMs"
+    by_name: base.ByName
     rate_per_second: float | None = 5.0
     timeout_seconds: float | None = 30.0
     """Of a whole dialogue. Without time for the write after slow look-ups, each attempt would end alike; and a write
@@ -52,6 +62,17 @@ class Crm(base.Single):
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
         """What became of an outreach."""
         return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
+
+    def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
+        """A record for each event, and what becomes of those about strangers."""
+        options = self.options.stored(shown.get("config") or {})
+        assert isinstance(options, CrmOptions)
+        strangers = _STRANGERS[options.unmatched or "skip"].format(self.title)
+        return f"{self.title} gets {self.records(options)} for {base.events_of(shown)}. {strangers}"
+
+    @abstractmethod
+    def records(self, options: Any) -> str:
+        """What is written of an event, in words."""
 
     def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
         """Never called: a dialogue renders."""

@@ -46,6 +46,8 @@ class Discord(chat.ForPeople, base.OneRequest):
     """One message with an embed per event, or a digest of several. Not signed: Discord reads no signature."""
 
     name = "discord"
+    title = "Discord"
+    gets = "Discord gets one message"
     options = DigestOptions
     rate_per_second: float | None = 0.5
     """30 requests a minute for each webhook."""

@@ -53,6 +53,7 @@ class Flat(base.Single):
 
     name = "flat"
     options = TemplateOptions
+    form = ", as one flat JSON object"
     signed = True
     rate_per_second: float | None = 10.0
     """The lowest rate limit of these services."""

@@ -16,6 +16,7 @@ from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
 from relay.core.deliveries.ledger import Entry
 from relay.core.events.event import Event
+from relay.core.events.sentences import enumerated
 from relay.core.subscriptions.subscription import PORTAL, Subscription
 from relay.errors import FieldError
 from subscribers import base
@@ -23,7 +24,7 @@ from subscribers.base import RenderContext
 from subscribers.common import crm
 from subscribers.hubspot import requests
 from subscribers.hubspot.answers import CREATE_PROPERTIES, ID, Answer, object_id, read_answer
-from subscribers.hubspot.options import HubSpotOptions
+from subscribers.hubspot.options import NOTE, PROPERTIES, RECORDS, TASK, HubSpotOptions
 from subscribers.hubspot.questions import was_made
 from subscribers.hubspot.render import (
     KEY_PROPERTY,
@@ -47,6 +48,11 @@ Asks = Generator[Step, Response, Outcome | None]
 _SINK = "https://api.hubapi.com"
 _IDS = {"contact_id": ID, "deal_id": ID}
 _METADATA = {"contacts": "contact_id", "deals": "deal_id"}
+_SAID = {
+    PROPERTIES: "properties of the contact and the deal",
+    NOTE: "a note",
+    TASK: "after a failure a task",
+}
 _TOKENS = ("ACCESSTOKEN", "REFRESHTOKEN")
 
 
@@ -54,6 +60,13 @@ class HubSpot(crm.Crm):
     """Writes what became of a job to the contact and the deal it is about."""
 
     name = "hubspot"
+    title = "HubSpot"
+    by_name = base.ByName(
+        token="service key (HubSpot: Development, Keys, Service keys)",  # noqa: S106  (no token)
+        home=_SINK,
+        names="contact_id, deal_id or email",
+        example='{"email": "jane@example.com"}',
+    )
     options = HubSpotOptions
     rate_per_second: float | None = 2.5
     """HubSpot's lowest limit is 100 requests in 10 seconds, and an event takes up to four."""
@@ -62,6 +75,11 @@ class HubSpot(crm.Crm):
         """Refuses URLs with a path, what HubSpot does not read, wrong options, and what is there without a token."""
         errors = crm.common_errors(subscription, "HubSpot", _SINK)
         base.refuse([*errors, *_credential_errors(subscription), *record_errors(subscription)])
+
+    def records(self, options: HubSpotOptions) -> str:
+        """See `Crm`."""
+        given = options.record or RECORDS
+        return enumerated([_SAID[one] for one in ((given,) if isinstance(given, str) else given)])
 
     def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
         """Always."""

@@ -26,6 +26,8 @@ class Kafka(ToBroker):
     `partitionkeyextractor` makes of the event."""
 
     name = "kafka"
+    title = "Kafka"
+    destination = "Topic {} of Kafka"
     schemes = ("kafka", "kafkas")
     settings = KafkaSettings
     client = "clientid"

@@ -32,5 +32,7 @@ class KafkaSettings(BrokerSettings):
         json_schema_extra={"anyOf": [{"enum": ["all", -1]}, {"type": "null"}]},
     )
     saslmechanism: Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None, Cli("sasl_mechanism")] = Field(
-        default=None, description="For a credential of type PLAIN. Default: PLAIN.", examples=["SCRAM-SHA-512"]
+        default=None,
+        description="For a credential of type PLAIN: `PLAIN` (default), `SCRAM-SHA-256` or `SCRAM-SHA-512`.",
+        examples=["SCRAM-SHA-512"],
     )

@@ -26,6 +26,8 @@ class Nats(ToBroker):
     """Messages of subjects that a stream of JetStream has."""
 
     name = "nats"
+    title = "NATS"
+    destination = "Subject {} of NATS"
     schemes = ("nats", "tls")
     settings = NatsSettings
     prefix = "ce-"

@@ -78,6 +78,14 @@ class Pipedrive(crm.Crm):
     """Notes or activities for people who sell."""
 
     name = "pipedrive"
+    title = "Pipedrive"
+    by_name = base.ByName(
+        token="API token (Pipedrive: Personal preferences, API)",  # noqa: S106  (no token)
+        home="https://{domain}.pipedrive.com",
+        names="deal_id, lead_id, person_id, email or phone",
+        example='{"deal_id": 7}',
+        domain="company, such as acme of https://acme.pipedrive.com",
+    )
     options = PipedriveOptions
     rate_per_second: float | None = 5.0
     """Half of what the smallest plan takes: a delivery has up to four requests, and searches have a limit of 5."""
@@ -86,6 +94,10 @@ class Pipedrive(crm.Crm):
         """Refuses another URL than a company's, another credential than a token, and unknown options and fields."""
         errors = [*crm.common_errors(subscription, "Pipedrive", _EXAMPLE), *_place_errors(subscription)]
         base.refuse(errors + crm.template_errors(subscription, FIELDS[record_of(subscription)]))
+
+    def records(self, options: PipedriveOptions) -> str:
+        """See `Crm`."""
+        return "an activity" if options.record == "activity" else "a note"
 
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
         """All deliveries: who is meant is looked up, and the record is written once."""

@@ -1,6 +1,7 @@
 """Pull: the relay sends nothing. A program asks for its events, and acknowledges them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.events.event import CONTENT_TYPE, Event
@@ -23,6 +24,13 @@ class Pull(base.Single):
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
         """All job events and no others."""
         return None
+
+    def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
+        """For a program that asks."""
+        return (
+            f"A program that asks gets {base.events_of(shown)} (`relay listen --subscription {shown['id']}`), in order "
+            "within a job or partition key."
+        )
 
     def check(self, subscription: Subscription) -> None:
         """Refuses what is for a sink."""

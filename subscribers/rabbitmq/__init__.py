@@ -32,6 +32,8 @@ class RabbitMq(ToBroker):
     percent-encoded."""
 
     name = "rabbitmq"
+    title = "RabbitMQ"
+    destination = "{} of RabbitMQ"
     schemes = ("amqp", "amqps")
     settings = RabbitMqSettings
     client = "linkname"

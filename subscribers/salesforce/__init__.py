@@ -64,6 +64,15 @@ class Salesforce(crm.Crm):
     """A record per event."""
 
     name = "salesforce"
+    title = "Salesforce"
+    by_name = base.ByName(
+        token="consumer secret of the external client app, whose Run As user has the permissions",  # noqa: S106
+        home="https://{domain}.my.salesforce.com",
+        names="contact_id, lead_id, deal_id, email or phone",
+        example='{"email": "jane@example.com"}',
+        domain="My Domain, such as acme of https://acme.my.salesforce.com",
+        token_path=TOKEN_PATH,
+    )
     options = SalesforceOptions
 
     def check(self, subscription: Subscription) -> None:
@@ -72,6 +81,10 @@ class Salesforce(crm.Crm):
         errors = crm.common_errors(subscription, "Salesforce", _WHERE)
         errors += [*_sink_errors(subscription), *_credential_errors(subscription), *_field_errors(subscription)]
         base.refuse(errors + templates.template_errors(SalesforceOptions.of(subscription)))
+
+    def records(self, options: SalesforceOptions) -> str:
+        """See `Crm`."""
+        return f"a record of {options.of_records}"
 
     def dialogue(self, subscription: Subscription) -> base.Dialogue | None:
         """Look-ups, then the record."""

@@ -39,8 +39,21 @@ class Slack(chat.ForPeople, base.OneRequest):
     """One message for people per event, or a digest of several. Not signed: Slack reads no signature."""
 
     name = "slack"
+    title = "Slack"
+    gets = "Slack gets one message"
     options = SlackOptions
     rate_per_second: float | None = 1.0
+
+    def one_of(self, config: Mapping[str, Any]) -> str:
+        """A bot names its channel."""
+        channel = SlackOptions.stored(config).channel
+        return self.gets if channel is None else f"Channel {channel} in Slack gets one message"
+
+    def several_of(self, config: Mapping[str, Any]) -> str:
+        """A bot edits its messages."""
+        if SlackOptions.stored(config).channel is None:
+            return super().several_of(config)
+        return " Each incident and each group is one message, which is edited, with the details in its thread."
 
     def check(self, subscription: Subscription) -> None:
         """Refuses headers, methods except POST and unknown options; of a webhook also credentials and the URLs of

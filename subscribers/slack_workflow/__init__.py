@@ -34,6 +34,8 @@ class SlackWorkflow(chat.ForPeople, base.Single):
     """One run of the workflow per event. Not signed: Slack reads no signature."""
 
     name = "slack_workflow"
+    title = "Slack"
+    gets = "The workflow in Slack runs once"
     options = ChatOptions
     rate_per_second: float | None = 1.0
 

@@ -49,6 +49,8 @@ class Teams(chat.ForPeople, base.OneRequest):
     """One card for people per event, or a digest of several. Not signed: a workflow reads no signature."""
 
     name = "teams"
+    title = "Teams"
+    gets = "Teams gets one card"
     options = DigestOptions
     rate_per_second: float | None = 1.0
 

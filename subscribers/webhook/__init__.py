@@ -4,7 +4,8 @@ Standard Webhooks.
 Sources: CloudEvents 1.0.2, HTTP binding §3.1 (binary), §3.2 (structured) and §3.3 (batched); JSON format §4 (batch).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.retry import http_outcome
@@ -33,6 +34,11 @@ class Webhook(base.OneRequest):
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
         """All job events and no others."""
         return None
+
+    def sends_events(self, shown: Mapping[str, Any]) -> bool:
+        """True in structured mode without a template."""
+        options = WebhookOptions.stored(shown)
+        return options.content_mode == "structured" and options.template is None
 
     def check(self, subscription: Subscription) -> None:
         """Refuses reserved headers, methods without a body, options that do not fit, and collapsed failures."""

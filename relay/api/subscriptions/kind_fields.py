@@ -3,7 +3,7 @@ what a request may say, what an answer shows, and how both are documented."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -11,13 +11,10 @@ from pydantic_core import CoreSchema
 
 from relay.api.http.problems import did_you_mean
 from relay.api.http.validation import invalid, pointer_of, under, validate
-from relay.core.events.sentences import enumerated
 from relay.core.subscriptions import subscription as core
 from relay.errors import FieldError
-from subscribers.options import Options
+from subscribers.fields import Part, families, model_of
 from subscribers.registry import kinds
-
-Part = Literal["config", "protocolsettings"]
 
 
 class WithKindFields(BaseModel):
@@ -41,7 +38,7 @@ def read_fields(kind: str, part: Part, given: Mapping[str, Any], common: Iterabl
     """The given fields of a kind that are not the defaults, as they are stored. `common`: the fields of every kind.
     Raises InvalidRequest, with the kinds that have it for a field that this kind does not have. A default of another
     kind is no mistake: an answer shows it, and may be sent back for another sink."""
-    model = _model(kind, part)
+    model = model_of(kind, part)
     own = {} if model is None else model.model_fields
     errors = [
         FieldError(pointer=pointer_of(part, name), code=code, detail=detail)
@@ -59,20 +56,20 @@ def read_fields(kind: str, part: Part, given: Mapping[str, Any], common: Iterabl
 
 def shown_fields(subscription: core.Subscription, part: Part) -> dict[str, Any]:
     """The fields of the subscription's kind, with their defaults."""
-    model = _model(subscription.kind, part)
+    model = model_of(subscription.kind, part)
     return {} if model is None else model.of(subscription).shown().model_dump()
 
 
 def place_of(subscription: core.Subscription) -> tuple[object, ...]:
     """Where in its sink the events of a subscription go, such as a channel."""
-    model = _model(subscription.kind, "config")
+    model = model_of(subscription.kind, "config")
     places = () if model is None else tuple(getattr(model.of(subscription), name) for name in model.places)
     return *places, subscription.options.get(core.SETTINGS)
 
 
 def switches_on(after: core.Subscription, before: core.Subscription) -> bool:
     """Whether a change switches on what has the sink checked again."""
-    model = _model(after.kind, "config")
+    model = model_of(after.kind, "config")
     return model is not None and any(
         getattr(model.of(after), name) and not getattr(model.of(before), name) for name in model.checked
     )
@@ -80,24 +77,19 @@ def switches_on(after: core.Subscription, before: core.Subscription) -> bool:
 
 def destination_of(kind: str) -> str:
     """The pointer to the setting that names a broker's topic, subject or address."""
-    model = _model(kind, "protocolsettings")
+    model = model_of(kind, "protocolsettings")
     return pointer_of("protocolsettings", "" if model is None else model.needed())
 
 
 def _problem(kind: str, part: Part, name: str, value: object, known: Iterable[str]) -> tuple[str, str] | None:
-    others = {other: model for other in kinds() if (model := _model(other, part)) and name in model.model_fields}
+    others = {other: model for other in kinds() if (model := model_of(other, part)) and name in model.model_fields}
     if not others:
         return "unknown_field", f"there is no field {name[:100]!r}{did_you_mean(name, known)}"
     if any(value is None or value == model.default_of(name) for model in others.values()):
         return None
     have = "have" if len(others) > 1 else "has"
     code = "unknown_option" if part == "config" else "unknown_field"
-    return code, f"kind {kind} has no {name}: {enumerated(list(others))} {have} it"
-
-
-def _model(kind: str, part: Part) -> type[Options] | None:
-    found = kinds().get(kind)
-    return None if found is None else found.options if part == "config" else found.settings
+    return code, f"kind {kind} has no {name}: {families(others)} {have} it"
 
 
 @cache
@@ -105,7 +97,7 @@ def _schemas(part: Part) -> Mapping[str, JsonSchemaValue]:
     """The schema of each field that not all kinds have. Its description names the kinds."""
     found: dict[str, dict[str, tuple[list[str], JsonSchemaValue]]] = {}
     for kind in kinds():
-        model = _model(kind, part)
+        model = model_of(kind, part)
         schema = {} if model is None else model.model_json_schema()
         for name, field in schema.get("properties", {}).items():
             field.pop("title", None)
@@ -125,9 +117,7 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _merged(ways: list[tuple[list[str], JsonSchemaValue]]) -> JsonSchemaValue:
-    described = " ".join(
-        f"For {enumerated([f'`{kind}`' for kind in names])}: {schema['description']}" for names, schema in ways
-    )
+    described = " ".join(f"For {families(names, '`')}: {schema['description']}" for names, schema in ways)
     schemas = [{name: one for name, one in schema.items() if name != "description"} for _, schema in ways]
     if all(schema == schemas[0] for schema in schemas):
         return {**schemas[0], "description": described}

@@ -12,13 +12,14 @@ from relay.api.http.examples import SUBSCRIPTION_ID
 from relay.api.http.fields import MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, Body, Duration, header_view
 from relay.api.http.ports import ApiSettings
 from relay.api.http.shown import Shown, Time, page_of
-from relay.api.subscriptions.kind_fields import Part, WithKindFields, shown_fields
+from relay.api.subscriptions.kind_fields import WithKindFields, shown_fields
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.deliveries.pulls import LAG_COUNTED, LAG_COUNTED_IN_ANSWERS
 from relay.core.subscriptions import subscription as core
 from relay.core.subscriptions.filters import MAX_COMPARISONS
 from relay.core.subscriptions.signing import parse_secret
 from relay.core.subscriptions.subscription import Handshake
+from subscribers.fields import Part
 from subscribers.options import Whole
 
 MAX_RETRIES = 50
@@ -71,12 +72,7 @@ class ShownProtocolSettings(Shown, WithKindFields):
 class ShownConfig(Shown, WithKindFields):
     """How events are rendered, ordered and retried: the fields of every kind, and those of its own."""
 
-    example: ClassVar[Mapping[str, Any]] = {
-        "content_mode": "structured",
-        "batch": None,
-        "template": None,
-        "strict": None,
-    }
+    example: ClassVar[Mapping[str, Any]] = shown_fields(core.Subscription(id=SUBSCRIPTION_ID, sink=_SINK), "config")
 
     kind: str = Field(examples=["webhook"])
     ordering: Literal["job", "none"]

@@ -295,7 +295,7 @@ def _subscription(subscription: Document) -> Iterator[str]:
     yield _facts(subscription, "state", "state_since", "state_reason", "created_at", "source")
     yield from filter(None, [_facts(subscription, "failing_since", "failing_reason", "paused_until", "next_probe_at")])
     yield f"types: {', '.join(subscription.get('types') or ['all of jobs'])}"
-    yield _facts(config, "ordering", "start", "timeout_seconds", "rate_per_second", "concurrency", "content_mode")
+    yield _facts(config, "ordering", "start", "timeout_seconds", "rate_per_second", "concurrency")
     yield f"retry_schedule: {' '.join(f'{pause:g}' for pause in config['retry_schedule']) or 'none'}"
     if settings.get("headers"):
         yield f"own headers: {', '.join(settings['headers'])} (values left out)"

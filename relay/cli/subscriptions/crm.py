@@ -8,9 +8,8 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +21,9 @@ from relay.core.events.sentences import counted
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import UsageError
 
+if TYPE_CHECKING:
+    from subscribers.base import ByName, Kind
+
 ADD_TIMEOUT_SECONDS = 90.0
 """The relay tries a CRM for up to a minute."""
 MAX_VALUE_CHARACTERS = 500
@@ -31,53 +33,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,250}(:[0-9]{1,5})?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crm:
-    """What to ask for.
+def by_name(name: str) -> "Kind | None":
+    """The kind of CRM of this name; None: there is none."""
+    from subscribers.registry import kinds
 
-    title    the vendor's name
-    token    what it calls the secret, and where it is
-    home     the URL of its API; `{domain}` stands for the customer's own name
-    names    the metadata that name somebody
-    example  metadata that do
-    domain   what the customer's own name is called; empty: none is needed
-    """
-
-    title: str
-    token: str
-    home: str
-    names: str
-    example: str
-    domain: str = ""
+    kind = kinds().get(name)
+    return None if kind is None or kind.by_name is None else kind
 
 
-CRMS: Mapping[str, Crm] = {
-    "hubspot": Crm(
-        title="HubSpot",
-        token="service key (HubSpot: Development, Keys, Service keys)",  # noqa: S106  (no token)
-        home="https://api.hubapi.com",
-        names="contact_id, deal_id or email",
-        example='{"email": "jane@example.com"}',
-    ),
-    "salesforce": Crm(
-        title="Salesforce",
-        token="consumer secret of the external client app, whose Run As user has the permissions",  # noqa: S106
-        home="https://{domain}.my.salesforce.com",
-        names="contact_id, lead_id, deal_id, email or phone",
-        example='{"email": "jane@example.com"}',
-        domain="My Domain, such as acme of https://acme.my.salesforce.com",
-    ),
-    "pipedrive": Crm(
-        title="Pipedrive",
-        token="API token (Pipedrive: Personal preferences, API)",  # noqa: S106
-        home="https://{domain}.pipedrive.com",
-        names="deal_id, lead_id, person_id, email or phone",
-        example='{"deal_id": 7}',
-        domain="company, such as acme of https://acme.pipedrive.com",
-    ),
-}
-"""By the kind of sink."""
-TOKEN_PATH = "/services/oauth2/token"  # noqa: S105  (a path)
+def names() -> list[str]:
+    """The kinds of CRMs."""
+    from subscribers.registry import kinds
+
+    return [kind.name for kind in kinds().values() if kind.by_name is not None]
 
 
 def is_interactive() -> bool:
@@ -87,30 +55,35 @@ def is_interactive() -> bool:
 
 def refuse_unknown(word: str) -> None:
     """Raises UsageError for a word that is neither a URL nor a CRM, but was meant as one."""
-    near = difflib.get_close_matches(word.lower(), CRMS, n=1)
+    near = difflib.get_close_matches(word.lower(), names(), n=1)
     if "://" not in word and near:
         raise UsageError(f"{word!r:.40} is no URL: did you mean {near[0]}?")
 
 
-def completed(kind: str, settings: Body, domain: str | None) -> Body:
+def completed(kind: "Kind", settings: Body, domain: str | None) -> Body:
     """The settings with sink, credential and kind; asks for what is missing. Raises UsageError without a terminal."""
-    crm = CRMS[kind]
-    if settings["config"].get("kind") not in (None, kind):
-        raise UsageError(f"--kind {settings['config']['kind']:.40} is not {kind}: leave it out")
-    sink = _sink(crm, domain)
+    name, crm = kind.name, _asked_for(kind)
+    if settings["config"].get("kind") not in (None, name):
+        raise UsageError(f"--kind {settings['config']['kind']:.40} is not {name}: leave it out")
+    sink = _sink(kind.title, crm, domain)
     credential = settings.get("sinkcredential")
     if credential is None:
-        credential = _asked_credential(kind, crm)
-    if kind == "salesforce" and isinstance(credential, dict) and "client_id" in credential:
-        credential = {"credentialtype": "CLIENTCREDENTIALS", "token_url": sink + TOKEN_PATH, **credential}
-    return {**settings, "sink": sink, "sinkcredential": credential, "config": {**settings["config"], "kind": kind}}
+        credential = _asked_credential(crm)
+    if crm.token_path and isinstance(credential, dict) and "client_id" in credential:
+        credential = {"credentialtype": "CLIENTCREDENTIALS", "token_url": sink + crm.token_path, **credential}
+    return {**settings, "sink": sink, "sinkcredential": credential, "config": {**settings["config"], "kind": name}}
 
 
-def _sink(crm: Crm, domain: str | None) -> str:
+def _asked_for(kind: "Kind") -> "ByName":
+    assert kind.by_name is not None
+    return kind.by_name
+
+
+def _sink(title: str, crm: "ByName", domain: str | None) -> str:
     """The URL of the API: of a name, a host or a URL that the user gives."""
     if not crm.domain:
         if domain is not None and "://" not in domain:
-            raise UsageError(f"--domain: {crm.title} needs none, since the key belongs to one account")
+            raise UsageError(f"--domain: {title} needs none, since the key belongs to one account")
         return crm.home if domain is None else domain
     if domain is None:
         domain = _asked(crm.domain[0].upper() + crm.domain[1:], "--domain NAME")
@@ -125,9 +98,9 @@ def _sink(crm: Crm, domain: str | None) -> str:
     raise UsageError(f"--domain {name!r:.60}: give the {crm.domain}")
 
 
-def _asked_credential(kind: str, crm: Crm) -> Body:
+def _asked_credential(crm: "ByName") -> Body:
     file = "--credential FILE, or --credential - to read it from the input"
-    if kind == "salesforce":
+    if crm.token_path:
         client_id = _asked("Consumer key of the external client app", file)
         return {"client_id": client_id, "client_secret": _asked(_capital(crm.token), file, is_secret=True)}
     token = _asked(_capital(crm.token), file, is_secret=True)
@@ -157,18 +130,18 @@ def _small(text: str) -> str:
 # --- what it will get
 
 
-def show(api: Api, id: str, kind: str, types: list[str] | None, metadata: Any) -> Any:
+def show(api: Api, id: str, kind: "Kind", types: list[str] | None, metadata: Any) -> Any:
     """Prints what the CRM would get for a sample, and how many events of the last days name somebody. Returns the
     preview."""
-    crm = CRMS[kind]
+    crm = _asked_for(kind)
     asked = given({"subscription": id, "metadata": metadata, "type": sample_type(types)})
     with working("reading the events of the last days"):
         shown = api.post("/v1/subscriptions/preview", asked, timeout=ADD_TIMEOUT_SECONDS)
     typer.echo()
     whom = "this sample" if metadata is not None else "a sample, whose recipient your create would name"
-    say(f"What {crm.title} would get for {whom}:")
+    say(f"What {kind.title} would get for {whom}:")
     rows = [[one["method"], one["url"], one.get("name") or ""] for one in shown["requests"]]
-    print_table(REQUESTS, rows, empty=f"nothing: the sample names no person. {crm.title} looks for {crm.names}")
+    print_table(REQUESTS, rows, empty=f"nothing: the sample names no person. {kind.title} looks for {crm.names}")
     written = [(one.get("name") or one["url"], fields) for one in shown["requests"] if (fields := _fields(one))]
     for name, fields in written:
         typer.echo()
@@ -176,7 +149,7 @@ def show(api: Api, id: str, kind: str, types: list[str] | None, metadata: Any) -
             say(f"{_capital(name)}:")
         print_table(FIELDS, fields, empty="")
     typer.echo()
-    say_wrapped(_recent(crm, shown["recent"]))
+    say_wrapped(_recent(kind, shown["recent"]))
     return shown
 
 
@@ -201,12 +174,13 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
     return [(name, value if isinstance(value, str) else dumps(value).decode())]
 
 
-def _recent(crm: Crm, recent: Mapping[str, Any]) -> str:
+def _recent(kind: "Kind", recent: Mapping[str, Any]) -> str:
+    crm = _asked_for(kind)
     days = f"since {recent['since']}" if recent["cut"] else f"of the last {recent['days']} days"
     matched, named = recent["matched"], recent.get("named") or 0
     if not matched:
         return f"No event {days} would have come. Jobs name somebody by their metadata: {crm.names}."
-    others = "" if named == matched else f" The others are about people whom {crm.title} cannot look for."
+    others = "" if named == matched else f" The others are about people whom {kind.title} cannot look for."
     verb = "names" if named == 1 else "name"
     return f"Of {counted(matched, 'event')} {days}, {named:,} {verb} somebody by metadata: {crm.names}.{others}"
 
@@ -216,14 +190,14 @@ def sample_type(types: list[str] | None) -> str | None:
     return next((type for type in types or () if type.endswith(".job.failed")), types[0] if types else None)
 
 
-def wants_sample(kind: str, metadata: Any, sample: bool | None, *, json: bool) -> tuple[bool, Any]:
+def wants_sample(kind: "Kind", metadata: Any, sample: bool | None, *, json: bool) -> tuple[bool, Any]:
     """Whether to send a sample, and the metadata that name whom it is about: as the options say, else as somebody at a
     terminal answers."""
     if sample is not None or json or not is_interactive():
         return bool(sample), metadata
-    crm = CRMS[kind]
+    crm = _asked_for(kind)
     about = f" about {clean(dumps(metadata).decode())}" if metadata is not None else ""
-    question = f"Send a sample to {crm.title}{about}? It makes a real record, which says that it is a sample."
+    question = f"Send a sample to {kind.title}{about}? It makes a real record, which says that it is a sample."
     if not typer.confirm(question, default=False, err=True):
         return False, metadata
     while metadata is None:
@@ -232,33 +206,6 @@ def wants_sample(kind: str, metadata: Any, sample: bool | None, *, json: bool) -
         except UsageError:
             typer.echo(f"That is no JSON object. Write it like {crm.example}", err=True)
     return True, metadata
-
-
-def arriving(config: Mapping[str, Any], types: str) -> str:
-    """What a CRM will get for events of these types, in a sentence or two."""
-    kind = str(config.get("kind"))
-    title, unmatched = CRMS[kind].title, str(config.get("unmatched") or "skip")
-    unmatched_ones = _UNMATCHED.get(unmatched, "").format(title)
-    return f"{title} gets {_records(kind, config)} for each {types} event. {unmatched_ones}".rstrip()
-
-
-_UNMATCHED = {
-    "skip": "Events about people whom {} does not know are skipped, and counted.",
-    "create": "For events about people whom {} does not know, it makes a record where it can.",
-    "fail": "Events about people whom {} does not know are dead, which is told.",
-}
-
-
-def _records(kind: str, config: Mapping[str, Any]) -> str:
-    if kind == "salesforce":
-        return f"a record of {config.get('object') or 'Job_Event__c'}"
-    given = config.get("record")
-    if kind == "pipedrive":
-        return "an activity" if given == "activity" else "a note"
-    names = [given] if isinstance(given, str) else given or ["properties", "note", "task"]
-    said = {"properties": "properties of the contact and the deal", "note": "a note", "task": "after a failure a task"}
-    *first, last = (said.get(name, name) for name in names)
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def salesforce_definition(

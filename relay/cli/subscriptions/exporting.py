@@ -179,7 +179,7 @@ def _config(
     shown: Mapping[str, Any],
     stored: "Subscription | None",
     real: "Subscription | None",
-    fields: Mapping[str, Any],
+    fields: dict[str, Any],
 ) -> dict[str, Any]:
     from relay.core.subscriptions.declared import current_secret
     from subscribers import registry

@@ -1,19 +1,23 @@
 """The settings of a subscription as command-line options, for `relay subscriptions add` and `edit`."""
 
-import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
 from relay.cli.options import full_types, given, split_names
-from relay.core.jsontext import loads
+from relay.core.jsontext import dumps, loads
 from relay.errors import UsageError
+
+if TYPE_CHECKING:
+    from subscribers.fields import KindField, Shape
 
 Body = dict[str, Any]
 PARTS = ("protocolsettings", "config")
@@ -91,25 +95,6 @@ def filters_given(text: str | None) -> Any:
     return [found] if isinstance(found, dict) else found
 
 
-def _template(text: str | None) -> Any:
-    return None if text is None else _json("--template", text, '{"deal": "{{ metadata.deal }}"}')
-
-
-def _record(text: str | None) -> str | list[str] | None:
-    names = split_names(text, "--record", "note,task")
-    return names[0] if names is not None and len(names) == 1 else names
-
-
-def _batch(text: str | None) -> Body | None:
-    if text is None:
-        return None
-    events, _, seconds = text.partition(",")
-    try:
-        return {"max_events": int(events), **({"max_seconds": float(seconds)} if seconds else {})}
-    except ValueError:
-        raise UsageError(f"--batch {text!r:.40}: write the events and seconds like 100,5") from None
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting: its option, and the field of the API that it sets. `part` is "" for a field of the object itself."""
@@ -134,7 +119,7 @@ class Setting:
         return inspect.Parameter(self.option, kind, default=option, annotation=self.type | None)
 
 
-SETTINGS = (
+COMMON = (
     Setting("types", str, "Event types, such as failed,overdue.", part="", read=full_types),
     Setting("source", str, "Only events of this CloudEvents source.", part=""),
     Setting(
@@ -148,8 +133,7 @@ SETTINGS = (
     Setting(
         "kind",
         str,
-        "webhook, slack, slack_workflow, teams, discord, flat, hubspot, salesforce, pipedrive, kafka, nats, rabbitmq "
-        "or pull. By default the kind that the URL is known for.",
+        "The kind of the sink. By default the one that the URL is known for.",
     ),
     Setting(
         "header",
@@ -161,30 +145,6 @@ SETTINGS = (
         read=_headers,
     ),
     Setting("method", str, "POST or PUT.", part="protocolsettings"),
-    Setting("topic", str, "kafka: the topic. It may be a template.", part="protocolsettings", field="topicname"),
-    Setting(
-        "key",
-        str,
-        "kafka: a template of each record's key. By default the event's partitionkey.",
-        part="protocolsettings",
-        field="partitionkeyextractor",
-    ),
-    Setting(
-        "sasl_mechanism",
-        str,
-        "kafka: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
-        part="protocolsettings",
-        field="saslmechanism",
-    ),
-    Setting("client_id", str, "kafka: the name of the client.", part="protocolsettings", field="clientid"),
-    Setting("subject", str, "nats: the subject. It may be a template.", part="protocolsettings"),
-    Setting(
-        "address",
-        str,
-        "rabbitmq: /queues/NAME or /exchanges/NAME/ROUTING-KEY. It may be a template.",
-        part="protocolsettings",
-    ),
-    Setting("link_name", str, "rabbitmq: the name of the connection.", part="protocolsettings", field="linkname"),
     Setting(
         "credential",
         str,
@@ -193,10 +153,6 @@ SETTINGS = (
         field="sinkcredential",
         metavar="FILE",
         read=_credential,
-    ),
-    Setting("content_mode", str, "webhook: structured, binary or batch. Brokers: structured or binary."),
-    Setting(
-        "batch", str, "Maximum events and seconds of a batch, such as 100,5.", metavar="EVENTS,SECONDS", read=_batch
     ),
     Setting("ordering", str, "job: in order within a job. none: in any order."),
     Setting("signature", str, "v1: with the subscription's secret. v1a: with the relay's key pair. Or both."),
@@ -211,61 +167,106 @@ SETTINGS = (
     Setting("handshake", str, "Whether the sink must agree first: off or required."),
     Setting("incidents", str, "Chats: collapse (incidents instead of the failures in them), both, or off."),
     Setting("concurrency", int, "Maximum deliveries at the same time."),
-    Setting(
-        "metadata_keys",
-        str,
-        "Chats: fields of a job's metadata to show, such as deal,owner.",
-        read=lambda text: split_names(text, "--metadata-keys", "deal,owner"),
-    ),
-    Setting("time_zone", str, "Chats: the time zone of times in messages, such as Europe/Paris."),
-    Setting("channel", str, "slack with a bot token: the channel to post to, such as C0123456789."),
-    Setting("digest", int, "Chats: one message for what came within so many seconds.", field="digest_seconds"),
-    Setting("messages_per_minute", int, "Chats: messages a minute beyond which a digest follows."),
-    Setting(
-        "record",
-        str,
-        "hubspot: properties, note or task, or several such as note,task. pipedrive: note or activity.",
-        read=_record,
-    ),
-    Setting("attach", str, "pipedrive: what a person's record is attached to: deal, lead or person."),
-    Setting("object", str, "salesforce: the object of the records, such as Job_Event__c or Task."),
-    Setting("unmatched", str, "CRMs: what follows if the CRM has no such contact: skip, create or fail."),
-    Setting("api_version", str, "salesforce: the version of its API, such as 62.0."),
-    Setting("create_properties", bool, "hubspot: make the properties that the relay needs."),
     Setting("dry_run", bool, "Send nothing: attempts show the requests that would have been sent."),
-    Setting(
-        "template",
-        str,
-        "webhook, flat: the body of each request as JSON with Liquid, or a file with it. CRMs: fields of the record. - "
-        "reads it from the input.",
-        metavar="FILE|JSON",
-        read=_template,
-    ),
-    Setting("strict", bool, "webhook, flat, brokers: do not send an event that lacks a name in the template."),
     Setting("description", str, "A description of your own.", part=""),
 )
+"""Those of every kind."""
+
+_TYPES = {"switch": bool, "number": int, "decimal": float}
+"""By the shape of a field's value; of others it is text."""
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of SETTINGS to a command, in place of its parameter `settings`.
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Those of every kind, and those that the kinds declare. The first call imports the kinds."""
+    from subscribers.fields import kind_fields
 
-    The command gets the settings that were given, in the shape of the API. Raises UsageError for an invalid one.
-    """
+    fields = (*kind_fields("protocolsettings"), *kind_fields("config"))
+    return (*COMMON, *(_declared(field) for field in fields if field.has_choice))
 
-    @functools.wraps(command)
-    def run(**arguments: Any) -> None:
+
+def _declared(field: "KindField") -> Setting:
+    option = field.cli.option or field.name
+    given = field.example
+    example = _as_option(list(given.values()) if field.shape == "object" else given)
+    more = {"switch": "", "json": f" Example: {example}. - reads it from the input."}
+    return Setting(
+        option,
+        _TYPES.get(field.shape, str),
+        field.words.replace("`", "") + more.get(field.shape, f" Example: {example}"),
+        part=field.part,
+        field=field.name,
+        metavar=field.cli.metavar,
+        read=partial(_read_declared, field.shape, f"--{option.replace('_', '-')}", example),
+    )
+
+
+def _as_option(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
+        return ",".join(str(one) for one in value)
+    return value if isinstance(value, str) else dumps(value).decode()
+
+
+def _read_declared(shape: "Shape", option: str, example: str, given: Any) -> Any:
+    """The value of an option that was given. Raises UsageError."""
+    if given is None:
+        return None
+    if shape == "json":
+        return _json(option, given, example)
+    if shape in ("words", "word or words"):
+        words = split_names(given, option, example) or []
+        return words[0] if shape == "word or words" and len(words) == 1 else words
+    return _batch(option, given) if shape == "object" else given
+
+
+def _batch(option: str, text: str) -> Body:
+    events, _, seconds = text.partition(",")
+    try:
+        return {"max_events": int(events), **({"max_seconds": float(seconds)} if seconds else {})}
+    except ValueError:
+        raise UsageError(f"{option} {text!r:.40}: write the events and seconds like 100,5") from None
+
+
+class WithSettings(TyperCommand):
+    """A command whose context has, as its `obj`, the settings that were given, in the shape of the API. Its options are
+    made when they are asked for, since other commands do without the kinds of sinks."""
+
+    _parameters: list[Any]
+    _is_complete: bool
+
+    @property
+    def params(self) -> list[Any]:
+        """Its own parameters, and an option for each setting. The list stays the same: Typer adds to it."""
+        if not self._is_complete:
+            self._parameters += _options()
+            self._is_complete = True
+        return self._parameters
+
+    @params.setter
+    def params(self, own: list[Any]) -> None:
+        self._parameters, self._is_complete = own, False
+
+    def invoke(self, context: Any) -> Any:
+        """Raises UsageError for an invalid setting."""
         body: Body = {part: {} for part in PARTS}
-        for setting in SETTINGS:
-            value = setting.read(arguments.pop(setting.option))
+        for setting in settings():
+            value = setting.read(context.params.pop(setting.option))
             (body[setting.part] if setting.part else body)[setting.name] = value
-        command(**arguments, settings={**body, **{part: given(body[part]) for part in PARTS}})
+        context.obj = {**body, **{part: given(body[part]) for part in PARTS}}
+        return super().invoke(context)
 
-    parameters = []
-    for parameter in inspect.signature(command).parameters.values():
-        added = [setting.parameter() for setting in SETTINGS] if parameter.name == "settings" else [parameter]
-        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in added]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads it
-    return run
+
+@cache
+def _options() -> Sequence[Any]:
+    """The options that Typer makes of the settings."""
+
+    def command(**_: Any) -> None: ...
+
+    command.__signature__ = inspect.Signature([one.parameter() for one in settings()])  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(command)
+    return typer.main.get_command(app).params
 
 
 def without_empty(body: Body) -> Body:
@@ -276,8 +277,8 @@ def without_empty(body: Body) -> Body:
 def place_of(option: str) -> tuple[str, str]:
     """The part and the field of the setting that --unset names. Raises UsageError if there is none."""
     name = option.lstrip("-").replace("-", "_")
-    for setting in SETTINGS:
+    for setting in settings():
         if name in (setting.option, setting.name):
             return setting.part, setting.name
-    known = sorted(setting.option for setting in SETTINGS)
+    known = sorted(setting.option for setting in settings())
     raise UsageError(f"--unset {option!r:.40} is not known. It takes {', '.join(known)}")

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,14 +36,16 @@ from relay.cli.output import (
 )
 from relay.cli.subscriptions import crm
 from relay.cli.subscriptions.preview_report import print_preview
-from relay.cli.subscriptions.settings import KEPT, PARTS, Body, place_of, with_settings, without_empty
+from relay.cli.subscriptions.settings import KEPT, PARTS, WithSettings, place_of, without_empty
 from relay.clock import from_rfc3339, in_words
 from relay.core.deliveries.broker import protocol_of
 from relay.core.deliveries.delivery import CREDENTIAL_ERROR
-from relay.core.events.sentences import counted, duration, titled
 from relay.core.subscriptions.declared import pending_words
-from relay.core.subscriptions.subscription import PROTOCOLS, PULL, has_failures
+from relay.core.subscriptions.subscription import PROTOCOLS, PULL
 from relay.errors import RelayError, UsageError
+
+if TYPE_CHECKING:
+    from subscribers.base import Kind
 
 app = typer.Typer(help="Choose which sink gets which events.", no_args_is_help=True)
 
@@ -53,12 +55,11 @@ MAX_TYPES_SHOWN = 5
 """Maximum number of types in a table on a terminal."""
 TEST_TIMEOUT_SECONDS = 90.0
 FAILED = "ai.revor.job.failed"
-_CRMS = ("hubspot", "salesforce", "pipedrive")
 
 
-@app.command()
-@with_settings
+@app.command(cls=WithSettings)
 def add(
+    context: typer.Context,
     sink: Annotated[
         str,
         typer.Argument(
@@ -67,7 +68,6 @@ def add(
             "pull, or hubspot, salesforce or pipedrive.",
         ),
     ],
-    settings: Body,
     start: Annotated[
         str | None, typer.Option(help="First events to send: now, earliest, or those since a time or age such as 1d.")
     ] = None,
@@ -98,14 +98,15 @@ def add(
 
     Exit code 1: the sink did not accept the sample. The subscription is kept.
     """
+    settings = context.obj
     start = start if start in ("now", "earliest") else time_or_age(start)
     settings["config"] |= given({"start": start, "secret": secret})
     about = read_metadata(metadata)
     name = sink.lower()
-    if name in crm.CRMS:
-        body = without_empty(crm.completed(name, settings, domain))
+    if (named := crm.by_name(name)) is not None:
+        body = without_empty(crm.completed(named, settings, domain))
     elif domain is not None:
-        raise UsageError(f"--domain is for {', '.join(crm.CRMS)}: {sink:.100} is an address already")
+        raise UsageError(f"--domain is for {', '.join(crm.names())}: {sink:.100} is an address already")
     elif name == PULL:
         body = without_empty({"protocol": "PULL", **settings})
     else:
@@ -117,16 +118,16 @@ def add(
     if answer.status != 201:
         _confirm_reuse(subscription, json=json)
     pending = subscription.get("state") == "pending"
-    kind = str((subscription.get("config") or {}).get("kind"))
+    kind = _kind_of(subscription.get("config") or {})
     id, types = subscription["id"], subscription.get("types")
     if not json:
         _introduce(subscription, types_given=settings["types"] is not None)
-        if kind in crm.CRMS:
+        if kind.by_name is not None:
             crm.show(api(), id, kind, types, about)
-    if kind in crm.CRMS:
+    if kind.by_name is not None:
         test, about = crm.wants_sample(kind, about, test, json=json)
-    elif kind in PROTOCOLS:  # its consumers would take a sample for real
-        test = test is True and kind != PULL
+    elif kind.name in PROTOCOLS:  # its consumers would take a sample for real
+        test = test is True and kind.name != PULL
     test = test is not False and not pending
     tested = _send_sample(id, _sample_type(types), about) if test else None
     if json:
@@ -214,11 +215,10 @@ def show(id: SubscriptionId, json: Json = False) -> None:
         say(pause)
 
 
-@app.command()
-@with_settings
+@app.command(cls=WithSettings)
 def edit(
+    context: typer.Context,
     id: SubscriptionId,
-    settings: Body,
     sink: Annotated[
         str | None, typer.Option(help="Another URL. Stored header values are sent to the same host only.")
     ] = None,
@@ -231,7 +231,7 @@ def edit(
     json: Json = False,
 ) -> None:
     """Change some settings of a subscription. The others stay. --header replaces all of its headers."""
-    changes = without_empty({"sink": sink, **settings})
+    changes = without_empty({"sink": sink, **context.obj})
     removed = [place_of(name) for name in unset or ()]
     if not changes and not removed:
         raise UsageError("nothing to change. Give an option such as --types failed, or --unset types")
@@ -276,11 +276,10 @@ def send_sample(
     raise typer.Exit(0 if tested["delivered"] else 1)
 
 
-@app.command()
-@with_settings
+@app.command(cls=WithSettings)
 def preview(
+    context: typer.Context,
     subscription: Annotated[str, typer.Argument(metavar="ID|SINK", help="A subscription's id, a URL, or pull.")],
-    settings: Body,
     type: Type = None,
     event: Annotated[
         str | None, typer.Option(metavar="ID", help="A recorded event (evt_…) instead of a sample.")
@@ -292,7 +291,7 @@ def preview(
 
     With a URL, or pull, it takes the options of `add`. Exit code 1: the subscription does not get the event.
     """
-    body = without_empty(settings)
+    body = without_empty(context.obj)
     if "://" in subscription:
         body["sink"] = subscription
     elif subscription.lower() == PULL:
@@ -373,14 +372,14 @@ def signing_secret(json: Json = False) -> None:
 
 def pause_of(subscription: Mapping[str, Any], now: float) -> str:
     """Until when a subscription waits because of its sink, and why; empty if it does not."""
-    until, kind = subscription.get("paused_until"), (subscription.get("config") or {}).get("kind")
+    until, kind = subscription.get("paused_until"), _kind_of(subscription.get("config") or {})
     if until is None or from_rfc3339(until) <= now:
         return ""
     why = "the sink asked for a pause"
     if subscription.get("failing_reason") == CREDENTIAL_ERROR:
         why = "then a new token is asked for"
-    elif kind in _CRMS:
-        why = f"a limit of the account at {titled(kind)}, which all its subscriptions share"
+    elif kind.by_name is not None:
+        why = f"a limit of the account at {kind.title}, which all its subscriptions share"
     return f"No attempt before {until}: {why}."
 
 
@@ -395,26 +394,10 @@ def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str 
     return state, subscription.get("state_since"), why
 
 
-_SERVICES = {
-    "slack": "Slack gets one message",
-    "slack_workflow": "The workflow in Slack runs once",
-    "teams": "Teams gets one card",
-    "discord": "Discord gets one message",
-}
-"""Chat kinds, and what they get for an event."""
-_INCIDENTS = {
-    "collapse": " Failures with one cause become one incident.",
-    "both": " Failures with one cause are an incident as well.",
-}
-
-
 def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
     """What will arrive, in a sentence or two."""
     config = subscription.get("config") or {}
-    if config.get("kind") in PROTOCOLS:
-        arriving = _published(subscription)
-    else:
-        arriving = _arriving(config, subscription.get("types"), types_given=types_given)
+    arriving = _kind_of(config).arriving(subscription, types_given=types_given)
     if subscription.get("filters"):
         arriving += " Of these, only what its filters let through."
     if config.get("dry_run"):
@@ -422,63 +405,8 @@ def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
     return arriving
 
 
-def _arriving(config: Mapping[str, Any], types: list[str] | None, *, types_given: bool) -> str:
-    if config.get("kind") in crm.CRMS:
-        return crm.arriving(config, _enumerated(types or [FAILED]))
-    service = _SERVICES.get(config.get("kind", ""))
-    if service is not None:
-        incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [FAILED]) else ""
-        bundled = _bundled(config)
-        if config.get("channel") is not None:
-            service = f"Channel {config['channel']} in Slack gets one message"
-        if types_given and types:
-            return f"{service} for each {_enumerated(types)} event.{incidents}{bundled}"
-        return (
-            f"{service} for each job that failed, is overdue or was not found, create with unknown fate and finished "
-            f"group, and when an account, a sink or Revor has trouble or has recovered.{incidents}{bundled}"
-        )
-    what = f"each {_enumerated(types)} event" if types else "every event of every job"
-    form = ", as one flat JSON object" if config.get("kind") == "flat" else ""
-    return f"The sink gets {what}{form}, signed, in order within a job or partition key."
-
-
-def _published(subscription: Mapping[str, Any]) -> str:
-    types, settings = subscription.get("types"), subscription.get("protocolsettings") or {}
-    what = f"each {_enumerated(types)} event" if types else "every event of every job"
-    match subscription["config"]["kind"]:
-        case "kafka":
-            where = f"Topic {settings.get('topicname')} of Kafka gets {what}"
-        case "nats":
-            where = f"Subject {settings.get('subject')} of NATS gets {what}"
-        case "rabbitmq":
-            where = f"{settings.get('address')} of RabbitMQ gets {what}"
-        case _:
-            where = f"A program that asks gets {what} (`relay listen --subscription {subscription['id']}`)"
-    return f"{where}, in order within a job or partition key."
-
-
-def _bundled(config: Mapping[str, Any]) -> str:
-    """How several events become one message; empty for a kind that has no digest."""
-    if config.get("kind") not in ("slack", "teams", "discord"):
-        return ""
-    if config.get("channel") is not None:
-        return " Each incident and each group is one message, which is edited, with the details in its thread."
-    seconds = config.get("digest_seconds")
-    if seconds is not None:
-        return f" What comes within {duration(seconds)} is one message, a digest; incidents and groups come at once."
-    from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE
-
-    cap = config.get("messages_per_minute") or DEFAULT_MESSAGES_PER_MINUTE
-    return f" What exceeds {counted(cap, 'message')} a minute comes as one message, a digest."
-
-
 def _short(types: list[str]) -> list[str]:
     return [type.removeprefix("ai.revor.job.") for type in types]
-
-
-def _enumerated(types: list[str]) -> str:
-    names = _short(types)
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _send_sample(id: str, type: str | None, metadata: Any, *, raising: bool = False) -> Any:
@@ -494,10 +422,18 @@ def _send_sample(id: str, type: str | None, metadata: Any, *, raising: bool = Fa
         return None
 
 
-def _verdict(id: str, tested: Any, kind: str = "") -> str:
+def _kind_of(config: Mapping[str, Any]) -> "Kind":
+    """The kind of a subscription; one that is not known here is taken for a webhook."""
+    from subscribers.registry import kinds
+
+    known = kinds()
+    return known.get(str(config.get("kind")), known["webhook"])
+
+
+def _verdict(id: str, tested: Any, kind: "Kind | None" = None) -> str:
     attempt = tested["attempt"]
     if tested.get("verdict") == "skip":
-        example = crm.CRMS[kind].example if kind in crm.CRMS else '{"email": "jane@example.com"}'
+        example = '{"email": "jane@example.com"}' if kind is None or kind.by_name is None else kind.by_name.example
         again = f"relay subscriptions test {id} --metadata '{example}'"
         why = f"the CRM has no contact whom the sample is about ({tested['reason']})"
         return f"nothing was written: {why}. Name one: {again}"
@@ -508,16 +444,16 @@ def _verdict(id: str, tested: Any, kind: str = "") -> str:
         return f"no sample was sent: {tested['reason'].replace('_', ' ')}"
     if tested["delivered"]:
         took = f"{attempt['status_code']} in {attempt['duration_ms']:.0f} ms"
-        if kind not in crm.CRMS:
+        if kind is None or kind.by_name is None:
             return f"the sample was accepted: {took}"
-        return f"the sample was accepted: {took}. It is a record in {crm.CRMS[kind].title} now: delete it there"
+        return f"the sample was accepted: {took}. It is a record in {kind.title} now: delete it there"
     reason = attempt["error"] or tested["reason"] or f"answered {attempt['status_code']}"
     return f"the sample was not accepted ({reason}). {_kept(id)}"
 
 
 def _is_signed(config: Mapping[str, Any]) -> bool:
     """True if the kind of sink gets a signature with the subscription's own secret."""
-    return config.get("kind", "webhook") not in {*_SERVICES, *crm.CRMS, *PROTOCOLS} and config.get("signature") != "v1a"
+    return _kind_of(config).signed and config.get("signature") != "v1a"
 
 
 def _is_refused(tested: Any) -> bool:

@@ -25,6 +25,7 @@ from relay.web.drawings import attempts as drawing
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
 from relay.web.rendering import duration
 from relay.web.texts import english
+from subscribers.registry import kind_named
 
 PAGES: list[Page] = []
 page = partial(Page.add, into=PAGES)
@@ -263,8 +264,7 @@ async def delivery(visit: Visit) -> Content:
 
 def _sends_events(subscription: Answer | None) -> bool:
     """Whether the bodies of its requests are the events themselves."""
-    config = {} if subscription is None else subscription["config"]
-    return config.get("kind") == "webhook" and not config.get("template") and config.get("content_mode") == "structured"
+    return subscription is not None and kind_named(subscription["config"]["kind"]).sends_events(subscription["config"])
 
 
 def short_type(type: str) -> str:
