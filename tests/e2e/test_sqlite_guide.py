@@ -45,7 +45,7 @@ async def typed(world: RelayWorld, lines: list[str]) -> str:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert ran.returncode == 0, (lines, ran.stdout, ran.stderr)
     return ran.stdout
