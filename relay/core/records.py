@@ -308,27 +308,15 @@ class AttemptRecorded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BundledClaim:
-    """What was claimed of a subscription that bundles.
+class Claim:
+    """What was claimed of a subscription.
 
     requests  the deliveries of each request
-    ready_at  when what still waits is sent; inf if nothing does
+    next_at   when a bundle that waits is to be sent, or the next probe; None if there is none
     """
 
-    requests: tuple[tuple[Claimed, ...], ...]
-    ready_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """A probe of a disabled subscription.
-
-    claimed  the delivery to try; None if another node probes, or none is free
-    next_at  time of the next probe; None for no further probes
-    """
-
-    claimed: Claimed | None
-    next_at: float | None
+    requests: tuple[tuple[Claimed, ...], ...] = ()
+    next_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

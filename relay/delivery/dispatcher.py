@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from relay.core.deliveries.bundles import Bundle
 from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Step, Steps, previewed
 from relay.core.events.event import Event
@@ -34,6 +33,7 @@ from relay.delivery.slots import Portal, Slots, Target
 from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
 from relay.errors import DecryptError, StoreError
 from relay.redaction import secrets_of
+from relay.store.deliveries.claims import ClaimRequest
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -487,64 +487,43 @@ class Dispatcher:
     # --- 4. claim
 
     async def _claim(self, share: Share, now: float) -> int:
-        """Claims and starts due deliveries in their slots, and frees the rest. Returns the number started."""
+        """Claims deliveries for the slots of a share, starts them and frees the other slots. Returns the number of
+        requests started: 0 while bundles wait for more events, or another node probes."""
         target, started = share.target, 0
+        sink, bundle, probe = target.sink, target.bundle, not share.priorities
         try:
-            if not share.priorities:
-                started = await self._probe(target, now)
-                return started
-            if target.bundle is not None:
-                started = await self._claim_bundle(share, target.bundle, now)
-                return started
-            if 0 in share.priorities and (target.sink.down or target.sink.recovered):
-                # the backlog of a sink that was down ranks behind new events
+            if 0 in share.priorities and bundle is None and (sink.down or sink.recovered):
+                # the backlog of a sink that was down ranks behind new events; a bundle takes the oldest anyway
                 for _ in range(DEMOTE_CHUNKS):
                     if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
-            target.sink.backlog_settled()
-            lease = self.shared.lease(self.shared.settings.timeout_of(target.subscription))
-            claimed = await self._deliveries.claim_due(
-                target.subscription.id, share.priorities, share.slots, now, lease
+            if not probe:
+                sink.backlog_settled()
+            claim = await self._deliveries.claim(
+                ClaimRequest(
+                    subscription_id=target.subscription.id,
+                    now=now,
+                    lease=self.shared.lease(self.shared.settings.timeout_of(target.subscription)),
+                    priorities=share.priorities,
+                    requests=share.slots,
+                    bundle=bundle.of_failing_sink() if bundle is not None and sink.failures else bundle,
+                    room=target.room(now),
+                    probe=probe,
+                )
             )
-            target.sink.paced(len(claimed), now)
-            for one in claimed:
-                self._worker.start(target, one)
+            if probe:
+                sink.plan_probe(claim.next_at)
+            else:
+                sink.paced(len(claim.requests), now)
+                target.looked(now, 0.0 if claim.requests else claim.next_at or 0.0)
+            for claimed in claim.requests:
+                target.count_request(now)
+                self._worker.start(target, *claimed)
                 started += 1
         finally:
             for _ in range(share.slots - started):
                 self.slots.vacate(target)
         return started
-
-    async def _claim_bundle(self, share: Share, bundle: Bundle, now: float) -> int:
-        """Claims and starts requests of a bundling subscription. Returns the number started: 0 while bundles wait for
-        more events."""
-        target = share.target
-        target.sink.backlog_settled()  # a bundle takes the oldest anyway
-        claim = await self._deliveries.claim_bundle(
-            target.subscription.id,
-            share.priorities,
-            bundle.of_failing_sink() if target.sink.failures else bundle,
-            target.room(now),
-            share.slots,
-            now,
-            self.shared.lease(self.shared.settings.timeout_of(target.subscription)),
-        )
-        target.sink.paced(len(claim.requests), now)
-        target.looked(now, 0.0 if claim.requests or claim.ready_at == math.inf else claim.ready_at)
-        for claimed in claim.requests:
-            target.count_request(now)
-            self._worker.start(target, *claimed)
-        return len(claim.requests)
-
-    async def _probe(self, target: Target, now: float) -> int:
-        """Probes a disabled subscription with its oldest delivery, if it is this node's turn. Returns 1 if sent."""
-        lease = self.shared.lease(self.shared.settings.timeout_of(target.subscription))
-        probe = await self._deliveries.claim_probe(target.subscription.id, now, lease)
-        target.sink.plan_probe(probe.next_at)
-        if probe.claimed is None:
-            return 0
-        self._worker.start(target, probe.claimed)
-        return 1
 
 
 async def _turn_of_others(count: int) -> None:

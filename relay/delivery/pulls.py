@@ -33,7 +33,8 @@ from relay.delivery.credentials import Sent
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.errors import StoreError
 from relay.signals import Signals, Watch
-from relay.store.deliveries.pulls import EndedLeases, Judge, PullRequest, Settled, Settlement
+from relay.store.deliveries.claims import ClaimRequest
+from relay.store.deliveries.pulls import EndedLeases, Judge, Settled, Settlement
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Pulls:
         now, taken_at = self._clock(), self._shared.lease_clock()
         until = taken_at + lease_seconds
         token = lease_token(subscription.id, now=now, until=until, nonce=secrets.token_hex(8))
-        request = PullRequest(
+        request = ClaimRequest(
             subscription_id=subscription.id,
             bundle=Bundle(max_events=count, wait_seconds=0.0, max_bytes=MAX_PULLED_BYTES),
             now=now,

@@ -446,9 +446,7 @@ class Worker:
         """
         while True:
             try:
-                if len(results) == 1:
-                    return results, (await self._deliveries.record_attempt(results[0]),)
-                return results, await self._deliveries.record_bundle(results)
+                return results, await self._deliveries.record(*results)
             except Exception as error:
                 if not isinstance(error, StoreError) or isinstance(error, ValueRefused):
                     log.exception("mark_impossible", delivery=results[0].claimed.id)

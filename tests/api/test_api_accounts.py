@@ -126,7 +126,7 @@ class Two:
         dead, uncertain = await claim(world.store, subscription, count=2, now=world.now)
         for one, state, reason in ((dead, "dead", "refused"), (uncertain, "uncertain", "not known")):
             ended = result_of(one, state, now=world.now, reason=f"{reason} by {name}")
-            await world.store.deliveries.record_attempt(ended)
+            await world.store.deliveries.record(ended)
         await list_accounts(
             world.store, account, "shared", f"acc {name}", state="cannot_send", now=world.now, name=f"Ada of {name}"
         )

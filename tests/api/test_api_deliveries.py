@@ -23,7 +23,7 @@ async def ended(world, client, state: str, reason: str, jobs: int = 1, memory: M
         if memory is not None:
             turn = await world.store.memories.take(one, event_key(one.event.id), world.now, world.now)
         result = result_of(one, state, now=world.now, reason=reason, turn=turn, remember=memory)
-        await world.store.deliveries.record_attempt(result)
+        await world.store.deliveries.record(result)
         found.append(one.id)
     return id, found
 
@@ -129,7 +129,7 @@ async def test_attempt_of_a_dry_run_shows_its_requests(client, world):
         Shown(method="POST", url="https://acme.pipedrive.com/v1/notes", body='{"content": "{recipient.address}"}'),
     )
     dry = attempt(status_code=None, requests=requests)
-    await world.store.deliveries.record_attempt(result_of(one, now=world.now, reason="dry_run", attempt=dry))
+    await world.store.deliveries.record(result_of(one, now=world.now, reason="dry_run", attempt=dry))
     shown = (await client.get(f"{PATH}/{one.id}")).json()
     assert (shown["state"], shown["reason"]) == ("delivered", "dry_run")
     assert shown["attempts"][0]["requests"] == [
@@ -155,7 +155,7 @@ async def test_only_who_may_change_a_subscription_sees_what_its_sink_is_sent_and
         requests=(Shown(method="POST", url="https://sink.example/planted-4", body="planted-5"),),
         remote_ip="192.0.2.7",
     )
-    await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now, reason="http_500", attempt=tried))
+    await world.store.deliveries.record(result_of(one, "dead", now=world.now, reason="http_500", attempt=tried))
     reader = open_client(dev=False, tokens=TOKENS)
     answer = await reader.get(f"{PATH}/{one.id}", headers={"Authorization": f"Bearer {token}"})
     (shown,) = answer.json()["attempts"]

@@ -87,7 +87,7 @@ async def test_a_delivery_shows_its_attempts(client, world):
     for made in tried:
         world.now += 5
         (one,) = await claim(world.store, id, now=world.now)
-        await world.store.deliveries.record_attempt(result_of(one, "pending", attempt=made, due_at=world.now))
+        await world.store.deliveries.record(result_of(one, "pending", attempt=made, due_at=world.now))
     (listed,) = (await client.get("/v1/deliveries")).json()["items"]
     shown = (await client.get(f"/v1/deliveries/{listed['id']}")).json()
     TypeAdapter(DeliveryWithAttempts).validate_python(shown)

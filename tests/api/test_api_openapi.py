@@ -83,7 +83,7 @@ async def a_dead_delivery(world, client):
     await a_job(world, client)
     world.now += 1
     (one,) = await claim(world.store, id, now=world.now)
-    await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now, reason="http_500"))
+    await world.store.deliveries.record(result_of(one, "dead", now=world.now, reason="http_500"))
     return id
 
 
@@ -92,7 +92,7 @@ async def an_uncertain_delivery(world, client):
     await a_job(world, client)
     world.now += 1
     (one,) = await claim(world.store, id, now=world.now)
-    await world.store.deliveries.record_attempt(result_of(one, "uncertain", now=world.now, reason="not_found_in_time"))
+    await world.store.deliveries.record(result_of(one, "uncertain", now=world.now, reason="not_found_in_time"))
     return one.id
 
 

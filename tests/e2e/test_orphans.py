@@ -98,7 +98,7 @@ class Beside:
         await store.jobs.record(poll(self.ended, 0, "succeeded", outcome="succeeded", now=now))
         await store.jobs.record(poll(again, 0, "running", now=now))
         for one in await claim(store, LIVE, now=now):
-            assert (await store.deliveries.record_attempt(result_of(one, now=now))).kept
+            assert (await store.deliveries.record(result_of(one, now=now)))[0].kept
         await store.jobs.record(poll(self.orphan, 0, "running", now=now))
         await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE job_uid = :uid", uid=self.orphan)
         request = ReplayRequest(id="rpl_9", subscription_id=LIVE, since=0.0, until=now + 1, now=now, only="all")

@@ -267,7 +267,7 @@ async def test_sample_is_published_now_and_the_answer_says_where_it_is(tmp_path:
 async def test_crash_at_any_step_publishes_again_with_the_same_ids_and_in_order(tmp_path: Any, crash: str) -> None:
     async with open_world(tmp_path) as world:
         await publishing(world)
-        real, record = world.broker.publish, world.store.deliveries.record_bundle
+        real, record = world.broker.publish, world.store.deliveries.record
 
         async def publish(*given: Any) -> Any:
             if crash == "before_publish":
@@ -277,20 +277,20 @@ async def test_crash_at_any_step_publishes_again_with_the_same_ids_and_in_order(
                 raise RuntimeError("crash")
             return answer
 
-        async def marks(several: Any) -> Any:
-            done = await record(several)
+        async def marks(*results: Any) -> Any:
+            done = await record(*results)
             if crash == "after_record":
                 raise RuntimeError("crash")
             return done
 
         world.broker.publish = publish  # type: ignore[method-assign]
-        world.store.deliveries.record_bundle = marks  # type: ignore[method-assign]
+        world.store.deliveries.record = marks  # type: ignore[method-assign]
         await world.restart()
         for name in "abc":
             await world.register(name, ended(4))
         await world.run(3)
         world.broker.publish = real  # type: ignore[method-assign]
-        world.store.deliveries.record_bundle = record  # type: ignore[method-assign]
+        world.store.deliveries.record = record  # type: ignore[method-assign]
         await world.store.deliveries.release_all(world.clock())
         await world.restart()
         await world.run(3)
@@ -348,24 +348,24 @@ async def test_random_faults_lose_nothing_and_keep_the_order(
     faults = [0.2]
     async with open_world(tmp_path) as world:
         await publishing(world, retry_schedule_seconds=(1.0,) * 60)
-        real = world.store.deliveries.record_bundle
+        real = world.store.deliveries.record
 
         def answer(message: Message) -> str:
             if rng.random() > faults[0]:
                 return STORED
             return rng.choice([LOST, "nack", "connect"])
 
-        async def record(several: Any) -> Any:
+        async def record(*results: Any) -> Any:
             fails = rng.random() < faults[0]
             if fails and rng.random() < 0.5:
                 raise StoreError("the database is away")
-            done = await real(several)
+            done = await real(*results)
             if fails:
                 raise StoreError("the answer is lost")
             return done
 
         world.broker.answer = answer
-        world.store.deliveries.record_bundle = record  # type: ignore[method-assign]
+        world.store.deliveries.record = record  # type: ignore[method-assign]
         monkeypatch.setattr("relay.delivery.worker.DATABASE_RETRY_SECONDS", 0.0)
         lengths = {f"job {nth}": rng.randint(1, 5) for nth in range(15)}
         for name, length in lengths.items():

@@ -313,7 +313,7 @@ async def test_manual_retry_is_sent_at_once(tmp_path: Any) -> None:
 async def test_batch_switched_off_before_it_is_sent_is_no_batch(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_world(tmp_path) as world:
         made = await world.subscribe(options=BATCH)
-        claim = world.store.deliveries.claim_bundle
+        claim = world.store.deliveries.claim
 
         async def then_switched_off(*arguments: Any) -> Any:
             found = await claim(*arguments)
@@ -322,7 +322,7 @@ async def test_batch_switched_off_before_it_is_sent_is_no_batch(tmp_path: Any, m
                 await world.dispatcher._refresh()
             return found
 
-        monkeypatch.setattr(world.store.deliveries, "claim_bundle", then_switched_off)
+        monkeypatch.setattr(world.store.deliveries, "claim", then_switched_off)
         await world.register("a", ended(3))
         await world.run(7)
         assert [int(orjson.loads(request.body)["sequence"]) for request in world.sink.requests] == [1, 2, 3]

@@ -348,14 +348,14 @@ async def test_uncommitted_deliveries_are_bounded(tmp_path):
     """A crash now would resend all of them."""
     async with open_world(tmp_path) as world:
         await world.subscribe(concurrency=4)
-        waiting, mark, most = [], world.store.deliveries.record_attempt, 0
+        waiting, mark, most = [], world.store.deliveries.record, 0
 
-        async def held(one):
+        async def held(*results):
             waiting.append(asyncio.get_running_loop().create_future())
             await waiting[-1]
-            return await mark(one)
+            return await mark(*results)
 
-        world.store.deliveries.record_attempt = held
+        world.store.deliveries.record = held
         await begun(world, 60)
         while (await world.store.deliveries.pending()).count:
             for _ in range(20):  # all that may go out has gone
@@ -839,15 +839,15 @@ async def test_result_recorded_after_a_database_error_triggers_a_scan(tmp_path, 
     async with open_world(tmp_path) as world:
         await world.subscribe()
         await world.dispatcher.run_once()
-        mark, refused = world.store.deliveries.record_attempt, []
+        mark, refused = world.store.deliveries.record, []
 
-        async def full(one):
+        async def full(*results):
             if not refused:
-                refused.append(one)
+                refused.append(results)
                 raise StoreError("the disk is full")
-            return await mark(one)
+            return await mark(*results)
 
-        world.store.deliveries.record_attempt = full
+        world.store.deliveries.record = full
         await world.register("a", seen("succeeded", attempt_count=1, started_at=world.clock() - 1))
         world.clock.advance(1)
         await world.poller.run_once()

@@ -70,18 +70,17 @@ async def test_change_of_the_protocol_loses_nothing_and_keeps_the_order(
             return Response(started_at=world.clock(), duration_ms=1.0, status_code=said)
 
         def failing(real: Any) -> Any:
-            async def record(one: Any) -> Any:
+            async def record(*results: Any) -> Any:
                 if rng.random() < chance:
                     raise rng.choice([StoreError, RuntimeError])("the database is away")
-                return await real(one)
+                return await real(*results)
 
             return record
 
         world.broker.answer = answer
         world.sink.send = send  # type: ignore[method-assign]
-        real = world.store.deliveries.record_bundle, world.store.deliveries.record_attempt
-        world.store.deliveries.record_bundle = failing(real[0])  # type: ignore[method-assign]
-        world.store.deliveries.record_attempt = failing(real[1])  # type: ignore[method-assign]
+        real = world.store.deliveries.record
+        world.store.deliveries.record = failing(real)  # type: ignore[method-assign]
         held: list[Any] = []
 
         async def pull() -> None:

@@ -14,7 +14,7 @@ from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink
 from subscribers.registry import kind_named
 from tests.support.simulation_world import World, seen
-from tests.support.store_kit import attempt, claim, relay_event, result_of, subscription, together
+from tests.support.store_kit import attempt, claim, record_one, relay_event, result_of, subscription, together
 
 NUL, HALF = "\0", "\ud83d"
 
@@ -131,6 +131,6 @@ async def test_result_that_cannot_be_written_fails_no_other_of_its_group(store: 
         ),
         *map(result_of, claimed[2:]),
     ]
-    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
+    results = await together(store, *(record_one(store, mark) for mark in marks))
     assert isinstance(results[0], Exception)
     assert all(result.kept for result in results[2:])

@@ -221,8 +221,8 @@ SENT_ONCE: Mapping[str, Callable[[World, pytest.MonkeyPatch], Any]] = {
     "once the intent is stored": lambda _, patch: kill_at(patch, MemoryStore, "keep", after=True),
     "while the write is sent": lambda world, _: world.crm.script.update({"POST /notes": ["killed before"]}),
     "before the answer": lambda world, _: world.crm.script.update({"POST /notes": ["killed after"]}),
-    "before the attempt is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record_attempt", after=False),
-    "once the attempt is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record_attempt", after=True),
+    "before the attempt is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record", after=False),
+    "once the attempt is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record", after=True),
     "twice": lambda world, _: world.crm.script.update(
         {"POST /notes": ["killed after"], "GET /notes": ["killed before"]}
     ),

@@ -161,8 +161,8 @@ KILLS: Mapping[str, Callable[[World, pytest.MonkeyPatch], Any]] = {
     "before the answer": lambda world, _: world.company.killed.update({"POST /api/v2/persons": "after"}),
     "before the note": lambda world, _: world.company.killed.update({"POST /v1/notes": "before"}),
     "after the note": lambda world, _: world.company.killed.update({"POST /v1/notes": "after"}),
-    "before it is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record_attempt", after=False),
-    "once it is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record_attempt", after=True),
+    "before it is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record", after=False),
+    "once it is recorded": lambda _, patch: kill_at(patch, DeliveryStore, "record", after=True),
     "in the search": lambda world, _: world.company.killed.update({"GET /api/v2/persons/search": "after"}),
     "once it has the turn": lambda _, patch: kill_at(patch, MemoryStore, "take", after=True),
 }

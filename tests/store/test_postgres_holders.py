@@ -122,7 +122,7 @@ async def test_dead_node_records_no_result_for_a_released_delivery(store: Store)
     (one,) = await claim(store, "sub_1", lease=lease(token="dead.1"))
     assert await store.holders.release(["dead"], NOW) == 1
     (again,) = await claim(store, "sub_1")
-    assert [(await store.deliveries.record_attempt(result_of(claimed))).kept for claimed in (one, again)] == [
+    assert [(await store.deliveries.record(result_of(claimed)))[0].kept for claimed in (one, again)] == [
         False,
         True,
     ]

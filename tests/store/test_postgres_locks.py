@@ -30,6 +30,7 @@ from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,
     claim,
+    claim_probe,
     job_event,
     lease,
     poll,
@@ -96,7 +97,7 @@ class Storm:
 
     async def _attempt(self, store: Store, id: str, nth: int) -> None:
         disables = nth % 2 == 0
-        probed = await store.deliveries.claim_probe(id, NOW + 100.0, lease(until=NOW + 145.0))
+        probed = await claim_probe(store, id, NOW + 100.0, lease(until=NOW + 145.0))
         claimed = [probed.claimed] if probed.claimed is not None else await claim(store, id, 2)
         for one in claimed:
             assert one is not None
@@ -110,7 +111,7 @@ class Storm:
             else:
                 report = relay_event(DELIVERY_EXPIRED, subject=id)
                 result = result_of(one, "dead", reason="503", events=(report,), sink="https://sink.example")
-            await store.deliveries.record_attempt(result)
+            await store.deliveries.record(result)
 
     async def _replace(self, store: Store, id: str, nth: int) -> None:
         changed = subscription(id, sink=f"https://sink-{nth}.example/hook", ordering=("job", "none")[nth % 2])

@@ -29,12 +29,14 @@ from tests.support.store_kit import (
     NOW,
     callback_for,
     claim,
+    claim_probe,
     counts,
     deliver_all,
     deliveries,
     job_event,
     lease,
     poll,
+    record_one,
     registration,
     relay_event,
     result_of,
@@ -134,7 +136,7 @@ async def test_starting_node_leaves_leases_and_requests_of_others_alone(
     other = await open_again()
     assert await claim(other, "sub_1") == ()
     assert await other.idempotency.begin("key", "digest", "holder", NOW, 0.0) == StoredAnswer(body_digest="digest")
-    assert (await store.deliveries.record_attempt(result_of(one))).kept
+    assert (await store.deliveries.record(result_of(one)))[0].kept
 
 
 async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store, other: Store) -> None:
@@ -169,9 +171,9 @@ async def test_result_under_a_lease_that_another_node_took_over_is_refused(store
     assert await claim(other, "sub_1", now=NOW + 44) == ()
     (again,) = await claim(other, "sub_1", now=NOW + 46)
     assert again.id == late.id
-    assert not (await store.deliveries.record_attempt(result_of(late, "dead", now=NOW + 47))).kept
+    assert not (await store.deliveries.record(result_of(late, "dead", now=NOW + 47)))[0].kept
     await store.deliveries.release([late], NOW + 47)
-    assert (await other.deliveries.record_attempt(result_of(again, now=NOW + 48))).kept
+    assert (await other.deliveries.record(result_of(again, now=NOW + 48)))[0].kept
     assert await states(store) == ["delivered", "pending"]
     assert (await counts(store))["attempts"] == 1
 
@@ -183,7 +185,7 @@ async def test_one_of_two_concurrent_results_of_a_delivery_is_kept(store: Store,
         (one,) = await claim(store, "sub_1")
         marks = result_of(one), result_of(one, now=NOW + 1)
         nodes = zip((store, other), marks, strict=True)
-        marked = await asyncio.gather(*(node.deliveries.record_attempt(mark) for node, mark in nodes))
+        marked = await asyncio.gather(*(record_one(node, mark) for node, mark in nodes))
         assert sorted(mark.kept for mark in marked) == [False, True]
     assert (await counts(store))["attempts"] == ROUNDS
 
@@ -198,7 +200,7 @@ async def test_delivery_being_claimed_cannot_be_retried_manually(store: Store, o
         ((one,),) = await taking.commit()
         with pytest.raises(Exception, match="being attempted"):
             await retry
-    assert (await store.deliveries.record_attempt(result_of(one))).kept
+    assert (await store.deliveries.record(result_of(one)))[0].kept
 
 
 # --- order
@@ -215,7 +217,7 @@ async def test_follower_recorded_while_its_head_ends_is_promoted(store: Store, o
         (head,) = await claim(store, "sub_1")
         record, mark = (
             other.jobs.record(poll(uid, nth + 1, "running")),
-            store.deliveries.record_attempt(result_of(head)),
+            record_one(store, result_of(head)),
         )
         begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
         async with uncommitted(*begins) as open_one:
@@ -249,7 +251,7 @@ async def test_event_about_the_relay_recorded_while_its_head_ends_is_promoted(
     await store.events.record(head_event)
     for nth, later_event in enumerate(later):
         (head,) = await claim(store, "sub_1")
-        record, mark = other.events.record(later_event), store.deliveries.record_attempt(result_of(head))
+        record, mark = other.events.record(later_event), record_one(store, result_of(head))
         begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
         async with uncommitted(*begins) as open_one:
             task = asyncio.ensure_future(follows)
@@ -294,7 +296,7 @@ async def test_jobs_and_events_about_the_relay_that_are_recorded_and_delivered_a
 
     async def attempt(node: Store, one: Claimed) -> None:
         made = [told(SUBSCRIPTION_RECOVERED, one.subscription_id)] if one.event.job_uid is not None else []
-        await node.deliveries.record_attempt(result_of(one, events=tuple(made)))
+        await node.deliveries.record(result_of(one, events=tuple(made)))
 
     async def deliver(node: Store, id: str) -> None:
         while True:
@@ -432,13 +434,13 @@ async def test_follower_promoted_while_its_subscription_is_removed_is_cancelled(
     await store.jobs.record(poll(await track(store), 0, "queued", "running", "failed"))
     (head,) = await claim(other, "sub_1")
     marking = result_of(head, end, next_lease=lease(token="next"))
-    async with uncommitted(other, other.deliveries.record_attempt(marking)) as mark:
+    async with uncommitted(other, record_one(other, marking)) as mark:
         removal = asyncio.ensure_future(store.subscriptions.remove("sub_1", NOW))
         await blocked(store)
         (marked,) = await mark.commit()
         await removal
     assert await states(store) == [end, "cancelled", "cancelled"]
-    assert not (await other.deliveries.record_attempt(result_of(marked.next[0]))).kept
+    assert not (await other.deliveries.record(result_of(marked.next[0])))[0].kept
 
 
 async def test_manual_retry_while_the_subscription_is_removed_is_refused_or_cancelled(
@@ -762,7 +764,7 @@ async def test_node_whose_clock_changes_takes_no_lease_of_others_and_loses_none(
     async def take(node: Store, name: str, now: float, account: str) -> tuple[int, bool]:
         """The number of deliveries, and whether it gets the account's polling lease."""
         now -= since
-        taken = await node.deliveries.claim_due("sub_1", (0, 1, 2), 1, now, lease(until=now + 45))
+        taken = await claim(node, "sub_1", 1, now=now)
         return len(taken), await node.accounts.hold("revor", account, name, now, now + 10)
 
     assert await take(store, "one", clock(), "a") == (1, True)
@@ -778,23 +780,21 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
     await store.jobs.register_many(batch)
     await together(store, *(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
     (first,) = await claim(store, "sub_1", 1)
-    await store.deliveries.record_attempt(
-        result_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW)
-    )
+    await store.deliveries.record(result_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW))
     for turn in range(ROUNDS):
         now = NOW + 100 * turn
         leases = lease(until=now + 45), lease(until=now + 45)
         nodes = (store, other)
         found = await asyncio.gather(
-            *(node.deliveries.claim_probe("sub_1", now, held) for node, held in zip(nodes, leases, strict=True))
+            *(claim_probe(node, "sub_1", now, held) for node, held in zip(nodes, leases, strict=True))
         )
         (probe,) = (one.claimed for one in found if one.claimed is not None)
         assert {one.next_at for one in found} == {now + 45}
-        await store.deliveries.record_attempt(result_of(probe, "pending", now=now, due_at=now, probe_at=now + 100))
+        await store.deliveries.record(result_of(probe, "pending", now=now, due_at=now, probe_at=now + 100))
     # both try it, one after the other's lease has run out, and both answers come
     now = NOW + 100 * ROUNDS
     probes = [
-        (await node.deliveries.claim_probe("sub_1", now + 50 * nth, lease(until=now + 50 * nth + 45))).claimed
+        (await claim_probe(node, "sub_1", now + 50 * nth, lease(until=now + 50 * nth + 45))).claimed
         for nth, node in enumerate((store, other))
     ]
     marks = [
@@ -803,9 +803,7 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
         if probe is not None
     ]
     assert len(marks) == 2
-    marked = await asyncio.gather(
-        *(node.deliveries.record_attempt(mark) for node, mark in zip((store, other), marks, strict=True))
-    )
+    marked = await asyncio.gather(*(record_one(node, mark) for node, mark in zip((store, other), marks, strict=True)))
     assert [one.kept for one in marked] == [False, True]
     types = [event.type for _, event in (await other.events.tail(0)).events]
     assert types.count("relay.subscription.recovered") == 1

@@ -27,6 +27,7 @@ from tests.support.store_kit import (
     counts,
     lease,
     poll,
+    record_one,
     registration,
     relay_event,
     result_of,
@@ -336,7 +337,7 @@ async def test_every_write_happens_once_when_its_response_is_lost(store: Store, 
     async with lost():
         (one,) = await claim(store, "sub_1")
     async with lost():
-        assert (await store.deliveries.record_attempt(result_of(one))).kept
+        assert (await store.deliveries.record(result_of(one)))[0].kept
     async with lost():
         await store.events.record(relay_event())
     async with lost():
@@ -363,16 +364,16 @@ async def test_claims_of_a_recorded_result_survive_a_lost_response(store: Store,
     one, two = await claim(store, "sub_1", 2)
     async with lost_answer(store, committed=committed):
         results = await asyncio.gather(
-            store.deliveries.record_attempt(result_of(one, next_lease=lease(token="next of one"), next_count=2)),
-            store.deliveries.record_attempt(result_of(two, next_lease=lease(token="next of two"))),
+            record_one(store, result_of(one, next_lease=lease(token="next of one"), next_count=2)),
+            record_one(store, result_of(two, next_lease=lease(token="next of two"))),
         )
     assert [result.kept for result in results] == [True, True]
     taken = [claimed.id for result in results for claimed in result.next]
     assert len(set(taken)) == len(taken) == 3
     assert (await counts(store))["attempts"] == 2
-    assert not (
-        await store.deliveries.record_attempt(result_of(one, now=NOW + 1))
-    ).kept  # another attempt: its lease is gone
+    assert not (await store.deliveries.record(result_of(one, now=NOW + 1)))[
+        0
+    ].kept  # another attempt: its lease is gone
 
 
 async def test_transaction_still_in_progress_is_waited_for(server: PostgresServer, store: Store) -> None:
@@ -430,5 +431,5 @@ async def test_connection_lost_during_setup_loses_no_write(
     (claimed,) = await claim(store, "sub_1", 1)
     monkeypatch.setattr(procedures, "_define", breaking)
     await aside(server.execute, KILL)
-    assert (await store.deliveries.record_attempt(result_of(claimed))).kept
+    assert (await store.deliveries.record(result_of(claimed)))[0].kept
     assert lost

@@ -19,6 +19,7 @@ from tests.support.store_kit import (
     claim,
     lease,
     poll,
+    record_one,
     registration,
     result_of,
     subscription,
@@ -66,8 +67,8 @@ async def test_results_are_the_same_with_and_without_the_procedure(store: Store)
     assert isinstance(database, PostgresDatabase)
     before = database.writer.commit_count
     first, second = await asyncio.gather(
-        store.deliveries.record_attempt(result_of(one, next_lease=lease(token="one"), next_count=2)),
-        store.deliveries.record_attempt(result_of(two, "dead", next_lease=lease(token="two"), reason="http_400")),
+        record_one(store, result_of(one, next_lease=lease(token="one"), next_count=2)),
+        record_one(store, result_of(two, "dead", next_lease=lease(token="two"), reason="http_400")),
     )
     assert (first.kept, second.kept) == (True, True)
     taken = [*first.next, *second.next]

@@ -22,6 +22,6 @@ async def test_uncertain_deliveries_are_noted(store: Store, count: int, notes: t
         await store.jobs.record(poll(await track(store, f"job {number}"), 0, "queued"))
     for number, one in enumerate(await claim(store, "sub_1")):
         result = result_of(one, "uncertain" if number < count else "dead", reason="not_found_in_time")
-        await store.deliveries.record_attempt(result)
+        await store.deliveries.record(result)
     found = await readiness(store, WriteProbe(store.database), {}, {"api": True}, NOW)
     assert (found.notes, found.problems) == (notes, ())

@@ -106,7 +106,7 @@ async def fill(store: Store) -> None:
         await together(store, *writes)
     await deliver_all(store, "sub_2")
     for nth, one in enumerate(await claim(store, "sub_1", 300)):
-        await store.deliveries.record_attempt(result_of(one, ("delivered", "dead", "pending")[nth % 3], due_at=NOW + 5))
+        await store.deliveries.record(result_of(one, ("delivered", "dead", "pending")[nth % 3], due_at=NOW + 5))
     await execute(store, "UPDATE deliveries SET state = 'cancelled' WHERE sequence = 3 AND id > 'dlv_01kg'")
     # rows enough that reading a table whole is never the shortest way
     number = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"

@@ -28,7 +28,7 @@ async def test_start_releases_every_lease(store: Store, open_again: Callable[...
     again = await open_again(now=NOW + 1)
     assert await again.deliveries.release_all(NOW + 1) == 0
     assert len(await claim(again, "sub_1", now=NOW + 1)) == 2
-    assert not (await again.deliveries.record_attempt(result_of(old[0]))).kept
+    assert not (await again.deliveries.record(result_of(old[0])))[0].kept
 
 
 async def test_requests_in_flight_at_a_crash_may_be_repeated_and_answers_are_kept(

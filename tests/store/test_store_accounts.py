@@ -93,7 +93,7 @@ async def test_a_retry_of_every_delivery_is_one_of_the_accounts_own(store: Store
         await happen(store, account, await a_job(store, account), 1, "running")
     for id in ("sub_all", "sub_a", "sub_b"):
         for one in await claim(store, id):
-            await store.deliveries.record_attempt(result_of(one, "dead", reason="http_500"))
+            await store.deliveries.record(result_of(one, "dead", reason="http_500"))
     request = ReplayRequest(id="rpl_1", subscription_id=None, since=0.0, until=NOW + 1, now=NOW + 1, only="dead")
     assert (await store.within(A).replays.create(request)).matched == 1
     while not (await store.replays.advance("rpl_1", "node", NOW + 1)).queued:

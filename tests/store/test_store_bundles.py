@@ -10,10 +10,12 @@ from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.delivery import Claimed, due_since
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
-from relay.core.records import AttemptRecorded, BundledClaim
+from relay.core.records import AttemptRecorded, Claim
+from relay.store.deliveries.claims import ClaimRequest
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
+    claim_bundle,
     counts,
     deliveries,
     execute,
@@ -40,9 +42,10 @@ def bundle(max_events: int = 100, wait_seconds: float = 5.0, max_bytes: int = 1_
     return Bundle(max_events=max_events, wait_seconds=wait_seconds, max_bytes=max_bytes)
 
 
-async def take(store: Store, made: Bundle | None = None, *, now: float = NOW + 5, **fields: Any) -> BundledClaim:
+async def take(store: Store, made: Bundle | None = None, *, now: float = NOW + 5, **fields: Any) -> Claim:
     values: dict[str, Any] = {"priorities": (0, 1, 2), "room": Room(), "requests": 1, "lease": lease(until=now + 45)}
-    return await store.deliveries.claim_bundle(SUB, bundle=made or bundle(), now=now, **{**values, **fields})
+    request = ClaimRequest(subscription_id=SUB, bundle=made or bundle(), now=now, **{**values, **fields})
+    return await store.deliveries.claim(request)
 
 
 async def members(store: Store, made: Bundle | None = None, **fields: Any) -> tuple[Claimed, ...]:
@@ -75,7 +78,7 @@ async def end(
     store: Store, claimed: tuple[Claimed, ...], state: str = "delivered", *, now: float = NOW + 6, **fields: Any
 ) -> list[bool]:
     results = [result_of(one, state, now=now, **fields) for one in claimed]
-    recorded: tuple[AttemptRecorded, ...] = await store.deliveries.record_bundle(results)
+    recorded: tuple[AttemptRecorded, ...] = await store.deliveries.record(*results)
     return [one.kept for one in recorded]
 
 
@@ -93,7 +96,7 @@ async def attempts(store: Store) -> list[int]:
 async def test_bundle_waits_for_its_time_and_takes_heads_with_their_followers(store: Store) -> None:
     uids = await jobs(store, 3, 1, 2)
     early = await take(store, now=NOW + 4.9)
-    assert early == BundledClaim(requests=(), ready_at=NOW + 5)
+    assert early == Claim(next_at=NOW + 5)
     claimed = await members(store)
     assert sorted(places(claimed, uids)) == [(0, 1), (0, 2), (0, 3), (1, 1), (2, 1), (2, 2)]
     assert [place for place in places(claimed, uids) if place[0] == 0] == [(0, 1), (0, 2), (0, 3)]
@@ -134,11 +137,11 @@ async def test_refused_bundle_is_sent_one_by_one(store: Store) -> None:
     singles = tuple(one for request in claim.requests[1:] for one in request)
     assert places(singles, uids) == [(0, 1), (1, 1)]
     for one in singles:
-        assert (await store.deliveries.record_attempt(result_of(one, now=NOW + 9))).kept
+        assert (await store.deliveries.record(result_of(one, now=NOW + 9)))[0].kept
     last = await take(store, now=NOW + 9, requests=5)
     assert [places(one, uids) for one in last.requests] == [[(0, 2)]]
     (first,) = last.requests[0]
-    await store.deliveries.record_attempt(result_of(first, "pending", now=NOW + 9, due_at=NOW + 10))
+    await store.deliveries.record(result_of(first, "pending", now=NOW + 9, due_at=NOW + 10))
     fresh = await jobs(store, 1, now=NOW + 5)
     later = await take(store, now=NOW + 10, requests=2)
     assert [places(one, [*uids, *fresh]) for one in later.requests] == [[(2, 1)], [(0, 2)]]  # still by itself
@@ -198,7 +201,7 @@ async def test_taken_over_head_takes_its_followers_from_the_old_holder(store: St
     assert found == {(0, 1): "pending", (0, 2): "blocked", (0, 3): "blocked", (1, 1): "delivered"}
     assert (await counts(store))["attempts"] == 1
     taken = result_of(replace(head, lease_token="other"), now=NOW + 62)
-    assert (await store.deliveries.record_attempt(taken)).kept
+    assert (await store.deliveries.record(taken))[0].kept
     rest = await members(store, now=NOW + 62)
     assert places(rest, uids) == [(0, 2), (0, 3)]
 
@@ -251,7 +254,7 @@ async def test_disabling_a_subscription_holds_the_whole_bundle_and_tells_it_once
         result_of(one, "pending", now=NOW + 6, disable="http_410", events=(event,))
         for one, event in zip(claimed, events, strict=True)
     ]
-    await store.deliveries.record_bundle(results)
+    await store.deliveries.record(*results)
     assert await states(store) == ["pending", "blocked"]
     found = await rows(store, "SELECT id FROM events WHERE type = 'relay.subscription.disabled'")
     assert len(found) == 1
@@ -276,14 +279,14 @@ async def test_event_of_a_free_type_waits_for_no_other(store: Store) -> None:
     await store.events.record(relay_event("relay.incident.opened", now=NOW + 1, id="evt_incident"))
     made = replace(bundle(wait_seconds=30.0), free_per_minute=4, free_types=frozenset({"relay.incident.opened"}))
 
-    async def claim(now: float, room: Room) -> BundledClaim:
-        return await store.deliveries.claim_bundle("sub_people", (0,), made, room, 3, now, lease())
+    async def claim(now: float, room: Room) -> Claim:
+        return await claim_bundle(store, "sub_people", (0,), made, room, 3, now, lease())
 
     none = await claim(NOW + 2, Room(next_at=NOW + 9))
-    assert none == BundledClaim(requests=(), ready_at=NOW + 30)
+    assert none == Claim(next_at=NOW + 30)
     ((incident,),) = (await claim(NOW + 2, Room(count=4))).requests
     assert incident.event.id == "evt_incident"
-    assert await claim(NOW + 3, Room(count=3)) == BundledClaim(requests=(), ready_at=NOW + 30)
+    assert await claim(NOW + 3, Room(count=3)) == Claim(next_at=NOW + 30)
     (together,) = (await claim(NOW + 30, Room(count=3))).requests
     assert places(together, uids) == [(0, 1), (0, 2)]
 
@@ -323,7 +326,7 @@ async def test_each_member_of_a_bundle_is_ended_by_its_own_result(
         for one, (job, sequence) in zip(claimed, places(claimed, uids), strict=True)
     ]
     await store.jobs.record(poll(uids[0], len(outcomes[0]), "running", now=NOW + 6))  # another one of the first key
-    assert all(one.kept for one in await store.deliveries.record_bundle(results))
+    assert all(one.kept for one in await store.deliveries.record(*results))
     found = sorted(await deliveries(store), key=lambda row: places_of(row, uids))
     shown: dict[int, list[str]] = {}
     for row in found:
@@ -358,7 +361,7 @@ async def test_replayed_members_are_ended_by_their_own_results(store: Store, onl
         result_of(two, "pending", now=NOW + 61, due_at=NOW + 70),
         result_of(three, "pending", now=NOW + 61, due_at=NOW + 70, behind=True),
     ]
-    await store.deliveries.record_bundle(results)
+    await store.deliveries.record(*results)
     assert await states(store) == ["delivered", "pending", "blocked"]
     assert (await take(store, now=NOW + 69, priorities=(2,))).requests == ()
     again = await members(store, now=NOW + 70, priorities=(2,))
@@ -374,7 +377,7 @@ async def test_lost_lease_in_the_middle_leaves_the_rest_to_the_other_holder(stor
         result_of(claimed[1], "pending", now=NOW + 6, due_at=NOW + 20),
         result_of(claimed[2], "pending", now=NOW + 6, due_at=NOW + 20, behind=True),
     ]
-    assert [one.kept for one in await store.deliveries.record_bundle(results)] == [True, False, False]
+    assert [one.kept for one in await store.deliveries.record(*results)] == [True, False, False]
     found = {places_of(row, uids)[1]: (row["state"], row["lease_token"]) for row in await deliveries(store)}
     assert found[1] == ("delivered", None)
     assert found[2] == ("pending", "other")

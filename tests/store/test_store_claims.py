@@ -16,6 +16,7 @@ from tests.support.store_kit import (
     execute,
     lease,
     poll,
+    record_one,
     registration,
     relay_event,
     result_of,
@@ -56,7 +57,7 @@ async def test_claim_takes_the_longest_due_up_to_its_limit(store: Store) -> None
 async def test_first_attempts_go_before_retries_and_retries_before_manual_ones(store: Store) -> None:
     manual, retry = await heads(store, NOW - 30, NOW - 20)
     for one in await claim(store, "sub_1"):
-        await store.deliveries.record_attempt(
+        await store.deliveries.record(
             result_of(one, "delivered" if one.job_uid == manual else "pending", due_at=NOW - 10)
         )
         if one.job_uid == manual:
@@ -68,7 +69,7 @@ async def test_first_attempts_go_before_retries_and_retries_before_manual_ones(s
 async def test_a_claim_takes_only_the_priorities_it_asks_for(store: Store) -> None:
     (retry,) = await heads(store, NOW - 1)
     (one,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW))
     (fresh,) = await heads(store, NOW)
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2,))] == []
     assert [one.job_uid for one in await claim(store, "sub_1", priorities=(1,))] == [retry]
@@ -94,28 +95,28 @@ async def test_holder_of_an_expired_and_retaken_lease_cannot_record(store: Store
     (second,) = await claim(store, "sub_1", now=NOW + 45)
     assert second.id == first.id
     before = await deliveries(store)
-    assert not (
-        await store.deliveries.record_attempt(result_of(first, "dead", disable="gone", events=(relay_event(),)))
-    ).kept
+    assert not (await store.deliveries.record(result_of(first, "dead", disable="gone", events=(relay_event(),))))[
+        0
+    ].kept
     assert await deliveries(store) == before
     assert (await counts(store))["attempts"] == 0
     assert (await counts(store))["events"] == 1
-    assert (await store.deliveries.record_attempt(result_of(second))).kept
+    assert (await store.deliveries.record(result_of(second)))[0].kept
 
 
 async def test_holder_of_an_expired_lease_may_record_until_it_is_retaken(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await claim(store, "sub_1", lease=lease(until=NOW + 45))
-    assert (await store.deliveries.record_attempt(result_of(one, now=NOW + 99))).kept
+    assert (await store.deliveries.record(result_of(one, now=NOW + 99)))[0].kept
 
 
 async def test_second_result_is_refused(store: Store) -> None:
     await heads(store, NOW)
     (one,) = await claim(store, "sub_1")
     marks = result_of(one, "pending", due_at=NOW), result_of(one, "dead")
-    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
+    results = await together(store, *(record_one(store, mark) for mark in marks))
     assert [result.kept for result in results] == [True, False]
-    assert not (await store.deliveries.record_attempt(result_of(one, now=NOW + 1))).kept
+    assert not (await store.deliveries.record(result_of(one, now=NOW + 1)))[0].kept
     assert (await states(store, "sub_1"), (await counts(store))["attempts"]) == (["pending"], 1)
 
 
@@ -124,7 +125,7 @@ async def test_only_the_failing_result_of_a_group_is_undone(store: Store) -> Non
     claimed = await claim(store, "sub_1")
     refused = float("nan")  # no number in JSON, so the column stays empty, which it may not
     marks = [result_of(one, attempt=attempt(duration_ms=refused if n == 1 else 1.0)) for n, one in enumerate(claimed)]
-    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
+    results = await together(store, *(record_one(store, mark) for mark in marks))
     assert [isinstance(result, StoreError) for result in results] == [False, True, False]
     assert sorted(await states(store, "sub_1")) == ["delivered", "delivered", "pending"]
     assert (await counts(store))["attempts"] == 2
@@ -146,8 +147,8 @@ async def test_backlog_says_when_each_priority_is_due_next(store: Store) -> None
     assert await store.deliveries.backlog() == []
     await heads(store, NOW - 3, NOW - 2)
     first, second = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(first, "pending", due_at=NOW + 5))
-    await store.deliveries.record_attempt(result_of(second))
+    await store.deliveries.record(result_of(first, "pending", due_at=NOW + 5))
+    await store.deliveries.record(result_of(second))
     await store.deliveries.retry(second.id, NOW + 7)
     await store.subscriptions.set_state("sub_2", "paused", NOW)
     assert await store.deliveries.backlog() == [
@@ -167,9 +168,9 @@ async def test_result_that_disables_a_subscription_emits_one_event(store: Store)
 
     version = store.subscriptions.version
     marks = [gone(one) for one in await claim(store, "sub_1")]
-    await together(store, *(store.deliveries.record_attempt(mark) for mark in marks[:2]))
+    await together(store, *(record_one(store, mark) for mark in marks[:2]))
     assert store.subscriptions.version > version
-    assert (await store.deliveries.record_attempt(marks[2])).kept
+    assert (await store.deliveries.record(marks[2]))[0].kept
     disabled = await store.subscriptions.get("sub_1")
     assert disabled is not None
     assert (disabled.state, disabled.disabled_reason) == ("disabled", "410 Gone")
@@ -189,18 +190,18 @@ async def test_result_claims_the_next_due_delivery_of_its_subscription(store: St
     await postpone(store, uids[2], NOW + 9)
     (first,) = await claim(store, "sub_1", 1)
     before = store.database.commit_count
-    marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease(token="next")))
+    (marked,) = await store.deliveries.record(result_of(first, next_lease=lease(token="next")))
     assert store.database.commit_count == before + 1
     (following,) = marked.next
     assert (following.job_uid, following.subscription_id, following.lease_token) == (uids[1], "sub_1", "next")
-    assert (await store.deliveries.record_attempt(result_of(following, next_lease=lease()))).next == ()
+    assert (await store.deliveries.record(result_of(following, next_lease=lease())))[0].next == ()
 
 
 async def test_result_claims_its_follower_first(store: Store) -> None:
     (uid, _) = await heads(store, NOW - 3, NOW - 2)
     await store.jobs.record(poll(uid, 1, "running"))
     (first,) = await claim(store, "sub_1", 1)
-    marked = await store.deliveries.record_attempt(result_of(first, next_lease=lease()))
+    (marked,) = await store.deliveries.record(result_of(first, next_lease=lease()))
     assert [(one.job_uid, one.event.sequence) for one in marked.next] == [(uid, 2)]
 
 
@@ -211,8 +212,8 @@ async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:
     first, second = await claim(store, "sub_1", 2)
     results = await together(
         store,
-        store.deliveries.record_attempt(result_of(first, next_lease=lease(), next_count=3)),
-        store.deliveries.record_attempt(result_of(second, next_lease=lease())),
+        record_one(store, result_of(first, next_lease=lease(), next_count=3)),
+        record_one(store, result_of(second, next_lease=lease())),
     )
     assert [len(result.next) for result in results] == [3, 1]
     taken = {one.job_uid for result in results for one in result.next}
@@ -224,11 +225,9 @@ async def test_results_of_one_group_claim_by_priority_and_never_the_same(store: 
     await heads(store, *(NOW - n for n in range(10, 4, -1)))
     one, two, three, four = await claim(store, "sub_1", 4)
     (other,) = await claim(store, "sub_2", 1)
-    await store.deliveries.record_attempt(
-        result_of(four, "pending", due_at=NOW - 8)
-    )  # a retry, due before the fresh ones
+    await store.deliveries.record(result_of(four, "pending", due_at=NOW - 8))  # a retry, due before the fresh ones
     marks = [result_of(m, next_lease=lease()) for m in (one, two, three, other)]
-    results = await together(store, *(store.deliveries.record_attempt(mark) for mark in marks))
+    results = await together(store, *(record_one(store, mark) for mark in marks))
     taken = [one for result in results for one in result.next]
     assert len({next_one.id for next_one in taken}) == 4
     assert [next_one.subscription_id for next_one in taken] == ["sub_1", "sub_1", "sub_1", "sub_2"]
@@ -240,9 +239,7 @@ async def test_no_claim_for_a_subscription_disabled_in_the_same_group(store: Sto
     one, two = await claim(store, "sub_1", 2)
     results = await together(
         store,
-        store.deliveries.record_attempt(
-            result_of(one, next_lease=lease(), events=(relay_event(),))
-        ),  # PostgreSQL: not beside it
-        store.deliveries.record_attempt(result_of(two, "pending", due_at=NOW, disable="410 Gone")),
+        record_one(store, result_of(one, next_lease=lease(), events=(relay_event(),))),  # PostgreSQL: not beside it
+        record_one(store, result_of(two, "pending", due_at=NOW, disable="410 Gone")),
     )
     assert [result.next for result in results] == [(), ()]

@@ -9,17 +9,10 @@ import pytest
 from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.pulls import lease_token
 from relay.core.deliveries.replay import ReplayRequest
-from relay.store.deliveries.pulls import PullRequest, Settlement
+from relay.store.deliveries.claims import ClaimRequest
+from relay.store.deliveries.pulls import Settlement
 from relay.store.store import Store
-from tests.support.store_kit import (
-    NOW,
-    claim,
-    lease,
-    poll,
-    result_of,
-    subscription,
-    track,
-)
+from tests.support.store_kit import NOW, claim, claim_bundle, lease, poll, result_of, subscription, track
 
 BACK = NOW - 3_600.0
 DIGEST = Bundle(max_events=50, wait_seconds=300.0, max_bytes=1_000_000)
@@ -35,7 +28,7 @@ async def by_claim(store: Store) -> int:
 
 
 async def by_bundle(store: Store, bundle: Bundle = DIGEST) -> int:
-    found = await store.deliveries.claim_bundle(SUB, (0, 1, 2), bundle, Room(), 1, BACK, lease(until=BACK + 45))
+    found = await claim_bundle(store, SUB, (0, 1, 2), bundle, Room(), 1, BACK, lease(until=BACK + 45))
     return sum(len(request) for request in found.requests)
 
 
@@ -43,10 +36,10 @@ async def by_broker(store: Store) -> int:
     return await by_bundle(store, BROKER)
 
 
-def pull_of(now: float) -> PullRequest:
+def pull_of(now: float) -> ClaimRequest:
     token = lease_token(SUB, now=now, until=now + 45, nonce=str(now))
     bundle = Bundle(max_events=50, wait_seconds=0.0, max_bytes=1_000_000)
-    return PullRequest(subscription_id=SUB, bundle=bundle, now=now, lease=lease(token=token, until=now + 45))
+    return ClaimRequest(subscription_id=SUB, bundle=bundle, now=now, lease=lease(token=token, until=now + 45))
 
 
 async def by_pull(store: Store) -> int:
@@ -67,13 +60,13 @@ async def first_attempt(store: Store) -> None:
 async def follower_of_a_delivered_one(store: Store) -> None:
     await one_job(store, "queued", "running")
     (head,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(head))
+    await store.deliveries.record(result_of(head))
 
 
 async def follower_of_a_dead_one(store: Store) -> None:
     await one_job(store, "queued", "running")
     (head,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(head, "dead", reason="http_400"))
+    await store.deliveries.record(result_of(head, "dead", reason="http_400"))
 
 
 async def lease_of_a_node_that_was_killed(store: Store) -> None:
@@ -91,21 +84,21 @@ async def given_back_by_a_program(store: Store) -> None:
 async def retried_by_hand(store: Store) -> None:
     await one_job(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one, "dead", reason="http_400"))
+    await store.deliveries.record(result_of(one, "dead", reason="http_400"))
     await store.deliveries.retry(one.id, NOW)
 
 
 async def brought_forward_by_hand(store: Store) -> None:
     await one_job(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 600))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW + 600))
     await store.deliveries.retry(one.id, NOW)
 
 
 async def replayed(store: Store) -> None:
     await retried_by_hand(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one))
+    await store.deliveries.record(result_of(one))
     request = ReplayRequest(id="rpl_1", subscription_id=SUB, since=0.0, until=NOW + 9, now=NOW, only="all")
     await store.replays.advance((await store.replays.create(request)).id, "node", NOW)
 
@@ -113,7 +106,7 @@ async def replayed(store: Store) -> None:
 async def joined_by_a_replay(store: Store) -> None:
     await one_job(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 600))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW + 600))
     request = ReplayRequest(id="rpl_1", subscription_id=SUB, since=0.0, until=NOW + 9, now=NOW, only="all")
     await store.replays.advance((await store.replays.create(request)).id, "node", NOW)
 
@@ -127,14 +120,14 @@ async def past_event_of_a_new_subscription(store: Store) -> None:
 async def its_sink_is_back(store: Store) -> None:
     await one_job(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 600))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW + 600))
     await store.deliveries.expedite(SUB, NOW)
 
 
 async def its_subscription_was_disabled(store: Store) -> None:
     await one_job(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one, "pending", disable="410 Gone"))
+    await store.deliveries.record(result_of(one, "pending", disable="410 Gone"))
     await store.subscriptions.set_state(SUB, "enabled", NOW)
 
 
@@ -171,7 +164,7 @@ async def test_what_is_due_at_once_is_due_by_a_clock_that_was_set_back(
 async def test_planned_retry_waits_for_its_time(store: Store) -> None:
     await one_job(store)
     (one,) = await claim(store, SUB)
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 60))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW + 60))
     for way in WAYS:
         assert await way(store) == 0
     assert len(await claim(store, SUB, now=NOW + 60)) == 1

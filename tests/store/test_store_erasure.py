@@ -60,13 +60,13 @@ async def a_life(store: Store, job: str, metadata: Any, tells: str = DELIVERY_EX
     first = await happen(store, uid, 1, "queued", metadata, job)
     (one,) = await claim(store, "sub_all", 1, now=NOW + 1)
     echo = attempt(response_excerpt=f"thank you for {metadata}", status_code=200)
-    await store.deliveries.record_attempt(result_of(one, now=NOW + 1, attempt=echo))
+    await store.deliveries.record(result_of(one, now=NOW + 1, attempt=echo))
     second = await happen(store, uid, 2, "running", metadata, job)
     (one,) = await claim(store, "sub_all", 1, now=NOW + 2)
     report = orjson.dumps(
         {"type": tells, "data": {"delivery": one.id, "event": second, "job": job, "subscription": "sub_all"}}
     )
-    await store.deliveries.record_attempt(
+    await store.deliveries.record(
         result_of(
             one,
             "dead",
@@ -245,5 +245,5 @@ async def test_published_events_are_erased_and_later_ones_go_out(
     while batch := await claim(store, "sub_shop", now=LATER + 1):
         seen += [one.event.document()["id"] for one in batch]
         for one in batch:
-            await store.deliveries.record_attempt(result_of(one, "delivered"))
+            await store.deliveries.record(result_of(one, "delivered"))
     assert seen == left

@@ -10,16 +10,9 @@ from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.delivery import Claimed
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.events.event import Event, Origin, account_event, relay_event
-from relay.store.deliveries.pulls import PullRequest
+from relay.store.deliveries.claims import ClaimRequest
 from relay.store.store import Store
-from tests.support.store_kit import (
-    NOW,
-    claim,
-    lease,
-    result_of,
-    states,
-    subscription,
-)
+from tests.support.store_kit import NOW, claim, claim_bundle, lease, result_of, states, subscription
 
 OPENED, CLOSED = "relay.incident.opened", "relay.incident.closed"
 ORIGIN = Origin(
@@ -69,10 +62,10 @@ async def order_of_arrival(store: Store, *, now: float = NOW) -> list[str]:
         for one in await claim(store, "sub_1", now=now):
             if one.id in refused:
                 arrived.append(one.event.id)
-                await store.deliveries.record_attempt(result_of(one, now=now))
+                await store.deliveries.record(result_of(one, now=now))
             else:
                 refused.add(one.id)
-                await store.deliveries.record_attempt(result_of(one, "pending", now=now, due_at=now))
+                await store.deliveries.record(result_of(one, "pending", now=now, due_at=now))
     return arrived
 
 
@@ -102,7 +95,7 @@ async def test_event_that_is_given_up_holds_nothing_up(store: Store) -> None:
     for event in (first, last):
         await store.events.record(event)
     (one,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(one, "dead", reason="http_400"))
+    await store.deliveries.record(result_of(one, "dead", reason="http_400"))
     (next_one,) = await claim(store, "sub_1")
     assert next_one.event.type == CLOSED
 
@@ -115,11 +108,11 @@ async def test_bundle_and_pull_have_them_in_their_order(store: Store) -> None:
     )
     for event in events:
         await store.events.record(event)
-    found = await store.deliveries.claim_bundle("sub_1", (0, 1, 2), BUNDLE, Room(), 1, NOW, lease())
+    found = await claim_bundle(store, "sub_1", (0, 1, 2), BUNDLE, Room(), 1, NOW, lease())
     bundle: tuple[Claimed, ...] = found.requests[0]
     assert [one.event.id for one in bundle] == [event.id for event in events]
     pulled = await store.pulls.claim(
-        PullRequest(subscription_id="sub_pull", bundle=BUNDLE, now=NOW, lease=lease(token="pull/sub_pull/1"))
+        ClaimRequest(subscription_id="sub_pull", bundle=BUNDLE, now=NOW, lease=lease(token="pull/sub_pull/1"))
     )
     assert [one.event.id for one in pulled.claimed] == [event.id for event in events]
 

@@ -52,14 +52,14 @@ async def test_end_of_the_head_promotes_the_next(store: Store, end: str) -> None
     for sequence in (1, 2, 3):
         one = await head(store)
         assert one.event.sequence == sequence
-        assert (await store.deliveries.record_attempt(result_of(one, end, reason="because"))).kept
+        assert (await store.deliveries.record(result_of(one, end, reason="because")))[0].kept
     assert await states(store) == [end] * 3
     assert await claim(store, "sub_1") == ()
 
 
 async def test_head_waiting_for_a_retry_blocks_its_followers(store: Store) -> None:
     await three(store)
-    await store.deliveries.record_attempt(result_of(await head(store), "pending", due_at=NOW + 5))
+    await store.deliveries.record(result_of(await head(store), "pending", due_at=NOW + 5))
     assert await claim(store, "sub_1", now=NOW + 4) == ()
     assert await states(store) == ["pending", "blocked", "blocked"]
     again = await head(store, now=NOW + 5)
@@ -112,18 +112,18 @@ async def test_manual_retry_does_not_block_new_events(store: Store) -> None:
 async def test_end_of_a_manual_retry_does_not_promote_a_follower_of_an_open_head(store: Store) -> None:
     await three(store)
     first = await head(store)
-    await store.deliveries.record_attempt(result_of(first, "dead"))
+    await store.deliveries.record(result_of(first, "dead"))
     await store.deliveries.retry(first.id, NOW)
     (manual,) = await claim(store, "sub_1", priorities=(2,))
     assert manual.id == first.id
-    assert (await store.deliveries.record_attempt(result_of(manual))).kept
+    assert (await store.deliveries.record(result_of(manual)))[0].kept
     assert await states(store) == ["delivered", "pending", "blocked"]
 
 
 async def test_a_retry_of_a_pending_head_makes_it_due_and_keeps_its_place(store: Store) -> None:
     uid = await three(store)
     one = await head(store)
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 500))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW + 500))
     shown = await store.deliveries.retry(one.id, NOW + 1)
     assert shown.next_attempt_at == NOW + 1
     await store.jobs.record(poll(uid, 3, "retrying", now=NOW + 1))
@@ -139,7 +139,7 @@ async def test_retry_of_a_delivery_in_flight_is_refused_until_its_lease_ends(sto
         await store.deliveries.retry(one.id, NOW + 1)
     assert refused.value.code == "delivery_in_flight"
     await store.deliveries.retry(one.id, NOW + 46)
-    assert not (await store.deliveries.record_attempt(result_of(one))).kept
+    assert not (await store.deliveries.record(result_of(one)))[0].kept
 
 
 async def test_insert_and_end_of_the_head_in_one_group_leave_no_follower_blocked(store: Store) -> None:
@@ -148,7 +148,7 @@ async def test_insert_and_end_of_the_head_in_one_group_leave_no_follower_blocked
         uid = await track(store, f"job {order}")
         await store.jobs.record(poll(uid, 0, "queued"))
         writes = [
-            store.deliveries.record_attempt(result_of(await head(store))),
+            store.deliveries.record(result_of(await head(store))),
             store.jobs.record(poll(uid, 1, "running")),
         ]
         await together(store, *writes[::order])
@@ -173,10 +173,10 @@ async def test_manual_retries_of_one_job_go_in_order(store: Store, asked_for: tu
     for sequence in (1, 2, 3):
         (one,) = await claim(store, "sub_1")
         assert one.event.sequence == sequence
-        await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW))
+        await store.deliveries.record(result_of(one, "pending", due_at=NOW))
         (one,) = await claim(store, "sub_1")
         assert one.event.sequence == sequence
-        await store.deliveries.record_attempt(result_of(one, end))
+        await store.deliveries.record(result_of(one, end))
     assert await store.upkeep.promote_heads(NOW) == (0, (uid, "sub_1", 4))
 
 
@@ -188,7 +188,7 @@ async def test_manual_retry_waits_for_a_later_one_in_flight(store: Store) -> Non
     await retry_all(store, 2, 1)
     assert await states(store) == ["blocked", "blocked", "pending"]
     assert await claim(store, "sub_1") == ()
-    await store.deliveries.record_attempt(result_of(flying))
+    await store.deliveries.record(result_of(flying))
     assert [one.event.sequence for one in await deliver_all(store, "sub_1")] == [1, 2]
 
 
@@ -200,13 +200,13 @@ async def test_change_to_no_ordering_makes_all_pending(store: Store, monkeypatch
     for uid in uids:
         await store.jobs.record(poll(uid, 0, "queued", "running", "failed"))
     (head, *_) = await claim(store, "sub_1", 1)
-    await store.deliveries.record_attempt(result_of(head, "dead"))
+    await store.deliveries.record(result_of(head, "dead"))
     (held, *_) = await claim(store, "sub_1", 1)
     await store.subscriptions.replace(subscription("sub_1", ordering="none"), NOW + 1)
     assert set(await states(store, "sub_1")) == {"dead", "pending"}
     assert (await states(store, "sub_2")).count("blocked") == 10
     await store.jobs.record(poll(uids[0], 3, "retrying"))
-    assert (await store.deliveries.record_attempt(result_of(held))).kept
+    assert (await store.deliveries.record(result_of(held)))[0].kept
     delivered = await deliver_all(store, "sub_1", now=NOW + 1)
     assert len(delivered) == 5 * 3 + 1 - 2
     assert (await store.upkeep.promote_heads(NOW + 1))[0] == 0
@@ -221,7 +221,7 @@ async def test_change_back_to_job_ordering_blocks_all_but_the_first(store: Store
     await store.subscriptions.replace(subscription("sub_1", ordering="job"), NOW)
     assert await states_of(store, uid) == ["pending", "blocked", "blocked"]
     await store.jobs.record(poll(uid, 3, "retrying"))
-    assert (await store.deliveries.record_attempt(result_of(flying))).kept
+    assert (await store.deliveries.record(result_of(flying)))[0].kept
     got = [(one.job_uid == uid, one.event.sequence) for one in await deliver_all(store, "sub_1")]
     assert [sequence for ours, sequence in got if ours] == [2, 3, 4]
     assert [sequence for ours, sequence in got if not ours] == [1, 2, 3]
@@ -233,7 +233,7 @@ async def retry_all_by_hand_of_another_job(store: Store) -> None:
     await store.jobs.record(poll(other, 0, "queued", "running", "failed"))
     for one in await claim(store, "sub_1"):
         if one.job_uid == other:
-            await store.deliveries.record_attempt(result_of(one))
+            await store.deliveries.record(result_of(one))
             await store.deliveries.retry(one.id, NOW)
         else:
             await store.deliveries.release([one], NOW)
@@ -251,9 +251,9 @@ async def test_deliveries_in_flight_at_a_change_to_ordering_leave_no_follower_bl
     await store.deliveries.release([flying.pop(3)], NOW)
     await store.subscriptions.replace(subscription("sub_1"), NOW)
     assert await states(store) == ["pending", "pending", "blocked"]
-    await store.deliveries.record_attempt(result_of(flying[1]))
+    await store.deliveries.record(result_of(flying[1]))
     assert await states(store) == ["delivered", "pending", "blocked"]
-    await store.deliveries.record_attempt(result_of(flying[2], "dead"))
+    await store.deliveries.record(result_of(flying[2], "dead"))
     assert await states(store) == ["delivered", "dead", "pending"]
 
 

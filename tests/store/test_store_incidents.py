@@ -31,6 +31,7 @@ from tests.support.scale import scaled
 from tests.support.store_kit import (
     NOW,
     claim,
+    claim_probe,
     deliver_all,
     deliveries,
     execute,
@@ -454,7 +455,7 @@ async def expire(store: Store, id: str, count: int, *, now: float = NOW, owner: 
         (claimed,) = [one for one in await claim(store, id, now=now) if one.job_uid == uid]
         event = relay_event(DELIVERY_EXPIRED, subject=id, now=now, owner=owner)
         result = result_of(claimed, "dead", now=now, reason="http_503", events=(event,), sink=f"https://{id}.example")
-        await store.deliveries.record_attempt(result)
+        await store.deliveries.record(result)
 
 
 async def test_sink_that_gives_up_deliveries_is_an_incident_told_elsewhere(store: Store) -> None:
@@ -482,14 +483,14 @@ async def test_disabled_sink_is_an_incident_until_its_probe_is_delivered(store: 
     await store.jobs.record(poll(uid, 0, "running"))
     (claimed,) = await claim(store, "sub_a")
     event = relay_event(SUBSCRIPTION_DISABLED, subject="sub_a")
-    await store.deliveries.record_attempt(
+    await store.deliveries.record(
         result_of(claimed, "pending", due_at=NOW, disable="410 Gone", probe_at=NOW + 60, events=(event,))
     )
     assert [(type, data["code"]) for type, data in await told(store)] == [(INCIDENT_OPENED, "410 Gone")]
-    probe = await store.deliveries.claim_probe("sub_a", NOW + 60, lease(until=NOW + 100))
+    probe = await claim_probe(store, "sub_a", NOW + 60, lease(until=NOW + 100))
     assert probe.claimed is not None
     recovered = relay_event(SUBSCRIPTION_RECOVERED, subject="sub_a", now=NOW + 61)
-    await store.deliveries.record_attempt(result_of(probe.claimed, now=NOW + 61, events=(recovered,)))
+    await store.deliveries.record(result_of(probe.claimed, now=NOW + 61, events=(recovered,)))
 
     assert [type for type, _ in await told(store)] == [INCIDENT_OPENED, INCIDENT_CLOSED]
     assert (await the_incident(store)).closed_because == "subscription_recovered"

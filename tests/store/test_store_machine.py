@@ -48,9 +48,11 @@ from tests.support.store_kit import (
     ReversingCipher,
     callback_for,
     claim,
+    claim_bundle,
     deliveries,
     lease,
     poll,
+    record_one,
     registration,
     result_of,
     rows,
@@ -151,7 +153,7 @@ class OutboxMachine(RuleBasedStateMachine):
         goes_on=st.integers(0, 3),
     )
     def mark(self, one: Claimed, state: str, goes_on: int) -> Any:
-        marked = self.run(self.store.deliveries.record_attempt(self._mark(one, state, goes_on)))
+        marked = self.run(record_one(self.store, self._mark(one, state, goes_on)))
         self._note_end(one, state, marked.kept)
         return multiple(*marked.next)
 
@@ -176,7 +178,7 @@ class OutboxMachine(RuleBasedStateMachine):
         limits = core_bundles.Bundle(max_events=max_events, wait_seconds=wait_seconds, max_bytes=1_000)
         room = core_bundles.Room(count=singles)
         held = lease(until=self.now + 45)
-        found = self.run(self.store.deliveries.claim_bundle(name, priorities, limits, room, requests, self.now, held))
+        found = self.run(claim_bundle(self.store, name, priorities, limits, room, requests, self.now, held))
         for request in found.requests:
             assert len(request) <= max_events
             for job_uid in {one.job_uid for one in request}:
@@ -198,7 +200,7 @@ class OutboxMachine(RuleBasedStateMachine):
     ) -> Any:
         due_at = self.now + 3 if state == "pending" else None
         results = [result_of(member, state, now=self.now, due_at=due_at, alone=alone) for member in one]
-        writes = [self.store.deliveries.record_bundle(results)]
+        writes = [self.store.deliveries.record(*results)]
         if kind is not None:
             writes.append(self._record(job, [kind], alone))
         order = [nth for nth in order if nth < len(writes)]
@@ -226,8 +228,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self, one: Claimed, other: Claimed, job: str, kind: str, leased: bool, order: list[int], state: str
     ) -> Any:
         writes = [
-            self.store.deliveries.record_attempt(self._mark(one, state, leased)),
-            self.store.deliveries.record_attempt(self._mark(other, "delivered", not leased)),
+            record_one(self.store, self._mark(one, state, leased)),
+            record_one(self.store, self._mark(other, "delivered", not leased)),
             self._record(job, [kind], leased),
         ]
         results = dict(zip(order, self.run(together(self.store, *(writes[nth] for nth in order))), strict=True))

@@ -30,7 +30,7 @@ async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: 
         await store.jobs.record(poll(uid, 0, "queued", now=NOW + nth))
     await store.subscriptions.set_state("sub_1", "paused", NOW)
     (oldest,) = await claim(store, "sub_2", 1, now=NOW + 9)
-    await store.deliveries.record_attempt(result_of(oldest, "dead", now=NOW + 9))
+    await store.deliveries.record(result_of(oldest, "dead", now=NOW + 9))
     await deliver_all(store, "sub_3", now=NOW + 9)
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
     await store.deliveries.retry(oldest.id, NOW + 10)

@@ -39,7 +39,7 @@ async def took(store: Store, claimed: Claimed, key: str = KEY, now: float = NOW)
 async def ended(
     store: Store, claimed: Claimed, turn: MemoryTurn, remember: Any = None, state: str = "delivered"
 ) -> bool:
-    return (await store.deliveries.record_attempt(result_of(claimed, state, turn=turn, remember=remember))).kept
+    return (await store.deliveries.record(result_of(claimed, state, turn=turn, remember=remember)))[0].kept
 
 
 async def remembered(store: Store) -> list[tuple[str, str]]:
@@ -175,7 +175,7 @@ async def test_all_subscriptions_remember_the_same_under_a_shared_key_one_at_a_t
     turn = replace(await took(store, second, event_key(second.event.id)), shared=(again,))
     assert await store.memories.keep(again, {"id": 7}, NOW)
     result = result_of(second, turn=turn, remember={"state": "done"}, share={"id": 8})
-    assert (await store.deliveries.record_attempt(result)).kept
+    assert (await store.deliveries.record(result))[0].kept
     assert await remembered(store) == [(event_key(second.event.id), '{"state":"done"}'), (key, '{"id":8}')]
     found = await store.memories.take(first, key, NOW, NOW, SHARED)
     assert found is not None
@@ -190,7 +190,7 @@ async def test_what_is_shared_is_kept_for_an_hour_and_no_subscription_takes_it_a
         shared = await store.memories.take(one, f"person/{one.id}", NOW, at, SHARED)
         assert shared is not None
         turn = replace(await took(store, one, event_key(one.event.id)), shared=(shared,))
-        assert (await store.deliveries.record_attempt(result_of(one, now=at, turn=turn, share={"id": 1}))).kept
+        assert (await store.deliveries.record(result_of(one, now=at, turn=turn, share={"id": 1})))[0].kept
     found = await store.subscriptions.get("sub_1")
     assert found is not None
     await store.subscriptions.remove("sub_1", NOW)

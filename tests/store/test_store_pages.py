@@ -59,7 +59,7 @@ async def full(store: Store) -> Store:
         await store.jobs.record(poll(uid, 0, "queued", last, now=NOW + nth, outcome=outcome, events=events))
     await store.events.record(relay_event(now=NOW + 6))
     for nth, one in enumerate(await claim(store, "sub_1", now=NOW + 20)):
-        await store.deliveries.record_attempt(result_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
+        await store.deliveries.record(result_of(one, ("delivered", "dead", "pending")[nth % 3], now=NOW + 20))
     await store.subscriptions.remove("sub_3", NOW + 20)
     await store.subscriptions.create(subscription("sub_3"))
     return store

@@ -14,6 +14,7 @@ from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
     claim,
+    claim_probe,
     execute,
     lease,
     poll,
@@ -38,14 +39,14 @@ async def disable(store: Store, *due: float, probe_at: float | None = MINUTE) ->
     for one, moment in zip(batch, due, strict=True):
         await store.jobs.record(poll(one.uid, 0, "queued", now=moment))
     (first,) = await claim(store, "sub_1", 1)
-    await store.deliveries.record_attempt(
+    await store.deliveries.record(
         result_of(first, "pending", due_at=NOW + 86_400, disable="only failures", probe_at=probe_at)
     )
     return [one.uid for one in batch]
 
 
 async def probed(store: Store, now: float = MINUTE) -> Claimed:
-    found = (await store.deliveries.claim_probe("sub_1", now, lease(until=now + 45))).claimed
+    found = (await claim_probe(store, "sub_1", now, lease(until=now + 45))).claimed
     assert found is not None
     return found
 
@@ -72,12 +73,12 @@ async def test_a_probe_is_the_oldest_delivery_although_it_waits_for_a_later_atte
 
 async def test_there_is_no_probe_before_its_time_and_one_in_its_time(store: Store) -> None:
     await disable(store, NOW - 3, NOW - 2)
-    early = await store.deliveries.claim_probe("sub_1", MINUTE - 1, lease())
+    early = await claim_probe(store, "sub_1", MINUTE - 1, lease())
     assert (early.claimed, early.next_at) == (None, MINUTE)
     first, second = await together(
         store,
-        store.deliveries.claim_probe("sub_1", MINUTE, lease(until=MINUTE + 45)),
-        store.deliveries.claim_probe("sub_1", MINUTE, lease(until=MINUTE + 50)),
+        claim_probe(store, "sub_1", MINUTE, lease(until=MINUTE + 45)),
+        claim_probe(store, "sub_1", MINUTE, lease(until=MINUTE + 50)),
     )
     assert first.claimed is not None
     assert (second.claimed, second.next_at) == (None, MINUTE + 45)
@@ -86,10 +87,10 @@ async def test_there_is_no_probe_before_its_time_and_one_in_its_time(store: Stor
 async def test_probe_cut_off_by_a_crash_is_repeated_when_its_lease_ends(store: Store) -> None:
     uids = await disable(store, NOW - 3, NOW - 2)
     first = await probed(store)
-    assert (await store.deliveries.claim_probe("sub_1", MINUTE + 44, lease())).claimed is None
+    assert (await claim_probe(store, "sub_1", MINUTE + 44, lease())).claimed is None
     again = await probed(store, MINUTE + 45)
     assert (again.id, again.job_uid) == (first.id, uids[0])
-    assert not (await store.deliveries.record_attempt(recovery(first))).kept
+    assert not (await store.deliveries.record(recovery(first)))[0].kept
     assert (await the_one(store)).state == "disabled"
 
 
@@ -99,7 +100,7 @@ async def test_a_probe_that_fails_changes_nothing_but_the_next_turn(store: Store
     probe = await probed(store)
     version = store.subscriptions.version
     mark = result_of(probe, "pending", now=MINUTE, due_at=NOW - 3, probe_at=MINUTE + 120)
-    assert (await store.deliveries.record_attempt(mark)).kept
+    assert (await store.deliveries.record(mark))[0].kept
     assert store.subscriptions.version == version
     assert await the_one(store) == replace(before, probe_at=MINUTE + 120)
     (row,) = await rows(store, "SELECT * FROM deliveries WHERE id = :id", id=probe.id)
@@ -114,13 +115,13 @@ async def test_probe_that_proves_nothing_leaves_the_next_event_to_the_next_probe
 ) -> None:
     uids = await disable(store, NOW - 3, NOW - 2)
     probe = await probed(store)
-    assert (
-        await store.deliveries.record_attempt(result_of(probe, state, now=MINUTE, reason=reason, probe_at=MINUTE + 60))
-    ).kept
+    assert (await store.deliveries.record(result_of(probe, state, now=MINUTE, reason=reason, probe_at=MINUTE + 60)))[
+        0
+    ].kept
     found = await the_one(store)
     assert (found.state, found.probe_at, found.state_reason) == ("disabled", MINUTE + 60, "only failures")
     assert await recoveries(store) == 0
-    assert (await store.deliveries.claim_probe("sub_1", MINUTE + 59, lease())).claimed is None
+    assert (await claim_probe(store, "sub_1", MINUTE + 59, lease())).claimed is None
     following = await probed(store, MINUTE + 60)
     assert following.job_uid == uids[1]
 
@@ -129,13 +130,13 @@ async def test_a_sink_that_a_probe_finds_gone_is_not_tried_again(store: Store) -
     await disable(store, NOW)
     probe = await probed(store)
     events = (relay_event("relay.subscription.disabled"),)
-    await store.deliveries.record_attempt(
+    await store.deliveries.record(
         result_of(probe, "pending", now=MINUTE, due_at=NOW, disable="http_410", events=events)
     )
     found = await the_one(store)
     assert (found.state, found.state_since, found.disabled_reason) == ("disabled", NOW, "http_410")
     assert found.probe_at is None
-    assert (await store.deliveries.claim_probe("sub_1", NOW + 1e9, lease())).next_at is None
+    assert (await claim_probe(store, "sub_1", NOW + 1e9, lease())).next_at is None
     types = [event.type for _, event in (await store.events.tail(0)).events]
     assert "relay.subscription.disabled" not in types
 
@@ -147,7 +148,7 @@ async def test_a_probe_that_arrives_enables_it_and_says_so_in_one_transaction(st
     )
     probe = await probed(store)
     before = store.database.commit_count, store.subscriptions.version
-    assert (await store.deliveries.record_attempt(recovery(probe))).kept
+    assert (await store.deliveries.record(recovery(probe)))[0].kept
     assert store.database.commit_count == before[0] + 1
     assert store.subscriptions.version > before[1]
     found = await the_one(store)
@@ -168,10 +169,10 @@ async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypat
     with monkeypatch.context() as broken:
         broken.setattr("relay.store.deliveries.attempt_results._follow_up", crash)
         with pytest.raises(RuntimeError):
-            await store.deliveries.record_attempt(recovery(probe))
+            await store.deliveries.record(recovery(probe))
     assert (await the_one(store)).state == "disabled"
     assert await recoveries(store) == 0
-    assert (await store.deliveries.record_attempt(recovery(probe))).kept
+    assert (await store.deliveries.record(recovery(probe)))[0].kept
     assert (await the_one(store)).state == "enabled"
     assert await recoveries(store) == 1
 
@@ -182,7 +183,7 @@ async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
     await execute(store, "UPDATE subscriptions SET probe_at = :now", now=MINUTE)
     second = await probed(store)
     assert first.id != second.id
-    await together(store, *(store.deliveries.record_attempt(recovery(one)) for one in (first, second)))
+    await together(store, *(store.deliveries.record(recovery(one)) for one in (first, second)))
     assert await recoveries(store) == 1
     assert await states(store) == ["delivered"] * 2
 

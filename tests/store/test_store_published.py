@@ -17,6 +17,7 @@ from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,
     claim,
+    claim_bundle,
     execute,
     lease,
     publication,
@@ -83,7 +84,7 @@ async def test_events_of_a_stream_go_out_in_their_order(store: Store) -> None:
     while batch := await claim(store, "sub_1"):
         seen += [one.event.document()["id"] for one in batch]
         for one in batch:
-            await store.deliveries.record_attempt(result_of(one, "delivered"))
+            await store.deliveries.record(result_of(one, "delivered"))
     assert [id for id in seen if id in "123"] == ["1", "2", "3"]
     assert sorted(seen) == ["1", "2", "3", "free", "x"]
 
@@ -96,7 +97,7 @@ async def test_stream_keeps_its_order_among_many_that_publish(store: Store) -> N
     while batch := await claim(store, "sub_1"):
         assert len(batch) == 1
         seen.append(batch[0].event.document()["id"])
-        await store.deliveries.record_attempt(result_of(batch[0], "delivered"))
+        await store.deliveries.record(result_of(batch[0], "delivered"))
     assert len(seen) == 20
     assert [id.split("-")[0] for id in seen] == sorted(id.split("-")[0] for id in seen)
 
@@ -106,7 +107,7 @@ async def test_replay_sends_the_events_of_a_stream_in_order(store: Store) -> Non
     await store.published.record([publication(str(n), key="a") for n in range(3)])
     for _ in range(3):
         (one,) = await claim(store, "sub_1")
-        await store.deliveries.record_attempt(result_of(one, "delivered"))
+        await store.deliveries.record(result_of(one, "delivered"))
     request = ReplayRequest(id="rpl_1", subscription_id="sub_1", since=0.0, until=NOW + 9, now=NOW + 10, only="all")
     replay = await store.replays.create(request)
     await store.replays.advance(replay.id, "node", NOW + 10)
@@ -115,7 +116,7 @@ async def test_replay_sends_the_events_of_a_stream_in_order(store: Store) -> Non
     while batch := await claim(store, "sub_1", now=NOW + 20):
         again += [one.event.document()["id"] for one in batch]
         for one in batch:
-            await store.deliveries.record_attempt(result_of(one, "delivered"))
+            await store.deliveries.record(result_of(one, "delivered"))
     assert again == ["0", "1", "2"]
 
 
@@ -135,7 +136,7 @@ async def test_stream_is_forgotten_once_nothing_of_it_is_open(store: Store, ende
     await store.published.record([publication("1", key="a")])
     if ended:
         (one,) = await claim(store, "sub_1")
-        await store.deliveries.record_attempt(result_of(one, "delivered"))
+        await store.deliveries.record(result_of(one, "delivered"))
     assert await store.upkeep.delete_streams(NOW) == 0
     assert await store.upkeep.delete_streams(NOW + 1) == 1 - left
     assert len(await rows(store, "SELECT uid FROM streams")) == left
@@ -146,12 +147,12 @@ async def test_bundle_has_the_events_of_streams_in_their_order(store: Store) -> 
     await store.published.record([publication(f"{key}{n}", key=key) for n in range(3) for key in "ab"])
     await store.published.record([publication("free")])
     limits = Bundle(max_events=20, wait_seconds=0.0, max_bytes=1_000_000)
-    claims = await store.deliveries.claim_bundle("sub_1", (0, 1, 2), limits, Room(), 3, NOW + 9, lease())
+    claims = await claim_bundle(store, "sub_1", (0, 1, 2), limits, Room(), 3, NOW + 9, lease())
     (members,) = claims.requests
     ids = [one.event.document()["id"] for one in members]
     assert [[id for id in ids if id[0] == key] for key in "ab"] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
     assert "free" in ids
-    await store.deliveries.record_bundle([result_of(one, "delivered") for one in members])
+    await store.deliveries.record(*[result_of(one, "delivered") for one in members])
     assert await states(store) == ["delivered"] * 7
 
 

@@ -15,7 +15,18 @@ from relay.core.erasure import ErasureRequest
 from relay.core.events.event import DELIVERY_EXPIRED
 from relay.store.store import Store
 from tests.support.pull_kit import SUB, TYPES, Program, jobs, places, published
-from tests.support.store_kit import NOW, claim, deliveries, lease, poll, rows, states, subscription, together
+from tests.support.store_kit import (
+    NOW,
+    claim,
+    claim_bundle,
+    deliveries,
+    lease,
+    poll,
+    rows,
+    states,
+    subscription,
+    together,
+)
 
 
 @pytest.fixture
@@ -285,7 +296,7 @@ async def test_lease_of_a_bundle_that_is_gone_ends_for_programs_too(store: Store
     program, uids = Program(store), await jobs(store, 2)
     bundle = Bundle(max_events=10, wait_seconds=0.0, max_bytes=1_000_000, own_outcomes=True)
     until = lease(until=NOW + 45)
-    found = await store.deliveries.claim_bundle(SUB.id, (0, 1, 2), bundle, Room(count=1), 1, NOW + 1, until)
+    found = await claim_bundle(store, SUB.id, (0, 1, 2), bundle, Room(count=1), 1, NOW + 1, until)
     assert [len(one) for one in found.requests] == [2]
     await store.subscriptions.replace(SUB, NOW + 1)
     assert await program.pull() == ()

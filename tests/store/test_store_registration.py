@@ -284,5 +284,5 @@ async def test_result_of_a_delivery_of_a_purged_job_is_refused(store: Store) -> 
     await store.jobs.record(poll(uid, 0, "queued"))
     (one,) = await claim(store, "sub_1")
     await store.jobs.purge(uid, NOW)
-    assert not (await store.deliveries.record_attempt(result_of(one))).kept
+    assert not (await store.deliveries.record(result_of(one)))[0].kept
     assert (await counts(store))["attempts"] == 0

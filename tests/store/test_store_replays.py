@@ -43,7 +43,7 @@ async def kill_all(store: Store, subscription_id: str = "sub_1", *, now: float =
     count = 0
     while claimed := await claim(store, subscription_id, now=now):
         for one in claimed:
-            assert (await store.deliveries.record_attempt(result_of(one, "dead", now=now, reason=reason))).kept
+            assert (await store.deliveries.record(result_of(one, "dead", now=now, reason=reason)))[0].kept
             count += 1
     return count
 
@@ -83,7 +83,7 @@ async def test_it_sends_what_was_not_delivered_once_and_in_order(store: Store) -
     uids = [await job(store, f"job {n}") for n in range(3)]
     delivered = await job(store, "delivered")
     (head,) = [one for one in await claim(store, "sub_1") if one.job_uid == delivered]
-    await store.deliveries.record_attempt(result_of(head))
+    await store.deliveries.record(result_of(head))
     await store.deliveries.release_all(NOW)
     await kill_all(store)
     made = await replay(store)
@@ -105,14 +105,14 @@ async def test_it_sends_what_was_not_delivered_once_and_in_order(store: Store) -
 async def test_the_same_row_goes_again_with_a_fresh_schedule_and_its_attempts(store: Store) -> None:
     await job(store, "a job", "failed")
     (first,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(first, "pending", due_at=NOW))
+    await store.deliveries.record(result_of(first, "pending", due_at=NOW))
     (second,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(second, "dead", reason="http_500"))
+    await store.deliveries.record(result_of(second, "dead", reason="http_500"))
     made = await replay(store)
     await advance(store, made.id)
     (again,) = await claim(store, "sub_1")
     assert (again.id, again.attempt_count, again.made_count, again.priority) == (first.id, 0, 2, 2)
-    await store.deliveries.record_attempt(result_of(again))
+    await store.deliveries.record(result_of(again))
     shown = await store.deliveries.get(first.id)
     assert shown is not None
     assert [attempt.number for attempt in shown.attempts] == [1, 2, 3]
@@ -176,11 +176,11 @@ async def test_new_events_go_before_replayed_ones(store: Store) -> None:
     first, second, third = await claim(store, "sub_1", now=NOW + 5)
     assert {(one.job_uid, one.event.sequence) for one in (first, second)} == {(fresh, 1), (old, 4)}
     assert (third.job_uid, third.event.sequence, third.priority) == (old, 1, 2)
-    marked = await store.deliveries.record_attempt(result_of(third, now=NOW + 5, next_lease=lease()))
+    (marked,) = await store.deliveries.record(result_of(third, now=NOW + 5, next_lease=lease()))
     assert [one.event.sequence for one in marked.next] == [2]
     await store.jobs.record(poll(fresh, 3, "running", now=NOW + 5))
     other = await job(store, "other", "queued", now=NOW + 5)
-    marked = await store.deliveries.record_attempt(result_of(marked.next[0], now=NOW + 5, next_lease=lease()))
+    (marked,) = await store.deliveries.record(result_of(marked.next[0], now=NOW + 5, next_lease=lease()))
     assert [(one.job_uid, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
 
 
@@ -191,14 +191,14 @@ async def test_follower_waits_for_the_previous_one_whatever_its_outcome(store: S
     await advance(store, made.id)
     assert await states(store) == ["pending", "blocked", "blocked"]
     (one,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 5))
+    await store.deliveries.record(result_of(one, "pending", due_at=NOW + 5))
     assert await claim(store, "sub_1") == ()
     ids = [row["id"] for row in await deliveries(store)]
     shown = await store.deliveries.get(ids[2])
     assert shown is not None
     assert shown.waiting_for == ids[0]
     (one,) = await claim(store, "sub_1", now=NOW + 5)
-    await store.deliveries.record_attempt(result_of(one, "dead", now=NOW + 5))
+    await store.deliveries.record(result_of(one, "dead", now=NOW + 5))
     assert await states(store) == ["dead", "pending", "blocked"]
     await finish(store, made.id, now=NOW + 5)
     found = await store.replays.get(made.id)
@@ -209,7 +209,7 @@ async def test_follower_waits_for_the_previous_one_whatever_its_outcome(store: S
 async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> None:
     uid = await job(store)
     (head,) = await claim(store, "sub_1")
-    await store.deliveries.record_attempt(result_of(head, "pending", due_at=NOW + 500))
+    await store.deliveries.record(result_of(head, "pending", due_at=NOW + 500))
     made = await replay(store)
     assert made.matched == 3
     await advance(store, made.id)
@@ -218,7 +218,7 @@ async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> No
     assert (found.queued, found.left) == (3, 3)
     (again,) = await claim(store, "sub_1")
     assert (again.id, again.priority, again.attempt_count, again.made_count) == (head.id, 1, 0, 1)
-    await store.deliveries.record_attempt(result_of(again))
+    await store.deliveries.record(result_of(again))
     assert [sequence for _, sequence in await finish(store, made.id)] == [2, 3]
     found = await store.replays.get(made.id)
     assert found is not None
@@ -232,7 +232,7 @@ async def test_leased_delivery_is_left_alone(store: Store) -> None:
     made = await replay(store)
     await advance(store, made.id)
     assert await claim(store, "sub_1") == ()
-    assert (await store.deliveries.record_attempt(result_of(held))).kept
+    assert (await store.deliveries.record(result_of(held)))[0].kept
     await finish(store, made.id)
     assert await states(store) == ["delivered"]
 
@@ -250,12 +250,12 @@ async def test_replay_has_a_bounded_number_of_open_deliveries(store: Store, monk
     assert (await states(store)).count("pending") == 10
     assert await store.replays.due("node 1", NOW) == []
     for one in await claim(store, "sub_1"):  # a retry each: others get their turn, up to the second bound
-        await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 500))
+        await store.deliveries.record(result_of(one, "pending", due_at=NOW + 500))
     assert await store.replays.due("node 1", NOW) == [made.id]
     await advance(store, made.id)
     assert (await states(store)).count("pending") == 20
     for one in await claim(store, "sub_1"):
-        await store.deliveries.record_attempt(result_of(one, "pending", due_at=NOW + 500))
+        await store.deliveries.record(result_of(one, "pending", due_at=NOW + 500))
     await advance(store, made.id)
     assert (await states(store)).count("pending") == 25
     assert len(await finish(store, made.id, now=NOW + 500)) == 60
@@ -291,7 +291,7 @@ async def test_a_crash_between_any_two_steps_repeats_nothing(
     while True:
         await store.replays.advance(made.id, f"node {now}", now)
         if claimed := await claim(store, "sub_1", now=now):
-            await store.deliveries.record_attempt(result_of(claimed[0], now=now))
+            await store.deliveries.record(result_of(claimed[0], now=now))
             got.append((str(claimed[0].job_uid), claimed[0].event.sequence or 0))
         await store.close()  # whatever else it held and knew is gone
         now += 60
@@ -358,7 +358,7 @@ async def test_stopped_replay_restores_unsent_deliveries(store: Store) -> None:
     )
     assert await store.replays.stop(made.id, NOW + 2) == stopped
     assert not (await store.replays.advance(made.id, "node 1", NOW + 2)).queued
-    assert (await store.deliveries.record_attempt(result_of(flying))).kept
+    assert (await store.deliveries.record(result_of(flying)))[0].kept
     left = {row["sequence"]: row for row in await deliveries(store, "sub_1") if row["job_uid"] != delivered}
     whole = await deliveries(store, "sub_1")
     assert {row["state"] for row in whole} <= {"dead", "delivered"}
@@ -381,7 +381,7 @@ async def test_stopping_a_replay_keeps_manual_retries(store: Store, when: str) -
     await advance(store, made.id)
     if when == "sent and not counted yet":
         (sent,) = await claim(store, "sub_1")
-        await store.deliveries.record_attempt(result_of(sent, "dead", reason="http_500"))
+        await store.deliveries.record(result_of(sent, "dead", reason="http_500"))
     if when != "before the replay":
         await store.deliveries.retry(first, NOW)
     await store.replays.stop(made.id, NOW)
@@ -397,7 +397,7 @@ async def test_stopping_a_replay_keeps_what_an_earlier_stopped_one_had_in_flight
     await advance(store, first.id)
     (flying,) = await claim(store, "sub_1")
     await store.replays.stop(first.id, NOW)
-    await store.deliveries.record_attempt(result_of(flying, "pending", due_at=NOW))
+    await store.deliveries.record(result_of(flying, "pending", due_at=NOW))
     second = await replay(store)
     await advance(store, second.id)
     await store.replays.stop(second.id, NOW)
@@ -493,7 +493,7 @@ async def test_replay_and_retry_by_hand_begin_a_round_and_nothing_else_does(stor
     async def end(state: str, now: float, **fields: Any) -> None:
         (row,) = await deliveries(store)
         one = changed(first, lease_token=row["lease_token"], made_count=row["made_count"])
-        assert (await store.deliveries.record_attempt(result_of(one, state, now=now, **fields))).kept
+        assert (await store.deliveries.record(result_of(one, state, now=now, **fields)))[0].kept
 
     assert first.round_id == first.id
     await store.deliveries.release([first], NOW)

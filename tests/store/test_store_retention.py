@@ -142,7 +142,7 @@ async def test_retention_deletes_no_open_delivery(store: Store) -> None:
             await asyncio.gather(*(store.deliveries.retry(one.id, NOW) for one in done[-2:]), return_exceptions=True)
             for one in claimed:
                 state = "dead" if len(done) % 3 else "delivered"
-                assert (await store.deliveries.record_attempt(result_of(one, state))).kept
+                assert (await store.deliveries.record(result_of(one, state)))[0].kept
                 if one.priority < 2:
                     done.append(one)
 

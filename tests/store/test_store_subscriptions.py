@@ -142,7 +142,7 @@ async def test_a_subscription_declared_again_starts_with_what_the_old_one_did_no
         await store.jobs.record(poll(await track(store, name), 0, "failed"))
         if name != "cancelled":
             (one,) = await claim(store, "crm")
-            await store.deliveries.record_attempt(result_of(one, name))
+            await store.deliveries.record(result_of(one, name))
     await store.subscriptions.remove("crm", NOW + 1)
     await store.jobs.record(poll(await track(store, "missed"), 0, "failed", now=NOW + 2))
     await store.jobs.record(poll(await track(store, "twice"), 0, "failed", "failed", now=NOW + 2))

@@ -25,7 +25,7 @@ async def ended(store: Store, state: str, reason: str, *, sub: str = "sub_1", jo
     uid = await track(store, job)
     await store.jobs.record(poll(uid, 0, "queued"))
     (held,) = await claim(store, sub)
-    await store.deliveries.record_attempt(result_of(held, state, reason=reason))
+    await store.deliveries.record(result_of(held, state, reason=reason))
     return held.id, uid
 
 
@@ -36,7 +36,7 @@ async def test_follower_of_a_delivery_that_ended_so_is_promoted(store: Store, st
     await store.jobs.record(poll(uid, 0, "queued", "running"))
     (head,) = await claim(store, "sub_1")
     assert await states(store) == ["pending", "blocked"]
-    await store.deliveries.record_attempt(result_of(head, state, reason=reason))
+    await store.deliveries.record(result_of(head, state, reason=reason))
     assert await states(store) == [state, "pending"]
     (follower,) = await claim(store, "sub_1")
     assert follower.event.sequence == 2

@@ -81,7 +81,7 @@ async def test_an_event_with_a_pending_delivery_stays_until_it_ends(store: Store
     await events_at(store, NOW, NOW + 1)
     await deliver_all(store, "sub_1", now=NOW + 3)
     (one,) = await claim(store, "sub_2", 1, now=NOW + 3)
-    await store.deliveries.record_attempt(result_of(one, now=NOW + 3))
+    await store.deliveries.record(result_of(one, now=NOW + 3))
     assert sum(await sweep(store, NOW + 9)) == 1
     assert [row["job_uid"] for row in await rows(store, "SELECT job_uid FROM events")] != [one.job_uid]
     await deliver_all(store, "sub_2", now=NOW + 3)
@@ -115,7 +115,7 @@ async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Stor
     owed, *others = await events_at(store, NOW, *[NOW + 1] * (SLICE + 5))
     for one in await claim(store, "sub_1", 1_000, now=NOW + 2):
         if one.job_uid != owed:
-            await store.deliveries.record_attempt(result_of(one))
+            await store.deliveries.record(result_of(one))
     tracked = await track(store, "tracked")
     assert await sweep_jobs(store, NOW + 1) == [0]
     assert await sweep_jobs(store, NOW + 2) == [SLICE - 1, 6]
@@ -146,7 +146,7 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
         await store.jobs.record(poll(uid, 0, "queued"))
         await store.jobs.untrack(uid, NOW)
     (sent,) = await claim(store, made["gone"], 5, now=NOW)
-    await store.deliveries.record_attempt(result_of(sent, "delivered", now=NOW))
+    await store.deliveries.record(result_of(sent, "delivered", now=NOW))
     assert await sweep_jobs(store, NOW + 5) == [1]
     assert await store.upkeep.delete_callbacks(NOW + 5) == (1, None)
     left = await store.subscriptions.page(limit=9, callbacks=True)

@@ -57,14 +57,10 @@ class Stop:
         self._around(JobStore, "record", before="record.called", after="record.committed", operation="record.written")
         self._around(JobStore, "note", before="note.called")
         self._around(JobStore, "register_many", "register.called", "register.committed", "register.written")
-        self._around(DeliveryStore, "claim_due", "claim.called", "claim.committed", "claim.written")
-        self._around(DeliveryStore, "claim_bundle", "claim.called", "claim.committed", "claim.written")
-        self._around(DeliveryStore, "claim_probe", "probe.called", "probe.committed", "probe.written")
+        self._around_claims(DeliveryStore)
         self._around(DeliveryStore, "expedite", after="forward.committed", operation="forward.written")
-        self._around(DeliveryStore, "record_attempt", "mark.called", "mark.committed", "mark.written")
-        self._around(DeliveryStore, "record_bundle", "mark.called", "mark.committed", "mark.written")
-        for name in ("record_attempt", "record_bundle"):
-            self._around(DeliveryStore, name, after="drain.marked", draining=True)
+        self._around(DeliveryStore, "record", "mark.called", "mark.committed", "mark.written")
+        self._around(DeliveryStore, "record", after="drain.marked", draining=True)
         self._around(sender.Sender, "send", "send.called", "send.answered")
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(Publishers, "publish", "broker.called", "broker.acknowledged")
@@ -114,6 +110,20 @@ class Stop:
             return result
 
         setattr(owner, name, wrapped)
+
+    def _around_claims(self, deliveries: type) -> None:
+        """The points of a probe have other names than those of other claims."""
+        plain = deliveries.claim  # type: ignore[attr-defined]
+        claims: dict[bool, Any] = {}
+        for probe, kind in ((False, "claim"), (True, "probe")):
+            deliveries.claim = plain  # type: ignore[attr-defined]
+            self._around(deliveries, "claim", f"{kind}.called", f"{kind}.committed", f"{kind}.written")
+            claims[probe] = deliveries.claim  # type: ignore[attr-defined]
+
+        async def claim(this: Any, request: Any) -> Any:
+            return await claims[request.probe](this, request)
+
+        deliveries.claim = claim  # type: ignore[attr-defined]
 
     def _after(self, owner: type, name: str, point: str) -> None:
         """For a function that does not wait."""

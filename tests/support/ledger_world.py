@@ -232,9 +232,9 @@ class _Delivering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._deliveries, name)
 
-    async def record_attempt(self, result: Any) -> Any:
+    async def record(self, *results: Any) -> Any:
         await self._node.step()
-        recorded = await self._deliveries.record_attempt(result)
+        recorded = await self._deliveries.record(*results)
         await self._node.step()
         return recorded
 

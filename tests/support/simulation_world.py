@@ -253,7 +253,7 @@ async def deliveries_of(world: World, subscription: Subscription) -> list[Delive
 def crashing(world: World, step: str) -> Iterator[None]:
     """Cuts each delivery off at a step, as a crash does: `before_send`, `after_send` or `after_mark`."""
     deliveries = world.store.deliveries
-    real_send, real_mark, real_marks = world.sink.send, deliveries.record_attempt, deliveries.record_bundle
+    real_send, real_record = world.sink.send, deliveries.record
 
     async def send(request: Any, *, timeout_seconds: float) -> Any:
         if step == "before_send":
@@ -263,25 +263,19 @@ def crashing(world: World, step: str) -> Iterator[None]:
             raise RuntimeError("crash")
         return answer
 
-    async def mark(one: Any) -> Any:
-        done = await real_mark(one)
-        if step == "after_mark":
-            raise RuntimeError("crash")
-        return done
-
-    async def marks(several: Any) -> Any:
-        done = await real_marks(several)
+    async def record(*results: Any) -> Any:
+        done = await real_record(*results)
         if step == "after_mark":
             raise RuntimeError("crash")
         return done
 
     world.sink.send = send  # type: ignore[method-assign]
-    deliveries.record_attempt, deliveries.record_bundle = mark, marks  # type: ignore[method-assign]
+    deliveries.record = record  # type: ignore[method-assign]
     try:
         yield
     finally:
         world.sink.send = real_send  # type: ignore[method-assign]
-        deliveries.record_attempt, deliveries.record_bundle = real_mark, real_marks  # type: ignore[method-assign]
+        deliveries.record = real_record  # type: ignore[method-assign]
 
 
 def seen(status: str, **values: Any) -> ScriptedPoll:

@@ -298,9 +298,6 @@ CATALOGUE = (
     Case("bundle: open deliveries of jobs, manual", bundles.MANUAL_OPEN_OF_JOBS, sorts=True),
     Case("bundle: lock followers", bundles.LOCK_FOLLOWERS),
     Case("bundle: lease", bundles.LEASE),
-    Case("pull: due heads", pulls.DUE_TO_PULL, sorts=True),  # those of one answer
-    Case("pull: open deliveries of jobs", pulls.OPEN_TO_PULL, sorts=True),
-    Case("pull: open deliveries of jobs, manual", pulls.MANUAL_OPEN_TO_PULL, sorts=True),
     Case("pull: has a lease ended", pulls.ANY_ENDED),
     Case("pull: ended leases", pulls.LOCK_ENDED),
     Case("pull: subscriptions with ended leases", pulls.WITH_ENDED, sorts=True),  # of what is under a lease
@@ -308,12 +305,9 @@ CATALOGUE = (
     Case("pull: lock what is given back", pulls.LOCK_NACKED, sorts=True),  # those of one request
     Case("pull: open ones", pulls.OPEN_PULLED),
     Case("pull: give back", pulls.GIVE_BACK),
-    Case("pull: promote", attempt_results.PROMOTE_PULLED),
-    Case("pull: promote, manual", attempt_results.PROMOTE_PULLED_MANUAL),
     Case("pull: lag", pulls.LAG, sorts=True),  # the distinct ones of those counted
     Case("pull: arrivals", pulls.ARRIVALS),
     Case("pull: subscriptions", pulls.PULLED),
-    Case("bundle: update deliveries", attempt_results.UPDATE_BUNDLED),
     Case("probe: turn", claims.PROBE_TURN),
     Case("probe: next turn", claims.PROBE_AT),
     Case("probe: take the oldest", claims.TAKE_OLDEST, sorts=True),  # three hundred at most
@@ -325,7 +319,6 @@ CATALOGUE = (
     Case("end attempts: write attempt", attempt_results.WRITE_ATTEMPT),
     Case("end attempts: follow-on claims", attempt_results.FOLLOW_ON_CLAIMS),
     Case("end attempts: update deliveries", attempt_results.UPDATE_DELIVERIES),
-    Case("end attempts: attempt", attempt_results.INSERT_ATTEMPT),
     Case("end attempts: promote", attempt_results.PROMOTE),
     Case("end attempts: promote, manual", attempt_results.PROMOTE_MANUAL),
     Case("end attempts: head", attempt_results.HEAD),

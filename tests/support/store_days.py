@@ -85,7 +85,7 @@ async def _live(store: Store, numbers: range, now: float) -> None:
     while waiting:
         marked = await asyncio.gather(
             *(
-                store.deliveries.record_attempt(
+                store.deliveries.record(
                     AttemptResult(
                         claimed=one,
                         state="delivered",

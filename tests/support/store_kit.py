@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import text
@@ -14,17 +14,29 @@ from sqlalchemy.engine import Connection
 
 from relay.core.access.sign_in import Session
 from relay.core.access.tokens import AccessToken
+from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.delivery import Attempt, Claimed
 from relay.core.events.event import Event, Hint, stream_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.job import Observation, Problem, Progress
 from relay.core.jsontext import dumps
 from relay.core.published import Publication, identity_of
-from relay.core.records import AttemptResult, Intent, Lease, ListingRecord, PollRecord, Registration, WantedCallback
+from relay.core.records import (
+    AttemptRecorded,
+    AttemptResult,
+    Claim,
+    Intent,
+    Lease,
+    ListingRecord,
+    PollRecord,
+    Registration,
+    WantedCallback,
+)
 from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.sqlite import SqliteDatabase
+from relay.store.deliveries.claims import ClaimRequest
 from relay.store.store import Store
 
 NOW = 1_800_000_000.0
@@ -180,7 +192,46 @@ async def claim(
     store: Store, subscription_id: str, count: int = 100, *, now: float = NOW, **fields: Any
 ) -> tuple[Claimed, ...]:
     values: dict[str, Any] = {"priorities": ALL_PRIORITIES, "lease": lease(until=now + 45.0)}
-    return await store.deliveries.claim_due(subscription_id, count=count, now=now, **{**values, **fields})
+    request = ClaimRequest(subscription_id=subscription_id, requests=count, now=now, **{**values, **fields})
+    found = await store.deliveries.claim(request)
+    return tuple(one for (one,) in found.requests)
+
+
+async def claim_bundle(
+    store: Store, subscription_id: str, priorities: tuple[int, ...], bundle: Bundle, room: Room, *more: Any
+) -> Claim:
+    """`more`: for how many requests, at what time, under which lease."""
+    requests, now, held = more
+    return await store.deliveries.claim(
+        ClaimRequest(
+            subscription_id=subscription_id,
+            priorities=priorities,
+            bundle=bundle,
+            room=room,
+            requests=requests,
+            now=now,
+            lease=held,
+        )
+    )
+
+
+class Probe(NamedTuple):
+    """A probe that was claimed, and when the next one is due."""
+
+    claimed: Claimed | None
+    next_at: float | None
+
+
+async def claim_probe(store: Store, subscription_id: str, now: float, held: Lease) -> Probe:
+    request = ClaimRequest(subscription_id=subscription_id, now=now, lease=held, probe=True)
+    found = await store.deliveries.claim(request)
+    return Probe(found.requests[0][0] if found.requests else None, found.next_at)
+
+
+async def record_one(store: Store, result: AttemptResult) -> AttemptRecorded:
+    """Records the attempt of a single delivery."""
+    (recorded,) = await store.deliveries.record(result)
+    return recorded
 
 
 async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -> list[Claimed]:
@@ -188,7 +239,7 @@ async def deliver_all(store: Store, subscription_id: str, *, now: float = NOW) -
     done: list[Claimed] = []
     while claimed := await claim(store, subscription_id, now=now):
         for one in claimed:
-            assert (await store.deliveries.record_attempt(result_of(one, now=now))).kept
+            assert (await store.deliveries.record(result_of(one, now=now)))[0].kept
             done.append(one)
     return done
 

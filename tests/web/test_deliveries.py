@@ -30,7 +30,7 @@ async def ended(world, id, state, reason, jobs=1, **fields):
         tried = attempt(1, **{"started_at": world.now, "duration_ms": 95.0, "decision": reason, **fields})
         due = {"due_at": world.now + 60} if state == "pending" else {}
         result = result_of(one, state, now=world.now, reason=reason, attempt=tried, **due)
-        await world.store.deliveries.record_attempt(result)
+        await world.store.deliveries.record(result)
         found.append(one.id)
     return found
 

@@ -11,7 +11,7 @@ async def dead(world, browser, count=2):
         await world.poll(await world.job(f"job {name}"), "queued")
     world.now += 1
     for one in await claim(world.store, made["id"], now=world.now):
-        await world.store.deliveries.record_attempt(result_of(one, "dead", now=world.now, reason="http_500"))
+        await world.store.deliveries.record(result_of(one, "dead", now=world.now, reason="http_500"))
     return made["id"]
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from relay.core.deliveries.delivery import Claimed, at_once
-from relay.core.deliveries.pulls import LEASE_PREFIX
 from relay.core.events.event import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, Event
 from relay.core.incidents import Trouble, trouble_of_sink
 from relay.core.records import AttemptRecorded, AttemptResult
@@ -33,7 +32,7 @@ from relay.store.databases.statements import (
     run_rows,
     sql,
 )
-from relay.store.deliveries.claims import TAKE, WITH_EVENT, due_values, leased_of, load_leased
+from relay.store.deliveries.claims import TAKE, WITH_EVENT, due_values, is_pulled, leased_of, load_leased
 from relay.store.deliveries.memories import end_turns
 from relay.store.outbox.incident_recorder import joined
 from relay.store.outbox.recording import LOCK_JOBS, LOCK_STREAMS, Outbox, lock_jobs
@@ -44,28 +43,16 @@ _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
     **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
-_ATTEMPT_ROW = {"token": TEXT, **_ATTEMPT}
 _PAIR = {"job_uid": TEXT, "subscription_id": TEXT, "due_at": REAL, "token": TEXT}
 
-
-_INSERT_ATTEMPTS = f"""
+# Writes attempts of deliveries that are locked.
+WRITE_ATTEMPT = sql(
+    f"""
 INSERT INTO attempts ({", ".join(_ATTEMPT)})
 SELECT {", ".join("$as_bytes(m.details)" if name == "details" else f"m.{name}" for name in _ATTEMPT)}
 FROM $json_rows(rows) AS m
-"""
-
-
-# Writes attempts, in a procedure that has checked their leases.
-WRITE_ATTEMPT = sql(_INSERT_ATTEMPTS, rows=_ATTEMPT_ROW)
-# Writes attempts whose lease is still held. The lease proves that the delivery is pending. Naming the state would make
-# PostgreSQL read all pending rows. SQLite joins the tables of a CROSS JOIN in the written order, so it does not read
-# all leased rows for each member.
-INSERT_ATTEMPT = sql(
-    f"""{_INSERT_ATTEMPTS}
-CROSS JOIN deliveries AS d
-WHERE d.id = m.delivery_id AND d.lease_token = m.token $for_update(d)
 """,
-    rows=_ATTEMPT_ROW,
+    rows=_ATTEMPT,
 )
 # The leases that deliveries have now.
 HELD = json_query(
@@ -85,8 +72,10 @@ _OUTCOME = {
     "ended_at": REAL,
     "reason": TEXT,
     "counted": INTEGER,
+    "alone": INTEGER,
 }
-# Counts the leases still held, and locks their deliveries.
+# Counts the leases still held, and locks their deliveries. A lease proves that the delivery is open. Naming the state
+# would make PostgreSQL read all pending rows; SQLite joins the tables of a CROSS JOIN in the written order.
 COUNT_HELD = sql(
     """
 SELECT COUNT(*) FROM (
@@ -96,20 +85,9 @@ SELECT COUNT(*) FROM (
 """,
     results=_OUTCOME,
 )
-# Ends attempts: sets each delivery's state and next attempt, and releases its lease.
+# Ends attempts: sets each delivery's state and next attempt, and releases its lease. A follower that was in a bundle
+# and is tried again stays blocked.
 UPDATE_DELIVERIES = sql(
-    """
-UPDATE deliveries SET state = m.state, due_at = m.due_at, lease_token = NULL,
-  priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
-  attempt_count = attempt_count + m.counted, made_count = made_count + 1, ended_at = m.ended_at, reason = m.reason
-FROM $json_rows(rows) AS m
-WHERE deliveries.id = m.id
-""",
-    rows=_OUTCOME,
-)
-_BUNDLED = {**_OUTCOME, "alone": INTEGER}
-# Ends attempts of bundles: followers that are tried again stay blocked.
-UPDATE_BUNDLED = sql(
     """
 UPDATE deliveries SET state = CASE WHEN m.state = 'pending' THEN deliveries.state ELSE m.state END,
   due_at = m.due_at, lease_token = NULL, priority = CASE WHEN priority = 2 THEN 2 ELSE 1 END,
@@ -118,27 +96,26 @@ UPDATE deliveries SET state = CASE WHEN m.state = 'pending' THEN deliveries.stat
 FROM $json_rows(rows) AS m
 WHERE deliveries.id = m.id
 """,
-    rows=_BUNDLED,
+    rows=_OUTCOME,
 )
 AUTOMATIC, MANUAL = "priority < 2", "priority = 2"
 
 
-_SENT = "m.token IS NULL AND deliveries.lease_token IS NOT NULL AND deliveries.due_at > m.due_at"
-_PULLED = f"""deliveries.lease_token IS NOT NULL
-  AND substr(deliveries.lease_token, 1, {len(LEASE_PREFIX)}) = '{LEASE_PREFIX}'
-  OR (deliveries.lease_token IS NOT NULL OR deliveries.attempt_count > 0) AND deliveries.due_at > m.due_at"""
+_KEPT = f"""deliveries.lease_token IS NOT NULL AND {is_pulled("deliveries")}
+  OR m.token IS NULL AND (deliveries.lease_token IS NOT NULL OR deliveries.attempt_count > 0)
+    AND deliveries.due_at > m.due_at"""
 
 
-def _promotion(which: str, kept: str = _SENT) -> Sql:
+def _promotion(which: str) -> Sql:
     """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
-    `which` selects automatic or manual deliveries. One for which `kept` holds keeps its lease and its due time: a
-    bundle is sending it. The empty text keeps PostgreSQL from reading all blocked rows if its statistics say there are
-    none."""
+    `which` selects automatic or manual deliveries. One that a bundle is sending or a program has pulled keeps its
+    lease, and one that was tried in a bundle its delay. The empty text keeps PostgreSQL from reading all blocked rows
+    if its statistics say there are none."""
     return sql(
         f"""
 UPDATE deliveries SET state = 'pending',
-  due_at = CASE WHEN {kept} THEN deliveries.due_at ELSE m.due_at END,
-  lease_token = CASE WHEN {kept} THEN deliveries.lease_token ELSE m.token END
+  due_at = CASE WHEN {_KEPT} THEN deliveries.due_at ELSE m.due_at END,
+  lease_token = CASE WHEN {_KEPT} THEN deliveries.lease_token ELSE m.token END
 FROM (
   SELECT due_at, token, (
     SELECT o.id FROM deliveries AS o
@@ -154,8 +131,6 @@ FROM (
 
 # Promotes the next automatic, or manual, delivery of each pair whose head ended.
 PROMOTE, PROMOTE_MANUAL = _promotion(AUTOMATIC), _promotion(MANUAL)
-# The same where a program pulls: it keeps a lease that has ended, until that is recorded, and the delay of a nack.
-PROMOTE_PULLED, PROMOTE_PULLED_MANUAL = _promotion(AUTOMATIC, _PULLED), _promotion(MANUAL, _PULLED)
 # The first open automatic, or manual, delivery of a job and subscription.
 HEAD, HEAD_MANUAL = (
     f"""
@@ -213,19 +188,22 @@ END_ATTEMPTS = Procedure(
 """The usual end of attempts: every lease is still held, and no subscription changes state."""
 
 Pair = tuple[str, str]
+LOST = AttemptRecorded(kept=False)
 FollowOnClaim = tuple[str, bool]
 
 
-def record_in_one_call(connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded | None]:
-    """The batch function of plain results: `AttemptRecorder.record` in one procedure call. All None, and nothing
-    done, if a lease was lost or the procedure does not exist."""
+def record_in_one_call(
+    connection: Connection, items: Sequence[Sequence[AttemptResult]]
+) -> list[tuple[AttemptRecorded, ...] | None]:
+    """The batch function of plain results, one a request: `AttemptRecorder.record` in one procedure call. All None, and
+    nothing done, if a lease was lost or the procedure does not exist."""
     results = _without_repeats(items)
     follow_on_claims = _follow_on_claims(results, set())
     follow_up = _follow_up(results, follow_on_claims)
     rows = END_ATTEMPTS.run(
         connection,
         count=len(results),
-        attempts=json_list([_attempt_values(result) for result in results]),
+        attempts=json_list([attempt_values(result.claimed.id, result.attempt) for result in results]),
         results=json_list([_outcome_values(result) for result in results]),
         uids=json_list(follow_up.job_uids),
         pairs=json_list(follow_up.pairs),
@@ -233,72 +211,66 @@ def record_in_one_call(connection: Connection, items: Sequence[AttemptResult]) -
         follow_on_claims=json_list([[take[name] for name in _FOLLOW_ON_CLAIM] for take in follow_up.takes]),
         tokens=json_list(follow_up.tokens),
     )
-    return [None] * len(items) if rows is None else [*_recorded(items, results, follow_on_claims, leased_of(rows))]
+    if rows is None:
+        return [None] * len(items)
+    recorded = _recorded(results, follow_on_claims, leased_of(rows))
+    return [tuple(recorded.get(id(result), LOST) for result in item) for item in items]
 
 
 class AttemptRecorder:
-    """The batch function of attempt results."""
+    """Records the results of attempts. An item has the results of one request: of one delivery, or of a bundle."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
     @alone(MAX_GROUP_ITEMS)
     @quick
-    @locking(lambda result: _locks_of(result))
-    def record(self, connection: Connection, items: Sequence[AttemptResult]) -> list[AttemptRecorded]:
+    @locking(lambda results: [lock for result in results for lock in _locks_of(result)])
+    def record(
+        self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
+    ) -> list[tuple[AttemptRecorded, ...]]:
         """Ends attempts whose lease is still held. Writes the attempt's row, the delivery's new state, the
         follower's promotion, changes of the subscription and any events, and claims the next deliveries."""
-        first = _without_repeats(items)
-        results = _write_attempts(connection, first)
-        made = _recorded_before(connection, first, results)
-        run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
-        disabled = self._change(connection, results)
-        follow_on_claims = _follow_on_claims(results, disabled)
-        follow_up = _follow_up(results, follow_on_claims)
-        self._promote(connection, follow_up)
-        run_many(connection, TAKE, follow_up.takes)
-        end_turns(connection, first)
-        recorded = _recorded(items, results, follow_on_claims, load_leased(connection, follow_up.tokens))
-        return [made.get(id(result), one) for result, one in zip(items, recorded, strict=True)]
+        return self._record(connection, items)
 
     @alone(MAX_GROUP_ITEMS)
     @locking(lambda results: [lock for result in results for lock in _locks_of(result)])
     def record_bundles(
         self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
     ) -> list[tuple[AttemptRecorded, ...]]:
-        """The same for the members of bundles, which claim nothing. A member's lease counts as lost with that of an
-        earlier one of its job: what it waits for has another holder. Where the first members of a job are ended and the
-        next one is tried again, that one becomes the head, due when its result says."""
-        first = _without_repeats([result for item in items for result in item])
-        results = _in_held_order(connection, first)
-        run_rows(connection, WRITE_ATTEMPT, [_attempt_values(result) for result in results])
-        made = _recorded_before(connection, first, results)
-        values = [(*_outcome_values(result), int(result.alone)) for result in results]
-        run_rows(connection, UPDATE_BUNDLED, values)
-        self._change(connection, results)
-        self._promote(connection, _follow_up(results, {}))
-        held = {id(result) for result in results}
-        return [
-            tuple(made.get(id(result), AttemptRecorded(kept=id(result) in held)) for result in item) for item in items
-        ]
+        """The same for requests with many results, which take longer. Where the first members of a job are ended and
+        the next one is tried again, that one becomes the head, due when its result says."""
+        return self._record(connection, items)
 
-    def record_pulled(self, connection: Connection, results: Sequence[AttemptResult]) -> None:
-        """The same for deliveries that a program has pulled. The open transaction has locked them, and knows that they
-        are open; some may have no lease any more. None of them changes its subscription."""
-        if not results:
-            return
-        run_rows(connection, WRITE_ATTEMPT, [_attempt_values(result) for result in results])
-        run_rows(connection, UPDATE_BUNDLED, [(*_outcome_values(result), 0) for result in results])
-        self._change(connection, results)
-        follow_up = _follow_up(results, {})
-        self._outbox.lock_orders(connection, follow_up.job_uids)
-        run_rows(connection, PROMOTE_PULLED, follow_up.pairs)
-        run_rows(connection, PROMOTE_PULLED_MANUAL, follow_up.manual)
+    def _record(
+        self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
+    ) -> list[tuple[AttemptRecorded, ...]]:
+        first = _without_repeats(items)
+        results = _held(connection, items, first)
+        recorded = _recorded_before(connection, first, results)
+        follow_on_claims, follow_up = self.end(connection, results)
+        run_many(connection, TAKE, follow_up.takes)
+        end_turns(connection, first)
+        recorded |= _recorded(results, follow_on_claims, load_leased(connection, follow_up.tokens))
+        return [tuple(recorded.get(id(result), LOST) for result in item) for item in items]
 
-    def _promote(self, connection: Connection, follow_up: "_FollowUp") -> None:
+    def end(
+        self, connection: Connection, results: Sequence[AttemptResult]
+    ) -> "tuple[dict[FollowOnClaim, list[AttemptResult]], _FollowUp]":
+        """Ends attempts of deliveries that the open transaction has locked and that are open. Returns the claims that
+        are to follow."""
+        if results:
+            run_rows(
+                connection, WRITE_ATTEMPT, [attempt_values(result.claimed.id, result.attempt) for result in results]
+            )
+            run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
+        disabled = self._change(connection, results)
+        follow_on_claims = _follow_on_claims(results, disabled)
+        follow_up = _follow_up(results, follow_on_claims)
         self._outbox.lock_orders(connection, follow_up.job_uids)
         run_rows(connection, PROMOTE, follow_up.pairs)
         run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
+        return follow_on_claims, follow_up
 
     def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
         """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""
@@ -371,9 +343,11 @@ def _trouble(result: AttemptResult, event: Event) -> Trouble:
     )
 
 
-def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
-    """The results whose lease is held, up to the first of each job whose is not. They are locked. Nothing waits for a
-    delivery that was erased."""
+def _held(
+    connection: Connection, items: Sequence[Sequence[AttemptResult]], results: Sequence[AttemptResult]
+) -> list[AttemptResult]:
+    """The `results` whose lease is held. They are locked. In a bundle a member's lease counts as lost with that of an
+    earlier one of its job: what it waits for has another holder. Nothing waits for a delivery that was erased."""
     rows = json_list([_outcome_values(result) for result in results])
     ((count,),) = fetch(connection, COUNT_HELD, results=rows)
     if count == len(results):
@@ -381,27 +355,18 @@ def _in_held_order(connection: Connection, results: Sequence[AttemptResult]) -> 
     ids = json_list([result.claimed.id for result in results])
     held = {(row[0], row[1]) for row in fetch_json(connection, HELD, ids=ids)}
     there = {id for id, _ in held}
-    lost: set[tuple[str, str, bool]] = set()
+    wanted = {id(result) for result in results}
     kept = []
-    for result in sorted(results, key=lambda result: result.claimed.event.sequence or 0):
-        claimed = result.claimed
-        pair = (claimed.job_uid or claimed.id, claimed.subscription_id, claimed.priority == 2)
-        if pair not in lost and (claimed.id, claimed.lease_token) in held:
-            kept.append(result)
-        elif claimed.id in there:
-            lost.add(pair)
+    for item in items:
+        lost: set[tuple[str, bool]] = set()
+        for result in sorted(item, key=lambda result: result.claimed.event.sequence or 0):
+            claimed = result.claimed
+            order = (claimed.job_uid or claimed.id, claimed.priority == 2)
+            if order not in lost and (claimed.id, claimed.lease_token) in held:
+                kept += [result] if id(result) in wanted else []
+            elif claimed.id in there:
+                lost.add(order)
     return kept
-
-
-def _write_attempts(connection: Connection, results: Sequence[AttemptResult]) -> list[AttemptResult]:
-    """Writes the attempts of results whose lease is still held. Returns those results."""
-    if run_rows(connection, INSERT_ATTEMPT, [_attempt_values(result) for result in results]) == len(results):
-        return list(results)
-    held = {
-        (row[0], row[1])
-        for row in fetch_json(connection, HELD, ids=json_list([result.claimed.id for result in results]))
-    }
-    return [result for result in results if (result.claimed.id, result.claimed.lease_token) in held]
 
 
 def _recorded_before(
@@ -525,29 +490,28 @@ def _tried_again(results: Sequence[AttemptResult]) -> dict[tuple[str, str, bool]
     return {place: due_at for place, (_, due_at) in found.items()}
 
 
-def _without_repeats(items: Sequence[AttemptResult]) -> list[AttemptResult]:
+def _without_repeats(items: Sequence[Sequence[AttemptResult]]) -> list[AttemptResult]:
     """The results without those that repeat another one's delivery and lease."""
-    first = {(result.claimed.id, result.claimed.lease_token): result for result in reversed(items)}
-    return [result for result in items if first[result.claimed.id, result.claimed.lease_token] is result]
+    first: dict[tuple[str, str], AttemptResult] = {}
+    for item in items:
+        for result in item:
+            first.setdefault((result.claimed.id, result.claimed.lease_token), result)
+    return list(first.values())
 
 
 def _recorded(
-    items: Sequence[AttemptResult],
-    kept: Sequence[AttemptResult],
+    results: Sequence[AttemptResult],
     follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]],
     leased: Iterable[Claimed],
-) -> list[AttemptRecorded]:
-    """What was recorded for each result, with the deliveries claimed for it."""
+) -> dict[int, AttemptRecorded]:
+    """What was recorded for each result, by its `id()`, with the deliveries claimed for it."""
     taken: dict[int, list[Claimed]] = {}
     waiting = {
-        results[0].next_lease.token: _round_robin(results)
-        for results in follow_on_claims.values()
-        if results[0].next_lease
+        claims[0].next_lease.token: _round_robin(claims) for claims in follow_on_claims.values() if claims[0].next_lease
     }
     for one in leased:
         taken.setdefault(id(next(waiting[one.lease_token])), []).append(one)
-    held = {id(result) for result in kept}
-    return [AttemptRecorded(kept=id(result) in held, next=tuple(taken.get(id(result), ()))) for result in items]
+    return {id(result): AttemptRecorded(kept=True, next=tuple(taken.get(id(result), ()))) for result in results}
 
 
 def _round_robin(results: Sequence[AttemptResult]) -> Iterator[AttemptResult]:
@@ -556,14 +520,10 @@ def _round_robin(results: Sequence[AttemptResult]) -> Iterator[AttemptResult]:
         yield from (result for result in results if result.next_count > turn)
 
 
-def _attempt_values(result: AttemptResult) -> tuple[Any, ...]:
-    return result.claimed.lease_token, *attempt_values(result.claimed.id, result.attempt)
-
-
 def _outcome_values(result: AttemptResult) -> tuple[Any, ...]:
     claimed = result.claimed
     due_at = at_once(result.now) if result.due_at is None else result.due_at
     ended_at = None if result.state == "pending" else result.now
     # a failed probe uses up nothing of the schedule, nor does a refused bundle
     counted = 0 if (claimed.probe and result.state == "pending") or result.alone or result.behind else 1
-    return claimed.id, claimed.lease_token, result.state, due_at, ended_at, result.reason, counted
+    return claimed.id, claimed.lease_token, result.state, due_at, ended_at, result.reason, counted, int(result.alone)

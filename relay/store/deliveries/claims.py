@@ -1,14 +1,16 @@
 """Claims: due heads are leased and returned with everything needed to send them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.delivery import AT_ONCE_SECONDS, Claimed, at_once
+from relay.core.deliveries.pulls import LEASE_PREFIX
 from relay.core.events.event import Event
-from relay.core.records import Lease, Probe
+from relay.core.records import Claim, Lease
 from relay.store.databases.group_commit import each, quick
 from relay.store.databases.locks import locking, row_of
 from relay.store.databases.statements import Sql, columns_of, fetch_json, json_list, json_query, run, run_many, sql
@@ -32,24 +34,40 @@ SELECT id,
    WHERE state = 'pending' AND subscription_id = pending.id AND priority = 2) AS manual
 FROM pending WHERE id IS NOT NULL
 """
-# The due deliveries of the requested priorities; rows of other priorities are not locked.
-_DUE = " UNION ALL ".join(
-    f"""
+
+
+def is_pulled(row: str) -> str:
+    """SQL that is true of a row under a lease of a program that pulls, also after its end, until that is recorded."""
+    return f"substr({row}.lease_token, 1, {len(LEASE_PREFIX)}) = '{LEASE_PREFIX}'"
+
+
+def _first_of_each_priority(which: str, limit: str) -> str:
+    """The pending deliveries of a subscription that are due first. Rows that are left out are not locked."""
+    return " UNION ALL ".join(
+        f"""
 SELECT * FROM (
   SELECT id, priority, due_at FROM deliveries
-  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority} AND due_at <= :now
-    AND '{priority}' IN $json_values(priorities) {{unleased}}
-  ORDER BY due_at LIMIT :count $skip_locked
+  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority}
+    AND {which.format(priority=priority)}
+  ORDER BY due_at LIMIT {limit} $skip_locked
 ) AS due_{priority}
 """
-    for priority in (0, 1, 2)
-)
-# Deliveries already under the lease (promoted followers) count towards `count`. The due rows are materialized:
-# evaluated again in another plan, they would lock other rows.
-_TAKE = f"""
+        for priority in (0, 1, 2)
+    )
+
+
+_DUE = "due_at <= :now AND '{priority}' IN $json_values(priorities)"
+# Retries are due by the machine's clock, which may be set while a delivery is leased. Leases have a clock of their own.
+UNLEASED = "(lease_token IS NULL OR due_at <= :taken_at)"
+
+
+def _take(which: str) -> str:
+    """Deliveries already under the lease (promoted followers) count towards `count`. The due rows are materialized:
+    evaluated again in another plan, they would lock other rows."""
+    return f"""
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   WITH due AS MATERIALIZED (
-    SELECT id FROM ({_DUE}) AS found
+    SELECT id FROM ({_first_of_each_priority(which, ":count")}) AS found
     ORDER BY priority, due_at
     LIMIT (
       SELECT CASE WHEN COUNT(*) < :count THEN :count - COUNT(*) ELSE 0 END
@@ -59,10 +77,10 @@ UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (
   SELECT id FROM due
 )
 """
-# Retries are due by the machine's clock, which may be set while a delivery is leased. Leases have a clock of their own.
-_UNLEASED = "AND (lease_token IS NULL OR due_at <= :taken_at)"
+
+
 # Leases due heads of one subscription, by priority and due time.
-TAKE = sql(_TAKE.format(unleased=_UNLEASED), _TAKE.format(unleased=""))
+TAKE = sql(_take(f"{_DUE} AND {UNLEASED}"), _take(_DUE))
 # Takes the turn to probe a disabled subscription. A node keeps its turn until the lease ends, even if the node dies.
 PROBE_TURN = """
 UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
@@ -70,22 +88,13 @@ UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled'
 # When a disabled subscription is probed next.
 PROBE_AT = "SELECT probe_at FROM subscriptions WHERE id = :id AND state = 'disabled'"
 PROBE_CANDIDATES = 100
-_WAITING = " UNION ALL ".join(
-    f"""
-SELECT * FROM (
-  SELECT id FROM deliveries
-  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = {priority}
-    AND (lease_token IS NULL OR due_at <= :now)
-  ORDER BY due_at LIMIT {PROBE_CANDIDATES} $skip_locked
-) AS due_{priority}
-"""
-    for priority in (0, 1, 2)
-)
 # Leases the delivery that probes a disabled subscription. The oldest delivery among the next candidates of each
 # priority; ids are in time order.
 TAKE_OLDEST = sql(
     f"""
-WITH due AS MATERIALIZED (SELECT id FROM ({_WAITING}) AS found ORDER BY id LIMIT 1)
+WITH due AS MATERIALIZED (
+  SELECT id FROM ({_first_of_each_priority(UNLEASED, str(PROBE_CANDIDATES))}) AS found ORDER BY id LIMIT 1
+)
 UPDATE deliveries SET lease_token = :token, due_at = :until WHERE id IN (SELECT id FROM due)
 """
 )
@@ -151,13 +160,26 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
-    """Claim up to `count` deliveries of one subscription that are due at `now`, under a lease."""
+    """Claim what is due of one subscription at `now`, under a lease, for up to `requests` requests.
+
+    bundle  how its deliveries share requests; None: one request each
+    room    for single events of a subscription that bundles
+    probe   claim the oldest delivery of a disabled subscription, due or not, if its probe is due
+    """
 
     subscription_id: str
-    priorities: tuple[int, ...]
-    count: int
     now: float
     lease: Lease
+    priorities: tuple[int, ...] = (0, 1, 2)
+    requests: int = 1
+    bundle: Bundle | None = None
+    room: Room = field(default_factory=Room)
+    probe: bool = False
+
+    @property
+    def taken_at(self) -> float:
+        """The time by the clock of leases."""
+        return self.now if self.lease.taken_at is None else self.lease.taken_at
 
 
 def backlog(connection: Connection) -> list[Backlog]:
@@ -169,14 +191,14 @@ def backlog(connection: Connection) -> list[Backlog]:
 
 
 @quick
-def claim(connection: Connection, items: Sequence[ClaimRequest]) -> list[tuple[Claimed, ...]]:
+def claim_singles(connection: Connection, items: Sequence[ClaimRequest]) -> list[Claim]:
     """Claims due heads for each request: first attempts, then retries, then manual deliveries, each by due time."""
-    wanted = [due_values(item.subscription_id, item.lease, item.count, item.now, item.priorities) for item in items]
+    wanted = [due_values(item.subscription_id, item.lease, item.requests, item.now, item.priorities) for item in items]
     run_many(connection, TAKE, wanted)
     taken: dict[str, list[Claimed]] = {item.lease.token: [] for item in items}
     for one in load_leased(connection, list(taken)):
         taken[one.lease_token].append(one)
-    return [tuple(taken[item.lease.token]) for item in items]
+    return [Claim(requests=tuple((one,) for one in taken[item.lease.token])) for item in items]
 
 
 def due_values(
@@ -195,26 +217,16 @@ def due_values(
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeRequest:
-    """Try a disabled subscription with its oldest delivery, under a lease, if its probe is due at `now`."""
-
-    subscription_id: str
-    now: float
-    lease: Lease
-
-
 @each
 @locking(lambda item: [row_of(item.subscription_id)])
-def claim_probe(connection: Connection, item: ProbeRequest) -> Probe:
-    """Takes the turn and the delivery for a request."""
-    values = {"now": item.now, "until": item.lease.until}
-    if not run(connection, PROBE_TURN, id=item.subscription_id, **values).rowcount:
-        return Probe(claimed=None, next_at=run(connection, PROBE_AT, id=item.subscription_id).scalar_one_or_none())
-    token = item.lease.token
-    run(connection, TAKE_OLDEST, subscription_id=item.subscription_id, token=token, **values)
-    found = load_leased(connection, [token])
-    return Probe(claimed=replace(found[0], probe=True) if found else None, next_at=item.lease.until)
+def claim_probe(connection: Connection, item: ClaimRequest) -> Claim:
+    """Takes the turn to probe a disabled subscription, and its oldest delivery. Only one node gets the turn."""
+    until, token = item.lease.until, item.lease.token
+    if not run(connection, PROBE_TURN, id=item.subscription_id, now=item.now, until=until).rowcount:
+        return Claim(next_at=run(connection, PROBE_AT, id=item.subscription_id).scalar_one_or_none())
+    values = {"subscription_id": item.subscription_id, "token": token, "until": until, "taken_at": item.taken_at}
+    run(connection, TAKE_OLDEST, **values)
+    return Claim(requests=tuple((replace(one, probe=True),) for one in load_leased(connection, [token])), next_at=until)
 
 
 @each

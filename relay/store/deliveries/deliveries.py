@@ -7,18 +7,14 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.delivery import Claimed, Delivery, at_once
-from relay.core.deliveries.pulls import LEASE_PREFIX
 from relay.core.records import (
     AttemptRecorded,
     AttemptResult,
-    BundledClaim,
+    Claim,
     Groups,
-    Lease,
     Page,
     Pending,
-    Probe,
     Resolution,
     Skipped,
 )
@@ -30,18 +26,18 @@ from relay.store.databases.notices import notify
 from relay.store.databases.pages import decode_cursor
 from relay.store.databases.statements import json_list, run, run_many, sql
 from relay.store.deliveries.attempt_results import AttemptRecorder, head_of, record_in_one_call
-from relay.store.deliveries.bundles import BundleRequest, claim_bundle
+from relay.store.deliveries.bundles import claim_bundle
 from relay.store.deliveries.claims import (
     ANY_NUMBER,
     EXPEDITE_CHUNK,
     Backlog,
     ClaimRequest,
-    ProbeRequest,
     backlog,
-    claim,
     claim_probe,
+    claim_singles,
     demote,
     expedite,
+    is_pulled,
 )
 from relay.store.deliveries.counts import SCANNED, grouped
 from relay.store.deliveries.delivery_pages import SHOWN, DeliveryFilter, read_deliveries
@@ -59,7 +55,7 @@ RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :due_at WHERE id =
 RELEASE_ALL = text(
     f"""
 UPDATE deliveries SET lease_token = NULL, due_at = :due_at
-WHERE lease_token IS NOT NULL AND substr(lease_token, 1, {len(LEASE_PREFIX)}) <> '{LEASE_PREFIX}'
+WHERE lease_token IS NOT NULL AND NOT {is_pulled("deliveries")}
 """
 )
 # Ends an uncertain delivery that a person has found to be accepted.
@@ -137,43 +133,12 @@ class DeliveryStore(Scoped):
 
     # --- writes
 
-    async def claim_due(
-        self, subscription_id: str, priorities: tuple[int, ...], count: int, now: float, lease: Lease
-    ) -> tuple[Claimed, ...]:
-        """Claims up to `count` of one subscription's due heads, by priority and then by due time."""
-        request = ClaimRequest(
-            subscription_id=subscription_id, priorities=priorities, count=count, now=now, lease=lease
-        )
-        return await self._database.write(claim, request)
-
-    async def claim_bundle(
-        self,
-        subscription_id: str,
-        priorities: tuple[int, ...],
-        bundle: Bundle,
-        room: Room,
-        requests: int,
-        now: float,
-        lease: Lease,
-    ) -> BundledClaim:
-        """Claims a bundle of one subscription's due deliveries if one is ready; or single ones, as far as there is
-        room; and those that are sent by themselves. All in all for up to `requests` requests."""
-        request = BundleRequest(
-            subscription_id=subscription_id,
-            priorities=priorities,
-            bundle=bundle,
-            room=room,
-            requests=requests,
-            now=now,
-            lease=lease,
-        )
-        return await self._database.write(claim_bundle, request)
-
-    async def claim_probe(self, subscription_id: str, now: float, lease: Lease) -> Probe:
-        """Claims the oldest delivery of a disabled subscription if its probe is due. Only one node gets the turn."""
-        return await self._database.write(
-            claim_probe, ProbeRequest(subscription_id=subscription_id, now=now, lease=lease)
-        )
+    async def claim(self, request: ClaimRequest) -> Claim:
+        """Claims deliveries of one subscription: one for each request or, if it bundles, a bundle that is ready and
+        single ones as far as there is room. Of a disabled subscription: a probe, if it is due."""
+        if request.probe:
+            return await self._database.write(claim_probe, request)
+        return await self._database.write(claim_singles if request.bundle is None else claim_bundle, request)
 
     async def expedite(
         self, subscription_id: str, now: float, made_since: float = 0.0, free_count: int = ANY_NUMBER
@@ -189,18 +154,16 @@ class DeliveryStore(Scoped):
         events go first. Works in chunks that do not delay other writes; returns whether more may be left."""
         return await self._database.write(demote, (subscription_id, now)) == EXPEDITE_CHUNK
 
-    async def record_attempt(self, result: AttemptResult) -> AttemptRecorded:
-        """Ends an attempt: its row, the delivery's new state, the follower's promotion and any events, in one
-        transaction."""
-        if result.is_plain:
-            recorded = await self._database.call(record_in_one_call, result)
+    async def record(self, *results: AttemptResult) -> tuple[AttemptRecorded, ...]:
+        """Ends the attempts of one request: their rows, the deliveries' new states, the followers' promotion and any
+        events, in one transaction. `results`: in the order of their bundle."""
+        if len(results) > 1:
+            return await self._database.write(self._recorder.record_bundles, results)
+        if results[0].is_plain:
+            recorded = await self._database.call(record_in_one_call, results)
             if recorded is not None:
                 return recorded
-        return await self._database.write(self._recorder.record, result)
-
-    async def record_bundle(self, results: Sequence[AttemptResult]) -> tuple[AttemptRecorded, ...]:
-        """Ends the attempts of a bundle's members, in one transaction. Their order is that of the bundle."""
-        return await self._database.write(self._recorder.record_bundles, tuple(results))
+        return await self._database.write(self._recorder.record, results)
 
     async def release(self, claimed: Sequence[Claimed], due_at: float) -> None:
         """Returns deliveries untried; they are due then, see `at_once`."""

@@ -7,46 +7,29 @@ has ended the delivery.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from relay.core.deliveries.bundles import Bundle, Candidate, in_order, take
+from relay.core.deliveries.bundles import in_order, take
 from relay.core.deliveries.delivery import Claimed, at_once
 from relay.core.deliveries.pulls import LAG_COUNTED, LEASE_PREFIX, Lag, ended_tokens
 from relay.core.events.event import Event
-from relay.core.records import AttemptResult, Lease
+from relay.core.records import AttemptResult
 from relay.core.subscriptions.subscription import PULL
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import MAX_GROUP_ITEMS, alone, each
 from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.databases.notices import notify
 from relay.store.databases.statements import SQLITE, fetch, fetch_json, json_list, run, sql
-from relay.store.deliveries.attempt_results import AUTOMATIC, MANUAL, AttemptRecorder
-from relay.store.deliveries.bundles import LEASE, open_by_job, open_of_jobs
-from relay.store.deliveries.claims import leased_of, load_leased, with_event
+from relay.store.deliveries.attempt_results import AttemptRecorder
+from relay.store.deliveries.bundles import due_heads, lease_all, open_by_job
+from relay.store.deliveries.claims import ClaimRequest, is_pulled, leased_of, with_event
 from relay.store.outbox.recording import Outbox, lock_jobs
 from relay.store.schema.tables import OPEN_DELIVERY, OPEN_STATE
 
-_DUE = """
-WITH due AS MATERIALIZED (
-  SELECT id, event_id, job_uid, sequence, created_at, due_at FROM deliveries
-  WHERE state = 'pending' AND subscription_id = :subscription_id AND priority = :priority AND due_at <= :now
-    AND (lease_token IS NULL OR (due_at <= :taken_at AND {not_pulled}))
-  ORDER BY due_at LIMIT :count $skip_locked
-)
-SELECT id, job_uid, sequence, (SELECT LENGTH(e.body) FROM events e WHERE e.id = due.event_id) AS size_bytes, created_at,
-  due_at
-FROM due
-"""
-# The due heads of one subscription and priority that are under no lease. A lease of a node that is gone, from when the
-# subscription had a sink, ends by its time only.
-DUE_TO_PULL = sql(_DUE.format(not_pulled=f"substr(lease_token, 1, {len(LEASE_PREFIX)}) <> '{LEASE_PREFIX}'"))
-_LEASED = "CASE WHEN d.lease_token IS NULL THEN 0 ELSE 1 END"
-# The open deliveries of some jobs, in order. Those under a lease are not taken with others.
-OPEN_TO_PULL, MANUAL_OPEN_TO_PULL = open_of_jobs(AUTOMATIC, _LEASED), open_of_jobs(MANUAL, _LEASED)
 _ENDED = """
 FROM deliveries d
 WHERE d.lease_token >= :first AND d.lease_token < :last AND d.subscription_id || '' = :subscription_id
@@ -64,7 +47,7 @@ JOBS_OF = sql("SELECT DISTINCT job_uid FROM deliveries WHERE id IN $json_values(
 WITH_ENDED = f"""
 SELECT DISTINCT subscription_id FROM (
   SELECT d.subscription_id FROM deliveries d
-  WHERE d.lease_token > '' AND substr(d.lease_token, 1, {len(LEASE_PREFIX)}) = '{LEASE_PREFIX}'
+  WHERE d.lease_token > '' AND {is_pulled("d")}
     AND d.due_at <= :taken_at
   LIMIT 100000
 ) AS found
@@ -161,16 +144,6 @@ class Settled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PullRequest:
-    """Claim what is due of one subscription at `now`, under a lease. Of `bundle` only the sizes count."""
-
-    subscription_id: str
-    bundle: Bundle
-    now: float
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """End the attempts of these deliveries of one subscription. `judge`: None gives them back untried. `fails`: they
     were not processed, so only those under a lease count, and what is behind them goes back."""
@@ -200,7 +173,7 @@ class PullStore:
         self._database = database
         self._recorder = AttemptRecorder(outbox)
 
-    async def claim(self, request: PullRequest) -> Pulled:
+    async def claim(self, request: ClaimRequest) -> Pulled:
         """Claims due heads with their followers: first attempts, then retries, then manual ones, oldest first."""
         return await self._database.write(_claim, request)
 
@@ -256,7 +229,8 @@ class PullStore:
             for id in (id for id, answer in answers[-1].items() if answer == "done"):
                 ended[id] = None if item.judge is None else item.judge(claimed[id])
         results = [result for result in ended.values() if result is not None]
-        self._recorder.record_pulled(connection, results)
+        if results:
+            self._recorder.end(connection, results)
         returned = _behind(rows, ended) if items[0].fails else {}
         given_back = [*(id for id, result in ended.items() if result is None), *chain.from_iterable(returned.values())]
         if given_back:
@@ -295,7 +269,7 @@ class PullStore:
         results = [
             item.judge(one) for one in leased_of(fetch_json(connection, OPEN_PULLED, ids=json_list(sorted(ids))))
         ]
-        self._recorder.record_pulled(connection, results)
+        self._recorder.end(connection, results)
         notify(connection, "pulls")
         return len(ids), tuple(chain.from_iterable(result.events for result in results))
 
@@ -352,47 +326,34 @@ def _behind(rows: Mapping[str, _Row], ended: Mapping[str, object]) -> dict[str, 
 
 
 @each
-def _claim(connection: Connection, item: PullRequest) -> Pulled:
-    taken_at = item.now if item.lease.taken_at is None else item.lease.taken_at
-    ended = run(connection, ANY_ENDED, **_ended_values(item.subscription_id, taken_at)).first() is not None
+def _claim(connection: Connection, item: ClaimRequest) -> Pulled:
+    assert item.bundle is not None
+    ended = run(connection, ANY_ENDED, **_ended_values(item.subscription_id, item.taken_at)).first() is not None
+    locks = connection.dialect.name != SQLITE
     ids: list[str] = []
     left = item.bundle
-    for priorities, statement in (((0, 1), OPEN_TO_PULL), ((2,), MANUAL_OPEN_TO_PULL)):
-        heads = list(
-            chain.from_iterable(
-                _heads(connection, item, priority, left.max_events, taken_at) for priority in priorities
-            )
-        )
+    for priorities in ((0, 1), (2,)):
+        heads = [
+            head
+            for priority in priorities
+            for head in due_heads(connection, item, priority, left.max_events, pulls=True, locks=locks)
+        ]
         if not heads:
             continue
-        locks = connection.dialect.name != SQLITE
-        of_jobs = open_by_job(connection, statement, item.subscription_id, heads, 2 * left.max_events, locks=locks)
+        of_jobs = open_by_job(connection, item, heads, left, manual=2 in priorities, locks=locks)
         taken = take(heads, of_jobs, left)
         ids += taken.ids
         if taken.full:
             break
         sizes = {one.id: one.size_bytes + 1 for one in (*heads, *chain.from_iterable(of_jobs.values()))}
-        left = Bundle(
+        left = replace(
+            left,
             max_events=left.max_events - len(taken.ids),
-            wait_seconds=0.0,
             max_bytes=left.max_bytes - sum(sizes[id] for id in taken.ids),
         )
         if left.max_bytes <= 0:
             break
-    if not ids:
-        return Pulled((), ended)
-    run(connection, LEASE, ids=json_list(sorted(ids)), token=item.lease.token, until=item.lease.until)
-    return Pulled(in_order(load_leased(connection, [item.lease.token])), ended)
-
-
-def _heads(connection: Connection, item: PullRequest, priority: int, count: int, taken_at: float) -> list[Candidate]:
-    """Due heads, the oldest first."""
-    values = {"subscription_id": item.subscription_id, "priority": priority, "now": item.now, "count": count}
-    rows = fetch(connection, DUE_TO_PULL, **values, taken_at=taken_at)
-    return [
-        Candidate(id, job_uid, sequence, size_bytes or 0, created_at)
-        for id, job_uid, sequence, size_bytes, created_at, due_at in sorted(rows, key=lambda row: (row[5], row[0]))
-    ]
+    return Pulled(in_order(lease_all(connection, item.lease, ids)) if ids else (), ended)
 
 
 def _ended_values(subscription_id: str, taken_at: float) -> dict[str, Any]:
