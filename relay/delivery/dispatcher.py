@@ -123,9 +123,8 @@ class Dispatcher:
     # --- called by other components
 
     def wake(self) -> None:
-        """Triggers a scan, after a delivery became due or a subscription changed, and wakes programs that pull."""
-        self.shared.due.set()
-        self.shared.signals.deliveries_changed()
+        """See `Shared.wake`."""
+        self.shared.wake()
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
         """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.

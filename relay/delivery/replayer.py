@@ -4,16 +4,12 @@ The scheduler calls `run_once()`. Each step is one transaction, so a replay can 
 node. The steps are in `relay/store/deliveries/replays.py`.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
-from relay.holder import Holder
-
 if TYPE_CHECKING:
-    from relay.store.deliveries.replays import ReplayStore
+    from relay.delivery.shared import Shared
 
 MAX_STEPS = 50
 """Maximum steps of one replay before the next replay continues."""
@@ -24,16 +20,13 @@ log = structlog.get_logger("relay.delivery")
 class Replayer:
     """Advances the replays that no other node holds."""
 
-    def __init__(self, rows: "ReplayStore", *, clock: Clock, holder: Holder, wake: Callable[[], None]) -> None:
-        """`wake` is called when deliveries have become due."""
-        self._rows = rows
-        self._clock = clock
-        self._holder = holder
-        self._wake = wake
+    def __init__(self, shared: "Shared") -> None:
+        self._shared = shared
+        self._rows = shared.store.replays
 
     async def run_once(self) -> bool:
         """Advances each due replay. Returns True if there was one."""
-        due = await self._rows.due(self._holder.name, self._clock())
+        due = await self._rows.due(self._shared.holder.name, self._shared.clock())
         for replay_id in due:
             try:
                 await self._advance(replay_id)
@@ -43,9 +36,9 @@ class Replayer:
 
     async def _advance(self, replay_id: str) -> None:
         for _ in range(MAX_STEPS):
-            step = await self._rows.advance(replay_id, self._holder.name, self._clock())
+            step = await self._rows.advance(replay_id, self._shared.holder.name, self._shared.clock())
             if step.queued:
-                self._wake()
+                self._shared.wake()
             if step.ended:
                 log.info("replay_ended", replay=replay_id)
             if not step.more:

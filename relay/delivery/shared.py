@@ -63,6 +63,11 @@ class Shared:
             token=self.holder.token(self._leases), until=until, taken_at=taken_at, subscription_ids=subscription_ids
         )
 
+    def wake(self) -> None:
+        """Triggers a scan, after a delivery became due or a subscription changed, and wakes programs that pull."""
+        self.due.set()
+        self.signals.deliveries_changed()
+
     def recorded(self, event: Event) -> None:
         """An event was recorded that delivery itself has made."""
         self.metrics.count_event(event)

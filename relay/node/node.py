@@ -509,7 +509,6 @@ class Node:
             metrics=self.metrics_registry,
             clock=self._clock,
             retention=self.settings.retention,
-            holder=self._holder,
             find_adopted=self._find_adopted,
         )
 

@@ -7,7 +7,6 @@ from relay.config.settings import RetentionSettings
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
 from relay.delivery.replayer import Replayer
-from relay.holder import Holder
 from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.node.scheduler import Upkeep
@@ -40,7 +39,6 @@ def timetable(
     metrics: Metrics,
     clock: Clock,
     retention: RetentionSettings,
-    holder: Holder,
     find_adopted: Callable[[], Awaitable[None]],
 ) -> list[Upkeep]:
     """All upkeep of a node. `find_adopted` adds the accounts that other nodes have adopted."""
@@ -50,7 +48,7 @@ def timetable(
 
     delete = upkeep.Retention(store.upkeep, metrics, clock, retention)
     orphans = upkeep.Orphans(store.upkeep, clock, dispatcher.wake)
-    replayer = Replayer(store.replays, clock=clock, holder=holder, wake=dispatcher.wake)
+    replayer = Replayer(dispatcher.shared)
     works = [
         Upkeep(name="retention", every_seconds=UPKEEP_SECONDS, run=delete.run_once),
         Upkeep(name="orphans", every_seconds=UPKEEP_SECONDS, run=orphans.run_once),

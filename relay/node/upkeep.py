@@ -5,6 +5,7 @@ Each function does a bounded amount and can be cancelled. A failure is logged an
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -42,7 +43,10 @@ Result = TypeVar("Result")
 Pollers = Mapping[tuple[str, str], Poller]
 """By source and account."""
 Step = Callable[..., Awaitable[tuple[int, Any]]]
-"""Handles the rows after a place (without one: from the start). Returns how many, and where to continue."""
+"""Handles the rows after a place, its last argument (without one: from the start). Returns how many, and where to
+continue."""
+Work = Callable[..., Awaitable[int]]
+"""Repeats a deletion with its arguments, under a name. Returns how many rows were deleted."""
 
 log = structlog.get_logger("relay.node")
 
@@ -53,11 +57,11 @@ class Sweeps:
     def __init__(self) -> None:
         self._places: dict[str, Any] = {}
 
-    async def advance(self, name: str, step: Step, batches: int | None = None) -> int:
+    async def advance(self, name: str, step: Step, *arguments: Any, batches: int | None = None) -> int:
         """Handles the next part, at most so many batches (default: MAX_BATCHES). Returns how many rows it handled."""
         total, after = 0, self._places.get(name)
         for _ in range(MAX_BATCHES if batches is None else batches):
-            count, after = await (step() if after is None else step(after))
+            count, after = await (step(*arguments) if after is None else step(*arguments, after))
             total += count
             if after is None:
                 break
@@ -82,35 +86,35 @@ class Retention:
             now - days * DAY_SECONDS
             for days in (self._kept.events_days, self._kept.attempts_days, self._kept.jobs_days)
         )
-        kinds: dict[str, Callable[[], Awaitable[int]]] = {
-            "attempts": lambda: _batches(lambda: rows.delete_attempts(attempts)),
-            "events": lambda: sweep("events", lambda *after: rows.delete_events(events, *after)),
-            "jobs": lambda: sweep("jobs", lambda *after: rows.delete_jobs(jobs, *after)),
-            "search": lambda: sweep("search", rows.delete_search, SEARCH_BATCHES),
-            "groups": lambda: sweep("groups", lambda *after: rows.delete_groups(jobs, *after)),
-            "callbacks": lambda: sweep("callbacks", lambda *after: rows.delete_callbacks(jobs, *after)),
-            "callback_hosts": lambda: _batches(lambda: rows.delete_callback_hosts(jobs)),
-            "connect_accounts": lambda: _batches(lambda: rows.delete_connect_accounts(jobs)),
-            "intents": lambda: _batches(lambda: rows.delete_intents(jobs)),
-            "incidents": lambda: _batches(lambda: rows.delete_incidents(jobs)),
-            "figures": lambda: _batches(lambda: rows.delete_figures(now)),
-            "memories": lambda: _batches(lambda: rows.delete_memories(min(events, jobs))),
-            "shared_memories": lambda: _batches(lambda: rows.delete_shared_memories(now - SHARED_SECONDS)),
-            "replays": lambda: _batches(lambda: rows.delete_replays(jobs)),
-            "idempotency_keys": lambda: _batches(lambda: rows.delete_idempotency_keys(now - IDEMPOTENCY_SECONDS)),
+        works: tuple[tuple[str, Work, *tuple[Any, ...]], ...] = (
+            ("attempts", _batches, rows.delete_attempts, attempts),
+            ("events", sweep, rows.delete_events, events),
+            ("jobs", sweep, rows.delete_jobs, jobs),
+            ("search", partial(sweep, batches=SEARCH_BATCHES), rows.delete_search),
+            ("groups", sweep, rows.delete_groups, jobs),
+            ("callbacks", sweep, rows.delete_callbacks, jobs),
+            ("callback_hosts", _batches, rows.delete_callback_hosts, jobs),
+            ("connect_accounts", _batches, rows.delete_connect_accounts, jobs),
+            ("intents", _batches, rows.delete_intents, jobs),
+            ("incidents", _batches, rows.delete_incidents, jobs),
+            ("figures", _batches, rows.delete_figures, now),
+            ("memories", _batches, rows.delete_memories, min(events, jobs)),
+            ("shared_memories", _batches, rows.delete_shared_memories, now - SHARED_SECONDS),
+            ("replays", _batches, rows.delete_replays, jobs),
+            ("idempotency_keys", _batches, rows.delete_idempotency_keys, now - IDEMPOTENCY_SECONDS),
             # A day later, so that a replay of its last events finds the row that it locks.
-            "streams": lambda: _batches(lambda: rows.delete_streams(events - DAY_SECONDS)),
+            ("streams", _batches, rows.delete_streams, events - DAY_SECONDS),
             # A receiver may still look for the public key of a request that is on its way.
-            "secrets": lambda: rows.delete_secrets(now - TOLERANCE_SECONDS),
-            "sessions": lambda: _batches(lambda: rows.delete_sessions(now)),
-        }
+            ("secrets", _batches, rows.delete_secrets, now - TOLERANCE_SECONDS),
+            ("sessions", _batches, rows.delete_sessions, now),
+        )
         total = 0
-        for kind, delete in kinds.items():
-            count = await _attempt("retention", delete(), kind=kind) or 0
+        for kind, work, delete, *arguments in works:
+            count = await _attempt("retention", work(kind, delete, *arguments), kind=kind) or 0
             if count:
                 self._metrics.deleted.labels(kind).inc(count)
                 total += count
-        await _batches(rows.give_back)
+        await _batches("give back", rows.give_back)
         if total:
             log.info("retention", deleted=total)
         return total
@@ -129,11 +133,11 @@ class Orphans:
     async def run_once(self) -> int:
         """Searches the next part of the pending deliveries. Returns how many were promoted or cancelled."""
         now, rows, sweep = self._clock(), self._rows, self._sweeps.advance
-        promoted = await sweep("heads", lambda *after: rows.promote_heads(now, *after))
+        promoted = await sweep("heads", rows.promote_heads, now)
         if promoted:
             log.error("orphans_promoted", count=promoted)
             self._wake()
-        cancelled = await sweep("orphans", lambda *after: rows.cancel_orphans(now, *after))
+        cancelled = await sweep("orphans", rows.cancel_orphans, now)
         if cancelled:
             log.error("orphans_cancelled", count=cancelled)
         return promoted + cancelled
@@ -254,10 +258,10 @@ async def _attempt(upkeep: str, work: Awaitable[Result], **place: str) -> Result
     return None
 
 
-async def _batches(delete: Callable[[], Awaitable[int]]) -> int:
+async def _batches(_name: str, delete: Callable[..., Awaitable[int]], *arguments: Any) -> int:
     total = 0
     for _ in range(MAX_BATCHES):
-        deleted = await delete()
+        deleted = await delete(*arguments)
         total += deleted
         if not deleted:
             break

@@ -1,14 +1,15 @@
 """A replay on a real database, with the dispatcher and a recording sink: its rate, its bounds, a sink that fails."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.replay import Replay, ReplayRequest, ReplayStep
 from relay.delivery.replayer import MAX_STEPS, Replayer
-from relay.holder import Holder
 from relay.ids import new_id
 from relay.node.timetable import REPLAY_SECONDS
 from relay.store.deliveries.replays import MAX_UNTRIED
+from tests.support.delivery_kit import shared
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.store_kit import rows
 
@@ -17,7 +18,7 @@ PER_SECOND = 50
 
 
 def replayer_of(world: World) -> Replayer:
-    return Replayer(world.store.replays, clock=world.clock, holder=Holder("node"), wake=world.dispatcher.wake)
+    return Replayer(world.dispatcher.shared)
 
 
 async def replay(world: World, subscription_id: str) -> Replay:
@@ -106,10 +107,11 @@ class Rows:
 
 
 async def test_one_replay_does_not_block_others():
-    rows_, woken = Rows(), list[bool]()
-    replayer = Replayer(rows_, clock=lambda: 0.0, holder=Holder("node"), wake=lambda: woken.append(True))
-    assert await replayer.run_once()
-    assert (rows_.steps, len(woken)) == (MAX_STEPS, MAX_STEPS)
+    rows_ = Rows()
+    of_replays = shared(SimpleNamespace(replays=rows_), lambda: 0.0)
+    assert await Replayer(of_replays).run_once()
+    assert rows_.steps == MAX_STEPS
+    assert of_replays.due.is_set()
 
 
 async def test_replay_to_an_unresponsive_sink_stays_bounded(tmp_path):

@@ -436,8 +436,7 @@ class LedgerWorld:
         await self.advance_replays()
 
     async def advance_replays(self) -> None:
-        replayer = Replayer(self.store.replays, clock=self.wall, holder=Holder("replayer"), wake=lambda: None)
-        await replayer.run_once()
+        await Replayer(shared(self.store, self.wall, holder=Holder("replayer"))).run_once()
 
     async def move(self, sink: str) -> None:
         """The subscription gets another portal."""
