@@ -129,7 +129,8 @@ class Dispatcher:
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
         """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.
 
-        The scan serves callback subscriptions that are not loaded.
+        The only lease that another's commit writes, that of the poll: otherwise each event would wait for a scan and
+        for the commit of a claim before it is sent. The scan serves callback subscriptions that are not loaded.
         """
         if self.slots.closed or not events or self._version != self._subscriptions.version:
             return None
