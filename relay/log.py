@@ -84,11 +84,11 @@ def _sentence(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> Ev
             return _as_sentence(event_dict, f"{job}  {step}", "job", "kind", "previous", "job_uid", "account", "source")
         case {"event": "attempt", "sink": sink, "type": type, "job": job, "state": "delivered", "status_code": status}:
             done = ("state", "status_code", "error", "decision", "kept", "job_uid", "subscription")
-            said = f"{_about(job, type)}: {status} from {sink}"
-            return _as_sentence(event_dict, said, "sink", "type", "job", *done)
+            sentence = f"{_about(job, type)}: {status} from {sink}"
+            return _as_sentence(event_dict, sentence, "sink", "type", "job", *done)
         case {"event": "attempt", "sink": sink, "type": type, "job": job}:
-            said = f"{_about(job, type)}: not delivered to {sink}"
-            return _as_sentence(event_dict, said, "sink", "type", "job", "job_uid", "kept")
+            sentence = f"{_about(job, type)}: not delivered to {sink}"
+            return _as_sentence(event_dict, sentence, "sink", "type", "job", "job_uid", "kept")
     return event_dict
 
 

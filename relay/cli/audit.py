@@ -81,9 +81,9 @@ def verify(
     else:
         for finding in found["findings"]:
             note(finding["text"])
-        said = "the audit is intact" if found["ok"] else "the audit is not intact"
+        verdict = "the audit is intact" if found["ok"] else "the audit is not intact"
         entries = "1 entry" if found["entries"] == 1 else f"{found['entries']:,} entries"
-        say(f"{said}: {entries}" + (f", head {found['head']}" if found["head"] else ""))
+        say(f"{verdict}: {entries}" + (f", head {found['head']}" if found["head"] else ""))
     raise typer.Exit(0 if found["ok"] else 1)
 
 

@@ -105,7 +105,7 @@ class Incident:
         return self.connect_account_id is not None and self.hint is not None and self.hint.points_at is not None
 
 
-Told = tuple[Incident, str | None]
+Reported = tuple[Incident, str | None]
 """An incident, and the type of the event that reports its change; None: no event."""
 
 
@@ -169,7 +169,7 @@ def digest_of_sink(subscription_id: str | None) -> str:
     return _digest("sink", subscription_id)
 
 
-def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, *, new_id: str) -> Told:
+def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, *, new_id: str) -> Reported:
     """The incident after one or more failures with its digest. `incident`: the watched or open one; None: one begins
     with the id `new_id`."""
     known = _begun(troubles[0], new_id) if incident is None else incident
@@ -184,7 +184,7 @@ def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, 
     if known.state == "open":
         failed = known.failed + len(times)
         grown = replace(known, failed=failed, first_failure_at=min(known.first_failure_at, times[0]))
-        if failed < told_next_at(known.told_count):
+        if failed < reported_next_at(known.told_count):
             return grown, None
         return replace(grown, told_count=failed), INCIDENT_GREW
     recent = tuple(at for at in sorted((*known.recent, *times)) if at >= last_failure_at - WINDOW_SECONDS)
@@ -194,7 +194,7 @@ def observe(incident: Incident | None, troubles: Sequence[Trouble], now: float, 
     return replace(watched, state="open", recent=(), told_count=watched.failed, opened_at=now), INCIDENT_OPENED
 
 
-def review(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
+def review(incident: Incident, now: float, *, succeeded: bool) -> Reported | None:
     """The incident after a review by time alone. None: it is dropped.
 
     `succeeded`: a success of its key began after its last failure.
@@ -212,7 +212,7 @@ def review(incident: Incident, now: float, *, succeeded: bool) -> Told | None:
     return replace(incident, due_at=now + pause_seconds), None
 
 
-def close(incident: Incident, because: ClosedBecause, now: float) -> Told:
+def close(incident: Incident, because: ClosedBecause, now: float) -> Reported:
     """Closes an open incident."""
     closed = replace(incident, state="closed", closed_at=now, closed_because=because, due_at=None)
     return replace(closed, told_count=incident.failed), INCIDENT_CLOSED
@@ -245,7 +245,7 @@ def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict
     )
 
 
-def told_next_at(told_count: int) -> int:
+def reported_next_at(told_count: int) -> int:
     """The number of failures at which an incident is next reported to have grown: the next one of 10, 100, 1,000 and so
     on."""
     return max(FIRST_GROWTH, int(10 ** len(str(told_count))))

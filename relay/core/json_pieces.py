@@ -1,7 +1,7 @@
 """Counts and cuts the text of JSON before it is parsed, so that one large body cannot hold up the process.
 
-Strings are told from structure exactly: of text that is JSON up to some byte, everything up to there is counted as a
-parser would. Each step runs at memory speed on one slice, whatever it contains.
+Strings and structure are distinguished exactly: up to the first byte that is not JSON, the counts are those of a
+parser. Each step runs at memory speed on one slice, whatever it contains.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SLICE_BYTES = 64 * 1024
-"""Bytes looked at at once. A piece that is not long has up to twice as many."""
+"""Bytes scanned per step. A short piece has up to twice as many."""
 
 _ESCAPED_BACKSLASH = b"\\\\"
 _ESCAPED_QUOTE = b'\\"'

@@ -84,8 +84,7 @@ class CallbackRoom:
 
 
 class WantedCallback(NamedTuple):
-    """A URL whose callback subscription is looked for, and made as `subscription_id` if there is none. `room`: see
-    there; None: there is."""
+    """A callback URL and the id of its subscription, if one must be created. `room`: its limit; None: it has room."""
 
     sink: str
     subscription_id: str

@@ -150,7 +150,7 @@ def delivery_uncertain_data(
 
     reason  the retry schedule is `exhausted` before the sink could be asked, or the sink `cannot_tell`
     kind    of the subscription
-    memory  what the subscription remembers of the write; of it only words and ids are told
+    memory  what the subscription remembers of the write; the event contains only its words and ids
     """
     record, target = _in_doubt(memory)
     places = " and ".join(f"{name.removesuffix('_id')} {id}" for name, id in target.items())

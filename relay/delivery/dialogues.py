@@ -77,7 +77,7 @@ async def converse(
     loop = asyncio.get_running_loop()
     started_at, ends_at = clock(), loop.time() + timeout_seconds
     sent = Sent(headers=(), response=Response(started_at=started_at, duration_ms=0.0))
-    told: list[str] = []
+    results: list[str] = []
     by_kind = False
     secrets: dict[str, None] = {}
     duration_ms = 0.0
@@ -100,15 +100,15 @@ async def converse(
             if left > 0:
                 sent = await send(step, math.ceil(left * 10) / 10)  # the sender keeps a timer per length
             else:
-                late = Response(started_at=clock(), duration_ms=0.0, error=UNSENT_ERROR, late=bool(told))
+                late = Response(started_at=clock(), duration_ms=0.0, error=UNSENT_ERROR, late=bool(results))
                 sent = Sent(headers=step.request.headers, response=late)
             response = sent.response
             if step.private:
                 sent = replace(sent, headers=(), response=replace(response, headers=(), excerpt=b""))
             duration_ms += response.duration_ms
             secrets |= dict.fromkeys(sent.secrets)
-            told.append(f"{step.name}: {response.error or f'HTTP {response.status_code}'}")
-            if sent.outcome is not None or len(told) == MAX_STEPS:
+            results.append(f"{step.name}: {response.error or f'HTTP {response.status_code}'}")
+            if sent.outcome is not None or len(results) == MAX_STEPS:
                 if ledger.never_sent(response):
                     remember = _unless_intended(remember, before, memory)
                     share = _unless_intended(share, shared_before, shared)
@@ -121,15 +121,15 @@ async def converse(
     except Exception as error:
         failed = unrendered(error, started_at, event_id, private=private)
         ended = Ended(outcome=failed.outcome or FAILED)
-        sent = sent if told else failed
+        sent = sent if results else failed
     remember = remember if ended.remember is None else ended.remember
     share = share if ended.share is None else ended.share
     outcome = ended.outcome
     if not by_kind and ledger.is_open(memory if remember is None else remember):
         outcome = ledger.still_in_doubt(outcome)
     response = replace(sent.response, started_at=started_at, duration_ms=duration_ms)
-    if len(told) > 1:
-        notes = (response.detail, f"request {len(told)}, after {', '.join(told[:-1])}")
+    if len(results) > 1:
+        notes = (response.detail, f"request {len(results)}, after {', '.join(results[:-1])}")
         response = replace(response, detail="; ".join(note for note in notes if note))
     return replace(
         sent,

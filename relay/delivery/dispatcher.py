@@ -515,7 +515,7 @@ class Dispatcher:
                 sink.plan_probe(claim.next_at)
             else:
                 sink.paced(len(claim.requests), now)
-                target.looked(now, 0.0 if claim.requests else claim.next_at or 0.0)
+                target.checked(now, 0.0 if claim.requests else claim.next_at or 0.0)
             for claimed in claim.requests:
                 target.count_request(now)
                 self._worker.start(target, *claimed)

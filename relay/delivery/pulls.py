@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from relay.delivery.shared import Shared
     from relay.store.deliveries.pulls import PullStore
 
-LOOK_SECONDS = 0.05
+SCAN_SECONDS = 0.05
 """Minimum pause between two checks for arrivals. A check reads all subscriptions that programs wait for."""
 IDLE_SECONDS = 5.0
 """Maximum pause: signals of other nodes can get lost."""
@@ -72,7 +72,7 @@ class Arrivals:
         watch = Watch()
         if not self._waiting:
             self._joined = Watch()
-            self._tasks.start(self._look_out(self._joined))
+            self._tasks.start(self._watch(self._joined))
         self._waiting.setdefault(subscription_id, set()).add(watch)
         self._joined.signal()  # the task must read when this one is due
         try:
@@ -85,18 +85,18 @@ class Arrivals:
             if not self._waiting:
                 self._joined.signal()
 
-    async def _look_out(self, joined: Watch) -> None:
+    async def _watch(self, joined: Watch) -> None:
         with self._signals.watch_deliveries(joined):
             while self._waiting and self._joined is joined:
                 try:
-                    wait_seconds = await self.look()
+                    wait_seconds = await self.scan()
                 except StoreError as error:
                     log.error("pulls_not_looked_at", error=str(error))
                     wait_seconds = RETRY_SECONDS
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(SCAN_SECONDS)
                 await joined.wait(wait_seconds)
 
-    async def look(self) -> float:
+    async def scan(self) -> float:
         """Signals the watches of subscriptions with due deliveries. Returns the seconds until the next check."""
         ids = list(self._waiting)
         found, now = await self._rows.arrivals(ids), self._clock()
@@ -171,7 +171,7 @@ class Pulls:
             )
             count, events = await self._rows.end_leases(ended)
             total += count
-            self._told(subscription, events)
+            self._announce(subscription, events)
         if total:
             self._metrics.count_attempts(subscription, subscription.kind, "retry", total, self._clock())
             self._signals.deliveries_changed()
@@ -197,10 +197,10 @@ class Pulls:
             if verdict is not None:
                 self._metrics.count_attempts(subscription, subscription.kind, verdict, done, self._clock())
             self._signals.deliveries_changed()
-        self._told(subscription, settled.events)
+        self._announce(subscription, settled.events)
         return settled
 
-    def _told(self, subscription: Subscription, events: Sequence[Event]) -> None:
+    def _announce(self, subscription: Subscription, events: Sequence[Event]) -> None:
         for event in events:
             if event.type == DELIVERY_EXPIRED:
                 self._metrics.count_dead(subscription, event.recorded_at)

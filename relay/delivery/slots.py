@@ -29,9 +29,9 @@ BATCH_SECONDS = 0.1
 BACKLOGGED_SLOTS = 8
 """Slots of prompt sinks for backlogged deliveries (retries, manual retries, replays) while fresh events arrive. More
 would delay fresh deliveries in the event loop and in commits."""
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 """Minimum pause between two checks of a bundle that waits for more events. Each event that joins it triggers one."""
-MAX_LOOK_SECONDS = 1.0
+MAX_CHECK_SECONDS = 1.0
 """The pause for waits of 10 seconds or more: each check reads the whole digest."""
 FRESH_SECONDS = 10.0
 """Time after the last fresh event in which fresh events count as arriving."""
@@ -75,7 +75,7 @@ class Target:
     redacted_sink  the sink as its owner sees it
     bundle         how its deliveries share requests; None: one request each
     free           its requests that count towards `bundle.free_per_minute`
-    looked_at      time of the last check that found its bundle waiting for more events, until `ready_at`
+    checked_at     time of the last check that found its bundle waiting for more events, until `ready_at`
     known          False once the subscription is removed; deliveries in flight outlive it
     portal         the account at a CRM whose limits it shares; None: it has limits of its own
     templates      the slots shared by its owner's subscriptions with templates, in all and of its host; empty without
@@ -91,7 +91,7 @@ class Target:
     slots: SlotCount = field(default_factory=SlotCount)
     bundle: Bundle | None = None
     free: FreeRequests = field(default_factory=FreeRequests)
-    looked_at: float = -math.inf
+    checked_at: float = -math.inf
     ready_at: float = 0.0
     known: bool = True
     portal: "Portal | None" = None
@@ -120,16 +120,16 @@ class Target:
         if self.bundle is not None and self.bundle.free_per_minute is not None:
             self.free.count(now)
 
-    def looked(self, now: float, ready_at: float) -> None:
+    def checked(self, now: float, ready_at: float) -> None:
         """Records a check of its bundle, which waits for more events until `ready_at`; 0: it does not wait."""
-        self.looked_at, self.ready_at = now, ready_at
+        self.checked_at, self.ready_at = now, ready_at
 
     def waits_until(self, now: float) -> float:
         """Time of the next check of its bundle, which more events may have joined; 0 for now."""
-        pause = min(max(LOOK_SECONDS, (self.ready_at - self.looked_at) / 10), MAX_LOOK_SECONDS)
-        if now >= self.ready_at or not 0 <= now - self.looked_at < pause:
+        pause = min(max(CHECK_SECONDS, (self.ready_at - self.checked_at) / 10), MAX_CHECK_SECONDS)
+        if now >= self.ready_at or not 0 <= now - self.checked_at < pause:
             return 0.0
-        return min(self.ready_at, self.looked_at + pause)
+        return min(self.ready_at, self.checked_at + pause)
 
     def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
         """Applies an outcome. `in_flight` and `fills` are their values when the request was sent."""

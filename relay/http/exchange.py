@@ -293,7 +293,7 @@ def _is_final(status: int) -> bool:
 
 
 def _message(head: ResponseHead) -> RawResponseMessage:
-    """Marks the connection for closing: later data cannot be told from the rest of this response."""
+    """Marks the connection for closing: later data cannot be distinguished from the rest of this response."""
     headers = CIMultiDictProxy(CIMultiDict(head.headers))
     return RawResponseMessage(aiohttp.HttpVersion11, head.status, "", headers, (), True, None, False, False)
 

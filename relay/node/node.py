@@ -63,7 +63,7 @@ from relay.web.app import Web, create_web
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
 BROKERS_SECONDS = 15.0
-"""How often idle connections to brokers are looked for."""
+"""Interval between two scans for idle connections to brokers."""
 LOAD_WAIT_SECONDS = 1.0
 LOAD_RETRY_SECONDS = 1.0
 

@@ -138,8 +138,10 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return ProxyResponse.of(answer, content, complete=False)
         response = ProxyResponse.of(answer, content, complete=True)
-        said = await self._settle_answer(intent, request.caller, options.caller, asked.spacing_seconds, answer, content)
-        response.headers = [*response.headers, *((name.encode(), value.encode()) for name, value in said.items())]
+        added = await self._settle_answer(
+            intent, request.caller, options.caller, asked.spacing_seconds, answer, content
+        )
+        response.headers = [*response.headers, *((name.encode(), value.encode()) for name, value in added.items())]
         return response
 
     async def _settle_answer(

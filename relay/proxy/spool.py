@@ -23,8 +23,8 @@ PART_BYTES = 64 * 1024
 FREE_BYTES = 512 << 20
 FREE_SHARE = 0.1
 """What is left free on the disk: so many bytes, or this share of a smaller disk."""
-LOOK_BYTES = 8 << 20
-"""After so many bytes the disk is looked at again."""
+CHECK_BYTES = 8 << 20
+"""Bytes between two checks of the free disk space."""
 
 
 class Spool:
@@ -37,7 +37,7 @@ class Spool:
         self._parts: list[bytes] = []
         self._digest = hashlib.sha256()
         self._size_bytes = 0
-        self._looked_at_bytes = 0
+        self._check_at_bytes = 0
 
     def __enter__(self) -> "Spool":
         return self
@@ -83,8 +83,8 @@ class Spool:
             self._parts.clear()
             self._in_memory.release()
         self._on_disk.add(len(part))
-        if self._size_bytes >= self._looked_at_bytes:
-            self._looked_at_bytes = self._size_bytes + LOOK_BYTES
+        if self._size_bytes >= self._check_at_bytes:
+            self._check_at_bytes = self._size_bytes + CHECK_BYTES
             if not _has_room(os.fstatvfs(self._file.fileno())):
                 raise _busy(f"the disk of {tempfile.gettempdir()} is almost full")
         self._file.write(part)
@@ -101,7 +101,7 @@ def _kept() -> Iterator[None]:
 
 def _has_room(disk: os.statvfs_result) -> bool:
     total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-    return free > LOOK_BYTES + min(FREE_BYTES, total * FREE_SHARE)
+    return free > CHECK_BYTES + min(FREE_BYTES, total * FREE_SHARE)
 
 
 def _busy(why: str) -> Busy:

@@ -98,8 +98,8 @@ class Unrecorded:
                 log.info("job_recorded_late", job=made.request.external_id, intent=made.intent.id)
 
 
-def _say_missing(made: MadeJob, **said: object) -> None:
-    log.error("job_not_recorded", job=made.request.external_id, intent=made.intent.id, **said)
+def _say_missing(made: MadeJob, **fields: object) -> None:
+    log.error("job_not_recorded", job=made.request.external_id, intent=made.intent.id, **fields)
 
 
 COUNT = 100

@@ -116,8 +116,8 @@ class ConnectAccountStore(Scoped):
     def _close_incidents(self, connection: Connection, item: ListingRecord) -> Summary:
         """Closes the incidents of the accounts that can send again: the only place that does. An account that changes
         often may recover without an event."""
-        told = {one.account.id: one.event.id for one in item.news}
-        reports = {id: told.get(id) for id in item.recovered}
+        reported = {one.account.id: one.event.id for one in item.news}
+        reports = {id: reported.get(id) for id in item.recovered}
         known = item.known
         return self._outbox.incidents.accounts_recovered(connection, known.source, known.account, reports, item.now)
 

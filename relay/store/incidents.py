@@ -1,4 +1,4 @@
-"""Incidents: listed, and looked at by upkeep. What failures change of them is in `incident_recorder`."""
+"""Lists incidents, and reviews them in upkeep. Failures change them in `outbox/incident_recorder`."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -23,23 +23,23 @@ Handle = Callable[[dict[str, Any]], bool]
 def pull(api: Api, id: str, on_ready: Callable[[], None], handle: Handle, handle_seconds: float) -> None:
     """Pulls until it is interrupted. `handle` takes up to `handle_seconds`. Raises ApiError if the relay refuses, and
     Unreachable if the first request fails."""
-    pause, wait_seconds, told = FIRST_PAUSE_SECONDS, 0.0, None
-    owed: list[str] = []
+    pause, wait_seconds, reported = FIRST_PAUSE_SECONDS, 0.0, None
+    unacknowledged: list[str] = []
     body = {"max": MAX_ITEMS, "lease_seconds": MAX_ITEMS * handle_seconds + MARGIN_SECONDS}
     while True:
         try:
-            if owed:  # the relay was away when they were accepted
-                api.post(path_of("subscriptions", id, "ack"), {"ids": owed})
-                owed.clear()
+            if unacknowledged:  # the relay was away when they were accepted
+                api.post(path_of("subscriptions", id, "ack"), {"ids": unacknowledged})
+                unacknowledged.clear()
             asked = {**body, "wait_seconds": wait_seconds}
             answer = api.post(path_of("subscriptions", id, "pull"), asked, timeout=WAIT_SECONDS + MARGIN_SECONDS)
             if not wait_seconds:
                 on_ready()
             pause, wait_seconds = FIRST_PAUSE_SECONDS, WAIT_SECONDS
-            if answer.get("reason") != told:
-                told = answer.get("reason")
-                note(f"relay: {id} is {told or 'enabled'}" + (", so nothing is handed out" if told else ""))
-            _handle_all(api, id, answer["items"], handle, owed)
+            if answer.get("reason") != reported:
+                reported = answer.get("reason")
+                note(f"relay: {id} is {reported or 'enabled'}" + (", so nothing is handed out" if reported else ""))
+            _handle_all(api, id, answer["items"], handle, unacknowledged)
         except (Unreachable, ApiError) as error:
             if not wait_seconds or (isinstance(error, ApiError) and error.status < 500 and error.status != 429):
                 raise
@@ -48,17 +48,17 @@ def pull(api: Api, id: str, on_ready: Callable[[], None], handle: Handle, handle
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
 
-def _handle_all(api: Api, id: str, items: list[dict[str, Any]], handle: Handle, owed: list[str]) -> None:
-    """Handles each item. `owed` gets the one that was accepted and could not be acknowledged."""
+def _handle_all(api: Api, id: str, items: list[dict[str, Any]], handle: Handle, unacknowledged: list[str]) -> None:
+    """Handles each item. `unacknowledged` gets the one that was accepted and could not be acknowledged."""
     left = {item["delivery_id"]: item for item in items}
     try:
         while left:
             delivery_id, item = next(iter(left.items()))
             accepted = handle(item)
             if accepted:
-                owed.append(left.pop(delivery_id)["delivery_id"])
+                unacknowledged.append(left.pop(delivery_id)["delivery_id"])
             answer = api.post(path_of("subscriptions", id, "ack" if accepted else "nack"), {"ids": [delivery_id]})
-            owed.clear()
+            unacknowledged.clear()
             for gone in (delivery_id, *answer.get("returned", ())):
                 left.pop(gone, None)
     except BaseException:

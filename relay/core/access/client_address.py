@@ -86,14 +86,14 @@ def client_address(
     """
     if not is_within(peer, trusted):
         return peer
-    said = []
+    addresses = []
     if forwarded_for:
-        said.append(_rightmost(peer, _hops(",".join(forwarded_for)), trusted))
+        addresses.append(_rightmost(peer, _hops(",".join(forwarded_for)), trusted))
     if forwarded:
-        said.append(_rightmost(peer, _elements(",".join(forwarded)), trusted))
-    if not said:
+        addresses.append(_rightmost(peer, _elements(",".join(forwarded)), trusted))
+    if not addresses:
         return peer
-    return said[0] if len(set(said)) == 1 else UNKNOWN
+    return addresses[0] if len(set(addresses)) == 1 else UNKNOWN
 
 
 def _rightmost(peer: str, hops: Iterator[str], trusted: Sequence[Network]) -> str:

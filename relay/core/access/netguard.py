@@ -114,7 +114,7 @@ _OWN_NETWORKS: tuple[Network, ...] = (
     *(IPv4Network(text) for text in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
     *(IPv6Network(text) for text in ("::1/128", "fc00::/7")),
 )
-# Inside of them: the clouds' metadata services, which give credentials to whoever asks.
+# Inside of them: the clouds' metadata services, which give credentials to any caller.
 _METADATA: tuple[Network, ...] = (
     IPv4Network("100.100.100.200/32"),
     *(IPv6Network(text) for text in ("fd00:ec2::254/128", "fd20:ce::254/128")),

@@ -78,22 +78,22 @@ def csrf_of(secret: str, who: str = "") -> str:
     return hmac.new(secret.encode(), b"csrf" + who.encode(), sha256).hexdigest()
 
 
-def sealed(csrf: str, said: str, now: float) -> str:
-    """A mark in a link, by which a page knows that its notice `said` is of an action that this visitor has just carried
+def sealed(csrf: str, notice: str, now: float) -> str:
+    """A mark in a link, by which a page knows that its `notice` is of an action that this visitor has just carried
     out. `csrf`: the token in the visitor's forms, which no other site knows."""
-    return _seal(csrf, said, int(now + NOTICE_SECONDS))
+    return _seal(csrf, notice, int(now + NOTICE_SECONDS))
 
 
-def is_sealed(csrf: str, said: str, seal: str, now: float) -> bool:
+def is_sealed(csrf: str, notice: str, seal: str, now: float) -> bool:
     """Whether a mark is of this visitor and notice, and not older than NOTICE_SECONDS."""
     until = seal.partition(".")[0]
     if not (until.isascii() and until.isdigit() and len(until) <= MAX_SECONDS_DIGITS):
         return False
-    return now <= int(until) and is_same(_seal(csrf, said, int(until)), seal)
+    return now <= int(until) and is_same(_seal(csrf, notice, int(until)), seal)
 
 
-def _seal(csrf: str, said: str, until: int) -> str:
-    digest = hmac.new(csrf.encode(), f"done {until} {said}".encode("utf-8", "surrogatepass"), sha256)
+def _seal(csrf: str, notice: str, until: int) -> str:
+    digest = hmac.new(csrf.encode(), f"done {until} {notice}".encode("utf-8", "surrogatepass"), sha256)
     return f"{until}.{digest.hexdigest()[:32]}"
 
 

@@ -207,7 +207,7 @@ def read_token(response: Response, now: float, instance: str | None) -> Token | 
     """The token in an answer of a token endpoint.
 
     instance  the origin that `instance_url` of the answer must have, if there is one. It is compared only, and never
-              requested. None: it is not looked at
+              requested. None: it is not checked
     """
     if response.error is not None or response.status_code is None:
         why = f"{response.error}: {response.detail}" if response.detail else str(response.error)

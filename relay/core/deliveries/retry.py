@@ -201,7 +201,7 @@ def sentence(
 
     failing_seconds  set if the subscription is disabled too, because its sink has only failed for this time
     probe            the attempt was a probe of a disabled subscription
-    judged           it said something about the sink's health (`Outcome.judges_sink`)
+    judged           it shows the sink's health (`Outcome.judges_sink`)
     """
     reason = _NOT_THERE_YET if decision.reason == SETTLING else decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason.replace("_", " ") if not judged else reason
@@ -219,7 +219,7 @@ def sentence(
         gone = "no attempt is left" if decision.exhausted else "another attempt would end the same way"
         return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Uncertain):
-        unknown = "it may or may not have been accepted, so somebody has to find out"
+        unknown = "it may or may not have been accepted, so a person must find out"
         return f"{why}: uncertain, {unknown}" + (f"; {disabled}is disabled" if disabled else "")
     if isinstance(decision, Disable):
         unread = decision.reason.startswith(UNREADABLE)

@@ -60,13 +60,13 @@ def cause_of_unknown(cause: str, upstream: str) -> str:
 def account_sentence(kind: str, *, channel: str, name: str, open_jobs: int) -> str:
     """What happened to a connect account. `kind` is a member of ACCOUNT_EVENTS; `name` shows which account."""
     who = f"{titled(channel)} account {name}".strip()
-    said = {
+    text = {
         "needs_reconnect": f"{who} needs reconnecting",
         "cannot_send": f"{who} cannot send",
         "recovered": f"{who} is connected and can send again",
         "added": f"{who} was added",
     }.get(kind, f"{who} was removed")
-    return f"{said}: {counted(open_jobs, 'open job')} {'uses' if open_jobs == 1 else 'use'} it" if open_jobs else said
+    return f"{text}: {counted(open_jobs, 'open job')} {'uses' if open_jobs == 1 else 'use'} it" if open_jobs else text
 
 
 def group_sentence(

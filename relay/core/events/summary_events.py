@@ -96,7 +96,7 @@ def group_finished_data(
     failures  failed jobs by error code
     """
     every = {state: counts.get(state, 0) for state in STATES}
-    told = told_failures(failures)
+    reported = ranked_failures(failures)
     ended = {state: every[state] for state in ("succeeded", "failed", "cancelled", "not_found", "untracked")}
     return {
         "group": group,
@@ -106,15 +106,15 @@ def group_finished_data(
         "counts": every,
         "skipped": skipped,
         "missing": missing,
-        "failures": [{"code": code, "count": count} for code, count in told],
+        "failures": [{"code": code, "count": count} for code, count in reported],
         "first_at": to_rfc3339(first_at),
         "finished_at": to_rfc3339(finished_at),
         "duration_seconds": round_seconds(finished_at - first_at),
-        "summary": group_sentence(group, round=round, skipped=skipped, missing=missing, failures=told, **ended),
+        "summary": group_sentence(group, round=round, skipped=skipped, missing=missing, failures=reported, **ended),
     }
 
 
-def told_failures(failures: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+def ranked_failures(failures: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Error codes with their counts, the largest first; the rarest under OTHER if there are too many."""
     counted = [(_cut(code) or "unknown", count) for code, count in failures.items() if count]
     ranked = sorted(counted, key=lambda one: (-one[1], one[0]))

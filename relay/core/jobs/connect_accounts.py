@@ -110,7 +110,7 @@ def compare(known: Known, listing: Listing, now: float, *, confirm_seconds: floa
             forgotten.append(id)
             continue
         seen = _observed(_with_fields(account, listed), shown, now, confirm_seconds)
-        after[id], kinds = _told(seen, now, changed=seen.state != account.state)
+        after[id], kinds = _reported(seen, now, changed=seen.state != account.state)
         news += [(after[id], kind) for kind in kinds]
     gone = sorted((one for one in after.values() if one.state == REMOVED), key=attrgetter("since"), reverse=True)
     for id, listed in listing.accounts.items():
@@ -184,7 +184,7 @@ def _observed(account: ConnectAccount, shown: str | None, now: float, confirm_se
     )
 
 
-def _told(account: ConnectAccount, now: float, *, changed: bool) -> tuple[ConnectAccount, tuple[str, ...]]:
+def _reported(account: ConnectAccount, now: float, *, changed: bool) -> tuple[ConnectAccount, tuple[str, ...]]:
     """The account after reporting its due events, and their kinds."""
     before, state, told_at = account.told_state, account.state, account.told_at
     if before == state:

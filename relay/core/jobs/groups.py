@@ -193,7 +193,7 @@ def _with_arrival(group: JobGroup, at: float) -> JobGroup:
 
 
 def _moved(group: JobGroup, change: JobChange, counted: int | None) -> JobGroup:
-    """The group with one job counted anew. `counted`: the round that counts it before the change."""
+    """The group with one job counted again. `counted`: the round that counts it before the change."""
     counts, failures, skipped = dict(group.counts), dict(group.failures), group.skipped
     expected = group.expected
     before = change.before if counted == group.round else None

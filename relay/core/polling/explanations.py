@@ -12,15 +12,15 @@ OTHERS_NEED_THEM = "polling earlier would take requests from jobs that need them
 
 def sentence(job: Job, plan: PollExplanation, now: float, meaning: str | None = None) -> str:
     """The planner's explanation of an open job, for people. `meaning`: meaning of its last error."""
-    said = [_waiting(job, plan, now, meaning)]
+    sentences = [_waiting(job, plan, now, meaning)]
     planned, possible = plan.next_poll_at, plan.not_before
     if planned is not None and possible is not None and now < planned < possible - NEARLY_SECONDS:
         until = short_time(possible, now)
-        said.append(f"Nothing is sent before {until}, though: the budget is spent, or the upstream wants a pause.")
+        sentences.append(f"Nothing is sent before {until}, though: the budget is spent, or the upstream wants a pause.")
     delay = plan.expected_delay_seconds
     if delay is not None and math.isfinite(delay):
-        said.append(f"Its end is known about {in_words(delay)} after it happens.")
-    return " ".join(said)
+        sentences.append(f"Its end is known about {in_words(delay)} after it happens.")
+    return " ".join(sentences)
 
 
 def _waiting(job: Job, plan: PollExplanation, now: float, meaning: str | None) -> str:

@@ -70,9 +70,9 @@ INSTEAD_OF_CEL = (
 )
 UNREADABLE = "its filters cannot be read"
 """Prefix of the pause reason of a subscription with such filters."""
-_MAX_TOLD = 3
+_MAX_SHOWN = 3
 """Maximum filters of an `any` in an explanation."""
-_TOLD_CHARACTERS = 60
+_SHOWN_CHARACTERS = 60
 _NO_VALUE_HAS_IT = "no attribute contains control characters, surrogates or noncharacters"
 _NOT_IN_TEXTS = re.compile(r"[\x00\ud800-\udfff]")
 _ESCAPE = re.compile(r"~[01]")
@@ -399,16 +399,16 @@ def _is_true(one: _Filter, view: EventView) -> bool:
 
 def _why_false(one: _Filter, view: EventView) -> str | None:
     """The filter that is false and why; None if it is true."""
-    said = f"{one.dialect} {one.pointer}"
+    comparison = f"{one.dialect} {one.pointer}"
     if one.parts:
-        return next((f"{said}: {why}" for why in _differing(one, view)), None)
+        return next((f"{comparison}: {why}" for why in _differing(one, view)), None)
     reasons = [_why_false(part, view) for part in one.inner]
     if one.dialect == "not":
-        return f"{said}: the filter in it is true" if reasons == [None] else None
+        return f"{comparison}: the filter in it is true" if reasons == [None] else None
     if one.dialect == "any" and None not in reasons:
-        told = "; ".join(str(reason) for reason in reasons[:_MAX_TOLD])
-        more = f"; and {len(reasons) - _MAX_TOLD} more" if len(reasons) > _MAX_TOLD else ""
-        return f"{said}: no filter in it is true ({told}{more})"
+        shown = "; ".join(str(reason) for reason in reasons[:_MAX_SHOWN])
+        more = f"; and {len(reasons) - _MAX_SHOWN} more" if len(reasons) > _MAX_SHOWN else ""
+        return f"{comparison}: no filter in it is true ({shown}{more})"
     return next(filter(None, reasons), None) if one.dialect == "all" else None
 
 
@@ -433,8 +433,8 @@ def _expected(dialect: str, operand: Any) -> str:
         case "suffix":
             return f"which does not end with {_shown(operand)}"
         case "in":
-            named = ", ".join(_shown(each) for each in operand[:_MAX_TOLD])
-            return f"which is not in [{named}{', …' if len(operand) > _MAX_TOLD else ''}]"
+            named = ", ".join(_shown(each) for each in operand[:_MAX_SHOWN])
+            return f"which is not in [{named}{', …' if len(operand) > _MAX_SHOWN else ''}]"
         case "contains":
             return f"which does not contain {_shown(operand)}"
         case "range":
@@ -446,13 +446,13 @@ def _shown(value: object) -> str:
     """A value of an event or a filter, shortened, with unprintable characters escaped."""
     match value:
         case str():
-            return dumps(value if len(value) <= _TOLD_CHARACTERS else f"{value[:_TOLD_CHARACTERS]}…").decode()
+            return dumps(value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…").decode()
         case dict():
             return "an object"
         case list() | tuple():
             return f"a list of {len(value)}"
     text = dumps(value).decode()
-    return text if len(text) <= _TOLD_CHARACTERS else f"{text[:_TOLD_CHARACTERS]}…"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def matches(

@@ -25,7 +25,7 @@ _OF_DIAL = {
     "extra_missing": ("extra_missing", "/sink"),
     **dict.fromkeys(("unknown_topic", "no_stream", "unknown_exchange", "unroutable"), ("sink_incomplete", "")),
 }
-"""Per error of a look at a broker: the problem's code, and what it is about; empty: the destination."""
+"""Per error of a broker's dial: the problem's code and pointer. Empty pointer: the destination."""
 _AGAIN = "Nothing was stored: try again later, or add it unchecked with ?check=false"
 
 
@@ -36,14 +36,14 @@ def refusal(outcome: Outcome, response: Response) -> CheckFailed | None:
     error, status = response.error, response.status_code
     why = _RESUME.sub("", outcome.reason)[:MAX_REASON_CHARACTERS]
     if error == CREDENTIAL_ERROR:
-        return _failed("credential_refused", "/sinkcredential", f"no token could be got: {_told(response, why)}")
+        return _failed("credential_refused", "/sinkcredential", f"no token could be got: {_reason(response, why)}")
     if error == _EGRESS_GUARD:
-        return _failed("sink_refused", "/sink", f"the egress guard forbids the sink: {_told(response, why)}")
+        return _failed("sink_refused", "/sink", f"the egress guard forbids the sink: {_reason(response, why)}")
     if status == 401 and error is None:
         return _failed("credential_refused", "/sinkcredential", f"the sink refuses the credential: {why}")
     if error is not None or status is None or outcome.verdict == "retry" or 300 <= status < 400:
-        said = f"no answer that can be used: {why}" if error is None else _told(response, why)
-        return _failed("sink_unreachable", "/sink", f"{said}. {_AGAIN}", outcome.retry_after_seconds)
+        detail = f"no answer that can be used: {why}" if error is None else _reason(response, why)
+        return _failed("sink_unreachable", "/sink", f"{detail}. {_AGAIN}", outcome.retry_after_seconds)
     if status == 403:
         return _failed("permission_missing", "/sinkcredential", f"the credential lacks a permission: {why}")
     return _failed("sink_incomplete", "/sink", f"the sink lacks what deliveries need: {why}")
@@ -88,7 +88,7 @@ def _is_fact(value: str) -> bool:
     return 0 < len(value) <= MAX_FACT_CHARACTERS and value.isprintable()
 
 
-def _told(response: Response, why: str) -> str:
+def _reason(response: Response, why: str) -> str:
     return f"{response.error}: {response.detail}" if response.detail else why
 
 

@@ -40,7 +40,7 @@ def awaits_consent(subscription: Subscription, minimum: Handshake, infer: Callab
     """Whether nothing may be sent to the sink before a handshake.
 
     infer  the kind that a sink's URL implies. A chat service answers no handshake, and gives the secret URL of a
-           channel to its owner only, so none is needed. A catch hook may be somebody's own n8n, so it is asked.
+           channel to its owner only, so none is needed. A catch hook may be a self-hosted n8n, so it is asked.
     """
     is_required = "required" in (subscription.handshake, minimum)
     return is_required and subscription.consent is None and infer(subscription.sink) in _FOR_ANY_RECEIVER

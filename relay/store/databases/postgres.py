@@ -42,7 +42,7 @@ from relay.store.databases.postgres_writer import AsyncWriter
 from relay.store.databases.procedures import Procedure, define
 
 CHANNEL = "relay"
-NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :said)")
+NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :message)")
 NOTIFY_DRIVER = f"SELECT pg_notify('{CHANNEL}', $1)"
 NOW = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
 LIVENESS_SECONDS = 3.0
@@ -206,8 +206,8 @@ class PostgresDatabase:
         connection = await connect(self.url)
         bound = False
 
-        def received(_connection: Any, _pid: int, _channel: str, said: str) -> None:
-            sender, *notices = said.split("\n")
+        def received(_connection: Any, _pid: int, _channel: str, message: str) -> None:
+            sender, *notices = message.split("\n")
             if sender != self.name:
                 for notice in notices:
                     on_notice(notice)
@@ -292,7 +292,7 @@ class PostgresDatabase:
             try:
                 assert self._beside is not None
                 async with self._beside.begin() as connection:
-                    await connection.execute(NOTIFY, {"said": payload(self.name, notices)})
+                    await connection.execute(NOTIFY, {"message": payload(self.name, notices)})
             except Exception as error:
                 log.warning("others_not_told", notices=len(notices), error=reason_of(error))
                 self._unsent.add(ALL)

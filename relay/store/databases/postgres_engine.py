@@ -138,8 +138,8 @@ def reason_of(error: BaseException) -> str:
     """One line for people."""
     original = getattr(error, "orig", None) or error
     lines = str(original).splitlines()
-    said = lines[0] if lines else type(original).__name__
-    return said.partition(">: ")[2] or said  # "<class 'asyncpg.…Error'>: message"
+    message = lines[0] if lines else type(original).__name__
+    return message.partition(">: ")[2] or message  # "<class 'asyncpg.…Error'>: message"
 
 
 def shown(url: URL) -> str:

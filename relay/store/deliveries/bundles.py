@@ -73,8 +73,7 @@ LEASE = sql("UPDATE deliveries SET lease_token = :token, due_at = :until WHERE i
 @each
 def claim_bundle(connection: Connection, item: ClaimRequest) -> Claim:
     """Claims one bundle, of the first priority that has one ready, or single events for which there is room; and
-    deliveries that are sent by themselves. Most looks find that it is too early: only if not, the deliveries are looked
-    at again and locked."""
+    deliveries that are sent by themselves. Most scans find that it is too early, so the first one takes no locks."""
     assert item.bundle is not None
     locks = connection.dialect.name != SQLITE
     own_outcomes = item.bundle.own_outcomes  # these never wait

@@ -158,8 +158,8 @@ class GroupLedger:
             self._ids.append(group.id)
             notify(connection, f"group {group.id}")
         # All jobs of a round may be erased: then there is nothing to tell.
-        told = tuple(finished_event(group, self._base_url) for group in finished if group.arrived)
-        self._outbox.insert(connection, (), Summary(events=told))
+        events = tuple(finished_event(group, self._base_url) for group in finished if group.arrived)
+        self._outbox.insert(connection, (), Summary(events=events))
         for made, folded in found:
             erases = any(isinstance(note, JobChange) and note.after is None for note in made)
             if erases and not folded.group.arrived:

@@ -50,7 +50,7 @@ DISMISS = f"DELETE FROM intents WHERE id = :id AND {_UNKNOWN} RETURNING *"
 MARK_REPORTED = f"""
 UPDATE intents SET told = 1, reason = COALESCE(reason, '{CUT_OFF}') WHERE id = :id AND told = 0
 """
-# Stores the fate that a person found out. Its callback and recipient are the job's from now on, or nobody's.
+# Stores the fate that a person found out. Its callback and recipient move to the job, or are dropped.
 RESOLVE = f"""
 UPDATE intents SET fate = :fate, told = 1, sealed = NULL, job_id = :job_id, reason = COALESCE(reason, '{CUT_OFF}')
 WHERE id = :id AND {_UNKNOWN} RETURNING *

@@ -1,7 +1,7 @@
-"""What failures and recoveries change of incidents, in the transaction that records them.
+"""Opens, grows and closes incidents in the transaction that records a failure or a recovery.
 
-All changes of the incidents of one account, or of one sink, wait for each other (`IncidentRecorder.lock`). So two nodes
-that see a cause for the first time make one incident of it, and none is opened or closed twice.
+Changes to the incidents of one account, or of one sink, take turns (`IncidentRecorder.lock`). So two nodes that see a
+cause for the first time open one incident, and none is opened or closed twice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_OPENED, RELAY_SOURCE, Event, Hint, owner_of, relay_event
 from relay.core.events.summary_events import ClosedBecause
-from relay.core.incidents import Incident, Told, Trouble, close, data_of, digest_of_sink, observe, review
+from relay.core.incidents import Incident, Reported, Trouble, close, data_of, digest_of_sink, observe, review
 from relay.core.jsontext import dumps
 from relay.core.relay_events import dataschema_for
 from relay.core.subscriptions.filters import matches
@@ -26,11 +26,11 @@ from relay.store.schema.summary_tables import IncidentRow
 
 INCIDENTS = table_of(IncidentRow)
 MAX_WATCHED = 100
-"""Causes of an account that are watched. A new one takes the place of the oldest."""
+"""Maximum watched causes of an account. A new one replaces the oldest."""
 MAX_OPEN = 500
-"""Open incidents of an account. Failures with a further cause are told one by one."""
+"""Maximum open incidents of an account. Failures with a further cause are reported one by one."""
 MAX_LIKELY = 10_000
-"""At most this many open jobs are counted."""
+"""Maximum open jobs counted."""
 
 _LIVE = "state IN ('watching', 'open')"
 # The incidents that are watched or open, by digest.
@@ -62,7 +62,7 @@ COUNT_LIVE = f"SELECT state, COUNT(*) AS number FROM incidents WHERE owner = :ow
 # Counts the incidents of sinks that belong to no account.
 COUNT_UNOWNED = f"SELECT state, COUNT(*) AS number FROM incidents WHERE owner IS NULL AND {_LIVE} GROUP BY state"
 _OLDEST = f"AND state = 'watching' AND {_LIVE} ORDER BY due_at LIMIT 1"
-# Forgets the cause whose last failure is the longest ago.
+# Drops the cause with the oldest last failure.
 FORGET_OLDEST = f"DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE owner = :owner {_OLDEST})"
 # The same for sinks that belong to no account.
 FORGET_UNOWNED = f"DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE owner IS NULL {_OLDEST})"
@@ -107,11 +107,11 @@ class ShownIncident(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What sums up the events of a transaction, and is written with them.
+    """Summary events of a transaction, written with its other events.
 
-    events     that tell what has become of incidents and groups
-    collapsed  incidents by the events that they stand for: subscriptions that collapse get only the incidents' events
-    withheld   subscriptions that get no event of an incident, by its id: their sink is what it is about
+    events     about incidents and groups
+    collapsed  incidents by the ids of the events they replace for subscriptions that collapse incidents
+    withheld   subscriptions that get no event of an incident, by its id: it is about their own sink
     """
 
     events: tuple[Event, ...] = ()
@@ -119,22 +119,22 @@ class Summary:
     withheld: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def stands_for(self, event: Event, subscription: Subscription) -> Incident | None:
-        """The incident whose event a subscription gets, or got, instead of this one: it collapses, and was there when
-        the incident opened."""
+        """The incident whose event replaces this one for a subscription, which must collapse incidents and be older
+        than this one; None if no incident does."""
         incident = self.collapsed.get(event.id)
         if incident is None or subscription.incidents != "collapse" or self.withholds(incident.id, subscription):
             return None
-        told = matches(subscription, told_by(incident), RELAY_SOURCE, job_event=False, owner=incident.owner)
+        reported = matches(subscription, event_type_of(incident), RELAY_SOURCE, job_event=False, owner=incident.owner)
         was_there = incident.opened_at is not None and subscription.created_at <= incident.opened_at
-        return incident if told and was_there else None
+        return incident if reported and was_there else None
 
     def withholds(self, incident_id: str | None, subscription: Subscription) -> bool:
-        """Whether a subscription gets no event of an incident."""
+        """True if a subscription gets no event of an incident."""
         return subscription.id in self.withheld.get(incident_id or "", ())
 
 
-def told_by(incident: Incident) -> str:
-    """The type of the event that tells of an incident what stands for others: that it opened, or is over."""
+def event_type_of(incident: Incident) -> str:
+    """The type of the event that stands for the events of an incident: opened or closed."""
     return INCIDENT_OPENED if incident.state == "open" else INCIDENT_CLOSED
 
 
@@ -142,7 +142,7 @@ NO_SUMMARY = Summary()
 
 
 def joined(summaries: Sequence[Summary]) -> Summary:
-    """All of these summaries as one."""
+    """Merges summaries."""
     some = [summary for summary in summaries if summary is not NO_SUMMARY]
     if not some:
         return NO_SUMMARY
@@ -163,8 +163,8 @@ class IncidentRecorder:
         self.base_url = ""
 
     def lock(self, connection: Connection, keys: Iterable[str | None]) -> None:
-        """Takes the turn to change the incidents of these owners, or of these subscriptions' sinks, unless the batch
-        function has declared it."""
+        """Locks the incidents of these owners, or of these subscriptions' sinks, unless the batch function has declared
+        the locks."""
         hold(connection, map(incidents_of, keys))
 
     def observe(self, connection: Connection, troubles: Sequence[Trouble], now: float) -> Summary:
@@ -193,8 +193,8 @@ class IncidentRecorder:
     def accounts_recovered(
         self, connection: Connection, source: str, account: str, reports: Mapping[str, str | None], now: float
     ) -> Summary:
-        """Closes the incidents of connect accounts that are connected and can send again. `reports`: by their ids the
-        events that say so, None if none does. All are looked up at once: a listing may show a thousand."""
+        """Closes the incidents of connect accounts that have recovered. `reports`: the id of the event that reports
+        each recovery, by account; None: no event. One query for all: a listing may show a thousand."""
         owner = owner_of(source, account)
         self.lock(connection, [owner])
         over: dict[str | None, list[Incident]] = {}
@@ -212,23 +212,23 @@ class IncidentRecorder:
         now: float,
         event_id: str | None = None,
     ) -> Summary:
-        """Closes the incident of a subscription's sink. `event_id`: the event that says so."""
+        """Closes the incident of a subscription's sink. `event_id`: the event that reports the recovery."""
         self.lock(connection, [subscription_id])
         found = _live(connection, [digest_of_sink(subscription_id)]).values()
         return self._close(connection, {event_id: [one for one in found if one.state == "open"]}, because, now)
 
     def review(self, connection: Connection, found: Sequence[tuple[Incident, bool]], now: float) -> Summary:
-        """Closes or forgets those of these incidents that are over, unless they have changed since they were read. Each
-        comes with whether there was a success since."""
+        """Closes or drops incidents that are over, unless they have changed since they were read. Each comes with True
+        if a success followed its last failure."""
         self.lock(connection, [turn_of(incident) for incident, _ in found])
         present = _live(connection, sorted(incident.digest for incident, _ in found))
-        kept: list[Told] = []
+        kept: list[Reported] = []
         gone: list[str] = []
         for incident, succeeded in found:
             if present.get(incident.digest) == incident:
-                told = review(incident, now, succeeded=succeeded)
-                gone += [incident.id] if told is None else []
-                kept += [] if told is None else [told]
+                change = review(incident, now, succeeded=succeeded)
+                gone += [incident.id] if change is None else []
+                kept += [] if change is None else [change]
         if gone:
             connection.execute(delete(IncidentRow).where(col(IncidentRow.id).in_(gone)))
         return self._save(connection, kept, {}, now)
@@ -240,30 +240,30 @@ class IncidentRecorder:
         because: ClosedBecause,
         now: float,
     ) -> Summary:
-        """Closes incidents, by the event that says so (None: none does)."""
+        """Closes incidents, by the id of the event that reports the recovery (None: no event)."""
         found = {event_id: [close(one, because, now) for one in some] for event_id, some in incidents.items()}
         stood_for = {event_id: some[0][0] for event_id, some in found.items() if event_id is not None and some}
-        return self._save(connection, [told for some in found.values() for told in some], stood_for, now)
+        return self._save(connection, [change for some in found.values() for change in some], stood_for, now)
 
     def _save(
-        self, connection: Connection, found: Sequence[Told], stood_for: Mapping[str, Incident], now: float
+        self, connection: Connection, found: Sequence[Reported], stood_for: Mapping[str, Incident], now: float
     ) -> Summary:
         run_many(connection, SAVE, [_values_of(incident) for incident, _ in found])
-        telling = [(incident, told) for incident, told in found if told is not None]
-        seen = shown(connection, [incident for incident, _ in telling])
-        events = tuple(self._event(one, told, now) for one, (_, told) in zip(seen, telling, strict=True))
+        reported = [(incident, type) for incident, type in found if type is not None]
+        seen = shown(connection, [incident for incident, _ in reported])
+        events = tuple(self._event(one, type, now) for one, (_, type) in zip(seen, reported, strict=True))
         about_sinks = [incident for incident, _ in found if incident.subscription_id is not None]
         withheld = {incident.id: _same_sink(connection, incident.subscription_id) for incident in about_sinks}
         return Summary(events=events, collapsed=stood_for, withheld=withheld)
 
-    def _event(self, shown: ShownIncident, told: str, now: float) -> Event:
+    def _event(self, shown: ShownIncident, type: str, now: float) -> Event:
         incident, name, likely = shown
         return relay_event(
             new_id("evt", now),
-            told,
+            type,
             now,
             data_of(incident, name=name, likely=likely),
-            dataschema=dataschema_for(told, self.base_url),
+            dataschema=dataschema_for(type, self.base_url),
             subject=incident.id,
             owner=incident.owner,
         )
@@ -292,15 +292,15 @@ def _values_of(incident: Incident) -> dict[str, Any]:
 
 
 def open_by_connect_account(connection: Connection, owners: Iterable[str]) -> dict[tuple[str | None, str], str]:
-    """The newest open incident of each connect account of these owners that is over once the account has recovered, by
-    the owner and the connect account's id."""
+    """The newest open incident of each connect account of these owners, by owner and connect account. Only incidents
+    that end with the account's recovery."""
     rows = connection.execute(OPEN_OF_ACCOUNTS[connection.dialect.name], {"owners": json_list(sorted(set(owners)))})
     found = sorted((one for one in map(incident_from, rows) if one.waits_for_account), key=lambda one: one.id)
     return {(one.owner, one.connect_account_id or ""): one.id for one in found}
 
 
 def turn_of(one: Trouble | Incident) -> str | None:
-    """The key of the lock of its incidents."""
+    """Key of the lock of its incidents."""
     return one.subscription_id if one.kind == "sink" else one.owner
 
 
@@ -309,13 +309,13 @@ def _live(connection: Connection, digests: Sequence[str]) -> dict[str, Incident]
     return {row.digest: incident_from(row) for row in rows}
 
 
-def _within_limits(connection: Connection, known: Mapping[str, Incident], found: Sequence[Told]) -> list[Told]:
-    """What is kept of these changes, so that no account has too many incidents, whatever its upstream answers."""
-    kept: list[Told] = []
+def _within_limits(connection: Connection, known: Mapping[str, Incident], found: Sequence[Reported]) -> list[Reported]:
+    """The changes within MAX_WATCHED and MAX_OPEN: an upstream may answer any number of error codes."""
+    kept: list[Reported] = []
     room: dict[str | None, dict[str, int]] = {}
-    for incident, told in found:
+    for incident, type in found:
         owner, is_new = incident.owner, incident.digest not in known
-        if is_new or told == INCIDENT_OPENED:
+        if is_new or type == INCIDENT_OPENED:
             if owner not in room:
                 room[owner] = _room(connection, owner)
             if room[owner][incident.state] <= 0:
@@ -323,7 +323,7 @@ def _within_limits(connection: Connection, known: Mapping[str, Incident], found:
                     continue
                 _forget_oldest(connection, owner)
             room[owner][incident.state] -= 1
-        kept.append((incident, told))
+        kept.append((incident, type))
     return kept
 
 
@@ -348,7 +348,7 @@ def _same_sink(connection: Connection, subscription_id: str | None) -> frozenset
 
 
 def shown(connection: Connection, incidents: Sequence[Incident]) -> list[ShownIncident]:
-    """Incidents with what other tables know of their connect accounts: two queries, however many there are."""
+    """Adds names and open jobs of connect accounts to incidents, with two queries in all."""
     keys = [(one.source, one.account, one.connect_account_id) for one in incidents]
     named = sorted({key for key in keys if key[2] is not None})
     opened = sorted({key for key, one in zip(keys, incidents, strict=True) if key[2] and one.state == "open"})

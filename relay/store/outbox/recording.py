@@ -22,7 +22,7 @@ from relay.ids import new_id
 from relay.store.databases.group_commit import collected
 from relay.store.databases.notices import notify
 from relay.store.databases.statements import SQLITE, Sql, fetch, in_turns, insert_into, json_list, run, run_many, sql
-from relay.store.outbox.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, joined, told_by
+from relay.store.outbox.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, event_type_of, joined
 from relay.store.outbox.streams import placed
 from relay.store.outbox.subscription_cache import MAX_CACHED, SubscriptionCache
 from relay.store.rows import event_from
@@ -195,14 +195,16 @@ class Outbox:
             if event.type in INCIDENT_EVENTS and summary.withholds(event.subject, subscription):
                 continue
             incident = summary.stands_for(event, subscription)
-            if incident is None or not self._told(connection, incident, subscription, summary):
+            if incident is None or not self._is_reported(connection, incident, subscription, summary):
                 kept.append(subscription)
             else:
                 end = {"state": "cancelled", "ended_at": event.recorded_at, "reason": f"incident {incident.id}"}
                 ended.append({**delivery_values(event, subscription, set()), **end})
         return kept, ended
 
-    def _told(self, connection: Connection, incident: Incident, subscription: Subscription, summary: Summary) -> bool:
+    def _is_reported(
+        self, connection: Connection, incident: Incident, subscription: Subscription, summary: Summary
+    ) -> bool:
         """True if the subscription's filters pass the event about the incident. If they do not, or cannot be read, it
         gets each failure."""
         filters = filters_of(subscription.filters)
@@ -210,7 +212,7 @@ class Outbox:
             return True
         if filters.unreadable is not None:
             return False
-        type = told_by(incident)
+        type = event_type_of(incident)
         event = next((one for one in summary.events if one.subject == incident.id and one.type == type), None)
         if event is None:
             row = run(connection, EVENT_OF_INCIDENT, incident=incident.id, type=type).one_or_none()

@@ -41,8 +41,8 @@ NOTE_CALLBACK = "INSERT INTO versions (name, number) VALUES ('callbacks', 1) ON 
 READ_AT_ONCE = 1_000
 """Ids per query: the number of parameters of a statement is limited."""
 TOLD_SINCE = "told_since"
-"""In a subscription's `config`: when its types, its filters, its sink or what it gets of incidents changed last. It was
-told of no incident that opened before."""
+"""In a subscription's `config`: time of the last change of its types, filters, sink or `incidents`. It got no event of
+incidents that opened before."""
 FILLING = "filling"
 """In a subscription's `config`: how far its past events are queued. Until the end it matches no event: see
 `past_events`."""

@@ -58,9 +58,9 @@ class IncidentRow(SQLModel, table=True):
     """Failures with one cause, see `relay/core/incidents.py`. Written in the transaction that records a failure.
 
     digest       of what its failures have in common: its source, account, connect account, subscription and code
-    state        watching (too few failures to be told), open, closed
+    state        watching (too few failures to be reported), open, closed
     recent       times of the failures while watching
-    told_count   the number of failures that an event told last
+    told_count   the number of failures in the last event
     due_at       when upkeep reviews it: whether it can be closed, or forgotten while watching
     sink         of a subscription, without its path
     """
@@ -128,7 +128,7 @@ class ConnectAccountRow(SQLModel, table=True):
     state         ok, needs_reconnect, cannot_send, removed; or new: not confirmed yet. `since`: since when
     unconfirmed   the state that one listing has shown and a second one must confirm, and when it was first shown
     changes       times of its latest changes of state
-    told_state    the state that the last event told, `told_at`: when
+    told_state    the state in the last event, `told_at`: when
     """
 
     __tablename__: ClassVar[str] = "connect_accounts"

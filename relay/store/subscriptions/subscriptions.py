@@ -456,9 +456,9 @@ class SubscriptionStore(Scoped):
             for name in (*FIXED, *OF_ITS_STATE, *OF_THE_SINK, "callback"):
                 del values[name]
             if subscription.reached_by != before.reached_by:
-                values |= {**_tried_anew(row, subscription, now), "refresh_until": None}
+                values |= {**_reset_values(row, subscription, now), "refresh_until": None}
                 ended.append(self._end_incident(connection, subscription.id, "subscription_resumed", now))
-            if _told_by(subscription) == _told_by(before):
+            if _reporting_key(subscription) == _reporting_key(before):
                 values["config"][TOLD_SINCE] = row.config.get(TOLD_SINCE)
             else:
                 values["config"][TOLD_SINCE] = now
@@ -469,7 +469,7 @@ class SubscriptionStore(Scoped):
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
             if consent is None:
                 values["consent"] = None
-            values |= _asked_anew(row, now, awaits=awaits_consent(replace(subscription, consent=consent)))
+            values |= _consent_values(row, now, awaits=awaits_consent(replace(subscription, consent=consent)))
             connection.execute(
                 update(SubscriptionRow).where(col(SubscriptionRow.id) == subscription.id).values(**values)
             )
@@ -726,15 +726,15 @@ def _is_as_found(change: Change, stored: Subscription | None) -> bool:
     return same and not stored.callback and not changed_fields(before, stored)
 
 
-def _told_by(subscription: Subscription) -> tuple[object, ...]:
-    """What decides whether people were told of an incident, and where."""
+def _reporting_key(subscription: Subscription) -> tuple[object, ...]:
+    """The settings that decide which incidents a subscription reports, and to which sink."""
     filters = filters_key(subscription.filters)
     return subscription.incidents, subscription.wanted_types, subscription.source, subscription.sink, filters
 
 
-def _asked_anew(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
-    """The columns that change if the sink must be asked from `now` on, or need not be. A paused subscription, and one
-    whose sink is gone, stay as they are: `resume` asks."""
+def _consent_values(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
+    """The columns that change when a subscription begins or ceases to need its sink's consent. A paused one, and one
+    whose sink is gone, do not change: `resume` asks for consent."""
     if awaits and (row.state in ("enabled", "pending") or row.probe_at is not None):
         asked = {"state_since": now, "state_reason": WAITS, "handshake_at": now}
         return {**asked, "state": "pending", "probe_at": None}
@@ -764,9 +764,9 @@ def _failing(connection: Connection) -> dict[str, float]:
     return {row.id: row.failing_since for row in run(connection, FAILING)}
 
 
-def _tried_anew(row: Row[Any], subscription: Subscription, now: float) -> dict[str, Any]:
-    """The columns that change if the sink is reached in a new way from `now` on. A sink that answered 410 Gone stays
-    disabled. Without a sink there is nothing to probe."""
+def _reset_values(row: Row[Any], subscription: Subscription, now: float) -> dict[str, Any]:
+    """The columns to reset when the sink, its headers or its credential has changed. A sink that answered 410 Gone
+    stays disabled. A pull subscription has no sink to probe."""
     if row.state == "disabled" and subscription.kind == PULL:
         free = {"state": "enabled", "state_since": now, "state_reason": "has no sink", "probe_at": None}
         return {**dict.fromkeys(OF_THE_SINK), **free}

@@ -130,7 +130,7 @@ def test_sentence_of_an_attempt_that_says_nothing_about_the_sink(decision: Decis
 
 
 def test_sentence_of_an_uncertain_delivery() -> None:
-    unknown = "it may or may not have been accepted, so somebody has to find out"
+    unknown = "it may or may not have been accepted, so a person must find out"
     doubtful = Uncertain(reason="timeout")
     said = sentence(doubtful, attempt_count=2, schedule_seconds=(5.0,), now=NOW)
     assert said == f"timeout (attempt 2 of 2): uncertain, {unknown}"
