@@ -1,4 +1,5 @@
-"""Writes a job's transitions and their events in one transaction. Shared by polls, upkeep and registrations."""
+"""Writes a job's transitions and their events in one transaction. Registrations make their first events here, and
+write them with the job."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -124,22 +125,19 @@ class Recorder:
                 job_uid=job.uid,
                 request_id=None if seen is None else seen.request_id,
             )
-        if outcome is not None:
-            self._count_end(job, outcome)
-        self.announce(job.uid, events)
-
-    def _count_end(self, job: Job, outcome: str) -> None:
-        label, now = owner_of(job.source, job.account), self._clock()
-        self._metrics.figures.add("jobs_ended", label, now)
-        if outcome == "failed":
-            self._metrics.figures.add("jobs_failed", label, now)
+        self.announce(job, events, outcome)
 
     def _hint_of_failure(self, job: Job, seen: Observation | None) -> Hint | None:
         return None if seen is None else self._hint(seen.problem, "failed", seen.channel or job.channel)
 
-    def announce(self, job_uid: str, events: Sequence[Event]) -> None:
-        """Wakes readers of the job and its events."""
-        self._signals.job_changed(job_uid)
+    def announce(self, job: Job, events: Sequence[Event], outcome: str | None = None) -> None:
+        """Counts what was recorded of a job, and wakes readers of the job and its events. `outcome`: it has ended."""
+        if outcome is not None:
+            label, now = owner_of(job.source, job.account), self._clock()
+            self._metrics.figures.add("jobs_ended", label, now)
+            if outcome == "failed":
+                self._metrics.figures.add("jobs_failed", label, now)
+        self._signals.job_changed(job.uid)
         for event in events:
             self._metrics.count_event(event)
         if events:

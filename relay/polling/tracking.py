@@ -245,12 +245,13 @@ class Tracking:
                 continue
             for part, reason in result.not_attached:
                 log.warning("not_attached", job=result.job.external_id, part=part, reason=reason)
-            self._pollers[(result.job.source, result.job.account)].track(result.job)
+            poller = self._pollers[(result.job.source, result.job.account)]
+            poller.track(result.job)
             due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
-            if result.resumed or (result.created and registration.events):
+            if result.resumed:
                 self._signals.job_changed(result.job.uid)
-            if result.created and registration.events:
-                self._signals.event_recorded()
+            elif result.created and registration.events:
+                poller.recorder.announce(result.job, registration.events)
                 _log_first(registration)
         if due:
             self._wake()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.jobs.job import Recipient
+from relay.core.jobs.job import Observation, Recipient
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Registration
 from relay.errors import Conflict, InvalidRequest, StoreError
@@ -126,3 +126,15 @@ async def test_job_that_can_never_be_polled_is_refused(tmp_path):
     async with open_world(tmp_path) as world:
         with pytest.raises(InvalidRequest, match=r"the id has a segment"):
             await tracking_of(world).register_made(whole(world)._replace(external_id=".."))
+
+
+async def test_events_of_a_registration_are_counted_like_those_of_a_poll(tmp_path):
+    async with open_world(tmp_path) as world:
+        failed = Observation(status="failed", observed_at=world.clock())
+        request = TrackRequest(external_id="job", source="revor", account="default", seen=failed)
+        (made,) = await tracking_of(world).register([request])
+        assert made.job.progress.sequence == 1
+        assert [(cell.name, amount[0]) for cell, amount in world.metrics.figures.take(100)] == [("events", 1)]
+        (event,) = (await world.store.events.tail(0)).events
+        count = world.metrics.registry.get_sample_value("relay_events_total", {"type": event[1].type})
+        assert count == 1
