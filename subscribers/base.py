@@ -198,7 +198,7 @@ class Kind(Protocol):
         ...
 
     def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
-        """Whether an event's metadata name somebody whom the sink can look for. None: it looks for nobody."""
+        """True if the event's metadata identify a person whom the sink can look up. None: it looks up no person."""
         ...
 
     def wants_recipient(self, subscription: Subscription) -> bool:
@@ -247,7 +247,7 @@ class OneRequest:
         return None
 
     def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
-        """None: it looks for nobody."""
+        """None: it looks up no person."""
         return None
 
     def wants_recipient(self, subscription: Subscription) -> bool:

@@ -170,7 +170,7 @@ class Web:
             "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
             "export_rows": MAX_ROWS,
             "live_path": visit.path() if page is not None and page.live else None,
-            "said": texts(key, n=n) if key in texts else None,  # unknown if a node of a newer version did it
+            "notice": texts(key, n=n) if key in texts else None,  # unknown if a node of a newer version did it
             "base_url": visit.base_url,
             "version": self._shared.context.settings.version,
         }

@@ -90,9 +90,9 @@ def _sources(seen: Seen) -> Iterator[Concern]:
 
 
 def _incidents(seen: Seen) -> Iterator[Concern]:
-    told = _broken(seen) | {one["subscription_id"] for one in seen.dead}
+    covered = _broken(seen) | {one["subscription_id"] for one in seen.dead}
     for one in seen.incidents:
-        if one.get("subscription") in told:
+        if one.get("subscription") in covered:
             continue  # the concern of the subscription or its dead deliveries has the name and the likely cause
         if one.get("kind") == "creates" and seen.intents:
             continue  # the concern about unknown sends covers it
@@ -102,9 +102,9 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
 
 
 def _accounts(seen: Seen) -> Iterator[Concern]:
-    told = {one.get("connect_account_id") for one in seen.incidents}
+    covered = {one.get("connect_account_id") for one in seen.incidents}
     for one in seen.accounts:
-        if one["id"] not in told and one["state"] in ("needs_reconnect", "cannot_send"):
+        if one["id"] not in covered and one["state"] in ("needs_reconnect", "cannot_send"):
             channel = titled(one["channel"] or "")
             values = {"name": one["name"] or one["id"], "channel": channel, "n": one["open_jobs"]}
             path, key = "/ui/sources#accounts", f"account_{one['state']}"
@@ -151,9 +151,9 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
 
 
 def _dead(seen: Seen, now: float) -> Iterator[Concern]:
-    told, open_ones = _broken(seen), {one.get("subscription") for one in seen.incidents}
+    covered, open_ones = _broken(seen), {one.get("subscription") for one in seen.incidents}
     for one in seen.dead:
-        if one["subscription_id"] in told:
+        if one["subscription_id"] in covered:
             continue
         recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
         values = {"n": one["count"], "sink": _sink(seen, one)}
@@ -163,9 +163,9 @@ def _dead(seen: Seen, now: float) -> Iterator[Concern]:
 
 
 def _late(seen: Seen) -> Iterator[Concern]:
-    told = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one.get("failing_since")}
+    covered = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one.get("failing_since")}
     for one in seen.late:
-        if one["subscription_id"] not in told:
+        if one["subscription_id"] not in covered:
             values = {"n": one["count"], "sink": _sink(seen, one)}
             path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
             key, since = _counted("late", [one]), one["oldest_at"]

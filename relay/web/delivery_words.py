@@ -169,7 +169,7 @@ def reason_and_cause(reason: str | None) -> str | None:
     return reason_words(reason) if cause is None else f"{reason_words(reason)}: {cause}"
 
 
-def told_reason(delivery: Mapping[str, Any]) -> str:
+def listed_reason(delivery: Mapping[str, Any]) -> str:
     """The reason of a delivery in a list. Delivered ones have none, except those that were not sent."""
     plain = delivery["state"] == "delivered" and delivery["reason"] not in ("dry_run", "settled", "already_written")
     return "" if plain or delivery["reason"] is None else reason_words(delivery["reason"])

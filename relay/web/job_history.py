@@ -9,7 +9,7 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import TERMINAL, WAITING
-from relay.web.delivery_words import shown_state, told_reason
+from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.drawings.timeline import Mark, Phase, Timeline
 from relay.web.job_words import event_kind, event_sentence
 from relay.web.rendering import duration
@@ -248,7 +248,7 @@ def _delivery_entry(delivery: Answer, texts: Texts) -> Entry:
     ended, created = _time(delivery["ended_at"]), from_rfc3339(delivery["created_at"])
     kind = str(delivery["event_type"]).rpartition(".")[2]
     notes = [] if ended is None else [texts("jobs.note_took", time=duration(ended - created))]
-    if reason := told_reason(delivery):
+    if reason := listed_reason(delivery):
         notes.append(reason)
     text = texts("jobs.entry_delivery", kind=texts.get(f"jobs.state_{kind}", kind), sink=_sink(delivery, texts))
     return Entry(

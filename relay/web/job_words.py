@@ -45,10 +45,10 @@ def sentence_of(job: Answer, now: float, texts: Texts) -> str:
         "resultstatus": job["result_status"],
         "data": {"metadata": job["metadata"], "request": job["request"], "hint": job["problem"]},
     }
-    told = _with_the_state(job_sentence(kind, document), kind, texts)
+    sentence = _with_the_state(job_sentence(kind, document), kind, texts)
     if state in JOB_EVENTS:
-        return told
-    return texts(f"jobs.is_{state}", what=told.removesuffix(" is queued"))
+        return sentence
+    return texts(f"jobs.is_{state}", what=sentence.removesuffix(" is queued"))
 
 
 def event_kind(document: Answer) -> str:
@@ -62,8 +62,8 @@ def event_sentence(document: Answer, texts: Texts) -> str:
     return _with_the_state(job_sentence(kind, document), kind, texts)
 
 
-def _with_the_state(told: str, kind: str, texts: Texts) -> str:
+def _with_the_state(sentence: str, kind: str, texts: Texts) -> str:
     """Chat messages only say that a message was accepted. Pages show the state `succeeded` beside it, so both are
     named."""
-    what = told.removesuffix(" was accepted")
-    return texts("jobs.is_succeeded", what=what) if kind == "succeeded" and what != told else told
+    what = sentence.removesuffix(" was accepted")
+    return texts("jobs.is_succeeded", what=what) if kind == "succeeded" and what != sentence else sentence

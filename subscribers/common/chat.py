@@ -153,7 +153,7 @@ def time_zone(subscription: Subscription) -> str | None:
 def bundle(subscription: Subscription) -> Bundle:
     """How its messages share requests. Without `digest_seconds` each event is a message, and what exceeds
     `messages_per_minute` is a digest. With it events come in a digest, and incidents and groups that have finished as
-    messages of their own, at once: they stand for many jobs, and somebody waits for them."""
+    messages of their own, at once: they stand for many jobs, and people wait for them."""
     options = DigestOptions.of(subscription)
     wait_seconds = options.digest_seconds
     return Bundle(
@@ -180,14 +180,14 @@ def fitted(text: str, limit: int, escape: Callable[[str], str]) -> str:
     return shown
 
 
-def refusal(status: int | None, said: str = "") -> Outcome | None:
+def refusal(status: int | None, code: str = "") -> Outcome | None:
     """What a chat service means by refusing a request; None for an answer to which the rules of HTTP apply.
 
     400 and 413: it will never accept this message. 401, 403, 404 and 410: the webhook is gone, or was switched off.
 
-    said  the service's own code for it
+    code  the service's own code for it
     """
-    reason = f"http_{status}: {said}" if said else f"http_{status}"
+    reason = f"http_{status}: {code}" if code else f"http_{status}"
     if status in (400, 413):
         return Outcome(verdict="dead", reason=reason)
     if status in (401, 403, 404, 410):

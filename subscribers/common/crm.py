@@ -174,21 +174,21 @@ def key_of(event: Event, subscription: Subscription) -> str:
 
 def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
     """The parts of a record. A sample is written about a real person, so its sentence says what it is."""
-    said = chat.message(event, subscription, context)
+    shown = chat.message(event, subscription, context)
     is_sample = event.subject in (SAMPLE_JOB_ID, SAMPLE_SUBJECT) and metadata_of(event.document()).get("sample") is True
-    return replace(said, sentence=f"This is a sample: {said.sentence}") if is_sample else said
+    return replace(shown, sentence=f"This is a sample: {shown.sentence}") if is_sample else shown
 
 
 def html_of(event: Event, subscription: Subscription, context: RenderContext) -> str:
     """An event as HTML, without the key line: the sentence in bold, advice and metadata, then place and ids."""
-    said = message(event, subscription, context)
-    title = f"<b>{html.escape(said.sentence)}</b>"
+    shown = message(event, subscription, context)
+    title = f"<b>{html.escape(shown.sentence)}</b>"
     if heading(event):
-        title = f"<b>{html.escape(heading(event))}</b>: {html.escape(said.sentence)}"
-    lines = [title, *_lines(said.pairs)]
-    if said.link is not None:
-        lines.append(f'<a href="{html.escape(said.link)}">{html.escape(said.link)}</a>')
-    lines.append(" · ".join(_lines((*said.place, *(pair for pair in said.ids if pair[0] != "Event")))))
+        title = f"<b>{html.escape(heading(event))}</b>: {html.escape(shown.sentence)}"
+    lines = [title, *_lines(shown.pairs)]
+    if shown.link is not None:
+        lines.append(f'<a href="{html.escape(shown.link)}">{html.escape(shown.link)}</a>')
+    lines.append(" · ".join(_lines((*shown.place, *(pair for pair in shown.ids if pair[0] != "Event")))))
     return "<br>".join(line for line in lines if line)
 
 

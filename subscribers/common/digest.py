@@ -1,8 +1,8 @@
 """Several events as one message: how many of what, by account and error, with the first of each. Plain text.
 
 Incidents and groups that have finished stand for many jobs already. They are messages of their own where they come
-alone (`bundle` in `chat.py`); in a digest they come first, each in a section of its own, and an incident is told as its
-last event says.
+alone (`bundle` in `chat.py`); in a digest they come first, each in a section of its own. An incident is shown as of its
+last event.
 """
 
 import re
@@ -98,11 +98,11 @@ class Digest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much a digest tells.
+    """The limits of a digest.
 
     sections  maximum number of incidents and groups with a section of their own, and of clusters
-    brief     maximum number of further incidents and groups, told in one line each
-    lines     maximum number of events that a cluster tells one by one
+    brief     maximum number of further incidents and groups, shown in one line each
+    lines     maximum number of events that a cluster lists
     """
 
     sections: int = 10
@@ -114,17 +114,17 @@ def digest(
     events: Sequence[Event], context: RenderContext, time_zone: str | None = None, limits: Limits = Limits()
 ) -> Digest:
     """The digest of one event or more, in their order. `time_zone`: an IANA name; None: UTC."""
-    told = [_Told(event, context) for event in events]
-    apart = _latest([one for one in told if one.is_apart])
-    clusters: dict[tuple[str, ...], list[_Told]] = {}
-    for one in told:
+    items = [_Item(event, context) for event in events]
+    apart = _latest([one for one in items if one.is_apart])
+    clusters: dict[tuple[str, ...], list[_Item]] = {}
+    for one in items:
         if not one.is_apart:
             clusters.setdefault(one.cluster, []).append(one)
     ranked = sorted(clusters.values(), key=lambda found: (_RANKS[found[0].kind], -len(found)))
     brief_end = limits.sections + limits.brief
-    names = _names(told)
+    names = _names(items)
     return Digest(
-        heading=_heading(told),
+        heading=_heading(items),
         span=_span(events, time_zone),
         sections=tuple(
             Section(heading=heading(one.event), line=one.line, advice=advice(one.event))
@@ -187,7 +187,7 @@ _MAX_COUNTED = 8
 """Maximum number of kinds in the heading."""
 
 
-class _Told:
+class _Item:
     """An event, with what its digest needs to know of it."""
 
     def __init__(self, event: Event, context: RenderContext) -> None:
@@ -240,23 +240,23 @@ def _kind(event: Event) -> str:
     return _RELAY_KINDS.get(event.type, "other") if event.source == RELAY_SOURCE else "other"
 
 
-def _latest(apart: Sequence[_Told]) -> list[_Told]:
+def _latest(apart: Sequence[_Item]) -> list[_Item]:
     """The last event of each incident, and each finished group, in the order in which they come first."""
-    found: dict[object, _Told] = {}
+    found: dict[object, _Item] = {}
     for one in apart:
         found[one.event.id if one.kind == "finished" else one.event.subject] = one
     return list(found.values())
 
 
-def _heading(told: Sequence[_Told]) -> str:
-    moments = [one.event.time for one in told]
-    within = f" in {duration(max(moments) - min(moments))}" if len(told) > 1 else ""
-    return f"{counted(len(told), 'event')}{within}: {_counts(told)}"
+def _heading(items: Sequence[_Item]) -> str:
+    moments = [one.event.time for one in items]
+    within = f" in {duration(max(moments) - min(moments))}" if len(items) > 1 else ""
+    return f"{counted(len(items), 'event')}{within}: {_counts(items)}"
 
 
-def _counts(told: Sequence[_Told]) -> str:
+def _counts(items: Sequence[_Item]) -> str:
     """`8 failed, 3 overdue`."""
-    counts = Counter(one.kind for one in told)
+    counts = Counter(one.kind for one in items)
     ranked = sorted(counts, key=_RANKS.__getitem__)
     words = [f"{counts[kind]:,} {_KINDS[kind][counts[kind] != 1]}" for kind in ranked]
     if len(words) > _MAX_COUNTED:
@@ -277,7 +277,7 @@ def _span(events: Sequence[Event], time_zone: str | None) -> str:
     return f"{date} {clock} to {last.removeprefix(f'{date} ')}"
 
 
-def _cluster(found: Sequence[_Told], names: Mapping[str, str], max_lines: int) -> Cluster:
+def _cluster(found: Sequence[_Item], names: Mapping[str, str], max_lines: int) -> Cluster:
     first, number = found[0], len(found)
     where = f" for account {first.account}" if first.account else ""
     if first.sender:
@@ -291,7 +291,7 @@ def _cluster(found: Sequence[_Told], names: Mapping[str, str], max_lines: int) -
     )
 
 
-def _advice(found: Sequence[_Told]) -> Pairs:
+def _advice(found: Sequence[_Item]) -> Pairs:
     """What to do, where it is the same for all events of a cluster."""
     first = found[0]
     pairs = advice(first.event)
@@ -300,8 +300,8 @@ def _advice(found: Sequence[_Told]) -> Pairs:
             same = all(one.hint == first.hint for one in found)
             pairs = tuple(pair for pair in pairs if same and pair[0] != SENDING_AGAIN)
         else:
-            told = [set(advice(one.event)) for one in found[1:]]
-            pairs = tuple(pair for pair in pairs if all(pair in others for others in told))
+            rest = [set(advice(one.event)) for one in found[1:]]
+            pairs = tuple(pair for pair in pairs if all(pair in others for others in rest))
         if first.kind == "unknown" and not pairs:
             pairs = (
                 ("How to fix it", f"Check in {upstream_of(first.data)} which of them went out: relay intents list"),
@@ -325,10 +325,10 @@ def _again(kind: str, repeats: Set[str]) -> str:
     return REPEAT_OPEN.get(next(iter(repeats)), "") if kind in ("failed", "not_found") and len(repeats) == 1 else ""
 
 
-def _names(told: Sequence[_Told]) -> Mapping[str, str]:
+def _names(items: Sequence[_Item]) -> Mapping[str, str]:
     """The names of connect accounts that the events contain, by their id."""
     found = {}
-    for one in told:
+    for one in items:
         for id_field, name_field in (("account_id", "name"), ("connect_account_id", "connect_account_name")):
             id, given = word(one.data.get(id_field)), name(one.data.get(name_field))
             if id and given and not one.is_job:
@@ -336,10 +336,10 @@ def _names(told: Sequence[_Told]) -> Mapping[str, str]:
     return found
 
 
-def _rest(unseen: Sequence[_Told], left: Sequence[_Told]) -> str:
-    said = []
+def _rest(unseen: Sequence[_Item], left: Sequence[_Item]) -> str:
+    parts = []
     if unseen:
-        said.append(f"{len(unseen):,} more incidents and groups: relay incidents list, relay groups list")
+        parts.append(f"{len(unseen):,} more incidents and groups: relay incidents list, relay groups list")
     if left:
-        said.append(f"{counted(len(left), 'more event')}: {_counts(left)}")
-    return ". ".join(said)
+        parts.append(f"{counted(len(left), 'more event')}: {_counts(left)}")
+    return ". ".join(parts)

@@ -49,17 +49,17 @@ _PROGRESS = ("queued", "scheduled", "running", "retrying", "succeeded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What one event changes of its message and the thread.
+    """The changes to a message and its thread after one event.
 
-    anew     a new message is posted although there is one: the group has begun another round
-    shown    what the message shows
-    edits    a message that exists is edited to show that
-    detail   what goes into the thread; None: nothing
-    repeats  the detail says what `shown` says: it is left out under a new message
-    memory   to remember once this is sent
+    restarts  a new message replaces the present one: the group has begun another round
+    shown     the content of the message
+    edits     an existing message is edited to that content
+    detail    the message in the thread; None: there is none
+    repeats   the detail repeats `shown`: it is left out under a new message
+    memory    to store once this is sent
     """
 
-    anew: bool = False
+    restarts: bool = False
     shown: Message
     edits: bool
     detail: Message | None
@@ -80,26 +80,26 @@ def message_key(event: Event) -> str | None:
 
 
 def update_of(event: Event, subscription: Subscription, context: RenderContext, memory: Memory) -> Update:
-    """What an event with a `message_key` changes. `memory`: what the event before left; empty: this is the first."""
-    said = message(event, subscription, context)
+    """The changes after an event with a `message_key`. `memory`: stored after the event before; empty: none before."""
+    content = message(event, subscription, context)
     if event.type in INCIDENT_EVENTS:
-        return _of_incident(event, said, memory, time_zone(subscription))
+        return _of_incident(event, content, memory, time_zone(subscription))
     if event.type == GROUP_FINISHED:
-        return _end_of_group(event, said, memory)
-    return _of_group(event, said, memory)
+        return _end_of_group(event, content, memory)
+    return _of_group(event, content, memory)
 
 
-def _of_incident(event: Event, said: Message, memory: Memory, zone: str | None) -> Update:
+def _of_incident(event: Event, content: Message, memory: Memory, zone: str | None) -> Update:
     """The message shows the newest event: an older one may come later."""
     newest = _moment(event) >= (_number(memory.get("at")), _text(memory.get("event")))
-    shown = replace(said, ids=())
+    shown = replace(content, ids=())
     kept = {"at": event.recorded_at, "event": event.id} if newest else memory
     if event.type == INCIDENT_OPENED:
         detail = replace(
-            said, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event, zone), place=()
+            content, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event, zone), place=()
         )
         return Update(shown=shown, edits=newest, detail=detail, repeats=False, memory=kept)
-    return Update(shown=shown, edits=newest, detail=replace(said, pairs=()), repeats=True, memory=kept)
+    return Update(shown=shown, edits=newest, detail=replace(content, pairs=()), repeats=True, memory=kept)
 
 
 def _facts_of(event: Event, zone: str | None) -> Pairs:
@@ -114,14 +114,14 @@ def _facts_of(event: Event, zone: str | None) -> Pairs:
     return tuple((label, text) for label, text in found if text)
 
 
-def _of_group(event: Event, said: Message, memory: Memory) -> Update:
+def _of_group(event: Event, content: Message, memory: Memory) -> Update:
     kind = job_kind(event) or ""
     finished_at = memory.get("finished_at")
     if finished_at is not None and event.recorded_at <= _number(finished_at):  # it was sent late
-        return Update(shown=said, edits=False, detail=said, repeats=True, memory=memory)
+        return Update(shown=content, edits=False, detail=content, repeats=True, memory=memory)
     if finished_at is not None:
-        again = _of_group(event, said, {})
-        return replace(again, anew=True)
+        again = _of_group(event, content, {})
+        return replace(again, restarts=True)
     document = event.document()
     counts, codes, seen = _counts(memory.get("counts")), _counts(memory.get("codes")), _seen(memory)
     end = event.id[-_END_CHARACTERS:]
@@ -140,32 +140,34 @@ def _of_group(event: Event, said: Message, memory: Memory) -> Update:
         "seen": seen,
         "begun_at": min(_number(memory.get("begun_at"), event.recorded_at), event.recorded_at),
     }
-    detail = None if kind in _PROGRESS else said
+    detail = None if kind in _PROGRESS else content
     shown = replace(
-        said,
+        content,
         sentence=_so_far(document, counts),
         link=None,
         pairs=_errors(codes),
-        place=tuple(pair for pair in said.place if pair[0] != "Job"),
+        place=tuple(pair for pair in content.place if pair[0] != "Job"),
         ids=(),
     )
     return Update(shown=shown, edits=new or detail is None, detail=detail, repeats=False, memory=kept)
 
 
-def _end_of_group(event: Event, said: Message, memory: Memory) -> Update:
+def _end_of_group(event: Event, content: Message, memory: Memory) -> Update:
     finished_at = memory.get("finished_at")
     late = event.recorded_at < _number(memory.get("begun_at") if finished_at is None else finished_at)
     if late and memory:  # of an earlier round than the message shows
-        return Update(shown=said, edits=False, detail=said, repeats=True, memory=memory)
-    anew = finished_at is not None and event.recorded_at > _number(finished_at)
+        return Update(shown=content, edits=False, detail=content, repeats=True, memory=memory)
+    restarts = finished_at is not None and event.recorded_at > _number(finished_at)
     kept = {"finished_at": event.recorded_at}
-    return Update(anew=anew, shown=replace(said, ids=()), edits=True, detail=said, repeats=True, memory=kept)
+    return Update(
+        restarts=restarts, shown=replace(content, ids=()), edits=True, detail=content, repeats=True, memory=kept
+    )
 
 
 def _so_far(document: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     group = one_line(document.get("group"), _GROUP_CHARACTERS)
-    told = [f"{counts[kind]:,} {words}" for kind, words in _COUNTED.items() if kind in counts]
-    return f"Group {group} so far: {', '.join(told)}"
+    parts = [f"{counts[kind]:,} {words}" for kind, words in _COUNTED.items() if kind in counts]
+    return f"Group {group} so far: {', '.join(parts)}"
 
 
 def _errors(codes: Mapping[str, int]) -> Pairs:

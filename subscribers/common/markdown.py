@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 
 
 def disarmed(text: str) -> str:
-    """Text that mentions nobody and becomes no link, emoji or expression. It looks the same."""
+    """Text that mentions no user and becomes no link, emoji or expression. It looks the same."""
     return _ACTIVE.sub(rf"\g<0>{_JOINER}", text)
 
 

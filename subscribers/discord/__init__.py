@@ -1,4 +1,4 @@
-"""Discord's webhooks: an embed, which mentions nobody.
+"""Discord's webhooks: an embed without mentions.
 
 Sources: Discord's documentation of webhooks (Execute Webhook), of messages (embed limits, allowed mentions), of message
 formatting, and of rate limits (429).
@@ -195,8 +195,8 @@ def _field(name: str, lines: Sequence[str], length: int) -> dict[str, Any]:
 
 def _line(line: Line, length: int) -> str:
     """A sentence with its link behind it; a longer URL is left out."""
-    said = f"• {chat.fitted(line.sentence, length, escape)}"
-    return f"{said} {linked(line.link)}" if line.link is not None and len(line.link) <= length else said
+    text = f"• {chat.fitted(line.sentence, length, escape)}"
+    return f"{text} {linked(line.link)}" if line.link is not None and len(line.link) <= length else text
 
 
 def _link_below(line: Line, length: int) -> str:

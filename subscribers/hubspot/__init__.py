@@ -1,9 +1,8 @@
-"""HubSpot: properties of the contact and the deal that a job is about, a note on their timeline, a task for a failure.
+"""HubSpot: sets properties of a job's contact and deal, adds a note to their timeline, and a task for a failure.
 
-Properties are set, which may be repeated. A note or a task is not: the ledger says that it is about to be made before
-the request is sent, and after a crash or a time-out `questions.py` asks HubSpot for it first.
-`render.py` says what is written, `requests.py` makes the requests, `answers.py` judges the
-answers.
+Setting properties may be repeated. Creating a note or a task may not: the ledger records the intent before the request,
+and after a crash or a time-out `questions.py` first looks the record up. `render.py` makes the content, `requests.py`
+the requests; `answers.py` reads the answers.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -39,11 +38,11 @@ from subscribers.wording.text import mapping
 
 HOSTS = r"api(-[a-z0-9]{1,10})?\.hubapi\.com"
 LATE_SECONDS = 300.0
-"""An event that is older sets properties only if nothing newer has set them: a replay must not turn back the clock."""
+"""Older events set properties only if no newer event has: a replay must not overwrite newer values."""
 
 Asked = Generator[Step, Response, Answer]
 Asks = Generator[Step, Response, Outcome | None]
-"""Ends with an outcome if the delivery does."""
+"""Returns the outcome if it ends the delivery."""
 
 _SINK = "https://api.hubapi.com"
 _IDS = {"contact_id": ID, "deal_id": ID}
@@ -57,7 +56,7 @@ _TOKENS = ("ACCESSTOKEN", "REFRESHTOKEN")
 
 
 class HubSpot(crm.Crm):
-    """Writes what became of a job to the contact and the deal it is about."""
+    """Writes the outcome of a job to its contact and its deal."""
 
     name = "hubspot"
     title = "HubSpot"
@@ -72,7 +71,7 @@ class HubSpot(crm.Crm):
     """HubSpot's lowest limit is 100 requests in 10 seconds, and an event takes up to four."""
 
     def check(self, subscription: Subscription) -> None:
-        """Refuses URLs with a path, what HubSpot does not read, wrong options, and what is there without a token."""
+        """Refuses URLs with a path, settings that HubSpot ignores, invalid options, and a missing token."""
         errors = crm.common_errors(subscription, "HubSpot", _SINK)
         base.refuse([*errors, *_credential_errors(subscription), *record_errors(subscription)])
 
@@ -90,7 +89,7 @@ class HubSpot(crm.Crm):
         return portal_of(subscription)
 
     def greeting(self, subscription: Subscription, now: float) -> Steps | None:
-        """Reads the account, and reads or makes the properties that deliveries need."""
+        """Reads the account, and reads or creates the properties that deliveries need."""
         return _greeting(subscription, now)
 
 
@@ -100,17 +99,17 @@ def portal_of(subscription: Subscription) -> str:
     return f"hubspot/{subscription.options.get(PORTAL) or (credential.id if credential else '')}"
 
 
-# --- what is remembered
+# --- memory
 
 
 @dataclass(kw_only=True)
 class Written:
-    """What HubSpot has of one event.
+    """The records of one event in HubSpot.
 
     ids     of the contact, the deal, the note and the task, by the type of object
-    intent  the note or task that may have been made
-    keyed   the intent has our key in a property of its own
-    portal  the account that it is all in
+    intent  the note or task that may have been created
+    keyed   the intent has our key in a separate property
+    portal  the account of these records
     """
 
     portal: str
@@ -120,7 +119,7 @@ class Written:
 
     @classmethod
     def read(cls, memory: Memory, portal: str) -> "Written":
-        """As it was remembered, as far as it makes sense."""
+        """Reads a stored memory, without its invalid parts."""
         made = mapping(memory.get(ledger.MADE))
         ids = {
             object: id
@@ -137,12 +136,12 @@ class Written:
         )
 
     def memory(self) -> Memory:
-        """As it is remembered. It holds ids only, no text and no address."""
+        """The memory to store: ids only, no text and no address."""
         state = {"state": "written"} if self.intent is None else self.intent.memory()
         return {**state, "keyed": self.keyed, ledger.MADE: {"portal": self.portal, **self.ids}}
 
     def intends(self, object: str, now: float, *, keyed: bool) -> Memory:
-        """Remembers that an object is about to be made."""
+        """The memory to store before an object is created."""
         target: dict[str, str | int] = {_METADATA[one]: id for one, id in self.ids.items() if one in _METADATA}
         self.intent = Entry(record=object.removesuffix("s"), target=target, portal=self.portal, at=now)
         self.keyed = keyed
@@ -150,18 +149,18 @@ class Written:
 
     @property
     def about(self) -> list[tuple[str, str]]:
-        """What a note or a task hangs on."""
+        """The contact and the deal that a note or a task is associated with."""
         return [(object, id) for object, id in self.ids.items() if object in _METADATA]
 
 
 def _key(event: Event, subscription: Subscription) -> str | None:
-    """None if nothing is made that must not be made twice."""
+    """None if the event creates no note or task."""
     return ledger.event_key(event.id) if made_of(event, subscription) else None
 
 
 def _steps(event: Event, subscription: Subscription, context: RenderContext, memory: Memory, now: float) -> Steps:
-    """If a note or a task may have been made, HubSpot is asked for it. Then the contact and the deal are written, which
-    tells their ids, and the note and the task are made about them."""
+    """Looks up a note or task that may have been created. Then updates the contact and the deal, which returns their
+    ids, and creates the note and the task for them."""
     return (yield from _Delivery(event, subscription, context, memory, now).steps())
 
 
@@ -179,7 +178,7 @@ class _Delivery:
         self._portal = portal_of(subscription)
         self._written = Written.read(memory, self._portal)
         self._is_settled = "state" not in memory
-        """A person has said that what was in doubt is not there."""
+        """True once a person has resolved the doubt: the record does not exist."""
         self._key = crm.key_of(event, subscription)
         self._pause: float | None = None
 
@@ -210,7 +209,7 @@ class _Delivery:
         return self._ended(Outcome(verdict="delivered", reason="ok"))
 
     def _ended(self, outcome: Outcome) -> Ended:
-        """With the pause that the last answer asked for."""
+        """Adds the pause from the last answer, and the memory."""
         if outcome.verdict == "delivered" and self._pause is not None:
             outcome = replace(outcome, retry_after_seconds=self._pause)
         written = self._written
@@ -223,10 +222,10 @@ class _Delivery:
         self._pause = answer.outcome.retry_after_seconds
         return answer
 
-    # --- whom it is about
+    # --- contact and deal
 
     def _write_targets(self, content: Content) -> Asks:
-        """Writes the contact and the deal. Returns an outcome if the delivery ends with that."""
+        """Updates the contact and the deal. Returns an outcome if it ends the delivery."""
         who = crm.identity(self._event, self._context, _IDS)
         contact, deal = who.ids.get("contact_id"), who.ids.get("deal_id")
         targets: list[tuple[str, str, bool]] = []
@@ -250,7 +249,7 @@ class _Delivery:
         return None if self._written.about else crm.not_matched(self._subscription, "unmatched")
 
     def _write(self, object: str, id: str, properties: Mapping[str, str] | None, *, by_email: bool) -> Asked:
-        """Sets properties, or reads if there are none to set or newer ones are there."""
+        """Sets properties. Only reads the object if there are none to set, or if it has newer ones."""
         if properties is None:
             return (yield from self._ask(requests.read(self._subscription, object, id, by_email=by_email)))
         if UPDATED_AT in properties and self._now - self._event.time > LATE_SECONDS:
@@ -263,7 +262,7 @@ class _Delivery:
         return (yield from self._ask(step))
 
     def _create_contact(self, email: str, properties: Mapping[str, str] | None) -> Asked:
-        """HubSpot has each address once, so this may be repeated: then it names the contact that there is."""
+        """Creates a contact. May be repeated: addresses are unique, and HubSpot then returns the existing contact."""
         values = {**(properties or {}), "email": email}
         answer = yield from self._ask(requests.create(self._subscription, "contacts", values))
         if answer.existing is None:
@@ -274,10 +273,10 @@ class _Delivery:
             return Answer(outcome=Outcome(verdict="retry", reason="conflict"))
         return answer
 
-    # --- what is made once
+    # --- note and task
 
     def _resolve(self, intent: Entry) -> Asks:
-        """Asks for the note or task that may have been made. Returns None if that is known now."""
+        """Looks up the note or task that may have been created. Returns None once its fate is known."""
         object, written = f"{intent.record}s", self._written
         if object not in ("notes", "tasks"):
             return ledger.uncertain("unreadable")
@@ -293,7 +292,7 @@ class _Delivery:
         return None
 
     def _make(self, object: str, properties: Mapping[str, str]) -> Asks:
-        """Makes a note or a task. Returns an outcome if the delivery ends with that."""
+        """Creates a note or a task. Returns an outcome if it ends the delivery."""
         written = self._written
         for keyed in (True, False):
             values = {**properties, KEY_PROPERTY: self._key} if keyed else properties
@@ -310,13 +309,13 @@ class _Delivery:
         if answer.doubtful:
             return replace(answer.outcome, in_doubt=True)
         written.intent = None
-        if answer.missing:  # what it is about was deleted since it was written: the next attempt finds that out
+        if answer.missing:  # the contact or the deal was deleted since: the next attempt looks it up
             written.ids = {name: id for name, id in written.ids.items() if name not in _METADATA}
             return Outcome(verdict="retry", reason="target_deleted")
         return answer.outcome
 
     def _taken(self, object: str, refusal: Answer) -> Asks:
-        """HubSpot has our key already: an earlier attempt made the record, and its memory is lost."""
+        """Handles a key that exists: an earlier attempt created the record, and its memory is lost."""
         answer = yield from self._ask(requests.read_by_key(self._subscription, object, self._key))
         if answer.id is None:
             if answer.missing:  # it is not visible yet
@@ -336,11 +335,11 @@ def _seconds(value: object) -> float | None:
         return None
 
 
-# --- when it is added
+# --- check of a new subscription
 
 
 def _greeting(subscription: Subscription, now: float) -> Steps:
-    """The account, then the properties of each type of object."""
+    """Reads the account, then the properties of each type of object."""
     create = HubSpotOptions.of(subscription).create_properties
     answer = read_answer((yield requests.account(subscription)), now, about_object=False)
     portal = str(answer.document.get("portalId"))
@@ -355,8 +354,8 @@ def _greeting(subscription: Subscription, now: float) -> Steps:
 def _properties(
     subscription: Subscription, object: str, definitions: Sequence[Mapping[str, Any]], now: float, *, create: bool
 ) -> Asked:
-    """Reads or makes properties of one type of object. Two refusals are none: deliveries do without a key that HubSpot
-    does not have, or does not make unique; and without the scopes of deals, the first event that names one says so."""
+    """Reads or creates properties of one type of object. Two refusals are accepted: deliveries work without a
+    unique key property; and without the scopes of deals, only events with a deal fail."""
     steps = [requests.create_group(subscription, object)] if create else []
     make = requests.create_property if create else requests.read_property
     steps += [make(subscription, object, definition) for definition in definitions]

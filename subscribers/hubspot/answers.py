@@ -1,5 +1,5 @@
-"""What HubSpot's answers mean. Of their texts only codes, scopes and names of properties are kept: a message may quote
-what was sent. An answer that is not HubSpot's JSON, such as a login page, is never success.
+"""Reads HubSpot's answers. Only codes, scopes and names of properties are kept of their texts: a message may quote the
+request. An answer that is not HubSpot's JSON, such as a login page, is never success.
 
 Sources: HubSpot's guides to error handling and usage limits, and its OpenAPI documents.
 """
@@ -18,17 +18,17 @@ from subscribers.wording.text import mapping
 
 ID = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 READ_BYTES = 65_536
-"""So much of an answer is read."""
+"""Maximum bytes read of an answer."""
 CREATE_PROPERTIES = "config.create_properties makes it (--create-properties of relay subscriptions add and edit)"
 MAX_PAUSE_SECONDS = 60.0
-"""Of a pause because the requests of an interval are used up."""
+"""Maximum pause after the last request of an interval."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
 _CODE = re.compile(r"[A-Z][A-Z_0-9]{1,59}", re.ASCII)
 _SCOPE = re.compile(r"[a-z][a-z0-9._-]{1,79}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _HEAD = re.compile(rb'\s*\{\s*"id"\s*:\s*"([1-9][0-9]{0,17})"\s*,')
-"""How the answer begins that names an object. The rest of a long one is not read."""
+"""The beginning of an answer about an object. The rest of a long answer is not read."""
 _EXISTING = re.compile(r"Contact already exists\. Existing ID: ([1-9][0-9]{0,17})(?![0-9])", re.ASCII)
 """At the beginning of a message, which quotes no text of others before it."""
 _INVALID = re.compile(r'"error":"([A-Z_]{2,60})","name":"([a-z][a-z0-9_]{0,99})"', re.ASCII)
@@ -39,10 +39,10 @@ _STATUS_OF = {
     "INVALID_AUTHENTICATION": 401,
     "EXPIRED_AUTHENTICATION": 401,
 }
-"""Of an error in the body of a 207, by its category; any other is a 400."""
+"""HTTP status for an error in the body of a 207, by its category; others count as 400."""
 _POLICY_SECONDS = {"SECONDLY": 1.0, "TEN_SECONDLY_ROLLING": 10.0, "DAILY": 3600.0}
 """Pause after a 429 by its `policyName`: HubSpot sends no Retry-After. The day ends at midnight in the account's time
-zone, which the answer does not tell, so an hour later is another try."""
+zone, which the answer lacks, so the next try is an hour later."""
 _LIMITED_SECONDS = 10.0
 _LOCKED_SECONDS = 2.0
 _LOCKED, _MIGRATING = 423, 477
@@ -51,17 +51,17 @@ _NOT_HUBSPOT = "the body is not an answer of HubSpot's API"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What HubSpot answered.
+    """An answer of HubSpot.
 
-    outcome   delivered: carried out. Its pause is the one that HubSpot asked for
+    outcome   `delivered` if the request was carried out; with the requested pause
     id        of the object that was read, written or made
-    document  of an answer that is carried out
-    missing   there is no such object
+    document  the body, if the request was carried out
+    missing   the object does not exist
     forbidden the token lacks a scope
-    existing  the id of the contact that has the address already
+    existing  id of the contact that has the address
     taken     names of properties whose value another object has; None: no such refusal
     unknown   names of properties that HubSpot does not have
-    doubtful  HubSpot may have carried out the request although it does not say so
+    doubtful  HubSpot may have carried out the request all the same
     """
 
     outcome: Outcome
@@ -81,7 +81,7 @@ class Answer:
 
 
 def read_answer(response: Response, now: float, *, about_object: bool = True) -> Answer:
-    """What an answer means. `about_object`: success names the id of one object."""
+    """Reads an answer. `about_object`: an answer of success must have the id of one object."""
     status = response.status_code
     if response.error is not None or status is None:
         return Answer(outcome=http_outcome(response, now), doubtful=ledger.is_doubtful(response))
@@ -94,14 +94,14 @@ def read_answer(response: Response, now: float, *, about_object: bool = True) ->
     if status == _MIGRATING:
         outcome = http_outcome(replace(response, status_code=503), now)
         return Answer(outcome=replace(outcome, reason=f"http_{status}"))
-    said = document is not None and (_code(document.get("category")) or document.get("status") == "error")
-    if status >= 500 or not said or document is None:
+    is_error = document is not None and (_code(document.get("category")) or document.get("status") == "error")
+    if status >= 500 or not is_error or document is None:
         return Answer(outcome=http_outcome(response, now), doubtful=True)
     return _refused(status, document)
 
 
 def object_id(value: object) -> str | None:
-    """An id of HubSpot, which is a number; in a preview a placeholder."""
+    """An id of an object: a number, or in a preview a placeholder; None if it is neither."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**18:
         return str(value)
     return value if isinstance(value, str) and (ID.fullmatch(value) or crm.PLACEHOLDER.fullmatch(value)) else None
@@ -125,7 +125,7 @@ def _accepted(response: Response, status: int, document: Mapping[str, Any] | Non
 
 
 def _used_up(response: Response) -> float | None:
-    """The pause after the last request that an interval, or the day, has room for."""
+    """The pause after the last request of an interval, or of the day; None before."""
     if response.header("x-hubspot-ratelimit-daily-remaining") == "0":
         return _POLICY_SECONDS["DAILY"]
     if response.header("x-hubspot-ratelimit-remaining") != "0":
@@ -180,8 +180,8 @@ def _refused(status: int, document: Mapping[str, Any]) -> Answer:
     if unknown:
         detail = f"{reason}: HubSpot has no property {', '.join(unknown[:3])}: {CREATE_PROPERTIES}, then resume"
         return replace(_no("disable", detail), unknown=frozenset(unknown))
-    told = "; ".join(f"{code} {', '.join(names[:3])}".strip() for code, names in list(problems.items())[:3])
-    return _no("dead", f"{reason}: {told}" if told else reason)
+    shown = "; ".join(f"{code} {', '.join(names[:3])}".strip() for code, names in list(problems.items())[:3])
+    return _no("dead", f"{reason}: {shown}" if shown else reason)
 
 
 def _no(verdict: Any, reason: str) -> Answer:
@@ -189,7 +189,7 @@ def _no(verdict: Any, reason: str) -> Answer:
 
 
 def _problems(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names of properties by the code of what is wrong with them, the key of the relay first."""
+    """Names of properties by the code of their error, the relay's key first."""
     found: dict[str, list[str]] = {}
     for detail in _listed(document.get("errors")):
         names = mapping(detail.get("context")).get("propertyName")
@@ -203,7 +203,7 @@ def _problems(document: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _scopes(document: Mapping[str, Any]) -> list[str]:
-    """The scopes of which one is missing, at most three."""
+    """Up to three scopes, one of which is missing."""
     contexts = [document.get("context"), *(detail.get("context") for detail in _listed(document.get("errors")))]
     found: dict[str, None] = {}
     for context in contexts:

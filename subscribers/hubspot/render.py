@@ -1,5 +1,5 @@
-"""What HubSpot gets of an event: properties of the contact and the deal, a note, a task; and the properties that the
-relay needs there.
+"""The content for HubSpot: properties of the contact and the deal, a note, a task; and the definitions of the relay's
+properties.
 
 Sources: HubSpot's guides to properties, notes and tasks.
 """
@@ -20,12 +20,12 @@ from subscribers.wording.jobs import job_kind, metadata_of
 from subscribers.wording.text import data_of, mapping, word
 
 KEY_PROPERTY = "relay_event_id"
-"""The property of notes and tasks by which the relay finds one again. Its values are unique if HubSpot allows that."""
+"""Property with the relay's key of a note or task. Its values are unique if HubSpot allows that."""
 UPDATED_AT = "relay_updated_at"
 BODIES = {"notes": "hs_note_body", "tasks": "hs_task_body"}
-"""The property that is HTML and ends with the key."""
+"""The property with the HTML body, which ends with the key."""
 MAX_BODY_BYTES = 30_000
-"""HubSpot takes 65,536 characters. The relay reads so much of an answer, which has the body with escapes."""
+"""HubSpot accepts 65,536 characters. The relay reads 65,536 bytes of an answer, which has the body with escapes."""
 MAX_TEXT = 65_536
 MAX_SUBJECT = 200
 MAX_SENTENCE = 1_000
@@ -40,13 +40,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
 
 
 def records_of(subscription: Subscription) -> Sequence[str]:
-    """What a subscription writes."""
+    """The kinds of record that a subscription writes."""
     given = HubSpotOptions.of(subscription).record or RECORDS
     return (given,) if isinstance(given, str) else given
 
 
 def made_of(event: Event, subscription: Subscription) -> tuple[str, ...]:
-    """The objects that are made of an event: notes, tasks."""
+    """The types of object created for an event: notes, tasks."""
     kind, records = job_kind(event), records_of(subscription)
     found = (("notes", NOTE, event.published or kind in _NOTED), ("tasks", TASK, kind in _TASKED))
     return tuple(object for object, record, made in found if record in records and made)
@@ -54,15 +54,14 @@ def made_of(event: Event, subscription: Subscription) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What an event says, as properties of HubSpot. `properties` None: none are set."""
+    """The content of an event as properties in HubSpot. `properties` None: none are set; `made`: of new objects."""
 
     properties: Mapping[str, str] | None = field(repr=False)
     made: Mapping[str, Mapping[str, str]] = field(repr=False)
 
 
 def content_of(event: Event, subscription: Subscription, context: RenderContext) -> Content:
-    """What HubSpot gets of an event: the relay's own properties, with those of the template over them. Raises
-    NotRenderable."""
+    """The content of an event: the relay's own properties, overridden by the template's. Raises NotRenderable."""
     given = _from_template(event, subscription, context)
     properties = None
     if PROPERTIES in records_of(subscription):
@@ -107,20 +106,20 @@ def _task(event: Event, subscription: Subscription, context: RenderContext) -> d
 
 
 def _owner(event: Event) -> dict[str, str]:
-    """Whom a note and a task belong to, if the metadata say so: a task without an owner is in nobody's queue."""
+    """The owner of a note or a task from the job's metadata: a task without an owner is in no queue."""
     id = metadata_of(event.document()).get(_OWNER_ID)
     text = str(id) if isinstance(id, int | str) and not isinstance(id, bool) else ""
     return {_OWNER_ID: text} if _OWNER.fullmatch(text) else {}
 
 
 def _moment(event: Event) -> str:
-    """When it happened, in milliseconds."""
+    """The event's time, in epoch milliseconds."""
     return str(max(int(event.time * 1000), 0))
 
 
 def _from_template(event: Event, subscription: Subscription, context: RenderContext) -> Mapping[str, Mapping[str, Any]]:
-    """The template's `properties`, which replace the relay's, and members of `note` and `task`, which change them. In
-    those that are HTML, what the template prints of the event is escaped."""
+    """The template's `properties`, which replace the relay's, and the members of `note` and `task`, which override
+    single properties. Values of the event are escaped in HTML properties."""
     options = HubSpotOptions.of(subscription)
     template, strict, html = options.template, options.strict is True, set(BODIES.values())
     if template is None:
@@ -133,7 +132,7 @@ def _from_template(event: Event, subscription: Subscription, context: RenderCont
 
 
 def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
-    """Values as HubSpot wants them: texts."""
+    """Converts values to texts, as HubSpot requires."""
     found = {}
     for name, value in values.items():
         if isinstance(value, list | dict):
@@ -146,7 +145,7 @@ def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
     return found
 
 
-# --- what a subscription may say, and what HubSpot needs
+# --- checks, and the definitions of properties
 
 
 def record_errors(subscription: Subscription) -> list[FieldError]:
@@ -178,7 +177,7 @@ def _part_errors(pointer: str, fields: Any) -> list[FieldError]:
 
 
 def needed_properties(subscription: Subscription) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """The properties of the relay that deliveries set, by the type of object, as HubSpot wants them defined."""
+    """Definitions of the properties that deliveries set, by type of object."""
     records, template = records_of(subscription), HubSpotOptions.of(subscription).template or {}
     found: dict[str, Sequence[Mapping[str, Any]]] = {}
     if PROPERTIES in records and PROPERTIES not in template:

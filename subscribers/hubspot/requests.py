@@ -1,5 +1,5 @@
-"""The requests to HubSpot's API, version 2026-09, each as a step of a delivery. All are private: a URL, a body or an
-answer may name a person.
+"""The requests to HubSpot's API, version 2026-09, each as a step of a delivery. All are private: URLs, bodies and
+answers may contain personal data.
 
 Sources: HubSpot's OpenAPI documents of contacts, deals, notes, tasks, associations, properties and account details.
 """
@@ -16,7 +16,7 @@ from subscribers.common import crm
 from subscribers.hubspot.render import GROUP, KEY_PROPERTY
 
 VERSION = "2026-09"
-"""Of the API. HubSpot supports each for at least 18 months; v3 ends in September 2027."""
+"""Version of the API. HubSpot supports each for at least 18 months; v3 ends in September 2027."""
 ASSOCIATIONS = {
     ("notes", "contacts"): 202,
     ("notes", "deals"): 214,
@@ -25,25 +25,25 @@ ASSOCIATIONS = {
 }
 """`associationTypeId`, defined by HubSpot."""
 PAGE = 500
-"""The most associations of one answer."""
+"""Maximum associations of one answer."""
 
 _BY_EMAIL = "idProperty=email"
 
 
 def account(subscription: Subscription) -> Step:
-    """Whose token it is."""
+    """Reads the token's account."""
     expected = {"portalId": "{portal}"}
     return _step(subscription, "GET", f"/account-info/{VERSION}/details", "read the account", expected)
 
 
 def read(subscription: Subscription, object: str, id: str, *properties: str, by_email: bool = False) -> Step:
-    """One object, with some of its properties."""
+    """Reads an object, with some of its properties."""
     query = "&".join([*([_BY_EMAIL] if by_email else []), f"properties={','.join(properties) or 'hs_object_id'}"])
     return _step(subscription, "GET", f"{_path(object, id)}?{query}", f"find the {_one(object)}", _named(object))
 
 
 def read_by_key(subscription: Subscription, object: str, key: str) -> Step:
-    """The note or task with our key. HubSpot refuses it if the values of that property are not unique."""
+    """Reads the note or task with our key. HubSpot refuses this if the property's values are not unique."""
     path = f"{_path(object, key)}?idProperty={KEY_PROPERTY}&properties=hs_object_id"
     return _step(subscription, "GET", path, f"ask for the {_one(object)}", _named(object))
 
@@ -64,7 +64,7 @@ def create(
     about: Iterable[tuple[str, str]] = (),
     remember: Memory | None = None,
 ) -> Step:
-    """Makes an object about others, given as (type, id)."""
+    """Creates an object, associated with others, given as (type, id)."""
     associations = [
         {
             "to": {"id": id},
@@ -78,13 +78,13 @@ def create(
 
 
 def associated(subscription: Subscription, target: str, id: str, object: str) -> Step:
-    """The notes or tasks about a contact or deal."""
+    """Lists the notes or tasks of a contact or deal."""
     path = f"{_path(target, id)}/associations/{object}?limit={PAGE}"
     return _step(subscription, "GET", path, f"list the {object} of the {_one(target)}", {"results": []})
 
 
 def read_several(subscription: Subscription, object: str, ids: Sequence[str]) -> Step:
-    """When each of several objects was created."""
+    """Reads the creation times of several objects."""
     document = {
         "inputs": [{"id": id} for id in ids],
         "properties": ["hs_object_id"],
@@ -95,7 +95,7 @@ def read_several(subscription: Subscription, object: str, ids: Sequence[str]) ->
 
 
 def read_property(subscription: Subscription, object: str, definition: Mapping[str, Any]) -> Step:
-    """How a property is defined there."""
+    """Reads the definition of a property."""
     name = definition["name"]
     expected = {"name": name, "hasUniqueValue": True}
     path = f"/crm/properties/{VERSION}/{object}/{name}"
@@ -103,13 +103,13 @@ def read_property(subscription: Subscription, object: str, definition: Mapping[s
 
 
 def create_group(subscription: Subscription, object: str) -> Step:
-    """Makes the group of the relay's properties."""
+    """Creates the group of the relay's properties."""
     path, name = f"/crm/properties/{VERSION}/{object}/groups", f"create the group of {object}"
     return _step(subscription, "POST", path, name, {"name": GROUP["name"]}, GROUP)
 
 
 def create_property(subscription: Subscription, object: str, definition: Mapping[str, Any]) -> Step:
-    """Makes a property."""
+    """Creates a property."""
     path, name = f"/crm/properties/{VERSION}/{object}", f"create {definition['name']} of {object}"
     return _step(subscription, "POST", path, name, {"name": definition["name"]}, definition)
 
@@ -124,7 +124,7 @@ def _path(object: str, id: str) -> str:
 
 
 def _named(object: str) -> Mapping[str, Any]:
-    """The answer that a preview imagines."""
+    """The answer assumed by a preview."""
     return {"id": f"{{{_one(object)}}}"}
 
 

@@ -320,7 +320,7 @@ def _find_person(
 
 
 def _has(person: object, name: str, term: str) -> bool:
-    """False for somebody with other e-mail addresses: a note would be on the wrong person. Phone numbers are written in
+    """False for a person with other e-mail addresses: a note would be on the wrong person. Phone numbers are written in
     many ways, so Pipedrive is believed."""
     values = person.get(name) if isinstance(person, Mapping) else None
     if name != "emails" or not isinstance(values, list) or not values:

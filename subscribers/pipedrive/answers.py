@@ -16,7 +16,7 @@ from relay.core.deliveries.retry import http_outcome
 from subscribers.common import crm
 
 BUDGET_PAUSE_SECONDS = 3600.0
-"""Pause once the daily budget is used up: it begins anew at midnight of a time zone that is not documented."""
+"""Pause once the daily budget is used up: it is reset at midnight of an undocumented time zone."""
 BURST_PAUSE_SECONDS = 2.0
 LIMITED_PAUSE_SECONDS = 30.0
 BLOCKED_PAUSE_SECONDS = 600.0

@@ -105,16 +105,16 @@ def records_in(answer: Answer) -> Sequence[Any] | None:
 
 def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer, limit: int) -> dict[str, str | int] | None:
     """Where the page after one of at most `limit` records begins: notes are paged by number, others by a cursor.
-    Empty: there is none, for the answer says so, or it says nothing and is not full. None: it cannot be told."""
+    Empty: this is the last page, by the answer or because the page is not full. None: unknown."""
     more, records = answer.more if isinstance(answer.more, Mapping) else {}, records_in(answer) or ()
     cursor, paging = more.get("next_cursor"), more.get("pagination")
-    said = paging.get("more_items_in_collection") if isinstance(paging, Mapping) else None
-    if cursor is None and said is not True:
-        is_end = "next_cursor" in more or said is False or len(records) < limit
+    has_more = paging.get("more_items_in_collection") if isinstance(paging, Mapping) else None
+    if cursor is None and has_more is not True:
+        is_end = "next_cursor" in more or has_more is False or len(records) < limit
         return {} if is_end else None
     if entry.record != NOTE:
         return {"cursor": cursor} if isinstance(cursor, str) and 0 < len(cursor) <= 1000 else None
-    return {"start": int(place.get("start", 0)) + len(records)} if records and said is True else None
+    return {"start": int(place.get("start", 0)) + len(records)} if records and has_more is True else None
 
 
 def is_past(records: Sequence[Any], before: int | None, at: float) -> bool:

@@ -205,7 +205,7 @@ def _write_linked(
 ) -> Generator[Step, Response, Outcome | None]:
     """The outcome of the record with links to the ids that were given and to those that were found, as many as
     Salesforce takes. None if there is no record to link it to. A link that is refused although the other end is
-    there is no sign of that: the record is refused, for a reason that somebody has to see."""
+    there is no sign of that: the record is refused, for a reason that a person has to see."""
     answer = None
     for linked in links(org.object, {**ids, **found}):
         answer = yield from _write(org, event, body, linked)

@@ -132,35 +132,35 @@ def names_of(object: str) -> tuple[str, ...]:
 def fields(event: Event, subscription: Subscription, context: RenderContext, object: str) -> dict[str, Any]:
     """The fields of a record but for its links: the defaults, then those of `config.template`, where null leaves a
     default out. Raises NotRenderable."""
-    said = crm.message(event, subscription, context)
-    found = _task(event, said) if object == TASK else _job_event(event, said)
+    message = crm.message(event, subscription, context)
+    found = _task(event, message) if object == TASK else _job_event(event, message)
     return crm.merged(found, templates.own_fields(event, CrmOptions.of(subscription), context, ()))
 
 
-def _job_event(event: Event, said: chat.Message) -> dict[str, Any]:
+def _job_event(event: Event, message: chat.Message) -> dict[str, Any]:
     document = event.document()
     data = data_of(document)
     error = mapping(mapping(data.get("job")).get("error"))
     found: dict[str, Any] = {name: _text(document.get(source), size) for name, (source, size) in _TEXTS.items()}
     found |= {
         "Status__c": _text(job_kind(event) or document.get("status"), 40),
-        "Sentence__c": fitted(said.sentence, 255, str),
+        "Sentence__c": fitted(message.sentence, 255, str),
         "Occurred_At__c": to_rfc3339(event.time),
         "Sequence__c": event.sequence,
         "Error_Code__c": _text(error.get("code") or data.get("code"), 80),
-        "Details__c": fitted("\n".join(f"{label}: {text}" for label, text in said.pairs), MAX_DESCRIPTION, str),
+        "Details__c": fitted("\n".join(f"{label}: {text}" for label, text in message.pairs), MAX_DESCRIPTION, str),
         "Request_Id__c": _text(data.get("request_id"), 80),
-        "Link__c": _short(said.link, 255),
+        "Link__c": _short(message.link, 255),
     }
     return {name: value for name, value in found.items() if value not in (None, "")}
 
 
-def _task(event: Event, said: chat.Message) -> dict[str, Any]:
+def _task(event: Event, message: chat.Message) -> dict[str, Any]:
     kind = job_kind(event)
-    lines = [f"{label}: {text}" for label, text in (*said.pairs, *said.place, *said.ids)]
+    lines = [f"{label}: {text}" for label, text in (*message.pairs, *message.place, *message.ids)]
     return {
-        "Subject": fitted(said.sentence, 255, str),
-        "Description": fitted("\n".join([*lines, *([said.link] if said.link else [])]), MAX_DESCRIPTION, str),
+        "Subject": fitted(message.sentence, 255, str),
+        "Description": fitted("\n".join([*lines, *([message.link] if message.link else [])]), MAX_DESCRIPTION, str),
         "Status": "Completed" if kind in _ENDED_WELL else "Not Started",
         "Priority": "High" if kind in _BAD else "Normal",
         "ActivityDate": to_rfc3339(event.time)[:10],

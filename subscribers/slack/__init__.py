@@ -99,8 +99,8 @@ class Slack(chat.ForPeople, base.OneRequest):
             blocks = digest_blocks(found, length)
             if characters(blocks) <= MESSAGE_CHARACTERS:
                 break
-        said = "\n".join((found.heading, *(one.line.sentence for one in found.sections)))
-        return _request(subscription, said, blocks)
+        text = "\n".join((found.heading, *(one.line.sentence for one in found.sections)))
+        return _request(subscription, text, blocks)
 
     def classify(self, response: Response, now: float) -> Outcome:
         """Slack's own rules, then those of HTTP.
@@ -116,11 +116,11 @@ class Slack(chat.ForPeople, base.OneRequest):
             if answer == b"ok":
                 return Outcome(verdict="delivered", reason="ok")
             return Outcome(verdict="retry", reason=f"http_{status}, but the body is not Slack's “ok”")
-        said = f": {answer.decode()}" if _ANSWER_CODE.fullmatch(answer) else ""
+        code = f": {answer.decode()}" if _ANSWER_CODE.fullmatch(answer) else ""
         if status == 400:
-            return Outcome(verdict="dead", reason=f"http_400{said}")
+            return Outcome(verdict="dead", reason=f"http_400{code}")
         if status in (403, 404, 410):
-            return Outcome(verdict="disable", reason=f"http_{status}{said}")
+            return Outcome(verdict="disable", reason=f"http_{status}{code}")
         return http_outcome(response, now)
 
     def redacted_url(self, url: str) -> str:
@@ -128,9 +128,9 @@ class Slack(chat.ForPeople, base.OneRequest):
         return redacted_url(url) if is_web_api(url) else url_without_path(url)
 
 
-def _request(subscription: Subscription, said: str, blocks: Sequence[Mapping[str, Any]]) -> OutboundRequest:
-    """`said`: the text of notifications."""
-    text = clip("\n".join(escape(line) for line in said.split("\n")), SECTION_CHARACTERS)
+def _request(subscription: Subscription, text: str, blocks: Sequence[Mapping[str, Any]]) -> OutboundRequest:
+    """`text`: shown in notifications."""
+    text = clip("\n".join(escape(line) for line in text.split("\n")), SECTION_CHARACTERS)
     payload = {"text": text, "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
     return OutboundRequest(
         url=subscription.sink, headers=(("Content-Type", "application/json; charset=utf-8"),), body=dumps(payload)

@@ -102,9 +102,9 @@ def _steps(event: Event, subscription: Subscription, context: RenderContext, mem
         answer = read_answer((yield _post(subscription, message(event, subscription, context))), now)
         return Ended(outcome=answer.outcome)
     update = update_of(event, subscription, context, {} if not _is_of(memory, subscription) else memory["message"])
-    place = None if update.anew or not _is_of(memory, subscription) else _place_of(memory)
+    place = None if update.restarts or not _is_of(memory, subscription) else _place_of(memory)
     posted = False
-    for _ in range(2):  # once more if somebody has deleted the message
+    for _ in range(2):  # once more if the message was deleted
         if place is None:
             answer = read_answer((yield _post(subscription, update.shown)), now)
             place, posted = answer.place, True
@@ -233,22 +233,22 @@ def _refused(code: str, document: Mapping[str, Any], response: Response, now: fl
 
 def _post(
     subscription: Subscription,
-    said: Message,
+    message: Message,
     thread: tuple[str, str] | None = None,
     remember: Memory | None = None,
 ) -> Step:
-    """Posts a message: in the channel, or in a thread, where only those who follow it are update."""
+    """Posts a message: in the channel, or in a thread, where only its followers are notified."""
     if thread is None:
         where: dict[str, Any] = {"channel": SlackOptions.of(subscription).channel}
     else:
         where = {"channel": thread[0], "thread_ts": thread[1], "reply_broadcast": False}
-    payload = {**where, **_content(said), "unfurl_links": False, "unfurl_media": False}
+    payload = {**where, **_content(message), "unfurl_links": False, "unfurl_media": False}
     name = "chat.postMessage" if thread is None else "chat.postMessage in the thread"
     return Step(request=_request(subscription.sink, payload), name=name, expected=_EXPECTED, remember=remember)
 
 
-def _update(subscription: Subscription, said: Message, place: tuple[str, str]) -> Step:
-    payload = {"channel": place[0], "ts": place[1], **_content(said), "parse": "none"}
+def _update(subscription: Subscription, message: Message, place: tuple[str, str]) -> Step:
+    payload = {"channel": place[0], "ts": place[1], **_content(message), "parse": "none"}
     url = subscription.sink.removesuffix(PATH) + _UPDATE
     return Step(request=_request(url, payload), name="chat.update", expected=_EXPECTED)
 
@@ -256,8 +256,8 @@ def _update(subscription: Subscription, said: Message, place: tuple[str, str]) -
 _EXPECTED = dumps({"ok": True, "channel": "{channel}", "ts": "{ts-of-the-message}"})
 
 
-def _content(said: Message) -> dict[str, Any]:
-    return {"text": clip(escape(said.sentence), SECTION_CHARACTERS), "blocks": message_blocks(said)}
+def _content(message: Message) -> dict[str, Any]:
+    return {"text": clip(escape(message.sentence), SECTION_CHARACTERS), "blocks": message_blocks(message)}
 
 
 def _request(url: str, payload: Mapping[str, Any]) -> OutboundRequest:

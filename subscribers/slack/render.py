@@ -60,10 +60,10 @@ def clip(escaped: str, limit_characters: int) -> str:
     return kept.rstrip(f"*~`_{_JOINER}") + "…"
 
 
-def section(said: str, url: str | None, pairs: Pairs, limit_characters: int = SECTION_CHARACTERS) -> Block:
+def section(text: str, url: str | None, pairs: Pairs, limit_characters: int = SECTION_CHARACTERS) -> Block:
     """A sentence with its link below, and fields. `limit_characters`: of each text."""
     linked = "" if url is None else f"\n{_link(url)}"
-    body = clip(escape(said), min(limit_characters, SECTION_CHARACTERS - len(linked))) + linked
+    body = clip(escape(text), min(limit_characters, SECTION_CHARACTERS - len(linked))) + linked
     block: Block = {"type": "section", "text": _mrkdwn(body)}
     if pairs:
         length = min(limit_characters, FIELD_CHARACTERS)
@@ -78,14 +78,14 @@ def small_print(found: Iterable[tuple[str, str]], limit_characters: int = FIELD_
     return {"type": "context", "elements": [_mrkdwn(text) for text in texts]}
 
 
-def message_blocks(said: Message) -> list[Block]:
+def message_blocks(content: Message) -> list[Block]:
     """The heading of an incident or a group, a section with the sentence, link and pairs, then one line with place and
     time and one with ids. Texts are cut shorter if all of them are too long."""
-    top = [_header(said.heading)] if said.heading else []
-    small = [small_print(found) for found in (said.place, said.ids) if found]
-    blocks = [*top, section(said.sentence, said.link, said.pairs), *small]
+    top = [_header(content.heading)] if content.heading else []
+    small = [small_print(found) for found in (content.place, content.ids) if found]
+    blocks = [*top, section(content.sentence, content.link, content.pairs), *small]
     if characters(blocks) > MESSAGE_CHARACTERS:
-        blocks = [*top, section(said.sentence, said.link, said.pairs, SHORT_CHARACTERS), *small]
+        blocks = [*top, section(content.sentence, content.link, content.pairs, SHORT_CHARACTERS), *small]
     return blocks
 
 
@@ -94,8 +94,8 @@ def digest_blocks(found: Digest, length: int) -> list[Block]:
     characters of each text and URL; a longer URL is left out."""
     blocks = [_header(found.heading), small_print([("", found.span)])]
     for one in found.sections:
-        told = section(one.line.sentence, _short(one.line.link, length), one.advice, length)
-        blocks.append({**told, "text": _mrkdwn(f"*{one.heading}*\n{told['text']['text']}")})
+        rendered = section(one.line.sentence, _short(one.line.link, length), one.advice, length)
+        blocks.append({**rendered, "text": _mrkdwn(f"*{one.heading}*\n{rendered['text']['text']}")})
     blocks += _sections(_line(line, length) for line in found.brief)
     if len(blocks) > 2 and found.clusters:
         blocks.append({"type": "divider"})
@@ -132,8 +132,8 @@ def _sections(lines: Iterable[str]) -> list[Block]:
 
 
 def _line(line: Line, length: int) -> str:
-    said, url = clip(escape(line.sentence), length), _short(line.link, length)
-    return f"• {said}" if url is None else f"• {said} {_link(url)}"
+    text, url = clip(escape(line.sentence), length), _short(line.link, length)
+    return f"• {text}" if url is None else f"• {text} {_link(url)}"
 
 
 def _short(url: str | None, length: int) -> str | None:

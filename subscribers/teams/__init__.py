@@ -170,10 +170,10 @@ def _facts(pairs: Pairs, length: int) -> Block:
 
 def _line(line: Line, length: int, mark: str = "") -> Block:
     """A sentence with its link behind it; a longer URL is left out."""
-    said = mark + chat.fitted(line.sentence, length, escape)
+    text = mark + chat.fitted(line.sentence, length, escape)
     if line.link is not None and len(line.link) <= length:
-        said = f"{said} {linked(line.link)}"
-    return {"type": "TextBlock", "text": said, "wrap": True, "spacing": "None"}
+        text = f"{text} {linked(line.link)}"
+    return {"type": "TextBlock", "text": text, "wrap": True, "spacing": "None"}
 
 
 def _small(text: str, length: int) -> Block:

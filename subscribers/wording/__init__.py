@@ -55,15 +55,15 @@ def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> st
         return job_sentence(kind, document, reason=reason)
     if _is_summary(event):
         return summary_sentence(event.type, data_of(document))
-    told = relay_sentence(event.type, data_of(document), context) if event.source == RELAY_SOURCE else None
-    if told is not None:
-        return told
+    found = relay_sentence(event.type, data_of(document), context) if event.source == RELAY_SOURCE else None
+    if found is not None:
+        return found
     about = f" about {one_line(event.subject)}" if event.subject else ""
     return f"Event {one_line(event.type)}{about}"
 
 
 def heading(event: Event) -> str:
-    """What an incident or a group is told under, in two words; empty for other events."""
+    """The heading of an incident or a group, in two words; empty for other events."""
     return summary_heading(event.type) if event.source == RELAY_SOURCE else ""
 
 
@@ -106,7 +106,7 @@ def facts(event: Event, context: RenderContext, time_zone: str | None = None) ->
 
 
 def link(event: Event, context: RenderContext) -> str | None:
-    """Where to look: the URL in the job's metadata, or the incident in the relay's API; None without one.
+    """The link: the URL in the job's metadata, or the incident in the relay's API; None without one.
 
     A well-formed http(s) URL, because a service refuses a message with a malformed one.
     """

@@ -43,9 +43,9 @@ def _unauthorized(data: Document, context: RenderContext) -> str:
 
 
 def _down(data: Document, context: RenderContext) -> str:
-    said = f"{upstream_of(data)} does not answer"
-    why = "" if mapping(data.get("hint")).get("meaning") == said else _why(data)
-    return f"{said}{_for_account(data, context)}{why}{_waiting(data)}"
+    sentence = f"{upstream_of(data)} does not answer"
+    why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data)
+    return f"{sentence}{_for_account(data, context)}{why}{_waiting(data)}"
 
 
 def _source_recovered(data: Document, context: RenderContext) -> str:

@@ -104,8 +104,8 @@ def _group(data: Document) -> str:
     listed = data.get("failures")
     failures = [mapping(one) for one in listed[: _MAX_CODES + 1]] if isinstance(listed, list) else []
     codes = [(word(one.get("code")) or "unknown", count(one.get("count"))) for one in failures]
-    failed, told = count(counts.get("failed")), codes[:_MAX_CODES]
-    rest = failed - sum(number for _, number in told)
+    failed, shown = count(counts.get("failed")), codes[:_MAX_CODES]
+    rest = failed - sum(number for _, number in shown)
     return group_sentence(
         one_line(data.get("group"), _GROUP_CHARACTERS),
         round=count(data.get("round")),
@@ -116,7 +116,7 @@ def _group(data: Document) -> str:
         untracked=count(counts.get("untracked")),
         skipped=count(data.get("skipped")),
         missing=count(data.get("missing")),
-        failures=(*told, ("others", rest)) if len(codes) > _MAX_CODES and rest > 0 else told,
+        failures=(*shown, ("others", rest)) if len(codes) > _MAX_CODES and rest > 0 else shown,
     )
 
 
@@ -136,9 +136,9 @@ def _group_advice(data: Document) -> Pairs:
 def _incident(type: str, data: Document) -> str:
     if type == INCIDENT_CLOSED:
         return _ended(data)
-    said = one_line(data.get("what")).rstrip(".! ") or f"Incident {word(data.get('incident'))}"
+    sentence = one_line(data.get("what")).rstrip(".! ") or f"Incident {word(data.get('incident'))}"
     likely = count(data.get("likely"))
-    return f"{said}. {likely:,} more {'is' if likely == 1 else 'are'} likely to fail" if likely else said
+    return f"{sentence}. {likely:,} more {'is' if likely == 1 else 'are'} likely to fail" if likely else sentence
 
 
 def _ended(data: Document) -> str:

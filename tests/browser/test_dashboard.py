@@ -175,10 +175,10 @@ def test_actions_work_without_javascript(open_context: Callable[..., BrowserCont
     page = open_context(java_script_enabled=False).new_page()
     page.goto(f"/ui/subscriptions/{shown.subscription}")
     page.locator(f"form[action='/ui/subscriptions/{shown.subscription}/pause'] button").click()
-    expect(page.locator(".said")).to_be_visible()
+    expect(page.locator(".notice")).to_be_visible()
     assert call(shown, "GET", f"/v1/subscriptions/{shown.subscription}")["state"] == "paused"
     page.locator(f"form[action='/ui/subscriptions/{shown.subscription}/resume'] button").click()
-    expect(page.locator(".said")).to_be_visible()
+    expect(page.locator(".notice")).to_be_visible()
     assert call(shown, "GET", f"/v1/subscriptions/{shown.subscription}")["state"] == "enabled"
 
 

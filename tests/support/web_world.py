@@ -59,7 +59,7 @@ class Answer:
     @property
     def said(self) -> str:
         """What the page says that an action did; "" if it says nothing."""
-        return " ".join(self.soup.texts("//p[contains(concat(' ', @class, ' '), ' said ')]"))
+        return " ".join(self.soup.texts("//p[contains(concat(' ', @class, ' '), ' notice ')]"))
 
 
 class Browser:

@@ -38,7 +38,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Something at one time. `since`: when it began, if it took time. `label`: what a pointer on it is told."""
+    """Something at one time. `since`: when it began, if it took time. `label`: its tooltip."""
 
     kind: str
     at: float

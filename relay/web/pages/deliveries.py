@@ -12,11 +12,11 @@ from relay.web.delivery_words import (
     STATES,
     actions_of,
     advice,
+    listed_reason,
     next_of,
     reason_words,
     shown_state,
     state_of,
-    told_reason,
     trouble_of,
     waits_for_a_person,
 )
@@ -39,13 +39,13 @@ FEW_GROUPS, MANY_GROUPS = 10, 100
 SUBSCRIPTIONS = 200
 """Subscriptions that are named in a filter."""
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 3, 20
-"""Of a delivery with many attempts only so many are shown."""
+"""Maximum attempts shown of a delivery."""
 LAST_EXCERPT, EARLIER_EXCERPT = 4_000, 500
 """Characters of an answer that are shown."""
 MAX_HEADERS, EARLIER_HEADERS = 40, 8
 MAX_NAME, MAX_HEADER = 100, 300
 OFF_PLAN_SECONDS = 0.1
-"""An attempt this much off its plan is told with both times."""
+"""Difference from its plan above which an attempt shows both times."""
 T = TypeVar("T")
 COLUMNS = {
     "id": "id",
@@ -103,8 +103,8 @@ async def deliveries(visit: Visit) -> Content:
 async def _section(
     visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], *, alone: bool
 ) -> Mapping[str, Any]:
-    """The groups of a state. `alone`: it is the only one of the page. Else only what needs a person is told: what is
-    pending is sent by itself, unless its subscription fails or is held."""
+    """The groups of a state. `alone`: it is the only one of the page. Else it shows only what needs a person:
+    pending deliveries of subscriptions that fail or are held."""
     limit, newest = (MANY_GROUPS, MANY_COUNTED) if alone else (FEW_GROUPS, FEW_COUNTED)
     held = state == "pending" and not alone
     if held and "sink" not in by:
@@ -162,7 +162,7 @@ async def _list(visit: Visit) -> Content:
                     "kind": short_type(one["event_type"]),
                     "shown_state": shown_state(one),
                     "name": name_of(known.get(one["subscription_id"]), one),
-                    "reason_words": told_reason(one),
+                    "reason_words": listed_reason(one),
                 }
                 for one in found["items"]
             ],
@@ -230,7 +230,7 @@ async def delivery(visit: Visit) -> Content:
     waited, _ = _shown_attempts(waits)
     planned, _ = _shown_attempts(drawing.planned_waits(found["attempts"]))
     scale = drawing.longest(attempts)
-    said = state_of(found, subscription)
+    state = state_of(found, subscription)
     cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
     actions = actions_of(found, subscription) if visit.may("subscriptions:write") else ()
     return Content(
@@ -242,11 +242,11 @@ async def delivery(visit: Visit) -> Content:
             "job": job,
             "subscription": subscription,
             "name": name_of(subscription, found),
-            "became": said,
+            "became": state,
             "ahead": next_of(found, subscription, visit.now),
             "cause": cause,
             "plain": _sends_events(subscription),
-            "reason_words": told_reason(found),
+            "reason_words": listed_reason(found),
             "actions": actions,
             "trouble": trouble_of(subscription),
             "shown_state": shown_state(found),
@@ -288,8 +288,8 @@ def _line_words(delivery: Answer, waits: Sequence[float | None]) -> str:
     texts = english()
     waited = ", ".join(duration(one) for one in waits if one is not None)
     count = len(delivery["attempts"])
-    said = texts("deliveries.line", n=count)
-    return f"{said} {texts('deliveries.line_waits', waits=waited)}" if waited else said
+    line = texts("deliveries.line", n=count)
+    return f"{line} {texts('deliveries.line_waits', waits=waited)}" if waited else line
 
 
 def _attempt(

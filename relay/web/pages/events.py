@@ -19,7 +19,7 @@ page = partial(Page.add, into=PAGES)
 
 FILTERS = ("type", "subject", "filter", "since", "until")
 PAGES_READ, ITEMS_READ = 3, 100
-"""Pages of the API, and events on each, that are looked through for those that pass a filter."""
+"""Pages of the API, and events of each, read to find those that pass a filter."""
 MAX_DELIVERIES = 100
 MAX_WORDS = 300
 COLUMNS = {
@@ -44,12 +44,12 @@ async def events(visit: Visit) -> Content:
     query = _query(asked, visit.context.known_types, visit.now)
     errors: Mapping[str, str] = {}
     items: list[Answer] = []
-    cursor, looked = visit.query.get("cursor") or None, 0
+    cursor, scanned = visit.query.get("cursor") or None, 0
     try:
         for _ in range(PAGES_READ):
             limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
             found = await visit.desk.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
-            cursor, looked = found["next_cursor"], looked + limit
+            cursor, scanned = found["next_cursor"], scanned + limit
             items += [_row(event, id) for event, id in zip(found["items"], found["ids"], strict=True)]
             # With filters, or with a type and others, a page may be short although there is a next one.
             if cursor is None or not {"filters", "type"} & query.keys() or len(items) >= PAGE_ITEMS:
@@ -68,7 +68,7 @@ async def events(visit: Visit) -> Content:
             "asked": asked,
             "types": visit.context.known_types,
             "errors": errors,
-            "looked": looked if "filters" in query else None,
+            "scanned": scanned if "filters" in query else None,
         },
         equivalent=equivalent(command or ["relay", "events", "list", *options], "GET /v1/events", query=query),
         export=Export(path="/v1/events", query=query, columns=COLUMNS),
@@ -137,14 +137,14 @@ def tone_of(type: str) -> str:
 
 
 def words_of(event: Answer) -> str:
-    """What an event tells, in a sentence; "" if it is not known."""
+    """An event as a sentence; "" if its type is unknown."""
     kind, data = job_event_kind(str(event["type"])), event.get("data")
     if not isinstance(data, dict):
         return ""
     if kind is not None and event.get("subject"):
         return job_sentence(kind, dict(event))
-    told = data.get("summary") or data.get("what")
-    return told if isinstance(told, str) else ""
+    text = data.get("summary") or data.get("what")
+    return text if isinstance(text, str) else ""
 
 
 @page("GET /ui/events/{id}", live=True)

@@ -11,7 +11,7 @@ from relay.api.http.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import KNOWN_STATUSES
 from relay.errors import FieldError, RequestError
-from relay.web.delivery_words import shown_state, told_reason
+from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.drawings import hazard, timeline
 from relay.web.job_history import history
 from relay.web.job_words import event_kind, sentence_of, state_of, tone
@@ -27,7 +27,7 @@ FEW_FILTERS = frozenset({"status", "open", "account"})
 AGES = {"1h": 3600, "1d": 86_400, "7d": 604_800, "30d": 2_592_000}
 CHANNELS = ("linkedin", "email", "whatsapp")
 MAX_ACCOUNTS_TRIED = 20
-"""Accounts in which a job is looked for whose id several of them have."""
+"""Maximum accounts searched for a job whose id several of them have."""
 MAX_EVENTS = 100
 MAX_DELIVERIES = 100
 MAX_EVENTS_ASKED = 25
@@ -235,7 +235,7 @@ async def job(visit: Visit) -> Content:
     explanation = await visit.desk.get("/v1/jobs/{}/explain", uid)
     events = await visit.desk.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
     deliveries = await _deliveries(visit, events["ids"])
-    told = history(job, events["items"], deliveries or (), explanation, now, texts)
+    past = history(job, events["items"], deliveries or (), explanation, now, texts)
     kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
     state = state_of(job, now)
     body = pretty(_registration(job))
@@ -248,13 +248,13 @@ async def job(visit: Visit) -> Content:
             "tone": tone(state),
             "sentence": sentence_of(job, now, texts),
             "explanation": explanation,
-            "story": told.entries,
-            "quiet_polls": told.quiet_polls,
-            "deadline_later": told.deadline_later,
-            "request_ids": told.request_ids[:MAX_REQUEST_IDS],
-            "timeline": timeline.draw(told.timeline, texts),
-            "legend": timeline.legend(told.timeline, texts),
-            "cut": told.timeline.cut,
+            "story": past.entries,
+            "quiet_polls": past.quiet_polls,
+            "deadline_later": past.deadline_later,
+            "request_ids": past.request_ids[:MAX_REQUEST_IDS],
+            "timeline": timeline.draw(past.timeline, texts),
+            "legend": timeline.legend(past.timeline, texts),
+            "cut": past.timeline.cut,
             "lanes": timeline.LANES,
             "hazard": _hazard(explanation, now),
             "more_events": events["next_cursor"] is not None,
@@ -263,7 +263,7 @@ async def job(visit: Visit) -> Content:
             "kinds": kinds,
             "tones": tone,
             "shown_state": shown_state,
-            "told_reason": told_reason,
+            "listed_reason": listed_reason,
             "body": body,
             "register": equivalent([], "POST /v1/jobs", body=orjson.dumps(_registration(job)).decode()),
         },

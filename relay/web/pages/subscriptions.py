@@ -9,7 +9,7 @@ from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.charts import Point
-from relay.web.delivery_words import reason_and_cause, told_reason
+from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.desk import together
 from relay.web.page import Content, Done, Export, Page, Visit, equivalent
 from relay.web.subscription_form import (
@@ -372,7 +372,7 @@ async def subscription(visit: Visit) -> Content:
             },
             "tries": _tries(found["config"]),
             "hours": hours,
-            "deliveries": [{**one, "reason_words": told_reason(one)} for one in deliveries["items"]],
+            "deliveries": [{**one, "reason_words": listed_reason(one)} for one in deliveries["items"]],
             "credential": credential_sentence(found["sinkcredential"]),
             "settings": pretty({name: value for name, value in found["config"].items() if value is not None}),
             "protocolsettings": pretty(found["protocolsettings"]) if found["protocolsettings"] else "",

@@ -239,10 +239,10 @@ prepare(document);
 drawCharts(document);
 setInterval(() => showTimes(), 1000);
 
-// From a page without a search: after the browser has looked for an element of this name.
+// From a page without a search: after the browser has searched for an element of this name.
 if (location.hash === "#search") addEventListener("load", () => setTimeout(() => document.querySelector("[data-search]")?.focus()));
 
-// What an action did is said once: not again when the page is loaded again.
+// Shows the notice of an action once, and not again after a reload.
 if (/[?&]done=/.test(location.search)) {
   const query = new URLSearchParams(location.search);
   for (const name of ["done", "n", "seal"]) query.delete(name);
