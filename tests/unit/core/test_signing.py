@@ -120,6 +120,13 @@ def test_the_timestamp_is_judged_within_the_tolerance() -> None:
     assert verify(SECRET, headers, EVENT, now=NOW + 301, tolerance_seconds=400).ok
 
 
+def test_wrong_secret_and_old_timestamp_are_both_reported() -> None:
+    assert reason(signed(EVENT), EVENT, secret=OTHER_SECRET) == "wrong_secret"
+    verification = verify(OTHER_SECRET, signed(EVENT), EVENT, now=NOW + 900)
+    assert verification.reason == "old_timestamp"
+    assert "the secret is another one" in verification.detail
+
+
 @pytest.mark.parametrize(
     "received",
     [
