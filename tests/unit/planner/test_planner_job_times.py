@@ -12,8 +12,11 @@ from relay.core.planner.learning.job_times import DURATIONS, durations, duration
 from relay.core.planner.learning.polls import learn
 from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, Retries
 from relay.core.planner.learning.statistics import (
+    ALL_CLASSES,
+    LEARNED_EVENTS,
     ClassStatistics,
     PlannerStatistics,
+    class_name,
 )
 from relay.core.planner.planned_job import RUNNING, WAITING, PlannedJob
 
@@ -121,6 +124,19 @@ def test_a_retried_job_takes_its_pauses_too() -> None:
 
 
 # --- from the database
+
+
+def stored(statistics: PlannerStatistics) -> tuple[tuple[float, ...] | None, ...]:
+    """The durations of the class, and of one that was not seen."""
+    rows = {name: values for name, _, values in statistics.unsaved_rows()}
+    everything = rows.get(ALL_CLASSES, "")
+    return tuple(durations_from(everything, rows.get(class_name(*key), ""), *key) for key in (CLASS, ("", "")))
+
+
+def test_too_few_runs_give_no_durations() -> None:
+    for runs, known in ((LEARNED_EVENTS - 1, False), (LEARNED_EVENTS, True)):
+        assert [found is not None for found in stored(statistics_of(runs)[0])] == [known, known]
+    assert stored(PlannerStatistics(1.0)) == (None, None)
 
 
 @pytest.mark.parametrize("values", ["", "[]", "{}", '{"unit": "a"}', '{"unit": -1}', '{"unit": 1e999}', "[" * 10_000])
