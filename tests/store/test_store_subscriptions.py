@@ -11,6 +11,7 @@ from relay.core.subscriptions.declared import Change
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import Conflict, RelayError, ValueRefused
 from relay.store.databases.sqlite import SqliteDatabase
+from relay.store.deliveries.cancellation import CANCEL_CHUNK
 from relay.store.store import Store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 from tests.support.store_kit import (
@@ -21,10 +22,13 @@ from tests.support.store_kit import (
     execute,
     lease,
     poll,
+    registration,
+    relay_event,
     result_of,
     rows,
     states,
     subscription,
+    together,
     track,
 )
 
@@ -276,3 +280,18 @@ async def test_a_failure_between_applied_changes_leaves_none(
     with pytest.raises(ValueRefused):
         await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60)
     assert await store.subscriptions.all() == before
+
+
+async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
+    for name in ("sub_1", "sub_2"):
+        await store.subscriptions.create(subscription(name, types=("ai.revor.job.queued", "relay.source.down")))
+    batch = [registration(f"job {n}") for n in range(CANCEL_CHUNK + 50)]
+    await store.jobs.register_many(batch)
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[:450]))
+    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[450:]))
+    await store.events.record(relay_event())
+    before = store.database.commit_count
+    await store.subscriptions.remove("sub_1", NOW + 1)
+    assert store.database.commit_count == before + 3
+    assert set(await states(store, "sub_1")) == {"cancelled"}
+    assert "cancelled" not in await states(store, "sub_2")

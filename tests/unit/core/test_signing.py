@@ -117,6 +117,8 @@ def test_the_timestamp_is_judged_within_the_tolerance() -> None:
     assert reason(headers, EVENT, now=NOW - 300) == "ok"
     assert reason(headers, EVENT, now=NOW + 301) == "old_timestamp"
     assert reason(headers, EVENT, now=NOW - 301) == "future_timestamp"
+    other = verify(OTHER_SECRET, headers, EVENT, now=NOW + 301)
+    assert (other.reason, "no signature matches" in other.detail) == ("old_timestamp", True), "both are wrong"
     assert verify(SECRET, headers, EVENT, now=NOW + 301, tolerance_seconds=400).ok
 
 

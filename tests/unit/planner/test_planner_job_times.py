@@ -142,3 +142,10 @@ def test_too_few_runs_give_no_durations() -> None:
 @pytest.mark.parametrize("values", ["", "[]", "{}", '{"unit": "a"}', '{"unit": -1}', '{"unit": 1e999}', "[" * 10_000])
 def test_malformed_statistics_are_ignored(values: str) -> None:
     assert durations_from(values, values, *CLASS) is None
+
+
+def test_stored_statistics_give_the_durations_of_the_learned_ones() -> None:
+    statistics, job_class = statistics_of()
+    rows = {name: values for name, _, values in statistics.unsaved_rows()}
+    root, own = rows.values()
+    assert durations_from(root, own, *CLASS) == durations(job_class, statistics.unit)
