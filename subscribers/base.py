@@ -47,7 +47,7 @@ class ByName:
 
     token       what the vendor calls the secret, and where it is
     home        the URL of its API; `{domain}` stands for the customer's own name
-    names       the metadata that name somebody
+    names       the metadata that identify a person
     example     metadata that do
     domain      what the customer's own name is called; empty: none is needed
     token_path  of the endpoint that trades a client's id and secret for a token; empty: the secret is the token
@@ -197,7 +197,7 @@ class Kind(Protocol):
         other verdict refuses the subscription, and its reason says why."""
         ...
 
-    def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
+    def names_person(self, subscription: Subscription) -> Callable[[Event], bool] | None:
         """True if the event's metadata identify a person whom the sink can look up. None: it looks up no person."""
         ...
 
@@ -246,7 +246,7 @@ class OneRequest:
         """None: `relay subscriptions add` sends a sample instead."""
         return None
 
-    def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
+    def names_person(self, subscription: Subscription) -> Callable[[Event], bool] | None:
         """None: it looks up no person."""
         return None
 

@@ -74,12 +74,12 @@ def kind_fields(part: Part) -> tuple[KindField, ...]:
 def families(names: Iterable[str], mark: str = "") -> str:
     """Kinds in words: `slack, CRMs and brokers`, where all kinds of a family are among them. `mark` is put around the
     name of a kind."""
-    given, said = set(names), dict[str, None]()
+    given, shown = set(names), dict[str, None]()
     for kind in kinds().values():
         if kind.name in given:
             whole = kind.family and {one.name for one in kinds().values() if one.family == kind.family} <= given
-            said[kind.family if whole else f"{mark}{kind.name}{mark}"] = None
-    return enumerated(list(said))
+            shown[kind.family if whole else f"{mark}{kind.name}{mark}"] = None
+    return enumerated(list(shown))
 
 
 def _shape(ways: Mapping[tuple[str, ...], FieldInfo]) -> Shape:

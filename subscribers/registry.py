@@ -92,7 +92,7 @@ def redacted_url(name: str, url: str) -> str:
 
 
 def broker_of(subscription: Subscription) -> tuple[Broker, Message | None] | None:
-    """The broker of a subscription, and a destination to look for there; None: it has none."""
+    """The broker of a subscription, and a destination to check there; None: it has none."""
     kind = kind_named(subscription.kind)
     return (kind.broker(subscription), kind.place(subscription)) if isinstance(kind, ToBroker) else None
 

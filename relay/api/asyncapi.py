@@ -154,7 +154,7 @@ def _messages(settings: ApiSettings) -> Iterator[tuple[str, dict[str, Any]]]:
     prefixes = list(dict.fromkeys(origin.type_prefix for origin in settings.origins.values()))
     for type in known_types(prefixes):
         prefix = next((prefix for prefix in prefixes if type in source_event_types(prefix)), "")
-        # Its source is none of the relay's: whoever reads this may not know those.
+        # An invented source: readers of this document may not know the relay's own.
         origin = Origin(
             source="https://upstream.example/api/jobs",
             account_source="https://upstream.example/api/accounts",

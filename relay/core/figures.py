@@ -1,4 +1,4 @@
-"""Figures over time, for charts: what happened in each minute, hour and day. Values in, values out.
+"""Figures over time, for charts: counts by minute, hour and day. Values in, values out.
 
 A node counts in its `Tally`; `relay/node/figures.py` adds that to the database every 15 seconds. A crash loses the last
 seconds: the record of what happened is the events.
@@ -49,10 +49,10 @@ _SCALE = 1.0 / math.log(FACTOR)
 
 
 class Figure(NamedTuple):
-    """What a name means.
+    """The meaning of a name.
 
-    kind   count: how often; values: durations with quantiles; gauge: the mean of what was measured
-    label  what is told apart: accounts as `source/account`, subscriptions by id, or nothing
+    kind   count: a number; values: durations with quantiles; gauge: the mean of the measurements
+    label  its dimension: accounts as `source/account`, subscriptions by id, or nothing
     """
 
     kind: Literal["count", "values", "gauge"]
@@ -78,7 +78,7 @@ NAMES: tuple[Name, ...] = tuple(FIGURES)
 
 
 class Cell(NamedTuple):
-    """What is counted together in memory: a name and label in one minute; of durations, one bucket."""
+    """The key of a counter in memory: a name and label in one minute; of durations, one bucket."""
 
     name: Name
     label: str
@@ -87,7 +87,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is added to a stored row. `number`: how often, or of how many values; `total`: their sum."""
+    """An addition to a stored row. `number`: how often, or of how many values; `total`: their sum."""
 
     name: Name
     label: str
@@ -115,14 +115,14 @@ Cells: TypeAlias = Sequence[tuple[Cell, Amount]]
 
 
 class Tally:
-    """What has happened on this node and is not written yet. Used in the node's event loop only."""
+    """Counters of this node that are not written yet. Used in the node's event loop only."""
 
     def __init__(self) -> None:
         self._cells: dict[Cell, Amount] = {}
         self._day = 0.0
         self._labels: set[str] = set()
         self.lost_count = 0
-        """Cells that were lost because too much waited."""
+        """Cells lost beyond MAX_WAITING."""
 
     def add(self, name: Name, label: str, at: float, value: float = 0.0, count: int = 1) -> None:
         """Counts `count` times; of durations and gauges one value. Without a label: for the whole relay only."""
@@ -139,11 +139,11 @@ class Tally:
         return len(self._cells)
 
     def take(self, most: int) -> Cells:
-        """Removes and returns at most so many cells, the newest first."""
+        """Removes and returns at most `most` cells, the newest first."""
         return [self._cells.popitem() for _ in range(min(most, len(self._cells)))]
 
     def give_back(self, cells: Cells) -> None:
-        """Adds what could not be written to what waits."""
+        """Returns cells that could not be written."""
         for cell, (count, total) in cells:
             amount = self._cells.get(cell) or self._opened(cell)
             amount[0] += count
@@ -212,6 +212,6 @@ def quantile(buckets: Sequence[tuple[int, float]], share: float) -> float | None
 
 
 def began(at: float, span: Span) -> float:
-    """When the span of this time began."""
+    """Start of the span that contains this time."""
     seconds = SPAN_SECONDS[span]
     return at // seconds * seconds

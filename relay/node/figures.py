@@ -1,6 +1,6 @@
-"""Writes a node's figures over time: what its components have counted, and gauges of the accounts it polls.
+"""Writes a node's figures over time: the counts of its components, and gauges of the accounts it polls.
 
-What a failed write did not take goes with the next one, within the bounds of the tally.
+Cells of a failed write go with the next one, within the bounds of the tally.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class Figures:
             self._tally.add("jobs_open", "", now, stats.open_jobs, count=number == 0)
 
     async def flush(self) -> None:
-        """Writes what was counted, in several transactions. Raises StoreError; what was not written goes with the next
+        """Writes the counted cells, in several transactions. Raises StoreError; unwritten cells go with the next
         call. Rows whose commit PostgreSQL could not confirm before it went away may count twice."""
         async with self._writing:
             try:

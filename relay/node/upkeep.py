@@ -33,11 +33,11 @@ SHARED_SECONDS = 3600.0
 MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
 SEARCH_BATCHES = 10
-"""Of rows by which jobs are found, per call: a million take eight hours. Rarely one has to go, and all are read."""
+"""Maximum batches of search rows per call: a million rows take eight hours. All are read, few are deleted."""
 DEADLINE_COUNT = 200
 GROUP_COUNT = 200
 MEASURED_PULLS = 100
-"""Maximum subscriptions that the lag of is measured, the oldest first: each is a time series."""
+"""Maximum subscriptions whose lag is measured, the oldest first: each is a time series."""
 
 Result = TypeVar("Result")
 Pollers = Mapping[tuple[str, str], Poller]
@@ -104,7 +104,7 @@ class Retention:
             ("idempotency_keys", _batches, rows.delete_idempotency_keys, now - IDEMPOTENCY_SECONDS),
             # A day later, so that a replay of its last events finds the row that it locks.
             ("streams", _batches, rows.delete_streams, events - DAY_SECONDS),
-            # A receiver may still look for the public key of a request that is on its way.
+            # A receiver may still need the public key of a request on its way.
             ("secrets", _batches, rows.delete_secrets, now - TOLERANCE_SECONDS),
             ("sessions", _batches, rows.delete_sessions, now),
         )
@@ -121,8 +121,8 @@ class Retention:
 
 
 class Orphans:
-    """Ends deliveries that nothing else would: promotes followers without a head, and cancels what is pending for a
-    removed subscription. There should be none, so each is logged as an error."""
+    """Repairs stuck deliveries: promotes followers without a head, and cancels pending deliveries of removed
+    subscriptions. There should be none, so each is logged as an error."""
 
     def __init__(self, rows: UpkeepStore, clock: Clock, wake: Callable[[], None]) -> None:
         self._rows = rows
@@ -170,7 +170,7 @@ async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) 
 
 
 async def settle_groups(groups: GroupStore, clock: Clock) -> int:
-    """Finishes the rounds of groups for which nothing came for long enough. Returns how many were reviewed."""
+    """Finishes the rounds of groups without new jobs for the settle time. Returns how many were reviewed."""
     total = 0
     for _ in range(MAX_BATCHES):
         count = await groups.finish_settled(clock(), GROUP_COUNT)
@@ -203,7 +203,7 @@ async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:
 
 
 async def incidents(store: IncidentStore, clock: Clock) -> None:
-    """Closes incidents that are over, and forgets failures that were no incident."""
+    """Closes incidents that are over, and drops watched failures that became none."""
     for _ in range(MAX_BATCHES):
         if await store.review(clock()) < REVIEWED_AT_ONCE:
             break

@@ -85,7 +85,7 @@ class ForPeople:
             return ""
         if (seconds := options.digest_seconds) is not None:
             return (
-                f" What comes within {duration(seconds)} is one message, a digest; incidents and groups come at once."
+                f" Events within {duration(seconds)} are one message, a digest; incidents and groups are sent at once."
             )
         most = counted(options.messages_per_minute or DEFAULT_MESSAGES_PER_MINUTE, "message")
         return f" What exceeds {most} a minute comes as one message, a digest."

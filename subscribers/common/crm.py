@@ -43,7 +43,7 @@ _CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
 _STRANGERS = {
     "skip": "Events about people whom {} does not know are skipped, and counted.",
     "create": "For events about people whom {} does not know, it makes a record where it can.",
-    "fail": "Events about people whom {} does not know are dead, which is told.",
+    "fail": "Events about people whom {} does not know are dead, and an event reports each.",
 }
 
 
@@ -86,7 +86,7 @@ class Crm(base.Single):
         """True: whom a create names is looked up where the metadata name no person."""
         return True
 
-    def names_somebody(self, subscription: Subscription) -> Callable[[Event], bool] | None:
+    def names_person(self, subscription: Subscription) -> Callable[[Event], bool] | None:
         """By whether a delivery begins with a request, where events that name no person are skipped."""
         asked = replace(subscription, options={**subscription.options, "unmatched": "skip"})
         dialogue = self.dialogue(asked)
@@ -249,8 +249,8 @@ def common_errors(subscription: Subscription, service: str, example: str) -> lis
 
 
 def _is_about_no_person(type: str) -> bool:
-    """True for the types of events about the relay and about connect accounts. What programs publish may name
-    somebody in its metadata."""
+    """True for the types of events about the relay and about connect accounts. Published events may name a
+    person in their metadata."""
     return job_event_kind(type) is None and (type in RELAY_EVENTS or account_event_kind(type) is not None)
 
 

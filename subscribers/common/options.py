@@ -56,8 +56,8 @@ class DigestOptions(ChatOptions):
 
     digest_seconds: Annotated[Annotated[Whole, Field(ge=1, le=MAX_DIGEST_SECONDS)] | None, Cli("digest")] = Field(
         default=None,
-        description="One message for all events that came within so many seconds, which the first one starts; "
-        "incidents and finished groups come at once. Default: a message for each event.",
+        description="One message for all events within this many seconds of the first one; "
+        "incidents and finished groups are sent at once. Default: a message for each event.",
         examples=[300],
     )
     messages_per_minute: Annotated[Whole, Field(ge=1, le=60)] | None = Field(

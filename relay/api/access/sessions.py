@@ -23,7 +23,7 @@ class SignInLink(Shown):
     """Where a browser opens the dashboard."""
 
     url: str = Field(
-        description="Whoever opens it can sign in as the token of this request, once.",
+        description="Signs in as the token of this request, once. Any person who has it can use it.",
         examples=["https://relay.example/ui/login?link=Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5MDE"],
     )
     expires_at: Time | None = Field(

@@ -354,9 +354,9 @@ async def retry_delivery(call: Call) -> Response:
     problems={409: "The delivery is not uncertain, or its subscription was removed."},
 )
 async def settle_delivery(call: Call) -> Response:
-    """Say what came of an uncertain delivery.
+    """Record the outcome of an uncertain delivery.
 
-    Use it once you have looked in the CRM. `sent`: the record is there, and the delivery counts as delivered.
+    Use it once you have checked the CRM. `sent`: the record is there, and the delivery counts as delivered.
     `not_sent`: it is not there, and is written again.
     """
     fate = validate(Settlement, call.document).fate

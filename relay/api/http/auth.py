@@ -64,12 +64,12 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """What tells callers apart for good. A name may be given to another token of the database later."""
+        """A permanent key of the caller. A name may be given to another token of the database later."""
         return self.name if self.token_id is None else f"token:{self.token_id}"
 
     def require(self, scopes: frozenset[str], why: str = "") -> None:
         """Raises Forbidden unless the caller is admin or has one of these scopes. Publishing needs one with any prefix:
-        the operation looks at the types. `why`: begins the detail."""
+        the operation checks the types. `why`: begins the detail."""
         if ADMIN in self.scopes or not self.scopes.isdisjoint(scopes):
             return
         if EVENTS_WRITE in scopes and publish_prefixes(self.scopes):

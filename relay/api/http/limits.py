@@ -174,7 +174,7 @@ def too_complex(most: int) -> InvalidRequest:
 
 
 def _check_depth(text: bytes, value: Any, max_depth: int) -> None:
-    # Brackets in strings count here too: it only decides whether to look.
+    # Brackets in strings count here too: it only decides whether to scan.
     if text.count(b"{") + text.count(b"[") > max_depth and deeper_than(value, max_depth):
         raise _too_deep()
 

@@ -216,8 +216,10 @@ def stored(keep: Callable[[Any], Any]) -> Repeats:
 
 STORED = stored(lambda answer: answer)
 """For answers of ids, counts and secrets alone."""
-REFUSED_BEFORE = "the answer to the first request with this Idempotency-Key said why: send it again with another key"
-"""The detail of what a batch refused, in an answer that is given again."""
+REFUSED_BEFORE = (
+    "the answer to the first request with this Idempotency-Key has the reason: send it again with another key"
+)
+"""Detail of a refused item in a repeated answer to a batch."""
 LOCATION = {"Location": "The path of the new resource."}
 NEXT = {"Link": 'The next page, `rel="next"`, if there is one.'}
 LAST_EVENT_ID = {

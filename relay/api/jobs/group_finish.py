@@ -1,6 +1,6 @@
-"""When a group is expected to finish, from the database alone: any node answers, also one that does not poll.
+"""Forecasts the end of a group from the database alone, so every node can, also one that does not poll.
 
-A forecast is kept for 5 s. It is computed in a thread, one at a time.
+Forecasts are cached for 5 s and computed in a thread, one at a time.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FRESH_SECONDS = 5.0
 MAX_KEPT = 1_000
 MAX_CLASSES = 50
-"""Classes of jobs told apart in one forecast. Jobs of others are taken to be like all jobs of the source."""
+"""Maximum classes of jobs in one forecast. Jobs of further classes count as average jobs of the source."""
 MAX_NAMED = 3
 
 _HEALTH = {
@@ -34,7 +34,7 @@ _BROKEN = {"needs_reconnect": "needs reconnecting", "cannot_send": "cannot send"
 
 
 class GroupForecast(NamedTuple):
-    """The forecast of a group. `note`: why there is none, or what it leaves out; None: nothing."""
+    """The forecast of a group. `note`: why there is none, or what it does not include; None: neither."""
 
     rate_per_hour: float | None = None
     finish: ExpectedFinish | None = None
@@ -42,7 +42,7 @@ class GroupForecast(NamedTuple):
 
 
 class GroupForecasts:
-    """Forecasts of groups, kept for FRESH_SECONDS."""
+    """Forecasts of groups, cached for FRESH_SECONDS."""
 
     def __init__(self, work: "GroupWorkStore", learned: "LearnedStore", clock: Clock) -> None:
         self._work = work
@@ -55,7 +55,7 @@ class GroupForecasts:
         """The forecast of a group that the caller may see."""
         if group.finished_at is not None:
             return GroupForecast(note="It has finished.")
-        # What was stated of the group, or that its last job has ended, shows at once.
+        # A changed group has another key, so its forecast is computed at once.
         key = (group.id, group.round, group.arrived, group.expected, group.closed_at, group.open_jobs > 0)
         async with self._lock:
             now = self._clock()
@@ -116,7 +116,7 @@ def _missing(group: JobGroup) -> int:
 
 
 def _trouble(group: JobGroup, reading: GroupReading) -> str | None:
-    """Why nothing can be said of the group's end."""
+    """The reason why there is no forecast; None: there is one."""
     health = _HEALTH.get(reading.health)
     if health is not None:
         return health.format(account=f"{group.source}/{group.account}")

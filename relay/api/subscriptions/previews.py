@@ -1,7 +1,7 @@
 """`POST /v1/subscriptions/preview`: what a subscription would send for an event. Nothing is sent, and nothing stored.
 
 The request is made by the code that sends. Names that a template lacks are errors here, even if the template is not
-strict: whoever asks wants to know.
+strict: a preview is for finding them.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from subscribers.registry import kind_named
 RECENT_DAYS = 7
 DAY_SECONDS = 86_400.0
 MAX_RECENT = 10_000
-"""Maximum number of events, the newest ones, that one preview looks at."""
+"""Maximum events, the newest ones, that one preview checks."""
 MAX_RECENT_SECONDS = 2.0
 SLICE = 500
 MAX_EXAMPLES = 3
@@ -84,21 +84,21 @@ class PreviewedRequest(Shown):
     headers: dict[str, str] = Field(
         examples=[{"Content-Type": "application/cloudevents+json", "webhook-signature": REDACTED}]
     )
-    body: str | None = Field(description="null: it has none, since it only looks something up.", examples=["{}"])
+    body: str | None = Field(description="null: the request has none, such as a look-up.", examples=["{}"])
 
 
 class Recent(Shown):
     """What the subscription would have got."""
 
     days: int = Field(examples=[7])
-    since: Time = Field(description="Events recorded since then were looked at.", examples=["2026-05-13T10:00:00.000Z"])
-    seen: int = Field(description="The number of events looked at.", examples=[1204])
+    since: Time = Field(description="Events recorded since then were checked.", examples=["2026-05-13T10:00:00.000Z"])
+    seen: int = Field(description="The number of events checked.", examples=[1204])
     matched: int = Field(examples=[1])
     named: int | None = Field(
-        description="Of those, how many have metadata that name somebody whom a CRM can look for. Recipients that "
+        description="Of those, how many have metadata that identify a person whom the CRM can look up. Recipients that "
         "`proxy.capture` keeps are not counted. null: the sink is no CRM."
     )
-    cut: bool = Field(description="There are older ones in these days that were not looked at.")
+    cut: bool = Field(description="There are older events in these days that were not checked.")
     examples: list[CloudEvent] = Field(description="The newest that match, three at most.")
 
 
@@ -264,8 +264,8 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
     now = call.ports.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
     seen, matched, examples = 0, 0, list[dict[str, Any]]()
-    names_somebody = kind_named(subscription.kind).names_somebody(subscription)
-    named = None if names_somebody is None else 0
+    names_person = kind_named(subscription.kind).names_person(subscription)
+    named = None if names_person is None else 0
     cursor, cut = None, False
     clock, turns = asyncio.get_running_loop().time, Turns()
     until = clock() + MAX_RECENT_SECONDS
@@ -278,8 +278,8 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
             seen, since = seen + 1, event.recorded_at
             if matcher.gets(event):
                 matched += 1
-                if names_somebody is not None and named is not None:
-                    named += names_somebody(event)
+                if names_person is not None and named is not None:
+                    named += names_person(event)
                 if len(examples) < MAX_EXAMPLES:
                     examples.append(event.document())
             if turns.over:

@@ -28,9 +28,9 @@ from relay.errors import Conflict, Unauthorized
 from relay.store.deliveries.pulls import Settled
 
 SLICE_SECONDS = 1.0
-"""How often a wait looks whether the node stops, or its token was revoked. It reads nothing."""
+"""Interval at which a wait checks that the node runs and its token is valid, in memory."""
 GONE_SECONDS = 5.0
-"""How often it looks whether its caller is gone, which costs more than all else of thousands of waits."""
+"""Interval at which it checks for its caller's disconnect: the main cost of thousands of waits."""
 _DELIVERY_ID = re.compile("dlv_[0-9a-z]{26}")
 
 Reason = Literal["paused", "disabled", "pending"]

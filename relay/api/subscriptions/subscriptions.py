@@ -149,8 +149,8 @@ async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> dict[str, 
 async def create_subscription(call: Call) -> Response:
     """Subscribe to events.
 
-    For a CRM, its sink and credential are tried first with a few requests; for a broker, by a connection and a look for
-    the topic, stream, queue or exchange. If they fail, nothing is stored.
+    For a CRM, a few requests first check its sink and credential; for a broker, a connection checks the topic, stream,
+    queue or exchange. If the check fails, nothing is stored.
     """
     now = call.ports.clock()
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
@@ -265,7 +265,7 @@ async def delete_subscription(call: Call) -> Response:
 
 
 def _of_test(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """That a test was sent, and when: neither the sample, which has the caller's metadata, nor what the sink said."""
+    """The time and result of a test, without the sample, which has the caller's metadata, and the sink's answer."""
     event, code = answer["event"], _CODE.match(answer["reason"])
     return {
         **answer,

@@ -151,7 +151,7 @@ def settle(
     fate: Annotated[Literal["sent", "not_sent"], typer.Option(help="Whether the record is there.")],
     json: Json = False,
 ) -> None:
-    """Say what came of an uncertain delivery, once you have looked in the CRM. With not_sent it is sent again."""
+    """Record the outcome of an uncertain delivery, once you have checked the CRM. With not_sent it is sent again."""
     answer = api().post(path_of("deliveries", id, "settle"), {"fate": fate})
     done = "is delivered" if fate == "sent" else "is pending again"
     print_result(answer, f"{id} is settled as {fate}: it {done}", json=json)

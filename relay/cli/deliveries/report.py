@@ -21,7 +21,7 @@ SKIPPED = {"unmatched": "no contact in the CRM matches", "ambiguous": "more than
 NAMES_NO_PERSON = "its job names no person whom the CRM can look for"
 DELIVERED = {
     "dry_run": "was not sent: its subscription has config.dry_run",
-    "settled": "counts as delivered, because a person said so",
+    "settled": "counts as delivered, because a person marked it as delivered",
     "already_written": "was delivered by an earlier attempt, as the sink says",
 }
 """Reasons of a delivery that was not delivered by its last attempt."""

@@ -65,7 +65,7 @@ class Receipts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCheck:
-    """The number of events that one job must produce (`owed`), how many of them are missing, and how many other states
+    """The number of events expected of one job (`owed`), how many of them are missing, and how many other states
     were not observed."""
 
     owed: int

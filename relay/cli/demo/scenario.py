@@ -169,7 +169,7 @@ async def open_scenario(
 
 
 async def run_scenario(scenario: Scenario, progress: Callable[[], None] = lambda: None) -> Report:
-    """Subscribes, dispatches and registers the jobs, and waits for every owed event or the time limit."""
+    """Subscribes, dispatches and registers the jobs, and waits for every expected event or the time limit."""
     async with running(scenario, progress) as session:
         await subscribe(scenario, session)
         await dispatch_jobs(scenario, session)
@@ -225,7 +225,7 @@ async def dispatch_jobs(scenario: Scenario, session: aiohttp.ClientSession) -> N
 
 
 async def wait_for_events(scenario: Scenario) -> None:
-    """Waits until each job's owed events have arrived, or `patience_seconds` after the last true end."""
+    """Waits until each job's expected events have arrived, or `patience_seconds` after the last true end."""
     truths = {truth["id"]: truth for truth in scenario.truths()}
     latest = last_end_of(truths.values()) + patience_seconds(scenario.plan)
     while truths and wall_clock() < latest:

@@ -319,10 +319,10 @@ async def _declared(settings: Settings, environ: Mapping[str, str], database: Fi
     check_declared(settings.subscriptions)
     async with _opened(settings, environ, database, "`relay apply --dry-run`") as store:
         found = await differing(settings, await context_of(settings, store, None, wall_clock))
-    said = f"{len(settings.subscriptions)} declared"
+    declared = f"{len(settings.subscriptions)} declared"
     if not found:
-        return f"{said}, all applied"
-    return f"{said}, {len(found)} not as in the database. `relay apply --dry-run` shows how they differ"
+        return f"{declared}, all applied"
+    return f"{declared}, {len(found)} not as in the database. `relay apply --dry-run` shows how they differ"
 
 
 @asynccontextmanager
@@ -365,7 +365,7 @@ async def _check_sinks(subscriptions: SubscriptionStore, settings: Settings) -> 
 
 
 async def dialled(subscriptions: Sequence[Subscription], policy: GuardPolicy) -> list[Finding]:
-    """Connects to each broker, and looks for the topic, stream, queue or exchange. Nothing is published."""
+    """Connects to each broker, and checks the topic, stream, queue or exchange. Nothing is published."""
     places = {one.id: found for one in subscriptions if (found := broker_of(one)) is not None}
     publishers = Publishers(policy, clock=wall_clock, resolver=ThreadedResolver())
     turns = asyncio.Semaphore(MAX_DIALS)
@@ -377,13 +377,13 @@ async def dialled(subscriptions: Sequence[Subscription], policy: GuardPolicy) ->
 
     try:
         different = list(dict.fromkeys(places.values()))
-        said = dict(zip(different, await asyncio.gather(*map(dial, different)), strict=True))
+        errors = dict(zip(different, await asyncio.gather(*map(dial, different)), strict=True))
     finally:
         await publishers.close()
     return [
         Finding(f"sink {one.id}", "problem", f"{one.sink}: {why}")
         for one in subscriptions
-        if (why := said[places[one.id]]) is not None
+        if (why := errors[places[one.id]]) is not None
     ]
 
 

@@ -134,7 +134,7 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
     """The database of these settings. Raises DatabaseHeld, NoDatabase, UsageError, StoreError, and SettingsError for an
     encryption key that nodes do not have.
 
-    creates  a SQLite file that is missing is made: only for one that nobody keeps
+    creates  creates a missing SQLite file: only for a temporary one
     writes   administrative writes are recorded
     """
     from relay import log

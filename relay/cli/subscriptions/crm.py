@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def is_interactive() -> bool:
-    """True if somebody at a terminal can answer."""
+    """True if a person at a terminal can answer."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -108,7 +108,7 @@ def _asked_credential(crm: "ByName") -> Body:
 
 
 def _asked(what: str, option: str, *, is_secret: bool = False) -> str:
-    """An answer of somebody at a terminal. Raises UsageError without a terminal."""
+    """The answer of a person at a terminal. Raises UsageError without a terminal."""
     if not is_interactive():
         raise UsageError(f"not given: {_small(what)}. Use {option}; only a terminal is asked")
     answer = ""
@@ -131,7 +131,7 @@ def _small(text: str) -> str:
 
 
 def show(api: Api, id: str, kind: "Kind", types: list[str] | None, metadata: Any) -> Any:
-    """Prints what the CRM would get for a sample, and how many events of the last days name somebody. Returns the
+    """Prints what the CRM would get for a sample, and how many events of the last days name a person. Returns the
     preview."""
     crm = _asked_for(kind)
     asked = given({"subscription": id, "metadata": metadata, "type": sample_type(types)})
@@ -179,10 +179,10 @@ def _recent(kind: "Kind", recent: Mapping[str, Any]) -> str:
     days = f"since {recent['since']}" if recent["cut"] else f"of the last {recent['days']} days"
     matched, named = recent["matched"], recent.get("named") or 0
     if not matched:
-        return f"No event {days} would have come. Jobs name somebody by their metadata: {crm.names}."
+        return f"No event {days} would have come. Jobs name a person by their metadata: {crm.names}."
     others = "" if named == matched else f" The others are about people whom {kind.title} cannot look for."
     verb = "names" if named == 1 else "name"
-    return f"Of {counted(matched, 'event')} {days}, {named:,} {verb} somebody by metadata: {crm.names}.{others}"
+    return f"Of {counted(matched, 'event')} {days}, {named:,} {verb} a person by metadata: {crm.names}.{others}"
 
 
 def sample_type(types: list[str] | None) -> str | None:
@@ -191,7 +191,7 @@ def sample_type(types: list[str] | None) -> str | None:
 
 
 def wants_sample(kind: "Kind", metadata: Any, sample: bool | None, *, json: bool) -> tuple[bool, Any]:
-    """Whether to send a sample, and the metadata that name whom it is about: as the options say, else as somebody at a
+    """Whether to send a sample, and the metadata that name whom it is about: as the options say, else as a person at a
     terminal answers."""
     if sample is not None or json or not is_interactive():
         return bool(sample), metadata

@@ -94,7 +94,7 @@ def add(
     only once.
 
     hubspot, salesforce and pipedrive: asks for what is missing, tries the credential, and shows what would be sent.
-    Brokers: connects, and looks for the topic, stream, queue or exchange. pull: a program asks for its events.
+    Brokers: connects, and checks the topic, stream, queue or exchange. pull: a program asks for its events.
 
     Exit code 1: the sink did not accept the sample. The subscription is kept.
     """

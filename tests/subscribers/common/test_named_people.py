@@ -37,8 +37,8 @@ def event(**metadata: Any) -> Event:
 
 
 @pytest.mark.parametrize("unmatched", ["skip", "create", "fail"])
-def test_an_event_names_somebody_by_its_metadata(unmatched: str) -> None:
-    names = Pipedrive().names_somebody(subscription(unmatched=unmatched))
+def test_an_event_names_person_by_its_metadata(unmatched: str) -> None:
+    names = Pipedrive().names_person(subscription(unmatched=unmatched))
     assert names is not None
     assert names(event(deal_id=7))
     assert names(event(email="jane@example.com"))
@@ -47,10 +47,10 @@ def test_an_event_names_somebody_by_its_metadata(unmatched: str) -> None:
 
 
 def test_a_sink_that_looks_for_nobody_has_no_such_count() -> None:
-    assert Webhook().names_somebody(subscription()) is None
+    assert Webhook().names_person(subscription()) is None
 
 
-def test_an_event_that_a_template_cannot_render_names_somebody() -> None:
+def test_an_event_that_a_template_cannot_render_names_person() -> None:
     class Broken(Pipedrive):
         def dialogue(self, subscription: Subscription) -> Any:
             def steps(*_: Any) -> Any:
@@ -59,6 +59,6 @@ def test_an_event_that_a_template_cannot_render_names_somebody() -> None:
 
             return type("Steps", (), {"steps": staticmethod(steps)})
 
-    names = Broken().names_somebody(subscription())
+    names = Broken().names_person(subscription())
     assert names is not None
     assert names(event())

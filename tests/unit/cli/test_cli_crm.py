@@ -137,7 +137,7 @@ def test_a_terminal_is_asked_for_what_is_missing(
         "person_id\t{person}",
         "a.b\t[1]",
         "",
-        "Of 120 events of the last 7 days, 83 name somebody by metadata: deal_id, lead_id, person_id, email or phone. "
+        "Of 120 events of the last 7 days, 83 name a person by metadata: deal_id, lead_id, person_id, email or phone. "
         "The others are about people whom Pipedrive cannot look for.",
     ]
 
