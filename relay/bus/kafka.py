@@ -1,8 +1,8 @@
 """Apache Kafka. An event is delivered once all in-sync replicas have it (`acks=all`).
 
 Each partition has a lane: its own producer identity, sequence numbers, and at most one batch in flight, so events of
-a key stay in order. An unacknowledged batch is sent again with the same numbers before any other batch of its lane, so
-brokers store it once, also across attempts and connections.
+one job or stream stay in order. An unacknowledged batch is sent again with the same numbers before any other batch of
+its lane, so brokers store it once, also across attempts and connections.
 """
 
 import asyncio

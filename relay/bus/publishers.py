@@ -43,7 +43,7 @@ _MODULES = {"KAFKA": "relay.bus.kafka", "NATS": "relay.bus.nats", "AMQP": "relay
 
 
 class CannotConnect(Exception):
-    """No connection. `error`: a word as in `core.delivery.Response`; the text is one line without secrets."""
+    """No connection. `error`: as in `core.deliveries.delivery.Response`; the text is one line without secrets."""
 
     def __init__(self, error: str, detail: str) -> None:
         super().__init__(detail)

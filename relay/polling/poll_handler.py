@@ -36,8 +36,10 @@ log = structlog.get_logger("relay.polling")
 class PollHandler:
     """Handles the poll results of one account.
 
-    `polled` is called with each result that was compared, right after its changes were recorded; `failed` with the
-    problem and the channel of each job that was found to have failed, or that is retried.
+    `polled` is called with each result that was compared: right after its changes were recorded, before the handler
+    yields to others, and once more at the end of `handle`, which also covers results without changes. It must be
+    idempotent: the drop-in renews the job's answer. `failed` is called with the problem and the channel of each job
+    that was found to have failed, or that is retried.
     """
 
     def __init__(

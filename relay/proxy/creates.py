@@ -1,7 +1,7 @@
 """Creates: recorded before they are sent, sent once, and tracked before the caller gets the answer.
 
 Steps: record the intent -> send once -> read the answer -> record the job and end the intent in one transaction ->
-answer. An interruption at any step leaves the intent, which marks a create of unknown outcome (`unknown_creates.py`).
+answer. An interruption at any step leaves the intent, which marks a create of unknown outcome (`unrecorded.py`).
 """
 
 import asyncio

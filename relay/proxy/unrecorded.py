@@ -1,7 +1,7 @@
 """Keeps jobs that upstream has created but the database has not accepted in memory, and records them once it does.
 
-Their number is bounded. If the process ends first, each job's intent is in the database as a create of unknown outcome
-(`unknown_creates.py`); the log and the answer to its create have the job's id.
+Their number is bounded. If the process ends first, each job's intent is in the database as a create of unknown outcome;
+the log and the answer to its create have the job's id.
 """
 
 import asyncio

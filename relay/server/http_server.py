@@ -620,7 +620,7 @@ class _Flow(FlowControl):
 class Server(uvicorn.Server):
     """uvicorn's server without signal handlers, since the command installs its own, and with another way to stop.
 
-    The listening socket may be shared (`systemd.py`): connections in its queue wait for the next process. Those that
+    The listening socket may be shared (`sockets.py`): connections in its queue wait for the next process. Those that
     were accepted are answered before they are closed.
     """
 

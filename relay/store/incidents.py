@@ -1,4 +1,4 @@
-"""Lists incidents, and reviews them in upkeep. Failures change them in `outbox/incident_recorder`."""
+"""Lists incidents, and reviews them in upkeep. Failures change them in `outbox/incident_recorder.py`."""
 
 import math
 from collections.abc import Mapping, Sequence

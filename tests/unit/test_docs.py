@@ -180,6 +180,24 @@ def test_every_file_of_the_code_that_is_named_exists(document: Path) -> None:
     assert [n for n in sorted(named) if not any(m in n for m in made_up) and not (ROOT / n).exists()] == []
 
 
+def test_every_module_that_the_code_names_exists() -> None:
+    """In comments, docstrings and texts: `name.py`, with the end of its path, and `core.package.module`."""
+    known = [f"/{path.relative_to(ROOT)}" for folder in ("alembic", "tests") for path in (ROOT / folder).rglob("*.py")]
+    known += [f"/{path.relative_to(ROOT)}" for path in CODE]
+    wrong = []
+    for path in CODE:
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"[\w./-]*\w\.py\b", text))
+        for dotted in re.findall(r"`(?:relay\.)?((?:api|bus|core|store)(?:\.[a-z]\w*)+)", text):
+            if not (ROOT / "relay" / dotted.replace(".", "/")).is_dir():
+                module = ROOT / "relay" / f"{dotted.replace('.', '/')}.py"
+                named.add(str((module if module.exists() else module.parent.with_suffix(".py")).relative_to(ROOT)))
+        wrong += [
+            f"{path.relative_to(ROOT)}: {name}" for name in named if not any(k.endswith(f"/{name}") for k in known)
+        ]
+    assert wrong == []
+
+
 def test_every_package_has_its_place_on_the_map() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     relay_dir = ROOT / "relay"

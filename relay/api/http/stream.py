@@ -6,7 +6,7 @@ hidden (see `Tail`), the stream reads again after growing pauses. The stream of 
 caller whose token is no longer valid.
 
 A stream holds one page of events, bounded in bytes, and reads the next one only once the client has taken it. The
-server ends the connection of a client that does not read (`relay/server/connections.py`).
+server ends the connection of a client that does not read (`relay/server/http_server.py`).
 """
 
 import asyncio

@@ -106,9 +106,9 @@ class Message:
 class Published:
     """What came of a message.
 
-    error   None: the broker has stored it. Else a word as in `core.delivery.Response`, or what the broker refused:
-            `no_stream`, `unroutable`, `unknown_topic`, `unknown_exchange`, `too_large`, `denied`, `nack`, `blocked`, or
-            `behind`: an earlier message of its order failed, so it was not sent
+    error   None: the broker has stored it. Else a word as in `core.deliveries.delivery.Response`, or what the broker
+            refused: `no_stream`, `unroutable`, `unknown_topic`, `unknown_exchange`, `too_large`, `denied`, `nack`,
+            `blocked`, or `behind`: an earlier message of its order failed, so it was not sent
     detail  one line without secrets about the error, or where the broker has put it
     """
 

@@ -46,7 +46,7 @@ class PlannedJob:
         self.anchor = 0.0
         self.phase = UNSEEN
         self.kind = 0
-        """Kind of its anchor: one of `policy.KINDS`."""
+        """Kind of its anchor: one of `inspection.KINDS`."""
         self.statistics: ClassStatistics | None = None
         """Statistics of its class; None before the first poll."""
         self.queue = FIRST

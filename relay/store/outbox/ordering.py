@@ -1,5 +1,6 @@
-"""Ordering within a job and subscription, when it changes by something other than a new event (`outbox.py`) or the end
-of a head (`attempt_results.py`): a manual retry takes its place in the order, or a subscription changes its `ordering`.
+"""Ordering within a job and subscription, when it changes by something other than a new event (`recording.py`) or the
+end of a head (`attempt_results.py`): a manual retry takes its place in the order, or a subscription changes its
+`ordering`.
 """
 
 from collections.abc import Sequence

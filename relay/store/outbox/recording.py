@@ -69,7 +69,7 @@ CROSS JOIN LATERAL ({of_one} = wanted.uid OFFSET 0) AS found
 OPEN_OF_JOBS, OPEN_MANUAL_OF_JOBS = _open_pairs("priority < 2"), _open_pairs("priority = 2")
 # Locks jobs. Recording an event and ending its head both lock the job. Otherwise a follower could stay blocked.
 LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)")
-# The same for streams of published events.
+# The same for streams.
 LOCK_STREAMS = sql("SELECT uid FROM streams WHERE uid IN $json_values(uids) $for_update(streams)")
 
 _READ = ", ".join((*_EVENT, "stream", "identity"))

@@ -1,7 +1,7 @@
 """Streams: keep events without a job in order, as a job does for its own events.
 
 A stream's row holds the place of its last event. It is locked while an event takes its place, and while the head of its
-deliveries ends: see `lock_jobs` in `outbox.py`.
+deliveries ends: see `lock_jobs` in `recording.py`.
 """
 
 from collections import Counter

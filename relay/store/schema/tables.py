@@ -211,7 +211,7 @@ class SubscriptionRow(SQLModel, table=True):
     """Where events go. `sealed` holds the sink, the custom headers and the sink's credential, encrypted.
 
     owner          the account it is limited to, as source/account; NULL: none
-    consent        the result of the handshake with the sink of its digest, see `core.subscription.Consent`
+    consent        the result of the handshake with the sink of its digest: `core.subscriptions.subscription.Consent`
     handshake_at   while pending: when its sink is asked, or the end of the turn of the node that asks
     refresh_until  until then one node trades the credential's refresh token or, after a failure, no node does
     creator        the token that made it, for `auth.max_subscriptions_per_token`; NULL: not known, or a callback
@@ -285,13 +285,13 @@ class SecretRow(SQLModel, table=True):
 class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
-    job_uid   what its order is kept by: its event's job, or the stream of a published event
+    job_uid   what its order is kept by: its event's job or stream (`Event.order_key`)
     state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled,
               uncertain (the sink may have accepted it)
     priority  0 first attempts, 1 retries and the backlog of a failing sink, 2 manual retries and replays, which have
               heads and followers of their own
     due_at    when it may be claimed: the next attempt, or the end of its holder's lease. Below 0: at once, by every
-              clock, see `core.delivery.at_once`
+              clock, see `core.deliveries.delivery.at_once`
     replay    the replay that counts its end; NULL again once counted
     was       the state that stopping the replay restores; NULL if it was open without the replay
     owner     the subscription's owner

@@ -1,4 +1,4 @@
-"""Subscriptions and callbacks. What can be a credential is encrypted: see `subscription_rows.py` and `secrets.py`."""
+"""Subscriptions and callbacks. What can be a credential is encrypted: see `rows.py` and `secrets.py`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
