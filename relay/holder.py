@@ -39,7 +39,7 @@ class Holder:
         self.rename(new_name())
 
     def has_lost(self, name: str) -> bool:
-        """Whether a name of this node, or the name in a lease token, was lost."""
+        """True if a name of this node, or the name in a lease token, was lost."""
         return bool(self._lost) and name.partition(".")[0] in self._lost
 
     def token(self, number: int) -> str:

@@ -72,7 +72,7 @@ _shows_deliveries = False
 
 
 def shows_deliveries() -> bool:
-    """Whether successful deliveries are logged: only with `dev` or at debug level, because of the cost."""
+    """True if successful deliveries are logged: only with `dev` or at debug level, because of the cost."""
     return _shows_deliveries
 
 

@@ -69,7 +69,7 @@ class Front:
 
 
 def _browses(scope: Scope) -> bool:
-    """Whether a person opens the relay's first page in a browser, which the dashboard leads on from. A request with a
+    """True if a person opens the relay's first page in a browser, which the dashboard leads on from. A request with a
     token comes from a client of the API; a password is for the proxy that signs people in, and may be passed on."""
     if scope["path"] != "/" or scope["method"] != "GET":
         return False

@@ -46,7 +46,7 @@ class Nats:
         self._client: Any = _client_class()(self._answers, secure=secure)
         self._gone = False
         self._inbox = ""
-        """Where acknowledgements come; empty: not subscribed to."""
+        """Subject of acknowledgements; empty: not subscribed."""
         self._numbers = count()
         self._waiting: dict[str, tuple[str, asyncio.Future[Published]]] = {}
         """Subjects and results of unacknowledged messages, by their numbers."""

@@ -81,7 +81,7 @@ def internal(default: Any) -> Any:
 
 
 def is_name(text: str) -> bool:
-    """Whether this can name a source, an account or a token."""
+    """True if this can name a source, an account or a token."""
     return is_token_name(text)
 
 

@@ -274,7 +274,7 @@ class _Unfold:
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be encoded as UTF-8: YAML escapes and bytes in variables can produce unpaired surrogates."""
+    """True if it can be encoded as UTF-8: YAML escapes and bytes in variables can produce unpaired surrogates."""
     return _HALF_CHARACTER.search(text) is None
 
 

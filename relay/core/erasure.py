@@ -39,19 +39,19 @@ class ErasureRequest:
         return dumps(self.value if self.group is None else self.value.strip())[1:-1]
 
     def selects(self, *metadata: Any) -> bool:
-        """Whether one of these JSON values has the field."""
+        """True if one of these JSON values has the field."""
         return self.name is not None and any(
             name == self.name and _is(value, self.value) for document in metadata for name, value in _fields(document)
         )
 
     def selects_event(self, document: Mapping[str, Any]) -> bool:
-        """Whether an event's metadata has the field, or the event is about the group. Attributes have no spaces at
+        """True if an event's metadata has the field, or the event is about the group. Attributes have no spaces at
         their ends."""
         of_group = self.group is not None and document.get("group") == self.group.strip()
         return of_group or self.selects(*metadata_of_event(document))
 
     def covers(self, source: str, account: str) -> bool:
-        """Whether rows of this account may be erased."""
+        """True if rows of this account may be erased."""
         return self.source in (None, source) and self.account in (None, account)
 
 

@@ -117,5 +117,5 @@ def with_local_token(settings: "Settings", environ: Mapping[str, str], *, has_st
 
 
 def uses_local_token(settings: "Settings") -> bool:
-    """Whether `with_local_token` has added this machine's token."""
+    """True if `with_local_token` has added this machine's token."""
     return any(token.name == LOCAL_NAME for token in settings.auth.tokens)

@@ -98,9 +98,9 @@ def _size(answer: CachedAnswer) -> int:
 
 
 BORROWED_SECONDS = 15.0
-"""How long a caller's read may delay the relay's own poll of the job."""
+"""Maximum seconds by which a caller's read may delay the relay's own poll of the job."""
 KNOWN_SECONDS = 60.0
-"""How long a cached answer is served before the database is asked whether the job is still tracked."""
+"""Seconds a cached answer is served before the database is asked if the job is still tracked."""
 WAIT_SLICE_SECONDS = 15.0
 ELSEWHERE_SLICE_SECONDS = 1.0
 

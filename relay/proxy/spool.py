@@ -22,7 +22,7 @@ MAX_CREATE_BYTES = 1 << 30
 PART_BYTES = 64 * 1024
 FREE_BYTES = 512 << 20
 FREE_SHARE = 0.1
-"""What is left free on the disk: so many bytes, or this share of a smaller disk."""
+"""Minimum free space of the disk in bytes, and as a share of a smaller disk."""
 CHECK_BYTES = 8 << 20
 """Bytes between two checks of the free disk space."""
 

@@ -94,7 +94,7 @@ def fault_of(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]
 
 
 def is_absolute(target: bytes) -> bool:
-    """Whether a request target is an absolute URL."""
+    """True if a request target is an absolute URL."""
     return b"://" in target and target[:1] != b"/"
 
 
@@ -337,7 +337,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def has_unread_input(self) -> bool:
-        """Whether the client has sent something that the event loop has not read yet."""
+        """True if the client has sent something that the event loop has not read yet."""
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed meanwhile
             descriptor = self.transport.get_extra_info("socket").fileno()
             return fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)) != bytes(4)
@@ -370,11 +370,11 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request has a complete head and no complete answer."""
+        """True if a request has a complete head and no complete answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client has exceeded a time limit. Time spent not reading or not answering does not count."""
+        """True if the client has exceeded a time limit. Time spent not reading or not answering does not count."""
         limits = self._connections.limits
         if self._refused and not self.transport.get_write_buffer_size():
             return now - self.since > min(DISCARD_SECONDS, limits.head_seconds)
@@ -410,7 +410,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _has_unsent(self) -> bool:
-        """Whether unsent answers block writing or closing."""
+        """True if unsent answers block writing or closing."""
         return self.flow.write_paused or self.transport.is_closing()
 
     def pause_writing(self) -> None:

@@ -162,7 +162,7 @@ _STATES: Mapping[str | None, str] = {
 
 
 def _has_succeeded(connection: Connection, incident: Incident) -> bool:
-    """Whether a success of the incident's key began after its last failure: of a job; of a job that was created since,
+    """True if a success of the incident's key began after its last failure: of a job; of a job that was created since,
     too; or of a delivery."""
     since = incident.last_failure_at
     if incident.kind == "sink":

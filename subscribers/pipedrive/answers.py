@@ -22,7 +22,7 @@ LIMITED_PAUSE_SECONDS = 30.0
 BLOCKED_PAUSE_SECONDS = 600.0
 
 READ_BYTES = 65_536
-"""So much of an answer is read."""
+"""Maximum bytes read of an answer."""
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ACCESS = "give the subscription a valid API token (Pipedrive: Personal preferences, API) as its sinkcredential"
 _DISABLES = {
@@ -33,13 +33,13 @@ _DISABLES = {
     501: "update the relay",
 }
 _HEAD = re.compile(rb'\s*\{\s*"success"\s*:\s*true\s*,\s*"data"\s*:\s*\{\s*"id"\s*:\s*([1-9][0-9]{0,14})\s*,')
-"""How the answer begins that names one thing, such as a new record. The rest of a long one is not read."""
+"""The beginning of an answer about one thing, such as a new record. The rest of a long answer is not read."""
 _SCOPE = "Scope and URL mismatch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What Pipedrive answered.
+    """An answer of Pipedrive.
 
     data, more  the `data` and `additional_data` of an answer; None in any other
     outcome     what a refusal, or no answer, means; of an answer: delivered
@@ -94,7 +94,7 @@ def uuid_in(found: object) -> str | None:
 
 
 def is_cut(response: Response) -> bool:
-    """Whether an answer is longer than what is read of it. One that broke off is no such answer."""
+    """True if an answer is longer than what is read of it. One that broke off is no such answer."""
     whole = response.error is None and len(response.excerpt) >= READ_BYTES
     return whole and crm.read_object(response.excerpt) is None
 

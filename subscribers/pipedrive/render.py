@@ -118,7 +118,7 @@ def next_page(entry: Entry, place: Mapping[str, str | int], answer: Answer, limi
 
 
 def is_past(records: Sequence[Any], before: int | None, at: float) -> bool:
-    """Whether these, and so all that follow, were added well before a time. They prove it by their order: each id is
+    """True if these, and so all that follow, were added well before a time. They prove it by their order: each id is
     lower than the one before. `before`: the last id of the page before."""
     found = [id_in(one) for one in records]
     ids = [id for id in (before, *found) if isinstance(id, int)]

@@ -74,7 +74,7 @@ _DISABLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What Salesforce answered.
+    """An answer of Salesforce.
 
     document  its body as JSON; None if it has none or the request was not carried out
     code      the first error's

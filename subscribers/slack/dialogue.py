@@ -74,7 +74,7 @@ _LIMITED_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What Slack answered.
+    """An answer of Slack.
 
     gone   the message that was to be edited or answered cannot be
     place  of the message that was posted or edited: the channel's id and its `ts`; None if the answer has none
@@ -267,7 +267,7 @@ def _request(url: str, payload: Mapping[str, Any]) -> OutboundRequest:
 
 
 def _is_of(memory: Memory, subscription: Subscription) -> bool:
-    """Whether this is about a message in the channel that the subscription has now."""
+    """True if this is about a message in the channel that the subscription has now."""
     return memory.get("asked") == SlackOptions.of(subscription).channel and isinstance(memory.get("message"), dict)
 
 

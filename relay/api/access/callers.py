@@ -118,11 +118,11 @@ class Access:
 
     @property
     def has_stored(self) -> bool:
-        """Whether the database has a token."""
+        """True if the database has a token."""
         return bool(self._of_database)
 
     def some_expired(self) -> bool:
-        """Whether a token has expired since the last call that returned True."""
+        """True if a token has expired since the last call that returned True."""
         now = self._clock()
         if now < self._planned_at:
             self._plan_expiry()  # the clock was set back: what had expired is valid again, until its time
@@ -160,11 +160,11 @@ class Access:
             scope["client"] = (believed, 0)
 
     def is_proxied(self, scope: Mapping[str, Any]) -> bool:
-        """Whether a trusted proxy has sent the request: it connected to us itself. After `address`."""
+        """True if a trusted proxy has sent the request: it connected to us itself. After `address`."""
         return _PEER in scope and is_within(scope[_PEER], self.trusted_proxies)
 
     def is_token(self, value: str) -> bool:
-        """Whether this is a token of this relay, or has the form of one. Says nothing of where it may be used from."""
+        """True if this is a token of this relay, or has the form of one. Says nothing of where it may be used from."""
         return value.startswith(TOKEN_PREFIX) or _digest(value) in self._entries
 
     def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
@@ -209,7 +209,7 @@ class Access:
         return identity
 
     def holds(self, identity: Identity | None) -> bool:
-        """Whether the caller's token is still accepted, with the same permissions."""
+        """True if the caller's token is still accepted, with the same permissions."""
         if identity is None or identity.digest is None:
             return True
         entry = self._entries.get(identity.digest)

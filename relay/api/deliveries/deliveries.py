@@ -313,7 +313,7 @@ async def recipient_of(call: Call, event: Event) -> Recipient | None:
 
 
 def is_signed_name(name: str) -> bool:
-    """Whether this is a header of Standard Webhooks. These are not redacted: they are only valid with the body."""
+    """True if this is a header of Standard Webhooks. These are not redacted: they are only valid with the body."""
     return name.lower() in ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 

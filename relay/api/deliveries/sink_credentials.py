@@ -179,7 +179,7 @@ def sent_headers_view(headers: Sequence[tuple[str, str]], credential: SinkCreden
 
 
 def is_shown(document: Any, credential: SinkCredential | None) -> bool:
-    """Whether `sinkcredential` in a body is the stored one as `GET` shows it: it is then kept. The relay may have
+    """True if `sinkcredential` in a body is the stored one as `GET` shows it: it is then kept. The relay may have
     renewed its token since."""
     given = document.get("sinkcredential") if isinstance(document, dict) else None
     if credential is None or not isinstance(given, dict):

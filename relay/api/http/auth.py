@@ -169,7 +169,7 @@ def require_local(scope: Scope, headers: Headers) -> None:
 
 
 def is_local(scope: Scope, headers: Headers, settings: ApiSettings) -> bool:
-    """Whether the caller needs no token: with `--dev`, if `require_local` accepts it."""
+    """True if the caller needs no token: with `--dev`, if `require_local` accepts it."""
     try:
         require_local(scope, headers)
     except Forbidden:

@@ -184,7 +184,7 @@ def _too_deep() -> InvalidRequest:
 
 
 def deeper_than(value: Any, max_depth: int) -> bool:
-    """Whether a JSON value is nested deeper than `max_depth`, so that a document around it may be too deep to write."""
+    """True if a JSON value is nested deeper than `max_depth`, so that a document around it may be too deep to write."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(max_depth):
         level = [

@@ -138,7 +138,7 @@ class Call:
 
     @property
     def may_set_sinks(self) -> bool:
-        """Whether the caller may change the subscriptions that it sees, and so see what their sinks are sent and
+        """True if the caller may change the subscriptions that it sees, and so see what their sinks are sent and
         answer."""
         return self.identity is not None and not self.identity.scopes.isdisjoint({ADMIN, SUBSCRIPTIONS_WRITE})
 
@@ -149,7 +149,7 @@ class Call:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the caller's token is still valid: asked again and again while a request is open."""
+        """True if the caller's token is still valid: asked again and again while a request is open."""
         return self.ports.access.holds(self.identity)
 
     @property
@@ -289,7 +289,7 @@ class Operation:
 
     @property
     def is_plain_read(self) -> bool:
-        """Whether it has no body, and no place in the audit."""
+        """True if it has no body, and no place in the audit."""
         return self.method == "GET" and self.audited is None
 
     def __call__(self, handler: Handler) -> Handler:

@@ -47,7 +47,7 @@ _HEARTBEAT = b": still here\n\n"
 
 
 def is_wanted(headers: Headers) -> bool:
-    """Whether `Accept` names the stream's media type, and JSON not before it."""
+    """True if `Accept` names the stream's media type, and JSON not before it."""
     named = [part.partition(";")[0].strip().lower() for part in ",".join(headers.getlist("accept")).split(",")]
     wanted = [name for name in named if name in (MEDIA_TYPE, "application/json")]
     return bool(wanted) and wanted[0] == MEDIA_TYPE

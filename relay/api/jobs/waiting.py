@@ -39,7 +39,7 @@ def preferred_seconds(headers: Headers) -> int | None:
 
 
 def is_reached(job: Job, *, until_running: bool) -> bool:
-    """Whether the wait is over: the job is closed, or has run if `until_running`."""
+    """True if the wait is over: the job is closed, or has run if `until_running`."""
     if not job.open:
         return True
     progress = job.progress

@@ -38,7 +38,7 @@ Body = TypeVar("Body", bound=SubscriptionCreate)
 
 
 def awaits_consent(subscription: core.Subscription, context: Context) -> bool:
-    """Whether nothing may be sent to the sink before a handshake."""
+    """True if nothing may be sent to the sink before a handshake."""
     return handshake.awaits_consent(subscription, context.settings.handshake, infer_kind)
 
 

@@ -68,7 +68,7 @@ def place_of(subscription: core.Subscription) -> tuple[object, ...]:
 
 
 def switches_on(after: core.Subscription, before: core.Subscription) -> bool:
-    """Whether a change switches on what has the sink checked again."""
+    """True if a change switches on what has the sink checked again."""
     model = model_of(after.kind, "config")
     return model is not None and any(
         getattr(model.of(after), name) and not getattr(model.of(before), name) for name in model.checked

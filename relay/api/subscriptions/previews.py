@@ -172,7 +172,7 @@ class _Matcher:
         return why if false is None else f"a filter is false: {false}"
 
     def gets(self, event: Event) -> bool:
-        """Whether it gets a recorded event."""
+        """True if it gets a recorded event."""
         if why_not(self._subscription, event, event.owner) is not None:
             return False
         return self._filters is None or self._filters.passes(EventView(event.body))

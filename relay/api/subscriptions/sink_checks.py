@@ -49,14 +49,14 @@ def _still_allowed(call: Call, facts: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def needs_check(after: Subscription, before: Subscription) -> bool:
-    """Whether a change makes what was tried before worthless, or asks for properties to be made."""
+    """True if a change makes what was tried before worthless, or asks for properties to be made."""
     if (after.kind, after.reached_by) != (before.kind, before.reached_by):
         return True
     return switches_on(after, before)
 
 
 def same_place(one: Subscription, other: Subscription) -> bool:
-    """Whether both reach the same sink, and there the same place, with the same credential."""
+    """True if both reach the same sink, and there the same place, with the same credential."""
     settings = one.options.get(SETTINGS) == other.options.get(SETTINGS)
     return (
         settings

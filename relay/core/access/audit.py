@@ -121,7 +121,7 @@ def sealed(record: AuditRecord, *, id: str, after: Head, key: bytes) -> AuditEnt
 
 
 def is_genuine(entry: AuditEntry, key: bytes) -> bool:
-    """Whether the entry's MAC is that of its fields. SQLite may return values of other types."""
+    """True if the entry's MAC is that of its fields. SQLite may return values of other types."""
     try:
         return hmac.compare_digest(_mac(entry, key), entry.mac)
     except (TypeError, ValueError, AttributeError):

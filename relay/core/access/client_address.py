@@ -61,7 +61,7 @@ def network_of(text: str) -> Network:
 
 
 def is_within(text: str, networks: Sequence[Network]) -> bool:
-    """Whether an address is in one of the networks. Text that is no address never is."""
+    """True if an address is in one of the networks. Text that is no address never is."""
     address = address_of(text)
     return address is not None and any(address in network for network in networks)
 

@@ -13,9 +13,9 @@ from typing import Literal
 SESSION_SECONDS = 12 * 3_600.0
 """The life of a session. Use does not prolong it."""
 LINK_SECONDS = 120.0
-"""How long a one-time link can be used."""
+"""Lifetime of a one-time link."""
 NOTICE_SECONDS = 60.0
-"""How long a link may say what an action did."""
+"""Lifetime of the notice in a link."""
 MAX_SECONDS_DIGITS = 12
 HOME = "/ui"
 USER_PREFIX = "user:"
@@ -63,7 +63,7 @@ def new_session(kind: SessionKind, secret: str, *, token_digest: bytes, name: st
 
 
 def is_secret(text: str) -> bool:
-    """Whether a text has the form of the secret of a session, a link or a visitor's cookie (`ids.new_secret`)."""
+    """True if a text has the form of the secret of a session, a link or a visitor's cookie (`ids.new_secret`)."""
     return _SECRET.fullmatch(text) is not None
 
 
@@ -85,7 +85,7 @@ def sealed(csrf: str, notice: str, now: float) -> str:
 
 
 def is_sealed(csrf: str, notice: str, seal: str, now: float) -> bool:
-    """Whether a mark is of this visitor and notice, and not older than NOTICE_SECONDS."""
+    """True if a mark is of this visitor and notice, and not older than NOTICE_SECONDS."""
     until = seal.partition(".")[0]
     if not (until.isascii() and until.isdigit() and len(until) <= MAX_SECONDS_DIGITS):
         return False
@@ -98,7 +98,7 @@ def _seal(csrf: str, notice: str, until: int) -> str:
 
 
 def is_same(expected: str, given: str) -> bool:
-    """Whether a form's token is the expected one. Takes the same time for each wrong one."""
+    """True if a form's token is the expected one. Takes the same time for each wrong one."""
     return hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogatepass"))
 
 
@@ -112,7 +112,7 @@ def secret_in(cookies: Sequence[str], name: str) -> str | None:
 
 
 def is_own_page(fetch_site: Sequence[str]) -> bool:
-    """Whether a write may come from the dashboard's own page. `fetch_site`: the values of `Sec-Fetch-Site`, which
+    """True if a write may come from the dashboard's own page. `fetch_site`: the values of `Sec-Fetch-Site`, which
     browsers send over TLS and to this machine, and no page can change."""
     return all(value == "same-origin" for value in fetch_site)
 
@@ -145,7 +145,7 @@ def user_named(values: Sequence[str]) -> str | None:
 
 
 def came_by_tls(scheme: str, *, public_url: str | None, forwarded_proto: Sequence[str]) -> bool:
-    """Whether the browser reached the relay by TLS, so that its cookies are for TLS only. `forwarded_proto`: the values
+    """True if the browser reached the relay by TLS, so that its cookies are for TLS only. `forwarded_proto`: the values
     of `X-Forwarded-Proto` from a trusted proxy; the first one says how the browser came."""
     if scheme == "https" or (public_url or "").lower().startswith("https:"):
         return True

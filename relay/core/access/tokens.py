@@ -57,7 +57,7 @@ class AccessToken:
 
 
 def is_token_name(text: str) -> bool:
-    """Whether a token can have this name."""
+    """True if a token can have this name."""
     return re.fullmatch(NAME_PATTERN, text) is not None
 
 
@@ -71,7 +71,7 @@ def weakness_of(token: str) -> str | None:
 
 
 def is_scope(text: str) -> bool:
-    """Whether a token can have this scope."""
+    """True if a token can have this scope."""
     return len(text) <= MAX_SCOPE and re.fullmatch(SCOPE_PATTERN, text) is not None
 
 

@@ -74,7 +74,7 @@ class TrackRequest(NamedTuple):
 
     @property
     def follows_create(self) -> bool:
-        """Whether a create has been carried out, so that its job is tracked even without its callback."""
+        """True if a create has been carried out, so that its job is tracked even without its callback."""
         return self.intent is not None or self.resolves is not None
 
     @classmethod

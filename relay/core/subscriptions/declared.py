@@ -85,7 +85,7 @@ def qualified(given: str, owner: str | None) -> str:
 
 
 def same_credential(one: SinkCredential | None, other: SinkCredential | None) -> bool:
-    """Whether both are the credential that was given. The relay may have renewed the tokens of one of them."""
+    """True if both are the credential that was given. The relay may have renewed the tokens of one of them."""
     if one is None or other is None:
         return one is other
     return one.id == other.id or (one.origin, one.fields) == (other.origin, other.fields)

@@ -37,7 +37,7 @@ class Refusal:
 
 
 def awaits_consent(subscription: Subscription, minimum: Handshake, infer: Callable[[str], str]) -> bool:
-    """Whether nothing may be sent to the sink before a handshake.
+    """True if nothing may be sent to the sink before a handshake.
 
     infer  the kind that a sink's URL implies. A chat service answers no handshake, and gives the secret URL of a
            channel to its owner only, so none is needed. A catch hook may be a self-hosted n8n, so it is asked.

@@ -300,7 +300,7 @@ class PostgresDatabase:
                 await asyncio.sleep(NOTIFY_RETRY_SECONDS)
 
     async def was_committed(self, transaction: str) -> bool:
-        """Whether a transaction whose response was lost was committed. Waits while it is in progress."""
+        """True if a transaction whose response was lost was committed. Waits while it is in progress."""
         assert self._writing is not None
         try:
             async with self._writing.connect() as connection, asyncio.timeout(STATEMENT_TIMEOUT_SECONDS):

@@ -48,7 +48,7 @@ def postgres_url(url: str) -> URL:
 
 
 def is_postgres(url: str) -> bool:
-    """Whether a database URL is PostgreSQL's."""
+    """True if a database URL is PostgreSQL's."""
     return url.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
 
 
@@ -105,12 +105,12 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether the error is a conflict with another transaction."""
+    """True if the error is a conflict with another transaction."""
     return sqlstate_of(error) in CONFLICTS
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether the server, not the statement, caused the error."""
+    """True if the server, not the statement, caused the error."""
     if isinstance(error, OSError | TimeoutError | PoolTimeout):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:

@@ -126,7 +126,7 @@ class IntentStore(Scoped):
         )
 
     def in_flight(self, intent: Intent, now: float) -> bool:
-        """Whether a caller may still be waiting for its response."""
+        """True if a caller may still be waiting for its response."""
         return intent.reason is None and intent.id >= in_flight_since(now)
 
     async def resolve(self, id: str, fate: Resolution, now: float) -> Intent | None:

@@ -182,7 +182,7 @@ def jobs_by_uid(connection: Connection, uids: Sequence[str]) -> list[Job]:
 
 
 def _is_meant(job: Job, wanted: JobFilter) -> bool:
-    """Whether the metadata still has the value: it may have changed while its key was not searchable."""
+    """True if the metadata still has the value: it may have changed while its key was not searchable."""
     return wanted.metadata is None or wanted.metadata[1] in texts_of(job, wanted.metadata[0])
 
 

@@ -240,7 +240,7 @@ class Registrar:
 
 
 def _matches(one: Registration) -> bool:
-    """Whether the registration reads subscriptions: for its callback, its events, or the end of its group."""
+    """True if the registration reads subscriptions: for its callback, its events, or the end of its group."""
     return bool(one.callback_subscription_id is not None or one.events or one.group is not None)
 
 

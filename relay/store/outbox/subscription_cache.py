@@ -144,7 +144,7 @@ class SubscriptionCache:
         return [] if self._knows_callbacks else [CHANGE]
 
     def has_callbacks(self, connection: Connection) -> bool:
-        """Whether any callback exists."""
+        """True if any callback exists."""
         self._load(connection)
         return self._has_callbacks
 

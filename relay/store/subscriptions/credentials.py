@@ -80,7 +80,7 @@ class CredentialStore:
 
 
 def is_same(one: SinkCredential | None, other: SinkCredential | None) -> bool:
-    """Whether both are one credential, perhaps with other tokens."""
+    """True if both are one credential, perhaps with other tokens."""
     return one is not None and other is not None and one.id == other.id
 
 

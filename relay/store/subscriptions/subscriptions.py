@@ -718,7 +718,7 @@ def _owned(change: Change, owner: str) -> Change:
 
 
 def _is_as_found(change: Change, stored: Subscription | None) -> bool:
-    """Whether a subscription is still as the change found it: absent, or with the same settings and secret."""
+    """True if a subscription is still as the change found it: absent, or with the same settings and secret."""
     before = change.before
     if before is None or stored is None:
         return before is stored

@@ -263,7 +263,7 @@ async def delivery(visit: Visit) -> Content:
 
 
 def _sends_events(subscription: Answer | None) -> bool:
-    """Whether the bodies of its requests are the events themselves."""
+    """True if the bodies of its requests are the events themselves."""
     return subscription is not None and kind_named(subscription["config"]["kind"]).sends_events(subscription["config"])
 
 
