@@ -147,7 +147,7 @@ def document() -> Json:
     import orjson
 
     from relay.api.app import openapi_json
-    from relay.api.http.ports import ApiSettings
+    from relay.api.http.dependencies import ApiSettings
     from relay.core.access.netguard import GuardPolicy
     from relay.core.events.event import Origin
 

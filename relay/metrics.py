@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from relay.core.figures import Tally
+from relay.core.figures import TimeSeries
 
 if TYPE_CHECKING:
     from relay.core.events.event import Event
@@ -27,7 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.figures = Tally()
+        self.figures = TimeSeries()
         """The figures over time, which are counted beside some of the metrics."""
         self._classes = {OTHER}
         account = ("source", "account")

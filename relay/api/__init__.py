@@ -1,1 +1,1 @@
-"""The HTTP API: by topic, one file per resource. `ports` lists what it needs from other packages."""
+"""The HTTP API: a folder per topic. `http.dependencies` lists what it needs from other packages."""

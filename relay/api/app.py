@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 from relay.api.asyncapi import asyncapi_document
 from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
+from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.operations import Context
-from relay.api.http.ports import ApiSettings, Ports
 from relay.api.http.problems import on_http_exception
 from relay.api.http.resource import routes_of
 from relay.api.openapi import document_of
@@ -28,7 +28,7 @@ Pages = Callable[[Context, ASGIApp], ASGIApp]
 """Makes the dashboard over the API's operations."""
 
 
-def create_api(ports: Ports, proxy: "Callable[[Context], Proxy]", pages: Pages | None = None) -> Front:
+def create_api(ports: ApiDependencies, proxy: "Callable[[Context], Proxy]", pages: Pages | None = None) -> Front:
     """The API over these ports, the drop-in proxy that `proxy` creates, and the dashboard that `pages` makes. It opens
     and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}

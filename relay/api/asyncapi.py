@@ -10,7 +10,7 @@ from typing import Any
 
 from relay.api.catalogue import EXAMPLES
 from relay.api.events.event_schemas import PUBLISHED, component_of, event_schemas, ref
-from relay.api.http.ports import ApiSettings
+from relay.api.http.dependencies import ApiSettings
 from relay.api.openapi import schemas_of
 from relay.api.publishing import PublishedCloudEvent
 from relay.core.deliveries.broker import SINK_SCHEMES

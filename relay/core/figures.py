@@ -1,7 +1,7 @@
 """Figures over time, for charts: counts by minute, hour and day. Values in, values out.
 
-A node counts in its `Tally`; `relay/node/figures.py` adds that to the database every 15 seconds. A crash loses the last
-seconds: the record of what happened is the events.
+A node counts in its `TimeSeries`; `relay/node/figures.py` adds that to the database every 15 seconds. A crash loses
+the last seconds: the record of what happened is the events.
 """
 
 import math
@@ -114,7 +114,7 @@ Amount: TypeAlias = list[float]
 Cells: TypeAlias = Sequence[tuple[Cell, Amount]]
 
 
-class Tally:
+class TimeSeries:
     """Counters of this node that are not written yet. Used in the node's event loop only."""
 
     def __init__(self) -> None:

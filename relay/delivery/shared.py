@@ -12,7 +12,7 @@ from relay.core.records import Lease
 from relay.delivery.outcomes import Policy
 from relay.delivery.publishing import Publish, no_brokers
 from relay.delivery.settings import DeliverySettings
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.signals import Signals
 from subscribers.registry import kinds
@@ -43,7 +43,7 @@ class Shared:
     lease_clock: Clock
     metrics: Metrics
     signals: Signals
-    holder: Holder
+    holder: LeaseOwner
     kinds: "Mapping[str, Kind]" = field(default_factory=kinds)
     random: Random = field(default_factory=Random)
     due: asyncio.Event = field(default_factory=asyncio.Event)

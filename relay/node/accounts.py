@@ -12,7 +12,7 @@ from relay.config.settings import AccountSettings, SourceSettings
 from relay.core.jobs.job import Job
 from relay.core.planner import PlannerStatistics
 from relay.delivery.dispatcher import Dispatcher
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.node.component_settings import ComponentSettings
 from relay.node.scheduler import Scheduler
@@ -42,7 +42,7 @@ class Accounts:
         signals: Signals,
         metrics: Metrics,
         clock: Clock,
-        holder: Holder,
+        holder: LeaseOwner,
         node_id: str,
         polled: Callable[[Job, PollResult], None],
     ) -> None:

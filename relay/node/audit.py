@@ -16,7 +16,7 @@ import structlog
 
 from relay.clock import Clock, to_rfc3339
 from relay.core.access.audit import CUT, AuditRecord, Head, Result, Verification, is_genuine, plain, target_of
-from relay.core.tally import Tally, Window
+from relay.core.counters import Counters, Window
 from relay.errors import RelayError, StoreError
 from relay.redaction import redact_text
 from relay.store.access.audit import AuditKeyError
@@ -59,15 +59,15 @@ class AuditLog:
         self._store = store.audit
         self._clock = clock
         self._kept_seconds = kept_days * DAY_SECONDS
-        self._done: Tally[_Counted] = Tally(HOUR_SECONDS, MAX_TOKENS)
-        self._logins: Tally[_Counted] = Tally(MINUTE_SECONDS, MAX_ADDRESSES)
-        self._denied: Tally[_Counted] = Tally(MINUTE_SECONDS, MAX_ADDRESSES)
-        self._tallies: tuple[tuple[Tally[_Counted], str, Result, int | None], ...] = (
+        self._done: Counters[_Counted] = Counters(HOUR_SECONDS, MAX_TOKENS)
+        self._logins: Counters[_Counted] = Counters(MINUTE_SECONDS, MAX_ADDRESSES)
+        self._denied: Counters[_Counted] = Counters(MINUTE_SECONDS, MAX_ADDRESSES)
+        self._counters: tuple[tuple[Counters[_Counted], str, Result, int | None], ...] = (
             (self._done, "others", "ok", None),
             (self._logins, LOGIN_REFUSED, "refused", 401),
             (self._denied, "others", "refused", 403),
         )
-        """Each tally, the action for requests beyond its size, and the result and status of its entries."""
+        """Each counter, the action for requests beyond its size, and the result and status of its entries."""
         self._rows_left = MAX_ROWS_PER_HOUR
         self._hour = 0.0
         self._listed_at = 0.0
@@ -163,8 +163,8 @@ class AuditLog:
             now = self._clock()
             if now // HOUR_SECONDS != self._hour:
                 self._hour, self._rows_left = now // HOUR_SECONDS, MAX_ROWS_PER_HOUR
-            for tally, others, result, status in self._tallies:
-                windows = tally.take_all(now) if everything else tally.take_ended(now)
+            for counter, others, result, status in self._counters:
+                windows = counter.take_all(now) if everything else counter.take_ended(now)
                 while windows:
                     window = windows[0]
                     if result == "refused":
@@ -174,7 +174,7 @@ class AuditLog:
                     try:
                         await self._store.append(*records)
                     except StoreError as error:
-                        tally.give_back(windows)
+                        counter.give_back(windows)
                         log.warning("audit_counts_not_written", error=str(error))
                         return
                     del windows[0]

@@ -1,8 +1,8 @@
 """A node among others on one database: leases the accounts it polls, and follows changes by other nodes.
 
 One node at a time polls an account, under a lease. The leases of a dead node are released at once if the server noticed
-its death (see `relay.store.databases.holders`), otherwise when they expire. Changes by other nodes arrive by NOTIFY;
-a scan finds those whose notification was lost.
+its death (see `relay.store.databases.lease_owners`), otherwise when they expire. Changes by other nodes arrive by
+NOTIFY; a scan finds those whose notification was lost.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ import structlog
 from relay.clock import Clock
 from relay.core.jobs.job import Job, PlannedJob
 from relay.delivery.dispatcher import Dispatcher
-from relay.holder import Holder
 from relay.ids import new_id
+from relay.lease_owner import LeaseOwner
 from relay.polling.poller import Poller
 from relay.proxy.reads import AnswerCache
 from relay.signals import Signals
@@ -51,7 +51,7 @@ class Cluster:
         signals: Signals,
         answers: AnswerCache,
         clock: Clock,
-        holder: Holder,
+        holder: LeaseOwner,
         polls: bool,
         tokens_changed: Callable[[], None],
     ) -> None:

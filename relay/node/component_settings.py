@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from relay import __version__
-from relay.api.http.ports import ApiSettings, Token
+from relay.api.http.dependencies import ApiSettings, Token
 from relay.config.loader import read_secret_file
 from relay.config.settings import AccountSettings as AccountConfig
 from relay.config.settings import Settings, SourceSettings

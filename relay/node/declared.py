@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from relay.api.http.dependencies import ApiDependencies
 from relay.api.http.operations import Context
-from relay.api.http.ports import Ports
 from relay.api.http.validation import under, validate
 from relay.api.subscriptions.declared import SubscriptionsApply, planned
 from relay.api.subscriptions.models import DeclaredSubscription
@@ -97,7 +97,7 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
     components = ComponentSettings(settings=settings, base_url=base_url, definitions=definitions)
     api = components.of_api("command line")
     absent: Any = None
-    ports = Ports(
+    ports = ApiDependencies(
         settings=api,
         access=absent,
         clock=clock,

@@ -1,6 +1,6 @@
 """Writes a node's figures over time: the counts of its components, and gauges of the accounts it polls.
 
-Cells of a failed write go with the next one, within the bounds of the tally.
+Cells of a failed write go with the next one, within the bounds of the series.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.events.event import owner_of
-from relay.core.figures import Cells, Name, Tally, rows_of
+from relay.core.figures import Cells, Name, TimeSeries, rows_of
 from relay.errors import ValueRefused
 from relay.store.figures import FigureStore
 
@@ -31,10 +31,10 @@ class Figures:
     """Measures and writes, every FLUSH_SECONDS and when the node stops."""
 
     def __init__(
-        self, rows: FigureStore, tally: Tally, pollers: "Mapping[tuple[str, str], Poller]", clock: Clock
+        self, rows: FigureStore, series: TimeSeries, pollers: "Mapping[tuple[str, str], Poller]", clock: Clock
     ) -> None:
         self._rows = rows
-        self._tally = tally
+        self._series = series
         self._pollers = pollers
         self._clock = clock
         self._polls: dict[tuple[str, str], tuple[float, int]] = {}
@@ -68,18 +68,18 @@ class Figures:
                 "price_seconds": stats.price_seconds,
             }
             for name, value in values.items():
-                self._tally.add(name, owner_of(*place), now, value)
-            self._tally.add("jobs_open", "", now, stats.open_jobs, count=number == 0)
+                self._series.add(name, owner_of(*place), now, value)
+            self._series.add("jobs_open", "", now, stats.open_jobs, count=number == 0)
 
     async def flush(self) -> None:
         """Writes the counted cells, in several transactions. Raises StoreError; unwritten cells go with the next
         call. Rows whose commit PostgreSQL could not confirm before it went away may count twice."""
         async with self._writing:
             try:
-                for _ in range(0, self._tally.waiting_count, CELLS_AT_ONCE):
-                    await self._write(self._tally.take(CELLS_AT_ONCE))
+                for _ in range(0, self._series.waiting_count, CELLS_AT_ONCE):
+                    await self._write(self._series.take(CELLS_AT_ONCE))
             finally:
-                if (lost := self._tally.lost_count) > self._lost:
+                if (lost := self._series.lost_count) > self._lost:
                     log.warning("figures_lost", cells=lost - self._lost)
                     self._lost = lost
 
@@ -89,5 +89,5 @@ class Figures:
         except ValueRefused as error:  # it would be refused again, and hold up the rest
             log.error("figures_refused", cells=len(cells), error=str(error))
         except Exception:  # not CancelledError: then the write goes on, and must not be repeated
-            self._tally.give_back(cells)
+            self._series.give_back(cells)
             raise

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from relay import __version__
 from relay.api.access.callers import Access
 from relay.api.app import create_api
+from relay.api.http.dependencies import ApiDependencies, Readiness
 from relay.api.http.limits import Admission
 from relay.api.http.operations import Context
-from relay.api.http.ports import Ports, Readiness
 from relay.api.jobs.group_finish import GroupForecasts
 from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
@@ -31,8 +31,8 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
 from relay.delivery.shared import Shared
 from relay.errors import RelayError, StoreError
-from relay.holder import Holder
 from relay.http.sender import Sender
+from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.node import readiness, upkeep
 from relay.node.accounts import Accounts, adopted_accounts
@@ -121,7 +121,7 @@ class Node:
         )
         self.metrics_registry = Metrics()
         self.signals = Signals()
-        self._holder = Holder()
+        self._holder = LeaseOwner()
         self._answers = AnswerCache()
         self._admission = Admission()
         self._forecasts = GroupForecasts(store.group_work, store.learned, clock)
@@ -426,7 +426,7 @@ class Node:
         self.settings = with_adopted(settings, self._adopted)
         self._components = replace(self._components, settings=self.settings)
 
-    # --- for the API (relay.api.http.ports)
+    # --- for the API (relay.api.http.dependencies)
 
     async def readiness(self) -> Readiness:
         """Whether the node can do its work."""
@@ -478,9 +478,9 @@ class Node:
         """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""
         await log_differing(self.settings, Context(ports=self._ports()))
 
-    def _ports(self) -> Ports:
+    def _ports(self) -> ApiDependencies:
         api = self._components.of_api(self.node_id)
-        return Ports(
+        return ApiDependencies(
             settings=api,
             access=self.access,
             clock=self._clock,

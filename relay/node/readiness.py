@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from relay.api.http.ports import Readiness
+from relay.api.http.dependencies import Readiness
 from relay.clock import optional_rfc3339
 from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.delivery.slots import Slots

@@ -13,7 +13,7 @@ import orjson
 from relay.clock import Clock
 from relay.core.planner import Planner, PlannerStatistics
 from relay.core.records import SavedStatistics
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 
 if TYPE_CHECKING:
     from relay.store.accounts import AccountStore
@@ -85,7 +85,7 @@ class AccountPlan:
         shared: SourceStatistics,
         plans: "AccountStore",
         clock: Clock,
-        holder: Holder | None = None,
+        holder: LeaseOwner | None = None,
     ) -> None:
         self.shared = shared
         self._source = source

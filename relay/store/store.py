@@ -14,7 +14,7 @@ from relay.store.access.tokens import TokenStore
 from relay.store.accounts import AccountStore
 from relay.store.connect_accounts import ConnectAccountStore
 from relay.store.databases.database import Cipher, Database
-from relay.store.databases.holders import HolderStore
+from relay.store.databases.lease_owners import LeaseOwnerStore
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import SqliteDatabase
@@ -75,7 +75,7 @@ class Store:
         self.idempotency = IdempotencyStore(database, cipher)
         self.intents = IntentStore(database, outbox, cipher)
         self.incidents = IncidentStore(database, outbox)
-        self.holders = HolderStore(database)
+        self.holders = LeaseOwnerStore(database)
         self.accounts = AccountStore(database, outbox, cipher)
         self.connect_accounts = ConnectAccountStore(database, outbox)
         self.ciphertexts = CiphertextStore(database)

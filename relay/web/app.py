@@ -19,10 +19,10 @@ from relay.api.http.problems import request_id_of, store_problem
 from relay.api.http.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
-from relay.web.desk import READS_AT_ONCE, Desk
+from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
-from relay.web.page import ADMINISTRATION, NAVIGATION, SECTIONS, Content, Done, Form, Page, Visit
+from relay.web.page import ADMINISTRATION, NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, WebSettings, wrong_method
@@ -141,7 +141,7 @@ class Web:
                 raise ClientDisconnect
             return await self._made(page, visit)
 
-    async def _made(self, page: Page, visit: Visit) -> Response:
+    async def _made(self, page: Page, visit: PageRequest) -> Response:
         made = await page.handler(visit)
         if isinstance(made, Done):
             return RedirectResponse(made.location(visit.csrf, visit.now), 303)
@@ -150,14 +150,14 @@ class Web:
         values = self._values(visit, made, page)
         return _html(self._shared.pages.page(made.template, values), made.status)
 
-    def _visit(self, request: Request, visitor: Visitor, form: Form | None) -> Visit:
+    def _visit(self, request: Request, visitor: Visitor, form: Form | None) -> PageRequest:
         context, identity = self._shared.context, visitor.identity
         if identity.account is not None:
             context = context.within(identity.account)
-        desk = Desk(self._shared.api, request.scope, identity, self._shared.reads)
-        return Visit(request, identity, desk, context, visitor.csrf, form, signs_out=visitor.kind == "session")
+        api = ApiClient(self._shared.api, request.scope, identity, self._shared.reads)
+        return PageRequest(request, identity, api, context, visitor.csrf, form, signs_out=visitor.kind == "session")
 
-    def _values(self, visit: Visit, made: Content, page: Page | None) -> dict[str, Any]:
+    def _values(self, visit: PageRequest, made: Content, page: Page | None) -> dict[str, Any]:
         done, n = visit.notice() or ("", 0)
         key, texts = f"done.{done}", self._shared.pages.texts
         return {
@@ -175,7 +175,7 @@ class Web:
             "version": self._shared.context.settings.version,
         }
 
-    def _stream(self, page: Page, visit: Visit, visitor: Visitor) -> Response:
+    def _stream(self, page: Page, visit: PageRequest, visitor: Visitor) -> Response:
         shared = self._shared
         ports = shared.context.ports
 

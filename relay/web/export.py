@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from relay.api.http.stream import SlotResponse
 from relay.errors import Unauthorized
-from relay.web.page import Export, Visit
+from relay.web.page import Export, PageRequest
 from relay.web.texts import english
 
 MAX_ROWS = 10_000
@@ -23,7 +23,7 @@ _LATER = re.compile(rf"([;\t\r\n]\s?)([{re.escape(''.join(_FORMULA))}])")
 """The same inside a cell: with a decimal comma, spreadsheets split cells at semicolons and tabs."""
 
 
-async def csv_response(export: Export, visit: Visit) -> Response:
+async def csv_response(export: Export, visit: PageRequest) -> Response:
     """A page's list with its filters, up to MAX_ROWS items from the cursor in the page's query on. If the file is
     incomplete, its last row says so and links to the next part."""
     name = export.path.rstrip("/").rpartition("/")[2]
@@ -31,13 +31,13 @@ async def csv_response(export: Export, visit: Visit) -> Response:
     if visit.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
     slots, cursor = visit.context.ports.admission.exports, visit.query.get("cursor")
-    pages = visit.desk.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
+    pages = visit.api.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
     first = await anext(pages)  # raises the API's errors before the file begins
     return SlotResponse(_lines(export, visit, first, pages), slots, visit.identity.key, MEDIA_TYPE, headers)
 
 
 async def _lines(
-    export: Export, visit: Visit, page: Mapping[str, Any] | None, pages: AsyncIterator[Mapping[str, Any]]
+    export: Export, visit: PageRequest, page: Mapping[str, Any] | None, pages: AsyncIterator[Mapping[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
     yield line(export.columns)
     cursor = None

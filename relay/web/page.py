@@ -1,7 +1,7 @@
 """A page and its actions: the arguments and results of handlers.
 
-A handler is a coroutine function of a Visit. For a GET it returns Content, which a template renders; for a POST also
-Done, which redirects to a page with a notice. It calls the API through `visit.desk` and lets RequestError pass: the
+A handler is a coroutine function of a PageRequest. For a GET it returns Content, which a template renders; for a POST
+also Done, which redirects to a page with a notice. It calls the API through `visit.api` and lets RequestError pass: the
 visitor then gets a page with the error.
 """
 
@@ -20,7 +20,7 @@ from relay.core.access.netguard import browsed_url
 from relay.core.access.sign_in import came_by_tls, is_sealed, sealed
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
-from relay.web.desk import Desk, Query, filled, shown
+from relay.web.api_client import ApiClient, Query, filled, shown
 
 MAX_FIELDS = 300
 """Maximum fields of a form or a query."""
@@ -94,14 +94,14 @@ ONCE = "_once"
 """A field with a random value: a form with it acts once, however often it is sent."""
 
 
-class Visit:
+class PageRequest:
     """One request for a page, by a visitor who may see it."""
 
     def __init__(
         self,
         request: Request,
         identity: Identity,
-        desk: Desk,
+        api: ApiClient,
         context: Context,
         csrf: str,
         form: "Form | None" = None,
@@ -112,7 +112,7 @@ class Visit:
         self.request = request
         self.identity = identity
         self.now = context.ports.clock()
-        self.desk = desk
+        self.api = api
         self.csrf = csrf
         self.signs_out = signs_out
         self.context = context
@@ -210,7 +210,7 @@ class Form:
         return [value for given, value in self.pairs if given == name and value]
 
 
-Handler = Callable[[Visit], Awaitable[Content | Done]]
+Handler = Callable[[PageRequest], Awaitable[Content | Done]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from relay.clock import from_rfc3339
 from relay.web import charts
-from relay.web.desk import shown
+from relay.web.api_client import shown
 from relay.web.texts import Texts, english
 
 HERE = Path(__file__).parent

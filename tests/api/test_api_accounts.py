@@ -24,7 +24,7 @@ from relay.api.app import create_api
 from relay.api.catalogue import OPERATIONS
 from relay.api.http.auth import ADMIN, Identity
 from relay.core.events.event import Origin, owner_of, relay_event
-from relay.core.figures import FIGURES, Tally, rows_of
+from relay.core.figures import FIGURES, TimeSeries, rows_of
 from relay.core.jobs.job import Job
 from relay.core.records import Intent
 from relay.errors import Unauthorized
@@ -139,7 +139,7 @@ class Two:
         for nth in range(2):
             world.now += 1
             await world.fail(f"failure {nth} of {name}", f"code {nth}", account=name)
-        tally = Tally()
+        tally = TimeSeries()
         for counted in FIGURES:
             label = {"account": owner_of(*account), "subscription": subscription, "": ""}[FIGURES[counted].label]
             tally.add(counted, label, world.now, 1.5)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import orjson
 
-from relay.api.http.ports import Token
+from relay.api.http.dependencies import Token
 from relay.core.subscriptions.signing import new_secret
 from relay.errors import ValueRefused
 from tests.support.api_world import HOOK, NOW, ORIGIN, SLACK

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import pytest
 
 from relay.api.catalogue import OPERATIONS
-from relay.api.http.ports import Token
+from relay.api.http.dependencies import Token
 from relay.errors import StoreError
 from relay.node.audit import MAX_ROWS_PER_HOUR, MAX_ROWS_PER_MINUTE
 from tests.support.api_world import HOOK

@@ -2,13 +2,13 @@
 
 import pytest
 
-from relay.core.figures import NAMES, Tally, rows_of
+from relay.core.figures import NAMES, TimeSeries, rows_of
 
 TIME = "2027-01-15T08:00:00.000Z"
 
 
 async def counted(world, *adds):
-    tally = Tally()
+    tally = TimeSeries()
     for name, label, ago, *value in adds:
         tally.add(name, label, world.now - ago, *value)
     await world.store.figures.add(rows_of(tally.take(100)))

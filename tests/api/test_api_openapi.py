@@ -9,7 +9,7 @@ from relay.api.catalogue import EXAMPLES, OPERATIONS
 from relay.api.http.examples import EVENT_ID
 from relay.api.http.resource import routes_of
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
-from relay.core.figures import Tally, rows_of
+from relay.core.figures import TimeSeries, rows_of
 from relay.core.records import Intent
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
@@ -42,7 +42,7 @@ async def an_incident(world, client):
 
 
 async def figures(world, client):
-    tally = Tally()
+    tally = TimeSeries()
     tally.add("attempt_seconds", "", world.now, 0.2)
     await world.store.figures.add(rows_of(tally.take(100)))
     return ""

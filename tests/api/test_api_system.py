@@ -1,6 +1,6 @@
 import pytest
 
-from relay.api.http.ports import Readiness
+from relay.api.http.dependencies import Readiness
 from tests.support.api_world import TOKENS
 
 

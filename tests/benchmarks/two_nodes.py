@@ -36,7 +36,7 @@ NOBODY_PORT = 9
 """The upstream's: nothing is polled."""
 
 
-class Tally:
+class Counters:
     """What was delivered, and how long it took."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Tally:
         return self.count / self.seconds if self.seconds else 0.0
 
 
-async def drained(opened: Any, subscription_id: str, sink: End, bodies: list[bytes], tally: Tally) -> None:
+async def drained(opened: Any, subscription_id: str, sink: End, bodies: list[bytes], tally: Counters) -> None:
     """Enables the subscription until nothing waits for it, and counts what the sink got. The database is asked only
     when that is all: it costs as much as there is."""
     begun = time.perf_counter()
@@ -87,7 +87,7 @@ async def measure(count: int, in_flight: int = 64, rounds: int = ROUNDS) -> dict
 
     from tests.support.postgres_server import PostgresServer
 
-    alone, both, bare_seconds, key = Tally(), Tally(), 0.0, new_key()
+    alone, both, bare_seconds, key = Counters(), Counters(), 0.0, new_key()
     with (
         PostgresServer(fsync=True) as server,
         end("throughput") as sink,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay.core.jobs.job import Job
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from relay.node.cluster import Cluster
 from relay.proxy.reads import AnswerCache
 from relay.signals import Signals
@@ -53,7 +53,7 @@ class Poller:
 
 class World:
     def __init__(self) -> None:
-        self.accounts, self.poller, self.holder = Accounts(), Poller(), Holder("first")
+        self.accounts, self.poller, self.holder = Accounts(), Poller(), LeaseOwner("first")
         self.wakes = 0
         self.cluster = Cluster(
             store=self._store(),

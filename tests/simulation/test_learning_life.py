@@ -8,7 +8,7 @@ import pytest
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.records import SavedStatistics
 from relay.errors import StoreError
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from relay.node import upkeep
 from relay.polling.statistics import AccountPlan, SourceStatistics
 from tests.support.simulation_world import NoStatistics, open_world, seen
@@ -152,7 +152,7 @@ async def test_plan_refused_by_its_holder_is_saved_again(plans):
 
     held = Held()
     shared = SourceStatistics("revor", NoStatistics(), rows=Empty(), clock=lambda: 1.0)
-    memory = AccountPlan("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=Holder("node 1"))
+    memory = AccountPlan("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=LeaseOwner("node 1"))
     planner = Planner(PlannerConfig())
     await memory.restore(planner)
     assert plans.restored == []

@@ -11,7 +11,7 @@ from relay.core.deliveries.broker import Message
 from relay.core.deliveries.delivery import Response
 from relay.delivery.pulls import Pulls
 from relay.errors import StoreError
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from subscribers import registry
 from subscribers.common import brokers
 from subscribers.nats import Nats
@@ -117,7 +117,7 @@ async def test_change_of_the_protocol_loses_nothing_and_keeps_the_order(
                 await world.store.subscriptions.replace(subscription, world.clock())
             if rng.random() < 0.2:
                 world.dispatcher.cut_off()
-                world.holder = Holder()  # another node, which leaves the leases to their time
+                world.holder = LeaseOwner()  # another node, which leaves the leases to their time
                 await world.restart()
         for _ in range(20):
             await turn()

@@ -14,7 +14,7 @@ from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
 from relay.core.deliveries.ledger import SETTLE_SECONDS
 from relay.core.jobs.job import Recipient
 from relay.delivery.dispatcher import Dispatcher
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from relay.store.deliveries.deliveries import DeliveryStore
 from relay.store.deliveries.memories import MemoryStore
 from relay.store.store import Store
@@ -81,7 +81,7 @@ class World:
                 self.clock,
                 self.company,
                 kinds=only(Pipedrive()),
-                holder=Holder(name),
+                holder=LeaseOwner(name),
             )
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.replay import ReplayRequest
-from relay.holder import new_name
-from relay.store.databases.holders import BIND
+from relay.lease_owner import new_name
+from relay.store.databases.lease_owners import BIND
 from relay.store.databases.postgres_engine import connect, postgres_url
 from relay.store.store import Store
 from tests.support.store_databases import emptied_postgres

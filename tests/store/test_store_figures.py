@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from relay.core.figures import KEPT_SECONDS, Name, Point, Span, Tally, rows_of
+from relay.core.figures import KEPT_SECONDS, Name, Point, Span, TimeSeries, rows_of
 from relay.store.store import Store
 from tests.support.store_kit import NOW, rows, subscription
 
@@ -13,7 +13,7 @@ HOUR = NOW // 3_600.0 * 3_600.0
 MINUTE = NOW // 60.0 * 60.0
 
 
-async def flush(store: Store, tally: Tally) -> None:
+async def flush(store: Store, tally: TimeSeries) -> None:
     await store.figures.add(rows_of(tally.take(1_000)))
 
 
@@ -27,7 +27,7 @@ async def points(
 async def test_what_is_added_is_there_after_a_restart(
     store: Store, open_again: Callable[..., Awaitable[Store]]
 ) -> None:
-    tally = Tally()
+    tally = TimeSeries()
     for seconds in (0.5, 0.5, 40.0):
         tally.add("attempt_seconds", "sub_1", NOW, seconds)
     tally.add("jobs_open", "", NOW, 7.0)
@@ -51,7 +51,7 @@ async def test_two_nodes_that_flush_at_once_lose_and_repeat_nothing(
 ) -> None:
     """On SQLite one node; on PostgreSQL two, which would deadlock if they locked rows in different orders."""
     nodes = [store, await open_again() if store.database.shared else store]
-    tallies = [Tally() for number in range(2)]
+    tallies = [TimeSeries() for number in range(2)]
     labels = [f"sub_{number:02}" for number in range(20)]
 
     async def work(number: int) -> None:
@@ -75,7 +75,7 @@ async def test_a_token_bound_to_an_account_sees_its_figures_only(store: Store) -
         for number in range(2):
             await store.subscriptions.create(subscription(f"sub_{name}{number}", owner=f"revor/{name}"))
     await store.subscriptions.create(subscription("sub_everybody"))
-    tally = Tally()
+    tally = TimeSeries()
     for number, label in enumerate(("sub_a0", "sub_a1", "sub_b0", "sub_b1", "sub_everybody")):
         tally.add("attempt_seconds", label, NOW, 1.0, 10**number)
     tally.add("events", "revor/a", NOW, count=3)
@@ -101,7 +101,7 @@ async def test_a_token_bound_to_an_account_sees_its_figures_only(store: Store) -
 
 
 async def test_old_figures_are_deleted_and_those_of_days_to_come(store: Store) -> None:
-    tally = Tally()
+    tally = TimeSeries()
     for ago in (
         0.0,
         KEPT_SECONDS["minute"] + 60.0,

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from relay.api.access.callers import Access
+from relay.api.http.dependencies import ApiDependencies, ApiSettings, Readiness, Token
 from relay.api.http.operations import Context
-from relay.api.http.ports import ApiSettings, Ports, Readiness, Token
 from relay.api.jobs.group_finish import GroupForecasts
 from relay.config.keyring import Keyring
 from relay.config.settings import Settings, effective_settings
@@ -465,7 +465,7 @@ class World:
         """The HTTP half of the proxy over the fake gateway."""
         return Proxy(context, self.gateway)  # type: ignore[arg-type]
 
-    def ports(self, *, trusted_proxies: Sequence[Network] = (), **settings: Any) -> Ports:
+    def ports(self, *, trusted_proxies: Sequence[Network] = (), **settings: Any) -> ApiDependencies:
         """The ports of the API, with these settings changed. Each has tokens of its own, as the database has them."""
         given = replace(SETTINGS, **settings)
         access = Access(
@@ -473,7 +473,7 @@ class World:
         )
         access.configure(given.tokens)
         self.node.access.append(access)
-        return Ports(
+        return ApiDependencies(
             settings=given,
             access=access,
             clock=lambda: self.now,

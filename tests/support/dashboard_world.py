@@ -42,7 +42,7 @@ from relay.config.settings import (
     SourceSettings,
     WebSettings,
 )
-from relay.core.figures import FIGURES, Tally, rows_of
+from relay.core.figures import FIGURES, TimeSeries, rows_of
 from relay.node.node import Node
 from relay.node.opening import open_node
 from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
@@ -268,9 +268,9 @@ class Loader:
         )
 
 
-def _tally_before(labels: Sequence[str], now: float) -> Tally:
+def _tally_before(labels: Sequence[str], now: float) -> TimeSeries:
     """The figures of the 23 hours before this one: more of everything in the afternoon."""
-    tally = Tally()
+    tally = TimeSeries()
     for name, figure in FIGURES.items():
         kind = "revor/" if figure.label == "account" else "sub_"
         own = [one for one in labels if figure.label and one.startswith(kind)] or [""]

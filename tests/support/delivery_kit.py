@@ -8,7 +8,7 @@ from typing import Any
 from relay.clock import Clock
 from relay.delivery.settings import DeliverySettings
 from relay.delivery.shared import Shared
-from relay.holder import Holder
+from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.signals import Signals
 from subscribers.base import Kind
@@ -19,7 +19,7 @@ SETTINGS = DeliverySettings(jitter=0.0, dataschema_base="https://relay.test")
 def shared(store: Any, clock: Clock, transport: Any = None, **given: Any) -> Shared:
     """With one clock and no jitter unless given."""
     values = {"settings": SETTINGS, "lease_clock": clock, "metrics": Metrics(), "signals": Signals()}
-    holder = given.pop("holder", None) or Holder()
+    holder = given.pop("holder", None) or LeaseOwner()
     return Shared(**{"store": store, "clock": clock, "transport": transport, "holder": holder, **values, **given})
 
 

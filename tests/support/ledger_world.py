@@ -29,8 +29,8 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.replayer import Replayer
 from relay.delivery.settings import DeliverySettings
 from relay.errors import RelayError
-from relay.holder import Holder
 from relay.ids import new_id
+from relay.lease_owner import LeaseOwner
 from relay.store.store import Store
 from subscribers.base import Kind
 from subscribers.common import crm as crm_kinds
@@ -158,7 +158,7 @@ class Node:
                 lease_clock=world.real,
                 settings=DeliverySettings(jitter=0.2, timeout_seconds=TIMEOUT_SECONDS, disable_after_seconds=1e9),
                 kinds=only(world.crm.kind),
-                holder=Holder(new_id("node", world.real())),
+                holder=LeaseOwner(new_id("node", world.real())),
                 random=random.Random(world.random.randrange(1_000_000)),
             )
         )
@@ -436,7 +436,7 @@ class LedgerWorld:
         await self.advance_replays()
 
     async def advance_replays(self) -> None:
-        await Replayer(shared(self.store, self.wall, holder=Holder("replayer"))).run_once()
+        await Replayer(shared(self.store, self.wall, holder=LeaseOwner("replayer"))).run_once()
 
     async def move(self, sink: str) -> None:
         """The subscription gets another portal."""

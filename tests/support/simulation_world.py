@@ -15,8 +15,8 @@ from relay.core.planner import PlannerConfig
 from relay.core.records import Registration
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.holder import Holder
 from relay.ids import new_id
+from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.polling.account_settings import AccountSettings
 from relay.polling.account_watch import AccountWatch
@@ -75,7 +75,7 @@ class World:
         self.source = source or ScriptedSource(clock)
         self.signals = Signals()
         self.metrics = Metrics()
-        self.holder = Holder("node")
+        self.holder = LeaseOwner("node")
         self.dispatcher = self._new_dispatcher()
         self.statistics: Any = NoStatistics()
         self.poller = self._new_poller()

@@ -4,7 +4,7 @@ import csv
 from urllib.parse import urlsplit
 
 from relay.web import export
-from relay.web.desk import PAGE_LIMIT
+from relay.web.api_client import PAGE_LIMIT
 from tests.support.web_world import BASE_URL
 
 

@@ -13,7 +13,7 @@ from relay.api.http.auth import LOCAL
 from relay.api.http.limits import MAX_EXPORTS_OF_CALLER
 from relay.errors import TooMany, Unauthorized
 from relay.web import export
-from relay.web.desk import PAGE_LIMIT, Desk
+from relay.web.api_client import PAGE_LIMIT, ApiClient
 from relay.web.live import AT_ONCE, MAX_WAITING, MIN_SECONDS, SHARE, Key, Live
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import track
@@ -105,7 +105,7 @@ async def test_a_caller_with_expensive_pages_slows_down_its_own():
 async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatch):
     """Else each round of the event loop is as long as all of them."""
     browser = await open_as(token="rl_read")
-    making, most, get = [], [], Desk.get
+    making, most, get = [], [], ApiClient.get
 
     async def watched(self, path, *segments, **named):
         making.append(path)
@@ -116,7 +116,7 @@ async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatc
         making.remove(path)
         return answer
 
-    monkeypatch.setattr(Desk, "get", watched)
+    monkeypatch.setattr(ApiClient, "get", watched)
     live = browser.client.get("/ui/incidents", headers={"Accept": "text/event-stream"})
     answers = await asyncio.gather(live, *(browser.client.get("/ui/intents") for _ in range(6)))
     assert {one.status_code for one in answers} == {200}
@@ -126,13 +126,13 @@ async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatc
 async def test_no_page_is_made_for_a_browser_that_has_left(open_as, monkeypatch):
     """Who loads a slow page again and again waits for the last one only."""
     browser = await open_as(token="rl_read")
-    made, get = [], Desk.get
+    made, get = [], ApiClient.get
 
     async def noted(self, path, *segments, **named):
         made.append(path)
         return await get(self, path, *segments, **named)
 
-    monkeypatch.setattr(Desk, "get", noted)
+    monkeypatch.setattr(ApiClient, "get", noted)
     with capture_logs() as logs:
         assert await raw(browser, "/ui/intents", headers=[cookie_of(browser)], gone=True) is None
     assert made == []
@@ -188,13 +188,13 @@ async def test_a_filter_that_nothing_passes_reads_no_further_than_a_whole_downlo
     monkeypatch.setattr(export, "MAX_ROWS", PAGE_LIMIT)
     for number in range(2 * PAGE_LIMIT + 1):
         await world.poll(await world.job(f"job_{number}"), "queued")
-    asked, get = [], Desk.get
+    asked, get = [], ApiClient.get
 
     async def watched(self, path, *segments, **named):
         asked.append(named["query"]["limit"])
         return await get(self, path, *segments, **named)
 
-    monkeypatch.setattr(Desk, "get", watched)
+    monkeypatch.setattr(ApiClient, "get", watched)
     page = await browser.get("/ui/events", filter=NOTHING)
     read_by_page = len(asked)
     answer = await browser.get("/ui/events", filter=NOTHING, format="csv")

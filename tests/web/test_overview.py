@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.figures import Tally, rows_of
+from relay.core.figures import TimeSeries, rows_of
 
 HOUR = 3_600.0
 ACCOUNT = ("revor", "default")
@@ -14,7 +14,7 @@ def at_a_quarter_past(world):
 
 
 async def ended(world, *seconds_ago, name="jobs_ended"):
-    tally = Tally()
+    tally = TimeSeries()
     for ago in seconds_ago:
         tally.add(name, "/".join(ACCOUNT), world.now - ago)
     await world.store.figures.add(rows_of(tally.take(100)))

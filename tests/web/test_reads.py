@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from relay.errors import StoreError
-from relay.web import desk
-from relay.web.desk import READS_AT_ONCE, Desk
+from relay.web import api_client
+from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.pages import PAGES
 
 SUBSCRIPTION = "/ui/subscriptions/{id}"
@@ -21,9 +21,9 @@ class Reads:
         self.seen = []
         self.fails = -1
         self.error = StoreError("away")
-        call = Desk._call
+        call = ApiClient._call
 
-        async def counted(desk, method, path, *more, **named):
+        async def counted(api_client, method, path, *more, **named):
             number = len(self.seen)
             self.seen.append(path)
             if number == self.fails:
@@ -33,11 +33,11 @@ class Reads:
             try:
                 for _ in range(20):
                     await asyncio.sleep(0)
-                return await call(desk, method, path, *more, **named)
+                return await call(api_client, method, path, *more, **named)
             finally:
                 self.running -= 1
 
-        monkeypatch.setattr(Desk, "_call", counted)
+        monkeypatch.setattr(ApiClient, "_call", counted)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -55,7 +55,7 @@ async def test_no_read_goes_on_after_its_page(browser, monkeypatch, path):
 
 async def test_a_page_does_not_wait_for_ever_behind_others(browser, monkeypatch):
     """The database hangs."""
-    monkeypatch.setattr(desk, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(api_client, "WAIT_SECONDS", 0.01)
     reads = browser.web._shared.reads
     for _ in range(READS_AT_ONCE):
         await reads.acquire()

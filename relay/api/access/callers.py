@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from relay.api.http.auth import Identity, WrongToken, client_of
-from relay.api.http.ports import Token
+from relay.api.http.dependencies import Token
 from relay.clock import Clock, steady_clock
 from relay.core.access.client_address import Network, client_address, group_of, is_within
 from relay.core.access.tokens import AccessToken, Mistakes, Quota, mistake, refusal_of, spend

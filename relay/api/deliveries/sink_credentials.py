@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import MAX_URL_CHARACTERS, Body, Moment, header_view
-from relay.api.http.ports import ApiSettings
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid
 from relay.api.jobs.registration import check_sink

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from relay.api.http.ports import ApiSettings
+from relay.api.http.dependencies import ApiSettings
 from relay.core.access.client_address import address_of
 from relay.core.access.forwarding import NODE_HEADER, SAFE_METHODS
 from relay.core.access.sign_in import USER_PREFIX

@@ -20,8 +20,8 @@ from relay.api.http.auth import (
     SUBSCRIPTIONS_WRITE,
     Identity,
 )
+from relay.api.http.dependencies import Account, ApiDependencies, ApiSettings
 from relay.api.http.limits import MAX_BODY_BYTES
-from relay.api.http.ports import Account, ApiSettings, Ports
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import NotFound
@@ -49,7 +49,7 @@ ADMINS: frozenset[str] = frozenset()
 class Context:
     """What all requests share: the rest of the relay, and the documents served as they are."""
 
-    ports: Ports
+    ports: ApiDependencies
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     openapi: Callable[[], bytes] = lambda: b"{}"
     asyncapi: Callable[[], bytes] = lambda: b"{}"
@@ -119,7 +119,7 @@ class Call:
         return new_id(prefix, now) if self.first is None else same_id(prefix, self.first.at, self.first.digest)
 
     @property
-    def ports(self) -> Ports:
+    def ports(self) -> ApiDependencies:
         """The rest of the relay."""
         return self.context.ports
 

@@ -23,9 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import StoreError
-from relay.holder import new_name
+from relay.lease_owner import new_name
 from relay.store.databases.group_commit import Batch, Item, Result, Waiting, run_group
-from relay.store.databases.holders import BIND
+from relay.store.databases.lease_owners import BIND
 from relay.store.databases.notices import ALL, payload, take_notices
 from relay.store.databases.postgres_engine import (
     CONNECT_TIMEOUT_SECONDS,
@@ -199,8 +199,8 @@ class PostgresDatabase:
         """Calls `on_notice` with each notice of other nodes until cancelled, and with `all` after connecting,
         because notices may have been missed. Raises if the connection cannot be made or is lost.
 
-        Calls `on_name` with the name that is bound to the connection (see `relay.store.databases.holders`), and with
-        None once that has ended. No name can be bound behind a pooler, whose connection outlives this one.
+        Calls `on_name` with the name that is bound to the connection (see `relay.store.databases.lease_owners`), and
+        with None once that has ended. No name can be bound behind a pooler, whose connection outlives this one.
         """
         ended = asyncio.Event()
         connection = await connect(self.url)

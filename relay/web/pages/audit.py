@@ -3,7 +3,7 @@
 from functools import partial
 
 from relay.api.catalogue import OPERATIONS
-from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Export, Page, PageRequest, equivalent
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -32,11 +32,11 @@ text = english()
 
 
 @page("GET /ui/audit", live=True)
-async def audit(visit: Visit) -> Content:
+async def audit(visit: PageRequest) -> Content:
     """Its entries, newest first."""
     asked = visit.asked(*FILTERS)
     query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-    found = await visit.desk.get("/v1/audit", query=query)
+    found = await visit.api.get("/v1/audit", query=query)
     options = [part for name, value in asked.items() for part in (f"--{name}", value)]
     return Content(
         template="audit.html",
@@ -48,9 +48,9 @@ async def audit(visit: Visit) -> Content:
 
 
 @page("POST /ui/audit/verify")
-async def verify(visit: Visit) -> Content:
+async def verify(visit: PageRequest) -> Content:
     """Whether no entry was changed, inserted or removed."""
-    found = await visit.desk.get("/v1/audit/verify")
+    found = await visit.api.get("/v1/audit/verify")
     return Content(
         template="audit_verified.html",
         title=text("audit.verified"),

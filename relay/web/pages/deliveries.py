@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from relay.core.deliveries.causes import cause_of_reason, likely_cause
 from relay.errors import InvalidRequest, RequestError
+from relay.web.api_client import together
 from relay.web.delivery_words import (
     INCIDENT,
     STATES,
@@ -20,9 +21,8 @@ from relay.web.delivery_words import (
     trouble_of,
     waits_for_a_person,
 )
-from relay.web.desk import together
 from relay.web.drawings import attempts as drawing
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
 from relay.web.rendering import duration
 from relay.web.texts import english
 from subscribers.registry import kind_named
@@ -66,7 +66,7 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/deliveries", live=True)
-async def deliveries(visit: Visit) -> Content:
+async def deliveries(visit: PageRequest) -> Content:
     """The groups of deliveries; with `view=list`, of an event, or on a later page: the list."""
     query = visit.query
     if query.get("view") == "list" or query.get("event") or query.get("cursor"):
@@ -101,7 +101,7 @@ async def deliveries(visit: Visit) -> Content:
 
 
 async def _section(
-    visit: Visit, state: str, by: str, subscription: str, known: Mapping[str, Answer], *, alone: bool
+    visit: PageRequest, state: str, by: str, subscription: str, known: Mapping[str, Answer], *, alone: bool
 ) -> Mapping[str, Any]:
     """The groups of a state. `alone`: it is the only one of the page. Else it shows only what needs a person:
     pending deliveries of subscriptions that fail or are held."""
@@ -110,7 +110,7 @@ async def _section(
     if held and "sink" not in by:
         by = f"sink,{by}" if by == "reason" else GROUPINGS[0]
     query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": newest}
-    found = await visit.desk.get("/v1/deliveries", query=query)
+    found = await visit.api.get("/v1/deliveries", query=query)
     items = found["items"]
     if held:
         items = [one for one in items if waits_for_a_person(known.get(one["subscription_id"] or ""))]
@@ -145,12 +145,12 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
     }
 
 
-async def _list(visit: Visit) -> Content:
+async def _list(visit: PageRequest) -> Content:
     asked, day = visit.asked("state", "subscription", "event", "reason"), visit.query.get("day")
     known = await subscriptions(visit)
     query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
     cursor = visit.query.get("cursor")
-    found = await visit.desk.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
+    found = await visit.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
     options = [part for name, value in query.items() for part in (f"--{name}", value)]
     return Content(
         template="delivery_list.html",
@@ -185,16 +185,16 @@ def day_after(day: str) -> str:
         raise InvalidRequest(english()("deliveries.bad_day"), code="invalid_parameter") from None
 
 
-async def subscriptions(visit: Visit) -> Mapping[str, Answer]:
+async def subscriptions(visit: PageRequest) -> Mapping[str, Answer]:
     """The subscriptions by id, as far as the caller may list them."""
     found = await allowed(visit, "/v1/subscriptions", query={"limit": SUBSCRIPTIONS})
     return {one["id"]: one for one in (found or {"items": ()})["items"]}
 
 
-async def allowed(visit: Visit, path: str, *segments: str, query: Answer | None = None) -> Any:
+async def allowed(visit: PageRequest, path: str, *segments: str, query: Answer | None = None) -> Any:
     """What a GET answers; None if the caller may not read it, or if it is gone."""
     try:
-        return await visit.desk.get(path, *segments, query=query)
+        return await visit.api.get(path, *segments, query=query)
     except RequestError as error:
         if error.status in (403, 404, 409):
             return None
@@ -219,9 +219,9 @@ def _named(known: Mapping[str, Answer], chosen: str) -> Sequence[tuple[str, str]
 
 
 @page("GET /ui/deliveries/{id}", live=True)
-async def delivery(visit: Visit) -> Content:
+async def delivery(visit: PageRequest) -> Content:
     """One delivery: what was sent where, what came back, and what is next."""
-    texts, found = english(), await visit.desk.get("/v1/deliveries/{}", visit.id())
+    texts, found = english(), await visit.api.get("/v1/deliveries/{}", visit.id())
     event = await allowed(visit, "/v1/events/{}", found["event_id"])
     subscription = await allowed(visit, "/v1/subscriptions/{}", found["subscription_id"])
     job = None if found["job_uid"] is None else await allowed(visit, "/v1/jobs/{}", found["job_uid"])
@@ -330,10 +330,10 @@ def _headers(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
 
 
 @page("GET /ui/deliveries/{id}/request")
-async def request(visit: Visit) -> Content:
+async def request(visit: PageRequest) -> Content:
     """The request as it would be sent now, signed. Only for an admin."""
-    found = await visit.desk.get("/v1/deliveries/{}", visit.id())
-    signed = await visit.desk.get("/v1/deliveries/{}/request", visit.id())
+    found = await visit.api.get("/v1/deliveries/{}", visit.id())
+    signed = await visit.api.get("/v1/deliveries/{}/request", visit.id())
     return Content(
         template="delivery_request.html",
         title=english()("deliveries.request_title"),
@@ -345,15 +345,15 @@ async def request(visit: Visit) -> Content:
 
 
 @page("POST /ui/deliveries/{id}/retry")
-async def retry(visit: Visit) -> Done:
+async def retry(visit: PageRequest) -> Done:
     """Sends it again, at once."""
-    await visit.desk.post("/v1/deliveries/{}/retry", visit.id())
+    await visit.api.post("/v1/deliveries/{}/retry", visit.id())
     return Done(key="delivery_retried", to=f"/ui/deliveries/{visit.id()}")
 
 
 @page("POST /ui/deliveries/{id}/settle")
-async def settle(visit: Visit) -> Done:
+async def settle(visit: PageRequest) -> Done:
     """Records what a person has found out."""
     fate = visit.form.get("fate")
-    await visit.desk.post("/v1/deliveries/{}/settle", visit.id(), body={"fate": fate})
+    await visit.api.post("/v1/deliveries/{}/settle", visit.id(), body={"fate": fate})
     return Done(key=f"delivery_settled_{fate}", to=f"/ui/deliveries/{visit.id()}")

@@ -8,7 +8,7 @@ from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
 from relay.web.delivery_words import reason_words
-from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Export, Page, PageRequest, equivalent
 from relay.web.pages.deliveries import allowed, full_type, name_of, short_type, subscriptions
 from relay.web.subscription_form import moment
 from relay.web.texts import english
@@ -38,7 +38,7 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/events", live=True)
-async def events(visit: Visit) -> Content:
+async def events(visit: PageRequest) -> Content:
     """The events that pass the filters, newest first."""
     asked = visit.asked(*FILTERS)
     query = _query(asked, visit.context.known_types, visit.now)
@@ -48,7 +48,7 @@ async def events(visit: Visit) -> Content:
     try:
         for _ in range(PAGES_READ):
             limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
-            found = await visit.desk.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
+            found = await visit.api.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
             cursor, scanned = found["next_cursor"], scanned + limit
             items += [_row(event, id) for event, id in zip(found["items"], found["ids"], strict=True)]
             # With filters, or with a type and others, a page may be short although there is a next one.
@@ -148,10 +148,10 @@ def words_of(event: Answer) -> str:
 
 
 @page("GET /ui/events/{id}", live=True)
-async def event(visit: Visit) -> Content:
+async def event(visit: PageRequest) -> Content:
     """One event: what it tells, where it went, and the whole of it."""
     texts, id = english(), visit.id()
-    found = await visit.desk.get("/v1/events/{}", id)
+    found = await visit.api.get("/v1/events/{}", id)
     answer = await allowed(visit, "/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
     sent = None if answer is None else answer["items"]
     known = await subscriptions(visit) if sent else {}

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from relay.clock import from_rfc3339
 from relay.errors import InvalidRequest, RequestError
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
 from relay.web.rendering import query
 from relay.web.texts import english
 
@@ -32,12 +32,10 @@ COLUMNS = {
 
 
 @page("GET /ui/groups", live=True)
-async def groups(visit: Visit) -> Content:
+async def groups(visit: PageRequest) -> Content:
     """The groups, newest first."""
     asked = visit.asked("state", "source", "account")
-    found = await visit.desk.get(
-        "/v1/groups", query={**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-    )
+    found = await visit.api.get("/v1/groups", query={**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
     options = [part for name, value in asked.items() for part in (f"--{name}", value)]
     return Content(
         template="groups.html",
@@ -53,10 +51,10 @@ async def groups(visit: Visit) -> Content:
 
 
 @page("GET /ui/groups/{name}", live=True)
-async def group(visit: Visit) -> Content:
+async def group(visit: PageRequest) -> Content:
     """One group: its progress, when it is expected to finish, and its failures."""
     which = visit.asked("source", "account")
-    found = await visit.desk.get("/v1/groups/{}", visit.id("name"), query=which)
+    found = await visit.api.get("/v1/groups/{}", visit.id("name"), query=which)
     options = [part for name, value in which.items() for part in (f"--{name}", value)]
     return Content(
         template="group.html",
@@ -75,11 +73,11 @@ async def group(visit: Visit) -> Content:
     )
 
 
-async def _incidents(visit: Visit, group: Mapping[str, Any]) -> Mapping[str, str]:
+async def _incidents(visit: PageRequest, group: Mapping[str, Any]) -> Mapping[str, str]:
     """The ids of the newest incidents in the group's account, by error code; empty if the caller may not read them."""
     query = {"source": group["source"], "account": group["account"], "limit": PAGE_ITEMS}
     try:
-        found = await visit.desk.get("/v1/incidents", query=query)
+        found = await visit.api.get("/v1/incidents", query=query)
     except RequestError as error:
         if error.status == 403:
             return {}
@@ -88,13 +86,13 @@ async def _incidents(visit: Visit, group: Mapping[str, Any]) -> Mapping[str, str
 
 
 @page("POST /ui/groups/{name}/close")
-async def close(visit: Visit) -> Done:
+async def close(visit: PageRequest) -> Done:
     """States that no more jobs come."""
     which, expected = visit.asked("source", "account"), visit.form.get("expected")
     if expected and not (expected.isascii() and expected.isdigit() and len(expected) < 10):
         raise InvalidRequest("the number of jobs is not a number", code="invalid_form")
     body = {"expected": int(expected)} if expected else {}
-    closed = await visit.desk.post("/v1/groups/{}/close", visit.id("name"), query=which, body=body)
+    closed = await visit.api.post("/v1/groups/{}/close", visit.id("name"), query=which, body=body)
     return Done(key="group_closed", to=path_of(closed))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Export, Page, PageRequest, equivalent
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -33,11 +33,11 @@ JOB_COLUMNS = {
 
 
 @page("GET /ui/incidents", live=True)
-async def incidents(visit: Visit) -> Content:
+async def incidents(visit: PageRequest) -> Content:
     """The incidents, newest first."""
     asked = visit.asked("state", "source", "account")
     query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-    found = await visit.desk.get("/v1/incidents", query=query)
+    found = await visit.api.get("/v1/incidents", query=query)
     options = [part for name, value in asked.items() for part in (f"--{name}", value)]
     return Content(
         template="incidents.html",
@@ -49,16 +49,16 @@ async def incidents(visit: Visit) -> Content:
 
 
 @page("GET /ui/incidents/{id}", live=True)
-async def incident(visit: Visit) -> Content:
+async def incident(visit: PageRequest) -> Content:
     """One incident: what happened, what to do, and which jobs failed."""
     asked = visit.asked("repeat")
-    found = await visit.desk.get("/v1/incidents/{}", visit.id())
+    found = await visit.api.get("/v1/incidents/{}", visit.id())
     values = {"incident": found, "asked": asked, "jobs": None, "next_cursor": None}
     values |= {"subscription": await _subscription(visit, found["subscription"])}
     export = None
     if found["kind"] == "jobs":
         query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-        failed = await visit.desk.get("/v1/incidents/{}/jobs", visit.id(), query=query)
+        failed = await visit.api.get("/v1/incidents/{}/jobs", visit.id(), query=query)
         values |= {"jobs": failed["items"], "next_cursor": failed["next_cursor"]}
         export = Export(path="/v1/incidents/{}/jobs", segments=(visit.id(),), query=asked, columns=JOB_COLUMNS)
     return Content(
@@ -70,9 +70,9 @@ async def incident(visit: Visit) -> Content:
     )
 
 
-async def _subscription(visit: Visit, id: str | None) -> Mapping[str, Any] | None:
+async def _subscription(visit: PageRequest, id: str | None) -> Mapping[str, Any] | None:
     """The subscription of an incident; None if there is none, or the caller may not read it."""
     if id is None:
         return None
-    found: Mapping[str, Any] | None = await visit.desk.allowed("/v1/subscriptions/{}", id)
+    found: Mapping[str, Any] | None = await visit.api.allowed("/v1/subscriptions/{}", id)
     return found

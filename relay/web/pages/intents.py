@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -23,9 +23,9 @@ COLUMNS = {
 
 
 @page("GET /ui/intents", live=True)
-async def intents(visit: Visit) -> Content:
+async def intents(visit: PageRequest) -> Content:
     """The creates, newest first."""
-    found = await visit.desk.get("/v1/intents", query={"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
+    found = await visit.api.get("/v1/intents", query={"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
     return Content(
         template="intents.html",
         title=english()("intents.title"),
@@ -36,16 +36,16 @@ async def intents(visit: Visit) -> Content:
 
 
 @page("POST /ui/intents/{id}/resolve")
-async def resolve(visit: Visit) -> Done:
+async def resolve(visit: PageRequest) -> Done:
     """Records whether the message was sent."""
     job_id = visit.form.get("job_id")
     body = {"fate": visit.form.get("fate"), **({"job_id": job_id} if job_id else {})}
-    await visit.desk.post("/v1/intents/{}/resolve", visit.id(), body=body)
+    await visit.api.post("/v1/intents/{}/resolve", visit.id(), body=body)
     return Done(key="intent_resolved", to="/ui/intents")
 
 
 @page("POST /ui/intents/{id}/dismiss")
-async def dismiss(visit: Visit) -> Done:
+async def dismiss(visit: PageRequest) -> Done:
     """Takes the create off the list, without saying what became of it."""
-    await visit.desk.delete("/v1/intents/{}", visit.id())
+    await visit.api.delete("/v1/intents/{}", visit.id())
     return Done(key="intent_dismissed", to="/ui/intents")

@@ -15,7 +15,7 @@ from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.drawings import hazard, timeline
 from relay.web.job_history import history
 from relay.web.job_words import event_kind, sentence_of, state_of, tone
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
 from relay.web.rendering import duration, pretty
 from relay.web.texts import english
 
@@ -57,7 +57,7 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/jobs", live=True)
-async def jobs(visit: Visit) -> Content | Done:
+async def jobs(visit: PageRequest) -> Content | Done:
     """The jobs, newest first; with `id` the job of this id at once."""
     note = None
     if visit.query.get("id"):
@@ -68,7 +68,7 @@ async def jobs(visit: Visit) -> Content | Done:
     return await _list(visit, note)
 
 
-async def _list(visit: Visit, note: Mapping[str, Any] | None) -> Content:
+async def _list(visit: PageRequest, note: Mapping[str, Any] | None) -> Content:
     texts = english()
     asked = _asked(visit)
     errors: Sequence[FieldError] = ()
@@ -76,7 +76,7 @@ async def _list(visit: Visit, note: Mapping[str, Any] | None) -> Content:
     if note is None:
         try:
             query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-            found = await visit.desk.get("/v1/jobs", query=query)
+            found = await visit.api.get("/v1/jobs", query=query)
         except RequestError as error:
             if error.status not in (400, 422):
                 raise
@@ -109,7 +109,7 @@ async def _list(visit: Visit, note: Mapping[str, Any] | None) -> Content:
     )
 
 
-def _asked(visit: Visit) -> dict[str, str]:
+def _asked(visit: PageRequest) -> dict[str, str]:
     """The filters, as the API takes them."""
     asked = visit.asked(*FILTERS, "metadata")
     key, value = visit.query.get("key"), visit.query.get("value")
@@ -127,7 +127,7 @@ def _options(asked: Mapping[str, str]) -> list[str]:
     return [*flags, *(part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", value))]
 
 
-async def _rows(visit: Visit, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
+async def _rows(visit: PageRequest, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
     """The jobs with their words. Of a poll whose time has passed: why it was not made, if the account says so."""
     texts, now, found = english(), visit.now, []
     troubles = await _troubles(visit) if any(_is_due(job, now) for job in jobs) else {}
@@ -150,10 +150,10 @@ def _is_due(job: Answer, now: float) -> bool:
     return job["open"] and job["next_poll_at"] is not None and from_rfc3339(job["next_poll_at"]) <= now
 
 
-async def _troubles(visit: Visit) -> Mapping[tuple[str, str], str]:
+async def _troubles(visit: PageRequest) -> Mapping[tuple[str, str], str]:
     """The state of each account that is not polled as it should be, as far as the caller may see them."""
     try:
-        sources = (await visit.desk.get("/v1/sources", query={"limit": PAGE_ITEMS}))["items"]
+        sources = (await visit.api.get("/v1/sources", query={"limit": PAGE_ITEMS}))["items"]
     except RequestError as error:
         if error.status != 403:
             raise
@@ -161,11 +161,11 @@ async def _troubles(visit: Visit) -> Mapping[tuple[str, str], str]:
     return {(one["source"], one["account"]): one["state"] for one in sources if one["state"] in TROUBLES}
 
 
-async def _by_id(visit: Visit, id: str) -> str | Mapping[str, Any]:
+async def _by_id(visit: PageRequest, id: str) -> str | Mapping[str, Any]:
     """The uid of the job with an id; or what to say if there is none, or one in each of several accounts."""
     which = visit.asked("source", "account")
     try:
-        return str((await visit.desk.get("/v1/jobs/{}", id, query=which))["uid"])
+        return str((await visit.api.get("/v1/jobs/{}", id, query=which))["uid"])
     except RequestError as error:
         if error.status != 404 and error.code != "ambiguous_job":
             raise
@@ -174,14 +174,14 @@ async def _by_id(visit: Visit, id: str) -> str | Mapping[str, Any]:
     return {"id": id[:200], "choices": choices, "command": shlex.join(["relay", "jobs", "add", id])}
 
 
-async def _choices(visit: Visit, id: str) -> list[Answer]:
+async def _choices(visit: PageRequest, id: str) -> list[Answer]:
     accounts = visit.context.ports.settings.accounts
     found = []
     for source, account in [(source, name) for source, names in accounts.items() for name in names][
         :MAX_ACCOUNTS_TRIED
     ]:
         try:
-            found.append(await visit.desk.get("/v1/jobs/{}", id, query={"source": source, "account": account}))
+            found.append(await visit.api.get("/v1/jobs/{}", id, query={"source": source, "account": account}))
         except RequestError as error:
             if error.status != 404:
                 raise
@@ -189,14 +189,14 @@ async def _choices(visit: Visit, id: str) -> list[Answer]:
 
 
 @page("POST /ui/jobs/bulk")
-async def bulk(visit: Visit) -> Content | Done:
+async def bulk(visit: PageRequest) -> Content | Done:
     """Polls the chosen jobs again, or stops tracking them."""
     action, ids = visit.form.get("action"), visit.form.all("id")
     back = visit.form.get("back")
     back = back if back.startswith("/ui/jobs?") else "/ui/jobs"
     if not ids:
         return Done(key="jobs_none_chosen", to=back)
-    answer = await visit.desk.post("/v1/jobs/bulk", body={"action": action, "ids": ids[:MAX_BULK]})
+    answer = await visit.api.post("/v1/jobs/bulk", body={"action": action, "ids": ids[:MAX_BULK]})
     failed = [one for one in answer["items"] if one["status"] >= 400]
     if not failed:
         return Done(key=f"jobs_{action}", to=back, n=len(answer["items"]))
@@ -209,11 +209,11 @@ async def bulk(visit: Visit) -> Content | Done:
 
 
 @page("POST /ui/jobs/register")
-async def register(visit: Visit) -> Content | Done:
+async def register(visit: PageRequest) -> Content | Done:
     """Tracks a job, from the body of a registration. It sends no message: registering only tracks."""
     given = visit.form.get("body")
     try:
-        job = await visit.desk.post("/v1/jobs", body=parse_json(given.encode()), key=visit.form.key)
+        job = await visit.api.post("/v1/jobs", body=parse_json(given.encode()), key=visit.form.key)
     except RequestError as error:
         if error.status == 403:
             raise
@@ -227,13 +227,13 @@ async def register(visit: Visit) -> Content | Done:
 
 
 @page("GET /ui/jobs/{id}", live=True)
-async def job(visit: Visit) -> Content:
+async def job(visit: PageRequest) -> Content:
     """One job: what happened to it, what is next and why, and what can be done."""
     texts, now = english(), visit.now
-    job = await visit.desk.get("/v1/jobs/{}", visit.id(), query=visit.asked("source", "account"))
+    job = await visit.api.get("/v1/jobs/{}", visit.id(), query=visit.asked("source", "account"))
     uid = job["uid"]
-    explanation = await visit.desk.get("/v1/jobs/{}/explain", uid)
-    events = await visit.desk.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
+    explanation = await visit.api.get("/v1/jobs/{}/explain", uid)
+    events = await visit.api.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
     deliveries = await _deliveries(visit, events["ids"])
     past = history(job, events["items"], deliveries or (), explanation, now, texts)
     kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
@@ -271,7 +271,7 @@ async def job(visit: Visit) -> Content:
     )
 
 
-async def _deliveries(visit: Visit, event_ids: Sequence[str]) -> list[Answer] | None:
+async def _deliveries(visit: PageRequest, event_ids: Sequence[str]) -> list[Answer] | None:
     """The deliveries of a job's last events; None if the caller may not see them."""
     found: list[Answer] = []
     try:
@@ -279,7 +279,7 @@ async def _deliveries(visit: Visit, event_ids: Sequence[str]) -> list[Answer] | 
             if len(found) >= MAX_DELIVERIES:
                 break
             query = {"event": id, "limit": MAX_DELIVERIES - len(found)}
-            found += (await visit.desk.get("/v1/deliveries", query=query))["items"]
+            found += (await visit.api.get("/v1/deliveries", query=query))["items"]
     except RequestError as error:
         if error.status != 403:
             raise
@@ -316,21 +316,21 @@ def _registration(job: Answer) -> dict[str, Any]:
 
 
 @page("POST /ui/jobs/{id}/refresh")
-async def refresh(visit: Visit) -> Done:
+async def refresh(visit: PageRequest) -> Done:
     """Polls the job again at once."""
-    job = await visit.desk.post("/v1/jobs/{}/refresh", visit.id())
+    job = await visit.api.post("/v1/jobs/{}/refresh", visit.id())
     return Done(key="job_refreshed", to=f"/ui/jobs/{job['uid']}")
 
 
 @page("POST /ui/jobs/{id}/untrack")
-async def untrack(visit: Visit) -> Done:
+async def untrack(visit: PageRequest) -> Done:
     """Stops tracking the job."""
-    job = await visit.desk.delete("/v1/jobs/{}", visit.id())
+    job = await visit.api.delete("/v1/jobs/{}", visit.id())
     return Done(key="job_untracked", to=f"/ui/jobs/{job['uid']}")
 
 
 @page("POST /ui/jobs/{id}/purge")
-async def purge(visit: Visit) -> Done:
+async def purge(visit: PageRequest) -> Done:
     """Erases the job, its events and their attempts."""
-    await visit.desk.delete("/v1/jobs/{}", visit.id(), query={"purge": "true"})
+    await visit.api.delete("/v1/jobs/{}", visit.id(), query={"purge": "true"})
     return Done(key="job_purged", to="/ui/jobs")

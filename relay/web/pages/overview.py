@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
+from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.concerns import LATE_SECONDS, MAX_INTENTS, Seen, concerns
-from relay.web.desk import together
-from relay.web.page import Content, Page, Visit, equivalent
+from relay.web.page import Content, Page, PageRequest, equivalent
 from relay.web.pages.groups import path_of
 from relay.web.texts import english
 
@@ -34,7 +34,7 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui", live=True)
-async def overview(visit: Visit) -> Content:
+async def overview(visit: PageRequest) -> Content:
     """Health in one sentence, four figures, what needs a person, groups and budgets."""
     # beside deliveries each read waits for its turn, so several are under way at once
     (pending, late), (dead, uncertain), figures, (groups, more_groups), seen = await together(
@@ -63,30 +63,30 @@ async def overview(visit: Visit) -> Content:
     )
 
 
-async def _waiting(visit: Visit) -> tuple[Answer | None, Sequence[Answer]]:
+async def _waiting(visit: PageRequest) -> tuple[Answer | None, Sequence[Answer]]:
     """The deliveries that wait, and those of them that are late."""
-    pending = await visit.desk.allowed("/v1/deliveries", query={"state": "pending", **BY_SINK})
+    pending = await visit.api.allowed("/v1/deliveries", query={"state": "pending", **BY_SINK})
     return pending, await _deliveries(visit, "pending", until=to_rfc3339(visit.now - LATE_SECONDS))
 
 
-async def _ended(visit: Visit) -> tuple[Sequence[Answer], Sequence[Answer]]:
+async def _ended(visit: PageRequest) -> tuple[Sequence[Answer], Sequence[Answer]]:
     """The deliveries that were given up, and those in doubt."""
     return await _deliveries(visit, "dead"), await _deliveries(visit, "uncertain")
 
 
-async def _groups(visit: Visit) -> tuple[Sequence[Answer], bool]:
+async def _groups(visit: PageRequest) -> tuple[Sequence[Answer], bool]:
     """The newest open groups, with their forecasts, and whether there are more."""
-    found = await visit.desk.allowed("/v1/groups", query={"state": "open", "limit": GROUPS})
+    found = await visit.api.allowed("/v1/groups", query={"state": "open", "limit": GROUPS})
     if found is None:
         return (), False
     groups = await together(*(_forecast(visit, group) for group in found["items"]))
     return groups, found["next_cursor"] is not None
 
 
-async def _needing(visit: Visit) -> Seen:
+async def _needing(visit: PageRequest) -> Seen:
     """What else may need a person."""
     return Seen(
-        ready=await visit.desk.get("/readyz", also=503),  # when it is not ready, this page is needed most
+        ready=await visit.api.get("/readyz", also=503),  # when it is not ready, this page is needed most
         sources=await _items(visit, "/v1/sources"),
         incidents=await _items(visit, "/v1/incidents", state="open", limit=LIST),
         accounts=[
@@ -98,16 +98,16 @@ async def _needing(visit: Visit) -> Seen:
     )
 
 
-async def _items(visit: Visit, path: str, **query: object) -> Sequence[Answer]:
+async def _items(visit: PageRequest, path: str, **query: object) -> Sequence[Answer]:
     """The first items of a list; none if the caller may not read it."""
-    answer = await visit.desk.allowed(path, query=query)
+    answer = await visit.api.allowed(path, query=query)
     return () if answer is None else answer["items"]
 
 
-async def _deliveries(visit: Visit, state: str, **more: str) -> Sequence[Answer]:
+async def _deliveries(visit: PageRequest, state: str, **more: str) -> Sequence[Answer]:
     """The newest ones of a state, by sink. `least`: whether there may be more than were counted."""
     query = {"state": state, **BY_SINK, **more}
-    found = await visit.desk.allowed("/v1/deliveries", query=query)
+    found = await visit.api.allowed("/v1/deliveries", query=query)
     return () if found is None else [{**one, "least": found["truncated"]} for one in found["items"]]
 
 
@@ -120,12 +120,12 @@ def _on_their_way(pending: Answer | None, measured: Sequence[Point]) -> float | 
     return max(scanned, last or 0)
 
 
-async def _forecast(visit: Visit, group: Answer) -> Answer:
+async def _forecast(visit: PageRequest, group: Answer) -> Answer:
     query = {"source": group["source"], "account": group["account"]}
-    return await visit.desk.allowed("/v1/groups/{}", group["name"], query=query) or group
+    return await visit.api.allowed("/v1/groups/{}", group["name"], query=query) or group
 
 
-async def _figures(visit: Visit) -> Mapping[str, Any]:
+async def _figures(visit: PageRequest) -> Mapping[str, Any]:
     """The figures of a day, by name: points and the newest value. Of a new relay those of its first hours."""
     hours = await _figure_points(visit, FIGURES, "hour", DAY_SECONDS)
     if hours is None:
@@ -148,14 +148,16 @@ async def _figures(visit: Visit) -> Mapping[str, Any]:
     }
 
 
-async def _figure_points(visit: Visit, names: str, span: str, seconds: float) -> Mapping[str, Sequence[Answer]] | None:
+async def _figure_points(
+    visit: PageRequest, names: str, span: str, seconds: float
+) -> Mapping[str, Sequence[Answer]] | None:
     """The points of figures over the last `seconds`, by name; None if the caller may not read them."""
     query = {"name": names, "span": span, "since": to_rfc3339(visit.now - seconds)}
-    answer = await visit.desk.allowed("/v1/figures", query=query)
+    answer = await visit.api.allowed("/v1/figures", query=query)
     return None if answer is None else {one["name"]: one["points"] for one in answer["items"]}
 
 
-def _lately(visit: Visit, by_name: Mapping[str, Sequence[Answer]], name: str) -> float:
+def _lately(visit: PageRequest, by_name: Mapping[str, Sequence[Answer]], name: str) -> float:
     """How often it happened in the spans that began within the last hour: 60 minutes, or the hour of the clock. A span
     in which nothing happened has no point, so the last points may be old."""
     return sum(count or 0 for at, count in _points(by_name, name, "count") if at > visit.now - HOUR_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any
 from relay.core.jsontext import dumps
 from relay.errors import RequestError
 from relay.web.delivery_words import reason_words
-from relay.web.page import Content, Done, Equivalent, Page, Visit, equivalent
+from relay.web.page import Content, Done, Equivalent, Page, PageRequest, equivalent
 from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, subscriptions
 from relay.web.subscription_form import moment
 from relay.web.texts import english
@@ -28,10 +28,10 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/deliveries/retry")
-async def count_group(visit: Visit) -> Content:
+async def count_group(visit: PageRequest) -> Content:
     """How many deliveries would be sent again."""
     filter = _filter(visit.query.get, visit.query.get("day"))
-    found = await visit.desk.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
+    found = await visit.api.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
     id = filter.get("subscription")
     known = None if id is None else await allowed(visit, "/v1/subscriptions/{}", id)
     options = [part for name, value in filter.items() for part in (f"--{name}", value)]
@@ -54,10 +54,10 @@ async def count_group(visit: Visit) -> Content:
 
 
 @page("POST /ui/deliveries/retry")
-async def retry_group(visit: Visit) -> Done:
+async def retry_group(visit: PageRequest) -> Done:
     """Sends them again."""
     filter = _filter(visit.form.get, visit.form.get("day"))
-    return _started(await visit.desk.post("/v1/deliveries/retry", body={"filter": filter}, key=visit.form.key))
+    return _started(await visit.api.post("/v1/deliveries/retry", body={"filter": filter}, key=visit.form.key))
 
 
 def _filter(given: Any, day: str) -> dict[str, str]:
@@ -70,19 +70,19 @@ def _filter(given: Any, day: str) -> dict[str, str]:
 
 
 @page("GET /ui/replays/new")
-async def new_replay(visit: Visit) -> Content:
+async def new_replay(visit: PageRequest) -> Content:
     """The form: which events to which subscription."""
     given = {**dict.fromkeys(FIELDS, ""), "since": "1d", "only": "undelivered", **visit.asked(*FIELDS)}
     return await _form(visit, given)
 
 
 @page("POST /ui/replays/new")
-async def count_range(visit: Visit) -> Content:
+async def count_range(visit: PageRequest) -> Content:
     """How many events would be sent again."""
     given = _given(visit)
     body = _body(visit, given)
     try:
-        found = await visit.desk.post(
+        found = await visit.api.post(
             "/v1/subscriptions/{}/replay", given["subscription"] or "-", query={"dry_run": "true"}, body=body
         )
     except RequestError as error:
@@ -103,11 +103,11 @@ async def count_range(visit: Visit) -> Content:
 
 
 @page("POST /ui/replays")
-async def start_replay(visit: Visit) -> Content | Done:
+async def start_replay(visit: PageRequest) -> Content | Done:
     """Starts it."""
     given = _given(visit)
     try:
-        started = await visit.desk.post(
+        started = await visit.api.post(
             "/v1/subscriptions/{}/replay",
             given["subscription"] or "-",
             body=_body(visit, given),
@@ -118,11 +118,11 @@ async def start_replay(visit: Visit) -> Content | Done:
     return _started(started)
 
 
-def _given(visit: Visit) -> dict[str, str]:
+def _given(visit: PageRequest) -> dict[str, str]:
     return {name: visit.form.get(name) for name in FIELDS}
 
 
-def _body(visit: Visit, given: Mapping[str, str]) -> dict[str, Any]:
+def _body(visit: PageRequest, given: Mapping[str, str]) -> dict[str, Any]:
     now, known = visit.now, visit.context.known_types
     types = [full_type(one, known) for one in given["types"].replace(",", " ").split()]
     body: dict[str, Any] = {"since": moment(given["since"], now), "only": given["only"] or "undelivered"}
@@ -139,7 +139,7 @@ def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
     return equivalent(command, "POST /v1/subscriptions/{}/replay", id, body=_json(body))
 
 
-async def _form(visit: Visit, given: Mapping[str, str], error: RequestError | None = None) -> Content:
+async def _form(visit: PageRequest, given: Mapping[str, str], error: RequestError | None = None) -> Content:
     known = await subscriptions(visit)
     chosen = given["subscription"]
     choices = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
@@ -172,9 +172,9 @@ def _by_field(error: RequestError) -> Mapping[str, str]:
 
 
 @page("GET /ui/replays/{id}", live=True, moves=True)
-async def replay(visit: Visit) -> Content:
+async def replay(visit: PageRequest) -> Content:
     """How far it is."""
-    found = await visit.desk.get("/v1/replays/{}", visit.id())
+    found = await visit.api.get("/v1/replays/{}", visit.id())
     id = found["subscription_id"]
     subscription = None if id is None else await allowed(visit, "/v1/subscriptions/{}", id)
     done = found["matched"] - found["left"]
@@ -195,9 +195,9 @@ async def replay(visit: Visit) -> Content:
 
 
 @page("POST /ui/replays/{id}/stop")
-async def stop(visit: Visit) -> Done:
+async def stop(visit: PageRequest) -> Done:
     """Stops it: what it has not sent stays as it was before."""
-    await visit.desk.delete("/v1/replays/{}", visit.id())
+    await visit.api.delete("/v1/replays/{}", visit.id())
     return Done(key="replay_stopped", to=f"/ui/replays/{visit.id()}")
 
 

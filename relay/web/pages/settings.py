@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from relay.core.values import DEFAULT
-from relay.web.page import Content, Page, Visit, equivalent
+from relay.web.page import Content, Page, PageRequest, equivalent
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -18,10 +18,10 @@ text = english()
 
 
 @page("GET /ui/settings", live=True)
-async def settings(visit: Visit) -> Content:
+async def settings(visit: PageRequest) -> Content:
     """Every setting in force, by section."""
     changed = visit.query.get("changed") == "true"
-    found = await visit.desk.get("/v1/settings")
+    found = await visit.api.get("/v1/settings")
     sections: dict[str, list[Mapping[str, Any]]] = {}
     for one in found["items"]:
         if not changed or one["place"] != DEFAULT:

@@ -6,7 +6,7 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.charts import Point
-from relay.web.page import PAGE_ITEMS, Content, Export, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Export, Page, PageRequest, equivalent
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -29,12 +29,12 @@ COLUMNS = {
 
 
 @page("GET /ui/sources", live=True)
-async def sources(visit: Visit) -> Content:
+async def sources(visit: PageRequest) -> Content:
     """Each account's budget, and the accounts that jobs are sent from."""
-    found = await visit.desk.get("/v1/sources", query={"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
+    found = await visit.api.get("/v1/sources", query={"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
     items: Sequence[Mapping[str, Any]] = found["items"]
     state = visit.asked("state")
-    senders = await visit.desk.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
+    senders = await visit.api.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
     charts = await _charts(visit, [f"{one['source']}/{one['account']}" for one in items[:MAX_CHARTS]])
     return Content(
         template="sources.html",
@@ -52,10 +52,10 @@ async def sources(visit: Visit) -> Content:
     )
 
 
-async def _charts(visit: Visit, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
+async def _charts(visit: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
     """What is charted of each account: a day by hours."""
     query = {"name": FIGURES, "span": "hour", "label": ",".join(accounts), "since": to_rfc3339(visit.now - DAY_SECONDS)}
-    answer = await visit.desk.allowed("/v1/figures", query=query) if accounts else None
+    answer = await visit.api.allowed("/v1/figures", query=query) if accounts else None
     if answer is None:
         return {}
     points = {(one["label"], one["name"]): one["points"] for one in answer["items"]}

@@ -8,10 +8,10 @@ from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
+from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.delivery_words import listed_reason, reason_and_cause
-from relay.web.desk import together
-from relay.web.page import Content, Done, Export, Page, Visit, equivalent
+from relay.web.page import Content, Done, Export, Page, PageRequest, equivalent
 from relay.web.subscription_form import (
     AUTOMATIC,
     CREDENTIALS,
@@ -67,7 +67,7 @@ text = english()
 
 
 @page("GET /ui/subscriptions", live=True)
-async def subscriptions(visit: Visit) -> Content:
+async def subscriptions(visit: PageRequest) -> Content:
     """Each with its state, its success and its backlog."""
     asked = visit.asked("callbacks")
     query = {**asked, "limit": SHOWN, "cursor": visit.query.get("cursor")}
@@ -102,9 +102,9 @@ async def subscriptions(visit: Visit) -> Content:
     )
 
 
-async def _with_figures(visit: Visit, query: Mapping[str, object]) -> tuple[Answer, dict[str, dict[str, Any]]]:
+async def _with_figures(visit: PageRequest, query: Mapping[str, object]) -> tuple[Answer, dict[str, dict[str, Any]]]:
     """A page of the list, and the figures of its subscriptions."""
-    found = await visit.desk.get("/v1/subscriptions", query=query)
+    found = await visit.api.get("/v1/subscriptions", query=query)
     return found, await _recent_figures(visit, [one["id"] for one in found["items"]])
 
 
@@ -119,11 +119,11 @@ def _standing(one: Answer) -> dict[str, Any]:
 NO_FIGURES: Mapping[str, Any] = {"success": None, "p95": None, "attempts": 0}
 
 
-async def _recent_figures(visit: Visit, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+async def _recent_figures(visit: PageRequest, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Success and p95 of the attempts since yesterday, 00:00 UTC."""
     since = (visit.now // DAY_SECONDS - 1) * DAY_SECONDS
     query = {"name": FIGURES, "span": "day", "label": ",".join(ids), "since": to_rfc3339(since)}
-    found = await visit.desk.allowed("/v1/figures", query=query) if ids else None
+    found = await visit.api.allowed("/v1/figures", query=query) if ids else None
     points: dict[str, dict[str, Sequence[Answer]]] = {}
     for one in found["items"] if found is not None else ():
         points.setdefault(one["label"], {})[one["name"]] = one["points"]
@@ -138,10 +138,10 @@ def _summed(points: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
     return {"success": success, "p95": times[-1] if times else None, "attempts": attempts}
 
 
-async def _counts(visit: Visit, state: str, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
+async def _counts(visit: PageRequest, state: str, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
     """The deliveries of each subscription in a state, and whether there are more than were counted."""
     query = {"state": state, "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
-    found = await visit.desk.get("/v1/deliveries", query=query)
+    found = await visit.api.get("/v1/deliveries", query=query)
     return {one["subscription_id"]: one for one in found["items"]}, found["truncated"]
 
 
@@ -169,19 +169,19 @@ def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[s
 
 
 @page("GET /ui/subscriptions/new")
-async def new(visit: Visit) -> Content:
+async def new(visit: PageRequest) -> Content:
     """An empty form."""
     _require_writes(visit)
     return await _form(visit, Filled({"config": "{}", "event": ""}))
 
 
 @page("POST /ui/subscriptions/new")
-async def create(visit: Visit) -> Content:
+async def create(visit: PageRequest) -> Content:
     """Creates the subscription, and shows its secret this once."""
     _require_writes(visit)
     try:
         body = _body(visit, None)
-        made = await visit.desk.post("/v1/subscriptions", query=_check(visit), body=body, key=visit.form.key)
+        made = await visit.api.post("/v1/subscriptions", query=_check(visit), body=body, key=visit.form.key)
     except RequestError as error:
         return await _form(visit, _typed(visit, None), error=error)
     secret = (made["config"] or {}).get("secret")
@@ -197,39 +197,39 @@ async def create(visit: Visit) -> Content:
 
 
 @page("GET /ui/subscriptions/{id}/edit")
-async def edit(visit: Visit) -> Content:
+async def edit(visit: PageRequest) -> Content:
     """The form with the settings of a subscription."""
     _require_writes(visit)
-    before = await visit.desk.get("/v1/subscriptions/{}", visit.id())
+    before = await visit.api.get("/v1/subscriptions/{}", visit.id())
     return await _form(visit, fields_of(before, visit.context.known_types), before=before)
 
 
 @page("POST /ui/subscriptions/{id}/edit")
-async def replace(visit: Visit) -> Content | Done:
+async def replace(visit: PageRequest) -> Content | Done:
     """Changes the subscription."""
     _require_writes(visit)
-    before = await visit.desk.get("/v1/subscriptions/{}", visit.id())
+    before = await visit.api.get("/v1/subscriptions/{}", visit.id())
     try:
         body = _body(visit, before)
-        await visit.desk.put("/v1/subscriptions/{}", visit.id(), query=_check(visit), body=body)
+        await visit.api.put("/v1/subscriptions/{}", visit.id(), query=_check(visit), body=body)
     except RequestError as error:
         return await _form(visit, _typed(visit, before), before=before, error=error)
     return Done(key="subscription_changed", to=f"/ui/subscriptions/{visit.id()}")
 
 
 @page("POST /ui/subscriptions/preview")
-async def preview(visit: Visit) -> Content:
+async def preview(visit: PageRequest) -> Content:
     """What the form would send: the page again with it, or, for the script, only the preview."""
     _require_writes(visit)
     id = visit.form.get("id")
-    before = await visit.desk.get("/v1/subscriptions/{}", id) if id else None
+    before = await visit.api.get("/v1/subscriptions/{}", id) if id else None
     shown: Answer | None = None
     error: RequestError | None = None
     try:
         asked = {"subscription": _body(visit, before), "replaces": id or None}
         event = visit.form.get("event")
         asked["event_id" if event.startswith("evt_") else "type"] = event or None
-        shown = await visit.desk.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
+        shown = await visit.api.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
     except RequestError as refused:
         error = refused
     values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error), "explained": ""}
@@ -250,18 +250,18 @@ def _readable(body: str | None) -> str | None:
         return body
 
 
-def _body(visit: Visit, before: Answer | None) -> dict[str, Any]:
+def _body(visit: PageRequest, before: Answer | None) -> dict[str, Any]:
     """What the form says. The same types in another order are as before: they may be the kind's default."""
     body = body_of(visit.form, visit.context.known_types)
     same = before is not None and before["types"] and set(body.get("types", ())) == set(before["types"])
     return {**body, "types": before["types"]} if before is not None and same else body
 
 
-def _check(visit: Visit) -> Mapping[str, object]:
+def _check(visit: PageRequest) -> Mapping[str, object]:
     return {"check": "false" if visit.form.get("check") == "off" else None}
 
 
-def _typed(visit: Visit, before: Answer | None) -> Filled:
+def _typed(visit: PageRequest, before: Answer | None) -> Filled:
     known = visit.context.known_types
 
     def is_secret(sink: str) -> bool:
@@ -272,7 +272,7 @@ def _typed(visit: Visit, before: Answer | None) -> Filled:
 
 
 async def _form(
-    visit: Visit,
+    visit: PageRequest,
     filled: Filled,
     *,
     before: Answer | None = None,
@@ -280,7 +280,7 @@ async def _form(
     preview: Answer | None = None,
 ) -> Content:
     name = "subscriptions.new" if before is None else "subscriptions.edit"
-    events = await visit.desk.allowed("/v1/events", query={"limit": RECENT_EVENTS})
+    events = await visit.api.allowed("/v1/events", query={"limit": RECENT_EVENTS})
     recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
     sources = sorted({*visit.context.settings.event_sources, *filter(None, [filled.get("source")])})
     command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
@@ -337,7 +337,7 @@ def _errors(error: RequestError | None) -> dict[str, Any]:
     return {"error": error, "errors": errors, "explained": explained}
 
 
-def _require_writes(visit: Visit) -> None:
+def _require_writes(visit: PageRequest) -> None:
     if not visit.may(WRITES):
         raise Forbidden(text("subscriptions.needs_scope"))
 
@@ -346,12 +346,12 @@ def _require_writes(visit: Visit) -> None:
 
 
 @page("GET /ui/subscriptions/{id}", live=True)
-async def subscription(visit: Visit) -> Content:
+async def subscription(visit: PageRequest) -> Content:
     """One of them: how it stands, its charts, its last deliveries."""
     id = visit.id()
-    found = await visit.desk.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
+    found = await visit.api.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
     deliveries, recent, hours, backlogs, dead = await together(
-        visit.desk.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
+        visit.api.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
         _recent_figures(visit, [id]),
         _hours(visit, id),
         _counts(visit, "pending", id),
@@ -387,11 +387,11 @@ async def subscription(visit: Visit) -> Content:
     )
 
 
-async def _hours(visit: Visit, id: str) -> Answer | None:
+async def _hours(visit: PageRequest, id: str) -> Answer | None:
     """A day by hours: attempts, failures, and how long they took."""
     first = (visit.now // HOUR_SECONDS - 23) * HOUR_SECONDS
     query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first)}
-    found = await visit.desk.allowed("/v1/figures", query=query)
+    found = await visit.api.allowed("/v1/figures", query=query)
     if found is None or not any(one["points"] for one in found["items"]):
         return None
     names = {one["name"]: {from_rfc3339(point["time"]): point for point in one["points"]} for one in found["items"]}
@@ -411,13 +411,13 @@ async def _hours(visit: Visit, id: str) -> Answer | None:
 
 
 @page("POST /ui/subscriptions/{id}/test")
-async def test(visit: Visit) -> Content:
+async def test(visit: PageRequest) -> Content:
     """Sends a sample, and shows what the sink answered."""
     id = visit.id()
     metadata, type = visit.form.get("metadata"), visit.form.get("type")
     body = {"type": type or None, "metadata": _metadata(metadata) if metadata else None}
     body = {name: value for name, value in body.items() if value is not None}
-    result = await visit.desk.post("/v1/subscriptions/{}/test", id, body=body)
+    result = await visit.api.post("/v1/subscriptions/{}/test", id, body=body)
     words = ["relay", "subscriptions", "test", id, *(["--type", type] if type else [])]
     return Content(
         template="subscription_test.html",
@@ -441,26 +441,26 @@ def _metadata(given: str) -> Any:
 
 
 @page("POST /ui/subscriptions/{id}/pause")
-async def pause(visit: Visit) -> Done:
+async def pause(visit: PageRequest) -> Done:
     """Holds deliveries back."""
-    await visit.desk.post("/v1/subscriptions/{}/pause", visit.id())
+    await visit.api.post("/v1/subscriptions/{}/pause", visit.id())
     return Done(key="subscription_paused", to=f"/ui/subscriptions/{visit.id()}")
 
 
 @page("POST /ui/subscriptions/{id}/resume")
-async def resume(visit: Visit) -> Done:
+async def resume(visit: PageRequest) -> Done:
     """Delivers again."""
-    made = await visit.desk.post("/v1/subscriptions/{}/resume", visit.id())
+    made = await visit.api.post("/v1/subscriptions/{}/resume", visit.id())
     key = "subscription_pending" if made["state"] == "pending" else "subscription_resumed"
     return Done(key=key, to=f"/ui/subscriptions/{visit.id()}")
 
 
 @page("POST /ui/subscriptions/{id}/rotate-secret")
-async def rotate(visit: Visit) -> Content:
+async def rotate(visit: PageRequest) -> Content:
     """Makes a new signing secret, and shows it this once."""
     overlap = visit.form.get("overlap")
     body = {"overlap_seconds": float(overlap)} if overlap in OVERLAPS else {}
-    made = await visit.desk.post("/v1/subscriptions/{}/rotate-secret", visit.id(), body=body)
+    made = await visit.api.post("/v1/subscriptions/{}/rotate-secret", visit.id(), body=body)
     return Content(
         template="subscription_secret.html",
         title=text("subscriptions.rotated"),
@@ -474,7 +474,7 @@ async def rotate(visit: Visit) -> Content:
 
 
 @page("POST /ui/subscriptions/{id}/delete")
-async def delete(visit: Visit) -> Done:
+async def delete(visit: PageRequest) -> Done:
     """Removes it."""
-    await visit.desk.delete("/v1/subscriptions/{}", visit.id())
+    await visit.api.delete("/v1/subscriptions/{}", visit.id())
     return Done(key="subscription_removed", to="/ui/subscriptions")

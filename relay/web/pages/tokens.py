@@ -7,7 +7,7 @@ from typing import Any
 from relay.clock import to_rfc3339
 from relay.core.access.tokens import PUBLISH, SCOPES
 from relay.errors import RequestError
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Form, Page, Visit, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, Form, Page, PageRequest, equivalent
 from relay.web.texts import english
 
 PAGES: list[Page] = []
@@ -36,10 +36,10 @@ text = english()
 
 
 @page("GET /ui/tokens", live=True)
-async def tokens(visit: Visit) -> Content:
+async def tokens(visit: PageRequest) -> Content:
     """The tokens of the database, newest first."""
     query = {"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-    found = await visit.desk.get("/v1/tokens", query=query)
+    found = await visit.api.get("/v1/tokens", query=query)
     return Content(
         template="tokens.html",
         title=text("tokens.title"),
@@ -50,18 +50,18 @@ async def tokens(visit: Visit) -> Content:
 
 
 @page("GET /ui/tokens/new")
-async def new(visit: Visit) -> Content:
+async def new(visit: PageRequest) -> Content:
     """The form of a new token."""
-    await visit.desk.get("/v1/tokens", query={"limit": 1})  # refused to others than admins
+    await visit.api.get("/v1/tokens", query={"limit": 1})  # refused to others than admins
     return _form(visit, visit.form, None)
 
 
 @page("POST /ui/tokens/new")
-async def create(visit: Visit) -> Content:
+async def create(visit: PageRequest) -> Content:
     """Creates a token, and shows its secret this once."""
     body = _body(visit.form, visit.now)
     try:
-        made = await visit.desk.post("/v1/tokens", body=body, key=visit.form.key)
+        made = await visit.api.post("/v1/tokens", body=body, key=visit.form.key)
     except RequestError as error:
         if error.status == 403:
             raise
@@ -75,9 +75,9 @@ async def create(visit: Visit) -> Content:
 
 
 @page("POST /ui/tokens/{id}/revoke")
-async def revoke(visit: Visit) -> Done:
+async def revoke(visit: PageRequest) -> Done:
     """Revokes a token."""
-    await visit.desk.delete("/v1/tokens/{}", visit.id())
+    await visit.api.delete("/v1/tokens/{}", visit.id())
     return Done(key="token_revoked", to="/ui/tokens")
 
 
@@ -107,7 +107,7 @@ def _expiry(form: Form, now: float) -> str | None:
     return to_rfc3339(now + DAYS[lasts] * 86_400) if lasts in DAYS else None
 
 
-def _form(visit: Visit, typed: Form, error: RequestError | None) -> Content:
+def _form(visit: PageRequest, typed: Form, error: RequestError | None) -> Content:
     days = [(value, text("tokens.days", n=number)) for value, number in DAYS.items()]
     accounts = [f"{source}/{name}" for source, names in visit.context.settings.accounts.items() for name in names]
     return Content(

@@ -13,7 +13,7 @@ from relay.core.figures import (
     MOST,
     SPAN_NAMES,
     Point,
-    Tally,
+    TimeSeries,
     began,
     points,
     quantile,
@@ -25,13 +25,13 @@ NOW = 1_800_000_000.0
 DAY = NOW // 86_400.0 * 86_400.0
 
 
-def counts(tally: Tally) -> dict[Any, int]:
+def counts(tally: TimeSeries) -> dict[Any, int]:
     """What was counted, by name, label, span and its beginning."""
     return {tuple(row[:4]): row.number for row in rows_of(tally.take(1_000))}
 
 
 def test_what_is_counted_is_in_every_span_of_the_whole_relay_and_in_hours_and_days_of_its_label() -> None:
-    tally = Tally()
+    tally = TimeSeries()
     tally.add("jobs_ended", "revor/a", NOW)
     tally.add("jobs_ended", "revor/a", NOW + 1)
     tally.add("jobs_ended", "revor/b", NOW + 61, count=5)
@@ -55,7 +55,7 @@ def test_what_is_counted_is_in_every_span_of_the_whole_relay_and_in_hours_and_da
 
 
 def test_a_gauge_of_the_whole_relay_is_measured_by_itself() -> None:
-    tally = Tally()
+    tally = TimeSeries()
     tally.add("jobs_open", "revor/a", NOW, 40.0)
     tally.add("jobs_open", "revor/b", NOW, 2.0)
     tally.add("jobs_open", "", NOW, 42.0)
@@ -72,7 +72,7 @@ def test_a_gauge_of_the_whole_relay_is_measured_by_itself() -> None:
     [(0.0, 0.0), (-5.0, 0.0), (math.nan, 0.0), (LEAST, LEAST), (0.25, 0.25), (math.inf, MOST), (1e300, MOST)],
 )
 def test_values_that_are_no_durations_count_as_the_shortest_or_longest(value: float, total: float) -> None:
-    tally = Tally()
+    tally = TimeSeries()
     tally.add("attempt_seconds", "", NOW, value)
     (row, *_) = rows_of(tally.take(100))
     assert (row.number, row.total) == (1, total)
@@ -80,7 +80,7 @@ def test_values_that_are_no_durations_count_as_the_shortest_or_longest(value: fl
 
 
 def test_quantiles_are_exact_to_a_quarter() -> None:
-    chance, tally = random.Random(1), Tally()
+    chance, tally = random.Random(1), TimeSeries()
     values = sorted(chance.lognormvariate(0.0, 2.0) for _ in range(10_000))
     for value in values:
         tally.add("attempt_seconds", "", NOW, value)
@@ -106,7 +106,7 @@ def test_quantiles(buckets: list[tuple[int, float]], share: float, expected: flo
 
 def test_further_labels_of_a_day_are_only_in_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "MAX_LABELS", 2)
-    tally = Tally()
+    tally = TimeSeries()
     for label in ("a", "b", "c", "d", "a"):
         tally.add("attempts", label, NOW)
         tally.add("jobs_open", label, NOW, 10.0)
@@ -120,7 +120,7 @@ def test_further_labels_of_a_day_are_only_in_the_total(monkeypatch: pytest.Monke
 
 
 def test_what_could_not_be_written_is_added_to_what_comes_after() -> None:
-    tally = Tally()
+    tally = TimeSeries()
     tally.add("attempt_seconds", "sub_1", NOW, 1.0)
     cells = tally.take(1_000)
     tally.add("attempt_seconds", "sub_1", NOW + 1, 1.1)
@@ -133,7 +133,7 @@ def test_what_could_not_be_written_is_added_to_what_comes_after() -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "MAX_WAITING", 10)
-    tally = Tally()
+    tally = TimeSeries()
     for minute in range(60):
         tally.add("events", "", NOW + 60.0 * minute)
     tally.add("events", "", NOW)
@@ -144,7 +144,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_lost_or_counted_twice_whatever_fails(seed: int) -> None:
     """Counts and clocks at random, and a database that refuses every other batch."""
-    chance, tally = random.Random(seed), Tally()
+    chance, tally = random.Random(seed), TimeSeries()
     counted: dict[Any, int] = {}
     stored: dict[Any, int] = {}
     now = NOW

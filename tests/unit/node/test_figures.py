@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.figures import Row, Tally, points
+from relay.core.figures import Row, TimeSeries, points
 from relay.errors import StoreError, ValueRefused
 from relay.node import figures
 from relay.node.figures import Figures
@@ -48,7 +48,7 @@ class World:
 
     def __init__(self, *failures: BaseException | None, rows: Rows | None = None) -> None:
         self.now = NOW
-        self.tally = Tally()
+        self.tally = TimeSeries()
         self.rows = rows or Rows(*failures)
         self.pollers: dict[tuple[str, str], Any] = {}
         self.figures = Figures(self.rows, self.tally, self.pollers, lambda: self.now)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 from relay.api.access.callers import Access
 from relay.api.http.auth import Identity
-from relay.api.http.ports import Token
+from relay.api.http.dependencies import Token
 from relay.core.access.tokens import AccessToken
 from relay.errors import StoreError
 from relay.node import token_watch

@@ -11,7 +11,7 @@ from relay.store.databases.locks import Key
 ROOT = Path(relay.__file__).parents[1]
 CALL = re.compile(r"\bpg_\w*advisory\w*\(([^,)]*)")
 NODE_NAME = "hashtextextended(name"
-"""The key of a node's name is a hash of 64 bits: see `relay.store.databases.holders`."""
+"""The key of a node's name is a hash of 64 bits: see `relay.store.databases.lease_owners`."""
 
 
 def calls() -> list[tuple[str, str]]:
@@ -26,7 +26,7 @@ def test_no_two_locks_share_a_key() -> None:
 @pytest.mark.parametrize(("file", "key"), calls())
 def test_every_advisory_lock_takes_its_key_from_the_list(file: str, key: str) -> None:
     listed = {f"{{Key.{name}}}" for name in Key.__members__}
-    assert key in listed or (file == "relay/store/databases/holders.py" and key.startswith(NODE_NAME))
+    assert key in listed or (file == "relay/store/databases/lease_owners.py" and key.startswith(NODE_NAME))
 
 
 def test_every_key_of_the_list_is_used() -> None:

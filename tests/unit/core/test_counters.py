@@ -1,10 +1,10 @@
 """Counts in memory: per key and window, with a bound on both."""
 
-from relay.core.tally import MAX_ENDED, Tally, Window
+from relay.core.counters import MAX_ENDED, Counters, Window
 
 
 def test_counts_are_per_key_and_window():
-    tally = Tally[str](60, 10)
+    tally = Counters[str](60, 10)
     for key, now in (("a", 0.0), ("b", 59.9), ("a", 30.0), ("a", 60.0), ("b", 125.0)):
         tally.add(key, now)
     assert tally.take_ended(130.0) == [
@@ -16,7 +16,7 @@ def test_counts_are_per_key_and_window():
 
 
 def test_the_present_window_can_be_taken_too():
-    tally = Tally[str](60, 10)
+    tally = Counters[str](60, 10)
     tally.add("a", 10.0, 3)
     assert tally.take_all(11.0) == [Window(began_at=0.0, counts={"a": 3})]
     assert tally.take_all(11.0) == []
@@ -25,7 +25,7 @@ def test_the_present_window_can_be_taken_too():
 
 
 def test_keys_beyond_the_limit_are_counted_together():
-    tally = Tally[int](60, 2)
+    tally = Counters[int](60, 2)
     for key in range(5):
         tally.add(key, 0.0)
     tally.add(0, 0.0)
@@ -33,7 +33,7 @@ def test_keys_beyond_the_limit_are_counted_together():
 
 
 def test_windows_that_cannot_be_written_are_kept_and_joined():
-    tally = Tally[str](60, 1)
+    tally = Counters[str](60, 1)
     for minute in range(MAX_ENDED + 2):
         tally.add("a" if minute else "b", minute * 60.0)
     windows = tally.take_ended(10**6)

@@ -41,7 +41,7 @@ else:
         return found
 
 
-class Desk:
+class ApiClient:
     """The API as one caller sees it."""
 
     def __init__(self, api: ASGIApp, scope: Scope, identity: Identity, reads: asyncio.Semaphore) -> None:

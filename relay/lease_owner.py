@@ -1,8 +1,8 @@
 """The name under which this node holds leases of accounts, deliveries and replays.
 
 On SQLite it never changes. On PostgreSQL a name can be bound to a connection: when the connection ends, other nodes
-take over what the name holds (see `relay.store.databases.holders`). The node must then release it and continue under
-a new name.
+take over what the name holds (see `relay.store.databases.lease_owners`). The node must then release it and continue
+under a new name.
 """
 
 import secrets
@@ -13,7 +13,7 @@ MAX_FORMER = 16
 """Number of former names remembered. Work begun under one has ended before that many more are lost."""
 
 
-class Holder:
+class LeaseOwner:
     """One node's names."""
 
     def __init__(self, name: str | None = None) -> None:

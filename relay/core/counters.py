@@ -37,7 +37,7 @@ class Window(Generic[Key]):
         return Window(began_at=self.began_at, counts=dict(order[:limit]), other_count=other)
 
 
-class Tally(Generic[Key]):
+class Counters(Generic[Key]):
     """Adds counts to the present window. `add` costs a dictionary access."""
 
     def __init__(self, window_seconds: float, max_keys: int) -> None:

@@ -59,7 +59,7 @@ RELEASE_ACCOUNTS = sql("UPDATE accounts SET holder = NULL, held_until = NULL WHE
 RELEASE_REPLAYS = sql("UPDATE replays SET holder = NULL, held_until = NULL WHERE holder IN $json_values(names)")
 
 
-class HolderStore:
+class LeaseOwnerStore:
     """Nodes, as known from the leases they hold."""
 
     def __init__(self, database: Database) -> None:

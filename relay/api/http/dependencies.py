@@ -113,7 +113,7 @@ def _count_nothing(_method: str, _status_code: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
+class ApiDependencies:
     """Everything the API needs.
 
     dial           looks at a broker, and for a destination there; publishes nothing
@@ -141,7 +141,7 @@ class Ports:
     published: Callable[[int], None] = lambda count: None
     admission: Admission = field(default_factory=Admission)
 
-    def within(self, account: Account) -> "Ports":
+    def within(self, account: Account) -> "ApiDependencies":
         """Everything as a token bound to the account sees it. The node, the dispatcher, the pulls and the signals know
         no account: a handler passes them only what it has read through the others."""
         return replace(
