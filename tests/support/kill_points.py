@@ -86,6 +86,21 @@ PROBE_POINTS: Mapping[str, str] = {
 RECOVERED = frozenset({"mark.committed", "forward.written", "forward.committed"})
 """At these it has recovered: it does so no second time."""
 
+LEDGER_POINTS: Mapping[str, str] = {
+    "turn.called": "a note is due; the turn's transaction has not begun",
+    "turn.written": "the turn is written; the transaction is not committed",
+    "turn.committed": "the turn is committed; nothing is sent",
+    "keep.called": "the CRM has said whom it is about; the intention's transaction has not begun",
+    "keep.written": "the intention is written; the transaction is not committed",
+    "keep.committed": "the intention is committed; the note is not sent",
+    "note.sent": "the note is out; the answer is not read",
+    "note.answered": "the answer is read; nothing is decided",
+    "mark.called": "it is decided; the mark's transaction has not begun",
+    "mark.written": "attempt and ledger are written; the transaction is not committed",
+    "mark.committed": "the attempt is committed",
+}
+"""The delivery of a note passes all of these, in this order."""
+
 PUBLISH_POINTS: Mapping[str, str] = {
     "publish.called": "events are read; the transaction of the next of them has not begun",
     "publish.written": "they and their deliveries are written; the transaction is not committed",

@@ -45,6 +45,7 @@ class Stop:
         from relay.sources.client import UpstreamClient
         from relay.store.access.ciphertexts import CiphertextStore
         from relay.store.deliveries.deliveries import DeliveryStore
+        from relay.store.deliveries.memories import MemoryStore
         from relay.store.deliveries.pulls import PullStore
         from relay.store.deliveries.replays import ReplayStore
         from relay.store.jobs.intents import IntentStore
@@ -61,6 +62,8 @@ class Stop:
         self._around(DeliveryStore, "expedite", after="forward.committed", operation="forward.written")
         self._around(DeliveryStore, "record", "mark.called", "mark.committed", "mark.written")
         self._around(DeliveryStore, "record", after="drain.marked", draining=True)
+        self._around(MemoryStore, "take", "turn.called", "turn.committed", "turn.written")
+        self._around(MemoryStore, "keep", "keep.called", "keep.committed", "keep.written")
         self._around(sender.Sender, "send", "send.called", "send.answered")
         self._around(sender.Sender, "send", after="drain.answered", draining=True)
         self._around(Publishers, "publish", "broker.called", "broker.acknowledged")
@@ -80,6 +83,8 @@ class Stop:
         self._around(Store, "recover_from_crash", "start.migrated", "start.freed")
         self._around(Store, "close", before="stop.closing")
         self._when_sent(exchange, "_answer", "send.sent")
+        self._notes(MemoryStore, sender.Sender)
+        self._when_sent(exchange, "_answer", "note.sent", operation="note")
         self._when_sent(ClientResponse, "start", "create.sent", operation="create.sent")
         self._on_end(Dispatcher)
         self._before_commits(Store)
@@ -148,6 +153,27 @@ class Stop:
             return await original(*arguments)
 
         setattr(owner, name, wait)
+
+    def _notes(self, memories: type, sender: type) -> None:
+        """What a delivery sends after it has remembered something is a note, until it takes another turn."""
+        take, keep, send = memories.take, memories.keep, sender.send  # type: ignore[attr-defined]
+
+        async def taking(*arguments: Any) -> Any:
+            self._operation.set("")
+            return await take(*arguments)
+
+        async def keeping(*arguments: Any) -> Any:
+            kept = await keep(*arguments)
+            self._operation.set("note")
+            return kept
+
+        async def sending(*arguments: Any, **named: Any) -> Any:
+            response = await send(*arguments, **named)
+            if self._operation.get() == "note":
+                self.at("note.answered")
+            return response
+
+        memories.take, memories.keep, sender.send = taking, keeping, sending  # type: ignore[attr-defined]
 
     def _on_end(self, dispatcher: type) -> None:
         original = dispatcher.stop  # type: ignore[attr-defined]
