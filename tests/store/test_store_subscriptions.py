@@ -295,3 +295,13 @@ async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
     assert store.database.commit_count == before + 3
     assert set(await states(store, "sub_1")) == {"cancelled"}
     assert "cancelled" not in await states(store, "sub_2")
+
+
+async def test_a_long_backlog_is_cancelled_although_statistics_say_that_the_tables_are_empty(store: Store) -> None:
+    """PostgreSQL then plans each table with one row: a sub-query that it read again for each row took a minute."""
+    await test_a_removal_cancels_a_long_backlog_in_pieces(store)
+    if store.database.shared:
+        for table in ("attempts", "deliveries", "events", "jobs", "subscriptions"):
+            await execute(store, f"DELETE FROM {table}")
+            await execute(store, f"ANALYZE {table}")
+        await test_a_removal_cancels_a_long_backlog_in_pieces(store)

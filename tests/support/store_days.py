@@ -107,7 +107,7 @@ async def _live(store: Store, numbers: range, now: float) -> None:
                 for one in waiting
             )
         )
-        waiting = [one for mark in marked for one in mark.next]
+        waiting = [one for (mark,) in marked for one in mark.next]
 
 
 def _job(number: int, now: float) -> tuple[Registration, PollRecord]:

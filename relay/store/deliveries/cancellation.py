@@ -20,14 +20,16 @@ _OLD = "(created_at <= :now OR NOT EXISTS (SELECT 1 FROM subscriptions AS again 
 HEADS_OF_SUBSCRIPTION = f"""
 SELECT id, job_uid FROM deliveries WHERE state = 'pending' AND subscription_id = :id AND {_OLD} LIMIT :count
 """
-# Locks heads and their open followers, before their jobs: a follower can have become a head since.
+# Locks heads and their open followers, before their jobs: a follower can have become a head since. MATERIALIZED:
+# otherwise PostgreSQL may read them again for each row, if its statistics say that the table is empty.
 LOCK_HEADS = sql(
     f"""
-SELECT id FROM deliveries d WHERE id IN (
+WITH found AS MATERIALIZED (
   SELECT id FROM deliveries
   WHERE job_uid $among(job_uids) AND subscription_id || '' = :id AND {OPEN_DELIVERY}
   UNION SELECT id FROM deliveries WHERE id IN $json_values(ids)
-) $for_update(d)
+)
+SELECT id FROM deliveries d WHERE id IN (SELECT id FROM found) $for_update(d)
 """
 )
 _CANCEL = """

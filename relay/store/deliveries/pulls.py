@@ -62,21 +62,24 @@ _BEHIND = f"""
 s.job_uid = n.job_uid AND s.subscription_id = n.subscription_id AND s.{OPEN_DELIVERY} AND s.sequence > n.sequence
   AND CASE WHEN s.lease_token IS NOT NULL THEN s.lease_token END = n.lease_token
 """
-# Locks deliveries that are given back, and those behind them in the same answer.
+# Locks deliveries that are given back, and those behind them in the same answer. MATERIALIZED: see `LOCK_HEADS`.
+_OF_FOUND = f"{_LOCKED} (SELECT id FROM found) $for_update(d)"
 LOCK_NACKED = sql(
     f"""
-{_LOCKED} (
+WITH found AS MATERIALIZED (
   SELECT n.id FROM deliveries n WHERE n.id $among(ids)
   UNION SELECT s.id FROM deliveries n CROSS JOIN deliveries s WHERE n.id $among(ids) AND {_BEHIND}
-) $for_update(d)
+)
+{_OF_FOUND}
 """,
     # one seek for each delivery that is given back, even if no delivery is believed open, or under a lease
     f"""
-{_LOCKED} (
+WITH found AS MATERIALIZED (
   SELECT n.id FROM deliveries n WHERE n.id $among(ids)
   UNION SELECT s.id FROM deliveries n CROSS JOIN LATERAL (SELECT s.id FROM deliveries s WHERE {_BEHIND} OFFSET 0) AS s
   WHERE n.id $among(ids)
-) $for_update(d)
+)
+{_OF_FOUND}
 """,
 )
 # The open ones of some deliveries, with their events but without bodies.
