@@ -477,7 +477,7 @@ class Worker:
         if outcome.judges_sink:
             target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
-        next_claim = self._next_claim(target, claimed[0], now, prompt=prompt)
+        next_claim = self._next_claim(target, claimed[0], now, prompt=prompt) if len(claimed) == 1 else NextClaim()
         if len(claimed) > 1:  # one random value, so that they are due together
             chance = policy.chance()
             policy = replace(policy, chance=lambda: chance)

@@ -348,3 +348,39 @@ async def test_free_event_is_leased_as_it_is_recorded(tmp_path: Any, monkeypatch
         await world.dispatcher.drain()
         assert len(world.sink.requests) == 1
         assert sorted(await states(world)) == ["delivered", "pending"]
+
+
+async def test_batch_switched_off_while_it_is_sent_leaves_no_delivery_leased(tmp_path: Any) -> None:
+    async with open_world(tmp_path) as world:
+        made = await world.subscribe(options={"content_mode": "batch", "batch": {"max_events": 10, "max_seconds": 1.0}})
+        send = world.sink.send
+
+        async def switched_off(request: OutboundRequest, *, timeout_seconds: float) -> Response:
+            answer = await send(request, timeout_seconds=timeout_seconds)
+            if len(world.sink.requests) == 1:
+                await world.store.subscriptions.replace(replace(made, options={}), world.clock())
+                await world.dispatcher._refresh()
+            return answer
+
+        world.sink.send = switched_off  # type: ignore[method-assign]
+        for number in range(60):
+            await world.register(f"job {number}", seen("queued"))
+        await world.run(5)
+        assert set(await states(world)) == {"delivered"}
+
+
+async def test_follower_that_was_tried_in_a_batch_is_sent_once_its_subscription_is_resumed(tmp_path: Any) -> None:
+    async with open_world(tmp_path) as world:
+        answering(world, lambda _: 503)
+        batch = {"content_mode": "batch", "batch": {"max_events": 2, "max_seconds": 1.0}}
+        made = await world.subscribe(options=batch, retry_schedule_seconds=(36_000.0,))
+        await world.register("z", seen("queued"))
+        await world.run(5)
+        await world.register("a", ended(2))
+        await world.run(40)
+        assert batches(world) == [[("z", 1)], [("a", 1), ("a", 2)]]
+        answering(world, lambda _: 204)
+        for state in ("paused", "enabled"):
+            await world.store.subscriptions.set_state(made.id, state, world.clock())
+            await world.run(30)
+        assert set(await states(world)) == {"delivered"}

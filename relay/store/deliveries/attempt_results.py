@@ -43,7 +43,7 @@ _ATTEMPT = {
     **{"delivery_id": TEXT, "number": INTEGER, "started_at": REAL, "duration_ms": REAL, "status_code": INTEGER},
     **{"error": TEXT, "details": TEXT, "response_excerpt": TEXT, "remote_ip": TEXT, "decision": TEXT},
 }
-_PAIR = {"job_uid": TEXT, "subscription_id": TEXT, "due_at": REAL, "token": TEXT}
+_PAIR = {"job_uid": TEXT, "subscription_id": TEXT, "due_at": REAL, "token": TEXT, "pulled": INTEGER}
 
 # Writes attempts of deliveries that are locked.
 WRITE_ATTEMPT = sql(
@@ -102,22 +102,22 @@ AUTOMATIC, MANUAL = "priority < 2", "priority = 2"
 
 
 _KEPT = f"""deliveries.lease_token IS NOT NULL AND {is_pulled("deliveries")}
-  OR m.token IS NULL AND (deliveries.lease_token IS NOT NULL OR deliveries.attempt_count > 0)
+  OR m.token IS NULL AND (deliveries.lease_token IS NOT NULL OR m.pulled = 1 AND deliveries.attempt_count > 0)
     AND deliveries.due_at > m.due_at"""
 
 
 def _promotion(which: str) -> Sql:
     """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
     `which` selects automatic or manual deliveries. One that a bundle is sending or a program has pulled keeps its
-    lease, and one that was tried in a bundle its delay. The empty text keeps PostgreSQL from reading all blocked rows
-    if its statistics say there are none."""
+    lease, and one that a program has given back its delay. The empty text keeps PostgreSQL from reading all blocked
+    rows if its statistics say there are none."""
     return sql(
         f"""
 UPDATE deliveries SET state = 'pending',
   due_at = CASE WHEN {_KEPT} THEN deliveries.due_at ELSE m.due_at END,
   lease_token = CASE WHEN {_KEPT} THEN deliveries.lease_token ELSE m.token END
 FROM (
-  SELECT due_at, token, (
+  SELECT due_at, token, pulled, (
     SELECT o.id FROM deliveries AS o
     WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{which}
     ORDER BY o.sequence LIMIT 1
@@ -255,7 +255,7 @@ class AttemptRecorder:
         return [tuple(recorded.get(id(result), LOST) for result in item) for item in items]
 
     def end(
-        self, connection: Connection, results: Sequence[AttemptResult]
+        self, connection: Connection, results: Sequence[AttemptResult], *, pulled: bool = False
     ) -> "tuple[dict[FollowOnClaim, list[AttemptResult]], _FollowUp]":
         """Ends attempts of deliveries that the open transaction has locked and that are open. Returns the claims that
         are to follow."""
@@ -266,7 +266,7 @@ class AttemptRecorder:
             run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
         disabled = self._change(connection, results)
         follow_on_claims = _follow_on_claims(results, disabled)
-        follow_up = _follow_up(results, follow_on_claims)
+        follow_up = _follow_up(results, follow_on_claims, int(pulled))
         self._outbox.lock_orders(connection, follow_up.job_uids)
         run_rows(connection, PROMOTE, follow_up.pairs)
         run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
@@ -404,7 +404,7 @@ def promote_heads(connection: Connection, pairs: Sequence[Pair], manual: Sequenc
     """Makes the first open delivery of each (job, subscription) pending if it is blocked behind nothing. `manual`:
     pairs of manual retries and replays."""
     lock_jobs(connection, [job_uid for job_uid, _ in (*pairs, *manual)])
-    return run_rows(connection, PROMOTE, [(*pair, at_once(now), None) for pair in pairs]) + promote_manual(
+    return run_rows(connection, PROMOTE, [(*pair, at_once(now), None, 0) for pair in pairs]) + promote_manual(
         connection, manual, now
     )
 
@@ -412,7 +412,7 @@ def promote_heads(connection: Connection, pairs: Sequence[Pair], manual: Sequenc
 def promote_manual(connection: Connection, pairs: Iterable[Pair], now: float) -> int:
     """The same for manual deliveries; their jobs must be locked. They become due at once but are not leased, because
     new events go first."""
-    return run_rows(connection, PROMOTE_MANUAL, [(*pair, at_once(now), None) for pair in pairs])
+    return run_rows(connection, PROMOTE_MANUAL, [(*pair, at_once(now), None, 0) for pair in pairs])
 
 
 def _follow_on_claims(kept: Sequence[AttemptResult], disabled: set[str]) -> dict[FollowOnClaim, list[AttemptResult]]:
@@ -445,7 +445,7 @@ class _FollowUp:
 
 
 def _follow_up(
-    results: Sequence[AttemptResult], follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]]
+    results: Sequence[AttemptResult], follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]], pulled: int = 0
 ) -> _FollowUp:
     by_pair: dict[Pair, AttemptResult] = {}
     manual: dict[Pair, float] = {}
@@ -462,7 +462,7 @@ def _follow_up(
         going = follow_on_claims.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
         lease = going[0].next_lease if going else None
         due_at = again.get((*pair, False), at_once(result.now))
-        pairs.append((*pair, due_at, None) if lease is None else (*pair, lease.until, lease.token))
+        pairs.append((*pair, due_at, None, pulled) if lease is None else (*pair, lease.until, lease.token, pulled))
     takes = [
         due_values(
             subscription_id,
@@ -474,7 +474,7 @@ def _follow_up(
         for (subscription_id, backlogged), results in sorted(follow_on_claims.items())
         if (lease := results[0].next_lease) is not None
     ]
-    return _FollowUp(pairs=pairs, manual=[(*pair, now, None) for pair, now in manual.items()], takes=takes)
+    return _FollowUp(pairs=pairs, manual=[(*pair, now, None, pulled) for pair, now in manual.items()], takes=takes)
 
 
 def _tried_again(results: Sequence[AttemptResult]) -> dict[tuple[str, str, bool], float]:

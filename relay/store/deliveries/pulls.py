@@ -62,8 +62,8 @@ _BEHIND = f"""
 s.job_uid = n.job_uid AND s.subscription_id = n.subscription_id AND s.{OPEN_DELIVERY} AND s.sequence > n.sequence
   AND CASE WHEN s.lease_token IS NOT NULL THEN s.lease_token END = n.lease_token
 """
-# Locks deliveries that are given back, and those behind them in the same answer. MATERIALIZED: see `LOCK_HEADS`.
 _OF_FOUND = f"{_LOCKED} (SELECT id FROM found) $for_update(d)"
+# Locks deliveries that are given back, and those behind them in the same answer. MATERIALIZED: see `LOCK_HEADS`.
 LOCK_NACKED = sql(
     f"""
 WITH found AS MATERIALIZED (
@@ -233,7 +233,7 @@ class PullStore:
                 ended[id] = None if item.judge is None else item.judge(claimed[id])
         results = [result for result in ended.values() if result is not None]
         if results:
-            self._recorder.end(connection, results)
+            self._recorder.end(connection, results, pulled=True)
         returned = _behind(rows, ended) if items[0].fails else {}
         given_back = [*(id for id, result in ended.items() if result is None), *chain.from_iterable(returned.values())]
         if given_back:
@@ -272,7 +272,7 @@ class PullStore:
         results = [
             item.judge(one) for one in leased_of(fetch_json(connection, OPEN_PULLED, ids=json_list(sorted(ids))))
         ]
-        self._recorder.end(connection, results)
+        self._recorder.end(connection, results, pulled=True)
         notify(connection, "pulls")
         return len(ids), tuple(chain.from_iterable(result.events for result in results))
 
