@@ -147,9 +147,9 @@ class Nats:
 
     def _deny(self, text: str) -> None:
         """Fails the messages that will get no acknowledgement."""
-        if "subscription" in text:
+        if "violation for subscription" in text:
             detail, denied = "the credential may not subscribe to _INBOX.>, where acknowledgements come", None
-            self._inbox = ""
+            self._gone = True  # a new connection subscribes again
         else:
             detail, denied = "the credential may not publish to the subject", text
         for subject, result in self._waiting.values():

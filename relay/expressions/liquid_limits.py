@@ -26,7 +26,7 @@ MAX_WORK = 2_000_000
 MAX_ERRORS = 20
 """Maximum number of errors that are reported about one template."""
 MAX_CACHED = 300
-"""Maximum number of compiled templates that are kept: of the largest, 96 MB."""
+"""Maximum number of compiled templates that are kept. The worst legal ones take a megabyte each."""
 
 PART_WORK = 500
 """Work of a name, an operator or a tag, without that of its values."""
