@@ -16,6 +16,7 @@ from relay.core.subscriptions import handshake
 from relay.core.subscriptions.subscription import Consent, Subscription
 from relay.errors import StoreError
 from relay.redaction import host_of, redact_text
+from relay.tasks import Tasks
 from subscribers.registry import infer_kind
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Handshakes:
         self._subscriptions = shared.store.subscriptions
         self._soon = asyncio.Event()
         self._after = START
+        self._asking: set[str] = set()
+        """Hosts whose sinks are being asked."""
+        self.tasks = Tasks()
 
     async def gate(self, subscriptions: list[Subscription]) -> list[Subscription]:
         """The subscriptions. Those that await consent become pending: nothing may be sent to them."""
@@ -57,32 +61,45 @@ class Handshakes:
         return [replace(one, state="pending", probe_at=None) if one.id in held else one for one in subscriptions]
 
     async def run(self) -> None:
-        """Repeats `run_once()`."""
-        while True:
-            self._soon.clear()
-            wait_seconds = RETRY_SECONDS
-            try:
-                wait_seconds = await self.run_once()
-            except Exception as error:
-                log.error("handshakes_failed", error=str(error), exc_info=not isinstance(error, StoreError))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_seconds):
-                    await self._soon.wait()
+        """Repeats `run_once()` until cancelled. Handshakes under way are then cancelled too: their turns expire."""
+        try:
+            while True:
+                self._soon.clear()
+                wait_seconds = RETRY_SECONDS
+                try:
+                    wait_seconds = await self.run_once()
+                except Exception as error:
+                    _log_failure(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_seconds):
+                        await self._soon.wait()
+        finally:
+            self.tasks.cancel()
+            await self.tasks.drain()
 
     async def run_once(self) -> float:
-        """Asks sinks that are due, one of each host. Returns the seconds until the next one."""
+        """Starts to ask sinks that are due, one of each host at a time. Returns the seconds until the next one."""
         now = self._shared.clock()
         pending = await self._rows.pending(after=self._after, count=PAGE_COUNT)
         due = [id for at, id in pending if at <= now]
         self._after = pending[-1] if len(due) == PAGE_COUNT else START
-        by_host = {host_of(one.sink): one for one in await self._subscriptions.some(due, failed={})} if due else {}
-        asked = map(self._ask, list(by_host.values())[:MAX_ASKING])
-        for error in await asyncio.gather(*asked, return_exceptions=True):
-            if error is not None:
-                raise error
-        if by_host or self._after != START:
-            return 0.0
+        for one in await self._subscriptions.some(due, failed={}) if due else ():
+            if len(self._asking) < MAX_ASKING and host_of(one.sink) not in self._asking:
+                self._asking.add(host_of(one.sink))
+                self.tasks.start(self._ask_host(one))
+        if self._after != START:
+            return 0.0 if len(self._asking) < MAX_ASKING else IDLE_SECONDS
         return min([IDLE_SECONDS, *(at - now for at, _ in pending if at > now)])
+
+    async def _ask_host(self, one: Subscription) -> None:
+        try:
+            await self._ask(one)
+        except Exception as error:
+            _log_failure(error)
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            self._asking.discard(host_of(one.sink))
+            self._soon.set()  # the next one of this host may be due
 
     async def _ask(self, before: Subscription) -> None:
         settings, now = self._shared.settings, self._shared.clock()
@@ -111,3 +128,7 @@ class Handshakes:
         log.info("handshake", subscription=one.id, host=host_of(one.sink), reason=reason, kept=kept)
         if at is None:
             self._shared.due.set()
+
+
+def _log_failure(error: Exception) -> None:
+    log.error("handshakes_failed", error=str(error), exc_info=not isinstance(error, StoreError))
