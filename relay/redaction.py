@@ -110,7 +110,10 @@ _SECRET_KEYS = frozenset(
      "routing_key", "signatures", "private_key", "encryption_key", "credentials", "sinkcredential", "recipient",
      "recipients", "recipient_name", "address", "email", "mail", "phone", "profile_url", "account_identifier")
 )  # fmt: skip
-_CREDENTIAL_WORDS = ("auth", "token", "key", "secret", "cookie", "passw", "signature", "credential")
+_CREDENTIAL_WORDS = (
+    "auth", "token", "key", "secret", "cookie", "passw", "passphrase", "pwd", "signature", "hmac", "credential",
+    "bearer", "jwt", "session", "csrf",
+)  # fmt: skip
 _SECRET_ENDS = (
     "_authorization", "_cookie", "_token", "_secret", "_password", "_api_key", "_apikey", "_signature", "_private_key",
     "_encryption_key", "_email", "_phone", "_address",

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay import log, redaction
-from relay.redaction import REDACTED, redact, redact_text, redacted_url
+from relay.redaction import REDACTED, is_credential, redact, redact_text, redacted_url
 from subscribers.webhook import Webhook
 
 # (text, what must not be seen of it)
@@ -410,3 +410,15 @@ def test_no_sentence_of_ours_is_redacted() -> None:
         if " " in text and redact_text(text) != text and not any(one in text for one in kept)
     }
     assert eaten == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Pwd", "Passphrase", "X-Hmac", "X-Bearer", "X-JWT", "X-Session-Id", "X-CSRF", "X-Api-Key"]
+)
+def test_header_whose_name_says_that_it_is_a_credential(name: str) -> None:
+    assert is_credential(name)
+
+
+@pytest.mark.parametrize("name", ["X-Team", "Content-Type", "X-Design", "X-Bypass", "Webhook-Id"])
+def test_header_that_is_no_credential(name: str) -> None:
+    assert not is_credential(name)
