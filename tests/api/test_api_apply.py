@@ -56,7 +56,12 @@ async def test_a_second_apply_changes_nothing(client, world):
         "source": ORIGIN.source,
         "protocolsettings": {"headers": {"X-Team": "sales", "X-Api-Key": "a key"}, "method": "PUT"},
         "sinkcredential": TOKEN,
-        "config": {"secret": SECRET, "retry_schedule": ["5s", 10], "rate_per_second": 3, "start": "earliest"},
+        "config": {
+            "secret": SECRET,
+            "retry_schedule": ["5s", 10],
+            "rate_per_second": 3,
+            "start": "2026-01-02T03:04:05.123456Z",
+        },
         "description": "everything",
     }
     await apply(client, CRM, ALERTS, full)

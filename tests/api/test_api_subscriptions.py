@@ -266,6 +266,19 @@ async def test_put_resets_omitted_fields_to_their_defaults(client):
     assert "secret" not in shown["config"]
 
 
+async def test_a_start_can_be_put_back_in_any_form_of_the_same_time(client):
+    for start in ("2026-05-20T10:00:00Z", "2026-05-20T12:00:00.123456+02:00", "earliest", "now"):
+        body = {"sink": HOOK, "config": {"start": start}}
+        made = await create(client, **body)
+        shown = {"sink": HOOK, "config": {"start": made["config"]["start"]}}
+        for again in (body, shown):
+            answer = await client.put(f"/v1/subscriptions/{made['id']}", json=again)
+            assert (answer.status_code, answer.json()["config"]["start"]) == (200, made["config"]["start"])
+    answer = await client.put(f"/v1/subscriptions/{made['id']}", json={"sink": HOOK, "config": {"start": "earliest"}})
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"], error["code"]) == (422, "/config/start", "not_replaceable")
+
+
 async def test_the_answer_of_get_can_be_put_back_without_losing_a_secret(client, world):
     made = await create(client, sink=HOOK + "?token=abc", protocolsettings={"headers": {"Authorization": "Bearer abc"}})
     path = f"/v1/subscriptions/{made['id']}"

@@ -18,8 +18,8 @@ from relay.api.subscriptions.models import (
     SubscriptionConfig,
     SubscriptionCreate,
     SubscriptionReplace,
+    start_differs,
     start_seconds,
-    start_text,
 )
 from relay.core.access.netguard import check_custom_headers, origin_of
 from relay.core.deliveries.broker import SCHEMES, protocol_of, refusal_of_broker
@@ -62,9 +62,8 @@ def read_replace(document: Any, context: Context, before: core.Subscription) -> 
     if config.secret is not None:
         detail = "a secret cannot be replaced here: use POST …/rotate-secret, which keeps the old one valid for a while"
         errors.append(FieldError(pointer="/config/secret", code="not_replaceable", detail=detail))
-    if "start" in config.model_fields_set and config.start != start_text(before.start_at):
-        detail = f"it cannot be changed; it is {start_text(before.start_at)!r}"
-        errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=detail))
+    if "start" in config.model_fields_set and (why := start_differs(config.start, before.start_at)) is not None:
+        errors.append(FieldError(pointer="/config/start", code="not_replaceable", detail=why))
     if errors:
         raise invalid(*errors)
     if body.sink in (redacted_url(before.kind, before.sink), url_without_path(before.sink)):

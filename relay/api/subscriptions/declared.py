@@ -27,8 +27,8 @@ from relay.api.subscriptions.checks import awaits_consent, read_declared, with_p
 from relay.api.subscriptions.models import (
     DeclaredSubscription,
     SubscriptionConfig,
+    start_differs,
     start_seconds,
-    start_text,
     subscription_view,
 )
 from relay.api.subscriptions.subscriptions import with_secret
@@ -358,9 +358,8 @@ def _fixed(
 ) -> Iterator[FieldError]:
     """An error for each difference in a field that cannot change."""
     else_ = "declare another id instead"
-    if "start" in config.model_fields_set and start_seconds(config.start) != before.start_at:
-        detail = f"it cannot be changed; it is {start_text(before.start_at)!r}: {else_}"
-        yield FieldError(pointer="/config/start", code="not_replaceable", detail=detail)
+    if "start" in config.model_fields_set and (why := start_differs(config.start, before.start_at)) is not None:
+        yield FieldError(pointer="/config/start", code="not_replaceable", detail=f"{why}: {else_}")
     if owner != before.owner:
         is_ = "it is not limited to an account" if before.owner is None else f"it is {before.owner!r}"
         yield FieldError(pointer="/owner", code="not_replaceable", detail=f"it cannot be changed; {is_}: {else_}")

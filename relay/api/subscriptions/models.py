@@ -43,6 +43,13 @@ def start_text(start_at: float | None) -> str:
     return to_rfc3339(start_at) if start_at else "earliest"
 
 
+def start_differs(start: str, start_at: float | None) -> str | None:
+    """Why a given `config.start` is refused for a subscription that starts otherwise; None if it is the same, in
+    whatever form: a start is shown in milliseconds."""
+    shown = start_text(start_at)
+    return None if start_text(start_seconds(start)) == shown else f"it cannot be changed; it is {shown!r}"
+
+
 def _start(value: str) -> str:
     try:
         start_seconds(value)
