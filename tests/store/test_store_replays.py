@@ -226,6 +226,23 @@ async def test_open_delivery_keeps_its_place_and_becomes_due(store: Store) -> No
     assert [row["priority"] for row in await deliveries(store) if row["job_uid"] == uid] == [1, 1, 1]
 
 
+async def test_delivery_that_is_retried_by_hand_meanwhile_counts_as_one_to_send(store: Store) -> None:
+    await job(store, "first", "failed")
+    await kill_all(store)
+    await job(store, "delivered", "failed")
+    await deliver_all(store, "sub_1")
+    await job(store, "last", "failed")
+    await kill_all(store)
+    made = await replay(store)
+    assert made.matched == 2
+    (delivered,) = (one for one in await deliveries(store, "sub_1") if one["state"] == "delivered")
+    await store.deliveries.retry(delivered["id"], NOW)
+    await advance(store, made.id)
+    found = await store.replays.get(made.id)
+    assert found is not None
+    assert (found.matched, found.queued, found.left) == (3, 3, 3)
+
+
 async def test_leased_delivery_is_left_alone(store: Store) -> None:
     await job(store, "a job", "failed")
     (held,) = await claim(store, "sub_1")

@@ -62,7 +62,7 @@ class ReplayCount:
 class Replay:
     """Progress of a replay, in deliveries.
 
-    matched  number to send, counted at creation
+    matched  number to send, counted at creation; at least `queued`
     queued   number queued so far
     left     number that has not ended
     """

@@ -236,7 +236,7 @@ def _get(connection: Connection, replay_id: str, owner: str | None) -> Replay | 
         types=None if row.types is None else tuple(row.types),
         only=row.which,
         reason=row.reason,
-        matched=row.matched,
+        matched=max(row.matched, row.queued),  # a delivery that was retried by hand meanwhile is sent too
         queued=row.queued,
         delivered=row.delivered + progress.delivered,
         dead=row.dead + progress.dead,
