@@ -400,6 +400,10 @@ def test_refused_headers_name_their_rule(headers: list[tuple[str, str]], rule: s
     assert rule in (check_custom_headers(headers) or "")
 
 
+def test_headers_of_a_user_pass() -> None:
+    assert check_custom_headers([("X-Own", "a b"), ("X-Other", "c")]) is None
+
+
 @pytest.mark.parametrize(
     ("url", "origin"),
     [
