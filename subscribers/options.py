@@ -57,6 +57,8 @@ class Options(BaseModel):
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """What is stored, or shown, with the defaults; the fields of others are left out."""
+        if not values:  # most subscriptions have none, and a model costs as much as a signature
+            return cast("Self", _defaults(cls))
         fields = cls.model_fields
         return cast("Self", cls.model_construct(**{name: value for name, value in values.items() if name in fields}))
 
@@ -87,6 +89,11 @@ class Settings(Options):
     def of(cls, subscription: Subscription) -> Self:
         """The stored settings."""
         return cls.stored(subscription.options.get(SETTINGS) or {})
+
+
+@cache
+def _defaults(model: type[Options]) -> Options:
+    return model.model_construct()
 
 
 @cache
