@@ -31,7 +31,7 @@ _ESCAPE = re.compile(
     r"|(?P<octets>(?:%[0-9a-f]{2})+)|(?P<entity>&(?:#x?[0-9a-f]{1,7}|[a-z][a-z0-9]{1,31});))",
     re.IGNORECASE,
 )
-_ESCAPE_MARK = re.compile(r"[\\%&+]")
+_ESCAPE_MARK = re.compile(r"[\\%&]")
 _ESCAPE_CHARACTERS = 12
 """The longest part of an escape that can stand at the end of a truncated text."""
 _FIRST, _NEXT = "\udffe", "\udfff"
@@ -222,11 +222,15 @@ def without(text: str, secrets: Sequence[str], *, cut: bool = False) -> str:
     """
     if not secrets:
         return text
-    if _ESCAPE_MARK.search(text):
+    if _ESCAPE_MARK.search(text) or ("+" in text and _holds_one(text.replace("+", " "), secrets)):
         return _without_escaped(text, secrets, cut=cut)
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text[: 1 - len(secrets[0])] if cut else text
+
+
+def _holds_one(plain: str, secrets: Sequence[str]) -> bool:
+    return any(secret in plain for secret in _unescaped_secrets(tuple(secrets)))
 
 
 def _without_escaped(text: str, secrets: Sequence[str], *, cut: bool) -> str:
