@@ -99,50 +99,7 @@ class SubscriptionRoom:
     fewer_than: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """A job to track.
-
-    seen, progress, events  what the registration body proves
-    weight           None: normal for a new job, unchanged for a known one
-    callback_types   event types for the callback; None: all, or as registered before
-    spacing_seconds  minimum time to its predecessor in the lane, if the create set one
-    max_callbacks    callbacks that the job may have; None: any number
-    intent           the create that made the job: settled in the same transaction, as are earlier ones with its
-                     Idempotency-Key
-    request, connect_account_id  see `Job`; None changes nothing of a known job
-    resolves         the create of unknown fate that a user found to have made the job
-    recipient        what is captured of the create's recipient; None changes nothing of a known job
-    group            name of the group it joins; None changes nothing of a known job
-    group_size       states that no more jobs come, and how many the group then has
-    """
-
-    uid: str
-    external_id: str
-    source: str
-    account: str
-    tracked_at: float
-    deadline_seconds: float
-    metadata: Mapping[str, Any] | None = None
-    callback_subscription_id: str | None = None
-    callback_types: tuple[str, ...] | None = None
-    seen: Observation | None = None
-    progress: Progress = field(default_factory=Progress)
-    events: tuple[Event, ...] = ()
-    deadline_given: bool = False
-    weight: float | None = None
-    spacing_seconds: float | None = None
-    intent: Intent | None = None
-    request: Mapping[str, Any] | None = None
-    connect_account_id: str | None = None
-    resolves: Intent | None = None
-    max_callbacks: int | None = None
-    group: str | None = None
-    group_size: int | None = None
-    recipient: Recipient | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Registered:
     """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again.
 

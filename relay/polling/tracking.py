@@ -1,7 +1,7 @@
 """Tracked jobs as the API sees them: register, refresh, explain, untrack. Joins the store with the pollers."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -13,12 +13,12 @@ from relay.clock import Clock, steady_clock
 from relay.core.access.forwarding import escapes_segment
 from relay.core.access.netguard import host_of
 from relay.core.erasure import ErasureRequest, ErasureStep
-from relay.core.events.event import Event, Hint, Repeat, owner_of
-from relay.core.jobs.job import POLL, PRIORITY_WEIGHTS, Job, Observation, Problem, Progress, Transition, detect
+from relay.core.events.event import Hint, Repeat, owner_of
+from relay.core.jobs.job import POLL, Job, Observation, Problem, Progress, detect
 from relay.core.planner.outlook import PollExplanation
 from relay.core.polling.explanations import sentence
-from relay.core.polling.tracking import CallbackLimits, Explanation, SourceReport, TrackRequest
-from relay.core.records import CallbackRoom, Registered, Registration, WantedCallback
+from relay.core.polling.tracking import CallbackLimits, Explanation, Registration, SourceReport, TrackRequest
+from relay.core.records import CallbackRoom, Registered, WantedCallback
 from relay.errors import Conflict, FieldError, InvalidRequest, RelayError, RequestError
 from relay.ids import new_id
 from relay.log import shows_deliveries
@@ -72,7 +72,8 @@ class Tracking:
         self._wake = wake
         self._signals = signals
         self._clock = clock
-        self._callbacks = _Callbacks()
+        self._callbacks: dict[tuple[str, str | None], tuple[int, str]] = {}
+        """The ids of callback subscriptions by URL and owner, each with the version of the subscriptions."""
         self._callback_limits = callback_limits
         self._hosts: dict[tuple[str, str], float] = {}
         """Until when a caller's host need not be counted again."""
@@ -106,40 +107,59 @@ class Tracking:
     async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
         """Tracks jobs; durable on return. One result per request, in order."""
         now = self._clock()
-        refused = await self._claim_hosts(requests, now)
-        without: dict[int, str] = {}
-        results: list[Registered | RequestError | None] = [None] * len(requests)
-        registrations: list[tuple[int, Registration]] = []
-        callback_errors: dict[int, RequestError] = {}
-        with_callback: dict[int, tuple[TrackRequest, str]] = {}
+        results: list[Registered | RequestError | None] = [self._refusal(request) for request in requests]
+        wanted = {
+            index: (request, request.callback_url)
+            for index, request in enumerate(requests)
+            if request.callback_url is not None and results[index] is None
+        }
+        callbacks, errors = await self._find_callbacks(wanted, now) if wanted else ({}, {})
+        registrations: dict[int, Registration] = {}
         for index, request in enumerate(requests):
-            results[index] = self._refusal(request)
-            if results[index] is None and request.callback_url is not None:
-                error = refused.get((request.caller, host_of(request.callback_url)))
-                if error is None:
-                    with_callback[index] = request, request.callback_url
-                else:
-                    callback_errors[index] = error
-        callbacks = await self._find_callbacks(with_callback, now)
-        for index in with_callback.keys() - callbacks.keys():
-            callback_errors[index] = too_many_callbacks(self._callback_limits.per_job)
-        for index, request in enumerate(requests):
-            if results[index] is not None:
-                continue
-            if index in callback_errors:
-                if not request.follows_create:
-                    results[index] = callback_errors[index]
-                    continue
-                without[index] = str(callback_errors[index])
-            poller = self._pollers[request.source, request.account]
-            registrations.append((index, self._registration(request, poller, callbacks.get(index), now)))
-        if registrations:
-            try:
-                await self._write(registrations, results, without)
-            except Conflict:
-                self._callbacks.ids.clear()  # another node may have removed one
-                raise
+            if index in errors and not request.follows_create:
+                results[index] = errors[index]
+            elif results[index] is None:
+                registrations[index] = self._registration(request, callbacks.get(index), now)
+        if not registrations:
+            return [result for result in results if result is not None]
+        try:
+            written = await self._store.jobs.register_many(list(registrations.values()))
+        except Conflict:
+            self._callbacks.clear()  # another node may have removed one
+            raise
+        for (index, registration), result in zip(registrations.items(), written, strict=True):
+            if isinstance(result, Registered):
+                if index in errors:
+                    refused = ("callback", str(errors[index]))
+                    result = replace(result, not_attached=(*result.not_attached, refused))
+                self._follow(registration, result)
+            results[index] = result
+        if any(one.events or one.callback_subscription_id is not None for one in registrations.values()):
+            self._wake()
         return [result for result in results if result is not None]
+
+    def _follow(self, registration: Registration, result: Registered) -> None:
+        """Polls a registered job, and tells of what its registration has shown."""
+        job = result.job
+        for part, reason in result.not_attached:
+            log.warning("not_attached", job=job.external_id, part=part, reason=reason)
+        poller = self._pollers[job.source, job.account]
+        poller.track(job)
+        if result.resumed:
+            self._signals.job_changed(job.uid)
+        elif result.created and registration.events:
+            poller.recorder.announce(job, registration.events)
+            for event in registration.events if shows_deliveries() else ():  # thousands may be registered at once
+                log.info(
+                    "transition",
+                    job=job.external_id,
+                    previous=None,
+                    kind=event.type.rpartition(".")[2],
+                    sequence=event.sequence,
+                    source=job.source,
+                    account=job.account,
+                    job_uid=job.uid,
+                )
 
     async def register_made(self, request: TrackRequest) -> Registered:
         """Tracks the job that a create has made, if necessary without the parts that the database refuses. One
@@ -204,20 +224,18 @@ class Tracking:
         """Counts the callback's host for the caller: call it before something is done that cannot be undone. Raises
         InvalidRequest if that is one host too many."""
         request = TrackRequest(external_id="", source="", account="", callback_url=url, caller=caller)
-        for error in (await self._claim_hosts((request,), self._clock())).values():
+        for error in (await self._claim_hosts(((request, url),), self._clock())).values():
             raise error
 
     async def _claim_hosts(
-        self, requests: Sequence[TrackRequest], now: float
+        self, callbacks: Iterable[tuple[TrackRequest, str]], now: float
     ) -> dict[tuple[str | None, str], InvalidRequest]:
         """Counts the hosts of callbacks for their callers, before anything is written for them. Returns an error for
         each caller and host that is one too many."""
         wanted: dict[str, dict[str, None]] = {}
-        for request in requests:
-            if request.callback_url is not None and request.caller is not None:
-                host = host_of(request.callback_url)
-                if self._hosts.get((request.caller, host), 0.0) <= now:
-                    wanted.setdefault(request.caller, {})[host] = None
+        for request, url in callbacks:
+            if request.caller is not None and self._hosts.get((request.caller, host_of(url)), 0.0) <= now:
+                wanted.setdefault(request.caller, {})[host_of(url)] = None
         refused: dict[tuple[str | None, str], InvalidRequest] = {}
         limit = self._callback_limits.hosts_per_caller
         for caller, hosts in wanted.items():
@@ -228,117 +246,60 @@ class Tracking:
             self._hosts.update({(caller, host): now + CLAIM_AGAIN_SECONDS for host in hosts if host not in over})
         return refused
 
-    async def _write(
-        self,
-        registrations: Sequence[tuple[int, Registration]],
-        results: list[Registered | RequestError | None],
-        without: Mapping[int, str],
-    ) -> None:
-        """`without`: why a job is tracked without its create's callback, by index."""
-        written = await self._store.jobs.register_many([registration for _, registration in registrations])
-        due = False
-        for (index, registration), result in zip(registrations, written, strict=True):
-            if index in without and isinstance(result, Registered):
-                result = replace(result, not_attached=(*result.not_attached, ("callback", without[index])))
-            results[index] = result
-            if isinstance(result, RequestError):
-                continue
-            for part, reason in result.not_attached:
-                log.warning("not_attached", job=result.job.external_id, part=part, reason=reason)
-            poller = self._pollers[(result.job.source, result.job.account)]
-            poller.track(result.job)
-            due = due or bool(registration.events) or (registration.callback_subscription_id is not None)
-            if result.resumed:
-                self._signals.job_changed(result.job.uid)
-            elif result.created and registration.events:
-                poller.recorder.announce(result.job, registration.events)
-                _log_first(registration)
-        if due:
-            self._wake()
-
-    def _registration(self, request: TrackRequest, poller: Poller, callback: str | None, now: float) -> Registration:
-        uid = new_id("job", now)
-        seen = request.seen
-        events: tuple[Event, ...] = ()
-        transitions: Sequence[Transition] = ()
-        progress = Progress()
-        if seen is not None:
-            transitions, progress = detect(progress, seen)
-            job = Job(
-                uid=uid,
-                external_id=request.external_id,
-                source=request.source,
-                account=request.account,
-                metadata=request.metadata or {},
-                request=request.request,
-                connect_account_id=request.connect_account_id,
-                group=request.group,
-            )
-            events = poller.recorder.events(job, transitions, seen)
+    def _registration(self, request: TrackRequest, callback: str | None, now: float) -> Registration:
+        poller = self._pollers[request.source, request.account]
+        transitions, progress = ((), Progress()) if request.seen is None else detect(Progress(), request.seen)
+        job = request.job(new_id("job", now), now, poller.settings.deadline_seconds, progress)
         return Registration(
-            uid=uid,
-            external_id=request.external_id,
-            source=request.source,
-            account=request.account,
-            tracked_at=now,
-            deadline_seconds=request.deadline_seconds or poller.settings.deadline_seconds,
-            deadline_given=request.deadline_seconds is not None,
-            weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
-            metadata=request.metadata,
+            job=job,
+            request=request,
+            events=poller.recorder.events(job, transitions, request.seen) if transitions else (),
             callback_subscription_id=callback,
-            callback_types=request.callback_types,
-            seen=seen,
-            progress=progress,
-            events=events,
-            spacing_seconds=request.spacing_seconds,
-            intent=request.intent,
-            request=request.request,
-            connect_account_id=request.connect_account_id,
-            resolves=request.resolves,
             max_callbacks=self._callback_limits.per_job,
-            group=request.group,
-            group_size=request.group_size,
-            recipient=request.recipient,
         )
 
-    async def _find_callbacks(self, requests: Mapping[int, tuple[TrackRequest, str]], now: float) -> dict[int, str]:
-        """The ids of the callbacks' subscriptions, which are made if needed. Nothing for a callback that has none yet
-        and whose job may have no other: one that is refused must leave nothing behind."""
-        known, version = self._callbacks, self._store.subscriptions.version
+    async def _find_callbacks(
+        self, wanted: Mapping[int, tuple[TrackRequest, str]], now: float
+    ) -> tuple[dict[int, str], dict[int, InvalidRequest]]:
+        """The ids of the callbacks' subscriptions, which are made if needed, and the errors of those refused, by index.
+        A refused one leaves nothing behind."""
+        per_job, version = self._callback_limits.per_job, self._store.subscriptions.version
         owner = None if self._account is None else owner_of(*self._account)
-        if version != known.version or len(known.ids) > MAX_KNOWN_CALLBACKS:
-            known.ids.clear()
-            known.version = version
+        refused = await self._claim_hosts(wanted.values(), now)
+        errors = {
+            index: refused[request.caller, host_of(url)]
+            for index, (request, url) in wanted.items()
+            if (request.caller, host_of(url)) in refused
+        }
+        if len(self._callbacks) > MAX_KNOWN_CALLBACKS:
+            self._callbacks.clear()
         found: dict[int, str] = {}
-        new: Counter[tuple[str, str, str]] = Counter()
         unknown: list[int] = []
-        for index, (_, url) in requests.items():
-            id = known.ids.get((url, owner))
-            if id is None:
+        for index, (_, url) in wanted.items():
+            known = self._callbacks.get((url, owner))
+            if known is not None and known[0] == version:
+                found[index] = known[1]
+            elif index not in errors:
                 unknown.append(index)
-            else:
-                found[index] = id
+        made: Counter[tuple[str, str, str]] = Counter()
         for start in range(0, len(unknown), CALLBACKS_AT_ONCE):
             part = unknown[start : start + CALLBACKS_AT_ONCE]
-            wanted = [self._wanted(*requests[index], new, now) for index in part]
-            ids = await self._store.subscriptions.callbacks_for(wanted, now, owner)
-            for index, one, id in zip(part, wanted, ids, strict=True):
+            new: list[WantedCallback] = []
+            for index in part:
+                request, url = wanted[index]
+                job = request.external_id, request.source, request.account
+                room = CallbackRoom(request.source, request.account, request.external_id, per_job - made[job])
+                new.append(WantedCallback(url, new_id("sub", now), room))
+            ids = await self._store.subscriptions.callbacks_for(new, now, owner)
+            for index, one, id in zip(part, new, ids, strict=True):
                 if id is None:
+                    errors[index] = too_many_callbacks(per_job)
                     continue
                 found[index] = id
                 if id == one.subscription_id and one.room is not None:
-                    new[one.room.job] += 1
-                if known.version == version:
-                    known.ids[one.sink, owner] = id
-        return found
-
-    def _wanted(
-        self, request: TrackRequest, url: str, new: Counter[tuple[str, str, str]], now: float
-    ) -> WantedCallback:
-        """`new`: callbacks that this registration has made already, by job."""
-        room = CallbackRoom(request.source, request.account, request.external_id, 0)
-        room = replace(room, fewer_than=self._callback_limits.per_job - new[room.job])
-        return WantedCallback(url, new_id("sub", now), room)
+                    made[one.room.job] += 1
+                self._callbacks[one.sink, owner] = version, id
+        return found, errors
 
     async def refresh(self, job: Job) -> None:
         """Polls an open job as soon as the budget allows. Raises Conflict if it is closed."""
@@ -491,14 +452,6 @@ def _too_many_hosts(host: str, limit: int) -> InvalidRequest:
     return InvalidRequest(f"/callback_url: {detail}", code="too_many_callback_hosts", errors=errors)
 
 
-class _Callbacks:
-    """The ids of callback subscriptions, by URL and owner, at one version of the subscriptions."""
-
-    def __init__(self) -> None:
-        self.ids: dict[tuple[str, str | None], str] = {}
-        self.version = -1
-
-
 def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
     """True if the error is the refusal of a key that has since been replaced."""
     of_the_key = error.get("code") in definition.codes.key_trouble or error.get("code") == "unauthorized"
@@ -563,18 +516,3 @@ def _why(
     if plan is None:
         return "not_planned", "The job is not planned on this node."
     return plan.reason, sentence(job, plan, now, meaning)
-
-
-def _log_first(registration: Registration) -> None:
-    """Logs transitions proven by the upstream's answer, for a person watching. Thousands may be registered at once."""
-    for event in registration.events if shows_deliveries() else ():
-        log.info(
-            "transition",
-            job=registration.external_id,
-            previous=None,
-            kind=event.type.rpartition(".")[2],
-            sequence=event.sequence,
-            source=registration.source,
-            account=registration.account,
-            job_uid=registration.uid,
-        )

@@ -1,6 +1,5 @@
 """Conversion of rows into values and back. The only module that knows both."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.engine import Row
@@ -84,10 +83,8 @@ def progress_values(progress: Progress) -> dict[str, Any]:
     }
 
 
-def observation_values(seen: Observation | None, connect_account_id: str | None = None) -> dict[str, Any]:
-    """The columns that an Observation fills. `connect_account_id` is the create's own, used if the item has none."""
-    if seen is None:
-        return {**_UNSEEN, "connect_account_id": connect_account_id}
+def observation_values(seen: Observation) -> dict[str, Any]:
+    """The columns that an Observation fills."""
     return {
         "action": seen.action,
         "channel": seen.channel,
@@ -96,17 +93,31 @@ def observation_values(seen: Observation | None, connect_account_id: str | None 
         "next_attempt_at": seen.next_attempt_at,
         "attempt_count": seen.attempt_count,
         "upstream": dumps(seen.upstream),
-        "connect_account_id": seen.connect_account_id or connect_account_id,
+        "connect_account_id": seen.connect_account_id,
         "result_status": seen.result_status,
         "error_code": seen.error_code,
     }
 
 
-_UNSEEN: Mapping[str, Any] = {
-    **dict.fromkeys(("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "upstream")),
-    **dict.fromkeys(("result_status", "error_code")),
-    "attempt_count": 0,
-}
+_OF_NEW_JOB = (
+    *("uid", "external_id", "source", "account", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
+    *("attempt_count", "tracked_at", "deadline_at", "deadline_seconds", "weight", "spacing_seconds"),
+    *("connect_account_id", "group_round", "result_status", "error_code"),
+)
+_PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
+NEW_JOB_COLUMNS = (*_OF_NEW_JOB, *_PROGRESS, "metadata", "upstream", "request", "group_name", "captured")
+"""The columns of `new_job_values`, and of what is captured of its recipient."""
+
+
+def new_job_values(job: Job) -> dict[str, Any]:
+    """The columns of a job that was not polled yet."""
+    values = {name: getattr(job, name) for name in _OF_NEW_JOB}
+    values.update(progress_values(job.progress))
+    values["metadata"] = dumps(job.metadata)
+    values["upstream"] = None if job.upstream is None else dumps(job.upstream)
+    values["request"] = None if job.request is None else dumps(job.request)
+    values["group_name"] = job.group
+    return values
 
 
 _OF_GROUP = (

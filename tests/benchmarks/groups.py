@@ -16,11 +16,9 @@ import uvloop
 from flat import databases  # puts the repository on the path
 
 from relay.core.jobs.job import Progress
-from relay.core.records import Registration
-from relay.ids import new_id
 from relay.node.interpreter import tune
 from relay.store.store import Store, open_store
-from tests.support.store_kit import NOW, ReversingCipher, execute, poll
+from tests.support.store_kit import NOW, ReversingCipher, execute, poll, registration
 
 LARGE = 1_000_000
 SMALL = 100
@@ -52,21 +50,9 @@ async def fill(store: Store, kind: str, count: int) -> None:
     await execute(store, "ANALYZE")
 
 
-def registration(external_id: str, group: str | None) -> Registration:
-    return Registration(
-        uid=new_id("job", NOW),
-        external_id=external_id,
-        source="revor",
-        account="default",
-        tracked_at=NOW,
-        deadline_seconds=604_800.0,
-        group=group,
-    )
-
-
 async def step(store: Store, turn: int, group: str | None) -> float:
     """Seconds of an event of each of 20 jobs, in one transaction, and of their last one."""
-    made = await store.jobs.register_many([registration(f"{group} {turn} {n}", group) for n in range(AT_ONCE)])
+    made = await store.jobs.register_many([registration(f"{group} {turn} {n}", group=group) for n in range(AT_ONCE)])
     uids = [one.job.uid for one in made]  # type: ignore[union-attr]
     begun = time.perf_counter()
     await asyncio.gather(*(store.jobs.record(poll(uid, 0, "running")) for uid in uids))

@@ -31,7 +31,8 @@ from relay.config.keyring import new_key
 from relay.config.settings import Settings
 from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.job import Job, Observation, Progress, detect
-from relay.core.records import PollRecord, Registration
+from relay.core.polling.tracking import Registration, TrackRequest
+from relay.core.records import PollRecord
 from relay.core.subscriptions.signing import signature_headers
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.ids import new_id
@@ -126,18 +127,17 @@ def job_with_events(index: int, now: float) -> tuple[Registration, PollRecord]:
     job = Job(uid=uid, external_id=f"bench-{index}", source="revor", account="default")
     transitions, progress = detect(Progress(), seen)
     events = tuple(from_transition(new_id("evt", now), job, t, ORIGIN, seen=seen) for t in transitions)
-    registration = Registration(
-        uid=uid,
-        external_id=job.external_id,
-        source="revor",
-        account="default",
-        tracked_at=now,
-        deadline_seconds=604_800,
-    )
+    made = registration(job.external_id, now, uid)
     record = PollRecord(
         job_uid=uid, expected_sequence=0, progress=progress, events=events, now=now, seen=seen, outcome="succeeded"
     )
-    return registration, record
+    return made, record
+
+
+def registration(external_id: str, now: float, uid: str) -> Registration:
+    """A job to track."""
+    request = TrackRequest(external_id=external_id, source="revor", account="default")
+    return Registration(job=request.job(uid, now, 604_800.0, Progress()), request=request)
 
 
 async def bare_client(url: str, bodies: list[bytes], in_flight: int) -> float:
@@ -249,7 +249,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
                     pairs = [job_with_events(index, now) for index in range(max(1, each // 3))]
                     for start in range(0, len(pairs), 500):
                         chunk = pairs[start : start + 500]
-                        await opened.store.jobs.register_many([registration for registration, _ in chunk])
+                        await opened.store.jobs.register_many([made for made, _ in chunk])
                         await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
                     opened.dispatcher.wake()
                     while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - it has no event
@@ -268,7 +268,7 @@ async def owe(opened: Any, count: int, turn: int) -> list[bytes]:
     pairs = [job_with_events(turn * count + index, now) for index in range(count // 2)]
     for start in range(0, len(pairs), 500):
         chunk = pairs[start : start + 500]
-        await opened.store.jobs.register_many([registration for registration, _ in chunk])
+        await opened.store.jobs.register_many([made for made, _ in chunk])
         await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
     return [event.body for _, record in pairs for event in record.events]
 
@@ -332,15 +332,10 @@ class WithoutStore:
 
     async def register(self, requests: Any) -> Any:
         from relay.core.records import Registered
-        from relay.store.jobs.registrations import job_of
 
         now = time.time()
-        results = []
-        for request in requests:
-            poller = self._tracking._pollers[(request.source, request.account)]
-            registration = self._tracking._registration(request, poller, None, now)
-            results.append(Registered(job=job_of(registration), created=True))
-        return results
+        made = [self._tracking._registration(request, None, now) for request in requests]
+        return [Registered(job=one.job, created=True) for one in made]
 
 
 async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
@@ -441,17 +436,7 @@ async def with_open_jobs(count: int) -> dict[str, float]:
             now = time.time()
             for start in range(0, count, 1_000):
                 await opened.store.jobs.register_many(
-                    [
-                        Registration(
-                            uid=new_id("job", now),
-                            external_id=f"m-{start + i}",
-                            source="revor",
-                            account="default",
-                            tracked_at=now,
-                            deadline_seconds=604_800,
-                        )
-                        for i in range(1_000)
-                    ]
+                    [registration(f"m-{start + i}", now, new_id("job", now)) for i in range(1_000)]
                 )
         environ = {"DATABASE_URL": f"sqlite:///{folder}/bench.db", "RELAY_ENCRYPTION_KEY": key}
 

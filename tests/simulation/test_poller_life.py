@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from relay.core.jobs.job import PRIORITY_WEIGHTS
 from relay.core.planner import Planner, PlannerConfig
 from relay.errors import StoreError
 from relay.node.upkeep import deadlines
@@ -494,10 +495,10 @@ def weights(monkeypatch):
     return weights_set
 
 
-@pytest.mark.parametrize("own", [0.25, 1.0, 4.0])
-async def test_waiting_client_raises_the_weight_only_while_it_waits(tmp_path, own, weights):
+@pytest.mark.parametrize(("priority", "own"), PRIORITY_WEIGHTS.items())
+async def test_waiting_client_raises_the_weight_only_while_it_waits(tmp_path, priority, own, weights):
     async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("queued"), weight=own)
+        uid = await world.register("a", seen("queued"), priority=priority)
         assert weights[uid] == own
         await world.step()
         with world.poller.agenda.prioritize(uid), world.poller.agenda.prioritize(uid):
@@ -519,18 +520,18 @@ async def test_higher_weight_advances_the_next_poll_immediately(tmp_path, weight
         uid = await world.register("a", seen("running", started_at=world.clock()))
         await world.run(200)
         planned = world.poller.planner.next_poll_at(uid)
-        assert await world.register("a", weight=4.0) == uid
+        assert await world.register("a", priority="high") == uid
         assert weights[uid] == 4.0
         assert world.poller.planner.next_poll_at(uid) < planned
         with world.poller.agenda.prioritize(uid):
-            await world.register("a", weight=0.25)
+            await world.register("a", priority="low")
             assert weights[uid] == 1.0
         assert weights[uid] == 0.25
 
 
 async def test_weights_survive_restart_and_take_over(tmp_path, weights):
     async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("queued"), weight=4.0)
+        uid = await world.register("a", seen("queued"), priority="high")
         await world.restart_poller()
         assert weights[uid] == 4.0
         world.poller.release()

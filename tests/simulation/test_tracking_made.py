@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from relay.core.jobs.job import Observation, Recipient
-from relay.core.polling.tracking import TrackRequest
-from relay.core.records import Registration
+from relay.core.polling.tracking import Registration, TrackRequest
 from relay.errors import Conflict, InvalidRequest, StoreError
 from relay.polling import tracking as tracking_module
 from relay.store.jobs.registrations import CALLBACK_REMOVED
@@ -21,10 +20,10 @@ Fails = Callable[[Registration], bool]
 
 WITH: dict[str, Fails] = {
     "callback": lambda one: one.callback_subscription_id is not None,
-    "group": lambda one: one.group is not None,
-    "metadata": lambda one: one.metadata is not None,
-    "recipient": lambda one: one.recipient is not None,
-    "details": lambda one: one.request is not None,
+    "group": lambda one: one.request.group is not None,
+    "metadata": lambda one: one.request.metadata is not None,
+    "recipient": lambda one: one.request.recipient is not None,
+    "details": lambda one: one.request.request is not None,
 }
 
 

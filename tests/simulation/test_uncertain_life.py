@@ -9,11 +9,10 @@ import orjson
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import Delivery, OutboundRequest, Response
 from relay.core.deliveries.ledger import SETTLE_SECONDS
-from relay.core.records import Registration
-from relay.ids import new_id
 from relay.testing import RecordingSink
 from tests.support.schema_check import check_event
 from tests.support.simulation_world import World, open_world, seen
+from tests.support.store_kit import registration
 from tests.vendors.endpoint import Fault
 from tests.vendors.pipedrive import HOST, TOKEN, Pipedrive
 
@@ -57,10 +56,7 @@ async def job(world: World, **metadata: int) -> None:
     """A job that fails at once."""
     now = world.clock()
     world.source.script("a", seen("failed"))
-    made = Registration(
-        uid=new_id("job", now), external_id="a", source="revor", account="default", tracked_at=now,
-        deadline_seconds=3600.0, metadata=metadata,
-    )  # fmt: skip
+    made = registration("a", tracked_at=now, deadline_seconds=3600.0, metadata=metadata)
     world.poller.track((await world.store.jobs.register(made)).job)
     await world.step()
 

@@ -4,9 +4,11 @@ nodes."""
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from relay.core.polling.tracking import Registration
 from relay.core.records import CallbackRoom, Registered, SubscriptionRoom
 from relay.errors import Conflict, InvalidRequest, RequestError
 from relay.store.store import Store
@@ -25,6 +27,10 @@ async def links(store: Store) -> int:
     return await count(store, "job_callbacks")
 
 
+def job(**fields: Any) -> Registration:
+    return registration("job", max_callbacks=MOST, **fields)
+
+
 async def count(store: Store, table: str) -> int:
     (row,) = await rows(store, f"SELECT COUNT(*) AS n FROM {table}")
     return int(row["n"])
@@ -38,16 +44,15 @@ async def both(store: Store, open_again: Callable[..., Awaitable[Store]]) -> lis
 
 async def test_a_job_has_only_so_many_callbacks(store: Store) -> None:
     ids = [await callback(store, number) for number in range(MOST + 1)]
-    job = registration("job", max_callbacks=MOST)
     for id in ids[:MOST]:
-        await store.jobs.register(replace(job, callback_subscription_id=id))
-    refused = replace(job, callback_subscription_id=ids[MOST], metadata={"deal": 43}, weight=4.0)
+        await store.jobs.register(job(callback_subscription_id=id))
+    refused = job(callback_subscription_id=ids[MOST], metadata={"deal": 43}, priority="high")
     with pytest.raises(InvalidRequest, match="has 3 callbacks already") as raised:
         await store.jobs.register(refused)
     assert [error.code for error in raised.value.errors] == ["too_many_callbacks"]
     (found,) = await store.jobs.find("job")
     assert (found.metadata, found.weight, await links(store)) == ({}, 1.0, MOST)
-    again = replace(job, callback_subscription_id=ids[0], callback_types=("ai.revor.job.failed",))
+    again = job(callback_subscription_id=ids[0], callback_types=("ai.revor.job.failed",))
     assert not (await store.jobs.register(again)).created
     (row,) = await rows(store, "SELECT types FROM job_callbacks WHERE types IS NOT NULL")
     assert "failed" in row["types"]
@@ -57,10 +62,9 @@ async def test_a_create_that_was_sent_is_tracked_without_a_callback_too_many(sto
     ids = [await callback(store, number) for number in range(MOST + 1)]
     sent = intent()
     await store.intents.begin(sent)
-    job = registration("job", max_callbacks=MOST)
     for id in ids[:MOST]:
-        await store.jobs.register(replace(job, callback_subscription_id=id))
-    made = replace(job, callback_subscription_id=ids[MOST], intent=sent, metadata={"deal": 43})
+        await store.jobs.register(job(callback_subscription_id=id))
+    made = job(callback_subscription_id=ids[MOST], intent=sent, metadata={"deal": 43})
     result = await store.jobs.register(made)
     assert "has 3 callbacks already" in dict(result.not_attached)["callback"]
     assert result.job.metadata == {"deal": 43}
@@ -70,10 +74,9 @@ async def test_a_create_that_was_sent_is_tracked_without_a_callback_too_many(sto
 
 async def test_callbacks_that_are_added_at_once_do_not_exceed_the_limit(both: list[Store]) -> None:
     ids = [await callback(both[0], number) for number in range(24)]
-    job = registration("job", max_callbacks=MOST)
 
     async def add(number: int) -> Registered | RequestError:
-        one = replace(job, uid=f"job_{number}", callback_subscription_id=ids[number])
+        one = job(callback_subscription_id=ids[number])
         (result,) = await both[number % 2].jobs.register_many([one])
         return result
 

@@ -37,8 +37,8 @@ async def fill(store: Store, count: int = 5) -> list[str]:
     batch = [registration(f"job {n}") for n in range(count)]
     await store.jobs.register_many(batch)
     for one in batch:
-        await store.jobs.record(poll(one.uid, 0, KINDS[0]))
-    return [one.uid for one in batch]
+        await store.jobs.record(poll(one.job.uid, 0, KINDS[0]))
+    return [one.job.uid for one in batch]
 
 
 async def check(store: Store, subscription_id: str = "sub_1") -> None:

@@ -91,8 +91,8 @@ class Storm:
         await store.jobs.register_many(batch)
         problem = Problem(code=f"code {nth % 4}", message="")
         for one in batch:
-            failed = job_event(one.uid, 1, "failed", owner=OWNER)
-            record = poll(one.uid, 0, events=[failed], seen=seen("failed", NOW, problem=problem), outcome="failed")
+            failed = job_event(one.job.uid, 1, "failed", owner=OWNER)
+            record = poll(one.job.uid, 0, events=[failed], seen=seen("failed", NOW, problem=problem), outcome="failed")
             await store.jobs.record(record)
 
     async def _attempt(self, store: Store, id: str, nth: int) -> None:

@@ -143,7 +143,7 @@ async def test_claims_at_the_same_time_never_take_the_same_delivery(store: Store
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {n}") for n in range(300)]
     await store.jobs.register_many(batch)
-    await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
+    await asyncio.gather(*(store.jobs.record(poll(one.job.uid, 0, "queued")) for one in batch))
     taken = await asyncio.gather(*(claim((store, other)[nth % 2], "sub_1", 7) for nth in range(60)))
     ids = [one.id for part in taken for one in part]
     assert len(ids) == len(set(ids))
@@ -757,7 +757,7 @@ async def test_node_whose_clock_changes_takes_no_lease_of_others_and_loses_none(
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(2)]
     await store.jobs.register_many(batch)
-    await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
+    await asyncio.gather(*(store.jobs.record(poll(one.job.uid, 0, "queued")) for one in batch))
 
     since = clock() - NOW
 
@@ -778,7 +778,7 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(4)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.job.uid, 0, "queued")) for one in batch))
     (first,) = await claim(store, "sub_1", 1)
     await store.deliveries.record(result_of(first, "pending", due_at=NOW, disable="only failures", probe_at=NOW))
     for turn in range(ROUNDS):

@@ -360,7 +360,7 @@ async def test_claims_of_a_recorded_result_survive_a_lost_response(store: Store,
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(6)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.job.uid, 0, "queued")) for one in batch))
     one, two = await claim(store, "sub_1", 2)
     async with lost_answer(store, committed=committed):
         results = await asyncio.gather(

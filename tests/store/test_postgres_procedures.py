@@ -61,7 +61,7 @@ async def test_results_are_the_same_with_and_without_the_procedure(store: Store)
     await store.subscriptions.create(subscription("sub_1"))
     batch = [registration(f"job {nth}") for nth in range(5)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "running")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.job.uid, 0, "queued", "running")) for one in batch))
     one, two = await claim(store, "sub_1", 2)
     database = store.database
     assert isinstance(database, PostgresDatabase)
@@ -73,7 +73,7 @@ async def test_results_are_the_same_with_and_without_the_procedure(store: Store)
     assert (first.kept, second.kept) == (True, True)
     taken = [*first.next, *second.next]
     assert {(claimed.job_uid, claimed.event.sequence) for claimed in taken} == {
-        *((one.job_uid, 2), (two.job_uid, 2), (batch[2].uid, 1))
+        *((one.job_uid, 2), (two.job_uid, 2), (batch[2].job.uid, 1))
     }
     assert {claimed.lease_token for claimed in taken} == {"one"}
     assert database.writer.commit_count - before == (1 if "revoked" in str(database.url.database) else 0)

@@ -230,7 +230,7 @@ async def ended(store: Store, count: int) -> None:
     """Closed jobs with one event each."""
     batch = [registration(f"job {n}") for n in range(count)]
     await store.jobs.register_many(batch)
-    await asyncio.gather(*(store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded")) for one in batch))
+    await asyncio.gather(*(store.jobs.record(poll(one.job.uid, 0, "succeeded", outcome="succeeded")) for one in batch))
 
 
 async def pages(store: Store) -> tuple[int, int]:

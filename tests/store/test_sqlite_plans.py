@@ -102,7 +102,7 @@ async def fill(store: Store) -> None:
         for nth, one in enumerate(batch[start : start + 100]):
             ended = nth % 2 == 0
             kinds = ("queued", "running", "failed" if ended else "retrying")
-            writes.append(store.jobs.record(poll(one.uid, 0, *kinds, outcome="failed" if ended else None)))
+            writes.append(store.jobs.record(poll(one.job.uid, 0, *kinds, outcome="failed" if ended else None)))
         await together(store, *writes)
     await deliver_all(store, "sub_2")
     for nth, one in enumerate(await claim(store, "sub_1", 300)):

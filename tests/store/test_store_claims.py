@@ -37,8 +37,8 @@ async def heads(store: Store, *due: float) -> list[str]:
     batch = [registration(f"job due {moment}") for moment in due]
     await store.jobs.register_many(batch)
     for one, moment in zip(batch, due, strict=True):
-        await store.jobs.record(poll(one.uid, 0, "queued", now=moment))
-    return [one.uid for one in batch]
+        await store.jobs.record(poll(one.job.uid, 0, "queued", now=moment))
+    return [one.job.uid for one in batch]
 
 
 async def postpone(store: Store, uid: str, until: float) -> None:

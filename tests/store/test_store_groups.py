@@ -21,7 +21,10 @@ async def undelivered(store: Store, count: int = 6) -> None:
     await store.jobs.register_many(batch)
     await together(
         store,
-        *(store.jobs.record(poll(one.uid, 0, "queued", now=MIDNIGHT + nth * DAY / 2)) for nth, one in enumerate(batch)),
+        *(
+            store.jobs.record(poll(one.job.uid, 0, "queued", now=MIDNIGHT + nth * DAY / 2))
+            for nth, one in enumerate(batch)
+        ),
     )
     await execute(store, "UPDATE deliveries SET state = 'dead', reason = 'http_500' WHERE subscription_id = 'sub_1'")
     first = "SELECT MIN(id) FROM deliveries WHERE subscription_id = 'sub_1'"

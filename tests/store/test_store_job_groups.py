@@ -10,7 +10,8 @@ import pytest
 from relay.core.erasure import Erased, ErasureRequest
 from relay.core.jobs.groups import JobGroup
 from relay.core.jobs.job import Problem
-from relay.core.records import Registered, Registration
+from relay.core.polling.tracking import Registration
+from relay.core.records import Registered
 from relay.errors import Conflict
 from relay.store.store import Store
 from tests.support.store_kit import NOW, intent, poll, registration, rows, seen, track
@@ -222,7 +223,7 @@ async def test_nothing_of_an_erased_group_is_left(store: Store, name: str) -> No
     assert job is not None
     assert (await group(store, "other")).counts == {"queued": 1}
     # a group whose jobs retention has removed
-    await end(store, later.uid)
+    await end(store, later.job.uid)
     await store.upkeep.delete_jobs(NOW + 1)
     await erase(store, ErasureRequest.of_group(name))
     assert await store.groups.find(name) == []

@@ -37,12 +37,12 @@ async def disable(store: Store, *due: float, probe_at: float | None = MINUTE) ->
     batch = [registration(f"job {nth}") for nth, _ in enumerate(due)]
     await store.jobs.register_many(batch)
     for one, moment in zip(batch, due, strict=True):
-        await store.jobs.record(poll(one.uid, 0, "queued", now=moment))
+        await store.jobs.record(poll(one.job.uid, 0, "queued", now=moment))
     (first,) = await claim(store, "sub_1", 1)
     await store.deliveries.record(
         result_of(first, "pending", due_at=NOW + 86_400, disable="only failures", probe_at=probe_at)
     )
-    return [one.uid for one in batch]
+    return [one.job.uid for one in batch]
 
 
 async def probed(store: Store, now: float = MINUTE) -> Claimed:
@@ -193,7 +193,7 @@ async def test_waiting_retries_are_expedited_in_chunks_oldest_first(store: Store
     count = EXPEDITE_CHUNK + 5
     batch = [registration(f"job {nth}") for nth in range(count)]
     await store.jobs.register_many(batch)
-    moments = {one.uid: NOW - count + nth for nth, one in enumerate(batch)}
+    moments = {one.job.uid: NOW - count + nth for nth, one in enumerate(batch)}
     await together(store, *(store.jobs.record(poll(uid, 0, "queued", now=now)) for uid, now in moments.items()))
     await execute(store, "UPDATE deliveries SET priority = 1, due_at = :later", later=NOW + 9_000)
     held = await claim(store, "sub_1", 1, now=NOW + 9_000)
@@ -210,10 +210,12 @@ async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(sto
     count = EXPEDITE_CHUNK + 5
     batch = [registration(f"job {nth}") for nth in range(count)]
     await store.jobs.register_many(batch)
-    moments = {one.uid: NOW - count + nth for nth, one in enumerate(batch)}
+    moments = {one.job.uid: NOW - count + nth for nth, one in enumerate(batch)}
     await together(store, *(store.jobs.record(poll(uid, 0, "queued", now=now)) for uid, now in moments.items()))
     held = await claim(store, "sub_1", 1)
-    await execute(store, "UPDATE deliveries SET due_at = :later WHERE job_uid = :uid", later=NOW + 9, uid=batch[-1].uid)
+    await execute(
+        store, "UPDATE deliveries SET due_at = :later WHERE job_uid = :uid", later=NOW + 9, uid=batch[-1].job.uid
+    )
 
     async def fresh() -> list[str]:
         found = await rows(store, "SELECT job_uid FROM deliveries WHERE subscription_id = 'sub_1' AND priority = 0")
@@ -222,7 +224,7 @@ async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(sto
     assert await store.deliveries.demote("sub_1", NOW)
     assert len(await fresh()) == count - EXPEDITE_CHUNK
     assert not await store.deliveries.demote("sub_1", NOW)
-    assert await fresh() == sorted([str(held[0].job_uid), batch[-1].uid]), "one is on its way, one not due"
+    assert await fresh() == sorted([str(held[0].job_uid), batch[-1].job.uid]), "one is on its way, one not due"
     assert len(await rows(store, "SELECT id FROM deliveries WHERE subscription_id = 'sub_2' AND priority = 0")) == count
     kept = await fresh()
     oldest = sorted((uid for uid in moments if uid not in kept), key=lambda uid: moments[uid])

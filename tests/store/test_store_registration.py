@@ -35,7 +35,7 @@ async def test_a_new_job_is_created(store: Store) -> None:
     result = await store.jobs.register(wanted)
     assert result.created
     assert not result.resumed
-    assert result.job == await store.jobs.get(wanted.uid)
+    assert result.job == await store.jobs.get(wanted.job.uid)
     assert result.job.open
     assert result.job.metadata == {"deal": 42}
     assert result.job.progress == Progress()
@@ -52,7 +52,7 @@ async def test_a_tracked_job_is_found_and_stays_as_it_was(store: Store) -> None:
 async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
     said = {"metadata": {"a": [1, "é"]}, "truncated": True}
     first = registration("a", request=said, connect_account_id="acc_1")
-    assert (await store.jobs.register(first)).job == await store.jobs.get(first.uid)
+    assert (await store.jobs.register(first)).job == await store.jobs.get(first.job.uid)
     for fields, request, account_id in (
         ({}, said, "acc_1"),
         ({"connect_account_id": "acc_2"}, said, "acc_2"),
@@ -73,7 +73,7 @@ async def test_duplicates_inside_one_batch_make_one_job(store: Store) -> None:
     batch = [registration("a", metadata={"n": n}) for n in range(3)]
     results = await store.jobs.register_many(batch)
     assert [result.created for result in results] == [True, False, False]
-    assert {result.job.uid for result in results} == {batch[0].uid}
+    assert {result.job.uid for result in results} == {batch[0].job.uid}
     assert [result.job.metadata for result in results] == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert (await counts(store))["jobs"] == 1
 
@@ -227,28 +227,30 @@ async def test_a_callback_that_was_removed_meanwhile_is_refused(store: Store) ->
 async def test_a_job_registered_with_events_has_them_recorded_with_it(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     wanted = registration("a")
-    events = tuple(job_event(wanted.uid, n, kind) for n, kind in enumerate(("queued", "scheduled"), 1))
+    events = tuple(job_event(wanted.job.uid, n, kind) for n, kind in enumerate(("queued", "scheduled"), 1))
     known = Progress(status="scheduled", phase="scheduled", sequence=2)
     result = await store.jobs.register(
         registration(
             "a",
-            uid=wanted.uid,
+            uid=wanted.job.uid,
             events=events,
             progress=known,
             seen=seen("scheduled", scheduled_at=NOW + 60, channel="email", upstream={"id": "a"}),
         )
     )
-    assert result.job == await store.jobs.get(wanted.uid)
+    assert result.job == await store.jobs.get(wanted.job.uid)
     assert result.job.progress == known
     assert (result.job.channel, result.job.scheduled_at, result.job.upstream) == ("email", NOW + 60, {"id": "a"})
     assert await states(store) == ["pending", "blocked"]
-    assert await store.events.of_job(wanted.uid) == list(events)
+    assert await store.events.of_job(wanted.job.uid) == list(events)
 
 
 async def test_events_of_a_registration_that_finds_its_job_tracked_are_dropped(store: Store) -> None:
     await track(store, "a")
     wanted = registration("a")
-    result = await store.jobs.register(registration("a", uid=wanted.uid, events=(job_event(wanted.uid, 1, "queued"),)))
+    result = await store.jobs.register(
+        registration("a", uid=wanted.job.uid, events=(job_event(wanted.job.uid, 1, "queued"),))
+    )
     assert not result.created
     assert (await counts(store))["events"] == 0
 

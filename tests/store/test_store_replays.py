@@ -260,7 +260,7 @@ async def test_replay_has_a_bounded_number_of_open_deliveries(store: Store, monk
     monkeypatch.setattr(replay_steps, "SLICE", 5)
     batch = [registration(f"job {n}") for n in range(60)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "failed")) for one in batch))
+    await together(store, *(store.jobs.record(poll(one.job.uid, 0, "failed")) for one in batch))
     await kill_all(store)
     made = await replay(store)
     await advance(store, made.id)

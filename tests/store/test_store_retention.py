@@ -48,7 +48,7 @@ async def ended(store: Store, count: int, now: float = NOW, prefix: str = "job")
     batch = [registration(f"{prefix} {n}", tracked_at=now) for n in range(count)]
     await store.jobs.register_many(batch)
     await together(
-        store, *(store.jobs.record(poll(one.uid, 0, "succeeded", outcome="succeeded", now=now)) for one in batch)
+        store, *(store.jobs.record(poll(one.job.uid, 0, "succeeded", outcome="succeeded", now=now)) for one in batch)
     )
 
 

@@ -134,9 +134,9 @@ async def _varied(store: Store) -> list[dict[str, Any]]:
             metadata={"deal": nth % 3},
         )
         state = seen(one["status"], channel=one["channel"], connect_account_id=one["connect_account"])
-        events = [job_event(job.uid, 1, one["status"], owner=f"{one['source']}/{one['account']}")]
+        events = [job_event(job.job.uid, 1, one["status"], owner=f"{one['source']}/{one['account']}")]
         outcome = None if one["open"] else "failed"
-        polls.append(poll(job.uid, 0, one["status"], seen=state, events=events, outcome=outcome))
+        polls.append(poll(job.job.uid, 0, one["status"], seen=state, events=events, outcome=outcome))
         jobs.append(job)
         made.append(one)
     await store.jobs.register_many(jobs)

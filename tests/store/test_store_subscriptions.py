@@ -287,8 +287,8 @@ async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:
         await store.subscriptions.create(subscription(name, types=("ai.revor.job.queued", "relay.source.down")))
     batch = [registration(f"job {n}") for n in range(CANCEL_CHUNK + 50)]
     await store.jobs.register_many(batch)
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[:450]))
-    await together(store, *(store.jobs.record(poll(one.uid, 0, "queued", "queued")) for one in batch[450:]))
+    await together(store, *(store.jobs.record(poll(one.job.uid, 0, "queued", "queued")) for one in batch[:450]))
+    await together(store, *(store.jobs.record(poll(one.job.uid, 0, "queued", "queued")) for one in batch[450:]))
     await store.events.record(relay_event())
     before = store.database.commit_count
     await store.subscriptions.remove("sub_1", NOW + 1)

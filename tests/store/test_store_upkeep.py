@@ -37,11 +37,11 @@ async def events_at(store: Store, *moments: float) -> list[str]:
     batch = [registration(f"job {n}", tracked_at=moment) for n, moment in enumerate(moments)]
     await store.jobs.register_many(batch)
     polls = (
-        poll(one.uid, 0, "succeeded", outcome="succeeded", now=moment)
+        poll(one.job.uid, 0, "succeeded", outcome="succeeded", now=moment)
         for one, moment in zip(batch, moments, strict=True)
     )
     await asyncio.gather(*map(store.jobs.record, polls))
-    return [one.uid for one in batch]
+    return [one.job.uid for one in batch]
 
 
 async def sweep(store: Store, before: float, limit: int = 100) -> list[int]:

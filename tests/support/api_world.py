@@ -24,10 +24,10 @@ from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome, Ti
 from relay.core.deliveries.dialogue import Step, Steps, previewed
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Event, Hint, Origin, Repeat, from_transition, owner_of
-from relay.core.jobs.job import PRIORITY_WEIGHTS, Job, Observation, Problem, Recipient, detect
+from relay.core.jobs.job import Job, Observation, Problem, Progress, Recipient, detect
 from relay.core.planner.outlook import Outlook
-from relay.core.polling.tracking import Explanation, SourceReport, TrackRequest
-from relay.core.records import PollRecord, Registered, Registration
+from relay.core.polling.tracking import Explanation, Registration, SourceReport, TrackRequest
+from relay.core.records import PollRecord, Registered
 from relay.core.subscriptions.signing import new_secret, signature_headers
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.core.values import EffectiveSetting
@@ -174,24 +174,8 @@ class FakeTracking:
             owner = None if self.account is None else owner_of(*self.account)
             made = new_id("sub", now)
             callback = await callback_for(self.world.store, request.callback_url, made, now, owner)
-        return Registration(
-            uid=new_id("job", now),
-            external_id=request.external_id,
-            source=request.source,
-            account=request.account,
-            tracked_at=now,
-            deadline_seconds=request.deadline_seconds or 604_800.0,
-            deadline_given=request.deadline_seconds is not None,
-            weight=None if request.priority is None else PRIORITY_WEIGHTS[request.priority],
-            metadata=request.metadata,
-            callback_subscription_id=callback,
-            callback_types=request.callback_types,
-            request=request.request,
-            connect_account_id=request.connect_account_id,
-            resolves=request.resolves,
-            group=request.group,
-            group_size=request.group_size,
-        )
+        job = request._replace(seen=None).job(new_id("job", now), now, 604_800.0, Progress())
+        return Registration(job=job, request=request, callback_subscription_id=callback)
 
     def problem_of(self, job: Job) -> tuple[Problem, Hint] | None:
         return self.problems.get(job.external_id)

@@ -10,9 +10,8 @@ from typing import Any
 from relay.config.keyring import Keyring, new_key
 from relay.core.deliveries.delivery import Delivery
 from relay.core.events.event import Hint, Origin, PointsAt
-from relay.core.jobs.job import Observation, Problem, Recipient
+from relay.core.jobs.job import Observation, Priority, Problem, Recipient
 from relay.core.planner import PlannerConfig
-from relay.core.records import Registration
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.ids import new_id
@@ -31,6 +30,7 @@ from tests.support.compiled import share_compiled_statements
 from tests.support.delivery_kit import SETTINGS, shared
 from tests.support.fake_broker import FakeBroker
 from tests.support.store_databases import open_file
+from tests.support.store_kit import registration
 
 share_compiled_statements()
 
@@ -175,21 +175,18 @@ class World:
         return await self.store.subscriptions.create(Subscription(secrets=(SigningSecret(value=SECRET),), **values))
 
     async def register(
-        self, external_id: str, *polls: ScriptedPoll, callback: str | None = None, weight: float | None = None
+        self, external_id: str, *polls: ScriptedPoll, callback: str | None = None, priority: Priority | None = None
     ) -> str:
         now = self.clock()
         if polls:
             self.source.script(external_id, *polls)
         registered = await self.store.jobs.register(
-            Registration(
-                uid=new_id("job", now),
-                external_id=external_id,
-                source="revor",
-                account="default",
+            registration(
+                external_id,
                 tracked_at=now,
                 deadline_seconds=3600.0,
                 callback_subscription_id=callback,
-                weight=weight,
+                priority=priority,
             )
         )
         self.poller.track(registered.job)
@@ -225,16 +222,7 @@ async def end_job(
     """A job that is registered, and ends at once."""
     now = world.clock()
     world.source.script(name, seen(status))
-    made = Registration(
-        uid=new_id("job", now),
-        external_id=name,
-        source="revor",
-        account="default",
-        tracked_at=now,
-        deadline_seconds=3600.0,
-        metadata=metadata,
-        recipient=recipient,
-    )
+    made = registration(name, tracked_at=now, deadline_seconds=3600.0, metadata=metadata, recipient=recipient)
     registered = await world.store.jobs.register(made)
     world.poller.track(registered.job)
     await world.step()

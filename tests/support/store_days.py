@@ -10,12 +10,14 @@ from relay.config.settings import RetentionSettings
 from relay.core.deliveries.delivery import Attempt
 from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.job import Job, Observation, Progress, detect
-from relay.core.records import AttemptResult, Lease, PollRecord, Registration
+from relay.core.polling.tracking import Registration
+from relay.core.records import AttemptResult, Lease, PollRecord
 from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
 from relay.metrics import Metrics
 from relay.node.upkeep import DAY_SECONDS, Retention
 from relay.store.store import Store
+from tests.support.store_kit import registration
 
 BEGIN = 1_800_000_000.0
 EVENTS_A_JOB = 2
@@ -79,7 +81,7 @@ async def days(
 async def _live(store: Store, numbers: range, now: float) -> None:
     """Jobs are registered, polled at their end and delivered, in three commits for all of them."""
     pairs = [_job(number, now) for number in numbers]
-    await store.jobs.register_many([registration for registration, _ in pairs])
+    await store.jobs.register_many([made for made, _ in pairs])
     taken = await asyncio.gather(*(store.jobs.record(record) for _, record in pairs))
     waiting = [one for recorded in taken for one in recorded.claimed]
     while waiting:
@@ -125,17 +127,9 @@ def _job(number: int, now: float) -> tuple[Registration, PollRecord]:
     transitions, progress = detect(Progress(), seen)
     events = tuple(from_transition(new_id("evt", now), job, t, ORIGIN, seen=seen) for t in transitions)
     assert len(events) == EVENTS_A_JOB
-    registration = Registration(
-        uid=uid,
-        external_id=external_id,
-        source="revor",
-        account="default",
-        metadata=job.metadata,
-        tracked_at=now,
-        deadline_seconds=604_800,
-    )
+    made = registration(external_id, uid=uid, metadata=job.metadata, tracked_at=now)
     lease = Lease(token=f"lease {number // CHUNK_JOBS}", until=now + 45.0, subscription_ids=frozenset({"sub_days"}))
-    return registration, PollRecord(
+    return made, PollRecord(
         job_uid=uid,
         expected_sequence=0,
         progress=progress,

@@ -20,6 +20,7 @@ from relay.core.events.event import Event, Hint, stream_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.job import Observation, Problem, Progress
 from relay.core.jsontext import dumps
+from relay.core.polling.tracking import Registration, TrackRequest
 from relay.core.published import Publication, identity_of
 from relay.core.records import (
     AttemptRecorded,
@@ -29,7 +30,6 @@ from relay.core.records import (
     Lease,
     ListingRecord,
     PollRecord,
-    Registration,
     WantedCallback,
 )
 from relay.core.subscriptions.subscription import Subscription
@@ -58,14 +58,17 @@ class ReversingCipher:
 
 
 def registration(external_id: str, **fields: Any) -> Registration:
+    """A registration whose fields are those of `TrackRequest`, `Registration` and its job. `deadline_given`: the
+    request has the deadline."""
     now = fields.pop("tracked_at", NOW)
-    values: dict[str, Any] = {
-        "uid": new_id("job", now),
-        "source": "revor",
-        "account": "default",
-        "deadline_seconds": 604_800.0,
-    }
-    return Registration(external_id=external_id, tracked_at=now, **{**values, **fields})
+    uid = fields.pop("uid", None) or new_id("job", now)
+    seconds, progress = fields.pop("deadline_seconds", 604_800.0), fields.pop("progress", Progress())
+    names = ("events", "callback_subscription_id", "max_callbacks")
+    own = {name: fields.pop(name) for name in names if name in fields}
+    given = seconds if fields.pop("deadline_given", False) else None
+    values = {"source": "revor", "account": "default", "deadline_seconds": given, **fields}
+    request = TrackRequest(external_id=external_id, **values)
+    return Registration(job=request.job(uid, now, seconds, progress), request=request, **own)
 
 
 def access_token(id: str, secret: str | None = None, **fields: Any) -> AccessToken:

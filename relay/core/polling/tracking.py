@@ -4,9 +4,20 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from relay.core.jobs.job import Observation, Priority, Recipient
+from relay.core.events.event import Event
+from relay.core.jobs.job import (
+    NORMAL_WEIGHT,
+    PRIORITY_WEIGHTS,
+    Job,
+    Observation,
+    Priority,
+    Progress,
+    Recipient,
+    deadline_of,
+)
 from relay.core.planner.outlook import Outlook
 from relay.core.records import Intent
+from relay.core.values import value_class
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "callback": ("callback_url", "callback_types"),
@@ -17,6 +28,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """The parts of a registration that can be left out if the database refuses them, with their fields. Polls find the
 details again."""
+
+ANY_NUMBER = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +90,37 @@ class TrackRequest(NamedTuple):
         """True if a create has been carried out, so that its job is tracked even without its callback."""
         return self.intent is not None or self.resolves is not None
 
+    def job(self, uid: str, tracked_at: float, deadline_seconds: float, progress: Progress) -> Job:
+        """The job that it creates, if it is not tracked yet. `deadline_seconds`: used unless it has its own."""
+        seen = self.seen
+        seconds = self.deadline_seconds or deadline_seconds
+        return Job(
+            uid=uid,
+            external_id=self.external_id,
+            source=self.source,
+            account=self.account,
+            progress=progress,
+            metadata=self.metadata or {},
+            action=seen.action if seen else None,
+            channel=seen.channel if seen else None,
+            scheduled_at=seen.scheduled_at if seen else None,
+            started_at=seen.started_at if seen else None,
+            next_attempt_at=seen.next_attempt_at if seen else None,
+            attempt_count=seen.attempt_count if seen else 0,
+            tracked_at=tracked_at,
+            deadline_at=deadline_of(tracked_at, seen.scheduled_at if seen else None, seconds),
+            deadline_seconds=seconds,
+            weight=NORMAL_WEIGHT if self.priority is None else PRIORITY_WEIGHTS[self.priority],
+            spacing_seconds=self.spacing_seconds,
+            upstream=seen.upstream if seen else None,
+            request=self.request,
+            connect_account_id=(seen.connect_account_id if seen else None) or self.connect_account_id,
+            group=self.group,
+            group_round=None if self.group is None else 1,
+            result_status=seen.result_status if seen else None,
+            error_code=seen.error_code if seen else None,
+        )
+
     @classmethod
     def of_create(cls, create: Intent, external_id: str, **fields: Any) -> "TrackRequest":
         """A request to track the job that a create made, with what the create attached."""
@@ -94,6 +138,30 @@ class TrackRequest(NamedTuple):
             recipient=create.recipient,
             **fields,
         )
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A job to track.
+
+    job            as it begins, if it is not tracked yet
+    request        what a tracked job gets of it. None, or no priority, changes nothing there. A create, or one of
+                   unknown fate, is settled in the same transaction, with earlier ones of its Idempotency-Key
+    events         what the registration body proves
+    callback_subscription_id  of the request's callback
+    max_callbacks  callbacks that the job may have
+    """
+
+    job: Job
+    request: TrackRequest
+    events: tuple[Event, ...] = ()
+    callback_subscription_id: str | None = None
+    max_callbacks: int = ANY_NUMBER
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What identifies the job upstream."""
+        return self.request.external_id, self.request.source, self.request.account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

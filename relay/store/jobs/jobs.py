@@ -12,7 +12,8 @@ from relay.core.incidents import Trouble, trouble_of_job
 from relay.core.jobs.groups import JobChange, place_of, place_of_job
 from relay.core.jobs.job import Job, Observation, PlannedJob, Recipient, deadline_after
 from relay.core.jsontext import dumps
-from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered, Registration
+from relay.core.polling.tracking import Registration
+from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered
 from relay.errors import DecryptError, NotFound, RequestError, StaleSequence
 from relay.store.databases.database import Cipher, Database
 from relay.store.databases.group_commit import alone, each, quick

@@ -1,15 +1,16 @@
 """Registration: a job is tracked, found tracked already, or reopened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.jobs.groups import Closing, place_of_job
-from relay.core.jobs.job import NORMAL_WEIGHT, Job, deadline_of
+from relay.core.jobs.job import Job, deadline_of
 from relay.core.jsontext import dumps
-from relay.core.records import Registered, Registration
+from relay.core.polling.tracking import Registration
+from relay.core.records import Registered
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.databases.database import Cipher
 from relay.store.databases.locks import MATCH, locking
@@ -25,7 +26,7 @@ from relay.store.outbox.recording import (
     lock_jobs,
     open_pairs,
 )
-from relay.store.rows import JOB_COLUMNS, event_from, job_from, observation_values, progress_values
+from relay.store.rows import JOB_COLUMNS, NEW_JOB_COLUMNS, event_from, job_from, new_job_values
 from relay.store.schema.tables import EventRow, JobCallbackRow, JobRow
 
 JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
@@ -49,13 +50,7 @@ EVENTS_OF_JOB = (
 )
 # Writes new jobs.
 INSERT_JOB = insert_into(
-    JobRow,
-    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "metadata", "weight"),
-    *("spacing_seconds", "request", "connect_account_id", "group_name", "group_round", "result_status", "error_code"),
-    "captured",
-    *("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue"),
-    *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream"),
-    constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"},
+    JobRow, *NEW_JOB_COLUMNS, constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"}
 )
 # Links another callback subscription to a job that may have only so many. The job's row is locked.
 ADD_CALLBACK = """
@@ -71,11 +66,11 @@ INSERT_CALLBACK = f"{insert_into(JobCallbackRow, 'job_uid', 'subscription_id', '
 CHANGE_CALLBACK = """
 UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscription_id = :subscription_id
 """
-UNLIMITED = 1 << 30
 CALLBACK_REMOVED = "callback_removed"
 RESUMABLE = ("untracked", "not_found")
 
 Key = tuple[str, str, str]
+"""See `Registration.key`."""
 
 
 class Registrar:
@@ -98,14 +93,15 @@ class Registrar:
         new: dict[Key, Registration] = {}
         self._check_callbacks(connection, registrations)
         for registration in registrations:
-            if _key(registration) not in known:
-                new.setdefault(_key(registration), registration)
-        made = self._insert(connection, list(new.values()))
-        end_registered(connection, [one.intent for one in registrations if one.intent is not None])
+            if registration.key not in known:
+                new.setdefault(registration.key, registration)
+        self._insert(connection, new)
+        end_registered(connection, [one.request.intent for one in registrations if one.request.intent is not None])
         for one in registrations:
-            if one.resolves is not None and not resolve_sent(connection, one.resolves, one.external_id, one.tracked_at):
-                raise Conflict(f"{one.resolves.id} was resolved meanwhile", code="intent_resolved")
-        return [[self._one(connection, registration, known, made) for registration in item] for item in items]
+            sent = one.request.resolves
+            if sent is not None and not resolve_sent(connection, sent, one.request.external_id, one.job.tracked_at):
+                raise Conflict(f"{sent.id} was resolved meanwhile", code="intent_resolved")
+        return [[self._one(connection, registration, known, new) for registration in item] for item in items]
 
     def _check_callbacks(self, connection: Connection, registrations: Sequence[Registration]) -> None:
         with_one = [one for one in registrations if one.callback_subscription_id is not None]
@@ -115,39 +111,37 @@ class Registrar:
         for registration in with_one:
             if registration.callback_subscription_id not in known:
                 raise Conflict(
-                    f"the callback of job {registration.external_id} was removed meanwhile: register it again",
+                    f"the callback of job {registration.job.external_id} was removed meanwhile: register it again",
                     code=CALLBACK_REMOVED,
                 )
 
-    def _insert(self, connection: Connection, new: Sequence[Registration]) -> dict[Key, Registered]:
+    def _insert(self, connection: Connection, new: Mapping[Key, Registration]) -> None:
         # In key order, or two nodes that register the same jobs would deadlock.
-        rows = [{**_job_values(one), "captured": self._captured(one, one.uid)} for one in sorted(new, key=_key)]
-        run_many(connection, INSERT_JOB, rows)
-        for registration in new:
-            notify(connection, f"jobs {registration.source}/{registration.account}")
-        links = [
-            _callback_values(registration.uid, registration)
-            for registration in new
-            if registration.callback_subscription_id is not None
+        rows = [
+            {**new_job_values(one.job), "captured": self._captured(one, one.job.uid)} for _, one in sorted(new.items())
         ]
-        run_many(connection, INSERT_CALLBACK, links)
-        self._outbox.insert(connection, [(event, None) for registration in new for event in registration.events])
-        made = {_key(registration): Registered(job=job_of(registration), created=True) for registration in new}
+        run_many(connection, INSERT_JOB, rows)
+        jobs = [one.job for one in new.values()]
+        for source, account in {(job.source, job.account) for job in jobs}:
+            notify(connection, f"jobs {source}/{account}")
+        with_one = [one for one in new.values() if one.callback_subscription_id is not None]
+        run_many(connection, INSERT_CALLBACK, [_callback_values(one.job.uid, one) for one in with_one])
+        self._outbox.insert(connection, [(event, None) for one in new.values() for event in one.events])
         if self._search_keys:
-            write_search(connection, self._search_keys, [one.job for one in made.values()])
-        for registration in new:
-            if registration.group is not None:
-                self._join(connection, registration, None, made[_key(registration)].job)
-        return made
+            write_search(connection, self._search_keys, jobs)
+        for one in new.values():
+            if one.job.group is not None:
+                self._join(connection, one, None, one.job)
 
     def _one(
-        self, connection: Connection, registration: Registration, known: dict[Key, Job], made: dict[Key, Registered]
+        self, connection: Connection, registration: Registration, known: dict[Key, Job], new: dict[Key, Registration]
     ) -> Registered | RequestError:
-        key = _key(registration)
-        first = made.pop(key, None)
+        """`new`: those whose result is not made yet."""
+        key = registration.key
+        first = new.pop(key, None)
         if first is not None:
             known[key] = first.job
-            return first
+            return Registered(job=first.job, created=True)
         found = self._again(connection, registration, known[key])
         if isinstance(found, Registered):
             known[key] = found.job
@@ -155,53 +149,52 @@ class Registrar:
 
     def _join(self, connection: Connection, registration: Registration, before: Job | None, job: Job) -> None:
         """Notes what the registration changes of the job's group: the job itself, and whether more jobs come."""
+        request, at = registration.request, registration.job.tracked_at
         was = None if before is None or before.group is None else place_of_job(before)
-        self._groups.note_job(connection, job, registration.tracked_at, was, place_of_job(job))
-        if registration.group_size is not None and job.group is not None and registration.group == job.group:
-            closing = Closing(registration.tracked_at, registration.group_size)
-            self._groups.note(connection, job.source, job.account, job.group, closing)
+        self._groups.note_job(connection, job, at, was, place_of_job(job))
+        if request.group_size is not None and job.group is not None and request.group == job.group:
+            self._groups.note(connection, job.source, job.account, job.group, Closing(at, request.group_size))
 
     def _captured(self, registration: Registration, uid: str) -> bytes | None:
         """What is captured of the recipient, encrypted for the job."""
-        recipient = registration.recipient
+        recipient = registration.request.recipient
         return None if recipient is None else self._cipher.encrypt(dumps(recipient.document()), context=uid)
 
     def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered | RequestError:
+        request, new = registration.request, registration.job
         refused = conflict = None
-        if registration.group is not None and job.group not in (None, registration.group):
+        if request.group is not None and job.group not in (None, request.group):
             conflict = f"job {job.external_id} belongs to the group {job.group!r}: a job keeps its first group"
-            if registration.intent is None and registration.resolves is None:
+            if not request.follows_create:
                 return Conflict(conflict, code="group_conflict")
         if registration.callback_subscription_id is not None:
-            subscription_id = registration.callback_subscription_id
-            refused = self._add_callback(connection, job.uid, registration, subscription_id)
-            if refused is not None and registration.intent is None and registration.resolves is None:
+            refused = self._add_callback(connection, job.uid, registration, registration.callback_subscription_id)
+            if refused is not None and not request.follows_create:
                 return refused
         resumed = job.outcome in RESUMABLE
         changes: dict[str, Any] = {}
-        if registration.metadata is not None:
-            changes["metadata"] = dumps(registration.metadata)
-        if registration.request is not None:
-            changes["request"] = dumps(registration.request)
-        if registration.connect_account_id is not None and (job.open or resumed):  # an ended one's incident has its own
-            changes["connect_account_id"] = registration.connect_account_id
+        if request.metadata is not None:
+            changes["metadata"] = dumps(request.metadata)
+        if request.request is not None:
+            changes["request"] = dumps(request.request)
+        if request.connect_account_id is not None and (job.open or resumed):  # an ended one's incident has its own
+            changes["connect_account_id"] = request.connect_account_id
         if (captured := self._captured(registration, job.uid)) is not None:
             changes["captured"] = captured
-        if registration.group is not None and job.group is None:
-            changes |= {"group_name": registration.group, "group_round": 1}
-        if registration.deadline_given or resumed:
-            seconds = registration.deadline_seconds
-            changes["deadline_at"] = deadline_of(registration.tracked_at, job.scheduled_at, seconds)
-            changes["deadline_seconds"] = seconds
-        if registration.weight is not None and registration.weight != job.weight:
-            changes["weight"] = registration.weight
-            notify(connection, f"weight {job.source}/{job.account} {job.uid} {registration.weight}")
+        if request.group is not None and job.group is None:
+            changes |= {"group_name": request.group, "group_round": 1}
+        if request.deadline_seconds is not None or resumed:
+            assert new.deadline_seconds is not None, "a new job has a deadline"
+            changes["deadline_at"] = deadline_of(new.tracked_at, job.scheduled_at, new.deadline_seconds)
+            changes["deadline_seconds"] = new.deadline_seconds
+        if request.priority is not None and new.weight != job.weight:
+            changes["weight"] = new.weight
+            notify(connection, f"weight {job.source}/{job.account} {job.uid} {new.weight}")
         if resumed:
             changes |= {
                 **dict.fromkeys(("closed_at", "outcome", "missing_since", "next_poll_at")),
                 **dict.fromkeys(("overdue", "missing_count", "failure_count", "poll_step"), 0),
             }
-        if resumed:
             notify(connection, f"look {job.source}/{job.account} {job.uid}")
         before = job
         if changes:
@@ -221,17 +214,17 @@ class Registrar:
         """A new callback receives the job's past events of its types, in order. An existing one only changes its
         types, if any are given. Returns the error for a callback too many, which changes nothing."""
         link = _callback_values(job_uid, registration)
+        types, most = registration.request.callback_types, registration.max_callbacks
         subscription = self._outbox.subscriptions.get(connection, subscription_id)
-        most = UNLIMITED if registration.max_callbacks is None else registration.max_callbacks
         if run(connection, ADD_CALLBACK, **link, max_callbacks=most).rowcount == 0 or subscription is None:
             plain = {name: link[name] for name in ("job_uid", "subscription_id")}
             if run(connection, IS_LINKED, **plain).one_or_none() is None:
                 return too_many_callbacks(most)
-            if registration.callback_types is not None:
+            if types is not None:
                 run(connection, CHANGE_CALLBACK, **link)
             return None
         lock_jobs(connection, [job_uid])
-        types, now = registration.callback_types, registration.tracked_at
+        now = registration.job.tracked_at
         rows = connection.execute(EVENTS_OF_JOB, {"job_uid": job_uid}).all()
         events = [event_from(row) for row in rows if types is None or row.type in types]
         busy = open_pairs(connection, [job_uid])
@@ -241,7 +234,7 @@ class Registrar:
 
 def _matches(one: Registration) -> bool:
     """True if the registration reads subscriptions: for its callback, its events, or the end of its group."""
-    return bool(one.callback_subscription_id is not None or one.events or one.group is not None)
+    return bool(one.callback_subscription_id is not None or one.events or one.request.group is not None)
 
 
 def too_many_callbacks(most: int) -> InvalidRequest:
@@ -251,64 +244,8 @@ def too_many_callbacks(most: int) -> InvalidRequest:
     return InvalidRequest(f"/callback_url: {detail}", code="too_many_callbacks", errors=errors)
 
 
-def job_of(registration: Registration) -> Job:
-    """The job that a registration creates."""
-    seen = registration.seen
-    return Job(
-        uid=registration.uid,
-        external_id=registration.external_id,
-        source=registration.source,
-        account=registration.account,
-        progress=registration.progress,
-        metadata=registration.metadata or {},
-        action=seen.action if seen else None,
-        channel=seen.channel if seen else None,
-        scheduled_at=seen.scheduled_at if seen else None,
-        started_at=seen.started_at if seen else None,
-        next_attempt_at=seen.next_attempt_at if seen else None,
-        attempt_count=seen.attempt_count if seen else 0,
-        tracked_at=registration.tracked_at,
-        deadline_at=_deadline_at(registration),
-        deadline_seconds=registration.deadline_seconds,
-        weight=_weight(registration),
-        spacing_seconds=registration.spacing_seconds,
-        upstream=seen.upstream if seen else None,
-        request=registration.request,
-        connect_account_id=(seen.connect_account_id if seen else None) or registration.connect_account_id,
-        group=registration.group,
-        group_round=None if registration.group is None else 1,
-        result_status=seen.result_status if seen else None,
-        error_code=seen.error_code if seen else None,
-    )
-
-
-def _job_values(registration: Registration) -> dict[str, Any]:
-    return {
-        "uid": registration.uid,
-        "external_id": registration.external_id,
-        "source": registration.source,
-        "account": registration.account,
-        "tracked_at": registration.tracked_at,
-        "deadline_at": _deadline_at(registration),
-        "deadline_seconds": registration.deadline_seconds,
-        "metadata": dumps(registration.metadata or {}),
-        "weight": _weight(registration),
-        "spacing_seconds": registration.spacing_seconds,
-        "request": None if registration.request is None else dumps(registration.request),
-        "group_name": registration.group,
-        "group_round": None if registration.group is None else 1,
-        **progress_values(registration.progress),
-        **observation_values(registration.seen, registration.connect_account_id),
-    }
-
-
-def _deadline_at(registration: Registration) -> float:
-    scheduled_at = None if registration.seen is None else registration.seen.scheduled_at
-    return deadline_of(registration.tracked_at, scheduled_at, registration.deadline_seconds)
-
-
 def _callback_values(job_uid: str, registration: Registration) -> dict[str, Any]:
-    types = registration.callback_types
+    types = registration.request.callback_types
     return {
         "job_uid": job_uid,
         "subscription_id": registration.callback_subscription_id,
@@ -316,15 +253,7 @@ def _callback_values(job_uid: str, registration: Registration) -> dict[str, Any]
     }
 
 
-def _weight(registration: Registration) -> float:
-    return NORMAL_WEIGHT if registration.weight is None else registration.weight
-
-
-def _key(registration: Registration) -> Key:
-    return (registration.external_id, registration.source, registration.account)
-
-
 def _known(connection: Connection, registrations: Sequence[Registration]) -> dict[Key, Job]:
-    external_ids = sorted({registration.external_id for registration in registrations})
+    external_ids = sorted({one.job.external_id for one in registrations})
     rows = connection.execute(BY_EXTERNAL_IDS[connection.dialect.name], {"external_ids": json_list(external_ids)})
     return {(row.external_id, row.source, row.account): job_from(row) for row in rows}
