@@ -18,7 +18,6 @@ from relay.api.http.examples import EVENT_ID
 from relay.api.http.operations import REFUSED_BEFORE, WRITES_EVENTS, Answer, Call, Operation, stored
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, example_of
-from relay.api.jobs.batches import elements
 from relay.core.access.tokens import publish_prefixes
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, stream_of
 from relay.core.published import (
@@ -256,7 +255,7 @@ async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
         raise InvalidRequest("the body is not a JSON array of events", code="not_json", status=400)
     turns = Turns()
     found: list[Draft | Refused] = []
-    async for values in elements(body, 1, len(body) - 1, turns=turns):
+    async for values in limits.elements(body, 1, len(body) - 1, turns=turns):
         if len(found) + len(values) > MAX_EVENTS:
             detail = f"a batch can have at most {MAX_EVENTS:,} events, this one has more: send several"
             raise InvalidRequest(detail, code="batch_too_long")

@@ -1,5 +1,7 @@
 """Invalid input at every endpoint: always a problem, never a 500, and nothing is stored."""
 
+from unittest.mock import MagicMock
+
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +11,7 @@ from relay.api.catalogue import OPERATIONS
 from relay.api.http.fields import ID_PATTERN
 from relay.api.jobs.registration import JobRegistration, is_printable_id, read_registration
 from relay.errors import InvalidRequest
-from tests.support.api_world import HOOK, SETTINGS, FakeTracking
+from tests.support.api_world import HOOK, SETTINGS, World
 
 WITH_BODY = [operation for operation in OPERATIONS if operation.body is not None]
 MEDIA_TYPES = {"publishEvents": "application/cloudevents+json"}
@@ -129,6 +131,8 @@ GOOD = {
 }
 
 
+PORTS = World(store=MagicMock()).ports()
+"""Nothing is asked of its store."""
 ANYTHING = {name: values | VALUES for name, values in GOOD.items()} | {"extra": VALUES}
 ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
 
@@ -138,7 +142,7 @@ ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
 def test_a_registration_is_read_as_documented_or_refused_with_its_errors(body):
     read = problem = None
     try:
-        read = read_registration(body, SETTINGS, FakeTracking(None).read_answer)
+        read = read_registration(body, PORTS, "caller")
     except InvalidRequest as error:
         problem = error
     if read is None:

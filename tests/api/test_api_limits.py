@@ -7,8 +7,7 @@ import pytest
 
 from relay.api.app import create_api
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
-from relay.api.jobs.batches import read_batch
-from relay.api.jobs.registration import MAX_METADATA_BYTES
+from relay.api.jobs.registration import MAX_METADATA_BYTES, read_batch
 from relay.core.jsontext import dumps
 
 JSON = {"Content-Type": "application/json"}
@@ -262,7 +261,7 @@ async def test_body_of_a_batch_is_not_kept_by_its_rejected_entries():
     gc.disable()
     try:
         before = sys.getrefcount(body)
-        _, rejected = await read_batch(body, None, None, "")
+        _, rejected = await read_batch(body, None, "")
         assert [one["code"] for one in rejected] == ["too_large"]
         assert sys.getrefcount(body) == before
     finally:

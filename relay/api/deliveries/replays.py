@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from relay.api.http.examples import REPLAY_ID, SUBSCRIPTION_ID
 from relay.api.http.fields import ID_PATTERN, MAX_TYPES, Body, Moment
-from relay.api.http.names import event_type, event_types
 from relay.api.http.operations import (
     LOCATION,
     READS_SUBSCRIPTIONS,
@@ -22,7 +21,7 @@ from relay.api.http.params import boolean
 from relay.api.http.problems import known
 from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
-from relay.api.http.validation import invalid, pointer_of, validate
+from relay.api.http.validation import event_type, event_types, invalid, pointer_of, validate
 from relay.clock import from_rfc3339
 from relay.core.deliveries import replay as core
 from relay.core.deliveries.replay import Only, ReplayState

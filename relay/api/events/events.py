@@ -10,13 +10,13 @@ from starlette.responses import Response
 from relay.api.events.wanted_events import FILTERS, Wanted
 from relay.api.http.examples import EVENT_ID
 from relay.api.http.fields import NextCursor
-from relay.api.http.names import event_type
 from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation
 from relay.api.http.params import PAGE, text, time
 from relay.api.http.problems import invalid_detail, known
 from relay.api.http.resource import page_response
 from relay.api.http.shown import Shown
 from relay.api.http.stream import fragment, of_all
+from relay.api.http.validation import event_type
 from relay.core.events.event import Origin
 from relay.core.samples import sample_event
 from relay.errors import InvalidRequest

@@ -1,17 +1,18 @@
 """Limits on requests: body size, nesting, and what open requests hold, in total and for each caller."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from relay.core.json_pieces import Element, cut_elements, has_more_containers
+from relay.core.json_pieces import Element, Unbalanced, array_pieces, cut_elements, has_more_containers
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import Busy, InvalidRequest, TooLarge
 from relay.limiter import Limiter
-from relay.turns import TURN_SECONDS
+from relay.turns import TURN_SECONDS, Turns
 
 UNREAD_BODY_BYTES = 64 << 10
 """Maximum body of an unknown caller that is still read after the answer. With a longer one the connection ends."""
@@ -21,6 +22,8 @@ MAX_DEPTH = 64
 MAX_CONTAINERS = 20_000
 """Objects and lists of a body, or of one entry of a batch. A parser needs milliseconds for so many, and seconds for
 those that fit into 48 MiB."""
+MAX_ALL_CONTAINERS = 1_000_000
+"""Objects and lists of a whole batch."""
 MAX_STREAMS = 1_000
 MAX_STREAMS_OF_CALLER = 100
 MAX_WAITS = 10_000
@@ -111,8 +114,9 @@ def check_encoding(headers: Headers) -> None:
 def parse_json(body: bytes) -> Any:
     """The value of a JSON body. Raises InvalidRequest (400) if it is not JSON in UTF-8, has too many objects and lists,
     or is nested too deep. These are counted first: parsing them takes the time."""
-    if has_more_containers(body, MAX_CONTAINERS):
-        raise too_complex(MAX_CONTAINERS)
+    brackets = body.count(b"{") + body.count(b"[")  # also those in strings: it only decides whether to look closer
+    if brackets > MAX_CONTAINERS and has_more_containers(body, MAX_CONTAINERS):
+        raise _too_complex(MAX_CONTAINERS)
     try:
         value = loads(body)
     except JSONDecodeError as error:
@@ -120,23 +124,60 @@ def parse_json(body: bytes) -> Any:
         raise InvalidRequest(
             f"the body is not JSON in UTF-8: {error.msg} ({where})", code="not_json", status=400
         ) from None
-    _check_depth(body, value, MAX_DEPTH)
+    if brackets > MAX_DEPTH and deeper_than(value, MAX_DEPTH):
+        raise _too_deep()
     return value
 
 
-def parse_part(body: bytes, start: int, end: int, *, depth: int) -> list[Any]:
+async def elements(
+    body: bytes, start: int, end: int, *, depth: int | None = None, turns: Turns
+) -> AsyncIterator[list[Any]]:
+    """The elements of a JSON array, whose inside is from `start` to `end` of a body, some at a time; the error in place
+    of one that is too large to be parsed. Raises InvalidRequest.
+
+    depth  levels of the array below the body's top, which count for its elements; None: each has its own, and one that
+           is nested too deep has an error in its place
+    """
+    try:
+        for piece in array_pieces(body, start, end):
+            if isinstance(piece, int):
+                if piece > MAX_ALL_CONTAINERS:
+                    raise _too_complex(MAX_ALL_CONTAINERS)
+            elif piece.is_long and piece.end - piece.start > MAX_BODY_BYTES:
+                detail = f"it is larger than {MAX_BODY_BYTES:,} bytes"
+                yield [InvalidRequest(detail, code="too_large")]
+            elif piece.is_long and piece.containers > MAX_CONTAINERS:
+                yield [_too_complex(MAX_CONTAINERS)]
+            else:
+                values = (
+                    _parse_apart(body, piece.start, piece.end)
+                    if depth is None
+                    else _parse_part(body, piece.start, piece.end, depth=depth)
+                )
+                if not values and (piece.start, piece.end) != (start, end):
+                    raise _not_json("an entry is missing", body, piece.start)
+                yield values
+            if turns.over:
+                await turns.next()
+    except Unbalanced as error:
+        raise _not_json(str(error), body, error.position) from None
+
+
+def _parse_part(body: bytes, start: int, end: int, *, depth: int) -> list[Any]:
     """The elements of an array whose text is a part of a body, `depth` levels below its top. Raises InvalidRequest
     (400) as `parse_json`, but counts nothing."""
     part = b"[%b]" % body[start:end]
     try:
         values: list[Any] = loads(part)
     except JSONDecodeError as error:
-        raise not_json(error.msg, body, start + error.pos - 1) from None
-    _check_depth(part, values, MAX_DEPTH + 1 - depth)
+        raise _not_json(error.msg, body, start + error.pos - 1) from None
+    most = MAX_DEPTH + 1 - depth
+    if part.count(b"{") + part.count(b"[") > most and deeper_than(values, most):
+        raise _too_deep()
     return values
 
 
-def parse_apart(body: bytes, start: int, end: int) -> list[Any]:
+def _parse_apart(body: bytes, start: int, end: int) -> list[Any]:
     """The same, with the error in place of each element that is nested too deep."""
     part = body[start:end]
     is_deep = part.count(b"{") + part.count(b"[") > MAX_DEPTH  # perhaps: brackets in strings count here too
@@ -144,7 +185,7 @@ def parse_apart(body: bytes, start: int, end: int) -> list[Any]:
         values: list[Any] = loads(b"[%b]" % part)
     except JSONDecodeError as error:
         if not is_deep:
-            raise not_json(error.msg, body, start + error.pos - 1) from None
+            raise _not_json(error.msg, body, start + error.pos - 1) from None
         return [_parsed(body, start, element) for element in cut_elements(part)]
     return [_too_deep() if deeper_than(value, MAX_DEPTH) else value for value in values] if is_deep else values
 
@@ -156,10 +197,10 @@ def _parsed(body: bytes, start: int, element: Element) -> Any:
     try:
         return loads(body[start + element.start : start + element.end])
     except JSONDecodeError as error:
-        raise not_json(error.msg, body, start + element.start + error.pos) from None
+        raise _not_json(error.msg, body, start + element.start + error.pos) from None
 
 
-def not_json(why: str, body: bytes, position: int) -> InvalidRequest:
+def _not_json(why: str, body: bytes, position: int) -> InvalidRequest:
     """The error for a body that is not JSON from `position` on."""
     line = body.count(b"\n", 0, position) + 1
     column = position - body.rfind(b"\n", 0, position)
@@ -167,16 +208,10 @@ def not_json(why: str, body: bytes, position: int) -> InvalidRequest:
     return InvalidRequest(detail, code="not_json", status=400)
 
 
-def too_complex(most: int) -> InvalidRequest:
+def _too_complex(most: int) -> InvalidRequest:
     """The error for a body with more than `most` objects and lists."""
     detail = f"it has more than {most:,} objects and lists: send less at once"
     return InvalidRequest(detail, code="too_complex", status=400)
-
-
-def _check_depth(text: bytes, value: Any, max_depth: int) -> None:
-    # Brackets in strings count here too: it only decides whether to scan.
-    if text.count(b"{") + text.count(b"[") > max_depth and deeper_than(value, max_depth):
-        raise _too_deep()
 
 
 def _too_deep() -> InvalidRequest:

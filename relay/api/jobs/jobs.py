@@ -44,8 +44,15 @@ from relay.api.http.shown import (
 )
 from relay.api.http.validation import validate
 from relay.api.jobs import waiting
-from relay.api.jobs.batches import JobBatch, read_batch
-from relay.api.jobs.registration import JobRegistration, Rejected, UpstreamAnswer, read_registration, rejection
+from relay.api.jobs.registration import (
+    JobBatch,
+    JobRegistration,
+    Rejected,
+    UpstreamAnswer,
+    read_batch,
+    read_registration,
+    rejection,
+)
 from relay.core.events.event import Hint
 from relay.core.jobs import job as core
 from relay.core.jobs.job import KNOWN_STATUSES, Priority
@@ -343,8 +350,8 @@ async def register_job(call: Call) -> Response:
 
     The upstream's answer to a create is also a valid body.
     """
-    request = read_registration(call.document, call.ports.settings, call.ports.tracking.read_answer)
-    result = (await call.ports.tracking.register((request._replace(caller=call.caller),)))[0]
+    request = read_registration(call.document, call.ports, call.caller)
+    (result,) = await call.ports.tracking.register((request,))
     if isinstance(result, RequestError):
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
@@ -371,12 +378,11 @@ async def register_jobs(call: Call) -> Response:
 
 
 async def _register_batch(call: Call) -> dict[str, Any]:
-    tracking = call.ports.tracking
-    requests, rejected = await read_batch(call.body, call.ports.settings, tracking.read_answer, call.caller)
+    requests, rejected = await read_batch(call.body, call.ports, call.caller)
     counts = {True: 0, False: 0}
     for first in range(0, len(requests), BATCH_CHUNK):
         chunk = requests[first : first + BATCH_CHUNK]
-        outcomes = await tracking.register([request for _, request in chunk])
+        outcomes = await call.ports.tracking.register([request for _, request in chunk])
         for (index, _), outcome in zip(chunk, outcomes, strict=True):
             if isinstance(outcome, RequestError):
                 rejected.append(rejection(index, outcome))

@@ -1,12 +1,18 @@
-"""Reads the body of a registration: from `POST /v1/jobs`, from a batch, and in the dry run of an import."""
+"""Reads registrations: the body of `POST /v1/jobs`, and those of a batch, which may be 48 MiB.
+
+A large body is cut into pieces of whole entries (`limits.elements`). Each is parsed and checked by itself, so no step
+takes long, and what a client sends instead of jobs is never in memory as objects all at once.
+"""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from relay.api.http import limits
+from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.examples import JOB_ID
 from relay.api.http.fields import (
     ID_PATTERN,
@@ -17,19 +23,27 @@ from relay.api.http.fields import (
     Body,
     GroupName,
 )
-from relay.api.http.names import account_errors, event_types
-from relay.api.http.problems import MAX_ERRORS
+from relay.api.http.problems import MAX_ERRORS, few_suggestions, invalid_parameter
 from relay.api.http.shown import Shown
-from relay.api.http.validation import invalid, validate
-from relay.core.access.netguard import GuardPolicy, refusal_of_url
-from relay.core.events.event import Origin, job_event_types
+from relay.api.http.validation import account_errors, event_types, invalid, validate
+from relay.core.access.netguard import refusal_of_url
+from relay.core.events.event import job_event_types
 from relay.core.jobs.job import Observation, Priority
+from relay.core.json_pieces import SLICE_BYTES
 from relay.core.jsontext import dumps
 from relay.core.polling.tracking import TrackRequest
 from relay.core.values import MAX_DURATION_SECONDS
-from relay.errors import FieldError, RequestError, SinkRefused
+from relay.errors import FieldError, InvalidRequest, RequestError, SinkRefused
+from relay.turns import Turns
 
 MAX_METADATA_BYTES = 16_384
+MAX_JOBS = 10_000
+MOST_MISTAKES = 3
+"""Mistakes named for one entry."""
+
+_BEFORE = re.compile(rb'\{[ \t\r\n]*"jobs"[ \t\r\n]*:[ \t\r\n]*\[')
+_AFTER = re.compile(rb"\][ \t\r\n]*\}\Z")
+_LONGEST_END = 1_000
 
 is_printable_id = re.compile(f"{PRINTABLE}{{1,{MAX_ID_CHARACTERS}}}").fullmatch
 url_refusal = lru_cache(maxsize=4096)(refusal_of_url)
@@ -105,6 +119,21 @@ class UpstreamAnswer(Body):
     deadline_seconds: float | None = Field(default=None, gt=0, le=MAX_DURATION_SECONDS)
 
 
+class JobBatch(Body):
+    """Jobs to track, each as for `POST /v1/jobs`. An invalid job does not affect the others."""
+
+    jobs: list[Any] = Field(
+        max_length=MAX_JOBS,
+        json_schema_extra={
+            "items": {
+                "description": "A body of `POST /v1/jobs`. Invalid ones are listed in `rejected`.",
+                "anyOf": [{"$ref": "#/components/schemas/JobRegistration"}, {}],
+            }
+        },
+        examples=[[{"id": "job-1", "priority": "high"}, {"id": "job-2", "metadata": {"deal": 43}}]],
+    )
+
+
 class Rejected(Shown):
     """A job of a batch that is not tracked."""
 
@@ -117,36 +146,14 @@ _BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an up
 _SOURCE: str = JobRegistration.model_fields["source"].default
 
 
-ReadAnswer = Callable[[str, Mapping[str, Any]], tuple[str, Observation | None] | None]
-"""Reads a source's answer to a create: the job's id and state, None if the body is not one. See `Tracking`."""
-
-
-class Rules(Protocol):
-    """The settings that a registration is checked against."""
-
-    @property
-    def accounts(self) -> Mapping[str, tuple[str, ...]]: ...
-
-    @property
-    def guard(self) -> GuardPolicy: ...
-
-    @property
-    def origins(self) -> Mapping[str, Origin]: ...
-
-    @property
-    def account(self) -> tuple[str, str] | None: ...
-
-
-def read_registration(
-    document: Any, settings: Rules, read_answer: ReadAnswer, max_errors: int = MAX_ERRORS
-) -> TrackRequest:
+def read_registration(document: Any, ports: ApiDependencies, caller: str, max_errors: int = MAX_ERRORS) -> TrackRequest:
     """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
-    seen = None
+    settings, seen = ports.settings, None
     if settings.account is not None and isinstance(document, dict):
         source, account = settings.account
         document = {"source": source, "account": account, **document}
     if isinstance(document, dict) and "id" not in document:
-        document, seen = _from_upstream(document, settings, read_answer)
+        document, seen = _from_upstream(document, ports)
     job = validate(JobRegistration, document, max_errors)
     errors = account_errors(job.source, job.account, settings.accounts)
     if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
@@ -173,20 +180,19 @@ def read_registration(
         priority=job.priority,
         group=job.group,
         seen=seen,
+        caller=caller,
     )
 
 
-def _from_upstream(
-    document: dict[str, Any], settings: Rules, read_answer: ReadAnswer
-) -> tuple[dict[str, Any], Observation | None]:
+def _from_upstream(document: dict[str, Any], ports: ApiDependencies) -> tuple[dict[str, Any], Observation | None]:
     """The registration in the upstream's own answer to a create, and the job's state in it.
 
     Other fields of a registration may stand beside the answer. A body that is not such an answer is returned unchanged.
     """
     source = document.get("source", _SOURCE)
-    if not isinstance(source, str) or source not in settings.accounts:
+    if not isinstance(source, str) or source not in ports.settings.accounts:
         return document, None
-    found = read_answer(source, document)
+    found = ports.tracking.read_answer(source, document)
     if found is None:
         if "item" not in document:
             return document, None
@@ -200,12 +206,14 @@ def _from_upstream(
     return {**ours, "id": external_id}, seen
 
 
-def callback_types(names: Sequence[str], source: str, settings: Rules) -> tuple[tuple[str, ...], list[FieldError]]:
+def callback_types(
+    names: Sequence[str], source: str, settings: ApiSettings
+) -> tuple[tuple[str, ...], list[FieldError]]:
     """The full types of a source's job events for these names, and an error for each unknown name."""
     return event_types(names, job_event_types(settings.origins[source].type_prefix), "/callback_types", free=False)
 
 
-def check_sink(url: str, settings: Rules, pointer: str) -> None:
+def check_sink(url: str, settings: ApiSettings, pointer: str) -> None:
     """Raises SinkRefused if the egress guard forbids this URL."""
     why = url_refusal(url, settings.guard)
     if why is not None:
@@ -216,3 +224,56 @@ def rejection(index: int, error: RequestError) -> dict[str, Any]:
     """The entry in `rejected` for a job of a batch that was not tracked."""
     code = error.errors[0].code if error.errors else error.code
     return {"index": index, "code": code, "detail": str(error)}
+
+
+async def read_batch(
+    body: bytes, ports: ApiDependencies, caller: str
+) -> tuple[list[tuple[int, TrackRequest]], list[dict[str, Any]]]:
+    """The valid jobs of a batch with their indexes, and the others. Raises InvalidRequest if the body is no batch.
+
+    Nothing is tracked before the whole body has been read.
+    """
+    requests: list[tuple[int, TrackRequest]] = []
+    rejected: list[dict[str, Any]] = []
+    turns, index = Turns(), 0
+    with few_suggestions():
+        async for entries in _pieces(body, turns):
+            if index + len(entries) > MAX_JOBS:
+                detail = f"a batch can have at most {MAX_JOBS:,} jobs, this one has more: send several"
+                raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
+            for entry in entries:
+                if isinstance(entry, RequestError):  # raising it here would make a cycle that keeps the body in memory
+                    rejected.append(rejection(index, entry))
+                else:
+                    try:
+                        requests.append((index, read_registration(entry, ports, caller, MOST_MISTAKES)))
+                    except RequestError as error:
+                        rejected.append(rejection(index, error))
+                index += 1
+                if turns.over:
+                    await turns.next()
+    return requests, rejected
+
+
+async def _pieces(body: bytes, turns: Turns) -> AsyncIterator[list[Any]]:
+    body = body.strip(b" \t\r\n")
+    before = _BEFORE.match(body)
+    after = _AFTER.search(body, max(len(body) - _LONGEST_END, 0))
+    if len(body) <= SLICE_BYTES or before is None or after is None or after.start() < before.end():
+        yield _plain(body)
+        return
+    async for values in limits.elements(body, before.end(), after.start(), depth=2, turns=turns):
+        yield values
+
+
+def _plain(body: bytes) -> list[Any]:
+    """The entries of a small body, or of one that has another shape."""
+    if len(body) > limits.MAX_BODY_BYTES:
+        detail = f'a body of more than {limits.MAX_BODY_BYTES:,} bytes must be {{"jobs": […]}} and nothing else'
+        raise InvalidRequest(detail, code="not_json", status=400)
+    document = limits.parse_json(body)
+    entries = document.get("jobs") if type(document) is dict and len(document) == 1 else None
+    if type(entries) is list and len(entries) > MAX_JOBS:
+        detail = f"a batch can have at most {MAX_JOBS:,} jobs, this one has {len(entries):,}: send several"
+        raise invalid_parameter("/jobs", detail, code="batch_too_long", field_code="too_long")
+    return entries if type(entries) is list else validate(JobBatch, document).jobs

@@ -6,10 +6,9 @@ from typing import Any, TypeVar
 
 from relay.api.deliveries.sink_credentials import credential_errors, is_shown, kept_credential, made_credential
 from relay.api.http.fields import header_view
-from relay.api.http.names import event_types
 from relay.api.http.operations import Context
 from relay.api.http.problems import did_you_mean
-from relay.api.http.validation import invalid, pointer_of, validate
+from relay.api.http.validation import event_types, invalid, pointer_of, validate
 from relay.api.jobs.registration import check_sink
 from relay.api.subscriptions.kind_fields import read_fields
 from relay.api.subscriptions.models import (

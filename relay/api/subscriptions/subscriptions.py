@@ -14,7 +14,6 @@ from starlette.responses import Response
 from relay.api.deliveries.deliveries import SEEN_BY_FEW, Attempt, attempt_view
 from relay.api.events.events import CloudEvent
 from relay.api.http.fields import Body, Nothing
-from relay.api.http.names import event_type
 from relay.api.http.operations import (
     ADMINS,
     LOCATION,
@@ -33,7 +32,7 @@ from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
 from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time
-from relay.api.http.validation import invalid, validate
+from relay.api.http.validation import event_type, invalid, validate
 from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.api.subscriptions.checks import awaits_consent, read_create, read_replace
 from relay.api.subscriptions.kind_fields import place_of
