@@ -12,6 +12,7 @@ from relay.api.http.operations import NEXT, Answer, Call, Operation
 from relay.api.http.resource import page_response
 from relay.api.http.shown import LastError, Shown, Time, last_error_view, page_of
 from relay.core.polling.tracking import SourceReport
+from relay.store.databases.pages import decode_position, encode_cursor
 
 
 class Source(Shown):
@@ -68,6 +69,6 @@ operation = partial(Operation, into=OPERATIONS, tag="System")
 async def list_sources(call: Call) -> Response:
     """Read the polling state of each account."""
     reports = call.ports.tracking.reports()
-    first, limit = params.decode_cursor(call.query["cursor"]), call.query["limit"]
-    cursor = params.encode_cursor(first + limit) if len(reports) > first + limit else None
+    first, limit = decode_position(call.query["cursor"]), call.query["limit"]
+    cursor = encode_cursor(first + limit) if len(reports) > first + limit else None
     return page_response(call.request, map(source_view, reports[first : first + limit]), cursor)

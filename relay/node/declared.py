@@ -109,5 +109,8 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
         node=absent,
         audit=audit or absent,
         forecasts=absent,
+        dial=absent,
+        count_request=absent,
+        published=absent,
     )
     return Context(ports=ports)

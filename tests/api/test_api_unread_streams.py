@@ -14,7 +14,7 @@ import pytest
 from relay.api.access.callers import Access
 from relay.api.app import create_api
 from relay.api.http import stream
-from relay.api.http.limits import MAX_STREAMS_OF_CALLER
+from relay.api.http.limits import Admission
 from relay.server.http_server import Limits, make_server
 from relay.signals import Signals
 from tests.support.api_world import TOKENS
@@ -135,9 +135,10 @@ async def test_streams_are_limited_for_each_token(world: Any) -> None:
     (last,) = await large_events(world, 1)
     loop = asyncio.get_running_loop()
     async with served(world, Limits(), tokens=TOKENS, dev=False) as port:
-        clients = [await connect(port, last, tokens["viewer"]) for _ in range(MAX_STREAMS_OF_CALLER + 1)]
+        most = Admission().streams.limit_of_owner
+        clients = [await connect(port, last, tokens["viewer"]) for _ in range(most + 1)]
         answers = [(await loop.sock_recv(client, 4096)).split()[1] for client in clients]
-        assert sorted(answers) == [b"200"] * MAX_STREAMS_OF_CALLER + [b"429"]
+        assert sorted(answers) == [b"200"] * most + [b"429"]
         other = await connect(port, last, tokens["ops"])
         assert (await loop.sock_recv(other, 4096)).split()[1] == b"200"
         for client in (*clients, other):

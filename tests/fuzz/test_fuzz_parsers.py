@@ -49,14 +49,14 @@ WITH_TOKENS = replace(SETTINGS, tokens=TOKENS)
 REVOR = load_definition("revor")
 
 CURSORS = mutated_text(
-    [params.encode_cursor(12), pages.encode_cursor("job_1"), pages.encode_cursor(pages.moment_key(1e9, "evt_7"))],
+    [pages.encode_cursor(12), pages.encode_cursor("job_1"), pages.encode_cursor(pages.moment_key(1e9, "evt_7"))],
     [pages.encode_cursor(text) for text in ("nan evt_1", "inf evt_2", "0x1p9999 evt_1", "1 9", "n" + "9" * 99, "\x00")],
 )
 
 
 @fuzzed(cursor=CURSORS)
 def test_cursors(cursor: str) -> None:
-    number = value_or_refusal(lambda: params.decode_cursor(cursor), InvalidRequest)
+    number = value_or_refusal(lambda: pages.decode_position(cursor), InvalidRequest)
     assert number is None or 0 <= number < 10**16
     key = value_or_refusal(lambda: pages.decode_cursor(cursor), InvalidRequest)
     assert key is None or (key.isprintable() and key.isascii())

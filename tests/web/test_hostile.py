@@ -10,7 +10,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.api.http.auth import LOCAL
-from relay.api.http.limits import MAX_EXPORTS_OF_CALLER
 from relay.errors import TooMany, Unauthorized
 from relay.web import export
 from relay.web.api_client import PAGE_LIMIT, ApiClient
@@ -205,14 +204,14 @@ async def test_a_filter_that_nothing_passes_reads_no_further_than_a_whole_downlo
 
 async def test_a_token_has_so_many_downloads_at_once(browser, world):
     shared = browser.web._shared.context.ports.admission.exports
-    for _ in range(MAX_EXPORTS_OF_CALLER):
+    for _ in range(shared.limit_of_owner):
         shared.take(LOCAL)
     assert (await browser.get("/ui/jobs", format="csv")).status == 429
     assert (await browser.client.head("/ui/jobs?format=csv")).status_code == 200
     shared.release(LOCAL)
     for _ in range(2):
         assert (await browser.get("/ui/jobs", format="csv")).status == 200
-    assert shared.taken == MAX_EXPORTS_OF_CALLER - 1
+    assert shared.taken == shared.limit_of_owner - 1
 
 
 async def test_a_download_ends_with_its_token(open_as, world, monkeypatch):

@@ -103,15 +103,6 @@ class Readiness:
     checks: Mapping[str, str] = field(default_factory=dict)
 
 
-async def _dial_nothing(_broker: Broker, _place: Message | None) -> Published:
-    """The default for tests without brokers."""
-    return Published()
-
-
-def _count_nothing(_method: str, _status_code: int) -> None:
-    """The default for tests without metrics."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiDependencies:
     """Everything the API needs.
@@ -136,9 +127,9 @@ class ApiDependencies:
     node: "Node"
     audit: "AuditLog"
     forecasts: "GroupForecasts"
-    dial: Callable[[Broker, Message | None], Awaitable[Published]] = _dial_nothing
-    count_request: Callable[[str, int], None] = _count_nothing
-    published: Callable[[int], None] = lambda count: None
+    dial: Callable[[Broker, Message | None], Awaitable[Published]]
+    count_request: Callable[[str, int], None]
+    published: Callable[[int], None]
     admission: Admission = field(default_factory=Admission)
 
     def within(self, account: Account) -> "ApiDependencies":

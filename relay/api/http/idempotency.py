@@ -11,8 +11,7 @@ lease expires, and the same request then runs again.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from secrets import token_hex
 
 import structlog
@@ -68,30 +67,24 @@ async def once(
     if isinstance(begun, StoredAnswer):
         return await _again(call, repeats, begun, body_digest)
     call.first = FirstSent(at=begun, digest=id)
-    async with _held(call, id, holder):
-        try:
-            response = await run()
-        except RequestError as error:
-            if error.kept and error.status < 500:
-                await _keep(call, id, holder, error.status, {"code": error.code, "title": error.title}, {})
-            else:
-                await _forget(call, id, holder)
-            return problem_response(error)
-        except BaseException:
-            await _forget(call, id, holder)
-            raise
-        headers = {name: value for name, value in response.headers.items() if name == "location"}
-        kept = repeats.keep(loads(bytes(response.body)))
-        await _keep(call, id, holder, response.status_code, kept, headers)
-        return response
-
-
-@asynccontextmanager
-async def _held(call: Call, id: str, holder: str) -> AsyncIterator[None]:
-    """Renews the lease on the key while inside."""
     renewing = asyncio.get_running_loop().create_task(_renewing(call, id, holder))
     try:
-        yield
+        response = await run()
+    except RequestError as error:
+        if error.kept and error.status < 500:
+            kept = dumps({"code": error.code, "title": error.title})
+            await _tried(store.end(id, holder, error.status, kept, {}), "kept")
+        else:
+            await _tried(store.forget(id, holder), "freed")
+        return problem_response(error)
+    except BaseException:
+        await _tried(store.forget(id, holder), "freed")
+        raise
+    else:
+        headers = {name: value for name, value in response.headers.items() if name == "location"}
+        kept = dumps(repeats.keep(loads(bytes(response.body))))
+        await _tried(store.end(id, holder, response.status_code, kept, headers), "kept")
+        return response
     finally:
         renewing.cancel()
 
@@ -99,24 +92,15 @@ async def _held(call: Call, id: str, holder: str) -> AsyncIterator[None]:
 async def _renewing(call: Call, id: str, holder: str) -> None:
     while True:
         await asyncio.sleep(RENEW_SECONDS)
-        try:
-            await call.ports.store.idempotency.renew(id, holder, call.ports.clock())
-        except StoreError as error:
-            log.warning("idempotency_key_not_renewed", error=str(error))
+        await _tried(call.ports.store.idempotency.renew(id, holder, call.ports.clock()), "renewed")
 
 
-async def _keep(call: Call, id: str, holder: str, status: int, kept: object, headers: Mapping[str, str]) -> None:
+async def _tried(change: Awaitable[None], what: str) -> None:
+    """Changes the stored key. If that fails the caller still gets its response, and the key's lease expires."""
     try:
-        await call.ports.store.idempotency.end(id, holder, status, dumps(kept), headers)
-    except StoreError as error:  # the work is done, so the caller gets its response
-        log.warning("idempotent_answer_not_kept", error=str(error))
-
-
-async def _forget(call: Call, id: str, holder: str) -> None:
-    try:
-        await call.ports.store.idempotency.forget(id, holder)
-    except StoreError as error:  # the key is free once its lease expires
-        log.warning("idempotency_key_not_freed", error=str(error))
+        await change
+    except StoreError as error:
+        log.warning(f"idempotency_key_not_{what}", error=str(error))
 
 
 async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: str) -> Response:

@@ -24,33 +24,7 @@ MAX_CONTAINERS = 20_000
 those that fit into 48 MiB."""
 MAX_ALL_CONTAINERS = 1_000_000
 """Objects and lists of a whole batch."""
-MAX_STREAMS = 1_000
-MAX_STREAMS_OF_CALLER = 100
-MAX_WAITS = 10_000
-MAX_WAITS_OF_CALLER = 5_000
-MAX_PULLS = 5_000
-MAX_PULLS_OF_CALLER = 2_000
-MAX_PULLS_OF_SUBSCRIPTION = 64
-"""Of one caller: each may hold an answer of 8 MiB."""
-MAX_TESTS = 64
-MAX_TESTS_OF_CALLER = 8
-"""Test events being sent. They take no slot of the dispatcher, so nothing else limits them."""
-MAX_PREVIEWS = 16
-MAX_PREVIEWS_OF_CALLER = 4
-"""Previews being made. Each reads the newest events."""
-MAX_EXPORTS = 16
-MAX_EXPORTS_OF_CALLER = 4
-"""Lists being downloaded as CSV. Each reads up to 10,000 items."""
-MAX_BATCHES = 32
-MAX_BATCHES_OF_CALLER = 8
-"""Batches being tracked. One of small jobs takes many times its bytes in memory."""
-MAX_PUBLISHING = 2
-MAX_ERASURES = 4
-MAX_ERASURES_OF_CALLER = 2
-MAX_BODIES_BYTES = 256 << 20
-MAX_BODIES_BYTES_OF_CALLER = 128 << 20
 MAX_SPOOLED_BYTES = 4 << 30
-MAX_SPOOLED_BYTES_OF_CALLER = 2 << 30
 
 _DIGITS = frozenset("0123456789")
 
@@ -262,28 +236,33 @@ class HeldBytes:
 
 
 class Admission:
-    """What the open requests of a node hold. It outlives a reload of the settings, as they do."""
+    """What the open requests of a node hold: at most so much in all, and of one caller. It outlives a reload of the
+    settings, as they do."""
 
     def __init__(self) -> None:
         streams = "too_many_streams"
-        self.streams = Limiter("event streams", MAX_STREAMS, MAX_STREAMS_OF_CALLER, code=streams)
-        self.waits = Limiter("waiting requests", MAX_WAITS, MAX_WAITS_OF_CALLER, code=streams)
-        self.pulls = Limiter("pulls", MAX_PULLS, MAX_PULLS_OF_CALLER)
-        self.pulls_of_one = Limiter("pulls of the subscription", MAX_PULLS, MAX_PULLS_OF_SUBSCRIPTION)
-        """By caller and subscription."""
-        self.tests = Limiter("tests of subscriptions", MAX_TESTS, MAX_TESTS_OF_CALLER)
-        self.previews = Limiter("previews", MAX_PREVIEWS, MAX_PREVIEWS_OF_CALLER, at_once=1)
-        self.exports = Limiter("downloads", MAX_EXPORTS, MAX_EXPORTS_OF_CALLER)
+        self.streams = Limiter("event streams", 1_000, 100, code=streams)
+        self.waits = Limiter("waiting requests", 10_000, 5_000, code=streams)
+        self.pulls = Limiter("pulls", 5_000, 2_000)
+        self.pulls_of_one = Limiter("pulls of the subscription", 5_000, 64)
+        """By caller and subscription: each may hold an answer of 8 MiB."""
+        self.tests = Limiter("tests of subscriptions", 64, 8)
+        """Test events being sent. They take no slot of the dispatcher, so nothing else limits them."""
+        self.previews = Limiter("previews", 16, 4, at_once=1)
+        """Each reads the newest events."""
+        self.exports = Limiter("downloads", 16, 4)
+        """Lists being downloaded as CSV. Each reads up to 10,000 items."""
         self.filtering = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
         """The filters of lists and streams."""
-        self.batches = Limiter("batches", MAX_BATCHES, MAX_BATCHES_OF_CALLER)
-        self.publishing = asyncio.Semaphore(MAX_PUBLISHING)
+        self.batches = Limiter("batches", 32, 8)
+        """Batches being tracked. One of small jobs takes many times its bytes in memory."""
+        self.publishing = asyncio.Semaphore(2)
         """Held by large batches of published events. Others wait: they are as large again once they are read."""
-        self.erasures = Limiter("erasures", MAX_ERASURES, MAX_ERASURES_OF_CALLER)
+        self.erasures = Limiter("erasures", 4, 2)
         self.verifications = Limiter("verifications of the audit", 1, 1)
-        self.bodies = Limiter("bytes", MAX_BODIES_BYTES, MAX_BODIES_BYTES_OF_CALLER)
+        self.bodies = Limiter("bytes", 256 << 20, 128 << 20)
         """Bytes of request bodies in memory."""
-        self.spooled = Limiter("bytes", MAX_SPOOLED_BYTES, MAX_SPOOLED_BYTES_OF_CALLER)
+        self.spooled = Limiter("bytes", MAX_SPOOLED_BYTES, 2 << 30)
         """Bytes of creates on disk, until they have been sent."""
 
 

@@ -1,6 +1,5 @@
 """Query parameters. Unknown ones are refused: ignoring a misspelt filter would show too much."""
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from starlette.requests import Request
 
 from relay.api.http.fields import PRINTABLE
 from relay.api.http.operations import Parameter
-from relay.api.http.problems import did_you_mean, invalid_detail, invalid_parameter
+from relay.api.http.problems import did_you_mean, invalid_detail
 from relay.clock import from_rfc3339
 from relay.errors import FieldError, InvalidRequest
 
@@ -163,22 +162,3 @@ def next_link(request: Request, cursor: str) -> str:
     """The `Link` header for the next page of this request's list."""
     pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
     return f'<{quote(request.scope["path"])}?{urlencode([*pairs, ("cursor", cursor)])}>; rel="next"'
-
-
-def encode_cursor(number: int) -> str:
-    """An opaque cursor for a position in a numbered list."""
-    return base64.urlsafe_b64encode(f"n{number}".encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None) -> int:
-    """The position in a cursor, 0 for None. Raises InvalidRequest if it is not a cursor of `encode_cursor`."""
-    if cursor is None:
-        return 0
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-    except ValueError:
-        text = ""
-    if not (text.startswith("n") and text[1:].isdigit() and len(text) <= 16):
-        detail = "cursor: not a cursor of this list; use next_cursor unchanged"
-        raise invalid_parameter("cursor", detail, code="invalid_cursor")
-    return int(text[1:])

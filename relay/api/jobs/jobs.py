@@ -8,7 +8,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.events.events import EventPage
-from relay.api.http import params, stream
+from relay.api.http import stream
 from relay.api.http.examples import JOB_ID, JOB_UID
 from relay.api.http.fields import ID_PATTERN, Body, Nothing
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
@@ -60,6 +60,7 @@ from relay.core.jobs.search import MAX_VALUE_CHARACTERS
 from relay.core.polling import tracking
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
+from relay.store.databases.pages import decode_position, encode_cursor
 from relay.turns import Turns
 
 BATCH_CHUNK = 250
@@ -584,10 +585,10 @@ async def list_job_events(call: Call) -> Response:
         return await stream.of_job(call, job)
     stream.last_event_id(call.request.headers)  # refuses a malformed id here too
     limit = call.query["limit"]
-    after = params.decode_cursor(call.query["cursor"])
+    after = decode_position(call.query["cursor"])
     tail = await call.ports.store.events.tail_of_job(job.uid, after, limit + 1)
     shown = tail.events[:limit]
-    cursor = params.encode_cursor(shown[-1][0]) if tail.more else None
+    cursor = encode_cursor(shown[-1][0]) if tail.more else None
     ids = [event.id for _, event in shown]
     return page_response(call.request, [stream.fragment(event) for _, event in shown], cursor, {"ids": ids})
 

@@ -46,6 +46,14 @@ def decode_cursor(cursor: str | None, *, prefix: str = "") -> str | None:
     return key
 
 
+def decode_position(cursor: str | None) -> int:
+    """The same for keys that are positions in a list; 0 for None."""
+    key = decode_cursor(cursor) or "0"
+    if not key.isdecimal() or len(key) > 15:
+        raise _not_ours()
+    return int(key)
+
+
 def _not_ours() -> InvalidRequest:
     detail = "cursor: not a cursor of this list; use next_cursor unchanged"
     return InvalidRequest(

@@ -265,27 +265,10 @@ class JobStore(Scoped):
         """Number of open jobs by (source, account)."""
         return await self._database.read(_open_counts)
 
-    async def page(
-        self,
-        *,
-        limit: int,
-        cursor: str | None = None,
-        status: str | None = None,
-        open: bool | None = None,
-        source: str | None = None,
-        account: str | None = None,
-        group: str | None = None,
-        channel: str | None = None,
-        connect_account: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        metadata: tuple[str, str] | None = None,
-    ) -> Page[Job]:
-        """Newest first, see `JobFilter`. With several filters a page may be short, or empty, although there is a next
-        one. Raises InvalidRequest for an invalid cursor."""
-        wanted: JobFilter | None = JobFilter(
-            status, open, source, account, group, channel, connect_account, since, until, metadata
-        )
+    async def page(self, *, limit: int, cursor: str | None = None, **filters: Any) -> Page[Job]:
+        """Newest first; `filters`: the fields of `JobFilter`. With several a page may be short, or empty, although
+        there is a next one. Raises InvalidRequest for an invalid cursor."""
+        wanted: JobFilter | None = JobFilter(**filters)
         before = decode_cursor(cursor, prefix="job_")
         if wanted is not None and self._account is not None:
             wanted = wanted.within(self._account)
