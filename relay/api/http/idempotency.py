@@ -37,13 +37,10 @@ _KEY = re.compile(KEY_PATTERN)
 log = structlog.get_logger("relay.api")
 
 
-def key_of(headers: Headers) -> str | None:
-    """The request's key, None without one. Raises InvalidRequest if it is malformed or repeated."""
-    given = headers.getlist("idempotency-key")
-    if not given:
-        return None
-    key = given[0]
-    if len(given) > 1 or not _KEY.fullmatch(key):
+def key_of(headers: Headers) -> str:
+    """The request's key. Raises InvalidRequest if it is malformed or repeated."""
+    key, *others = headers.getlist(HEADER)
+    if others or not _KEY.fullmatch(key):
         detail = f"{HEADER} must be given once, as 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
         raise invalid_parameter(HEADER, detail, code="invalid_idempotency_key")
     return key

@@ -278,19 +278,10 @@ class Operation:
     summary: str = field(init=False)
     description: str = field(init=False)
 
-    def action(self, query: Mapping[str, Any]) -> str | None:
-        """The action that a request with this query is in the audit as; None: it has no entry of its own."""
-        return self.audited(query) if callable(self.audited) else self.audited
-
     @property
     def bodies(self) -> tuple[type[BaseModel], ...]:
         """The models of its bodies."""
         return () if self.body is None else (self.body, *self.also_bodies)
-
-    @property
-    def is_plain_read(self) -> bool:
-        """True if it has no body, and no place in the audit."""
-        return self.method == "GET" and self.audited is None
 
     def __call__(self, handler: Handler) -> Handler:
         """Adds the operation with this handler. Returns the handler."""

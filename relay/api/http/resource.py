@@ -52,16 +52,19 @@ class Resource:
             if identity.account is not None:
                 context = context.within(identity.account)
         scope["relay.operation"] = operation.id
-        query = params.read_query(scope["query_string"], operation.query)
+        given = scope["query_string"]
+        query = params.read_query(given, operation.query) if given or operation.query else NO_MORE
         call = Call(context=context, request=request, identity=identity, query=query)
-        if operation.is_plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
+        plain_read = operation.method == "GET" and operation.audited is None
+        if plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
             return await _run(operation, call)
         is_post, held = scope["method"] == "POST", limits.HeldBytes(call.ports.admission.bodies, call.caller)
         try:
             if is_post or operation.body is not None:
                 call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
-            key = None if operation.repeats is None else idempotency.key_of(request.headers)
-            action = operation.action(query)
+            repeatable = operation.repeats is not None and idempotency.HEADER in request.headers
+            key = idempotency.key_of(request.headers) if repeatable else None
+            action = operation.audited(query) if callable(operation.audited) else operation.audited
             if action is not None and identity is not None:
                 return await _audited(action, identity, operation, call, key)
             response = await _perform(operation, call, key)
