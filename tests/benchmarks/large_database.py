@@ -30,7 +30,7 @@ from sqlalchemy.schema import CreateIndex
 
 from relay.clock import to_rfc3339
 from relay.config.keyring import Keyring, new_key
-from relay.core.jobs.search import digest_of
+from relay.core.jobs.job import digest_of
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id

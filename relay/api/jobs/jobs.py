@@ -55,8 +55,7 @@ from relay.api.jobs.registration import (
 )
 from relay.core.events.event import Hint
 from relay.core.jobs import job as core
-from relay.core.jobs.job import KNOWN_STATUSES, Priority
-from relay.core.jobs.search import MAX_VALUE_CHARACTERS
+from relay.core.jobs.job import KNOWN_STATUSES, MAX_VALUE_CHARACTERS, Priority
 from relay.core.polling import tracking
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text

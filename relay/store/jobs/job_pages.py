@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, func, literal_column, select, text
 from sqlalchemy.engine import Connection
 
-from relay.core.jobs.job import Job
-from relay.core.jobs.search import digest_of, searchable, texts_of
+from relay.core.jobs.job import Job, digest_of, searchable, texts_of
 from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.databases.pages import (

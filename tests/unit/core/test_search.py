@@ -1,7 +1,6 @@
 import pytest
 
-from relay.core.jobs.job import Job, Progress
-from relay.core.jobs.search import MAX_VALUE_CHARACTERS, digest_of, searchable, text_of, texts_of
+from relay.core.jobs.job import MAX_VALUE_CHARACTERS, Job, Progress, digest_of, searchable, text_of, texts_of
 
 
 def job_with(metadata, request=None):
