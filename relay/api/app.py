@@ -14,9 +14,8 @@ from relay.api.asyncapi import asyncapi_document
 from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
 from relay.api.http.dependencies import ApiDependencies, ApiSettings
-from relay.api.http.operations import Context
+from relay.api.http.operations import Context, routes_of
 from relay.api.http.problems import on_http_exception
-from relay.api.http.resource import routes_of
 from relay.api.openapi import document_of
 from relay.resources import schemas_dir
 

@@ -7,9 +7,8 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http import params
-from relay.api.http.examples import TIME
-from relay.api.http.operations import NEXT, Answer, Call, Operation
-from relay.api.http.resource import page_response
+from relay.api.http.fields import TIME
+from relay.api.http.operations import NEXT, Answer, Call, Operation, page_response
 from relay.api.http.shown import Shown, Time, page_of
 from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.core.records import ConnectAccountReport

@@ -8,9 +8,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http.fields import ID_PATTERN, Body
-from relay.api.http.operations import ADMINS, STORED, Answer, Call, Operation
+from relay.api.http.idempotency import STORED
+from relay.api.http.operations import ADMINS, Answer, Call, Operation, json_response
 from relay.api.http.params import CURSOR_PATTERN
-from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, validate
 from relay.api.jobs.jobs import refuse_ambiguous

@@ -10,10 +10,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http.fields import PRINTABLE
-from relay.api.http.operations import Answer, Call, Operation, Parameter
-from relay.api.http.params import choice, time
+from relay.api.http.operations import Answer, Call, Operation, json_response
+from relay.api.http.params import Parameter, choice, time
 from relay.api.http.problems import did_you_mean, invalid_parameter
-from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
 from relay.clock import to_rfc3339
 from relay.core.figures import (

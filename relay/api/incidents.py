@@ -7,11 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.examples import INCIDENT_ID
-from relay.api.http.operations import NEXT, Answer, Call, Operation
+from relay.api.http.fields import INCIDENT_ID
+from relay.api.http.operations import NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE, choice, text
 from relay.api.http.problems import known
-from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.jobs.jobs import Job, shown_jobs
 from relay.core.events.event import Repeat

@@ -11,9 +11,10 @@ from pydantic_core import core_schema
 from relay.api.catalogue import EXAMPLES
 from relay.api.events.event_schemas import PUBLISHED, REF, SIGNED, component_of, event_schemas, ref
 from relay.api.http.dependencies import ApiSettings
-from relay.api.http.examples import PATHS
+from relay.api.http.fields import PATHS
 from relay.api.http.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
-from relay.api.http.operations import PUBLIC, Answer, Operation, Parameter, models_of
+from relay.api.http.operations import PUBLIC, Answer, Operation, models_of
+from relay.api.http.params import Parameter
 from relay.api.http.problems import MEDIA_TYPE, Problem
 from relay.api.http.stream import EVENT_ID_PATTERN
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE

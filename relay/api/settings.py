@@ -6,8 +6,7 @@ from typing import Any
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.operations import ADMINS, Answer, Call, Operation
-from relay.api.http.resource import json_response
+from relay.api.http.operations import ADMINS, Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown
 
 

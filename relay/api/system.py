@@ -8,8 +8,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http.auth import ADMIN, READ
-from relay.api.http.operations import PUBLIC, READS_METRICS, Answer, Call, Operation
-from relay.api.http.resource import json_response
+from relay.api.http.operations import PUBLIC, READS_METRICS, Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown
 from relay.errors import NotFound
 

@@ -6,8 +6,8 @@ from pydantic import TypeAdapter
 
 from relay.api.app import create_api
 from relay.api.catalogue import EXAMPLES, OPERATIONS
-from relay.api.http.examples import EVENT_ID
-from relay.api.http.resource import routes_of
+from relay.api.http.fields import EVENT_ID
+from relay.api.http.operations import routes_of
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.figures import TimeSeries, rows_of
 from relay.core.records import Intent

@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from relay.api.http.auth import DELIVERIES_WRITE, JOBS_WRITE, READ, SUBSCRIPTIONS_WRITE
 from relay.api.http.fields import Nothing
-from relay.api.http.operations import STORED, Answer, Call, Operation
-from relay.api.http.resource import json_response
+from relay.api.http.idempotency import STORED
+from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown, Time
 from relay.clock import to_rfc3339
 from relay.core.access.sign_in import HOME, new_session

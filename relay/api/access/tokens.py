@@ -10,11 +10,10 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from relay.api.http.auth import LOCAL
-from relay.api.http.examples import TOKEN_ID
-from relay.api.http.fields import Body, Moment
-from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, Repeats, members
+from relay.api.http.fields import TOKEN_ID, Body, Moment
+from relay.api.http.idempotency import Repeats, members
+from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE
-from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.http.validation import account_errors, invalid, validate
 from relay.clock import from_rfc3339

@@ -8,8 +8,18 @@ from pydantic import Field, RootModel
 from starlette.responses import Response
 
 from relay.api.deliveries.sink_credentials import sent_headers_view
-from relay.api.http.examples import DELIVERY_ID, EVENT_ID, JOB_ID, JOB_UID, SUBSCRIPTION_ID, TIME
-from relay.api.http.fields import Body, NextCursor, Nothing
+from relay.api.http.fields import (
+    DELIVERY_ID,
+    EVENT_ID,
+    JOB_ID,
+    JOB_UID,
+    SUBSCRIPTION_ID,
+    TIME,
+    Body,
+    NextCursor,
+    Nothing,
+)
+from relay.api.http.idempotency import Repeats, members
 from relay.api.http.operations import (
     ADMINS,
     NEXT,
@@ -18,12 +28,11 @@ from relay.api.http.operations import (
     Answer,
     Call,
     Operation,
-    Repeats,
-    members,
+    json_response,
+    page_response,
 )
 from relay.api.http.params import PAGE, choice, choices, text, time, whole_number
 from relay.api.http.problems import invalid_parameter, known
-from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import validate
 from relay.clock import to_rfc3339

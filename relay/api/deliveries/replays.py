@@ -6,20 +6,19 @@ from typing import Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.examples import REPLAY_ID, SUBSCRIPTION_ID
-from relay.api.http.fields import ID_PATTERN, MAX_TYPES, Body, Moment
+from relay.api.http.fields import ID_PATTERN, MAX_TYPES, REPLAY_ID, SUBSCRIPTION_ID, Body, Moment
+from relay.api.http.idempotency import STORED
 from relay.api.http.operations import (
     LOCATION,
     READS_SUBSCRIPTIONS,
-    STORED,
     WRITES_SUBSCRIPTIONS,
     Answer,
     Call,
     Operation,
+    json_response,
 )
 from relay.api.http.params import boolean
 from relay.api.http.problems import known
-from relay.api.http.resource import json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import event_type, event_types, invalid, pointer_of, validate
 from relay.clock import from_rfc3339

@@ -8,12 +8,10 @@ from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from relay.api.events.wanted_events import FILTERS, Wanted
-from relay.api.http.examples import EVENT_ID
-from relay.api.http.fields import NextCursor
-from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation
+from relay.api.http.fields import EVENT_ID, NextCursor
+from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation, page_response
 from relay.api.http.params import PAGE, text, time
 from relay.api.http.problems import invalid_detail, known
-from relay.api.http.resource import page_response
 from relay.api.http.shown import Shown
 from relay.api.http.stream import fragment, of_all
 from relay.api.http.validation import event_type

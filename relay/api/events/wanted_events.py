@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from relay.api.http.operations import Parameter
+from relay.api.http.params import Parameter
 from relay.core.events.event import Event
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.comparisons import EventView

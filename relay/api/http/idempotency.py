@@ -11,19 +11,23 @@ lease expires, and the same request then runs again.
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from secrets import token_hex
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from relay.api.http.limits import MAX_BODY_BYTES
-from relay.api.http.operations import Call, FirstSent, Repeats
 from relay.api.http.problems import invalid_parameter, problem_response
 from relay.core.jsontext import dumps, loads
 from relay.core.records import StoredAnswer
 from relay.errors import Conflict, Gone, InvalidRequest, NotFound, RequestError, StoreError
+
+if TYPE_CHECKING:
+    from relay.api.http.operations import Call
 
 HEADER = "Idempotency-Key"
 KEPT_SECONDS = 86_400.0
@@ -37,6 +41,49 @@ _KEY = re.compile(KEY_PATTERN)
 log = structlog.get_logger("relay.api")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstSent:
+    """When a request was first sent with its Idempotency-Key, and a digest of caller, path and key."""
+
+    at: float
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How a POST is answered again for its Idempotency-Key.
+
+    keep   what is stored of its answer: ids, counts, and a secret that is shown once. Nothing that a person could ask
+           to have erased. Applied to its own result, it changes nothing
+    again  makes the answer from what was kept, and the rest from the row. Raises NotFound if the row is gone
+    """
+
+    keep: Callable[[Any], Any]
+    again: Callable[["Call", Any], Awaitable[object]]
+
+
+def members(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Keeps these members of an answer."""
+    return lambda answer: {name: answer[name] for name in names}
+
+
+def stored(keep: Callable[[Any], Any]) -> Repeats:
+    """A repeated request gets what was stored of the answer."""
+
+    async def again(_call: "Call", kept: Any) -> object:
+        return kept
+
+    return Repeats(keep, again)
+
+
+STORED = stored(lambda answer: answer)
+"""For answers of ids, counts and secrets alone."""
+REFUSED_BEFORE = (
+    "the answer to the first request with this Idempotency-Key has the reason: send it again with another key"
+)
+"""Detail of a refused item in a repeated answer to a batch."""
+
+
 def key_of(headers: Headers) -> str:
     """The request's key. Raises InvalidRequest if it is malformed or repeated."""
     key, *others = headers.getlist(HEADER)
@@ -47,7 +94,7 @@ def key_of(headers: Headers) -> str:
 
 
 async def once(
-    call: Call, key: str, repeats: Repeats, run: Callable[[], Awaitable[Response]], described: tuple[str, ...] = ()
+    call: "Call", key: str, repeats: Repeats, run: Callable[[], Awaitable[Response]], described: tuple[str, ...] = ()
 ) -> Response:
     """The response of `run`, or that of the first request again. Raises Conflict while the first request is in
     progress, InvalidRequest if the key was used with another body, Gone if what the first request made is gone, and
@@ -86,7 +133,7 @@ async def once(
         renewing.cancel()
 
 
-async def _renewing(call: Call, id: str, holder: str) -> None:
+async def _renewing(call: "Call", id: str, holder: str) -> None:
     while True:
         await asyncio.sleep(RENEW_SECONDS)
         await _tried(call.ports.store.idempotency.renew(id, holder, call.ports.clock()), "renewed")
@@ -100,7 +147,7 @@ async def _tried(change: Awaitable[None], what: str) -> None:
         log.warning(f"idempotency_key_not_{what}", error=str(error))
 
 
-async def _again(call: Call, repeats: Repeats, kept: StoredAnswer, body_digest: str) -> Response:
+async def _again(call: "Call", repeats: Repeats, kept: StoredAnswer, body_digest: str) -> Response:
     if kept.body_digest != body_digest:
         detail = f"this {HEADER} was used for another request to this path: use a new key for a new request"
         raise InvalidRequest(detail, code="idempotency_conflict")

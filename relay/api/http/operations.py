@@ -1,14 +1,23 @@
-"""The API's operations as values. An Operation gives its route, its checks and its documentation."""
+"""The API's operations as values, and the way of a request through one.
+
+An Operation gives its route, its checks and its documentation. A Resource has those of one path: it finds the
+operation, checks the request and sends the response.
+"""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from relay.api.http import idempotency, limits, params
 from relay.api.http.auth import (
     ADMIN,
     DELIVERIES_WRITE,
@@ -21,10 +30,16 @@ from relay.api.http.auth import (
     Identity,
 )
 from relay.api.http.dependencies import Account, ApiDependencies, ApiSettings
+from relay.api.http.fields import Nothing
+from relay.api.http.idempotency import FirstSent, Repeats
 from relay.api.http.limits import MAX_BODY_BYTES
+from relay.api.http.params import Parameter
+from relay.api.http.problems import request_id_of, store_problem
+from relay.api.http.validation import validate
+from relay.core.jsontext import dumps
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import NotFound
+from relay.errors import Forbidden, NotFound, RequestError, StoreError, Unauthorized
 from relay.ids import new_id, same_id
 from relay.redaction import url_without_path
 from subscribers.registry import redacted_url
@@ -80,14 +95,6 @@ class Context:
             return settings.public_url.rstrip("/")
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         return f"http://{host}:{settings.port}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstSent:
-    """When a request was first sent with its Idempotency-Key, and a digest of caller, path and key."""
-
-    at: float
-    digest: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,17 +171,6 @@ class Call:
 Handler = Callable[[Call], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """One query parameter. `read` raises ValueError with a text that completes "name: …"."""
-
-    name: str
-    description: str
-    schema: Mapping[str, Any]
-    read: Callable[[str], Any]
-    default: Any = None
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A successful response, for the documentation. `headers`: name to description; `also`: other media types."""
@@ -187,39 +183,6 @@ class Answer:
     also: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """How a POST is answered again for its Idempotency-Key.
-
-    keep   what is stored of its answer: ids, counts, and a secret that is shown once. Nothing that a person could ask
-           to have erased. Applied to its own result, it changes nothing
-    again  makes the answer from what was kept, and the rest from the row. Raises NotFound if the row is gone
-    """
-
-    keep: Callable[[Any], Any]
-    again: Callable[[Call, Any], Awaitable[object]]
-
-
-def members(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Keeps these members of an answer."""
-    return lambda answer: {name: answer[name] for name in names}
-
-
-def stored(keep: Callable[[Any], Any]) -> Repeats:
-    """A repeated request gets what was stored of the answer."""
-
-    async def again(_call: Call, kept: Any) -> object:
-        return kept
-
-    return Repeats(keep, again)
-
-
-STORED = stored(lambda answer: answer)
-"""For answers of ids, counts and secrets alone."""
-REFUSED_BEFORE = (
-    "the answer to the first request with this Idempotency-Key has the reason: send it again with another key"
-)
-"""Detail of a refused item in a repeated answer to a batch."""
 LOCATION = {"Location": "The path of the new resource."}
 NEXT = {"Link": 'The next page, `rel="next"`, if there is one.'}
 LAST_EVENT_ID = {
@@ -302,3 +265,145 @@ def models_of(operations: Iterable[Operation]) -> list[type[BaseModel]]:
         found |= dict.fromkeys(operation.bodies)
         found |= dict.fromkeys(answer.model for answer in operation.answers.values() if answer.model is not None)
     return list(found)
+
+
+# --- a request
+
+_DESCRIBES = ("content-type", "ce-")
+"""Beginnings of the headers that say what is in a body of CloudEvents."""
+NO_MORE: Mapping[str, object] = MappingProxyType({})
+
+
+class Resource:
+    """The operations of one path."""
+
+    def __init__(self, context: Context, operations: Sequence[Operation]) -> None:
+        self._context = context
+        self._operations = {operation.method: operation for operation in operations}
+        if "GET" in self._operations:
+            self._operations["HEAD"] = self._operations["GET"]
+        self._allow = ", ".join(sorted(self._operations))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operations.get(scope["method"])
+        if operation is None:
+            raise HTTPException(405, headers={"Allow": self._allow})
+        response = await self._answer(operation, Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, operation: Operation, request: Request) -> Response:
+        scope, context = request.scope, self._context
+        identity: Identity | None = scope.get("relay.identity")
+        if operation.scopes is not None:
+            if identity is None:
+                # The front has already checked; this guards against a gap there.
+                raise Unauthorized("a token is needed")
+            _require(operation, identity, context)
+            if identity.account is not None:
+                context = context.within(identity.account)
+        scope["relay.operation"] = operation.id
+        given = scope["query_string"]
+        query = params.read_query(given, operation.query) if given or operation.query else NO_MORE
+        call = Call(context=context, request=request, identity=identity, query=query)
+        plain_read = operation.method == "GET" and operation.audited is None
+        if plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
+            return await _run(operation, call)
+        is_post, held = scope["method"] == "POST", limits.HeldBytes(call.ports.admission.bodies, call.caller)
+        try:
+            if is_post or operation.body is not None:
+                call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
+            repeatable = operation.repeats is not None and idempotency.HEADER in request.headers
+            key = idempotency.key_of(request.headers) if repeatable else None
+            action = operation.audited(query) if callable(operation.audited) else operation.audited
+            if action is not None and identity is not None:
+                return await _audited(action, identity, operation, call, key)
+            response = await _perform(operation, call, key)
+        finally:
+            held.release()
+        if operation.counted is not None and identity is not None and response.status_code < 400:
+            self._context.ports.audit.count(operation.counted, identity, call.count)
+        return response
+
+
+def _require(operation: Operation, identity: Identity, context: Context) -> None:
+    """Raises Forbidden unless the caller has one of the operation's scopes, and is not bound if that needs it."""
+    assert operation.scopes is not None
+    try:
+        identity.require(operation.scopes)
+        if identity.account is not None and not operation.bound:
+            identity.refuse_bound()
+    except Forbidden:
+        if operation.audited is not None:
+            context.ports.audit.denied(
+                operation.audited if isinstance(operation.audited, str) else operation.id, identity
+            )
+        raise
+
+
+async def _audited(action: str, identity: Identity, operation: Operation, call: Call, key: str | None) -> Response:
+    """Runs an administrative write between two entries of the audit. If the first cannot be written, nothing is done.
+    A request that is cut off has no second entry."""
+    audit, scope = call.ports.audit, call.request.scope
+    target = next(iter(call.request.path_params.values()), None)
+    request_id = request_id_of(scope, call.ports.clock)
+    (begun,) = await audit.begin(audit.request(action, identity, target=target, request_id=request_id))
+
+    async def end(status: int, target: str | None = target) -> None:
+        await audit.end(begun, status=status, target=target, notes=call.notes)
+
+    try:
+        response = await _perform(operation, call, key)
+    except RequestError as error:
+        await end(error.status)
+        raise
+    except StoreError as error:
+        await end(store_problem(error).status)
+        raise
+    except Exception:
+        await end(500)
+        raise
+    _, _, made = response.headers.get("location", "").rpartition("/")
+    await end(response.status_code, target or made or None)
+    return response
+
+
+async def _perform(operation: Operation, call: Call, key: str | None) -> Response:
+    if key is None or operation.repeats is None:
+        return await _run(operation, call)
+    described = _DESCRIBES if operation.media_types else ()
+    return await idempotency.once(call, key, operation.repeats, lambda: _run(operation, call), described)
+
+
+async def _run(operation: Operation, call: Call) -> Response:
+    if call.body:
+        if not operation.media_types:
+            limits.check_media_type(call.request.headers)
+        call.document = None if operation.reads_body else limits.parse_json(call.body)
+    elif operation.body_optional:
+        call.document = {}
+    elif operation.body is not None and not operation.media_types:
+        call.document = limits.parse_json(b"")
+    if operation.body is Nothing:
+        validate(Nothing, call.document)
+    return await operation.handler(call)
+
+
+def routes_of(context: Context, operations: Sequence[Operation]) -> list[Route]:
+    """One route per path, in the given order."""
+    by_path: dict[str, list[Operation]] = {}
+    for operation in operations:
+        by_path.setdefault(operation.path, []).append(operation)
+    return [Route(path, Resource(context, of_path), methods=None) for path, of_path in by_path.items()]
+
+
+def json_response(value: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(dumps(value), status_code=status_code, headers=headers, media_type="application/json")
+
+
+def page_response(
+    request: Request, items: Iterable[object], next_cursor: str | None, more: Mapping[str, object] = NO_MORE
+) -> Response:
+    """One page of a list: its items as JSON values. `more`: further members."""
+    headers = {} if next_cursor is None else {"Link": params.next_link(request, next_cursor)}
+    return json_response({"items": list(items), **more, "next_cursor": next_cursor}, headers=headers)

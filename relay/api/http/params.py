@@ -1,14 +1,14 @@
 """Query parameters. Unknown ones are refused: ignoring a misspelt filter would show too much."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import Request
 
 from relay.api.http.fields import PRINTABLE
-from relay.api.http.operations import Parameter
 from relay.api.http.problems import did_you_mean, invalid_detail
 from relay.clock import from_rfc3339
 from relay.errors import FieldError, InvalidRequest
@@ -22,6 +22,17 @@ CURSOR_PATTERN = "^[A-Za-z0-9_-]{1,200}$"
 _MAX_FIELDS = 50
 _TEXT = re.compile(TEXT_PATTERN)
 _CURSOR = re.compile(CURSOR_PATTERN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One query parameter. `read` raises ValueError with a text that completes "name: …"."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    read: Callable[[str], Any]
+    default: Any = None
 
 
 def _read_text(value: str) -> str:

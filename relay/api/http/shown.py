@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 from pydantic.fields import FieldInfo
 
-from relay.api.http.examples import TIME
-from relay.api.http.fields import NextCursor
+from relay.api.http.fields import TIME, NextCursor
 from relay.clock import to_rfc3339
 from relay.redaction import redact_text
 

@@ -7,11 +7,19 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.examples import INTENT_ID, JOB_ID
-from relay.api.http.fields import ID_PATTERN, Body
-from relay.api.http.operations import NEXT, READS_JOBS, WRITES_JOBS, Answer, Call, Operation, Repeats, members
+from relay.api.http.fields import ID_PATTERN, INTENT_ID, JOB_ID, Body
+from relay.api.http.idempotency import Repeats, members
+from relay.api.http.operations import (
+    NEXT,
+    READS_JOBS,
+    WRITES_JOBS,
+    Answer,
+    Call,
+    Operation,
+    json_response,
+    page_response,
+)
 from relay.api.http.params import PAGE
-from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import JobRequest, Shown, Time, job_request_view, page_of
 from relay.api.http.validation import invalid, validate
 from relay.core import records

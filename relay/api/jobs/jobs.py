@@ -9,29 +9,24 @@ from starlette.responses import Response
 
 from relay.api.events.events import EventPage
 from relay.api.http import stream
-from relay.api.http.examples import JOB_ID, JOB_UID
-from relay.api.http.fields import ID_PATTERN, Body, Nothing
+from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, Body, Nothing
+from relay.api.http.idempotency import REFUSED_BEFORE, STORED, Repeats, members, stored
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
 from relay.api.http.operations import (
     LAST_EVENT_ID,
     LOCATION,
     NEXT,
     READS_JOBS,
-    REFUSED_BEFORE,
-    STORED,
     STREAM,
     WRITES_JOBS,
     Answer,
     Call,
     Operation,
-    Parameter,
-    Repeats,
-    members,
-    stored,
+    json_response,
+    page_response,
 )
-from relay.api.http.params import PAGE, boolean, choice, text, time
+from relay.api.http.params import PAGE, Parameter, boolean, choice, text, time
 from relay.api.http.problems import did_you_mean, invalid_parameter
-from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import (
     JobRequest,
     LastError,

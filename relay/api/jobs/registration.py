@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.api.http import limits
 from relay.api.http.dependencies import ApiDependencies, ApiSettings
-from relay.api.http.examples import JOB_ID
 from relay.api.http.fields import (
     ID_PATTERN,
+    JOB_ID,
     MAX_ID_CHARACTERS,
     MAX_TYPES,
     MAX_URL_CHARACTERS,

@@ -9,8 +9,15 @@ from pydantic_core import PydanticCustomError
 
 from relay.api.deliveries.sink_credentials import ShownCredential, SinkCredentialBody
 from relay.api.http.dependencies import ApiSettings
-from relay.api.http.examples import SUBSCRIPTION_ID
-from relay.api.http.fields import MAX_ID_CHARACTERS, MAX_TYPES, MAX_URL_CHARACTERS, Body, Duration, header_view
+from relay.api.http.fields import (
+    MAX_ID_CHARACTERS,
+    MAX_TYPES,
+    MAX_URL_CHARACTERS,
+    SUBSCRIPTION_ID,
+    Body,
+    Duration,
+    header_view,
+)
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.subscriptions.kind_fields import WithKindFields, shown_fields
 from relay.clock import from_rfc3339, to_rfc3339

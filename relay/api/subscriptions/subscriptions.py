@@ -14,23 +14,22 @@ from starlette.responses import Response
 from relay.api.deliveries.deliveries import SEEN_BY_FEW, Attempt, attempt_view
 from relay.api.events.events import CloudEvent
 from relay.api.http.fields import Body, Nothing
+from relay.api.http.idempotency import STORED, Repeats, stored
 from relay.api.http.operations import (
     ADMINS,
     LOCATION,
     NEXT,
     READS_SUBSCRIPTIONS,
-    STORED,
     WRITES_SUBSCRIPTIONS,
     Answer,
     Call,
     Context,
     Operation,
-    Repeats,
-    stored,
+    json_response,
+    page_response,
 )
 from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
-from relay.api.http.resource import json_response, page_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import event_type, invalid, validate
 from relay.api.jobs.registration import MAX_METADATA_BYTES
