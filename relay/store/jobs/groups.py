@@ -125,15 +125,16 @@ class GroupLedger:
         self._base_url = base_url
         self._finished = finished
 
-    def note(self, connection: Connection, source: str, account: str, name: str, note: Note) -> None:
+    def note(self, connection: Connection, key: Key, note: Note) -> None:
         """The open transaction changes a job of this group, closes it, or judges it."""
-        collected(connection, self._apply).append(((source, account, name), note))
+        collected(connection, self._apply).append((key, note))
 
     def note_job(self, connection: Connection, job: Job, at: float, before: Place | None, after: Place | None) -> None:
         """The open transaction changes what a job counts as. Nothing if the job is in no group."""
         if job.group is not None and before != after:
             round = None if before is None else job.group_round
-            self.note(connection, job.source, job.account, job.group, JobChange(job.uid, at, before, after, round))
+            change = JobChange(job.uid, at, before, after, round)
+            self.note(connection, (job.source, job.account, job.group), change)
 
     def committed(self) -> None:
         """The open transaction was committed."""
@@ -276,21 +277,20 @@ class GroupStore(Scoped):
 
     async def close(self, group: JobGroup, expected: int | None, now: float) -> JobGroup | None:
         """States that no more jobs come. A round that has finished is unchanged. None if the group is gone."""
-        await self._database.write(self._note, (group, Closing(now, expected)))
+        key = group.source, group.account, group.name
+        await self._database.write(self._note, (key, Closing(now, expected)))
         return await self.get(group.id)
 
     async def finish_settled(self, now: float, count: int = 200) -> int:
         """Finishes rounds for which nothing came for long enough. Returns how many were reviewed."""
         keys = await self._database.read(_due, now, count)
-        for source, account, name in keys:
-            key = JobGroup(id="", source=source, account=account, name=name, first_at=now, last_at=now)
+        for key in keys:
             await self._database.write(self._note, (key, Review(now)))
         return len(keys)
 
     @locking(lambda _: [MATCH])
-    def _noted(self, connection: Connection, item: tuple[JobGroup, Note]) -> None:
-        group, note = item
-        self._ledger.note(connection, group.source, group.account, group.name, note)
+    def _noted(self, connection: Connection, item: tuple[Key, Note]) -> None:
+        self._ledger.note(connection, *item)
 
 
 def _get(connection: Connection, id: str) -> JobGroup | None:

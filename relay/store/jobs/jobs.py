@@ -318,7 +318,7 @@ class JobStore(Scoped):
         after = place_of(item.outcome, item.progress.phase, *ended)
         if after != before:
             change = JobChange(item.job_uid, item.now, before, after, state.group_round)
-            self._groups.note(connection, state.source, state.account, group, change)
+            self._groups.note(connection, (state.source, state.account, group), change)
 
     @alone()
     @locking(lambda _: [MATCH])

@@ -153,7 +153,7 @@ class Registrar:
         was = None if before is None or before.group is None else place_of_job(before)
         self._groups.note_job(connection, job, at, was, place_of_job(job))
         if request.group_size is not None and job.group is not None and request.group == job.group:
-            self._groups.note(connection, job.source, job.account, job.group, Closing(at, request.group_size))
+            self._groups.note(connection, (job.source, job.account, job.group), Closing(at, request.group_size))
 
     def _captured(self, registration: Registration, uid: str) -> bytes | None:
         """What is captured of the recipient, encrypted for the job."""
