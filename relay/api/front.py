@@ -60,7 +60,9 @@ class Front:
                 self.context.ports.count_request(scope["method"], reply.status)
                 return
             exchange = _Exchange(self._proxy, self.context, scope, send, self._log_all, unchanged=True)
-        elif self._web is not None and (scope["path"].startswith(f"{UI}/") or scope["path"] == UI or _browses(scope)):
+        elif self._web is not None and (
+            scope["path"].startswith(f"{UI}/") or scope["path"] == UI or (scope["path"] == "/" and _browses(scope))
+        ):
             exchange = _Exchange(self._web, self.context, scope, send, self._log_all, unchanged=True)
         else:
             scope["app"] = self  # starlette then raises HTTPException, which becomes a problem
@@ -71,11 +73,9 @@ class Front:
 def _browses(scope: Scope) -> bool:
     """True if a person opens the relay's first page in a browser, which the dashboard leads on from. A request with a
     token comes from a client of the API; a password is for the proxy that signs people in, and may be passed on."""
-    if scope["path"] != "/" or scope["method"] != "GET":
-        return False
     headers = Headers(scope=scope)
     has_token = headers.get("authorization", "").lower().startswith("bearer")
-    return "text/html" in headers.get("accept", "") and not has_token
+    return scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not has_token
 
 
 class _Exchange:

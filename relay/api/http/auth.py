@@ -151,7 +151,10 @@ def client_of(scope: Scope) -> str:
 def require_local(scope: Scope, headers: Headers) -> None:
     """Raises Forbidden unless the caller is on this machine, connects directly, and is not another site's web page."""
     client = scope.get("client")
-    if client is None or not _is_loopback(client[0]) or any(map(_is_of_a_proxy, headers.keys())):
+    proxied = any(
+        name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES) or name.endswith(_PROXY_SUFFIX) for name in headers
+    )
+    if client is None or not _is_loopback(client[0]) or proxied:
         detail = "without a token only callers on this machine are allowed, and not through a proxy: send a token"
         raise Forbidden(detail, code="loopback_only")
     hosts = headers.getlist("host")
@@ -196,10 +199,6 @@ def _bearer(scope: Scope, headers: Headers, access: "Access") -> Identity:
 def _wrong(scope: Scope, detail: str, *, error: str | None = None) -> WrongToken:
     challenge = _CHALLENGE if error is None else f'{_CHALLENGE}, error="{error}"'
     return WrongToken(detail, client_of(scope), challenge=challenge)
-
-
-def _is_of_a_proxy(name: str) -> bool:
-    return name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES) or name.endswith(_PROXY_SUFFIX)
 
 
 def _is_loopback(host: str) -> bool:

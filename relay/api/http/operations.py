@@ -101,6 +101,7 @@ class Context:
 class Call:
     """One request.
 
+    ports     those of its context
     query     the checked parameters
     document  the parsed body, None without one
     notes     what the audit's entry says beside the rest, without secrets and recipients
@@ -108,6 +109,7 @@ class Call:
     """
 
     context: Context
+    ports: ApiDependencies
     request: Request
     identity: Identity | None
     query: Mapping[str, Any]
@@ -124,11 +126,6 @@ class Call:
     def new_id(self, prefix: str, now: float) -> str:
         """A new id. A call that is repeated with its Idempotency-Key after a crash gets the same one."""
         return new_id(prefix, now) if self.first is None else same_id(prefix, self.first.at, self.first.digest)
-
-    @property
-    def ports(self) -> ApiDependencies:
-        """The rest of the relay."""
-        return self.context.ports
 
     def shown_sink(self, kind: str, url: str) -> str:
         """A sink's URL as this caller may see it: the path, which may be a credential, only who may set it."""
@@ -304,7 +301,7 @@ class Resource:
         scope["relay.operation"] = operation.id
         given = scope["query_string"]
         query = params.read_query(given, operation.query) if given or operation.query else NO_MORE
-        call = Call(context=context, request=request, identity=identity, query=query)
+        call = Call(context=context, ports=context.ports, request=request, identity=identity, query=query)
         plain_read = operation.method == "GET" and operation.audited is None
         if plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
             return await _run(operation, call)
