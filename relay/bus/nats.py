@@ -20,6 +20,8 @@ from relay.core.deliveries.broker import Broker, Login, Message, Published
 
 LOOKUP_SECONDS = 3.0
 GIVE_UP_SECONDS = 0.2
+MAX_LINE_BYTES = 64 * 1024
+"""Maximum line of the protocol: servers accept 4 KiB, and their INFO lists the nodes of a cluster."""
 MESSAGE_TOO_LARGE = 10_054
 """JetStream's error code for a message larger than `max_msg_size` of its stream."""
 MAX_CODE = 100_000
@@ -227,17 +229,24 @@ def _size_of(headers: Mapping[str, str]) -> int:
 def _client_class() -> Any:
     """The library's client, hardened: limits received bytes, enforces TLS, ignores advertised addresses.
 
-    Private parts of nats-py: `_ps`, `_process_info` and, in `_abort`, `_transport` with its writers. tests/unit/bus/
-    test_hostile_peers.py and tests/bus/test_nats.py break if they change, so pyproject.toml pins one minor version.
+    Private parts of nats-py: `_ps`, `buf` and `state` of the parser, `_process_info` and, in `_abort`, `_transport`
+    with its writers. tests/unit/bus/test_hostile_peers.py and tests/bus/test_nats.py break if they change, so
+    pyproject.toml pins one minor version.
     """
     client: Any = needed("nats.aio.client", "nats").Client
-    parser: Any = needed("nats.protocol.parser", "nats").Parser
+    parser: Any = needed("nats.protocol.parser", "nats")
+    awaits_line = parser.AWAITING_CONTROL_LINE
 
-    class Parser(parser):  # type: ignore[misc]
+    class Parser(parser.Parser):  # type: ignore[misc]
         async def parse(self, data: bytes = b"") -> None:
             try:
                 self.nc.answers.count(len(data))
-                await super().parse(data)
+                if self.state == awaits_line and b"\n" not in data:
+                    self.buf.extend(data)  # the library would read the line again from its start
+                else:
+                    await super().parse(data)
+                if self.state == awaits_line and (len(self.buf) > MAX_LINE_BYTES or b"\n" in self.buf):
+                    raise ValueError("a line that never ends, or is none of the protocol's")
             except Exception as error:  # of any other kind the client would end its reading without a word
                 raise ConnectionError("the server sent invalid data, or too much") from error
 

@@ -1,17 +1,21 @@
 """What a server says that is no broker, or a bad one: an error of the attempt, in bounded time, memory and work."""
 
 import asyncio
+import re
 import resource
 import struct
 import time
 import tracemalloc
-from unittest.mock import patch
+from contextlib import suppress
+from unittest.mock import AsyncMock, patch
 
 import aiormq  # noqa: F401 - takes longer than an attempt
 import nats.aio.client  # noqa: F401
 import pytest
+from nats.protocol import parser
 
 from relay.bus import shared
+from relay.bus.nats import MAX_LINE_BYTES, _client_class
 from relay.core.deliveries.broker import Login, Message, read_sink
 from tests.support.brokers.peers import Script, leaves_after, peer, publishers, repeats, says
 
@@ -131,6 +135,46 @@ async def test_peer_costs_bounded_time_and_memory(scheme, script):
     assert error in ("timeout", "connect", "read", "protocol", "credential", "tls", "nack", "render")
     assert took < MAX_SECONDS
     assert peak < MAX_BYTES
+
+
+class Scanned:
+    """A pattern of nats-py that counts the bytes it is given."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self.pattern, self.bytes = pattern, 0
+
+    def match(self, text: bytearray) -> re.Match[bytes] | None:
+        self.bytes += len(text)
+        return self.pattern.match(text)
+
+
+@pytest.mark.parametrize("part", [b"x" * 10, b" \n" * 5, b"x" * 4096])
+async def test_line_of_nats_without_an_end_is_read_once_and_ends_the_connection(part, monkeypatch):
+    scanned = Scanned(parser.MSG_RE)
+    monkeypatch.setattr(parser, "MSG_RE", scanned)
+    answers = shared.Answers()
+    answers.expect([Message(destination="jobs", body=bytes(shared.MAX_BYTES), id="evt_1")])
+    client = _client_class()(answers, secure=False)
+    client._process_ping = AsyncMock()
+    await client._ps.parse(b"PING\r\nMSG ")
+    sent = 0
+    with suppress(ConnectionError):
+        while sent <= 2 * MAX_LINE_BYTES:
+            sent += len(part)
+            await client._ps.parse(part)
+    assert sent <= MAX_LINE_BYTES + len(part)
+    assert scanned.bytes <= 2 * MAX_LINE_BYTES
+
+
+async def test_messages_of_nats_are_read_wherever_the_bytes_are_split():
+    text = b"PING\r\n+OK\r\nMSG a 7 5\r\nb\nc\r\n\r\nHMSG a 7 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"
+    for size in range(1, len(text) + 1):
+        client = _client_class()(shared.Answers(), secure=False)
+        client._process_ping, client._process_msg = AsyncMock(), AsyncMock()
+        for at in range(0, len(text), size):
+            await client._ps.parse(text[at : at + size])
+        assert client._process_ping.await_count == 1
+        assert [call.args[3] for call in client._process_msg.await_args_list] == [b"b\nc\r\n", b"hi"]
 
 
 @pytest.mark.parametrize("scheme", ["nats", "amqp"])
