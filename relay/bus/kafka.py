@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import random
 import ssl
+from array import array
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +34,13 @@ MAX_ASKED = 16
 """Maximum nodes tried before a cluster counts as unreachable."""
 MAX_TOPICS = 1000
 """Maximum topics cached: templates can produce any number of names."""
+MAX_PARTITIONS = 200_000
+"""Maximum partitions of all cached topics, at 4 bytes each."""
 MAX_LANES = 4000
 MAX_UNACKNOWLEDGED = 64
 """Maximum lanes with an unacknowledged batch of 256 KiB. The oldest are dropped: their events may be stored twice."""
-MAX_SETTLED = 1000
+MAX_SETTLED = 10_000
+"""Maximum messages remembered that an unacknowledged batch proved to have stored."""
 TOPIC_SECONDS = 300.0
 """Cache lifetime of a topic's partitions."""
 UNKNOWN_SECONDS = 5.0
@@ -70,6 +74,24 @@ _CLOSED_EARLY = CannotConnect(
 )
 
 
+class _Lock(asyncio.Lock):
+    """A lock with the number of tasks that hold it or wait for it. While it passes to a waiter it is not locked."""
+
+    users = 0
+
+    async def __aenter__(self) -> None:
+        self.users += 1
+        try:
+            await super().__aenter__()
+        except BaseException:
+            self.users -= 1
+            raise
+
+    async def __aexit__(self, *error: Any) -> None:
+        await super().__aexit__(*error)
+        self.users -= 1
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
     """The producer state of one partition.
@@ -79,16 +101,14 @@ class _Lane:
     unacknowledged  the batch that was sent and not answered
     tries           how often this identity has sent that batch
     max_bytes       maximum size of a batch; lowered when the broker refuses one
-    settled         digests of messages of an unacknowledged batch that proved to be stored
     """
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: _Lock = field(default_factory=_Lock)
     identity: tuple[int, int] | None = None
     sequence: int = 0
     unacknowledged: Batch | None = None
     tries: int = 0
     max_bytes: int = MAX_BATCH_BYTES
-    settled: dict[bytes, bool] = field(default_factory=dict)
 
     def stored(self, batch: Batch) -> None:
         self.sequence = (self.sequence + len(batch.messages)) % wire.MAX_SEQUENCE
@@ -101,9 +121,9 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Topic:
-    """The leader of each partition, by partition; negative: no leader. `code`: the error of an unusable topic."""
+    """The leader of each partition; negative: no leader. `code`: the error of an unusable topic."""
 
-    leaders: tuple[tuple[int, int], ...] = ()
+    leaders: "array[int]" = field(default_factory=lambda: array("i"))
     code: int = _NO_TOPIC
     read_at: float = 0.0
 
@@ -112,7 +132,7 @@ class _Topic:
 class _Link:
     """The connection to a node. `lock`: one task dials."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: _Lock = field(default_factory=_Lock)
     connection: wire.Connection | None = None
 
     @property
@@ -130,6 +150,8 @@ class Kafka:
         self._topics: dict[str, _Topic] = {}
         self._reading = asyncio.Lock()
         self._lanes: dict[Place, _Lane] = {}
+        self._settled: dict[bytes, bool] = {}
+        """Digests of messages of unacknowledged batches that proved to be stored."""
         self._closed = False
 
     @property
@@ -182,7 +204,7 @@ class Kafka:
                 failed |= {message.order} - {None}
             else:
                 key = message.key if message.key is not None else message.order
-                partition, _ = topic.leaders[(spread if key is None else wire.hash_of(key)) % len(topic.leaders)]
+                partition = (spread if key is None else wire.hash_of(key)) % len(topic.leaders)
                 found.setdefault(Place(message.destination, partition), []).append(index)
         return found
 
@@ -219,8 +241,11 @@ class Kafka:
             for name in unread:
                 self._topics.pop(name, None)
                 self._topics[name] = _topic(name, answer, self._now())
-            while len(self._topics) > max(MAX_TOPICS, len(unread)):
-                del self._topics[next(iter(self._topics))]
+            partitions = sum(len(topic.leaders) for topic in self._topics.values())
+            for name in list(self._topics)[: -len(unread)]:
+                if len(self._topics) <= MAX_TOPICS and partitions <= MAX_PARTITIONS:
+                    break
+                partitions -= len(self._topics.pop(name).leaders)
 
     # --- connections
 
@@ -246,7 +271,7 @@ class Kafka:
                 return link.open
             if self._closed:
                 raise CannotConnect("read", "the connection was closed")
-            idle = [at for at, one in self._links.items() if not one.lock.locked()]
+            idle = [at for at, one in self._links.items() if not one.lock.users]
             for at in idle[: max(0, len(self._links) - MAX_CONNECTIONS)]:  # a cluster advertises any number of nodes
                 if (ended := self._links.pop(at).connection) is not None:
                     ended.close()
@@ -283,7 +308,7 @@ class Kafka:
         async with lane.lock:
             failure = await self._settle(place, lane)
             for index in indices:
-                stored = failure is None and lane.settled and lane.settled.pop(_digest(messages[index]), False)
+                stored = failure is None and self._settled and self._settled.pop(_digest(messages[index]), False)
                 results[index] = _STORED_BEFORE if stored else failure
             left, failed = deque(index for index in indices if results[index] is None), set[str | None]()
             while chosen := _next(left, lane.max_bytes, messages, failed, results):
@@ -307,7 +332,7 @@ class Kafka:
         found = self._lanes.pop(place, None) or _Lane()
         self._lanes[place] = found  # moves it to the end: the least recently used lane is dropped first
         if len(self._lanes) > MAX_LANES:
-            idle = [at for at, lane in self._lanes.items() if lane.unacknowledged is None and not lane.lock.locked()]
+            idle = [at for at, lane in self._lanes.items() if lane.unacknowledged is None and not lane.lock.users]
             for at in idle[: MAX_LANES // 10]:
                 del self._lanes[at]
         return found
@@ -320,9 +345,9 @@ class Kafka:
         result = await self._store(place, lane, batch)
         if isinstance(result, Published):
             return result if lane.unacknowledged is not None else None
-        lane.settled |= dict.fromkeys(map(_digest, batch.messages), True)
-        for digest in list(lane.settled)[:-MAX_SETTLED]:
-            del lane.settled[digest]
+        self._settled |= dict.fromkeys(map(_digest, batch.messages), True)
+        for digest in list(self._settled)[:-MAX_SETTLED]:
+            del self._settled[digest]
         return None
 
     async def _store(self, place: Place, lane: _Lane, batch: Batch) -> int | Published:
@@ -332,7 +357,7 @@ class Kafka:
         """
         if lane.unacknowledged is None:
             lane.unacknowledged, lane.tries = batch, 0
-            kept = [one for one in self._lanes.values() if one.unacknowledged is not None and not one.lock.locked()]
+            kept = [one for one in self._lanes.values() if one.unacknowledged is not None and not one.lock.users]
             for one in kept[:-MAX_UNACKNOWLEDGED]:
                 one.forget()
         try:
@@ -353,7 +378,7 @@ class Kafka:
     async def _send(self, place: Place, lane: _Lane, batch: Batch) -> tuple[int | Published, bool]:
         """Sends a batch once. Returns its offset, or the error and whether it passes."""
         topic = self._topics.get(place.topic) or _Topic()
-        address = self._nodes.get(dict(topic.leaders).get(place.partition, -1))
+        address = self._nodes.get(topic.leaders[place.partition] if place.partition < len(topic.leaders) else -1)
         if topic.code != _OK or address is None:
             code = topic.code or _NO_LEADER
             return _result_of(code), code in _PASSING_CODES
@@ -401,7 +426,11 @@ def _topic(name: str, answer: Any, now: float) -> _Topic:
     found = next((one for one in answer.topics or () if one[1] == name), None)
     if found is None or found[0] != _OK or not found[-1]:
         return _Topic(code=(found and found[0]) or _NO_TOPIC, read_at=now)
-    return _Topic(tuple(sorted((int(one[1]), int(one[2])) for one in found[-1])), _OK, now)
+    leaders = array("i", [-1]) * len(found[-1])
+    for one in found[-1]:
+        if 0 <= one[1] < len(leaders):  # brokers number partitions without gaps
+            leaders[one[1]] = one[2]
+    return _Topic(leaders, _OK, now)
 
 
 def _result_of(code: int) -> Published:

@@ -11,7 +11,7 @@ import pytest
 
 from relay.bus import kafka as module
 from relay.bus import kafka_wire as wire
-from relay.bus.publishers import Publishers
+from relay.bus.publishers import CannotConnect, Publishers
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Login, Message, read_sink
 from tests.support.brokers.fake_kafka import HANG_UP, IDENTITY, METADATA, PRODUCE, SILENT, VERSIONS, FakeKafka
@@ -207,6 +207,41 @@ async def test_memory_stays_bounded_while_templates_name_ever_new_topics(monkeyp
         assert len(kafka._lanes) <= 20
 
 
+async def test_memory_stays_bounded_although_topics_have_many_partitions(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PARTITIONS", 100)
+    async with opened(FakeKafka(topics={f"t{n}": [1] * 40 for n in range(5)} | {"large": [1] * 500})) as world:
+        for topic in ("t0", "t1", "t2", "large", "t3", "t4"):
+            assert await world.publish(message(1, topic=topic)) == [None]
+            kafka = world.publishers._links[world.broker()].publisher
+            kept = {name: len(one.leaders) for name, one in kafka._topics.items()}
+            assert topic in kept
+            assert sum(kept.values()) <= 100 or list(kept) == ["large"]
+
+
+@pytest.mark.parametrize("kept", ["_lanes", "_links"])
+async def test_what_a_task_waits_for_is_kept_while_it_passes_to_the_task(monkeypatch, kept):
+    """Between the release of a lock and its next holder it is not locked."""
+    monkeypatch.setattr(module, "MAX_LANES", 1)
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
+    async with opened(FakeKafka(topics={"orders": [1], "others": [1]})) as world:
+        assert await world.publish(message(1)) == [None]
+        kafka = world.publishers._links[world.broker()].publisher
+        [(place, one)] = getattr(kafka, kept).items()
+        await one.lock.acquire()
+        work = kafka._in_lane(place, [0], [message(2)], [None]) if kept == "_lanes" else kafka._to(place)
+        waits = asyncio.create_task(work)
+        await asyncio.sleep(0)
+        one.lock.release()  # the waiter runs in the next turn of the loop
+        if kept == "_lanes":
+            kafka._lane(wire.Place("others", 0))
+        else:
+            kafka._links[("127.0.0.1", 1)] = module._Link()
+            with pytest.raises(CannotConnect):
+                await kafka._to(("127.0.0.1", 2))
+        assert getattr(kafka, kept)[place] is one
+        await waits
+
+
 async def test_unacknowledged_batches_are_bounded(monkeypatch):
     monkeypatch.setattr(module, "MAX_UNACKNOWLEDGED", 2)
     async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:
@@ -215,6 +250,19 @@ async def test_unacknowledged_batches_are_bounded(monkeypatch):
             assert await world.publish(message(n, topic=f"t{n}"), seconds=0.1) == ["timeout"]
         kafka = world.publishers._links[world.broker()].publisher
         assert sum(lane.unacknowledged is not None for lane in kafka._lanes.values()) <= 3
+
+
+async def test_messages_known_to_be_stored_are_bounded_over_all_partitions(monkeypatch):
+    monkeypatch.setattr(module, "MAX_SETTLED", 2)
+    async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:
+        for n in range(5):
+            world.node.steps = [SILENT]
+            assert await world.publish(message(n, topic=f"t{n}"), seconds=0.1) == ["timeout"]
+            assert await world.publish(message(10 + n, topic=f"t{n}")) == [None]
+        kafka = world.publishers._links[world.broker()].publisher
+        assert len(kafka._settled) == 2
+        assert await world.publish(message(4, topic="t4")) == [None]
+        assert world.details == ["stored by an earlier attempt"]
 
 
 # --- hostile nodes
