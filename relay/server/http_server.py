@@ -40,6 +40,8 @@ KEPT_SECONDS = 1.0
 """How long a stopping node waits for the next request of a connection that was in use a moment ago."""
 CHUNK_BYTES = 4096
 """Bytes parsed at once. Bounds how many pipelined requests are accepted before the first is answered."""
+PIPELINED_BYTES = 4096
+"""Memory of a pipelined request that was parsed."""
 DISCARD_SECONDS = 2.0
 """How long input of a refused client is discarded. Closing at once could make it lose the answer."""
 DISCARD_BYTES = 1 << 20
@@ -117,10 +119,10 @@ class Limits:
     connections  in total, and at most a third of the process's open files, because a forwarded request needs two
                  more. Beyond it, connections that wait for no answer are closed, longest idle first; if there are
                  none, new ones are refused.
-    read_rate    bytes per second at which a client reads an answer at least, on average over `body_seconds`. One that
-                 reads slower is closed.
-    unread       bytes of answers in memory because their clients do not read them, in total. Beyond it, the
-                 connection whose client reads slowest is closed.
+    rate         bytes per second at which a client sends a body and reads an answer at least, on average over
+                 `body_seconds`. A slower one is closed.
+    unread       bytes of answers in memory because their clients do not read them, and of pipelined requests that wait
+                 for them, in total. Beyond it, the connection whose client reads slowest is closed.
     """
 
     head_bytes: int = 32 * 1024
@@ -130,7 +132,7 @@ class Limits:
     silent: int = 1_000
     silent_per_address: int = 250
     connections: int = 20_000
-    read_rate: int = 4 * 1024
+    rate: int = 4 * 1024
     unread: int = 128 << 20
 
 
@@ -142,8 +144,8 @@ class Connections:
         self._all: set[Protocol] = set()
         self.silent: dict[Protocol, None] = {}
         """Connections without a complete head, the oldest first."""
-        self._unread: dict[Protocol, int] = {}
-        self._unread_bytes = 0
+        self._held: dict[Protocol, int] = {}
+        self._held_bytes = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._full_until = 0.0
         self.draining = False
@@ -185,22 +187,19 @@ class Connections:
             self._sweep_later(protocol.loop)
         return True
 
-    def answer_unread(self, protocol: "Protocol", size: int, now: float) -> None:
-        """So many bytes of an answer wait in memory for the client to read them."""
-        self._unread[protocol] = size
-        self._unread_bytes += size
-        while self._unread_bytes > self.limits.unread:
-            waiting = [each for each in self._unread if now - each.unread_since >= GRACE_SECONDS] or self._unread
+    def hold(self, protocol: "Protocol", size: int, now: float) -> None:
+        """So many bytes of this connection wait in memory until its client reads an answer."""
+        self._held_bytes += size - self._held.pop(protocol, 0)
+        if size:
+            self._held[protocol] = size
+        while self._held_bytes > self.limits.unread:
+            waiting = [each for each in self._held if now - each.unread_since >= GRACE_SECONDS] or self._held
             min(waiting, key=lambda each: each.read_rate(now)).end()
-
-    def answer_read(self, protocol: "Protocol") -> None:
-        """The client has read them."""
-        self._unread_bytes -= self._unread.pop(protocol, 0)
 
     def remove(self, protocol: "Protocol") -> None:
         """The connection is closed or about to be."""
         self.silent.pop(protocol, None)
-        self.answer_read(protocol)
+        self._held_bytes -= self._held.pop(protocol, 0)
         self._all.discard(protocol)
 
     def _make_room(self, now: float) -> bool:
@@ -248,7 +247,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self.address = ""
         self.since = self.loop.time()
-        """Loop time at which the current expectation began or the last body bytes arrived."""
+        """Loop time at which the current expectation began, or from which the rate of a body is measured."""
         self._connections = connections
         self._expects = _IDLE
         self._answered: RequestResponseCycle | None = None
@@ -256,6 +255,8 @@ class Protocol(HttpToolsProtocol):
         self._heads = 0
         """Number of complete heads."""
         self._head_bytes = 0
+        self._body_bytes = 0
+        """Received bytes of the body since then."""
         self._frame_bytes = 0
         """Bytes of body framing since the last content."""
         self._has_content = False
@@ -270,9 +271,12 @@ class Protocol(HttpToolsProtocol):
         self._discarded_bytes = 0
         self._half_closed = False
         self.unread_since = 0.0
-        """Loop time since which the speed is measured at which the client reads an answer."""
+        """Loop time since which the speed is measured at which the client reads an answer, later by the time in which
+        nothing waited for it."""
         self._unread_bytes = 0
-        """Unread bytes of the answer then."""
+        """Unread bytes of the answer then, and of what has been written since."""
+        self._measured = (0.0, 0)
+        """Seconds and bytes that were measured when nothing waited for the client any more."""
         self._is_unread = False
         """Whether the last answer is complete, and what follows waits until the client has read it."""
         self.pipelined = b""
@@ -294,6 +298,8 @@ class Protocol(HttpToolsProtocol):
         """The connection has ended. uvicorn tells the request that came last, which may be waiting behind the one that
         is being answered."""
         self._connections.remove(self)
+        self.pipeline.clear()
+        self.pipelined = b""
         super().connection_lost(exc)
         if self._answered is not None and not self._answered.response_complete:
             self._answered.disconnected = True
@@ -404,7 +410,7 @@ class Protocol(HttpToolsProtocol):
         limits, left_bytes = self._connections.limits, self.transport.get_write_buffer_size()
         if left_bytes <= self._unread_bytes and now - self.unread_since <= limits.body_seconds:
             return False
-        is_slow = 0 <= self._unread_bytes - left_bytes < limits.read_rate * limits.body_seconds
+        is_slow = 0 <= self._unread_bytes - left_bytes < limits.rate * limits.body_seconds
         self.unread_since, self._unread_bytes = now, left_bytes
         return is_slow
 
@@ -416,16 +422,27 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """An answer waits for the client to read it."""
         super().pause_writing()
-        self.unread_since, self._unread_bytes = self.loop.time(), self.transport.get_write_buffer_size()
-        self._connections.answer_unread(self, self._unread_bytes, self.unread_since)
+        seconds, read_bytes = self._measured
+        self.unread_since = self.loop.time() - seconds
+        self._unread_bytes = self.transport.get_write_buffer_size() + read_bytes
+        self._hold()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """The client has caught up. Its speed is measured on when it must catch up again."""
         super().resume_writing()
+        left_bytes = self.transport.get_write_buffer_size()
+        self._measured = (self.loop.time() - self.unread_since, self._unread_bytes - left_bytes)
         self._unread_bytes = 0
-        self._connections.answer_read(self)
+        self._hold()
         if self._is_unread:
             self.on_response_complete()
+
+    def _hold(self) -> None:
+        """Counts what waits in memory."""
+        size = len(self.pipelined) + len(self.pipeline) * PIPELINED_BYTES
+        if self.flow.write_paused:
+            size += self.transport.get_write_buffer_size()
+        self._connections.hold(self, size, self.loop.time())
 
     def time_out(self) -> None:
         """Ends an overdue connection, with 408 where the client can still read it."""
@@ -445,17 +462,21 @@ class Protocol(HttpToolsProtocol):
                 self.end()
         elif self.pipelined:
             self.pipelined += data
+            self._hold()
         else:
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
         if self._expects == _BODY and not self.cycle.response_complete:
-            self.since = self.loop.time()
+            self._body_bytes += len(data)
+            if self._body_bytes >= self._connections.limits.rate * self._connections.limits.body_seconds:
+                self.since, self._body_bytes = self.loop.time(), 0
         at = 0
         while at < len(data) and not self._discarding:
             if self.pipeline or (self._is_unread and self._expects == _IDLE):
                 self.pipelined = data[at:]
                 self.flow.pause_reading()
+                self._hold()
                 return
             size = (
                 CHUNK_BYTES
@@ -512,7 +533,8 @@ class Protocol(HttpToolsProtocol):
         self._fault = fault_of(self.parser.get_http_version(), self.url, self.headers)
         if self._fault is not None:
             raise ValueError(self._fault[1])  # ends the parsing
-        self._expects, self._head_bytes, self._frame_bytes = _BODY, 0, 0
+        self._expects, self._head_bytes, self._body_bytes, self._frame_bytes = _BODY, 0, 0, 0
+        self.since = self.loop.time()
         self._upgrade_head = None
         if is_absolute(self.url):
             self._use_host_of_target()
@@ -529,6 +551,8 @@ class Protocol(HttpToolsProtocol):
                 self._expects = _HEAD
                 raise
             self.cycle.transport = self._gentle  # type: ignore[assignment]  # has all that a cycle uses
+            if self.pipeline:
+                self._hold()
             if self._connections.draining:
                 self.cycle.keep_alive = False
             return
@@ -560,11 +584,13 @@ class Protocol(HttpToolsProtocol):
         if self._is_unread:
             return
         super().on_response_complete()
+        self._hold()
         if self._expects == _BODY or not self.is_busy:
             self.since = self.loop.time()
         if self.pipelined and not self.pipeline and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             pipelined, self.pipelined = self.pipelined, b""
+            self._hold()
             self._parse(pipelined)
             self.flow.resume_reading()
         if (self._half_closed or self._discarding) and not (self.is_busy or self._refused):

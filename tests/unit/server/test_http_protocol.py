@@ -7,10 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from uvicorn.server import ServerState
 
-from relay.server.http_server import CHUNK_BYTES, Limits, make_server
+from relay.server.http_server import CHUNK_BYTES, PIPELINED_BYTES, Limits, make_server
 from tests.support.wire import Client, listening, request
 
 SHORT = Limits(head_seconds=0.3, body_seconds=0.3, keep_alive_seconds=1)
@@ -320,6 +322,108 @@ async def test_stopped_body_is_408_and_disconnects_the_app() -> None:
         await app.until(lambda: app.left == ["/x", "/x"])
 
 
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 1000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n"]
+)
+async def test_dripping_body_is_cut_off(framing: bytes) -> None:
+    async with served(SHORT) as app:
+        reader, writer = await connect(app)
+        writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\n" + framing)
+        dripping = asyncio.create_task(_drip(writer))
+        assert (await said(reader)).startswith(b"HTTP/1.1 408 ")
+        dripping.cancel()
+        writer.close()
+        await app.until(lambda: app.left == ["/x"])
+
+
+class Bare:
+    """A connection without a socket or a clock, over a transport with so many unsent bytes."""
+
+    def __init__(self, limits: Limits) -> None:
+        config = make_server(App(), shutdown_seconds=1, limits=limits).config
+        config.load()
+        self.now, self.unsent = 0.0, 0
+        self.loop = Mock(time=lambda: self.now, create_task=lambda work: work.close() or Mock())
+        self.protocol: Any = config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=ServerState(), app_state={}, _loop=self.loop
+        )
+        self.protocol.connection_made(
+            Mock(
+                get_extra_info=lambda *_: None,
+                get_write_buffer_size=lambda: self.unsent,
+                is_closing=lambda: False,
+            )
+        )
+
+    def comes(self, data: bytes) -> None:
+        """The app reads it at once."""
+        self.protocol.data_received(data)
+        self.protocol.cycle.body.clear()
+        self.protocol.flow.resume_reading()
+
+    def is_overdue_after(self, seconds: float) -> bool:
+        self.now += seconds
+        return bool(self.protocol.is_overdue(self.now))
+
+
+def test_rate_of_a_body_is_measured_again_after_each_period() -> None:
+    bare = Bare(Limits(body_seconds=30, rate=4096))
+    bare.comes(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+    for _ in range(10):
+        assert not bare.is_overdue_after(29)
+        bare.comes(bytes(30 * 4096))
+    for _ in range(3):
+        assert not bare.is_overdue_after(10)
+        bare.comes(bytes(4096))
+    assert bare.is_overdue_after(1)
+
+
+def test_speed_of_a_reader_is_measured_on_when_an_answer_waits_for_it_again() -> None:
+    """A transport stops the writer at 64 KiB, and lets it go on at 16 KiB."""
+
+    def reads(seconds: float, *, pause: float, times: int) -> list[bool]:
+        bare, overdue = Bare(Limits(body_seconds=30, rate=4096)), []
+        bare.comes(request("GET", "/"))
+        for _ in range(times):
+            bare.unsent = 64 * 1024
+            bare.protocol.pause_writing()
+            bare.unsent = 16 * 1024
+            overdue.append(bare.is_overdue_after(seconds))
+            bare.protocol.resume_writing()
+            bare.now += pause
+        return overdue
+
+    assert reads(29, pause=0, times=2) == [False, True]
+    assert not any(reads(29 / 3, pause=100, times=20)), "4.9 KiB/s; time in which nothing waits does not count"
+    assert any(reads(16, pause=100, times=2)), "3 KiB/s"
+
+
+async def test_pipelined_requests_are_limited_in_total() -> None:
+    async with served(Limits(unread=MEBIBYTE // 4)) as app:
+        waiting = [await connect(app) for _ in range(30)]
+        for _, writer in waiting:
+            writer.write(request("GET", "/hold") + request("GET", "/next") * 4_000)
+        ends = [asyncio.create_task(said(reader)) for reader, _ in waiting]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await answers(app)
+        assert "/next" not in app.asked
+        for task in ends:
+            task.cancel()
+        for _, writer in waiting:
+            writer.close()
+
+
+def test_pipelined_requests_are_counted_with_what_they_are_parsed_to_and_until_they_are_answered() -> None:
+    bare = Bare(Limits())
+    connections = bare.protocol._connections
+    bare.protocol.data_received(request("GET", "/a") + request("GET", "/b") * 1_000)
+    assert connections._held_bytes > 100 * PIPELINED_BYTES
+    while bare.protocol.pipeline or bare.protocol.pipelined:
+        bare.protocol._answered.response_complete = True
+        bare.protocol.on_response_complete()
+    assert connections._held_bytes == 0
+
+
 async def unread(app: App, path: str = "/large") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A request whose answer is not read, over a small receive buffer."""
     client = socket.socket()
@@ -332,7 +436,7 @@ async def unread(app: App, path: str = "/large") -> tuple[asyncio.StreamReader, 
 
 
 async def test_client_that_reads_too_slowly_is_cut_off() -> None:
-    async with served(Limits(body_seconds=0.4, read_rate=32 * MEBIBYTE)) as app:
+    async with served(Limits(body_seconds=0.4, rate=32 * MEBIBYTE)) as app:
         reader, writer = await unread(app)
         count, began = 0, asyncio.get_running_loop().time()
         with contextlib.suppress(ConnectionError):
