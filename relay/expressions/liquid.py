@@ -15,7 +15,6 @@ Source: the documentation of Shopify's Liquid and of python-liquid.
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from liquid.builtin.output import OutputNode
@@ -179,6 +178,10 @@ class Template:
             raise NotRenderable([_failure("", "too_large", f"the document has more than {limits.MAX_OUTPUT:,} bytes")])
         return body
 
+    def memory(self, source: bytes) -> int:
+        """Its estimated memory in bytes. `source`: its JSON."""
+        return limits.SOURCE_BYTES * len(source) + limits.PART_BYTES * (self._size.tags + self._size.words)
+
     def _compiled(self, part: object, pointer: str, depth: int) -> object:
         """A part of the document, with each Liquid text replaced by a _Text."""
         if isinstance(part, str):
@@ -259,9 +262,27 @@ def compile_template(document: object) -> Template:
     if len(source) > limits.MAX_TEMPLATE_BYTES:
         detail = f"the template has {len(source):,} bytes, more than {limits.MAX_TEMPLATE_BYTES:,}"
         raise InvalidRequest(detail, errors=[FieldError(pointer="", code="too_large", detail=detail)])
-    return _compiled(source)
+    return _cache.get(source)
 
 
-@lru_cache(maxsize=limits.MAX_CACHED)
-def _compiled(source: bytes) -> Template:
-    return Template(loads(source))
+class _Cache:
+    """Compiled templates by their source, the least recently used first. `memory`: of all, in bytes."""
+
+    def __init__(self) -> None:
+        self.templates: dict[bytes, Template] = {}
+        self.memory = 0
+
+    def get(self, source: bytes) -> Template:
+        """The compiled template. Raises InvalidRequest."""
+        template = self.templates.pop(source, None)
+        if template is None:
+            template = Template(loads(source))
+            self.memory += template.memory(source)
+        self.templates[source] = template
+        while self.memory > limits.MAX_CACHED_BYTES:
+            oldest = next(iter(self.templates))
+            self.memory -= self.templates.pop(oldest).memory(oldest)
+        return template
+
+
+_cache = _Cache()

@@ -238,18 +238,6 @@ FILTERS: Mapping[str, LiquidFilter] = MappingProxyType(
     }
 )
 """Filters that templates can use, by name."""
-_OF_ARRAYS = ("join", "map", "first", "last", "size", "split")
-_REMOVED = (
-    *("compact", "concat", "find", "find_index", "has", "reject", "reverse", "sort", "sort_natural", "sum", "uniq"),
-    "where",
-)
-
-
-def no_filter(name: str) -> str:
-    """The error for an unknown filter: why it does not exist, and its replacement."""
-    if name in _REMOVED:
-        return f"there is no filter {name!r}: the filters of arrays are {', '.join(_OF_ARRAYS)}"
-    return f"there is no filter {name!r}{suggestion(name, tuple(FILTERS))}"
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:

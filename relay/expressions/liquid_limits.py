@@ -25,8 +25,12 @@ MAX_WORK = 2_000_000
 """Maximum work of a document. A unit takes about a nanosecond."""
 MAX_ERRORS = 20
 """Maximum number of errors that are reported about one template."""
-MAX_CACHED = 300
-"""Maximum number of compiled templates that are kept. The worst legal ones take a megabyte each."""
+MAX_CACHED_BYTES = 64 * 1024 * 1024
+"""Maximum memory of all compiled templates that are kept. A usual one takes 20 KB, the worst legal one 2 MB."""
+SOURCE_BYTES = 30
+"""Memory of a compiled template for each byte of its JSON."""
+PART_BYTES = 1_000
+"""Additional memory for each tag, name, value and sign."""
 
 PART_WORK = 500
 """Work of a name, an operator or a tag, without that of its values."""

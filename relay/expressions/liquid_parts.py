@@ -31,7 +31,7 @@ from liquid.builtin.tags.unless_tag import UnlessNode, UnlessTag
 from liquid.exceptions import LiquidError
 
 from relay.expressions import liquid_limits as limits
-from relay.expressions.liquid_filters import FILTERS, LiquidFilter, no_filter
+from relay.expressions.liquid_filters import FILTERS, LiquidFilter, suggestion
 from relay.expressions.liquid_limits import Absent, Escape, MissingName, Unrenderable, as_text, is_long, search_work
 
 
@@ -191,10 +191,6 @@ def _shown(segments: tuple[object, ...]) -> str:
     return "".join([str(first), *(f".{one}" if isinstance(one, str) else f"[{one}]" for one in others)])[:200]
 
 
-def _boolean(part: BooleanExpression) -> Evaluate:
-    return expression(part.expression)
-
-
 def _binary(part: Any) -> Evaluate:
     left, right, operator = expression(part.left), expression(part.right), _OPERATORS[type(part)]
 
@@ -268,7 +264,7 @@ def _filtered(part: FilteredExpression) -> Evaluate:
 def _filter(used: Filter, value: Evaluate) -> Evaluate:
     name, known = used.name, FILTERS.get(used.name)
     if known is None:
-        raise Mistake(no_filter(name), used.token.start_index)
+        raise Mistake(f"there is no filter {name!r}{suggestion(name, tuple(FILTERS))}", used.token.start_index)
     named = {one.name: expression(one.value) for one in used.args if isinstance(one, KeywordArgument)}
     positional = [expression(one.value) for one in used.args if not isinstance(one, KeywordArgument)]
     try:
@@ -410,7 +406,7 @@ _EXPRESSIONS: Mapping[type, Callable[[Any], Evaluate]] = MappingProxyType(
         primitive.Empty: _constant,
         primitive.Blank: _constant,
         Path: _path,
-        BooleanExpression: _boolean,
+        BooleanExpression: lambda part: expression(part.expression),
         FilteredExpression: _filtered,
         logical.LogicalAndExpression: _and,
         logical.LogicalOrExpression: _or,
