@@ -93,6 +93,31 @@ async def test_shown_credential_that_is_sent_back_keeps_the_stored_one(client, w
     assert await stored(world, made) == before
 
 
+async def test_put_drops_no_field_of_a_credential_in_silence(client, world) -> None:
+    for type, stored_end, given, expected in [
+        ("ACCESSTOKEN", "2099-01-01T00:00:00Z", {"accesstokenexpiresutc": "2098-01-01T00:00:00Z"}, "accesstoken"),
+        ("ACCESSTOKEN", "2099-01-01T00:00:00Z", {"accesstokenexpiresutc": None}, "accesstoken"),
+        ("ACCESSTOKEN", "2099-01-01T00:00:00Z", {"accesstokenexpiresutc": "soon"}, "accesstokenexpiresutc"),
+        ("ACCESSTOKEN", None, {"accesstokenexpiresutc": "2098-01-01T00:00:00Z"}, "accesstoken"),
+        ("REFRESHTOKEN", "2020-01-01T00:00:00Z", {"accesstokenexpiresutc": "soon"}, "accesstokenexpiresutc"),
+        ("REFRESHTOKEN", "2020-01-01T00:00:00Z", {"accesstokenexpiresutc": 7}, "accesstokenexpiresutc"),
+        ("CLIENTCREDENTIALS", None, {"accesstokenexpiresutc": "2098-01-01T00:00:00Z"}, "accesstokenexpiresutc"),
+        ("HEADER", None, {"accesstokenexpiresutc": "2098-01-01T00:00:00Z"}, "accesstokenexpiresutc"),
+        ("PLAIN", None, {"accesstokenexpiresutc": "2098-01-01T00:00:00Z"}, "accesstokenexpiresutc"),
+    ]:
+        end = {} if stored_end is None else {"accesstokenexpiresutc": stored_end}
+        made = await create(client, sinkcredential={**GIVEN[type], **end})
+        path, before = f"/v1/subscriptions/{made['id']}", await stored(world, made)
+        body = {"sink": HOOK, "sinkcredential": {**made["sinkcredential"], **given}}
+        answer = await client.put(path, json=body)
+        assert f"/sinkcredential/{expected}" in [pointer for pointer, _ in errors(answer)], (type, given)
+        assert await stored(world, made) == before
+        whole = {**GIVEN[type], **given}
+        if expected == "accesstoken" and given["accesstokenexpiresutc"]:
+            assert (await client.put(path, json={"sink": HOOK, "sinkcredential": whole})).status_code == 200
+            assert (await stored(world, made)).fields["accesstokenexpiresutc"] == given["accesstokenexpiresutc"]
+
+
 async def test_sink_of_another_origin_needs_the_credential_again(open_client, world) -> None:
     for sink in [
         "https://evil.example/hooks",

@@ -31,7 +31,7 @@ from relay.redaction import REDACTED
 MAX_TEXT_CHARACTERS = 1024
 _SEED = re.compile(r"SU[A-Z2-7]{56}", re.ASCII)
 RENEWED = "accesstokenexpiresutc"
-"""The shown field that the relay itself changes."""
+"""The shown field of a REFRESHTOKEN that the relay itself changes."""
 
 
 def _check(is_fine: Callable[[str], bool], expected: str) -> AfterValidator:
@@ -180,11 +180,22 @@ def sent_headers_view(headers: Sequence[tuple[str, str]], credential: SinkCreden
 
 def is_shown(document: Any, credential: SinkCredential | None) -> bool:
     """True if `sinkcredential` in a body is the stored one as `GET` shows it: it is then kept. The relay may have
-    renewed its token since."""
+    renewed the token of a REFRESHTOKEN since, so any time of its end is that of an earlier one."""
     given = document.get("sinkcredential") if isinstance(document, dict) else None
     if credential is None or not isinstance(given, dict):
         return False
-    return all(given.get(name) == credential.shown.get(name) for name in {*given, *credential.shown} - {RENEWED})
+    names = {*given, *credential.shown}
+    if credential.type == "REFRESHTOKEN" and _is_moment(given.get(RENEWED)):
+        names.discard(RENEWED)
+    return all(given.get(name) == credential.shown.get(name) for name in names)
+
+
+def _is_moment(value: object) -> bool:
+    """True for a time, and for none: the relay has got no token yet."""
+    try:
+        return value is None or (isinstance(value, str) and from_rfc3339(value) >= 0)
+    except ValueError:
+        return False
 
 
 def made_credential(
