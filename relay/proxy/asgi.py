@@ -39,6 +39,7 @@ from relay.core.access.forwarding import (
     api_key_of,
     headers_to_forward,
     path_refusal,
+    unforwardable,
     without_tokens,
 )
 from relay.core.jobs.groups import MAX_EXPECTED
@@ -106,6 +107,9 @@ class Proxy:
         gateway = self._gateway
         self._refuse(scope)
         caller, headers = self._caller(scope)
+        if (name := unforwardable(headers)) is not None:
+            detail = f"the value of the header {name} is not UTF-8 and cannot be sent unchanged. Nothing was sent"
+            raise InvalidRequest(detail, code="invalid_header", status=400)
         method, path = scope["method"], scope["raw_path"].decode("ascii")
         query = scope["query_string"].decode("latin-1")
         has_body, fresh, prefers = _traits(scope["headers"])

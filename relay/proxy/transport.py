@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from relay.clock import Clock
-from relay.core.access.forwarding import Header, header_text, headers_to_return
+from relay.core.access.forwarding import Header, headers_to_return
 from relay.errors import NoAnswer, NotSent
 from relay.sources.client import NODE_HEADER
 
@@ -117,10 +117,7 @@ class UpstreamTransport:
         being closed (RFC 9110 section 9.2.2). A POST or PATCH never is.
         """
         session = self._open()
-        try:
-            headers = CIMultiDict([header_text(header) for header in request.headers])
-        except ValueError as error:
-            raise NotSent(str(error)) from None
+        headers = CIMultiDict([(name.decode("ascii"), value.decode()) for name, value in request.headers])
         headers.add(*self._node)
         url_of = self._kept_url if len(request.target) <= MAX_KEPT_URL_CHARACTERS else self._url
         sent_at = self._clock()

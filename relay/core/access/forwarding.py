@@ -249,10 +249,12 @@ def escapes_segment(external_id: str) -> bool:
     return True
 
 
-def header_text(header: Header) -> tuple[str, str]:
-    """The header as text that encodes to the same bytes. Raises ValueError if there is none."""
-    try:
-        return header[0].decode("ascii"), header[1].decode("utf-8")
-    except UnicodeDecodeError:
-        name = header[0].decode("ascii", "replace")[:100]
-        raise ValueError(f"the header {name} is neither ASCII nor UTF-8 and cannot be forwarded unchanged") from None
+def unforwardable(headers: Iterable[Header]) -> str | None:
+    """The name of a header whose value is not UTF-8; None if there is none. The client that sends them writes text, so
+    such a value would not arrive as it is."""
+    for name, value in headers:
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return name.decode("ascii", "replace")
+    return None
