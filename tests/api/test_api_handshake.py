@@ -1,7 +1,8 @@
 """`config.handshake` and the state `pending`."""
 
+from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import Consent
-from tests.support.api_world import HOOK, NOW, SLACK
+from tests.support.api_world import HOOK, SLACK
 
 WAITS = "waits for the sink's consent"
 
@@ -72,9 +73,10 @@ async def test_nothing_is_sent_before_consent_and_not_by_a_test_either(client, w
 
 async def refused(world, made):
     """The sink was asked and has not agreed."""
-    assert await world.store.handshakes.take_turn(made["id"], NOW, NOW + 60)
+    now = world.now
+    assert await world.store.handshakes.take_turn(made["id"], now, now + 60)
     reason = f"{WAITS}: it answered 405"
-    assert await world.store.handshakes.end_turn(made["id"], NOW + 60, NOW + 1, reason, None, NOW + 86_400)
+    assert await world.store.handshakes.end_turn(made["id"], now + 60, now + 1, reason, None, now + 86_400)
 
 
 async def test_resume_asks_again_and_enables_only_with_consent(client, world):
@@ -108,3 +110,34 @@ async def test_put_with_another_sink_needs_another_consent(client, world):
     assert (kept["state"], kept["consent"]) == ("enabled", shown["consent"])
     moved = (await client.put(path, json={**shown, "sink": HOOK + "/other"})).json()
     assert (moved["state"], moved["consent"], moved["state_reason"]) == ("pending", None, WAITS)
+
+
+async def test_pending_subscription_is_asked_at_once_only_if_the_question_changes(client, world):
+    made = await create(client, config={"handshake": "required"})
+    path = f"/v1/subscriptions/{made['id']}"
+    await refused(world, made)
+    shown = (await client.get(path)).json()
+    world.now += 3_600
+    for same in ({"description": "new"}, {"types": ["failed"]}, {"filters": [{"exact": {"channel": "email"}}]}):
+        answer = (await client.put(path, json={**shown, **same})).json()
+        assert state(answer) == state(shown), same
+        assert answer["state_since"] == shown["state_since"]
+    faster = {"config": {**shown["config"], "rate_per_second": 2}}
+    for other in (faster, {**faster, "sink": HOOK + "/other"}):
+        answer = (await client.put(path, json={**shown, **other})).json()
+        asked_at = "2027-01-15T09:00:00.000Z"
+        assert (answer["state"], answer["state_reason"], answer["next_handshake_at"]) == ("pending", WAITS, asked_at)
+        await refused(world, made)
+    free = (await client.put(path, json={**shown, "config": {**shown["config"], "handshake": "off"}})).json()
+    assert (free["state"], free["next_handshake_at"]) == ("enabled", None)
+
+
+async def test_declaring_a_pending_subscription_again_does_not_ask_its_sink(client, world):
+    declared = {"id": "crm", "sink": HOOK, "config": {"handshake": "required", "secret": new_secret(b"s" * 32)}}
+    assert (await client.post("/v1/subscriptions/apply", json={"subscriptions": [declared]})).status_code == 200
+    await refused(world, declared)
+    shown = (await client.get("/v1/subscriptions/crm")).json()
+    world.now += 3_600
+    body = {"subscriptions": [{**declared, "description": "new"}]}
+    assert (await client.post("/v1/subscriptions/apply", json=body)).json()["changed"] == 1
+    assert state((await client.get("/v1/subscriptions/crm")).json()) == state(shown)

@@ -469,7 +469,9 @@ class SubscriptionStore(Scoped):
             consent = before.consent if values["sink_digest"] == row.sink_digest else None
             if consent is None:
                 values["consent"] = None
-            values |= _consent_values(row, now, awaits=awaits_consent(replace(subscription, consent=consent)))
+            awaits = awaits_consent(replace(subscription, consent=consent))
+            asks = values["sink_digest"] != row.sink_digest or subscription.rate_per_second != before.rate_per_second
+            values |= _consent_values(row, now, awaits=awaits, asks=asks)
             connection.execute(
                 update(SubscriptionRow).where(col(SubscriptionRow.id) == subscription.id).values(**values)
             )
@@ -732,10 +734,11 @@ def _reporting_key(subscription: Subscription) -> tuple[object, ...]:
     return subscription.incidents, subscription.wanted_types, subscription.source, subscription.sink, filters
 
 
-def _consent_values(row: Row[Any], now: float, *, awaits: bool) -> dict[str, Any]:
+def _consent_values(row: Row[Any], now: float, *, awaits: bool, asks: bool) -> dict[str, Any]:
     """The columns that change when a subscription begins or ceases to need its sink's consent. A paused one, and one
-    whose sink is gone, do not change: `resume` asks for consent."""
-    if awaits and (row.state in ("enabled", "pending") or row.probe_at is not None):
+    whose sink is gone, do not change: `resume` asks for consent. A pending one whose sink would be asked the same
+    again keeps its pause. `asks`: the question differs from the one before."""
+    if awaits and (row.state == "enabled" or (row.state == "pending" and asks) or row.probe_at is not None):
         asked = {"state_since": now, "state_reason": WAITS, "handshake_at": now}
         return {**asked, "state": "pending", "probe_at": None}
     if row.state == "pending" and not awaits:
