@@ -32,6 +32,10 @@ RelayError
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+PROBLEM_TYPE_PREFIX = "urn:revor-relay:problem:"
+"""Of the `type` of a problem (RFC 9457); the rest is its `code`."""
+
 
 class RelayError(Exception):
     """Base class. `str(error)` is one line for a person; `code` is for programs and stable."""

@@ -15,11 +15,12 @@ from relay.api.http.fields import PATHS
 from relay.api.http.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
 from relay.api.http.operations import PUBLIC, Answer, Operation, models_of
 from relay.api.http.params import Parameter
-from relay.api.http.problems import MEDIA_TYPE, Problem
+from relay.api.http.problems import Problem
 from relay.api.http.stream import EVENT_ID_PATTERN
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.relay_events import SCHEMA_NAMES
 from relay.core.subscriptions.filters import known_types
+from relay.errors import PROBLEM_MEDIA_TYPE
 from subscribers.registry import kinds
 
 _PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
@@ -303,7 +304,7 @@ def _problem(code: int, when: str) -> dict[str, Any]:
         headers |= _LIMITS
     if code in (429, 503):
         headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "string"}}
-    return {"description": when, "headers": headers, "content": {MEDIA_TYPE: {"schema": _PROBLEM_REF}}}
+    return {"description": when, "headers": headers, "content": {PROBLEM_MEDIA_TYPE: {"schema": _PROBLEM_REF}}}
 
 
 def _problems(operation: Operation) -> dict[int, str]:

@@ -26,6 +26,9 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from relay.core.jsontext import dumps
+from relay.errors import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX
+
 SWEEPS_PER_LIMIT = 8
 EVICTED_SHARE = 0.02
 GRACE_SECONDS = 1.0
@@ -61,11 +64,8 @@ _AUTHORITY = re.compile(
 _IDLE, _HEAD, _BODY = range(3)
 """What comes next: the first byte of a request, the rest of its head, or the rest of its body."""
 
-_INVALID: Fault = ("400 Bad Request", "Invalid HTTP request received.")
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 20\r\nretry-after: 1\r\n"
-    b"connection: close\r\n\r\ntoo many connections"
-)
+_INVALID: Fault = ("400 Bad Request", "this is not an HTTP request")
+_FULL: Fault = ("503 Service Unavailable", "too many connections: try again in a second")
 
 log = structlog.get_logger("relay.server")
 
@@ -107,6 +107,17 @@ def authority_of(target: bytes) -> bytes:
 
 def _bad(why: str) -> Fault:
     return "400 Bad Request", why
+
+
+def _answer_to(fault: Fault, more: str = "") -> bytes:
+    """The last answer of a connection, a problem (RFC 9457) as those of the API. `more`: further lines of its head."""
+    status, why = fault
+    number, _, phrase = status.partition(" ")
+    code = phrase.lower().replace(" ", "_")
+    problem = {"type": PROBLEM_TYPE_PREFIX + code, "title": phrase.capitalize(), "status": int(number), "detail": why}
+    body = dumps({**problem, "code": code, "errors": []})
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n{more}"
+    return f"{head}connection: close\r\n\r\n".encode("ascii") + body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +302,7 @@ class Protocol(HttpToolsProtocol):
         self._gentle = _Gentle(self)
         self.address = network_of(self.client[0]) if self.client else ""
         if not self._connections.admit(self, self.since):
-            self.transport.write(_FULL)
+            self.transport.write(_answer_to(_FULL, "retry-after: 1\r\n"))
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -615,8 +626,7 @@ class Protocol(HttpToolsProtocol):
         """Sends an error, closes our side, and discards further input."""
         self._discarding = self._refused = True
         self.since = self.loop.time()
-        head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {len(why)}\r\n"
-        self.transport.write(f"{head}connection: close\r\n\r\n{why}".encode("ascii"))
+        self.transport.write(_answer_to((status, why)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
 

@@ -18,6 +18,8 @@ from relay.api.http.shown import Shown
 from relay.clock import Clock
 from relay.core.jsontext import dumps
 from relay.errors import (
+    PROBLEM_MEDIA_TYPE,
+    PROBLEM_TYPE_PREFIX,
     Conflict,
     FieldError,
     InvalidRequest,
@@ -30,9 +32,6 @@ from relay.errors import (
 from relay.ids import new_id
 
 Value = TypeVar("Value")
-
-MEDIA_TYPE = "application/problem+json"
-TYPE_PREFIX = "urn:revor-relay:problem:"
 
 RETRY_AFTER = "5"
 
@@ -77,8 +76,8 @@ def problem_response(error: RequestError, *, request_id: str | None = None) -> R
     names it, they would keep each other and the request's body in memory until a full garbage collection."""
     error.with_traceback(None)
     more: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
-    document = Problem.of(error, type=TYPE_PREFIX + error.code, detail=str(error), **more)
-    return Response(dumps(document), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers)
+    document = Problem.of(error, type=PROBLEM_TYPE_PREFIX + error.code, detail=str(error), **more)
+    return Response(dumps(document), status_code=error.status, media_type=PROBLEM_MEDIA_TYPE, headers=error.headers)
 
 
 def request_id_of(scope: Scope, clock: Clock) -> str:

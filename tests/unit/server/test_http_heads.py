@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -152,7 +153,27 @@ async def test_heads_that_the_rfc_forbids_are_refused() -> None:
             if not said.startswith(b"HTTP/1.1 %d " % status) or said.count(b"\r\n\r\n") != 1 or app.hosts:
                 wrong.append((name, said, app.hosts[:]))
                 app.hosts.clear()
+                continue
+            head, _, body = said.partition(b"\r\n\r\n")
+            assert b"\r\ncontent-type: application/problem+json\r\n" in head, name
+            problem = json.loads(body)
+            assert (problem["status"], problem["type"]) == (status, f"urn:revor-relay:problem:{problem['code']}"), name
+            assert problem["detail"], name
+            assert problem["errors"] == [], name
     assert not wrong
+
+
+async def test_a_bad_host_is_a_problem_that_names_it() -> None:
+    async with served() as (_, port):
+        said = await answer(port, REFUSED["a host with a path"][1])
+    assert json.loads(said.partition(b"\r\n\r\n")[2]) == {
+        "type": "urn:revor-relay:problem:bad_request",
+        "title": "Bad request",
+        "status": 400,
+        "detail": "the Host header is not a host with an optional port",
+        "code": "bad_request",
+        "errors": [],
+    }
 
 
 async def test_odd_heads_that_the_rfc_allows_are_accepted() -> None:
