@@ -290,7 +290,7 @@ class SchemaTooOld(StoreError):
 
 
 class SchemaUnsupported(StoreError):
-    """The database's schema is older than any that this program migrates."""
+    """The database's schema is older than any that this program migrates, or that of another program."""
 
     code = "schema_unsupported"
     exit_code = 2

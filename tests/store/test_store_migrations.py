@@ -213,6 +213,33 @@ def test_a_schema_from_before_the_first_one_names_the_commit_to_pass_through(mig
     assert description(migrated) == before
 
 
+@pytest.mark.parametrize("revision", ["", "ae1027a6acf", "26", "0026-beta", "\N{FULLWIDTH DIGIT ZERO}026"])
+def test_a_schema_of_another_program_is_refused_and_left_alone(migrated: str, revision: str) -> None:
+    change(migrated, f"UPDATE alembic_version SET version_num = '{revision}'")
+    before = description(migrated)
+    for call in (migrations.migrate, migrations.upgrade, migrations.check, migrations.create):
+        with pytest.raises(SchemaUnsupported, match=r"belongs to another program: set database\.url") as refused:
+            call(migrated)
+        assert "\n" not in str(refused.value)
+        assert refused.value.exit_code == 2
+    assert description(migrated) == before
+
+
+def test_tables_of_another_program_are_left_alone(database_url: str) -> None:
+    change(database_url, "CREATE TABLE jobs (id INTEGER, name TEXT)")
+    before = description(database_url)
+    for call in (migrations.migrate, migrations.upgrade, migrations.check, migrations.create):
+        with pytest.raises(SchemaUnsupported, match="has a table `jobs`, but no schema of revor-relay"):
+            call(database_url)
+    assert description(database_url) == before
+
+
+def test_tables_of_other_names_are_not_in_the_way(database_url: str) -> None:
+    change(database_url, "CREATE TABLE spatial_ref_sys (id INTEGER)")
+    assert migrations.migrate(database_url) == migrations.newest_revision()
+    migrations.check(database_url)
+
+
 def test_an_older_schema_is_named(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = migrations.newest_revision()
     monkeypatch.setattr(migrations, "known_revisions", lambda: (newest, "9000"))

@@ -99,7 +99,6 @@ class SqliteDatabase:
             self._engine = make_engine(self.url)
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("SELECT 1")
-            narrow_files(self.url)
         except SQLAlchemyError as error:
             self._lock.release()
             raise StoreError(f"cannot open the database {self.path}: {_reason(error)}") from error

@@ -1,7 +1,8 @@
 """Migrates a database to this program's schema with Alembic, configured in code."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy import inspect, text
@@ -25,6 +26,7 @@ UPGRADE_WAIT_MS = 60_000
 Result = TypeVar("Result")
 
 
+_REVISION = re.compile(r"[0-9]{4}", re.ASCII)
 _CREATE_VERSION = (  # as Alembic creates it
     "CREATE TABLE IF NOT EXISTS alembic_version "
     "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
@@ -45,7 +47,6 @@ def migrate(url: str) -> str:
     make_empty(real_path(sqlite_url(url)))
     try:
         revision = upgrade(url)
-        narrow_files(sqlite_url(url))
         _let_shrink(url)
         return revision
     finally:
@@ -55,7 +56,10 @@ def migrate(url: str) -> str:
 def upgrade(url: str) -> str:
     """Like `migrate`, for the process that holds the database already. If several start at once, one migrates and
     the others wait. Do not call it in a running event loop."""
-    return _with_connection(url, _upgrade, "migrate")
+    revision = _with_connection(url, _upgrade, "migrate")
+    if not is_postgres(url):
+        narrow_files(sqlite_url(url))
+    return revision
 
 
 def create(url: str) -> None:
@@ -169,10 +173,22 @@ def _check_known(current: str | None) -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The database's schema revision; None for an empty database."""
-    if not inspect(connection).has_table("alembic_version"):
+    """The database's schema revision; None for a database without one. Raises SchemaUnsupported if it has that of
+    another program, or none and a table with the name of one of ours."""
+    tables = set(inspect(connection).get_table_names())
+    found: Sequence[object] = ()
+    if "alembic_version" in tables:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    if len(found) == 1 and isinstance(found[0], str) and _REVISION.fullmatch(found[0]) is not None:
+        return found[0]
+    taken = sorted(tables & set(SQLModel.metadata.tables))
+    if not found and not taken:
         return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    has = f"schema {', '.join(map(repr, found)):.100}" if found else f"a table `{taken[0]}`"
+    raise SchemaUnsupported(
+        f"the database has {has}, but no schema of revor-relay, so it belongs to another program: set database.url to "
+        "another one"
+    )
 
 
 def known_revisions() -> tuple[str, ...]:

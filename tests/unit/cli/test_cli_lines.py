@@ -1,7 +1,9 @@
 """The command line as a user sees it: exit codes, one line per error, and no traceback."""
 
 import re
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,42 @@ def test_migrate_names_the_process_that_holds_the_database(capsys: pytest.Captur
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert re.search(r"pid \d+", err)
+
+
+REVISIONS = "CREATE TABLE alembic_version (version_num VARCHAR(32)); INSERT INTO alembic_version VALUES "
+OF_OTHERS = {
+    "a table of ours": "CREATE TABLE jobs (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE tokens (id INTEGER);",
+    "an empty revision": f"{REVISIONS} ('');",
+    "a revision of another program": f"{REVISIONS} ('ae1027a6acf');",
+    "several revisions": f"{REVISIONS} ('0026'), ('0025');",
+    "a revision that is no text": f"{REVISIONS} (x'ff00');",
+    "no revision, and a table of ours": f"{REVISIONS} ('x'); DELETE FROM alembic_version; CREATE TABLE jobs (id);",
+}
+
+
+@pytest.mark.parametrize("script", OF_OTHERS.values(), ids=OF_OTHERS)
+def test_database_of_another_program_is_refused_by_every_command_and_left_alone(
+    script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REVOR_API_KEY", "sk-revor-1")
+    monkeypatch.setenv("REVOR_BASE_URL", "http://127.0.0.1:9")
+    with closing(sqlite3.connect("relay.db")) as database:
+        database.executescript(script)
+        before = list(database.iterdump())
+    Path("relay.db").chmod(0o644)
+    for arguments in (
+        *(["migrate"], ["serve", "--port", "0"], ["check"], ["tokens", "list"], ["audit"], ["export"]),
+        *(["keys", "rotate"], ["apply"]),
+    ):
+        assert run(arguments) == 2, arguments
+        shown = capsys.readouterr()
+        text = shown.out if arguments == ["check"] else shown.err
+        (line,) = [one for one in text.splitlines() if "belongs to another program" in one]
+        assert "set database.url to another one" in line, arguments
+        assert "Traceback" not in shown.out + shown.err
+    assert Path("relay.db").stat().st_mode & 0o777 == 0o644
+    with closing(sqlite3.connect("relay.db")) as database:
+        assert list(database.iterdump()) == before
 
 
 @pytest.mark.parametrize("option", ["--filters", "--template", "--credential"])
