@@ -56,6 +56,14 @@ COMPANIES: dict[str, dict[str, Any]] = {
     "uncertain": {},  # its answers are lost
 }
 """Customers of a CRM, by what becomes of deliveries to them."""
+WRITTEN_TO = ("dead", "delivered", "uncertain")
+"""Companies that are asked for the persons of jobs."""
+ASKED_WITH = frozenset({"captured address", "captured phone"})
+SENT_TO_SINKS = (
+    *("n8n path", "query of a sink", "custom header", "custom api key", "sink password", "access token"),
+    *("credential header", "client secret", "refused client secret", "refresh token", "callback path 1"),
+)
+"""Secrets that sinks and token endpoints get."""
 DRY = {"hubspot": "https://api.hubapi.com", "salesforce": "https://acme.my.salesforce.com"}
 """Other CRMs, where nothing is sent."""
 SEARCH = "GET /api/v2/persons/search"
@@ -191,7 +199,7 @@ class World:
             "Authorization": f"Bearer {token or self.token}",
             **{k.replace("_", "-"): v for k, v in headers.items()},
         }
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS)) as session:
             try:
                 async with session.request(method, f"{self.url}{path}", json=body, headers=named) as response:
                     raw = await response.read()
@@ -432,15 +440,32 @@ async def publish(world: World) -> None:
     assert answer["accepted"] == 1, answer
 
 
+def asked_for(world: World) -> dict[str, set[str]]:
+    """Which captured texts each company was asked for."""
+    captured = world.captured()
+    return {name: world.canaries.found_in(repr(one.calls).encode(), captured) for name, one in world.companies.items()}
+
+
+def everything_was_sent(world: World) -> bool:
+    """True once the sinks have got every secret that is theirs, and companies were asked for each kind of captured
+    text: not every job names its person by all of them."""
+    asked = asked_for(world)
+    kinds = [{name.rpartition(" ")[0] for name in asked[company]} for company in WRITTEN_TO]
+    found = world.canaries.found_in(b"\n".join(world.sink.got))
+    is_issued = any(name.startswith("issued token") for name in found)
+    return is_issued and found.issuperset(SENT_TO_SINKS) and all(one >= ASKED_WITH for one in kinds)
+
+
 async def let_events_flow(world: World) -> None:
-    """Waits until deliveries have succeeded and failed for good."""
+    """Waits until deliveries have succeeded and failed for good, and every secret was sent."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             dead = await world.call("GET", "/v1/deliveries?state=dead&limit=500")
             done = await world.call("GET", "/v1/deliveries?state=delivered")
             at_crms = await ends_at_crms(world)
             subscriptions = {one["subscription_id"] for one in dead["items"]}
-            if len(subscriptions) >= 6 and done["items"] and at_crms.keys() == {*COMPANIES, *DRY}:
+            ended = len(subscriptions) >= 6 and done["items"] and at_crms.keys() == {*COMPANIES, *DRY}
+            if ended and everything_was_sent(world):
                 return
             await asyncio.sleep(0.3)
 
@@ -563,11 +588,10 @@ async def captured_jobs(world: World) -> set[str]:
 
 def check_that_recipients_were_kept(world: World) -> None:
     """The CRMs were asked for the addresses and the numbers, and nobody else got them."""
-    captured = world.captured()
-    asked = {name: world.canaries.found_in(repr(one.calls).encode(), captured) for name, one in world.companies.items()}
+    captured, asked = world.captured(), asked_for(world)
     assert asked["dry_run"] == set()
-    for name in ("dead", "delivered", "uncertain"):
-        assert {one.rpartition(" ")[0] for one in asked[name]} >= {"captured address", "captured phone"}, name
+    for name in WRITTEN_TO:
+        assert {one.rpartition(" ")[0] for one in asked[name]} >= ASKED_WITH, name
     notes = [note for company in world.companies.values() for note in company.notes]
     assert notes
     assert world.canaries.found_in(repr(notes).encode(), captured) == set()
@@ -580,11 +604,7 @@ def check_that_it_was_a_test(world: World) -> None:
     """The secrets were used, and a leak would have been found."""
     check_that_recipients_were_kept(world)
     got = b"\n".join(world.sink.got) + "\n".join(world.proxy.heads).encode()
-    for name in (
-        *("n8n path", "query of a sink", "custom header", "custom api key", "sink password", "access token"),
-        *("credential header", "client secret", "refused client secret", "refresh token", "callback path 1"),
-        "proxy password",
-    ):
+    for name in (*SENT_TO_SINKS, "proxy password"):
         assert name in world.canaries.found_in(got), f"{name} was not used"
     assert any(name.startswith("issued token") for name in world.canaries.found_in(got))
     logs = b"".join(material for name, material in world.materials.items() if "log at debug level" in name)
