@@ -1,6 +1,7 @@
 import asyncio
 
 import orjson
+import pytest
 
 from relay.api.app import create_api
 from relay.api.http import stream
@@ -118,6 +119,31 @@ async def test_a_silent_stream_is_kept_open_by_comments(client, world):
     answer = await client.get("/v1/events/stream")
     assert answer.text.count(": still here\n\n") == 2
     assert sum(world.signals.waits[:15]) == stream.HEARTBEAT_SECONDS
+
+
+@pytest.mark.parametrize("leaves", ["its task is cancelled", "sending fails", "it disconnects"])
+async def test_a_client_that_leaves_before_its_answer_starts_frees_its_slot(client, world, leaves):
+    api = create_api(world.ports(), world.proxy)
+    starts = asyncio.Event()
+
+    async def receive():
+        if leaves != "it disconnects":
+            await asyncio.Event().wait()
+        await starts.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        starts.set()
+        if leaves == "sending fails":
+            raise OSError("gone")
+        await asyncio.Event().wait()
+
+    answering = asyncio.create_task(api(scope_of("/v1/events/stream"), receive, send))
+    await starts.wait()
+    if leaves == "its task is cancelled":
+        answering.cancel()
+    await asyncio.gather(answering, return_exceptions=True)
+    assert (api.context.ports.admission.streams.taken, world.signals.open_watches) == (0, 0)
 
 
 async def test_streams_are_limited_and_a_client_that_leaves_frees_its_slot(client, world):
