@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ALL_EVENTS = ""
+"""Topic: an event was recorded."""
 DELIVERIES = "deliveries"
+"""Topic of programs that pull: deliveries may be due, or a subscription has changed."""
 
 
 class Watch:
@@ -33,59 +35,17 @@ class Watch:
 
 
 class Signals:
-    """The topics: one per job, by its uid, one per group, by its id, one for all events, and one for deliveries."""
+    """The topics: one per job, by its uid, signalled when it gets an event or is closed; one per group, by its id,
+    signalled when it finishes; ALL_EVENTS and DELIVERIES."""
 
     def __init__(self) -> None:
+        self.due = asyncio.Event()
+        """Set to make the dispatcher scan at once."""
         self._watches: dict[str, set[Watch]] = {}
 
     @contextmanager
-    def watch_job(self, uid: str) -> Iterator[Watch]:
-        """A watch that is signalled when the job gets an event or is closed."""
-        with self._watch(uid) as watch:
-            yield watch
-
-    @contextmanager
-    def watch_group(self, id: str) -> Iterator[Watch]:
-        """A watch that is signalled when the group finishes."""
-        with self._watch(id) as watch:
-            yield watch
-
-    @contextmanager
-    def watch_events(self) -> Iterator[Watch]:
-        """A watch that is signalled when any event is recorded."""
-        with self._watch(ALL_EVENTS) as watch:
-            yield watch
-
-    @contextmanager
-    def watch_deliveries(self, watch: Watch) -> Iterator[Watch]:
-        """The watch is signalled when deliveries may be due, or a subscription has changed."""
-        with self._watch(DELIVERIES, watch):
-            yield watch
-
-    def job_changed(self, uid: str) -> None:
-        """Signals the watches of a job."""
-        self._signal(uid)
-
-    def group_finished(self, id: str) -> None:
-        """Signals the watches of a group."""
-        self._signal(id)
-
-    def event_recorded(self) -> None:
-        """Signals the watches of all events."""
-        self._signal(ALL_EVENTS)
-        self._signal(DELIVERIES)
-
-    def deliveries_changed(self) -> None:
-        """Signals the watches of deliveries."""
-        self._signal(DELIVERIES)
-
-    def wake_all(self) -> None:
-        """Signals every watch, for example at shutdown, so that waiting requests end."""
-        for topic in list(self._watches):
-            self._signal(topic)
-
-    @contextmanager
-    def _watch(self, topic: str, watch: Watch | None = None) -> Iterator[Watch]:
+    def watch(self, topic: str, watch: Watch | None = None) -> Iterator[Watch]:
+        """A watch that is signalled with the topic."""
         watch = watch or Watch()
         self._watches.setdefault(topic, set()).add(watch)
         try:
@@ -96,6 +56,23 @@ class Signals:
             if not watches:
                 del self._watches[topic]
 
-    def _signal(self, topic: str) -> None:
+    def signal(self, topic: str) -> None:
+        """Signals the watches of a topic."""
         for watch in self._watches.get(topic, ()):
             watch.signal()
+
+    def event_recorded(self) -> None:
+        """Signals the watches of all events, and programs that pull."""
+        self.signal(ALL_EVENTS)
+        self.signal(DELIVERIES)
+
+    def deliveries_due(self) -> None:
+        """Makes the dispatcher scan and signals programs that pull: a delivery became due, or a subscription has
+        changed."""
+        self.due.set()
+        self.signal(DELIVERIES)
+
+    def wake_all(self) -> None:
+        """Signals every watch, for example at shutdown, so that waiting requests end."""
+        for topic in list(self._watches):
+            self.signal(topic)

@@ -104,7 +104,7 @@ class Dispatcher:
         """Minimum pause before the next scan."""
         self._tasks = Tasks()
         settings = shared.settings
-        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=shared.due.set)
+        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=shared.signals.due.set)
         self.signer = Signer(shared)
         self.handshakes = Handshakes(shared)
         self._worker = Worker(shared, self.slots, self._tasks, self.signer)
@@ -121,10 +121,6 @@ class Dispatcher:
         self.slots.limit(concurrency=settings.concurrency, per_host=settings.per_host)
 
     # --- called by other components
-
-    def wake(self) -> None:
-        """See `Shared.wake`."""
-        self.shared.wake()
 
     def reserve(self, events: Sequence[Event]) -> Reservation | None:
         """Reserves slots for the first deliveries of a job's events. None if nothing matches or no slot is free.
@@ -181,7 +177,7 @@ class Dispatcher:
             for nth, one in enumerate(leased):  # several only without ordering
                 self._worker.start(target, one, has_slot=nth == 0)
         if due:
-            self.shared.due.set()
+            self.shared.signals.due.set()
 
     async def test(self, subscription: Subscription, event: Event) -> tuple[Attempt, Outcome]:
         """Sends one event now, without limits. Nothing is stored."""
@@ -245,7 +241,7 @@ class Dispatcher:
 
     async def _scan(self) -> None:
         while not self.slots.closed:
-            self.shared.due.clear()
+            self.shared.signals.due.clear()
             self._pause_seconds = 0.0
             try:
                 wait_seconds = await self.run_once()
@@ -262,7 +258,7 @@ class Dispatcher:
             if wait_seconds > self._pause_seconds:
                 try:
                     async with asyncio.timeout(wait_seconds - self._pause_seconds):
-                        await self.shared.due.wait()
+                        await self.shared.signals.due.wait()
                 except TimeoutError:
                     pass
 
@@ -317,7 +313,7 @@ class Dispatcher:
         """Stops claiming, releases unsent deliveries at once, and finishes those in flight within `timeout_seconds`.
         The rest keep their leases: they may have arrived."""
         self.slots.close()
-        self.shared.due.set()
+        self.shared.signals.due.set()
         await self._tasks.finish(timeout_seconds)
 
     # --- 1. refresh
@@ -445,7 +441,7 @@ class Dispatcher:
         except StoreError as error:
             target.sink.expediting_failed()
             log.error("forward_failed", subscription=subscription_id, error=str(error))
-        self.shared.due.set()
+        self.shared.signals.due.set()
 
     # --- 3. share
 
@@ -476,7 +472,7 @@ class Dispatcher:
                     else:
                         count = min(count, int(limit) - target.slots.backlogged)
             if count > 0 and target.portal is not None and not target.portal.take_turn(now):
-                self.shared.due.set()  # a fresh event has taken the turn: the next scan finds the next one
+                self.shared.signals.due.set()  # a fresh event has taken the turn: the next scan finds the next one
                 continue
             for _ in range(count):  # occupied before the next subscription computes its share
                 self.slots.occupy(target)

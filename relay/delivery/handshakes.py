@@ -127,7 +127,7 @@ class Handshakes:
         kept = await self._rows.end_turn(one.id, until, now, reason, consent, at)
         log.info("handshake", subscription=one.id, host=host_of(one.sink), reason=reason, kept=kept)
         if at is None:
-            self._shared.due.set()
+            self._shared.signals.due.set()
 
 
 def _log_failure(error: Exception) -> None:

@@ -32,7 +32,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Sent
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
 from relay.errors import StoreError
-from relay.signals import Signals, Watch
+from relay.signals import DELIVERIES, Signals, Watch
 from relay.store.deliveries.claims import ClaimRequest
 from relay.store.deliveries.pulls import EndedLeases, Judge, Settled, Settlement
 from relay.tasks import Tasks
@@ -86,7 +86,7 @@ class Arrivals:
                 self._joined.signal()
 
     async def _watch(self, joined: Watch) -> None:
-        with self._signals.watch_deliveries(joined):
+        with self._signals.watch(DELIVERIES, joined):
             while self._waiting and self._joined is joined:
                 try:
                     wait_seconds = await self.scan()
@@ -174,7 +174,7 @@ class Pulls:
             self._announce(subscription, events)
         if total:
             self._metrics.count_attempts(subscription, subscription.kind, "retry", total, self._clock())
-            self._signals.deliveries_changed()
+            self._signals.signal(DELIVERIES)
         return total
 
     async def ended(self) -> list[str]:
@@ -196,7 +196,7 @@ class Pulls:
         if done:
             if verdict is not None:
                 self._metrics.count_attempts(subscription, subscription.kind, verdict, done, self._clock())
-            self._signals.deliveries_changed()
+            self._signals.signal(DELIVERIES)
         self._announce(subscription, settled.events)
         return settled
 
@@ -206,7 +206,7 @@ class Pulls:
                 self._metrics.count_dead(subscription, event.recorded_at)
             self._shared.recorded(event)
         if events:
-            self._shared.due.set()
+            self._shared.signals.due.set()
 
     def _judge(self, subscription: Subscription, reason: str, delay_seconds: float | None = None) -> Judge:
         policy, now = self._shared.policy, self._clock()

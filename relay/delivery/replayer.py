@@ -38,7 +38,7 @@ class Replayer:
         for _ in range(MAX_STEPS):
             step = await self._rows.advance(replay_id, self._shared.holder.name, self._shared.clock())
             if step.queued:
-                self._shared.wake()
+                self._shared.signals.deliveries_due()
             if step.ended:
                 log.info("replay_ended", replay=replay_id)
             if not step.more:

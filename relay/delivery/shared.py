@@ -1,6 +1,5 @@
 """What the components of delivery on one node share: the store, the sinks and how to reach them, clocks and leases."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -32,7 +31,6 @@ class Shared:
     settings     the current settings; a reload replaces them
     lease_clock  the clock of leases, see `Database.lease_clock`
     kinds        the kinds of sinks by name
-    due          set to make the dispatcher scan at once
     """
 
     store: "Store"
@@ -46,7 +44,6 @@ class Shared:
     holder: LeaseOwner
     kinds: "Mapping[str, Kind]" = field(default_factory=kinds)
     random: Random = field(default_factory=Random)
-    due: asyncio.Event = field(default_factory=asyncio.Event)
     _leases: int = 0
 
     @property
@@ -62,11 +59,6 @@ class Shared:
         return Lease(
             token=self.holder.token(self._leases), until=until, taken_at=taken_at, subscription_ids=subscription_ids
         )
-
-    def wake(self) -> None:
-        """Triggers a scan, after a delivery became due or a subscription changed, and wakes programs that pull."""
-        self.due.set()
-        self.signals.deliveries_changed()
 
     def recorded(self, event: Event) -> None:
         """An event was recorded that delivery itself has made."""

@@ -317,10 +317,10 @@ class Worker:
             if isinstance(error, DecryptError):
                 self.undecryptable[target.subscription.id] = error
             log.error("delivery_failed", subscription=target.subscription.id, error=str(error))
-            self._shared.due.set()
+            self._shared.signals.due.set()
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
-            self._shared.due.set()
+            self._shared.signals.due.set()
         finally:
             self._metrics.deliveries_in_flight.dec()
 
@@ -386,7 +386,7 @@ class Worker:
         finally:
             self._slots.count_committing(target, -next_count)
         if not recorded[0].next and (target.slots.has_backlog or result.next_lease is None):
-            self._shared.due.set()  # nothing claimed: the scan finds when the next one is due
+            self._shared.signals.due.set()  # nothing claimed: the scan finds when the next one is due
         return recorded[0].next
 
     async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
@@ -433,7 +433,7 @@ class Worker:
     async def _release(self, claimed: Sequence[Claimed], due_at: float) -> tuple[Claimed, ...]:
         """Gives deliveries back unsent. Returns no delivery to continue with."""
         await self._deliveries.release(claimed, due_at)
-        self._shared.due.set()
+        self._shared.signals.due.set()
         return ()
 
     async def _record(
@@ -581,7 +581,7 @@ class Worker:
             kept=kept,
         )
         if result.state == "pending" or result.disable is not None or result.events:
-            self._shared.due.set()
+            self._shared.signals.due.set()
 
     async def _store_health(self, target: Target, outcome: Outcome, now: float, *, by_proxy: bool) -> None:
         """Stores the start of a sink's failures and the pause it asked for, for restarts and other nodes. Writes only
@@ -590,7 +590,7 @@ class Worker:
         if change is None:
             return
         if change.ends_outage:
-            self._shared.due.set()
+            self._shared.signals.due.set()
         reason = outcome.reason if outcome.judges_sink else target.subscription.failing_reason
         others = self._slots.pause_to_store(target, now)
         for other in others:  # before the commit: others of the portal get the same answer meanwhile

@@ -16,9 +16,8 @@ from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.node.component_settings import ComponentSettings
 from relay.node.scheduler import Scheduler
-from relay.polling.account_watch import AccountWatch
+from relay.polling.account import PolledAccount
 from relay.polling.poller import Poller
-from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.proxy.transport import UpstreamTransport
 from relay.proxy.types import Adopted
@@ -82,55 +81,32 @@ class Accounts:
 
     def add(self, source: SourceSettings, account: AccountSettings, components: ComponentSettings) -> None:
         """Adds one account of a source."""
-        settings, shared = components.of_account(source, account), self._store.database.shared
-        recorder = Recorder(
-            jobs=self._store.jobs,
+        shared = self._store.database.shared
+        polled = PolledAccount(
+            settings=components.of_account(source, account),
+            planner_config=components.of_planner(source),
+            upstream=self.clients[source.name],
+            store=self._store,
             dispatcher=self._dispatcher,
             signals=self._signals,
             metrics=self._metrics,
             clock=self._clock,
-            hint=settings.hint,
-            origin=settings.origin,
-        )
-        watch = None
-        if components.definitions[source.name].listing is not None:
-            watch = AccountWatch(
-                settings,
-                upstream=self.clients[source.name],
-                rows=self._store.connect_accounts,
-                signals=self._signals,
-                wake=self._dispatcher.wake,
-                metrics=self._metrics,
-                clock=self._clock,
-                limiter=self._listings,
-            )
-        poller = Poller(
-            settings,
-            upstream=self.clients[source.name],
-            jobs=self._store.jobs,
-            accounts=self._store.accounts,
-            recorder=recorder,
-            signals=self._signals,
-            wake=self._dispatcher.wake,
-            metrics=self._metrics,
-            clock=self._clock,
-            planner_config=components.of_planner(source),
-            statistics=self._planner_statistics[source.name],
-            saved_plan=AccountPlan(
-                source.name,
-                account.name,
-                shared=self.statistics[source.name],
-                plans=self._store.accounts,
-                clock=self._clock,
-                holder=self._holder if shared else None,
-            ),
+            listings=self._listings,
             polled=self._polled,
-            watch=watch,
+            holds=not shared,  # on a shared database only under a lease, which the cluster takes
         )
-        poller.holds = not shared  # on a shared database only under a lease, which the cluster takes
+        plan = AccountPlan(
+            source.name,
+            account.name,
+            shared=self.statistics[source.name],
+            plans=self._store.accounts,
+            clock=self._clock,
+            holder=self._holder if shared else None,
+        )
+        poller = Poller(polled, saved_plan=plan, statistics=self._planner_statistics[source.name])
         self.pollers[(source.name, account.name)] = poller
         if self._scheduler is not None:
-            poller.reschedule = self._scheduler.add_account(source.name, account.name, poller)
+            polled.reschedule = self._scheduler.add_account(source.name, account.name, poller)
 
     async def close(self) -> None:
         """Closes the connections to the upstreams."""

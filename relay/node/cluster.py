@@ -13,12 +13,11 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.jobs.job import Job, PlannedJob
-from relay.delivery.dispatcher import Dispatcher
 from relay.ids import new_id
 from relay.lease_owner import LeaseOwner
 from relay.polling.poller import Poller
 from relay.proxy.reads import AnswerCache
-from relay.signals import Signals
+from relay.signals import DELIVERIES, Signals
 from relay.store.databases.notices import ALL
 from relay.store.store import Store
 
@@ -47,7 +46,6 @@ class Cluster:
         *,
         store: Store,
         pollers: Mapping[tuple[str, str], Poller],
-        dispatcher: Dispatcher,
         signals: Signals,
         answers: AnswerCache,
         clock: Clock,
@@ -57,7 +55,6 @@ class Cluster:
     ) -> None:
         self._store = store
         self._pollers = pollers
-        self._dispatcher = dispatcher
         self._signals = signals
         self._answers = answers
         self._clock = clock
@@ -79,7 +76,7 @@ class Cluster:
         self._renewal: asyncio.Task[None] | None = None
         self._taking: dict[tuple[str, str], asyncio.Task[None]] = {}
         for poller in pollers.values():
-            poller.holds = False
+            poller.account.holds = False
 
     async def introduce(self) -> None:
         """Starts listening and gives this node its name. Call it before anything is leased."""
@@ -124,7 +121,7 @@ class Cluster:
             log.warning("name_lost")
             for key in list(self._pollers):
                 self._let_go(key)
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
         self._renew_soon.set()
 
     # --- polling leases
@@ -142,7 +139,7 @@ class Cluster:
         if self._holder.has_lost(name):
             return  # the old name is lost: the account is taken again under the new one
         for mine, key in zip(held, keys, strict=True):
-            if mine and not self._pollers[key].holds and key not in self._taking:
+            if mine and not self._pollers[key].account.holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
             elif not mine:
                 self._let_go(key)
@@ -162,7 +159,7 @@ class Cluster:
         taking, poller = self._taking.get(key), self._pollers[key]
         if taking is not None:
             taking.cancel()
-        if poller.holds:
+        if poller.account.holds:
             poller.release()
             self._signals.wake_all()  # waiters get no more signals from this node and must read the store
             log.warning("polling_lost", source=key[0], account=key[1])
@@ -192,7 +189,7 @@ class Cluster:
             self._others.difference_update(dead)
             count = await self._store.holders.release(dead, now)
             log.warning("node_died", holders=dead, deliveries=count)
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
             self._renew_soon.set()
 
     async def _watching(self) -> None:
@@ -214,20 +211,20 @@ class Cluster:
             self._not_listening = False
             self._introduced.set()
         elif what == "event":
-            self._signals.job_changed(rest)
+            self._signals.signal(rest)
             self._signals.event_recorded()
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
         elif what == "group":
-            self._signals.group_finished(rest)
+            self._signals.signal(rest)
         elif what == "subscriptions":
             self._store.subscriptions.changed()
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
         elif what == "tokens":
             self._tokens_changed()
         elif what == "deliveries":
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
         elif what == "pulls":
-            self._signals.deliveries_changed()
+            self._signals.signal(DELIVERIES)
         elif what == "polling":
             self._renew_soon.set()
         elif what == "node":
@@ -238,7 +235,7 @@ class Cluster:
             account, uid, external_id = rest.split(" ", 2)
             source, _, name = account.partition("/")
             self._answers.drop((source, name, external_id))
-            self._signals.job_changed(uid)
+            self._signals.signal(uid)
             self._gone.add(uid)
         self._wake.set()
 
@@ -247,7 +244,7 @@ class Cluster:
         uid, _, weight = rest.partition(" ")
         source, _, name = account.partition("/")
         poller = self._pollers.get((source, name))
-        if poller is None or not poller.holds:
+        if poller is None or not poller.account.holds:
             return
         if what == "look":
             poller.agenda.refresh(uid)
@@ -263,7 +260,7 @@ class Cluster:
             self._store.subscriptions.changed()
             self._answers.clear()
             self._signals.wake_all()
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
         await self._forget_gone()
         now = self._clock()
         if not (self._not_listening or self._new_jobs or now - self._scanned_at >= UNHEARD_SECONDS):
@@ -290,10 +287,11 @@ class Cluster:
         """Finds changes whose notification was lost: to subscriptions, and jobs that are tracked again, if the database
         has more open jobs of an account than this node has planned."""
         if await self._store.subscriptions.find_changes():
-            self._dispatcher.wake()
+            self._signals.deliveries_due()
         counts = await self._store.jobs.open_counts()
         for (source, account), poller in self._pollers.items():
-            if not poller.holds or counts.get((source, account), 0) <= poller.planner.stats(self._clock()).open_jobs:
+            planned = poller.planner.stats(self._clock()).open_jobs
+            if not poller.account.holds or counts.get((source, account), 0) <= planned:
                 continue
             after = ""
             while jobs := await self._store.jobs.open_jobs(source, account, after_uid=after, count=SCAN_COUNT):

@@ -11,16 +11,14 @@ from relay.config.settings import AccountSettings as AccountConfig
 from relay.config.settings import Settings, SourceSettings
 from relay.core import relay_events
 from relay.core.access.netguard import GuardPolicy
-from relay.core.events.event import Hint
-from relay.core.jobs.job import PARTS, Problem
+from relay.core.jobs.job import PARTS
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.polling.tracking import CallbackLimits
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.settings import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
-from relay.polling.account_settings import AccountSettings
-from relay.polling.recorder import Hints
+from relay.polling.account import AccountSettings
 from relay.sources.definition import SourceDefinition
 from relay.web.sessions import WebSettings
 
@@ -41,11 +39,11 @@ class ComponentSettings:
         return AccountSettings(
             source=source.name,
             account=account.name,
+            definition=definition,
             origin=definition.origin(source.base_url, schema),
             dataschema_base=self.base_url,
             deadline_seconds=source.polling.deadline_seconds,
             read_key=_key_reader(account),
-            hint=_hints(definition),
             listing_interval_seconds=source.polling.connect_accounts_interval_seconds,
         )
 
@@ -170,10 +168,3 @@ def _key_reader(account: AccountConfig) -> Callable[[], str | None]:
         return account.api_key
 
     return read
-
-
-def _hints(definition: SourceDefinition) -> Hints:
-    def hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
-        return definition.hint_for(problem, kind, channel=channel)
-
-    return hint

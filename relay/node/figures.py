@@ -56,7 +56,7 @@ class Figures:
         for number, (place, poller) in enumerate(list(self._pollers.items())):
             if number % MEASURED_AT_ONCE == MEASURED_AT_ONCE - 1:
                 await asyncio.sleep(0)
-            if not poller.holds or poller.agenda.loading:
+            if not poller.account.holds or poller.agenda.loading:
                 continue
             stats, answered = poller.planner.stats(now), poller.poll_handler.answered
             at, before = polls.get(place, (now, answered))

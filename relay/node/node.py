@@ -62,6 +62,7 @@ from relay.web.app import Web, create_web
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
+ADOPTED_SECONDS = 5.0
 BROKERS_SECONDS = 15.0
 """Interval between two scans for idle connections to brokers."""
 LOAD_WAIT_SECONDS = 1.0
@@ -169,7 +170,6 @@ class Node:
             store=store,
             pollers=self.pollers,
             definitions=definitions,
-            wake=self.dispatcher.wake,
             signals=self.signals,
             clock=clock,
             on_untracked=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
@@ -209,7 +209,6 @@ class Node:
             self._cluster = Cluster(
                 store=store,
                 pollers=self.pollers,
-                dispatcher=self.dispatcher,
                 signals=self.signals,
                 answers=self._answers,
                 clock=clock,
@@ -249,19 +248,15 @@ class Node:
         if "scheduler" in self._roles:
             states = {(state.source, state.name): state for state in await self.store.accounts.all()}
             for key, poller in self.pollers.items():
-                if poller.holds:
+                if poller.account.holds:
                     await poller.restore(states.get(key))
                     self._loading.append(loop.create_task(self._load(poller)))
             if self._loading:  # a few jobs load at once; the API need not wait for a million
                 await asyncio.wait(self._loading, timeout=LOAD_WAIT_SECONDS)
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
-        self.scheduler.add_upkeep(
-            Upkeep(name="brokers", every_seconds=BROKERS_SECONDS, run=self._publishers.close_idle)
-        )
-        self.scheduler.add_upkeep(
-            Upkeep(name="figures", every_seconds=FLUSH_SECONDS, at_once=True, run=self._figures.run_once)
-        )
+        self.scheduler.add_upkeep(Upkeep("brokers", BROKERS_SECONDS, self._publishers.close_idle))
+        self.scheduler.add_upkeep(Upkeep("figures", FLUSH_SECONDS, self._figures.run_once, at_once=True))
         self.scheduler.start()
         if "dispatcher" in self._roles:
             self._dispatching = loop.create_task(self.dispatcher.run())
@@ -364,7 +359,7 @@ class Node:
 
     async def save_statistics(self) -> None:
         """Writes down what polls have taught. It also happens by itself, every minute."""
-        await upkeep.save_statistics(self._accounts.statistics.values(), self.pollers.values())
+        await upkeep.save_statistics(self._accounts.statistics.values(), self.pollers)
 
     def _stopped_pollers(self, seconds: float) -> list[Coroutine[Any, Any, None]]:
         return [poller.stop(seconds) for poller in self.pollers.values()]
@@ -387,7 +382,7 @@ class Node:
         self.tracking.configure(self._components.of_tracking())
         self.dropin.creates.configure(self._components.of_capture())
         self._api = create_api(self._ports(), self._proxy, self._pages)
-        self.dispatcher.wake()
+        self.signals.deliveries_due()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced
 
     async def _reload_keys(self, keys: Sequence[str]) -> None:
@@ -397,7 +392,7 @@ class Node:
             log.error("encryption_keys_refused", error=str(error), hint="the previous keys stay in use")
         else:
             self.store.subscriptions.changed()  # some of them can perhaps be decrypted now
-            self.dispatcher.wake()
+            self.signals.deliveries_due()
 
     async def _adopt(self, source: str, api_key: str) -> None:
         """Adds an account for a caller's key that the upstream has accepted."""
@@ -499,18 +494,18 @@ class Node:
         )
 
     def _upkeep(self) -> list[Upkeep]:
-        return timetable(
+        works = timetable(
             store=self.store,
             pollers=self.pollers,
             statistics=self._accounts.statistics.values(),
-            dispatcher=self.dispatcher,
+            delivery=self.dispatcher.shared,
             pulls=self.pulls,
             gateway=self.dropin,
-            metrics=self.metrics_registry,
-            clock=self._clock,
             retention=self.settings.retention,
-            find_adopted=self._find_adopted,
         )
+        if self.store.database.shared and self.dropin.adopts_keys:
+            works.append(Upkeep("adopted", ADOPTED_SECONDS, self._find_adopted))
+        return works
 
     def _progress(self) -> dict[str, Progress]:
         """The loops that this node's roles run."""
@@ -529,11 +524,11 @@ class Node:
         # their types are others' own, and may be many
         self.metrics_registry.count_published(PUBLISHED, count, self._clock())
         self.signals.event_recorded()
-        self.dispatcher.wake()
+        self.signals.deliveries_due()
 
     def _on_groups_finished(self, ids: Sequence[str]) -> None:
         for id in ids:
-            self.signals.group_finished(id)
+            self.signals.signal(id)
 
     def _on_made(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -550,4 +545,4 @@ class Node:
 
     def _on_proxy_recorded(self, event: Event) -> None:
         self._on_recorded(event)
-        self.dispatcher.wake()
+        self.signals.deliveries_due()

@@ -54,7 +54,7 @@ async def readiness(
     for (source, account), poller in pollers.items():
         name = f"{source}/{account}"
         checks[f"source:{name}"] = poller.state.state if poller.key is not None else "no_key"
-        if not poller.holds:
+        if not poller.account.holds:
             checks[f"source:{name}"] = "polled by another node"
         if poller.key is None:
             problems.append(("sources", f"{name} has no API key: set {setting_of_key(source, account)}"))
@@ -102,13 +102,13 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now
         stats = poller.planner.stats(now)
         metrics.open_jobs.labels(source, account).set(stats.open_jobs)
         metrics.due_jobs.labels(source, account).set(stats.due_jobs)
-        if poller.holds:
+        if poller.account.holds:
             metrics.price_seconds.labels(source, account).set(stats.price_seconds)
         else:
             metrics.price_seconds.remove(source, account)
-        states = {} if poller.watch is None else poller.watch.states
+        states = {} if poller.account.watch is None else poller.account.watch.states
         for state in SHOWN_STATES:
-            if poller.holds and states:
+            if poller.account.holds and states:
                 metrics.connect_accounts.labels(source, account, state).set(states.get(state, 0))
             else:
                 metrics.connect_accounts.remove(source, account, state)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -36,7 +37,7 @@ account are prevented here."""
 log = structlog.get_logger("relay.node")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Upkeep:
     """A function called at an interval; with `at_once`, also when the node starts."""
 
@@ -72,7 +73,7 @@ class Scheduler:
         self._scheduler.add_job(
             self._poll, self._every(IDLE_SECONDS), args=[name], id=name, name=name, max_instances=MAX_INSTANCES
         )
-        return lambda: self._set_next_run(name)
+        return partial(self._set_next_run, name)
 
     def add_upkeep(self, upkeep: Upkeep) -> None:
         """Times one function. A failure is logged and does not end it."""

@@ -19,6 +19,7 @@ from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
 from relay.polling.statistics import SourceStatistics
+from relay.signals import Signals
 from relay.store.incidents import REVIEWED_AT_ONCE, IncidentStore
 from relay.store.jobs.groups import GroupStore
 from relay.store.jobs.jobs import JobStore
@@ -124,10 +125,10 @@ class Orphans:
     """Repairs stuck deliveries: promotes followers without a head, and cancels pending deliveries of removed
     subscriptions. There should be none, so each is logged as an error."""
 
-    def __init__(self, rows: UpkeepStore, clock: Clock, wake: Callable[[], None]) -> None:
+    def __init__(self, rows: UpkeepStore, clock: Clock, signals: Signals) -> None:
         self._rows = rows
         self._clock = clock
-        self._wake = wake
+        self._signals = signals
         self._sweeps = Sweeps()
 
     async def run_once(self) -> int:
@@ -136,7 +137,7 @@ class Orphans:
         promoted = await sweep("heads", rows.promote_heads, now)
         if promoted:
             log.error("orphans_promoted", count=promoted)
-            self._wake()
+            self._signals.deliveries_due()
         cancelled = await sweep("orphans", rows.cancel_orphans, now)
         if cancelled:
             log.error("orphans_cancelled", count=cancelled)
@@ -166,7 +167,7 @@ async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) 
     job = await jobs.get(uid)
     # A poll may have found a later schedule since the deadlines were read.
     if job is not None and job.open and job.deadline_at is not None and job.deadline_at <= now:
-        await poller.overdue(job)
+        await poller.poll_handler.overdue(job)
 
 
 async def settle_groups(groups: GroupStore, clock: Clock) -> int:
@@ -217,12 +218,12 @@ async def end_leases(pulls: Pulls, subscriptions: SubscriptionStore) -> None:
             await pulls.end_leases(subscription)
 
 
-async def past_events(subscriptions: SubscriptionStore, wake: Callable[[], None]) -> None:
+async def past_events(subscriptions: SubscriptionStore, signals: Signals) -> None:
     """Queues the past events of new subscriptions whose creation was cut off."""
     count = await subscriptions.continue_filling()
     if count:
         log.info("past_events_queued", subscriptions=count)
-        wake()
+        signals.deliveries_due()
 
 
 async def probes(pollers: Pollers) -> None:
@@ -231,7 +232,7 @@ async def probes(pollers: Pollers) -> None:
         await _attempt("probe", poller.probe(), source=source, account=account)
 
 
-def log_stalls(pollers: Pollers, clock: Clock) -> None:
+async def log_stalls(pollers: Pollers, clock: Clock) -> None:
     """Logs each account whose polls are due but do not complete."""
     now = clock()
     for (source, account), poller in pollers.items():
@@ -239,9 +240,9 @@ def log_stalls(pollers: Pollers, clock: Clock) -> None:
             log.error("polling_stalled", source=source, account=account)
 
 
-async def save_statistics(statistics: Iterable[SourceStatistics], pollers: Iterable[Poller]) -> None:
+async def save_statistics(statistics: Iterable[SourceStatistics], pollers: Pollers) -> None:
     """Saves each source's statistics and each account's plan, if they changed. Saves all before raising an error."""
-    saves = [*(one.save() for one in statistics), *(poller.save_plan() for poller in pollers)]
+    saves = [*(one.save() for one in statistics), *(poller.save_plan() for poller in pollers.values())]
     for result in await asyncio.gather(*saves, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

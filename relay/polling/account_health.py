@@ -1,27 +1,24 @@
 """State of an account's polling: ok, down or unauthorized. Each change is recorded together with its event."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from relay.clock import Clock
 from relay.core import relay_events
 from relay.core.events.event import Event, owner_of, relay_event
 from relay.core.jobs.job import POLL, Problem
 from relay.core.records import AccountState
 from relay.errors import StoreError
 from relay.ids import new_id
-from relay.metrics import Metrics
-from relay.polling.account_settings import AccountSettings
+from relay.polling.agenda import Agenda
 from relay.sources.client import problem_of
 
 if TYPE_CHECKING:
-    from relay.signals import Signals
-    from relay.sources.client import PollResult, UpstreamClient
-    from relay.store.accounts import AccountStore
+    from relay.polling.account import PolledAccount
+    from relay.sources.client import PollResult
 
 DOWN_FAILURES = 5
 DOWN_SECONDS = 60.0
@@ -36,42 +33,20 @@ def fingerprint(key: str | None) -> str | None:
 
 
 class AccountHealth:
-    """Derives the account's state from poll results and records each change with an event.
+    """Derives the account's state from poll results and records each change with an event."""
 
-    `open_jobs` counts the affected jobs, `reschedule` is called when polling pauses or resumes, `wake` wakes the
-    dispatcher.
-    """
-
-    def __init__(
-        self,
-        settings: AccountSettings,
-        *,
-        accounts: "AccountStore",
-        signals: "Signals",
-        wake: Callable[[], None],
-        metrics: Metrics,
-        clock: Clock,
-        open_jobs: Callable[[], int],
-        reschedule: Callable[[], None],
-    ) -> None:
-        self.state = AccountState(source=settings.source, name=settings.account)
-        self._accounts = accounts
-        self._signals = signals
-        self._wake = wake
-        self._metrics = metrics
-        self._clock = clock
-        self._open_jobs = open_jobs
-        self._reschedule = reschedule
-        self._settings = settings
-        self.key = settings.read_key()
+    def __init__(self, account: "PolledAccount", agenda: Agenda) -> None:
+        self._account = account
+        self._agenda = agenda
+        self.key = account.settings.read_key()
         """The API key to poll with."""
-        self._failures = 0
-        self._failing_since: float | None = None
-        self._forbidden: set[str] = set()
-        self.is_proven = False
-        """True once the upstream has answered a request with this key since this node polls the account."""
-        self._silent: AccountState | None = None
-        """The state to show until then, if the upstream does not answer."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the state: another node polls the account now."""
+        self.state = AccountState(source=self._account.settings.source, name=self._account.settings.account)
+        self._forget_failures()
+        self._set_proven(proven=False)
 
     @property
     def key_refused(self) -> bool:
@@ -86,34 +61,34 @@ class AccountHealth:
         """True if the key is missing or refused."""
         return self.key is None or self.key_refused
 
-    def configure(self, settings: AccountSettings) -> None:
-        """Applies reloaded settings and reads the key again."""
-        before, self._settings = self.key, settings
-        self.key = settings.read_key()
+    def configure(self) -> None:
+        """Reads the key of reloaded settings."""
+        before, self.key = self.key, self._account.settings.read_key()
         if self.key != before:
             self._set_proven(proven=False)
 
-    async def probe(self, upstream: "UpstreamClient") -> bool:
+    async def probe(self) -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
 
         A refusal of an earlier key does not pause polling; without any job to poll, the call shows that it is over.
         """
         if not self.paused and self.state.state != "unauthorized":
             return True
-        self.key = self._settings.read_key()
+        self.key = self._account.settings.read_key()
         if self.key is None:
             return False
         if not self.key_refused:
-            self._reschedule()
+            self._account.reschedule()
             if self.state.state != "unauthorized":
                 return True
-        result = await upstream.probe(self.key)
-        log.info("probe", source=self.state.source, account=self.state.name, result=result.kind)
+        result = await self._account.upstream.probe(self.key)
+        log.info("probe", **self._account.place, result=result.kind)
+        now = self._account.clock()
         if result.kind == "observed":
-            await self.recover(self._clock())
+            await self.recover(now)
             return True
         if result.kind == "unauthorized":
-            await self.unauthorized(problem_of(result, self._clock()), self._clock())
+            await self.unauthorized(problem_of(result, now), now)
         return not self.paused
 
     @property
@@ -126,12 +101,6 @@ class AccountHealth:
             return AccountState(source=self.state.source, name=self.state.name)
         return self.state
 
-    def reset(self) -> None:
-        """Forgets the state: another node polls the account now."""
-        self.state = AccountState(source=self.state.source, name=self.state.name)
-        self._forget_failures()
-        self._set_proven(proven=False)
-
     async def key_tried(self, result: "PollResult", now: float) -> None:
         """Handles the result of a request that tries the key before a job needs a poll, like the result of a poll. One
         difference: an upstream that does not answer is shown as down at once. It is recorded as down as after polls."""
@@ -142,8 +111,7 @@ class AccountHealth:
         elif result.kind == "unavailable":
             problem = problem_of(result, now)
             if self._silent is None:
-                place = {"source": self.state.source, "account": self.state.name}
-                log.warning("upstream_does_not_answer", **place, problem=problem["message"])
+                log.warning("upstream_does_not_answer", **self._account.place, problem=problem["message"])
                 since = now
             else:
                 since = self._silent.since or now
@@ -153,7 +121,10 @@ class AccountHealth:
             self._set_proven(proven=True)
 
     def _set_proven(self, *, proven: bool) -> None:
-        self.is_proven, self._silent = proven, None
+        self.is_proven = proven
+        """True once the upstream has answered a request with this key since this node polls the account."""
+        self._silent: AccountState | None = None
+        """The state to show until then, if the upstream does not answer."""
 
     async def succeeded(self, now: float) -> None:
         """A poll was answered properly."""
@@ -163,8 +134,9 @@ class AccountHealth:
             await self.recover(now)
 
     def _forget_failures(self) -> None:
-        self._failures, self._failing_since = 0, None
-        self._forbidden.clear()
+        self._failures = 0
+        self._failing_since: float | None = None
+        self._forbidden: set[str] = set()
 
     async def failed(self, problem: Mapping[str, Any], now: float) -> None:
         """A poll failed for a reason unrelated to its job. DOWN_FAILURES in a row over DOWN_SECONDS mean down."""
@@ -184,7 +156,7 @@ class AccountHealth:
         self._set_proven(proven=True)
         if not self.key_refused:
             await self._set_state("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
-            self._reschedule()
+            self._account.reschedule()
 
     async def recover(self, now: float) -> None:
         """Records that polling works again."""
@@ -192,7 +164,7 @@ class AccountHealth:
         self._forget_failures()
         event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
         await self._change(replace(before, state="ok", since=now, problem=None), event)
-        self._reschedule()
+        self._account.reschedule()
 
     async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
         event = self._notice(f"relay.source.{state}", problem, since)
@@ -205,17 +177,17 @@ class AccountHealth:
         """
         before, self.state = self.state, state
         try:
-            await self._accounts.set(state, event)
+            await self._account.store.accounts.set(state, event)
         except StoreError:
             self.state = before
             raise
-        log.warning(event.type, source=self.state.source, account=self.state.name, event_id=event.id)
-        self._metrics.count_event(event)
-        self._signals.event_recorded()
-        self._wake()
+        log.warning(event.type, **self._account.place, event_id=event.id)
+        self._account.metrics.count_event(event)
+        self._account.signals.event_recorded()
+        self._account.signals.deliveries_due()
 
     def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
-        now = self._clock()
+        now, settings = self._account.clock(), self._account.settings
         account, source = self.state.name, self.state.source
         upstream = source[:1].upper() + source[1:]
         reason = {
@@ -226,18 +198,18 @@ class AccountHealth:
         }[type]
         hint = None
         if type != "relay.source.recovered":
-            hint = self._settings.hint(Problem(code=str(problem.get("code")), message=""), POLL, None)
+            hint = settings.definition.hint_for(Problem(code=str(problem.get("code")), message=""), POLL)
         data = relay_events.source_trouble_data(
-            source=self.state.source,
-            account=self.state.name,
+            source=source,
+            account=account,
             since=since,
             reason=reason,
             code=problem.get("code"),
             message=problem.get("message"),
             request_id=problem.get("request_id"),
-            open_jobs=self._open_jobs(),
+            open_jobs=self._agenda.planner.stats(now).open_jobs,
             hint=hint,
         )
-        dataschema = relay_events.dataschema_for(type, self._settings.dataschema_base)
-        subject = owner_of(self.state.source, self.state.name)
+        dataschema = relay_events.dataschema_for(type, settings.dataschema_base)
+        subject = owner_of(source, account)
         return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject, owner=subject)

@@ -6,14 +6,12 @@ listing also tries the key (`AccountHealth.key_tried`). After that, polls find o
 failed listing says nothing.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
 from relay.core import relay_events
 from relay.core.events.event import account_event, account_type_prefix
 from relay.core.events.summary_events import account_data
@@ -21,14 +19,11 @@ from relay.core.jobs.connect_accounts import ConnectAccount, Listing, ListingTim
 from relay.core.records import AccountNews, ListingRecord
 from relay.errors import StoreError
 from relay.ids import new_id
-from relay.metrics import Metrics
-from relay.polling.account_settings import AccountSettings
+from relay.polling.account import PolledAccount
+from relay.polling.agenda import Agenda
 
 if TYPE_CHECKING:
-    from relay.core.planner import Planner
-    from relay.signals import Signals
-    from relay.sources.client import PollResult, UpstreamClient
-    from relay.store.connect_accounts import ConnectAccountStore
+    from relay.sources.client import PollResult
 
 log = structlog.get_logger("relay.polling")
 
@@ -39,70 +34,38 @@ class AccountWatch:
     The first run reads when they were last listed, by whichever node. Each later one is one listing.
     """
 
-    def __init__(
-        self,
-        settings: AccountSettings,
-        *,
-        upstream: "UpstreamClient",
-        rows: "ConnectAccountStore",
-        signals: "Signals",
-        wake: Callable[[], None],
-        metrics: Metrics,
-        clock: Clock,
-        limiter: asyncio.Semaphore | None = None,
-    ) -> None:
-        """`wake` wakes the dispatcher. `limiter` bounds the concurrent listings of all accounts of a node."""
+    def __init__(self, account: PolledAccount, agenda: Agenda) -> None:
         self.listed_at: float | None = None
         """When the accounts were last listed; None: never, or not since this node polls the account."""
         self.states: Mapping[str, int] = {}
         """Number of accounts by state, at the last listing by this node."""
-        self._settings = settings
-        self._upstream = upstream
-        self._rows = rows
-        self._signals = signals
-        self._wake = wake
-        self._metrics = metrics
-        self._clock = clock
-        self._limiter = limiter or asyncio.Semaphore()
+        self._account = account
+        self._agenda = agenda
+        self._rows = account.store.connect_accounts
         self._working = False
         self.reset()
 
-    @property
-    def _place(self) -> dict[str, str]:
-        return {"source": self._settings.source, "account": self._settings.account}
-
     def reset(self) -> None:
         """Forgets what was read: the node that polls the account, or the settings, have changed."""
-        self._times = ListingTimes(self._settings.listing_interval_seconds)
+        self._times = ListingTimes(self._account.settings.listing_interval_seconds)
         self._is_loaded = False
         self.listed_at, self.states = None, {}
-
-    def configure(self, settings: AccountSettings) -> None:
-        """Applies reloaded settings."""
-        self._settings = settings
-        self.reset()
 
     def ask(self) -> None:
         """Asks for a listing soon: a job has failed in a way that points at its account, or a key is to be tried."""
         self._times.ask()
 
-    def next_at(self, planner: "Planner") -> float | None:
+    def next_at(self) -> float | None:
         """When to call `run_once` next, in epoch seconds; None while it runs."""
         if self._working:
             return None
-        now = self._clock()
+        now, planner = self._account.clock(), self._agenda.planner
         at = self._times.next_at(now, planner.requests_per_second)
         return at if at > now or not self._is_loaded else planner.other_opens_at(now)
 
-    async def run_once(
-        self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]
-    ) -> "PollResult | None":
+    async def run_once(self, key: str) -> "PollResult | None":
         """Lists the accounts, with one request of the planner's budget, and records what changed. Returns the answer,
-        or None if nothing was asked.
-
-        `planner` is the account's planner, which a reload replaces. `still_holds`: whether this node still polls the
-        account; if not, the answer is dropped.
-        """
+        or None if nothing was asked, or if this node polls the account no more."""
         if self._working:
             return None
         self._working = True
@@ -110,56 +73,52 @@ class AccountWatch:
         result: PollResult | None = None
         try:
             if self._is_loaded:
-                result = await self._list(planner, key, still_holds)
+                result = await self._list(key)
             else:
                 await self._load()
-        except StoreError as error:
-            times.failed(self._clock())
-            log.error("accounts_not_listed", **self._place, error=str(error))
-        except Exception:
-            times.failed(self._clock())
-            log.exception("accounts_not_listed", **self._place)
+        except Exception as error:
+            times.failed(self._account.clock())
+            unknown = None if isinstance(error, StoreError) else error
+            log.error("accounts_not_listed", **self._account.place, error=str(error), exc_info=unknown)
         finally:
             self._working = False
         return result
 
     async def _load(self) -> None:
         times = self._times
-        known = await self._rows.known(**self._place)
+        known = await self._rows.known(**self._account.place)
         if times is self._times:  # else it was reset meanwhile
             self._listed(known.listed_at, known.accounts)
             self._is_loaded = True
 
-    async def _list(
-        self, planner: Callable[[], "Planner"], key: str, still_holds: Callable[[], bool]
-    ) -> "PollResult | None":
-        times = self._times
-        async with self._limiter:
-            now = self._clock()
-            if not still_holds() or not planner().take_other(now):
+    async def _list(self, key: str) -> "PollResult | None":
+        account, agenda, times, term = self._account, self._agenda, self._times, self._account.term
+        async with account.listings:
+            now = account.clock()
+            if not account.polls_since(term) or not agenda.planner.take_other(now):
                 return None
-            times.began(now, planner().requests_per_second)
-            result = await self._upstream.list_accounts(key)
-        if not still_holds():
+            times.began(now, agenda.planner.requests_per_second)
+            result = await account.upstream.list_accounts(key)
+        if not account.polls_since(term):
             return None
-        planner().other_answered(result.status_code, result.headers, result.sent_at, self._clock())
-        self._metrics.account_listings.labels(*self._place.values(), result.kind).inc()
+        agenda.planner.other_answered(result.status_code, result.headers, result.sent_at, account.clock())
+        account.metrics.account_listings.labels(*account.place.values(), result.kind).inc()
         log.debug(
             "accounts_listed",
-            **self._place,
+            **account.place,
             result=result.kind,
             status_code=result.status_code,
             request_id=result.request_id,
         )
         if result.listing is None:
-            times.failed(self._clock())
+            times.failed(account.clock())
         else:
             await self._record(result.listing)
         return result
 
     async def _record(self, listing: Listing) -> None:
-        known = await self._rows.known(**self._place)
-        now = self._clock()
+        known = await self._rows.known(**self._account.place)
+        now = self._account.clock()
         found = compare(known, listing, now, confirm_seconds=self._times.confirm_seconds)
         ids = tuple({account.id for account, _ in found.news})
         open_jobs = await self._rows.open_jobs(known.source, known.account, ids)
@@ -169,21 +128,21 @@ class AccountWatch:
             await self._load()  # another listing was recorded meanwhile
             return
         if not listing.is_complete:
-            log.warning("accounts_unreadable", **self._place, read=len(listing.accounts))
+            log.warning("accounts_unreadable", **self._account.place, read=len(listing.accounts))
         self._listed(now, found.accounts)
         for one in news:
             log.warning(
                 one.event.type,
-                **self._place,
+                **self._account.place,
                 connect_account_id=one.account.id,
                 channel=one.account.channel,
                 state=one.account.state,
                 event_id=one.event.id,
             )
-            self._metrics.count_event(one.event)
+            self._account.metrics.count_event(one.event)
         if news:
-            self._signals.event_recorded()
-            self._wake()
+            self._account.signals.event_recorded()
+            self._account.signals.deliveries_due()
 
     def _listed(self, listed_at: float | None, accounts: Mapping[str, ConnectAccount]) -> None:
         self.listed_at = listed_at
@@ -191,7 +150,7 @@ class AccountWatch:
         self._times.listed(listed_at, confirm_at(accounts.values(), self._times.confirm_seconds))
 
     def _news(self, account: ConnectAccount, kind: str, open_jobs: int, now: float) -> AccountNews:
-        settings = self._settings
+        settings = self._account.settings
         data = account_data(
             account_id=account.id,
             channel=account.channel,
@@ -202,7 +161,7 @@ class AccountWatch:
             open_jobs=open_jobs,
             source=account.source,
             account=account.account,
-            hint=settings.hint(None, kind, account.channel),
+            hint=settings.definition.hint_for(None, kind, channel=account.channel),
         )
         type = f"{account_type_prefix(settings.origin.type_prefix)}.{kind}"
         schema = relay_events.dataschema_for(type, settings.dataschema_base)

@@ -1,29 +1,28 @@
-"""Poll handler: compares a poll result with the recorded job, records changes and plans the next poll.
+"""Poll handler: compares a poll result with the recorded job, writes its transitions and their events in one
+transaction, and plans the next poll.
 
 `poller.py` decides what is polled and when.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from relay.clock import Clock
-from relay.core.events.event import owner_of
-from relay.core.jobs.job import Job, Observation, Problem, Transition, detect, mark_not_found, mark_overdue
+from relay.core.events.event import Event, Hint, from_transition, owner_of
+from relay.core.jobs.job import Job, Observation, Problem, Progress, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner.outlook import Purpose
-from relay.core.records import PollNote
+from relay.core.records import PollNote, PollRecord, Recorded
 from relay.errors import StaleSequence
-from relay.metrics import Metrics
+from relay.ids import new_id
 from relay.polling.account_health import AccountHealth
 from relay.polling.agenda import Agenda
-from relay.polling.recorder import Recorder
 from relay.sources.client import PollResult, problem_of
 
 if TYPE_CHECKING:
-    from relay.store.jobs.jobs import JobStore
+    from relay.polling.account import PolledAccount
 
 NOT_FOUND_POLLS = 5
 NOT_FOUND_SECONDS = 120.0
@@ -34,42 +33,22 @@ log = structlog.get_logger("relay.polling")
 
 
 class PollHandler:
-    """Handles the poll results of one account.
+    """Handles the poll results of one account, and records transitions with their events. Registrations make their
+    first events here, and write them with the job."""
 
-    `polled` is called with each result that was compared: right after its changes were recorded, before the handler
-    yields to others, and once more at the end of `handle`, which also covers results without changes. It must be
-    idempotent: the drop-in renews the job's answer. `failed` is called with the problem and the channel of each job
-    that was found to have failed, or that is retried.
-    """
-
-    def __init__(
-        self,
-        *,
-        agenda: Agenda,
-        jobs: "JobStore",
-        recorder: Recorder,
-        health: AccountHealth,
-        metrics: Metrics,
-        clock: Clock,
-        polled: Callable[[Job, PollResult], None],
-        failed: Callable[[Problem, str | None], None],
-    ) -> None:
+    def __init__(self, account: "PolledAccount", agenda: Agenda, health: AccountHealth) -> None:
         self.last_completed_at: float | None = None
         self.answered = 0
         """Number of polls that have ended."""
         self.last_request_ids: dict[str, str] = {}
         """The upstream's request id of the last poll, by job uid."""
+        self._account = account
         self._agenda = agenda
-        self._jobs = jobs
-        self._recorder = recorder
         self._health = health
-        self._metrics = metrics
+        metrics = account.metrics
         self._polls_of = lru_cache(maxsize=64)(metrics.polls.labels)
         self._seconds_of = lru_cache(maxsize=64)(metrics.poll_seconds.labels)
         self._delays_of = lru_cache(maxsize=64)(metrics.detection_delay_seconds.labels)
-        self._clock = clock
-        self._polled = polled
-        self._failed_with = failed
 
     async def handle(self, job: Job, result: PollResult) -> None:
         """Compares a result with the recorded job, records what changed and plans the next poll.
@@ -77,12 +56,20 @@ class PollHandler:
         `job` is the job as recorded when the poll was sent. If another poll was recorded since, this result may be
         older: it is dropped, and the job is polled again.
         """
-        uid, purpose, now = job.uid, self._agenda.planner.purpose(job.uid), self._clock()
-        self._count(job, result, purpose, now)
+        uid, purpose, now = job.uid, self._agenda.planner.purpose(job.uid), self._account.clock()
+        self.last_completed_at = now
+        self.answered += 1
+        self._polls_of(job.source, job.account, result.kind, purpose).inc()
+        self._seconds_of(job.source, job.account).observe(result.duration_ms / 1000)
+        if result.request_id is not None:
+            self.last_request_ids.pop(uid, None)
+            self.last_request_ids[uid] = result.request_id
+            if len(self.last_request_ids) > KEPT_REQUEST_IDS:
+                del self.last_request_ids[next(iter(self.last_request_ids))]
         if result.kind == "observed" and result.observation is not None:
             observed = await self._observed(job, result, result.observation, purpose)
             if observed is not None:
-                self._polled(job, result)
+                self._account.polled(job, result)
             kinds = observed or []
             await self._health.succeeded(now)
         else:
@@ -101,17 +88,6 @@ class PollHandler:
             next_poll_at=self._agenda.planner.next_poll_at(uid),
         )
 
-    def _count(self, job: Job, result: PollResult, purpose: Purpose, now: float) -> None:
-        self.last_completed_at = now
-        self.answered += 1
-        self._polls_of(job.source, job.account, result.kind, purpose).inc()
-        self._seconds_of(job.source, job.account).observe(result.duration_ms / 1000)
-        if result.request_id is not None:
-            self.last_request_ids.pop(job.uid, None)
-            self.last_request_ids[job.uid] = result.request_id
-            if len(self.last_request_ids) > KEPT_REQUEST_IDS:
-                del self.last_request_ids[next(iter(self.last_request_ids))]
-
     async def _observed(self, job: Job, result: PollResult, seen: Observation, purpose: Purpose) -> list[str] | None:
         """Records an observation. Returns the kinds of recorded transitions; None if the result was dropped."""
         poll_count = job.poll_count
@@ -119,47 +95,45 @@ class PollHandler:
         for _ in range(MAX_DETECTIONS):
             transitions, progress = detect(job.progress, seen)
             if not transitions and progress == job.progress and seen.upstream == job.upstream:
-                self._metrics.polls_wasted.labels(job.source, job.account, purpose).inc()
+                self._account.metrics.polls_wasted.labels(job.source, job.account, purpose).inc()
                 break
             outcome = progress.status if seen.terminal else None
             try:
-                await self._recorder.record(
-                    job, transitions, progress, seen=seen, poll_count=poll_count, outcome=outcome
-                )
+                await self.record(job, transitions, progress, seen=seen, poll_count=poll_count, outcome=outcome)
             except StaleSequence:
-                again = await self._jobs.get(job.uid)
+                again = await self._account.store.jobs.get(job.uid)
                 if again is None or not again.open:
                     self._agenda.forget(job.uid)
                     return None
                 if again.poll_count != poll_count:
-                    self._drop(again, result)
+                    log.info("poll_dropped", job_uid=job.uid, reason="polled_meanwhile")
+                    self._agenda.planner.failed(job.uid, result.status_code, result.headers, self._account.clock())
+                    self._agenda.poll_again(job.uid)
                     return None
                 job = again
                 continue
             recorded, poll_count = transitions, poll_count + 1
-            self._polled(job, result)  # clients woken by the record ask immediately
-            if seen.problem is not None and transitions:
-                self._failed_with(seen.problem, seen.channel or job.channel)
+            self._account.polled(job, result)  # clients woken by the record ask immediately
+            if seen.problem is not None and transitions and self._account.watch is not None:
+                hint = self._hint(seen.problem, "failed", seen.channel or job.channel)
+                if hint is not None and hint.points_at == "connect_account":
+                    self._account.watch.ask()  # brings the next listing forward
+                    self._account.reschedule()
             await asyncio.sleep(0)  # let the new deliveries start first
             break
-        now = self._clock()
+        now = self._account.clock()
         self._agenda.planner.observed(job.uid, seen.item(), result.headers, result.sent_at, now)
         if seen.terminal:
             self._agenda.forget(job.uid)
             if seen.finished_at is not None:
                 delay = max(0.0, now - max(seen.finished_at, job.tracked_at))
-                label = self._metrics.class_of(seen.action or job.action, seen.channel or job.channel)
+                label = self._account.metrics.class_of(seen.action or job.action, seen.channel or job.channel)
                 self._delays_of(job.source, job.account, label).observe(delay)
                 owner = owner_of(job.source, job.account)
-                self._metrics.figures.add("detection_delay_seconds", owner, now, delay)
+                self._account.metrics.figures.add("detection_delay_seconds", owner, now, delay)
         else:
             await self._note(job.uid, poll_count, polled_at=None if recorded else now)
         return [transition.kind for transition in recorded]
-
-    def _drop(self, job: Job, result: PollResult) -> None:
-        log.info("poll_dropped", job_uid=job.uid, reason="polled_meanwhile")
-        self._agenda.planner.failed(job.uid, result.status_code, result.headers, self._clock())
-        self._agenda.poll_again(job.uid)
 
     async def _failed(self, job: Job, result: PollResult, now: float) -> list[str]:
         self._agenda.planner.failed(job.uid, result.status_code, result.headers, now)
@@ -178,7 +152,7 @@ class PollHandler:
         if missing_since is not None and missing_count >= NOT_FOUND_POLLS and now - missing_since >= NOT_FOUND_SECONDS:
             transitions, progress = mark_not_found(job.progress, now)
             try:
-                await self._recorder.record(
+                await self.record(
                     job, transitions, progress, poll_count=job.poll_count, outcome="not_found", last_error=problem
                 )
             except StaleSequence:
@@ -199,7 +173,7 @@ class PollHandler:
     async def _note(self, uid: str, poll_count: int, **fields: Any) -> None:
         """Stores the next poll's time, and `fields` of PollNote."""
         planner = self._agenda.planner
-        await self._jobs.note(
+        await self._account.store.jobs.note(
             PollNote(
                 job_uid=uid,
                 expected_poll_count=poll_count,
@@ -211,11 +185,111 @@ class PollHandler:
 
     async def overdue(self, job: Job) -> None:
         """Records once that a job has not ended by its deadline. Polling continues."""
-        transitions, progress = mark_overdue(job.progress, self._clock())
+        transitions, progress = mark_overdue(job.progress, self._account.clock())
         if transitions:
             try:
-                await self._recorder.record(
-                    job, transitions, progress, poll_count=job.poll_count, last_error=job.last_error
-                )
+                await self.record(job, transitions, progress, poll_count=job.poll_count, last_error=job.last_error)
             except StaleSequence:
                 return  # it changed meanwhile: the next upkeep checks again
+
+    def _hint(self, problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+        return self._account.settings.definition.hint_for(problem, kind, channel=channel)
+
+    # --- recording
+
+    def events(
+        self,
+        job: Job,
+        transitions: Sequence[Transition],
+        seen: Observation | None,
+        *,
+        poll_problem: Problem | None = None,
+    ) -> tuple[Event, ...]:
+        """The events of a job's transitions. `poll_problem` is why the job counts as not found.
+
+        Inferred transitions get no hint: the item's error belongs to a later attempt.
+        """
+        channel = (seen.channel if seen is not None else None) or job.channel
+        problem = seen.problem if seen is not None else poll_problem
+        now = self._account.clock()
+        return tuple(
+            from_transition(
+                new_id("evt", now),
+                job,
+                transition,
+                self._account.settings.origin,
+                seen=seen,
+                hint=None if transition.inferred else self._hint(problem, transition.kind, channel),
+            )
+            for transition in transitions
+        )
+
+    async def record(
+        self,
+        job: Job,
+        transitions: Sequence[Transition],
+        progress: Progress,
+        *,
+        seen: Observation | None = None,
+        poll_count: int | None = None,
+        outcome: str | None = None,
+        last_error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Records transitions in one transaction; durable on return. Raises StaleSequence.
+
+        `poll_count` is the job's count when the proving poll was sent, or when the job was judged without a poll; None
+        if later polls do not matter.
+        """
+        problem = None
+        if last_error is not None:
+            problem = Problem(code=str(last_error.get("code") or ""), message=str(last_error.get("message") or ""))
+        events = self.events(job, transitions, seen, poll_problem=problem)
+        hint = None
+        if outcome == "failed" and seen is not None:
+            hint = self._hint(seen.problem, "failed", seen.channel or job.channel)
+        reservation = self._account.dispatcher.reserve(events)
+        recorded = Recorded(due=True)  # after a failure it is unknown what was written
+        try:
+            recorded = await self._account.store.jobs.record(
+                PollRecord(
+                    job_uid=job.uid,
+                    expected_sequence=job.progress.sequence,
+                    expected_poll_count=poll_count,
+                    progress=progress,
+                    events=events,
+                    now=self._account.clock(),
+                    seen=seen,
+                    outcome=outcome,
+                    lease=None if reservation is None else reservation.lease,
+                    last_error=last_error,
+                    hint=hint,
+                )
+            )
+        finally:
+            self._account.dispatcher.settle(reservation, recorded)
+        for transition in transitions:
+            log.info(
+                "transition",
+                job=job.external_id,
+                previous=transition.previous_status,
+                kind=transition.kind,
+                sequence=transition.sequence,
+                source=job.source,
+                account=job.account,
+                job_uid=job.uid,
+                request_id=None if seen is None else seen.request_id,
+            )
+        self.announce(job, events, outcome)
+
+    def announce(self, job: Job, events: Sequence[Event], outcome: str | None = None) -> None:
+        """Counts what was recorded of a job, and wakes readers of the job and its events. `outcome`: it has ended."""
+        if outcome is not None:
+            label, now = owner_of(job.source, job.account), self._account.clock()
+            self._account.metrics.figures.add("jobs_ended", label, now)
+            if outcome == "failed":
+                self._account.metrics.figures.add("jobs_failed", label, now)
+        self._account.signals.signal(job.uid)
+        for event in events:
+            self._account.metrics.count_event(event)
+        if events:
+            self._account.signals.event_recorded()

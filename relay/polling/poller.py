@@ -1,6 +1,7 @@
 """Poller of one upstream account: one poll from due to handled.
 
-`agenda.py` knows when jobs are due, `poll_handler.py` handles results, `account_health.py` has the key and its state.
+`account.py` has what its parts share. `agenda.py` knows when jobs are due, `poll_handler.py` handles results,
+`account_health.py` has the key and its state.
 """
 
 import time
@@ -10,27 +11,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.clock import Clock
 from relay.core.heartbeat import Progress
-from relay.core.jobs.job import Job, PlannedJob, Problem
+from relay.core.jobs.job import Job, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
 from relay.errors import StoreError
-from relay.metrics import Metrics
+from relay.polling.account import AccountSettings, PolledAccount
 from relay.polling.account_health import AccountHealth
-from relay.polling.account_settings import AccountSettings
 from relay.polling.account_watch import AccountWatch
 from relay.polling.agenda import Agenda
 from relay.polling.poll_handler import PollHandler
-from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
-    from relay.signals import Signals
-    from relay.sources.client import PollResult, UpstreamClient
-    from relay.store.accounts import AccountStore
-    from relay.store.jobs.jobs import JobStore
+    from relay.sources.client import PollResult
 
 STALLED_SECONDS = 60.0
 MAX_POLLS_IN_FLIGHT = 64
@@ -44,7 +39,7 @@ class PollInFlight:
     """A poll that was sent.
 
     job   as recorded before it was sent; the result is current only if no other poll was recorded since
-    term  see `Poller.term`
+    term  see `PolledAccount.term`
     due   when a borrowed poll had been due, in epoch seconds
     """
 
@@ -68,69 +63,20 @@ class Poller:
 
     def __init__(
         self,
-        settings: AccountSettings,
+        account: PolledAccount,
         *,
-        upstream: "UpstreamClient",
-        jobs: "JobStore",
-        accounts: "AccountStore",
-        recorder: Recorder,
-        signals: "Signals",
-        wake: Callable[[], None],
-        metrics: Metrics,
-        clock: Clock,
-        planner_config: PlannerConfig,
         saved_plan: AccountPlan | None = None,
         statistics: PlannerStatistics | None = None,
-        reschedule: Callable[[], None] = lambda: None,
-        polled: "Callable[[Job, PollResult], None]" = lambda job, result: None,
         steady: Callable[[], float] = time.monotonic,
-        watch: AccountWatch | None = None,
     ) -> None:
-        """`wake` wakes the dispatcher. `watch` watches the connect accounts; None: the source has none.
-
-        `reschedule`, which the scheduler sets, is called when `next_request_at` may be earlier.
-        """
-        self.settings = settings
-        self.recorder = recorder
-        self.reschedule = reschedule
-        self.holds = True
-        """True while this node polls the account; always True with SQLite."""
-        self.term = 0
-        """Incremented each time this node takes the account over. State from an earlier term may be stale."""
-        self.agenda = Agenda(
-            settings.source,
-            settings.account,
-            jobs=jobs,
-            clock=clock,
-            planner_config=planner_config,
-            statistics=statistics,
-            reschedule=lambda: self.reschedule(),
-        )
-        self.health = AccountHealth(
-            settings,
-            accounts=accounts,
-            signals=signals,
-            wake=wake,
-            metrics=metrics,
-            clock=clock,
-            open_jobs=lambda: self.planner.stats(self._clock()).open_jobs,
-            reschedule=lambda: self.reschedule(),
-        )
-        self.watch = watch
-        self.poll_handler = PollHandler(
-            agenda=self.agenda,
-            jobs=jobs,
-            recorder=recorder,
-            health=self.health,
-            metrics=metrics,
-            clock=clock,
-            polled=polled,
-            failed=self._job_failed,
-        )
-        self._upstream = upstream
-        self._jobs = jobs
+        self.account = account
+        self.agenda = Agenda(account, statistics)
+        self.health = AccountHealth(account, self.agenda)
+        self.poll_handler = PollHandler(account, self.agenda, self.health)
+        if account.settings.definition.listing is not None:
+            account.watch = AccountWatch(account, self.agenda)
         self._saved_plan = saved_plan
-        self._clock = clock
+        self._clock = account.clock
         self._steady = steady
         self._tasks = Tasks()
         self._in_flight: dict[str, object] = {}
@@ -139,13 +85,12 @@ class Poller:
         self._turns = 0
         self._ended = 0
         """Number of polls that ended, borrowed ones included."""
-        self._stopping = False
 
     # --- the account
 
     @property
     def planner(self) -> Planner:
-        """The account's planner. Replaced when another node takes the account over and at a reload."""
+        """The account's planner."""
         return self.agenda.planner
 
     @property
@@ -156,7 +101,7 @@ class Poller:
     @property
     def paused(self) -> bool:
         """True if nothing is polled here: the key is missing or refused, or another node polls."""
-        return self.health.paused or not self.holds
+        return self.health.paused or not self.account.holds
 
     @property
     def state(self) -> AccountState:
@@ -165,27 +110,25 @@ class Poller:
 
     def release(self) -> None:
         """Hands the account to another node: forgets the plan and drops polls in flight."""
-        self.holds = False
+        self.account.holds = False
         self._clear()
         self.health.reset()
-        if self.watch is not None:
-            self.watch.reset()
-        self.reschedule()
+        self.account.reschedule()
 
     async def take_over(self, state: AccountState | None) -> None:
         """Takes the account over from another node."""
         self._clear()
-        if self.watch is not None:
-            self.watch.reset()
-        await self.load(state or AccountState(source=self.settings.source, name=self.settings.account))
-        self.holds = True
-        self.term += 1
-        self.reschedule()
+        await self.load(state or AccountState(source=self.account.settings.source, name=self.account.settings.account))
+        self.account.holds = True
+        self.account.term += 1
+        self.account.reschedule()
 
     def _clear(self) -> None:
         self.agenda.clear()
         self._in_flight.clear()
         self._unwritten.clear()
+        if self.account.watch is not None:
+            self.account.watch.reset()
 
     async def load(self, state: AccountState | None = None) -> int:
         """Restores the planner and loads the open jobs. Returns their number."""
@@ -202,29 +145,29 @@ class Poller:
 
     async def save_plan(self) -> None:
         """Saves the planner's plan if it changed."""
-        if self._saved_plan is not None and self.holds:
+        if self._saved_plan is not None and self.account.holds:
             await self._saved_plan.save(self.planner)
 
     def configure(self, settings: AccountSettings, planner_config: PlannerConfig) -> None:
         """Applies reloaded settings: keys and polling."""
-        self.settings = settings
-        self.agenda.configure(planner_config)
-        self.health.configure(settings)
-        if self.watch is not None:
-            self.watch.configure(settings)
+        self.account.settings, self.account.planner_config = settings, planner_config
+        self.agenda.configure()
+        self.health.configure()
+        if self.account.watch is not None:
+            self.account.watch.reset()
         if not self.health.is_proven:
             self._try_key()
-        self.reschedule()
+        self.account.reschedule()
 
     def _try_key(self) -> None:
         """Asks for a listing of the connect accounts soon. It shows a wrong key, or an upstream that does not answer,
         before a job is tracked."""
-        if self.watch is not None:
-            self.watch.ask()
+        if self.account.watch is not None:
+            self.account.watch.ask()
 
     def track(self, job: Job | PlannedJob) -> None:
         """Plans a registered job. If it is already planned, only its weight can have changed."""
-        if job.open and self.holds:
+        if job.open and self.account.holds:
             self.agenda.track(job)
 
     def ensure_planned(self, job: Job | PlannedJob) -> None:
@@ -234,11 +177,7 @@ class Poller:
 
     async def probe(self) -> bool:
         """While the key is refused: tries it again with one cheap call. Returns True if polling continues."""
-        return self.holds and await self.health.probe(self._upstream) and not self.paused
-
-    async def overdue(self, job: Job) -> None:
-        """Records once that a job has not ended by its deadline. Polling continues."""
-        await self.poll_handler.overdue(job)
+        return self.account.holds and await self.health.probe() and not self.paused
 
     def stalled(self, now: float) -> bool:
         """True if polls are due and none has completed for STALLED_SECONDS."""
@@ -258,7 +197,7 @@ class Poller:
 
     async def stop(self, timeout_seconds: float) -> None:
         """Stops starting polls and lets those in flight end within the time."""
-        self._stopping = True
+        self.account.stopping = True
         await self._tasks.finish(timeout_seconds)
 
     def cut_off(self) -> None:
@@ -269,18 +208,24 @@ class Poller:
 
     def next_request_at(self) -> float | None:
         """When to call `run_once()` next, in epoch seconds; None until something changes."""
-        if self.paused or self._stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
+        if self.paused or self.account.stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
             return None
         poll_at = self.planner.next_request_at(self._clock())
-        listing_at = None if self.watch is None else self.watch.next_at(self.planner)
+        watch = self.account.watch
+        listing_at = None if watch is None else watch.next_at()
         return min((at for at in (poll_at, listing_at) if at is not None), default=None)
 
     async def run_once(self) -> bool:
         """Starts the polls that are due, each in its own task, and a listing of the connect accounts if that is due.
         Returns True if there were any polls."""
-        self._start_listing()
+        watch, key = self.account.watch, self.key
+        if watch is not None and key is not None and not (self.paused or self.account.stopping):
+            at = watch.next_at()
+            if at is not None and at <= self._clock():
+                # First of all that is due: where requests are scarce, polls would take every one.
+                self._tasks.start(self._list_accounts(watch, key))
         started = False
-        while not self.paused and not self._stopping and len(self._in_flight) < MAX_POLLS_IN_FLIGHT:
+        while not self.paused and not self.account.stopping and len(self._in_flight) < MAX_POLLS_IN_FLIGHT:
             uid = self.planner.take(self._clock())
             if uid is None:
                 break
@@ -290,34 +235,15 @@ class Poller:
         self._turns += 1
         return started
 
-    def _start_listing(self) -> None:
-        """First of all that is due: where requests are scarce, polls would take every one."""
-        watch, key, term = self.watch, self.key, self.term
-        if watch is None or key is None or self.paused or self._stopping:
-            return
-        at = watch.next_at(self.planner)
-        if at is not None and at <= self._clock():
-            self._tasks.start(self._list_accounts(watch, key, term))
-
-    async def _list_accounts(self, watch: AccountWatch, key: str, term: int) -> None:
-        def holds() -> bool:
-            return self._holds_since(term) and not self._stopping
-
-        result = await watch.run_once(lambda: self.planner, key, holds)
-        if result is not None and not self.health.is_proven and key == self.key and self._holds_since(term):
+    async def _list_accounts(self, watch: AccountWatch, key: str) -> None:
+        term = self.account.term
+        result = await watch.run_once(key)
+        if result is not None and not self.health.is_proven and key == self.key and self.account.holds_since(term):
             try:
                 await self.health.key_tried(result, self._clock())
             except StoreError as error:
-                place = {"source": self.settings.source, "account": self.settings.account}
-                log.error("state_not_recorded", **place, error=str(error))
-        self.reschedule()
-
-    def _job_failed(self, problem: Problem, channel: str | None) -> None:
-        """A failure that points at a connect account brings the next listing forward."""
-        hint = self.settings.hint(problem, "failed", channel)
-        if self.watch is not None and hint is not None and hint.points_at == "connect_account":
-            self.watch.ask()
-            self.reschedule()
+                log.error("state_not_recorded", **self.account.place, error=str(error))
+        self.account.reschedule()
 
     async def _run(self, uid: str, slot: object) -> None:
         try:
@@ -335,9 +261,9 @@ class Poller:
     async def poll(self, uid: str) -> None:
         """Polls one job and handles the result."""
         self.agenda.own_next.discard(uid)
-        term, weight = self.term, self.agenda.own_weight(uid)
-        job = await self._jobs.get(uid)
-        if not self._holds_since(term):
+        term, weight = self.account.term, self.agenda.own_weight(uid)
+        job = await self.account.store.jobs.get(uid)
+        if not self.account.holds_since(term):
             return
         if job is None or not job.open:
             self.agenda.forget(uid)
@@ -348,7 +274,7 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        result = await self._upstream.poll(job.external_id, key)
+        result = await self.account.upstream.poll(job.external_id, key)
         if result.kind == "unauthorized" and key != self.key:  # the key was replaced meanwhile
             self.planner.failed(uid, OK, result.headers, self._clock())
             self.agenda.poll_again(uid)
@@ -356,14 +282,11 @@ class Poller:
         await self._handle(PollInFlight(job, term), result)
 
     async def _handle(self, sent: PollInFlight, result: "PollResult") -> None:
-        if not self._holds_since(sent.term):  # the node that polls now knows more
+        if not self.account.holds_since(sent.term):  # the node that polls now knows more
             log.info("poll_dropped", job_uid=sent.job.uid, reason="polling_lost")
             return
         self._waits_since = None
         await self.poll_handler.handle(sent.job, result)
-
-    def _holds_since(self, term: int) -> bool:
-        return self.holds and self.term == term
 
     def _not_written(self, uid: str, error: StoreError) -> None:
         log.error("job_poll_failed", job_uid=uid, error=str(error))
@@ -374,7 +297,7 @@ class Poller:
         self._ended += 1
         if self._in_flight.get(uid) is slot:  # else the account was lost and taken over again meanwhile
             del self._in_flight[uid]
-        self.reschedule()
+        self.account.reschedule()
 
     # --- callers' reads through the proxy
 
@@ -384,19 +307,25 @@ class Poller:
         None if a poll is in flight, the job is not planned here or cannot be loaded, or the relay has to make the next
         poll itself.
         """
-        due = self.planner.next_poll_at(uid)
-        if due is None or not self.holds or self._stopping or uid in self._in_flight or uid in self.agenda.own_next:
+        due, account = self.planner.next_poll_at(uid), self.account
+        if (
+            due is None
+            or not account.holds
+            or account.stopping
+            or uid in self._in_flight
+            or uid in self.agenda.own_next
+        ):
             return None
         if not self.planner.borrow(uid, self._clock()):
             return None
         self._in_flight[uid] = slot = object()
         sent: PollInFlight | None = None
-        term = self.term
+        term = self.account.term
         try:
-            job = await self._jobs.get(uid)
+            job = await self.account.store.jobs.get(uid)
             if job is None or not job.open:
                 self.agenda.forget(uid)
-            elif self._holds_since(term):
+            elif self.account.holds_since(term):
                 self._in_flight[uid] = sent = PollInFlight(job, term, due)
         except StoreError as error:
             log.warning("not_lent", job_uid=uid, error=str(error))
@@ -415,7 +344,7 @@ class Poller:
         uid = sent.job.uid
         try:
             if result is None or result.kind != "observed":
-                if self._holds_since(sent.term):
+                if self.account.holds_since(sent.term):
                     self.agenda.own_next.add(uid)
                 self._give_back(uid, sent.due, sent.term, result)
             else:
@@ -426,12 +355,12 @@ class Poller:
             self._free(uid, sent)
 
     def _give_back(self, uid: str, due: float, term: int, result: "PollResult | None") -> None:
-        if self._holds_since(term):
+        if self.account.holds_since(term):
             now = self._clock()
             status_code, headers = (None, {}) if result is None else (result.status_code, result.headers)
             self.planner.settle(uid, due, status_code, headers, now if result is None else result.sent_at, now)
 
     def forwarded(self, status_code: int | None, headers: Mapping[str, str], sent_at: float) -> None:
         """Counts a caller's request on this account's key: it spends the same rate limit."""
-        if self.holds:
+        if self.account.holds:
             self.planner.forwarded(status_code, headers, sent_at, self._clock())

@@ -57,19 +57,16 @@ class Tracking:
         store: Store,
         pollers: Mapping[tuple[str, str], Poller],
         definitions: Mapping[str, SourceDefinition],
-        wake: Callable[[], None],
         signals: Signals,
         clock: Clock,
         on_untracked: Callable[[Job], None] = lambda job: None,
         callback_limits: CallbackLimits = DEFAULT_LIMITS,
     ) -> None:
-        """`wake` (`Dispatcher.wake`) is called when a registration may have made deliveries, `on_untracked` with each
-        job that is no longer tracked."""
+        """`on_untracked` is called with each job that is no longer tracked."""
         self._on_untracked = on_untracked
         self._store = store
         self._pollers = pollers
         self._definitions = definitions
-        self._wake = wake
         self._signals = signals
         self._clock = clock
         self._callbacks: dict[tuple[str, str | None], tuple[int, str]] = {}
@@ -135,7 +132,7 @@ class Tracking:
                 self._follow(registration, result)
             results[index] = result
         if any(one.events or one.callback_subscription_id is not None for one in registrations.values()):
-            self._wake()
+            self._signals.deliveries_due()
         return [result for result in results if result is not None]
 
     def _follow(self, registration: Registration, result: Registered) -> None:
@@ -146,9 +143,9 @@ class Tracking:
         poller = self._pollers[job.source, job.account]
         poller.track(job)
         if result.resumed:
-            self._signals.job_changed(job.uid)
+            self._signals.signal(job.uid)
         elif result.created and registration.events:
-            poller.recorder.announce(job, registration.events)
+            poller.poll_handler.announce(job, registration.events)
             for event in registration.events if shows_deliveries() else ():  # thousands may be registered at once
                 log.info(
                     "transition",
@@ -249,11 +246,11 @@ class Tracking:
     def _registration(self, request: TrackRequest, callback: str | None, now: float) -> Registration:
         poller = self._pollers[request.source, request.account]
         transitions, progress = ((), Progress()) if request.seen is None else detect(Progress(), request.seen)
-        job = request.job(new_id("job", now), now, poller.settings.deadline_seconds, progress)
+        job = request.job(new_id("job", now), now, poller.account.settings.deadline_seconds, progress)
         return Registration(
             job=job,
             request=request,
-            events=poller.recorder.events(job, transitions, request.seen) if transitions else (),
+            events=poller.poll_handler.events(job, transitions, request.seen) if transitions else (),
             callback_subscription_id=callback,
             max_callbacks=self._callback_limits.per_job,
         )
@@ -306,7 +303,7 @@ class Tracking:
         if not job.open:
             raise Conflict(f"job {job.external_id} is closed ({job.outcome}): it will not change", code="job_closed")
         poller = self._poller(job)
-        if poller.holds:
+        if poller.account.holds:
             poller.agenda.refresh(job.uid)
         else:
             await self._store.jobs.ask_for_poll(job)
@@ -335,12 +332,12 @@ class Tracking:
         if poller is not None:
             poller.agenda.forget(job.uid)
         self._on_untracked(job)
-        self._signals.job_changed(job.uid)
+        self._signals.signal(job.uid)
 
     def polls(self, job: Job) -> bool:
         """True if this node polls the job's account, and so signals its changes."""
         poller = self._pollers.get((job.source, job.account))
-        return poller is not None and poller.holds
+        return poller is not None and poller.account.holds
 
     @contextmanager
     def prioritize(self, job: Job) -> Iterator[None]:
@@ -349,7 +346,7 @@ class Tracking:
         if poller is None:
             yield
             return
-        if not poller.holds:
+        if not poller.account.holds:
             self._asking.start(self._store.jobs.ask_for_poll(job))
         with poller.agenda.prioritize(job.uid):
             yield
@@ -461,7 +458,7 @@ def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition:
 def _state(poller: Poller) -> str:
     if poller.key is None:
         return "no_key"
-    if poller.state.state == "ok" and not poller.holds:
+    if poller.state.state == "ok" and not poller.account.holds:
         return "elsewhere"
     return poller.state.state
 
@@ -481,13 +478,13 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
         window_seconds=stats.window_seconds,
         own_requests_per_second=stats.requests_per_second,
         others_requests_per_second=stats.others_requests_per_second,
-        price_seconds=stats.price_seconds if poller.holds else None,
+        price_seconds=stats.price_seconds if poller.account.holds else None,
         expected_detection_delay_seconds=stats.expected_delay_seconds,
         expected_detection_delay_at_double_budget_seconds=stats.expected_delay_at_double_seconds,
         expected_detection_delay_at_half_budget_seconds=stats.expected_delay_at_half_seconds,
         paused_until=stats.paused_until,
         last_completed_at=poller.poll_handler.last_completed_at,
-        accounts_listed_at=None if poller.watch is None else poller.watch.listed_at,
+        accounts_listed_at=None if poller.account.watch is None else poller.account.watch.listed_at,
     )
 
 
@@ -511,7 +508,7 @@ def _why(
     if poller.health.key_refused:
         refused = f"{upstream} refuses the API key of account {job.account}{because}."
         return "unauthorized", f"{refused} Polling resumes when the key works again or another one is set."
-    if not poller.holds:
+    if not poller.account.holds:
         return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."
     if plan is None:
         return "not_planned", "The job is not planned on this node."

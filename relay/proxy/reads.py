@@ -40,7 +40,7 @@ class CachedAnswer:
     body      None if there is no item to serve yet
     known_at  when the database last showed the job as tracked; its deletion elsewhere may go unnoticed
     ended     the job has ended, so the answer is final
-    term      the polling term (`Poller.term`) in which an open job's answer is valid
+    term      the polling term (`PolledAccount.term`) in which an open job's answer is valid
     due_at    the next planned poll; bounds an open job's answer while another node polls the account
     """
 
@@ -182,7 +182,7 @@ class Reads:
         cached = self._answers.get(place)
         if cached is None or not 0 <= self._forwarding.clock() - cached.known_at < KNOWN_SECONDS:
             return None
-        return cached if cached.ended or (poller.holds and cached.term == poller.term) else None
+        return cached if cached.ended or (poller.account.holds and cached.term == poller.account.term) else None
 
     async def _load(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
         cached = self._valid(place, poller)
@@ -212,7 +212,7 @@ class Reads:
             polled_at=polled_at or 0.0,
             known_at=self._forwarding.clock(),
             ended=closed and status in TERMINAL,
-            term=poller.term,
+            term=poller.account.term,
             due_at=None if job.failure_count else job.next_poll_at,
         )
 
@@ -227,14 +227,14 @@ class Reads:
         """The job's answer once it has ended, or its answer after `seconds`; None if it is no longer tracked."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
-        with self._signals.watch_job(cached.uid) as watch, poller.agenda.prioritize(cached.uid):
+        with self._signals.watch(cached.uid) as watch, poller.agenda.prioritize(cached.uid):
             while True:
                 current = await self._load(place, poller)  # read after the watch began, so no change is missed
                 check()
                 left = ends_at - loop.time()
                 if current is None or current.ended or left <= 0 or self._forwarding.stopping():
                     return current
-                await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.holds else ELSEWHERE_SLICE_SECONDS))
+                await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.account.holds else ELSEWHERE_SLICE_SECONDS))
 
     async def _miss(
         self,
@@ -297,6 +297,6 @@ class _BorrowedPoll:
 
 
 def _is_fresh(cached: CachedAnswer, poller: Poller, now: float) -> bool:
-    if poller.holds:
+    if poller.account.holds:
         return poller.planner.is_fresh(cached.uid, now)
     return cached.due_at is not None and cached.due_at > now

@@ -19,6 +19,7 @@ from relay.api.http.problems import request_id_of, store_problem
 from relay.api.http.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable
+from relay.signals import ALL_EVENTS
 from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
@@ -189,7 +190,7 @@ class Web:
             return shared.pages.live(made.template, self._values(visit, made, page))
 
         async def frames() -> AsyncGenerator[bytes, None]:
-            with ports.signals.watch_events() as watch:
+            with ports.signals.watch(ALL_EVENTS) as watch:
                 async for frame in shared.live.frames(key, caller, render, watch.wait, goes_on, idle):
                     yield frame
 

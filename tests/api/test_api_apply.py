@@ -45,7 +45,7 @@ async def test_declared_subscriptions_are_added_under_their_own_ids(client, worl
     none_skipped = {"skipped": {"count": 0, "since": None}}  # counted for one, not for lists
     assert (await client.get("/v1/subscriptions/crm")).json() == {**found["crm"], **none_skipped}
     assert (await world.store.subscriptions.get("crm")).secrets[0].value == SECRET
-    assert world.dispatcher.woken == 1
+    assert world.signals.woken == 1
 
 
 async def test_a_second_apply_changes_nothing(client, world):
@@ -73,7 +73,7 @@ async def test_a_second_apply_changes_nothing(client, world):
     assert [one["action"] for one in applied["changes"]] == ["unchanged"] * 3
     assert await listed(client) == before
     assert world.store.subscriptions.version == version
-    assert world.dispatcher.woken == 1
+    assert world.signals.woken == 1
 
 
 async def test_a_dry_run_changes_nothing(client, world):

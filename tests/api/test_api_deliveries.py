@@ -68,11 +68,11 @@ async def test_sent_makes_an_uncertain_delivery_delivered_and_keeps_it_from_bein
 
 async def test_not_sent_makes_an_uncertain_delivery_due_and_clears_what_is_remembered(client, world):
     id, (one,) = await ended(world, client, "uncertain", "not_found_in_time", memory=intended(world))
-    woken = world.dispatcher.woken
+    woken = world.signals.woken
     settled = await client.post(f"{PATH}/{one}/settle", json={"fate": "not_sent"})
     shown = settled.json()
     assert (settled.status_code, shown["state"]) == (200, "pending")
-    assert world.dispatcher.woken == woken + 1
+    assert world.signals.woken == woken + 1
     assert await memories(world) == ["{}"]
     assert [claimed.id for claimed in await claim(world.store, id, now=world.now + 1)] == [one]
 

@@ -131,10 +131,10 @@ async def test_a_delivery_is_retried(client, world):
     subscription = await subscribe(client)
     await world.poll(await world.job("a"), "failed")
     delivery = (await client.get("/v1/deliveries")).json()["items"][0]
-    woken = world.dispatcher.woken
+    woken = world.signals.woken
     answer = await client.post(f"/v1/deliveries/{delivery['id']}/retry")
     assert (answer.status_code, answer.json()["state"]) == (202, "pending")
-    assert world.dispatcher.woken == woken + 1
+    assert world.signals.woken == woken + 1
     await client.delete(f"/v1/subscriptions/{subscription}")
     assert (await client.get(f"/v1/deliveries/{delivery['id']}")).json()["state"] == "cancelled"
     refused = await client.post(f"/v1/deliveries/{delivery['id']}/retry")

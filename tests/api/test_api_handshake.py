@@ -37,7 +37,7 @@ async def test_subscription_is_pending_until_its_sink_agrees(client, world):
         "disabled_reason": None,
         "next_handshake_at": "2027-01-15T08:00:00.000Z",
     }
-    assert world.dispatcher.woken == 1
+    assert world.signals.woken == 1
     await granted(world, made, rate=120)
     shown = (await client.get(f"/v1/subscriptions/{made['id']}")).json()
     assert (shown["state"], shown["next_handshake_at"]) == ("enabled", None)

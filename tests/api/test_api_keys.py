@@ -53,7 +53,7 @@ async def test_rotation_of_the_signing_key_lists_and_signs_with_both(client, wor
     assert verify(old, during, b"{}", now=NOW + 3599).ok
     assert verify(new, after, b"{}", now=NOW + 3600).ok
     assert verify(old, after, b"{}", now=NOW + 3600).reason == "wrong_key"
-    assert world.dispatcher.woken
+    assert world.signals.woken
 
 
 async def test_a_rotation_of_the_encryption_key_says_what_is_left(client):

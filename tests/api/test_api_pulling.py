@@ -6,6 +6,7 @@ import pytest
 
 from relay.api.subscriptions import pulling
 from relay.core.jsontext import loads
+from relay.signals import DELIVERIES
 from tests.support.store_kit import PUBLISHED_TYPE, publication
 
 
@@ -105,7 +106,7 @@ async def test_wait_ends_with_its_subscription(client, world, sub):
     waiting = asyncio.create_task(pull(client, sub, status=404, wait_seconds=30))
     await asyncio.sleep(0.1)
     await client.delete(sub)
-    world.arrivals.deliveries_changed()
+    world.arrivals.signal(DELIVERIES)
     assert (await asyncio.wait_for(waiting, 15))["code"] == "subscription_not_found"
 
 
@@ -119,7 +120,7 @@ async def test_paused_subscription_hands_nothing_out_and_says_so(client, world, 
     await asyncio.sleep(0.2)
     assert not waiting.done()
     await client.post(f"{sub}/resume")
-    world.arrivals.deliveries_changed()
+    world.arrivals.signal(DELIVERIES)
     found = await asyncio.wait_for(waiting, 15)
     assert (len(found["items"]), found["reason"]) == (1, None)
 

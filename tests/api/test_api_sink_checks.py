@@ -56,7 +56,7 @@ async def test_nothing_is_stored_if_the_check_fails(client, world, failure, stat
     assert (refused.status_code, refused.json()["code"]) == (status, failure.code)
     assert refused.headers.get("Retry-After") == failure.headers.get("Retry-After")
     assert await stored(client) == []
-    assert world.dispatcher.woken == 0
+    assert world.signals.woken == 0
 
 
 async def test_the_check_can_be_left_out(client, world):

@@ -70,7 +70,7 @@ async def test_a_subscription_has_every_field_and_shows_its_secret_once(client, 
     skipped = {"skipped": {"count": 0, "since": None}}
     assert (await client.get(answer.headers["location"])).json() == {**made, **skipped}
     assert (await client.get("/v1/subscriptions")).json() == {"items": [made], "next_cursor": None}
-    assert world.dispatcher.woken == 1
+    assert world.signals.woken == 1
 
 
 async def test_every_setting_is_accepted(client, world):

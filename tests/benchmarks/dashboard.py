@@ -213,7 +213,7 @@ async def drained(opened: Any, port: int, subscription_id: str, turn: str, count
     total = delivered(opened) + count
     begun, cpu = time.perf_counter(), time.process_time()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
-    opened.dispatcher.wake()
+    opened.signals.deliveries_due()
     while delivered(opened) < total:  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.02)
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu

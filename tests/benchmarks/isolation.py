@@ -136,7 +136,7 @@ class World:
         for name in self._ports:
             if name not in ILL and only in (None, name):
                 await self._subscribe(name)
-        self.opened.dispatcher.wake()
+        self.opened.signals.deliveries_due()
 
     async def set_ill(self, there: bool) -> None:
         """Subscribes to the ill sinks, or removes their subscriptions with all that waits for them."""
@@ -145,7 +145,7 @@ class World:
                 await self._subscribe(name)
             elif name in self.ids:
                 await self.opened.store.subscriptions.remove(self.ids.pop(name), time.time())
-        self.opened.dispatcher.wake()
+        self.opened.signals.deliveries_due()
 
     async def _subscribe(self, name: str) -> None:
         now = time.time()
@@ -169,7 +169,7 @@ class World:
         registration, record = job_with_events(self._jobs, time.time())
         await self.opened.store.jobs.register_many([registration])
         await self.opened.store.jobs.record(record)
-        self.opened.dispatcher.wake()
+        self.opened.signals.deliveries_due()
         return dict.fromkeys((event.id for event in record.events), time.time())
 
     async def arrived(self, word: str = "") -> dict[str, Any]:
@@ -292,7 +292,7 @@ async def drain(scale: float = 1.0) -> dict[str, Any]:
                 chunk = pairs[start : start + 500]
                 await world.opened.store.jobs.register_many([registration for registration, _ in chunk])
                 await asyncio.gather(*(world.opened.store.jobs.record(record) for _, record in chunk))
-                world.opened.dispatcher.wake()
+                world.opened.signals.deliveries_due()
             await asyncio.sleep(OUTAGE_SECONDS)
             await world.arrived("up")
             before = (await world.opened.store.deliveries.pending()).count

@@ -216,7 +216,7 @@ async def drained(opened: Any, subscription_id: str, kind: str = "webhook") -> f
     total = delivered._value.get() + (await opened.store.deliveries.pending()).count
     begun = time.perf_counter()
     await opened.store.subscriptions.set_state(subscription_id, "enabled", time.time())
-    opened.dispatcher.wake()
+    opened.signals.deliveries_due()
     while delivered._value.get() < total:  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.02)
     while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - nor has this
@@ -251,7 +251,7 @@ async def fanout(scale: float, subscriptions: int = 1_000) -> dict[str, Any]:
                         chunk = pairs[start : start + 500]
                         await opened.store.jobs.register_many([made for made, _ in chunk])
                         await asyncio.gather(*(opened.store.jobs.record(record) for _, record in chunk))
-                    opened.dispatcher.wake()
+                    opened.signals.deliveries_due()
                     while (await opened.store.deliveries.pending()).count:  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(0.02)
                     total = opened.metrics_registry.attempts.labels("webhook", "delivered")._value.get()

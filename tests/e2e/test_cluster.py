@@ -106,7 +106,7 @@ async def execute(url: str, statement: str) -> Any:
 
 async def test_one_node_polls_an_account_and_both_register_answer_and_deliver(first: World) -> None:
     async with open_beside(first) as second:
-        assert (first.poller.holds, second.poller.holds) == (True, False)
+        assert (first.poller.account.holds, second.poller.account.holds) == (True, False)
         await second.subscribe()
         jobs = [await world.job() for world in (first, second) for _ in range(5)]
         await until(ended(first, *jobs))
@@ -141,8 +141,8 @@ async def test_account_moves_to_another_node_when_its_own_stops(first: World) ->
             job_id = await third.job(**LONG)
             await first.node._cluster.stop()  # type: ignore[union-attr]
             first.poller.release()
-            await until(lambda: second.poller.holds or third.poller.holds)
-        await until(lambda: second.poller.holds)
+            await until(lambda: second.poller.account.holds or third.poller.account.holds)
+        await until(lambda: second.poller.account.holds)
         await until(ended(first, job_id))
         await all_in_order(first, job_id, asked=second)
 
@@ -156,7 +156,7 @@ async def dies(world: World, *, connected: bool = False) -> None:
     node.scheduler.stop()
     for poller in node.pollers.values():
         poller.cut_off()
-        poller.holds = False
+        poller.account.holds = False
     node.dispatcher.slots.closed = True
     node.dispatcher.cut_off()
     listening, *others = cluster_of_it._tasks
@@ -181,7 +181,7 @@ async def never_two_pollers(*worlds: World) -> AsyncIterator[None]:
 
     async def watch() -> None:
         while not over:
-            assert sum(world.poller.holds for world in worlds) <= 1
+            assert sum(world.poller.account.holds for world in worlds) <= 1
             await asyncio.sleep(0)
 
     watching = asyncio.ensure_future(watch())
@@ -198,7 +198,7 @@ async def test_account_of_a_dead_node_is_polled_by_another_at_once(first: World)
     async with open_beside(first) as second, never_two_pollers(first, second):
         job_id = await second.job(**LONG)
         await dies(first)
-        await until(lambda: second.poller.holds)
+        await until(lambda: second.poller.account.holds)
         await until(ended(first, job_id))
         await all_in_order(first, job_id, asked=second)
 
@@ -209,7 +209,7 @@ async def test_node_started_after_the_only_one_died_polls_at_once(first: World) 
     job_id = await first.job(**LONG)
     await dies(first)
     async with open_beside(first) as second:
-        assert second.poller.holds
+        assert second.poller.account.holds
         await until(ended(first, job_id))
         await all_in_order(first, job_id, asked=second)
 
@@ -247,9 +247,9 @@ async def test_hanging_node_keeps_its_account_until_its_lease_expires(first: Wor
         for _ in range(20):
             await other.release_dead()
             await other.renew()
-            assert not second.poller.holds
+            assert not second.poller.account.holds
         await execute(database_url, "UPDATE accounts SET held_until = 0")
-        await until(lambda: second.poller.holds)
+        await until(lambda: second.poller.account.holds)
         await close_listening(first)
 
 
@@ -272,9 +272,9 @@ async def test_behind_a_pooler_a_dead_node_s_lease_must_expire(
         for _ in range(20):
             await other.release_dead()
             await other.renew()
-            assert not second.poller.holds
+            assert not second.poller.account.holds
         await execute(database_url, "UPDATE accounts SET held_until = 0")
-        await until(lambda: second.poller.holds)
+        await until(lambda: second.poller.account.holds)
 
 
 TERMINATE_LISTENERS = """
@@ -298,7 +298,7 @@ async def test_node_that_loses_its_connection_stops_polling_before_another_begin
                 assert len(await execute(database_url, TERMINATE_LISTENERS)) == 2
                 await until(lambda names=names: not names & {world.node._holder.name for world in (first, second)})
                 await until(lambda: all("@" in world.node._holder.name for world in (first, second)))
-                await until(lambda: first.poller.holds or second.poller.holds)
+                await until(lambda: first.poller.account.holds or second.poller.account.holds)
         await until(ended(first, *jobs))
         await all_in_order(first, *jobs, asked=second)
 
@@ -356,9 +356,9 @@ async def test_nodes_keep_their_leases_when_their_clocks_are_set(
         with time_machine.travel(time.time() + seconds, tick=True):
             after = [await second.job(**LONG) for _ in range(3)]
             await until(ended(first, *before, *after))
-            assert (first.poller.holds, second.poller.holds) == (True, False)
+            assert (first.poller.account.holds, second.poller.account.holds) == (True, False)
         once_and_in_order(first, *before, *after)
-        assert (first.poller.term, second.poller.term) == (1, 0)
+        assert (first.poller.account.term, second.poller.account.term) == (1, 0)
 
 
 # --- jobs that are given up on another node

@@ -123,7 +123,7 @@ async def test_polls_that_never_end_end_the_pings(
         begun.set()
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr(world.poller._upstream, "poll", hang)
+    monkeypatch.setattr(world.poller.account.upstream, "poll", hang)
     await world.job()
     await begun.wait()
     for _ in range(2):

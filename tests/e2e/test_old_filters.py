@@ -39,7 +39,7 @@ async def test_old_filters_pause_their_subscription_and_no_event_is_lost(tmp_pat
         path = f"/v1/subscriptions/{made.id}"
         if found == "while it runs":
             await write_old_filters(world)
-            world.node.dispatcher.wake()
+            world.node.signals.deliveries_due()
             assert (await world.api.post(f"{path}/resume")).status_code == 409
         large, small = await world.job(metadata={"deal": 50}), await world.job(metadata={"deal": 7})
         for job in (large, small):

@@ -100,8 +100,8 @@ async def test_accounts_are_added_and_removed_and_an_empty_answer_alone_removes_
         world.source.listing = listing()
         await run(world, INTERVAL + CONFIRM + 2)
         assert (await world.types())[2:] == ["account.removed", "account.removed"]
-        assert world.poller.watch is not None
-        assert world.poller.watch.states == {"removed": 2}
+        assert world.poller.account.watch is not None
+        assert world.poller.account.watch.states == {"removed": 2}
 
 
 UNAVAILABLE = ScriptedPoll(kind="unavailable", status_code=503)
@@ -184,8 +184,8 @@ async def test_another_node_lists_only_once_it_polls_and_tells_nothing_twice(tmp
         await run(world, 1)
         assert (world.source.listings, await world.types()) == (2, [])
         world.poller.release()
-        assert world.poller.watch is not None
-        assert (world.poller.watch.listed_at, world.poller.watch.states) == (None, {})
+        assert world.poller.account.watch is not None
+        assert (world.poller.account.watch.listed_at, world.poller.account.watch.states) == (None, {})
         await other.take_over(None)
         for _ in range(2):
             await run(world, INTERVAL, other)
@@ -260,7 +260,7 @@ async def test_a_listing_that_cannot_be_recorded_is_made_again(
 async def test_listings_take_a_hundredth_of_the_budget_and_polls_the_rest(tmp_path: Path) -> None:
     """Also where polls would take every request, and where every listing shows another state."""
     async with open_world(tmp_path) as world:
-        world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=1.0))
+        world.poller.configure(world.poller.account.settings, PlannerConfig(max_requests_per_second=1.0))
         world.watch_accounts(interval_seconds=20)
         for number in range(60):
             await world.register(f"job {number}", seen("running", started_at=world.clock()))

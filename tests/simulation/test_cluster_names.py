@@ -40,6 +40,7 @@ class Poller:
     """Says when it polls."""
 
     def __init__(self) -> None:
+        self.account = self
         self.holds = False
         self.terms = 0
 
@@ -54,12 +55,11 @@ class Poller:
 class World:
     def __init__(self) -> None:
         self.accounts, self.poller, self.holder = Accounts(), Poller(), LeaseOwner("first")
-        self.wakes = 0
+        self.signals = Signals()
         self.cluster = Cluster(
             store=self._store(),
             pollers={KEY: self.poller},  # type: ignore[dict-item]
-            dispatcher=SimpleNamespace(wake=self._wake),  # type: ignore[arg-type]
-            signals=Signals(),
+            signals=self.signals,
             answers=AnswerCache(),
             clock=lambda: 1_000.0,
             holder=self.holder,
@@ -77,9 +77,6 @@ class World:
 
         store: Any = SimpleNamespace(accounts=SimpleNamespace(hold=hold, all=nothing))
         return store  # type: ignore[no-any-return]
-
-    def _wake(self) -> None:
-        self.wakes += 1
 
     async def renew(self) -> None:
         await self.cluster.renew()
@@ -105,7 +102,7 @@ async def test_node_that_loses_its_name_stops_and_takes_its_accounts_again(world
     await world.renew()
     world.cluster.named(None)
     assert not world.poller.holds
-    assert world.wakes == 1
+    assert world.signals.due.is_set()
     assert world.holder.has_lost("second@1.17")
     await world.renew()
     assert world.poller.holds

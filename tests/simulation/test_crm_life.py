@@ -157,7 +157,7 @@ async def test_missing_permission_disables_and_no_event_is_lost(tmp_path: Path, 
         held = await world.store.subscriptions.get(of.id)
         assert held.state == "disabled"
         await world.store.subscriptions.set_state(of.id, "enabled", world.clock())
-        world.dispatcher.wake()
+        world.signals.deliveries_due()
         await world.run(8, 5.0)
         assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
 

@@ -42,7 +42,7 @@ async def tell(world: World, type: str, subject: str = "inc_01jvpq00000000000000
         f"evt_{type}_{subject}", type, world.clock(), data, dataschema="http://x/s.json", subject=subject
     )
     await world.store.events.record(event)
-    world.dispatcher.wake()
+    world.signals.deliveries_due()
 
 
 async def pass_time(world: World, seconds: int) -> None:

@@ -772,14 +772,14 @@ async def test_deliveries_leased_by_a_poll_need_no_scan(tmp_path):
         await world.subscribe()
         await world.register("a", *life("queued", "running", "succeeded"))
         await world.dispatcher.run_once()
-        world.dispatcher.shared.due.clear()
+        world.dispatcher.shared.signals.due.clear()
         for _ in range(3):
             world.clock.advance(60)
             await world.poller.run_once()
             await world.poller.drain()
             await world.dispatcher.drain()
         assert len(world.sink.requests) == 3
-        assert not world.dispatcher.shared.due.is_set()
+        assert not world.dispatcher.shared.signals.due.is_set()
 
 
 @pytest.mark.parametrize("why", ["a callback", "no free slot", "a new subscription", "the write's answer is lost"])
@@ -803,11 +803,11 @@ async def test_deliveries_a_poll_could_not_lease_are_scanned_for(tmp_path, why):
 
             world.store.jobs.record = lost
         await world.register("a", seen("queued"), callback=callback)
-        world.dispatcher.shared.due.clear()
+        world.dispatcher.shared.signals.due.clear()
         world.clock.advance(1)
         await world.poller.run_once()
         await world.poller.drain()
-        assert world.dispatcher.shared.due.is_set()
+        assert world.dispatcher.shared.signals.due.is_set()
 
 
 async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_path):
@@ -819,7 +819,7 @@ async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_pat
 
         async def with_a_scan(one):
             recorded = await record(one)
-            world.dispatcher.shared.due.clear()
+            world.dispatcher.shared.signals.due.clear()
             await world.dispatcher.run_once()
             return recorded
 
@@ -828,7 +828,7 @@ async def test_unused_reservation_triggers_a_scan_for_skipped_deliveries(tmp_pat
         await world.poller.run_once()
         await world.poller.drain()
         assert len(world.sink.requests) == 1
-        assert world.dispatcher.shared.due.is_set()
+        assert world.dispatcher.shared.signals.due.is_set()
         await world.deliver()
         assert await states(world) == ["delivered", "delivered"]
 
@@ -852,11 +852,11 @@ async def test_result_recorded_after_a_database_error_triggers_a_scan(tmp_path, 
         world.clock.advance(1)
         await world.poller.run_once()
         await world.poller.drain()
-        world.dispatcher.shared.due.clear()
+        world.dispatcher.shared.signals.due.clear()
         await world.dispatcher.drain()
         assert refused
         assert sorted(await states(world)) == ["delivered", "pending"]
-        assert world.dispatcher.shared.due.is_set()
+        assert world.dispatcher.shared.signals.due.is_set()
         await world.deliver()
         assert await states(world) == ["delivered", "delivered"]
 
@@ -867,12 +867,12 @@ async def test_event_caused_by_a_delivery_is_scanned_for(tmp_path):
         await world.subscribe(sink="https://other.test/", types=("relay.delivery.expired",))
         await world.dispatcher.run_once()
         await world.register("a", seen("queued"))
-        world.dispatcher.shared.due.clear()
+        world.dispatcher.shared.signals.due.clear()
         world.clock.advance(1)
         await world.poller.run_once()
         await world.poller.drain()
         await world.dispatcher.drain()
-        assert world.dispatcher.shared.due.is_set()
+        assert world.dispatcher.shared.signals.due.is_set()
         await world.deliver()
         assert sorted(await states(world)) == ["dead", "delivered"]
 

@@ -84,7 +84,7 @@ async def test_any_other_answer_says_nothing_of_the_account(tmp_path: Path, kind
 
 async def test_nothing_is_asked_of_an_account_that_another_node_polls(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
-        world.poller.holds = False
+        world.poller.account.holds = False
         await started(world, REFUSED)
         assert world.source.listings == 0
         await world.poller.take_over(None)
@@ -96,12 +96,12 @@ async def test_new_key_is_tried_after_a_reload(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         await started(world, listing(a="ok"))
         before = world.source.listings
-        world.poller.configure(world.poller.settings, PlannerConfig())
+        world.poller.configure(world.poller.account.settings, PlannerConfig())
         await run(world, SECONDS)
         assert world.source.listings == before
         world.key = "another"
         world.source.listing = REFUSED
-        world.poller.configure(world.poller.settings, PlannerConfig())
+        world.poller.configure(world.poller.account.settings, PlannerConfig())
         await run(world, SECONDS)
         assert (world.source.listings, world.poller.state.state) == (before + 1, "unauthorized")
 

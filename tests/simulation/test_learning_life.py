@@ -64,7 +64,7 @@ def of_source(*rows: tuple[str, float, str]) -> list[SavedStatistics]:
 
 
 async def keep(world) -> None:
-    await upkeep.save_statistics([world.memory], [world.poller])
+    await upkeep.save_statistics([world.memory], {("revor", "default"): world.poller})
 
 
 async def test_restart_restores_statistics_and_plan(tmp_path, plans):

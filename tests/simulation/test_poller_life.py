@@ -207,7 +207,7 @@ async def test_job_is_not_overdue_by_an_outdated_deadline(tmp_path):
         world.source.script("a", seen("scheduled", scheduled_at=world.clock() + 7200.0))
         world.poller.agenda.refresh(uid)
         await world.step()
-        await world.poller.overdue(late)
+        await world.poller.poll_handler.overdue(late)
         assert await world.types() == ["scheduled"]
         assert (await world.store.jobs.get(uid)).deadline_at > world.clock()
 
@@ -294,7 +294,7 @@ async def test_job_marked_overdue_during_a_poll_is_compared_again(tmp_path):
         world.source.script("a", seen("succeeded", started_at=1.0, finished_at=3.0))
         async with held(world.source) as answer:
             await begin_poll(world, uid)
-            await world.poller.overdue(await world.store.jobs.get(uid))
+            await world.poller.poll_handler.overdue(await world.store.jobs.get(uid))
             answer.set()
             await world.poller.drain()
         assert await world.types() == ["running", "overdue", "succeeded"]
@@ -338,7 +338,7 @@ async def test_reloaded_settings_keep_polls_in_flight(tmp_path):
         uid = await world.register("a", seen("queued"), RUNNING)
         async with held(world.source) as answer:
             await begin_poll(world, uid)
-            world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
+            world.poller.configure(world.poller.account.settings, PlannerConfig(max_requests_per_second=1000.0))
             world.clock.advance(900.0)
             assert not await world.poller.run_once(), "its poll is out"
             assert len(world.source.polled) == 1
@@ -405,7 +405,7 @@ async def test_refusal_of_an_old_key_does_not_count_against_the_new_key(tmp_path
         async with held(world.source) as answer:
             await begin_poll(world, uid)
             world.key = "new"
-            world.poller.configure(world.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
+            world.poller.configure(world.poller.account.settings, PlannerConfig(max_requests_per_second=1000.0))
             answer.set()
             await world.poller.drain()
         assert not world.poller.paused
@@ -575,7 +575,7 @@ async def test_job_registered_during_loading_is_planned_once(tmp_path):
         for number in range(3):
             await world.register(f"old {number}")
         await world.poller.drain()
-        read = world.poller._jobs.open_jobs
+        read = world.poller.account.store.jobs.open_jobs
         fresh: list[str] = []
 
         async def and_meanwhile(*place, after_uid, count):
@@ -585,7 +585,7 @@ async def test_job_registered_during_loading_is_planned_once(tmp_path):
             return jobs
 
         world.poller.agenda.planner = Planner(world.poller.agenda._planner_config)
-        world.poller._jobs.open_jobs = and_meanwhile
+        world.poller.account.store.jobs.open_jobs = and_meanwhile
         assert not world.poller.agenda.loading
         await world.poller.agenda.load()
         assert not world.poller.agenda.loading
@@ -599,7 +599,7 @@ async def test_interrupted_load_clears_the_loading_flag(tmp_path):
         async def away(*place, after_uid, count):
             raise StoreError("the disk is away")
 
-        world.poller._jobs.open_jobs = away
+        world.poller.account.store.jobs.open_jobs = away
         with pytest.raises(StoreError):
             await world.poller.agenda.load()
         assert not world.poller.agenda.loading

@@ -111,7 +111,7 @@ async def test_one_replay_does_not_block_others():
     of_replays = shared(SimpleNamespace(replays=rows_), lambda: 0.0)
     assert await Replayer(of_replays).run_once()
     assert rows_.steps == MAX_STEPS
-    assert of_replays.due.is_set()
+    assert of_replays.signals.due.is_set()
 
 
 async def test_replay_to_an_unresponsive_sink_stays_bounded(tmp_path):

@@ -64,7 +64,7 @@ async def test_refusal_of_an_earlier_key_is_stale(tmp_path, way):
         if way == "restart":
             await world.restart_poller()
         else:
-            world.poller.configure(world.poller.settings, PlannerConfig())
+            world.poller.configure(world.poller.account.settings, PlannerConfig())
         explanation = await explained(world, uid)
         assert explanation.reason != "unauthorized"
         assert explanation.last_error is None
@@ -81,7 +81,7 @@ async def test_refusal_of_a_second_key_is_reported_again(tmp_path):
         uid = await world.register("a", refused(), refused("api_key_expired"))
         await world.run(3)
         world.key = "another"
-        world.poller.configure(world.poller.settings, PlannerConfig())
+        world.poller.configure(world.poller.account.settings, PlannerConfig())
         await world.run(60)
         assert await world.types() == ["relay.source.unauthorized"] * 2
         explanation = await explained(world, uid)
@@ -95,7 +95,7 @@ async def test_new_key_is_probed_without_any_job(tmp_path):
         await world.store.jobs.untrack(uid, world.clock())
         world.poller.agenda.forget(uid)
         world.key = "another"
-        world.poller.configure(world.poller.settings, PlannerConfig())
+        world.poller.configure(world.poller.account.settings, PlannerConfig())
         assert await world.poller.probe()
         assert await world.types() == ["relay.source.unauthorized", "relay.source.recovered"]
 

@@ -389,7 +389,7 @@ async def test_nothing_is_sent_unsigned_while_the_relays_own_secrets_cannot_be_d
     assert here.sink.requests == []
     keyring.replace([OLD, NEW])
     store.subscriptions.changed()
-    here.dispatcher.wake()
+    here.signals.deliveries_due()
     await until(lambda: bool(here.sink.requests))
     assert here.dispatcher.undecryptable == {}
     await here.dispatcher.stop(5.0)

@@ -7,6 +7,7 @@ import pytest
 from relay.core.deliveries.delivery import Claimed
 from relay.errors import Conflict
 from relay.node.upkeep import Orphans
+from relay.signals import Signals
 from relay.store import upkeep
 from relay.store.store import Store
 from tests.support.store_kit import (
@@ -285,7 +286,7 @@ async def test_any_number_of_orphaned_deliveries_is_cancelled(store: Store, monk
     await execute(store, "DELETE FROM subscriptions WHERE id IN ('sub_1', 'sub_7')")
     await store.subscriptions.create(subscription("sub_8"))
     await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE subscription_id = 'sub_7' AND sequence = 1")
-    search = Orphans(store.upkeep, lambda: NOW + 1, lambda: None)
+    search = Orphans(store.upkeep, lambda: NOW + 1, Signals())
     assert await search.run_once() > 0
     for name in ("sub_1", "sub_7"):
         assert set(await states(store, name)) == {"cancelled"}

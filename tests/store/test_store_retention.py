@@ -14,6 +14,7 @@ from relay.core.deliveries.delivery import Claimed
 from relay.metrics import Metrics
 from relay.node import upkeep
 from relay.node.upkeep import DAY_SECONDS, Orphans, Retention
+from relay.signals import Signals
 from relay.store.store import Store
 from relay.store.upkeep import MAX_ROWS, SLICE
 from tests.support.postgres_server import shared_server
@@ -171,7 +172,7 @@ async def test_pending_deliveries_are_searched_for_orphans_in_slices(
     await ended(store, 25)
     last = (await deliveries(store))[-1]["id"]
     await execute(store, "UPDATE deliveries SET state = 'blocked' WHERE id = :id", id=last)
-    search = Orphans(store.upkeep, lambda: NOW, lambda: None)
+    search = Orphans(store.upkeep, lambda: NOW, Signals())
     assert [await search.run_once() for _ in range(3)] == [0, 0, 1]
 
 

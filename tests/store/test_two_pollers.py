@@ -114,7 +114,7 @@ class Driver:
             clock.advance(self.luck.choice(CLOCK_SKEWS))
             source, jobs = LateUpstream(self.truth, self.gate), LateJobs(store.jobs, self.gate)
             node = World(store, clock, RecordingSink(clock), source=source, jobs=jobs)
-            node.poller.holds = False
+            node.poller.account.holds = False
             self.nodes.append(node)
         self.holder = self.nodes[0]
 
@@ -152,17 +152,17 @@ class Driver:
 
     async def settings_are_read_again(self) -> None:
         node = self.node
-        node.poller.configure(node.poller.settings, PlannerConfig(max_requests_per_second=1000.0))
+        node.poller.configure(node.poller.account.settings, PlannerConfig(max_requests_per_second=1000.0))
 
     async def the_lease_goes_to_the_other(self) -> None:
         """The node that had the lease does not know, or learns it later."""
         self.holder = self.nodes[1 - self.nodes.index(self.holder)]
-        if not self.holder.poller.holds:
+        if not self.holder.poller.account.holds:
             await self.holder.poller.take_over(None)
 
     async def a_former_holder_learns_it(self) -> None:
         former = self.nodes[1 - self.nodes.index(self.holder)]
-        if former.poller.holds:
+        if former.poller.account.holds:
             former.poller.release()
 
     async def the_holder_loses_it_for_a_moment(self) -> None:

@@ -105,25 +105,20 @@ class FakeSignals:
         self.steps: list[Any] = []
         self.waits: list[float] = []
         self.watched: list[str] = []
+        self.woken = 0
         self.open_watches = 0
 
     @contextmanager
-    def _watch(self, name: str) -> Iterator[FakeWatch]:
-        self.watched.append(name)
+    def watch(self, topic: str) -> Iterator[FakeWatch]:
+        self.watched.append(topic)
         self.open_watches += 1
         try:
             yield FakeWatch(self)
         finally:
             self.open_watches -= 1
 
-    def watch_job(self, uid: str) -> Any:
-        return self._watch(uid)
-
-    def watch_group(self, id: str) -> Any:
-        return self._watch(id)
-
-    def watch_events(self) -> Any:
-        return self._watch("events")
+    def deliveries_due(self) -> None:
+        self.woken += 1
 
 
 class FakeTracking:
@@ -249,7 +244,6 @@ class FakeDispatcher:
 
     def __init__(self) -> None:
         self.tested: list[tuple[Subscription, Event]] = []
-        self.woken = 0
         self.greeted: list[Subscription] = []
         self.nothing_to_send = False
         self.dialogue: Dialogue | None = None
@@ -299,9 +293,6 @@ class FakeDispatcher:
         request = kind.render(event, subscription, RenderContext())
         signature = signature_headers(subscription.secrets, message_id=event.id, now=NOW, body=request.body)
         return (Step(request=replace(request, headers=(*request.headers, *signature)), name=""),)
-
-    def wake(self) -> None:
-        self.woken += 1
 
 
 class FakeKeys:

@@ -47,6 +47,7 @@ from relay.node.node import Node
 from relay.node.opening import open_node
 from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
 from relay.sandbox.server import Sandbox
+from relay.signals import ALL_EVENTS
 from tests.stories.crms import PIPEDRIVE, Account
 from tests.support.html_probes import PROBE
 
@@ -147,7 +148,7 @@ class Loader:
     async def until_there(self, *paths: str) -> None:
         """Waits until each of these lists has an item."""
         missing = list(paths)
-        with self.node.signals.watch_events() as watch:
+        with self.node.signals.watch(ALL_EVENTS) as watch:
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     while missing:

@@ -39,6 +39,7 @@ from relay.node.node import ROLES, Node
 from relay.node.opening import open_node
 from relay.polling.poller import Poller
 from relay.sandbox.server import Sandbox
+from relay.signals import ALL_EVENTS
 
 KEY = "sk-revor-test"
 RELAY_URL = "http://127.0.0.1:8080"
@@ -141,7 +142,7 @@ class World:
 
     async def until(self, true: Callable[[], bool | Awaitable[bool]]) -> None:
         """Checks again after each recorded event, poll or request."""
-        with self.node.signals.watch_events() as watch:
+        with self.node.signals.watch(ALL_EVENTS) as watch:
             while True:
                 answer = true()
                 if answer if isinstance(answer, bool) else await answer:
@@ -159,7 +160,7 @@ async def open_beside(world: World) -> AsyncIterator[World]:
     """A second node on the same database, upstream and receiver."""
     async with open_node(world.settings, base_url=RELAY_URL) as node, client_of(node) as api:
         for poller in node.pollers.values():
-            poller.reschedule = _both(poller.reschedule, node.signals.event_recorded)
+            poller.account.reschedule = _both(poller.account.reschedule, node.signals.event_recorded)
         yield replace(world, node=node, api=api)
 
 
@@ -223,7 +224,7 @@ async def open_e2e_world(
         for client in node._accounts.clients.values():
             client._timeout_seconds = timeout_seconds
         for poller in node.pollers.values():
-            poller.reschedule = _both(poller.reschedule, node.signals.event_recorded)
+            poller.account.reschedule = _both(poller.account.reschedule, node.signals.event_recorded)
 
         async def take(request: Request) -> Response:
             body = await request.body()

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from relay.config.keyring import Keyring, new_key
@@ -17,10 +19,9 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.ids import new_id
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
-from relay.polling.account_settings import AccountSettings
+from relay.polling.account import AccountSettings, PolledAccount
 from relay.polling.account_watch import AccountWatch
 from relay.polling.poller import Poller
-from relay.polling.recorder import Recorder
 from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
 from relay.store.store import Store
@@ -66,9 +67,10 @@ class World:
         source: Any = None,
         jobs: Any = None,
     ) -> None:
-        """`source` and `jobs` replace the scripted upstream and the store's jobs."""
+        """`source` and `jobs` replace the scripted upstream and the poller's jobs."""
         self.store, self.clock, self.sink = store, clock, sink
-        self.jobs = jobs or store.jobs
+        self.polled = copy(store)
+        self.polled.jobs = jobs or store.jobs
         self.broker = FakeBroker(clock)
         self.steady = FakeClock(0.0)
         self.key = key
@@ -84,36 +86,25 @@ class World:
         settings = AccountSettings(
             source="revor",
             account="default",
+            definition=SimpleNamespace(hint_for=_hint, listing=None),  # type: ignore[arg-type]
             origin=ORIGIN,
             dataschema_base="https://relay.test",
             deadline_seconds=3600.0,
             read_key=lambda: self.key,
-            hint=_hint,
         )
-        recorder = Recorder(
-            jobs=self.jobs,
+        account = PolledAccount(
+            settings=settings,
+            planner_config=PlannerConfig(max_requests_per_second=1000.0),
+            upstream=self.source,
+            store=self.polled,
             dispatcher=self.dispatcher,
             signals=self.signals,
             metrics=self.metrics,
             clock=self.clock,
-            hint=_hint,
-            origin=ORIGIN,
         )
         self.memory = SourceStatistics("revor", self.statistics, rows=self.store.learned, clock=self.clock)
-        return Poller(
-            settings,
-            upstream=self.source,
-            jobs=self.jobs,
-            accounts=self.store.accounts,
-            recorder=recorder,
-            signals=self.signals,
-            wake=self.dispatcher.wake,
-            metrics=self.metrics,
-            clock=self.clock,
-            planner_config=PlannerConfig(max_requests_per_second=1000.0),
-            saved_plan=AccountPlan("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock),
-            steady=self.steady,
-        )
+        plan = AccountPlan("revor", "default", shared=self.memory, plans=self.store.accounts, clock=self.clock)
+        return Poller(account, saved_plan=plan, steady=self.steady)
 
     def _new_dispatcher(self) -> Dispatcher:
         return Dispatcher(
@@ -151,22 +142,16 @@ class World:
     ) -> AccountWatch:
         """Lets a poller watch the connect accounts too."""
         poller = poller or self.poller
-        poller.watch = AccountWatch(
-            replace(poller.settings, listing_interval_seconds=interval_seconds),
-            upstream=self.source,
-            rows=self.store.connect_accounts,
-            signals=self.signals,
-            wake=self.dispatcher.wake,
-            metrics=self.metrics,
-            clock=self.clock,
-            limiter=limiter,
-        )
-        return poller.watch
+        account = poller.account
+        account.settings = replace(account.settings, listing_interval_seconds=interval_seconds)
+        account.listings = limiter or asyncio.Semaphore()
+        account.watch = AccountWatch(account, poller.agenda)
+        return account.watch
 
     def another_poller(self) -> Poller:
         """The poller of another node on the same database, without the lease."""
         poller = self._new_poller()
-        poller.holds = False
+        poller.account.holds = False
         return poller
 
     async def subscribe(self, **settings: Any) -> Subscription:
@@ -276,7 +261,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not isinstance(value, Problem)}
 
 
-def _hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+def _hint(problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
     if problem is None:
         return None
     points_at: PointsAt | None = "connect_account" if problem.code == "reconnect" else None

@@ -69,7 +69,7 @@ async def test_gone_sink_holds_its_events_until_it_is_resumed(tmp_path: Path, ki
         shown = [await world.store.deliveries.get(one.id) for one in pending]
         assert SECRET_PATH not in str([one.attempts for one in shown])
         await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
-        world.dispatcher.wake()
+        world.signals.deliveries_due()
         await world.run(20, 2.0)
         assert len(endpoint.documents) == len(pending)
 

@@ -153,10 +153,10 @@ async def test_what_a_sink_answers_is_inert(world, browser, body, shown):
 
 async def test_a_delivery_is_sent_again(world, browser):
     (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
-    woken = world.dispatcher.woken
+    woken = world.signals.woken
     done = await browser.post(f"/ui/deliveries/{id}/retry")
     path = done.path.partition("&seal=")[0]
-    assert (path, await state_of(world, id), world.dispatcher.woken) == (
+    assert (path, await state_of(world, id), world.signals.woken) == (
         f"/ui/deliveries/{id}?done=delivery_retried",
         "pending",
         woken + 1,

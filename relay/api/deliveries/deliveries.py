@@ -348,7 +348,7 @@ async def retry_delivery(call: Call) -> Response:
     found = await _find(call)
     await _refuse_removed(call, found)
     delivery = await call.ports.store.deliveries.retry(call.id, call.ports.clock())
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return await _shown(call, delivery, 202)
 
 
@@ -373,7 +373,7 @@ async def settle_delivery(call: Call) -> Response:
     if fate == "not_sent":
         await _refuse_removed(call, found)
     delivery = await call.ports.store.deliveries.settle(found.id, fate, call.ports.clock())
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return await _shown(call, delivery)
 
 

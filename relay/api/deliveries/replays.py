@@ -216,7 +216,7 @@ async def stop_replay(call: Call) -> Response:
     unchanged.
     """
     stopped = await call.ports.store.replays.stop(call.id, call.ports.clock())
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return json_response(Replay.of(stopped))
 
 

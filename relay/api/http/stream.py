@@ -25,7 +25,7 @@ from relay.api.http.problems import invalid_parameter
 from relay.core.events.event import Event
 from relay.core.jobs.job import Job
 from relay.limiter import Limiter
-from relay.signals import Watch
+from relay.signals import ALL_EVENTS, Watch
 
 if TYPE_CHECKING:
     from relay.api.events.wanted_events import Wanted
@@ -67,7 +67,7 @@ async def of_all(call: Call, wanted: "Wanted") -> Response:
     async def frames() -> AsyncGenerator[bytes, None]:
         yield _CONNECTED
         at, pause_seconds = position, HIDDEN_SECONDS
-        with call.ports.signals.watch_events() as watch:
+        with call.ports.signals.watch(ALL_EVENTS) as watch:
             rest = _Rest(call, watch)
             while rest.goes_on:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
@@ -101,7 +101,7 @@ async def of_job(call: Call, job: Job) -> Response:
     async def frames() -> AsyncGenerator[bytes, None]:
         yield _CONNECTED
         at = sequence
-        with call.ports.signals.watch_job(job.uid) as watch:
+        with call.ports.signals.watch(job.uid) as watch:
             rest = _Rest(call, watch)
             while rest.goes_on:
                 # Read the job first: once it is closed, all its events can be read.

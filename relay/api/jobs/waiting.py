@@ -2,10 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from functools import partial
-from typing import TypeVar
 
 from starlette.datastructures import Headers
 
@@ -23,8 +19,6 @@ ELSEWHERE_SLICE_SECONDS = 1.0
 """The same if another node polls the account, because its signals can get lost."""
 GROUP_SLICE_SECONDS = 5.0
 """The same for a group, which any node may finish."""
-
-Value = TypeVar("Value")
 
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
 
@@ -51,62 +45,61 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
     """The job once it is closed (or has run), or after `seconds`. Raises NotFound if it is purged, and
     Unauthorized if the caller's token is gone."""
     ports = call.ports
-
-    def is_over(job: Job) -> bool:
-        return is_reached(job, until_running=until_running)
-
-    def slice_seconds() -> float:
-        return SLICE_SECONDS if ports.tracking.polls(job) else ELSEWHERE_SLICE_SECONDS
-
-    if seconds <= 0 or is_over(job):
+    if seconds <= 0 or is_reached(job, until_running=until_running):
         return job
-    gone = NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
-    with ports.admission.waits.held(call.caller), ports.tracking.prioritize(job):
-        watched, read = ports.signals.watch_job(job.uid), partial(ports.store.jobs.get, job.uid)
-        return await _wait(call, seconds, watched, read, gone, is_over, slice_seconds)
+    with (
+        ports.admission.waits.held(call.caller),
+        ports.tracking.prioritize(job),
+        ports.signals.watch(job.uid) as watch,
+    ):
+        wait = _Wait(call, watch, seconds)
+        while True:
+            # Read after the watch began, so that what happened in between is seen.
+            found = await ports.store.jobs.get(job.uid)
+            is_over = found is None or is_reached(found, until_running=until_running)
+            slice_seconds = SLICE_SECONDS if ports.tracking.polls(job) else ELSEWHERE_SLICE_SECONDS
+            if not await wait.goes_on(slice_seconds, is_over=is_over):
+                if found is None:
+                    raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
+                return found
 
 
 async def wait_for_group(call: Call, group: JobGroup, seconds: float) -> JobGroup:
     """The group once its round has finished, or after `seconds`. Raises NotFound if it is erased, and Unauthorized
     if the caller's token is gone."""
     ports = call.ports
-
-    def is_over(group: JobGroup) -> bool:
-        return group.finished_at is not None
-
-    if seconds <= 0 or is_over(group):
+    if seconds <= 0 or group.finished_at is not None:
         return group
-    gone = NotFound(f"group {group.name} was erased while waiting", code="group_not_found")
-    with ports.admission.waits.held(call.caller):
-        watched = ports.signals.watch_group(group.id)
-        read = partial(ports.store.groups.get, group.id)
-        return await _wait(call, seconds, watched, read, gone, is_over, lambda: GROUP_SLICE_SECONDS)
-
-
-async def _wait(
-    call: Call,
-    seconds: float,
-    watched: AbstractContextManager[Watch],
-    read: Callable[[], Awaitable[Value | None]],
-    gone: NotFound,
-    is_over: Callable[[Value], bool],
-    slice_seconds: Callable[[], float],
-) -> Value:
-    """The value once it is over, or after `seconds`. Raises `gone` if there is none any more."""
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + seconds
-    waited_seconds = 0.0
-    with watched as watch:
+    with ports.admission.waits.held(call.caller), ports.signals.watch(group.id) as watch:
+        wait = _Wait(call, watch, seconds)
         while True:
-            # Read after the watch began, so that what happened in between is seen.
-            value = await read()
-            if not call.is_allowed:
-                raise Unauthorized(TOKEN_GONE)
-            if value is None:
-                raise gone
-            left = min(ends_at - loop.time(), seconds - waited_seconds)
-            if is_over(value) or left <= 0 or call.ports.node.stopping:
-                return value
-            turn = min(left, slice_seconds())
-            if not await watch.wait(turn):
-                waited_seconds += turn
+            found = await ports.store.groups.get(group.id)
+            is_over = found is None or found.finished_at is not None
+            if not await wait.goes_on(GROUP_SLICE_SECONDS, is_over=is_over):
+                if found is None:
+                    raise NotFound(f"group {group.name} was erased while waiting", code="group_not_found")
+                return found
+
+
+class _Wait:
+    """The time left of a wait."""
+
+    def __init__(self, call: Call, watch: Watch, seconds: float) -> None:
+        self._call = call
+        self._watch = watch
+        self._seconds = seconds
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+        self._waited_seconds = 0.0
+
+    async def goes_on(self, slice_seconds: float, *, is_over: bool) -> bool:
+        """Waits for a signal, up to `slice_seconds`. False without waiting if the wait is over. Raises Unauthorized if
+        the caller's token is gone."""
+        if not self._call.is_allowed:
+            raise Unauthorized(TOKEN_GONE)
+        left = min(self._ends_at - asyncio.get_running_loop().time(), self._seconds - self._waited_seconds)
+        if is_over or left <= 0 or self._call.ports.node.stopping:
+            return False
+        turn = min(left, slice_seconds)
+        if not await self._watch.wait(turn):
+            self._waited_seconds += turn
+        return True

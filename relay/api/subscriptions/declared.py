@@ -183,7 +183,7 @@ async def apply_subscriptions(call: Call) -> Response:
     applied = applied_view(changes, call.context, call.shown_sink, dry_run=body.dry_run)
     call.note(**{name: applied[name] for name in ("dry_run", "added", "changed", "removed")})
     if not body.dry_run and applied["unchanged"] < len(changes):
-        call.ports.dispatcher.wake()
+        call.ports.signals.deliveries_due()
     return json_response(applied)
 
 

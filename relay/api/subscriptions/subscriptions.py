@@ -163,7 +163,7 @@ async def create_subscription(call: Call) -> Response:
     made = with_secret(subscription, given, call.context, now)
     room = SubscriptionRoom(call.caller, fewer_than=call.ports.settings.max_subscriptions_of_caller)
     await call.ports.store.subscriptions.create(made, room)
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return _made(call, made)
 
 
@@ -239,7 +239,7 @@ async def replace_subscription(call: Call) -> Response:
             raise Conflict("another request has changed it meanwhile: try again", code="subscriptions_changed")
         after = with_facts(again, facts)
     await call.ports.store.subscriptions.replace(after, call.ports.clock(), awaits)
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return _shown(call, await _find(call))
 
 
@@ -258,7 +258,7 @@ async def delete_subscription(call: Call) -> Response:
     subscription = await _find(call)
     cancelled = await call.ports.store.subscriptions.pending(subscription.id)
     await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return json_response({**await _view(call, subscription), "cancelled": cancelled})
 
 
@@ -392,7 +392,7 @@ async def add_secret(call: Call, owner: str, made: str) -> tuple[float, float]:
     overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
     now = call.ports.clock()
     await call.ports.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return now, now + overlap_seconds
 
 
@@ -439,7 +439,7 @@ async def _named(call: Call, id: str) -> core.Subscription:
 async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
     reason = {"paused": "paused by hand", "enabled": "resumed by hand", "pending": WAITS}[state]
     await call.ports.store.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
-    call.ports.dispatcher.wake()
+    call.ports.signals.deliveries_due()
     return _shown(call, await _find(call))
 
 

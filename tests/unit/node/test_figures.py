@@ -56,7 +56,7 @@ class World:
     def account(self, name: str, **stats: float) -> Any:
         values = {"open_jobs": 3, "others_requests_per_second": 0.5, "price_seconds": 0.8, **stats}
         self.pollers["revor", name] = poller = SimpleNamespace(
-            holds=True,
+            account=SimpleNamespace(holds=True),
             agenda=SimpleNamespace(loading=False),
             planner=SimpleNamespace(stats=lambda now: SimpleNamespace(**values)),
             poll_handler=SimpleNamespace(answered=0),
@@ -83,7 +83,7 @@ async def test_gauges_are_those_of_accounts_that_this_node_polls_and_has_loaded(
     world = World()
     world.account("a", open_jobs=40)
     world.account("b", open_jobs=2)
-    world.account("polled elsewhere").holds = False
+    world.account("polled elsewhere").account.holds = False
     world.account("loading").agenda.loading = True
     await world.figures.run_once()
     assert {key[1] for key in world.rows.sums} == {"", "revor/a", "revor/b"}
@@ -101,10 +101,10 @@ async def test_the_open_jobs_of_the_whole_relay_are_those_of_all_nodes_also_when
     for world in (one, two):
         world.account("a", open_jobs=40)
         world.account("b", open_jobs=2)
-    one.pollers["revor", "b"].holds = two.pollers["revor", "a"].holds = False
+    one.pollers["revor", "b"].account.holds = two.pollers["revor", "a"].account.holds = False
     for step in range(8):
         if step == 4:  # the first node stops, and the second one takes its account
-            two.pollers["revor", "a"].holds = True
+            two.pollers["revor", "a"].account.holds = True
         for world in (one, two) if step < 4 else (two,):
             await world.figures.run_once()
             world.now += 15.0
@@ -120,9 +120,9 @@ async def test_the_rate_of_polls_is_the_mean_since_the_last_measurement() -> Non
         poller.poll_handler.answered += 30
         world.now += 15.0
     assert world.rows.gauge("requests_own", "revor/a") == [pytest.approx(4 / 3)], "0, 2 and 2 a second"
-    poller.holds = False
+    poller.account.holds = False
     await world.figures.run_once()
-    poller.holds, poller.poll_handler.answered = True, 2_000
+    poller.account.holds, poller.poll_handler.answered = True, 2_000
     await world.figures.run_once()
     assert world.rows.gauge("requests_own", "revor/a") == [1.0], "polls before this node polled it are not a rate"
 

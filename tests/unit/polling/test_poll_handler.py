@@ -1,32 +1,27 @@
-"""Recorder: a hint belongs to the attempt that the item's error is about."""
+"""Poll handler: a hint belongs to the attempt that the item's error is about."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 from relay.core.events.event import Hint, Origin
 from relay.core.jobs.job import Job, Observation, Problem, Progress, detect
 from relay.metrics import Metrics
-from relay.polling.recorder import Recorder
+from relay.polling.poll_handler import PollHandler
 
 NOW = 1779271208.0
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/job-status.v1.json")
 JOB = Job(uid="job_1", external_id="1", source="revor", account="default")
 
 
-def hint(problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
+def hint_for(problem: Problem | None, kind: str, *, channel: str | None = None) -> Hint | None:
     return None if problem is None else Hint(meaning=problem.code, fix="Wait", who="Revor", repeat="may_send_twice")
 
 
-def recorder() -> Recorder:
-    absent = cast(Any, None)
-    return Recorder(
-        jobs=absent,
-        dispatcher=absent,
-        signals=absent,
-        metrics=Metrics(),
-        clock=lambda: NOW,
-        hint=hint,
-        origin=ORIGIN,
-    )
+def poll_handler() -> PollHandler:
+    definition, absent = SimpleNamespace(hint_for=hint_for), cast(Any, None)
+    settings = SimpleNamespace(origin=ORIGIN, definition=definition)
+    account: Any = SimpleNamespace(settings=settings, metrics=Metrics(), clock=lambda: NOW)
+    return PollHandler(account, absent, absent)
 
 
 def test_inferred_retry_has_no_hint_because_the_error_belongs_to_a_later_attempt() -> None:
@@ -37,7 +32,7 @@ def test_inferred_retry_has_no_hint_because_the_error_belongs_to_a_later_attempt
 
     shown = [
         (event.type.rpartition(".")[2], event.document()["data"].get("hint", {}).get("meaning"))
-        for event in recorder().events(JOB, transitions, seen)
+        for event in poll_handler().events(JOB, transitions, seen)
     ]
 
     assert shown == [("retrying", None), ("retrying", None), ("failed", "no_credits")]
@@ -53,6 +48,6 @@ def test_observed_retry_has_the_hint_of_its_error() -> None:
     )
     transitions, _ = detect(Progress(), seen)
 
-    (event,) = recorder().events(JOB, transitions, seen)
+    (event,) = poll_handler().events(JOB, transitions, seen)
 
     assert (event.type, event.document()["data"]["hint"]["meaning"]) == ("ai.revor.job.retrying", "no_worker")
