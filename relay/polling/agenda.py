@@ -19,7 +19,7 @@ class Agenda:
 
     def __init__(self, account: PolledAccount, statistics: PlannerStatistics | None) -> None:
         self.planner = Planner(account.planner_config, statistics)
-        """Replaced when another node takes the account over and at a reload."""
+        """Replaced when another node takes the account over."""
         self.own_next: set[str] = set()
         """Jobs whose borrowed poll showed nothing: the relay makes the next one, so callers cannot prevent polling."""
         self.loading = False
@@ -39,7 +39,7 @@ class Agenda:
 
     def configure(self) -> None:
         """Applies reloaded settings."""
-        self.planner = self.planner.reconfigured(self._account.planner_config)
+        self.planner.configure(self._account.planner_config)
 
     async def load(self) -> int:
         """Plans the open jobs in the store while others are registered. Returns their number."""

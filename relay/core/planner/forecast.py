@@ -8,7 +8,6 @@ earliest ones. The effect of other budgets is derived from the tables at other p
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from relay.core.planner.budget.price import Price
 from relay.core.planner.learning.statistics import LEARNED_EVENTS, ClassStatistics, PlannerStatistics
@@ -59,28 +58,6 @@ class Forecast:
         self.ends += 1
         self._mean += (delay - self._mean) / min(self.ends, MEMORY_ENDS)
 
-    def dump(self) -> list[Any]:
-        """The state as JSON values."""
-        kinds = [[*job_class.key, kind, count] for (job_class, kind), count in self._kinds.items()]
-        wanted = [[*job_class.key, kind, rung] for job_class, kind, rung in self._wanted]
-        elastic = None if self._elastic is None else list(self._elastic)
-        judging = [self._at if math.isfinite(self._at) else None, wanted, elastic]
-        return [self.ends, self._mean, self._scale, kinds, judging]
-
-    def load(self, ends: int, mean: float, scale: float, kinds: list[Any], judging: list[Any] | None = None) -> None:
-        """Loads the values of `dump`. `judging`: progress of the judgement of other budgets; older versions lack it."""
-        self.ends, self._mean, self._scale = ends, mean, scale
-        if judging is not None:
-            at, wanted, elastic = judging
-            self._at = -math.inf if at is None else at
-            self._wanted = [
-                (self._statistics.of_class(action, channel), kind, rung) for action, channel, kind, rung in wanted
-            ]
-            self._elastic = None if elastic is None else (elastic[0], elastic[1])
-        self._kinds = {
-            (self._statistics.of_class(action, channel), kind): count for action, channel, kind, count in kinds
-        }
-
     def work(self, now: float) -> bool:
         """Does one step of judging other budgets. Returns False if none is due."""
         if self._wanted:
@@ -128,7 +105,7 @@ class Forecast:
         """Mean polls and delay per job over the frequent kinds that have tables; None if none has."""
         polls = delay = total = 0.0
         for job_class, kind in self._frequent():
-            table = job_class.policy.find(kind, rung)
+            table = job_class.policy.tables.get((kind, rung))
             if table is None:
                 continue
             count = self._kinds[job_class, kind]

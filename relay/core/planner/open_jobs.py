@@ -33,12 +33,12 @@ MAX_SPACING_SECONDS = 86_400.0
 class OpenJobs:
     """All open jobs of an account, in their lanes. Keeps the poll schedule up to date."""
 
-    __slots__ = ("_config", "_forecast", "_schedule", "_statistics", "jobs", "lanes", "unparking")
+    __slots__ = ("_forecast", "_schedule", "_statistics", "config", "jobs", "lanes", "unparking")
 
     def __init__(
         self, config: PlannerConfig, schedule: PollSchedule, statistics: PlannerStatistics, forecast: Forecast
     ) -> None:
-        self._config = config
+        self.config = config
         self._schedule = schedule
         self._statistics = statistics
         self._forecast = forecast
@@ -105,8 +105,8 @@ class OpenJobs:
     def fail(self, job: PlannedJob, now: float, *, missing: bool, not_before: float) -> None:
         """A poll failed. `missing`: the upstream does not know the job."""
         job.failures = min(job.failures + 1, backoff.MAX_STEP)
-        chance = backoff.spread(self._config.seed, job.id, job.failures)
-        due = backoff.after_failure(self._config, now=now, failures=job.failures, chance=chance)
+        chance = backoff.spread(self.config.seed, job.id, job.failures)
+        due = backoff.after_failure(self.config, now=now, failures=job.failures, chance=chance)
         if missing:
             if job.failures >= LOST_AFTER_FAILURES:
                 self._leave_lane(job, now)

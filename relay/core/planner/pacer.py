@@ -109,6 +109,12 @@ class Pacer:
         self.closed_until: float | None = None
         """End of a requested pause or of an exhausted window; None if sending is allowed."""
 
+    def configure(self, config: PlannerConfig) -> None:
+        """Applies other settings. Saved requests and what is known of the limits are kept."""
+        self._unit = config.unit_seconds
+        self._headers = HeaderReader(config.headers)
+        self.budget.configure(config)
+
     def refresh(self, now: float, open_jobs: int) -> None:
         """Updates rate, pause and price. Call it before each decision."""
         budget, bucket, queues = self.budget, self.bucket, self._schedule.queues

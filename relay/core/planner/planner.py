@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from relay.core.planner import snapshot
 from relay.core.planner.budget.price import Price
@@ -49,7 +49,6 @@ class Planner:
         """`statistics`: shared by the planners of a source's accounts; None: its own. `price`: for benchmarks only."""
         self._config = config
         # Public for `snapshot`; callers use the methods.
-        self.own_statistics = statistics is None
         self.statistics = PlannerStatistics(config.unit_seconds) if statistics is None else statistics
         self.price = Price(config.unit_seconds) if price is None else price
         self.timeline = Timeline()
@@ -366,44 +365,25 @@ class Planner:
             expected_delay_at_half_seconds=expected[2],
         )
 
-    # --- saved state
+    # --- settings and saved state
 
-    def snapshot(self) -> dict[str, Any]:
-        """The whole state as JSON values, for `restore`."""
-        return snapshot.dump(self)
-
-    @classmethod
-    def restore(
-        cls, config: PlannerConfig, saved: Mapping[str, Any], statistics: PlannerStatistics | None = None
-    ) -> Self:
-        """A planner that makes the same decisions as the one of the snapshot. Its requests in flight count as not sent.
-
-        The bucket starts empty, so nothing bursts. `jobs` may be removed from the snapshot, for a caller that tracks
-        them again. Raises ValueError for a snapshot of another version.
-        """
-        planner = cls(config, statistics)
-        snapshot.load(planner, saved)
-        return planner
-
-    def reconfigured(self, config: PlannerConfig) -> Self:
-        """A planner with other settings that continues from this one, including requests in flight."""
-        planner = self.restore(config, self.snapshot(), None if self.own_statistics else self.statistics)
-        for job_id, purpose in self._purposes.items():
-            planner.schedule.queues.take_off(planner.open_jobs.jobs[job_id])
-            planner._purposes[job_id] = purpose
-        planner.pacer.budget.in_flight = self.pacer.budget.in_flight
-        return planner
+    def configure(self, config: PlannerConfig) -> None:
+        """Applies other settings. Requests in flight go on."""
+        self._config = self.open_jobs.config = config
+        self.price.unit = config.unit_seconds
+        self.schedule.configure(config)
+        self.pacer.configure(config)
 
     def durable_state(self) -> dict[str, Any]:
         """The state worth keeping across restarts, without jobs, as JSON values for `resume`."""
-        return snapshot.dump_durable(self)
+        return snapshot.dump(self)
 
     def resume(self, saved: Mapping[str, Any], now: float) -> None:
         """Continues from a `durable_state`, before any job is tracked. Malformed state is ignored.
 
         The bucket starts empty, so nothing bursts, however old the state is.
         """
-        if snapshot.load_durable(self, saved):
+        if snapshot.load(self, saved):
             self._refresh(now)
 
     def _refresh(self, now: float) -> float:

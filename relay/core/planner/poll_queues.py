@@ -20,11 +20,11 @@ class PollQueues:
     head_start_seconds  head start of an urgent poll over an expected one
     """
 
-    __slots__ = ("_heaps", "_late_seconds", "head_start_seconds", "others_turn")
+    __slots__ = ("_heaps", "head_start_seconds", "late_seconds", "others_turn")
 
     def __init__(self, late_seconds: float, head_start_seconds: float = 0.0) -> None:
         self._heaps = (JobHeap(), JobHeap(), JobHeap(), JobHeap())
-        self._late_seconds = late_seconds
+        self.late_seconds = late_seconds
         self.head_start_seconds = head_start_seconds
         self.others_turn = False
         """True if the next turn belongs to first and overdue safety polls."""
@@ -64,7 +64,7 @@ class PollQueues:
         expected = self._likely(due)
         if self.others_turn or expected is None:
             check = due.get(CHECK)
-            late = check if check is not None and check.due + self._late_seconds <= now else None
+            late = check if check is not None and check.due + self.late_seconds <= now else None
             waiting = [job for job in (due.get(FIRST), late) if job is not None]
             if waiting:
                 return min(waiting, key=_order)
@@ -87,7 +87,7 @@ class PollQueues:
 
     def overdue_checks(self, now: float, at_most: int) -> int:
         """Number of overdue safety polls, counted up to `at_most`."""
-        return self._heaps[CHECK].due(now - self._late_seconds, at_most)
+        return self._heaps[CHECK].due(now - self.late_seconds, at_most)
 
 
 def _order(job: PlannedJob) -> tuple[float, str]:

@@ -56,6 +56,11 @@ class PollSchedule:
         self.at_risk = 0
         """Number of jobs that were at risk when last planned."""
 
+    def configure(self, config: PlannerConfig) -> None:
+        """Applies other settings to what is planned from now on."""
+        self._config = config
+        self.queues.late_seconds = CHECK_TURN * config.max_interval_seconds
+
     def plan(self, job: PlannedJob, now: float) -> None:
         """Plans the next poll at the current price."""
         due = self.next_poll_at(job, now)

@@ -1,6 +1,5 @@
 """The forecast: the delay that was measured, and what other budgets would make of it."""
 
-import json
 import math
 import random
 
@@ -213,35 +212,3 @@ def test_double_the_budget_is_never_later_and_half_never_sooner(
     assert double is not None
     assert half is not None
     assert 0 <= double <= here <= half < math.inf
-
-
-# --- work between decisions
-
-
-# --- kept over a restart
-
-
-@pytest.mark.parametrize("pieces", [0, 1, 5, 100])
-def test_judgement_continues_after_a_restart(pieces: int) -> None:
-    forecast, statistics, price = make()
-    for kind in (NEW, LANE):
-        forecast.began(statistics.of_class("a", ""), kind)
-    measured(forecast, 1.0, 2.0)
-    for _ in range(pieces):
-        forecast.work(NOW)
-    dumped = json.loads(json.dumps(forecast.dump()))
-    restored = Forecast(statistics, price)
-    restored.load(*dumped)
-    assert restored.dump() == dumped
-    assert work_off(restored, NOW) == work_off(forecast, NOW)
-    assert restored.dump() == forecast.dump()
-    assert restored.expected(0.5) == forecast.expected(0.5)
-
-
-def test_state_of_older_versions_is_loaded() -> None:
-    forecast, statistics, price = make()
-    forecast.began(statistics.of_class("a", ""), NEW)
-    measured(forecast, 3.0)
-    restored = Forecast(statistics, price)
-    restored.load(*forecast.dump()[:4])
-    assert restored.dump() == forecast.dump()

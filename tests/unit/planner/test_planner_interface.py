@@ -1,15 +1,14 @@
 """The planner as its callers see it: what it promises, whatever the upstream and the clock do."""
 
-import json
 import math
-import random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
+from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner.config import RateLimitHeaders
 from relay.core.planner.outlook import PollExplanation
 from relay.core.planner.poll_schedule import MAX_PATIENCE
 from tests.support.scale import scaled
@@ -296,7 +295,7 @@ moves = st.one_of(
     st.tuples(st.just("failed"), st.sampled_from([None, 401, 403, 404, 429, 500, 503]), headers),
     st.tuples(st.just("weight"), names, st.floats(0, 10)),
     st.tuples(st.just("forget"), names),
-    st.tuples(st.just("restart")),
+    st.tuples(st.just("configure")),
 )
 
 
@@ -334,8 +333,8 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
                 planner.forget(job_id)
                 tracked.discard(job_id)
                 out.pop(job_id, None)
-            case "restart", _:
-                planner, out = Planner.restore(CONFIG, json.loads(json.dumps(planner.snapshot()))), {}
+            case "configure", _:
+                planner.configure(CONFIG)
         stats = planner.stats(now)
         assert (stats.open_jobs, stats.in_flight) == (len(tracked), len(out))
         for job_id in tracked:
@@ -372,97 +371,33 @@ def test_no_poll_comes_before_a_future_anchor_but_the_first_and_safety_polls(anc
         assert planner.stats(now).open_jobs == len(due_at) - len(ended)
 
 
-def world(planner: Planner, now: float, rounds: int, seed: int) -> list[str]:
-    """Takes `rounds` jobs and answers each poll at once, by something that depends on the job and the round alone."""
-    order = []
-    for number in range(rounds):
-        job_id, now = next_take(planner, now)
-        order.append(job_id)
-        luck = random.Random(f"{seed}{job_id}{number}").random()
-        if luck < 0.1:
-            planner.failed(job_id, 503, {}, now)
-        else:
-            planner.observed(job_id, {**QUEUED, "scheduled_at": NOW + 40 * luck}, {}, now, now)
-    return order
-
-
-@settings(max_examples=scaled(3, 8), deadline=None)
-@given(seed=st.integers(0, 1000), before=st.integers(0, 30))
-def test_a_restored_planner_decides_the_same(seed: int, before: int) -> None:
-    config = PlannerConfig(max_requests_per_second=1000, seed=seed)
-    planner = Planner(config)
-    for number in range(12):
-        known = {**QUEUED, "channel": ("email", "linkedin", "")[number % 3]} if number % 2 else None
-        planner.track(f"j{number}", known, NOW, weight=1.0 + number % 2)
-    world(planner, NOW, before, seed)
-    snapshot = planner.snapshot()
-    restored = Planner.restore(config, json.loads(json.dumps(snapshot)))
-    assert restored.snapshot() == snapshot
-    assert [restored.next_poll_at(f"j{number}") for number in range(12)] == [
-        planner.next_poll_at(f"j{number}") for number in range(12)
-    ]
-    assert world(restored, NOW + 500, 30, seed) == world(Planner.restore(config, snapshot), NOW + 500, 30, seed)
-    again = Planner.restore(config, snapshot)
-    assert [next_take(again, NOW + 999)[0] for _ in range(12)] == [next_take(planner, NOW + 999)[0] for _ in range(12)]
-
-
-def test_a_restored_planner_keeps_stops_limits_and_rates() -> None:
-    planner = Planner(PlannerConfig())
-    planner.track("a", QUEUED, NOW)
-    planner.track("b", QUEUED, NOW)
-    planner.observed("a", QUEUED, {**HEADERS, "X-User-RateLimit-Limit": "1000"}, NOW, NOW)
-    planner.failed("a", 429, {"Retry-After": "30"}, NOW + 1)
-    saved = json.loads(json.dumps(planner.snapshot()))
-    restored = Planner.restore(PlannerConfig(), saved)
-    assert restored.stats(NOW + 1) == planner.stats(NOW + 1)
-    assert restored.take(NOW + 30.9) is None
-    del saved["jobs"]
-    empty = Planner.restore(PlannerConfig(), saved)
-    assert empty.stats(NOW + 2).open_jobs == 0
-    assert empty.stats(NOW + 2).limit == 100
-    assert empty.stats(NOW + 2).paused_until == NOW + 31
-
-
-def test_a_restored_planner_goes_on_unparking() -> None:
-    planner = planner_of()
-    for number in range(100):
-        planner.track(f"j{number:02}", QUEUED, NOW)
-    planner.observed("j99", {**QUEUED, "status": "running"}, {}, NOW, NOW)
-    restored = Planner.restore(CONFIG, planner.snapshot())
-    for _ in range(4):
-        restored.next_request_at(NOW)
-    assert not any(explain(restored, f"j{number:02}", NOW).reason == "lane_parked" for number in range(100))
-
-
-def test_a_clock_that_was_set_back_while_the_program_was_away_does_not_stall() -> None:
-    planner = planner_of()
-    planner.track("job", QUEUED, NOW)
-    restored = Planner.restore(PlannerConfig(), planner.snapshot())
-    assert next_take(restored, NOW - 1e6)[1] <= NOW - 1e6 + 900 * MAX_PATIENCE
-
-
 def test_a_planner_with_other_settings_goes_on_with_the_requests_that_are_out() -> None:
     planner = Planner(PlannerConfig(max_requests_per_second=10.0))
     for job_id in ("out", "lent", "waiting"):
         planner.track(job_id, {"status": "queued"}, NOW, next_poll_at=NOW if job_id == "out" else NOW + 500)
     assert planner.take(NOW + 1) == "out"
     assert planner.borrow("lent", NOW + 1)
-    again = planner.reconfigured(PlannerConfig(max_requests_per_second=1.0))
-    assert [again.tracks(job_id) for job_id in ("out", "lent", "waiting", "other")] == [True, True, True, False]
-    assert [again.next_poll_at(job_id) for job_id in ("out", "lent")] == [None, None]
-    assert again.next_poll_at("waiting") == planner.next_poll_at("waiting")
-    assert (again.purpose("out"), again.purpose("lent")) == (planner.purpose("out"), "passed")
-    assert again.stats(NOW + 1).in_flight == 2
-    assert again.take(NOW + 400) is None
-    again.observed("out", {"status": "queued"}, {}, NOW + 1, NOW + 2)
-    again.failed("lent", 500, {}, NOW + 2)
-    assert again.stats(NOW + 2).in_flight == 0
-    assert again.stats(NOW + 2).requests_per_second == 1.0
+    due = planner.next_poll_at("waiting")
+    planner.configure(PlannerConfig(max_requests_per_second=1.0))
+    assert [planner.tracks(job_id) for job_id in ("out", "lent", "waiting", "other")] == [True, True, True, False]
+    assert [planner.next_poll_at(job_id) for job_id in ("out", "lent", "waiting")] == [None, None, due]
+    assert (planner.purpose("out"), planner.purpose("lent")) == ("first", "passed")
+    assert planner.stats(NOW + 1).in_flight == 2
+    assert planner.take(NOW + 400) is None
+    planner.observed("out", {"status": "queued"}, {}, NOW + 1, NOW + 2)
+    planner.failed("lent", 500, {}, NOW + 2)
+    assert planner.stats(NOW + 2).in_flight == 0
+    assert planner.stats(NOW + 2).requests_per_second == 1.0
 
 
-def test_a_snapshot_of_another_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="version"):
-        Planner.restore(CONFIG, {"version": 99})
+def test_other_settings_apply_to_reserve_headers_and_intervals() -> None:
+    planner = Planner(PlannerConfig(reserve=0.5))
+    planner.track("job", QUEUED, NOW)
+    planner.configure(PlannerConfig(reserve=0.0, max_interval_seconds=20.0, headers=RateLimitHeaders(limit="X-Limit")))
+    planner.observed("job", QUEUED, {**HEADERS, "X-Limit": "60"}, NOW, NOW)
+    assert planner.stats(NOW).limit == 60
+    assert planner.stats(NOW + 60).requests_per_second == pytest.approx(1.0)
+    assert (planner.next_poll_at("job") or math.inf) <= NOW + 20
 
 
 def test_times_that_are_not_finite_are_tolerated() -> None:
@@ -499,13 +434,3 @@ def test_each_poll_has_a_purpose() -> None:
     now += 60
     found = {polled_at({**QUEUED, "status": "running", "started_at": now}) for _ in range(20)}
     assert "expected" in found
-
-
-def test_planner_with_shared_statistics_restores_without_them() -> None:
-    statistics = PlannerStatistics(CONFIG.unit_seconds)
-    planner = Planner(CONFIG, statistics)
-    planner.track("job", QUEUED, NOW, lane="")
-    snapshot = planner.snapshot()
-    assert snapshot["classes"] == []
-    restored = Planner.restore(CONFIG, snapshot, statistics)
-    assert restored.next_poll_at("job") == planner.next_poll_at("job")

@@ -22,15 +22,15 @@ class Meter:
     """
 
     __slots__ = (
-        *("_base", "_early", "_lowest", "_others", "_own", "_probed", "_rated_at", "_reserve", "_since"),
-        *("limit", "others_rate", "rate", "remaining", "seen_at", "started_at", "window_seconds"),
+        *("_base", "_early", "_lowest", "_others", "_own", "_probed", "_rated_at", "_since"),
+        *("limit", "others_rate", "rate", "remaining", "reserve", "seen_at", "started_at", "window_seconds"),
     )
 
-    KEPT = tuple(name for name in __slots__ if name != "_reserve")
+    KEPT = tuple(name for name in __slots__ if name != "reserve")
     """Attributes in a snapshot, under these names; the setting is not included."""
 
     def __init__(self, reserve: float) -> None:
-        self._reserve = reserve
+        self.reserve = reserve
         self.limit = 0.0
         self.remaining = 0.0
         """Requests left in the window, less those in flight."""
@@ -172,7 +172,7 @@ class Meter:
         self._rated_at = now
 
     def _reserved(self) -> float:
-        return min(self._reserve * self.limit, self.limit - 1)
+        return min(self.reserve * self.limit, self.limit - 1)
 
     def _left(self) -> float:
         return self.remaining - self._reserved() - self.others_rate * (self.ends_at() - self._since)

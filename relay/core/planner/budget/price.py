@@ -105,14 +105,6 @@ class Price:
         """The lasting state as JSON values."""
         return [self.value, self._steps]
 
-    def dump_moment(self) -> list[float | None]:
-        """The short-lived state as JSON values: time of the last step, and counts of polls no price decided."""
-        return [self.at, self._others, self._others_rate]
-
-    def load_moment(self, at: float | None, others: int, others_rate: float) -> None:
-        """Loads the values of `dump_moment`."""
-        self.at, self._others, self._others_rate = at, others, others_rate
-
     def load(self, value: float, steps: float) -> None:
         """Loads the values of `dump`. Values out of range are ignored."""
         if math.isfinite(value) and value > 0 and steps >= 0:

@@ -73,6 +73,14 @@ class Budget:
         self.in_flight = 0
         self.paused_until: float | None = None
 
+    def configure(self, config: PlannerConfig) -> None:
+        """Applies other settings. A rate found by trial is kept below a new cap."""
+        cap = config.max_requests_per_second
+        self._cap = math.inf if cap is None else cap
+        self.key.reserve = self.account.reserve = config.reserve
+        self.aimd.cap = MAX_TRIAL_RATE_PER_SECOND if cap is None else cap
+        self.aimd.rate = min(self.aimd.rate, self.aimd.cap)
+
     def meters(self) -> list[Meter]:
         """The meters whose count the upstream reports."""
         return [meter for meter in (self.key, self.account) if meter.known]

@@ -246,7 +246,7 @@ MAX_TABLES = 256
 class ClassPolicy:
     """Hazards of one class and the tables built from them. A table is identified by (kind, price rung)."""
 
-    __slots__ = ("_rates", "exploration", "once", "tables", "used")
+    __slots__ = ("_rates", "exploration", "tables", "used")
 
     def __init__(self, rates: list[tuple[float, ...]], exploration: tuple[float, ...] = ()) -> None:
         """`exploration`: lower bound of the run hazard while requests are cheap, one per bin; empty for no bound."""
@@ -255,17 +255,10 @@ class ClassPolicy:
         self.tables: dict[tuple[int, int], Table] = {}
         self.used: set[tuple[int, int]] = set()
         """Tables that plans have used; a new policy builds these first."""
-        self.once: set[tuple[int, int]] = set()
-        """Tables that existed before a restart."""
 
     def rates(self, kind: int) -> tuple[float, ...]:
         """The hazard of one kind, per bin."""
         return self._rates[kind]
-
-    def find(self, kind: int, rung: int) -> Table | None:
-        """The table if it has been built, here or before a restart; else None."""
-        found = self.tables.get((kind, rung))
-        return self.build(kind, rung) if found is None and (kind, rung) in self.once else found
 
     def table(self, kind: int, rung: int) -> Table:
         """The table of one kind at a price rung, built if necessary, and marked as used."""

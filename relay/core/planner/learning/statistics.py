@@ -228,12 +228,6 @@ class PlannerStatistics:
         self._grown.popleft()
         return True
 
-    def queue_refit_if_due(self, job_class: ClassStatistics) -> None:
-        """Queues the class for a new policy if it has enough new data."""
-        for hazard in job_class.hazards:
-            if hazard is not None:
-                self._learned(job_class, hazard)
-
     def _learned(self, job_class: ClassStatistics, hazard: Hazard) -> None:
         job_class.unsaved = True
         if not job_class.queued and job_class.needs_refit(hazard):
