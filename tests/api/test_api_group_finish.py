@@ -10,7 +10,7 @@ from relay.api.jobs import group_finish
 from relay.api.jobs.group_finish import FRESH_SECONDS, GroupForecasts
 from relay.clock import from_rfc3339
 from relay.core.planner import PlannerStatistics
-from relay.core.planner.learning.inspection import RUN
+from relay.core.planner.inspection import RUN
 from relay.core.records import SavedStatistics
 from tests.support.store_kit import poll, registration, seen
 

@@ -10,7 +10,7 @@ from typing import Any
 from relay.core.figures import FIGURES, KEPT_SECONDS, LABELLED, SPAN_NAMES, SPAN_SECONDS
 from relay.core.jsontext import dumps
 from relay.core.planner import PlannerStatistics
-from relay.core.planner.learning.inspection import RUN
+from relay.core.planner.inspection import RUN
 from relay.ids import new_id
 from relay.store.schema.tables import AuditRow, FigureRow, HazardRow, IntentRow, TokenRow
 

@@ -21,11 +21,11 @@ from polling_workloads import LANE_CLASS, RELAY_MIN_INTERVAL_SECONDS, START_WAIT
 from polling_world import Outcome, simulate
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.budget.price import Price
-from relay.core.planner.lanes import RHYTHM_EARLY_UNITS
-from relay.core.planner.learning.hazard import EDGES
-from relay.core.planner.learning.inspection import KINDS, LANE, RHYTHM, RUN, ClassPolicy, Table, run_table, wait_table
-from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
+from relay.core.planner.hazard import EDGES
+from relay.core.planner.inspection import KINDS, LANE, RHYTHM, RUN, ClassPolicy, Table, run_table, wait_table
+from relay.core.planner.open_jobs import RHYTHM_EARLY_UNITS
+from relay.core.planner.price import Price
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 Survival = Callable[[float], float]
 """The chance that something takes longer than so many seconds."""

@@ -16,7 +16,7 @@ from relay.core.events.summary_events import account_data
 from relay.core.jobs.connect_accounts import Known, compare
 from relay.core.jobs.job import Job, Observation, Progress, detect
 from relay.core.jsontext import dumps
-from relay.core.planner.budget.rate_limit_headers import MAX_WINDOW_SECONDS, HeaderReader
+from relay.core.planner.budget import MAX_WINDOW_SECONDS, read_limits
 from relay.core.planner.config import RateLimitHeaders
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
@@ -175,7 +175,7 @@ HEADER_VALUES = mutated_text(
     clock=st.floats(0, 2e11),
 )
 def test_headers_about_the_rate_limit(headers: Any, clock: float) -> None:
-    reading = HeaderReader(RateLimitHeaders()).read(headers, clock)
+    reading = read_limits(headers, RateLimitHeaders().meanings, clock)
     assert all(number is None or (math.isfinite(number) and number >= 0) for number in reading)
     assert (reading.retry_after_seconds or 0) <= MAX_RETRY_AFTER_SECONDS
     assert (reading.window_seconds or 0) <= MAX_WINDOW_SECONDS

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.budget.price import FLOOR
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
 from relay.core.planner.pacer import BACKLOG_COUNTED
-from relay.core.planner.planned_job import PARKED, JobHeap, PlannedJob
 from relay.core.planner.planner import PLANNED_AGAIN_AT_ONCE
+from relay.core.planner.poll_queues import PARKED, JobHeap, PlannedJob
 from relay.core.planner.poll_schedule import MAX_PATIENCE
+from relay.core.planner.price import FLOOR
 from tests.support.scale import scaled
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))

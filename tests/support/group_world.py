@@ -9,9 +9,9 @@ from typing import Any
 
 from relay.core.jobs.job import TERMINAL
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
-from relay.core.planner.learning.item_fields import read_item
-from relay.core.planner.learning.job_times import durations_from
-from relay.core.planner.learning.statistics import ALL_CLASSES, class_name
+from relay.core.planner.job_times import durations_from
+from relay.core.planner.polls import read_item
+from relay.core.planner.statistics import ALL_CLASSES, class_name
 from relay.core.polling.group_forecast import (
     DurationsOf,
     EndedJob,

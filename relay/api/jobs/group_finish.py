@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from relay.clock import Clock
 from relay.core.events.sentences import titled
 from relay.core.jobs.groups import JobGroup
-from relay.core.planner.learning.job_times import durations_from
-from relay.core.planner.learning.statistics import ALL_CLASSES, LEARNED_EVENTS, OTHER, class_name
+from relay.core.planner.job_times import durations_from
+from relay.core.planner.statistics import ALL_CLASSES, LEARNED_EVENTS, OTHER, class_name
 from relay.core.polling.group_forecast import ExpectedFinish, GroupWork, expected_finish, rate_per_hour
 from relay.store.jobs.group_work import ENDED_READ, BrokenAccount, GroupReading
 

@@ -4,7 +4,7 @@ Pure code: times are passed in, nothing is read or sent. Start at `planner.py`; 
 """
 
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.learning.statistics import PlannerStatistics
 from relay.core.planner.planner import Planner
+from relay.core.planner.statistics import PlannerStatistics
 
 __all__ = ["Planner", "PlannerConfig", "PlannerStatistics"]

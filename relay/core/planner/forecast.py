@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from relay.core.planner.budget.price import Price
-from relay.core.planner.learning.statistics import LEARNED_EVENTS, ClassStatistics, PlannerStatistics
+from relay.core.planner.price import Price
+from relay.core.planner.statistics import LEARNED_EVENTS, ClassStatistics, PlannerStatistics
 
 MEMORY_ENDS = 400
 MEASURED_ENDS = LEARNED_EVENTS

@@ -7,18 +7,176 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 
-from relay.core.planner import backoff
+from relay.core.planner import polls as learning
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
-from relay.core.planner.lanes import Lane, Lanes
-from relay.core.planner.learning import polls as learning
-from relay.core.planner.learning.inspection import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
-from relay.core.planner.learning.item_fields import Reading
-from relay.core.planner.learning.statistics import PlannerStatistics
-from relay.core.planner.planned_job import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
-from relay.core.planner.poll_schedule import PollSchedule
+from relay.core.planner.inspection import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
+from relay.core.planner.poll_queues import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
+from relay.core.planner.poll_schedule import PollSchedule, spread
+from relay.core.planner.polls import Reading
+from relay.core.planner.statistics import PlannerStatistics
 
+MAX_IDLE_LANES = 1_000
+"""Number of empty lanes remembered; the longest empty one is dropped first."""
+IN_ORDER_STARTS = 5
+"""After a start out of order, the lane parks no new job until this many starts in order."""
+MAX_PASSED = 64
+"""Maximum number of later scheduled jobs that a joining job is inserted before."""
+GAPS_REMEMBERED = 5
+GAPS_NEEDED = 3
+RHYTHM_SPREAD = 0.08
+RHYTHM_UNITS = 4.0
+"""Gaps between starts are regular if they differ by at most this many units, or this share."""
+RHYTHM_EARLY_UNITS = 2.0
+
+
+class Lane:
+    """Open jobs of one lane in tracking order, and the regularity of its starts. Times are planner time, in seconds."""
+
+    __slots__ = ("_gaps", "cursor", "disorder", "head", "last_start", "name", "tail")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.head: PlannedJob | None = None
+        self.tail: PlannedJob | None = None
+        self.cursor: PlannedJob | None = None
+        """The next job to unpark while the lane is being unparked."""
+        self.disorder = 0
+        self.last_start: float | None = None
+        self._gaps: list[float] = []
+
+    def __iter__(self) -> Iterator[PlannedJob]:
+        job = self.head
+        while job is not None:
+            yield job
+            job = job.next
+
+    def append(self, job: PlannedJob, scheduled_at: float | None = None) -> None:
+        """Adds a job at the end, or before the last jobs if these are scheduled for later."""
+        before, passed = self.tail, 0
+        if scheduled_at is not None:
+            while before is not None and passed < MAX_PASSED:
+                if before.phase != WAITING or before.kind != SCHEDULED or before.anchor <= scheduled_at:
+                    break
+                before, passed = before.previous, passed + 1
+        after = self.head if before is None else before.next
+        job.lane, job.previous, job.next = self, before, after
+        if before is None:
+            self.head = job
+        else:
+            before.next = job
+        if after is None:
+            self.tail = job
+        else:
+            after.previous = job
+
+    def remove(self, job: PlannedJob) -> PlannedJob | None:
+        """Removes a job. Returns its parked successor if that has nothing left to wait for."""
+        before, after = job.previous, job.next
+        if before is None:
+            self.head = after
+        else:
+            before.next = after
+        if after is None:
+            self.tail = before
+        else:
+            after.previous = before
+        if self.cursor is job:
+            self.cursor = after
+        job.lane = job.previous = job.next = None
+        if after is not None and after.phase == PARKED and (before is None or before.started is not None):
+            return after
+        return None
+
+    def rhythm(self, unit: float) -> float | None:
+        """Shortest of the last gaps between starts if these are regular; else None."""
+        gaps = self._gaps
+        if len(gaps) < GAPS_NEEDED:
+            return None
+        shortest = min(gaps)
+        return shortest if max(gaps) - shortest <= max(RHYTHM_UNITS * unit, RHYTHM_SPREAD * shortest) else None
+
+    def anchor(self, job: PlannedJob, unit: float) -> tuple[float | None, bool]:
+        """Earliest start of a job that is not parked (None if unknown), and whether the lane's rhythm determines it.
+
+        Without a rhythm it is the predecessor's start, or the lane's last, plus the job's spacing.
+        """
+        before = self.last_start if job.previous is None else job.previous.started
+        if before is None:
+            return None, False
+        rhythm = self.rhythm(unit)
+        if rhythm is not None and rhythm - RHYTHM_EARLY_UNITS * unit > job.spacing:
+            return before + rhythm - RHYTHM_EARLY_UNITS * unit, True
+        return before + job.spacing, False
+
+    def started(self, job: PlannedJob, at: float) -> bool:
+        """Records a job's first start. Returns True if it is out of order."""
+        before = job.previous
+        if before is None or PARKED not in (job.phase, before.phase):
+            in_order = True
+        else:  # if the predecessor has started and waits for a retry, this job has overtaken it
+            in_order = before.started is not None and (before.phase != WAITING or at >= before.anchor)
+        if self.last_start is None:
+            self.last_start = at
+        elif at > self.last_start:
+            self._gaps = [*self._gaps[1 - GAPS_REMEMBERED :], at - self.last_start]
+            self.last_start = at
+        job.started = at
+        if in_order and self.disorder and self.cursor is None:
+            self.disorder -= 1
+        return not in_order
+
+    def unpark(self) -> None:
+        """Begins to unpark the lane from its head, a few jobs at a time."""
+        self.disorder = IN_ORDER_STARTS
+        if self.cursor is None:  # a pass under way reaches all jobs, since none is parked meanwhile
+            self.cursor = self.head
+
+    def dump(self) -> tuple[float | None, int, list[float]]:
+        """The learned state as JSON values: last start, disorder, gaps."""
+        return (self.last_start, self.disorder, self._gaps)
+
+    def load(self, last_start: float | None, disorder: int, gaps: list[float]) -> None:
+        """Loads the values of `dump`."""
+        self.last_start, self.disorder, self._gaps = last_start, disorder, list(gaps)
+
+
+class Lanes:
+    """All lanes of an account by name. A limited number of empty lanes is remembered."""
+
+    __slots__ = ("_idle", "_lanes")
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+        self._idle: dict[str, Lane] = {}
+
+    def __iter__(self) -> Iterator[Lane]:
+        yield from self._idle.values()
+        yield from self._lanes.values()
+
+    def open(self, name: str) -> Lane:
+        """The lane of this name, created if necessary."""
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = self._idle.pop(name) if name in self._idle else Lane(name)
+        return lane
+
+    def close_if_empty(self, lane: Lane) -> None:
+        """Moves an empty lane to the remembered ones, and forgets its disorder."""
+        if lane.head is None:
+            lane.disorder = 0
+            lane.cursor = None
+            del self._lanes[lane.name]
+            self._idle[lane.name] = lane
+            if len(self._idle) > MAX_IDLE_LANES:
+                del self._idle[next(iter(self._idle))]
+
+
+FAILURE_GROWTH = 2.0
+MAX_STEP = 60
+SPREAD = 0.05
 UNPARKED_AT_ONCE = 32
 """Jobs unparked per call: a lane can be too long to unpark in one."""
 LOST_AFTER_FAILURES = 3
@@ -71,7 +229,7 @@ class OpenJobs:
         known = reading.known and not reading.terminal
         if known:
             self._update_anchor(job, reading, now, min(seen, now))
-            job.step = min(max(step, 0), backoff.MAX_STEP)
+            job.step = min(max(step, 0), MAX_STEP)
         if planned is not None:
             self._schedule.plan_at(job, planned, now)
         elif known:
@@ -99,14 +257,15 @@ class OpenJobs:
         if before != (job.phase, job.anchor):
             job.step = 0
         elif now > job.anchor:
-            job.step = min(job.step + 1, backoff.MAX_STEP)
+            job.step = min(job.step + 1, MAX_STEP)
         self._schedule.plan(job, now)
 
     def fail(self, job: PlannedJob, now: float, *, missing: bool, not_before: float) -> None:
         """A poll failed. `missing`: the upstream does not know the job."""
-        job.failures = min(job.failures + 1, backoff.MAX_STEP)
-        chance = backoff.spread(self.config.seed, job.id, job.failures)
-        due = backoff.after_failure(self.config, now=now, failures=job.failures, chance=chance)
+        job.failures = min(job.failures + 1, MAX_STEP)
+        chance = spread(self.config.seed, job.id, job.failures)
+        wait = self.config.min_interval_seconds * math.pow(FAILURE_GROWTH, min(job.failures - 1, MAX_STEP))
+        due = now + min(wait * (1 + SPREAD * chance), self.config.max_interval_seconds)
         if missing:
             if job.failures >= LOST_AFTER_FAILURES:
                 self._leave_lane(job, now)
@@ -145,7 +304,8 @@ class OpenJobs:
             if job.phase == PARKED:
                 job.step = 0
                 self._wait(job, HEAD, now)
-                self._plan_unless_in_flight(job, now)
+                if not job.in_flight:
+                    self._schedule.plan(job, now)
 
     # --- what a job waits for
 
@@ -175,7 +335,13 @@ class OpenJobs:
         elif job.phase == RUNNING:
             self._wait(job, NEW, now)
         elif job.phase != WAITING:
-            self._wait_or_park(job, now)
+            lane, before = job.lane, job.previous
+            if lane is None:
+                self._wait(job, NEW, min(now, max(job.seen, 0.0)))
+            elif lane.disorder == 0 and before is not None and before.started is None:
+                job.phase = PARKED
+            else:
+                self._wait_for_lane(job, lane, now)
         if new and job.phase != PARKED:
             self._forecast.began(job.statistics, job.kind)
 
@@ -191,15 +357,6 @@ class OpenJobs:
             # Its successors may overtake a postponed job.
             self._unpark(lane)
         self._wait(job, SCHEDULED, scheduled)
-
-    def _wait_or_park(self, job: PlannedJob, now: float) -> None:
-        lane = job.lane
-        if lane is None:
-            self._wait(job, NEW, min(now, max(job.seen, 0.0)))
-        elif lane.must_park(job):
-            job.phase = PARKED
-        else:
-            self._wait_for_lane(job, lane, now)
 
     def _wait_for_lane(self, job: PlannedJob, lane: Lane, now: float) -> None:
         """All jobs before it in its lane have started."""
@@ -239,9 +396,6 @@ class OpenJobs:
         self._wait_for_lane(job, lane, now)
         assert job.statistics is not None, "only a job with a known item is parked"
         self._forecast.began(job.statistics, job.kind)
-        self._plan_unless_in_flight(job, now)
-
-    def _plan_unless_in_flight(self, job: PlannedJob, now: float) -> None:
         if not job.in_flight:
             self._schedule.plan(job, now)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from relay.core.planner.learning.hazard import bin_of
+from relay.core.planner.hazard import bin_of
 
 POINTS = 48
 AHEAD = 1.5

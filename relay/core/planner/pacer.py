@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relay.core.planner.budget.price import Price
-from relay.core.planner.budget.rate_limit_headers import HeaderReader, LimitReading
-from relay.core.planner.budget.request_budget import Budget
-from relay.core.planner.config import PlannerConfig
+from relay.core.planner.budget import Budget, LimitReading, read_limits
+from relay.core.planner.config import SLACK_SECONDS, PlannerConfig
 from relay.core.planner.forecast import Forecast
+from relay.core.planner.poll_queues import CHECK, LIKELY_QUEUES
 from relay.core.planner.poll_schedule import PollSchedule
-from relay.core.planner.timeline import SLACK_SECONDS
+from relay.core.planner.price import Price
 
 MIN_RATE_PER_SECOND = 1e-6
 MAX_RATE_PER_SECOND = 1e6
@@ -23,17 +22,15 @@ class Bucket:
     theoretical arrival time: the earliest time of the next request.
     """
 
-    __slots__ = ("_arrival", "_bank_seconds", "_rate")
+    __slots__ = ("bank_seconds", "opens_at", "rate")
 
     def __init__(self) -> None:
-        self._rate = 0.0
-        self._bank_seconds = 0.0
-        self._arrival = 0.0
-
-    @property
-    def rate(self) -> float:
+        self.rate = 0.0
         """Requests per second; 0 before the first `set_rate`."""
-        return self._rate
+        self.bank_seconds = 0.0
+        """Maximum saved requests, in seconds of the rate."""
+        self.opens_at = 0.0
+        """Earliest time of the next request; a time in the past means now."""
 
     def set_rate(self, rate: float, bank_seconds: float, now: float) -> None:
         """Allows `rate` requests per second and saves at most `bank_seconds` of them. Saved requests are kept.
@@ -41,46 +38,38 @@ class Bucket:
         The first call opens the bucket empty, so nothing bursts after downtime.
         """
         rate = min(max(rate, MIN_RATE_PER_SECOND), MAX_RATE_PER_SECOND)
-        if self._rate == 0:
-            self._arrival = now + 1 / rate
-        elif rate != self._rate:
+        if self.rate == 0:
+            self.opens_at = now + 1 / rate
+        elif rate != self.rate:
             # Keeps the number of saved or missing tokens, not the time they represented at the old rate.
-            missing = max(self._arrival - now, -self._bank_seconds)
-            self._arrival = now + missing * self._rate / rate
-        self._rate = rate
-        self._bank_seconds = bank_seconds
-
-    def opens_at(self) -> float:
-        """Earliest time of the next request; a time in the past means now."""
-        return self._arrival
-
-    def capacity(self) -> float:
-        """Maximum number of saved requests."""
-        return self._bank_seconds * self._rate
+            missing = max(self.opens_at - now, -self.bank_seconds)
+            self.opens_at = now + missing * self.rate / rate
+        self.rate = rate
+        self.bank_seconds = bank_seconds
 
     def saved(self, now: float) -> float:
         """Requests that can be sent at once."""
-        return max(min(now - self._arrival, self._bank_seconds), 0.0) * self._rate
+        return max(min(now - self.opens_at, self.bank_seconds), 0.0) * self.rate
 
     def full_at(self) -> float:
         """When the bucket is full. A request not sent by then is lost."""
-        return self._arrival + self._bank_seconds
+        return self.opens_at + self.bank_seconds
 
     def take(self, now: float) -> bool:
         """Takes one request. Returns False if none is allowed now."""
-        if self._rate == 0 or self._arrival > now + SLACK_SECONDS:
+        if self.rate == 0 or self.opens_at > now + SLACK_SECONDS:
             return False
-        self._arrival = max(self._arrival, now - self._bank_seconds) + 1 / self._rate
+        self.opens_at = max(self.opens_at, now - self.bank_seconds) + 1 / self.rate
         return True
 
     def charge(self, now: float) -> None:
         """Charges a request sent without `take`. Delays the next ones by at most the time needed to fill the bucket."""
-        arrival = max(self._arrival, now - self._bank_seconds) + 1 / self._rate
-        self._arrival = max(self._arrival, min(arrival, now + self._bank_seconds))
+        arrival = max(self.opens_at, now - self.bank_seconds) + 1 / self.rate
+        self.opens_at = max(self.opens_at, min(arrival, now + self.bank_seconds))
 
     def drain(self, now: float) -> None:
         """Drops the saved requests, so that nothing bursts after a pause."""
-        self._arrival = max(self._arrival, now)
+        self.opens_at = max(self.opens_at, now)
 
 
 BANKED_WINDOWS = 0.5
@@ -96,11 +85,11 @@ SPENT_SHARE = 0.3
 class Pacer:
     """Decides when the next request may be sent. Times are planner time, in seconds."""
 
-    __slots__ = ("_forecast", "_headers", "_price", "_schedule", "_unit", "bucket", "budget", "closed_until")
+    __slots__ = ("_forecast", "_names", "_price", "_schedule", "_unit", "bucket", "budget", "closed_until")
 
     def __init__(self, config: PlannerConfig, schedule: PollSchedule, price: Price, forecast: Forecast) -> None:
         self._unit = config.unit_seconds
-        self._headers = HeaderReader(config.headers)
+        self._names = config.headers.meanings
         self._schedule = schedule
         self._price = price
         self._forecast = forecast
@@ -112,7 +101,7 @@ class Pacer:
     def configure(self, config: PlannerConfig) -> None:
         """Applies other settings. Saved requests and what is known of the limits are kept."""
         self._unit = config.unit_seconds
-        self._headers = HeaderReader(config.headers)
+        self._names = config.headers.meanings
         self.budget.configure(config)
 
     def refresh(self, now: float, open_jobs: int) -> None:
@@ -125,9 +114,9 @@ class Pacer:
             bucket.drain(now)
         self.closed_until = closed
         if self._price.due(now):
-            overdue = queues.overdue(now - self._unit, BACKLOG_COUNTED)
-            overdue_checks = queues.overdue_checks(now - self._unit, BACKLOG_COUNTED)
-            saved, capacity = bucket.saved(now), bucket.capacity()
+            overdue = queues.due(now - self._unit, BACKLOG_COUNTED, LIKELY_QUEUES)
+            overdue_checks = queues.due(now - self._unit - queues.late_seconds, BACKLOG_COUNTED, (CHECK,))
+            saved, capacity = bucket.saved(now), bucket.bank_seconds * bucket.rate
             self._price.step(
                 now,
                 demand=self._schedule.demand,
@@ -141,7 +130,7 @@ class Pacer:
 
     def opens_at(self) -> float:
         """Earliest time of the next request."""
-        return self.bucket.opens_at() if self.closed_until is None else self.closed_until
+        return self.bucket.opens_at if self.closed_until is None else self.closed_until
 
     def take(self, now: float) -> bool:
         """Takes a request of the budget. Returns False if none is allowed now."""
@@ -159,6 +148,6 @@ class Pacer:
         self, headers: Mapping[str, str], *, ours: bool, sent_at: float, now: float, clock: float
     ) -> LimitReading:
         """Reads the rate-limit headers of a response. `ours`: to a request that was taken or borrowed."""
-        reading = self._headers.read(headers, clock)
+        reading = read_limits(headers, self._names, clock)
         self.budget.answered(reading, ours=ours, sent_at=sent_at, now=now)
         return reading

@@ -11,18 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.core.planner import snapshot
-from relay.core.planner.budget.price import Price
-from relay.core.planner.config import PlannerConfig
+from relay.core.planner.config import SLACK_SECONDS, PlannerConfig, Timeline
 from relay.core.planner.forecast import Forecast
-from relay.core.planner.learning.item_fields import read_item, read_time
-from relay.core.planner.learning.statistics import PlannerStatistics
 from relay.core.planner.open_jobs import OpenJobs
 from relay.core.planner.outlook import DUE_JOBS_COUNTED, PollExplanation, Purpose, Reason, Stats
 from relay.core.planner.pacer import Pacer
-from relay.core.planner.planned_job import ASKED, CHECK, PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
-from relay.core.planner.poll_queues import LIKELY_QUEUES
+from relay.core.planner.poll_queues import ASKED, CHECK, LIKELY_QUEUES, PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
 from relay.core.planner.poll_schedule import MAX_PATIENCE, PollSchedule
-from relay.core.planner.timeline import SLACK_SECONDS, Timeline
+from relay.core.planner.polls import read_item, read_time
+from relay.core.planner.price import Price
+from relay.core.planner.statistics import PlannerStatistics
 
 DEFAULT_SPACING_SECONDS = 60.0
 NOT_FOUND = 404
@@ -125,7 +123,7 @@ class Planner:
         job = self.open_jobs.jobs.get(job_id)
         if job is not None:
             if job.in_flight:
-                self.pacer.budget.dropped()
+                self.pacer.budget.in_flight -= 1
                 self._purposes.pop(job_id, None)
             self.open_jobs.remove(job, self.timeline.last or 0.0)
 
@@ -145,7 +143,7 @@ class Planner:
             return None
         opens = self.pacer.closed_until
         if opens is None:
-            opens = min(self.pacer.bucket.opens_at(), self.pacer.budget.changes_at())
+            opens = min(self.pacer.bucket.opens_at, self.pacer.budget.changes_at())
         at = max(min(first.due, self._ahead_at()), opens)
         # If the clock is slightly behind its last reading, callers must not wait for what `take` returns now.
         return now if at <= t + SLACK_SECONDS else self.timeline.clock(at)
@@ -172,9 +170,10 @@ class Planner:
         if not self.pacer.take(t):
             return None
         if first.queue not in LIKELY_QUEUES:
-            self.price.other_poll()
-        self._purposes[first.id] = _purpose(first, t, ahead=ahead)
-        queues.taken(first)
+            self.price.others += 1
+        self._purposes[first.id] = _purpose(first, ahead=ahead)
+        queues.take_off(first)
+        queues.others_turn = first.queue in LIKELY_QUEUES
         first.due = t
         return first.id
 
@@ -191,7 +190,7 @@ class Planner:
         t = self.timeline.at(now)
         sent = min(t, self.timeline.inner(sent_at))
         self.pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
-        self.pacer.budget.succeeded()
+        self.pacer.budget.errors = 0
         reading = read_item(item).shifted(self.timeline.offset)
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
@@ -217,10 +216,8 @@ class Planner:
         if status_code == TOO_MANY_REQUESTS:
             self.schedule.plan_at(job, budget.rejected(reading, t), t)
         else:
-            if status_code is None or status_code >= SERVER_ERRORS:
-                budget.erred()
-            else:
-                budget.succeeded()
+            server_error = status_code is None or status_code >= SERVER_ERRORS
+            budget.errors = budget.errors + 1 if server_error else 0
             wait = reading.retry_after_seconds or 0.0
             self.open_jobs.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
         self._refresh(now)
@@ -426,7 +423,7 @@ class Planner:
         return "before_anchor" if job.anchor > now else "between_looks"
 
 
-def _purpose(job: PlannedJob, now: float, *, ahead: bool) -> Purpose:
+def _purpose(job: PlannedJob, *, ahead: bool) -> Purpose:
     if job.failures:
         return "again"
     if job.rung == ASKED:

@@ -6,28 +6,36 @@ Times are planner time, in seconds.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 
-from relay.core.planner import backoff
-from relay.core.planner.budget.price import Price, price_of
 from relay.core.planner.config import PlannerConfig
-from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
 from relay.core.planner.outlook import Outlook, outlook
-from relay.core.planner.planned_job import (
+from relay.core.planner.poll_queues import (
     ASKED,
     CHECK,
     EXPECTED,
     FIRST,
     FIXED,
+    LIKELY_QUEUES,
     PARKED,
     RUNNING,
     UNSEEN,
     URGENT,
     WAITING,
     PlannedJob,
+    PollQueues,
 )
-from relay.core.planner.poll_queues import LIKELY_QUEUES, PollQueues
+from relay.core.planner.price import Price, price_of
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
+
+def spread(seed: int, job_id: str, step: int) -> float:
+    """A pseudo-random number in [0, 1) for this job and step, the same on every machine and in every run."""
+    return zlib.crc32(f"{seed}:{job_id}:{step}".encode("utf-8", "surrogatepass")) / 2**32
+
+
+SAFETY_SPREAD = 0.3
 CHECK_BEFORE = 1.5
 """A safety poll before the next poll is worthwhile if that is further away than this many safety intervals."""
 MAX_PATIENCE = 5.0
@@ -99,20 +107,14 @@ class PollSchedule:
         interval = max(due - now, self._config.min_interval_seconds) / self._statistics.unit
         # Most safety polls are replaced before they are sent, so they count when sent. Due polls count as overdue.
         counts = queue in LIKELY_QUEUES and due > now
-        self._set_demand(job, math.sqrt(self._price.value) / interval if counts else 0.0)
-        self.set_at_risk(job, queue in LIKELY_QUEUES and job.anchor <= now)
+        demand = math.sqrt(self._price.value) / interval if counts else 0.0
+        self._count(job, demand, at_risk=queue in LIKELY_QUEUES and job.anchor <= now)
         self.queues.put(job, due, queue)
 
     def remove(self, job: PlannedJob) -> None:
         """Plans no more polls of a job."""
         self.queues.take_off(job)
-        self._set_demand(job, 0.0)
-        self.set_at_risk(job, False)
-
-    def set_at_risk(self, job: PlannedJob, at_risk: bool) -> None:
-        """Marks whether an event can happen to the job at any time."""
-        self.at_risk += at_risk - job.at_risk
-        job.at_risk = at_risk
+        self._count(job, 0.0, at_risk=False)
 
     def next_poll_at(self, job: PlannedJob, now: float) -> float:
         """Time of the next poll at the current price, at most one longest interval after the last poll.
@@ -120,8 +122,9 @@ class PollSchedule:
         If that has passed, and a safety poll is not worth a request, up to MAX_PATIENCE longest intervals.
         """
         config = self._config
-        chance = backoff.spread(config.seed, job.id, job.step)
-        wait = backoff.safety_wait(config, chance=chance)
+        # Until the next safety poll, which finds out whether a waiting job was rescheduled or cancelled.
+        chance = spread(config.seed, job.id, job.step)
+        wait = max(config.max_interval_seconds * (1 - SAFETY_SPREAD * chance), config.min_interval_seconds)
         if job.seen + wait <= now:
             wait *= self._patience(job)
         statistics, unit = job.statistics, self._statistics.unit
@@ -182,7 +185,10 @@ class PollSchedule:
         unit = self._statistics.unit
         return max(math.sqrt(2 * self._price.value / job.weight / statistics.change_rate), 1.0) * unit
 
-    def _set_demand(self, job: PlannedJob, demand: float) -> None:
+    def _count(self, job: PlannedJob, demand: float, *, at_risk: bool) -> None:
+        """Counts a job's demand, and whether an event can happen to it at any time."""
+        self.at_risk += at_risk - job.at_risk
+        job.at_risk = at_risk
         if demand > 0:  # rounded to a twelfth, so that a million jobs share few float objects
             demand = DEMANDS[min(max(round(8 * math.log2(demand)) + MANY_DEMANDS, 0), 2 * MANY_DEMANDS)]
         self.demand = max(self.demand + demand - job.demand, 0.0)

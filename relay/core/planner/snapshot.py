@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from relay.core.planner.budget.limit_meter import Meter
-from relay.core.planner.budget.request_budget import Budget
-from relay.core.planner.lanes import GAPS_REMEMBERED, Lanes
+from relay.core.planner.budget import Budget, Meter
+from relay.core.planner.open_jobs import GAPS_REMEMBERED, Lanes
 
 if TYPE_CHECKING:
     from relay.core.planner.planner import Planner

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from relay.core.planner.learning.inspection import RETRY, RUN
-from relay.core.planner.learning.job_times import durations
-from relay.core.planner.learning.statistics import PlannerStatistics
+from relay.core.planner.inspection import RETRY, RUN
+from relay.core.planner.job_times import durations
+from relay.core.planner.statistics import PlannerStatistics
 from relay.core.polling.group_forecast import (
     EndedJob,
     ExpectedFinish,

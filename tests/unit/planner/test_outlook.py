@@ -5,7 +5,7 @@ import math
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.learning.hazard import BINS
+from relay.core.planner.hazard import BINS
 from relay.core.planner.outlook import POINTS, outlook
 
 NOW = 1_779_271_200.0

@@ -2,9 +2,7 @@
 
 import pytest
 
-from relay.core.planner.budget.limit_meter import Meter
-from relay.core.planner.budget.rate_limit_headers import SILENT, LimitReading
-from relay.core.planner.budget.request_budget import Budget
+from relay.core.planner.budget import SILENT, Budget, LimitReading, Meter
 from relay.core.planner.config import PlannerConfig
 
 NOW = 1_779_271_200.0
@@ -181,12 +179,12 @@ def test_a_rejection_while_some_remains_does_not_move_the_window() -> None:
 def test_errors_in_a_row_slow_requests_down_and_one_success_ends_that() -> None:
     budget = budget_of(max_requests_per_second=4)
     for _ in range(3):
-        budget.erred()
+        budget.errors += 1
     assert budget.rate(NOW) == 4
-    budget.erred()
+    budget.errors += 1
     assert budget.rate(NOW) == 2
     for _ in range(50):
-        budget.erred()
+        budget.errors += 1
     assert budget.rate(NOW) == pytest.approx(1 / 30)
     budget.succeeded()
     assert budget.rate(NOW) == 4

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.budget.price import FLOOR, Price
 from relay.core.planner.forecast import (
     JUDGED_KINDS,
     MAX_KINDS,
@@ -15,8 +14,9 @@ from relay.core.planner.forecast import (
     RUNGS,
     Forecast,
 )
-from relay.core.planner.learning.inspection import LANE, NEW, RUN, Table
-from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
+from relay.core.planner.inspection import LANE, NEW, RUN, Table
+from relay.core.planner.price import FLOOR, Price
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.learning.hazard import (
+from relay.core.planner.hazard import (
     BINS,
     EDGES,
     GROWTH,

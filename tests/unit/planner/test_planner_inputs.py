@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.budget.rate_limit_headers import SILENT, HeaderReader
+from relay.core.planner.budget import SILENT, read_limits
 from relay.core.planner.config import PlannerConfig, RateLimitHeaders
-from relay.core.planner.learning.item_fields import read_item, read_time
+from relay.core.planner.polls import read_item, read_time
 
 NOW = 1_779_271_200.0
 anything = st.recursive(
@@ -60,7 +60,7 @@ def test_an_item_is_read() -> None:
 
 
 def read(headers: object) -> Any:
-    return HeaderReader(RateLimitHeaders()).read(headers, NOW)
+    return read_limits(headers, RateLimitHeaders().meanings, NOW)
 
 
 def test_headers_are_read_in_any_case() -> None:

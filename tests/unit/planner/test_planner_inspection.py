@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import strategies as st
 
-from relay.core.planner.learning.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
-from relay.core.planner.learning.inspection import START_WEIGHT, Table, run_table, wait_table
+from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
+from relay.core.planner.inspection import START_WEIGHT, Table, run_table, wait_table
 
 pytestmark = pytest.mark.verify
 uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.planned_job import JobHeap, PlannedJob
+from relay.core.planner.poll_queues import JobHeap, PlannedJob
 
 operations = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.integers(0, 9))), max_size=120)
 

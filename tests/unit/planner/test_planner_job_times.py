@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 
-from relay.core.planner.learning.inspection import RETRY, RUN, SCHEDULED
-from relay.core.planner.learning.item_fields import Reading, read_item
-from relay.core.planner.learning.job_times import DURATIONS, durations, durations_from
-from relay.core.planner.learning.polls import learn
-from relay.core.planner.learning.retries import MAX_ATTEMPTS, MAX_PAUSES, Retries
-from relay.core.planner.learning.statistics import (
+from relay.core.planner.inspection import RETRY, RUN, SCHEDULED
+from relay.core.planner.job_times import DURATIONS, durations, durations_from
+from relay.core.planner.poll_queues import RUNNING, WAITING, PlannedJob
+from relay.core.planner.polls import Reading, learn, read_item
+from relay.core.planner.statistics import (
     ALL_CLASSES,
     LEARNED_EVENTS,
+    MAX_ATTEMPTS,
+    MAX_PAUSES,
     ClassStatistics,
     PlannerStatistics,
+    Retries,
     class_name,
 )
-from relay.core.planner.planned_job import RUNNING, WAITING, PlannedJob
 
 NOW = 1_779_271_200.0
 CLASS = ("send", "email")

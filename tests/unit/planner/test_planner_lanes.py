@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.lanes import GAPS_NEEDED, IN_ORDER_STARTS, MAX_IDLE_LANES, Lane, Lanes
-from relay.core.planner.open_jobs import OVERDUE_POLLS, UNPARKED_AT_ONCE
+from relay.core.planner.open_jobs import (
+    GAPS_NEEDED,
+    IN_ORDER_STARTS,
+    MAX_IDLE_LANES,
+    OVERDUE_POLLS,
+    UNPARKED_AT_ONCE,
+    Lane,
+    Lanes,
+)
 from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0

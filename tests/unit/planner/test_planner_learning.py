@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.learning.inspection import NEW, RETRY, RUN, SCHEDULED
-from relay.core.planner.learning.item_fields import Reading
-from relay.core.planner.learning.polls import learn
-from relay.core.planner.learning.statistics import ClassStatistics, PlannerStatistics
-from relay.core.planner.planned_job import PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
+from relay.core.planner.inspection import NEW, RETRY, RUN, SCHEDULED
+from relay.core.planner.poll_queues import PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
+from relay.core.planner.polls import Reading, learn
+from relay.core.planner.statistics import ClassStatistics, PlannerStatistics
 
 NOW = 1_779_271_200.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.planner.open_jobs import UNPARKED_AT_ONCE
-from relay.core.planner.planned_job import PARKED
+from relay.core.planner.poll_queues import PARKED
 from relay.core.planner.poll_schedule import MAX_PATIENCE
 from tests.support.scale import scaled
 

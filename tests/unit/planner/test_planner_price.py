@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.budget.price import (
+from relay.core.planner.price import (
     CEILING,
     FLOOR,
     INITIAL,
@@ -122,7 +122,7 @@ def test_polls_that_no_price_decides_are_taken_off_the_budget() -> None:
     for _ in range(120):
         alone.step((alone.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
         for _ in range(3):
-            beside.other_poll()
+            beside.others += 1
         beside.step((beside.at or NOW) + 1, demand=4.0, backlog=0, open_jobs=20, rate=5.0)
     assert alone.value < beside.value
     for _ in range(600):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from relay.core.planner import Planner, PlannerConfig
-from relay.core.planner.planned_job import CHECK, EXPECTED
+from relay.core.planner.poll_queues import CHECK, EXPECTED
 from relay.core.planner.poll_schedule import MAX_PATIENCE
 
 NOW = 1_779_271_200.0

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.planner.learning import statistics as statistics_module
-from relay.core.planner.learning.hazard import BINS, EXPLORATION, EXPLORATION_EVENTS, MEMORY_EVENTS, bin_of, exploration
-from relay.core.planner.learning.inspection import (
+from relay.core.planner import statistics as statistics_module
+from relay.core.planner.hazard import BINS, EXPLORATION, EXPLORATION_EVENTS, MEMORY_EVENTS, bin_of, exploration
+from relay.core.planner.inspection import (
     KINDS,
     MAX_TABLES,
     NEW,
@@ -20,8 +20,7 @@ from relay.core.planner.learning.inspection import (
     Table,
     run_table,
 )
-from relay.core.planner.learning.retries import Retries
-from relay.core.planner.learning.statistics import (
+from relay.core.planner.statistics import (
     LEAN_EVENTS,
     MAX_CLASSES,
     MEMORY_CHANGES,
@@ -29,6 +28,7 @@ from relay.core.planner.learning.statistics import (
     PRIORS,
     ClassStatistics,
     PlannerStatistics,
+    Retries,
 )
 from tests.support.scale import scaled
 
@@ -68,8 +68,8 @@ def work_off(statistics: PlannerStatistics) -> int:
 
 def test_a_policy_keeps_a_limited_number_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     made = run_table(PRIORS[RUN], 1.0)
-    monkeypatch.setattr("relay.core.planner.learning.inspection.run_table", lambda rates, price: made)
-    monkeypatch.setattr("relay.core.planner.learning.inspection.wait_table", lambda rates, run_rates, run, price: made)
+    monkeypatch.setattr("relay.core.planner.inspection.run_table", lambda rates, price: made)
+    monkeypatch.setattr("relay.core.planner.inspection.wait_table", lambda rates, run_rates, run, price: made)
     policy = ClassPolicy(list(PRIORS))
     for rung in range(MAX_TABLES):
         policy.table(NEW, rung)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.core.planner.config import Timeline
 from relay.core.planner.pacer import Bucket
-from relay.core.planner.timeline import Timeline
 from tests.support.scale import scaled
 
 NOW = 1_779_271_200.0
@@ -47,7 +47,7 @@ def test_saved_requests_survive_a_new_rate() -> None:
     while bucket.take(NOW + 1.0):
         taken += 1
     assert taken == 10
-    assert bucket.opens_at() == pytest.approx(NOW + 1.5, abs=1e-5)
+    assert bucket.opens_at == pytest.approx(NOW + 1.5, abs=1e-5)
     assert bucket.rate == 2
 
 

@@ -12,12 +12,12 @@ from functools import lru_cache
 from itertools import accumulate
 from random import Random
 
-from relay.core.planner.learning.hazard import BINS, EDGES, PSEUDO_JOBS, WIDTHS
-from relay.core.planner.learning.inspection import RETRY, RUN
-from relay.core.planner.learning.retries import MAX_ATTEMPTS
-from relay.core.planner.learning.statistics import (
+from relay.core.planner.hazard import BINS, EDGES, PSEUDO_JOBS, WIDTHS
+from relay.core.planner.inspection import RETRY, RUN
+from relay.core.planner.statistics import (
     ALL_CLASSES,
     LEARNED_EVENTS,
+    MAX_ATTEMPTS,
     PRIORS,
     ClassStatistics,
     PlannerStatistics,

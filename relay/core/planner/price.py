@@ -33,7 +33,7 @@ RUNGS_PER_OCTAVE = 2
 class Price:
     """The price of one account. It moves once per `unit` (in seconds)."""
 
-    __slots__ = ("_others", "_others_rate", "_steps", "at", "unit", "value")
+    __slots__ = ("_others_rate", "_steps", "at", "others", "unit", "value")
 
     def __init__(self, unit: float) -> None:
         self.unit = unit
@@ -42,7 +42,8 @@ class Price:
         self.at: float | None = None
         """Time of the last step."""
         self._steps = 0
-        self._others = 0
+        self.others = 0
+        """Polls since the last step that no price decided: first, safety and requested ones."""
         self._others_rate = 0.0
 
     @property
@@ -57,10 +58,6 @@ class Price:
     def due(self, now: float) -> bool:
         """True if a step is due."""
         return self.at is None or not 0 <= now - self.at < self.unit
-
-    def other_poll(self) -> None:
-        """Counts a poll that no price decided: a first, a safety or a requested one."""
-        self._others += 1
 
     def step(
         self,
@@ -84,8 +81,8 @@ class Price:
         passed = 1 if self.at is None else min(max(int((now - self.at) / self.unit), 1), MAX_STEPS)
         self.at = now
         kept = math.exp(-passed / OTHERS_MEMORY)
-        self._others_rate = self._others_rate * kept + self._others * (1 - kept) / passed
-        self._others = 0
+        self._others_rate = self._others_rate * kept + self.others * (1 - kept) / passed
+        self.others = 0
         if open_jobs == 0:
             return
         rate = max(rate - self._others_rate, LEAST_SHARE * rate)

@@ -13,8 +13,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
-from relay.core.planner.budget.price import price_of
-from relay.core.planner.learning.hazard import BINS, EDGES, WIDTHS, bin_of
+from relay.core.planner.hazard import BINS, EDGES, WIDTHS, bin_of
+from relay.core.planner.price import price_of
 
 START_WEIGHT = 0.02
 """Cost per unit of time in which a start is not yet detected."""

@@ -1,1 +1,0 @@
-"""The request budget of an account: limits read from headers, pacing, and the price of a request."""

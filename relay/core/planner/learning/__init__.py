@@ -1,1 +1,0 @@
-"""What polls have taught, and the polling policies computed from it."""
