@@ -9,8 +9,9 @@ If an attempt ends early, a write that may have been carried out stays uncertain
 import asyncio
 import math
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,8 +20,13 @@ from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.jsontext import storable
-from relay.delivery.credentials import Sent
+from relay.core.subscriptions import greeting
+from relay.core.subscriptions.subscription import Subscription
+from relay.delivery.credentials import Credentials, Sent
 from relay.errors import NotRenderable, StoreError, Unreadable
+
+if TYPE_CHECKING:
+    from relay.http.sender import Transport
 
 log = structlog.get_logger("relay.delivery")
 
@@ -175,3 +181,40 @@ async def _saved(save: Save, remember: Memory | None, share: Memory | None) -> b
     except StoreError as error:
         log.error("memory_not_stored", error=str(error))
         return False
+
+
+STEP_SECONDS = 15.0
+"""Time limit of one request, including its token."""
+ALL_SECONDS = 60.0
+"""Time limit of all requests: HubSpot needs up to 17."""
+
+
+async def greet(
+    subscription: Subscription, steps: Steps, *, credentials: Credentials, transport: "Transport", clock: Clock
+) -> Mapping[str, str]:
+    """Facts read from the sink; none without a token to test. Stores nothing. Raises CheckFailed.
+
+    credentials  separate for this trial: its token must not replace that of a stored credential
+    """
+    tried = subscription
+    if subscription.credential is not None:
+        credential = greeting.trial(subscription.credential, clock())
+        if credential is None:
+            steps.close()
+            return {}
+        tried = replace(subscription, credential=credential)
+
+    async def send(step: Step, seconds: float) -> Sent:
+        limit = min(seconds, STEP_SECONDS)
+        if tried.credential is not None:
+            return await credentials.send(tried, step.request, limit)
+        return Sent(headers=(), response=await transport.send(step.request, timeout_seconds=limit))
+
+    async def save(remember: Memory | None, share: Memory | None) -> bool:
+        return True
+
+    sent = await converse(lambda: steps, send, save, ALL_SECONDS, clock, "greeting")
+    refused = greeting.refusal(sent.outcome or FAILED, sent.response)
+    if refused is not None:
+        raise refused
+    return greeting.facts_of(sent.remember)

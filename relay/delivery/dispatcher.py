@@ -23,14 +23,12 @@ from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, filters_of, matches
 from relay.core.subscriptions.subscription import PULL, Subscription
 from relay.core.values import value_class
-from relay.delivery.attempts import attempt_of
-from relay.delivery.greetings import greet
+from relay.delivery.dialogues import greet
 from relay.delivery.handshakes import Handshakes
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.shared import Shared
-from relay.delivery.signer import Signer
+from relay.delivery.outcomes import attempt_of
+from relay.delivery.shared import DeliverySettings, Shared
 from relay.delivery.slots import Portal, Slots, Target
-from relay.delivery.worker import DATABASE_RETRY_SECONDS, Worker
+from relay.delivery.worker import DATABASE_RETRY_SECONDS, Signer, Worker
 from relay.errors import DecryptError, StoreError
 from relay.redaction import secrets_of
 from relay.store.deliveries.claims import ClaimRequest
@@ -147,7 +145,7 @@ class Dispatcher:
                 for place, event in enumerate(events)
             )
             if wanted:
-                self.slots.fresh_came(now)
+                self.slots.fresh_at = now
             if (
                 wanted
                 and target.sink.may_send(now)
@@ -172,7 +170,7 @@ class Dispatcher:
             leased = [one for one in recorded.claimed if one.subscription_id == target.subscription.id]
             if not leased or not target.known:  # none leased, or the subscription was removed with its deliveries
                 self.slots.vacate(target)
-                due |= target.slots.has_backlog  # a scan may have skipped it for lack of slots
+                due |= target.has_backlog  # a scan may have skipped it for lack of slots
                 continue
             for nth, one in enumerate(leased):  # several only without ordering
                 self._worker.start(target, one, has_slot=nth == 0)
@@ -343,7 +341,9 @@ class Dispatcher:
         self.slots.keep(known.keys())
         for start in range(0, len(found), LOADED_AT_ONCE):
             part = found[start : start + LOADED_AT_ONCE]
-            self.slots.adopt({one.id: known[one.id] for one in part if one.id in known})
+            for one in part:
+                if one.id in known:
+                    self.slots.adopt(*known[one.id])
             await _turn_of_others(len(found))
         self._gone.clear()
         self._version = version
@@ -378,8 +378,8 @@ class Dispatcher:
         for start in range(0, len(page), LOADED_AT_ONCE):
             part = await self._subscriptions.some(page[start : start + LOADED_AT_ONCE], self.undecryptable)
             for one in await self.handshakes.gate(part):
-                if (kind := self._kind_of(one)) is not None:
-                    self.slots.join(one, kind)
+                if self.slots.get(one.id) is None and (kind := self._kind_of(one)) is not None:
+                    self.slots.adopt(one, kind)
         self._gone.update(one for one in page if self.slots.get(one) is None)
         return len(page) == len(missing)
 
@@ -416,7 +416,7 @@ class Dispatcher:
                 self._expedite_once(target, now)
                 turn_at = 0.0 if portal is None else portal.turns.opens_at(now)
                 return max(_due_at(entry), target.sink.opens_at(now), target.waits_until(now), turn_at)
-            case "disabled" if target.sink.probe_at is not None and not target.slots.claimed:
+            case "disabled" if target.sink.probe_at is not None and not target.claimed:
                 if portal is None:
                     return target.sink.probe_at
                 return max(target.sink.probe_at, portal.paused_until, portal.turns.opens_at(now))
@@ -465,12 +465,12 @@ class Dispatcher:
                 priorities = tuple(priority for priority, at in enumerate(entry.due_at) if at is not None and at <= now)
                 limit = self.slots.backlogged_limit(target, now)
                 if limit < math.inf:  # fresh deliveries first, and a bounded backlog
-                    if target.bundle is not None and target.slots.backlogged < limit:
+                    if target.bundle is not None and target.backlogged < limit:
                         pass  # one request for all, and fresh deliveries may have to wait for others
                     elif 0 in priorities:
                         priorities = (0,)
                     else:
-                        count = min(count, int(limit) - target.slots.backlogged)
+                        count = min(count, int(limit) - target.backlogged)
             if count > 0 and target.portal is not None and not target.portal.take_turn(now):
                 self.shared.signals.due.set()  # a fresh event has taken the turn: the next scan finds the next one
                 continue
@@ -494,7 +494,7 @@ class Dispatcher:
                     if not await self._deliveries.demote(target.subscription.id, now - FRESH_WAIT_SECONDS):
                         break
             if not probe:
-                sink.backlog_settled()
+                sink.recovered = False  # demoted, or gone
             claim = await self._deliveries.claim(
                 ClaimRequest(
                     subscription_id=target.subscription.id,
@@ -508,10 +508,10 @@ class Dispatcher:
                 )
             )
             if probe:
-                sink.plan_probe(claim.next_at)
+                sink.probe_at = claim.next_at
             else:
                 sink.paced(len(claim.requests), now)
-                target.checked(now, 0.0 if claim.requests else claim.next_at or 0.0)
+                target.checked_at, target.ready_at = now, 0.0 if claim.requests else claim.next_at or 0.0
             for claimed in claim.requests:
                 target.count_request(now)
                 self._worker.start(target, *claimed)

@@ -30,7 +30,8 @@ from relay.core.events.event import DELIVERY_EXPIRED, Event
 from relay.core.records import AttemptResult, Lease
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Sent
-from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, attempt_result
+from relay.delivery.shared import DeliverySettings
 from relay.errors import StoreError
 from relay.signals import DELIVERIES, Signals, Watch
 from relay.store.deliveries.claims import ClaimRequest
@@ -209,26 +210,33 @@ class Pulls:
             self._shared.signals.due.set()
 
     def _judge(self, subscription: Subscription, reason: str, delay_seconds: float | None = None) -> Judge:
-        policy, now = self._shared.policy, self._clock()
-        return lambda claimed: pull_result(claimed, subscription, policy, now, reason, delay_seconds)
+        shared, now = self._shared, self._clock()
+
+        def judge(claimed: Claimed) -> AttemptResult:
+            chance = shared.random.random()
+            return pull_result(claimed, subscription, shared.settings, now, reason, delay_seconds, chance=chance)
+
+        return judge
 
 
 def pull_result(
     claimed: Claimed,
     subscription: Subscription,
-    policy: Policy,
+    settings: DeliverySettings,
     now: float,
     reason: str,
     delay_seconds: float | None = None,
+    *,
+    chance: float,
 ) -> AttemptResult:
     """The result to record for a delivery that was acknowledged, was nacked or has lost its lease. `delay_seconds`:
-    until it is due again; None: by the schedule."""
+    until it is due again; None: by the schedule. `chance`: see `attempt_result`."""
     began = pulled_at(claimed.lease_token or "", now)
     acknowledged = reason == ACKNOWLEDGED
     if delay_seconds is not None:
-        entries = len(policy.settings.schedule_of(subscription))
+        entries = len(settings.schedule_of(subscription))
         subscription = replace(subscription, retry_schedule_seconds=(delay_seconds,) * entries)
-        policy = replace(policy, settings=replace(policy.settings, jitter=0.0))
+        settings = replace(settings, jitter=0.0)
     response = Response(
         started_at=began, duration_ms=round((now - began) * 1000, 3), error=None if acknowledged else reason
     )
@@ -240,9 +248,9 @@ def pull_result(
         sent=Sent(headers=(), response=response),
         outcome=Outcome(verdict="delivered" if acknowledged else "retry", reason=reason),
     )
-    result, _ = attempt_result(finished, policy, now, NextClaim())
+    result, _ = attempt_result(finished, settings, now, NextClaim(), chance=chance)
     if reason == LEASE_ENDED and result.state == "pending":
-        entries = len(policy.settings.schedule_of(subscription))
+        entries = len(settings.schedule_of(subscription))
         decision = f"{reason} (attempt {claimed.attempt_count + 1} of {entries + 1}): due again at once"
         result = replace(result, attempt=replace(result.attempt, decision=decision))
     return result

@@ -1,4 +1,4 @@
-"""What the components of delivery on one node share: the store, the sinks and how to reach them, clocks and leases."""
+"""What the components of delivery on one node share: settings, the store, the sinks and how to reach them, leases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from relay.clock import Clock
 from relay.core.events.event import Event
 from relay.core.records import Lease
-from relay.delivery.outcomes import Policy
+from relay.core.subscriptions.subscription import (
+    DEFAULT_RETRY_SCHEDULE_SECONDS,
+    Handshake,
+    SigningSecret,
+    Subscription,
+)
 from relay.delivery.publishing import Publish, no_brokers
-from relay.delivery.settings import DeliverySettings
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.signals import Signals
@@ -22,6 +26,38 @@ if TYPE_CHECKING:
     from subscribers.base import Kind
 
 LEASE_MARGIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverySettings:
+    """Limits, timeout and retry policy: see docs/settings.md. A subscription's timeout and schedule take precedence.
+
+    handshake  the minimum handshake for every sink
+    base_url   URL of this relay
+    public_url  the same if it is for links, see `RenderContext`
+    callback_secrets  sign requests to callback URLs; without any the stored ones do
+    """
+
+    concurrency: int = 256
+    per_host: int = 64
+    timeout_seconds: float = 15.0
+    retry_schedule_seconds: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_SECONDS
+    jitter: float = 0.2
+    disable_after_seconds: float = 432_000.0
+    dataschema_base: str = ""
+    handshake: Handshake = "off"
+    base_url: str = ""
+    public_url: str | None = None
+    callback_secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)
+
+    def timeout_of(self, subscription: Subscription) -> float:
+        """The timeout of one attempt, in seconds."""
+        return self.timeout_seconds if subscription.timeout_seconds is None else subscription.timeout_seconds
+
+    def schedule_of(self, subscription: Subscription) -> tuple[float, ...]:
+        """The pauses between attempts, in seconds."""
+        own = subscription.retry_schedule_seconds
+        return self.retry_schedule_seconds if own is None else own
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,11 +81,6 @@ class Shared:
     kinds: "Mapping[str, Kind]" = field(default_factory=kinds)
     random: Random = field(default_factory=Random)
     _leases: int = 0
-
-    @property
-    def policy(self) -> Policy:
-        """The current policy for attempts."""
-        return Policy(settings=self.settings, chance=self.random.random)
 
     def lease(self, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:
         """A new lease for attempts of this timeout. `subscription_ids`: see `Lease`."""

@@ -1,6 +1,6 @@
 """This node's state of one sink: whether, when and how fast it may be sent to.
 
-Only the methods here write it; the dispatcher and the worker call them. It is kept in memory; `HealthChange` is the
+The dispatcher and the worker write it. It is kept in memory; `HealthChange` is the
 part that is stored for restarts and other nodes. Slots are counted in `slots.py`.
 """
 
@@ -72,7 +72,7 @@ class SinkState:
     enabled        the subscription is enabled
     drain_since    start of the drain of its backlog after a disabled subscription was enabled
     failures       failed attempts in a row
-    recovered      first success after being down: the next claim demotes the backlog
+    recovered      first success after being down, until the backlog is demoted by a claim, or gone
     failing_since  start of its own failures, plus the time in which the egress proxy failed and the sink's state was
                    unknown; None after a success
     down_since     first failure of either since the last success
@@ -81,7 +81,7 @@ class SinkState:
     paused_until   end of a pause that the sink asked for
     held_until     end of a hold on attempts while the subscription is being disabled
     turns          spaces the attempts of a rate limit
-    probe_at       next probe while disabled
+    probe_at       next probe while disabled; None: no more probes
     """
 
     concurrency: Concurrency
@@ -164,14 +164,6 @@ class SinkState:
         if rate is not None and count:
             self.turns.pause(now, max(self.turns.opens_at(now) - now, count / rate))
 
-    def backlog_settled(self) -> None:
-        """Ends the recovery: its backlog is demoted or gone."""
-        self.recovered = False
-
-    def plan_probe(self, at: float | None) -> None:
-        """Sets the time of the next probe; None: no more probes."""
-        self.probe_at = at
-
     def sync_failing(self, since: float | None) -> None:
         """Applies the stored start of failures seen by all nodes; None: not all nodes see only failures."""
         if (since is None) is not (self.failing_since is None):
@@ -234,10 +226,6 @@ class SinkState:
     def pause_stored(self, until: float) -> None:
         """Records the stored end of its portal's pause; 0 if storing failed."""
         self._stored_pause = until
-
-    def hold(self, until: float) -> None:
-        """Holds attempts until a time, while the subscription is being disabled."""
-        self.held_until = until
 
     def health_change(self, outcome: Outcome, now: float, *, by_proxy: bool = False) -> HealthChange | None:
         """The health to store after an attempt; None if unchanged."""

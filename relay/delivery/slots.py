@@ -7,14 +7,13 @@ CLAIMED_PER_SLOT bounds claimed but uncommitted deliveries. `sink_state.py` deci
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from relay.core.deliveries.bundles import Bundle, FreeRequests, Room
 from relay.core.deliveries.concurrency import PROMPT_SECONDS, Concurrency
-from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.sink_state import SinkState, Turns
 from relay.redaction import url_without_path
@@ -41,38 +40,18 @@ it."""
 
 
 @dataclass(slots=True, eq=False)
-class SlotCount:
-    """The deliveries of one subscription on this node. Only `Slots` writes it.
-
-    in_flight        slots in use
-    fills            how often its last free slot was taken
-    committing       deliveries claimed, or to be claimed, by commits in progress
-    queue            claimed deliveries that wait for a slot
-    has_backlog      True if the last scan found pending deliveries
-    backlogged       deliveries in flight or being committed that are not first attempts
-    backlogged_load  their load relative to a prompt sink, from 0 to 1
-    """
-
-    in_flight: int = 0
-    fills: int = 0
-    committing: int = 0
-    queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
-    has_backlog: bool = False
-    backlogged: int = 0
-    backlogged_load: float = 0.0
-
-    @property
-    def claimed(self) -> int:
-        """Deliveries claimed and not committed."""
-        return self.in_flight + self.committing + len(self.queue)
-
-
-@dataclass(slots=True, eq=False)
 class Target:
-    """A subscription, the state of its sink and its slots.
+    """A subscription, the state of its sink and its slots on this node.
 
     shown_sink     the sink in logs: without its path
     redacted_sink  the sink as its owner sees it
+    in_flight      slots in use
+    fills          how often its last free slot was taken
+    committing     deliveries claimed, or to be claimed, by commits in progress
+    queue          claimed deliveries that wait for a slot
+    has_backlog    True if the last scan found pending deliveries
+    backlogged     deliveries in flight or being committed that are not first attempts
+    backlogged_load  their load relative to a prompt sink, from 0 to 1
     bundle         how its deliveries share requests; None: one request each
     free           its requests that count towards `bundle.free_per_minute`
     checked_at     time of the last check that found its bundle waiting for more events, until `ready_at`
@@ -88,7 +67,13 @@ class Target:
     shown_sink: str
     redacted_sink: str
     sink: SinkState
-    slots: SlotCount = field(default_factory=SlotCount)
+    in_flight: int = 0
+    fills: int = 0
+    committing: int = 0
+    queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
+    has_backlog: bool = False
+    backlogged: int = 0
+    backlogged_load: float = 0.0
     bundle: Bundle | None = None
     free: FreeRequests = field(default_factory=FreeRequests)
     checked_at: float = -math.inf
@@ -98,10 +83,15 @@ class Target:
     templates: "tuple[_TemplateSlots, ...]" = ()
 
     @property
+    def claimed(self) -> int:
+        """Deliveries claimed and not committed."""
+        return self.in_flight + self.committing + len(self.queue)
+
+    @property
     def full(self) -> bool:
         """True if the subscription's own limit is reached."""
         limit = self.sink.concurrency.limit
-        return self.slots.in_flight >= limit or self.slots.claimed >= CLAIMED_PER_SLOT * limit
+        return self.in_flight >= limit or self.claimed >= CLAIMED_PER_SLOT * limit
 
     def room(self, now: float) -> Room:
         """Number of events that may be sent singly although it bundles."""
@@ -113,16 +103,12 @@ class Target:
         """True if an event may be sent as soon as it is recorded, without waiting for a bundle."""
         if self.bundle is None:
             return True
-        return not self.bundle.always and not self.slots.has_backlog and self.room(now).count > 0
+        return not self.bundle.always and not self.has_backlog and self.room(now).count > 0
 
     def count_request(self, now: float) -> None:
         """Counts a sent request."""
         if self.bundle is not None and self.bundle.free_per_minute is not None:
             self.free.count(now)
-
-    def checked(self, now: float, ready_at: float) -> None:
-        """Records a check of its bundle, which waits for more events until `ready_at`; 0: it does not wait."""
-        self.checked_at, self.ready_at = now, ready_at
 
     def waits_until(self, now: float) -> float:
         """Time of the next check of its bundle, which more events may have joined; 0 for now."""
@@ -130,10 +116,6 @@ class Target:
         if now >= self.ready_at or not 0 <= now - self.checked_at < pause:
             return 0.0
         return min(self.ready_at, self.checked_at + pause)
-
-    def answered(self, response: Response, outcome: Outcome, *, in_flight: int, fills: int) -> None:
-        """Applies an outcome. `in_flight` and `fills` are their values when the request was sent."""
-        self.sink.answered(response, outcome, in_flight=in_flight, full=self.slots.fills > fills or self.full)
 
 
 @dataclass(slots=True, eq=False)
@@ -238,29 +220,19 @@ class Slots:
         """The target of a subscription, if it is loaded."""
         return self._targets.get(subscription_id)
 
-    def adopt(self, subscriptions: Mapping[str, tuple[Subscription, "Kind"]]) -> None:
-        """Adds the targets of these subscriptions; existing ones keep their state. See `keep`."""
-        for subscription, kind in subscriptions.values():
-            self._adopt(subscription, kind)
-
     def keep(self, ids: Set[str]) -> None:
         """Drops the targets of all other subscriptions."""
         for gone in self._targets.keys() - ids:
             self._drop(self._targets[gone])
 
-    def join(self, subscription: Subscription, kind: "Kind") -> None:
-        """Adds a callback subscription that has pending deliveries."""
-        if subscription.id not in self._targets:
-            self._adopt(subscription, kind)
-
     def note_backlog(self, ids: Set[str]) -> None:
         """Records which subscriptions have a backlog. Idle callbacks are dropped: there can be as many as jobs."""
         for subscription_id, target in list(self._targets.items()):
-            target.slots.has_backlog = subscription_id in ids
-            if target.slots.has_backlog:
+            target.has_backlog = subscription_id in ids
+            if target.has_backlog:
                 continue
-            target.sink.backlog_settled()
-            if target.subscription.callback and not target.slots.claimed:
+            target.sink.recovered = False
+            if target.subscription.callback and not target.claimed:
                 self._drop(target)
 
     def _drop(self, target: Target) -> None:
@@ -278,7 +250,8 @@ class Slots:
         if not host.targets and not host.in_flight:
             self._hosts.pop(host.name, None)
 
-    def _adopt(self, subscription: Subscription, kind: "Kind") -> None:
+    def adopt(self, subscription: Subscription, kind: "Kind") -> None:
+        """Adds the target of a subscription; an existing one keeps its state. See `keep`."""
         name = _host_of(subscription.sink)
         host = self._hosts.setdefault(name, _Host(name))
         shown_sink, redacted_sink = url_without_path(subscription.sink), kind.redacted_url(subscription.sink)
@@ -292,16 +265,16 @@ class Slots:
             if not subscription.callback:
                 self._listed[subscription.id] = target
         elif target.host is not host:
-            target.host.in_flight -= target.slots.in_flight
+            target.host.in_flight -= target.in_flight
             self._leave(target)
-            host.in_flight += target.slots.in_flight
+            host.in_flight += target.in_flight
         target.subscription, target.kind, target.host = subscription, kind, host
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
         for one in target.templates:
-            one.in_flight -= target.slots.in_flight
+            one.in_flight -= target.in_flight
         target.templates = self._templates_of(subscription, host) if subscription.has_template else ()
         for one in target.templates:
-            one.in_flight += target.slots.in_flight
+            one.in_flight += target.in_flight
         target.bundle = kind.bundle(subscription)
         rate = subscription.allowed_per_second or kind.rate_per_second
         target.sink.adopt(subscription, before, ceiling=ceiling, rate=rate)
@@ -365,19 +338,19 @@ class Slots:
         now    also limits them to the burst allowed while draining or failing
         ahead  includes deliveries that will wait for one of its slots, unless others of its host want slots
         """
-        host, sink, slots = target.host, target.sink, target.slots
+        host, sink = target.host, target.sink
         if host.in_flight >= self.per_host and not ahead:
             return 0
         limit = min(sink.concurrency.limit, self.per_host) if sink.rate is None else 1
         if len(host.targets) > 1 and any(
-            (other.slots.has_backlog or other.slots.in_flight) and other is not target for other in host.targets
+            (other.has_backlog or other.in_flight) and other is not target for other in host.targets
         ):
             limit, ahead = min(limit, max(1, self.per_host // 2)), False
         rate = None if now is None else sink.per_second(now)
         return min(
             self.concurrency if rate is None else max(1, int(rate * BATCH_SECONDS)),
-            limit if ahead else min(limit - slots.in_flight, self.per_host - host.in_flight),
-            CLAIMED_PER_SLOT * limit - slots.claimed,
+            limit if ahead else min(limit - target.in_flight, self.per_host - host.in_flight),
+            CLAIMED_PER_SLOT * limit - target.claimed,
             self.concurrency - self.in_flight,
             *[self._most_of(one) - one.in_flight for one in target.templates],
         )
@@ -387,7 +360,7 @@ class Slots:
         full = [one for one in target.templates if one.in_flight >= self._most_of(one)]
         for one in full:
             one.starved = True
-        if not full and not target.slots.claimed:  # other subscriptions hold all the slots
+        if not full and not target.claimed:  # other subscriptions hold all the slots
             self.starved = True
 
     def _most_of(self, templates: _TemplateSlots) -> int:
@@ -398,35 +371,27 @@ class Slots:
         the sink's own response time."""
         if not 0 <= now - self.fresh_at <= FRESH_SECONDS:  # negative if the clock was set back
             return math.inf
-        others = max(self._backlogged_load - target.slots.backlogged_load, 0.0)
+        others = max(self._backlogged_load - target.backlogged_load, 0.0)
         slowness = target.sink.concurrency.alone_seconds / PROMPT_SECONDS
         return max(1.0, BACKLOGGED_SLOTS * (1 + slowness) / (1 + others))
 
     # --- counting
-
-    def fresh_came(self, now: float) -> None:
-        """Records a fresh event."""
-        self.fresh_at = now
 
     def count_backlogged(self, target: Target, change: int) -> None:
         """Counts a backlogged delivery that has started (1), or is committed or released (-1).
 
         Failing and slow sinks cause little load, so they take no backlog slots from the others.
         """
-        slots, before = target.slots, target.slots.backlogged_load
-        slots.backlogged += change
-        busy = slots.backlogged > 0 and not target.sink.failures
-        slots.backlogged_load = 1 / (1 + target.sink.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
-        self._backlogged_load += slots.backlogged_load - before
-
-    def count_committing(self, target: Target, change: int) -> None:
-        """Counts the deliveries that a started commit may claim; negative when it has ended."""
-        target.slots.committing += change
+        before = target.backlogged_load
+        target.backlogged += change
+        busy = target.backlogged > 0 and not target.sink.failures
+        target.backlogged_load = 1 / (1 + target.sink.concurrency.alone_seconds / PROMPT_SECONDS) if busy else 0.0
+        self._backlogged_load += target.backlogged_load - before
 
     def occupy(self, target: Target) -> None:
         """Takes a slot."""
-        target.slots.in_flight += 1
-        target.slots.fills += target.full
+        target.in_flight += 1
+        target.fills += target.full
         target.host.in_flight += 1
         self.in_flight += 1
         for one in target.templates:
@@ -434,13 +399,13 @@ class Slots:
 
     def vacate(self, target: Target) -> None:
         """Frees a slot, or passes it on to a waiting delivery."""
-        queue = target.slots.queue
+        queue = target.queue
         while queue:
             waiting = queue.popleft()
             if not waiting.done():
                 waiting.set_result(True)
                 return
-        target.slots.in_flight -= 1
+        target.in_flight -= 1
         target.host.in_flight -= 1
         self.in_flight -= 1
         for one in target.templates:
@@ -465,10 +430,10 @@ class Slots:
         if self.free(target) > 0:
             self.occupy(target)
             return True
-        if target.slots.in_flight == 0:
+        if target.in_flight == 0:
             return False
         waiting: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        target.slots.queue.append(waiting)
+        target.queue.append(waiting)
         try:
             return await waiting
         except asyncio.CancelledError:
@@ -480,8 +445,8 @@ class Slots:
         """Ends claiming, and all waits for slots."""
         self.closed = True
         for target in self:
-            while target.slots.queue:
-                waiting = target.slots.queue.popleft()
+            while target.queue:
+                waiting = target.queue.popleft()
                 if not waiting.done():
                     waiting.set_result(False)
 

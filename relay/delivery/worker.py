@@ -20,6 +20,7 @@ import structlog
 from relay.core.deliveries import ledger, retry
 from relay.core.deliveries.broker import BEHIND, Broker, order_of
 from relay.core.deliveries.bundles import message_id, outcome_of_bundle
+from relay.core.deliveries.credentials import Header
 from relay.core.deliveries.delivery import (
     DRY_RUN,
     PROXY_ERROR,
@@ -36,14 +37,13 @@ from relay.core.events.sentences import counted
 from relay.core.jobs.job import Recipient
 from relay.core.jsontext import storable
 from relay.core.records import AttemptRecorded, AttemptResult, MemoryTurn
+from relay.core.subscriptions import signing
 from relay.core.subscriptions.handshake import REQUEST_ORIGIN
-from relay.core.subscriptions.subscription import Subscription
-from relay.delivery.attempts import bare
+from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
-from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, attempt_result
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, attempt_result, bare
 from relay.delivery.publishing import published
-from relay.delivery.signer import Signer
 from relay.delivery.slots import Slots, Target
 from relay.errors import DecryptError, StoreError, ValueRefused
 from relay.limiter import Limiter, Value
@@ -56,6 +56,50 @@ from subscribers.base import RenderContext
 if TYPE_CHECKING:
     from relay.delivery.shared import Shared
     from subscribers.base import Dialogue, Kind
+
+
+class Signer:
+    """Signs requests. Rotated secrets sign until they expire.
+
+    A subscription's own secrets make `v1` signatures, the relay's key pair makes `v1a` signatures. Callbacks share the
+    relay's default secret, so they get both: a holder of that secret can forge a `v1`, but never a `v1a`.
+    """
+
+    def __init__(self, shared: "Shared") -> None:
+        self._shared = shared
+        self._stored: tuple[SigningSecret, ...] = ()
+        self._keys: tuple[SigningSecret, ...] = ()
+        self._version = -1
+
+    async def refresh(self) -> None:
+        """Reloads the relay's secrets and keys if they, or a subscription, have changed."""
+        version = self._shared.store.subscriptions.version
+        if version != self._version:
+            self._stored, self._keys = await self._shared.store.secrets.own_secrets()
+            self._version = version
+
+    @property
+    def callback_secrets(self) -> tuple[SigningSecret, ...]:
+        """The secrets of requests to callback URLs, the newest first."""
+        return self._shared.settings.callback_secrets or self._stored
+
+    @property
+    def keys(self) -> tuple[SigningSecret, ...]:
+        """The private keys `whsk_…`, the newest first. Some may have expired."""
+        return self._keys
+
+    def headers(self, subscription: Subscription, *, message_id: str, now: float, body: bytes) -> tuple[Header, ...]:
+        """The signature headers of a request."""
+        if subscription.callback:
+            secrets = self.callback_secrets + self._keys
+        elif subscription.signature == "v1":
+            secrets = subscription.secrets
+        elif subscription.signature == "v1a":
+            secrets = self._keys
+        else:
+            secrets = subscription.secrets + self._keys
+        return signing.signature_headers(secrets, message_id=message_id, now=now, body=body)
+
 
 PROMPT_MS = 1000.0
 """Response time up to which deliveries are claimed before slots are free: they get one long before the lease ends."""
@@ -330,7 +374,7 @@ class Worker:
         if backlogged:
             self._slots.count_backlogged(target, 1)
         else:
-            self._slots.fresh_came(self._clock())
+            self._slots.fresh_at = self._clock()
         try:
             unsent = self._must_release(claimed[0])
             if not (has_slot or unsent):
@@ -362,11 +406,12 @@ class Worker:
             turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
-            in_flight, fills = target.slots.in_flight, target.slots.fills - target.full
+            in_flight, fills = target.in_flight, target.fills - target.full
             events, deliveries = [one.event for one in claimed], [one.round_id for one in claimed]
             exchanges = await self.exchange(subscription, kind, *events, deliveries=deliveries, turn=turn)
             sent, outcome = _telling(exchanges)
-            target.answered(sent.response, outcome, in_flight=in_flight, fills=fills)
+            full = target.fills > fills or target.full
+            target.sink.answered(sent.response, outcome, in_flight=in_flight, full=full)
         finally:
             self._slots.vacate(target)
         try:
@@ -375,7 +420,7 @@ class Worker:
             log.exception("attempt_not_shown", delivery=first.id)
             results = self._results(target, claimed, [(_plain(one), came) for one, came in exchanges], turn)
         next_count = results[0].next_count
-        self._slots.count_committing(target, next_count)
+        target.committing += next_count
         try:
             results, recorded = await self._record(results)
             result = next((one for one in results if one.state != "delivered"), results[0])
@@ -384,8 +429,8 @@ class Worker:
                 by_proxy = sent.response.error == PROXY_ERROR
                 await self._after(target, result, results, recorded, outcome, by_proxy=by_proxy)
         finally:
-            self._slots.count_committing(target, -next_count)
-        if not recorded[0].next and (target.slots.has_backlog or result.next_lease is None):
+            target.committing -= next_count
+        if not recorded[0].next and (target.has_backlog or result.next_lease is None):
             self._shared.signals.due.set()  # nothing claimed: the scan finds when the next one is due
         return recorded[0].next
 
@@ -472,15 +517,13 @@ class Worker:
     ) -> Sequence[AttemptResult]:
         """Decides the result of a request for each of its deliveries, and pauses the sink, if needed, before the
         commit."""
-        now, policy = self._clock(), self._shared.policy
+        now, settings = self._clock(), self._shared.settings
         sent, outcome = _telling(exchanges)
         if outcome.judges_sink:
             target.sink.reached(now, by_proxy=sent.response.error == PROXY_ERROR)
         prompt = outcome.verdict == "delivered" and sent.response.duration_ms <= PROMPT_MS
         next_claim = self._next_claim(target, claimed[0], now, prompt=prompt) if len(claimed) == 1 else NextClaim()
-        if len(claimed) > 1:  # one random value, so that they are due together
-            chance = policy.chance()
-            policy = replace(policy, chance=lambda: chance)
+        chance = self._shared.random.random()  # one value, so that they are due together
         results: list[AttemptResult] = []
         subscription = target.subscription
         each_its_own = exchanges[0] is not exchanges[-1]
@@ -507,14 +550,14 @@ class Worker:
                 behind=behind,
             )
             shown = results[0].attempt if results and not each_its_own else None
-            result, pause_until = attempt_result(finished, policy, now, next_claim, shown)
+            result, pause_until = attempt_result(finished, settings, now, next_claim, chance=chance, shown=shown)
             if pause_until:  # without a response (no token): pauses only this subscription
                 self._slots.pause(target, pause_until, shared=sent.response.status_code is not None)
             results.append(result)
             if order is not None and result.state == "pending":
                 again.setdefault(order, result.due_at)
         if any(result.disable is not None for result in results):
-            target.sink.hold(now + DATABASE_RETRY_SECONDS)
+            target.sink.held_until = now + DATABASE_RETRY_SECONDS
         return results
 
     def _next_claim(self, target: Target, claimed: Claimed, now: float, *, prompt: bool) -> NextClaim:
@@ -523,7 +566,7 @@ class Worker:
         prompt  the sink responds quickly: also claims for slots that are not free yet
         """
         limit = self._slots.backlogged_limit(target, now)
-        backlogged = limit == math.inf or (claimed.priority > 0 and target.slots.backlogged <= limit)
+        backlogged = limit == math.inf or (claimed.priority > 0 and target.backlogged <= limit)
         sink = target.sink
         by_scan = (
             sink.recovered or sink.rate is not None or target.bundle is not None or sink.per_second(now) is not None
@@ -558,7 +601,7 @@ class Worker:
             if made.state == "cancelled" and one.kept:
                 self._metrics.deliveries_skipped.labels(target.kind.name).inc()
         if result.claimed.probe and kept:
-            target.sink.plan_probe(result.probe_at)
+            target.sink.probe_at = result.probe_at
         if result.disable is not None or result.recovers:
             self._shared.store.subscriptions.changed()
         await self._store_health(target, outcome, result.now, by_proxy=by_proxy)

@@ -16,7 +16,7 @@ from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.polling.tracking import CallbackLimits
 from relay.core.subscriptions.subscription import SigningSecret
-from relay.delivery.settings import DeliverySettings
+from relay.delivery.shared import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
 from relay.polling.account import AccountSettings
 from relay.sources.definition import SourceDefinition

@@ -5,7 +5,6 @@ from functools import partial
 
 from relay.config.settings import RetentionSettings
 from relay.delivery.pulls import Pulls
-from relay.delivery.replayer import Replayer
 from relay.delivery.shared import Shared
 from relay.node import upkeep
 from relay.node.scheduler import Upkeep
@@ -47,7 +46,7 @@ def timetable(
         Upkeep("groups", GROUPS_SECONDS, partial(upkeep.settle_groups, store.groups, clock)),
         Upkeep("probes", PROBE_SECONDS, partial(upkeep.probes, pollers), at_once=True),
         Upkeep("statistics", UPKEEP_SECONDS, partial(upkeep.save_statistics, statistics, pollers)),
-        Upkeep("replays", REPLAY_SECONDS, Replayer(delivery).run_once, at_once=True),
+        Upkeep("replays", REPLAY_SECONDS, partial(upkeep.replays, delivery), at_once=True),
         Upkeep("measure", UPKEEP_SECONDS, partial(upkeep.measure, store, metrics, clock), at_once=True),
         Upkeep("past events", UPKEEP_SECONDS, partial(upkeep.past_events, store.subscriptions, signals), at_once=True),
         Upkeep("pulls", PULLS_SECONDS, partial(upkeep.end_leases, pulls, store.subscriptions)),

@@ -15,6 +15,7 @@ from relay.config.settings import RetentionSettings
 from relay.core.incidents import INCIDENT_KINDS
 from relay.core.subscriptions.signing import TOLERANCE_SECONDS
 from relay.delivery.pulls import Pulls
+from relay.delivery.shared import Shared
 from relay.errors import StoreError
 from relay.metrics import Metrics
 from relay.polling.poller import Poller
@@ -37,6 +38,8 @@ SEARCH_BATCHES = 10
 """Maximum batches of search rows per call: a million rows take eight hours. All are read, few are deleted."""
 DEADLINE_COUNT = 200
 GROUP_COUNT = 200
+REPLAY_STEPS = 50
+"""Maximum steps of one replay before the next replay continues."""
 MEASURED_PULLS = 100
 """Maximum subscriptions whose lag is measured, the oldest first: each is a time series."""
 
@@ -216,6 +219,29 @@ async def end_leases(pulls: Pulls, subscriptions: SubscriptionStore) -> None:
         subscription = await subscriptions.get(id)
         if subscription is not None:
             await pulls.end_leases(subscription)
+
+
+async def replays(delivery: Shared) -> bool:
+    """Advances the replays that no other node holds: queues their deliveries behind fresh ones, in bounded batches.
+    Returns True if there was one.
+
+    Each step is one transaction, so a replay can stop between any two and resume on any node.
+    """
+    rows, holder, clock = delivery.store.replays, delivery.holder.name, delivery.clock
+    due = await rows.due(holder, clock())
+    for replay_id in due:
+        try:
+            for _ in range(REPLAY_STEPS):
+                step = await rows.advance(replay_id, holder, clock())
+                if step.queued:
+                    delivery.signals.deliveries_due()
+                if step.ended:
+                    log.info("replay_ended", replay=replay_id)
+                if not step.more:
+                    break
+        except Exception as error:  # does not stop other replays; tried again in the next run
+            log.error("replay_failed", replay=replay_id, error=str(error) or type(error).__name__)
+    return bool(due)
 
 
 async def past_events(subscriptions: SubscriptionStore, signals: Signals) -> None:

@@ -7,7 +7,8 @@ import orjson
 
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import relay_event
-from tests.simulation.test_replay_life import replay, replayer_of
+from relay.node import upkeep
+from tests.simulation.test_replay_life import replay
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.slack_check import check_message
 from tests.support.store_kit import rows
@@ -62,10 +63,9 @@ async def test_replay_of_83_events_is_one_message(tmp_path):
         await cancel(world, 83)
         subscription_id = await channel(world)
         made = await replay(world, subscription_id)
-        replayer = replayer_of(world)
         for _ in range(20):
             world.clock.advance(1.0)
-            await replayer.run_once()
+            await upkeep.replays(world.dispatcher.shared)
             await world.deliver()
         assert messages(world) == ["83 events: 83 cancelled"]
         found = await world.store.replays.get(made.id)

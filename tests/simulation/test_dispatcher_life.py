@@ -243,9 +243,7 @@ class SlowSink:
     async def answer(self, *answers: Response):
         """Answers the waiting requests, once there are as many and no commit is under way."""
         async with asyncio.timeout(25):
-            while len(self.waiting) < len(answers) or any(
-                target.slots.committing for target in self.world.dispatcher.slots
-            ):
+            while len(self.waiting) < len(answers) or any(target.committing for target in self.world.dispatcher.slots):
                 await asyncio.to_thread(lambda: None)
         for one, given in zip(self.waiting, answers, strict=True):
             one.set_result(given)
@@ -306,7 +304,7 @@ async def test_delivery_waiting_for_a_slot_is_not_sent_after_its_subscription_is
         await begun(world, 10)
         await sink.answer(FINE, FINE)
         async with asyncio.timeout(25):
-            while len(sink.waiting) < 2 or not any(target.slots.queue for target in world.dispatcher.slots):
+            while len(sink.waiting) < 2 or not any(target.queue for target in world.dispatcher.slots):
                 await asyncio.to_thread(lambda: None)
         await world.store.subscriptions.remove(subscription.id, world.clock())
         await world.dispatcher.run_once()
@@ -331,7 +329,7 @@ async def test_subscriptions_together_keep_the_host_and_total_limits(tmp_path):
         for _ in range(40):
             async with asyncio.timeout(25):
                 while len(sink.waiting) < world.dispatcher.slots.in_flight or any(
-                    target.slots.committing for target in world.dispatcher.slots
+                    target.committing for target in world.dispatcher.slots
                 ):
                     await asyncio.to_thread(lambda: None)
             most = max(most, len(sink.waiting))
@@ -542,7 +540,7 @@ async def at_once(world, answer: Response, *, rounds: int, count: int, **setting
         return await waiting[-1]
 
     def under_way() -> bool:
-        queued = sum(len(target.slots.queue) for target in world.dispatcher.slots)
+        queued = sum(len(target.queue) for target in world.dispatcher.slots)
         return len(world.dispatcher._tasks) != len(waiting) + queued
 
     async def settled():
@@ -595,7 +593,7 @@ async def test_backlog_gets_few_slots_while_fresh_events_arrive_and_all_otherwis
         async def out(count: int) -> list[str]:
             """The subjects of the requests in flight, once there are as many and no more follow."""
             async with asyncio.timeout(25):
-                while len(sink.waiting) < count or any(target.slots.committing for target in world.dispatcher.slots):
+                while len(sink.waiting) < count or any(target.committing for target in world.dispatcher.slots):
                     await world.dispatcher.run_once()
                     await asyncio.to_thread(lambda: None)
             for _ in range(20):
@@ -686,7 +684,7 @@ async def until_some_wait_for_a_slot(world, sink):
     await begun(world, 10)
     await sink.answer(FINE, FINE)
     async with asyncio.timeout(25):
-        while len(sink.waiting) < 2 or not any(target.slots.queue for target in world.dispatcher.slots):
+        while len(sink.waiting) < 2 or not any(target.queue for target in world.dispatcher.slots):
             await asyncio.to_thread(lambda: None)
 
 

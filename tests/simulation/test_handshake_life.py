@@ -272,7 +272,7 @@ async def test_delivery_that_was_claimed_before_its_sink_changed_is_not_sent_to_
 
         def late(*arguments: Any, **options: Any) -> None:
             moved = replace(target.subscription, sink="https://moved.test/", state="pending")
-            world.dispatcher.slots.adopt({made.id: (moved, target.kind)})
+            world.dispatcher.slots.adopt(moved, target.kind)
             real(*arguments, **options)
 
         world.dispatcher._worker.start = late  # type: ignore[method-assign]

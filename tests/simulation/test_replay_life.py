@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.replay import Replay, ReplayRequest, ReplayStep
-from relay.delivery.replayer import MAX_STEPS, Replayer
 from relay.ids import new_id
+from relay.node import upkeep
 from relay.node.timetable import REPLAY_SECONDS
 from relay.store.deliveries.replays import MAX_UNTRIED
 from tests.support.delivery_kit import shared
@@ -15,10 +15,6 @@ from tests.support.store_kit import rows
 
 PER_SECOND = 50
 """What a replay reaches at least, where the sink keeps up."""
-
-
-def replayer_of(world: World) -> Replayer:
-    return Replayer(world.dispatcher.shared)
 
 
 async def replay(world: World, subscription_id: str) -> Replay:
@@ -41,10 +37,9 @@ async def test_replay_sends_at_least_fifty_a_second_if_the_sink_keeps_up(tmp_pat
         subscription = await world.subscribe()
         made = await replay(world, subscription.id)
         assert made.matched == 300
-        replayer = replayer_of(world)
         for second in range(1, 100):
             world.clock.advance(REPLAY_SECONDS)
-            await replayer.run_once()
+            await upkeep.replays(world.dispatcher.shared)
             await world.deliver()
             found = await world.store.replays.get(made.id)
             if found.state == "done":
@@ -52,7 +47,7 @@ async def test_replay_sends_at_least_fifty_a_second_if_the_sink_keeps_up(tmp_pat
             assert found.delivered >= min(made.matched, PER_SECOND * second * REPLAY_SECONDS)
         assert (found.state, found.delivered, found.left) == ("done", 300, 0)
         assert len(world.sink.requests) == 300
-        assert not await replayer.run_once()
+        assert not await upkeep.replays(world.dispatcher.shared)
 
 
 async def test_dead_deliveries_of_a_replay_are_sent_by_the_next_one(tmp_path):
@@ -61,11 +56,10 @@ async def test_dead_deliveries_of_a_replay_are_sent_by_the_next_one(tmp_path):
         await jobs(world, 2)
         await world.run(10)
         made = await replay(world, subscription.id)
-        replayer = replayer_of(world)
         for answer in (500, 200):
             world.sink.answers[0] = answer
             for _ in range(20):
-                await replayer.run_once()
+                await upkeep.replays(world.dispatcher.shared)
                 await world.step()
             found = await world.store.replays.get(made.id)
             assert (found.state, found.delivered, found.dead) == ("done", *((0, 6) if answer == 500 else (6, 0)))
@@ -78,8 +72,7 @@ async def test_new_events_precede_a_slow_replay(tmp_path):
         await jobs(world, 20)
         subscription = await world.subscribe(rate_per_second=1.0)
         made = await replay(world, subscription.id)
-        replayer = replayer_of(world)
-        await replayer.run_once()
+        await upkeep.replays(world.dispatcher.shared)
         await world.step()
         await world.register("fresh", seen("queued"))
         before = len(world.sink.requests)
@@ -109,8 +102,8 @@ class Rows:
 async def test_one_replay_does_not_block_others():
     rows_ = Rows()
     of_replays = shared(SimpleNamespace(replays=rows_), lambda: 0.0)
-    assert await Replayer(of_replays).run_once()
-    assert rows_.steps == MAX_STEPS
+    assert await upkeep.replays(of_replays)
+    assert rows_.steps == upkeep.REPLAY_STEPS
     assert of_replays.signals.due.is_set()
 
 
@@ -120,9 +113,8 @@ async def test_replay_to_an_unresponsive_sink_stays_bounded(tmp_path):
         subscription = await world.subscribe(retry_schedule_seconds=(3600.0,))
         world.sink.answers[0] = Response(started_at=0.0, duration_ms=1.0, error="timeout", late=True)
         made = await replay(world, subscription.id)
-        replayer = replayer_of(world)
         for _ in range(5):
-            await replayer.run_once()
+            await upkeep.replays(world.dispatcher.shared)
             await world.step()
         found = await world.store.replays.get(made.id)
         assert (found.state, found.queued, found.left) == ("running", 3, 3)

@@ -22,7 +22,7 @@ from relay.api.deliveries.deliveries import attempt_view
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.delivery import Attempt
 from relay.core.subscriptions.subscription import SigningSecret
-from relay.delivery.attempts import CUT, HEADERS_CHARACTERS
+from relay.delivery.outcomes import CUT, HEADERS_CHARACTERS
 from relay.http.sender import Sender
 from relay.store.store import Store
 from relay.testing import FakeClock

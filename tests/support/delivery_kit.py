@@ -6,8 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from relay.clock import Clock
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.shared import Shared
+from relay.delivery.shared import DeliverySettings, Shared
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.signals import Signals

@@ -26,11 +26,11 @@ from relay.core.events.event import Event
 from relay.core.records import Resolution
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
-from relay.delivery.replayer import Replayer
-from relay.delivery.settings import DeliverySettings
+from relay.delivery.shared import DeliverySettings
 from relay.errors import RelayError
 from relay.ids import new_id
 from relay.lease_owner import LeaseOwner
+from relay.node import upkeep
 from relay.store.store import Store
 from subscribers.base import Kind
 from subscribers.common import crm as crm_kinds
@@ -436,7 +436,7 @@ class LedgerWorld:
         await self.advance_replays()
 
     async def advance_replays(self) -> None:
-        await Replayer(shared(self.store, self.wall, holder=LeaseOwner("replayer"))).run_once()
+        await upkeep.replays(shared(self.store, self.wall, holder=LeaseOwner("replayer")))
 
     async def move(self, sink: str) -> None:
         """The subscription gets another portal."""

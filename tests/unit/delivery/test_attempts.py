@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.deliveries.delivery import Attempt, OutboundRequest, Response
-from relay.delivery.attempts import (
+from relay.delivery.outcomes import (
     EXCERPT_CHARACTERS,
     HEADER_CHARACTERS,
     HEADERS_CHARACTERS,

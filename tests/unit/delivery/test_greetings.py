@@ -7,7 +7,7 @@ from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Step, Steps
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Credentials
-from relay.delivery.greetings import greet
+from relay.delivery.dialogues import greet
 from relay.errors import CheckFailed
 from relay.tasks import Tasks
 from relay.testing import FakeClock, RecordingSink

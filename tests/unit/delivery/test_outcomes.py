@@ -8,8 +8,8 @@ from relay.core.deliveries.delivery import Claimed, Outcome, Response
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Sent
-from relay.delivery.outcomes import FinishedAttempt, NextClaim, Policy, attempt_result
-from relay.delivery.settings import DeliverySettings
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, attempt_result
+from relay.delivery.shared import DeliverySettings
 from tests.support.store_kit import NOW, job_event, publication, relay_event
 
 DAY_SECONDS = 86_400.0
@@ -50,8 +50,7 @@ def result(
         sent=Sent(headers=(), response=Response(started_at=NOW, duration_ms=0.0)),
         outcome=outcome,
     )
-    policy = Policy(settings=DeliverySettings(), chance=lambda: 0.5)
-    return attempt_result(finished, policy, NOW, NextClaim())[0]
+    return attempt_result(finished, DeliverySettings(), NOW, NextClaim(), chance=0.5)[0]
 
 
 @pytest.mark.parametrize(

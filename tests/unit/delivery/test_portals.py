@@ -34,7 +34,8 @@ def subscription(id: str, portal: str | None = "acme", **fields: object) -> Subs
 
 def adopt(slots: Slots, *subscriptions: Subscription, kind: Single | None = None) -> list[Target]:
     kind = kind or Crm()
-    slots.adopt({one.id: (one, cast(Kind, kind)) for one in subscriptions})
+    for one in subscriptions:
+        slots.adopt(one, cast(Kind, kind))
     return [target for one in subscriptions if (target := slots.get(one.id)) is not None]
 
 

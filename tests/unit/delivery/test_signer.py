@@ -8,8 +8,8 @@ import pytest
 from relay.core.subscriptions import signing
 from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, verify
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
-from relay.delivery.settings import DeliverySettings
-from relay.delivery.signer import Signer
+from relay.delivery.shared import DeliverySettings
+from relay.delivery.worker import Signer
 from tests.support.delivery_kit import shared
 
 NOW = 1_800_000_000.0

@@ -27,7 +27,7 @@ def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
     targets = []
     for name in names:
         subscription = Subscription(id=name, sink=f"https://{name}.test/", created_at=NOW, secrets=())
-        slots.join(subscription, cast(Kind, PlainKind()))
+        slots.adopt(subscription, cast(Kind, PlainKind()))
         target = slots.get(name)
         assert target is not None
         target.sink.concurrency.succeeded(alone_seconds, in_flight=1, full=False)
@@ -73,7 +73,8 @@ def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
 
 def adopted(slots: Slots, **sinks: str) -> None:
     made = {name: Subscription(id=name, sink=sink, created_at=NOW) for name, sink in sinks.items()}
-    slots.adopt({name: (one, cast(Kind, PlainKind())) for name, one in made.items()})
+    for one in made.values():
+        slots.adopt(one, cast(Kind, PlainKind()))
 
 
 def hosts_of(slots: Slots) -> dict[str, int]:
