@@ -1,6 +1,7 @@
-"""Background tasks that outlive the call that started them and are ended together."""
+"""Background tasks that outlive the call that started them and are ended together, and long computations that yield."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -40,3 +41,24 @@ class Tasks:
         while self._running:
             self.cancel()
             await asyncio.wait(list(self._running))
+
+
+TURN_SECONDS = 0.01
+"""Maximum computing time before a yield."""
+
+
+class Turns:
+    """Lets one long computation yield to other tasks."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + TURN_SECONDS
+
+    @property
+    def over(self) -> bool:
+        """True once it is time to yield. Check it after each step."""
+        return time.perf_counter() >= self._until
+
+    async def next(self) -> None:
+        """Yields to other tasks, then starts a new turn."""
+        await asyncio.sleep(0)
+        self._until = time.perf_counter() + TURN_SECONDS

@@ -39,7 +39,7 @@ from relay.core.published import (
 from relay.core.subscriptions.filters import known_types
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id
-from relay.turns import Turns
+from relay.tasks import Turns
 
 CHUNK = 100
 CHUNK_BYTES = 2 * 1024 * 1024

@@ -49,8 +49,7 @@ from relay.errors import DecryptError, StoreError, ValueRefused
 from relay.limiter import Limiter, Value
 from relay.log import shows_deliveries
 from relay.redaction import secrets_of, without
-from relay.tasks import Tasks
-from relay.turns import TURN_SECONDS
+from relay.tasks import TURN_SECONDS, Tasks
 from subscribers.base import RenderContext
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from relay import turns
+from relay import tasks
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.events.event import INCIDENT_OPENED, Event, Hint
 from relay.core.jobs.job import Problem
@@ -303,7 +303,7 @@ async def test_where_the_event_loop_evaluates_filters_others_have_their_turn_bet
     if what == "replay":
         await store.subscriptions.create(replace(made, start_at=None))
     monkeypatch.setattr(Filters, "passes", noted)
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "TURN_SECONDS", 0.0)
     beside = asyncio.create_task(others())
     if what == "record":
         await store.subscriptions.create(made)

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from relay import limiter, turns
+from relay import limiter, tasks
 from relay.errors import TooMany
 from relay.limiter import Limiter
 
 
 def messages() -> Limiter:
-    return Limiter(at_once=1, steps_seconds=turns.TURN_SECONDS)
+    return Limiter(at_once=1, steps_seconds=tasks.TURN_SECONDS)
 
 
 async def test_step_that_fails_takes_its_time_too() -> None:
@@ -37,7 +37,7 @@ async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPat
 
     def costly(stream: int) -> int:
         nonlocal now
-        now += 0.6 * turns.TURN_SECONDS
+        now += 0.6 * tasks.TURN_SECONDS
         made.append((passes, stream))
         return stream
 

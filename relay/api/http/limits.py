@@ -12,7 +12,7 @@ from relay.core.json_pieces import Element, Unbalanced, array_pieces, cut_elemen
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import Busy, InvalidRequest, TooLarge
 from relay.limiter import Limiter
-from relay.turns import TURN_SECONDS, Turns
+from relay.tasks import TURN_SECONDS, Turns
 
 UNREAD_BODY_BYTES = 64 << 10
 """Maximum body of an unknown caller that is still read after the answer. With a longer one the connection ends."""

@@ -55,7 +55,7 @@ from relay.core.polling import tracking
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
 from relay.store.databases.pages import decode_position, encode_cursor
-from relay.turns import Turns
+from relay.tasks import Turns
 
 BATCH_CHUNK = 250
 """Jobs of a batch tracked in one transaction. Other requests, and other writes, have their turn between two."""

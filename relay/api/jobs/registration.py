@@ -34,7 +34,7 @@ from relay.core.jsontext import dumps
 from relay.core.polling.tracking import TrackRequest
 from relay.core.values import MAX_DURATION_SECONDS
 from relay.errors import FieldError, InvalidRequest, RequestError, SinkRefused
-from relay.turns import Turns
+from relay.tasks import Turns
 
 MAX_METADATA_BYTES = 16_384
 MAX_JOBS = 10_000

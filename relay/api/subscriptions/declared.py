@@ -50,7 +50,7 @@ from relay.core.subscriptions.declared import (
 )
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
-from relay.turns import Turns
+from relay.tasks import Turns
 from subscribers.registry import kind_named
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.ids import new_id
 from relay.redaction import REDACTED
-from relay.turns import Turns
+from relay.tasks import Turns
 from subscribers.common.templates import strictly
 from subscribers.registry import kind_named
 

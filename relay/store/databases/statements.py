@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.util import await_only
 from sqlmodel import SQLModel
 
-from relay.turns import Turns
+from relay.tasks import Turns
 
 Item = TypeVar("Item")
 SQLITE = "sqlite"

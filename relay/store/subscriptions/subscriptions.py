@@ -59,7 +59,7 @@ from relay.store.subscriptions.secrets import (
     secrets_of,
 )
 from relay.store.subscriptions.unreadable_filters import begin_of, filter_waiting, hold, is_held
-from relay.turns import Turns
+from relay.tasks import Turns
 
 log = structlog.get_logger("relay.store")
 SUBSCRIPTIONS = table_of(SubscriptionRow)

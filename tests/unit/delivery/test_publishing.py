@@ -13,7 +13,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.delivery import publishing
 from relay.delivery.credentials import Sent
 from relay.limiter import Limiter
-from relay.turns import TURN_SECONDS
+from relay.tasks import TURN_SECONDS
 from tests.support.store_kit import NOW, job_event, subscription
 
 BROKER = Broker(protocol="NATS", addresses=(("a.example", 4222),), secure=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.http.deadlines import Deadlines
+from relay.http.exchange import Deadlines
 
 SOON, LATE = 0.01, 3600.0
 
