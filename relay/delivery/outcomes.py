@@ -266,6 +266,9 @@ class NextClaim:
     backlogged: bool = True
 
 
+_STATES = {"done": "delivered", "dead": "dead", "uncertain": "uncertain", "skip": "cancelled"}
+
+
 def attempt_result(
     finished: FinishedAttempt,
     settings: DeliverySettings,
@@ -284,9 +287,8 @@ def attempt_result(
     judged = finished.outcome.judges_sink
     attempt_count = 1 if probe else claimed.attempt_count + 1
     schedule = (0.0,) if probe else settings.schedule_of(subscription)
-    decision: retry.Decision
     if finished.behind is not None:
-        decision = retry.Behind(reason=finished.outcome.reason)
+        decision = retry.Decision(what="behind", reason=finished.outcome.reason)
     else:
         decision = retry.decide(
             finished.outcome,
@@ -297,26 +299,19 @@ def attempt_result(
             now=now,
             bundled=finished.others > 0,
         )
-    state, due_at, disable, pause_until = "pending", None, None, 0.0
-    match decision:
-        case retry.Done():
-            state, pause_until = "delivered", decision.pause_until or 0.0
-        case retry.Retry() if probe:
-            due_at = at_once(claimed.created_at)
-        case retry.Retry():
-            due_at, pause_until = decision.at, decision.pause_until or 0.0
-        case retry.Dead():
-            state, pause_until = "dead", decision.pause_until or 0.0
-        case retry.Uncertain():
-            state, pause_until = "uncertain", decision.pause_until or 0.0
-        case retry.Skip():
-            state, pause_until = "cancelled", decision.pause_until or 0.0
-        case retry.Alone():
-            due_at, pause_until = at_once(now), decision.pause_until or 0.0
-        case retry.Behind():
-            due_at = finished.behind
-        case retry.Disable():
-            disable = decision.reason
+    what, again = decision.what, probe and decision.what == "retry"
+    state = _STATES.get(what, "pending")
+    due_at: float | None = None
+    if again:
+        due_at = at_once(claimed.created_at)
+    elif what == "retry":
+        due_at = decision.at
+    elif what == "alone":
+        due_at = at_once(now)
+    elif what == "behind":
+        due_at = finished.behind
+    pause_until = 0.0 if again else decision.pause_until or 0.0
+    disable = decision.reason if what == "disable" else None
     since = finished.failing_since if finished.sent.response.error != PROXY_ERROR else None
     fails = judged and state != "delivered" and not probe
     failing_seconds = now - since if since is not None and fails else 0.0
@@ -357,7 +352,7 @@ def attempt_result(
     if probe or state != "delivered":
         events = _events(finished, attempt, decision, disable, now, settings.dataschema_base)
     probe_at = None
-    if (probe or disable is not None) and not isinstance(decision, retry.Disable):
+    if (probe or disable is not None) and what != "disable":
         # after a probe that does not judge the sink the next one is soon
         disabled_at = subscription.state_since if subscription.state == "disabled" and judged else None
         at = retry.next_probe_at(
@@ -385,7 +380,7 @@ def attempt_result(
         turn=finished.turn,
         remember=sent.remember,
         share=sent.share,
-        alone=isinstance(decision, retry.Alone),
+        alone=what == "alone",
         behind=finished.behind is not None,
     )
     return result, pause_until
@@ -402,14 +397,14 @@ def acknowledged(claimed: Claimed, sent: Sent, outcome: Outcome, now: float) -> 
 
 @lru_cache(maxsize=16)
 def _acknowledged(reason: str) -> str:
-    return retry.sentence(retry.Done(reason=reason), attempt_count=1, schedule_seconds=(), now=0.0)
+    return retry.sentence(retry.Decision(what="done", reason=reason), attempt_count=1, schedule_seconds=(), now=0.0)
 
 
 def _events(
     finished: FinishedAttempt, attempt: Attempt, decision: retry.Decision, disable: str | None, now: float, base: str
 ) -> tuple[Event, ...]:
     events: list[Event | None] = []
-    if isinstance(decision, retry.Dead):
+    if decision.what == "dead":
         events.append(
             expired_event(
                 finished.claimed,
@@ -421,7 +416,7 @@ def _events(
                 owner=finished.subscription.owner,
             )
         )
-    if isinstance(decision, retry.Uncertain):
+    if decision.what == "uncertain":
         before = finished.turn.memory if finished.turn is not None else {}
         events.append(
             uncertain_event(
@@ -438,7 +433,7 @@ def _events(
     changed: tuple[str, str] | None = None
     if disable is not None and finished.subscription.state == "enabled":
         changed = "relay.subscription.disabled", disable
-    elif finished.claimed.probe and isinstance(decision, retry.Done) and finished.outcome.judges_sink:
+    elif finished.claimed.probe and decision.what == "done" and finished.outcome.judges_sink:
         changed = "relay.subscription.recovered", decision.reason
     if changed is not None:
         type, reason = changed

@@ -7,9 +7,9 @@ drain rate after a recovery are computed here too.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 from relay.clock import in_words
 from relay.core.deliveries.delivery import CREDENTIAL_ERROR, SETTLING, UNREADABLE, Outcome, Response
@@ -63,79 +63,28 @@ _NOT_THERE_YET = "asked for the record, which is not there yet"
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
-class Done:
-    """The sink has accepted the event. `pause_until`: as in `Retry`, since its limit is used up."""
+class Decision:
+    """What follows from an attempt.
 
-    reason: str
-    pause_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """Try again `at` (epoch seconds). `pause_until`: the sink asked for no requests at all before then."""
-
-    at: float
-    reason: str
-    pause_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
-    """Give up on this delivery: it is kept, listed and can be replayed.
-
-    exhausted    the schedule is used up; otherwise the sink rejected this event for good
-    pause_until  as in `Retry`: pauses the subscription although this delivery has ended
+    what         done: the sink has accepted the event
+                 retry: try again `at` (epoch seconds)
+                 dead: given up; the delivery is kept, listed and can be replayed
+                 uncertain: given up, although the sink may have accepted the event: a person has to find out
+                 skip: nothing in the sink concerns the event
+                 disable: the sink accepts no more events, or the subscription cannot be read: it is disabled and its
+                 pending deliveries are held, this one included
+                 alone: each event of this bundle is sent by itself, at once, and only what is refused then is given up
+                 behind: again after an earlier event of its order, which failed in the same bundle; nothing of its
+                 schedule is used up
+    exhausted    dead or uncertain because the schedule is used up
+    pause_until  the sink asked for no requests at all before then; pauses the subscription whatever was decided
     """
 
+    what: Literal["done", "retry", "dead", "uncertain", "skip", "disable", "alone", "behind"]
     reason: str
+    at: float = 0.0
     exhausted: bool = False
     pause_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uncertain:
-    """Give up, although the sink may have accepted the event: a person has to find out. The rest as in `Dead`."""
-
-    reason: str
-    exhausted: bool = False
-    pause_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skip:
-    """Send nothing: nothing in the sink concerns the event. `pause_until`: as in `Dead`."""
-
-    reason: str
-    pause_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disable:
-    """The sink accepts no more events, or the subscription cannot be read: disable it and hold its pending deliveries,
-    this one included."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alone:
-    """Send each event of this bundle by itself, at once: only what is refused by itself is given up. `pause_until`: as
-    in `Retry`."""
-
-    reason: str
-    pause_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behind:
-    """Send it again after an earlier event of its order, which failed in the same bundle. Nothing of its schedule is
-    used up."""
-
-    reason: str
-    pause_until: float | None = None
-
-
-Decision = Done | Retry | Dead | Uncertain | Skip | Disable | Alone | Behind
 
 
 def decide(
@@ -161,26 +110,26 @@ def decide(
     """
     floor_seconds = _floor(outcome.retry_after_seconds or 0.0)
     pause_until = now + floor_seconds if floor_seconds else None
-    if outcome.verdict == "delivered":
-        return Done(reason=outcome.reason, pause_until=pause_until)
-    if outcome.verdict == "uncertain" or (outcome.verdict == "dead" and outcome.in_doubt):
-        return Uncertain(reason=outcome.reason, pause_until=pause_until)
-    if outcome.verdict == "skip":
-        return Skip(reason=outcome.reason, pause_until=pause_until)
-    if outcome.verdict == "dead":
-        return Alone(reason=outcome.reason) if bundled else Dead(reason=outcome.reason)
-    if outcome.verdict == "disable":
-        return Disable(reason=outcome.reason)
-    if attempt_count > len(schedule_seconds):
-        if outcome.in_doubt:
-            return Uncertain(reason=outcome.reason, exhausted=True, pause_until=pause_until)
-        if bundled:
-            return Alone(reason=outcome.reason, pause_until=pause_until)
-        return Dead(reason=outcome.reason, exhausted=True, pause_until=pause_until)
+    verdict, reason, exhausted = outcome.verdict, outcome.reason, attempt_count > len(schedule_seconds)
+    if verdict == "delivered":
+        return Decision(what="done", reason=reason, pause_until=pause_until)
+    if verdict == "uncertain" or (verdict == "dead" and outcome.in_doubt):
+        return Decision(what="uncertain", reason=reason, pause_until=pause_until)
+    if verdict == "skip":
+        return Decision(what="skip", reason=reason, pause_until=pause_until)
+    if verdict == "dead":
+        return Decision(what="alone" if bundled else "dead", reason=reason)
+    if verdict == "disable":
+        return Decision(what="disable", reason=reason)
+    if exhausted and not outcome.in_doubt and bundled:
+        return Decision(what="alone", reason=reason, pause_until=pause_until)
+    if exhausted:
+        what: Literal["uncertain", "dead"] = "uncertain" if outcome.in_doubt else "dead"
+        return Decision(what=what, reason=reason, exhausted=True, pause_until=pause_until)
     spread = 1.0 + jitter * (2.0 * random_value - 1.0)
     pause_seconds = schedule_seconds[max(attempt_count, 1) - 1] * spread
     at = now + max(pause_seconds, floor_seconds, _floor(outcome.wait_seconds))
-    return Retry(at=at, reason=outcome.reason, pause_until=pause_until)
+    return Decision(what="retry", at=at, reason=reason, pause_until=pause_until)
 
 
 def _floor(seconds: float) -> float:
@@ -205,32 +154,31 @@ def sentence(
     """
     reason = _NOT_THERE_YET if decision.reason == SETTLING else decision.reason
     why = f"HTTP {reason[5:]}" if reason.startswith("http_") else reason.replace("_", " ") if not judged else reason
-    if isinstance(decision, Skip | Done) and not judged:
+    if decision.what in ("skip", "done") and not judged:
         stays = "; the subscription stays disabled, and the next event probes it" if probe else ""
-        return f"{why}: {'skipped, ' if isinstance(decision, Skip) else ''}nothing was sent{stays}"
-    if isinstance(decision, Done):
+        return f"{why}: {'skipped, ' if decision.what == 'skip' else ''}nothing was sent{stays}"
+    if decision.what == "done":
         pause = "" if decision.pause_until is None else f"; a pause of {in_words(decision.pause_until - now)} follows"
         return f"{why}: delivered" + (", so the subscription is enabled again" if probe else "") + pause
-    if probe and isinstance(decision, Retry):
+    if probe and decision.what == "retry":
         return f"{why}: the subscription stays disabled; this event waits"
     why = f"{why} (attempt {attempt_count} of {max(attempt_count, len(schedule_seconds) + 1)})"
     disabled = "" if failing_seconds is None else f"only failures for {in_words(failing_seconds)}, so the subscription "
-    if isinstance(decision, Dead):
+    if decision.what == "dead":
         gone = "no attempt is left" if decision.exhausted else "another attempt would end the same way"
         return f"{why}: given up, {gone}" + (f"; {disabled}is disabled" if disabled else "")
-    if isinstance(decision, Uncertain):
+    if decision.what == "uncertain":
         unknown = "it may or may not have been accepted, so a person must find out"
         return f"{why}: uncertain, {unknown}" + (f"; {disabled}is disabled" if disabled else "")
-    if isinstance(decision, Disable):
+    if decision.what == "disable":
         unread = decision.reason.startswith(UNREADABLE)
         disabled = "the subscription " if unread else "the sink accepts no more events, so its subscription "
-    if isinstance(decision, Alone) and not disabled:
+    if decision.what == "alone" and not disabled:
         return f"{why}: not given up, but sent by itself"
     if disabled:
         return f"{why}: {disabled}is disabled; this event waits"
-    if isinstance(decision, Behind):
+    if decision.what == "behind":
         return f"{reason}: published again after an earlier event of its order, which was not acknowledged"
-    assert isinstance(decision, Retry)
     asked = decision.pause_until is not None and decision.at <= decision.pause_until
     pause = "when a new token may be asked for" if reason == CREDENTIAL_ERROR else "the pause that the sink asked for"
     return f"{why}: tried again in {in_words(decision.at - now)}" + (f", {pause}" if asked else "")

@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.retry import (
-    Alone,
-    Behind,
-    Dead,
     Decision,
-    Disable,
-    Done,
-    Retry,
-    Skip,
-    Uncertain,
     decide,
     drain_per_second,
     http_outcome,
@@ -57,40 +49,54 @@ def test_the_default_schedule_makes_ten_attempts() -> None:
     pauses = []
     for attempt_count in range(1, 10):
         decision = after(failed(), attempt_count)
-        assert isinstance(decision, Retry)
+        assert decision.what == "retry"
         assert decision.reason == "http_500"
         assert decision.pause_until is None
         pauses.append(decision.at - NOW)
     assert tuple(pauses) == DEFAULT_RETRY_SCHEDULE_SECONDS
-    assert after(failed(), 10) == Dead(reason="http_500", exhausted=True)
-    assert after(failed(), 11) == Dead(reason="http_500", exhausted=True)
+    assert after(failed(), 10) == Decision(what="dead", reason="http_500", exhausted=True)
+    assert after(failed(), 11) == Decision(what="dead", reason="http_500", exhausted=True)
 
 
 def test_an_empty_schedule_means_one_attempt() -> None:
     decision = decide(failed(), attempt_count=1, schedule_seconds=(), jitter=0.2, random_value=0.5, now=NOW)
-    assert decision == Dead(reason="http_500", exhausted=True)
+    assert decision == Decision(what="dead", reason="http_500", exhausted=True)
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(15.0, 15.0), (math.inf, DAY_SECONDS), (0.0, None), (math.nan, None)])
 def test_delivered_outcome_may_ask_for_a_pause(asked: float, seconds: float | None) -> None:
     delivered = Outcome(verdict="delivered", reason="http_201", retry_after_seconds=asked)
-    assert after(delivered, 1) == Done(reason="http_201", pause_until=None if seconds is None else NOW + seconds)
+    assert after(delivered, 1) == Decision(
+        what="done", reason="http_201", pause_until=None if seconds is None else NOW + seconds
+    )
 
 
 @pytest.mark.parametrize(
     ("outcome", "attempt_count", "decision"),
     [
-        (Outcome(verdict="skip", reason="unmatched"), 1, Skip(reason="unmatched")),
-        (Outcome(verdict="uncertain", reason="no_way_to_ask", in_doubt=True), 1, Uncertain(reason="no_way_to_ask")),
-        (Outcome(verdict="dead", reason="http_400", in_doubt=True), 1, Uncertain(reason="http_400")),
-        (Outcome(verdict="disable", reason="http_403", in_doubt=True), 1, Disable(reason="http_403")),
-        (Outcome(verdict="delivered", reason="found", in_doubt=True), 1, Done(reason="found")),
-        (Outcome(verdict="retry", reason="timeout", in_doubt=True), 1, Retry(at=NOW + 5, reason="timeout")),
-        (Outcome(verdict="retry", reason="timeout", in_doubt=True), 10, Uncertain(reason="timeout", exhausted=True)),
+        (Outcome(verdict="skip", reason="unmatched"), 1, Decision(what="skip", reason="unmatched")),
+        (
+            Outcome(verdict="uncertain", reason="no_way_to_ask", in_doubt=True),
+            1,
+            Decision(what="uncertain", reason="no_way_to_ask"),
+        ),
+        (Outcome(verdict="dead", reason="http_400", in_doubt=True), 1, Decision(what="uncertain", reason="http_400")),
+        (Outcome(verdict="disable", reason="http_403", in_doubt=True), 1, Decision(what="disable", reason="http_403")),
+        (Outcome(verdict="delivered", reason="found", in_doubt=True), 1, Decision(what="done", reason="found")),
+        (
+            Outcome(verdict="retry", reason="timeout", in_doubt=True),
+            1,
+            Decision(what="retry", at=NOW + 5, reason="timeout"),
+        ),
+        (
+            Outcome(verdict="retry", reason="timeout", in_doubt=True),
+            10,
+            Decision(what="uncertain", reason="timeout", exhausted=True),
+        ),
         (
             Outcome(verdict="retry", reason="http_429", in_doubt=True, retry_after_seconds=60.0),
             10,
-            Uncertain(reason="http_429", exhausted=True, pause_until=NOW + 60),
+            Decision(what="uncertain", reason="http_429", exhausted=True, pause_until=NOW + 60),
         ),
     ],
 )
@@ -104,21 +110,21 @@ def test_what_may_have_been_accepted_is_never_dead(outcome: Outcome, attempt_cou
 )
 def test_wait_of_one_delivery_pauses_nobody_else(wait_seconds: float, pause_seconds: float) -> None:
     waiting = Outcome(verdict="retry", reason="settling", wait_seconds=wait_seconds)
-    assert after(waiting, 1) == Retry(at=NOW + pause_seconds, reason="settling")
+    assert after(waiting, 1) == Decision(what="retry", at=NOW + pause_seconds, reason="settling")
 
 
 @pytest.mark.parametrize(
     ("decision", "probe", "said"),
     [
-        (Skip(reason="unmatched"), False, "unmatched: skipped, nothing was sent"),
+        (Decision(what="skip", reason="unmatched"), False, "unmatched: skipped, nothing was sent"),
         (
-            Skip(reason="unmatched"),
+            Decision(what="skip", reason="unmatched"),
             True,
             "unmatched: skipped, nothing was sent; the subscription stays disabled, and the next event probes it",
         ),
-        (Done(reason="dry_run"), False, "dry run: nothing was sent"),
+        (Decision(what="done", reason="dry_run"), False, "dry run: nothing was sent"),
         (
-            Done(reason="dry_run"),
+            Decision(what="done", reason="dry_run"),
             True,
             "dry run: nothing was sent; the subscription stays disabled, and the next event probes it",
         ),
@@ -131,7 +137,7 @@ def test_sentence_of_an_attempt_that_says_nothing_about_the_sink(decision: Decis
 
 def test_sentence_of_an_uncertain_delivery() -> None:
     unknown = "it may or may not have been accepted, so a person must find out"
-    doubtful = Uncertain(reason="timeout")
+    doubtful = Decision(what="uncertain", reason="timeout")
     said = sentence(doubtful, attempt_count=2, schedule_seconds=(5.0,), now=NOW)
     assert said == f"timeout (attempt 2 of 2): uncertain, {unknown}"
     said = sentence(doubtful, attempt_count=2, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0)
@@ -141,30 +147,33 @@ def test_sentence_of_an_uncertain_delivery() -> None:
 @pytest.mark.parametrize(
     ("decision", "said"),
     [
-        (Done(reason="http_204"), "HTTP 204: delivered"),
-        (Done(reason="http_201", pause_until=NOW + 900), "HTTP 201: delivered; a pause of 15 min follows"),
-        (Done(reason="ok"), "ok: delivered"),
-        (Retry(at=NOW + 12, reason="http_503"), "HTTP 503 (attempt 3 of 10): tried again in 12 s"),
-        (Retry(at=NOW + 7200, reason="timeout"), "timeout (attempt 3 of 10): tried again in 2 h"),
+        (Decision(what="done", reason="http_204"), "HTTP 204: delivered"),
         (
-            Retry(at=NOW + 120, reason="http_429", pause_until=NOW + 120),
+            Decision(what="done", reason="http_201", pause_until=NOW + 900),
+            "HTTP 201: delivered; a pause of 15 min follows",
+        ),
+        (Decision(what="done", reason="ok"), "ok: delivered"),
+        (Decision(what="retry", at=NOW + 12, reason="http_503"), "HTTP 503 (attempt 3 of 10): tried again in 12 s"),
+        (Decision(what="retry", at=NOW + 7200, reason="timeout"), "timeout (attempt 3 of 10): tried again in 2 h"),
+        (
+            Decision(what="retry", at=NOW + 120, reason="http_429", pause_until=NOW + 120),
             "HTTP 429 (attempt 3 of 10): tried again in 2 min, the pause that the sink asked for",
         ),
         (
-            Retry(at=NOW + 1800, reason="http_429", pause_until=NOW + 120),
+            Decision(what="retry", at=NOW + 1800, reason="http_429", pause_until=NOW + 120),
             "HTTP 429 (attempt 3 of 10): tried again in 30 min",
         ),
         (
-            Dead(reason="http_400: invalid_payload"),
+            Decision(what="dead", reason="http_400: invalid_payload"),
             "HTTP 400: invalid_payload (attempt 3 of 10): given up, another attempt would end the same way",
         ),
         (
-            Disable(reason="http_410"),
+            Decision(what="disable", reason="http_410"),
             "HTTP 410 (attempt 3 of 10): the sink accepts no more events, so its subscription is disabled; "
             "this event waits",
         ),
         (
-            Disable(reason="this version cannot read the template"),
+            Decision(what="disable", reason="this version cannot read the template"),
             "this version cannot read the template (attempt 3 of 10): the subscription is disabled; this event waits",
         ),
     ],
@@ -174,9 +183,11 @@ def test_decision_is_described_in_a_sentence(decision: Decision, said: str) -> N
 
 
 def test_result_of_a_probe_is_described() -> None:
-    arrived = sentence(Done(reason="http_200"), attempt_count=1, schedule_seconds=(0.0,), now=NOW, probe=True)
+    arrived = sentence(
+        Decision(what="done", reason="http_200"), attempt_count=1, schedule_seconds=(0.0,), now=NOW, probe=True
+    )
     assert arrived == "HTTP 200: delivered, so the subscription is enabled again"
-    failed = Retry(at=NOW, reason="http_503", pause_until=None)
+    failed = Decision(what="retry", at=NOW, reason="http_503", pause_until=None)
     assert sentence(failed, attempt_count=1, schedule_seconds=(0.0,), now=NOW, probe=True) == (
         "HTTP 503: the subscription stays disabled; this event waits"
     )
@@ -196,9 +207,9 @@ def test_every_failure_is_retried_or_dead_within_bounds(
         now=NOW,
     )
     floor = min(retry_after, DAY_SECONDS) if retry_after is not None and retry_after > 0 else 0.0
-    assert isinstance(decision, Retry | Dead)
+    assert decision.what in ("retry", "dead")
     assert decision.pause_until == (NOW + floor if floor else None)
-    if isinstance(decision, Dead):
+    if decision.what == "dead":
         assert decision.exhausted
         assert attempt_count == len(schedule) + 1 or attempt_count > len(schedule)
         return
@@ -211,15 +222,17 @@ def test_every_failure_is_retried_or_dead_within_bounds(
 @pytest.mark.parametrize(("random_value", "pause_seconds"), [(0.0, 4.0), (0.5, 5.0), (0.75, 5.5)])
 def test_jitter_spreads_the_pause_to_both_sides(random_value: float, pause_seconds: float) -> None:
     decision = after(failed(), 1, random_value=random_value)
-    assert isinstance(decision, Retry)
+    assert decision.what == "retry"
     assert decision.at - NOW == pytest.approx(pause_seconds)
 
 
 def test_retry_after_is_a_floor_and_a_pause() -> None:
-    assert after(failed(60.0), 1) == Retry(at=NOW + 60, reason="http_500", pause_until=NOW + 60)
-    assert after(failed(60.0), 2) == Retry(at=NOW + 300, reason="http_500", pause_until=NOW + 60)
-    assert after(failed(1e9), 1) == Retry(at=NOW + DAY_SECONDS, reason="http_500", pause_until=NOW + DAY_SECONDS)
-    assert after(failed(60.0), 10) == Dead(reason="http_500", exhausted=True, pause_until=NOW + 60)
+    assert after(failed(60.0), 1) == Decision(what="retry", at=NOW + 60, reason="http_500", pause_until=NOW + 60)
+    assert after(failed(60.0), 2) == Decision(what="retry", at=NOW + 300, reason="http_500", pause_until=NOW + 60)
+    assert after(failed(1e9), 1) == Decision(
+        what="retry", at=NOW + DAY_SECONDS, reason="http_500", pause_until=NOW + DAY_SECONDS
+    )
+    assert after(failed(60.0), 10) == Decision(what="dead", reason="http_500", exhausted=True, pause_until=NOW + 60)
 
 
 @pytest.mark.parametrize(
@@ -333,9 +346,9 @@ def test_nothing_is_given_up_as_a_member_of_a_bundle(attempt_count: int, verdict
     values = {"schedule_seconds": DEFAULT_RETRY_SCHEDULE_SECONDS, "jitter": 0.0, "random_value": 0.5, "now": NOW}
     alone = decide(outcome, attempt_count=attempt_count, **values)  # type: ignore[arg-type]
     bundled = decide(outcome, attempt_count=attempt_count, bundled=True, **values)  # type: ignore[arg-type]
-    assert isinstance(bundled, Alone if isinstance(alone, Dead) else Retry)
+    assert bundled.what == ("alone" if alone.what == "dead" else "retry")
     assert bundled.reason == "http_500"
-    if isinstance(bundled, Alone) and verdict == "retry":
+    if bundled.what == "alone" and verdict == "retry":
         assert bundled.pause_until == NOW + 30
 
 
@@ -351,7 +364,7 @@ def test_nothing_is_given_up_as_a_member_of_a_bundle(attempt_count: int, verdict
 )
 def test_the_sentence_of_a_refused_bundle(failing_seconds: float | None, words: str) -> None:
     said = sentence(
-        Alone(reason="http_413"),
+        Decision(what="alone", reason="http_413"),
         attempt_count=1,
         schedule_seconds=(1.0, 2.0),
         now=NOW,
@@ -361,9 +374,13 @@ def test_the_sentence_of_a_refused_bundle(failing_seconds: float | None, words: 
 
 
 def test_sentence_of_an_event_behind_a_failed_one() -> None:
-    said = sentence(Behind(reason="behind"), attempt_count=1, schedule_seconds=(5.0,), now=NOW)
+    said = sentence(Decision(what="behind", reason="behind"), attempt_count=1, schedule_seconds=(5.0,), now=NOW)
     assert said == "behind: published again after an earlier event of its order, which was not acknowledged"
     said = sentence(
-        Behind(reason="connect"), attempt_count=1, schedule_seconds=(5.0,), now=NOW, failing_seconds=432_000.0
+        Decision(what="behind", reason="connect"),
+        attempt_count=1,
+        schedule_seconds=(5.0,),
+        now=NOW,
+        failing_seconds=432_000.0,
     )
     assert said.endswith("only failures for 5 days, so the subscription is disabled; this event waits")
