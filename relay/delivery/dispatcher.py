@@ -399,12 +399,10 @@ class Dispatcher:
                 place.append((target, entry))
             elif earliest > now:
                 next_due = min(next_due, earliest)
-        due += [min(waiting, key=lambda one: self._rank(one[0], now)) for waiting in sharing.values()]
+        for waiting in sharing.values():  # with a free slot first, then the one whose turn was longest ago
+            ranks = [(self.slots.free(one, now) <= 0, one.sink.turns.next_at) for one, _ in waiting]
+            due.append(waiting[ranks.index(min(ranks))])
         return due, next_due
-
-    def _rank(self, target: Target, now: float) -> tuple[bool, float]:
-        """Sort key within a portal: subscriptions with a free slot first, then the one whose turn was longest ago."""
-        return self.slots.free(target, now) <= 0, target.sink.turns.next_at
 
     def _earliest(self, target: Target | None, entry: "Backlog", now: float) -> float:
         """When the first of a subscription's backlog may be sent; inf if another event will trigger it."""

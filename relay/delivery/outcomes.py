@@ -19,8 +19,14 @@ from relay.core.deliveries.delivery import (
     at_once,
     due_since,
 )
-from relay.core.deliveries.dialogue import Memory
-from relay.core.events.event import DELIVERY_UNCERTAIN, Event, relay_event
+from relay.core.events.event import (
+    DELIVERY_EXPIRED,
+    DELIVERY_UNCERTAIN,
+    SUBSCRIPTION_DISABLED,
+    SUBSCRIPTION_RECOVERED,
+    Event,
+    relay_event,
+)
 from relay.core.events.sentences import counted
 from relay.core.jsontext import storable
 from relay.core.records import AttemptResult, Lease, MemoryTurn
@@ -73,12 +79,15 @@ def attempt_of(
     """The record of an attempt that sent `headers`. Redacts credentials, and `secrets` where the sink echoes them.
     `made_up`: the requests of a dry run."""
     excerpt, is_hex = _excerpt(response, secrets) if response.excerpt else (None, False)
+    error = response.error
+    if error is not None and response.detail:
+        error = f"{error}: {without(response.detail, secrets)}"
     return Attempt(
         number=number,
         started_at=response.started_at,
         duration_ms=response.duration_ms,
         status_code=response.status_code,
-        error=_error_text(response, secrets),
+        error=error,
         request_headers=_shown(headers, secrets),
         response_headers=_shown(response.headers, secrets),
         response_excerpt=excerpt,
@@ -101,78 +110,6 @@ def bare(attempt: Attempt) -> Attempt:
         decision="the details of this attempt could not be stored",
         next_attempt_at=attempt.next_attempt_at,
     )
-
-
-def _ended(claimed: Claimed, attempt: Attempt, reason: str) -> dict[str, Any]:
-    """The data common to events about a dead or an uncertain delivery."""
-    return {
-        "delivery_id": claimed.id,
-        "event_id": claimed.event.id,
-        "event_type": claimed.event.type,
-        "subscription_id": claimed.subscription_id,
-        "job_id": None if claimed.event.job_uid is None else claimed.event.subject,
-        "attempts": attempt.number,
-        "last_error": attempt.error or reason,
-    }
-
-
-def expired_event(
-    claimed: Claimed,
-    attempt: Attempt,
-    *,
-    reason: str,
-    exhausted: bool,
-    now: float,
-    dataschema_base: str,
-    owner: str | None,
-) -> Event | None:
-    """The event that a delivery is dead. None if its own event is about the relay: a dead sink subscribed to those
-    would cause new ones forever. `owner`: the subscription's."""
-    if claimed.event.type.startswith(RELAY_PREFIX):
-        return None
-    data = relay_events.delivery_expired_data(
-        **_ended(claimed, attempt, reason),
-        reason="exhausted" if exhausted else "refused",
-    )
-    return _notice("relay.delivery.expired", data, now, claimed.subscription_id, dataschema_base, owner)
-
-
-def uncertain_event(
-    claimed: Claimed,
-    attempt: Attempt,
-    *,
-    reason: str,
-    exhausted: bool,
-    now: float,
-    dataschema_base: str,
-    subscription: Subscription,
-    memory: Memory,
-) -> Event | None:
-    """The event that a delivery is uncertain. None as for `expired_event`. `memory`: the delivery's memory."""
-    if claimed.event.type.startswith(RELAY_PREFIX):
-        return None
-    data = relay_events.delivery_uncertain_data(
-        **_ended(claimed, attempt, reason),
-        reason="exhausted" if exhausted else "cannot_tell",
-        kind=subscription.kind,
-        memory=memory,
-    )
-    return _notice(DELIVERY_UNCERTAIN, data, now, claimed.subscription_id, dataschema_base, subscription.owner)
-
-
-def subscription_event(
-    type: str, subscription: Subscription, shown_sink: str, *, reason: str, since: float | None, now: float, base: str
-) -> Event:
-    """The event `type`: a subscription was disabled, or is enabled again. `since`: start of the sink's failures."""
-    data = relay_events.subscription_data(subscription_id=subscription.id, sink=shown_sink, reason=reason, since=since)
-    return _notice(type, data, now, subscription.id, base, subscription.owner)
-
-
-def _notice(
-    type: str, data: Mapping[str, object], now: float, subject: str, dataschema_base: str, owner: str | None
-) -> Event:
-    dataschema = relay_events.dataschema_for(type, dataschema_base)
-    return relay_event(new_id("evt", now), type, now, data, dataschema=dataschema, subject=subject, owner=owner)
 
 
 def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
@@ -227,12 +164,6 @@ def _excerpt(response: Response, secrets: Sequence[str]) -> tuple[str, bool]:
         text = part[: error.start].decode()
     shown = redact_text(without(text, secrets, cut=cut))[:EXCERPT_CHARACTERS]
     return shown.replace("\0", "\N{REPLACEMENT CHARACTER}"), False
-
-
-def _error_text(response: Response, secrets: Sequence[str]) -> str | None:
-    if response.error is None:
-        return None
-    return f"{response.error}: {without(response.detail, secrets)}" if response.detail else response.error
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -403,41 +334,49 @@ def _acknowledged(reason: str) -> str:
 def _events(
     finished: FinishedAttempt, attempt: Attempt, decision: retry.Decision, disable: str | None, now: float, base: str
 ) -> tuple[Event, ...]:
-    events: list[Event | None] = []
-    if decision.what == "dead":
-        events.append(
-            expired_event(
-                finished.claimed,
-                attempt,
-                reason=decision.reason,
-                exhausted=decision.exhausted,
-                now=now,
-                dataschema_base=base,
-                owner=finished.subscription.owner,
-            )
-        )
-    if decision.what == "uncertain":
-        before = finished.turn.memory if finished.turn is not None else {}
-        events.append(
-            uncertain_event(
-                finished.claimed,
-                attempt,
-                reason=decision.reason,
-                exhausted=decision.exhausted,
-                now=now,
-                dataschema_base=base,
-                subscription=finished.subscription,
-                memory=before if finished.sent.remember is None else finished.sent.remember,
-            )
-        )
+    """What is reported: a delivery that was given up, a subscription that was disabled or recovered."""
+    claimed, subscription = finished.claimed, finished.subscription
+    found: list[tuple[str, Mapping[str, object]]] = []
+    # An event about the relay itself reports no end: a dead sink subscribed to those would cause new ones forever.
+    if decision.what in ("dead", "uncertain") and not claimed.event.type.startswith(RELAY_PREFIX):
+        common: dict[str, Any] = {
+            "delivery_id": claimed.id,
+            "event_id": claimed.event.id,
+            "event_type": claimed.event.type,
+            "subscription_id": claimed.subscription_id,
+            "job_id": None if claimed.event.job_uid is None else claimed.event.subject,
+            "attempts": attempt.number,
+            "last_error": attempt.error or decision.reason,
+        }
+        if decision.what == "dead":
+            reason = "exhausted" if decision.exhausted else "refused"
+            found.append((DELIVERY_EXPIRED, relay_events.delivery_expired_data(**common, reason=reason)))
+        else:
+            memory = finished.sent.remember
+            if memory is None:
+                memory = {} if finished.turn is None else finished.turn.memory
+            reason = "exhausted" if decision.exhausted else "cannot_tell"
+            data = relay_events.delivery_uncertain_data(**common, reason=reason, kind=subscription.kind, memory=memory)
+            found.append((DELIVERY_UNCERTAIN, data))
     changed: tuple[str, str] | None = None
-    if disable is not None and finished.subscription.state == "enabled":
-        changed = "relay.subscription.disabled", disable
-    elif finished.claimed.probe and decision.what == "done" and finished.outcome.judges_sink:
-        changed = "relay.subscription.recovered", decision.reason
+    if disable is not None and subscription.state == "enabled":
+        changed = SUBSCRIPTION_DISABLED, disable
+    elif claimed.probe and decision.what == "done" and finished.outcome.judges_sink:
+        changed = SUBSCRIPTION_RECOVERED, decision.reason
     if changed is not None:
         type, reason = changed
-        about = (finished.subscription, url_without_path(finished.subscription.sink))
-        since = finished.failing_since
-        events.append(subscription_event(type, *about, reason=reason, since=since, now=now, base=base))
-    return tuple(event for event in events if event is not None)
+        sink, since = url_without_path(subscription.sink), finished.failing_since
+        data = relay_events.subscription_data(subscription_id=subscription.id, sink=sink, reason=reason, since=since)
+        found.append((type, data))
+    return tuple(
+        relay_event(
+            new_id("evt", now),
+            type,
+            now,
+            data,
+            dataschema=relay_events.dataschema_for(type, base),
+            subject=subscription.id,
+            owner=subscription.owner,
+        )
+        for type, data in found
+    )

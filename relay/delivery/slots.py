@@ -272,7 +272,11 @@ class Slots:
         target.shown_sink, target.redacted_sink = shown_sink, redacted_sink
         for one in target.templates:
             one.in_flight -= target.in_flight
-        target.templates = self._templates_of(subscription, host) if subscription.has_template else ()
+        target.templates = ()
+        if subscription.has_template:
+            in_all = self._templates.setdefault(subscription.owner, _TemplateSlots(of_host=False))
+            of_host = host.templates.setdefault(subscription.owner, _TemplateSlots(of_host=True))
+            target.templates = in_all, of_host
         for one in target.templates:
             one.in_flight += target.in_flight
         target.bundle = kind.bundle(subscription)
@@ -282,11 +286,6 @@ class Slots:
         key = None if subscription.is_dry else kind.portal(subscription)  # a dry run sends nothing to its portal
         if key is not None or target.portal is not None:
             self._adopt_portal(target, key)
-
-    def _templates_of(self, subscription: Subscription, host: _Host) -> tuple[_TemplateSlots, ...]:
-        owner = subscription.owner
-        in_all = self._templates.setdefault(owner, _TemplateSlots(of_host=False))
-        return in_all, host.templates.setdefault(owner, _TemplateSlots(of_host=True))
 
     # --- portals
 

@@ -338,13 +338,20 @@ class Worker:
         return OutboundRequest(url=request.url, method=request.method, headers=headers, body=request.body)
 
     def _outcome_of(self, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
-        if sent.outcome is not None:
-            return _shown(sent.outcome, subscription, kind, sent)
-        try:
-            return _shown(kind.classify(sent.response, self._clock()), subscription, kind, sent)
-        except Exception:
-            log.exception("classify_failed", subscription=subscription.id)
-            return retry.http_outcome(sent.response, self._clock())
+        """The outcome with a reason that can be stored and shown: a reason may contain text from the response."""
+        outcome = sent.outcome
+        if outcome is None:
+            try:
+                outcome = kind.classify(sent.response, self._clock())
+            except Exception:
+                log.exception("classify_failed", subscription=subscription.id)
+                outcome = retry.http_outcome(sent.response, self._clock())
+        reason = storable(outcome.reason)
+        if len(reason) > PLAIN_CHARACTERS:
+            shown_sink = kind.redacted_url(subscription.sink)
+            reason = without(reason, secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets))
+        reason = reason[:REASON_CHARACTERS]
+        return outcome if reason == outcome.reason else replace(outcome, reason=reason)
 
     # --- one slot's task
 
@@ -669,16 +676,6 @@ def _plain(sent: Sent) -> Sent:
     """The result without headers, excerpt, detail and address, which could not be shown."""
     plain = replace(sent.response, headers=(), excerpt=b"", detail=None, remote_ip=None)
     return replace(sent, headers=(), response=plain)
-
-
-def _shown(outcome: Outcome, subscription: Subscription, kind: "Kind", sent: Sent) -> Outcome:
-    """The outcome with a reason that can be stored and shown: a reason may contain text from the response."""
-    reason = storable(outcome.reason)
-    if len(reason) > PLAIN_CHARACTERS:
-        shown_sink = kind.redacted_url(subscription.sink)
-        reason = without(reason, secrets_of(subscription.sink, shown_sink, subscription.headers, sent.secrets))
-    reason = reason[:REASON_CHARACTERS]
-    return outcome if reason == outcome.reason else replace(outcome, reason=reason)
 
 
 def _reduced(result: AttemptResult) -> AttemptResult:
