@@ -8,9 +8,7 @@ the token endpoint only.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -123,8 +121,8 @@ class Credentials:
         response = await self._send(request, token, ends_at - loop.time())
         secrets = (*credential.secrets, token.value)
         if response.status_code == 401 and self._clock() >= kept.refused_until:
-            again = partial(self._token, subscription, credential, kept, ends_at, refused=token.value)
-            response, used = await self._send_again(kept, request, token, response, ends_at, again)
+            renewed = await self._token(subscription, credential, kept, ends_at, refused=token.value)
+            response, used = await self._send_again(kept, request, token, response, ends_at, renewed)
             secrets = (*secrets, used.value)
         return _sent(request, credentials.placed(request, credentials.bearer(""))[0], response, secrets)
 
@@ -135,10 +133,9 @@ class Credentials:
         token: Token,
         first: Response,
         ends_at: float,
-        renew: Callable[[], Awaitable[Token | NoToken]],
+        renewed: Token | NoToken,
     ) -> tuple[Response, Token]:
         """The response to a second request with a new token, and that token. Without a new token, the first ones."""
-        renewed = await renew()
         if isinstance(renewed, NoToken):
             return _noted(first, f"no new token: {renewed.detail}"), token
         seconds = ends_at - asyncio.get_running_loop().time()

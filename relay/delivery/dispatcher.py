@@ -102,7 +102,7 @@ class Dispatcher:
         """Minimum pause before the next scan."""
         self._tasks = Tasks()
         settings = shared.settings
-        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, freed=shared.signals.due.set)
+        self.slots = Slots(concurrency=settings.concurrency, per_host=settings.per_host, due=shared.signals.due)
         self.signer = Signer(shared)
         self.handshakes = Handshakes(shared)
         self._worker = Worker(shared, self.slots, self._tasks, self.signer)

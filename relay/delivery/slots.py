@@ -7,7 +7,7 @@ CLAIMED_PER_SLOT bounds claimed but uncommitted deliveries. `sink_state.py` deci
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -179,10 +179,10 @@ class Slots:
     concurrency  maximum slots in all
     per_host     maximum per host (scheme, name and port); one subscription gets at most half while another one waits.
                  An owner's subscriptions with templates together get at most half of either: they render in turns
-    freed        called when a slot is freed while `starved`
+    due          makes the dispatcher scan; set when a slot is freed while `starved`
     """
 
-    def __init__(self, *, concurrency: int, per_host: int, freed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, concurrency: int, per_host: int, due: asyncio.Event | None = None) -> None:
         self.concurrency = concurrency
         self.per_host = per_host
         self.in_flight = 0
@@ -192,7 +192,7 @@ class Slots:
         """True if a due subscription got no slot because others had them all. Written by the scan."""
         self.closed = False
         """True once claiming has ended; unsent deliveries are then released."""
-        self._freed = freed
+        self._due = due or asyncio.Event()
         self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
         self._listed: dict[str, Target] = {}
@@ -355,7 +355,7 @@ class Slots:
         )
 
     def starve(self, target: Target) -> None:
-        """Records that a due subscription gets no slot. `freed` is called once slots are free."""
+        """Records that a due subscription gets no slot. A scan follows once slots are free."""
         full = [one for one in target.templates if one.in_flight >= self._most_of(one)]
         for one in full:
             one.starved = True
@@ -412,7 +412,7 @@ class Slots:
         if not target.known:
             self._leave(target)
         if self.starved:
-            self._freed()
+            self._due.set()
 
     def _vacate_template(self, templates: _TemplateSlots) -> None:
         """Frees a slot of an owner's templates. Starts a scan only once half of them are free: a scan reads everything
@@ -420,7 +420,7 @@ class Slots:
         templates.in_flight -= 1
         if templates.starved and templates.in_flight <= self._most_of(templates) // 2:
             templates.starved = False
-            self._freed()
+            self._due.set()
 
     async def wait_for_slot(self, target: Target) -> bool:
         """Waits for a slot for a claimed delivery. Returns False if none will be freed, or after `close`."""

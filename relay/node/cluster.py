@@ -15,6 +15,7 @@ from relay.clock import Clock
 from relay.core.jobs.job import Job, PlannedJob
 from relay.ids import new_id
 from relay.lease_owner import LeaseOwner
+from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
 from relay.proxy.reads import AnswerCache
 from relay.signals import DELIVERIES, Signals
@@ -51,7 +52,7 @@ class Cluster:
         clock: Clock,
         holder: LeaseOwner,
         polls: bool,
-        tokens_changed: Callable[[], None],
+        tokens: TokenWatch,
     ) -> None:
         self._store = store
         self._pollers = pollers
@@ -60,7 +61,7 @@ class Cluster:
         self._clock = clock
         self._holder = holder
         self._polls = polls
-        self._tokens_changed = tokens_changed
+        self._tokens = tokens
         self._new_jobs = True
         self._gone: set[str] = set()
         """Jobs announced as untracked or purged. They may have been registered again since."""
@@ -204,7 +205,7 @@ class Cluster:
         what, _, rest = notice.partition(" ")
         if what == ALL:
             self._store.subscriptions.changed()
-            self._tokens_changed()
+            self._tokens.heard()
             self._answers.clear()
             self._signals.wake_all()
             self._new_jobs = True
@@ -220,7 +221,7 @@ class Cluster:
             self._store.subscriptions.changed()
             self._signals.deliveries_due()
         elif what == "tokens":
-            self._tokens_changed()
+            self._tokens.heard()
         elif what == "deliveries":
             self._signals.deliveries_due()
         elif what == "pulls":

@@ -179,7 +179,7 @@ class Node:
         # Who may call.
         self.access = Access(clock=clock, trusted_proxies=settings.server.trusted_proxies)
         self.access.configure(self._components.of_api(node_id).tokens)
-        self._tokens = TokenWatch(store.tokens, self.access, wake_all=self.signals.wake_all)
+        self._tokens = TokenWatch(store.tokens, self.access, signals=self.signals)
 
         # The proxy and the API.
         self.dropin = Gateway(
@@ -214,7 +214,7 @@ class Node:
                 clock=clock,
                 holder=self._holder,
                 polls="scheduler" in roles,
-                tokens_changed=self._tokens.heard,
+                tokens=self._tokens,
             )
 
         self.heartbeat: Heartbeat | None = None

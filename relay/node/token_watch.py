@@ -10,13 +10,13 @@ their own, and no other work runs between them.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 import structlog
 
 from relay.api.access.callers import Access
 from relay.clock import Clock, steady_clock
 from relay.errors import StoreError
+from relay.signals import Signals
 from relay.store.access.tokens import TokenStore
 from relay.tasks import Tasks
 
@@ -33,13 +33,10 @@ log = structlog.get_logger("relay.node")
 class TokenWatch:
     """Keeps tokens current: `run` it in the background; call `heard` and `refresh` when tokens have changed."""
 
-    def __init__(
-        self, tokens: TokenStore, access: Access, *, wake_all: Callable[[], None], steady: Clock = steady_clock
-    ) -> None:
-        """`wake_all` wakes all waiters."""
+    def __init__(self, tokens: TokenStore, access: Access, *, signals: Signals, steady: Clock = steady_clock) -> None:
         self._tokens = tokens
         self._access = access
-        self._wake_all = wake_all
+        self._signals = signals
         self._steady = steady
         self._version = -1
         self._stored_at = steady()
@@ -57,7 +54,7 @@ class TokenWatch:
         async with self._refreshing:  # an older answer must not replace a newer one
             self._version, tokens = await self._tokens.all()
             if self._access.load(tokens):
-                self._wake_all()
+                self._signals.wake_all()
 
     async def changed(self) -> None:
         """This node has changed tokens. If they cannot be read now, `run` tries again."""
@@ -69,7 +66,7 @@ class TokenWatch:
     async def run_once(self) -> None:
         """Compares versions, and ends requests that wait under expired tokens. Begins to store uses if they are due."""
         if self._access.some_expired():
-            self._wake_all()
+            self._signals.wake_all()
         if self._steady() - self._stored_at >= USES_SECONDS and not self._storing:
             self._storing.start(self._store_due_uses())
         async with asyncio.timeout(STUCK_SECONDS):

@@ -64,7 +64,7 @@ class World:
             clock=lambda: 1_000.0,
             holder=self.holder,
             polls=True,
-            tokens_changed=lambda: None,
+            tokens=SimpleNamespace(heard=lambda: None),  # type: ignore[arg-type]
         )
 
     def _store(self) -> Store:

@@ -335,7 +335,7 @@ class Planner:
             step=job.step,
             failures=job.failures,
             expected_delay_seconds=self.schedule.expected_delay(job),
-            outlook=None if job.in_flight else self.schedule.outlook(job, clock),
+            outlook=None if job.in_flight else self.schedule.outlook(job, self.timeline.offset),
         )
 
     def stats(self, now: float) -> Stats:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.outlook import Outlook, outlook
@@ -157,16 +156,16 @@ class PollSchedule:
         table = job.statistics.policy.table(job.kind, self._price.rung(job.weight))
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / unit) * unit
 
-    def outlook(self, job: PlannedJob, clock: Callable[[float], float]) -> Outlook | None:
-        """What the job's next poll was weighed against; None if the price does not decide it. `clock`: epoch seconds of
-        a planner time."""
+    def outlook(self, job: PlannedJob, offset: float) -> Outlook | None:
+        """What the job's next poll was weighed against; None if the price does not decide it. `offset`: planner time
+        minus epoch seconds."""
         if job.phase not in (WAITING, RUNNING) or job.statistics is None or job.failures:
             return None
         policy, unit, rung = job.statistics.policy, self._statistics.unit, self._price.rung(job.weight)
         return outlook(
-            seen=clock(job.seen),
-            anchor=clock(job.anchor),
-            due=clock(job.due),
+            seen=job.seen - offset,
+            anchor=job.anchor - offset,
+            due=job.due - offset,
             unit=unit,
             price_seconds=self._price.value / job.weight * unit,
             run_rates=policy.run_rates(price_of(rung)),

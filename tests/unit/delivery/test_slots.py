@@ -1,5 +1,6 @@
 """Slots for backlogged deliveries while fresh events arrive."""
 
+import asyncio
 import math
 from typing import Any, cast
 
@@ -148,18 +149,18 @@ def test_templates_of_one_owner_leave_half_of_all_slots_to_others_and_sinks_that
 
 
 def test_owner_whose_templates_had_all_their_slots_gets_a_scan_once_half_are_free() -> None:
-    scans: list[str] = []
-    slots = Slots(concurrency=256, per_host=8, freed=lambda: scans.append("scan"))
+    due = asyncio.Event()
+    slots = Slots(concurrency=256, per_host=8, due=due)
     for number in range(5):
         one = Subscription(id=f"s{number}", sink="https://receiver.test/", options={"template": {}})
-        slots.join(one, cast(Kind, PlainKind()))
+        slots.adopt(one, cast(Kind, PlainKind()))
     targets = list(slots)
     for target in targets[:4]:
         slots.occupy(target)
     slots.starve(targets[4])
     assert not slots.starved
-    for target, expected in zip(targets, (0, 1, 1, 1), strict=False):
+    for target, expected in zip(targets, (False, True, True, True), strict=False):
         slots.vacate(target)
-        assert len(scans) == expected
+        assert due.is_set() == expected
     slots.starve(targets[4])
     assert slots.starved, "by others"

@@ -4,6 +4,7 @@ import asyncio
 import selectors
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ class World:
         self.watch = TokenWatch(
             self.database,  # type: ignore[arg-type]
             self.access,
-            wake_all=self._wake,
+            signals=SimpleNamespace(wake_all=self._wake),  # type: ignore[arg-type]
             steady=lambda: self.steady,
         )
 
@@ -256,7 +257,7 @@ async def seconds_until_refused(world: World, revoked_at: float) -> float:
     await world.watch.refresh()
     identity = world.identify("tok_1")
     refused = loop.create_future()
-    world.watch._wake_all = lambda: refused.set_result(loop.time())  # what wakes streams and waits
+    world.watch._signals.wake_all = lambda: refused.set_result(loop.time())  # what wakes streams and waits
     world.steady = USES_SECONDS  # uses are due
     running = asyncio.ensure_future(world.watch.run())
     await asyncio.sleep(revoked_at)
