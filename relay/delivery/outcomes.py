@@ -349,14 +349,18 @@ def _events(
             "last_error": attempt.error or decision.reason,
         }
         if decision.what == "dead":
-            reason = "exhausted" if decision.exhausted else "refused"
-            found.append((DELIVERY_EXPIRED, relay_events.delivery_expired_data(**common, reason=reason)))
+            data = relay_events.delivery_expired_data(**common, reason="exhausted" if decision.exhausted else "refused")
+            found.append((DELIVERY_EXPIRED, data))
         else:
             memory = finished.sent.remember
             if memory is None:
                 memory = {} if finished.turn is None else finished.turn.memory
-            reason = "exhausted" if decision.exhausted else "cannot_tell"
-            data = relay_events.delivery_uncertain_data(**common, reason=reason, kind=subscription.kind, memory=memory)
+            data = relay_events.delivery_uncertain_data(
+                **common,
+                reason="exhausted" if decision.exhausted else "cannot_tell",
+                kind=subscription.kind,
+                memory=memory,
+            )
             found.append((DELIVERY_UNCERTAIN, data))
     changed: tuple[str, str] | None = None
     if disable is not None and subscription.state == "enabled":

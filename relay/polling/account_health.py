@@ -40,7 +40,14 @@ class AccountHealth:
         self._agenda = agenda
         self.key = account.settings.read_key()
         """The API key to poll with."""
-        self.reset()
+        self.state = AccountState(source=account.settings.source, name=account.settings.account)
+        self.is_proven = False
+        """True once the upstream has answered a request with this key since this node polls the account."""
+        self._silent: AccountState | None = None
+        """The state to show until then, if the upstream does not answer."""
+        self._failures = 0
+        self._failing_since: float | None = None
+        self._forbidden: set[str] = set()
 
     def reset(self) -> None:
         """Forgets the state: another node polls the account now."""
@@ -121,10 +128,7 @@ class AccountHealth:
             self._set_proven(proven=True)
 
     def _set_proven(self, *, proven: bool) -> None:
-        self.is_proven = proven
-        """True once the upstream has answered a request with this key since this node polls the account."""
-        self._silent: AccountState | None = None
-        """The state to show until then, if the upstream does not answer."""
+        self.is_proven, self._silent = proven, None
 
     async def succeeded(self, now: float) -> None:
         """A poll was answered properly."""
@@ -134,16 +138,15 @@ class AccountHealth:
             await self.recover(now)
 
     def _forget_failures(self) -> None:
-        self._failures = 0
-        self._failing_since: float | None = None
-        self._forbidden: set[str] = set()
+        self._failures, self._failing_since = 0, None
+        self._forbidden.clear()
 
     async def failed(self, problem: Mapping[str, Any], now: float) -> None:
         """A poll failed for a reason unrelated to its job. DOWN_FAILURES in a row over DOWN_SECONDS mean down."""
         self._failures += 1
         self._failing_since = self._failing_since or now
         if self.state.state == "ok" and self._failures >= DOWN_FAILURES and now - self._failing_since >= DOWN_SECONDS:
-            await self._set_state("down", problem, self._failing_since)
+            await self._change("down", problem, self._failing_since)
 
     async def forbidden(self, job_uid: str, problem: Mapping[str, Any], now: float) -> None:
         """The key may not read this job. FORBIDDEN_JOBS jobs without a success between them count against the key."""
@@ -155,29 +158,28 @@ class AccountHealth:
         """The upstream refuses the key. Recorded once per key."""
         self._set_proven(proven=True)
         if not self.key_refused:
-            await self._set_state("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
+            await self._change("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
             self._account.reschedule()
 
     async def recover(self, now: float) -> None:
         """Records that polling works again."""
-        before = self.state
         self._forget_failures()
-        event = self._notice("relay.source.recovered", before.problem or {}, before.since or now)
-        await self._change(replace(before, state="ok", since=now, problem=None), event)
+        await self._change("ok", None, now)
         self._account.reschedule()
 
-    async def _set_state(self, state: str, problem: Mapping[str, Any], since: float) -> None:
-        event = self._notice(f"relay.source.{state}", problem, since)
-        await self._change(replace(self.state, state=state, since=since, problem=dict(problem)), event)
-
-    async def _change(self, state: AccountState, event: Event) -> None:
+    async def _change(self, state: str, problem: Mapping[str, Any] | None, since: float) -> None:
         """Sets the state before the write, so that concurrent polls do not record it too.
 
         If the write fails the state is reverted, and the next poll records it: no event is lost.
         """
-        before, self.state = self.state, state
+        before = self.state
+        if problem is None:  # the event is about the problem that is over
+            event = self._event("relay.source.recovered", before.problem or {}, before.since or since)
+        else:
+            event, problem = self._event(f"relay.source.{state}", problem, since), dict(problem)
+        self.state = replace(before, state=state, since=since, problem=problem)
         try:
-            await self._account.store.accounts.set(state, event)
+            await self._account.store.accounts.set(self.state, event)
         except StoreError:
             self.state = before
             raise
@@ -186,7 +188,7 @@ class AccountHealth:
         self._account.signals.event_recorded()
         self._account.signals.deliveries_due()
 
-    def _notice(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
+    def _event(self, type: str, problem: Mapping[str, Any], since: float) -> Event:
         now, settings = self._account.clock(), self._account.settings
         account, source = self.state.name, self.state.source
         upstream = source[:1].upper() + source[1:]

@@ -584,7 +584,7 @@ async def test_job_registered_during_loading_is_planned_once(tmp_path):
                 fresh.append(await world.register("new"))
             return jobs
 
-        world.poller.agenda.planner = Planner(world.poller.agenda._planner_config)
+        world.poller.agenda.planner = Planner(world.poller.account.planner_config)
         world.poller.account.store.jobs.open_jobs = and_meanwhile
         assert not world.poller.agenda.loading
         await world.poller.agenda.load()

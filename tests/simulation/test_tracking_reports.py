@@ -19,7 +19,6 @@ def tracking_of(world: World) -> Tracking:
         store=world.store,
         pollers={KEY: world.poller},
         definitions={"revor": load_definition("revor")},
-        wake=world.dispatcher.wake,
         signals=world.signals,
         clock=world.clock,
     )

@@ -110,8 +110,8 @@ def test_templates_of_one_owner_leave_half_of_a_host_to_others() -> None:
     }
 
     def adopt() -> None:
-        subscriptions = {id: Subscription(id=id, **values) for id, values in given.items()}
-        slots.adopt({id: (one, cast(Kind, PlainKind())) for id, one in subscriptions.items()})
+        for id, values in given.items():
+            slots.adopt(Subscription(id=id, **values), cast(Kind, PlainKind()))
 
     adopt()
     targets = {id: target for id in given if (target := slots.get(id)) is not None}
@@ -136,8 +136,8 @@ def test_templates_of_one_owner_leave_half_of_all_slots_to_others_and_sinks_that
     slots = Slots(concurrency=16, per_host=8)
     template = {"options": {"template": {}}}
     for number in range(4):
-        slots.join(Subscription(id=f"{number}", sink=f"https://{number}.test/", **template), cast(Kind, PlainKind()))
-    slots.join(Subscription(id="other", owner="beta", sink="https://4.test/", **template), cast(Kind, PlainKind()))
+        slots.adopt(Subscription(id=f"{number}", sink=f"https://{number}.test/", **template), cast(Kind, PlainKind()))
+    slots.adopt(Subscription(id="other", owner="beta", sink="https://4.test/", **template), cast(Kind, PlainKind()))
     *own, other = list(slots)
     for _ in range(4):  # all that its host may have
         slots.occupy(own[0])

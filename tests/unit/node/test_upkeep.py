@@ -51,7 +51,7 @@ class Account:
     """An account's polling, in which some things fail."""
 
     def __init__(self, fails: str = "", error: Callable[[], Exception] = ERRORS[0]) -> None:
-        self.fails, self.error = fails, error
+        self.fails, self.error, self.poll_handler = fails, error, self
         self.called: list[str] = []
         self.probed = 0
 

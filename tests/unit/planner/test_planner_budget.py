@@ -15,7 +15,7 @@ def budget_of(**settings: float) -> Budget:
 def poll(budget: Budget, now: float, reported: LimitReading = SILENT, took: float = 0.1) -> None:
     budget.sent()
     budget.answered(reported, ours=True, sent_at=now - took, now=now)
-    budget.succeeded()
+    budget.errors = 0
 
 
 def reported(remaining: float | None, limit: float | None = 100, window: float | None = 60) -> LimitReading:
@@ -186,7 +186,7 @@ def test_errors_in_a_row_slow_requests_down_and_one_success_ends_that() -> None:
     for _ in range(50):
         budget.errors += 1
     assert budget.rate(NOW) == pytest.approx(1 / 30)
-    budget.succeeded()
+    budget.errors = 0
     assert budget.rate(NOW) == 4
 
 

@@ -381,7 +381,7 @@ def test_a_planner_with_other_settings_goes_on_with_the_requests_that_are_out() 
     planner.configure(PlannerConfig(max_requests_per_second=1.0))
     assert [planner.tracks(job_id) for job_id in ("out", "lent", "waiting", "other")] == [True, True, True, False]
     assert [planner.next_poll_at(job_id) for job_id in ("out", "lent", "waiting")] == [None, None, due]
-    assert (planner.purpose("out"), planner.purpose("lent")) == ("first", "passed")
+    assert (planner.purpose("out"), planner.purpose("lent")) == ("expected", "passed")
     assert planner.stats(NOW + 1).in_flight == 2
     assert planner.take(NOW + 400) is None
     planner.observed("out", {"status": "queued"}, {}, NOW + 1, NOW + 2)
