@@ -61,6 +61,7 @@ class Scheduler:
         self._upkeep: set[str] = set()
         self._polling: set[str] = set()
         """Accounts with a run in progress."""
+        self._to_set: set[str] = set()
         self._next_at: dict[str, float] = {}
         self._began_at: dict[str, float] = {}
         self._running = False
@@ -73,7 +74,7 @@ class Scheduler:
         self._scheduler.add_job(
             self._poll, self._every(IDLE_SECONDS), args=[name], id=name, name=name, max_instances=MAX_INSTANCES
         )
-        return partial(self._set_next_run, name)
+        return partial(self._set_soon, name)
 
     def add_upkeep(self, upkeep: Upkeep) -> None:
         """Times one function. A failure is logged and does not end it."""
@@ -137,8 +138,15 @@ class Scheduler:
             self._polling.discard(name)
             self._set_next_run(name)
 
+    def _set_soon(self, name: str) -> None:
+        """Sets an account's next run in the next turn of the loop: hundreds of jobs may be registered in this one."""
+        if self._running and name not in self._to_set:
+            self._to_set.add(name)
+            asyncio.get_running_loop().call_soon(self._set_next_run, name)
+
     def _set_next_run(self, name: str) -> None:
         """Sets an account's next run to its planner's time, but not before TOGETHER_SECONDS after the last one."""
+        self._to_set.discard(name)
         if not self._running or name in self._polling:
             return
         now, planned = self._clock(), self._next_at.get(name)

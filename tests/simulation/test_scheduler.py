@@ -19,10 +19,12 @@ class Pollable:
         self.at: float | None = None
         self.planned_at = 0.0
         self.runs = 0
+        self.asked = 0
         self.ran = asyncio.Event()
         self.fails = False
 
     def next_request_at(self) -> float | None:
+        self.asked += 1
         return self.at
 
     async def run_once(self) -> bool:
@@ -109,6 +111,17 @@ async def test_polls_due_within_10_ms_start_together(scheduler):
     for _ in range(10):
         await run_again(pollable, wake)
     assert all(later - earlier >= TOGETHER_SECONDS for earlier, later in pairwise(begun))
+
+
+async def test_the_planner_is_asked_once_for_many_registrations(scheduler):
+    pollable = Pollable()
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    asked, pollable.at = pollable.asked, time.time()
+    for _ in range(1_000):
+        wake()
+    await fired(pollable)
+    assert pollable.asked <= asked + 2, "before the run, and after it"
 
 
 async def test_a_failing_run_does_not_end_the_polling(scheduler):
