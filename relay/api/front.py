@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from relay.api.access.callers import limits_of
+from relay.api.access.callers import LIMITS
 from relay.api.http.auth import (
     TELLS_MORE_PATHS,
     WrongToken,
@@ -21,8 +21,8 @@ from relay.api.http.auth import (
     refuse_loop,
 )
 from relay.api.http.limits import is_long_body
-from relay.api.http.operations import Context
-from relay.api.http.problems import internal_error, problem_response, request_id_of, store_problem
+from relay.api.http.operations import Context, request_id_of
+from relay.api.http.problems import internal_error, problem_response, store_problem
 from relay.clock import http_date
 from relay.errors import InvalidRequest, NotFound, RequestError, StoreError, Unauthorized
 
@@ -52,7 +52,8 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self.context.ports.access.address(scope)
+        if self.context.ports.access.trusted_proxies:
+            self.context.ports.access.address(scope)
         if scope["path"].startswith(self._passed_paths):
             reply = None if self._log_all else self._proxy.from_memory(scope)
             if reply is not None:
@@ -164,7 +165,7 @@ class _Exchange:
                     (b"x-request-id", self._request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     (b"cache-control", b"no-store"),
-                    *limits_of(self._scope),
+                    *self._scope.get(LIMITS, ()),
                 ]
         elif self._scope["method"] == "HEAD":
             if message.get("more_body", False):

@@ -15,12 +15,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from relay.api.access.callers import limits_of
+from relay.api.access.callers import LIMITS
 from relay.api.http import auth
 from relay.api.http.fields import GROUP_EXPECTED, is_group_name
 from relay.api.http.limits import MAX_DEPTH, deeper_than
-from relay.api.http.operations import READS_TRACKED, USES_UPSTREAM, Context
-from relay.api.http.problems import request_id_of
+from relay.api.http.operations import READS_TRACKED, USES_UPSTREAM, Context, request_id_of
 from relay.api.jobs.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.jobs.waiting import preferred_seconds
 from relay.config.fields import is_header_text
@@ -450,7 +449,7 @@ class _Watch:
 
 
 async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [*response.headers, (CACHE_HEADER, response.cache.encode()), *limits_of(scope)]
+    headers = [*response.headers, (CACHE_HEADER, response.cache.encode()), *scope.get(LIMITS, ())]
     if response.age_seconds is not None:
         headers.append((b"age", b"%d" % response.age_seconds))  # only answers from the cache have one
     try:

@@ -14,8 +14,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay.api.http.limits import HeldBytes, read_body
-from relay.api.http.operations import Context
-from relay.api.http.problems import request_id_of, store_problem
+from relay.api.http.operations import Context, request_id_of
+from relay.api.http.problems import store_problem
 from relay.api.http.stream import MEDIA_TYPE, SlotResponse
 from relay.clock import http_date
 from relay.errors import NotFound, RequestError, StoreError, Unauthorized, Unavailable

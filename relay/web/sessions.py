@@ -18,8 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from relay.api.access.sessions import SIGNS_IN
 from relay.api.http.auth import ADMIN, LOCAL, Identity, WrongToken, client_of, is_local
 from relay.api.http.limits import HeldBytes, read_body
-from relay.api.http.operations import Context
-from relay.api.http.problems import request_id_of
+from relay.api.http.operations import Context, request_id_of
 from relay.api.http.stream import MEDIA_TYPE
 from relay.core.access.sign_in import (
     HOME,

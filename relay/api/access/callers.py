@@ -34,8 +34,9 @@ HOLD_SECONDS = 1.0
 QUOTA_NAME = "token"
 _PEER = "relay.peer"
 """Where a scope has the address that connected to us, once its `client` may be another one."""
-
-Limits = list[tuple[bytes, bytes]]
+LIMITS = "relay.limits"
+"""Where a scope has the headers `RateLimit` and `RateLimit-Policy` of its answer, if its caller's requests are limited
+(draft-ietf-httpapi-ratelimit-headers)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,7 +170,7 @@ class Access:
 
     def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
         """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its
-        quota is used up. Puts what is left of it into the scope, for `limits_of`."""
+        quota is used up. Puts what is left of it into the scope, as LIMITS."""
         entry = self._seen.get(value)
         if entry is None:
             entry = self._entries.get(_digest(value))
@@ -221,7 +222,7 @@ class Access:
     def _spend(self, entry: _Entry, limit: int, scope: MutableMapping[str, Any]) -> None:
         spent = spend(entry.quota, limit, self._steady())
         entry.quota = spent.quota
-        scope["relay.limits"] = [
+        scope[LIMITS] = [
             (b"ratelimit-policy", b'"%s";q=%d;w=60' % (QUOTA_NAME.encode(), limit)),
             (b"ratelimit", b'"%s";r=%d;t=%d' % (QUOTA_NAME.encode(), spent.remaining, spent.resets_in_seconds)),
         ]
@@ -250,13 +251,6 @@ class Access:
             headers["Connection"] = "close"
         detail = f"too many wrong tokens came from this address: {error}; try again in {wait_seconds} s"
         return TooMany(detail, code="too_many_wrong_tokens", headers=headers)
-
-
-def limits_of(scope: Mapping[str, Any]) -> Limits:
-    """The headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) of an answer; none if the
-    caller's requests are not limited."""
-    found: Limits = scope.get("relay.limits", [])
-    return found
 
 
 def _digest(value: str) -> bytes:

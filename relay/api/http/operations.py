@@ -34,8 +34,9 @@ from relay.api.http.fields import Nothing
 from relay.api.http.idempotency import FirstSent, Repeats
 from relay.api.http.limits import MAX_BODY_BYTES
 from relay.api.http.params import Parameter
-from relay.api.http.problems import request_id_of, store_problem
+from relay.api.http.problems import store_problem
 from relay.api.http.validation import validate
+from relay.clock import Clock
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import Subscription
@@ -265,6 +266,15 @@ def models_of(operations: Iterable[Operation]) -> list[type[BaseModel]]:
 
 
 # --- a request
+
+
+def request_id_of(scope: Scope, clock: Clock) -> str:
+    """The request's id, created on first use: an answer from memory needs none."""
+    found: str | None = scope.get("relay.request_id")
+    if found is None:
+        found = scope["relay.request_id"] = new_id("req", clock())
+    return found
+
 
 _DESCRIBES = ("content-type", "ce-")
 """Beginnings of the headers that say what is in a body of CloudEvents."""

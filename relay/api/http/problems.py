@@ -12,10 +12,8 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
 
 from relay.api.http.shown import Shown
-from relay.clock import Clock
 from relay.core.jsontext import dumps
 from relay.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -29,7 +27,6 @@ from relay.errors import (
     StoreError,
     Unavailable,
 )
-from relay.ids import new_id
 
 Value = TypeVar("Value")
 
@@ -78,14 +75,6 @@ def problem_response(error: RequestError, *, request_id: str | None = None) -> R
     more: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
     document = Problem.of(error, type=PROBLEM_TYPE_PREFIX + error.code, detail=str(error), **more)
     return Response(dumps(document), status_code=error.status, media_type=PROBLEM_MEDIA_TYPE, headers=error.headers)
-
-
-def request_id_of(scope: Scope, clock: Clock) -> str:
-    """The request's id, created on first use: an answer from memory needs none."""
-    found: str | None = scope.get("relay.request_id")
-    if found is None:
-        found = scope["relay.request_id"] = new_id("req", clock())
-    return found
 
 
 def store_problem(error: StoreError) -> RequestError:

@@ -125,19 +125,17 @@ def _is_model(type_: Any) -> bool:
 def _fields(model: type[Shown]) -> tuple[tuple[str, bool, Convert | None], ...]:
     """Of each field its name, whether all answers have it, and how its value is shown; None: as it is."""
     fields = model.model_fields.items()
-    return tuple((name, field.is_required(), _conversion(_without_null(field.annotation))) for name, field in fields)
-
-
-def _without_null(annotation: Any) -> Any:
-    args = get_args(annotation)
-    return next(one for one in args if one is not NoneType) if NoneType in args else annotation
+    return tuple((name, field.is_required(), _conversion(field.annotation)) for name, field in fields)
 
 
 def _conversion(type_: Any) -> Convert | None:
+    args = get_args(type_)
+    if NoneType in args:  # what is null is not converted
+        return _conversion(next(one for one in args if one is not NoneType))
     if type_ is Time:
         return to_rfc3339
     if get_origin(type_) is list:
-        convert = _conversion(get_args(type_)[0])
+        convert = _conversion(args[0])
         return list if convert is None else lambda values: [convert(one) for one in values]
     if isinstance(type_, type) and issubclass(type_, Shown):
         return lambda value: value if isinstance(value, dict) else type_.of(value)

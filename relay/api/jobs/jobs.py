@@ -48,7 +48,6 @@ from relay.api.jobs.registration import (
     read_registration,
     rejection,
 )
-from relay.core.events.event import Hint
 from relay.core.jobs import job as core
 from relay.core.jobs.job import KNOWN_STATUSES, MAX_VALUE_CHARACTERS, Priority
 from relay.core.polling import tracking
@@ -238,6 +237,10 @@ class Explanation(Shown):
 
 def job_view(call: Call, job: core.Job) -> dict[str, Any]:
     """A job as this caller sees it."""
+    problem = None
+    if (found := call.ports.tracking.problem_of(job)) is not None:
+        failed_with, hint = found
+        problem = JobProblem.of(hint, code=failed_with.code, message=redact_text(failed_with.message))
     return Job.of(
         job,
         id=job.external_id,
@@ -247,16 +250,8 @@ def job_view(call: Call, job: core.Job) -> dict[str, Any]:
         next_poll_at=job.next_poll_at if job.open else None,
         last_error=last_error_view(job.last_error),
         next_attempt_at=job.next_attempt_at if job.progress.phase == "retrying" else None,
-        problem=problem_view(call.ports.tracking.problem_of(job)),
+        problem=problem,
     )
-
-
-def problem_view(found: tuple[core.Problem, Hint] | None) -> dict[str, Any] | None:
-    """What a job failed with."""
-    if found is None:
-        return None
-    problem, hint = found
-    return JobProblem.of(hint, code=problem.code, message=redact_text(problem.message))
 
 
 async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any]]:

@@ -19,8 +19,16 @@ from starlette.responses import Response
 
 from relay.api.http.fields import Body
 from relay.api.http.idempotency import stored
-from relay.api.http.operations import WRITES_SUBSCRIPTIONS, Answer, Call, Context, Operation, json_response
-from relay.api.http.problems import MAX_ERRORS, did_you_mean, request_id_of
+from relay.api.http.operations import (
+    WRITES_SUBSCRIPTIONS,
+    Answer,
+    Call,
+    Context,
+    Operation,
+    json_response,
+    request_id_of,
+)
+from relay.api.http.problems import MAX_ERRORS, did_you_mean
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, under, validate
 from relay.api.subscriptions.checks import awaits_consent, read_declared, with_portal
