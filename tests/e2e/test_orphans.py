@@ -68,9 +68,9 @@ class Beside:
         await store.jobs.register_many(jobs)
         records = [
             poll(
-                job.uid,
+                job.job.uid,
                 0,
-                events=[job_event(job.uid, sequence, now=now) for sequence in (1, 2)],
+                events=[job_event(job.job.uid, sequence, now=now) for sequence in (1, 2)],
                 now=now,
                 outcome="succeeded" if nth % 2 else None,
             )
