@@ -1,7 +1,6 @@
 """Commands that need no running relay: init, migrate, check, sandbox, verify."""
 
 import asyncio
-import json as jsonlib
 import os
 import signal
 import socket
@@ -260,7 +259,9 @@ def _umask() -> int:
 
 
 def _with_key_file(text: str, path: Path) -> str:
-    reference = jsonlib.dumps("${file:" + str(path) + "}", ensure_ascii=False)
+    import yaml
+
+    reference = yaml.safe_dump("${file:" + str(path) + "}", default_style='"', allow_unicode=True, width=10_000).strip()
     if _KEY_LINES not in text or "}" in str(path):
         note(f"relay: add this to {DEFAULT_FILE} yourself: accounts: {{default: {{api_key: {reference}}}}}")
         return text

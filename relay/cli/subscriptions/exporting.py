@@ -10,14 +10,8 @@ if TYPE_CHECKING:
     from relay.core.subscriptions.subscription import Subscription
 
 SECRETS = "/run/secrets"
-_SECRET_FIELDS = {
-    "PLAIN": ("secret",),
-    "ACCESSTOKEN": ("accesstoken",),
-    "REFRESHTOKEN": ("refreshtoken",),
-    "CLIENTCREDENTIALS": ("client_secret",),
-    "HEADER": ("value",),
-    "NKEY": ("seed",),
-}
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
+"""Characters that YAML reads as line breaks, and its writer puts into a text as they are."""
 _NOT_DECLARED = ("secret", "portal")
 """Fields of `config` that have a rule of their own, or are read-only."""
 _ABOUT = """\
@@ -109,13 +103,18 @@ def as_yaml(documents: Sequence[Any], *, paused: Sequence[str]) -> str:
     section = {"subscriptions": [escaped(document) for document in documents]}
 
     class Dumper(yaml.SafeDumper):
-        """Writes a list of plain values on one line."""
+        """Writes a list of plain values on one line, and escapes line breaks that are not plain ones."""
 
     def list_of(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
         is_plain = not any(isinstance(one, Mapping | list) for one in values)
         return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=is_plain)
 
+    def text_of(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        style = None if _LINE_BREAKS.isdisjoint(text) else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
     Dumper.add_representer(list, list_of)
+    Dumper.add_representer(str, text_of)
     return head + yaml.dump(section, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1_000)
 
 
@@ -166,8 +165,12 @@ def _credential(id: str, shown: Mapping[str, Any] | None, real: "Subscription | 
         return None
     if real is not None and real.credential is not None:
         return dict(real.credential.fields)
+    from relay.api.deliveries.sink_credentials import CREDENTIALS
+    from relay.core.deliveries.credentials import SECRET_FIELDS
+
     type = str(shown["credentialtype"])
-    secret = [*_SECRET_FIELDS.get(type, ())]
+    fields = CREDENTIALS[type].model_fields if type in CREDENTIALS else {}
+    secret = [name for name, field in fields.items() if name in SECRET_FIELDS and field.is_required()]
     if type == "REFRESHTOKEN" and "client_id" in shown:
         secret.append("client_secret")
     kept = {name: value for name, value in shown.items() if type != "REFRESHTOKEN" or name != "accesstokenexpiresutc"}

@@ -1,6 +1,7 @@
 """`relay apply` and `relay export`, on a database of their own and through a relay."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 import orjson
 import pytest
 import structlog
+import yaml
 
 from relay.cli import run
 from relay.cli.client import Api
 from relay.cli.node.checks import run_checks
 from relay.cli.node.direct import opened
+from relay.cli.subscriptions.exporting import as_yaml
 from relay.config.settings import load_settings
 from relay.node.declared import log_differing
 from relay.store.schema import migrations
@@ -221,6 +224,27 @@ def test_an_export_into_an_empty_database_gives_the_same_list(cli: Cli, tmp_path
 
     assert cli("export", "--with-secrets")[1] == before
     assert cli("apply") == (0, "nothing to change: 3 as declared\n", "")
+
+
+BREAKS = "\x85\u2028\u2029\r\n\x0b\x0c\x1c\x1e\x00\x7f\x9f\xa0\ufeff\ufffe\ufffd\u200b\u3000😀"
+"""Line breaks, as YAML or another reader sees them, and characters that are written in their own ways."""
+
+
+def test_an_export_keeps_every_character() -> None:
+    forms = ("a{}b", "{}a", "a{}", "a {} b", "a\n{}b", "{0}{0}", "# {}", "'{}\"", "- {}: a")
+    texts = [form.format(one) for one in (*BREAKS, BREAKS) for form in forms]
+    documents = [{"id": f"s{number}", "description": text, text: [text]} for number, text in enumerate(texts)]
+    assert yaml.safe_load(as_yaml(documents, paused=[]))["subscriptions"] == documents
+
+
+def test_an_export_is_applied_with_the_same_text(cli: Cli) -> None:
+    text = "a\x85b\u2028c\u2029 d ${e}"
+    write(MINIMAL + f"    description: {json.dumps(text.replace('${', '$${'))}\n")
+    assert cli("apply")[0] == 0
+    exported = cli("export", "--with-secrets")[1]
+    assert shown(cli)[0]["description"] == text.replace("${", "$${")
+    Path("relay.yaml").write_text(exported, encoding="utf-8")
+    assert cli("apply") == (0, "nothing to change: 1 as declared\n", "")
 
 
 def test_an_export_has_placeholders_for_what_is_secret(cli: Cli) -> None:

@@ -135,9 +135,12 @@ def test_init_writes_the_shipped_settings_once(capsys: pytest.CaptureFixture[str
     assert Path("relay.yaml").read_text() == text
 
 
-def test_init_stores_the_key_in_a_private_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folder", [".", "a\x85b\u2028c", "two\u2029 'words\" #"])
+def test_init_stores_the_key_in_a_private_file(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     from relay.config.settings import load_settings
 
+    Path(folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
     monkeypatch.setattr("relay.cli.node.local._asked_key", lambda: "sk-revor-something")
     monkeypatch.setattr("relay.cli.node.local._is_terminal", lambda: True)
     assert run(["init"]) == 0
