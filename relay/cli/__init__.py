@@ -8,25 +8,25 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from relay.cli.accounts import accounts as accounts_command
 from relay.cli.audit import app as audit_app
 from relay.cli.deliveries.deliveries import app as deliveries_app
 from relay.cli.deliveries.replays import app as replays_app
-from relay.cli.demo.command import demo as demo_command
+from relay.cli.demo import demo as demo_command
 from relay.cli.events.events import app as events_app
 from relay.cli.events.listen import listen as listen_command
-from relay.cli.figures import figures as figures_command
 from relay.cli.incidents import app as incidents_app
-from relay.cli.jobs.erase import erase as erase_command
 from relay.cli.jobs.groups import app as groups_app
-from relay.cli.jobs.intents import app as intents_app
 from relay.cli.jobs.jobs import app as jobs_app
+from relay.cli.jobs.jobs import erase as erase_command
+from relay.cli.jobs.jobs import intents_app
 from relay.cli.keys import app as keys_app
 from relay.cli.node.local import check, init, migrate, sandbox, verify
 from relay.cli.node.serve import serve as serve_command
-from relay.cli.node.settings import settings as settings_command
+from relay.cli.node.status import settings as settings_command
 from relay.cli.node.status import status as status_command
 from relay.cli.node.support import support as support_command
+from relay.cli.sources import accounts as accounts_command
+from relay.cli.sources import figures as figures_command
 from relay.cli.sources import sources as sources_command
 from relay.cli.subscriptions.apply import apply as apply_command
 from relay.cli.subscriptions.apply import export as export_command

@@ -1,6 +1,5 @@
 """`relay audit`: who did what, when and from where, and whether the record is intact."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -45,7 +44,7 @@ def list_audit(
         return Items([entry_view(entry) for entry in page.items], limit, more=page.next_cursor is not None)
 
     found = through_or_directly(config, lambda relay: relay.items("/v1/audit", query, limit), directly)
-    print_list(found, COLUMNS, _row, empty="no entries", json=json)
+    print_list(found, COLUMNS, empty="no entries", json=json)
 
 
 @app.command()
@@ -85,7 +84,3 @@ def verify(
         entries = "1 entry" if found["entries"] == 1 else f"{found['entries']:,} entries"
         say(f"{verdict}: {entries}" + (f", head {found['head']}" if found["head"] else ""))
     raise typer.Exit(0 if found["ok"] else 1)
-
-
-def _row(entry: Mapping[str, Any]) -> list[Any]:
-    return [entry[name] for name in COLUMNS]

@@ -6,23 +6,22 @@ works on the database itself, also while nodes use the same PostgreSQL database.
 
 import asyncio
 import math
-import os
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from relay.cli.client import Api, api
-from relay.cli.node.direct import NoDatabase, ask_relay_instead, own_url, recorded, require_database
-from relay.cli.node.serve import ConfigFile, settings_file
+from relay.cli.client import Api
+from relay.cli.node.direct import COMMAND_LINE, Opened, opened, through_or_directly
+from relay.cli.node.serve import ConfigFile
 from relay.cli.options import Json, given
 from relay.cli.output import note, print_json, print_result, say
 from relay.core.events.sentences import counted
-from relay.errors import DatabaseHeld, UsageError
+from relay.errors import UsageError
 
 if TYPE_CHECKING:
-    from relay.config.settings import Settings
     from relay.store.store import Store
 
 app = typer.Typer(help="Create and rotate the relay's own keys.", no_args_is_help=True)
@@ -70,20 +69,14 @@ def rotate(
     """Rotate a key while the relay runs. For the encryption key, run it again until 0 are left."""
     if what == "encryption" and overlap is not None:
         raise UsageError("--overlap is for signing and callback-secret. Encryption keys overlap until you remove one")
-    from relay.config.settings import load_settings
-    from relay.core.access.netguard import is_loopback_host
 
-    relay = api()
-    if not is_loopback_host(relay.host):
+    def through(relay: Api) -> None:
         _through(relay, what, overlap, json)
-        return
-    settings = load_settings(settings_file(config), os.environ)
-    try:
-        asyncio.run(_direct(settings, what, DEFAULT_OVERLAP_SECONDS if overlap is None else overlap, json))
-    except NoDatabase as missing:
-        ask_relay_instead(settings, lambda relay: _through(relay, what, overlap, json), missing)
-    except DatabaseHeld:
-        _through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)), what, overlap, json)
+
+    async def directly(database: Opened) -> None:
+        await _direct(database, what, DEFAULT_OVERLAP_SECONDS if overlap is None else overlap, json)
+
+    through_or_directly(config, through, directly, opening=partial(opened, writes=True), local_first=True)
 
 
 # --- through a running node
@@ -105,53 +98,31 @@ def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
 # --- on the database
 
 
-async def _direct(settings: "Settings", what: What, overlap: int, json: bool) -> None:
-    from relay import log
+async def _direct(database: Opened, what: What, overlap: int, json: bool) -> None:
     from relay.api.access.keys import Rotation
-    from relay.clock import wall_clock
-    from relay.config.keyring import KeyFile, Keyring
-    from relay.node.encryption_keys import EncryptionKeys
-    from relay.node.opening import NO_KEY
-    from relay.private_files import default_state_dir
-    from relay.store.databases.postgres_engine import is_postgres
-    from relay.store.store import open_store
 
-    log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
-    url = settings.database.url
-    if is_postgres(url) and not settings.encryption.keys:
-        raise UsageError(NO_KEY)
-    require_database(settings)
-    file = None if settings.encryption.keys else KeyFile(default_state_dir(os.environ))
-    keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
-    store = await open_store(url, keyring, now=wall_clock(), pool_size=2)
-    clock = store.clock(wall_clock)
-    keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
+    if what == "callback-secret" and database.settings.delivery.callback_secret is not None:
+        raise UsageError(
+            "delivery.callback_secret is set. Give it a list with the new secret and the old one, and send SIGHUP"
+        )
 
     async def part() -> Any:
-        return Rotation.of(await keys.rotate())
+        return Rotation.of(await database.keys.rotate())
 
-    try:
-        await keys.check()
-        async with recorded(store.database, settings, f"keys.rotate_{what.replace('-', '_')}"):
-            if what == "encryption":
-                await _rotate_encryption(part, keys.place, json)
-            else:
-                _print(what, await _rotate_secret(store, settings, what, clock(), overlap), json)
-    finally:
-        await store.close()
+    async with database.audit.writing(f"keys.rotate_{what.replace('-', '_')}", actor=COMMAND_LINE, target=None):
+        if what == "encryption":
+            await _rotate_encryption(part, database.keys.place, json)
+        else:
+            _print(what, await _rotate_secret(database.store, what, database.clock(), overlap), json)
 
 
-async def _rotate_secret(store: "Store", settings: "Settings", what: What, now: float, overlap: int) -> Any:
+async def _rotate_secret(store: "Store", what: What, now: float, overlap: int) -> Any:
     from relay.api.access.keys import public_key_view
     from relay.clock import to_rfc3339
     from relay.core.subscriptions.signing import ED25519_BYTES, new_secret, new_signing_key
     from relay.core.subscriptions.subscription import SigningSecret
     from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
-    if what == "callback-secret" and settings.delivery.callback_secret is not None:
-        raise UsageError(
-            "delivery.callback_secret is set. Give it a list with the new secret and the old one, and send SIGHUP"
-        )
     random_bytes = secrets.token_bytes(ED25519_BYTES)
     signing = what == "signing"
     made = new_signing_key(random_bytes) if signing else new_secret(random_bytes)

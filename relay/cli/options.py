@@ -1,14 +1,15 @@
 """Command-line options that several commands share, and how their values are read."""
 
 import difflib
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
-from relay.clock import from_rfc3339, to_rfc3339
+from relay.clock import from_rfc3339
 from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.values import moment
 from relay.errors import UsageError
 
 MAX_REQUESTS_PER_WINDOW = 1_000_000_000
@@ -17,7 +18,6 @@ JOB_EVENTS = (
     *("retrying", "overdue", "not_found", "status_unknown"),
 )
 _PREFIX = "ai.revor.job"
-_AGE_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of rows.")]
@@ -82,21 +82,18 @@ def full_type(text: str | None) -> str | None:
     return names[0] if names else None
 
 
-def time_or_age(text: str | None, now: float | None = None) -> str | None:
-    """The RFC 3339 time of an option, which is a time or an age such as `6h`. Raises UsageError."""
+def time_or_age(text: str | None) -> str | None:
+    """The RFC 3339 time of an option, which is a time, a day or an age such as `6h`. Raises UsageError."""
     if text is None:
         return None
-    number, unit = text[:-1], text[-1:]
-    at = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
+    at = moment(text, time.time())
     try:
-        if unit in _AGE_UNITS and number.isascii() and number.isdigit():
-            return to_rfc3339((at - timedelta(**{_AGE_UNITS[unit]: int(number)})).timestamp())
-        from_rfc3339(text)
-    except (ValueError, OverflowError):
+        from_rfc3339(at)
+    except ValueError:
         raise UsageError(
             f"Invalid time {text!r:.40}. Use an ISO 8601 time such as 2026-05-20T10:00:08Z, or an age such as 1d."
         ) from None
-    return text
+    return at
 
 
 def read_metadata(text: str | None) -> dict[str, Any] | None:

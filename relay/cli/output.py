@@ -49,14 +49,20 @@ def print_object(document: Mapping[str, Any], *, json: bool) -> None:
 
 
 def print_list(
-    items: Sequence[Any], columns: Sequence[str], row: Callable[[Any], Sequence[Any]], *, empty: str, json: bool
+    items: Sequence[Any],
+    columns: Sequence[str],
+    row: Callable[[Any], Sequence[Any]] | None = None,
+    *,
+    empty: str,
+    json: bool,
 ) -> None:
-    """Prints a list as JSON, or as a table with `row(item)` for each item. Without items the table is `empty`. A line
-    on stderr says if the limit has left out others."""
+    """Prints a list as JSON, or as a table with `row(item)` for each item, by default the fields of its columns.
+    Without items the table is `empty`. A line on stderr says if the limit has left out others."""
     if json:
         print_json(items)
     else:
-        print_table(columns, [row(item) for item in items], empty=empty)
+        rows = [[item.get(name) for name in columns] if row is None else row(item) for item in items]
+        print_table(columns, rows, empty=empty)
     note_limit(items)
 
 

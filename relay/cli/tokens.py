@@ -4,10 +4,9 @@ Through the relay where RELAY_URL names another machine, a node holds the SQLite
 the database: with PostgreSQL the first token can be made before the first start.
 """
 
-import asyncio
-import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -15,15 +14,18 @@ from urllib.parse import urlsplit
 import typer
 
 from relay.cli.client import Api, Items, api, not_a_relay, path_of
-from relay.cli.node.direct import COMMAND_LINE, NoDatabase, ask_relay_instead, own_url, recorded, require_database
-from relay.cli.node.serve import ConfigFile, settings_file
+from relay.cli.node.direct import COMMAND_LINE, recorded, require_database, through_or_directly
+from relay.cli.node.serve import ConfigFile
 from relay.cli.options import Json, Limit, given, one_of, split_names
 from relay.cli.output import note, print_json, print_list, print_result, say
-from relay.errors import DatabaseHeld, InvalidRequest, UsageError
+from relay.errors import InvalidRequest, UsageError
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
     from relay.store.access.tokens import TokenStore
+
+Tokens = tuple["TokenStore", "Settings"]
+"""The tokens of a database, and the settings that name it."""
 
 app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
@@ -126,39 +128,28 @@ def _id_of(token: str, tokens: list[Any]) -> str:
     return next((str(one["id"]) for one in tokens if one["name"] == token), token)
 
 
-def _done(
-    config: Any, through: Callable[[Api], Any], directly: "Callable[[TokenStore, Settings], Awaitable[Any]]"
-) -> Any:
+def _done(config: Any, through: Callable[[Api], Any], directly: Callable[[Tokens], Awaitable[Any]]) -> Any:
     """The result of `through` a relay, or of `directly` on the database."""
-    from relay.config.settings import load_settings
-    from relay.core.access.netguard import is_loopback_host
-    from relay.store.store import open_tokens
-
-    relay = api()
-    if not is_loopback_host(relay.host):
-        return through(relay)
-    settings = load_settings(settings_file(config), os.environ)
-
-    async def work() -> Any:
-        require_database(settings)
-        async with open_tokens(settings.database.url) as tokens:
-            return await directly(tokens, settings)
-
     try:
-        return asyncio.run(work())
-    except DatabaseHeld:
-        return through(relay if os.environ.get("RELAY_URL") else api(own_url(settings)))
-    except NoDatabase as missing:
-        return ask_relay_instead(settings, through, missing)
+        return through_or_directly(config, through, directly, opening=_tokens_of, local_first=True)
     except InvalidRequest as error:
         raise UsageError(str(error)) from None
 
 
-async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Settings") -> Any:
+@asynccontextmanager
+async def _tokens_of(settings: "Settings") -> AsyncIterator[Tokens]:
+    from relay.store.store import open_tokens
+
+    require_database(settings)
+    async with open_tokens(settings.database.url) as tokens:
+        yield tokens, settings
+
+
+async def _create(body: dict[str, Any], opened: Tokens) -> Any:
     from relay.api.access.tokens import token_of, token_view
     from relay.ids import new_id, new_token
 
-    now, secret = time.time(), new_token()
+    now, secret, (tokens, settings) = time.time(), new_token(), opened
     token = token_of(
         body,
         secret,
@@ -174,16 +165,17 @@ async def _create(body: dict[str, Any], tokens: "TokenStore", settings: "Setting
     return {**token_view(token), "token": secret}
 
 
-async def _list(limit: int, tokens: "TokenStore", _settings: "Settings") -> Any:
+async def _list(limit: int, opened: Tokens) -> Any:
     from relay.api.access.tokens import token_view
 
-    page = await tokens.page(limit=limit)
+    page = await opened[0].page(limit=limit)
     return Items([token_view(token) for token in page.items], limit, more=page.next_cursor is not None)
 
 
-async def _revoke(token: str, tokens: "TokenStore", settings: "Settings") -> Any:
+async def _revoke(token: str, opened: Tokens) -> Any:
     from relay.api.access.tokens import token_view
 
+    tokens, settings = opened
     found = [token_view(one) for one in (await tokens.all())[1]]
     id = _id_of(token, found)
     async with recorded(tokens.database, settings, "tokens.revoke", id):

@@ -1,9 +1,11 @@
-"""What all of the core shares: a decorator for values created thousands of times a second, durations as users write
-them (`5s`, `2h`, `500ms`), and settings as they are in force (`relay/config` makes them, the API shows them)."""
+"""What all of the core shares: a decorator for values created thousands of times a second, durations and times as users
+write them (`5s`, `2h`, `500ms`), and settings as they are in force (`relay/config` makes them, the API shows them)."""
 
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from relay.clock import to_rfc3339
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as value_class
@@ -32,6 +34,24 @@ def duration_seconds(text: str) -> float:
     if match is None:
         raise ValueError("must be a duration such as 5s, 5m, 2h or 1d")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_MINUTE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?")
+
+
+def moment(text: str, now: float) -> str:
+    """The RFC 3339 time for an age such as `2h`, for a day, or for a day and time, all in UTC. Other text is returned
+    unchanged."""
+    if _DAY.fullmatch(text):
+        return f"{text}T00:00:00Z"
+    found = _MINUTE.fullmatch(text)
+    if found is not None:
+        return f"{found[1]}T{found[2]}{found[3] or ':00'}Z"
+    try:
+        return to_rfc3339(now - duration_seconds(text))
+    except (ValueError, OverflowError, OSError):
+        return text
 
 
 DEFAULT = "default"

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 from relay import log
-from relay.cli.demo.command import INTERRUPTED
+from relay.cli.demo import INTERRUPTED
 from relay.cli.demo.live import run_to_end
 from relay.errors import RelayError
 from tests.stories import bus, campaign, wired

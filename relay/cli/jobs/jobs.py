@@ -277,3 +277,88 @@ def _has_run(client: Api, job: dict[str, Any]) -> bool:
         return False
     events = client.items(path_of("jobs", job["uid"], "events"), {}, MAX_EVENTS)
     return any(str(event.get("type", "")).endswith((".running", ".retrying")) for event in events)
+
+
+STEP_TIMEOUT_SECONDS = 120.0
+COUNTS = {
+    "jobs": "jobs",
+    "events": "events",
+    "deliveries": "deliveries",
+    "attempts": "attempts",
+    "intents": "intents",
+}
+
+
+def erase(
+    metadata: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A field of the metadata and its exact value. Finds nothing that proxy.capture keeps: erase the job.",
+        ),
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="A group of jobs, by its name.")] = None,
+    job: Annotated[str | None, typer.Option(metavar="ID", help="The upstream's id of a job, or its uid.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The subject of events that programs have published.")] = None,
+    source: Source = None,
+    account: Account = None,
+    json: Json = False,
+) -> None:
+    """Erase a person, a group or a job: jobs, events, deliveries, attempts, intents. It cannot be undone."""
+    if [metadata, group, job, subject].count(None) != 3:
+        raise UsageError("use exactly one of --metadata, --group, --job and --subject")
+    fields = None
+    if metadata is not None:
+        name, _, value = metadata.partition("=")
+        if not (name and value):
+            raise UsageError("--metadata: use NAME=VALUE, such as deal=42")
+        fields = {name: value}
+    named = {"metadata": fields, "group": group, "job": job, "subject": subject}
+    body = given({**named, "source": source, "account": account})
+    total, client, cursor = dict.fromkeys((*COUNTS, "in_flight"), 0), api(), None
+    with working("erasing"):
+        while True:
+            answer: Any = client.post("/v1/erasures", given({**body, "cursor": cursor}), timeout=STEP_TIMEOUT_SECONDS)
+            total = {name: count + answer[name] for name, count in total.items()}
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                break
+    if json:
+        print_json(total)
+    else:
+        say(f"erased {', '.join(f'{total[name]:,} {word}' for name, word in COUNTS.items())}")
+    if total["in_flight"]:
+        note(f"{total['in_flight']} creates that match are in flight: run this again once they are answered")
+        raise typer.Exit(1)
+
+
+intents_app = typer.Typer(help="List creates with unknown fate and record the outcome.", no_args_is_help=True)
+
+IntentId = Annotated[str, typer.Argument(metavar="ID", help="The intent's id (int_…).")]
+INTENT_COLUMNS = ("id", "sent_at", "account", "path", "reason", "idempotency_key")
+
+
+@intents_app.command("list")
+def list_intents(limit: Limit = 50, json: Json = False) -> None:
+    """List creates that may or may not have been sent, newest first."""
+    empty = "no intents: the fate of every create is known"
+    print_list(api().items("/v1/intents", {}, limit), INTENT_COLUMNS, empty=empty, json=json)
+
+
+@intents_app.command()
+def resolve(
+    id: IntentId,
+    fate: Annotated[Literal["sent", "not_sent"], typer.Option(help="Whether the create was carried out.")],
+    job_id: Annotated[str | None, typer.Option(help="The job that it created. It is then tracked.")] = None,
+    json: Json = False,
+) -> None:
+    """Record the outcome once you have checked with Revor. Nothing is sent upstream."""
+    answer = api().post(path_of("intents", id, "resolve"), given({"fate": fate, "job_id": job_id}))
+    tracked = "" if job_id is None else f". Job {job_id} is tracked"
+    print_result(answer, f"{id} is resolved as {fate}{tracked}", json=json)
+
+
+@intents_app.command()
+def dismiss(id: IntentId, json: Json = False) -> None:
+    """Remove an intent from the list. Nothing is sent upstream."""
+    print_result(api().delete(path_of("intents", id)), f"{id} is removed from the list", json=json)

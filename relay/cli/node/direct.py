@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.cli.client import DEFAULT_URL, Api, Unreachable, api
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
     from relay.api.http.operations import Context
     from relay.clock import Clock
-    from relay.config.keyring import Keyring
+    from relay.config.keyring import KeyFile, Keyring
     from relay.config.settings import Settings
     from relay.node.audit import AuditLog
+    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.databases.database import Database
     from relay.store.store import Store
 
@@ -37,16 +39,36 @@ class NoDatabase(UsageError):
 
 
 def through_or_directly(
-    config: ConfigFile, through: Callable[[Api], Result], directly: "Callable[[Opened], Awaitable[Result]]"
+    config: ConfigFile,
+    through: Callable[[Api], Result],
+    directly: Callable[[Any], Awaitable[Result]],
+    *,
+    opening: Callable[["Settings"], AbstractAsyncContextManager[Any]] | None = None,
+    local_first: bool = False,
 ) -> Result:
     """The result of `through` the relay at RELAY_URL or the node that holds the SQLite file; else of `directly` on the
-    database of the settings, which it only reads."""
-    if os.environ.get("RELAY_URL"):
+    database of the settings.
+
+    opening      yields what `directly` gets; by default the database, which is only read
+    local_first  the database is also preferred to a relay on this machine
+    """
+    if _asks_relay(local_first):
         return through(api())
+    opening = opening or partial(opened, writes=False)
+    return done(settings_of(config), through, directly, opening, local_first=local_first)
+
+
+def _asks_relay(local_first: bool) -> bool:
+    from relay.core.access.netguard import is_loopback_host
+
+    return bool(os.environ.get("RELAY_URL")) and not (local_first and is_loopback_host(api().host))
+
+
+def settings_of(config: ConfigFile) -> "Settings":
+    """The settings of this file, with the environment's."""
     from relay.config.settings import load_settings
 
-    settings = load_settings(settings_file(config), os.environ)
-    return done(settings, through, directly, lambda given: opened(given, writes=False))
+    return load_settings(settings_file(config), os.environ)
 
 
 def done(
@@ -54,9 +76,11 @@ def done(
     through: Callable[[Api], Result],
     directly: Callable[[Any], Awaitable[Result]],
     opening: Callable[["Settings"], AbstractAsyncContextManager[Any]],
+    *,
+    local_first: bool = False,
 ) -> Result:
-    """As `through_or_directly`, with these settings. `directly` gets what `opening` yields."""
-    if os.environ.get("RELAY_URL"):
+    """As `through_or_directly`, with these settings. Raises NoDatabase if there is neither a file nor a relay."""
+    if _asks_relay(local_first):
         return through(api())
 
     async def work() -> Result:
@@ -68,7 +92,14 @@ def done(
     except DatabaseHeld:
         return through(api(own_url(settings)))
     except NoDatabase as missing:
-        return ask_relay_instead(settings, through, missing)
+        relay = api(own_url(settings))
+        try:
+            return through(relay)
+        except Unreachable:
+            raise NoDatabase(
+                f"{missing}, and no relay answers at {relay.url}. `relay serve` creates the database. For a relay "
+                "elsewhere set RELAY_URL; for another settings file use --config FILE"
+            ) from None
 
 
 def database_path(settings: "Settings") -> "Path":
@@ -91,19 +122,6 @@ def require_database(settings: "Settings") -> None:
         raise NoDatabase(f"there is no database at {database_path(settings)}")
 
 
-def ask_relay_instead(settings: "Settings", through: Callable[[Api], Result], missing: NoDatabase) -> Result:
-    """The result of `through` the relay at RELAY_URL, else at the address of these settings. Raises NoDatabase if none
-    answers."""
-    relay = api() if os.environ.get("RELAY_URL") else api(own_url(settings))
-    try:
-        return through(relay)
-    except Unreachable:
-        raise NoDatabase(
-            f"{missing}, and no relay answers at {relay.url}. `relay serve` creates the database. For a relay "
-            "elsewhere set RELAY_URL; for another settings file use --config FILE"
-        ) from None
-
-
 def own_url(settings: "Settings") -> str:
     """Where the node with these settings answers."""
     host, port = settings.server.host.strip("[]"), settings.server.port
@@ -119,6 +137,7 @@ class Opened:
 
     settings: "Settings"
     store: "Store"
+    keys: "EncryptionKeys"
     audit: "AuditLog"
     clock: "Clock"
 
@@ -140,19 +159,21 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
     from relay import log
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
+    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import open_store
 
     log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
     if not creates:
         require_database(settings)
-    keyring = _keyring(settings)
+    keyring, file = _keyring(settings)
     store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=2)
     try:
         clock = store.clock(wall_clock)
+        keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
         audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
         if writes:
-            await _check_keys(store, keyring, clock)
-        yield Opened(settings=settings, store=store, audit=audit, clock=clock)
+            await keys.check()  # else nodes could not decrypt the key of the audit, should this process make it
+        yield Opened(settings=settings, store=store, keys=keys, audit=audit, clock=clock)
     finally:
         await store.close()
 
@@ -165,32 +186,28 @@ async def recorded(
     is in the entry. Raises UsageError without an encryption key, SettingsError if nodes do not have it, StoreError."""
     from relay.clock import wall_clock
     from relay.node.audit import AuditLog
+    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import Store
 
-    keyring = _keyring(settings)
+    keyring, file = _keyring(settings)
     clock = database.clock(wall_clock)
     store = Store(database, keyring)
     audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
-    await _check_keys(store, keyring, clock)
+    await EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file).check()
     async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
         yield notes
 
 
-async def _check_keys(store: "Store", keyring: "Keyring", clock: "Clock") -> None:
-    """Raises SettingsError if nodes could not decrypt the key of the audit, should this process make it."""
-    from relay.node.encryption_keys import EncryptionKeys
-
-    await EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=None).check()
-
-
-def _keyring(settings: "Settings") -> "Keyring":
+def _keyring(settings: "Settings") -> "tuple[Keyring, KeyFile | None]":
+    """The keys, and the file that has them if the settings have none."""
     from relay.config.keyring import KeyFile, Keyring
     from relay.node.opening import NO_KEY
     from relay.private_files import default_state_dir
     from relay.store.databases.postgres_engine import is_postgres
 
     if settings.encryption.keys:
-        return Keyring(settings.encryption.keys)
+        return Keyring(settings.encryption.keys), None
     if is_postgres(settings.database.url):
         raise UsageError(NO_KEY)
-    return Keyring(KeyFile(default_state_dir(os.environ)).read_or_create())
+    file = KeyFile(default_state_dir(os.environ))
+    return Keyring(file.read_or_create()), file

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import api
 from relay.cli.deliveries.report import SKIPPED
 from relay.cli.options import Json
-from relay.cli.output import print_json, print_table, say
+from relay.cli.output import print_json, print_list, print_table, say
 from relay.clock import from_rfc3339, in_words, to_rfc3339
+from relay.core.jsontext import dumps
+from relay.core.values import DEFAULT
 
 MAX_SUBSCRIPTIONS = 500
 MAX_FAILING = 10
@@ -89,3 +91,30 @@ def _lag_row(lag: Mapping[str, Any]) -> list[Any]:
 
 def _count(found: Mapping[str, Any]) -> str:
     return f"{found['count']:,}{' or more' if found['truncated'] else ''}"
+
+
+SETTING_COLUMNS = ("key", "value", "place", "change")
+
+
+def settings(
+    changed: Annotated[bool, typer.Option("--changed", help="Only those that are not the default.")] = False,
+    json: Json = False,
+) -> None:
+    """Show the settings that the relay runs with. Includes where each was written, and what SIGHUP applies."""
+    items = api().get("/v1/settings")["items"]
+    found = [one for one in items if not changed or one["place"] != DEFAULT]
+    print_list(found, SETTING_COLUMNS, _setting_row, empty="every setting has its default", json=json)
+
+
+def _setting_row(setting: Mapping[str, Any]) -> list[str]:
+    return [setting["key"], shown(setting), setting["place"], "SIGHUP" if setting["reloaded"] else "restart"]
+
+
+def shown(setting: Mapping[str, Any]) -> str:
+    """The value for a person; of a secret only whether it is set."""
+    if not setting["set"]:
+        return "not set"
+    if setting["secret"] and setting["value"] is None:
+        return "set"
+    value = setting["value"]
+    return value if isinstance(value, str) else str(dumps(value).decode())

@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relay.cli.client import Api, ApiError
-from relay.cli.node.direct import COMMAND_LINE, NoDatabase, Opened, done, opened
-from relay.cli.node.serve import ConfigFile, settings_file
+from relay.cli.node.direct import COMMAND_LINE, NoDatabase, Opened, done, opened, settings_of
+from relay.cli.node.serve import ConfigFile
 from relay.cli.options import Json
 from relay.cli.output import clean, note, print_json, say, working
 from relay.core.subscriptions.declared import pending_words
@@ -55,7 +56,7 @@ def apply(
     json: Json = False,
 ) -> None:
     """Make the subscriptions match relay.yaml. Changes only what differs, all of it or nothing."""
-    settings = _settings(config)
+    settings = settings_of(config)
     if not settings.subscriptions and not prune:
         note("nothing is declared: add the section `subscriptions` to relay.yaml. `relay export` writes it")
     asks = prune and not (dry_run or yes or json) and sys.stdin.isatty() and sys.stdout.isatty()
@@ -85,7 +86,7 @@ def export(
     """Write the subscriptions as a section of relay.yaml, for `relay apply`. Secrets are placeholders."""
     from relay.cli.subscriptions.exporting import as_yaml, document_of, escaped, restore_references
 
-    settings = _settings(config)
+    settings = settings_of(config)
 
     def through(relay: Api) -> Any:
         if with_secrets:
@@ -106,7 +107,7 @@ def export(
             await database.audit.record("subscriptions.export", actor=COMMAND_LINE)
         return [(subscription_view(one, redacted_url, context.settings), one) for one in stored]
 
-    found = done(settings, through, directly, lambda settings: opened(settings, writes=with_secrets))
+    found = done(settings, through, directly, partial(opened, writes=with_secrets))
     found.sort(key=lambda pair: str(pair[0]["id"]))
     documents = [document_of(shown, stored, with_secrets=with_secrets) for shown, stored in found]
     if not with_secrets:
@@ -119,12 +120,6 @@ def export(
         return
     paused = [str(shown["id"]) for shown, _ in found if shown["state"] in ("paused", "disabled")]
     typer.echo(as_yaml(documents, paused=paused), nl=False)
-
-
-def _settings(config: ConfigFile) -> "Settings":
-    from relay.config.settings import load_settings
-
-    return load_settings(settings_file(config), os.environ)
 
 
 def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: bool) -> Any:
@@ -157,7 +152,7 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: 
 
     with working("comparing"), _masking(settings.subscriptions):
         try:
-            plan = done(settings, through, directly, lambda given: opened(given, writes=not dry_run))
+            plan = done(settings, through, directly, partial(opened, writes=not dry_run))
         except NoDatabase:
             if not dry_run:
                 raise

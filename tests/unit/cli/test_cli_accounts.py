@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             queries.append((path, dict(query), limit))
             return [] if query.get("state") == "removed" else [ACCOUNT]
 
-    monkeypatch.setattr("relay.cli.accounts.api", Client)
+    monkeypatch.setattr("relay.cli.sources.api", Client)
     return queries
 
 

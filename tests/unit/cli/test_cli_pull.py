@@ -7,7 +7,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from relay.cli import run
-from relay.cli.events import listen, pulling
+from relay.cli.events import listen
 from tests.unit.cli.test_cli_client import SECRET, Stub
 from tests.unit.cli.test_cli_client import stub as stub
 
@@ -85,7 +85,7 @@ def test_interrupt_gives_back_what_was_not_accepted(stub: Stub, monkeypatch: pyt
 def test_what_was_accepted_while_the_relay_was_away_is_acknowledged_later(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pulling, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(listen, "FIRST_PAUSE_SECONDS", 0.0)
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
     pulls(stub, [1, 2])
     stub.says(f"POST {PATH}/ack", {"detail": "starting"}, status=503)
