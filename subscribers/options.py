@@ -19,11 +19,16 @@ MAX_SETTING_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """How a field is called on the command line: its option, where it has another name, and what stands for its
-    value."""
+    """How a field is written: its option, where it has another name, and what stands for its value.
+
+    own      False: it has no option, and no field in the form: something else says its value
+    creates  it is set when a subscription is made, and stays
+    """
 
     option: str = ""
     metavar: str | None = None
+    own: bool = True
+    creates: bool = False
 
 
 def _whole(value: object) -> object:

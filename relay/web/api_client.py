@@ -68,12 +68,12 @@ class ApiClient:
             self._reads.release()
 
     async def allowed(self, path: str, *segments: str, query: Query | None = None) -> Any:
-        """The answer to a GET; None if the caller may not read it or it does not exist. Raises RequestError for all
-        other errors, and StoreError."""
+        """The answer to a GET; None if the caller may not read it, it does not exist, or several have its id. Raises
+        RequestError for all other errors, and StoreError."""
         try:
             return await self.get(path, *segments, query=query)
         except RequestError as error:
-            if error.status in (403, 404):
+            if error.status in (403, 404, 409):
                 return None
             raise
 

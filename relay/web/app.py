@@ -62,7 +62,7 @@ class Shared:
 
 
 class Web:
-    """Serves every path below /ui, and redirects / there."""
+    """Serves every path below /ui, and redirects / and /ui/ there."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -90,7 +90,7 @@ class Web:
 
     async def _answer(self, request: Request) -> Response:
         path, sessions = request.scope["path"], self._shared.sessions
-        if path == "/":
+        if path in ("/", f"{UI}/"):
             return RedirectResponse(UI, 303)
         if path.startswith(f"{STATIC}/"):
             return _static(path.removeprefix(f"{STATIC}/"), request)

@@ -224,16 +224,68 @@ class Page:
     live: bool = False
     moves: bool = False
 
-    @staticmethod
-    def add(route: str, *, into: list["Page"], live: bool = False, moves: bool = False) -> Callable[[Handler], Handler]:
-        """Adds the decorated handler to a list. `route`: such as `GET /ui/jobs`."""
-        method, _, path = route.partition(" ")
 
-        def added(handler: Handler) -> Handler:
-            into.append(Page(method=method, path=path, handler=handler, live=live, moves=moves))
-            return handler
+PAGES: list[Page] = []
+"""Those of the modules that were imported."""
 
-        return added
+
+def page(route: str, *, live: bool = False, moves: bool = False) -> Callable[[Handler], Handler]:
+    """Makes a page of the decorated handler. `route`: such as `GET /ui/jobs`."""
+    method, _, path = route.partition(" ")
+
+    def added(handler: Handler) -> Handler:
+        PAGES.append(Page(method=method, path=path, handler=handler, live=live, moves=moves))
+        return handler
+
+    return added
+
+
+def action(route: str, call: str, *, done: str, to: str, query: Query | None = None) -> None:
+    """Makes an action that only calls the API, such as `POST /v1/jobs/{}/refresh`, with the id of its path. `to`: where
+    it leads; `{}` stands for the uid in the answer, else the id."""
+    method, _, path = call.partition(" ")
+
+    async def handler(visit: PageRequest) -> Done:
+        id, send = visit.id(), visit.api.delete if method == "DELETE" else visit.api.post
+        answer = await send(path, id, query=query)
+        return Done(key=done, to=to.format((answer or {}).get("uid", id)))
+
+    page(route)(handler)
+
+
+def columns(fields: str) -> dict[str, str]:
+    """Columns of a CSV file, separated by spaces: each a field, whose name is the heading, or `heading=path.of.field`.
+    Underscores of a heading are shown as spaces."""
+    pairs = [one.partition("=") for one in fields.split()]
+    return {head.replace("_", " "): path or head for head, _, path in pairs}
+
+
+def options(values: Mapping[str, object]) -> list[str]:
+    """These values as options of a command."""
+    return [part for name, value in shown(values).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+async def list_page(
+    visit: PageRequest,
+    path: str,
+    *,
+    template: str,
+    title: str,
+    command: Sequence[str],
+    columns: Mapping[str, str],
+    filters: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Content:
+    """A page of one of the API's lists, as `items`, with its filters, pages, export and equivalents."""
+    asked = visit.asked(*filters)
+    found = await visit.api.get(path, query={**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
+    return Content(
+        template=template,
+        title=title,
+        values={"items": found["items"], "next_cursor": found["next_cursor"], "asked": asked, **(values or {})},
+        equivalent=equivalent([*command, *options(asked)], f"GET {path}", query=asked),
+        export=Export(path=path, query=asked, columns=columns),
+    )
 
 
 def equivalent(

@@ -296,9 +296,10 @@ def test_preview_follows_what_is_typed(open_tab: Callable[[str], Page], shown: S
     expect(preview).to_contain_text("POST https://crm.example/hooks")
     page.get_by_label(t("forms.field_event")).select_option(id)
     expect(preview).to_contain_text(subject)
-    page.get_by_label(t("forms.field_template"), exact=True).press_sequentially('{"about": "{{ event.subject }}"}')
+    page.get_by_text(t("subscriptions.kind_fields"), exact=True).click()
+    page.get_by_label("Template", exact=True).press_sequentially('{"about": "{{ event.subject }}"}')
     expect(preview.locator("code")).to_have_text('{\n  "about": "' + subject + '"\n}')
-    filter = page.get_by_label(t("forms.field_filters"), exact=True)
+    filter = page.get_by_label("Filters", exact=True)
     filter.press_sequentially('[{"exact": {"subject": "another"}}]')
     expect(preview).to_contain_text(t("subscriptions.gets_not"))
     filter.press_sequentially(" ]")
@@ -307,7 +308,7 @@ def test_preview_follows_what_is_typed(open_tab: Callable[[str], Page], shown: S
     filter.press("Delete")
     expect(preview).to_contain_text(t("subscriptions.gets"))
     assert page.evaluate("document.activeElement.id") == "filters"
-    page.get_by_label(t("forms.field_template"), exact=True).fill("")
+    page.get_by_label("Template", exact=True).fill("")
     sink.fill("https://hooks.slack.com/services/T0/B0/x")
     page.get_by_label(t("forms.field_kind"), exact=True).select_option("slack")
     expect(preview).to_contain_text(t("subscriptions.gets_not"))  # its default types are others

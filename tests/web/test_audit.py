@@ -42,12 +42,3 @@ async def test_audit_is_verified(browser: Browser, world: World) -> None:
     page = await browser.post("/ui/audit/verify")
     assert "The audit is not intact." in page.soup.text
     assert page.soup.texts("//main//li") == ["entry 2 was changed or inserted: its MAC is wrong"]
-
-
-async def test_hostile_values_are_text(browser: Browser) -> None:
-    await browser.client.post("/v1/subscriptions/<script>alert(1)<%2Fscript>/pause")
-    await browser.client.post("/v1/subscriptions/<img src=x>/pause")
-    page = await browser.get("/ui/audit", actor="<script>alert(1)</script>")
-    assert "<script>alert" not in page.html
-    page = await browser.get("/ui/audit")
-    assert "<img" not in page.html

@@ -96,20 +96,6 @@ async def test_accounts_that_cannot_send_stand_with_their_jobs(browser, world):
     assert ("Ada" in only.html, "acc_2" in only.html) == (True, False)
 
 
-# --- hostile values
-
-
-async def test_what_comes_from_outside_stays_text(browser, world):
-    await add(world, "a", group="<b>bold</b>")
-    await unknown(world, metadata={"note": EVIL}, idempotency_key=EVIL)
-    await list_accounts(world.store, ("revor", "default"), EVIL, name=EVIL, channel="linkedin", now=NOW)
-    await world.fail("b", EVIL, EVIL)
-    for path in ("/ui/groups", "/ui/intents", "/ui/sources", "/ui/incidents", "/ui"):
-        page = await browser.get(path)
-        assert page.status == 200, path
-        assert not page.soup.all("//img | //b")
-
-
 # --- the overview
 
 

@@ -13,7 +13,7 @@ from relay.api.http.auth import LOCAL
 from relay.errors import TooMany, Unauthorized
 from relay.web import export
 from relay.web.api_client import PAGE_LIMIT, ApiClient
-from relay.web.live import AT_ONCE, MAX_WAITING, MIN_SECONDS, SHARE, Key, Live
+from relay.web.live import AT_ONCE, MAX_WAITING, Live
 from tests.support.api_world import TOKENS
 from tests.support.store_kit import track
 
@@ -80,27 +80,6 @@ async def test_the_live_part_of_a_page_is_of_that_page(browser, world, name):
     assert again.soup.texts("//h1") == [name]
 
 
-async def test_a_caller_with_expensive_pages_slows_down_its_own():
-    now, took = [0.0], {"greedy": 9.0, "modest": 0.03}
-    live = Live(lambda: now[0], lambda: now[0])
-
-    async def opened(caller):
-        async def render():
-            now[0] += took[caller]
-            return caller
-
-        frames = live.frames(Key(caller, "/ui"), caller, render, no_signal, lambda: True)
-        assert b"event: live" in await anext(frames)
-        assert b"data: " in await anext(frames)
-        return frames
-
-    open_pages = [await opened("greedy"), await opened("modest")]
-    assert live.interval_seconds("greedy") == pytest.approx(9.0 * 2 / SHARE)
-    assert live.interval_seconds("modest") == MIN_SECONDS
-    for one in open_pages:
-        await one.aclose()
-
-
 async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatch):
     """Else each round of the event loop is as long as all of them."""
     browser = await open_as(token="rl_read")
@@ -157,10 +136,6 @@ async def test_only_so_many_pages_of_a_caller_wait():
         await asyncio.gather(*waiting, return_exceptions=True)
     async with renderings.turn("one"):
         pass
-
-
-async def no_signal(seconds):
-    return False
 
 
 # --- downloads

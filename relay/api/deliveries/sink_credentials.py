@@ -3,8 +3,8 @@
 import re
 from base64 import b32decode
 from binascii import crc_hqx
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -55,9 +55,10 @@ def _is_seed(value: str) -> bool:
     return crc_hqx(raw[:-2], 0) == int.from_bytes(raw[-2:], "little")
 
 
+_WRITE_ONLY: dict[str, Any] = {"writeOnly": True}
 Secret = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_HEADER_VALUE_BYTES),
+    Field(min_length=1, max_length=MAX_HEADER_VALUE_BYTES, json_schema_extra=_WRITE_ONLY),
     _check(str.isprintable, "text without control characters is"),
 ]
 Text = Annotated[
@@ -67,7 +68,7 @@ Text = Annotated[
 ]
 AccessToken = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_TOKEN_CHARACTERS),
+    Field(min_length=1, max_length=MAX_TOKEN_CHARACTERS, json_schema_extra=_WRITE_ONLY),
     _check(_is_visible, "printable ASCII characters without spaces are"),
 ]
 TokenType = Annotated[
@@ -76,12 +77,19 @@ TokenType = Annotated[
         lambda value: value.lower() == "bearer", "bearer, the only type that can be sent (see HEADER for others), is"
     ),
 ]
-TokenUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="An https URL.")]
+TokenUrl = Annotated[
+    str, Field(min_length=1, max_length=MAX_URL_CHARACTERS, description="Where tokens come from: an https URL.")
+]
 Identifier = Annotated[
     str,
     Field(max_length=MAX_TEXT_CHARACTERS),
     _check(lambda value: value.isprintable() and ":" not in value, "text without a colon or control characters is"),
 ]
+
+
+_EXPIRES = "Access token expires"
+_BEARER = "`bearer`, the only one that can be sent."
+_CLIENT_ID, _CLIENT_SECRET = "The client id.", "The client secret."
 
 
 class PlainCredential(Body):
@@ -96,22 +104,28 @@ class AccessTokenCredential(Body):
     """A bearer token."""
 
     credentialtype: Literal["ACCESSTOKEN"]
-    accesstoken: AccessToken
-    accesstokenexpiresutc: Moment | None = Field(default=None, description="The relay sends nothing from then on.")
-    accesstokentype: TokenType = "bearer"
+    accesstoken: AccessToken = Field(title="Access token", description="The token.")
+    accesstokenexpiresutc: Moment | None = Field(
+        default=None, title=_EXPIRES, description="The relay sends nothing from then on."
+    )
+    accesstokentype: TokenType = Field(default="bearer", title="Token type", description=_BEARER)
 
 
 class RefreshTokenCredential(Body):
     """A bearer token, and the refresh token that gets the next one."""
 
     credentialtype: Literal["REFRESHTOKEN"]
-    refreshtoken: AccessToken
-    refreshtokenendpoint: TokenUrl
-    accesstoken: AccessToken | None = Field(default=None, description="Default: the relay gets one first.")
-    accesstokenexpiresutc: Moment | None = Field(default=None, description="When the relay gets the next one.")
-    accesstokentype: TokenType = "bearer"
-    client_id: Text | None = None
-    client_secret: Secret | None = None
+    refreshtoken: AccessToken = Field(title="Refresh token", description="The token that gets the next access token.")
+    refreshtokenendpoint: TokenUrl = Field(title="Token endpoint")
+    accesstoken: AccessToken | None = Field(
+        default=None, title="Access token", description="Default: the relay gets one first."
+    )
+    accesstokenexpiresutc: Moment | None = Field(
+        default=None, title=_EXPIRES, description="When the relay gets the next one."
+    )
+    accesstokentype: TokenType = Field(default="bearer", title="Token type", description=_BEARER)
+    client_id: Text | None = Field(default=None, description=_CLIENT_ID)
+    client_secret: Secret | None = Field(default=None, description=_CLIENT_SECRET)
 
 
 class ClientCredentials(Body):
@@ -119,25 +133,31 @@ class ClientCredentials(Body):
 
     credentialtype: Literal["CLIENTCREDENTIALS"]
     token_url: TokenUrl
-    client_id: Text
-    client_secret: Secret
-    scope: Text | None = None
-    audience: Text | None = None
+    client_id: Text = Field(description=_CLIENT_ID)
+    client_secret: Secret = Field(description=_CLIENT_SECRET)
+    scope: Text | None = Field(default=None, description="The scopes to ask for.")
+    audience: Text | None = Field(default=None, description="The API that the tokens are for.")
 
 
 class HeaderCredential(Body):
     """A header of any name, for API keys."""
 
     credentialtype: Literal["HEADER"]
-    name: Annotated[str, Field(min_length=1, max_length=MAX_HEADER_NAME_LENGTH)]
-    value: Annotated[str, Field(min_length=1, max_length=MAX_HEADER_VALUE_BYTES)]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_HEADER_NAME_LENGTH)] = Field(
+        description="The name of the header."
+    )
+    value: Annotated[str, Field(min_length=1, max_length=MAX_HEADER_VALUE_BYTES)] = Field(
+        description="Its value.", json_schema_extra=_WRITE_ONLY
+    )
 
 
 class NkeyCredential(Body):
     """The NKey of a user of NATS."""
 
     credentialtype: Literal["NKEY"]
-    seed: Annotated[str, _check(_is_seed, "the seed of a user's NKey, SU and 56 more letters and digits, is")]
+    seed: Annotated[str, _check(_is_seed, "the seed of a user's NKey, SU and 56 more letters and digits, is")] = Field(
+        description="The seed, SU and 56 more letters and digits.", json_schema_extra=_WRITE_ONLY
+    )
 
 
 GivenCredential = (
@@ -152,6 +172,10 @@ SinkCredentialBody = Annotated[
     GivenCredential,
     Field(discriminator="credentialtype"),
 ]
+CREDENTIALS: Mapping[str, type[Body]] = {
+    get_args(model.model_fields["credentialtype"].annotation)[0]: model for model in get_args(GivenCredential)
+}
+"""The model of each type."""
 
 
 class ShownCredential(Shown):

@@ -2,12 +2,13 @@
 fields of some kinds only."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 
-from relay.api.deliveries.sink_credentials import ShownCredential, SinkCredentialBody
+from relay.api.deliveries.sink_credentials import CREDENTIALS, ShownCredential, SinkCredentialBody
 from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import (
     MAX_ID_CHARACTERS,
@@ -26,8 +27,8 @@ from relay.core.subscriptions import subscription as core
 from relay.core.subscriptions.filters import MAX_COMPARISONS
 from relay.core.subscriptions.signing import parse_secret
 from relay.core.subscriptions.subscription import Handshake
-from subscribers.fields import Part
-from subscribers.options import Whole
+from subscribers.fields import Part, WrittenField, kind_fields, merged
+from subscribers.options import Cli, Whole
 
 MAX_RETRIES = 50
 
@@ -225,15 +226,18 @@ class ProtocolSettings(Body, WithKindFields):
 
     part: ClassVar[Part] = "protocolsettings"
 
-    headers: dict[str, str] | None = Field(default=None, description="HTTP: sent with every request.")
-    method: Method = Field(default="POST", description="HTTP.")
+    headers: Annotated[dict[str, str] | None, Cli("header", "NAME: VALUE")] = Field(
+        default=None, description="HTTP: sent with every request.", examples=[{"X-Team": "sales"}]
+    )
+    method: Method = Field(default="POST", description="HTTP: `POST`, `PUT` or `PATCH`.")
 
 
 class SubscriptionConfig(Body, WithKindFields):
     """How events are rendered, ordered and retried."""
 
     kind: str | None = Field(
-        default=None, description="Default: inferred from the protocol and the sink's URL, else `webhook`."
+        default=None,
+        description="The kind of the sink. Default: inferred from the protocol and the sink's URL, else `webhook`.",
     )
     ordering: Literal["job", "none"] = Field(
         default="job",
@@ -244,21 +248,33 @@ class SubscriptionConfig(Body, WithKindFields):
         description="`v1`: HMAC-SHA256 with the subscription's secret. `v1a`: ed25519 with the relay's key pair, whose "
         "public keys are at `/.well-known/webhook-keys.json`. `both`: a signature of each.",
     )
-    start: Annotated[str, AfterValidator(_start)] = Field(
+    start: Annotated[str, AfterValidator(_start), Cli(creates=True)] = Field(
         default="now",
         description="The first events to send: `now`, `earliest` or an RFC 3339 time.",
         json_schema_extra={"anyOf": [{"enum": ["now", "earliest"]}, {"format": "date-time"}]},
     )
-    timeout_seconds: float | None = Field(default=None, gt=0, le=60)
+    timeout_seconds: Annotated[float | None, Cli("timeout")] = Field(
+        default=None,
+        gt=0,
+        le=60,
+        description="Maximum seconds per attempt. Default: `delivery.timeout_seconds`.",
+        examples=[7.5],
+    )
     retry_schedule: list[Duration] | None = Field(
         default=None,
         max_length=MAX_RETRIES,
         description="The pauses between attempts. Default: `delivery.retry_schedule`.",
+        examples=[["5s", "5m", "2h"]],
     )
-    rate_per_second: float | None = Field(default=None, gt=0, le=10_000)
-    concurrency: Annotated[Whole, Field(ge=1, le=1_000)] | None = None
-    portal: str | None = Field(
+    rate_per_second: Annotated[float | None, Cli("rate")] = Field(
+        default=None, gt=0, le=10_000, description="Maximum deliveries per second. Default: no maximum.", examples=[10]
+    )
+    concurrency: Annotated[Whole, Field(ge=1, le=1_000)] | None = Field(
+        default=None, description="Maximum deliveries at the same time. Default: no maximum of its own.", examples=[4]
+    )
+    portal: Annotated[str | None, Cli(own=False)] = Field(
         default=None,
+        json_schema_extra={"readOnly": True},
         description="Read-only: the account at the CRM, as the check of the credential found it. `PUT` ignores it.",
     )
     dry_run: bool = Field(
@@ -276,8 +292,10 @@ class SubscriptionConfig(Body, WithKindFields):
         description="For chat kinds: `collapse` (their default): incidents instead of the failures in them. `both`: "
         "incidents and each failure. `off`: each failure.",
     )
-    secret: Annotated[str, AfterValidator(_signing_secret)] | None = Field(
-        default=None, description="Your own signing secret, `whsec_…`. Default: a generated one."
+    secret: Annotated[Annotated[str, AfterValidator(_signing_secret)] | None, Cli(creates=True)] = Field(
+        default=None,
+        description="Your own signing secret, `whsec_…`. Default: a generated one.",
+        json_schema_extra={"writeOnly": True},
     )
 
 
@@ -289,7 +307,7 @@ class SubscriptionCreate(Body):
 
     read_only: ClassVar[frozenset[str]] = frozenset(SubscriptionWithSkipped.model_fields)
 
-    sink: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)] | None = Field(
+    sink: Annotated[Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)] | None, Cli(own=False)] = Field(
         default=None,
         description="Where events are sent to: an https URL, or a broker such as `kafkas://one.example:9093,"
         "two.example:9093`, `tls://nats.example:4222` or `amqps://rabbit.example/vhost`. Needed unless `protocol` is "
@@ -304,7 +322,7 @@ class SubscriptionCreate(Body):
         "act on or wait for: failures, incidents, trouble, finished groups.",
     )
     source: str | None = Field(default=None, description="Send only events with this CloudEvents `source`.")
-    filters: list[Annotated[Any, WithJsonSchema(_FILTER)]] | None = Field(
+    filters: Annotated[list[Annotated[Any, WithJsonSchema(_FILTER)]] | None, Cli(metavar="FILE-or-JSON")] = Field(
         default=None,
         max_length=MAX_COMPARISONS,
         description="Send only events for which all of these are true: filters of the CloudEvents Subscriptions API in "
@@ -312,20 +330,24 @@ class SubscriptionCreate(Body):
         "into the event (`/data/metadata/deal`), and the dialects `in`, `contains`, `range` and `exists`.",
         examples=[[{"exact": {"channel": "linkedin"}}, {"not": {"prefix": {"group": "test-"}}}]],
     )
-    protocol: core.Protocol | None = Field(
+    protocol: Annotated[core.Protocol | None, Cli(own=False)] = Field(
         default=None,
         description="Default: that of the sink's scheme. KAFKA: `kafka://`, `kafkas://`. NATS: `nats://`, `tls://`. "
         "AMQP: `amqp://`, `amqps://`. PULL: a program asks for its events.",
     )
-    protocolsettings: ProtocolSettings | None = None
-    sinkcredential: SinkCredentialBody | None = Field(
+    protocolsettings: Annotated[ProtocolSettings | None, Cli(own=False)] = None
+    sinkcredential: Annotated[SinkCredentialBody | None, Cli("credential", "FILE")] = Field(
         default=None,
         description="What the sink asks for besides the signature. Sent only to the sink's scheme, host and port, and "
         "never shown again. `PUT` keeps it if it is absent, and removes it if it is null.",
         examples=[{"credentialtype": "PLAIN", "identifier": "relay", "secret": "a password"}],
     )
-    config: SubscriptionConfig | None = Field(default=None, examples=[{"retry_schedule": ["5s", "5m", 1800]}])
-    description: str | None = Field(default=None, max_length=1_000, examples=["The CRM"])
+    config: Annotated[SubscriptionConfig | None, Cli(own=False)] = Field(
+        default=None, examples=[{"retry_schedule": ["5s", "5m", 1800]}]
+    )
+    description: str | None = Field(
+        default=None, max_length=1_000, description="What people call it.", examples=["The CRM"]
+    )
 
 
 class DeclaredSubscription(SubscriptionCreate):
@@ -360,3 +382,17 @@ SubscriptionReplace = create_model(
     "sent back: read-only fields are ignored, and a redacted sink or header keeps its value.",
     **_IGNORED,
 )
+
+
+@cache
+def written_fields() -> tuple[WrittenField, ...]:
+    """Every field that a person can write: of the subscription itself, of its parts, and of each kind and credential.
+    The options of the command line and the fields of the dashboard's form are made from them."""
+    return (
+        *merged("", [("", SubscriptionCreate)], "".join),
+        *merged("protocolsettings", [("", ProtocolSettings)], "".join),
+        *kind_fields("protocolsettings"),
+        *merged("config", [("", SubscriptionConfig)], "".join),
+        *kind_fields("config"),
+        *merged("sinkcredential", CREDENTIALS.items(), ", ".join),
+    )

@@ -3,21 +3,20 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from relay.cli.options import full_types, given, split_names
-from relay.core.jsontext import dumps, loads
+from relay.cli.options import full_types, given, time_or_age
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import UsageError
 
 if TYPE_CHECKING:
-    from subscribers.fields import KindField, Shape
+    from subscribers.fields import WrittenField
 
 Body = dict[str, Any]
 PARTS = ("protocolsettings", "config")
@@ -27,18 +26,6 @@ _TOKEN = re.compile(r"[A-Za-z0-9][!-~]{7,}")
 """A token by itself, which is no JSON."""
 KEPT = ("sinkcredential",)
 """Fields that the API keeps where a body does not have them; null removes them."""
-
-
-def _headers(lines: list[str] | None) -> dict[str, str] | None:
-    if not lines:
-        return None
-    headers = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise UsageError("--header has no colon. Write it like 'X-Team: sales'")
-        headers[name.strip()] = value.strip()
-    return headers
 
 
 def _read(path: str, size: int) -> bytes:
@@ -69,169 +56,98 @@ def _credential(path: str | None) -> Any:
         raise UsageError(f"--credential {path:.200} is not JSON. Write it like {example}") from None
 
 
-def _json(option: str, text: str, example: str) -> Any:
+def _is_inline(text: str) -> bool:
+    """True if an argument is JSON itself, not the name of a file."""
+    return text.lstrip().startswith(("[", "{", '"'))
+
+
+def _json(option: str, text: str, example: str) -> bytes:
     """JSON, from the argument itself or from the file that it names. Raises UsageError."""
-    inline = text.lstrip().startswith(("[", "{", '"'))
-    if inline:
-        body = text.encode(errors="surrogateescape")
-    else:
-        try:
-            body = _read(text, MAX_JSON_BYTES)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "no name of a file"
-            raise UsageError(f"{option} {text:.200}: {why}. It takes JSON such as {example}, or a file") from None
+    if _is_inline(text):
+        return text.encode(errors="surrogateescape")
     try:
-        return loads(body)
-    except ValueError as error:
-        where = "" if inline else f" {text:.200}"
-        raise UsageError(f"{option}{where} is not JSON ({error}). Write it like {example}") from None
+        return _read(text, MAX_JSON_BYTES)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no name of a file"
+        raise UsageError(f"{option} {text:.200}: {why}. It takes JSON such as {example}, or a file") from None
 
 
 def filters_given(text: str | None) -> Any:
     """The filters of --filters; a single one may stand alone. Raises UsageError."""
-    if text is None:
-        return None
-    found = _json("--filters", text, '[{"exact": {"channel": "linkedin"}}]')
-    return [found] if isinstance(found, dict) else found
+    return None if text is None else _value(next(one for one in settings() if one.path == "filters"), text)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting: its option, and the field of the API that it sets. `part` is "" for a field of the object itself."""
-
-    option: str
-    type: Any
-    help: str
-    part: str = "config"
-    field: str = ""
-    metavar: str | None = None
-    read: Callable[[Any], Any] = lambda value: value
-
-    @property
-    def name(self) -> str:
-        """The name of the field in the API."""
-        return self.field or self.option
-
-    def parameter(self) -> inspect.Parameter:
-        """The parameter that Typer makes an option of."""
-        option = typer.Option(None, f"--{self.option.replace('_', '-')}", metavar=self.metavar, help=self.help)
-        kind = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(self.option, kind, default=option, annotation=self.type | None)
+def _start(text: str) -> str | None:
+    return text if text in ("now", "earliest") else time_or_age(text)
 
 
-COMMON = (
-    Setting("types", str, "Event types, such as failed,overdue.", part="", read=full_types),
-    Setting("source", str, "Only events of this CloudEvents source.", part=""),
-    Setting(
-        "filters",
-        str,
-        "Only events that pass these filters: JSON, or a file with it. - reads it from the input.",
-        part="",
-        metavar="FILE-or-JSON",
-        read=filters_given,
-    ),
-    Setting(
-        "kind",
-        str,
-        "The kind of the sink. By default the one that the URL is known for.",
-    ),
-    Setting(
-        "header",
-        list[str],
-        "A header of each request. Can be given several times.",
-        part="protocolsettings",
-        field="headers",
-        metavar="NAME: VALUE",
-        read=_headers,
-    ),
-    Setting("method", str, "POST or PUT.", part="protocolsettings"),
-    Setting(
-        "credential",
-        str,
-        "A file with the sink's sinkcredential as JSON, or with an access token alone. - reads it from the input.",
-        part="",
-        field="sinkcredential",
-        metavar="FILE",
-        read=_credential,
-    ),
-    Setting("ordering", str, "job: in order within a job. none: in any order."),
-    Setting("signature", str, "v1: with the subscription's secret. v1a: with the relay's key pair. Or both."),
-    Setting("timeout", float, "Maximum seconds per attempt.", field="timeout_seconds"),
-    Setting(
-        "retry_schedule",
-        str,
-        "Pauses between attempts, such as 5s,5m,2h.",
-        read=lambda text: split_names(text, "--retry-schedule", "5s,5m,2h"),
-    ),
-    Setting("rate", float, "Maximum deliveries per second.", field="rate_per_second"),
-    Setting("handshake", str, "Whether the sink must agree first: off or required."),
-    Setting("incidents", str, "Chats: collapse (incidents instead of the failures in them), both, or off."),
-    Setting("concurrency", int, "Maximum deliveries at the same time."),
-    Setting("dry_run", bool, "Send nothing: attempts show the requests that would have been sent."),
-    Setting("description", str, "A description of your own.", part=""),
-)
-"""Those of every kind."""
-
-_TYPES = {"switch": bool, "number": int, "decimal": float}
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "types": full_types,
+    "sinkcredential": _credential,
+    "config.start": _start,
+}
+"""Of options that take more than a value of the API."""
+_OR_FILE = "JSON, or a file with it. - reads it from the input."
+_NOTES = {
+    "sinkcredential": "Here a file with it as JSON, or with an access token alone. - reads it from the input.",
+    "config.start": "Here also an age such as 1d.",
+    "json": _OR_FILE,
+    "list": _OR_FILE,
+    "pairs": "Can be given several times.",
+}
+"""What options add to the words of a field, by its path or shape."""
+_TYPES = {"switch": bool, "number": int, "decimal": float, "pairs": list[str]}
 """By the shape of a field's value; of others it is text."""
 
 
 @cache
-def settings() -> tuple[Setting, ...]:
-    """Those of every kind, and those that the kinds declare. The first call imports the kinds."""
-    from subscribers.fields import kind_fields
+def settings() -> tuple["WrittenField", ...]:
+    """The fields that have an option. The first call imports the kinds of sinks."""
+    from relay.api.subscriptions.models import written_fields
 
-    fields = (*kind_fields("protocolsettings"), *kind_fields("config"))
-    return (*COMMON, *(_declared(field) for field in fields if field.has_choice))
-
-
-def _declared(field: "KindField") -> Setting:
-    option = field.cli.option or field.name
-    given = field.example
-    example = _as_option(list(given.values()) if field.shape == "object" else given)
-    more = {"switch": "", "json": f" Example: {example}. - reads it from the input."}
-    return Setting(
-        option,
-        _TYPES.get(field.shape, str),
-        field.words.replace("`", "") + more.get(field.shape, f" Example: {example}"),
-        part=field.part,
-        field=field.name,
-        metavar=field.cli.metavar,
-        read=partial(_read_declared, field.shape, f"--{option.replace('_', '-')}", example),
-    )
+    return tuple(one for one in written_fields() if one.part != "sinkcredential" and one.cli.own and one.has_choice)
 
 
-def _as_option(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
-        return ",".join(str(one) for one in value)
-    return value if isinstance(value, str) else dumps(value).decode()
+def _option(field: "WrittenField") -> str:
+    return f"--{field.short.replace('_', '-')}"
 
 
-def _read_declared(shape: "Shape", option: str, example: str, given: Any) -> Any:
-    """The value of an option that was given. Raises UsageError."""
-    if given is None:
+def _parameter(field: "WrittenField") -> inspect.Parameter:
+    """What Typer makes an option of."""
+    has_example = field.example and field.shape != "switch" and field.path != "sinkcredential"
+    note = _NOTES.get(field.path, _NOTES.get(field.shape, ""))
+    example = f"Example: {field.example}" if has_example else ""
+    help = " ".join(filter(None, (field.words.replace("`", ""), note, example)))
+    option = typer.Option(None, _option(field), metavar=field.cli.metavar, help=help)
+    annotation = _TYPES.get(field.shape, str) | None
+    return inspect.Parameter(field.short, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+
+
+def _value(field: "WrittenField", given: Any) -> Any:
+    """The value of an option; None if it was not given. Raises UsageError."""
+    if given is None or (field.shape == "pairs" and not given):
         return None
-    if shape == "json":
-        return _json(option, given, example)
-    if shape in ("words", "word or words"):
-        words = split_names(given, option, example) or []
-        return words[0] if shape == "word or words" and len(words) == 1 else words
-    return _batch(option, given) if shape == "object" else given
-
-
-def _batch(option: str, text: str) -> Body:
-    events, _, seconds = text.partition(",")
+    if field.path in _READERS:
+        return _READERS[field.path](given)
+    if isinstance(given, bool | int | float):
+        return given
+    option, where = _option(field), ""
     try:
-        return {"max_events": int(events), **({"max_seconds": float(seconds)} if seconds else {})}
-    except ValueError:
-        raise UsageError(f"{option} {text!r:.40}: write the events and seconds like 100,5") from None
+        if field.shape in ("json", "list"):
+            where = "" if _is_inline(given) else f" {given:.200}"
+            return field.read(_json(option, given, field.example))
+        return field.read(given)
+    except JSONDecodeError as error:
+        raise UsageError(f"{option}{where} is not JSON ({error}). Write it like {field.example}") from None
+    except ValueError as error:
+        raise UsageError(f"{option} {error}. Write it like {field.example}") from None
 
 
 class WithSettings(TyperCommand):
     """A command whose context has, as its `obj`, the settings that were given, in the shape of the API. Its options are
     made when they are asked for, since other commands do without the kinds of sinks."""
 
+    creates = False
     _parameters: list[Any]
     _is_complete: bool
 
@@ -239,7 +155,7 @@ class WithSettings(TyperCommand):
     def params(self) -> list[Any]:
         """Its own parameters, and an option for each setting. The list stays the same: Typer adds to it."""
         if not self._is_complete:
-            self._parameters += _options()
+            self._parameters += _options(self.creates)
             self._is_complete = True
         return self._parameters
 
@@ -250,20 +166,27 @@ class WithSettings(TyperCommand):
     def invoke(self, context: Any) -> Any:
         """Raises UsageError for an invalid setting."""
         body: Body = {part: {} for part in PARTS}
-        for setting in settings():
-            value = setting.read(context.params.pop(setting.option))
-            (body[setting.part] if setting.part else body)[setting.name] = value
+        for field in settings():
+            value = _value(field, context.params.pop(field.short, None))
+            (body[field.part] if field.part else body)[field.name] = value
         context.obj = {**body, **{part: given(body[part]) for part in PARTS}}
         return super().invoke(context)
 
 
+class WithAllSettings(WithSettings):
+    """With those too that only a new subscription can have."""
+
+    creates = True
+
+
 @cache
-def _options() -> Sequence[Any]:
+def _options(creates: bool) -> Sequence[Any]:
     """The options that Typer makes of the settings."""
 
     def command(**_: Any) -> None: ...
 
-    command.__signature__ = inspect.Signature([one.parameter() for one in settings()])  # type: ignore[attr-defined]
+    parameters = [_parameter(one) for one in settings() if creates or not one.cli.creates]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(command)
     return typer.main.get_command(app).params
@@ -277,8 +200,9 @@ def without_empty(body: Body) -> Body:
 def place_of(option: str) -> tuple[str, str]:
     """The part and the field of the setting that --unset names. Raises UsageError if there is none."""
     name = option.lstrip("-").replace("-", "_")
-    for setting in settings():
-        if name in (setting.option, setting.name):
-            return setting.part, setting.name
-    known = sorted(setting.option for setting in settings())
+    changeable = [one for one in settings() if not one.cli.creates]
+    for field in changeable:
+        if name in (field.short, field.name):
+            return field.part, field.name
+    known = sorted(field.short for field in changeable)
     raise UsageError(f"--unset {option!r:.40} is not known. It takes {', '.join(known)}")

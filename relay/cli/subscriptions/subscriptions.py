@@ -35,8 +35,8 @@ from relay.cli.output import (
     working,
 )
 from relay.cli.subscriptions import crm
-from relay.cli.subscriptions.preview_report import print_preview
-from relay.cli.subscriptions.settings import KEPT, PARTS, WithSettings, place_of, without_empty
+from relay.cli.subscriptions.crm import print_preview
+from relay.cli.subscriptions.settings import KEPT, PARTS, WithAllSettings, WithSettings, place_of, without_empty
 from relay.clock import from_rfc3339, in_words
 from relay.core.deliveries.broker import protocol_of
 from relay.core.deliveries.delivery import CREDENTIAL_ERROR
@@ -57,7 +57,7 @@ TEST_TIMEOUT_SECONDS = 90.0
 FAILED = "ai.revor.job.failed"
 
 
-@app.command(cls=WithSettings)
+@app.command(cls=WithAllSettings)
 def add(
     context: typer.Context,
     sink: Annotated[
@@ -68,12 +68,6 @@ def add(
             "pull, or hubspot, salesforce or pipedrive.",
         ),
     ],
-    start: Annotated[
-        str | None, typer.Option(help="First events to send: now, earliest, or those since a time or age such as 1d.")
-    ] = None,
-    secret: Annotated[
-        str | None, typer.Option(help="Your own signing secret, whsec_…. By default one is created.")
-    ] = None,
     domain: Annotated[
         str | None, typer.Option(metavar="NAME", help="salesforce, pipedrive: your own name there, such as acme.")
     ] = None,
@@ -99,8 +93,6 @@ def add(
     Exit code 1: the sink did not accept the sample. The subscription is kept.
     """
     settings = context.obj
-    start = start if start in ("now", "earliest") else time_or_age(start)
-    settings["config"] |= given({"start": start, "secret": secret})
     about = read_metadata(metadata)
     name = sink.lower()
     if (named := crm.by_name(name)) is not None:

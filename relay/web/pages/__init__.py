@@ -1,36 +1,19 @@
 """Every page, by module."""
 
+from relay.web import page
 from relay.web.pages import (
-    audit,
+    administration,
     deliveries,
     events,
     groups,
     incidents,
-    intents,
     jobs,
     overview,
     replays,
-    settings,
-    sources,
     subscriptions,
-    tokens,
+    upstream,
 )
 
-# `replays` before `deliveries`: pages are matched in order, and it has /ui/deliveries/retry.
-_MODULES = (
-    overview,
-    jobs,
-    groups,
-    replays,
-    deliveries,
-    subscriptions,
-    events,
-    incidents,
-    intents,
-    sources,
-    tokens,
-    audit,
-    settings,
-)
-
-PAGES = tuple(page for module in _MODULES for page in module.PAGES)
+_MODULES = (administration, deliveries, events, groups, incidents, jobs, overview, replays, subscriptions, upstream)
+PAGES = tuple(sorted(page.PAGES, key=lambda one: "{" in one.path))
+"""Those with a parameter last: pages are matched in order, and /ui/deliveries/retry is no id."""

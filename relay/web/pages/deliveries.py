@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from relay.core.deliveries.causes import cause_of_reason, likely_cause
-from relay.errors import InvalidRequest, RequestError
+from relay.errors import InvalidRequest
+from relay.web import attempts as drawing
 from relay.web.api_client import together
 from relay.web.delivery_words import (
     INCIDENT,
@@ -21,14 +21,10 @@ from relay.web.delivery_words import (
     trouble_of,
     waits_for_a_person,
 )
-from relay.web.drawings import attempts as drawing
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
 from relay.web.rendering import duration
 from relay.web.texts import english
 from subscribers.registry import kind_named
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 
 NEED_A_PERSON = STATES[:3]
 GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
@@ -47,20 +43,10 @@ MAX_NAME, MAX_HEADER = 100, 300
 OFF_PLAN_SECONDS = 0.1
 """Difference from its plan above which an attempt shows both times."""
 T = TypeVar("T")
-COLUMNS = {
-    "id": "id",
-    "state": "state",
-    "reason": "reason",
-    "event type": "event_type",
-    "about": "subject",
-    "event": "event_id",
-    "subscription": "subscription_id",
-    "sink": "sink",
-    "attempts": "attempt_count",
-    "next attempt at": "next_attempt_at",
-    "created at": "created_at",
-    "ended at": "ended_at",
-}
+COLUMNS = columns(
+    "id state reason event_type about=subject event=event_id subscription=subscription_id sink "
+    "attempts=attempt_count next_attempt_at created_at ended_at"
+)
 
 Answer = Mapping[str, Any]
 
@@ -76,7 +62,6 @@ async def deliveries(visit: PageRequest) -> Content:
     known = await subscriptions(visit)
     shown = (state,) if state else NEED_A_PERSON
     asked = {"state": state, "subscription": subscription}
-    options = [part for name, value in asked.items() if value for part in (f"--{name}", value)]
     return Content(
         template="deliveries.html",
         title=english()("deliveries.title"),
@@ -92,7 +77,7 @@ async def deliveries(visit: PageRequest) -> Content:
             "subscriptions": _named(known, subscription),
         },
         equivalent=equivalent(
-            ["relay", "deliveries", "list", *options, "--group-by", by],
+            ["relay", "deliveries", "list", *options(asked), "--group-by", by],
             "GET /v1/deliveries",
             query={**asked, "group_by": by},
         ),
@@ -151,7 +136,6 @@ async def _list(visit: PageRequest) -> Content:
     query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
     cursor = visit.query.get("cursor")
     found = await visit.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
-    options = [part for name, value in query.items() for part in (f"--{name}", value)]
     return Content(
         template="delivery_list.html",
         title=english()("deliveries.title"),
@@ -173,7 +157,7 @@ async def _list(visit: PageRequest) -> Content:
             "states": STATES,
             "subscriptions": _named(known, asked.get("subscription", "")),
         },
-        equivalent=equivalent(["relay", "deliveries", "list", *options], "GET /v1/deliveries", query=query),
+        equivalent=equivalent(["relay", "deliveries", "list", *options(query)], "GET /v1/deliveries", query=query),
         export=Export(path="/v1/deliveries", query=query, columns=COLUMNS),
     )
 
@@ -187,18 +171,8 @@ def day_after(day: str) -> str:
 
 async def subscriptions(visit: PageRequest) -> Mapping[str, Answer]:
     """The subscriptions by id, as far as the caller may list them."""
-    found = await allowed(visit, "/v1/subscriptions", query={"limit": SUBSCRIPTIONS})
+    found = await visit.api.allowed("/v1/subscriptions", query={"limit": SUBSCRIPTIONS})
     return {one["id"]: one for one in (found or {"items": ()})["items"]}
-
-
-async def allowed(visit: PageRequest, path: str, *segments: str, query: Answer | None = None) -> Any:
-    """What a GET answers; None if the caller may not read it, or if it is gone."""
-    try:
-        return await visit.api.get(path, *segments, query=query)
-    except RequestError as error:
-        if error.status in (403, 404, 409):
-            return None
-        raise
 
 
 def name_of(subscription: Answer | None, shown: Answer) -> str:
@@ -222,9 +196,9 @@ def _named(known: Mapping[str, Answer], chosen: str) -> Sequence[tuple[str, str]
 async def delivery(visit: PageRequest) -> Content:
     """One delivery: what was sent where, what came back, and what is next."""
     texts, found = english(), await visit.api.get("/v1/deliveries/{}", visit.id())
-    event = await allowed(visit, "/v1/events/{}", found["event_id"])
-    subscription = await allowed(visit, "/v1/subscriptions/{}", found["subscription_id"])
-    job = None if found["job_uid"] is None else await allowed(visit, "/v1/jobs/{}", found["job_uid"])
+    event = await visit.api.allowed("/v1/events/{}", found["event_id"])
+    subscription = await visit.api.allowed("/v1/subscriptions/{}", found["subscription_id"])
+    job = None if found["job_uid"] is None else await visit.api.allowed("/v1/jobs/{}", found["job_uid"])
     waits = drawing.waits(found["attempts"])
     attempts, left_out = _shown_attempts(found["attempts"])
     waited, _ = _shown_attempts(waits)
@@ -344,16 +318,14 @@ async def request(visit: PageRequest) -> Content:
     )
 
 
-@page("POST /ui/deliveries/{id}/retry")
-async def retry(visit: PageRequest) -> Done:
-    """Sends it again, at once."""
-    await visit.api.post("/v1/deliveries/{}/retry", visit.id())
-    return Done(key="delivery_retried", to=f"/ui/deliveries/{visit.id()}")
-
-
 @page("POST /ui/deliveries/{id}/settle")
 async def settle(visit: PageRequest) -> Done:
     """Records what a person has found out."""
     fate = visit.form.get("fate")
     await visit.api.post("/v1/deliveries/{}/settle", visit.id(), body={"fate": fate})
     return Done(key=f"delivery_settled_{fate}", to=f"/ui/deliveries/{visit.id()}")
+
+
+action(
+    "POST /ui/deliveries/{id}/retry", "POST /v1/deliveries/{}/retry", done="delivery_retried", to="/ui/deliveries/{}"
+)

@@ -1,38 +1,24 @@
 """Events: the newest ones at /ui/events, with filters and live, and one whole at /ui/events/{id}."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from relay.core.jsontext import JSONDecodeError, dumps, loads
+from relay.core.values import moment
 from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
 from relay.web.delivery_words import reason_words
-from relay.web.page import PAGE_ITEMS, Content, Export, Page, PageRequest, equivalent
-from relay.web.pages.deliveries import allowed, full_type, name_of, short_type, subscriptions
-from relay.web.subscription_form import moment
+from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, options, page
+from relay.web.pages.deliveries import full_type, name_of, short_type, subscriptions
 from relay.web.texts import english
 from subscribers.wording.jobs import job_event_kind, job_sentence
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 
 FILTERS = ("type", "subject", "filter", "since", "until")
 PAGES_READ, ITEMS_READ = 3, 100
 """Pages of the API, and events of each, read to find those that pass a filter."""
 MAX_DELIVERIES = 100
 MAX_WORDS = 300
-COLUMNS = {
-    "id": "id",
-    "time": "time",
-    "type": "type",
-    "subject": "subject",
-    "source": "source",
-    "account": "account",
-    "group": "group",
-    "status": "status",
-    "data": "data",
-}
+COLUMNS = columns("id time type subject source account group status data")
 
 Answer = Mapping[str, Any]
 
@@ -56,8 +42,8 @@ async def events(visit: PageRequest) -> Content:
                 break
     except InvalidRequest as error:
         errors = _by_field(error)
-    options = [part for name, value in query.items() if name != "filters" for part in (f"--{name}", value)]
-    command = ["relay", "listen", "--filters", query["filters"]] if "filters" in query else None
+    is_filtered = "filters" in query
+    command = ["listen", "--filters", query["filters"]] if is_filtered else ["events", "list", *options(query)]
     return Content(
         template="events.html",
         title=english()("events.title"),
@@ -70,7 +56,7 @@ async def events(visit: PageRequest) -> Content:
             "errors": errors,
             "scanned": scanned if "filters" in query else None,
         },
-        equivalent=equivalent(command or ["relay", "events", "list", *options], "GET /v1/events", query=query),
+        equivalent=equivalent(["relay", *command], "GET /v1/events", query=query),
         export=Export(path="/v1/events", query=query, columns=COLUMNS),
     )
 
@@ -152,13 +138,13 @@ async def event(visit: PageRequest) -> Content:
     """One event: what it tells, where it went, and the whole of it."""
     texts, id = english(), visit.id()
     found = await visit.api.get("/v1/events/{}", id)
-    answer = await allowed(visit, "/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
+    answer = await visit.api.allowed("/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
     sent = None if answer is None else answer["items"]
     known = await subscriptions(visit) if sent else {}
     job = None
     if job_event_kind(str(found["type"])) is not None and isinstance(found.get("subject"), str):
         uid = next((one["job_uid"] for one in sent or () if one["job_uid"]), found["subject"])
-        job = await allowed(visit, "/v1/jobs/{}", uid) if uid and "/" not in uid else None
+        job = await visit.api.allowed("/v1/jobs/{}", uid) if uid and "/" not in uid else None
     return Content(
         template="event.html",
         title=texts("events.one_title", type=short_type(found["type"])),

@@ -1,52 +1,38 @@
 """The groups of jobs at /ui/groups: campaigns, imports. One at /ui/groups/{name}."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from relay.clock import from_rfc3339
-from relay.errors import InvalidRequest, RequestError
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
+from relay.errors import InvalidRequest
+from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, columns, equivalent, list_page, options, page
 from relay.web.rendering import query
 from relay.web.texts import english
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 
 ENDED = ("succeeded", "failed", "cancelled", "not_found", "untracked")
 OPEN = ("running", "retrying", "scheduled", "queued")
 RATE_SECONDS = 600.0
 """The rate of a group that is younger says little: it is not shown."""
-COLUMNS = {
-    "name": "name",
-    "source": "source",
-    "account": "account",
-    "state": "state",
-    "expected": "expected",
-    **{state: f"counts.{state}" for state in (*ENDED, *OPEN)},
-    "missing": "missing",
-    "first at": "first_at",
-    "finished at": "finished_at",
-}
+COLUMNS = (
+    columns("name source account state expected")
+    | {state: f"counts.{state}" for state in (*ENDED, *OPEN)}
+    | columns("missing first_at finished_at")
+)
 
 
 @page("GET /ui/groups", live=True)
 async def groups(visit: PageRequest) -> Content:
     """The groups, newest first."""
-    asked = visit.asked("state", "source", "account")
-    found = await visit.api.get("/v1/groups", query={**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
-    options = [part for name, value in asked.items() for part in (f"--{name}", value)]
-    return Content(
+    return await list_page(
+        visit,
+        "/v1/groups",
         template="groups.html",
         title=english()("groups.title"),
-        values={
-            "groups": [(group, progress(group), path_of(group)) for group in found["items"]],
-            "next_cursor": found["next_cursor"],
-            "asked": asked,
-        },
-        equivalent=equivalent(["relay", "groups", "list", *options], "GET /v1/groups", query=asked),
-        export=Export(path="/v1/groups", query=asked, columns=COLUMNS),
+        command=["relay", "groups", "list"],
+        columns=COLUMNS,
+        filters=("state", "source", "account"),
+        values={"progress_of": progress, "path_of": path_of},
     )
 
 
@@ -55,7 +41,6 @@ async def group(visit: PageRequest) -> Content:
     """One group: its progress, when it is expected to finish, and its failures."""
     which = visit.asked("source", "account")
     found = await visit.api.get("/v1/groups/{}", visit.id("name"), query=which)
-    options = [part for name, value in which.items() for part in (f"--{name}", value)]
     return Content(
         template="group.html",
         title=found["name"],
@@ -68,7 +53,7 @@ async def group(visit: PageRequest) -> Content:
             "incidents": await _incidents(visit, found) if found["failures"] else {},
         },
         equivalent=equivalent(
-            ["relay", "groups", "show", found["name"], *options], "GET /v1/groups/{}", found["name"], query=which
+            ["relay", "groups", "show", found["name"], *options(which)], "GET /v1/groups/{}", found["name"], query=which
         ),
     )
 
@@ -76,12 +61,7 @@ async def group(visit: PageRequest) -> Content:
 async def _incidents(visit: PageRequest, group: Mapping[str, Any]) -> Mapping[str, str]:
     """The ids of the newest incidents in the group's account, by error code; empty if the caller may not read them."""
     query = {"source": group["source"], "account": group["account"], "limit": PAGE_ITEMS}
-    try:
-        found = await visit.api.get("/v1/incidents", query=query)
-    except RequestError as error:
-        if error.status == 403:
-            return {}
-        raise
+    found = await visit.api.allowed("/v1/incidents", query=query) or {"items": ()}
     return {one["code"]: one["id"] for one in reversed(found["items"]) if one["kind"] == "jobs" and one["code"]}
 
 

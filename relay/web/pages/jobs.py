@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import orjson
@@ -11,16 +10,13 @@ from relay.api.http.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import KNOWN_STATUSES
 from relay.errors import FieldError, RequestError
+from relay.web import hazard, timeline
 from relay.web.delivery_words import listed_reason, shown_state
-from relay.web.drawings import hazard, timeline
-from relay.web.job_history import history
-from relay.web.job_words import event_kind, sentence_of, state_of, tone
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Page, PageRequest, equivalent
+from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
 from relay.web.rendering import duration, pretty
 from relay.web.texts import english
 
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 FILTERS = ("status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
 FEW_FILTERS = frozenset({"status", "open", "account"})
 """Filters that are shown at once; a page with another one shows all."""
@@ -36,22 +32,10 @@ MAX_BULK = 100
 TROUBLES = ("unauthorized", "no_key", "down")
 """States of an account in which its polls are late or not made."""
 MAX_REQUEST_IDS = 20
-COLUMNS = {
-    "id": "id",
-    "uid": "uid",
-    "status": "status",
-    "outcome": "outcome",
-    "source": "source",
-    "account": "account",
-    "group": "group",
-    "channel": "channel",
-    "tracked at": "tracked_at",
-    "closed at": "closed_at",
-    "problem": "problem.code",
-    "meaning": "problem.meaning",
-    "fix": "problem.fix",
-    "metadata": "metadata",
-}
+COLUMNS = columns(
+    "id uid status outcome source account group channel tracked_at closed_at problem=problem.code "
+    "meaning=problem.meaning fix=problem.fix metadata"
+)
 
 Answer = Mapping[str, Any]
 
@@ -123,8 +107,7 @@ def _asked(visit: PageRequest) -> dict[str, str]:
 
 def _options(asked: Mapping[str, str]) -> list[str]:
     flags = [f"--{'closed' if asked['open'] == 'false' else 'open'}"] if "open" in asked else []
-    named = {name: value for name, value in asked.items() if name != "open"}
-    return [*flags, *(part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", value))]
+    return [*flags, *options({**asked, "open": None})]
 
 
 async def _rows(visit: PageRequest, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
@@ -152,12 +135,8 @@ def _is_due(job: Answer, now: float) -> bool:
 
 async def _troubles(visit: PageRequest) -> Mapping[tuple[str, str], str]:
     """The state of each account that is not polled as it should be, as far as the caller may see them."""
-    try:
-        sources = (await visit.api.get("/v1/sources", query={"limit": PAGE_ITEMS}))["items"]
-    except RequestError as error:
-        if error.status != 403:
-            raise
-        return {}
+    found = await visit.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
+    sources = () if found is None else found["items"]
     return {(one["source"], one["account"]): one["state"] for one in sources if one["state"] in TROUBLES}
 
 
@@ -274,16 +253,13 @@ async def job(visit: PageRequest) -> Content:
 async def _deliveries(visit: PageRequest, event_ids: Sequence[str]) -> list[Answer] | None:
     """The deliveries of a job's last events; None if the caller may not see them."""
     found: list[Answer] = []
-    try:
-        for id in event_ids[-MAX_EVENTS_ASKED:][::-1]:
-            if len(found) >= MAX_DELIVERIES:
-                break
-            query = {"event": id, "limit": MAX_DELIVERIES - len(found)}
-            found += (await visit.api.get("/v1/deliveries", query=query))["items"]
-    except RequestError as error:
-        if error.status != 403:
-            raise
-        return None
+    for id in event_ids[-MAX_EVENTS_ASKED:][::-1]:
+        if len(found) >= MAX_DELIVERIES:
+            break
+        some = await visit.api.allowed("/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES - len(found)})
+        if some is None:
+            return None
+        found += some["items"]
     return found
 
 
@@ -315,22 +291,6 @@ def _registration(job: Answer) -> dict[str, Any]:
     return body | {name: value for name, value in {**more, "priority": priority}.items() if value is not None}
 
 
-@page("POST /ui/jobs/{id}/refresh")
-async def refresh(visit: PageRequest) -> Done:
-    """Polls the job again at once."""
-    job = await visit.api.post("/v1/jobs/{}/refresh", visit.id())
-    return Done(key="job_refreshed", to=f"/ui/jobs/{job['uid']}")
-
-
-@page("POST /ui/jobs/{id}/untrack")
-async def untrack(visit: PageRequest) -> Done:
-    """Stops tracking the job."""
-    job = await visit.api.delete("/v1/jobs/{}", visit.id())
-    return Done(key="job_untracked", to=f"/ui/jobs/{job['uid']}")
-
-
-@page("POST /ui/jobs/{id}/purge")
-async def purge(visit: PageRequest) -> Done:
-    """Erases the job, its events and their attempts."""
-    await visit.api.delete("/v1/jobs/{}", visit.id(), query={"purge": "true"})
-    return Done(key="job_purged", to="/ui/jobs")
+action("POST /ui/jobs/{id}/refresh", "POST /v1/jobs/{}/refresh", done="job_refreshed", to="/ui/jobs/{}")
+action("POST /ui/jobs/{id}/untrack", "DELETE /v1/jobs/{}", done="job_untracked", to="/ui/jobs/{}")
+action("POST /ui/jobs/{id}/purge", "DELETE /v1/jobs/{}", done="job_purged", to="/ui/jobs", query={"purge": "true"})

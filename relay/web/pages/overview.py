@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.concerns import LATE_SECONDS, MAX_INTENTS, Seen, concerns
-from relay.web.page import Content, Page, PageRequest, equivalent
+from relay.web.page import Content, PageRequest, equivalent, page
 from relay.web.pages.groups import path_of
 from relay.web.texts import english
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 
 ENDED = "jobs_ended,jobs_failed"
 FIGURES = f"jobs_open,{ENDED},detection_delay_seconds,deliveries_undelivered"

@@ -1,19 +1,15 @@
 """Sending many events again: counted first, then started, then followed at /ui/replays/{id}."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from relay.core.jsontext import dumps
+from relay.core.values import moment
 from relay.errors import RequestError
 from relay.web.delivery_words import reason_words
-from relay.web.page import Content, Done, Equivalent, Page, PageRequest, equivalent
-from relay.web.pages.deliveries import allowed, day_after, full_type, name_of, subscriptions
-from relay.web.subscription_form import moment
+from relay.web.page import Content, Done, Equivalent, PageRequest, action, equivalent, options, page
+from relay.web.pages.deliveries import day_after, full_type, name_of, subscriptions
 from relay.web.texts import english
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 
 FILTER = ("state", "subscription", "type", "reason")
 FIELDS = ("subscription", "since", "until", "types", "only")
@@ -33,8 +29,7 @@ async def count_group(visit: PageRequest) -> Content:
     filter = _filter(visit.query.get, visit.query.get("day"))
     found = await visit.api.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
     id = filter.get("subscription")
-    known = None if id is None else await allowed(visit, "/v1/subscriptions/{}", id)
-    options = [part for name, value in filter.items() for part in (f"--{name}", value)]
+    known = None if id is None else await visit.api.allowed("/v1/subscriptions/{}", id)
     return Content(
         template="retry.html",
         title=english()("replays.retry_title"),
@@ -48,7 +43,9 @@ async def count_group(visit: PageRequest) -> Content:
             "kept": {name: visit.query.get(name) for name in (*FILTER, "day")},
         },
         equivalent=equivalent(
-            ["relay", "deliveries", "retry", *options], "POST /v1/deliveries/retry", body=_json({"filter": filter})
+            ["relay", "deliveries", "retry", *options(filter)],
+            "POST /v1/deliveries/retry",
+            body=_json({"filter": filter}),
         ),
     )
 
@@ -87,7 +84,7 @@ async def count_range(visit: PageRequest) -> Content:
         )
     except RequestError as error:
         return await _form(visit, given, error)
-    subscription = await allowed(visit, "/v1/subscriptions/{}", given["subscription"])
+    subscription = await visit.api.allowed("/v1/subscriptions/{}", given["subscription"])
     return Content(
         template="replay_count.html",
         title=english()("replays.count_title"),
@@ -132,10 +129,8 @@ def _body(visit: PageRequest, given: Mapping[str, str]) -> dict[str, Any]:
 
 def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
     """What sends the range again from a terminal."""
-    options = ["--since", body["since"]]
-    options += ["--until", body["until"]] if "until" in body else []
-    options += ["--types", ",".join(body["types"])] if "types" in body else []
-    command = ["relay", "subscriptions", "replay", id, *options, "--only", body["only"]]
+    given = {"since": body["since"], "until": body.get("until"), "types": ",".join(body.get("types", ()))}
+    command = ["relay", "subscriptions", "replay", id, *options({**given, "only": body["only"]})]
     return equivalent(command, "POST /v1/subscriptions/{}/replay", id, body=_json(body))
 
 
@@ -176,7 +171,7 @@ async def replay(visit: PageRequest) -> Content:
     """How far it is."""
     found = await visit.api.get("/v1/replays/{}", visit.id())
     id = found["subscription_id"]
-    subscription = None if id is None else await allowed(visit, "/v1/subscriptions/{}", id)
+    subscription = None if id is None else await visit.api.allowed("/v1/subscriptions/{}", id)
     done = found["matched"] - found["left"]
     return Content(
         template="replay.html",
@@ -194,16 +189,12 @@ async def replay(visit: PageRequest) -> Content:
     )
 
 
-@page("POST /ui/replays/{id}/stop")
-async def stop(visit: PageRequest) -> Done:
-    """Stops it: what it has not sent stays as it was before."""
-    await visit.api.delete("/v1/replays/{}", visit.id())
-    return Done(key="replay_stopped", to=f"/ui/replays/{visit.id()}")
-
-
 def _started(answer: Answer) -> Done:
     return Done(key="replay_started", to=f"/ui/replays/{answer['replay_id']}", n=answer["matched"])
 
 
 def _json(value: object) -> str:
     return dumps(value).decode()
+
+
+action("POST /ui/replays/{id}/stop", "DELETE /v1/replays/{}", done="replay_stopped", to="/ui/replays/{}")

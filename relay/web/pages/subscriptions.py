@@ -1,7 +1,6 @@
 """Subscriptions at /ui/subscriptions: the list, one of them, its form with a preview, and what can be done with it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
@@ -11,25 +10,24 @@ from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.delivery_words import listed_reason, reason_and_cause
-from relay.web.page import Content, Done, Export, Page, PageRequest, equivalent
+from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
+from relay.web.rendering import pretty
 from relay.web.subscription_form import (
-    AUTOMATIC,
-    CREDENTIALS,
+    CREDENTIAL,
     KEEP,
+    KIND,
     NO_CREDENTIAL,
     Filled,
     body_of,
     credential_sentence,
     errors_by_field,
     fields_of,
-    pretty,
+    form_fields,
     typed_again,
 )
 from relay.web.texts import english
 from subscribers import registry
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
+from subscribers.fields import WrittenField
 
 SHOWN = 25
 """Subscriptions on one page of the list: each has its own figures."""
@@ -44,20 +42,10 @@ OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 """How long an old secret keeps signing, in seconds, and the word of the catalogue."""
 WRITES = "subscriptions:write"
 FIGURES = "attempts,attempts_failed,attempt_seconds"
-COLUMNS = {
-    "id": "id",
-    "description": "description",
-    "state": "state",
-    "since": "state_since",
-    "why": "state_reason",
-    "failing since": "failing_since",
-    "failing why": "failing_reason",
-    "kind": "config.kind",
-    "sink": "sink",
-    "types": "types",
-    "owner": "owner",
-    "created at": "created_at",
-}
+COLUMNS = columns(
+    "id description state since=state_since why=state_reason failing_since failing_why=failing_reason "
+    "kind=config.kind sink types owner created_at"
+)
 
 Answer = Mapping[str, Any]
 text = english()
@@ -172,7 +160,7 @@ def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[s
 async def new(visit: PageRequest) -> Content:
     """An empty form."""
     _require_writes(visit)
-    return await _form(visit, Filled({"config": "{}", "event": ""}))
+    return await _form(visit, Filled())
 
 
 @page("POST /ui/subscriptions/new")
@@ -233,6 +221,7 @@ async def preview(visit: PageRequest) -> Content:
     except RequestError as refused:
         error = refused
     values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error), "explained": ""}
+    values["fields"] = form_fields(creates=True)
     if visit.request.headers.get("hx-request") == "true":
         return Content(template="subscription_preview.html", title="", values=values)
     return await _form(visit, _typed(visit, before), before=before, error=error, preview=values["preview"])
@@ -265,7 +254,7 @@ def _typed(visit: PageRequest, before: Answer | None) -> Filled:
     known = visit.context.known_types
 
     def is_secret(sink: str) -> bool:
-        kind = visit.form.get("kind") or registry.infer_kind(sink)
+        kind = visit.form.get(KIND) or registry.infer_kind(sink)
         return kind in registry.kinds() and registry.redacted_url(kind, sink) != sink
 
     return typed_again(visit.form, known, is_secret, None if before is None else fields_of(before, known))
@@ -282,7 +271,7 @@ async def _form(
     name = "subscriptions.new" if before is None else "subscriptions.edit"
     events = await visit.api.allowed("/v1/events", query={"limit": RECENT_EVENTS})
     recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
-    sources = sorted({*visit.context.settings.event_sources, *filter(None, [filled.get("source")])})
+    fields, wrong = form_fields(creates=before is None), _errors(error)
     command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
     call = "POST /v1/subscriptions" if before is None else "PUT /v1/subscriptions/{}"
     return Content(
@@ -292,14 +281,14 @@ async def _form(
         values={
             "filled": filled,
             "before": before,
-            "kind_options": [(AUTOMATIC, text("subscriptions.automatic")), *_same(registry.kinds())],
+            "fields": fields,
+            "sections": _sections(fields.values(), filled, wrong["errors"]),
+            "options": _options(visit, filled, fields),
             "known_types": visit.context.known_types,
-            "source_options": [("", text("subscriptions.any_source")), *_same(sources)],
-            "credential_options": _credential_options(filled),
             "keep": KEEP,
             "event_options": [("", text("subscriptions.event_sample")), *map(_event_option, recent)],
             "preview": preview,
-            **_errors(error),
+            **wrong,
         },
         equivalent=equivalent(
             command,
@@ -315,10 +304,45 @@ def _same(values: Iterable[str]) -> list[tuple[str, str]]:
     return [(one, one) for one in values]
 
 
-def _credential_options(filled: Filled) -> list[tuple[str, str]]:
-    kept = filled.credential_shown
-    keep = [(KEEP, text("subscriptions.credential_keep", shown=kept))] if kept else []
-    return [*keep, (NO_CREDENTIAL, text("subscriptions.credential_none")), *_same(CREDENTIALS)]
+def _sections(
+    fields: Iterable[WrittenField], filled: Filled, errors: Mapping[str, Sequence[str]]
+) -> Mapping[str, Mapping[str, Any]]:
+    """The fields that are not at the top: those of the credential, of some kinds, and the rest. One is open if there is
+    something to see."""
+    parts = [one for one in fields if one.part and one.path not in (KIND, CREDENTIAL)]
+    credential = [one for one in parts if one.part == "sinkcredential"]
+    kind = [one for one in parts if one not in credential and not one.is_common]
+    common = [one for one in parts if one.is_common]
+    is_new = filled.get(CREDENTIAL) not in (KEEP, NO_CREDENTIAL)
+    shown = {
+        "credential": (credential, is_new),
+        "kind": (kind, any(filled.get(one.path) for one in kind)),
+        "common": (common, False),
+    }
+    return {
+        name: {"fields": some, "open": is_open or any(one.path in errors for one in some)}
+        for name, (some, is_open) in shown.items()
+    }
+
+
+def _options(
+    visit: PageRequest, filled: Filled, fields: Mapping[str, WrittenField]
+) -> dict[str, list[tuple[str, str]]]:
+    """The choices of each field that has some."""
+    default = ("", text("subscriptions.default"))
+    found = {
+        path: [default, *_same(one.choices or ("true", "false"))]
+        for path, one in fields.items()
+        if one.choices or one.shape == "switch"
+    }
+    sources = sorted({*visit.context.settings.event_sources, *filter(None, [filled.get("source")])})
+    keep = [(KEEP, text("subscriptions.credential_keep", shown=filled.credential_shown))]
+    none = (NO_CREDENTIAL, text("subscriptions.credential_none"))
+    return found | {
+        KIND: [("", text("subscriptions.automatic")), *_same(registry.kinds())],
+        "source": [("", text("subscriptions.any_source")), *_same(sources)],
+        CREDENTIAL: [*(keep if filled.credential_shown else []), none, *_same(fields[CREDENTIAL].choices)],
+    }
 
 
 def _event_option(event: tuple[str, Answer]) -> tuple[str, str]:
@@ -440,13 +464,6 @@ def _metadata(given: str) -> Any:
         raise InvalidRequest(detail, errors=[FieldError(pointer="/metadata", code="invalid", detail=detail)]) from None
 
 
-@page("POST /ui/subscriptions/{id}/pause")
-async def pause(visit: PageRequest) -> Done:
-    """Holds deliveries back."""
-    await visit.api.post("/v1/subscriptions/{}/pause", visit.id())
-    return Done(key="subscription_paused", to=f"/ui/subscriptions/{visit.id()}")
-
-
 @page("POST /ui/subscriptions/{id}/resume")
 async def resume(visit: PageRequest) -> Done:
     """Delivers again."""
@@ -473,8 +490,15 @@ async def rotate(visit: PageRequest) -> Content:
     )
 
 
-@page("POST /ui/subscriptions/{id}/delete")
-async def delete(visit: PageRequest) -> Done:
-    """Removes it."""
-    await visit.api.delete("/v1/subscriptions/{}", visit.id())
-    return Done(key="subscription_removed", to="/ui/subscriptions")
+action(
+    "POST /ui/subscriptions/{id}/pause",
+    "POST /v1/subscriptions/{}/pause",
+    done="subscription_paused",
+    to="/ui/subscriptions/{}",
+)
+action(
+    "POST /ui/subscriptions/{id}/delete",
+    "DELETE /v1/subscriptions/{}",
+    done="subscription_removed",
+    to="/ui/subscriptions",
+)

@@ -4,10 +4,9 @@ import lxml.html
 import pytest
 
 from relay.clock import to_rfc3339
-from relay.web.drawings import hazard, timeline
-from relay.web.drawings.scale import Scale
-from relay.web.drawings.timeline import Mark, Phase, Timeline
+from relay.web import hazard, timeline
 from relay.web.texts import english
+from relay.web.timeline import Mark, Phase, Scale, Timeline
 
 NOW = 1_779_271_200.0
 EVIL = "<script>alert(1)</script>\"'"

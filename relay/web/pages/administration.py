@@ -1,51 +1,50 @@
-"""API tokens at /ui/tokens: list, create, revoke. For admins."""
+"""For admins: API tokens at /ui/tokens, the audit at /ui/audit, and the settings in force at /ui/settings."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
+import orjson
+
+from relay.api.catalogue import OPERATIONS
 from relay.clock import to_rfc3339
 from relay.core.access.tokens import PUBLISH, SCOPES
+from relay.core.values import DEFAULT
 from relay.errors import RequestError
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, Form, Page, PageRequest, equivalent
+from relay.web.page import Content, Form, PageRequest, action, columns, equivalent, list_page, page
 from relay.web.texts import english
-
-PAGES: list[Page] = []
-page = partial(Page.add, into=PAGES)
 
 PREFIX = f"{PUBLISH}:"
 DAYS = {"30": 30, "90": 90, "365": 365}
 """How long a new token lasts, by the value of the field."""
 CUSTOM = "at"
 MAX_DIGITS = 12
-COLUMNS = {
-    "id": "id",
-    "name": "name",
-    "scopes": "scopes",
-    "source": "source",
-    "account": "account",
-    "networks": "networks",
-    "requests per minute": "requests_per_minute",
-    "expires at": "expires_at",
-    "last used at": "last_used_at",
-    "created at": "created_at",
-    "created by": "created_by",
-}
+TOKEN_COLUMNS = columns(
+    "id name scopes source account networks requests_per_minute expires_at last_used_at created_at created_by"
+)
 FIELDS = ("name", "scopes", "source", "account", "networks", "expires_at", "requests_per_minute")
+AUDIT_COLUMNS = columns(
+    "at actor token=token_id action target address result status count request=request_id detail number"
+)
+ACTIONS = tuple(
+    sorted({one.audited for one in OPERATIONS if isinstance(one.audited, str)} | {"settings.reload", "node.start"})
+)
+"""Actions to choose from. Others can be typed."""
+NEEDED = "(needed)"
+"""The default of a setting that has none."""
 text = english()
 
 
 @page("GET /ui/tokens", live=True)
 async def tokens(visit: PageRequest) -> Content:
     """The tokens of the database, newest first."""
-    query = {"limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-    found = await visit.api.get("/v1/tokens", query=query)
-    return Content(
+    return await list_page(
+        visit,
+        "/v1/tokens",
         template="tokens.html",
         title=text("tokens.title"),
-        values={"tokens": found["items"], "next_cursor": found["next_cursor"], "now": to_rfc3339(visit.now)},
-        equivalent=equivalent(["relay", "tokens", "list"], "GET /v1/tokens"),
-        export=Export(path="/v1/tokens", columns=COLUMNS),
+        command=["relay", "tokens", "list"],
+        columns=TOKEN_COLUMNS,
+        values={"now": to_rfc3339(visit.now)},
     )
 
 
@@ -72,13 +71,6 @@ async def create(visit: PageRequest) -> Content:
         values={"token": made},
         equivalent=equivalent(["relay", "tokens", "list"], "GET /v1/tokens/{}", made["id"]),
     )
-
-
-@page("POST /ui/tokens/{id}/revoke")
-async def revoke(visit: PageRequest) -> Done:
-    """Revokes a token."""
-    await visit.api.delete("/v1/tokens/{}", visit.id())
-    return Done(key="token_revoked", to="/ui/tokens")
 
 
 def _body(form: Form, now: float) -> dict[str, Any]:
@@ -139,3 +131,83 @@ def _errors(error: RequestError) -> Mapping[str, list[str]]:
         name = "account" if name == "source" else name
         found.setdefault(name if name in FIELDS else "", []).append(one.detail)
     return found or ({"name": [str(error)]} if error.status == 409 else {})
+
+
+# --- the audit
+
+
+@page("GET /ui/audit", live=True)
+async def audit(visit: PageRequest) -> Content:
+    """Its entries, newest first: who did what, when and from where."""
+    return await list_page(
+        visit,
+        "/v1/audit",
+        template="audit.html",
+        title=text("audit.title"),
+        command=["relay", "audit"],
+        columns=AUDIT_COLUMNS,
+        filters=("actor", "action", "since", "until"),
+        values={"actions": ACTIONS},
+    )
+
+
+@page("POST /ui/audit/verify")
+async def verify(visit: PageRequest) -> Content:
+    """Whether no entry was changed, inserted or removed."""
+    found = await visit.api.get("/v1/audit/verify")
+    return Content(
+        template="audit_verified.html",
+        title=text("audit.verified"),
+        values={"result": found},
+        equivalent=equivalent(["relay", "audit", "verify"], "GET /v1/audit/verify"),
+    )
+
+
+# --- the settings
+
+
+@page("GET /ui/settings", live=True)
+async def settings(visit: PageRequest) -> Content:
+    """Every setting in force, by section."""
+    changed = visit.query.get("changed") == "true"
+    found = await visit.api.get("/v1/settings")
+    sections: dict[str, list[Mapping[str, Any]]] = {}
+    for one in found["items"]:
+        if not changed or one["place"] != DEFAULT:
+            sections.setdefault(one["key"].partition(".")[0], []).append({**one, "shown": _shown(one)})
+    return Content(
+        template="settings.html",
+        title=text("settings.title"),
+        values={
+            "sections": sections,
+            "changed": changed,
+            "node_id": found["node_id"],
+            "default": DEFAULT,
+            "needed": NEEDED,
+        },
+        equivalent=equivalent(["relay", "settings", *(["--changed"] if changed else [])], "GET /v1/settings"),
+    )
+
+
+def _shown(one: Mapping[str, Any]) -> str:
+    """The value for a person; of a secret only whether it is set."""
+    if not one["set"]:
+        return text("settings.not_set")
+    if one["secret"] and one["value"] is None:
+        return text("settings.set")
+    value = _rounded(one["value"])
+    if isinstance(value, list):
+        return ", ".join(one if isinstance(one, str) else orjson.dumps(one).decode() for one in value)
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _rounded(value: Any) -> Any:
+    """Whole numbers without a fraction, others without the digits that a computation leaves."""
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else round(value, 9)
+    return value
+
+
+action("POST /ui/tokens/{id}/revoke", "DELETE /v1/tokens/{}", done="token_revoked", to="/ui/tokens")

@@ -6,9 +6,9 @@ from typing import Any
 from markupsafe import Markup
 
 from relay.clock import from_rfc3339
-from relay.web.drawings.scale import Scale
 from relay.web.rendering import duration
 from relay.web.texts import Texts
+from relay.web.timeline import Scale
 
 WIDTH, HEIGHT = 640, 232
 _LEFT, _RIGHT = 8, WIDTH - 8

@@ -1,1 +1,0 @@
-"""Drawings of one page, as SVG. Charts that several pages share are in `relay/web/charts.py`."""

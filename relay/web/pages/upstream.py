@@ -1,0 +1,86 @@
+"""The upstream: its accounts at /ui/sources, with what polling costs and gains, and the accounts that jobs are sent
+from; creates whose fate is unknown, at /ui/intents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.web.charts import Point
+from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, action, columns, list_page, page
+from relay.web.texts import english
+
+FIGURES = "requests_own,requests_others,price_seconds,detection_delay_seconds,jobs_open"
+DAY_SECONDS = 86_400
+MAX_CHARTS = 6
+"""Accounts that get charts; the page of one account has them always."""
+SOURCE_COLUMNS = columns(
+    "source account state open_jobs own_requests_per_second others_requests_per_second price_seconds "
+    "expected_delay_seconds=expected_detection_delay_seconds"
+)
+INTENT_COLUMNS = columns("id source account path channel group sent_at reason idempotency_key metadata")
+
+
+@page("GET /ui/sources", live=True)
+async def sources(visit: PageRequest) -> Content:
+    """Each account's budget, and the accounts that jobs are sent from."""
+    made = await list_page(
+        visit,
+        "/v1/sources",
+        template="sources.html",
+        title=english()("sources.title"),
+        command=["relay", "sources"],
+        columns=SOURCE_COLUMNS,
+    )
+    state = visit.asked("state")
+    senders = await visit.api.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
+    shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
+    more = {"senders": senders["items"], "more_senders": senders["next_cursor"], "asked": state}
+    return replace(made, values={**made.values, **more, "charts": await _charts(visit, shown)})
+
+
+async def _charts(visit: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
+    """What is charted of each account: a day by hours."""
+    query = {"name": FIGURES, "span": "hour", "label": ",".join(accounts), "since": to_rfc3339(visit.now - DAY_SECONDS)}
+    answer = await visit.api.allowed("/v1/figures", query=query) if accounts else None
+    if answer is None:
+        return {}
+    points = {(one["label"], one["name"]): one["points"] for one in answer["items"]}
+
+    def of(account: str, name: str, value: str) -> list[Point]:
+        return [(from_rfc3339(one["time"]), one[value]) for one in points[account, name]]
+
+    return {
+        account: {
+            "own": of(account, "requests_own", "total"),
+            "others": of(account, "requests_others", "total"),
+            "price": of(account, "price_seconds", "total"),
+            "p50": of(account, "detection_delay_seconds", "p50"),
+            "p95": of(account, "detection_delay_seconds", "p95"),
+        }
+        for account in accounts
+    }
+
+
+@page("GET /ui/intents", live=True)
+async def intents(visit: PageRequest) -> Content:
+    """The creates, newest first."""
+    return await list_page(
+        visit,
+        "/v1/intents",
+        template="intents.html",
+        title=english()("intents.title"),
+        command=["relay", "intents", "list"],
+        columns=INTENT_COLUMNS,
+    )
+
+
+@page("POST /ui/intents/{id}/resolve")
+async def resolve(visit: PageRequest) -> Done:
+    """Records whether the message was sent."""
+    job_id = visit.form.get("job_id")
+    body = {"fate": visit.form.get("fate"), **({"job_id": job_id} if job_id else {})}
+    await visit.api.post("/v1/intents/{}/resolve", visit.id(), body=body)
+    return Done(key="intent_resolved", to="/ui/intents")
+
+
+action("POST /ui/intents/{id}/dismiss", "DELETE /v1/intents/{}", done="intent_dismissed", to="/ui/intents")
