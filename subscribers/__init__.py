@@ -1,1 +1,1 @@
-"""The kinds of sinks: how each renders an event into a request, and what it makes of the response. No I/O here."""
+"""The kinds of sinks: each renders an event into a request, and judges the response. No I/O here."""

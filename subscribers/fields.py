@@ -20,7 +20,7 @@ from subscribers.registry import kinds
 Part = Literal["", "config", "protocolsettings", "sinkcredential"]
 """The object that has a field; "" is the subscription itself."""
 Shape = Literal["switch", "number", "decimal", "text", "words", "word or words", "pairs", "values", "json", "list"]
-"""What a value is for a person who writes it. `values`: those of an object, in order. `list`: of JSON values."""
+"""The form in which a person writes a value. `values`: those of an object, in order. `list`: of JSON values."""
 JSON_SHAPES = ("json", "list")
 _LIMITS = {"ge": "min", "gt": "min", "le": "max", "lt": "max", "max_length": "maxlength"}
 
@@ -58,7 +58,7 @@ class WrittenField:
 
     @cached_property
     def words(self) -> str:
-        """What it is for."""
+        """Its description."""
         owners: dict[str, list[str]] = {}
         for who, field in self.ways.items():
             owners.setdefault(field.description or "", []).extend([who] if who else [])
@@ -146,7 +146,7 @@ class WrittenField:
 
 
 def _metadata(field: FieldInfo) -> Iterator[object]:
-    """What is annotated to a field, also inside of `… | None`."""
+    """The annotations of a field, also inside of `… | None`."""
     inside = (one for part in get_args(field.annotation) for one in getattr(part, "__metadata__", ()))
     for one in (*field.metadata, *inside):
         yield one
@@ -191,7 +191,7 @@ def _number(text: str) -> Any:
 
 
 def model_of(kind: str, part: Part) -> type[Options] | None:
-    """What declares a kind's fields; None: it has none in this part, or there is no such kind."""
+    """The model of a kind's fields; None: it has none in this part, or there is no such kind."""
     found = kinds().get(kind)
     return None if found is None else found.options if part == "config" else found.settings
 

@@ -19,7 +19,7 @@ MAX_SETTING_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """How a field is written: its option, where it has another name, and what stands for its value.
+    """The form in which a field is written: its option, where it has another name, and the placeholder of its value.
 
     own      False: it has no option, and no field in the form: something else says its value
     creates  it is set when a subscription is made, and stays
@@ -42,9 +42,9 @@ Setting = Annotated[str, Field(min_length=1, max_length=MAX_SETTING_CHARACTERS)]
 
 
 class Options(BaseModel):
-    """What a subscription may say in `config` besides the fields of every kind. A kind without options has this one.
+    """The fields of `config` besides those of every kind. A kind without options has this one.
 
-    places   fields that say where in the sink events go: the same sink with another value is another place
+    places   fields with the destination in the sink: the same sink with another value is another place
     checked  switches that have the sink checked again
     """
 
@@ -61,14 +61,14 @@ class Options(BaseModel):
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
-        """What is stored, or shown, with the defaults; the fields of others are left out."""
+        """The stored or shown values, with the defaults; the fields of others are left out."""
         if not values:  # most subscriptions have none, and a model costs as much as a signature
             return cast("Self", _defaults(cls))
         fields = cls.model_fields
         return cast("Self", cls.model_construct(**{name: value for name, value in values.items() if name in fields}))
 
     def shown(self) -> Self:
-        """What an answer shows: the values in force."""
+        """The values in force, for an answer."""
         return self
 
     def given(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Options(BaseModel):
 
 
 class Settings(Options):
-    """What a subscription may say in `protocolsettings`, for a protocol other than HTTP."""
+    """The fields of `protocolsettings`, for a protocol other than HTTP."""
 
     @classmethod
     def of(cls, subscription: Subscription) -> Self:
@@ -103,6 +103,6 @@ def _defaults(model: type[Options]) -> Options:
 
 @cache
 def markers(model: type[BaseModel], name: str) -> tuple[object, ...]:
-    """What is annotated to a field besides its type, also inside of `… | None`."""
+    """The annotations of a field besides its type, also inside of `… | None`."""
     field = model.model_fields[name]
     return (*field.metadata, *(one for part in get_args(field.annotation) for one in getattr(part, "__metadata__", ())))

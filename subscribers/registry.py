@@ -13,7 +13,6 @@ from subscribers.base import Kind
 from subscribers.common.brokers import ToBroker
 from subscribers.discord import Discord
 from subscribers.flat import Flat
-from subscribers.hubspot import HOSTS as HUBSPOT_HOSTS
 from subscribers.hubspot import HubSpot
 from subscribers.kafka import Kafka
 from subscribers.nats import Nats
@@ -26,22 +25,11 @@ from subscribers.slack_workflow import SlackWorkflow
 from subscribers.teams import Teams
 from subscribers.webhook import Webhook
 
-_ALL: tuple[Kind, ...] = (
-    Webhook(),
-    Slack(),
-    SlackWorkflow(),
-    Teams(),
-    Discord(),
-    Flat(),
-    HubSpot(),
-    Salesforce(),
-    Pipedrive(),
-    Kafka(),
-    Nats(),
-    RabbitMq(),
-    Pull(),
+_ALL: tuple[type[Kind], ...] = (
+    *(Webhook, Slack, SlackWorkflow, Teams, Discord, Flat, HubSpot, Salesforce, Pipedrive),
+    *(Kafka, Nats, RabbitMq, Pull),
 )
-_KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
+_KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind() for kind in _ALL})
 _INFERRED = (
     (r"(hooks\.)?slack(-gov)?\.com", r"/(triggers|workflows)/.*", "slack_workflow"),
     (r"(hooks\.)?slack(-gov)?\.com", "", "slack"),
@@ -60,7 +48,7 @@ _INFERRED = (
         "flat",
     ),
     # The address of an API. One with a path is a webhook there, such as a workflow's trigger or a class in Apex.
-    (HUBSPOT_HOSTS, "/?", "hubspot"),
+    (HubSpot.hosts, "/?", "hubspot"),
     (r"(.+\.my|login|test)\.salesforce\.(com|mil)|.+\.lightning\.force\.com", "/?", "salesforce"),
     (r".+\.pipedrive\.com", "/?", "pipedrive"),
     (r".+\.app\.n8n\.cloud", r"/webhook(-test)?/.*", "flat"),

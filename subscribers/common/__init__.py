@@ -1,1 +1,1 @@
-"""What the kinds of one family share: chats, CRMs, brokers, and the kinds that take a template."""
+"""The common parts of chats, CRMs, brokers, and kinds that take a template."""

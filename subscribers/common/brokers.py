@@ -1,4 +1,4 @@
-"""What the kinds of brokers share: where an event goes, its key, and its two content modes.
+"""The common part of the kinds of brokers: the destination of an event, its key, and its two content modes.
 
 Sources: CloudEvents 1.0.2, Kafka binding §3, NATS binding §3 (1.0.3), AMQP binding §3; the settings are those of the
 CloudEvents Subscriptions API (`protocolsettings`). Names may be Liquid templates: `jobs.{{ event.channel }}`.
@@ -6,15 +6,16 @@ CloudEvents Subscriptions API (`protocolsettings`). Names may be Liquid template
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
-from relay.core.deliveries.broker import CLIENT, Broker, Login, Message, read_sink, scheme_of
+from relay.core.deliveries.broker import CLIENT, Broker, Login, Message, order_of, read_sink, scheme_of
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.events.event import CONTENT_TYPE, Event, attributes_of, canonical, content_of
 from relay.core.jsontext import loads
-from relay.core.subscriptions.subscription import SETTINGS, Incidents, Subscription
+from relay.core.subscriptions.subscription import SETTINGS, Subscription
 from relay.errors import FieldError, NotRenderable
 from relay.expressions.liquid_limits import Escape
 from relay.redaction import redacted_url
@@ -26,24 +27,23 @@ from subscribers.options import Options
 MAX_EVENTS = 500
 MAX_BYTES = 1024 * 1024
 FREE_PER_MINUTE = 600
-"""Up to so many events a minute are published by themselves, at once; more of them share a batch."""
+"""Events a minute that are published by themselves, at once; more of them share a batch."""
 ID_HEADER = "webhook-id"
 """Header with the relay's id of the event, as in requests to webhooks. Duplicates of a message have the same id."""
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 _NEVER = frozenset(("too_large", "render"))
 
 
-class ToBroker(base.OneRequest):
+class ToBroker(base.Kind):
     """A kind that publishes to a broker.
 
     schemes      of its sinks
-    prefix       what the names of attributes begin with, in binary mode
+    prefix       of the names of attributes, in binary mode
     credentials  per type of credential, its fields with a name and a secret
     client       the setting with the name that the relay gives itself
-    destination  where events go, in words, around the setting that is needed
+    destination  of events, in words, around the setting that is needed
     """
 
-    name: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]]
     settings: type[BrokerSettings] = BrokerSettings
     options: type[Options] = BrokerOptions
@@ -52,21 +52,14 @@ class ToBroker(base.OneRequest):
     client: ClassVar[str] = ""
     family = "brokers"
     destination: ClassVar[str]
-    signed = False
-    rate_per_second: float | None = None
-    default_incidents: Incidents = "off"
 
     def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
         """Each event at the destination."""
         where = self.destination.format((shown.get(SETTINGS) or {}).get(self.settings.needed()))
         return f"{where} gets {base.events_of(shown)}, in order within a job or partition key."
 
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """All job events and no others."""
-        return None
-
     def bundle(self, subscription: Subscription) -> base.Bundle | None:
-        """A lone event waits for nothing; what has gathered is published in batches."""
+        """A lone event waits for nothing; a backlog is published in batches."""
         return base.Bundle(
             max_events=MAX_EVENTS,
             wait_seconds=0.0,
@@ -75,38 +68,27 @@ class ToBroker(base.OneRequest):
             own_outcomes=True,
         )
 
-    # --- what a subscription may say
+    # --- checks of a subscription
 
-    def check(self, subscription: Subscription) -> None:
-        """Refuses sinks that name no broker, settings that it does not have, and destinations that cannot be right."""
+    def errors(self, subscription: Subscription) -> list[FieldError]:
+        """Sinks that name no broker, settings that it does not have, and destinations that cannot be right."""
         errors = []
         if read_sink(subscription.sink) is None or scheme_of(subscription.sink) not in self.schemes:
             example = f"{self.schemes[0]}://broker.example:{_PORTS[self.name]}"
-            detail = f"this names no broker of kind {self.name}: write it like {example}"
-            errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
+            errors.append(base.sink_unsuitable(f"this names no broker of kind {self.name}: write it like {example}"))
         errors += self._settings_errors(subscription) + self._credential_errors(subscription.credential)
-        if subscription.headers or subscription.method != "POST":
-            detail = "headers and method are for HTTP"
-            errors.append(FieldError(pointer="/protocolsettings", code="unknown_field", detail=detail))
-        if subscription.handshake != "off":
-            detail = "brokers answer no handshake: their own access control says who may publish"
-            errors.append(FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=detail))
-        if subscription.incidents != "off":
-            detail = f"{subscription.incidents} is for chat kinds: a broker gets each failure"
-            errors.append(FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=detail))
-        base.refuse(errors)
+        return errors + base.unread(
+            subscription,
+            protocolsettings="headers and method are for HTTP",
+            handshake="brokers answer no handshake: their own access control says who may publish",
+            incidents=f"{subscription.incidents} is for chat kinds: a broker gets each failure",
+        )
 
     def _settings_errors(self, subscription: Subscription) -> list[FieldError]:
         given = settings_of(subscription)
         marked = {name: text for name, text in given.items() if self.settings.is_template(name, text)}
         errors = templates.errors_in(marked, f"/{SETTINGS}") if marked else []
-        if not errors:
-            errors += [
-                FieldError(pointer=f"/protocolsettings/{name}", code="invalid", detail=problem)
-                for name, text in given.items()
-                if name not in marked and (problem := self._problem_of(name, text)) is not None
-            ]
-        return errors
+        return errors or self._errors_in({name: text for name, text in given.items() if name not in marked})
 
     def _credential_errors(self, credential: SinkCredential | None) -> list[FieldError]:
         if credential is None or credential.type in self.credentials:
@@ -126,13 +108,13 @@ class ToBroker(base.OneRequest):
 
     @abstractmethod
     def problem_of(self, name: str, text: str) -> str | None:
-        """Why the broker takes no such value of a setting; None if it does."""
+        """The reason why the broker takes no such value of a setting; None if it does."""
 
     def tidied(self, text: str) -> str:
-        """A rendered value, in which what an event lacks has left a hole."""
+        """A rendered value, in which an attribute that the event lacks has left a hole."""
         return text
 
-    # --- what is published
+    # --- messages
 
     def broker(self, subscription: Subscription) -> Broker:
         """The broker, and the key of the node's connection to it. Raises ValueError if the sink names none."""
@@ -144,47 +126,59 @@ class ToBroker(base.OneRequest):
 
     def place(self, subscription: Subscription) -> Message | None:
         """A message without content to the destination; None if that depends on the event."""
-        return None
+        needed = self.settings.needed()
+        name = settings_of(subscription)[needed]
+        return None if self.settings.is_template(needed, name) else Message(destination=name, body=b"", id="")
 
     def login(self, subscription: Subscription) -> Login | None:
-        """What the credential is for this broker; None without one, or with one that was given for another broker."""
+        """The credential for this broker; None without one, or with one that was given for another broker."""
         credential = subscription.credential
         if credential is None or credential.origin != origin_text(subscription.sink):
             return None
         name, secret = self.credentials[credential.type]
         return Login(name=credential.fields.get(name), secret=credential.fields[secret])
 
-    @abstractmethod
     def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
-        """The message of an event. The same arguments give the same bytes. Raises NotRenderable."""
+        """See `Kind`. Raises NotRenderable."""
+        content_type, headers, body = self.content(event, subscription)
+        made = Message(
+            destination="",
+            headers=headers,
+            body=body,
+            id=event.id,
+            content_type=content_type,
+            order=order_of(event, subscription),
+        )
+        return self.addressed(made, self._rendered(event, subscription, context), event, subscription)
 
-    def rendered(
-        self,
-        event: Event,
-        subscription: Subscription,
-        context: base.RenderContext,
-        clean: Callable[[str], str],
-    ) -> dict[str, str]:
-        """The settings with their templates rendered. `clean` changes each text of the event that they print.
+    @abstractmethod
+    def addressed(
+        self, message: Message, settings: Mapping[str, str], event: Event, subscription: Subscription
+    ) -> Message:
+        """The message with its destination and all of its headers. `settings`: rendered. Raises NotRenderable."""
 
-        Raises NotRenderable for a value that the broker would not take.
-        """
+    @abstractmethod
+    def clean(self, text: str) -> str:
+        """A text of the event as a part of a setting."""
+
+    def _rendered(self, event: Event, subscription: Subscription, context: base.RenderContext) -> dict[str, str]:
+        """The settings with their templates rendered. Raises NotRenderable for a value that the broker would not
+        take."""
         given = settings_of(subscription)
-        found = {name: text for name, text in given.items() if not self.settings.is_template(name, text)}
-        marked = {name: text for name, text in given.items() if name not in found}
-        if marked:
-            strict = BrokerOptions.of(subscription).strict is True
-            escape = Escape(_cleaner(clean), character_work=100)
-            made = loads(templates.render(marked, event, context, strict=strict, escape=escape, pointer=f"/{SETTINGS}"))
-            found |= {name: self.tidied(text) for name, text in made.items()}
-        errors = [
-            FieldError(pointer=f"/protocolsettings/{name}", code="invalid", detail=problem)
-            for name, text in found.items()
-            if name in marked and (problem := self.problem_of(name, text)) is not None
-        ]
-        if errors:
+        marked = {name: text for name, text in given.items() if self.settings.is_template(name, text)}
+        if not marked:
+            return dict(given)
+        strict = BrokerOptions.of(subscription).strict is True
+        escape = Escape(partial(templates.changed, self.clean), character_work=100)
+        made = loads(templates.render(marked, event, context, strict=strict, escape=escape, pointer=f"/{SETTINGS}"))
+        made = {name: self.tidied(text) for name, text in made.items()}
+        if errors := self._errors_in(made):
             raise NotRenderable(errors)
-        return found
+        return {**given, **made}
+
+    def _errors_in(self, settings: Mapping[str, str]) -> list[FieldError]:
+        problems = ((name, self._problem_of(name, text)) for name, text in settings.items())
+        return [FieldError(pointer=f"/{SETTINGS}/{name}", code="invalid", detail=why) for name, why in problems if why]
 
     def content(self, event: Event, subscription: Subscription) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
         """Content type, headers and body of an event in its content mode."""
@@ -207,14 +201,9 @@ class ToBroker(base.OneRequest):
             body=message.body,
         )
 
-    def render_bundle(
-        self, events: Sequence[Event], subscription: Subscription, context: base.RenderContext
-    ) -> OutboundRequest:
-        """Never called: a broker takes a message per event."""
-        raise NotImplementedError
-
     def classify(self, response: Response, now: float) -> Outcome:
-        """Delivered once the broker has acknowledged it. What it can never take is dead, all else is retried."""
+        """Delivered once the broker has acknowledged it. A message that it can never take is dead, all else is
+        retried."""
         if response.error is None:
             return Outcome(verdict="delivered", reason="acknowledged")
         return Outcome(verdict="dead" if response.error in _NEVER else "retry", reason=response.error)
@@ -231,20 +220,3 @@ def settings_of(subscription: Subscription) -> Mapping[str, str]:
     """`protocolsettings`, as given."""
     found: Mapping[str, str] = subscription.options.get(SETTINGS) or {}
     return found
-
-
-def partition_key(event: Event) -> str | None:
-    """The event's attribute `partitionkey`: see its extension."""
-    found = event.document().get("partitionkey")
-    return found if isinstance(found, str) else None
-
-
-def _cleaner(clean: Callable[[str], str]) -> Callable[[object], object]:
-    def change(value: Any) -> Any:
-        if isinstance(value, str):
-            return clean(value)
-        if isinstance(value, Mapping):
-            return {name: change(one) for name, one in value.items()}
-        return [change(one) for one in value] if isinstance(value, list) else value
-
-    return change

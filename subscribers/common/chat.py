@@ -1,28 +1,21 @@
-"""What the chat kinds share: the types they get by default, and the parts of a message as plain text.
+"""The common part of the chat kinds: the types they get by default, and the parts of a message as plain text.
 
 Each kind escapes the parts for its own markup and lays them out.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from relay.core.deliveries.delivery import Outcome
-from relay.core.events.event import (
-    CREATE_UNKNOWN,
-    DELIVERY_EXPIRED,
-    DELIVERY_UNCERTAIN,
-    GROUP_FINISHED,
-    INCIDENT_EVENTS,
-    SOURCE_TROUBLE,
-    SUBSCRIPTION_DISABLED,
-    SUBSCRIPTION_RECOVERED,
-    Event,
-    account_type_prefix,
-)
+from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, RELAY_EVENTS, Event, account_type_prefix
 from relay.core.events.sentences import counted, duration
-from relay.core.subscriptions.subscription import Incidents, Subscription, has_failures
-from subscribers.base import Bundle, RenderContext, events_of
+from relay.core.jsontext import dumps
+from relay.core.subscriptions.subscription import Subscription, has_failures
+from relay.redaction import url_without_path
+from subscribers.base import Bundle, Kind, RenderContext, events_of
+from subscribers.common.digest import Digest, Limits, digest
 from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE, ChatOptions, DigestOptions
 from subscribers.options import Options
 from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
@@ -57,32 +50,64 @@ _INCIDENTS = {
 }
 
 
-class ForPeople:
-    """The part of a kind that people read, through a chat service, which reads no signature."""
+class ForPeople(Kind):
+    """A kind that people read, through a chat service, which reads no signature. The path of its sink is a secret."""
 
-    signed = False
-    default_incidents: Incidents = "collapse"
+    default_incidents = "collapse"
     family = "chats"
     options: type[Options] = ChatOptions
+    rate_per_second = 1.0
     gets: ClassVar[str]
-    """What one event is there: `Slack gets one message`."""
+    """The thing that one event is there: `Slack gets one message`."""
 
     def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
-        """A message for each event, and what several of them become."""
+        """A message for each event, and the digest of several of them."""
         types, config = shown.get("types"), shown.get("config") or {}
         events = events_of(shown) if types_given and types else _BY_DEFAULT
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if has_failures(types or [_FAILED]) else ""
         return f"{self.one_of(config)} for {events}.{incidents}{self.several_of(config)}"
 
     def one_of(self, config: Mapping[str, Any]) -> str:
-        """What an event becomes."""
+        """The thing that one event is there."""
         return self.gets
 
     def several_of(self, config: Mapping[str, Any]) -> str:
-        """How several events become one message; empty for a kind that has no digest."""
-        options = self.options.stored(config)
-        if not isinstance(options, DigestOptions):
-            return ""
+        """The message that several events become; empty for a kind that has no digest."""
+        return ""
+
+    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+        """Events that people act on or wait for: jobs that went wrong, creates and records of unknown fate, trouble
+        with a source, a sink or an account, incidents, and groups that have finished."""
+        prefixes = dict.fromkeys(type_prefixes)
+        return (
+            *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
+            *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
+            *(type for type in RELAY_EVENTS if type != "relay.test"),
+        )
+
+    def redacted_url(self, url: str) -> str:
+        """Without path and query, which are the credential."""
+        return url_without_path(url)
+
+
+class WithDigests(ForPeople):
+    """A chat in which several events can be one message.
+
+    lengths  maximum characters of each text of a message, the longest first
+    steps    extent of a digest, and the maximum characters of each text. The last one fits whatever the texts are
+    """
+
+    options = DigestOptions
+    lengths: ClassVar[Sequence[int]] = (3000,)
+    steps: ClassVar[Sequence[tuple[Limits, int]]] = (
+        (Limits(), 300),
+        (Limits(sections=6, brief=12, lines=3), 300),
+        (Limits(sections=3, brief=6, lines=1), 120),
+    )
+
+    def several_of(self, config: Mapping[str, Any]) -> str:
+        """See `ForPeople`."""
+        options = DigestOptions.stored(config)
         if (seconds := options.digest_seconds) is not None:
             return (
                 f" Events within {duration(seconds)} are one message, a digest; incidents and groups are sent at once."
@@ -90,18 +115,57 @@ class ForPeople:
         most = counted(options.messages_per_minute or DEFAULT_MESSAGES_PER_MINUTE, "message")
         return f" What exceeds {most} a minute comes as one message, a digest."
 
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What people act on or wait for: jobs that went wrong, creates and records of unknown fate, trouble with a
-        source, a sink or an account, incidents, and groups that have finished."""
-        prefixes = dict.fromkeys(type_prefixes)
-        return (
-            *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
-            *SOURCE_TROUBLE,
-            *(CREATE_UNKNOWN, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED),
-            *(DELIVERY_EXPIRED, DELIVERY_UNCERTAIN),
-            *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
-            *(GROUP_FINISHED, *INCIDENT_EVENTS),
+    def bundle(self, subscription: Subscription) -> Bundle | None:
+        """Without `digest_seconds` each event is a message, and those above `messages_per_minute` are a digest. With it
+        events come in a digest, and incidents and groups that have finished as messages of their own, at once: they
+        stand for many jobs, and people wait for them."""
+        options = DigestOptions.of(subscription)
+        wait_seconds = options.digest_seconds
+        return Bundle(
+            max_events=MAX_BUNDLED,
+            wait_seconds=60.0 if wait_seconds is None else wait_seconds,
+            max_bytes=MAX_BUNDLED_BYTES,
+            free_per_minute=options.messages_per_minute or DEFAULT_MESSAGES_PER_MINUTE,
+            free_types=None if wait_seconds is None else frozenset((GROUP_FINISHED, *INCIDENT_EVENTS)),
         )
+
+    def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
+        """A message. Its texts are cut until it fits."""
+        shown = message(event, subscription, context)
+        return self._fitting(subscription, (self.show(shown, length) for length in self.lengths))
+
+    def render_bundle(
+        self, events: Sequence[Event], subscription: Subscription, context: RenderContext
+    ) -> OutboundRequest:
+        """A digest: numbers by kind, incidents and groups with advice, the others by account and error. It tells
+        less of each until the message fits."""
+        zone, worst = ChatOptions.of(subscription).time_zone, tone(*events)
+        digests = ((digest(events, context, zone, limits), length) for limits, length in self.steps)
+        return self._fitting(subscription, (self.show_digest(found, worst, length) for found, length in digests))
+
+    def _fitting(self, subscription: Subscription, payloads: Iterable[Mapping[str, Any]]) -> OutboundRequest:
+        """The first one that fits, else the last one."""
+        for payload in payloads:
+            if self.fits(payload):
+                break
+        return post(self.address(subscription.sink), payload)
+
+    def address(self, sink: str) -> str:
+        """The URL of the request."""
+        return sink
+
+    @abstractmethod
+    def show(self, shown: "Message", length: int) -> Mapping[str, Any]:
+        """A message as the service takes it. `length`: maximum characters of each text."""
+
+    @abstractmethod
+    def show_digest(self, found: Digest, tone: Tone, length: int) -> Mapping[str, Any]:
+        """A digest as the service takes it. `length`: maximum characters of each text and URL; a longer URL is left
+        out."""
+
+    @abstractmethod
+    def fits(self, payload: Mapping[str, Any]) -> bool:
+        """True if the service takes a message of this length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +173,10 @@ class Message:
     """An event as a message: plain text, which no markup has been added to.
 
     heading   of an incident or a group that has finished, in two words; empty for other events
-    sentence  what happened, without the full stop
+    sentence  of the event, without the full stop
     link      a well-formed http(s) URL; None without one, because a service refuses a message with a malformed one
     pairs     advice, metadata, channel and sending account, as (label, text)
-    place     where and when; `ids`: what support asks for
+    place     job, account and time; `ids`: those that support asks for
     """
 
     sentence: str
@@ -145,24 +209,10 @@ def tone(*events: Event) -> Tone:
     return min(tones, key=_WORST_FIRST.index)
 
 
-def time_zone(subscription: Subscription) -> str | None:
-    """The time zone of the times in its messages; None: UTC."""
-    return ChatOptions.of(subscription).time_zone
-
-
-def bundle(subscription: Subscription) -> Bundle:
-    """How its messages share requests. Without `digest_seconds` each event is a message, and what exceeds
-    `messages_per_minute` is a digest. With it events come in a digest, and incidents and groups that have finished as
-    messages of their own, at once: they stand for many jobs, and people wait for them."""
-    options = DigestOptions.of(subscription)
-    wait_seconds = options.digest_seconds
-    return Bundle(
-        max_events=MAX_BUNDLED,
-        wait_seconds=60.0 if wait_seconds is None else wait_seconds,
-        max_bytes=MAX_BUNDLED_BYTES,
-        free_per_minute=options.messages_per_minute or DEFAULT_MESSAGES_PER_MINUTE,
-        free_types=None if wait_seconds is None else frozenset((GROUP_FINISHED, *INCIDENT_EVENTS)),
-    )
+def post(url: str, payload: Mapping[str, Any]) -> OutboundRequest:
+    """The request with a message."""
+    headers = (("Content-Type", "application/json; charset=utf-8"),)
+    return OutboundRequest(url=url, headers=headers, body=dumps(dict(payload)))
 
 
 def footnote(pairs: Pairs) -> str:
@@ -178,18 +228,3 @@ def fitted(text: str, limit: int, escape: Callable[[str], str]) -> str:
         text = text.removesuffix("…")[: -1 - over // 6].rstrip() + "…"
         shown = escape(text)
     return shown
-
-
-def refusal(status: int | None, code: str = "") -> Outcome | None:
-    """What a chat service means by refusing a request; None for an answer to which the rules of HTTP apply.
-
-    400 and 413: it will never accept this message. 401, 403, 404 and 410: the webhook is gone, or was switched off.
-
-    code  the service's own code for it
-    """
-    reason = f"http_{status}: {code}" if code else f"http_{status}"
-    if status in (400, 413):
-        return Outcome(verdict="dead", reason=reason)
-    if status in (401, 403, 404, 410):
-        return Outcome(verdict="disable", reason=reason)
-    return None

@@ -1,6 +1,6 @@
-"""What the CRMs share: who an event is about, what a record says, and what follows if the CRM knows no such person.
+"""The common part of the CRMs: the person of an event, the content of a record, and the policy for strangers.
 
-`Crm` is the part of a kind that all have, `common_errors` checks the settings that all have. Texts come from
+`Crm` is the kind, `common_errors` checks the settings that all have. Texts come from
 `chat.message`, as chats show them; a record may be HTML, in which everything but our own markup is escaped. Identities
 are read from the user's metadata and from what was captured of the create, never from the upstream's item.
 """
@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from relay.core import jsontext
-from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.deliveries.dialogue import previewed
+from relay.core.deliveries.delivery import OutboundRequest, Outcome
+from relay.core.deliveries.dialogue import Memory, Step, previewed
 from relay.core.events.event import RELAY_EVENTS, Event, account_event_kind
+from relay.core.jsontext import dumps
 from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
-from relay.core.subscriptions.subscription import Incidents, Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable, Unreadable
-from relay.redaction import redacted_url, split_url
+from relay.redaction import split_url
 from subscribers import base
 from subscribers.base import RenderContext
 from subscribers.common import chat, templates
@@ -30,16 +30,13 @@ from subscribers.wording.jobs import job_event_kind, metadata_of
 from subscribers.wording.text import Pairs
 
 PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
-"""What a preview shows instead of a value that only an answer, or a create, tells."""
+"""In a preview, in place of a value that only an answer, or a create, tells."""
 
 _KEY_CHARACTERS = 12
 _KINDS = ("succeeded", "failed", "cancelled", "not_found")
 _EMAIL = re.compile(r"[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,64}@[^\s@<>\"(),:;\\\x00-\x1f\x7f]{1,190}")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{5,30}[0-9]")
 _URL = re.compile(r"https?://[^\s\"<>\\\x00-\x1f\x7f]{4,300}")
-_CODE = re.compile(r"[A-Za-z0-9_]{1,60}")
-
-
 _STRANGERS = {
     "skip": "Events about people whom {} does not know are skipped, and counted.",
     "create": "For events about people whom {} does not know, it makes a record where it can.",
@@ -47,24 +44,22 @@ _STRANGERS = {
 }
 
 
-class Crm(base.Single):
-    """The part of a kind that writes to a CRM, always by a dialogue. Not signed: no CRM reads a signature."""
+class Crm(base.Kind):
+    """A kind that writes to a CRM, always by a dialogue. Not signed: no CRM reads a signature."""
 
-    signed = False
     family = "CRMs"
     by_name: base.ByName
-    rate_per_second: float | None = 5.0
-    timeout_seconds: float | None = 30.0
+    rate_per_second = 5.0
+    timeout_seconds = 30.0
     """Of a whole dialogue. Without time for the write after slow look-ups, each attempt would end alike; and a write
     that is cut short costs a question."""
-    default_incidents: Incidents = "off"
 
     def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """What became of an outreach."""
+        """The ends of jobs."""
         return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
 
     def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
-        """A record for each event, and what becomes of those about strangers."""
+        """A record for each event, and the policy for those about strangers."""
         options = self.options.stored(shown.get("config") or {})
         assert isinstance(options, CrmOptions)
         strangers = _STRANGERS[options.unmatched or "skip"].format(self.title)
@@ -72,18 +67,14 @@ class Crm(base.Single):
 
     @abstractmethod
     def records(self, options: Any) -> str:
-        """What is written of an event, in words."""
+        """The records of an event, in words."""
 
     def render(self, event: Event, subscription: Subscription, context: RenderContext) -> OutboundRequest:
         """Never called: a dialogue renders."""
         raise NotImplementedError
 
-    def classify(self, response: Response, now: float) -> Outcome:
-        """Never called: a dialogue judges its answers."""
-        raise NotImplementedError
-
     def wants_recipient(self, subscription: Subscription) -> bool:
-        """True: whom a create names is looked up where the metadata name no person."""
+        """True: the recipient of a create is looked up where the metadata name no person."""
         return True
 
     def names_person(self, subscription: Subscription) -> Callable[[Event], bool] | None:
@@ -101,17 +92,55 @@ class Crm(base.Single):
 
         return names
 
-    def redacted_url(self, url: str) -> str:
-        """The URL: the address of an API holds no secret."""
-        return redacted_url(url)
+
+@dataclass
+class Attempt:
+    """One attempt to deliver an event: the arguments of `Dialogue.steps`."""
+
+    event: Event
+    subscription: Subscription
+    context: RenderContext
+    memory: Memory
+    now: float
+
+    def __post_init__(self) -> None:
+        """For the parts that a kind adds."""
+
+    @property
+    def key(self) -> str:
+        """See `key_of`."""
+        return key_of(self.event, self.subscription)
 
 
-# --- who is meant
+def step(
+    subscription: Subscription,
+    path: str,
+    name: str,
+    expected: Any,
+    document: Mapping[str, Any] | None = None,
+    *,
+    method: str = "",
+    headers: Sequence[tuple[str, str]] = (),
+    remember: Memory | None = None,
+    share: Memory | None = None,
+) -> Step:
+    """A request to the API of a CRM, as a step of a delivery. All are private: URLs, bodies and answers may contain
+    personal data. `method`: by default POST with a document, else GET."""
+    request = OutboundRequest(
+        url=subscription.sink.rstrip("/") + path,
+        method=method or ("GET" if document is None else "POST"),
+        headers=(*headers, *((("Content-Type", "application/json"),) if document is not None else ())),
+        body=b"" if document is None else dumps(dict(document)),
+    )
+    return Step(request=request, name=name, expected=dumps(expected), remember=remember, share=share, private=True)
+
+
+# --- the person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Whom an event is about: ids of the CRM, then what it can search by."""
+    """The person of an event: ids of the CRM, then the addresses to search by."""
 
     ids: Mapping[str, str | int] = field(default_factory=dict, repr=False)
     email: str | None = field(default=None, repr=False)
@@ -120,7 +149,7 @@ class Identity:
 
 
 def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[str]]) -> Identity:
-    """Whom an event is about. `ids`: the metadata fields that hold ids of the CRM, and how these look."""
+    """The person of an event. `ids`: the metadata fields that hold ids of the CRM, and the form of these."""
     metadata = metadata_of(event.document())
     found = {name: id for name, pattern in ids.items() if (id := _id(metadata.get(name), pattern)) is not None}
     captured = context.recipient
@@ -150,7 +179,7 @@ def _fitting(pattern: re.Pattern[str], value: object) -> str | None:
 
 
 def _captured(pattern: re.Pattern[str], part: str | None) -> str | None:
-    """What is captured, or its placeholder. Those who write metadata do not choose what looks like one."""
+    """A captured part, or its placeholder, which metadata cannot be."""
     return part if part is not None and PLACEHOLDER.fullmatch(part) else _fitting(pattern, part)
 
 
@@ -161,7 +190,7 @@ def not_matched(subscription: Subscription, why: str) -> Outcome:
     return Outcome(verdict="skip", reason=why)
 
 
-# --- what a record says
+# --- a record
 
 
 def key_of(event: Event, subscription: Subscription) -> str:
@@ -173,7 +202,7 @@ def key_of(event: Event, subscription: Subscription) -> str:
 
 
 def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
-    """The parts of a record. A sample is written about a real person, so its sentence says what it is."""
+    """The parts of a record. A sample is written about a real person, so its sentence says that it is a sample."""
     shown = chat.message(event, subscription, context)
     is_sample = event.subject in (SAMPLE_JOB_ID, SAMPLE_SUBJECT) and metadata_of(event.document()).get("sample") is True
     return replace(shown, sentence=f"This is a sample: {shown.sentence}") if is_sample else shown
@@ -202,7 +231,7 @@ def with_key(markup: str, event: Event, subscription: Subscription, most_bytes: 
 
 
 def subject_of(event: Event, subscription: Subscription, context: RenderContext, most: int) -> str:
-    """The sentence as plain text of at most so many UTF-16 code units."""
+    """The sentence as plain text. `most`: UTF-16 code units."""
     return chat.fitted(message(event, subscription, context).sentence, most, lambda text: text)
 
 
@@ -214,38 +243,33 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 def common_errors(subscription: Subscription, service: str, example: str) -> list[FieldError]:
     """An error for each setting that CRMs do not read, and for each wrong value of those that all of them have.
     `example`: a sink."""
-    read = ("/sinkcredential", "/config/handshake")
-    parts = split_url(subscription.sink)
-    others = [one for one in subscription.types or () if _is_about_no_person(one)]
-    found = (
-        (
-            parts is None or parts.path not in ("", "/") or bool(parts.query),
-            ("/sink", "sink_unsuitable", f"use the base URL of {service} alone, without a path: {example}"),
-        ),
-        (
-            subscription.handshake != "off",
-            ("/config/handshake", "handshake_unsuitable", f"{service} answers no handshake: the token proves consent"),
-        ),
-        (
-            subscription.incidents != "off",
-            (
-                "/config/incidents",
-                "incidents_unsuitable",
-                f"incidents are for chat kinds: {service} gets what became of each job",
-            ),
-        ),
-        (
-            bool(others),
-            (
-                "/types",
-                "types_unsuitable",
-                f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of "
-                "jobs, or of events that programs publish with data.metadata",
-            ),
-        ),
+    errors = base.chat_errors(
+        subscription,
+        service,
+        credential="",
+        handshake=f"{service} answers no handshake: the token proves consent",
+        incidents=f"incidents are for chat kinds: {service} gets what became of each job",
     )
-    errors = [error for error in base.chat_errors(subscription, service) if error.pointer not in read]
-    return errors + [FieldError(pointer=at, code=code, detail=detail) for wrong, (at, code, detail) in found if wrong]
+    parts = split_url(subscription.sink)
+    if parts is None or parts.path not in ("", "/") or parts.query:
+        errors.append(base.sink_unsuitable(f"use the base URL of {service} alone, without a path: {example}"))
+    others = [one for one in subscription.types or () if _is_about_no_person(one)]
+    if others:
+        detail = (
+            f"{', '.join(others)[:100]}: this is about no job, so about no person in {service}. Name types of jobs, or "
+            "of events that programs publish with data.metadata"
+        )
+        errors.append(FieldError(pointer="/types", code="types_unsuitable", detail=detail))
+    return errors
+
+
+def credential_error(subscription: Subscription, types: Collection[str], detail: str) -> list[FieldError]:
+    """The error if there is no credential of these types."""
+    credential = subscription.credential
+    if credential is not None and credential.type in types:
+        return []
+    code = "missing" if credential is None else "credential_unsuitable"
+    return [FieldError(pointer="/sinkcredential", code=code, detail=detail)]
 
 
 def _is_about_no_person(type: str) -> bool:
@@ -254,34 +278,34 @@ def _is_about_no_person(type: str) -> bool:
     return job_event_kind(type) is None and (type in RELAY_EVENTS or account_event_kind(type) is not None)
 
 
-def template_errors(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:
-    """An error for each mistake in the template of a subscription. `allowed`: the fields that it may set."""
-    options = CrmOptions.of(subscription)
+def unknown_names(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:
+    """An error for each name in the template of a subscription that is not `allowed`."""
     detail = f"a template may set {', '.join(sorted(allowed))}"
-    unknown = [
+    return [
         FieldError(pointer=f"{templates.POINTER}/{name:.60}", code="unknown_field", detail=detail)
-        for name in sorted(set(options.template or ()) - set(allowed))
+        for name in sorted(set(CrmOptions.of(subscription).template or ()) - set(allowed))
     ]
-    return unknown + templates.template_errors(options)
+
+
+def field_errors(
+    pointer: str, fields: Mapping[str, Any], own: Collection[str], known: re.Pattern[str]
+) -> list[FieldError]:
+    """An error for each field of a template that the relay sets itself (`own`), whose name has not the form of the
+    CRM's (`known`), or whose value is no scalar."""
+    errors = []
+    for name, value in fields.items():
+        if name in own:
+            detail = f"the relay sets {name} itself: leave it out"
+        elif not known.fullmatch(name):
+            detail = f"{name!r:.100} is not the internal name of a field, such as jobtitle or Status__c"
+        elif isinstance(value, list | Mapping):
+            detail = "a field holds a text, a number, true, false or null"
+        else:
+            continue
+        at = name[:60].replace("~", "~0").replace("/", "~1")
+        errors.append(FieldError(pointer=f"{pointer}/{at}", code="invalid", detail=detail))
+    return errors
 
 
 def _lines(pairs: Pairs) -> list[str]:
     return [f"{html.escape(label)}: {html.escape(text)}" for label, text in pairs]
-
-
-# --- what it answered
-
-
-def read_object(body: bytes) -> Mapping[str, Any] | None:
-    """The JSON object in an answer; None if it is none, or was cut."""
-    try:
-        value = jsontext.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def code_in(document: Mapping[str, Any] | None, name: str = "code") -> str:
-    """A vendor's code for a refusal; empty without one. Its sentences may quote what was sent, and are never kept."""
-    value = None if document is None else document.get(name)
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""

@@ -1,4 +1,4 @@
-"""Several events as one message: how many of what, by account and error, with the first of each. Plain text.
+"""Several events as one message: their numbers by kind, account and error, with the first of each. Plain text.
 
 Incidents and groups that have finished stand for many jobs already. They are messages of their own where they come
 alone (`bundle` in `chat.py`); in a digest they come first, each in a section of its own. An incident is shown as of its
@@ -25,21 +25,10 @@ from relay.core.events.event import (
 )
 from relay.core.events.sentences import counted, duration, titled
 from subscribers.base import RenderContext
-from subscribers.wording import advice, heading, link, sentence
+from subscribers.wording import advice, heading, link, published_words, relay_account, sentence
 from subscribers.wording.jobs import SENDING_AGAIN, WITH_REASON, job_kind, reason_of, sending_account
-from subscribers.wording.published import published_words
 from subscribers.wording.summaries import REPEAT_OPEN
-from subscribers.wording.text import (
-    DEFAULT_ACCOUNT,
-    Pairs,
-    account_of,
-    data_of,
-    mapping,
-    name,
-    upstream_of,
-    word,
-    zone_of,
-)
+from subscribers.wording.text import Pairs, data_of, mapping, name, upstream_of, word, zone_of
 
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 
@@ -51,10 +40,14 @@ class Line:
     sentence: str
     link: str | None = None
 
+    def url(self, limit_characters: int) -> str | None:
+        """The link; None if it is longer."""
+        return self.link if self.link is not None and len(self.link) <= limit_characters else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """An incident or a finished group, with what to do."""
+    """An incident or a finished group, with advice."""
 
     heading: str
     line: Line
@@ -65,10 +58,10 @@ class Section:
 class Cluster:
     """Events of one kind, one account and one error.
 
-    title   how many of what: `8 failed on LinkedIn account acc_17: the account needs reconnecting`
-    advice  what holds for all of them, as (label, text); with the error's code
+    title   their number and kind: `8 failed on LinkedIn account acc_17: the account needs reconnecting`
+    advice  that holds for all of them, as (label, text); with the error's code
     lines   the first of them
-    more    how many others there are
+    more    number of the others
     """
 
     title: str
@@ -79,13 +72,13 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """What several events say together.
+    """The content of a digest.
 
     heading   `12 events in 5 minutes: 8 failed, 3 overdue, 1 account trouble`
-    span      from when to when they happened, in the reader's time zone
+    span      of their times, in the reader's time zone
     sections  incidents and groups; `brief`: further ones, a line each
     clusters  the other events, the most serious ones first, then the largest clusters
-    rest      in words, what is in no section or cluster; empty: nothing
+    rest      events that are in no section or cluster, in words; empty: none
     """
 
     heading: str
@@ -127,10 +120,10 @@ def digest(
         heading=_heading(items),
         span=_span(events, time_zone),
         sections=tuple(
-            Section(heading=heading(one.event), line=one.line, advice=advice(one.event))
+            Section(heading=heading(one.event), line=one.line(), advice=advice(one.event))
             for one in apart[: limits.sections]
         ),
-        brief=tuple(one.line for one in apart[limits.sections : brief_end]),
+        brief=tuple(one.line() for one in apart[limits.sections : brief_end]),
         clusters=tuple(_cluster(found, names, limits.lines) for found in ranked[: limits.sections]),
         rest=_rest(apart[brief_end:], [one for found in ranked[limits.sections :] for one in found]),
     )
@@ -161,7 +154,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "published": ("published event", "published events"),
     "other": ("other", "others"),
 }
-"""What events are counted as, in words, the most serious ones first."""
+"""The kinds that events count as, in words, the most serious ones first."""
 _RANKS = {kind: rank for rank, kind in enumerate(_KINDS)}
 _RELAY_KINDS = {
     CREATE_UNKNOWN: "unknown",
@@ -183,12 +176,16 @@ _AGAIN = {
     "unknown": "could reach people twice: check first which of them were sent",
     "retrying": "is not needed: they are tried again by themselves",
 }
+_CHECKS = {
+    "unknown": "Check in {} which of them went out: relay intents list",
+    "uncertain": "Look which of them are there, and settle each: relay deliveries list --state uncertain",
+}
 _MAX_COUNTED = 8
 """Maximum number of kinds in the heading."""
 
 
 class _Item:
-    """An event, with what its digest needs to know of it."""
+    """An event, with the facts for its digest."""
 
     def __init__(self, event: Event, context: RenderContext) -> None:
         self.event, self.context = event, context
@@ -200,8 +197,7 @@ class _Item:
         self.channel = titled(word(document.get("channel") or data.get("channel")))
         self.sender = sending_account(data) if self.is_job or self.kind == "unknown" else ""
         self.what = published_words(event.type) if event.published else ""
-        account = "" if event.published else name(document.get("account") or data.get("account"))
-        self.account = "" if account == DEFAULT_ACCOUNT else account_of(account, context)
+        self.account = relay_account(event, context)
         code = mapping(mapping(data.get("job")).get("error")).get("code") if self.is_job else None
         self.code = code if isinstance(code, str) and _CODE.fullmatch(code) else ""
         self.reason = reason_of(document) if self.kind in WITH_REASON else ""
@@ -210,22 +206,13 @@ class _Item:
 
     @property
     def cluster(self) -> tuple[str, ...]:
-        """What the events of one cluster have in common."""
+        """The facts that the events of one cluster share."""
         whose = (self.channel, self.sender) if self.sender else ()
         return self.kind, self.what, self.account, self.code, self.reason, *whose
 
-    @property
-    def line(self) -> Line:
-        return Line(sentence=sentence(self.event, self.context), link=self._link)
-
-    @property
-    def short_line(self) -> Line:
-        """Without the reason, which is in the title of its cluster."""
-        return Line(sentence=sentence(self.event, self.context, reason=False), link=self._link)
-
-    @property
-    def _link(self) -> str | None:
-        return link(self.event, self.context)
+    def line(self, *, reason: bool = True) -> Line:
+        """Its line. In a cluster, whose title has the reason, it is left out."""
+        return Line(sentence=sentence(self.event, self.context, reason=reason), link=link(self.event, self.context))
 
 
 def _kind(event: Event) -> str:
@@ -286,13 +273,13 @@ def _cluster(found: Sequence[_Item], names: Mapping[str, str], max_lines: int) -
     return Cluster(
         title=f"{number:,} {_KINDS[first.kind][number != 1]}{first.what and ': '}{first.what}{where}{first.reason}",
         advice=_advice(found),
-        lines=tuple(one.short_line for one in found[:max_lines]),
+        lines=tuple(one.line(reason=False) for one in found[:max_lines]),
         more=max(number - max_lines, 0),
     )
 
 
 def _advice(found: Sequence[_Item]) -> Pairs:
-    """What to do, where it is the same for all events of a cluster."""
+    """The advice that is the same for all events of a cluster."""
     first = found[0]
     pairs = advice(first.event)
     if len(found) > 1:
@@ -302,24 +289,15 @@ def _advice(found: Sequence[_Item]) -> Pairs:
         else:
             rest = [set(advice(one.event)) for one in found[1:]]
             pairs = tuple(pair for pair in pairs if all(pair in others for others in rest))
-        if first.kind == "unknown" and not pairs:
-            pairs = (
-                ("How to fix it", f"Check in {upstream_of(first.data)} which of them went out: relay intents list"),
-            )
-        if first.kind == "uncertain" and not pairs:
-            pairs = (
-                (
-                    "How to fix it",
-                    "Look which of them are there, and settle each: relay deliveries list --state uncertain",
-                ),
-            )
+        if first.kind in _CHECKS and not pairs:
+            pairs = (("How to fix it", _CHECKS[first.kind].format(upstream_of(first.data))),)
         again = _again(first.kind, {one.repeat for one in found})
         pairs += (("Sending them again", again),) if again else ()
     return (*pairs, ("Error", first.code)) if first.code else pairs
 
 
 def _again(kind: str, repeats: Set[str]) -> str:
-    """What happens if several creates are sent again; empty if it differs, or is not known."""
+    """The effect of sending several creates again; empty if it differs, or is not known."""
     if kind in _AGAIN:
         return _AGAIN[kind]
     return REPEAT_OPEN.get(next(iter(repeats)), "") if kind in ("failed", "not_found") and len(repeats) == 1 else ""

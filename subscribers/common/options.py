@@ -36,7 +36,7 @@ def _zone_near(name: str) -> str | None:
 
 
 class ChatOptions(Options):
-    """Of what people read."""
+    """Of kinds that people read."""
 
     metadata_keys: list[Word] | None = Field(
         default=None,
@@ -69,7 +69,7 @@ class DigestOptions(ChatOptions):
 
 
 class StrictOptions(Options):
-    """Of kinds in which an owner's template makes a part of what is sent."""
+    """Of kinds that an owner's template makes a part of."""
 
     strict: bool | None = Field(
         default=None,

@@ -1,12 +1,13 @@
 """The body of a request from a template of the user's own: `config.template`, for kinds of programs.
 
-What a template can name is in VARIABLES, its language in `relay/expressions/liquid.py`, which is imported only if there
+The names of a template are in VARIABLES, its language in `relay/expressions/liquid.py`, which is imported only if there
 is a template: python-liquid is an extra.
 """
 
 import html
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -71,7 +72,7 @@ def render(
 
     strict   a name that the event lacks is an error, as in a preview; otherwise it is empty text
     escape   changes each value that the template names
-    pointer  where the template is in the body of a subscription
+    pointer  to the template in the body of a subscription
 
     Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, Unreadable for a
     template with mistakes, as an older version may have stored, and InvalidRequest without the extra.
@@ -95,7 +96,7 @@ def own_fields(
 ) -> dict[str, Any]:
     """The fields that the template of a subscription, an object, makes of an event; none without a template.
 
-    html_names  fields that are HTML: what they print of the event is escaped, so that only the template has markup
+    html_names  fields that are HTML: values of the event are escaped there, so that only the template has markup
 
     Raises NotRenderable.
     """
@@ -110,16 +111,16 @@ def own_fields(
     }
 
 
-def escaped(value: object) -> object:
-    """The value with all of its texts, names included, escaped for HTML."""
+def changed(change: Callable[[str], str], value: object) -> object:
+    """The value with all of its texts, names included, changed."""
     if isinstance(value, str):
-        return html.escape(value)
+        return change(value)
     if isinstance(value, Mapping):
-        return {html.escape(name): escaped(one) for name, one in value.items()}
-    return [escaped(one) for one in value] if isinstance(value, list) else value
+        return {change(name): changed(change, one) for name, one in value.items()}
+    return [changed(change, one) for one in value] if isinstance(value, list) else value
 
 
-HTML = Escape(escaped, character_work=4)
+HTML = Escape(partial(changed, html.escape), character_work=4)
 """For fields that are HTML."""
 
 
@@ -144,7 +145,7 @@ def _placed(error: FieldError, pointer: str) -> FieldError:
 
 
 class _Variables(dict[str, object]):
-    """What a template can name, made when it is first named."""
+    """The names of a template, with their values, made when they are first named."""
 
     def __init__(self, event: Event, context: RenderContext) -> None:
         super().__init__()

@@ -7,12 +7,15 @@ Sources: HubSpot's guides to error handling and usage limits, and its OpenAPI do
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.retry import http_outcome
-from subscribers.common import crm
+from subscribers.common import answers, crm
+from subscribers.common.answers import UPPER_CODE, code_in, not_from, read_object
+from subscribers.common.answers import reason as reason_of
 from subscribers.hubspot.render import KEY_PROPERTY
 from subscribers.wording.text import mapping
 
@@ -23,8 +26,8 @@ CREATE_PROPERTIES = "config.create_properties makes it (--create-properties of r
 MAX_PAUSE_SECONDS = 60.0
 """Maximum pause after the last request of an interval."""
 
+_code_in = partial(code_in, form=UPPER_CODE)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
-_CODE = re.compile(r"[A-Z][A-Z_0-9]{1,59}", re.ASCII)
 _SCOPE = re.compile(r"[a-z][a-z0-9._-]{1,79}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _HEAD = re.compile(rb'\s*\{\s*"id"\s*:\s*"([1-9][0-9]{0,17})"\s*,')
@@ -46,14 +49,13 @@ zone, which the answer lacks, so the next try is an hour later."""
 _LIMITED_SECONDS = 10.0
 _LOCKED_SECONDS = 2.0
 _LOCKED, _MIGRATING = 423, 477
-_NOT_HUBSPOT = "the body is not an answer of HubSpot's API"
+_WHOSE = "an answer of HubSpot's API"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer of HubSpot.
+class Answer(answers.Answer):
+    """An answer of HubSpot. The outcome has the requested pause.
 
-    outcome   `delivered` if the request was carried out; with the requested pause
     id        of the object that was read, written or made
     document  the body, if the request was carried out
     missing   the object does not exist
@@ -64,7 +66,6 @@ class Answer:
     doubtful  HubSpot may have carried out the request all the same
     """
 
-    outcome: Outcome
     id: str | None = None
     document: Mapping[str, Any] = field(default_factory=dict)
     missing: bool = False
@@ -74,18 +75,13 @@ class Answer:
     unknown: frozenset[str] = frozenset()
     doubtful: bool = False
 
-    @property
-    def ok(self) -> bool:
-        """True if the request was carried out."""
-        return self.outcome.verdict == "delivered"
-
 
 def read_answer(response: Response, now: float, *, about_object: bool = True) -> Answer:
     """Reads an answer. `about_object`: an answer of success must have the id of one object."""
     status = response.status_code
     if response.error is not None or status is None:
         return Answer(outcome=http_outcome(response, now), doubtful=ledger.is_doubtful(response))
-    document = crm.read_object(response.excerpt)
+    document = read_object(response.excerpt)
     if 200 <= status < 300:
         answer = _accepted(response, status, document, about_object=about_object)
         return replace(answer, outcome=replace(answer.outcome, retry_after_seconds=_used_up(response)))
@@ -93,8 +89,8 @@ def read_answer(response: Response, now: float, *, about_object: bool = True) ->
         return Answer(outcome=_limited(document, response, now))
     if status == _MIGRATING:
         outcome = http_outcome(replace(response, status_code=503), now)
-        return Answer(outcome=replace(outcome, reason=f"http_{status}"))
-    is_error = document is not None and (_code(document.get("category")) or document.get("status") == "error")
+        return Answer(outcome=replace(outcome, reason=reason_of(status)))
+    is_error = document is not None and (_code_in(document, "category") or document.get("status") == "error")
     if status >= 500 or not is_error or document is None:
         return Answer(outcome=http_outcome(response, now), doubtful=True)
     return _refused(status, document)
@@ -111,17 +107,17 @@ def _accepted(response: Response, status: int, document: Mapping[str, Any] | Non
     if document is None:
         head = _HEAD.match(response.excerpt) if len(response.excerpt) >= READ_BYTES else None
         if about_object and head is not None:
-            return Answer(outcome=Outcome(verdict="delivered", reason="ok"), id=head[1].decode())
-        return Answer(outcome=Outcome(verdict="retry", reason=f"http_{status}, but {_NOT_HUBSPOT}"), doubtful=True)
+            return Answer.of("delivered", "ok", id=head[1].decode())
+        return Answer(outcome=not_from(_WHOSE, status), doubtful=True)
     errors = document.get("errors")
     if isinstance(errors, list) and errors:  # 207: carried out in part
         first = mapping(errors[0])
-        refused = _refused(_STATUS_OF.get(_code(first.get("category")), 400), first)
+        refused = _refused(_STATUS_OF.get(_code_in(first, "category"), 400), first)
         return replace(refused, document=document, doubtful=bool(document.get("results")))
     id = object_id(document.get("id"))
     if about_object and id is None:
-        return Answer(outcome=Outcome(verdict="retry", reason=f"http_{status}, but {_NOT_HUBSPOT}"), doubtful=True)
-    return Answer(outcome=Outcome(verdict="delivered", reason="ok"), id=id, document=document)
+        return Answer(outcome=not_from(_WHOSE, status), doubtful=True)
+    return Answer.of("delivered", "ok", id=id, document=document)
 
 
 def _used_up(response: Response) -> float | None:
@@ -137,55 +133,51 @@ def _used_up(response: Response) -> float | None:
 
 def _limited(document: Mapping[str, Any] | None, response: Response, now: float) -> Outcome:
     outcome = http_outcome(response, now)
-    policy = _code(mapping(document).get("policyName"))
+    policy = _code_in(document, "policyName")
     seconds = outcome.retry_after_seconds
     if seconds is None:
         seconds = _POLICY_SECONDS.get(policy, _LIMITED_SECONDS)
-    reason = f"http_429: {policy}" if policy else "http_429"
-    return Outcome(verdict="retry", reason=reason, retry_after_seconds=seconds)
+    return Outcome(verdict="retry", reason=reason_of(429, policy), retry_after_seconds=seconds)
 
 
 def _refused(status: int, document: Mapping[str, Any]) -> Answer:
-    category = _code(document.get("category"))
-    reason = f"http_{status}: {category}" if category else f"http_{status}"
+    category = _code_in(document, "category")
+    reason = reason_of(status, category)
     problems = _problems(document)
     unknown = problems.get("PROPERTY_DOESNT_EXIST", [])
     taken = problems.get("CONFLICTING_UNIQUE_VALUE")
     existing = _EXISTING.match(_message(document)) if status == 409 else None
     match status:
         case 401:
-            return _no("disable", f"{reason}: give the subscription a valid token as its sinkcredential, then resume")
+            return Answer.of(
+                "disable", f"{reason}: give the subscription a valid token as its sinkcredential, then resume"
+            )
         case 403:
             scopes = _scopes(document)
             lacks = f"give the service key the scope {' or '.join(scopes)}" if scopes else "ask an administrator"
-            return replace(_no("disable", f"{reason}: {lacks}, then resume"), forbidden=True)
+            return Answer.of("disable", f"{reason}: {lacks}, then resume", forbidden=True)
         case 404:
-            return replace(_no("dead", reason), missing=True)
+            return Answer.of("dead", reason, missing=True)
         case 405 | 410:
-            return _no("disable", f"{reason}: HubSpot has ended this version of its API: update the relay")
+            return Answer.of("disable", f"{reason}: HubSpot has ended this version of its API: update the relay")
         case 408:
-            return replace(_no("retry", reason), doubtful=True)
+            return Answer.of("retry", reason, doubtful=True)
         case 423:
-            outcome = Outcome(verdict="retry", reason=reason, wait_seconds=_LOCKED_SECONDS)
-            return Answer(outcome=outcome)
+            return Answer(outcome=Outcome(verdict="retry", reason=reason, wait_seconds=_LOCKED_SECONDS))
         case 429:
-            return _no("retry", reason)
+            return Answer.of("retry", reason)
         case 409 if existing is not None:
-            return replace(_no("retry", reason), existing=existing[1])
+            return Answer.of("retry", reason, existing=existing[1])
     if taken is not None or category == "OBJECT_ALREADY_EXISTS":
         named = f" of {', '.join(taken[:3])}" if taken else ""
-        return replace(_no("dead", f"{reason}: the value{named} is not unique"), taken=frozenset(taken or ()))
+        return Answer.of("dead", f"{reason}: the value{named} is not unique", taken=frozenset(taken or ()))
     if status == 409:
-        return _no("retry", reason)
+        return Answer.of("retry", reason)
     if unknown:
         detail = f"{reason}: HubSpot has no property {', '.join(unknown[:3])}: {CREATE_PROPERTIES}, then resume"
-        return replace(_no("disable", detail), unknown=frozenset(unknown))
+        return Answer.of("disable", detail, unknown=frozenset(unknown))
     shown = "; ".join(f"{code} {', '.join(names[:3])}".strip() for code, names in list(problems.items())[:3])
-    return _no("dead", f"{reason}: {shown}" if shown else reason)
-
-
-def _no(verdict: Any, reason: str) -> Answer:
-    return Answer(outcome=Outcome(verdict=verdict, reason=reason))
+    return Answer.of("dead", f"{reason}: {shown}" if shown else reason)
 
 
 def _problems(document: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -194,7 +186,7 @@ def _problems(document: Mapping[str, Any]) -> dict[str, list[str]]:
     for detail in _listed(document.get("errors")):
         names = mapping(detail.get("context")).get("propertyName")
         listed = names[:20] if isinstance(names, list) else [names]
-        if code := _code(detail.get("code")):
+        if code := _code_in(detail):
             named = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)]
             found.setdefault(code, []).extend(named)
     for code, name in _INVALID.findall(_message(document)):
@@ -214,10 +206,6 @@ def _scopes(document: Mapping[str, Any]) -> list[str]:
                     found[scope] = None
     own = [scope for scope in found if scope.startswith(("crm.objects.contacts.", "crm.objects.deals."))]
     return (own or list(found))[:3]
-
-
-def _code(value: object) -> str:
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""
 
 
 def _message(document: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The options of kind `hubspot`."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
@@ -38,3 +39,9 @@ class HubSpotOptions(CrmOptions):
         description="The check of the credential makes the properties that the relay needs.",
         examples=[True],
     )
+
+    @property
+    def of_records(self) -> Sequence[str]:
+        """The kinds of record that a subscription writes."""
+        given = self.record or RECORDS
+        return (given,) if isinstance(given, str) else given

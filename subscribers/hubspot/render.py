@@ -39,15 +39,9 @@ _OWNER_ID = "hubspot_owner_id"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
 
 
-def records_of(subscription: Subscription) -> Sequence[str]:
-    """The kinds of record that a subscription writes."""
-    given = HubSpotOptions.of(subscription).record or RECORDS
-    return (given,) if isinstance(given, str) else given
-
-
 def made_of(event: Event, subscription: Subscription) -> tuple[str, ...]:
     """The types of object created for an event: notes, tasks."""
-    kind, records = job_kind(event), records_of(subscription)
+    kind, records = job_kind(event), HubSpotOptions.of(subscription).of_records
     found = (("notes", NOTE, event.published or kind in _NOTED), ("tasks", TASK, kind in _TASKED))
     return tuple(object for object, record, made in found if record in records and made)
 
@@ -64,7 +58,7 @@ def content_of(event: Event, subscription: Subscription, context: RenderContext)
     """The content of an event: the relay's own properties, overridden by the template's. Raises NotRenderable."""
     given = _from_template(event, subscription, context)
     properties = None
-    if PROPERTIES in records_of(subscription):
+    if PROPERTIES in HubSpotOptions.of(subscription).of_records:
         own = _properties(event, subscription, context) if PROPERTIES not in given else {}
         properties = _texts(crm.merged(own, given.get(PROPERTIES, {})), PROPERTIES)
     made = {}
@@ -93,11 +87,10 @@ def _note(event: Event, subscription: Subscription, context: RenderContext) -> d
 
 
 def _task(event: Event, subscription: Subscription, context: RenderContext) -> dict[str, str]:
+    lines = crm.html_of(event, subscription, context).split("<br>")
     return {
         "hs_task_subject": crm.subject_of(event, subscription, context, MAX_SUBJECT),
-        BODIES["tasks"]: crm.html_of(event, subscription, context).partition("<br>")[
-            2
-        ],  # the subject is the first line
+        BODIES["tasks"]: "<br>".join(lines[1:]),  # the subject is the first line
         "hs_task_status": "NOT_STARTED",
         "hs_task_priority": "HIGH",
         "hs_task_type": "TODO",
@@ -137,9 +130,8 @@ def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, list | dict):
             detail = "a property of HubSpot is a text, a number or true or false"
-            raise NotRenderable(
-                [FieldError(pointer=f"{templates.POINTER}/{part}/{name}", code="unsuitable", detail=detail)]
-            )
+            at = f"{templates.POINTER}/{part}/{name}"
+            raise NotRenderable([FieldError(pointer=at, code="unsuitable", detail=detail)])
         text = str(value).lower() if isinstance(value, bool) else str(value)
         found[name] = text if name in BODIES.values() else text[:MAX_TEXT]
     return found
@@ -150,35 +142,20 @@ def _texts(values: Mapping[str, Any], part: str) -> dict[str, str]:
 
 def record_errors(subscription: Subscription) -> list[FieldError]:
     """An error for each mistake in the template."""
-    errors = crm.template_errors(subscription, RECORDS)
+    errors = crm.unknown_names(subscription, RECORDS)
     for part, fields in (HubSpotOptions.of(subscription).template or {}).items():
-        if part in RECORDS:
-            errors += _part_errors(f"{templates.POINTER}/{part}", fields)
-    return errors
-
-
-def _part_errors(pointer: str, fields: Any) -> list[FieldError]:
-    if not isinstance(fields, Mapping) or len(fields) > MAX_PROPERTIES:
-        detail = f"an object of at most {MAX_PROPERTIES} properties is needed"
-        return [FieldError(pointer=pointer, code="invalid", detail=detail)]
-    errors = []
-    for name, value in fields.items():
-        at = f"{pointer}/{name:.60}"
-        if name == KEY_PROPERTY:
-            detail = f"the relay sets {name} itself: leave it out"
-        elif not _NAME.fullmatch(name):
-            detail = "this is not the internal name of a property, such as jobtitle"
-        elif isinstance(value, list | Mapping):
-            detail = "a property of HubSpot is a text, a number, true or false, or null"
-        else:
-            continue
-        errors.append(FieldError(pointer=at, code="invalid", detail=detail))
-    return errors
+        pointer = f"{templates.POINTER}/{part}"
+        if part in RECORDS and (not isinstance(fields, Mapping) or len(fields) > MAX_PROPERTIES):
+            detail = f"an object of at most {MAX_PROPERTIES} properties is needed"
+            errors.append(FieldError(pointer=pointer, code="invalid", detail=detail))
+        elif part in RECORDS:
+            errors += crm.field_errors(pointer, fields, (KEY_PROPERTY,), _NAME)
+    return errors + templates.template_errors(HubSpotOptions.of(subscription))
 
 
 def needed_properties(subscription: Subscription) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """Definitions of the properties that deliveries set, by type of object."""
-    records, template = records_of(subscription), HubSpotOptions.of(subscription).template or {}
+    records, template = HubSpotOptions.of(subscription).of_records, HubSpotOptions.of(subscription).template or {}
     found: dict[str, Sequence[Mapping[str, Any]]] = {}
     if PROPERTIES in records and PROPERTIES not in template:
         found |= {"contacts": OWN_PROPERTIES, "deals": OWN_PROPERTIES}

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from relay.core.deliveries.broker import Login, Message, order_of
+from relay.core.deliveries.broker import Login, Message
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
-from subscribers import base
-from subscribers.common.brokers import ID_HEADER, ToBroker, partition_key, settings_of
+from subscribers.common.brokers import ID_HEADER, ToBroker, settings_of
 from subscribers.kafka.options import KafkaSettings
 
 MAX_KEY_CHARACTERS = 1000
@@ -22,8 +21,8 @@ _NOT_IN_TOPICS = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
 
 
 class Kafka(ToBroker):
-    """Records in the order of their keys: that of a record is the event's `partitionkey`, or what
-    `partitionkeyextractor` makes of the event."""
+    """Records in the order of their keys: that of a record is the event's `partitionkey`, or the
+    rendered `partitionkeyextractor`."""
 
     name = "kafka"
     title = "Kafka"
@@ -45,14 +44,15 @@ class Kafka(ToBroker):
         mechanism = "OAUTHBEARER" if found.name is None else settings_of(subscription).get("saslmechanism", "PLAIN")
         return replace(found, mechanism=mechanism)
 
-    def check(self, subscription: Subscription) -> None:
-        """Also refuses a secret that would be sent in the clear."""
-        super().check(subscription)
-        broker = self.broker(subscription)
-        if broker.login is not None and not broker.secure and not broker.login.mechanism.startswith("SCRAM-"):
+    def errors(self, subscription: Subscription) -> list[FieldError]:
+        """Among them a secret that would be sent in the clear."""
+        errors = super().errors(subscription)
+        broker = None if errors else self.broker(subscription)
+        if broker and broker.login and not broker.secure and not broker.login.mechanism.startswith("SCRAM-"):
             mechanism = broker.login.mechanism
             detail = f"{mechanism} would send the secret in the clear: use kafkas://, or a saslmechanism of SCRAM"
-            base.refuse([FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail)])
+            errors.append(FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=detail))
+        return errors
 
     def problem_of(self, name: str, text: str) -> str | None:
         """See `ToBroker`."""
@@ -65,21 +65,15 @@ class Kafka(ToBroker):
                 return f"a key has at most {MAX_KEY_CHARACTERS} characters"
         return None
 
-    def place(self, subscription: Subscription) -> Message | None:
+    def clean(self, text: str) -> str:
         """See `ToBroker`."""
-        topic = settings_of(subscription)["topicname"]
-        return None if self.settings.is_template("topicname", topic) else Message(destination=topic, body=b"", id="")
+        return _NOT_IN_TOPICS.sub("_", text)
 
-    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+    def addressed(
+        self, message: Message, settings: Mapping[str, str], event: Event, subscription: Subscription
+    ) -> Message:
         """See `ToBroker`."""
-        settings = self.rendered(event, subscription, context, lambda text: _NOT_IN_TOPICS.sub("_", text))
-        content_type, headers, body = self.content(event, subscription)
-        return Message(
-            destination=settings["topicname"],
-            key=settings.get("partitionkeyextractor") or partition_key(event),
-            headers=(("content-type", content_type), (ID_HEADER, event.id), *headers),
-            body=body,
-            id=event.id,
-            content_type=content_type,
-            order=order_of(event, subscription),
-        )
+        of_event = event.document().get("partitionkey")
+        key = settings.get("partitionkeyextractor") or (of_event if isinstance(of_event, str) else None)
+        headers = (("content-type", message.content_type), (ID_HEADER, event.id), *message.headers)
+        return replace(message, destination=settings["topicname"], key=key, headers=headers)

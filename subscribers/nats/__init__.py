@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from relay.core.deliveries.broker import Login, Message, order_of
+from relay.core.deliveries.broker import Login, Message
 from relay.core.events.event import NOT_IN_ATTRIBUTES, Event, header_text
 from relay.core.subscriptions.subscription import Subscription
-from subscribers import base
-from subscribers.common.brokers import ID_HEADER, ToBroker, settings_of
+from subscribers.common.brokers import ID_HEADER, ToBroker
 from subscribers.nats.options import NatsSettings
 
 MAX_SUBJECT_CHARACTERS = 500
@@ -56,11 +55,6 @@ class Nats(ToBroker):
         """An empty word, such as the channel of an event without one, is `_`."""
         return ".".join(word or "_" for word in text.split("."))
 
-    def place(self, subscription: Subscription) -> Message | None:
-        """See `ToBroker`."""
-        subject = settings_of(subscription)["subject"]
-        return None if self.settings.is_template("subject", subject) else Message(destination=subject, body=b"", id="")
-
     def content(self, event: Event, subscription: Subscription) -> tuple[str, tuple[tuple[str, str], ...], bytes]:
         """In binary mode values are percent-encoded, and the type of the data is `ce-datacontenttype`: a `content-type`
         could say that the message is structured."""
@@ -68,20 +62,13 @@ class Nats(ToBroker):
         named = [*headers, ("ce-datacontenttype", content_type)] if headers else []
         return content_type, tuple((name, header_text(value)) for name, value in named), body
 
-    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+    def clean(self, text: str) -> str:
+        """Without characters that would change the meaning of a subject."""
+        return _NOT_IN_SUBJECTS.sub("_", NOT_IN_ATTRIBUTES.sub("_", text)).strip(".") or "_"
+
+    def addressed(
+        self, message: Message, settings: Mapping[str, str], event: Event, subscription: Subscription
+    ) -> Message:
         """See `ToBroker`."""
-        settings = self.rendered(event, subscription, context, clean)
-        content_type, headers, body = self.content(event, subscription)
-        return Message(
-            destination=settings["subject"],
-            headers=(*(headers or (("content-type", content_type),)), (ID_HEADER, event.id)),
-            body=body,
-            id=event.id,
-            content_type=content_type,
-            order=order_of(event, subscription),
-        )
-
-
-def clean(text: str) -> str:
-    """A text as a part of a subject: without what would change its meaning."""
-    return _NOT_IN_SUBJECTS.sub("_", NOT_IN_ATTRIBUTES.sub("_", text)).strip(".") or "_"
+        headers = message.headers or (("content-type", message.content_type),)
+        return replace(message, destination=settings["subject"], headers=(*headers, (ID_HEADER, event.id)))

@@ -1,4 +1,4 @@
-"""What Pipedrive's API means by an answer: by its status, and of a 2xx by `success`.
+"""The answers of Pipedrive's API, judged by their status, and those of 2xx by `success`.
 
 Sources: Pipedrive's pages on responses, HTTP status codes, rate limiting and scopes. An answer is as untrusted as any.
 Its sentences may quote what was sent, so only codes are kept.
@@ -13,7 +13,9 @@ from typing import Any
 from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.retry import http_outcome
-from subscribers.common import crm
+from subscribers.common import answers, crm
+from subscribers.common.answers import code_in, not_from, read_object
+from subscribers.common.answers import reason as reason_of
 
 BUDGET_PAUSE_SECONDS = 3600.0
 """Pause once the daily budget is used up: it is reset at midnight of an undocumented time zone."""
@@ -38,36 +40,28 @@ _SCOPE = "Scope and URL mismatch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(answers.Answer):
     """An answer of Pipedrive.
 
     data, more  the `data` and `additional_data` of an answer; None in any other
-    outcome     what a refusal, or no answer, means; of an answer: delivered
     missing     there is no such thing, or this user may not see it
     """
 
-    outcome: Outcome
     data: Any = None
     more: Any = None
     missing: bool = False
 
-    @property
-    def ok(self) -> bool:
-        """True if the request was carried out."""
-        return self.outcome.verdict == "delivered"
-
 
 def read_answer(response: Response, now: float, *, scope: str) -> Answer:
-    """What an answer means. `scope`: what an app needs for this request."""
+    """Judges an answer. `scope`: needed by an app for this request."""
     status = response.status_code
     if response.error is not None or status is None or status >= 500:
         outcome = replace(http_outcome(response, now), in_doubt=ledger.is_doubtful(response))
         return Answer(outcome=_disabled(501) if status == 501 and response.error is None else outcome)
-    document = crm.read_object(response.excerpt)
-    code = crm.code_in(document)
-    reason = f"http_{status}: {code}" if code else f"http_{status}"
+    document = read_object(response.excerpt)
+    reason = reason_of(status, code_in(document))
     if 200 <= status < 300:
-        return _accepted(document, response, reason)
+        return _accepted(document, response, status, reason)
     if status == 429:
         return Answer(outcome=Outcome(verdict="retry", reason=reason, retry_after_seconds=_pause(response, now)))
     if status == 403:
@@ -76,7 +70,7 @@ def read_answer(response: Response, now: float, *, scope: str) -> Answer:
         return Answer(outcome=_disabled(status))
     if status in (408, 425) or status < 400:  # a login page may follow what was carried out
         return Answer(outcome=replace(http_outcome(response, now), reason=reason, in_doubt=True))
-    return Answer(outcome=Outcome(verdict="dead", reason=reason), missing=status == 404)
+    return Answer.of("dead", reason, missing=status == 404)
 
 
 def id_in(found: object) -> str | int | None:
@@ -94,22 +88,22 @@ def uuid_in(found: object) -> str | None:
 
 
 def is_cut(response: Response) -> bool:
-    """True if an answer is longer than what is read of it. One that broke off is no such answer."""
+    """True if an answer is longer than the part that is read. One that broke off is no such answer."""
     whole = response.error is None and len(response.excerpt) >= READ_BYTES
-    return whole and crm.read_object(response.excerpt) is None
+    return whole and read_object(response.excerpt) is None
 
 
-def _accepted(document: Mapping[str, Any] | None, response: Response, reason: str) -> Answer:
+def _accepted(document: Mapping[str, Any] | None, response: Response, status: int, reason: str) -> Answer:
     head = _HEAD.match(response.excerpt) if document is None and is_cut(response) else None
     if head is not None:
         document = {"success": True, "data": {"id": int(head[1])}}
     if document is not None and document.get("success") is True:
         pause = _number(response, "x-ratelimit-reset") if response.header("x-ratelimit-remaining") == "0" else None
-        outcome = Outcome(verdict="delivered", reason=f"http_{response.status_code}", retry_after_seconds=pause)
+        outcome = Outcome(verdict="delivered", reason=reason_of(status), retry_after_seconds=pause)
         return Answer(outcome=outcome, data=document.get("data"), more=document.get("additional_data"))
-    refused = document is not None and document.get("success") is False
-    word = "not_successful" if refused else "not an answer of Pipedrive's API"
-    return Answer(outcome=Outcome(verdict="retry", reason=f"{reason}, {word}", in_doubt=not refused))
+    if document is not None and document.get("success") is False:
+        return Answer.of("retry", f"{reason}, not_successful")
+    return Answer(outcome=replace(not_from("an answer of Pipedrive's API", status), in_doubt=True))
 
 
 def _forbidden(document: Mapping[str, Any] | None, reason: str, scope: str) -> Answer:
@@ -120,8 +114,8 @@ def _forbidden(document: Mapping[str, Any] | None, reason: str, scope: str) -> A
         return Answer(outcome=Outcome(verdict="retry", reason="blocked", retry_after_seconds=pause))
     if document.get("error") == _SCOPE:
         detail = f"missing_scope: give the app the scope {scope}, install it again, then resume"
-        return Answer(outcome=Outcome(verdict="disable", reason=detail))
-    return Answer(outcome=Outcome(verdict="dead", reason=reason), missing=not crm.code_in(document))
+        return Answer.of("disable", detail)
+    return Answer.of("dead", reason, missing=not code_in(document))
 
 
 def _disabled(status: int) -> Outcome:

@@ -7,14 +7,14 @@ RabbitMQ itself converts between the two: in binary mode attributes are headers 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 from urllib.parse import quote, unquote
 
-from relay.core.deliveries.broker import Message, order_of
+from relay.core.deliveries.broker import Message
 from relay.core.events.event import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
-from subscribers import base
 from subscribers.common.brokers import ToBroker, settings_of
 from subscribers.rabbitmq.options import RabbitMqSettings
 
@@ -22,8 +22,8 @@ MAX_NAME_BYTES = 255
 MAX_HEADERS_BYTES = 65_536
 """AMQP 0-9-1 sends all headers in one frame, of 128 KiB by default."""
 _RESERVED = "amq."
-"""How names begin that RabbitMQ reserves: default exchanges, temporary queues, and `amq.rabbitmq.reply-to`, by which a
-message goes to a client that waits for an answer."""
+"""The beginning of names that RabbitMQ reserves: default exchanges, temporary queues, and `amq.rabbitmq.reply-to`, by
+which a message goes to a client that waits for an answer."""
 _ADDRESS = re.compile(r"/(?:queues/([^/]+)|exchanges/([^/]+)(?:/([^/]*))?)")
 
 
@@ -62,37 +62,28 @@ class RabbitMq(ToBroker):
             return None
         return Message(exchange=unquote(exchange or ""), destination=unquote(queue or ""), body=b"", id="")
 
-    def message(self, event: Event, subscription: Subscription, context: base.RenderContext) -> Message:
+    def clean(self, text: str) -> str:
         """See `ToBroker`."""
-        address = self.rendered(event, subscription, context, clean)["address"]
-        parts = _ADDRESS.fullmatch(address)
+        return quote(NOT_IN_ATTRIBUTES.sub("_", text)[:200], safe="") or "_"
+
+    def addressed(
+        self, message: Message, settings: Mapping[str, str], event: Event, subscription: Subscription
+    ) -> Message:
+        """See `ToBroker`."""
+        parts = _ADDRESS.fullmatch(settings["address"])
         queue, exchange, key = ("", "", "") if parts is None else (unquote(part or "") for part in parts.groups())
         if (queue or exchange).startswith(_RESERVED) and not _names_reserved(settings_of(subscription)["address"]):
             detail = f"names that begin with {_RESERVED} are RabbitMQ's own: an event cannot choose one"
             raise NotRenderable([FieldError(pointer="/protocolsettings/address", code="invalid", detail=detail)])
-        content_type, headers, body = self.content(event, subscription)
-        if len(content_type) > MAX_NAME_BYTES:
+        if len(message.content_type) > MAX_NAME_BYTES:
             detail = f"RabbitMQ takes a content type of at most {MAX_NAME_BYTES} characters: use structured mode"
             raise NotRenderable([FieldError(pointer="/datacontenttype", code="too_long", detail=detail)])
-        if sum(len(name) + len(value.encode()) for name, value in headers) > MAX_HEADERS_BYTES:
+        if sum(len(name) + len(value.encode()) for name, value in message.headers) > MAX_HEADERS_BYTES:
             detail = f"RabbitMQ takes at most {MAX_HEADERS_BYTES:,} bytes of headers: use structured mode"
             raise NotRenderable([FieldError(pointer="", code="too_large", detail=detail)])
-        return Message(
-            exchange=exchange,
-            destination=queue or key,
-            headers=headers,
-            body=body,
-            id=event.id,
-            content_type=content_type,
-            order=order_of(event, subscription),
-        )
+        return replace(message, exchange=exchange, destination=queue or key)
 
 
 def _names_reserved(address: str) -> bool:
     """True if an address, which may be a template, itself begins with a name that is RabbitMQ's own."""
     return address.startswith((f"/queues/{_RESERVED}", f"/exchanges/{_RESERVED}"))
-
-
-def clean(text: str) -> str:
-    """A text as a part of an address."""
-    return quote(NOT_IN_ATTRIBUTES.sub("_", text)[:200], safe="") or "_"

@@ -1,4 +1,4 @@
-"""What Salesforce's REST API means by an answer: by its code, whatever the status; without one by the status.
+"""The answers of Salesforce's REST API, judged by their code, whatever the status; without one by the status.
 
 Sources: Salesforce's "Status Codes and Error Responses", "Insert or Update (Upsert) a Record Using an External ID",
 "API Request Limits and Allocations" and "Limit Info Header". Messages are the org's own texts, with values of records:
@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from relay.core import jsontext
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.retry import http_outcome
 from relay.core.subscriptions.subscription import Subscription
+from subscribers.common import answers
+from subscribers.common.answers import UPPER_CODE, code_in, not_from, read_json
+from subscribers.wording.text import mapping
 
 KEY_FIELD = "Event_Id__c"
 """The external id of our records: unique, so that the same event makes no second record."""
@@ -34,32 +36,32 @@ RESERVED = 0.05
 delivery."""
 
 Shape = Literal["record", "query", "versions", "description", "summary"]
-"""What an answer holds. Another one is not Salesforce's: a login page, or the page of a proxy."""
+"""The content of an answer. Another one is not Salesforce's: a login page, or the page of a proxy."""
 _SHAPES: Mapping[Shape, str] = {"query": "records", "description": "fields", "summary": "objectDescribe"}
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{2,60}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
 _COLUMN = re.compile(r"No such column '([A-Za-z][A-Za-z0-9_]{0,79})'")
 _USAGE = re.compile(r"(?:^|[;,])\s*api-usage=(\d{1,12})/(\d{1,12})")
 _VERSION = re.compile(r"(\d{1,3})\.0")
 _SHOWN_FIELDS = 5
 
+_WHOSE = "an answer of Salesforce's API"
+CUT = not_from(_WHOSE, 200)
+"""The outcome of an answer that is longer than the part that is read."""
+_Error = tuple[str, str, list[str]]
+"""Its code, message and names of fields."""
 RESUME = ", then resume the subscription"
-_UNLINKED = frozenset(
-    (
-        *("INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY", "MALFORMED_ID"),
-        *("ENTITY_IS_DELETED", "INVALID_ID_FIELD", "CANNOT_UPDATE_CONVERTED_LEAD"),
-    )
+_UNLINKED = (
+    *("INVALID_CROSS_REFERENCE_KEY", "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY", "MALFORMED_ID"),
+    *("ENTITY_IS_DELETED", "INVALID_ID_FIELD", "CANNOT_UPDATE_CONVERTED_LEAD"),
 )
 """Errors of a person or deal that the record was to be linked to."""
-_DEAD = frozenset(
-    (
-        *("REQUIRED_FIELD_MISSING", "STRING_TOO_LONG", "JSON_PARSER_ERROR", "NUMBER_OUTSIDE_VALID_RANGE"),
-        *("FIELD_CUSTOM_VALIDATION_EXCEPTION", "FIELD_INTEGRITY_EXCEPTION", "FIELD_FILTER_VALIDATION_EXCEPTION"),
-        *("INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "INVALID_TYPE_ON_FIELD_IN_RECORD", "INVALID_EMAIL_ADDRESS"),
-        *("CANNOT_EXECUTE_FLOW_TRIGGER", "DUPLICATES_DETECTED", "DUPLICATE_VALUE", "INVALID_MARKUP"),
-        *("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "INVALID_URL_FIELD"),
-    )
+_DEAD = (
+    *("REQUIRED_FIELD_MISSING", "STRING_TOO_LONG", "JSON_PARSER_ERROR", "NUMBER_OUTSIDE_VALID_RANGE"),
+    *("FIELD_CUSTOM_VALIDATION_EXCEPTION", "FIELD_INTEGRITY_EXCEPTION", "FIELD_FILTER_VALIDATION_EXCEPTION"),
+    *("INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "INVALID_TYPE_ON_FIELD_IN_RECORD", "INVALID_EMAIL_ADDRESS"),
+    *("CANNOT_EXECUTE_FLOW_TRIGGER", "DUPLICATES_DETECTED", "DUPLICATE_VALUE", "INVALID_MARKUP"),
+    *("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "INVALID_URL_FIELD"),
 )
 """Errors of one record: it would be refused again."""
 _BUSY = ("UNABLE_TO_LOCK_ROW", "SERVER_UNAVAILABLE", "REQUEST_RUNNING_TOO_LONG", "QUERY_TIMEOUT")
@@ -73,7 +75,7 @@ _DISABLES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(answers.Answer):
     """An answer of Salesforce.
 
     document  its body as JSON; None if it has none or the request was not carried out
@@ -81,15 +83,9 @@ class Answer:
     fields    that the errors name
     """
 
-    outcome: Outcome
     document: Any = None
     code: str | None = None
     fields: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """True if the request was carried out."""
-        return self.outcome.verdict == "delivered"
 
     def refuses(self, links: Collection[str]) -> bool:
         """True if a person or deal that these fields link the record to is not there, or not for this user. The
@@ -100,26 +96,21 @@ class Answer:
 def read_answer(
     response: Response, now: float, subscription: Subscription, object: str, shape: Shape = "record"
 ) -> Answer:
-    """What an answer means. `object`: the name of the object that the request was about."""
+    """Judges an answer. `object`: the name of the object that the request was about."""
     status = response.status_code
     if response.error is not None or status is None:
         return Answer(outcome=http_outcome(response, now))
-    document = _json(response.excerpt)
+    document = read_json(response.excerpt)
     if 200 <= status < 300:
         return _accepted(status, document, response, subscription, object, shape)
     if status == 300:
         reason = f"http_300: several records of {object} have this {KEY_FIELD}, which must be unique"
-        return Answer(outcome=Outcome(verdict="dead", reason=reason))
+        return Answer.of("dead", reason)
     errors = _errors(document)
     if not errors or status >= 500:
-        return Answer(outcome=_without_code(status, response, now, subscription))
+        is_refused = status == 401
+        return Answer(outcome=_unauthorized("http_401", subscription) if is_refused else http_outcome(response, now))
     return _refused(errors, subscription, object)
-
-
-def usage_of(response: Response) -> tuple[int, int] | None:
-    """How many requests the org has used in the last 24 hours, and how many it may; None if the answer does not say."""
-    found = _USAGE.search(response.header("sforce-limit-info") or "")
-    return None if found is None or int(found[2]) == 0 else (int(found[1]), int(found[2]))
 
 
 def newest_version(document: Any, wanted: str | None = None) -> str | None:
@@ -137,10 +128,10 @@ def _accepted(
     status: int, document: Any, response: Response, subscription: Subscription, object: str, shape: Shape
 ) -> Answer:
     """A platform event succeeds with an entry in `errors`, so only `success` counts."""
-    given = document if isinstance(document, Mapping) else {}
+    given = mapping(document)
     if shape == "record" and given.get("success") is False:
         errors = _errors(given.get("errors"), "statusCode")
-        return _refused(errors, subscription, object) if errors else _not_salesforce(status)
+        return _refused(errors, subscription, object) if errors else Answer(outcome=not_from(_WHOSE, status))
     if shape == "record":
         is_known = given.get("success") is True or status == 204
     elif shape == "versions":
@@ -148,26 +139,16 @@ def _accepted(
     else:
         is_known = isinstance(given.get(_SHAPES[shape]), Mapping if shape == "summary" else list)
     if not is_known:
-        return _not_salesforce(status)
+        return Answer(outcome=not_from(_WHOSE, status))
     pause = DAILY_PAUSE_SECONDS if is_short(response) else None
-    return Answer(
-        outcome=Outcome(verdict="delivered", reason=f"http_{status}", retry_after_seconds=pause), document=document
-    )
+    outcome = Outcome(verdict="delivered", reason=f"http_{status}", retry_after_seconds=pause)
+    return Answer(outcome=outcome, document=document)
 
 
 def is_short(response: Response) -> bool:
-    """True if the org has little left of its daily requests."""
-    usage = usage_of(response)
-    return usage is not None and usage[1] - usage[0] <= RESERVED * usage[1]
-
-
-def _not_salesforce(status: int) -> Answer:
-    reason = f"http_{status}, but the body is not an answer of Salesforce's API"
-    return Answer(outcome=Outcome(verdict="retry", reason=reason))
-
-
-def _without_code(status: int, response: Response, now: float, subscription: Subscription) -> Outcome:
-    return _unauthorized("http_401", subscription) if status == 401 else http_outcome(response, now)
+    """True if the org has little left of its requests of the last 24 hours."""
+    usage = _USAGE.search(response.header("sforce-limit-info") or "")
+    return usage is not None and 0 < int(usage[2]) <= int(usage[1]) + RESERVED * int(usage[2])
 
 
 def _unauthorized(code: str, subscription: Subscription) -> Outcome:
@@ -180,16 +161,14 @@ def _unauthorized(code: str, subscription: Subscription) -> Outcome:
     return Outcome(verdict="retry", reason=code)
 
 
-def _refused(errors: Sequence[Mapping[str, Any]], subscription: Subscription, object: str) -> Answer:
-    code, message = errors[0]["code"], errors[0]["message"]
-    fields = tuple(_fields(errors))
-    return Answer(outcome=_outcome_of(code, message, errors, subscription, object), code=code, fields=fields)
+def _refused(errors: Sequence[_Error], subscription: Subscription, object: str) -> Answer:
+    code, message, _ = errors[0]
+    fields = tuple(dict.fromkeys(name for _, _, names in errors for name in names))[:_SHOWN_FIELDS]
+    return Answer(outcome=_outcome_of(code, message, fields, subscription, object), code=code, fields=fields)
 
 
-def _outcome_of(
-    code: str, message: str, errors: Sequence[Mapping[str, Any]], subscription: Subscription, object: str
-) -> Outcome:
-    disable = _repair_of(code, message, errors, object)
+def _outcome_of(code: str, message: str, fields: Sequence[str], subscription: Subscription, object: str) -> Outcome:
+    disable = _repair_of(code, message, fields, object)
     if disable is not None:
         return Outcome(verdict="disable", reason=f"{code}: {disable}{RESUME}")
     if code == "INVALID_SESSION_ID":
@@ -201,11 +180,14 @@ def _outcome_of(
         return Outcome(verdict="retry", reason=code, retry_after_seconds=DAILY_PAUSE_SECONDS)
     if code in _BUSY or (code == "DUPLICATE_VALUE" and KEY_FIELD in message):  # another request makes this record
         return Outcome(verdict="retry", reason=code)
-    return Outcome(verdict="dead" if code in _DEAD | _UNLINKED else "retry", reason=_named(code, errors))
+    return Outcome(
+        verdict="dead" if code in (*_DEAD, *_UNLINKED) else "retry",
+        reason=f"{code}: {', '.join(fields)}" if fields else code,
+    )
 
 
-def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], object: str) -> str | None:
-    """What to do about an error with which Salesforce accepts no record at all; None for other errors."""
+def _repair_of(code: str, message: str, fields: Sequence[str], object: str) -> str | None:
+    """The remedy for an error with which Salesforce accepts no record at all; None for other errors."""
     if code in _DISABLES:
         return _DISABLES[code]
     is_closed = code in ("INSUFFICIENT_ACCESS", "INSUFFICIENT_ACCESS_OR_READONLY") or (
@@ -227,36 +209,21 @@ def _repair_of(code: str, message: str, errors: Sequence[Mapping[str, Any]], obj
             return f"let the user that the app runs as read {field} of {object}"
         return f"{object} has not, or this user may not see, {field}: deploy it or correct config.template"
     if code == "INVALID_FIELD_FOR_INSERT_UPDATE":
-        fields = ", ".join(_fields(errors)) or f"the fields of {object}"
-        return f"let the user that the app runs as edit {fields}"
+        return f"let the user that the app runs as edit {', '.join(fields) or f'the fields of {object}'}"
     return None
 
 
-def _named(code: str, errors: Sequence[Mapping[str, Any]]) -> str:
-    fields = ", ".join(_fields(errors))
-    return f"{code}: {fields}" if fields else code
-
-
-def _fields(errors: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [name for error in errors for name in error["fields"]]
-    return list(dict.fromkeys(found))[:_SHOWN_FIELDS]
-
-
-def _errors(document: Any, code_name: str = "errorCode") -> list[Mapping[str, Any]]:
-    """The errors of an answer, each with a code, a message and names of fields."""
-    found: list[Mapping[str, Any]] = []
+def _errors(document: Any, code_name: str = "errorCode") -> list[_Error]:
+    """The errors of an answer."""
+    found: list[_Error] = []
     for one in (document if isinstance(document, list) else [])[:20]:
-        given = one if isinstance(one, Mapping) else {}
-        code, message, fields = given.get(code_name), given.get("message"), given.get("fields")
-        if isinstance(code, str) and _CODE.fullmatch(code):
+        code, message, fields = (
+            code_in(one, code_name, UPPER_CODE),
+            mapping(one).get("message"),
+            mapping(one).get("fields"),
+        )
+        if code:
             listed = fields[:20] if isinstance(fields, list) else []
             names = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)]
-            found.append({"code": code, "message": message if isinstance(message, str) else "", "fields": names})
+            found.append((code, message if isinstance(message, str) else "", names))
     return found
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return jsontext.loads(body)
-    except (ValueError, RecursionError):
-        return None

@@ -1,4 +1,4 @@
-"""An event as fields of a Salesforce record, and whom it is about.
+"""An event as fields of a Salesforce record, and its person.
 
 The lengths are those of `deploy/salesforce`. Texts are the neutral words that chats show: the upstream's item is not
 read, so a record holds no text of a message.
@@ -52,14 +52,14 @@ _IDS = {
     "contact_id": re.compile(r"(?:003|00Q)[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
     "lead_id": re.compile(r"00Q[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?"),
 }
-"""Fields of the metadata, and what an id of Salesforce looks like there. Ids of other CRMs are ignored."""
+"""Fields of the metadata, and the form of an id of Salesforce there. Ids of other CRMs are ignored."""
 _ENDED_WELL = ("succeeded", "cancelled")
 _BAD = ("failed", "not_found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meant:
-    """Whom and what an event is about.
+    """The person and the deal of an event.
 
     ids     of records, by their object
     email   and `phones`, the ways to write one number: by these a person is found
@@ -76,17 +76,12 @@ class Meant:
 
     @property
     def searched(self) -> bool:
-        """True if there is something to search a person by."""
+        """True if a person can be searched by an address or a number."""
         return self.email is not None or bool(self.phones)
-
-    @property
-    def is_empty(self) -> bool:
-        """True if there is nothing to link a record to."""
-        return not (self.ids or self.searched)
 
 
 def meant_by(event: Event, context: RenderContext) -> Meant:
-    """Whom an event is about."""
+    """See `Meant`."""
     who = crm.identity(event, context, _IDS)
     ids: dict[str, str] = {}
     for id in map(str, who.ids.values()):

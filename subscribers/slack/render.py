@@ -11,7 +11,7 @@ from typing import Any
 from relay.core.jsontext import dumps
 from relay.redaction import host_of
 from subscribers.common.chat import Message
-from subscribers.common.digest import Digest, Limits, Line
+from subscribers.common.digest import Digest, Line
 from subscribers.wording.text import Pairs
 
 SECTION_CHARACTERS = 3000
@@ -22,13 +22,6 @@ MESSAGE_CHARACTERS = 10_000
 """Maximum characters of the blocks of a message, as JSON."""
 SHORT_CHARACTERS = 500
 """Maximum characters of each text if the message would be too long otherwise."""
-
-DIGEST_STEPS = (
-    (Limits(), 300),
-    (Limits(sections=6, brief=12, lines=3), 300),
-    (Limits(sections=3, brief=6, lines=1), 120),
-)
-"""How much a digest tells, and the maximum characters of each text. The last one fits whatever the texts are."""
 
 Block = dict[str, Any]
 
@@ -58,6 +51,11 @@ def clip(escaped: str, limit_characters: int) -> str:
     if kept.rfind(";") <= ampersand:
         kept = kept[: max(ampersand, 0)] if ampersand >= 0 else kept
     return kept.rstrip(f"*~`_{_JOINER}") + "…"
+
+
+def plain(text: str) -> str:
+    """The text of a message, which notifications show."""
+    return clip("\n".join(escape(line) for line in text.split("\n")), SECTION_CHARACTERS)
 
 
 def section(text: str, url: str | None, pairs: Pairs, limit_characters: int = SECTION_CHARACTERS) -> Block:
@@ -90,11 +88,11 @@ def message_blocks(content: Message) -> list[Block]:
 
 
 def digest_blocks(found: Digest, length: int) -> list[Block]:
-    """A digest: its heading, incidents and groups, then the clusters with what to do in small print. `length`: maximum
+    """A digest: its heading, incidents and groups, then the clusters with advice in small print. `length`: maximum
     characters of each text and URL; a longer URL is left out."""
     blocks = [_header(found.heading), small_print([("", found.span)])]
     for one in found.sections:
-        rendered = section(one.line.sentence, _short(one.line.link, length), one.advice, length)
+        rendered = section(one.line.sentence, one.line.url(length), one.advice, length)
         blocks.append({**rendered, "text": _mrkdwn(f"*{one.heading}*\n{rendered['text']['text']}")})
     blocks += _sections(_line(line, length) for line in found.brief)
     if len(blocks) > 2 and found.clusters:
@@ -112,7 +110,7 @@ def digest_blocks(found: Digest, length: int) -> list[Block]:
 
 
 def characters(blocks: Sequence[Mapping[str, Any]]) -> int:
-    """How long Slack counts a message as, at most."""
+    """The length of a message by Slack's count, at most."""
     return len(dumps(blocks).decode())
 
 
@@ -132,12 +130,8 @@ def _sections(lines: Iterable[str]) -> list[Block]:
 
 
 def _line(line: Line, length: int) -> str:
-    text, url = clip(escape(line.sentence), length), _short(line.link, length)
+    text, url = clip(escape(line.sentence), length), line.url(length)
     return f"• {text}" if url is None else f"• {text} {_link(url)}"
-
-
-def _short(url: str | None, length: int) -> str | None:
-    return url if url is not None and len(url) <= length else None
 
 
 def _link(url: str) -> str:

@@ -4,67 +4,59 @@ Sources: Slack's help pages about workflows that start from a webhook (at most 2
 documentation of webhook triggers, and of `WebhookTrigger` in its Node SDK (`{"ok": …, "error": …}`).
 """
 
-import re
-
-from relay.clock import local_time
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.retry import http_outcome
 from relay.core.events.event import Event
-from relay.core.jsontext import dumps, loads
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
-from relay.redaction import split_url, url_without_path
-from subscribers import base, flat
+from relay.redaction import split_url
+from subscribers import base
 from subscribers.common import chat
+from subscribers.common.answers import code_in, read_object, reason, refusal
 from subscribers.common.markdown import disarmed
 from subscribers.common.options import ChatOptions
+from subscribers.flat.render import fields as flat_fields
 from subscribers.slack.render import without_marks
 from subscribers.wording import advice, job_details
-from subscribers.wording.text import Pairs, one_line, zone_of
+from subscribers.wording.text import Pairs, one_line
 
 _VALUE_CHARACTERS = 1000
 _SHOWN = ("type", "status", "job_id", "channel", "account", "group", "error_code", "request_id")
 """Fields of kind `flat` that become variables under the same name."""
 _NOTHING = "-"
 """The text of a variable that says nothing: a workflow does not start if one that it asks for is missing."""
-_CODE = re.compile(r"[a-z_]{1,60}")
 
 
-class SlackWorkflow(chat.ForPeople, base.Single):
-    """One run of the workflow per event. Not signed: Slack reads no signature."""
+class SlackWorkflow(chat.ForPeople):
+    """One run of the workflow per event."""
 
     name = "slack_workflow"
     title = "Slack"
     gets = "The workflow in Slack runs once"
-    options = ChatOptions
-    rate_per_second: float | None = 1.0
 
-    def check(self, subscription: Subscription) -> None:
-        """Refuses headers, methods except POST, unknown options, credentials and the URLs of incoming webhooks."""
+    def errors(self, subscription: Subscription) -> list[FieldError]:
+        """Among them the URLs of incoming webhooks."""
         errors = base.chat_errors(subscription, "Slack")
         parts = split_url(subscription.sink)
         if parts is not None and parts.path.startswith("/services/"):
             detail = "this is an incoming webhook, which starts no workflow: use the kind slack"
-            errors.append(FieldError(pointer="/sink", code="sink_unsuitable", detail=detail))
-        base.refuse(errors)
+            errors.append(base.sink_unsuitable(detail))
+        return errors
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The variables. All of them are there in every event, and none is empty."""
-        known, options = flat.fields(event, context), ChatOptions.of(subscription)
+        known, options = flat_fields(event, context), ChatOptions.of(subscription)
         message = chat.message(event, subscription, context)
         variables = {
             "sentence": message.sentence,
             "what_to_do": _lines(advice(event)),
             "details": _lines(job_details(event, options.metadata_keys)),
             **{name: one_line(known[name]) for name in _SHOWN},
-            "time": dict(message.place).get("Time", ""),
+            "time": dict(message.place)["Time"],
             "event_id": one_line(event.id),
         }
-        if options.time_zone is not None:
-            variables["time"] = local_time(event.time, zone_of(options.time_zone))
         texts = {name: chat.fitted(text, _VALUE_CHARACTERS, _plain) or _NOTHING for name, text in variables.items()}
-        body = dumps({**texts, "link": message.link or _NOTHING})
-        return OutboundRequest(url=subscription.sink, headers=(("Content-Type", "application/json"),), body=body)
+        return chat.post(subscription.sink, {**texts, "link": message.link or _NOTHING})
 
     def classify(self, response: Response, now: float) -> Outcome:
         """2xx is success unless the body says `"ok": false`. 400: the workflow asks for other variables. 401, 403, 404
@@ -72,14 +64,11 @@ class SlackWorkflow(chat.ForPeople, base.Single):
         status = response.status_code
         if response.error is not None or status is None:
             return http_outcome(response, now)
-        refused, code = _answer(response)
-        if 200 <= status < 300 and refused:
-            return Outcome(verdict="dead", reason=f"http_{status}: {code or 'not ok'}")
-        return chat.refusal(status, code) or http_outcome(response, now)
-
-    def redacted_url(self, url: str) -> str:
-        """Without the path, which is the credential."""
-        return url_without_path(url)
+        answer = read_object(response.excerpt) or {}
+        code = code_in(answer, "error")
+        if 200 <= status < 300 and answer.get("ok") is False:
+            return Outcome(verdict="dead", reason=reason(status, code or "not ok"))
+        return refusal(status, code) or http_outcome(response, now)
 
 
 def _lines(pairs: Pairs) -> str:
@@ -89,15 +78,3 @@ def _lines(pairs: Pairs) -> str:
 def _plain(text: str) -> str:
     """Text that is shown literally where a workflow puts it into a message."""
     return "\n".join(without_marks(disarmed(line)).replace("<", "<\u2060") for line in text.split("\n"))
-
-
-def _answer(response: Response) -> tuple[bool, str]:
-    """Whether the body says that Slack refused, and the code in it."""
-    try:
-        answer = loads(response.excerpt)
-    except ValueError:
-        return False, ""
-    if not isinstance(answer, dict):
-        return False, ""
-    code = answer.get("error")
-    return answer.get("ok") is False, code if isinstance(code, str) and _CODE.fullmatch(code) else ""

@@ -1,4 +1,4 @@
-"""Any HTTP receiver: CloudEvents in one of the three content modes, or what a template makes of an event, signed with
+"""Any HTTP receiver: CloudEvents in one of the three content modes, or a rendered template, signed with
 Standard Webhooks.
 
 Sources: CloudEvents 1.0.2, HTTP binding §3.1 (binary), §3.2 (structured) and §3.3 (batched); JSON format §4 (batch).
@@ -7,12 +7,10 @@ Sources: CloudEvents 1.0.2, HTTP binding §3.1 (binary), §3.2 (structured) and 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.deliveries.retry import http_outcome
+from relay.core.deliveries.delivery import OutboundRequest
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Event, in_binary_mode
-from relay.core.subscriptions.subscription import Incidents, Subscription
+from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
-from relay.redaction import redacted_url
 from subscribers import base
 from subscribers.common import templates
 from subscribers.webhook.options import WebhookOptions
@@ -21,30 +19,23 @@ MAX_BATCH_BYTES = 1024 * 1024
 """Maximum size of a batch. It holds 16 events of the largest size."""
 
 
-class Webhook(base.OneRequest):
+class Webhook(base.Kind):
     """In structured mode, the default, it sends the event's stored bytes without `ce-*` headers; with `config.template`
-    what that makes of the event, as `application/json`."""
+    the rendered template, as `application/json`."""
 
     name = "webhook"
     options = WebhookOptions
     signed = True
-    rate_per_second: float | None = None
-    default_incidents: Incidents = "off"
-
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
-        """All job events and no others."""
-        return None
 
     def sends_events(self, shown: Mapping[str, Any]) -> bool:
         """True in structured mode without a template."""
         options = WebhookOptions.stored(shown)
         return options.content_mode == "structured" and options.template is None
 
-    def check(self, subscription: Subscription) -> None:
-        """Refuses reserved headers, methods without a body, options that do not fit, and collapsed failures."""
+    def errors(self, subscription: Subscription) -> list[FieldError]:
+        """Those of all receivers, and options that do not fit each other."""
         options = WebhookOptions.of(subscription)
-        errors = [*base.receiver_errors(subscription), *templates.template_errors(options), *_mode_errors(options)]
-        base.refuse(errors)
+        return [*base.receiver_errors(subscription), *templates.template_errors(options), *_mode_errors(options)]
 
     def render(self, event: Event, subscription: Subscription, context: base.RenderContext) -> OutboundRequest:
         """The stored bytes, unchanged, or the rendered template; in binary mode the attributes as headers, and the
@@ -52,12 +43,12 @@ class Webhook(base.OneRequest):
         options = WebhookOptions.of(subscription)
         if options.content_mode == "binary":
             attributes, data = in_binary_mode(event)
-            return _request(subscription, *attributes, body=data)
+            return base.request_to(subscription, *attributes, body=data)
         if options.content_mode == "batch":
             return self.render_bundle((event,), subscription, context)
         body = templates.own_body(event, options, context)
         content_type = CONTENT_TYPE if body is None else "application/json"
-        return _request(subscription, ("Content-Type", content_type), body=event.body if body is None else body)
+        return base.request_to(subscription, ("Content-Type", content_type), body=event.body if body is None else body)
 
     def bundle(self, subscription: Subscription) -> base.Bundle | None:
         """In batch mode, with the limits of `config.batch`."""
@@ -71,24 +62,7 @@ class Webhook(base.OneRequest):
     ) -> OutboundRequest:
         """A JSON array of the stored bytes."""
         body = b"[" + b",".join(event.body for event in events) + b"]"
-        return _request(subscription, ("Content-Type", BATCH_CONTENT_TYPE), body=body)
-
-    def classify(self, response: Response, now: float) -> Outcome:
-        """The rules of plain HTTP."""
-        return http_outcome(response, now)
-
-    def redacted_url(self, url: str) -> str:
-        """Without userinfo and query values, and without a path that is a credential."""
-        return redacted_url(url)
-
-
-def _request(subscription: Subscription, *headers: tuple[str, str], body: bytes) -> OutboundRequest:
-    return OutboundRequest(
-        url=subscription.sink,
-        method=subscription.method,
-        headers=(*headers, *subscription.headers),
-        body=body,
-    )
+        return base.request_to(subscription, ("Content-Type", BATCH_CONTENT_TYPE), body=body)
 
 
 def _mode_errors(options: WebhookOptions) -> list[FieldError]:

@@ -12,7 +12,7 @@ MAX_BATCH_SECONDS = 900.0
 
 
 class Batch(Options):
-    """When a batch is sent."""
+    """The limits at which a batch is sent."""
 
     max_events: Annotated[Whole, Field(ge=1, le=MAX_BATCH_EVENTS)] = Field(
         default=100, description="So many events.", examples=[50]
@@ -42,7 +42,7 @@ class WebhookOptions(TemplateOptions):
     )
 
     def limits(self) -> Batch | None:
-        """When a batch is sent; None in another mode."""
+        """The limits at which a batch is sent; None in another mode."""
         return Batch.model_validate(self.batch or {}) if self.content_mode == "batch" else None
 
     def shown(self) -> Self:

@@ -1,8 +1,8 @@
 """An event in words: a sentence, advice, the job's metadata, and its ids. Plain text, which each chat kind escapes.
 
 Shows the event's attributes, its hint and the user's metadata. Of the upstream item only the sending account's id is
-read: the rest may hold a recipient's address or the text of a message. What happened is worded by `jobs`,
-`relay` and `summaries`, each for its events.
+read: the rest may hold a recipient's address or the text of a message. `jobs`, `relay` and `summaries` make the
+sentences of their events.
 """
 
 import re
@@ -11,19 +11,12 @@ from urllib.parse import quote
 from relay.clock import local_time
 from relay.core.events.event import RELAY_SOURCE, Event, account_event_kind
 from subscribers.base import RenderContext
-from subscribers.wording.jobs import (
-    SENDING_AGAIN,
-    job_details,
-    job_kind,
-    job_sentence,
-    metadata_link,
-    sending_again,
-)
-from subscribers.wording.published import published_sentence
+from subscribers.wording.jobs import SENDING_AGAIN, job_details, job_kind, job_sentence, metadata_link, sending_again
 from subscribers.wording.relay import relay_fix, relay_sentence
-from subscribers.wording.summaries import incident_link, is_summary, summary_advice, summary_heading, summary_sentence
+from subscribers.wording.summaries import HEADINGS, incident_link, is_summary, summary_advice, summary_sentence
 from subscribers.wording.text import (
     DEFAULT_ACCOUNT,
+    Document,
     Pairs,
     account_of,
     data_of,
@@ -39,17 +32,20 @@ _URL = re.compile(
     r"(?::[0-9]{1,5})?)((?:[/?#].*)?)",
     re.IGNORECASE,
 )
-# What RFC 3986 has no place for, brackets and quotes included.
+# Characters that RFC 3986 does not allow, brackets and quotes included.
 _NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
+_SUBJECT_CHARACTERS = 120
+_VERSION = re.compile(r"v?[0-9]+", re.IGNORECASE)
+_BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 
-__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "sentence")
+__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "published_words", "sentence")
 
 
 def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
-    """What happened, in one sentence without the full stop. `reason`: with why a job failed."""
+    """The event in one sentence without the full stop. `reason`: with the reason why a job failed."""
     document = event.document()
     if event.published:
-        return published_sentence(document)
+        return _published(document)
     kind = job_kind(event)
     if kind is not None:
         return job_sentence(kind, document, reason=reason)
@@ -64,11 +60,11 @@ def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> st
 
 def heading(event: Event) -> str:
     """The heading of an incident or a group, in two words; empty for other events."""
-    return summary_heading(event.type) if event.source == RELAY_SOURCE else ""
+    return HEADINGS.get(event.type, "") if event.source == RELAY_SOURCE else ""
 
 
 def advice(event: Event) -> Pairs:
-    """How to fix it, who can, and whether to send again, as (label, text); empty if nothing is known."""
+    """The remedy, the person who can apply it, and advice on sending again, as (label, text); empty if unknown."""
     if event.published:
         return ()
     data = data_of(event.document())
@@ -89,20 +85,21 @@ def advice(event: Event) -> Pairs:
 
 
 def facts(event: Event, context: RenderContext, time_zone: str | None = None) -> Pairs:
-    """Where and when it happened, as (label, text). `time_zone`: an IANA name; None: UTC."""
+    """Job, account and time, as (label, text). `time_zone`: an IANA name; None: UTC."""
     time = ("Time", local_time(event.time, zone_of(time_zone)))
     if event.published:
         return (time,)
     document = event.document()
     data = data_of(document)
-    account = name(document.get("account") or data.get("account"))
-    return _said(
-        (
-            ("Job", one_line(document.get("subject") if job_kind(event) else data.get("job"), 200)),
-            ("Relay account", "" if account == DEFAULT_ACCOUNT else account_of(account, context)),
-            time,
-        )
-    )
+    job = one_line(document.get("subject") if job_kind(event) else data.get("job"), 200)
+    return _said((("Job", job), ("Relay account", relay_account(event, context)), time))
+
+
+def relay_account(event: Event, context: RenderContext) -> str:
+    """The name of the relay's account; empty for the default one."""
+    document = event.document()
+    account = "" if event.published else name(document.get("account") or data_of(document).get("account"))
+    return "" if account == DEFAULT_ACCOUNT else account_of(account, context)
 
 
 def link(event: Event, context: RenderContext) -> str | None:
@@ -129,3 +126,18 @@ def _is_summary(event: Event) -> bool:
 
 def _said(found: Pairs) -> Pairs:
     return tuple((label, text) for label, text in found if text)
+
+
+def _published(document: Document) -> str:
+    """`Order paid: A-17`: the type's last words and the subject, in one sentence without the full stop."""
+    what = published_words(document.get("type"))
+    subject = without_addresses(one_line(document.get("subject"), _SUBJECT_CHARACTERS))
+    return f"{what}: {subject}" if subject else what
+
+
+def published_words(type: object) -> str:
+    """`Order paid` for `com.acme.order.paid.v1`."""
+    text = one_line(type, 200)
+    segments = [one for one in text.split(".") if one and not _VERSION.fullmatch(one)]
+    words = _BETWEEN_WORDS.sub(" ", " ".join(segments[-2:])).strip().lower()
+    return words[:1].upper() + words[1:] if words else f"Event {text}".strip()

@@ -50,19 +50,19 @@ def job_event_kind(event_type: str) -> str | None:
 
 
 def job_kind(event: Event) -> str | None:
-    """The member of JOB_EVENTS that an event is of; None for others, and for what another program has published."""
+    """The member of JOB_EVENTS that an event is of; None for others, and for published ones."""
     return None if event.published else job_event_kind(event.type)
 
 
 def job_sentence(kind: str, document: Document, *, reason: bool = True) -> str:
-    """What happened to a job, in one sentence without the full stop. `reason`: with the reason that its hint gives."""
+    """The event of a job in one sentence without the full stop. `reason`: with the reason that its hint gives."""
     if not reason:
         document = {**document, "data": {**data_of(document), "hint": None}}
     return _SENTENCES[kind](document, _what(document))
 
 
 def sending_again(kind: str, data: Document) -> str:
-    """What happens if the create of a job is sent again; empty if nothing is known."""
+    """The effect of sending the create of a job again; empty if nothing is known."""
     repeat = mapping(data.get("hint")).get("repeat")
     if kind == "retrying":
         return "" if data.get("inferred") is True else "is not needed: it is tried again by itself"
@@ -72,7 +72,7 @@ def sending_again(kind: str, data: Document) -> str:
 
 
 def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
-    """The job's metadata, channel and sending account, or what a published event has in its data, as (label, text).
+    """The job's metadata, channel and sending account, or the data of a published event, as (label, text).
 
     metadata_keys  the fields that the subscription selects; None: the first that say nothing about a person
     """
@@ -87,14 +87,9 @@ def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
     else:
         shown = [(key, text) for key in metadata_keys if (text := _scalar_text(metadata.get(key)))]
     found = [(_label(key), text) for key, text in shown[:MAX_METADATA]]
-    found += (
-        []
-        if event.published
-        else [
-            ("Channel", titled(word(document.get("channel") or data_of(document).get("channel")))),
-            ("Sending account", sending_account(data_of(document))),
-        ]
-    )
+    if not event.published:
+        found.append(("Channel", titled(word(document.get("channel") or data_of(document).get("channel")))))
+        found.append(("Sending account", sending_account(data_of(document))))
     return tuple((label, text) for label, text in found if text)
 
 
@@ -127,7 +122,7 @@ def reason_of(document: Document) -> str:
 
 
 def _has_user_metadata(event: Event) -> bool:
-    """True for events with user metadata: those of a job or a create, and what others have published."""
+    """True for events with user metadata: those of a job or a create, and published ones."""
     of_create = event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN
     return event.published or of_create or job_event_kind(event.type) is not None
 

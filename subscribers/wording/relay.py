@@ -1,9 +1,6 @@
 """Events about sources, subscriptions, deliveries and creates in words."""
 
-from collections.abc import Callable, Mapping
-
 from relay.core.deliveries.ledger import DOUBTS
-from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, SUBSCRIPTION_DISABLED
 from relay.core.events.sentences import cause_of_unknown, continued, titled, with_article
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
@@ -22,34 +19,54 @@ from subscribers.wording.text import (
 
 
 def relay_sentence(type: str, data: Document, context: RenderContext) -> str | None:
-    """What happened, in one sentence without the full stop; None for other types."""
-    tell = _SENTENCES.get(type)
-    return None if tell is None else tell(data, context)
+    """The event in one sentence without the full stop; None for other types."""
+    upstream, account = upstream_of(data), account_of(data.get("account"), context) or DEFAULT_ACCOUNT
+    match type:
+        case "relay.source.unauthorized":
+            return f"{upstream} refuses the API key of account {account}{_why(data)}{_waiting(data)}"
+        case "relay.source.down":
+            sentence = f"{upstream} does not answer"
+            why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data)
+            return f"{sentence} for account {account}{why}{_waiting(data)}"
+        case "relay.source.recovered":
+            return f"{upstream} answers again for account {account}"
+        case "relay.subscription.disabled":
+            because = _after_colon(without_addresses(data.get("reason")).rstrip(".! "))
+            sentence = f"Subscription {subscription_of(data)} was disabled{because}"
+            return f"{sentence}. Its events are kept until it is enabled again"
+        case "relay.subscription.recovered":
+            return f"Subscription {subscription_of(data)} takes events again"
+        case "relay.delivery.expired":
+            return _expired(data)
+        case "relay.delivery.uncertain":
+            return _uncertain(data)
+        case "relay.create.unknown":
+            channel = titled(word(data.get("channel")))
+            what = f"{channel} message" if channel else "request"
+            because = _after_colon(cause_of_unknown(str(data.get("cause")), upstream))
+            return f"It is unknown whether a {what} for account {account} was sent{because}"
+        case "relay.test":
+            return without_addresses(data.get("message")).rstrip(".") or "This is a test of the relay"
+    return None
 
 
 def relay_fix(type: str, data: Document) -> str:
-    """How to fix it; empty if nothing is known."""
-    fix = _FIXES.get(type)
-    return "" if fix is None else fix(data)
+    """The remedy; empty if nothing is known."""
+    match type:
+        case "relay.create.unknown":
+            return _create_fix(data)
+        case "relay.subscription.disabled":
+            return _then("relay subscriptions resume", data.get("subscription"))
+        case "relay.delivery.expired":
+            return _then("relay deliveries retry", data.get("delivery"))
+        case "relay.delivery.uncertain":
+            return one_line(data.get("fix"))
+    return ""
 
 
 def subscription_of(data: Document) -> str:
     """A subscription and its sink."""
     return f"{one_line(data.get('subscription'))} to {redacted_url(one_line(data.get('sink')))}"
-
-
-def _unauthorized(data: Document, context: RenderContext) -> str:
-    return f"{upstream_of(data)} refuses the API key{_of_account(data, context)}{_why(data)}{_waiting(data)}"
-
-
-def _down(data: Document, context: RenderContext) -> str:
-    sentence = f"{upstream_of(data)} does not answer"
-    why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data)
-    return f"{sentence}{_for_account(data, context)}{why}{_waiting(data)}"
-
-
-def _source_recovered(data: Document, context: RenderContext) -> str:
-    return f"{upstream_of(data)} answers again{_for_account(data, context)}"
 
 
 def _waiting(data: Document) -> str:
@@ -59,58 +76,22 @@ def _waiting(data: Document) -> str:
     return ". 1 open job waits" if waiting == 1 else f". {waiting} open jobs wait"
 
 
-def _disabled(data: Document, _: RenderContext) -> str:
-    reason = without_addresses(data.get("reason")).rstrip(".! ")
-    because = f": {reason}" if reason else ""
-    return f"Subscription {subscription_of(data)} was disabled{because}. Its events are kept until it is enabled again"
-
-
-def _recovered(data: Document, _: RenderContext) -> str:
-    return f"Subscription {subscription_of(data)} takes events again"
-
-
-def _expired(data: Document, _: RenderContext) -> str:
+def _expired(data: Document) -> str:
     attempts = data.get("attempts")
     tries = f" after {attempts} attempt{'' if attempts == 1 else 's'}" if isinstance(attempts, int) else ""
     last = without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
     type = one_line(data.get("event_type"))
     event = f"{job_event_kind(type) or type} event to subscription {one_line(data.get('subscription'))}"
-    return f"Delivery of one {event} was given up{tries}" + (f": {last}" if last else "")
+    return f"Delivery of one {event} was given up{tries}{_after_colon(last)}"
 
 
-def _uncertain(data: Document, _: RenderContext) -> str:
+def _uncertain(data: Document) -> str:
     what, where = with_article(word(data.get("record")) or "record"), titled(word(data.get("kind"))) or "the CRM"
     type = one_line(data.get("event_type"))
     about = f" about one {job_event_kind(type) or type} event" if type else ""
     last = without_addresses(data.get("last_error"))
-    last = DOUBTS.get(last, last)
-    return f"{what[0].upper()}{what[1:]} in {where}{about} may or may not have been written" + (
-        f": {last}" if last else ""
-    )
-
-
-def _create_unknown(data: Document, context: RenderContext) -> str:
-    channel = titled(word(data.get("channel")))
-    what = f"{channel} message" if channel else "request"
-    why = cause_of_unknown(str(data.get("cause")), upstream_of(data))
-    return f"It is unknown whether a {what}{_for_account(data, context)} was sent" + (f": {why}" if why else "")
-
-
-def _test(data: Document, _: RenderContext) -> str:
-    return without_addresses(data.get("message")).rstrip(".") or "This is a test of the relay"
-
-
-_SENTENCES: Mapping[str, Callable[[Document, RenderContext], str]] = {
-    "relay.source.unauthorized": _unauthorized,
-    "relay.source.down": _down,
-    "relay.source.recovered": _source_recovered,
-    "relay.subscription.disabled": _disabled,
-    "relay.subscription.recovered": _recovered,
-    "relay.delivery.expired": _expired,
-    DELIVERY_UNCERTAIN: _uncertain,
-    "relay.create.unknown": _create_unknown,
-    "relay.test": _test,
-}
+    because = _after_colon(DOUBTS.get(last, last))
+    return f"{what[0].upper()}{what[1:]} in {where}{about} may or may not have been written{because}"
 
 
 def _create_fix(data: Document) -> str:
@@ -126,24 +107,12 @@ def _then(text: str, id: object) -> str:
     return f"Fix the receiver, then run: {run}" if run else ""
 
 
-_FIXES: Mapping[str, Callable[[Document], str]] = {
-    CREATE_UNKNOWN: _create_fix,
-    SUBSCRIPTION_DISABLED: lambda data: _then("relay subscriptions resume", data.get("subscription")),
-    DELIVERY_EXPIRED: lambda data: _then("relay deliveries retry", data.get("delivery")),
-    DELIVERY_UNCERTAIN: lambda data: one_line(data.get("fix")),
-}
-
-
-def _of_account(data: Document, context: RenderContext) -> str:
-    return f" of account {account_of(data.get('account'), context) or DEFAULT_ACCOUNT}"
-
-
-def _for_account(data: Document, context: RenderContext) -> str:
-    return f" for account {account_of(data.get('account'), context) or DEFAULT_ACCOUNT}"
-
-
 def _why(data: Document) -> str:
     """The meaning of the error, else the reason in the event."""
     hint = mapping(data.get("hint"))
     meaning = (without_addresses(hint.get("meaning")) or without_addresses(data.get("reason"))).rstrip(".! ")
-    return f": {continued(meaning, str(data.get('source')))}" if meaning else ""
+    return _after_colon(meaning and continued(meaning, str(data.get("source"))))
+
+
+def _after_colon(text: str) -> str:
+    return f": {text}" if text else ""

@@ -1,9 +1,8 @@
-"""Events about connect accounts, groups and incidents in words: what happened, whose turn it is, what to do."""
+"""Events about connect accounts, groups and incidents in words: the event, whose turn it is, and the remedy."""
 
 import re
 import shlex
 
-from relay.clock import from_rfc3339
 from relay.core.events.event import (
     GROUP_FINISHED,
     INCIDENT_CLOSED,
@@ -23,6 +22,7 @@ from subscribers.wording.text import (
     command,
     count,
     mapping,
+    moment_of,
     name,
     one_line,
     upstream_of,
@@ -35,7 +35,7 @@ _INCIDENT_ID = re.compile(r"inc_[0-9a-z]{26}")
 _MAX_CODES = 5
 """Maximum number of error codes in the sentence about a group."""
 
-_HEADINGS = {
+HEADINGS = {
     INCIDENT_OPENED: "Incident opened",
     INCIDENT_GREW: "Incident grew",
     INCIDENT_CLOSED: "Incident closed",
@@ -63,13 +63,8 @@ def is_summary(type: str) -> bool:
     return type == GROUP_FINISHED or type in INCIDENT_EVENTS or account_event_kind(type) is not None
 
 
-def summary_heading(type: str) -> str:
-    """What it is about, in two words; empty for events of accounts."""
-    return _HEADINGS.get(type, "")
-
-
 def summary_sentence(type: str, data: Document) -> str:
-    """What happened, in a sentence or two without the last full stop."""
+    """The event, in a sentence or two without the last full stop."""
     kind = account_event_kind(type)
     if kind is not None:
         who = name(data.get("name")) or word(data.get("account_id"))
@@ -79,7 +74,7 @@ def summary_sentence(type: str, data: Document) -> str:
 
 
 def summary_advice(type: str, data: Document) -> Pairs:
-    """How to fix it, who can, and whether to send again, as (label, text); some texts may be empty."""
+    """The remedy, the person who can apply it, and advice on sending again, as (label, text). Texts may be empty."""
     kind = account_event_kind(type)
     if kind is not None:
         return _account_advice(kind, data)
@@ -149,7 +144,7 @@ def _ended(data: Document) -> str:
         word(data.get("kind")),
         because=word(data.get("closed_because")),
         failed=count(data.get("failed")),
-        seconds=moment_of(data.get("last_failure_at")) - moment_of(data.get("first_failure_at")),
+        seconds=(moment_of(data.get("last_failure_at")) or 0.0) - (moment_of(data.get("first_failure_at")) or 0.0),
         channel=word(data.get("channel")),
         account=sender,
         sink=subscription_of(data),
@@ -175,11 +170,3 @@ def incident_link(event: Event, context: RenderContext) -> str | None:
         return None
     id = _INCIDENT_ID.fullmatch(event.subject or "")
     return None if id is None else f"{context.public_url}/v1/incidents/{id[0]}"
-
-
-def moment_of(text: object) -> float:
-    """Epoch seconds of a time in the data; 0 if it is none."""
-    try:
-        return from_rfc3339(text) if isinstance(text, str) else 0.0
-    except ValueError:
-        return 0.0

@@ -9,7 +9,7 @@ from datetime import UTC, tzinfo
 from functools import lru_cache
 from typing import Any
 
-from relay.clock import zone_named
+from relay.clock import from_rfc3339, zone_named
 from relay.core.events.sentences import titled
 from subscribers.base import RenderContext
 
@@ -93,6 +93,14 @@ def count(value: object) -> int:
 def data_of(document: Document) -> Document:
     """The event's data; empty if they are no object."""
     return mapping(document.get("data"))
+
+
+def moment_of(value: object) -> float | None:
+    """Epoch seconds of a time of RFC 3339; None if it is none."""
+    try:
+        return from_rfc3339(value) if isinstance(value, str) and len(value) <= 40 else None
+    except ValueError:
+        return None
 
 
 def mapping(value: object) -> Document:

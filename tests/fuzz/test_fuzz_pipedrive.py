@@ -13,8 +13,8 @@ from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Steps
 from relay.core.jobs.job import Recipient
 from subscribers.base import RenderContext
-from subscribers.pipedrive import PIPEDRIVE, portal_of
-from tests.subscribers.pipedrive.test_pipedrive import CONTEXT, EMAIL, KIND, NOW, SINK, event, pipedrive
+from subscribers.pipedrive.dialogue import DIALOGUE, portal_of
+from tests.subscribers.pipedrive.test_dialogue import CONTEXT, EMAIL, KIND, NOW, SINK, event, pipedrive
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, raw_json
 
 NOTE = {"id": 9, "content": "x", "add_time": "2026-05-20 10:00:00"}
@@ -84,7 +84,7 @@ def test_answers_to_a_delivery(
     names = ("email", "phone", "profile_url", "deal_id", "lead_id", "person_id", "contact_id")
     given = {"email": EMAIL} if email else dict.fromkeys(names, metadata)
     options = {"unmatched": "create"} if create else {"attach": "deal"}
-    found, _ = ended(PIPEDRIVE.steps(event(given), pipedrive(record=record, **options), CONTEXT, {}, NOW), answers)
+    found, _ = ended(DIALOGUE.steps(event(given), pipedrive(record=record, **options), CONTEXT, {}, NOW), answers)
     assert found.outcome.reason.isprintable()
     assert len(found.outcome.reason) < 300
     if found.remember:
@@ -97,7 +97,7 @@ def test_answers_to_a_delivery(
 def test_answers_to_the_question_whether_a_record_is_there(answers: list[tuple[int, bytes, str]], record: str) -> None:
     subscription = pipedrive(record=record)
     entry = ledger.Entry(record=record, target={"deal_id": 2}, portal=portal_of(subscription), at=NOW - 1000)
-    found, asked = ended(PIPEDRIVE.steps(event({}), subscription, CONTEXT, entry.memory(), NOW), answers)
+    found, asked = ended(DIALOGUE.steps(event({}), subscription, CONTEXT, entry.memory(), NOW), answers)
     methods = [method for method, _ in asked]
     if "POST" in methods:
         assert any(shows_an_end(body) for _, body in asked[: methods.index("POST")])
@@ -110,7 +110,7 @@ def test_answers_to_the_question_whether_a_person_is_there(answers: list[tuple[i
     subscription = pipedrive(unmatched="create")
     entry = ledger.Entry(record="person", portal=portal_of(subscription), at=NOW - 500)
     nobody = (200, b'{"success": true, "data": {"items": []}}', "")
-    steps = PIPEDRIVE.steps(event({"email": EMAIL}), subscription, replace(CONTEXT, known=[entry.memory()]), {}, NOW)
+    steps = DIALOGUE.steps(event({"email": EMAIL}), subscription, replace(CONTEXT, known=[entry.memory()]), {}, NOW)
     found, asked = ended(steps, [nobody, *answers])
     methods = [method for method, _ in asked]
     if "POST" in methods:
@@ -124,7 +124,7 @@ def test_answers_to_the_question_whether_a_person_is_there(answers: list[tuple[i
 @fuzzed(memory=JSON_VALUES)
 def test_memories_of_any_shape(memory: Any) -> None:
     kept: Memory = memory if isinstance(memory, dict) else {"state": memory}
-    found, asked = ended(PIPEDRIVE.steps(event({"deal_id": 2}), pipedrive(), CONTEXT, kept, NOW), [(500, b"", "")])
+    found, asked = ended(DIALOGUE.steps(event({"deal_id": 2}), pipedrive(), CONTEXT, kept, NOW), [(500, b"", "")])
     assert not kept or not asked or found.outcome.in_doubt
 
 
@@ -141,5 +141,5 @@ def test_answers_to_a_greeting(answers: list[tuple[int, bytes, str]]) -> None:
 def test_captured_recipients(address: str, phone: str, url: str) -> None:
     context = RenderContext(recipient=Recipient(address=address, phone=phone, profile_url=url))
     nobody = b'{"success": true, "data": {"items": []}}'
-    found, _ = ended(PIPEDRIVE.steps(event({}), pipedrive(), context, {}, NOW), [(200, nobody, "")])
+    found, _ = ended(DIALOGUE.steps(event({}), pipedrive(), context, {}, NOW), [(200, nobody, "")])
     assert found.outcome.verdict == "skip"

@@ -12,8 +12,8 @@ from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Steps
 from relay.core.jobs.job import Recipient
 from subscribers.base import RenderContext
-from subscribers.salesforce import SALESFORCE
-from tests.subscribers.salesforce.test_salesforce import CONTEXT, EMAIL, KIND, NOW, ORIGIN, event, subscription
+from subscribers.salesforce.dialogue import DIALOGUE
+from tests.subscribers.salesforce.test_dialogue import CONTEXT, EMAIL, KIND, NOW, ORIGIN, event, subscription
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, fuzzed, raw_json, written
 
 ANSWERS: list[Any] = [
@@ -57,7 +57,7 @@ def ended(steps: Steps, answers: list[tuple[int, bytes, str]]) -> Ended:
 def test_answers_to_a_delivery(answers: list[tuple[int, bytes, str]], metadata: Any, email: bool, create: bool) -> None:
     given = {"email": EMAIL} if email else dict.fromkeys(("email", "phone", "contact_id", "deal_id"), metadata)
     options = {"unmatched": "create"} if create else {"api_version": "60.0"}
-    steps = SALESFORCE.steps(event(**given), subscription(**options), CONTEXT, {}, NOW)
+    steps = DIALOGUE.steps(event(**given), subscription(**options), CONTEXT, {}, NOW)
     outcome = ended(steps, answers).outcome
     assert outcome.verdict in ("delivered", "retry", "dead", "disable", "skip")
     assert outcome.reason.isprintable()
@@ -77,7 +77,7 @@ def test_answers_to_a_greeting(answers: list[tuple[int, bytes, str]], object: st
 @fuzzed(address=TEXTS, phone=TEXTS)
 def test_captured_recipients(address: str, phone: str) -> None:
     context = RenderContext(recipient=Recipient(address=address, phone=phone))
-    steps = SALESFORCE.steps(event(), subscription(api_version="60.0"), context, {}, NOW)
+    steps = DIALOGUE.steps(event(), subscription(api_version="60.0"), context, {}, NOW)
     assert ended(steps, [(200, b'{"records": []}', "")]).outcome.verdict == "skip"
 
 

@@ -20,7 +20,7 @@ from relay.testing import FakeClock
 from subscribers.base import Dialogue, Kind
 from subscribers.registry import kinds
 from subscribers.slack import Slack
-from subscribers.slack.dialogue import SLACK_BOT
+from subscribers.slack.dialogue import DIALOGUE
 from tests.support.delivery_kit import only, shared
 from tests.support.store_kit import NOW, rows
 from tests.vendors.slack_web import POST, TOKEN, SlackWeb
@@ -48,7 +48,7 @@ class Slow:
 
 class KeylessSlack(Slack):
     def dialogue(self, subscription: Subscription) -> Dialogue | None:
-        return replace(SLACK_BOT, key=_no_key)
+        return replace(DIALOGUE, key=_no_key)
 
 
 def _no_key(event: Event, subscription: Subscription) -> str | None:

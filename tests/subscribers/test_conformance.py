@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.events.event import (
-    GROUP_FINISHED,
-    INCIDENT_EVENTS,
-    Event,
-    Hint,
-    Origin,
-    Repeat,
-    from_transition,
-    relay_event,
-)
-from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Transition
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Origin, Repeat, relay_event
+from relay.core.jobs.job import JOB_EVENTS
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
@@ -30,12 +21,12 @@ from subscribers.base import Kind, RenderContext
 from subscribers.teams import MAX_BODY_BYTES as TEAMS_BYTES
 from tests.support.chat_texts import shown_by_discord, shown_by_markdown
 from tests.support.hostile_texts import TEXTS, events_with, events_with_one_field, unseen
+from tests.support.job_events import NOW, job_event
 from tests.support.scale import scaled
 from tests.support.schema_check import check_event
 from tests.support.slack_check import check_message
 from tests.vendors.stand_ins import CRMS
 
-NOW = 1779271208.0
 ORIGIN = Origin(
     source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
 )
@@ -159,30 +150,9 @@ def check_discord(request: OutboundRequest, event: Event) -> None:
 
 
 FLAT_ALWAYS = {
-    "id",
-    "type",
-    "source",
-    "subject",
-    "time",
-    "status",
-    "previous_status",
-    "result_status",
-    "channel",
-    "action",
-    "account",
-    "group",
-    "sequence",
-    "job_id",
-    "sentence",
-    "link",
-    "connect_account_id",
-    "request_id",
-    "error_code",
-    "error_message",
-    "hint_meaning",
-    "hint_fix",
-    "hint_who",
-    "hint_repeat",
+    *("id", "type", "source", "subject", "time", "status", "previous_status", "result_status", "channel", "action"),
+    *("account", "group", "sequence", "job_id", "sentence", "link", "connect_account_id", "request_id", "error_code"),
+    *("error_message", "hint_meaning", "hint_fix", "hint_who", "hint_repeat"),
 }
 
 
@@ -199,20 +169,8 @@ def check_slack_workflow(request: OutboundRequest, event: Event) -> None:
     variables = orjson.loads(request.body)
     assert len(variables) <= 20, "a workflow can have no more"
     assert variables.keys() == {
-        "sentence",
-        "what_to_do",
-        "details",
-        "type",
-        "status",
-        "job_id",
-        "channel",
-        "account",
-        "group",
-        "error_code",
-        "time",
-        "request_id",
-        "event_id",
-        "link",
+        *("sentence", "what_to_do", "details", "type", "status", "job_id", "channel", "account", "group", "link"),
+        *("error_code", "time", "request_id", "event_id"),
     }
     assert all(isinstance(text, str) and 1 <= len(text) <= 2000 for text in variables.values())
     link = variables.pop("link")
@@ -310,44 +268,11 @@ def test_query_is_hidden_in_any_url(kind: Kind, url: str) -> None:
     assert SINK_SECRET not in shown
 
 
-def job_event(
-    kind: str = "failed",
-    *,
-    attributes: Mapping[str, str | None] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    upstream: Mapping[str, Any] | None = None,
-    hint: Hint | None = None,
-) -> Event:
-    texts = attributes or {}
-    job = Job(
-        uid="job_1",
-        external_id=texts.get("id") or "3f2a9c1e-5b7d",
-        source="revor",
-        account=texts.get("account") or "default",
-        metadata=metadata or {},
-    )
-    seen = Observation(
-        status="failed",
-        observed_at=NOW,
-        channel=texts.get("channel"),
-        action=texts.get("action"),
-        request_id=texts.get("request_id"),
-        upstream=upstream or {"id": "1"},
-        read_fields=("id",),
-    )
-    status = kind if kind != "status_unknown" else texts.get("status") or "paused"
-    transition = Transition(
-        kind=kind, status=status, previous_status=None, sequence=1, occurred_at=NOW, detected_at=NOW
-    )
-    return from_transition("evt_1", job, transition, ORIGIN, seen=seen, hint=hint)
-
-
 @every_wording_kind
 @pytest.mark.parametrize("job_kind", JOB_EVENTS)
 def test_only_the_name_given_by_the_user_is_shown(kind: Kind, job_kind: str) -> None:
     event = job_event(
         job_kind,
-        attributes={"channel": "linkedin", "action": "outreach.dispatch"},
         metadata={
             "name": "alex@example.com",
             "email": "alex@example.com",
@@ -378,19 +303,8 @@ def test_only_the_name_given_by_the_user_is_shown(kind: Kind, job_kind: str) -> 
 FRAGMENTS = (
     *("<!channel>", "<!here|x>", "<@U123>", "<https://evil.example|bank>", "&", "&amp;", "&lt;", "<", ">", "*b*"),
     *("_i_", "~s~", "```", "`", ":tada:", "@here", "@everyone", "#general", "\n", "\r\n>quote", "\x00", "\u202e"),
-    *(
-        "\u2028",
-        "\ud800",
-        "\U000e0041",
-        "👩‍💻",
-        "ß" * 100,
-        "&" * 3500,
-        "x" * 4000,
-        " ",
-        "‏",
-        "\u2060",
-        "alex@example.com",
-    ),
+    *("\u2028", "\ud800", "\U000e0041", "👩‍💻", "ß" * 100, "&" * 3500, "x" * 4000, " ", "‏", "\u2060"),
+    "alex@example.com",
 )
 hostile = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=20), max_size=6).map("".join)
 
@@ -404,11 +318,11 @@ values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | hostile.map(sendable), lambda inner: st.lists(inner, max_size=3)
 )
 attribute_texts = st.fixed_dictionaries(
-    {name: hostile.map(sendable) for name in ("id", "account", "channel", "action", "request_id", "status")}
+    {name: hostile.map(sendable) for name in ("job_id", "account", "channel", "action", "request_id", "status")}
 ).map(
     lambda texts: {
         **texts,
-        "id": "".join(filter(str.isprintable, texts["id"]))[:200],
+        "job_id": "".join(filter(str.isprintable, texts["job_id"]))[:200] or "1",
         "status": texts["status"] or "paused",
     }
 )
@@ -431,7 +345,8 @@ def test_no_text_of_a_job_breaks_the_message(
     kind: Kind, job_kind: str, texts: dict[str, str], name: str, hint: Hint
 ) -> None:
     metadata = {"recipient_name": name[:5000], name[:500]: name[:5000], "url": f"https://x.example/{name}"}
-    event = job_event(job_kind, attributes=texts, metadata=metadata, hint=hint)
+    status = texts["status"] if job_kind == "status_unknown" else None
+    event = job_event(job_kind, metadata=metadata, hint=hint, **{**texts, "status": status})
     request = kind.render(event, subscription_of(kind), RenderContext(account_names={texts["account"]: name}))
     assert len(request.body) <= MAX_BODY_BYTES
     CHECKS[kind.name](request, event)

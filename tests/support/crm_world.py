@@ -231,13 +231,26 @@ class UnkeyedHubSpotVendor(HubSpotVendor):
     keyed: ClassVar[bool] = False
 
 
+class PlainHubSpotVendor(UnkeyedHubSpotVendor):
+    """An account where that property is one like any other."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        for object in BODIES:
+            self.hubspot.definitions[object][KEY_PROPERTY] = hubspot_vendor.Definition(name=KEY_PROPERTY)
+
+
 VENDORS: Mapping[str, Callable[[Callable[[], float]], Vendor]] = {
     "pipedrive": PipedriveVendor,
     "hubspot": HubSpotVendor,
     "salesforce": SalesforceVendor,
 }
-WORLDS = {**VENDORS, "hubspot without its key": UnkeyedHubSpotVendor}
-"""And one that is found by other means."""
+WORLDS = {
+    **VENDORS,
+    "hubspot without its key": UnkeyedHubSpotVendor,
+    "hubspot with a plain key": PlainHubSpotVendor,
+}
+"""And two whose records are found by other means."""
 
 
 def _key_in(text: str) -> str:
@@ -310,6 +323,12 @@ class CrmWorld:
         self._keep([place], ended.remember)
         self._keep(shared_places, ended.share)
         return ended.outcome
+
+    def tried(self, about: Event, **how: Any) -> Outcome:
+        """The outcome of an attempt that is not killed."""
+        outcome = self.deliver(about, **how)
+        assert outcome is not None
+        return outcome
 
     def _keep(self, places: Sequence[tuple[str, str]], memory: Memory | None) -> None:
         if memory is not None:

@@ -11,8 +11,8 @@ from relay.core.deliveries.dialogue import Ended, Memory, Step, Steps
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
-from subscribers.hubspot import HUBSPOT
 from subscribers.hubspot import HubSpot as Kind
+from subscribers.hubspot.dialogue import DIALOGUE
 from subscribers.hubspot.render import KEY, OWN_PROPERTIES
 from tests.vendors.hubspot import TOKEN, Definition, HubSpot
 
@@ -53,9 +53,9 @@ class Account:
 
     def deliver(self, event: Event, *, dies_before: int | None = None, dies_after: int | None = None) -> Outcome:
         """One attempt. The process is killed before a request is sent, or after HubSpot has carried it out; from 0."""
-        key = HUBSPOT.key(event, self.subscription)
+        key = DIALOGUE.key(event, self.subscription)
         memory = self.memories.get(key or "", {})
-        steps = HUBSPOT.steps(event, self.subscription, self.context, memory, self.now)
+        steps = DIALOGUE.steps(event, self.subscription, self.context, memory, self.now)
         return self.run(steps, key, dies_before=dies_before, dies_after=dies_after).outcome
 
     def greet(self, **options: Any) -> Ended:

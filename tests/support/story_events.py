@@ -1,8 +1,8 @@
 """Events of one campaign: a LinkedIn account breaks, jobs fail, an incident opens and closes, the group finishes."""
 
 from relay.clock import from_rfc3339
-from relay.core.events.event import Event, Hint, Origin, account_event, from_transition, relay_event
-from relay.core.events.summary_events import account_data, group_finished_data, incident_data
+from relay.core.events.event import Event, Hint, Origin, from_transition, relay_event
+from relay.core.events.summary_events import group_finished_data, incident_data
 from relay.core.jobs.job import Job, Observation, Problem, Transition
 
 ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
@@ -68,23 +68,6 @@ def of_job(
     )
     shown = None if kind in ("overdue", "not_found") else seen
     return from_transition(f"evt_{name}", job, transition, ORIGIN, seen=shown, hint=hint)
-
-
-def account_needs_reconnect(clock: str, open_jobs: int) -> Event:
-    """The account of Ada Lovelace breaks."""
-    data = account_data(
-        account_id="acc_17",
-        channel="linkedin",
-        name="Ada Lovelace",
-        status="credentials",
-        state="needs_reconnect",
-        since=at(clock),
-        open_jobs=open_jobs,
-        source="revor",
-        account="default",
-        hint=RECONNECT,
-    )
-    return account_event("evt_1", "needs_reconnect", at(clock), data, ORIGIN, dataschema="http://x/s.json")
 
 
 def of_incident(what: str, clock: str, failed: int, likely: int, *, id: str = "inc_01JVQ4") -> Event:

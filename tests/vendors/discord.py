@@ -97,11 +97,7 @@ def _refusal(status: int, code: int, why: str) -> Answer:
 
 def _limited(pause: float) -> Answer:
     document = {"message": "You are being rate limited.", "retry_after": round(pause, 3), "global": False}
-    headers = (
-        ("Retry-After", seconds(pause)),
-        ("X-RateLimit-Remaining", "0"),
-        ("X-RateLimit-Scope", "user"),
-    )
+    headers = (("Retry-After", seconds(pause)), ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Scope", "user"))
     return Answer.json(429, document, headers)
 
 

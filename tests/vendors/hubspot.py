@@ -1,12 +1,13 @@
 """HubSpot's CRM API: contacts, deals, notes, tasks, their properties and associations, of one account.
 
 Sources, all under https://developers.hubspot.com/docs: api-reference/latest/crm/objects/contacts/guide,
-.../crm/activities/notes/guide and tasks/guide, .../crm/properties/guide, .../crm/search-the-crm, .../error-handling,
+.../crm/activities/notes/guide and tasks/guide, .../crm/properties/guide, .../error-handling,
 developer-tooling/platform/usage-guidelines, and the OpenAPI documents in
 https://github.com/HubSpot/HubSpot-public-api-spec-collection (schemas, scopes).
 
 It refuses what HubSpot refuses, and also what HubSpot only ignores: unknown fields and parameters, and values that are
-no texts. It speaks the dated versions of the API, and v3 and v4, which HubSpot's own client for Python speaks.
+no texts. It speaks the dated versions of the API, and v3 and v4, which HubSpot's own client for Python speaks. It
+knows the calls of the relay only.
 """
 
 import html
@@ -25,7 +26,6 @@ from relay.clock import to_rfc3339
 from tests.vendors.endpoint import Answer, Api, Fault, Message, Wrong, items, members, text
 
 TOKEN = "pat-eu1-11111111-2222-3333-4444-of-the-stand-in"
-CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN = "app-of-the-stand-in", "secret-of-the-app", "refresh-of-the-stand-in"
 PORTAL = 12345678
 CORRELATION = "aeb5f871-7f07-4993-9211-075dc63e7cbf"
 READ, WRITE = "crm.objects.contacts.read", "crm.objects.contacts.write"
@@ -47,23 +47,15 @@ ASSOCIATIONS = {
     ("tasks", "deals"): 216,
 }
 """`associationTypeId` by the object that is created and the one that it is about."""
-GROUPS = {
-    "contacts": "contactinformation",
-    "deals": "dealinformation",
-    "notes": "engagement",
-    "tasks": "task",
-}
+GROUPS = {"contacts": "contactinformation", "deals": "dealinformation", "notes": "engagement", "tasks": "task"}
 
 MAX_TEXT = 65_536
 MAX_INPUTS = 100
-MAX_SEARCH_CHARACTERS = 3_000
 MAX_PAGE = 500
 """Associations in an answer."""
 MAX_UNIQUE = 10
 """Properties with unique values of one type of object."""
 BURST_SECONDS = 10.0
-SEARCHES_PER_SECOND = 5
-"""Of the whole account."""
 
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+")
 _PROPERTY = re.compile(r"[a-z][a-z0-9_]{0,99}")
@@ -80,7 +72,6 @@ _PATHS = (
     (re.compile(r"/crm/v[34]/objects/([^/]+)(/.*)?"), "objects"),
     (re.compile(r"/crm/properties/20\d\d-\d\d/([^/]+)(/.*)?"), "properties"),
     (re.compile(r"/crm/v3/properties/([^/]+)(/.*)?"), "properties"),
-    (re.compile(r"/oauth/(20\d\d-\d\d|v3)(/token)"), "token"),
     (re.compile(r"/account-info/(20\d\d-\d\d|v3)(/details)"), "account"),
 )
 _FIELD_TYPES = {
@@ -149,14 +140,12 @@ STANDARD: Mapping[str, Mapping[str, Definition]] = {
 
 @dataclass(kw_only=True)
 class Record:
-    """One object, and the objects that it is about, as (type, id). `created`: epoch seconds. `indexed`: searches find
-    it."""
+    """One object, and the objects that it is about, as (type, id). `created`: epoch seconds."""
 
     id: str
     properties: dict[str, str]
     created: float = 0.0
     about: set[tuple[str, str]] = field(default_factory=set)
-    indexed: bool = True
 
 
 class _Refused(Exception):
@@ -177,29 +166,17 @@ class HubSpot(Api):
     messages of refusals.
 
     scopes    of the token
-    owners    users who may own a note or a task
-    unique    types of objects that may have properties with unique values
-    expired   tokens that were valid
-    issued    tokens that the app got, the newest last
     burst     requests that a token may make in ten seconds; `daily` so many more today
-    merged    the id of the object that another one, by type and id, was merged into
-    addresses the contact of each address that is not its first one; a look-up by it finds nobody
     faults    answers to the next calls of each operation
-    indexes   False: searches do not find new records until `index()`
     """
 
     def __init__(
         self, *, burst: int = 100, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
     ) -> None:
         self.scopes = set(ALL_SCOPES)
-        self.owners = {"77"}
-        self.unique = set(TYPE_IDS)
         self.daily = 250_000
         self.tokens = {TOKEN}
-        self.expired: set[str] = set()
-        self.issued: list[str] = []
         self.burst = burst
-        self.indexes = True
         self.records: dict[str, dict[str, Record]] = {name: {} for name in TYPE_IDS}
         self.definitions = {name: dict(known) for name, known in STANDARD.items()}
         self.groups = {name: {group} for name, group in GROUPS.items()}
@@ -207,10 +184,7 @@ class HubSpot(Api):
         self.refused: list[str] = []
         self.faults: dict[str, list[Fault]] = {}
         self._clock, self._now = clock, now
-        self.merged: dict[tuple[str, str], str] = {}
-        self.addresses: dict[str, str] = {}
         self._times: deque[float] = deque()
-        self._searches: deque[float] = deque()
         self._made = 100
 
     # --- what tests ask
@@ -224,17 +198,6 @@ class HubSpot(Api):
         found = [one for name in ("notes", "tasks") for one in self.records[name].values() if (kind, id) in one.about]
         return sorted(found, key=lambda one: int(one.id))
 
-    def merge(self, kind: str, id: str, into: str) -> None:
-        """Somebody merges an object into another one."""
-        record, other = self.records[kind].pop(id), self.records[kind][into]
-        self.merged[kind, id] = into
-        for made in (*self.records["notes"].values(), *self.records["tasks"].values()):
-            if (kind, id) in made.about:
-                made.about = {*made.about - {(kind, id)}, (kind, into)}
-        if "email" in record.properties:
-            self.addresses[record.properties["email"].lower()] = into
-        other.properties = {**record.properties, **other.properties}
-
     @property
     def mistakes(self) -> list[str]:
         """What it has refused, but for look-ups of what is not there."""
@@ -245,12 +208,6 @@ class HubSpot(Api):
         """The notes and tasks as people read them."""
         made = [*self.records["notes"].values(), *self.records["tasks"].values()]
         return [read_record(record) for record in sorted(made, key=lambda one: int(one.id))]
-
-    def index(self) -> None:
-        """Searches find everything from now on."""
-        for known in self.records.values():
-            for record in known.values():
-                record.indexed = True
 
     def fail(self, operation: str, *faults: Fault) -> None:
         """Gives these answers to the next calls of an operation."""
@@ -271,13 +228,11 @@ class HubSpot(Api):
         query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
         lower = {key.lower(): value for key, value in headers.items()}
         try:
-            if area == "token":
-                return Answer.json(*self._granted(method, body))
             status, document = self._called(area, name, rest, method, query, lower, body)
-            done = Answer.json(status, document, () if rest == "/search" else self._limits())
+            done = Answer.json(status, document, self._limits())
         except _Refused as refusal:
             self.refused.append(str(refusal))
-            done = Answer.json(refusal.status, refusal.document, () if rest == "/search" else self._limits())
+            done = Answer.json(refusal.status, refusal.document, self._limits())
         return done if fault is None else fault.answer
 
     def _limits(self) -> tuple[tuple[str, str], ...]:
@@ -302,10 +257,12 @@ class HubSpot(Api):
         body: bytes,
     ) -> tuple[int, Any]:
         self._authenticate(headers)
-        if rest == "/search":
-            self._limit(self._searches, SEARCHES_PER_SECOND, 1.0, "SECONDLY")
-        else:
-            self._limit(self._times, self.burst, BURST_SECONDS, "TEN_SECONDLY_ROLLING")
+        now = self._clock()
+        while self._times and self._times[0] <= now - BURST_SECONDS:
+            self._times.popleft()
+        if len(self._times) >= self.burst:
+            raise _limited("TEN_SECONDLY_ROLLING")
+        self._times.append(now)
         if self.daily < 1:
             raise _limited("DAILY")
         self.daily -= 1
@@ -317,7 +274,7 @@ class HubSpot(Api):
         if kind is None or area not in ("objects", "properties"):
             raise _Refused(404, "OBJECT_NOT_FOUND", "resource not found")
         document: Any = None
-        if method in ("POST", "PATCH") or (method == "PUT" and body):
+        if method in ("POST", "PATCH"):
             if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 raise _Refused(415, "VALIDATION_ERROR", "HTTP 415 Unsupported Media Type")
             document = _loaded(body)
@@ -330,40 +287,14 @@ class HubSpot(Api):
         except Wrong as wrong:
             raise _invalid(f"Invalid input JSON on line 1, column 1: {wrong}") from None
 
-    def _granted(self, method: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """A token for the app, which takes the place of the one before."""
-        form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
-        app = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
-        if method != "POST" or not app.items() <= form.items():
-            return 400, {"status": "BAD_CLIENT_ID", "message": "missing or unknown client id"}
-        if form != {"grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN, **app}:
-            return 400, {"status": "BAD_REFRESH_TOKEN", "message": "missing or invalid refresh token"}
-        self.expired.update(self.issued)
-        self.tokens.difference_update(self.issued)
-        self.issued.append(f"oauth-of-the-stand-in-{len(self.issued)}")
-        self.tokens.add(self.issued[-1])
-        known = {"access_token": self.issued[-1], "refresh_token": REFRESH_TOKEN}
-        return 200, {**known, "expires_in": 1800, "token_type": "bearer"}
-
     def _authenticate(self, headers: Mapping[str, str]) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if token in self.expired:
-            message = "The OAuth token used to make this call expired 5 minute(s) ago."
-            raise _Refused(401, "EXPIRED_AUTHENTICATION", message)
         if scheme != "Bearer" or token not in self.tokens:
             message = (
                 "Authentication credentials not found. This API supports OAuth 2.0 authentication and you can find "
                 "more details at https://developers.hubspot.com/docs/methods/auth/oauth-overview"
             )
             raise _Refused(401, "INVALID_AUTHENTICATION", message)
-
-    def _limit(self, times: deque[float], most: int, seconds: float, policy: str) -> None:
-        now = self._clock()
-        while times and times[0] <= now - seconds:
-            times.popleft()
-        if len(times) >= most:
-            raise _limited(policy)
-        times.append(now)
 
     def _need(self, *scopes: str) -> None:
         """One of these scopes."""
@@ -393,12 +324,6 @@ class HubSpot(Api):
             case "POST", []:
                 self._need(writes)
                 return 201, self._create(kind, document)
-            case "POST", ["search"]:
-                self._need(reads)
-                return 200, self._search(kind, document)
-            case "POST", ["batch", "upsert"]:
-                self._need(writes)
-                return self._upsert(kind, document)
             case "POST", ["batch", "read"]:
                 self._need(reads)
                 return self._read_several(kind, document)
@@ -415,8 +340,6 @@ class HubSpot(Api):
                 record = self._found(kind, id, query.get("idProperty"))
                 record.properties |= self._checked(kind, given, record.id)
                 return 200, self._shown(kind, record)
-            case "PUT", [id, "associations", "default", other, other_id]:
-                return 200, self._associate(kind, id, _NAMES.get(other, other), other_id)
             case _:
                 raise _Refused(405, "METHOD_NOT_ALLOWED", "HTTP 405 Method Not Allowed")
 
@@ -448,17 +371,6 @@ class HubSpot(Api):
         if id not in self.records[target]:
             raise _Refused(404, "OBJECT_NOT_FOUND", f"Object not found. objectId are usually numeric: {id}")
         return target
-
-    def _associate(self, kind: str, id: str, other: str, other_id: str) -> dict[str, Any]:
-        if (kind, other) not in ASSOCIATIONS:
-            raise _invalid(f"No association is defined from {kind} to {other}")
-        self._need(WRITE)
-        record = self._found(kind, id, None)
-        self._found(other, other_id, None)
-        record.about.add((other, other_id))
-        spec = {"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": ASSOCIATIONS[kind, other]}
-        result = {"from": {"id": id}, "to": {"id": other_id}, "associationSpec": spec}
-        return {"status": "COMPLETE", "results": [result]}
 
     def _associated(self, kind: str, id: str, other: str, query: Mapping[str, str]) -> dict[str, Any]:
         """The notes or tasks about an object, in no order."""
@@ -499,66 +411,9 @@ class HubSpot(Api):
         moment = to_rfc3339(record.created)
         return {"id": record.id, "properties": shown, "createdAt": moment, "updatedAt": moment, "archived": False}
 
-    def _upsert(self, kind: str, document: Any) -> tuple[int, dict[str, Any]]:
-        results, errors = [], []
-        for item, at in items(members(document, "", ("inputs",))["inputs"], "/inputs", MAX_INPUTS):
-            one = members(item, at, ("id", "idProperty", "properties"), ("objectWriteTraceId",))
-            try:
-                key = one["idProperty"]
-                if key == "email":  # HubSpot takes it, and warns that such an upsert must carry all properties
-                    raise _invalid("Partial upserts are not supported when using email as the idProperty")
-                found = self._by(kind, text(key, f"{at}/idProperty", 100), text(one["id"], f"{at}/id", 200))
-                properties = self._checked(
-                    kind, {key: one["id"], **one["properties"]}, None if found is None else found.id
-                )
-                if found is None:
-                    results.append({**self._shown(kind, self._record(kind, properties)), "new": True})
-                else:
-                    found.properties |= properties
-                    results.append({**self._shown(kind, found), "new": False})
-            except _Refused as refused:
-                if "objectWriteTraceId" not in one:
-                    raise
-                context = {"objectWriteTraceId": [one["objectWriteTraceId"]]}
-                errors.append({**refused.document, "context": context})
-        moments = {"startedAt": "2026-05-20T10:00:00.000Z", "completedAt": "2026-05-20T10:00:00.010Z"}
-        whole = {"status": "COMPLETE", "results": results, **moments}
-        return (207, {**whole, "numErrors": len(errors), "errors": errors}) if errors else (200, whole)
-
-    def _search(self, kind: str, document: Any) -> dict[str, Any]:
-        optional = ("filterGroups", "limit", "after", "properties", "sorts", "query")
-        given = members(document, "", (), optional)
-        if len(orjson.dumps(given)) > MAX_SEARCH_CHARACTERS:
-            raise _invalid("The query is too long")
-        limit = given.get("limit", 10)
-        if not isinstance(limit, int) or not 1 <= limit <= 200:
-            raise Wrong("/limit", "must be between 1 and 200")
-        found = [record for record in self.records[kind].values() if record.indexed]
-        groups = items(given.get("filterGroups", []), "/filterGroups", 5, 0)
-        if groups:
-            matching = [self._filtered(kind, found, members(group, at, ("filters",)), at) for group, at in groups]
-            ids = {record.id for some in matching for record in some}
-            found = [record for record in found if record.id in ids]
-        return {"total": len(found), "results": [self._shown(kind, record) for record in found[:limit]]}
-
-    def _filtered(self, kind: str, records: list[Record], group: Mapping[str, Any], at: str) -> list[Record]:
-        for condition, where in items(group["filters"], f"{at}/filters", 6):
-            one = members(condition, where, ("propertyName", "operator"), ("value",))
-            name, value = one["propertyName"], str(one.get("value", "")).lower()
-            if name not in self.definitions[kind]:
-                raise _invalid(f"There was a problem with the request: property {name} does not exist")
-            if one["operator"] == "EQ":
-                records = [record for record in records if record.properties.get(name, "").lower() == value]
-            elif one["operator"] == "CONTAINS_TOKEN":
-                words = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
-                records = [record for record in records if words.search(record.properties.get(name, "").lower())]
-            else:
-                raise Wrong(f"{where}/operator", "this stand-in knows EQ and CONTAINS_TOKEN")
-        return records
-
     def _record(self, kind: str, properties: dict[str, str]) -> Record:
         self._made += 1
-        record = Record(id=str(self._made), properties=properties, created=self._now(), indexed=self.indexes)
+        record = Record(id=str(self._made), properties=properties, created=self._now())
         self.records[kind][record.id] = record
         return record
 
@@ -572,7 +427,7 @@ class HubSpot(Api):
         return next(same, None)
 
     def _found(self, kind: str, id: str, by: str | None) -> Record:
-        record = self.records[kind].get(self.merged.get((kind, id), id)) if by is None else self._by(kind, by, id)
+        record = self.records[kind].get(id) if by is None else self._by(kind, by, id)
         if record is None:
             raise _Refused(404, "OBJECT_NOT_FOUND", "resource not found")
         return record
@@ -588,11 +443,9 @@ class HubSpot(Api):
             known = self.definitions[kind].get(name)
             unknown = ("PROPERTY_DOESNT_EXIST", f'Property "{name}" does not exist')
             problem = unknown if known is None else _problem(known, value)
-            if name == "hubspot_owner_id" and value and value not in self.owners:
-                problem = ("INVALID_OWNER_ID", f"Owner {value} does not exist")
             if problem is None and known is not None and known.unique and value:
                 same = self._by(kind, name, value)
-                other = self.addresses.get(value.lower()) if same is None and name == "email" else same and same.id
+                other = same and same.id
                 if other is not None and other != id:
                     if name == "email":
                         raise _Refused(409, "CONFLICT", f"Contact already exists. Existing ID: {other}")
@@ -651,8 +504,6 @@ class HubSpot(Api):
         if not isinstance(unique, bool):
             raise Wrong("/hasUniqueValue", "a boolean is expected")
         own = [one for one in self.definitions[kind].values() if one.unique and one.name not in STANDARD[kind]]
-        if unique and kind not in self.unique:
-            raise _invalid(f"Properties of {TYPE_IDS[kind]} cannot have unique values")
         if unique and len(own) >= MAX_UNIQUE:
             raise _invalid(f"There are {MAX_UNIQUE} properties with unique values already")
         values = tuple(option["value"] for option in given.get("options", ()))
@@ -664,7 +515,7 @@ def _place(path: str) -> tuple[str, str, str]:
     for pattern, area in _PATHS:
         found = pattern.fullmatch(path)
         if found:
-            return area, (area if area in ("account", "token") else found[1]), found[2] or ""
+            return area, ("account" if area == "account" else found[1]), found[2] or ""
     return "", path, ""
 
 
@@ -674,7 +525,7 @@ def _call(area: str, rest: str) -> str:
         return "/groups" if rest == "/groups" else "/properties"
     if "/associations/" in rest:
         return "/associations"
-    return rest if rest in ("/search", "/batch/read", "/batch/upsert") else ""
+    return rest if rest == "/batch/read" else ""
 
 
 def _problem(known: Definition, value: str) -> tuple[str, str] | None:

@@ -27,13 +27,8 @@ ORIGIN = "https://acme.my.salesforce.com"
 CLIENT_ID, CLIENT_SECRET = "3MVG9.consumer-key-of-the-stand-in", "CONSUMER-SECRET-OF-THE-STAND-IN"
 TOKEN = "00Dxx0000000001!of-the-stand-in"
 VERSIONS = tuple(f"{number}.0" for number in range(31, 69))
-CREATED_SINCE = 46
-"""From this version on an upsert that updates is answered 200 with a body; before it is 204."""
 MAX_BODY_BYTES = 1_000_000
-PREFIXES = {
-    **{"Contact": "003", "Lead": "00Q", "Opportunity": "006", "Task": "00T"},
-    **{"Job_Event__c": "a00", "Job_Event__e": "e00"},
-}
+PREFIXES = {**{"Contact": "003", "Lead": "00Q", "Opportunity": "006", "Task": "00T"}, "Job_Event__c": "a00"}
 """Of ids, by object."""
 
 
@@ -96,7 +91,6 @@ def objects() -> dict[str, dict[str, Field]]:
         "Contact": dict(PERSON),
         "Lead": {**PERSON, "Company": _text(255, required=True), "IsConverted": Field("boolean")},
         "Opportunity": {"Name": _text(120, required=True)},
-        "Job_Event__e": {name: one._replace(unique=False, refers=()) for name, one in JOB_EVENT.items()},
     }
 
 
@@ -136,7 +130,6 @@ class Salesforce(Api):
     objects      its objects and their fields
     read_only    objects that the user may not create or edit
     hidden       fields, as `Object.Field`, that the user may not see
-    blocks       objects with a duplicate rule that blocks
     instance     `instance_url` of tokens
     api_used     requests in the last 24 hours, of `api_limit`
     faults       answers to the next calls, whatever these are
@@ -148,7 +141,6 @@ class Salesforce(Api):
     objects: dict[str, dict[str, Field]] = field(default_factory=objects)
     read_only: set[str] = field(default_factory=set)
     hidden: set[str] = field(default_factory=set)
-    blocks: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
     run_as: bool = True
     api_used: int = 0
@@ -169,13 +161,6 @@ class Salesforce(Api):
     def rows(self, object: str = "Job_Event__c") -> list[dict[str, Any]]:
         """The records of an object."""
         return self.records.get(object, [])
-
-    def ask(self, method: str, path: str, document: Any = None, **headers: str) -> tuple[int, Any]:
-        """The status and the document of an answer to a request with a valid token."""
-        given = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json", **headers}
-        body = document if isinstance(document, bytes) else b"" if document is None else orjson.dumps(document)
-        answer = self.answer(method, self.origin + path, given, body)
-        return answer.status, orjson.loads(answer.body) if answer.body else None
 
     def take(self, request: OutboundRequest, token: str | None = TOKEN) -> Response:
         """The response to a request, as the relay gets it; with a token, if it has none itself."""
@@ -250,10 +235,6 @@ class Salesforce(Api):
             case "GET", []:
                 described = {name: value for name, value in self._description(object).items() if name != "fields"}
                 return Answer.json(200, {"objectDescribe": described, "recentItems": []})
-            case "POST", []:
-                return self._create(object, _document(headers, body))
-            case "GET", [name, value]:
-                return Answer.json(200, self._shown(object, self._one(object, name, value), version))
             case "PATCH", [name, value]:
                 return self._upsert(object, name, value, _document(headers, body), version)
         raise _Refused(405, "METHOD_NOT_ALLOWED", f"HTTP Method '{method}' not allowed. Allowed are HEAD,GET,POST")
@@ -307,12 +288,6 @@ class Salesforce(Api):
             raise _Refused(404, "NOT_FOUND", message)
         return [row for row in self.rows(object) if row.get(name) == value]
 
-    def _one(self, object: str, name: str, value: str) -> dict[str, Any]:
-        found = self._matching(object, name, value)
-        if not found:
-            raise _not_found()
-        return found[0]
-
     def _upsert(self, object: str, name: str, value: str, given: dict[str, Any], version: int) -> Answer:
         found = self._matching(object, name, value)
         if name in given:
@@ -325,20 +300,9 @@ class Salesforce(Api):
         self._check(object, given, is_new=not found, also={name: value})
         if found:
             found[0].update(given)
-            if version < CREATED_SINCE:
-                return Answer(204)
             return Answer.json(200, {"id": found[0]["Id"], "success": True, "errors": [], "created": False})
         id = self.add(object, **{name: value}, **given)
-        made = {"id": id, "success": True, "errors": []}
-        return Answer.json(201, made if version < CREATED_SINCE else {**made, "created": True})
-
-    def _create(self, object: str, given: dict[str, Any]) -> Answer:
-        self._check(object, given, is_new=True)
-        id, errors = self.add(object, **given), []
-        if object.endswith("__e"):
-            uuid = f"00000000-0000-4000-8000-{self._made:012}"
-            errors = [{"statusCode": "OPERATION_ENQUEUED", "message": uuid, "fields": []}]
-        return Answer.json(201, {"id": id, "success": True, "errors": errors})
+        return Answer.json(201, {"id": id, "success": True, "errors": [], "created": True})
 
     def _check(
         self, object: str, given: Mapping[str, Any], *, is_new: bool, also: Mapping[str, str] | None = None
@@ -369,8 +333,6 @@ class Salesforce(Api):
         if missing:
             message = f"Required fields are missing: [{', '.join(missing)}]"
             raise _Refused(400, "REQUIRED_FIELD_MISSING", message, missing)
-        if object in self.blocks and is_new:
-            raise _Duplicates(object)
 
     def _check_value(self, name: str, known: Field, value: Any) -> None:
         if value is None:
@@ -418,7 +380,7 @@ class Salesforce(Api):
             raise _Refused(400, "INVALID_TYPE", f"sObject type '{object}' is not supported.")
         known = {"Id", "CreatedDate", *self._visible(object)}
         where = _Where(found["where"])
-        for name in (*names, *where.names, *filter(None, [found["order"]])):
+        for name in (*names, *where.names):
             if name not in known:
                 raise _Refused(400, "INVALID_FIELD", f"No such column '{name}' on entity '{object}'.")
         rows = [row for row in self.rows(object) if where.holds(row)]
@@ -428,11 +390,6 @@ class Salesforce(Api):
             for row in rows[: int(found["limit"] or 2000)]
         ]
         return Answer.json(200, {"totalSize": len(shown), "done": True, "records": shown})
-
-    def _shown(self, object: str, row: Mapping[str, Any], version: int) -> dict[str, Any]:
-        url = f"/services/data/v{version}.0/sobjects/{object}/{row['Id']}"
-        fields = {name: row.get(name) for name in ("Id", *self._visible(object))}
-        return {"attributes": {"type": object, "url": url}, **fields}
 
 
 def read_record(row: Mapping[str, Any], known: Mapping[str, Field]) -> Message:
@@ -446,21 +403,11 @@ def read_record(row: Mapping[str, Any], known: Mapping[str, Field]) -> Message:
     return Message(title=title, fields=tuple((label, text) for label, text in pairs), footer=footer)
 
 
-class _Duplicates(_Refused):
-    def __init__(self, object: str) -> None:
-        message = "Use one of these records?"
-        super().__init__(400, "DUPLICATES_DETECTED", message)
-        found = {"allowSave": False, "duplicateRule": "Rule", "duplicateRuleEntityType": object, "matchResults": []}
-        # `duplicateResut`: Salesforce spells it so
-        error = {"duplicateResut": {**found, "errorMessage": message}, "errorCode": "DUPLICATES_DETECTED"}
-        self.answer = Answer.json(400, [{**error, "message": message}])
-
-
 _QUOTED = r"'(?:[^'\\]|\\[nNrRtTbBfF\"'\\]|\\u[0-9a-fA-F]{4})*'"
 _SELECT = re.compile(
     r"SELECT\s+(?P<names>\w+(?:\s*,\s*\w+)*)\s+FROM\s+(?P<object>\w+)"
     rf"(?:\s+WHERE\s+(?P<where>(?:{_QUOTED}|[^'])+?))?"
-    r"(?:\s+ORDER\s+BY\s+(?P<order>\w+)(?:\s+(?:ASC|DESC))?)?(?:\s+LIMIT\s+(?P<limit>\d{1,4}))?",
+    r"(?:\s+LIMIT\s+(?P<limit>\d{1,4}))?",
     re.DOTALL,
 )
 _TOKEN = re.compile(rf"\s*(?:(?P<text>{_QUOTED})|(?P<word>\w+)|(?P<sign>[=(),]))", re.DOTALL)

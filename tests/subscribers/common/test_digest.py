@@ -13,15 +13,7 @@ from subscribers.common.digest import Digest, digest
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
 from tests.support.slack_check import check_message
-from tests.support.story_events import (
-    CODE,
-    CREDITS,
-    OVERDUE,
-    RECONNECT,
-    finished,
-    of_incident,
-    of_job,
-)
+from tests.support.story_events import CODE, CREDITS, OVERDUE, RECONNECT, finished, of_incident, of_job
 
 CONTEXT = RenderContext(account_names={"emea": "EMEA sales"}, public_url="https://relay.example")
 SLACK = registry.kind_named("slack")

@@ -10,8 +10,7 @@ from relay.core.events.event import Hint
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.slack.test_slack import RECONNECT, job_event
-from tests.support.kind_checks import check
+from tests.support.job_events import RECONNECT, job_event
 
 SINK = "https://discord.com/api/webhooks/223704706495545344/3d89bb7572e0fb30d812"
 KIND = registry.kind_named("discord")
@@ -51,21 +50,6 @@ def test_embed_keeps_the_limits_of_discord(filler: str) -> None:
     fields = [text for field in shown["fields"] for text in (field["name"], field["value"])]
     texts = [shown["title"], shown.get("description", ""), shown["footer"]["text"], *fields]
     assert sum(len(text.encode("utf-16-le")) // 2 for text in texts) <= 6000
-
-
-@pytest.mark.parametrize(
-    "host", ["discord.com", "discordapp.com", "ptb.discord.com", "canary.discord.com", "Discord.com."]
-)
-def test_hosts_of_discord_are_known(host: str) -> None:
-    sink = SINK.replace("discord.com", host)
-    assert registry.infer_kind(sink) == "discord"
-    check(KIND, Subscription(id="sub_1", sink=sink, kind="discord"))
-    assert "3d89bb7572e0fb30d812" not in KIND.redacted_url(sink)
-
-
-@pytest.mark.parametrize("host", ["mydiscord.com", "discord.com.evil.example", "discord.gg"])
-def test_other_hosts_are_webhooks(host: str) -> None:
-    assert registry.infer_kind(SINK.replace("discord.com", host)) == "webhook"
 
 
 def limited(**answer: Any) -> bytes:

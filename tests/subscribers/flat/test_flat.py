@@ -10,7 +10,7 @@ from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.slack.test_slack import RECONNECT, job_event
+from tests.support.job_events import RECONNECT, job_event
 
 ZAPIER = "https://hooks.zapier.com/hooks/catch/123456/abcdef/"
 KIND = registry.kind_named("flat")
@@ -89,30 +89,6 @@ def test_metadata_of_any_shape_becomes_scalars() -> None:
         "metadata_größe": "L",
         "metadata_field": "odd",
     }
-
-
-@pytest.mark.parametrize(
-    ("sink", "kind"),
-    [
-        (ZAPIER, "flat"),
-        ("https://hook.eu1.make.com/abc", "flat"),
-        ("https://hook.make.com/abc", "flat"),
-        ("https://hook.us1.make.celonis.com/abc", "flat"),
-        ("https://hook.integromat.com/abc", "flat"),
-        ("https://acme.app.n8n.cloud/webhook/abc", "flat"),
-        ("https://acme.app.n8n.cloud/webhook-test/abc", "flat"),
-        ("https://eo1a2b3.m.pipedream.net", "flat"),
-        ("https://maker.ifttt.com/trigger/failed/json/with/key/abc", "flat"),
-        ("https://acme.app.n8n.cloud/rest/login", "webhook"),
-        ("https://www.make.com/en", "webhook"),
-        ("https://hooks.zapier.com.evil.example/hooks/catch/1/a/", "webhook"),
-        ("https://n8n.example.com/webhook/abc", "webhook"),
-        ("https://webhook.make.com.evil.example/", "webhook"),
-        ("not a url", "webhook"),
-    ],
-)
-def test_kind_inferred_from_urls_of_catch_hooks(sink: str, kind: str) -> None:
-    assert registry.infer_kind(sink) == kind
 
 
 @pytest.mark.parametrize(

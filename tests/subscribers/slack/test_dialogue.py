@@ -12,26 +12,25 @@ from hypothesis import strategies as st
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Memory, previewed
-from relay.core.events.event import Event, Origin, from_transition, relay_event
-from relay.core.events.summary_events import group_finished_data, incident_data
-from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Problem, Transition
+from relay.core.events.event import Event
+from relay.core.jobs.job import JOB_EVENTS, Problem
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers import registry
 from subscribers.base import RenderContext
-from subscribers.common.edited_messages import message_key
-from subscribers.slack.dialogue import SLACK_BOT, read_answer
+from subscribers.slack.answers import read_answer
+from subscribers.slack.dialogue import DIALOGUE
+from subscribers.slack.words import message_key
 from tests.support.hostile_texts import TEXTS, events_with
+from tests.support.job_events import NOW, group_made, incident_made, job_event
 from tests.support.kind_checks import check
 from tests.support.scale import scaled
 from tests.support.slack_check import check_message
 from tests.vendors.slack_web import POST, TOKEN, UPDATE, Fault, Post, SlackWeb
 
-NOW = 1779271208.0
 SINK = "https://slack.com/api/chat.postMessage"
-ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 CONTEXT = RenderContext(public_url="https://relay.example")
-BOT = SLACK_BOT
+BOT = DIALOGUE
 SLACK = registry.kind_named("slack")
 
 
@@ -44,85 +43,33 @@ def bot(sink: str = SINK, channel: Any = "#campaigns", token: str = TOKEN, **fie
 
 
 def job(
-    kind: str,
-    nth: int,
-    group: str | None = "spring",
-    *,
-    at: float = NOW,
-    code: str = "proxy",
-    result: str | None = None,
+    kind: str, nth: int, group: str | None = "spring", at: float = NOW, code: str = "proxy", result: str | None = None
 ) -> Event:
-    problem = Problem(code=code, message="", retryable=False) if kind == "failed" else None
-    seen = Observation(
-        status=kind,
-        observed_at=at,
-        channel="linkedin",
-        result_status=result,
-        problem=problem,
-        upstream={"id": f"job-{nth}", **({"error": {"code": code}} if problem else {})},
-    )
-    one = Job(uid=f"job_{nth}", external_id=f"job-{nth}", source="revor", account="default", metadata={}, group=group)
-    step = Transition(kind=kind, status=kind, previous_status=None, sequence=1, occurred_at=at, detected_at=at)
-    return from_transition(f"evt_01jvpq00000000000000{nth:06}", one, step, ORIGIN, seen=seen)
-
-
-def finished(nth: int = 900, *, at: float = NOW + 100, round: int = 1, group: str = "spring") -> Event:
-    data = group_finished_data(
+    failed = kind == "failed"
+    return job_event(
+        kind,
+        id=f"evt_01jvpq00000000000000{nth:06}",
+        job_id=f"job-{nth}",
         group=group,
-        source="revor",
-        account="default",
-        round=round,
-        counts={"succeeded": 3, "failed": 2},
-        skipped=0,
-        missing=0,
-        failures={"proxy": 2},
-        first_at=at - 60,
-        finished_at=at,
+        action=None,
+        problem=Problem(code=code, message="", retryable=False) if failed else None,
+        result_status=result,
+        upstream={"id": f"job-{nth}", **({"error": {"code": code}} if failed else {})},
+        at=at,
     )
+
+
+def finished(nth: int = 900, *, at: float = NOW + 100, round: int = 1) -> Event:
+    data = {"counts": {"succeeded": 3, "failed": 2}, "skipped": 0, "failures": {"proxy": 2}}
+    return group_made(f"evt_01jvpq00000000000000{nth:06}", at, group="spring", round=round, **data)
+
+
+def incident(kind: str, nth: int, failed: int) -> Event:
+    data = {"connect_account_name": "Ada", "code": "proxy", "hint": None, "likely": None, "first_failure_at": NOW}
+    if kind == "closed":
+        data["closed_because"] = "succeeded"
     id = f"evt_01jvpq00000000000000{nth:06}"
-    return relay_event(
-        id,
-        "relay.group.finished",
-        at,
-        data,
-        dataschema="http://x/s.json",
-        subject=group,
-        owner="revor/default",
-    )
-
-
-def incident(kind: str, nth: int, failed: int, *, at: float | None = None, id: str = "inc_01jvpq") -> Event:
-    moment = NOW + nth if at is None else at
-    data = incident_data(
-        incident=id,
-        kind="jobs",
-        state="closed" if kind == "closed" else "open",
-        source="revor",
-        account="default",
-        channel="linkedin",
-        connect_account_id="acc_1",
-        connect_account_name="Ada",
-        subscription=None,
-        sink=None,
-        code="proxy",
-        hint=None,
-        failed=failed,
-        likely=None,
-        first_failure_at=NOW,
-        last_failure_at=moment,
-        opened_at=NOW,
-        closed_at=moment if kind == "closed" else None,
-        closed_because="succeeded" if kind == "closed" else None,
-    )
-    return relay_event(
-        f"evt_01jvpq00000000000000{nth:06}",
-        f"relay.incident.{kind}",
-        moment,
-        data,
-        dataschema="http://x/s.json",
-        subject=id,
-        owner="revor/default",
-    )
+    return incident_made(kind, id, NOW + nth, incident="inc_01jvpq", failed=failed, **data)
 
 
 class Channel:
@@ -422,28 +369,16 @@ def test_answer_that_is_not_slacks_is_retried(body: bytes) -> None:
         assert found.outcome.reason
 
 
+SEEN = ("seen", "at", "event", "finished_at", "begun_at", "failed")
+
+
 @given(
     memory=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(
-                    [
-                        "asked",
-                        "channel",
-                        "ts",
-                        "message",
-                        "counts",
-                        "codes",
-                        "seen",
-                        "at",
-                        "event",
-                        "finished_at",
-                        "begun_at",
-                        "failed",
-                    ]
-                ),
+                st.sampled_from([*("asked", "channel", "ts", "message", "counts", "codes"), *SEEN]),
                 inner,
                 max_size=6,
             )

@@ -14,23 +14,21 @@ import orjson
 import pytest
 
 from relay.core import relay_events
-from relay.core.events.event import Event, Origin, from_transition, relay_event
-from relay.core.jobs.job import JOB_EVENTS, POLL, Job, Observation, Problem, Transition
+from relay.core.events.event import Event, relay_event
+from relay.core.jobs.job import JOB_EVENTS, POLL, Problem
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import Subscription
 from relay.sources.definition import load_definition
 from subscribers import registry
 from subscribers.base import RenderContext
+from tests.support.job_events import JOB_ID, NOW, ORIGIN
+from tests.support.job_events import job_event as made
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 MESSAGES = FIXTURES / "slack-messages.txt"
 HINTS = FIXTURES / "hints.txt"
-NOW = 1779271208.0
 REVOR = load_definition("revor")
-ORIGIN = Origin(
-    source="https://revor.ai/api/v1/outreach/jobs", type_prefix=REVOR.type_prefix, dataschema="http://x/schemas/a.json"
-)
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secret", kind="slack")
 METADATA = {
     "recipient_name": "Alex",
@@ -54,52 +52,29 @@ RECONNECT = Problem(code="connect_account_reconnect_required", message="", retry
 def job_event(
     kind: str,
     *,
-    status: str | None = None,
     problem: Problem | None = None,
     channel: str = "linkedin",
-    action: str = "outreach.dispatch",
     metadata: dict[str, Any] | None = None,
     result: dict[str, Any] | None = None,
     inferred: bool = False,
-    account: str = "default",
+    **more: Any,
 ) -> Event:
-    job_id = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
-    job = Job(
-        uid="job_1",
-        external_id=job_id,
-        source="revor",
-        account=account,
-        channel=channel,
-        action=action,
-        metadata=METADATA if metadata is None else metadata,
-    )
-    seen = Observation(
-        status=status or kind,
-        observed_at=NOW,
-        channel=channel,
-        action=action,
+    upstream = {"recipient": {"name": "Robin Recipient", "address": "robin@example.com"}, "result": result}
+    return made(
+        kind,
         problem=problem,
+        channel=channel,
+        metadata=METADATA if metadata is None else metadata,
         result_status=None if result is None else result["status"],
-        upstream={
-            "id": job_id,
-            "recipient": {"name": "Robin Recipient", "address": "robin@example.com"},
-            "content": {"text": "Hello Robin"},
-            "result": result,
-        },
+        upstream={"id": JOB_ID, "content": {"text": "Hello Robin"}, **upstream},
         request_id="req_5f1c",
-    )
-    transition = Transition(
-        kind=kind,
-        status=status or kind,
-        previous_status="running",
-        sequence=3,
-        occurred_at=NOW,
-        detected_at=NOW,
+        hint=None if inferred else REVOR.hint_for(problem, kind, channel=channel),
         inferred=inferred,
+        unseen=kind in ("overdue", "not_found"),
+        previous="running",
+        sequence=3,
+        **more,
     )
-    hint = None if inferred else REVOR.hint_for(problem, kind, channel=channel)
-    unseen = kind in ("overdue", "not_found")
-    return from_transition("evt_1", job, transition, ORIGIN, seen=None if unseen else seen, hint=hint)
 
 
 def about_the_relay(type: str, data: dict[str, Any]) -> Event:

@@ -6,56 +6,16 @@ import orjson
 import pytest
 
 from relay.core.deliveries.delivery import Outcome, Response
-from relay.core.events.event import Event, Hint, Origin, from_transition
-from relay.core.jobs.job import Job, Observation, Transition
+from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry, wording
 from subscribers.base import RenderContext
 from subscribers.slack import render as slack_blocks
+from tests.support.job_events import NOW, job_event
 
-NOW = 1779271208.0
 SINK = "https://hooks.slack.com/services/T0/B0/secret"
 SUBSCRIPTION = Subscription(id="sub_1", sink=SINK, kind="slack")
 KIND = registry.kind_named("slack")
-ORIGIN = Origin(
-    source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
-)
-RECONNECT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
-
-
-def job_event(
-    kind: str = "failed",
-    *,
-    job_id: str = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
-    channel: str | None = "linkedin",
-    action: str | None = "outreach.dispatch",
-    status: str | None = None,
-    metadata: dict[str, Any] | None = None,
-    hint: Hint | None = None,
-    inferred: bool = False,
-    account: str = "default",
-    upstream: dict[str, Any] | None = None,
-    result_status: str | None = None,
-) -> Event:
-    job = Job(uid="job_1", external_id=job_id, source="revor", account=account, metadata=metadata or {})
-    seen = Observation(
-        status=status or kind,
-        observed_at=NOW,
-        channel=channel,
-        action=action,
-        upstream=upstream or {"id": job_id},
-        result_status=result_status,
-    )
-    transition = Transition(
-        kind=kind,
-        status=status or kind,
-        previous_status=None,
-        sequence=1,
-        occurred_at=NOW,
-        detected_at=NOW,
-        inferred=inferred,
-    )
-    return from_transition("evt_1", job, transition, ORIGIN, seen=seen, hint=hint)
 
 
 def message(event: Event, context: RenderContext | None = None) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.subscribers.slack.test_slack import RECONNECT, job_event
-from tests.support.kind_checks import check
+from tests.support.job_events import RECONNECT, job_event
 
 SINK = "https://hooks.slack.com/triggers/T0123456789/3141592653589/c6e6c0d868b3054ca0f4611a5dbadaf"
 KIND = registry.kind_named("slack_workflow")
@@ -54,20 +53,6 @@ def test_variables_mention_nobody_where_a_workflow_puts_them_into_a_message() ->
     assert deal.replace("\u2060", "") == "Deal: <!channel> *pay* @here :tada: https://evil.example"
     for mark in ("<!", "*p", "@h", ":t", "://"):
         assert mark not in deal
-
-
-@pytest.mark.parametrize(
-    ("sink", "kind"),
-    [
-        (SINK, "slack_workflow"),
-        (SINK.replace("slack.com", "slack-gov.com"), "slack_workflow"),
-        ("https://hooks.slack.com/workflows/T0/A0/1/secret", "slack_workflow"),
-        ("https://hooks.slack.com/services/T0/B0/secret", "slack"),
-    ],
-)
-def test_kind_is_inferred_from_the_path(sink: str, kind: str) -> None:
-    assert registry.infer_kind(sink) == kind
-    check(registry.kind_named(kind), Subscription(id="sub_1", sink=sink, kind=kind))
 
 
 @pytest.mark.parametrize(

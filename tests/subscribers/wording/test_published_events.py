@@ -7,10 +7,9 @@ from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from subscribers.base import RenderContext
 from subscribers.common import chat, crm
-from subscribers.common.edited_messages import message_key
 from subscribers.registry import kinds
-from subscribers.wording import sentence
-from subscribers.wording.published import published_words
+from subscribers.slack.words import message_key
+from subscribers.wording import published_words, sentence
 
 CONTEXT = RenderContext()
 NOW = 1779271208.0

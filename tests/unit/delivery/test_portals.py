@@ -1,18 +1,17 @@
 """What an account at a CRM allows is shared by all subscriptions that write to it: its pauses and its rate."""
 
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.slots import STORED_PAUSE_SECONDS, Slots, Target
-from subscribers.base import Kind, Single
+from subscribers.base import Kind
 
 NOW = 1_779_271_200.0
 
 
-class Crm(Single):
+class Crm(Kind):
     """A kind whose portal is an option, and whose rate is 5 a second."""
 
     name, signed = "crm", False
@@ -32,10 +31,10 @@ def subscription(id: str, portal: str | None = "acme", **fields: object) -> Subs
     return Subscription(**values)  # type: ignore[arg-type]
 
 
-def adopt(slots: Slots, *subscriptions: Subscription, kind: Single | None = None) -> list[Target]:
+def adopt(slots: Slots, *subscriptions: Subscription, kind: Kind | None = None) -> list[Target]:
     kind = kind or Crm()
     for one in subscriptions:
-        slots.adopt(one, cast(Kind, kind))
+        slots.adopt(one, kind)
     return [target for one in subscriptions if (target := slots.get(one.id)) is not None]
 
 

@@ -2,19 +2,19 @@
 
 import asyncio
 import math
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from relay.core.deliveries.concurrency import PROMPT_SECONDS
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.slots import BACKLOGGED_SLOTS, FRESH_SECONDS, Slots, Target
-from subscribers.base import Kind, Single
+from subscribers.base import Kind
 
 NOW = 1_779_271_200.0
 
 
-class PlainKind(Single):
+class PlainKind(Kind):
     name, signed, rate_per_second = "http", True, None
 
     @staticmethod
@@ -28,7 +28,7 @@ def slots_of(*names: str, alone_seconds: float) -> tuple[Slots, list[Target]]:
     targets = []
     for name in names:
         subscription = Subscription(id=name, sink=f"https://{name}.test/", created_at=NOW, secrets=())
-        slots.adopt(subscription, cast(Kind, PlainKind()))
+        slots.adopt(subscription, PlainKind())
         target = slots.get(name)
         assert target is not None
         target.sink.concurrency.succeeded(alone_seconds, in_flight=1, full=False)
@@ -75,7 +75,7 @@ def test_failing_or_slow_sink_takes_no_share_from_the_others() -> None:
 def adopted(slots: Slots, **sinks: str) -> None:
     made = {name: Subscription(id=name, sink=sink, created_at=NOW) for name, sink in sinks.items()}
     for one in made.values():
-        slots.adopt(one, cast(Kind, PlainKind()))
+        slots.adopt(one, PlainKind())
 
 
 def hosts_of(slots: Slots) -> dict[str, int]:
@@ -111,7 +111,7 @@ def test_templates_of_one_owner_leave_half_of_a_host_to_others() -> None:
 
     def adopt() -> None:
         for id, values in given.items():
-            slots.adopt(Subscription(id=id, **values), cast(Kind, PlainKind()))
+            slots.adopt(Subscription(id=id, **values), PlainKind())
 
     adopt()
     targets = {id: target for id in given if (target := slots.get(id)) is not None}
@@ -136,8 +136,8 @@ def test_templates_of_one_owner_leave_half_of_all_slots_to_others_and_sinks_that
     slots = Slots(concurrency=16, per_host=8)
     template = {"options": {"template": {}}}
     for number in range(4):
-        slots.adopt(Subscription(id=f"{number}", sink=f"https://{number}.test/", **template), cast(Kind, PlainKind()))
-    slots.adopt(Subscription(id="other", owner="beta", sink="https://4.test/", **template), cast(Kind, PlainKind()))
+        slots.adopt(Subscription(id=f"{number}", sink=f"https://{number}.test/", **template), PlainKind())
+    slots.adopt(Subscription(id="other", owner="beta", sink="https://4.test/", **template), PlainKind())
     *own, other = list(slots)
     for _ in range(4):  # all that its host may have
         slots.occupy(own[0])
@@ -153,7 +153,7 @@ def test_owner_whose_templates_had_all_their_slots_gets_a_scan_once_half_are_fre
     slots = Slots(concurrency=256, per_host=8, due=due)
     for number in range(5):
         one = Subscription(id=f"s{number}", sink="https://receiver.test/", options={"template": {}})
-        slots.adopt(one, cast(Kind, PlainKind()))
+        slots.adopt(one, PlainKind())
     targets = list(slots)
     for target in targets[:4]:
         slots.occupy(target)

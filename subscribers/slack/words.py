@@ -1,8 +1,8 @@
 """Messages that are edited in place: one about each incident and each group, with the details in its thread.
 
-Each event updates its message: `update_of` says what the message shows from now on, what goes into the thread, and what
-to remember. The message about a group counts its events until the group has finished. All of it is plain text, which
-each chat kind lays out. Of jobs only numbers by kind and by error are remembered, and the ends of event ids.
+Each event updates its message: `update_of` returns its new content, the detail for the thread, and the memory. The
+message about a group counts its events until the group has finished. All of it is plain text. Of jobs only numbers by
+kind and by error are remembered, and the ends of event ids.
 """
 
 import re
@@ -16,10 +16,10 @@ from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, INCIDENT_OP
 from relay.core.jobs.groups import OTHER
 from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
-from subscribers.common.chat import Message, message, time_zone
+from subscribers.common.chat import Message, message
+from subscribers.common.options import ChatOptions
 from subscribers.wording.jobs import job_kind
-from subscribers.wording.summaries import moment_of
-from subscribers.wording.text import Pairs, count, data_of, mapping, one_line, word, zone_of
+from subscribers.wording.text import Pairs, count, data_of, mapping, moment_of, one_line, word, zone_of
 
 MAX_SEEN = 256
 """Latest events of a group that are known to be counted. An older one that is sent again counts twice."""
@@ -42,7 +42,7 @@ _COUNTED = {
     "queued": "queued",
     "status_unknown": "with an unknown status",
 }
-"""What a group's message counts, in this order, with the words for it."""
+"""Counts in the message of a group, in this order, with the words for each."""
 _PROGRESS = ("queued", "scheduled", "running", "retrying", "succeeded")
 """Counted only: they have no message of their own."""
 
@@ -83,7 +83,7 @@ def update_of(event: Event, subscription: Subscription, context: RenderContext, 
     """The changes after an event with a `message_key`. `memory`: stored after the event before; empty: none before."""
     content = message(event, subscription, context)
     if event.type in INCIDENT_EVENTS:
-        return _of_incident(event, content, memory, time_zone(subscription))
+        return _of_incident(event, content, memory, ChatOptions.of(subscription).time_zone)
     if event.type == GROUP_FINISHED:
         return _end_of_group(event, content, memory)
     return _of_group(event, content, memory)
@@ -104,7 +104,7 @@ def _of_incident(event: Event, content: Message, memory: Memory, zone: str | Non
 
 def _facts_of(event: Event, zone: str | None) -> Pairs:
     data = data_of(event.document())
-    first, latest = (moment_of(data.get(name)) for name in ("first_failure_at", "last_failure_at"))
+    first, latest = (moment_of(data.get(name)) or 0.0 for name in ("first_failure_at", "last_failure_at"))
     found = (
         ("Error", word(data.get("code"))),
         ("Account", word(data.get("connect_account_id"))),

@@ -10,21 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.deliveries import ledger
-from relay.core.deliveries.delivery import Outcome, Response
+from relay.core.deliveries.delivery import Outcome
 from relay.core.deliveries.dialogue import MAX_STEPS, previewed
-from relay.core.events.event import Event, Hint, Origin, from_transition
-from relay.core.jobs.job import Job, Observation, Problem, Transition
+from relay.core.events.event import Event, Hint
+from relay.core.jobs.job import Problem
 from relay.errors import InvalidRequest
-from subscribers.hubspot import HUBSPOT, LATE_SECONDS, HubSpot
-from subscribers.hubspot.answers import READ_BYTES, read_answer
-from subscribers.hubspot.questions import EARLIER_SECONDS, MAX_NEWEST, MAX_READ
+from subscribers.hubspot import HubSpot
+from subscribers.hubspot.answers import READ_BYTES
+from subscribers.hubspot.dialogue import DIALOGUE, EARLIER_SECONDS, LATE_SECONDS, MAX_NEWEST, MAX_READ
 from subscribers.hubspot.render import KEY_PROPERTY, MAX_PROPERTIES, MAX_TEXT
+from tests.subscribers.hubspot.test_answers import UNKNOWN_KEY, body, of_property
 from tests.support.hubspot_account import CONTEXT, NOW, Account, subscription
+from tests.support.job_events import job_event
 from tests.support.kind_checks import check
 from tests.vendors.endpoint import Fault
 from tests.vendors.hubspot import ALL_SCOPES, PORTAL, SCHEMAS, WRITE, Definition
 
-ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 KIND = HubSpot()
 OK = Outcome(verdict="delivered", reason="ok")
 WRITTEN = ledger.WRITTEN
@@ -34,20 +35,15 @@ HINT = Hint(meaning="The account needs reconnecting", fix="Reconnect it in Revor
 
 def event(kind: str = "failed", nth: int = 1, **metadata: Any) -> Event:
     failed = kind == "failed"
-    seen = Observation(
-        status=kind,
-        observed_at=NOW,
-        channel="linkedin",
-        action="outreach.dispatch",
-        problem=Problem(code="account_disconnected", message="Ada <ada@example.com>", retryable=False)
-        if failed
-        else None,
+    return job_event(
+        kind,
+        id=f"evt_01jvpq00000000000000{nth:06}",
+        job_id=f"job-{nth}",
+        problem=Problem(code="account_disconnected", message="Ada <ada@example.com>") if failed else None,
         upstream={"id": f"job-{nth}", **({"error": {"code": "account_disconnected"}} if failed else {})},
+        metadata=metadata,
+        hint=HINT if failed else None,
     )
-    job = Job(uid=f"job_{nth}", external_id=f"job-{nth}", source="revor", account="default", metadata=metadata)
-    step = Transition(kind=kind, status=kind, previous_status=None, sequence=1, occurred_at=NOW, detected_at=NOW)
-    id = f"evt_01jvpq00000000000000{nth:06}"
-    return from_transition(id, job, step, ORIGIN, seen=seen, hint=HINT if failed else None)
 
 
 def ready(**options: Any) -> tuple[Account, str, str]:
@@ -131,7 +127,7 @@ def test_late_event_does_not_turn_back_what_a_newer_one_has_set() -> None:
     ids=str,
 )
 def test_metadata_say_who_is_meant(metadata: dict[str, Any], paths: list[str]) -> None:
-    steps = previewed(HUBSPOT.steps(event("running", **metadata), subscription(), CONTEXT, {}, NOW))
+    steps = previewed(DIALOGUE.steps(event("running", **metadata), subscription(), CONTEXT, {}, NOW))
     assert [step.request.url.partition("/2026-09")[2] for step in steps] == paths
 
 
@@ -182,20 +178,6 @@ def until_over(account: Account, one: Event) -> Outcome:
             return outcome
         account.now += max(outcome.wait_seconds, 1.0)
     raise AssertionError(outcome)
-
-
-@every_key
-@pytest.mark.parametrize("moment", range(14))
-def test_killed_delivery_makes_each_note_and_task_once(key: str, moment: int) -> None:
-    account, contact = account_with(key)
-    one = event(email="ada@example.com")
-    killed = {"dies_before" if moment % 2 else "dies_after": moment // 2}
-    for _ in range(3):
-        account.deliver(one, **killed)
-    assert until_over(account, one) in (OK, WRITTEN)
-    assert account.deliver(one) == WRITTEN, "replayed"
-    kinds = ["hs_note_body" in record.properties for record in account.hubspot.timeline("contacts", contact)]
-    assert sorted(kinds) == [False, True]
 
 
 @every_key
@@ -389,112 +371,7 @@ def test_any_memory_is_read(memory: dict[str, Any]) -> None:
         assert outcome.verdict == "uncertain" or outcome.in_doubt or account.operations[0] == "GET notes/properties"
 
 
-# --- what answers mean
-
-
-def body(**document: Any) -> bytes:
-    return orjson.dumps({"status": "error", "message": "Ada <ada@example.com>", **document})
-
-
-def of_property(code: str, *names: str) -> dict[str, Any]:
-    return {"category": "VALIDATION_ERROR", "errors": [{"code": code, "context": {"propertyName": list(names)}}]}
-
-
-UNKNOWN_KEY = body(**of_property("PROPERTY_DOESNT_EXIST", KEY_PROPERTY))
-SCOPES = {"errors": [{"message": "", "context": {"requiredGranularScopes": [WRITE, "x"]}}]}
-IN_TEXT = (
-    'Property values were not valid: [{"isValid":false,"message":"ada@example.com","error":"PROPERTY_DOESNT_EXIST",'
-    '"name":"relay_error"}]'
-)
-NOT_HUBSPOT = "but the body is not an answer of HubSpot's API"
-ANSWERS: list[tuple[int, bytes, str, str, float | None]] = [
-    (200, b'{"id": "7"}', "delivered", "ok", None),
-    (201, b'{"id": 7}', "delivered", "ok", None),
-    (200, b"<html>", "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b"", "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b"null", "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b'{"id": "../x"}', "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b'{"id": "7/../8"}', "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b'{"id": "' + b"7" * 40 + b'"}', "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b'{"id": -7}', "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b'{"id": true}', "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b'{"id": 1e99}', "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (200, b"[" * READ_BYTES, "retry", f"http_200, {NOT_HUBSPOT}", None),
-    (201, b'{"id":"7","properties":{"hs_note_body":"'.ljust(READ_BYTES, b"x"), "delivered", "ok", None),
-    (201, b'{"id":"7","properties":{"hs_note_body":"'.ljust(READ_BYTES - 1, b"x"), "retry", "http_201, but", None),
-    (207, orjson.dumps({"results": [], "errors": [{"category": "VALIDATION_ERROR"}]}), "dead", "http_400: VAL", None),
-    (207, orjson.dumps({"id": "7", "errors": [{"category": "MISSING_SCOPES", **SCOPES}]}), "disable", "http_403", None),
-    (200, orjson.dumps({"errors": ["x"]}), "dead", "http_400", None),
-    (301, b"", "retry", "http_301", None),
-    (
-        400,
-        body(**of_property("INVALID_EMAIL", "email")),
-        "dead",
-        "http_400: VALIDATION_ERROR: INVALID_EMAIL email",
-        None,
-    ),
-    (
-        400,
-        body(**of_property("PROPERTY_DOESNT_EXIST", "relay_status")),
-        "disable",
-        "http_400: VALIDATION_ERROR: HubSpo",
-        None,
-    ),
-    (
-        400,
-        body(category="VALIDATION_ERROR", message=IN_TEXT),
-        "disable",
-        "http_400: VALIDATION_ERROR: HubSpot has no",
-        None,
-    ),
-    (
-        400,
-        body(**of_property("CONFLICTING_UNIQUE_VALUE", "x")),
-        "dead",
-        "http_400: VALIDATION_ERROR: the value of x",
-        None,
-    ),
-    (
-        400,
-        body(category="VALIDATION_ERROR", errors=[None, {"code": "ada@example.com"}]),
-        "dead",
-        "http_400: VALI",
-        None,
-    ),
-    (400, b"Bad Request", "retry", "http_400", None),
-    (401, body(category="EXPIRED_AUTHENTICATION"), "disable", "http_401: EXPIRED_AUTHENTICATION: give the subs", None),
-    (403, body(category="MISSING_SCOPES", **SCOPES), "disable", "http_403: MISSING_SCOPES: give the service key", None),
-    (403, body(category="FORBIDDEN"), "disable", "http_403: FORBIDDEN: ask an administrator", None),
-    (404, body(category="OBJECT_NOT_FOUND"), "dead", "http_404: OBJECT_NOT_FOUND", None),
-    (404, b"nginx", "retry", "http_404", None),
-    (405, body(category="METHOD_NOT_ALLOWED"), "disable", "http_405: METHOD_NOT_ALLOWED: HubSpot has ended", None),
-    (409, body(category="CONFLICT"), "retry", "http_409: CONFLICT", None),
-    (409, body(category="OBJECT_ALREADY_EXISTS"), "dead", "http_409: OBJECT_ALREADY_EXISTS: the value is not", None),
-    (410, b"", "disable", "http_410", None),
-    (423, body(category="LOCKED"), "retry", "http_423: LOCKED", None),
-    (429, body(policyName="SECONDLY"), "retry", "http_429: SECONDLY", 1.0),
-    (429, body(policyName="TEN_SECONDLY_ROLLING"), "retry", "http_429: TEN_SECONDLY_ROLLING", 10.0),
-    (429, body(policyName="DAILY"), "retry", "http_429: DAILY", 3600.0),
-    (429, b"", "retry", "http_429", 10.0),
-    (477, b"", "retry", "http_477", None),
-    (500, body(category="INTERNAL"), "retry", "http_500", None),
-    (524, b"", "retry", "http_524", None),
-]
-
-
-def response(status: int, answer: bytes = b"", **headers: str) -> Response:
-    named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return Response(started_at=NOW, duration_ms=1.0, status_code=status, excerpt=answer, headers=named)
-
-
-@pytest.mark.parametrize(("status", "answer", "verdict", "reason", "pause"), ANSWERS, ids=lambda value: str(value)[:40])
-def test_answers_are_judged_by_status_and_body(
-    status: int, answer: bytes, verdict: str, reason: str, pause: float | None
-) -> None:
-    outcome = read_answer(response(status, answer), NOW).outcome
-    assert (outcome.verdict, outcome.retry_after_seconds) == (verdict, pause)
-    assert outcome.reason.startswith(reason)
-    assert "ada@example.com" not in outcome.reason
+# --- answers
 
 
 @pytest.mark.parametrize(
@@ -587,27 +464,16 @@ def test_greeting_says_what_is_wrong_with_the_token() -> None:
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
-        ({"sink": "https://api.hubapi.com/crm/v3"}, "/sink"),
-        ({"sink": "https://api.hubapi.com/?hapikey=x"}, "/sink"),
-        ({"credential": None}, "/sinkcredential"),
-        ({"handshake": "required"}, "/config/handshake"),
-        ({"incidents": "collapse"}, "/config/incidents"),
-        ({"types": ("relay.incident.opened",)}, "/types"),
-        ({"method": "PUT"}, "/protocolsettings/method"),
-        ({"headers": (("X-A", "b"),)}, "/protocolsettings/headers"),
         ({"options": {"record": []}}, "/config/record"),
         ({"options": {"record": ["mail"]}}, "/config/record"),
         ({"options": {"record": [7]}}, "/config/record"),
-        ({"options": {"unmatched": "guess"}}, "/config/unmatched"),
         ({"options": {"template": {"email": "x"}}}, "/config/template/email"),
-        ({"options": {"template": "x"}}, "/config/template"),
         ({"options": {"template": {"note": "x"}}}, "/config/template/note"),
         ({"options": {"template": {"note": {"a": "{{"}}}}, "/config/template/note/a"),
         ({"options": {"template": {"note": {"a": ["x"]}}}}, "/config/template/note/a"),
         ({"options": {"template": {"note": {KEY_PROPERTY: "x"}}}}, f"/config/template/note/{KEY_PROPERTY}"),
         ({"options": {"template": {"task": {"Not a name": "x"}}}}, "/config/template/task/Not a name"),
         ({"options": {"template": {"note": {f"a{n}": 1 for n in range(MAX_PROPERTIES + 1)}}}}, "/config/template/note"),
-        ({"options": {"batch": {}}}, "/config/batch"),
         ({"options": {"attach": "deal"}}, "/config/attach"),
     ],
     ids=str,
@@ -617,6 +483,3 @@ def test_wrong_subscription_is_refused_with_a_pointer(fields: dict[str, Any], po
     with pytest.raises(InvalidRequest) as refused:
         check(KIND, replace(subscription(), **fields))
     assert [error.pointer for error in refused.value.errors] == [pointer]
-
-
-# --- the page
