@@ -57,14 +57,7 @@ class ComponentSettings:
             min_interval_seconds=polling.min_interval_seconds,
             max_interval_seconds=polling.max_interval_seconds,
             seed=self.seed,
-            headers=RateLimitHeaders(
-                limit=names.limit,
-                remaining=names.remaining,
-                window_ms=names.window_ms,
-                account_limit=names.account_limit,
-                account_remaining=names.account_remaining,
-                retry_after=names.retry_after,
-            ),
+            headers=RateLimitHeaders(**names.model_dump(exclude={"request_id"})),
         )
 
     def of_dispatcher(self) -> DeliverySettings:

@@ -2,24 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relay.core.events.event import Hint, PointsAt, Repeat
 from relay.core.jobs.job import POLL, Problem
-from relay.sources.document import Section
 
-WHO = frozenset({"account owner", "administrator", "developer", "Revor"})
-
-RepeatRule = Repeat | Literal["as_retryable"]
-_RULES: Mapping[str, RepeatRule] = {
-    "safe": "safe",
-    "useless": "useless",
-    "may_send_twice": "may_send_twice",
-    "as_retryable": "as_retryable",
-}
-_POINTS_AT: Mapping[str, PointsAt] = {"connect_account": "connect_account"}
+Who = Literal["account owner", "administrator", "developer", "Revor"]
+WHO: tuple[str, ...] = get_args(Who)
 UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
 """Kinds of events after which the job may still be carried out."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
@@ -28,17 +19,38 @@ _MAX_NAME_CHARACTERS = 64
 _PLACEHOLDER = re.compile(r"\{(.*?)\}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HintTemplate:
+def _checked(text: str) -> str:
+    for name in _PLACEHOLDER.findall(text):
+        if name not in ("channel", "code"):
+            raise ValueError(f"{{{name}}} is not a placeholder. Use {{channel}} or {{code}}")
+    return text
+
+
+def _named(channels: Mapping[str, str]) -> Mapping[str, str]:
+    if "" not in channels:
+        raise ValueError('"": is missing: the name for an unknown channel')
+    return channels
+
+
+_Text = Annotated[str, Field(min_length=1), AfterValidator(_checked)]
+
+
+class Part(BaseModel):
+    """A section of a definition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", regex_engine="python-re")
+
+
+class HintTemplate(Part):
     """A hint with placeholders for channel and code.
 
     `repeat` may be `as_retryable`: nothing was sent, so the upstream's `retryable` decides.
     """
 
-    meaning: str
-    fix: str
-    who: str
-    repeat: RepeatRule
+    meaning: _Text
+    fix: _Text
+    who: Who
+    repeat: Repeat | Literal["as_retryable"]
     points_at: PointsAt | None = None
 
     def fill(self, *, channel: str, code: str, retryable: bool | None, kind: str) -> Hint:
@@ -63,11 +75,13 @@ class HintTemplate:
         return self.repeat
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hints:
-    """All hints of one source: by error code, by part of a code, by poll result, by event kind, and general ones."""
+class Hints(Part):
+    """All hints of one source: by error code, by part of a code, by poll result, by event kind, and general ones.
 
-    channels: Mapping[str, str]
+    channels  display names by channel; "" is the name for an unknown one
+    """
+
+    channels: Annotated[Mapping[str, str], AfterValidator(_named)]
     codes: Mapping[str, HintTemplate]
     patterns: Mapping[str, HintTemplate]
     polls: Mapping[str, HintTemplate]
@@ -114,51 +128,6 @@ class Hints:
     def _channel_name(self, channel: str | None) -> str:
         word = _short(channel or "")
         return self.channels.get(word.lower(), word) or self.channels[""]
-
-
-def load_hints(path: Path) -> Hints:
-    """Loads the hints. Raises SettingsError that names the file and the key."""
-    top = Section.load(path)
-    channels = top.section("channels")
-    names = {name: channels.text(name) for name in channels.names()}
-    if "" not in names:
-        raise channels.error('""', "is missing: the name for an unknown channel")
-    general = top.section("general")
-    hints = Hints(
-        channels=names,
-        codes=_templates(top.section("codes")),
-        patterns=_templates(top.section("patterns")),
-        polls=_templates(top.section("polls")),
-        kinds=_templates(top.section("kinds")),
-        retryable=_template(general.section("retryable")),
-        final=_template(general.section("final")),
-        unsaid=_template(general.section("unsaid")),
-        no_reason=_template(general.section("no_reason")),
-    )
-    general.finish()
-    top.finish()
-    return hints
-
-
-def _templates(section: Section) -> dict[str, HintTemplate]:
-    return {name: _template(section.section(name)) for name in section.names()}
-
-
-def _template(section: Section) -> HintTemplate:
-    points_at = section.optional_choice("points_at", _POINTS_AT)
-    template = HintTemplate(
-        meaning=section.text("meaning"),
-        fix=section.text("fix"),
-        who=section.choice("who", WHO),
-        repeat=_RULES[section.choice("repeat", _RULES)],
-        points_at=None if points_at is None else _POINTS_AT[points_at],
-    )
-    for key, text in (("meaning", template.meaning), ("fix", template.fix)):
-        for name in _PLACEHOLDER.findall(text):
-            if name not in ("channel", "code"):
-                raise section.error(key, f"{{{name}}} is not a placeholder. Use {{channel}} or {{code}}")
-    section.finish()
-    return template
 
 
 def _short(text: str) -> str:

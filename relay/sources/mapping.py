@@ -6,7 +6,7 @@ in `Observation.upstream`.
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,13 +123,13 @@ def read_create(definition: SourceDefinition, body: bytes | None, capture: Colle
 
 def _recipient(definition: SourceDefinition, document: Mapping[str, Any], capture: Collection[str]) -> Recipient | None:
     places = definition.request.recipient
-    found = {name: [part_of(_at(document, place)) for place in places[name]] for name in capture}
+    found = {name: [part_of(_at(document, place)) for place in getattr(places, name)] for name in capture}
     return Recipient.of({name: next(filter(None, parts), None) for name, parts in found.items()})
 
 
-def _at(document: object, place: Sequence[str]) -> object:
+def _at(document: object, place: str) -> object:
     """The value at a path of names; None if there is none."""
-    for name in place:
+    for name in place.split("."):
         document = document.get(name) if isinstance(document, dict) else None
     return document
 
