@@ -13,49 +13,44 @@
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import orjson
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from relay.clock import Clock, to_rfc3339
-from relay.sandbox.connect_accounts import ACCOUNT_STATUSES, CHANNELS, PLACEHOLDER_ACCOUNT_ID
-from relay.sandbox.fate import RETRYABLE_BY_CODE, Script
-from relay.sandbox.faults import KINDS, FaultInjector, parse_fault
-from relay.sandbox.fields import (
-    Fields,
-    Refused,
-    flag,
-    invalid,
-    json_object,
-    number,
-    one_of,
-    refuse_unknown,
-    required_text,
-    text,
-    whole_number,
-)
-from relay.sandbox.lifecycle import accepted_item
+from relay.sandbox.faults import KINDS, BodyTooLarge, FaultInjector, FaultSpec, read_body
+from relay.sandbox.lifecycle import Script, accepted_item
 from relay.sandbox.limits import RequestCounts
-from relay.sandbox.wire import BodyTooLarge, read_body
-from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, World
+from relay.sandbox.requests import Body, Read, Refused, invalid, read
+from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, PLACEHOLDER_ACCOUNT_ID, Channel, World
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_JOBS_PER_CALL = 10_000
-MAX_ATTEMPT_FAILURES = 10
-MAX_SCRIPT_SECONDS = 86_400.0
-_ACTIONS = ("outreach.dispatch", "outreach.linkedin.post_like")
-_FINALS = ("succeeded", "failed", "cancelled")
-_JOB_FIELDS = frozenset(
-    {
-        *("count", "account", "connect_account_id", "channel", "action", "min_channel_task_interval_seconds"),
-        *Script.__dataclass_fields__,
-    }
-)
-_ACCOUNT_FIELDS = frozenset({"id", "status", "can_send", "channel", "name"})
-_MAX_ACCOUNT_CHARACTERS = 200
+
+
+class _Jobs(Script):
+    """The body of `POST /_sandbox/jobs`."""
+
+    count: int = Field(1, ge=1, le=MAX_JOBS_PER_CALL)
+    account: str = Field("default", pattern="^[^-]{1,100}$")
+    connect_account_id: str = PLACEHOLDER_ACCOUNT_ID
+    channel: Channel | None = None
+    action: Literal["outreach.dispatch", "outreach.linkedin.post_like"] = "outreach.dispatch"
+    min_channel_task_interval_seconds: int = Field(DEFAULT_INTERVAL_SECONDS, ge=0, le=MAX_INTERVAL_SECONDS)
+
+
+class _Account(Body):
+    """The body of `POST /_sandbox/accounts`."""
+
+    id: str = Field(min_length=1, max_length=200)
+    status: Literal["ok", "credentials", "error"] | None = None
+    can_send: bool | None = None
+    channel: Channel | None = None
+    name: str | None = Field(None, min_length=1, max_length=200)
 
 
 def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCounts, clock: Clock) -> list[Route]:
@@ -87,7 +82,7 @@ class _Admin:
                 "ok": True,
                 "seed": world.seed,
                 "speed": world.speed,
-                "count_attempts": world.behaviour.count_attempts,
+                "count_attempts": world.count_attempts,
                 "now": to_rfc3339(self._clock()),
                 "jobs": len(world),
             }
@@ -96,7 +91,7 @@ class _Admin:
     async def jobs(self, request: Request) -> Response:
         try:
             if request.method == "POST":
-                return self._create(await _body(request))
+                return self._create(await _body(_Jobs, request))
             return self._list(request)
         except Refused as error:
             return _refusal(error)
@@ -128,33 +123,22 @@ class _Admin:
             }
         )
 
-    def _create(self, body: object) -> Response:
+    def _create(self, body: _Jobs) -> Response:
         """Creates the jobs of one call, all with the same creation time."""
-        fields = json_object(body, "the body")
-        refuse_unknown(fields, _JOB_FIELDS)
-        count = whole_number(fields, "count", 1, MAX_JOBS_PER_CALL) or 1
-        action = one_of(fields, "action", _ACTIONS) or _ACTIONS[0]
-        channel = one_of(fields, "channel", CHANNELS) or ("email" if action == _ACTIONS[0] else "linkedin")
-        account = fields.get("account", "default")
-        if not isinstance(account, str) or not 0 < len(account) <= 100 or "-" in account:
-            raise invalid("account must be a text of 1 to 100 characters without '-'")
-        connect_account_id = text(fields, "connect_account_id") or PLACEHOLDER_ACCOUNT_ID
-        if connect_account_id not in self._world.connect_accounts:
+        if body.connect_account_id not in self._world.connect_accounts:
             raise Refused(404, "account_not_found")
-        interval = whole_number(fields, "min_channel_task_interval_seconds", 0, MAX_INTERVAL_SECONDS)
-        script = _script(fields)
         now = self._clock()
         jobs = [
             self._world.create(
-                account=account,
-                channel=channel,
-                action=action,
-                connect_account_id=connect_account_id,
-                interval_seconds=DEFAULT_INTERVAL_SECONDS if interval is None else interval,
+                account=body.account,
+                channel=body.channel or ("email" if body.action == "outreach.dispatch" else "linkedin"),
+                action=body.action,
+                connect_account_id=body.connect_account_id,
+                interval_seconds=body.min_channel_task_interval_seconds,
                 now=now,
-                script=script,
+                script=body,
             )
-            for _ in range(count)
+            for _ in range(body.count)
         ]
         return _json({"ok": True, "items": [accepted_item(job) for job in jobs]}, 201)
 
@@ -163,18 +147,8 @@ class _Admin:
         if request.method == "GET":
             return _json({"ok": True, "accounts": world.connect_accounts.listed()})
         try:
-            fields = json_object(await _body(request), "the body")
-            refuse_unknown(fields, _ACCOUNT_FIELDS)
-            account_id = required_text(fields, "id")
-            text(fields, "id", max_characters=_MAX_ACCOUNT_CHARACTERS)
-            changed = world.set_connect_account(
-                account_id,
-                self._clock(),
-                status=one_of(fields, "status", ACCOUNT_STATUSES),
-                can_send=flag(fields, "can_send"),
-                channel=one_of(fields, "channel", CHANNELS),
-                name=text(fields, "name", max_characters=_MAX_ACCOUNT_CHARACTERS),
-            )
+            body = await _body(_Account, request)
+            changed = world.set_connect_account(body.id, self._clock(), **body.model_dump(exclude={"id"}))
         except Refused as error:
             return _refusal(error)
         return _json({"ok": True, "account": changed})
@@ -192,7 +166,7 @@ class _Admin:
             return _json({"ok": True, "cleared": self._faults.clear()})
         if request.method == "POST":
             try:
-                fault = self._faults.add(parse_fault(await _body(request)), now)
+                fault = self._faults.add(await _body(FaultSpec, request), now)
             except Refused as error:
                 return _refusal(error)
             return _json({"ok": True, "fault": fault.shown(now)}, 201)
@@ -207,37 +181,14 @@ class _Admin:
         return _json({"ok": True, **self._request_counts.shown()})
 
 
-def _script(fields: Fields) -> Script:
-    final = one_of(fields, "final", _FINALS)
-    failures = whole_number(fields, "attempt_failures", 0, MAX_ATTEMPT_FAILURES)
-    if final == "cancelled" and failures:
-        raise invalid("a cancelled job has no attempts: leave out attempt_failures")
-    return Script(
-        final=final,
-        attempt_failures=failures,
-        error_code=one_of(fields, "error_code", tuple(RETRYABLE_BY_CODE)),
-        run_seconds=_seconds(fields, "run_seconds"),
-        start_delay_seconds=_seconds(fields, "start_delay_seconds"),
-        retry_pause_seconds=_seconds(fields, "retry_pause_seconds"),
-        waiting_status=one_of(fields, "waiting_status", ("queued", "scheduled")),
-        skipped=flag(fields, "skipped"),
-        in_lane=flag(fields, "in_lane") is not False,
-        show_scheduled_at=flag(fields, "show_scheduled_at") is not False,
-    )
-
-
-def _seconds(fields: Fields, name: str) -> float | None:
-    return number(fields, name, 0, MAX_SCRIPT_SECONDS)
-
-
-async def _body(request: Request) -> object:
+async def _body(model: type[Read], request: Request) -> Read:
     try:
         found: object = orjson.loads(await read_body(request.receive, max_bytes=MAX_BODY_BYTES))
     except BodyTooLarge:
         raise invalid(f"the body is larger than {MAX_BODY_BYTES} bytes") from None
     except orjson.JSONDecodeError:
         raise invalid("the body is not JSON") from None
-    return found
+    return read(model, found)
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -4,90 +4,103 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import orjson
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from relay.sandbox.connect_accounts import CHANNELS, PLACEHOLDER_ACCOUNT_ID
-from relay.sandbox.fields import Fields, Refused, invalid, json_object, one_of, required_text, text
-from relay.sandbox.wire import Answer
-from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, MIN_INTERVAL_SECONDS
+from relay.sandbox.faults import Answer
+from relay.sandbox.requests import Refused
+from relay.sandbox.world import (
+    CHANNELS,
+    DEFAULT_INTERVAL_SECONDS,
+    MAX_INTERVAL_SECONDS,
+    MIN_INTERVAL_SECONDS,
+    PLACEHOLDER_ACCOUNT_ID,
+    Channel,
+)
 
 _RECIPIENT_FIELD = {"email": "address", "linkedin": "profile_url", "whatsapp": "phone"}
-_LIKE_SUBJECTS = ("content", "topic", "intent")
-_LOCALES = ("en", "zh")
-MAX_POST_LIMIT = 50
+
+_Words = Annotated[str, Field(pattern=r"\S")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRequest:
-    """A valid request for one job."""
+class _Open(BaseModel):
+    """Unknown fields are ignored."""
 
-    action: str
-    channel: str
-    connect_account_id: str
-    interval_seconds: int
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
-def parse_dispatch(body: object) -> JobRequest:
-    """Reads the body of `POST /api/v1/outreach/dispatches`. Unknown fields are ignored."""
-    fields = json_object(body, "the body")
-    account_id = required_text(fields, "account_id")
-    channel = required_text(fields, "channel")
-    one_of(fields, "channel", CHANNELS)
-    if fields.get("action") != "outreach":
-        raise invalid('action must be "outreach"')
-    recipient = json_object(fields.get("recipient"), "recipient")
-    required_text(recipient, _RECIPIENT_FIELD[channel], f"recipient.{_RECIPIENT_FIELD[channel]}")
-    text(recipient, "name", "recipient.name")
-    content = json_object(fields.get("content"), "content")
-    given = [text(content, name, f"content.{name}") for name in ("text", "html")]
-    if not any(given):
-        raise invalid("content needs a text or an html")
-    text(content, "subject", "content.subject")
-    if not isinstance(content.get("attachments") or [], list):
-        raise invalid("content.attachments must be a list")
-    if fields.get("metadata") is not None:
-        json_object(fields["metadata"], "metadata")
-    interval = _interval(fields)
-    return JobRequest(
-        action="outreach.dispatch", channel=channel, connect_account_id=account_id, interval_seconds=interval
-    )
+class _Content(_Open):
+    text: str | None = None
+    html: str | None = None
+    subject: str | None = None
+    attachments: list[Any] | None = None
 
 
-def parse_post_like(body: object) -> JobRequest:
-    """Reads the body of `POST /api/v1/outreach/linkedin/post-likes`. Unknown fields are ignored."""
-    fields = json_object(body, "the body")
-    required_text(fields, "profile_url")
-    given = [name for name in _LIKE_SUBJECTS if text(fields, name)]
-    if len(given) != 1:
-        raise invalid(f"exactly one of {', '.join(_LIKE_SUBJECTS)} is required")
-    limit = fields.get("post_limit")
-    if limit is not None and not (_is_int(limit) and 1 <= limit <= MAX_POST_LIMIT):
-        raise invalid(f"post_limit must be 1 to {MAX_POST_LIMIT}")
-    one_of(fields, "locale", _LOCALES)
-    account_id = text(fields, "account_id") or PLACEHOLDER_ACCOUNT_ID
-    interval = _interval(fields)
-    return JobRequest(
-        action="outreach.linkedin.post_like",
-        channel="linkedin",
-        connect_account_id=account_id,
-        interval_seconds=interval,
-    )
+class JobRequest(_Open):
+    """A request for one job. The spacing of its lane is raised to the minimum, as Revor does."""
+
+    min_channel_task_interval_seconds: int | None = Field(None, le=MAX_INTERVAL_SECONDS)
+
+    def order(self, action: str, channel: str, connect_account_id: str) -> dict[str, Any]:
+        """The arguments for `World.create`."""
+        wanted = self.min_channel_task_interval_seconds or DEFAULT_INTERVAL_SECONDS
+        interval = max(wanted, DEFAULT_INTERVAL_SECONDS)
+        return {
+            "action": action,
+            "channel": channel,
+            "connect_account_id": connect_account_id,
+            "interval_seconds": interval,
+        }
 
 
-def _interval(fields: Fields) -> int:
-    """The spacing of the lane. Like Revor, raises a value below the minimum to the minimum."""
-    value = fields.get("min_channel_task_interval_seconds")
-    if value is None:
-        return DEFAULT_INTERVAL_SECONDS
-    if not _is_int(value) or value > MAX_INTERVAL_SECONDS:
-        raise invalid(f"min_channel_task_interval_seconds must be a whole number up to {MAX_INTERVAL_SECONDS}")
-    return max(int(value), DEFAULT_INTERVAL_SECONDS)
+class Dispatch(JobRequest):
+    """The body of `POST /api/v1/outreach/dispatches`."""
+
+    account_id: _Words
+    channel: Channel
+    action: Literal["outreach"]
+    recipient: dict[str, Any]
+    content: _Content
+    metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        name, value = self.recipient.get("name"), self.recipient.get(_RECIPIENT_FIELD[self.channel])
+        if not isinstance(value, str) or not value.strip() or not isinstance(name, str | None):
+            raise ValueError(f"recipient.{_RECIPIENT_FIELD[self.channel]} is required: it and the name must be texts")
+        if not (self.content.text or self.content.html):
+            raise ValueError("content needs a text or an html")
+        return self
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """See `order`."""
+        return self.order("outreach.dispatch", self.channel, self.account_id)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+class PostLike(JobRequest):
+    """The body of `POST /api/v1/outreach/linkedin/post-likes`."""
+
+    profile_url: _Words
+    content: str | None = None
+    topic: str | None = None
+    intent: str | None = None
+    post_limit: int | None = Field(None, ge=1, le=50)
+    locale: Literal["en", "zh"] | None = None
+    account_id: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(map(bool, (self.content, self.topic, self.intent))) != 1:
+            raise ValueError("exactly one of content, topic, intent is required")
+        return self
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """See `order`."""
+        return self.order("outreach.linkedin.post_like", "linkedin", self.account_id or PLACEHOLDER_ACCOUNT_ID)
 
 
 MAX_KEY_LENGTH = 255

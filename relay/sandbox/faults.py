@@ -3,12 +3,18 @@
 Durations in a fault are real seconds as the client sees them. The world's speed does not divide them.
 """
 
+import asyncio
+import time
 from collections.abc import Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
-from relay.sandbox.fields import flag, invalid, json_object, number, refuse_unknown, text, whole_number
+import orjson
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from starlette.types import Receive, Scope, Send
+
+from relay.sandbox.requests import Body, invalid
 
 REFUSALS = {
     "429": (429, "api_rate_limit_exceeded"),
@@ -26,54 +32,47 @@ JOB_KINDS = frozenset({"unknown_status", "status_back"})
 """Kinds that change the status in a read of a job."""
 KINDS = (*REFUSALS, *CORRUPTIONS, *sorted(JOB_KINDS))
 
-_ALIASES = {
-    "5xx": "500",
-    "time_out": "timeout",
-    "timeouts": "timeout",
-    "time_outs": "timeout",
-    "malformed": "malformed_json",
-    "malformed_body": "malformed_json",
-    "truncated_body": "truncated",
-    "content_type": "wrong_content_type",
-    "drip": "slow_drip",
-    "revoked": "revoked_key",
-    "unknown_status_value": "unknown_status",
-    "backwards": "status_back",
-    "oversized_body": "oversized",
-}
-
-MAX_COUNT = 1_000_000_000
 MAX_DURATION_SECONDS = 86_400.0
-MAX_HOLD_SECONDS = 600.0
-MAX_SIZE_BYTES = 64 * 1024 * 1024
-MAX_TEXT_CHARACTERS = 500
-_TEXTS = ("path_prefix", "method", "account", "status_value")
+
+_Text = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultSpec:
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"must be one of {', '.join(KINDS)}")
+    return kind
+
+
+class FaultSpec(Body):
     """A fault as requested. It ends after `count` hits or `duration_seconds`, whichever comes first. With neither,
-    and a `share`, it never ends."""
+    and a `share`, it never ends; without all three it hits once.
 
-    kind: str
-    count: int | None = None
-    share: float = 1.0
-    """Fraction of the matching requests that it hits, 0 to 1, drawn from the seed."""
-    duration_seconds: float | None = None
-    path_prefix: str = "/"
-    method: str | None = None
-    account: str | None = None
-    after_effect: bool = True
-    """True if the request takes effect before it fails (a job is created, its answer is lost). Defaults to false for
-    kinds that answer with an error and to true for `timeout`. The other kinds corrupt a real answer: always true."""
-    hold_seconds: float = 30.0
-    """`timeout`: silence before the connection is closed. `slow_drip`: how long the body takes."""
-    retry_after_seconds: float | None = None
-    """`429` and `503`: the Retry-After header."""
-    size_bytes: int = 2 * 1024 * 1024
-    """`oversized`: the size of the body."""
-    status_value: str = "awaiting_approval"
-    """`unknown_status`: the status shown."""
+    share         fraction of the matching requests that it hits, drawn from the seed
+    after_effect  True if the request takes effect before it fails (a job is created, its answer is lost). Without it,
+                  False for kinds that answer with an error. Kinds that corrupt a real answer: always True
+    hold_seconds  `timeout`: silence before the connection is closed. `slow_drip`: how long the body takes
+    retry_after_seconds, size_bytes, status_value   for `429` and `503`, `oversized` and `unknown_status`
+    """
+
+    kind: Annotated[str, AfterValidator(_known)]
+    count: int | None = Field(None, ge=1, le=1_000_000_000)
+    share: float = Field(1.0, ge=0, le=1)
+    duration_seconds: float | None = Field(None, ge=0, le=MAX_DURATION_SECONDS)
+    path_prefix: _Text = "/"
+    method: Annotated[str, StringConstraints(min_length=1, max_length=500, to_upper=True)] | None = None
+    account: _Text | None = None
+    after_effect: bool = Field(default_factory=lambda given: given.get("kind") not in REFUSALS)
+    hold_seconds: float = Field(30.0, ge=0, le=600)
+    retry_after_seconds: float | None = Field(None, ge=0, le=MAX_DURATION_SECONDS)
+    size_bytes: int = Field(2 * 1024 * 1024, ge=1, le=64 * 1024 * 1024)
+    status_value: _Text = "awaiting_approval"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.keys() & {"count", "share", "duration_seconds"}:
+            return {**given, "count": 1}
+        return given
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,7 +95,7 @@ class Fault:
 
     def shown(self, now: float) -> dict[str, Any]:
         """The JSON object in `GET /_sandbox/faults`."""
-        return {"id": self.id, **asdict(self.spec), "hits": self.hits, "active": self.is_active(now)}
+        return {"id": self.id, **self.spec.model_dump(), "hits": self.hits, "active": self.is_active(now)}
 
 
 @dataclass(kw_only=True)
@@ -150,39 +149,134 @@ class FaultInjector:
         return None
 
 
-def parse_fault(body: object) -> FaultSpec:
-    """Reads the body of `POST /_sandbox/faults`. Without count, share and duration_seconds the fault hits once.
+JSON_TYPE = "application/json"
+_CHUNK_BYTES = 64 * 1024
+_DRIPS_PER_SECOND = 20
+_CLOSING_SECONDS = 5.0
 
-    Raises Refused.
+
+class ConnectionCut(Exception):
+    """Makes the server cut the connection, where it offers no direct way to do so."""
+
+
+class BodyTooLarge(Exception):
+    """The request body is larger than the sandbox accepts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A response. `headers` excludes content type and length."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = JSON_TYPE
+
+
+def json_answer(status: int, content: Any, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """An answer with a JSON body."""
+    return Answer(status=status, body=orjson.dumps(content), headers=headers)
+
+
+async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
+    """The whole request body. Raises BodyTooLarge, or ConnectionCut if the client has disconnected."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionCut
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise BodyTooLarge
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def send_answer(answer: Answer, scope: Scope, receive: Receive, send: Send, fault: FaultSpec | None) -> None:
+    """Sends the answer, corrupted as `fault` requires."""
+    kind = None if fault is None else fault.kind
+    if fault is None or scope["method"] == "HEAD":
+        await _send_whole(answer, send)
+    elif kind == "timeout":
+        await _wait_for_disconnect(receive, fault.hold_seconds)
+        await _cut(receive)
+    elif kind == "malformed_json":
+        await _send_whole(replace(answer, body=answer.body[:-1] + b",,"), send)
+    elif kind == "wrong_content_type":
+        page = b"<!doctype html><title>Just a moment...</title><p>Checking your browser"
+        await _send_whole(replace(answer, body=page, content_type="text/html; charset=utf-8"), send)
+    elif kind == "truncated":
+        await _start(answer, len(answer.body), send)
+        await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
+        await _cut(receive)
+    elif kind == "slow_drip":
+        await _drip(answer, fault.hold_seconds, receive, send)
+    elif kind == "oversized":
+        await _send_oversized(answer, fault.size_bytes, send)
+    else:
+        await _send_whole(answer, send)
+
+
+async def _start(answer: Answer, length: int, send: Send) -> None:
+    headers = [("content-type", answer.content_type), ("content-length", str(length)), *answer.headers]
+    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
+
+
+async def _send_whole(answer: Answer, send: Send) -> None:
+    await _start(answer, len(answer.body), send)
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _drip(answer: Answer, seconds: float, receive: Receive, send: Send) -> None:
+    """Sends the body in small pieces, spread evenly over `seconds`. Stops if the client disconnects."""
+    pieces = max(1, min(len(answer.body), round(seconds * _DRIPS_PER_SECOND)))
+    await _start(answer, len(answer.body), send)
+    for index in range(pieces):
+        piece = answer.body[index * len(answer.body) // pieces : (index + 1) * len(answer.body) // pieces]
+        if await _wait_for_disconnect(receive, seconds / pieces):
+            return
+        await send({"type": "http.response.body", "body": piece, "more_body": index + 1 < pieces})
+
+
+async def _send_oversized(answer: Answer, size_bytes: int, send: Send) -> None:
+    """Adds a long `padding` field in front: still valid JSON."""
+    head, tail = b'{"padding":"', b'",' + answer.body[1:]
+    filling = max(0, size_bytes - len(head) - len(tail))
+    await _start(answer, len(head) + filling + len(tail), send)
+    await send({"type": "http.response.body", "body": head, "more_body": True})
+    while filling:
+        size = min(filling, _CHUNK_BYTES)
+        await send({"type": "http.response.body", "body": b"x" * size, "more_body": True})
+        filling -= size
+        await asyncio.sleep(0)  # the server notices a lost connection only between two steps of the loop
+    await send({"type": "http.response.body", "body": tail})
+
+
+async def _wait_for_disconnect(receive: Receive, seconds: float) -> bool:
+    """Waits up to `seconds` for the client to disconnect. Returns True if it did."""
+    ends_at = time.monotonic() + seconds
+    while (left := ends_at - time.monotonic()) > 0:
+        try:
+            message = await asyncio.wait_for(receive(), left)
+        except TimeoutError:
+            return False
+        if message["type"] == "http.disconnect":
+            return True
+    return False
+
+
+async def _cut(receive: Receive) -> None:
+    """Closes the connection without completing the response.
+
+    ASGI has no message for this. Under uvicorn, closing the transport does it without a log entry. Elsewhere an
+    exception has the same effect.
     """
-    fields = json_object(body, "the body")
-    refuse_unknown(fields, {*FaultSpec.__dataclass_fields__, "path"})
-    kind = _kind(fields.get("kind"))
-    numbers = {
-        "count": whole_number(fields, "count", 1, MAX_COUNT),
-        "share": number(fields, "share", 0, 1),
-        "duration_seconds": number(fields, "duration_seconds", 0, MAX_DURATION_SECONDS),
-    }
-    if not any(value is not None for value in numbers.values()):
-        numbers["count"] = 1
-    texts = {name: text(fields, name, max_characters=MAX_TEXT_CHARACTERS) for name in _TEXTS}
-    method, after_effect = texts["method"], flag(fields, "after_effect")
-    given: dict[str, Any] = {
-        **numbers,
-        **texts,
-        "path_prefix": texts["path_prefix"] or text(fields, "path", max_characters=MAX_TEXT_CHARACTERS),
-        "method": method and method.upper(),
-        "after_effect": kind not in REFUSALS if after_effect is None else after_effect,
-        "hold_seconds": number(fields, "hold_seconds", 0, MAX_HOLD_SECONDS),
-        "retry_after_seconds": number(fields, "retry_after_seconds", 0, MAX_DURATION_SECONDS),
-        "size_bytes": whole_number(fields, "size_bytes", 1, MAX_SIZE_BYTES),
-    }
-    return FaultSpec(kind=kind, **{name: value for name, value in given.items() if value is not None})
-
-
-def _kind(value: object) -> str:
-    name = str(value).strip().lower().replace("-", "_").replace(" ", "_")
-    name = _ALIASES.get(name, name)
-    if name not in KINDS:
-        raise invalid(f"kind must be one of {', '.join(KINDS)}")
-    return name
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is None:
+        raise ConnectionCut
+    transport.close()
+    await _wait_for_disconnect(receive, _CLOSING_SECONDS)

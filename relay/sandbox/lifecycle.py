@@ -1,17 +1,184 @@
 """A job's lifecycle: its fate as timed steps, and each step as an item in Revor's documented shape. Pure."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from random import Random
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from relay.clock import optional_rfc3339, to_rfc3339
-from relay.sandbox.fate import RETRYABLE_BY_CODE, Fate
+from relay.sandbox.requests import Body
+
+Final = Literal["succeeded", "failed", "cancelled"]
+Waiting = Literal["queued", "scheduled"]
+
+RETRYABLE_BY_CODE: Mapping[str, bool] = {
+    "connect_account_reconnect_required": False,
+    "insufficient_credits": False,
+    "external_api_worker_unavailable": True,
+    "external_api_retry_enqueue_failed": True,
+    "external_api_billing_retryable": True,
+}
+"""Revor's error codes of a job: code -> `retryable`."""
+
+TRANSIENT_CODES = ("external_api_worker_unavailable", "external_api_billing_retryable")
+"""Error codes of attempts that are retried."""
+
+FINAL_CODES = (*RETRYABLE_BY_CODE,)
+_FINAL_CODE_WEIGHTS = (50, 20, 10, 10, 10)
+
+MAX_RUN_SECONDS = 86_400.0
+"""Upper limit of a drawn run or start delay."""
+RETRY_PAUSES_SECONDS = (30.0, 120.0, 600.0)
+"""The pause after each failed attempt, multiplied by U(1, 1.2). Their number limits the retries."""
+LANE_GAP_SECONDS = 0.2
+"""From the end of a job to the earliest start of the next one in its lane."""
+_START_DELAY = (1.0, 0.5)
+_RUN = (7.0, 0.6)
+"""Lognormal distributions: median in seconds at speed 1, and sigma."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """The share of each fate. Shares are weights: they need not add up to 1."""
+
+    succeeded: float = 0.75
+    """Succeeds at the first attempt."""
+    retried: float = 0.15
+    """One to three attempts fail, then one succeeds."""
+    failed: float = 0.07
+    """Ends as `failed`: at the first attempt, after a retry, or after every attempt failed."""
+    cancelled: float = 0.03
+    """Ends as `cancelled` before its first attempt."""
+    skipped: float = 0.15
+    """Fraction of the successful post-likes that found no matching post, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        shares = (self.succeeded, self.retried, self.failed, self.cancelled)
+        if any(not math.isfinite(share) or share < 0 for share in shares) or sum(shares) <= 0:
+            raise ValueError("the shares of a mix must be 0 or more, and one of them above 0")
+        if not 0 <= self.skipped <= 1:
+            raise ValueError("skipped must be 0 to 1")
+
+
+_Seconds = Annotated[float, Field(ge=0, le=MAX_RUN_SECONDS)]
+
+
+class Script(Body):
+    """Fixes parts of a fate instead of drawing them. None: drawn. Seconds are at speed 1, the same for each attempt.
+
+    attempt_failures   number of failed attempts that are retried
+    error_code         of the final failure
+    waiting_status     between two attempts
+    in_lane            False: the job is outside its lane. It neither waits for other jobs nor delays them
+    show_scheduled_at  False: `scheduled_at` is null, as with an upstream that gives no hint
+    """
+
+    final: Final | None = None
+    attempt_failures: int | None = Field(None, ge=0, le=10)
+    error_code: str | None = None
+    run_seconds: _Seconds | None = None
+    start_delay_seconds: _Seconds | None = None
+    retry_pause_seconds: _Seconds | None = None
+    waiting_status: Waiting | None = None
+    skipped: bool | None = None
+    in_lane: bool = True
+    show_scheduled_at: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.final == "cancelled" and self.attempt_failures:
+            raise ValueError("a cancelled job has no attempts: leave out attempt_failures")
+        if self.error_code not in (None, *RETRYABLE_BY_CODE):
+            raise ValueError(f"error_code must be one of {', '.join(RETRYABLE_BY_CODE)}")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """One job's fate, in seconds at speed 1.
+
+    Attempt i starts `start_delays_seconds[i]` after it may start and runs for `runs_seconds[i]`. Every attempt but the
+    last then fails with `failures[i]` and is retried after `pauses_seconds[i]`.
+    """
+
+    final: Final
+    failures: tuple[str, ...]
+    start_delays_seconds: tuple[float, ...]
+    runs_seconds: tuple[float, ...]
+    pauses_seconds: tuple[float, ...]
+    error_code: str | None
+    waiting_status: Waiting
+    skipped: bool
+    cancelled_at_share: float
+    """When a cancelled job ends, as a fraction of the time from its creation to its planned start, 0 to 1."""
+    message_id: str
+
+
+def draw_fate(rng: Random, mix: Mix, script: Script) -> Fate:
+    """Draws a fate from `rng`. Values in `script` replace the drawn ones, and never shift later draws."""
+    final, failure_count, error_code = _outcome(rng, mix)
+    waiting: Waiting = "queued" if rng.random() < 0.7 else "scheduled"
+    skipped = rng.random() < mix.skipped
+    cancelled_at_share = rng.uniform(0.1, 0.9)
+    message_id = f"message_{rng.getrandbits(96):024x}"
+    if script.final is not None:
+        final = script.final
+        failure_count = failure_count if final != "cancelled" else 0
+    if script.attempt_failures is not None:
+        failure_count = script.attempt_failures
+    if final == "failed":
+        error_code = script.error_code or error_code or FINAL_CODES[0]
+    attempts = range(failure_count + 1)
+    return Fate(
+        final=final,
+        failures=tuple(rng.choice(TRANSIENT_CODES) for _ in range(failure_count)),
+        start_delays_seconds=tuple(_duration(rng, *_START_DELAY, script.start_delay_seconds) for _ in attempts),
+        runs_seconds=tuple(_duration(rng, *_RUN, script.run_seconds) for _ in attempts),
+        pauses_seconds=tuple(_pause(rng, script, index) for index in range(failure_count)),
+        error_code=error_code if final == "failed" else None,
+        waiting_status=script.waiting_status or waiting,
+        skipped=skipped if script.skipped is None else script.skipped,
+        cancelled_at_share=cancelled_at_share,
+        message_id=message_id,
+    )
+
+
+def _outcome(rng: Random, mix: Mix) -> tuple[Final, int, str | None]:
+    """The final status, the number of retried attempts, and the final error code."""
+    most = len(RETRY_PAUSES_SECONDS)
+    kind = rng.choices(range(4), weights=(mix.succeeded, mix.retried, mix.failed, mix.cancelled))[0]
+    retries = min(most, rng.choices((1, 2, 3), weights=(70, 22, 8))[0])
+    code = rng.choices(FINAL_CODES, weights=_FINAL_CODE_WEIGHTS)[0]
+    after_a_retry = rng.random() < 0.2
+    if kind == 0:
+        return "succeeded", 0, None
+    if kind == 1:
+        return "succeeded", retries, None
+    if kind == 3:
+        return "cancelled", 0, None
+    if code in TRANSIENT_CODES:  # such an error is final only after the last retry
+        return "failed", most, code
+    if code == "external_api_retry_enqueue_failed":  # the attempt failed, and queueing its retry failed too
+        return "failed", 0, code
+    return "failed", 1 if after_a_retry else 0, code
+
+
+def _duration(rng: Random, median_seconds: float, sigma: float, fixed_seconds: float | None) -> float:
+    """The fixed duration, else the lognormal draw."""
+    drawn = rng.lognormvariate(math.log(median_seconds), sigma)
+    return min(drawn if fixed_seconds is None else fixed_seconds, MAX_RUN_SECONDS)
+
+
+def _pause(rng: Random, script: Script, index: int) -> float:
+    drawn = RETRY_PAUSES_SECONDS[min(index, len(RETRY_PAUSES_SECONDS) - 1)] * rng.uniform(1.0, 1.2)
+    return drawn if script.retry_pause_seconds is None else script.retry_pause_seconds
+
 
 CountAttempts = Literal["start", "end"]
 """Whether `attempt_count` rises when a run starts or when it ends. Revor does not document it."""
-
-StartedAtWhileWaiting = Literal["clear", "keep"]
-"""Whether `started_at` between two attempts is null or that of the failed attempt. Revor does not document it."""
 
 RECONNECT_REQUIRED = "connect_account_reconnect_required"
 """Error code of a job whose connect account could not send when an attempt started."""
@@ -35,15 +202,6 @@ class Step:
     error_code: str | None = None
     failed_attempt: int | None = None
     """Number (from 1) of the attempt whose retried failure began this step."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
-    """Behaviour that Revor leaves undocumented, and the speed that divides every duration."""
-
-    speed: float = 1.0
-    count_attempts: CountAttempts = "start"
-    started_at_while_waiting: StartedAtWhileWaiting = "clear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +247,9 @@ def milliseconds(epoch_seconds: float) -> float:
 
 
 def schedule_steps(
-    fate: Fate, behaviour: Behaviour, *, created_at: float, scheduled_at: float, start_at: float
-) -> tuple[Step, ...]:
+    fate: Fate, speed: float, count_attempts: CountAttempts, created_at: float, scheduled_at: float, start_at: float
+) -> Iterator[Step]:
     """The steps of a job that was accepted at `created_at` and whose first attempt starts at `start_at`."""
-    return tuple(_steps(fate, behaviour, created_at, scheduled_at, start_at))
-
-
-def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: float, start_at: float) -> Iterator[Step]:
-    speed = behaviour.speed
     cancelled_at = None
     if fate.final == "cancelled":
         cancelled_at = milliseconds(created_at + fate.cancelled_at_share * (start_at - created_at))
@@ -110,7 +263,7 @@ def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: fl
         return
     started_at = milliseconds(start_at)
     for attempt, run_seconds in enumerate(fate.runs_seconds, start=1):
-        running_count = attempt if behaviour.count_attempts == "start" else attempt - 1
+        running_count = attempt if count_attempts == "start" else attempt - 1
         yield Step(at=started_at, status="running", attempt_count=running_count, started_at=started_at)
         ended_at = milliseconds(started_at + run_seconds / speed)
         if attempt > len(fate.failures):
@@ -128,7 +281,6 @@ def _steps(fate: Fate, behaviour: Behaviour, created_at: float, scheduled_at: fl
             at=ended_at,
             status=fate.waiting_status,
             attempt_count=attempt,
-            started_at=started_at if behaviour.started_at_while_waiting == "keep" else None,
             next_attempt_at=next_attempt_at,
             error_code=fate.failures[attempt - 1],
             failed_attempt=attempt,

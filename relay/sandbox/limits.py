@@ -18,15 +18,9 @@ class Verdict:
 
     limit: int
     remaining: int
-    window_milliseconds: int
-    account_limit: int
     account_remaining: int
+    window_milliseconds: int
     retry_after_seconds: float | None = None
-
-    @property
-    def is_allowed(self) -> bool:
-        """True if the request is within the limits."""
-        return self.retry_after_seconds is None
 
     def headers(self, *, whole_seconds: bool) -> list[tuple[str, str]]:
         """The five headers of every response, plus Retry-After (rounded up) if the request is refused."""
@@ -34,7 +28,7 @@ class Verdict:
             ("X-RateLimit-Limit", str(self.limit)),
             ("X-RateLimit-Remaining", str(self.remaining)),
             ("X-RateLimit-Window-Ms", str(self.window_milliseconds)),
-            ("X-User-RateLimit-Limit", str(self.account_limit)),
+            ("X-User-RateLimit-Limit", str(self.limit)),
             ("X-User-RateLimit-Remaining", str(self.account_remaining)),
         ]
         if self.retry_after_seconds is not None:
@@ -51,7 +45,7 @@ def retry_after_text(seconds: float, *, whole_seconds: bool) -> str:
 
 @dataclass(kw_only=True)
 class RateLimiter:
-    """Allows `limit` requests per key and `account_limit` per account in windows of `window_seconds` (real seconds).
+    """Allows `limit` requests per key and per account in windows of `window_seconds` (real seconds).
 
     A window opens with the first request after the previous one closed. Refused requests do not count. All keys of an
     account share its window, so more keys do not allow more requests.
@@ -59,13 +53,11 @@ class RateLimiter:
 
     limit: int
     window_seconds: float
-    account_limit: int
     max_windows: int = 20_000
-    _keys: OrderedDict[str, _Window] = field(default_factory=OrderedDict, init=False, repr=False)
-    _accounts: OrderedDict[str, _Window] = field(default_factory=OrderedDict, init=False, repr=False)
+    _windows: OrderedDict[tuple[str, str], _Window] = field(default_factory=OrderedDict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.limit < 1 or self.account_limit < 1:
+        if self.limit < 1:
             raise ValueError("a rate limit must allow at least 1 request")
         if not (math.isfinite(self.window_seconds) and self.window_seconds > 0):
             raise ValueError("a rate limit's window must be above 0 seconds")
@@ -74,43 +66,37 @@ class RateLimiter:
 
     def spend(self, key: str, account: str, now: float) -> Verdict:
         """Counts one request, or refuses it without counting."""
-        by_key = self._window(self._keys, key, now)
-        by_account = self._window(self._accounts, account, now)
-        waits = [
-            window.started_at + self.window_seconds - now
-            for window, limit in ((by_key, self.limit), (by_account, self.account_limit))
-            if window.used >= limit
-        ]
-        if waits:
-            return self._verdict(by_key.used, by_account.used, retry_after_seconds=max(waits))
-        by_key.used += 1
-        by_account.used += 1
-        return self._verdict(by_key.used, by_account.used)
+        by_key, by_account = self._window(("key", key), now), self._window(("account", account), now)
+        full = [one for one in (by_key, by_account) if one.used >= self.limit]
+        waits = [one.started_at + self.window_seconds - now for one in full]
+        if not waits:
+            by_key.used += 1
+            by_account.used += 1
+        return self._verdict(by_key.used, by_account.used, max(waits, default=None))
 
     def peek(self, key: str | None, account: str | None, now: float) -> Verdict:
         """The decision for a response that is not counted. `key` and `account` are None if the key is unknown."""
-        return self._verdict(self._used(self._keys, key, now), self._used(self._accounts, account, now))
+        return self._verdict(self._used("key", key, now), self._used("account", account, now))
 
-    def _used(self, windows: OrderedDict[str, _Window], name: str | None, now: float) -> int:
-        window = None if name is None else windows.get(name)
+    def _used(self, kind: str, name: str | None, now: float) -> int:
+        window = None if name is None else self._windows.get((kind, name))
         return 0 if window is None or now >= window.started_at + self.window_seconds else window.used
 
-    def _window(self, windows: OrderedDict[str, _Window], name: str, now: float) -> _Window:
-        window = windows.get(name)
+    def _window(self, place: tuple[str, str], now: float) -> _Window:
+        window = self._windows.get(place)
         if window is None or now >= window.started_at + self.window_seconds:
-            window = windows[name] = _Window(now)
-        windows.move_to_end(name)
-        if len(windows) > self.max_windows:
-            windows.popitem(last=False)
+            window = self._windows[place] = _Window(now)
+        self._windows.move_to_end(place)
+        if len(self._windows) > self.max_windows:
+            self._windows.popitem(last=False)
         return window
 
-    def _verdict(self, used: int, account_used: int, *, retry_after_seconds: float | None = None) -> Verdict:
+    def _verdict(self, used: int, account_used: int, retry_after_seconds: float | None = None) -> Verdict:
         return Verdict(
             limit=self.limit,
             remaining=max(0, self.limit - used),
+            account_remaining=max(0, self.limit - account_used),
             window_milliseconds=round(self.window_seconds * 1000),
-            account_limit=self.account_limit,
-            account_remaining=max(0, self.account_limit - account_used),
             retry_after_seconds=retry_after_seconds,
         )
 
@@ -149,8 +135,4 @@ class RequestCounts:
             "job_reads": self.job_reads,
             "by_kind": dict(sorted(by_kind.items())),
             "by_status": dict(sorted(by_status.items())),
-            "counts": [
-                {"method": method, "kind": kind, "status": status, "count": number}
-                for (method, kind, status), number in sorted(self._counts.items())
-            ],
         }

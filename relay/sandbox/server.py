@@ -1,7 +1,7 @@
 """The sandbox over HTTP: Revor's API v1 under /api/v1, and the sandbox's own endpoints under /_sandbox."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -13,13 +13,22 @@ from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
-from relay.sandbox.bodies import IdempotencyStore, JobRequest, parse_dispatch, parse_post_like
-from relay.sandbox.faults import JOB_KINDS, REFUSALS, FaultInjector, FaultSpec
-from relay.sandbox.fields import Refused, invalid
-from relay.sandbox.keys import Caller, caller_of
-from relay.sandbox.lifecycle import Behaviour, CountAttempts, StartedAtWhileWaiting, accepted_item
+from relay.sandbox.bodies import Dispatch, IdempotencyStore, PostLike
+from relay.sandbox.faults import (
+    JOB_KINDS,
+    REFUSALS,
+    Answer,
+    BodyTooLarge,
+    ConnectionCut,
+    FaultInjector,
+    FaultSpec,
+    json_answer,
+    read_body,
+    send_answer,
+)
+from relay.sandbox.lifecycle import CountAttempts, accepted_item
 from relay.sandbox.limits import RateLimiter, RequestCounts, Verdict, retry_after_text
-from relay.sandbox.wire import Answer, BodyTooLarge, ConnectionCut, json_answer, read_body, send_answer
+from relay.sandbox.requests import Caller, Refused, caller_of, invalid, read
 from relay.sandbox.world import World
 
 JOBS_PATH = "/api/v1/outreach/jobs/"
@@ -30,7 +39,7 @@ _ROUTES = {
     "/api/v1/outreach/dispatches": ("POST", "dispatch"),
     "/api/v1/outreach/linkedin/post-likes": ("POST", "post_like"),
 }
-_PARSERS = {"dispatch": parse_dispatch, "post_like": parse_post_like}
+_BODIES: dict[str, type[Dispatch | PostLike]] = {"dispatch": Dispatch, "post_like": PostLike}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +49,13 @@ class Sandbox:
     seed: int = 0
     speed: float = 1.0
     rate_limit: tuple[int, float] | None = (120, 60.0)
-    account_rate_limit: int | None = None
-    """Requests per account in the same window. None: as many as per key."""
     count_attempts: CountAttempts = "start"
-    started_at_while_waiting: StartedAtWhileWaiting = "clear"
     limit_reads_only: bool = False
     """Count only reads of jobs."""
 
     def world(self) -> World:
         """A new world with these settings."""
-        behaviour = Behaviour(
-            speed=self.speed,
-            count_attempts=self.count_attempts,
-            started_at_while_waiting=self.started_at_while_waiting,
-        )
-        return World(seed=self.seed, behaviour=behaviour)
+        return World(seed=self.seed, speed=self.speed, count_attempts=self.count_attempts)
 
     def app(self, *, clock: Clock = wall_clock, world: World | None = None) -> Starlette:
         """The ASGI application, with a new world by default.
@@ -72,8 +73,7 @@ class Sandbox:
         if self.rate_limit is None:
             return None
         requests, seconds = self.rate_limit
-        account_limit = self.account_rate_limit or requests
-        return RateLimiter(limit=requests, window_seconds=seconds / speed, account_limit=account_limit)
+        return RateLimiter(limit=requests, window_seconds=seconds / speed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Upstream:
             refused = error
         is_read = request.kind == "job" and request.method == "GET"
         verdict = self._limit(caller, now, counted=is_read or not self.limit_reads_only)
-        if verdict is not None and not verdict.is_allowed:
+        if verdict is not None and verdict.retry_after_seconds is not None:
             refused = Refused(429, "api_rate_limit_exceeded")
         if caller is None or refused is not None:
             answer, fault = self._refusal(refused or Refused(401, "api_key_invalid")), None
@@ -230,19 +230,19 @@ class Upstream:
             raise invalid("the body is not JSON") from None
         name = request.headers.get("idempotency-key", "")
         if not name:
-            return self._make(_PARSERS[request.kind](body), request, caller, now)
+            return self._make(read(_BODIES[request.kind], body).job, request, caller, now)
         place = {"api_key": caller.key, "path": request.path, "name": name, "body": body}
         original = self._idempotency.find(**place)
         if original is not None:
             return original
-        answer = self._make(_PARSERS[request.kind](body), request, caller, now)
+        answer = self._make(read(_BODIES[request.kind], body).job, request, caller, now)
         self._idempotency.keep(answer, **place)
         return answer
 
-    def _make(self, order: JobRequest, request: _Request, caller: Caller, now: float) -> Answer:
-        self.world.connect_accounts.check(order.connect_account_id, order.channel)
+    def _make(self, order: dict[str, Any], request: _Request, caller: Caller, now: float) -> Answer:
+        self.world.connect_accounts.check(order["connect_account_id"], order["channel"])
         digest = sha256(request.body).hexdigest()
-        job = self.world.create(account=caller.account, now=now, body_digest=digest, **asdict(order))
+        job = self.world.create(account=caller.account, now=now, body_digest=digest, **order)
         return self._success(202, "item", accepted_item(job))
 
     def _request_id(self) -> str:

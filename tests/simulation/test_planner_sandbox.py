@@ -12,7 +12,7 @@ import pytest
 
 from relay.core.planner import Planner, PlannerConfig
 from relay.core.planner.forecast import MEASURED_ENDS
-from relay.sandbox.lifecycle import Behaviour, accepted_item
+from relay.sandbox.lifecycle import accepted_item
 from relay.sandbox.world import World as Sandbox
 from tests.support.scale import scaled
 
@@ -60,7 +60,7 @@ class Alone(SharedLimit):
 
 def sandbox_world(count: int, seed: int, *, per_second: float = 1000.0, speed: float = 1.0) -> World:
     """Jobs over three channels, dispatched one after another."""
-    sandbox = Sandbox(seed=seed, behaviour=Behaviour(speed=speed))
+    sandbox = Sandbox(seed=seed, speed=speed)
     jobs = [SandboxJob(sandbox, CHANNELS[n % 3], BEGINNING + n / per_second) for n in range(count)]
     return World("sandbox", tuple(jobs))  # type: ignore[arg-type]  # it has what the simulator reads of a job
 

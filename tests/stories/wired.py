@@ -21,8 +21,7 @@ from relay.cli.demo.environment import Plan
 from relay.cli.demo.live import picture
 from relay.cli.demo.scenario import last_end_of, patience_seconds, post, running, subscribe
 from relay.clock import wall_clock
-from relay.sandbox.fate import TRANSIENT_CODES
-from relay.sandbox.lifecycle import RECONNECT_REQUIRED
+from relay.sandbox.lifecycle import RECONNECT_REQUIRED, TRANSIENT_CODES
 from subscribers.registry import kind_named
 from tests.stories.crms import Account, metadata_of
 from tests.stories.wired_report import MUST_TELL, Result, WiredReport, all_arrivals, examples, results_table

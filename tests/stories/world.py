@@ -20,7 +20,7 @@ from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
 from relay.cli.demo.scenario import Scenario, open_scenario, post, request
 from relay.clock import wall_clock
 from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
-from relay.sandbox.fate import FINAL_CODES, Mix
+from relay.sandbox.lifecycle import FINAL_CODES, Mix
 from relay.sandbox.world import World
 from tests.stories.story import Story
 

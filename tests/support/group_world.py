@@ -21,8 +21,7 @@ from relay.core.polling.group_forecast import (
     ReadJobs,
     expected_finish,
 )
-from relay.sandbox.fate import Mix, Script
-from relay.sandbox.lifecycle import accepted_item
+from relay.sandbox.lifecycle import Mix, Script, accepted_item
 from relay.sandbox.world import World as Sandbox
 from tests.support.scale import scaled
 

@@ -10,7 +10,7 @@ from relay.cli.demo.naive import NaivePoller, PollResult, length_seconds, open_r
 from relay.cli.demo.report import Delay, Naive, make_naive
 from relay.cli.demo.scenario import post
 from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
-from relay.sandbox.fate import Script
+from relay.sandbox.lifecycle import Script
 
 NOW = 1_779_271_200.0
 

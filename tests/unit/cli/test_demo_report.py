@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from relay.cli.demo.report import Receipt, Receipts, check_job
-from relay.sandbox.fate import Script
+from relay.sandbox.lifecycle import Script
 from relay.sandbox.server import Sandbox
 
 NOW = 1_779_271_200.0

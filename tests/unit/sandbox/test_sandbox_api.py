@@ -11,10 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from relay.clock import from_rfc3339
-from relay.sandbox.fate import Mix
-from relay.sandbox.lifecycle import Behaviour
+from relay.sandbox.faults import ConnectionCut
+from relay.sandbox.lifecycle import Mix
 from relay.sandbox.server import Sandbox
-from relay.sandbox.wire import ConnectionCut
 from relay.sandbox.world import World
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
@@ -218,7 +217,7 @@ def test_timeout_fault_before_or_after_the_effect(peer: Peer, after_effect: bool
 def test_true_times_agree_with_every_read() -> None:
     clock = Clock()
     mix = Mix(succeeded=1, retried=1, failed=1, cancelled=1)
-    world = World(seed=4, behaviour=Behaviour(speed=60), mix=mix)
+    world = World(seed=4, speed=60, mix=mix)
     peer = Peer(clock, Sandbox(rate_limit=None).app(clock=clock, world=world))
     for _ in range(25):
         peer.create()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from relay.sandbox.faults import FaultInjector, parse_fault
-from relay.sandbox.fields import Refused
+from relay.sandbox.faults import FaultInjector, FaultSpec
+from relay.sandbox.requests import Refused, read
 
 NOW = 1_779_271_200.0
 PATH = "/api/v1/outreach/jobs/x"
@@ -19,7 +19,7 @@ def hit(injector: FaultInjector, *, now: float = NOW, method: str = "GET", path:
 def injector_of(*bodies: dict[str, Any], seed: int = 0, **more: int) -> FaultInjector:
     injector = FaultInjector(seed=seed, **more)
     for body in bodies:
-        injector.add(parse_fault(body), NOW)
+        injector.add(read(FaultSpec, body), NOW)
     return injector
 
 
@@ -29,9 +29,9 @@ def test_fault_ends_after_its_count() -> None:
 
 
 def test_errors_precede_the_effect_and_corruptions_follow_it() -> None:
-    assert parse_fault({"kind": "502"}).after_effect is False
-    assert parse_fault({"kind": "502", "after_effect": True}).after_effect is True
-    assert parse_fault({"kind": "timeout"}).after_effect is True
+    assert read(FaultSpec, {"kind": "502"}).after_effect is False
+    assert read(FaultSpec, {"kind": "502", "after_effect": True}).after_effect is True
+    assert read(FaultSpec, {"kind": "timeout"}).after_effect is True
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_errors_precede_the_effect_and_corruptions_follow_it() -> None:
 )
 def test_invalid_faults_are_refused(body: object) -> None:
     with pytest.raises(Refused):
-        parse_fault(body)
+        read(FaultSpec, body)

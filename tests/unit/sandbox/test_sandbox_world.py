@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
-from relay.sandbox.fate import RETRYABLE_BY_CODE, Mix, Script
-from relay.sandbox.lifecycle import Behaviour, SandboxJob
+from relay.sandbox.lifecycle import RETRYABLE_BY_CODE, Mix, SandboxJob, Script
 from relay.sandbox.world import World
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
@@ -54,7 +53,7 @@ def test_documented_example_is_reproduced_exactly() -> None:
 )
 def test_invariants_of_every_world(seed: int, speed: float, mode: Any, calls: list[tuple[str, int, float]]) -> None:
     mix = Mix(succeeded=1, retried=1, failed=1, cancelled=1)
-    world = World(seed=seed, behaviour=Behaviour(speed=speed, count_attempts=mode), mix=mix)
+    world = World(seed=seed, speed=speed, count_attempts=mode, mix=mix)
     now, lanes = NOW, {}
     for channel, interval, pause in calls:
         now += pause / speed

@@ -1,4 +1,4 @@
-"""API keys: finds the account of a request. Pure.
+"""What a request says: its key and its JSON body, or the error answer that refuses it. Pure.
 
 Any key that begins with `sk-revor-` is valid. `sk-revor-acme` and `sk-revor-acme-<anything>` are two keys of the
 account `acme`. `sk-revor-readonly-acme` is a key of `acme` that cannot create jobs. `sk-revor-expired…` and
@@ -7,11 +7,45 @@ account `acme`. `sk-revor-readonly-acme` is a key of `acme` that cannot create j
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from relay.sandbox.fields import Refused
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 PREFIX = "sk-revor-"
 MAX_KEY_LENGTH = 256
+
+
+class Refused(Exception):
+    """An error answer: HTTP status, Revor's code, and a message, which defaults to the code."""
+
+    def __init__(self, status: int, code: str, message: str | None = None) -> None:
+        super().__init__(message or code)
+        self.status = status
+        self.code = code
+        self.message = message or code
+
+
+def invalid(message: str) -> Refused:
+    """The refusal of a request body."""
+    return Refused(400, "invalid_request", message)
+
+
+class Body(BaseModel):
+    """A JSON body. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+def read(model: type[Read], body: object) -> Read:
+    """The body as this model. Raises Refused, with a message that names the first wrong field."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise invalid(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
