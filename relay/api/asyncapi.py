@@ -4,9 +4,8 @@ The requests of the HTTP API are described in full at `/openapi.json` only.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from relay.api.catalogue import EXAMPLES
 from relay.api.events.event_schemas import PUBLISHED, component_of, event_schemas, ref
@@ -30,90 +29,40 @@ headers, and the body is the data. Chats and CRMs get messages and records in th
 described here. The HTTP API is described at `/openapi.json`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Channel:
-    """A way in or out, and its operation. `description` says how a message is acknowledged."""
+class Channel(NamedTuple):
+    """A way in or out. `method`: of a request; `operation`: the name of the operation."""
 
     title: str
-    servers: tuple[str, ...]
     operation: str
+    servers: Sequence[str]
     description: str
+    method: str | None = None
     address: str | None = None
-    bindings: Mapping[str, Any] = field(default_factory=dict)
 
 
-_POST = {"http": {"method": "POST", "bindingVersion": "0.3.0"}}
-_GET = {"http": {"method": "GET", "bindingVersion": "0.3.0"}}
+def _broker(name: str, protocol: str, description: str) -> Channel:
+    settings = kind_named(name).settings
+    needed = "" if settings is None else settings.needed()
+    title = f"Sinks of `protocol: {protocol}`; `{needed}` is in `protocolsettings`"
+    schemes = [scheme for scheme, (of, _, _) in SINK_SCHEMES.items() if of == protocol]
+    return Channel(title, f"publish_{name}", schemes, description, address=f"{{{needed}}}")
 
 
-def _needed(kind: str) -> str:
-    """The setting of a broker that names the destination."""
-    settings = kind_named(kind).settings
-    return "" if settings is None else settings.needed()
-
-
-def _address(kind: str) -> str:
-    return f"{{{_needed(kind)}}}"
-
-
+_ANY = "Signed by Standard Webhooks. Any 2xx accepts; 410 ends the subscription; 429 and 503 pause it."
+_KAFKA = "Delivered once all in-sync replicas have the record (`acks=all`, idempotent)."
+_NATS = "Delivered once JetStream has acknowledged. A repetition has the same `Nats-Msg-Id`."
+_AMQP = "Delivered once the broker has confirmed the message. One that no queue takes is tried again."
+_PULL = "Answers with a list of events under a lease. `/ack` acknowledges them, `/nack` returns them."
+_STREAM = "Server-sent events. `Last-Event-ID` resumes."
+_TAKEN = "An event with a known `source` and `id` is not sent again."
 _CHANNELS: Mapping[str, Channel] = {
-    "webhook": Channel(
-        title="Sinks of `protocol: HTTP`, and callbacks",
-        servers=("receiver",),
-        operation="sendRequest",
-        description="Signed by Standard Webhooks. Any 2xx accepts; 410 ends the subscription; 429 and 503 pause it.",
-        bindings=_POST,
-    ),
-    "kafka": Channel(
-        title="Topics of `protocol: KAFKA`",
-        servers=("kafka", "kafkas"),
-        address=_address("kafka"),
-        operation="publishToKafka",
-        description="Delivered once all in-sync replicas have the record (`acks=all`, idempotent).",
-    ),
-    "nats": Channel(
-        title="JetStream subjects of `protocol: NATS`",
-        servers=("nats", "tls"),
-        address=_address("nats"),
-        operation="publishToNats",
-        description="Delivered once JetStream has acknowledged. A repetition has the same `Nats-Msg-Id`.",
-    ),
-    "rabbitmq": Channel(
-        title="Exchanges and queues of `protocol: AMQP`",
-        servers=("amqp", "amqps"),
-        address=_address("rabbitmq"),
-        operation="publishToRabbitMq",
-        description="Delivered once the broker has confirmed the message. One that no queue takes is tried again.",
-        bindings={"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
-    ),
-    "pull": Channel(
-        title="Events of `protocol: PULL`",
-        servers=("relay",),
-        address="/v1/subscriptions/{id}/pull",
-        operation="pullDeliveries",
-        description="Answers with a list of events under a lease. `/ack` acknowledges them, `/nack` returns them.",
-        bindings=_POST,
-    ),
-    "stream": Channel(
-        title="Stream of all events",
-        servers=("relay",),
-        address="/v1/events/stream",
-        operation="streamEvents",
-        description="Server-sent events. `Last-Event-ID` resumes.",
-        bindings=_GET,
-    ),
-    "publish": Channel(
-        title="Events of other programs",
-        servers=("relay",),
-        address="/v1/events",
-        operation="publishEvents",
-        description="An event with a known `source` and `id` is not sent again.",
-        bindings=_POST,
-    ),
-}
-_PARAMETERS = {
-    **{name: f"`protocolsettings.{name}` of the subscription." for name in map(_needed, ("kafka", "nats", "rabbitmq"))},
-    "id": "The id of the subscription.",
+    "webhook": Channel("Sinks of `protocol: HTTP`, and callbacks", "send", ("receiver",), _ANY, "POST"),
+    "kafka": _broker("kafka", "KAFKA", _KAFKA),
+    "nats": _broker("nats", "NATS", _NATS),
+    "rabbitmq": _broker("rabbitmq", "AMQP", _AMQP),
+    "pull": Channel("Sinks of `protocol: PULL`", "pull", ("relay",), _PULL, "POST", "/v1/subscriptions/{id}/pull"),
+    "stream": Channel("Stream of all events", "stream", ("relay",), _STREAM, "GET", "/v1/events/stream"),
+    "publish": Channel("Events of other programs", "publish", ("relay",), _TAKEN, "POST", "/v1/events"),
 }
 _PROTOCOLS = {**{scheme: scheme for scheme in SINK_SCHEMES}, "kafkas": "kafka-secure", "tls": "nats"}
 """AsyncAPI's names for the schemes of sinks."""
@@ -185,7 +134,6 @@ def _servers(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _channel(name: str, messages: list[str]) -> dict[str, Any]:
     channel = _CHANNELS[name]
-    names = re.findall(r"{(\w+)}", channel.address or "")
     if name == "publish":
         messages = ["published", "batch"]
     elif name != "webhook":
@@ -195,7 +143,7 @@ def _channel(name: str, messages: list[str]) -> dict[str, Any]:
         "address": channel.address,
         "servers": [{"$ref": f"#/servers/{server}"} for server in channel.servers],
         "messages": {message: {"$ref": f"#/components/messages/{message}"} for message in messages},
-        **({"parameters": {one: {"description": _PARAMETERS[one]} for one in names}} if names else {}),
+        "parameters": {name: {} for name in re.findall(r"{(\w+)}", channel.address or "")},
     }
 
 
@@ -206,5 +154,5 @@ def _operation(name: str) -> dict[str, Any]:
         "channel": {"$ref": f"#/channels/{name}"},
         "summary": channel.title,
         "description": channel.description,
-        "bindings": channel.bindings,
+        "bindings": {"http": {"method": channel.method, "bindingVersion": "0.3.0"}} if channel.method else {},
     }
