@@ -1,11 +1,15 @@
 """Binds a tree of written values to the models of the settings.
 
 `bind` validates with pydantic and turns the first error into one line with the value's place and key, what is expected,
-and the value unless it may be secret. `describe` lists a model's settings for the documentation.
+and the value unless it may be secret. `describe` lists a model's settings for the documentation, `effective` those in
+force, with the place where each was written.
 """
 
+import dataclasses
+import ipaddress
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -16,12 +20,18 @@ from pydantic.fields import FieldInfo
 from relay.config.declared import Declared, declared
 from relay.config.fields import NAME, Form, Section, is_name
 from relay.config.loader import Value, parse_text
+from relay.core.values import DEFAULT, EffectiveSetting
 from relay.errors import SettingsError
 from relay.redaction import redact_text
 
 S = TypeVar("S", bound=Section)
 
 MAX_SHOWN = 60
+
+_REFERENCE = re.compile(r"\$?\$\{([^}]*)\}")
+_INDEX = re.compile(r"\[\d+\]")
+NOT_FOLLOWED = frozenset({"subscriptions"})
+"""Lists whose entries are no settings of their own."""
 
 _LIMITS = ("ge", "gt", "le", "lt", "max_length")
 
@@ -61,23 +71,112 @@ def describe(model: type[Section], prefix: str = "") -> Iterator[SettingDoc]:
                 yield from describe(candidate, f"{key}{place}.")
 
 
-def settings_in(made: Section, prefix: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """(key, value, whether SIGHUP applies a change) of every setting. The values hold secrets: compare, never show."""
+def settings_in(made: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
+    """(key, value, field) of every setting; a list is one. The values hold secrets: compare, never show."""
     for name, field in type(made).model_fields.items():
         key, value = f"{prefix}{name}", getattr(made, name)
         if isinstance(value, Section):
             yield from settings_in(value, f"{key}.")
         elif isinstance(value, Mapping):
-            yield key, sorted(value), False
             for child_name, child in value.items():
                 yield from settings_in(child, f"{key}.{child_name}.")
         elif isinstance(field.json_schema_extra, dict):
-            yield key, value, bool(field.json_schema_extra["reloaded"])
+            yield key, value, field
 
 
-def phrase_of(field: FieldInfo) -> str:
-    """What a value of this setting must be."""
-    return _kind_of(field).phrase
+def is_reloaded(field: FieldInfo) -> bool:
+    """True if SIGHUP applies a change of this setting."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra["reloaded"])
+
+
+def effective(made: Section, written: "Written", prefix: str = "") -> Iterator[EffectiveSetting]:
+    """Every setting of this section and those below it. A secret has no value here."""
+    for key, value, field in settings_in(made, prefix):
+        if isinstance(value, tuple) and value and isinstance(value[0], Section):
+            for index, child in enumerate(value):
+                yield from effective(child, written, f"{key}[{index}].")
+            continue
+        secret, extra = not field.repr, field.json_schema_extra
+        assert isinstance(extra, dict)
+        yield EffectiveSetting(
+            key=key,
+            value=_as_json(value) if not secret or value == field.default else None,
+            secret=secret,
+            is_set=value is not None and value != (),
+            place=written.place(key),
+            reloaded=bool(extra["reloaded"]),
+            default=str(extra["default"]),
+            type=_kind_of(field).phrase,
+            meaning=field.description or "",
+        )
+
+
+def _as_json(value: Any) -> object:
+    if isinstance(value, tuple):
+        return [_as_json(one) for one in value]
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return str(value)
+    return value.id if isinstance(value, Declared) else value
+
+
+# --- where they were written
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Written:
+    """The place of each written value, by its key. Settings with the same values are equal wherever they come from."""
+
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def place(self, key: str) -> str:
+        """Where the value of a setting comes from: of an entry of a list at least where the list was written."""
+        while key not in self.places:
+            if "[" not in key:
+                return DEFAULT
+            key = key[: max(key.rfind("["), key.rfind("."))]
+        return self.places[key]
+
+    def opened(self, keys: Collection[str], place: str) -> "Written":
+        """With these keys changed by an option, such as `--dev`, after they were read."""
+        before = {key: self.place(key) for key in keys}
+        return self.including({key: place if at == DEFAULT else f"{at}, {place}" for key, at in before.items()})
+
+    def including(self, places: Mapping[str, str]) -> "Written":
+        """With more of them."""
+        return Written({**self.places, **places})
+
+    def reread(self, new: "Written", keys: Collection[str]) -> "Written":
+        """After a reload: of the settings with these keys the new places, of the others these."""
+
+        def of(written: "Written", *, reread: bool) -> dict[str, str]:
+            return {key: at for key, at in written.places.items() if (_INDEX.split(key)[0] in keys) is reread}
+
+        return Written(of(self, reread=False) | of(new, reread=True))
+
+
+def written_in(tree: Value) -> Written:
+    """The places of a tree of values, before its references are replaced: a place names these too."""
+    return Written(dict(_places(tree, "")))
+
+
+def _places(value: Value, key: str) -> Iterator[tuple[str, str]]:
+    if key:
+        yield key, value.where + _references_in(value)
+    if isinstance(value.data, dict):
+        for name, child in value.data.items():
+            yield from _places(child, f"{key}.{name}" if key else name)
+    elif isinstance(value.data, list) and key not in NOT_FOLLOWED:
+        for index, child in enumerate(value.data):
+            yield from _places(child, f"{key}[{index}]")
+
+
+def _references_in(value: Value) -> str:
+    """The references in a text, such as ` (${REVOR_API_KEY})`."""
+    if not isinstance(value.data, str):
+        return ""
+    names = [found[0] for found in _REFERENCE.finditer(value.data) if not found[0].startswith("$$")]
+    return f" ({', '.join(names)})" if names else ""
 
 
 # --- from written values to a model

@@ -30,7 +30,8 @@ _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES + _NONCE_BYTES
 
 MAX_KEYS = 20
 MAX_FILE_BYTES = 16_384
-_MAKE_KEY = 'python3 -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
+MAKE_KEY = 'python3 -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
+"""A shell command that prints a new key, for messages."""
 
 
 class _Keys(NamedTuple):
@@ -76,7 +77,7 @@ class Keyring:
         """The plaintext of a blob encrypted for this context. Raises DecryptError."""
         if len(blob) < _HEADER_BYTES + _TAG_BYTES or blob[:1] != _VERSION:
             raise DecryptError(f"the secret of {context} is not a ciphertext of this program: restore it from a backup")
-        key_id = self._id_of(blob)
+        key_id = blob[1 : 1 + _KEY_ID_BYTES]
         ciphers = self._keys.ciphers
         cipher = ciphers.get(key_id)
         if cipher is None:
@@ -93,19 +94,10 @@ class Keyring:
                 f"the secret of {context} was modified, or belongs to another row: restore it from a backup"
             ) from None
 
-    @staticmethod
-    def _id_of(blob: bytes) -> bytes:
-        return blob[1 : 1 + _KEY_ID_BYTES]
-
 
 def new_key() -> str:
     """A new key: 32 random bytes as URL-safe base64."""
     return urlsafe_b64encode(secrets.token_bytes(32)).decode()
-
-
-def python_line_that_makes_a_key() -> str:
-    """A shell command that prints a new key, for messages."""
-    return _MAKE_KEY
 
 
 def load_or_create_keyring(keys: Sequence[str], *, state_dir: Path) -> Keyring:
@@ -181,13 +173,13 @@ def key_id(key: str) -> str:
 
 def _read_keys(keys: Sequence[str]) -> _Keys:
     if not keys:
-        raise SettingsError(f"encryption.keys is empty: create a key with {_MAKE_KEY}")
+        raise SettingsError(f"encryption.keys is empty: create a key with {MAKE_KEY}")
     ciphers: dict[bytes, AESGCM] = {}
     for index, key in enumerate(keys):
         try:
             raw = decode_encryption_key(key)
         except ValueError as error:
-            raise SettingsError(f"encryption.keys[{index}] {error}: create one with {_MAKE_KEY}") from None
+            raise SettingsError(f"encryption.keys[{index}] {error}: create one with {MAKE_KEY}") from None
         ciphers.setdefault(_key_id(raw), AESGCM(raw))
     return _Keys(next(iter(ciphers)), ciphers)
 

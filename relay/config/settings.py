@@ -13,7 +13,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, model_validator
 
-from relay.config.binding import Misplaced, SettingDoc, bind, describe, settings_in
+from relay.config.binding import (
+    Misplaced,
+    SettingDoc,
+    Written,
+    bind,
+    describe,
+    effective,
+    is_reloaded,
+    settings_in,
+    written_in,
+)
 from relay.config.declared import Declared
 from relay.config.fields import (
     MAX_LIST,
@@ -40,11 +50,10 @@ from relay.config.fields import (
     setting,
 )
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
-from relay.config.written import Written, effective, written_in
 from relay.core.access import netguard
 from relay.core.access.tokens import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
 from relay.core.subscriptions.declared import MAX_DECLARED
-from relay.core.values import EffectiveSetting
+from relay.core.values import DEFAULT, EffectiveSetting
 from relay.errors import SettingsError
 
 TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)
@@ -413,10 +422,8 @@ def load_settings(
     written = written_in(tree)
     tree = resolve(tree, environ)
     settings = bind(Settings, tree, dev=dev, written=written)
-    _require_upstream(settings, tree)
-    _refuse_ourselves(settings, tree)
-    _refuse_plain_http(settings, tree)
-    _require_proxy(settings, tree)
+    _check_sources(settings)
+    _require_proxy(settings)
     settings = _with_token_file(settings, environ)
     return _opened_for_development(settings) if dev else settings
 
@@ -429,11 +436,6 @@ def describe_settings() -> list[SettingDoc]:
 def effective_settings(settings: Settings) -> list[EffectiveSetting]:
     """Every setting as it is in force, with the place that it comes from, and without secrets."""
     return list(effective(settings, settings.written))
-
-
-def reloaded_keys(settings: Settings) -> frozenset[str]:
-    """The keys of these settings that SIGHUP applies a change of."""
-    return frozenset(key for key, _, reloaded in settings_in(settings) if reloaded)
 
 
 def _opened_for_development(settings: Settings) -> Settings:
@@ -464,18 +466,45 @@ def require_strong_access(settings: Settings) -> None:
             raise SettingsError(f"{what}: create one with `openssl rand -hex 32`")
 
 
+def takes_over(old: Settings, new: Settings) -> Settings:
+    """The old settings with the new upstream and encryption keys, tokens, polling, delivery, capture and declared
+    subscriptions, which SIGHUP applies."""
+    sources = {}
+    for name, source in old.sources.items():
+        after = new.sources.get(name)
+        if after is not None:
+            accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
+            source = source.replace(polling=after.polling, accounts=accounts)
+        sources[name] = source
+    taken = old.replace(
+        auth=new.auth,
+        delivery=new.delivery,
+        encryption=new.encryption,
+        proxy=old.proxy.replace(capture=new.proxy.capture),
+        sources=sources,
+        subscriptions=new.subscriptions,
+    )
+    reloaded = frozenset(key for key, _, field in settings_in(taken) if is_reloaded(field))
+    return taken.replace(written=old.written.reread(new.written, reloaded))
+
+
 def changed_keys(old: Settings, new: Settings) -> list[str]:
     """The keys whose values differ. Their values may be secrets."""
     before = {key: value for key, value, _ in settings_in(old)}
     return sorted(key for key, value, _ in settings_in(new) if key not in before or before[key] != value)
 
 
-def changed_needs_restart(old: Settings, new: Settings) -> list[str]:
-    """The changed keys that SIGHUP does not apply: all but upstream keys, tokens, polling, delivery and the
-    like."""
-    before = {key: value for key, value, reloaded in settings_in(old) if not reloaded}
-    after = {key: value for key, value, reloaded in settings_in(new) if not reloaded}
-    return [key for key, value in after.items() if key in before and before[key] != value]
+def needs_restart(old: Settings, new: Settings) -> list[str]:
+    """The changed keys that SIGHUP does not apply, including added and removed sources and accounts."""
+    before = {key: value for key, value, field in settings_in(old) if not is_reloaded(field)}
+    changed = [key for key, value, _ in settings_in(new) if key in before and before[key] != value]
+    return [*changed, *sorted(_accounts(old) ^ _accounts(new))]
+
+
+def _accounts(settings: Settings) -> set[str]:
+    return {
+        f"sources.{name}.accounts.{account}" for name, source in settings.sources.items() for account in source.accounts
+    }
 
 
 def _overlay_named_variables(tree: Value, environ: Mapping[str, str]) -> None:
@@ -535,51 +564,37 @@ def _find(tree: Value, *keys: str) -> Value | None:
     return here
 
 
-def _require_upstream(settings: Settings, tree: Value) -> None:
-    """A default must not send another upstream's keys to Revor."""
+def _check_sources(settings: Settings) -> None:
+    server, written = settings.server, settings.written
     for name, source in settings.sources.items():
-        if name != DEFAULT_SOURCE and "preset" not in source.model_fields_set:
-            raise (_find(tree, "sources", name) or tree).error("has no preset: write `preset: revor` if it is a Revor")
+        place = written.place(f"sources.{name}")
+        if name != DEFAULT_SOURCE and "preset" not in source.model_fields_set:  # a default must not send keys to Revor
+            problem = "has no preset: write `preset: revor` if it is a Revor"
+            raise SettingsError(f"{place}: sources.{name} {problem}")
         if source.preset != DEFAULT_SOURCE and "base_url" not in source.model_fields_set:
-            problem = "has no base_url: only the preset revor has a default one"
-            raise (_find(tree, "sources", name) or tree).error(problem)
-
-
-def _refuse_ourselves(settings: Settings, tree: Value) -> None:
-    """A relay whose upstream is itself would poll itself forever."""
-    server = settings.server
-    for source in settings.sources.values():
+            raise SettingsError(f"{place}: sources.{name} has no base_url: only the preset revor has a default one")
+        place = written.place(f"sources.{name}.base_url")
+        shown = f"sources.{name}.base_url ({source.base_url})"
         whose = None
         if netguard.is_bound_address(source.base_url, host=server.host, port=server.port):
             whose = "the address that this relay listens on"
         elif server.public_url is not None and netguard.is_within(source.base_url, server.public_url):
             whose = "this relay's own server.public_url"
-        if whose is not None:
-            written = _find(tree, "sources", source.name, "base_url") or _find(tree, "server", "public_url") or tree
+        if whose is not None:  # it would poll itself for ever
+            place = written.place("server.public_url") if place == DEFAULT else place
+            raise SettingsError(f"{place}: {shown} is {whose}: it must be the upstream's, such as https://revor.ai")
+        parts = urlsplit(source.base_url)
+        if not (parts.scheme == "https" or source.allow_http or netguard.is_loopback_host(parts.hostname or "")):
             raise SettingsError(
-                f"{written.where}: sources.{source.name}.base_url ({source.base_url}) is {whose}: "
-                "it must be the upstream's, such as https://revor.ai"
+                f"{place}: {shown} is plain http, which would send the upstream key unencrypted: use https, or allow "
+                f"it with sources.{name}.allow_http: true"
             )
 
 
-def _require_proxy(settings: Settings, tree: Value) -> None:
+def _require_proxy(settings: Settings) -> None:
     """Without a proxy to believe, the header would be ignored without a word."""
     if settings.web.user_header is not None and not settings.server.trusted_proxies:
-        written = _find(tree, "web", "user_header") or tree
         raise SettingsError(
-            f"{written.where}: web.user_header is believed from server.trusted_proxies only, which is empty: list the "
-            "address of the proxy there"
-        )
-
-
-def _refuse_plain_http(settings: Settings, tree: Value) -> None:
-    """The upstream key would travel unencrypted to any other machine."""
-    for source in settings.sources.values():
-        parts = urlsplit(source.base_url)
-        if parts.scheme == "https" or source.allow_http or netguard.is_loopback_host(parts.hostname or ""):
-            continue
-        written = _find(tree, "sources", source.name, "base_url") or tree
-        raise SettingsError(
-            f"{written.where}: sources.{source.name}.base_url ({source.base_url}) is plain http, which would send the "
-            f"upstream key unencrypted: use https, or allow it with sources.{source.name}.allow_http: true"
+            f"{settings.written.place('web.user_header')}: web.user_header is believed from server.trusted_proxies "
+            "only, which is empty: list the address of the proxy there"
         )

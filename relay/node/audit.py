@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from relay.api.http.auth import Identity
     from relay.store.store import Store
 
-TICK_SECONDS = 15.0
 DAY_SECONDS = 86_400.0
 HOUR_SECONDS = 3_600.0
 MINUTE_SECONDS = 60.0
@@ -193,17 +192,6 @@ class AuditLog:
         self._listed_at = now
 
     # --- upkeep
-
-    async def run(self) -> None:
-        """Repeats `run_once` until cancelled."""
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            try:
-                await self.run_once()
-            except StoreError as error:
-                log.error("upkeep_failed", upkeep="audit", error=str(error))
-            except Exception:
-                log.exception("upkeep_failed", upkeep="audit")
 
     async def run_once(self) -> None:
         """Writes counts; each hour also logs the head and removes entries that are too old."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from relay import __version__
 from relay.api.access.callers import Access
@@ -43,9 +43,7 @@ from relay.node.declared import log_differing
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.figures import FLUSH_SECONDS, Figures
 from relay.node.heartbeat import Heartbeat
-from relay.node.reload import reconfigure
 from relay.node.scheduler import Scheduler, Upkeep
-from relay.node.timetable import timetable
 from relay.node.token_watch import TokenWatch
 from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
@@ -58,15 +56,13 @@ from relay.sources.definition import load_definition
 from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
-from relay.web.app import Web, create_web
+from relay.web.app import create_web
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
-ADOPTED_SECONDS = 5.0
-BROKERS_SECONDS = 15.0
-"""Interval between two scans for idle connections to brokers."""
 LOAD_WAIT_SECONDS = 1.0
 LOAD_RETRY_SECONDS = 1.0
+REPLAY_SECONDS = 1.0
 
 log = structlog.get_logger("relay.node")
 
@@ -109,7 +105,6 @@ class Node:
         self._publishers = publishers
         self._dispatching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._auditing: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
         self._beating: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[Any] | None = None
@@ -199,7 +194,7 @@ class Node:
             adopt=self._adopt if settings.proxy.adopt_unknown_keys else None,
             capture=self._components.of_capture(),
         )
-        self._api = create_api(self._ports(), self._proxy, self._pages)
+        self._make_api()
 
         self._figures = Figures(store.figures, self.metrics_registry.figures, self.pollers, clock)
 
@@ -242,7 +237,6 @@ class Node:
                 hint = f"nothing is polled until {readiness.setting_of_key(source, account)} is set"
                 log.warning("no_upstream_key", source=source, account=account, hint=hint)
         await self.audit.record("node.start", actor="relay", version=__version__, roles=list(self._roles))
-        self._auditing = loop.create_task(self.audit.run())
         if self._cluster is not None:
             await self._cluster.introduce()
         if "scheduler" in self._roles:
@@ -255,7 +249,8 @@ class Node:
                 await asyncio.wait(self._loading, timeout=LOAD_WAIT_SECONDS)
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
-        self.scheduler.add_upkeep(Upkeep("brokers", BROKERS_SECONDS, self._publishers.close_idle))
+        self.scheduler.add_upkeep(Upkeep("audit", 15.0, self.audit.run_once))
+        self.scheduler.add_upkeep(Upkeep("brokers", 15.0, self._publishers.close_idle))
         self.scheduler.add_upkeep(Upkeep("figures", FLUSH_SECONDS, self._figures.run_once, at_once=True))
         self.scheduler.start()
         if "dispatcher" in self._roles:
@@ -310,50 +305,29 @@ class Node:
         await self._publishers.close()
         if self._cluster is not None:
             await self._cluster.stop()
-        await self._stop_watching()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._tokens.close()
         await self._reloads.finish(seconds)
         if self._beating is not None:
             await asyncio.wait([self._beating])
         self.scheduler.shutdown()
         await self._accounts.close()
-        await self._end_figures()
-        await self._end_audit()
+        await _save("figures_not_kept", self._figures.flush())
+        await _save("audit_not_ended", self._end_audit())
         log.info("stopped")
 
-    async def _stop_watching(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-            await self._tokens.close()
-
-    async def _end_figures(self) -> None:
-        try:
-            async with asyncio.timeout(SAVE_SECONDS):
-                await self._figures.flush()
-        except (StoreError, TimeoutError) as error:
-            log.warning("figures_not_kept", error=str(error) or type(error).__name__)
-
     async def _end_audit(self) -> None:
-        if self._auditing is not None:
-            self._auditing.cancel()
-            await asyncio.wait([self._auditing])
-        try:
-            async with asyncio.timeout(SAVE_SECONDS):
-                await self.audit.flush(everything=True)
-                await self.audit.record("node.stop", actor="relay")
-                await self.audit.log_head()
-        except (StoreError, TimeoutError) as error:
-            log.warning("audit_not_ended", action="node.stop", error=str(error) or type(error).__name__)
+        await self.audit.flush(everything=True)
+        await self.audit.record("node.stop", actor="relay")
+        await self.audit.log_head()
 
     async def _stop_polling(self, seconds: float) -> None:
         """Releases the accounts to other nodes, while deliveries may still be in flight here."""
         await asyncio.gather(*self._stopped_pollers(seconds))
         if "scheduler" in self._roles:
-            try:
-                async with asyncio.timeout(SAVE_SECONDS):  # the database must not delay the stop
-                    await self.save_statistics()
-            except Exception as error:
-                log.warning("learned_not_kept", error=str(error) or type(error).__name__)
+            await _save("learned_not_kept", self.save_statistics())
         if self._cluster is not None:
             await self._cluster.give_up()
 
@@ -378,10 +352,16 @@ class Node:
         self._set_settings(settings)
         if self.access.configure(self._components.of_api(self.node_id).tokens):
             self.signals.wake_all()  # what waits under a token that is gone ends
-        reconfigure(self._components, self.dispatcher, self.pollers)
+        self.dispatcher.configure(self._components.of_dispatcher())
+        for source in self.settings.sources.values():
+            for account in source.accounts.values():
+                poller = self.pollers.get((source.name, account.name))
+                if poller is not None:
+                    one = self._components.of_account(source, account)
+                    poller.configure(one, self._components.of_planner(source))
         self.tracking.configure(self._components.of_tracking())
         self.dropin.creates.configure(self._components.of_capture())
-        self._api = create_api(self._ports(), self._proxy, self._pages)
+        self._make_api()
         self.signals.deliveries_due()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced
 
@@ -415,7 +395,7 @@ class Node:
                 settings = self.settings.sources[source]
                 self._accounts.add(settings, settings.accounts[name], self._components)
                 log.info("account_adopted", source=source, account=name)
-            self._api = create_api(self._ports(), self._proxy, self._pages)
+            self._make_api()
 
     def _set_settings(self, settings: Settings) -> None:
         self.settings = with_adopted(settings, self._adopted)
@@ -465,9 +445,9 @@ class Node:
     def _proxy(self, context: Context) -> Proxy:
         return Proxy(context, self.dropin)
 
-    @property
-    def _pages(self) -> Callable[[Context, ASGIApp], Web] | None:
-        return partial(create_web, settings=self._components.of_web()) if self.settings.web.enabled else None
+    def _make_api(self) -> None:
+        pages = partial(create_web, settings=self._components.of_web()) if self.settings.web.enabled else None
+        self._api = create_api(self._ports(), self._proxy, pages)
 
     async def compare_declared(self) -> None:
         """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""
@@ -494,17 +474,29 @@ class Node:
         )
 
     def _upkeep(self) -> list[Upkeep]:
-        works = timetable(
-            store=self.store,
-            pollers=self.pollers,
-            statistics=self._accounts.statistics.values(),
-            delivery=self.dispatcher.shared,
-            pulls=self.pulls,
-            gateway=self.dropin,
-            retention=self.settings.retention,
-        )
-        if self.store.database.shared and self.dropin.adopts_keys:
-            works.append(Upkeep("adopted", ADOPTED_SECONDS, self._find_adopted))
+        """All upkeep of this node."""
+        store, pollers, clock, signals = self.store, self.pollers, self._clock, self.signals
+        delete = upkeep.Retention(store.upkeep, self.metrics_registry, clock, self.settings.retention)
+        orphans = upkeep.Orphans(store.upkeep, clock, signals)
+        works = [
+            Upkeep("retention", 60.0, delete.run_once),
+            Upkeep("orphans", 60.0, orphans.run_once),
+            Upkeep("deadlines", 5.0, partial(upkeep.deadlines, store.jobs, pollers, clock)),
+            Upkeep("groups", 5.0, partial(upkeep.settle_groups, store.groups, clock)),
+            Upkeep("probes", 30.0, partial(upkeep.probes, pollers), at_once=True),
+            Upkeep("statistics", 60.0, self.save_statistics),
+            Upkeep("replays", REPLAY_SECONDS, partial(upkeep.replays, self.dispatcher.shared), at_once=True),
+            Upkeep("measure", 60.0, partial(upkeep.measure, store, self.metrics_registry, clock), at_once=True),
+            Upkeep("past events", 60.0, partial(upkeep.past_events, store.subscriptions, signals), at_once=True),
+            # Leases of programs that do not pull again.
+            Upkeep("pulls", 10.0, partial(upkeep.end_leases, self.pulls, store.subscriptions)),
+            Upkeep("incidents", 10.0, partial(upkeep.incidents, store.incidents, clock)),
+            Upkeep("stalls", 10.0, partial(upkeep.log_stalls, pollers, clock)),
+            # Creates with an unknown outcome, for example after a crash.
+            Upkeep("creates", 5.0, self.dropin.unknown.announce, at_once=True),
+        ]
+        if store.database.shared and self.dropin.adopts_keys:
+            works.append(Upkeep("adopted", 5.0, self._find_adopted))
         return works
 
     def _progress(self) -> dict[str, Progress]:
@@ -515,10 +507,6 @@ class Node:
         if "dispatcher" in self._roles:
             loops["the dispatcher"] = self.dispatcher.progress()
         return loops
-
-    def _on_recorded(self, event: Event) -> None:
-        self.metrics_registry.count_event(event)
-        self.signals.event_recorded()
 
     def _on_published(self, count: int) -> None:
         # their types are others' own, and may be many
@@ -544,5 +532,15 @@ class Node:
         return soon
 
     def _on_proxy_recorded(self, event: Event) -> None:
-        self._on_recorded(event)
+        self.metrics_registry.count_event(event)
+        self.signals.event_recorded()
         self.signals.deliveries_due()
+
+
+async def _save(failed: str, work: Coroutine[Any, Any, None]) -> None:
+    """Saves something at a stop, for a limited time: the database must not delay it. `failed`: the log's event."""
+    try:
+        async with asyncio.timeout(SAVE_SECONDS):
+            await work
+    except Exception as error:
+        log.warning(failed, error=str(error) or type(error).__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from relay.bus.publishers import Publishers
 from relay.clock import Clock, wall_clock
-from relay.config.keyring import KeyFile, Keyring, python_line_that_makes_a_key
+from relay.config.keyring import MAKE_KEY, KeyFile, Keyring
 from relay.config.settings import Settings
 from relay.core.subscriptions.signing import ED25519_BYTES, new_secret, new_signing_key
 from relay.errors import SettingsError
@@ -27,7 +27,7 @@ from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
 NO_KEY = (
     "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of this command, "
-    f"and keep a copy: {python_line_that_makes_a_key()}"
+    f"and keep a copy: {MAKE_KEY}"
 )
 
 

@@ -6,10 +6,9 @@ run never overlaps the previous run of its account. Times stay correct when the 
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from apscheduler.executors.asyncio import AsyncIOExecutor
@@ -37,8 +36,7 @@ account are prevented here."""
 log = structlog.get_logger("relay.node")
 
 
-@dataclass(frozen=True, slots=True)
-class Upkeep:
+class Upkeep(NamedTuple):
     """A function called at an interval; with `at_once`, also when the node starts."""
 
     name: str

@@ -1,10 +1,11 @@
-"""Recurring work, timed by `timetable.py`: retention, repair of deliveries, deadlines, probes, gauges, statistics.
+"""Recurring work, timed by `Node._upkeep`: retention, repair of deliveries, deadlines, probes, gauges, statistics.
 
 Each function does a bounded amount and can be cancelled. A failure is logged and never stops the rest.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,22 +74,21 @@ class Sweeps:
         return total
 
 
+@dataclass(eq=False, repr=False)
 class Retention:
     """Deletes rows older than the settings keep them. Rows that must stay are not read again in every call."""
 
-    def __init__(self, rows: UpkeepStore, metrics: Metrics, clock: Clock, kept: RetentionSettings) -> None:
-        self._rows = rows
-        self._metrics = metrics
-        self._clock = clock
-        self._kept = kept
-        self._sweeps = Sweeps()
+    rows: UpkeepStore
+    metrics: Metrics
+    clock: Clock
+    kept: RetentionSettings
+    _sweeps: Sweeps = field(default_factory=Sweeps, init=False)
 
     async def run_once(self) -> int:
         """Deletes a bounded number of rows, in small batches. Returns how many."""
-        now, rows, sweep = self._clock(), self._rows, self._sweeps.advance
+        now, rows, sweep = self.clock(), self.rows, self._sweeps.advance
         events, attempts, jobs = (
-            now - days * DAY_SECONDS
-            for days in (self._kept.events_days, self._kept.attempts_days, self._kept.jobs_days)
+            now - days * DAY_SECONDS for days in (self.kept.events_days, self.kept.attempts_days, self.kept.jobs_days)
         )
         works: tuple[tuple[str, Work, *tuple[Any, ...]], ...] = (
             ("attempts", _batches, rows.delete_attempts, attempts),
@@ -116,7 +116,7 @@ class Retention:
         for kind, work, delete, *arguments in works:
             count = await _attempt("retention", work(kind, delete, *arguments), kind=kind) or 0
             if count:
-                self._metrics.deleted.labels(kind).inc(count)
+                self.metrics.deleted.labels(kind).inc(count)
                 total += count
         await _batches("give back", rows.give_back)
         if total:
@@ -124,23 +124,23 @@ class Retention:
         return total
 
 
+@dataclass(eq=False, repr=False)
 class Orphans:
     """Repairs stuck deliveries: promotes followers without a head, and cancels pending deliveries of removed
     subscriptions. There should be none, so each is logged as an error."""
 
-    def __init__(self, rows: UpkeepStore, clock: Clock, signals: Signals) -> None:
-        self._rows = rows
-        self._clock = clock
-        self._signals = signals
-        self._sweeps = Sweeps()
+    rows: UpkeepStore
+    clock: Clock
+    signals: Signals
+    _sweeps: Sweeps = field(default_factory=Sweeps, init=False)
 
     async def run_once(self) -> int:
         """Searches the next part of the pending deliveries. Returns how many were promoted or cancelled."""
-        now, rows, sweep = self._clock(), self._rows, self._sweeps.advance
+        now, rows, sweep = self.clock(), self.rows, self._sweeps.advance
         promoted = await sweep("heads", rows.promote_heads, now)
         if promoted:
             log.error("orphans_promoted", count=promoted)
-            self._signals.deliveries_due()
+            self.signals.deliveries_due()
         cancelled = await sweep("orphans", rows.cancel_orphans, now)
         if cancelled:
             log.error("orphans_cancelled", count=cancelled)

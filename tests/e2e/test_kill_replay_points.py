@@ -21,7 +21,7 @@ CONSTANTS = {
     "relay.store.deliveries.replay_steps:SLICE": SLICE,
     "relay.store.deliveries.replays:MAX_UNTRIED": SLICE,
     "relay.store.deliveries.replays:LEASE_SECONDS": 0.5,
-    "relay.node.timetable:REPLAY_SECONDS": 0.05,
+    "relay.node.node:REPLAY_SECONDS": 0.05,
 }
 
 

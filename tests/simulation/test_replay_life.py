@@ -7,7 +7,7 @@ from relay.core.deliveries.delivery import Response
 from relay.core.deliveries.replay import Replay, ReplayRequest, ReplayStep
 from relay.ids import new_id
 from relay.node import upkeep
-from relay.node.timetable import REPLAY_SECONDS
+from relay.node.node import REPLAY_SECONDS
 from relay.store.deliveries.replays import MAX_UNTRIED
 from tests.support.delivery_kit import shared
 from tests.support.simulation_world import World, open_world, seen

@@ -37,7 +37,6 @@ IMPORTED = (
         "relay.server.http_server",
         "relay.config.settings",
         "relay.node.interpreter",
-        "relay.node.reload",
     ),
     *("relay.sandbox.server", "alembic.command", "alembic.config", "uvloop", "uvicorn", "uvicorn.lifespan.off"),
     *("uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),

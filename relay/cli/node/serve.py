@@ -226,8 +226,7 @@ class _Service:
     async def _apply(self, node: "Node", new: "Settings", notes: dict[str, Any]) -> None:
         import structlog
 
-        from relay.config.settings import changed_keys
-        from relay.node.reload import needs_restart, takes_over
+        from relay.config.settings import changed_keys, needs_restart, takes_over
 
         log = structlog.get_logger("relay.cli")
         restart = needs_restart(self.settings, new)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli import run
-from relay.config.keyring import new_key, python_line_that_makes_a_key
+from relay.config.keyring import MAKE_KEY, new_key
 from relay.installation import install_command
 from relay.node.local_token import new_token
 from relay.sources.client import PollResult, UpstreamClient
@@ -141,7 +141,7 @@ def test_missing_encryption_key_is_a_problem(
     monkeypatch.delenv("RELAY_ENCRYPTION_KEY")
     found = Checks(capsys, 2)
     assert found.detail("database", "ok")
-    assert found.detail("encryption key", "problem").endswith(python_line_that_makes_a_key())
+    assert found.detail("encryption key", "problem").endswith(MAKE_KEY)
     assert found.detail("sinks", "skipped")
     assert not (tmp_path / "state").exists()  # no key file, of which another node would not know
 

@@ -9,14 +9,14 @@ import pytest
 from relay.config.fields import parse_duration
 from relay.config.settings import (
     Settings,
-    changed_needs_restart,
     describe_settings,
     load_settings,
+    needs_restart,
     require_strong_access,
+    takes_over,
 )
 from relay.errors import SettingsError
 from relay.node.component_settings import ComponentSettings
-from relay.node.reload import takes_over
 from relay.resources import default_settings_file
 
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
@@ -247,7 +247,7 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
         RELAY_DELIVERY__JITTER="0",
         RELAY_PROXY__CAPTURE='["recipient.phone", "recipient.address"]',
     )
-    assert changed_needs_restart(old, reread) == []
+    assert needs_restart(old, reread) == []
     taken = takes_over(old, reread)
     assert (taken.proxy.capture, taken.proxy.enabled) == (("recipient.phone", "recipient.address"), True)
     assert ComponentSettings(settings=taken, base_url="", definitions={}).of_capture() == ("address", "phone")
@@ -256,12 +256,12 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
         f"server: {{port: 1}}\nencryption: {{keys: [{KEY}]}}\nretention: {{jobs_days: 1}}\n"
         "sources: {revor: {base_url: 'https://b.example', accounts: {default: , more: }}, second: {preset: revor}}",
     )
-    assert changed_needs_restart(old, rest) == [
+    assert needs_restart(old, rest) == [
         "server.port",
-        "sources",
         "sources.revor.base_url",
-        "sources.revor.accounts",
         "retention.jobs_days",
+        "sources.revor.accounts.more",
+        "sources.second.accounts.default",
     ]
 
 

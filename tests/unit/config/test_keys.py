@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config.keyring import (
+    MAKE_KEY,
     MAX_KEYS,
     KeyFile,
     Keyring,
     key_id,
     load_or_create_keyring,
     new_key,
-    python_line_that_makes_a_key,
 )
 from relay.errors import DecryptError, SettingsError
 
@@ -61,7 +61,7 @@ def test_a_malformed_key_is_refused_without_showing_it(key: str) -> None:
 
 
 def test_printed_command_creates_a_key() -> None:
-    line = python_line_that_makes_a_key()
+    line = MAKE_KEY
     assert line.startswith("python3 -c ")
     code = line.removeprefix('python3 -c "').removesuffix('"')
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

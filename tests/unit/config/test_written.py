@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from relay.config.settings import Settings, effective_settings, load_settings
+from relay.config.settings import Settings, effective_settings, load_settings, takes_over
 from relay.core.values import EffectiveSetting
-from relay.node.reload import takes_over
 
 FILE = """\
 server:
