@@ -8,7 +8,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -91,6 +91,7 @@ class _Link:
     failure: CannotConnect | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Publishers:
     """All connections of a node to brokers. `publish` never raises, except when cancelled.
 
@@ -98,28 +99,19 @@ class Publishers:
     tls    trusts other authorities than the system's (tests)
     """
 
-    def __init__(
-        self,
-        policy: GuardPolicy,
-        *,
-        clock: Clock,
-        resolver: AbstractResolver,
-        tls: ssl.SSLContext | None = None,
-        now: Callable[[], float] = time.monotonic,
-        connect: Mapping[str, Connect] | None = None,
-    ) -> None:
-        self._policy = policy
-        self._clock = clock
-        self._resolver = resolver
-        self._tls = tls
-        self._now = now
-        self._connect = connect
-        self._links: dict[Broker, _Link] = {}
-        self._tasks = Tasks()
+    policy: GuardPolicy
+    _: KW_ONLY
+    clock: Clock
+    resolver: AbstractResolver
+    tls: ssl.SSLContext | None = None
+    now: Callable[[], float] = time.monotonic
+    connect: Mapping[str, Connect] | None = None
+    _links: dict[Broker, _Link] = field(default_factory=dict, init=False)
+    _tasks: Tasks = field(default_factory=Tasks, init=False)
 
     async def publish(self, broker: Broker, messages: Sequence[Message], timeout_seconds: float) -> list[Response]:
         """Publishes messages in order. Returns a response for each: without an `error` the broker has stored it."""
-        started_at, begun = self._clock(), time.perf_counter()
+        started_at, begun = self.clock(), time.perf_counter()
         results: list[Published | None] = [None] * len(messages)
         link = self._links.setdefault(broker, _Link())
         link.users += 1
@@ -131,23 +123,19 @@ class Publishers:
                 with guarded(link.guard):  # a client may dial again at any time
                     await publisher.publish(messages, results)
             link.failures, link.failure = 0, None
-        except TimeoutError:
-            late = True
-            if publisher is None:
-                _fill(results, Published(error="timeout", detail="no connection in time"))
-        except CannotConnect as error:
-            if publisher is not None:
+        except Exception as error:
+            late = isinstance(error, TimeoutError)
+            if publisher is None or not late:
+                failure = _failure(error, "no connection in time")
+                results[:] = [result or failure for result in results]
+            if publisher is not None and isinstance(error, CannotConnect):
                 self._failed(link, error)
-            _fill(results, Published(error=error.error, detail=str(error)))
-        except Exception as error:  # of a client's library
-            log.warning("publish_failed", broker=broker.shown, error=type(error).__name__)
-            detail = f"the client of the broker failed ({type(error).__name__})"
-            _fill(results, Published(error="protocol", detail=detail))
-            if publisher is not None:
+            elif publisher is not None and not late:  # the client's library failed
+                log.warning("publish_failed", broker=broker.shown, error=type(error).__name__)
                 self._drop(link, publisher)
         finally:
             link.users -= 1
-            link.used_at = self._now()
+            link.used_at = self.now()
             if publisher is not None and publisher.broken:
                 self._drop(link, publisher)
         ms = (time.perf_counter() - begun) * 1000.0
@@ -172,12 +160,8 @@ class Publishers:
                 publisher = await self._publisher(broker, link)
                 with guarded(link.guard):
                     return (place and await publisher.missing(place)) or Published()
-        except TimeoutError:
-            return Published(error="timeout", detail="the broker did not answer in time")
-        except CannotConnect as error:
-            return Published(error=error.error, detail=str(error))
-        except Exception as error:  # of a client's library
-            return Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
+        except Exception as error:
+            return _failure(error, "the broker did not answer in time")
         finally:
             if link.publisher is not None:
                 self._drop(link, link.publisher)
@@ -188,11 +172,11 @@ class Publishers:
         async with link.lock:
             if link.publisher is not None and link.publisher.broken:
                 self._drop(link, link.publisher)
-            if link.failure is not None and self._now() < link.blocked_until:
+            if link.failure is not None and self.now() < link.blocked_until:
                 raise link.failure
             if link.publisher is not None:
                 return link.publisher
-            link.guard = guard = Guard(self._policy, self._resolver, broker.protocol, secure=broker.secure)
+            link.guard = guard = Guard(self.policy, self.resolver, broker.protocol, secure=broker.secure)
             try:
                 with guarded(guard):
                     link.publisher = await self._connector(broker)(broker, self._context(broker))
@@ -206,23 +190,23 @@ class Publishers:
             return link.publisher
 
     def _connector(self, broker: Broker) -> Connect:
-        if self._connect is not None:
-            return self._connect[broker.protocol]
+        if self.connect is not None:
+            return self.connect[broker.protocol]
         connect: Connect = import_module(_MODULES[broker.protocol]).connect
         return connect
 
     def _context(self, broker: Broker) -> ssl.SSLContext | None:
         if not broker.secure:
             return None
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
+        if self.tls is None:
+            self.tls = ssl.create_default_context()
+        return self.tls
 
     def _failed(self, link: _Link, why: CannotConnect) -> CannotConnect:
         link.failures += 1
         longest = MAX_PAUSE_SECONDS if why.error in _PASSING else MAX_REFUSED_SECONDS
         pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(link.failures - 1, 10), longest)
-        link.blocked_until, link.failure = self._now() + pause, why
+        link.blocked_until, link.failure = self.now() + pause, why
         return why
 
     def _drop(self, link: _Link, publisher: Publisher) -> None:
@@ -233,7 +217,7 @@ class Publishers:
 
     async def close_idle(self) -> None:
         """Closes connections idle for IDLE_SECONDS, and drops the state of idle brokers."""
-        now = self._now()
+        now = self.now()
         for broker, link in list(self._links.items()):
             if link.users or link.lock.locked() or now - link.used_at < IDLE_SECONDS or now < link.blocked_until:
                 continue
@@ -258,8 +242,13 @@ async def _closed(publisher: Publisher) -> None:
         log.debug("close_failed", error=type(error).__name__)
 
 
-def _fill(results: list[Published | None], why: Published) -> None:
-    results[:] = [result or why for result in results]
+def _failure(error: Exception, late: str) -> Published:
+    """The result for an error. `late`: what did not come in time."""
+    if isinstance(error, TimeoutError):
+        return Published(error="timeout", detail=late)
+    if isinstance(error, CannotConnect):
+        return Published(error=error.error, detail=str(error))
+    return Published(error="protocol", detail=f"the client of the broker failed ({type(error).__name__})")
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:

@@ -5,6 +5,7 @@ Adopted accounts are added while the node runs; none is removed before it stops.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from relay import __version__
 from relay.clock import Clock
@@ -29,38 +30,29 @@ MAX_LISTINGS = 16
 """Maximum concurrent listings of connect accounts on a node: at a start every account asks for one."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Accounts:
-    """Builds and owns the pollers, by source and account, and their connections, by source."""
+    """Builds and owns the pollers, by source and account, and their connections, by source.
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        dispatcher: Dispatcher,
-        scheduler: Scheduler | None,
-        signals: Signals,
-        metrics: Metrics,
-        clock: Clock,
-        holder: LeaseOwner,
-        node_id: str,
-        polled: Callable[[Job, PollResult], None],
-    ) -> None:
-        """Without a `scheduler` nothing is polled. `polled` is called after each poll."""
-        self._store = store
-        self._dispatcher = dispatcher
-        self._scheduler = scheduler
-        self._signals = signals
-        self._metrics = metrics
-        self._clock = clock
-        self._holder = holder
-        self._node_id = node_id
-        self._polled = polled
-        self.pollers: dict[tuple[str, str], Poller] = {}
-        self.clients: dict[str, UpstreamClient] = {}
-        self.transports: dict[str, UpstreamTransport] = {}
-        self.statistics: dict[str, SourceStatistics] = {}
-        self._planner_statistics: dict[str, PlannerStatistics] = {}
-        self._listings = asyncio.Semaphore(MAX_LISTINGS)
+    scheduler  None: nothing is polled
+    polled     called after each poll
+    """
+
+    store: Store
+    dispatcher: Dispatcher
+    scheduler: Scheduler | None
+    signals: Signals
+    metrics: Metrics
+    clock: Clock
+    holder: LeaseOwner
+    node_id: str
+    polled: Callable[[Job, PollResult], None]
+    pollers: dict[tuple[str, str], Poller] = field(default_factory=dict, init=False)
+    clients: dict[str, UpstreamClient] = field(default_factory=dict, init=False)
+    transports: dict[str, UpstreamTransport] = field(default_factory=dict, init=False)
+    statistics: dict[str, SourceStatistics] = field(default_factory=dict, init=False)
+    _planner_statistics: dict[str, PlannerStatistics] = field(default_factory=dict, init=False)
+    _listings: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LISTINGS), init=False)
 
     def add_source(self, source: SourceSettings, components: ComponentSettings) -> None:
         """Adds a source with its accounts."""
@@ -68,45 +60,45 @@ class Accounts:
         self.clients[name] = UpstreamClient(
             definition,
             source.base_url,
-            clock=self._clock,
+            clock=self.clock,
             user_agent=f"revor-relay/{__version__}",
-            node_id=self._node_id,
+            node_id=self.node_id,
         )
         root = definition.root(source.base_url)
-        self.transports[name] = UpstreamTransport(root, clock=self._clock, node_id=self._node_id)
+        self.transports[name] = UpstreamTransport(root, clock=self.clock, node_id=self.node_id)
         learned = self._planner_statistics[name] = PlannerStatistics(components.of_planner(source).unit_seconds)
-        self.statistics[name] = SourceStatistics(name, learned, rows=self._store.learned, clock=self._clock)
+        self.statistics[name] = SourceStatistics(name, learned, rows=self.store.learned, clock=self.clock)
         for account in source.accounts.values():
             self.add(source, account, components)
 
     def add(self, source: SourceSettings, account: AccountSettings, components: ComponentSettings) -> None:
         """Adds one account of a source."""
-        shared = self._store.database.shared
+        shared = self.store.database.shared
         polled = PolledAccount(
             settings=components.of_account(source, account),
             planner_config=components.of_planner(source),
             upstream=self.clients[source.name],
-            store=self._store,
-            dispatcher=self._dispatcher,
-            signals=self._signals,
-            metrics=self._metrics,
-            clock=self._clock,
+            store=self.store,
+            dispatcher=self.dispatcher,
+            signals=self.signals,
+            metrics=self.metrics,
+            clock=self.clock,
             listings=self._listings,
-            polled=self._polled,
+            polled=self.polled,
             holds=not shared,  # on a shared database only under a lease, which the cluster takes
         )
         plan = AccountPlan(
             source.name,
             account.name,
             shared=self.statistics[source.name],
-            plans=self._store.accounts,
-            clock=self._clock,
-            holder=self._holder if shared else None,
+            plans=self.store.accounts,
+            clock=self.clock,
+            holder=self.holder if shared else None,
         )
         poller = Poller(polled, saved_plan=plan, statistics=self._planner_statistics[source.name])
         self.pollers[(source.name, account.name)] = poller
-        if self._scheduler is not None:
-            polled.reschedule = self._scheduler.add_account(source.name, account.name, poller)
+        if self.scheduler is not None:
+            polled.reschedule = self.scheduler.add_account(source.name, account.name, poller)
 
     async def close(self) -> None:
         """Closes the connections to the upstreams."""

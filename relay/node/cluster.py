@@ -8,6 +8,7 @@ NOTIFY; a scan finds those whose notification was lost.
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -39,44 +40,35 @@ SCAN_COUNT = 5_000
 log = structlog.get_logger("relay.node")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Cluster:
     """Between `start()` and `stop()`, background tasks renew leases, watch other nodes, listen and scan."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        pollers: Mapping[tuple[str, str], Poller],
-        signals: Signals,
-        answers: AnswerCache,
-        clock: Clock,
-        holder: LeaseOwner,
-        polls: bool,
-        tokens: TokenWatch,
-    ) -> None:
-        self._store = store
-        self._pollers = pollers
-        self._signals = signals
-        self._answers = answers
-        self._clock = clock
-        self._holder = holder
-        self._polls = polls
-        self._tokens = tokens
-        self._new_jobs = True
-        self._gone: set[str] = set()
-        """Jobs announced as untracked or purged. They may have been registered again since."""
-        self._scanned_at = 0.0
-        self._surveyed_at = 0.0
-        self._others: set[str] = set()
-        self._not_listening = True
-        self._ends = False
-        self._wake = asyncio.Event()
-        self._renew_soon = asyncio.Event()
-        self._introduced = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._renewal: asyncio.Task[None] | None = None
-        self._taking: dict[tuple[str, str], asyncio.Task[None]] = {}
-        for poller in pollers.values():
+    store: Store
+    pollers: Mapping[tuple[str, str], Poller]
+    signals: Signals
+    answers: AnswerCache
+    clock: Clock
+    holder: LeaseOwner
+    polls: bool
+    tokens: TokenWatch
+    _new_jobs: bool = field(default=True, init=False)
+    _gone: set[str] = field(default_factory=set, init=False)
+    """Jobs announced as untracked or purged. They may have been registered again since."""
+    _scanned_at: float = field(default=0.0, init=False)
+    _surveyed_at: float = field(default=0.0, init=False)
+    _others: set[str] = field(default_factory=set, init=False)
+    _not_listening: bool = field(default=True, init=False)
+    _ends: bool = field(default=False, init=False)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _renew_soon: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _introduced: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+    _renewal: asyncio.Task[None] | None = field(default=None, init=False)
+    _taking: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for poller in self.pollers.values():
             poller.account.holds = False
 
     async def introduce(self) -> None:
@@ -98,15 +90,15 @@ class Cluster:
 
     async def give_up(self) -> None:
         """Releases the accounts and replays to other nodes, and takes no more."""
-        self._polls = False
+        self.polls = False
         renewal = () if self._renewal is None else (self._renewal,)
         await _ended(*renewal, *self._taking.values())
-        await self._attempt(lambda: self._store.holders.release_accounts(self._holder.names))
+        await self._attempt(lambda: self.store.holders.release_accounts(self.holder.names))
 
     async def stop(self) -> None:
         """Releases the accounts, unless `give_up` has, and ends the background tasks."""
         self._ends = True
-        if self._polls:
+        if self.polls:
             await self.give_up()
         await _ended(*self._tasks)
 
@@ -116,31 +108,31 @@ class Cluster:
         if self._ends:
             return
         if name is not None:
-            self._holder.rename(name)
+            self.holder.rename(name)
         else:
-            self._holder.lose()
+            self.holder.lose()
             log.warning("name_lost")
-            for key in list(self._pollers):
+            for key in list(self.pollers):
                 self._let_go(key)
-            self._signals.deliveries_due()
+            self.signals.deliveries_due()
         self._renew_soon.set()
 
     # --- polling leases
 
     async def renew(self) -> None:
         """Renews the leases of this node's accounts and takes free ones. Raises TimeoutError."""
-        if not self._polls:
+        if not self.polls:
             return
-        now, name, former = self._clock(), self._holder.name, self._holder.former
-        keys = list(self._pollers)  # an account may be adopted meanwhile
+        now, name, former = self.clock(), self.holder.name, self.holder.former
+        keys = list(self.pollers)  # an account may be adopted meanwhile
         async with asyncio.timeout(RENEW_SECONDS):
             held = await asyncio.gather(
-                *(self._store.accounts.hold(*key, name, now, now + LEASE_SECONDS, former) for key in keys)
+                *(self.store.accounts.hold(*key, name, now, now + LEASE_SECONDS, former) for key in keys)
             )
-        if self._holder.has_lost(name):
+        if self.holder.has_lost(name):
             return  # the old name is lost: the account is taken again under the new one
         for mine, key in zip(held, keys, strict=True):
-            if mine and not self._pollers[key].account.holds and key not in self._taking:
+            if mine and not self.pollers[key].account.holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
             elif not mine:
                 self._let_go(key)
@@ -148,8 +140,8 @@ class Cluster:
     async def _take(self, key: tuple[str, str]) -> None:
         """Runs in its own task: loading many open jobs takes longer than a lease lasts."""
         try:
-            states = {(state.source, state.name): state for state in await self._store.accounts.all()}
-            await self._pollers[key].take_over(states.get(key))
+            states = {(state.source, state.name): state for state in await self.store.accounts.all()}
+            await self.pollers[key].take_over(states.get(key))
             log.info("polling_taken", source=key[0], account=key[1])
         except Exception as error:
             log.warning("cluster_failed", error=str(error))
@@ -157,40 +149,40 @@ class Cluster:
             del self._taking[key]
 
     def _let_go(self, key: tuple[str, str]) -> None:
-        taking, poller = self._taking.get(key), self._pollers[key]
+        taking, poller = self._taking.get(key), self.pollers[key]
         if taking is not None:
             taking.cancel()
         if poller.account.holds:
             poller.release()
-            self._signals.wake_all()  # waiters get no more signals from this node and must read the store
+            self.signals.wake_all()  # waiters get no more signals from this node and must read the store
             log.warning("polling_lost", source=key[0], account=key[1])
 
     async def _renewing(self) -> None:
-        renewed_at = self._clock()
+        renewed_at = self.clock()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
                     await self._renew_soon.wait()
             self._renew_soon.clear()
-            began_at = self._clock()
+            began_at = self.clock()
             if await self._attempt(self.renew):
                 renewed_at = began_at
-            elif self._clock() + 2 * RENEW_SECONDS - renewed_at >= LEASE_SECONDS:
-                for key in self._pollers:  # another node may take the accounts before the next attempt ends
+            elif self.clock() + 2 * RENEW_SECONDS - renewed_at >= LEASE_SECONDS:
+                for key in self.pollers:  # another node may take the accounts before the next attempt ends
                     self._let_go(key)
 
     # --- dead nodes
 
     async def release_dead(self) -> None:
         """Releases the leases of dead nodes. Skips this node's own former names: it finishes its work under them."""
-        now = self._clock()
+        now = self.clock()
         if now - self._surveyed_at >= SURVEY_SECONDS:
-            self._surveyed_at, self._others = now, set(await self._store.holders.bound())
-        if dead := await self._store.holders.dead([*self._others.difference(self._holder.names)]):
+            self._surveyed_at, self._others = now, set(await self.store.holders.bound())
+        if dead := await self.store.holders.dead([*self._others.difference(self.holder.names)]):
             self._others.difference_update(dead)
-            count = await self._store.holders.release(dead, now)
+            count = await self.store.holders.release(dead, now)
             log.warning("node_died", holders=dead, deliveries=count)
-            self._signals.deliveries_due()
+            self.signals.deliveries_due()
             self._renew_soon.set()
 
     async def _watching(self) -> None:
@@ -204,28 +196,28 @@ class Cluster:
         """Handles one notification, see `relay.store.databases.notices`."""
         what, _, rest = notice.partition(" ")
         if what == ALL:
-            self._store.subscriptions.changed()
-            self._tokens.heard()
-            self._answers.clear()
-            self._signals.wake_all()
+            self.store.subscriptions.changed()
+            self.tokens.heard()
+            self.answers.clear()
+            self.signals.wake_all()
             self._new_jobs = True
             self._not_listening = False
             self._introduced.set()
         elif what == "event":
-            self._signals.signal(rest)
-            self._signals.event_recorded()
-            self._signals.deliveries_due()
+            self.signals.signal(rest)
+            self.signals.event_recorded()
+            self.signals.deliveries_due()
         elif what == "group":
-            self._signals.signal(rest)
+            self.signals.signal(rest)
         elif what == "subscriptions":
-            self._store.subscriptions.changed()
-            self._signals.deliveries_due()
+            self.store.subscriptions.changed()
+            self.signals.deliveries_due()
         elif what == "tokens":
-            self._tokens.heard()
+            self.tokens.heard()
         elif what == "deliveries":
-            self._signals.deliveries_due()
+            self.signals.deliveries_due()
         elif what == "pulls":
-            self._signals.signal(DELIVERIES)
+            self.signals.signal(DELIVERIES)
         elif what == "polling":
             self._renew_soon.set()
         elif what == "node":
@@ -235,8 +227,8 @@ class Cluster:
         elif what == "gone":
             account, uid, external_id = rest.split(" ", 2)
             source, _, name = account.partition("/")
-            self._answers.drop((source, name, external_id))
-            self._signals.signal(uid)
+            self.answers.drop((source, name, external_id))
+            self.signals.signal(uid)
             self._gone.add(uid)
         self._wake.set()
 
@@ -244,7 +236,7 @@ class Cluster:
         account, _, rest = rest.partition(" ")
         uid, _, weight = rest.partition(" ")
         source, _, name = account.partition("/")
-        poller = self._pollers.get((source, name))
+        poller = self.pollers.get((source, name))
         if poller is None or not poller.account.holds:
             return
         if what == "look":
@@ -258,50 +250,50 @@ class Cluster:
         """Finds jobs registered on other nodes, after a notification or at intervals. While the node cannot listen,
         also wakes all waiters."""
         if self._not_listening:
-            self._store.subscriptions.changed()
-            self._answers.clear()
-            self._signals.wake_all()
-            self._signals.deliveries_due()
+            self.store.subscriptions.changed()
+            self.answers.clear()
+            self.signals.wake_all()
+            self.signals.deliveries_due()
         await self._forget_gone()
-        now = self._clock()
+        now = self.clock()
         if not (self._not_listening or self._new_jobs or now - self._scanned_at >= UNHEARD_SECONDS):
             return
         after, self._new_jobs, self._scanned_at = new_id("job", now - LATE_COMMIT_SECONDS), False, now
-        while jobs := await self._store.jobs.opened_since(after, SCAN_COUNT):
+        while jobs := await self.store.jobs.opened_since(after, SCAN_COUNT):
             self._find(jobs)
             after = jobs[-1].uid
 
     async def _forget_gone(self) -> None:
         """Removes untracked jobs from the plans, which saves one poll for each."""
         gone = list(self._gone)
-        jobs = await asyncio.gather(*map(self._store.jobs.get, gone))
+        jobs = await asyncio.gather(*map(self.store.jobs.get, gone))
         self._gone.difference_update(gone)
         closed = [uid for uid, job in zip(gone, jobs, strict=True) if job is None or not job.open]
         for uid in closed:
-            for poller in self._pollers.values():
+            for poller in self.pollers.values():
                 poller.agenda.forget(uid)
         # A job may have been registered again after it was read, while it was still planned here.
-        again = await asyncio.gather(*map(self._store.jobs.get, closed))
+        again = await asyncio.gather(*map(self.store.jobs.get, closed))
         self._find([job for job in again if job is not None and job.open])
 
     async def reconcile(self) -> None:
         """Finds changes whose notification was lost: to subscriptions, and jobs that are tracked again, if the database
         has more open jobs of an account than this node has planned."""
-        if await self._store.subscriptions.find_changes():
-            self._signals.deliveries_due()
-        counts = await self._store.jobs.open_counts()
-        for (source, account), poller in self._pollers.items():
-            planned = poller.planner.stats(self._clock()).open_jobs
+        if await self.store.subscriptions.find_changes():
+            self.signals.deliveries_due()
+        counts = await self.store.jobs.open_counts()
+        for (source, account), poller in self.pollers.items():
+            planned = poller.planner.stats(self.clock()).open_jobs
             if not poller.account.holds or counts.get((source, account), 0) <= planned:
                 continue
             after = ""
-            while jobs := await self._store.jobs.open_jobs(source, account, after_uid=after, count=SCAN_COUNT):
+            while jobs := await self.store.jobs.open_jobs(source, account, after_uid=after, count=SCAN_COUNT):
                 self._find(jobs)
                 after = jobs[-1].uid
 
     def _find(self, jobs: Sequence[Job | PlannedJob]) -> None:
         for job in jobs:
-            poller = self._pollers.get((job.source, job.account))
+            poller = self.pollers.get((job.source, job.account))
             if poller is not None:
                 poller.ensure_planned(job)
 
@@ -322,7 +314,7 @@ class Cluster:
     async def _listening(self) -> None:
         while True:
             try:
-                await self._store.database.listen(self.heard, self.named)
+                await self.store.database.listen(self.heard, self.named)
             except Exception as error:
                 if not self._not_listening:
                     log.warning("not_listening", error=str(error))

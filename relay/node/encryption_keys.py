@@ -6,6 +6,7 @@ its own: the remaining secrets are in the database, so an interrupted rotation c
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 
@@ -25,74 +26,64 @@ SHOWN_FAILURES = 3
 log = structlog.get_logger("relay.node")
 
 
+@dataclass(eq=False, repr=False)
 class EncryptionKeys:
-    """The keys of one node. Call `check` before anything is encrypted."""
+    """The keys of one node, in `file` if they are not in the settings. Call `check` before anything is encrypted."""
 
-    def __init__(
-        self,
-        keyring: Keyring,
-        ciphertexts: CiphertextStore,
-        *,
-        clock: Clock,
-        file: KeyFile | None,
-        steady: Clock = steady_clock,
-    ) -> None:
-        """`file`: the file with the keys, if they are not in the settings."""
-        self._keyring = keyring
-        self._ciphertexts = ciphertexts
-        self._clock = clock
-        self._file = file
-        self._steady = steady
-        self._changing = asyncio.Lock()
+    keyring: Keyring
+    ciphertexts: CiphertextStore
+    _: KW_ONLY
+    clock: Clock
+    file: KeyFile | None
+    steady: Clock = steady_clock
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of the keys, the one that encrypts first."""
-        return self._keyring.ids
+        return self.keyring.ids
 
     @property
     def place(self) -> str:
         """The setting or file that contains the keys."""
-        return "encryption.keys" if self._file is None else str(self._file.path)
+        return "encryption.keys" if self.file is None else str(self.file.path)
 
     async def check(self) -> None:
         """Raises SettingsError if a secret is encrypted with a key that is missing."""
         await self._check(self.ids)
 
     async def _check(self, ids: Sequence[str]) -> None:
-        if (refusal := refusal_of(ids, await self._ciphertexts.used())) is not None:
+        if (refusal := refusal_of(ids, await self.ciphertexts.used())) is not None:
             raise SettingsError(refusal)
 
     async def reload(self, keys: Sequence[str]) -> None:
         """Uses these keys of the settings, or without any those of the file. Raises SettingsError, and then keeps the
         old ones."""
         async with self._changing:
-            if (self._file is None and not keys) or (self._file is not None and keys):
+            if (self.file is None and not keys) or (self.file is not None and keys):
                 raise SettingsError("encryption.keys can be changed at run time, but not added or removed: restart")
-            await self._use(keys if self._file is None else self._file.read())
+            await self._use(keys if self.file is None else self.file.read())
 
     async def _use(self, keys: Sequence[str]) -> None:
         ids = Keyring(keys).ids
         if ids != self.ids:
             await self._check(ids)
-            self._keyring.replace(keys)
+            self.keyring.replace(keys)
             log.info("encryption_keys_read_again", keys=list(ids))
 
     async def rotate(self) -> Rotation:
         """Encrypts secrets again for up to PART_SECONDS. Keys in a file get a new one first, unless another key is
         still in use. Raises SettingsError if the file cannot be replaced."""
-        if self._file is not None:
+        if self.file is not None:
             async with self._changing:
-                await self._use(self._file.read())  # an interrupted rotation may have written it
-                if set(await self._ciphertexts.used()) <= {self.ids[0]}:
-                    await self._use(await asyncio.to_thread(self._file.add, self._clock()))
-        until, done = self._steady() + PART_SECONDS, 0
+                await self._use(self.file.read())  # an interrupted rotation may have written it
+                if set(await self.ciphertexts.used()) <= {self.ids[0]}:
+                    await self._use(await asyncio.to_thread(self.file.add, self.clock()))
+        until, done = self.steady() + PART_SECONDS, 0
         failures: list[str] = []
         for column in sealed_columns():
             after = ("",) * len(column.key)
-            while self._steady() < until and (
-                stale := await self._ciphertexts.stale(column, self._keyring.header, after)
-            ):
+            while self.steady() < until and (stale := await self.ciphertexts.stale(column, self.keyring.header, after)):
                 changes: list[Change] = []
                 size = 0
                 for after, old in stale:
@@ -102,9 +93,9 @@ class EncryptionKeys:
                     if size > STEP_BYTES:
                         break
                 if changes:
-                    await self._ciphertexts.replace(column, changes)
+                    await self.ciphertexts.replace(column, changes)
                 done += len(changes)
-        used = await self._ciphertexts.used()
+        used = await self.ciphertexts.used()
         rotation = Rotation(
             key=self.ids[0],
             done=done,
@@ -120,8 +111,8 @@ class EncryptionKeys:
     ) -> Change | None:
         context = column.context(place)
         try:
-            plaintext = self._keyring.decrypt(old, context=context)
+            plaintext = self.keyring.decrypt(old, context=context)
         except DecryptError as error:
             failures.append(str(error))
             return None
-        return place, old, self._keyring.encrypt(plaintext, context=context)
+        return place, old, self.keyring.encrypt(plaintext, context=context)

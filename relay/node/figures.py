@@ -5,6 +5,7 @@ Cells of a failed write go with the next one, within the bounds of the series.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,21 +28,19 @@ MEASURED_AT_ONCE = 50
 log = structlog.get_logger("relay.node")
 
 
+@dataclass(eq=False, repr=False)
 class Figures:
     """Measures and writes, every FLUSH_SECONDS and when the node stops."""
 
-    def __init__(
-        self, rows: FigureStore, series: TimeSeries, pollers: "Mapping[tuple[str, str], Poller]", clock: Clock
-    ) -> None:
-        self._rows = rows
-        self._series = series
-        self._pollers = pollers
-        self._clock = clock
-        self._polls: dict[tuple[str, str], tuple[float, int]] = {}
-        """When each account's polls were last counted, and how many there were."""
-        self._writing = asyncio.Lock()
-        self._lost = 0
-        """Lost cells that were logged."""
+    rows: FigureStore
+    series: TimeSeries
+    pollers: "Mapping[tuple[str, str], Poller]"
+    clock: Clock
+    _polls: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict, init=False)
+    """When each account's polls were last counted, and how many there were."""
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _lost: int = field(default=0, init=False)
+    """Lost cells that were logged."""
 
     async def run_once(self) -> None:
         """Measures the accounts, then writes. Raises StoreError."""
@@ -51,9 +50,9 @@ class Figures:
     async def measure(self) -> None:
         """Measures the accounts that this node polls. Other nodes add their accounts to the open jobs of the whole
         relay, so only the node of the first account counts a measurement of these."""
-        now, polls = self._clock(), self._polls
+        now, polls = self.clock(), self._polls
         self._polls = {}
-        for number, (place, poller) in enumerate(list(self._pollers.items())):
+        for number, (place, poller) in enumerate(list(self.pollers.items())):
             if number % MEASURED_AT_ONCE == MEASURED_AT_ONCE - 1:
                 await asyncio.sleep(0)
             if not poller.account.holds or poller.agenda.loading:
@@ -68,26 +67,26 @@ class Figures:
                 "price_seconds": stats.price_seconds,
             }
             for name, value in values.items():
-                self._series.add(name, owner_of(*place), now, value)
-            self._series.add("jobs_open", "", now, stats.open_jobs, count=number == 0)
+                self.series.add(name, owner_of(*place), now, value)
+            self.series.add("jobs_open", "", now, stats.open_jobs, count=number == 0)
 
     async def flush(self) -> None:
         """Writes the counted cells, in several transactions. Raises StoreError; unwritten cells go with the next
         call. Rows whose commit PostgreSQL could not confirm before it went away may count twice."""
         async with self._writing:
             try:
-                for _ in range(0, self._series.waiting_count, CELLS_AT_ONCE):
-                    await self._write(self._series.take(CELLS_AT_ONCE))
+                for _ in range(0, self.series.waiting_count, CELLS_AT_ONCE):
+                    await self._write(self.series.take(CELLS_AT_ONCE))
             finally:
-                if (lost := self._series.lost_count) > self._lost:
+                if (lost := self.series.lost_count) > self._lost:
                     log.warning("figures_lost", cells=lost - self._lost)
                     self._lost = lost
 
     async def _write(self, cells: Cells) -> None:
         try:
-            await self._rows.add(rows_of(cells))
+            await self.rows.add(rows_of(cells))
         except ValueRefused as error:  # it would be refused again, and hold up the rest
             log.error("figures_refused", cells=len(cells), error=str(error))
         except Exception:  # not CancelledError: then the write goes on, and must not be repeated
-            self._series.give_back(cells)
+            self.series.give_back(cells)
             raise

@@ -165,7 +165,7 @@ async def test_job_registered_again_during_the_check_stays_planned(world: World)
     poller: Any = world.poller
     poller.agenda, poller.ensure_planned = SimpleNamespace(forget=planned.discard), lambda found: planned.add(found.uid)
     jobs: Any = SimpleNamespace(get=get)
-    world.cluster._store.jobs = jobs
+    world.cluster.store.jobs = jobs
     world.cluster.heard(f"gone {KEY[0]}/{KEY[1]} {job.uid} {job.external_id}")
     await world.cluster._forget_gone()
     assert planned == {job.uid}
