@@ -21,6 +21,7 @@ from relay.bus.publishers import CannotConnect, causes_of, named
 from relay.bus.shared import needed
 from relay.clock import Clock, wall_clock
 from relay.core.deliveries.broker import HELD_BACK, Broker, Message, Published
+from relay.tasks import Tasks
 
 _errors = needed("aiokafka.errors", "kafka")
 
@@ -153,6 +154,8 @@ class Kafka:
         self._settled: dict[bytes, bool] = {}
         """Digests of messages of unacknowledged batches that proved to be stored."""
         self._closed = False
+        self._waiting: dict[wire.Connection, dict[Place, tuple[bytes, asyncio.Future[tuple[int, int]]]]] = {}
+        self._tasks = Tasks()
 
     @property
     def broken(self) -> bool:
@@ -391,8 +394,8 @@ class Kafka:
                 lane.identity = (int(answer.producer_id), int(answer.producer_epoch))
                 lane.sequence = lane.tries = 0
             lane.tries += 1
-            request = wire.produce_request(place, wire.encoded(batch, *lane.identity, lane.sequence))
-            code, offset = wire.stored(place, await self._answer(connection, request))
+            records = wire.encoded(batch, *lane.identity, lane.sequence)
+            code, offset = await self._produced(connection, place, records)
         except CannotConnect as why:
             return Published(error=why.error, detail=str(why)), why.error in _PASSING
         if code == _OK or (code == _DUPLICATE and lane.tries > 1):
@@ -403,6 +406,35 @@ class Kafka:
         if code not in _PASSING_CODES:
             lane.forget()  # an earlier try may have used its numbers
         return _result_of(code), code in _PASSING_CODES
+
+    async def _produced(self, connection: wire.Connection, place: Place, records: bytes) -> tuple[int, int]:
+        """Sends records, in one request with those of other lanes that start now: a node answers the requests of a
+        connection one after the other, each when all replicas have it. Returns an error code and the offset."""
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(connection, {})
+        waiting[place] = (records, answer)
+        if len(waiting) == 1:
+            self._tasks.start(self._exchange(connection))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            connection.close()  # it may be half open
+            raise
+
+    async def _exchange(self, connection: wire.Connection) -> None:
+        await asyncio.sleep(0)  # lanes that start together
+        waiting = self._waiting.pop(connection)
+        try:
+            request = wire.produce_request({place: records for place, (records, _) in waiting.items()})
+            found = wire.stored(waiting, await self._answer(connection, request))
+        except CannotConnect as why:
+            for _, answer in waiting.values():
+                if not answer.done():
+                    answer.set_exception(CannotConnect(why.error, str(why)))
+        else:
+            for place, (_, answer) in waiting.items():
+                if not answer.done():
+                    answer.set_result(found[place])
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

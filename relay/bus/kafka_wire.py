@@ -5,7 +5,7 @@ The size of a response is limited, and the rounds of hashing that a node may dem
 
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -144,20 +144,25 @@ def identity_request() -> Any:
     return _transaction.InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=2**31 - 1)
 
 
-def produce_request(place: Place, records: bytes) -> Any:
-    """Stores records of a partition on all in-sync replicas (`acks=all`)."""
-    topics = [(place.topic, [(place.partition, records)])]
+def produce_request(records: Mapping[Place, bytes]) -> Any:
+    """Stores records of partitions on all in-sync replicas (`acks=all`)."""
+    topics: dict[str, list[tuple[int, bytes]]] = {}
+    for place, one in records.items():
+        topics.setdefault(place.topic, []).append((place.partition, one))
     return _produce.ProduceRequest(
-        transactional_id=None, required_acks=-1, timeout=int(REQUEST_SECONDS * 1000), topics=topics
+        transactional_id=None, required_acks=-1, timeout=int(REQUEST_SECONDS * 1000), topics=list(topics.items())
     )
 
 
-def stored(place: Place, answer: Any) -> tuple[int, int]:
-    """The error code and the offset in the answer to `produce_request`. Raises CannotConnect."""
-    match answer.topics:
-        case [(place.topic, [(place.partition, int(code), int(offset), *_)])]:
-            return code, offset
-    raise CannotConnect("protocol", "the broker's answer makes no sense")
+def stored(places: Collection[Place], answer: Any) -> dict[Place, tuple[int, int]]:
+    """The error code and the offset of each partition in the answer to `produce_request`. Raises CannotConnect."""
+    try:
+        found = {Place(topic, one[0]): (int(one[1]), int(one[2])) for topic, parts in answer.topics for one in parts}
+    except (TypeError, ValueError, IndexError):
+        found = {}
+    if found.keys() != set(places):
+        raise CannotConnect("protocol", "the broker's answer makes no sense")
+    return found
 
 
 def encoded(batch: Batch, producer: int, epoch: int, sequence: int) -> bytes:

@@ -162,6 +162,13 @@ async def test_batch_that_is_too_large_is_divided_and_only_a_message_that_is_too
         assert await world.publish(message(1), message(2), message(3, "b")) == ["too_large", "behind", "too_large"]
 
 
+async def test_partitions_of_a_node_are_stored_in_one_request():
+    async with opened(FakeKafka(topics={"orders": [1] * 12})) as world:
+        assert await world.publish(*(message(n, f"key {n}") for n in range(100))) == [None] * 100
+        assert world.node.requests.count(PRODUCE) == 1
+        assert len({partition for partition, _, _ in world.node.stored}) == 12
+
+
 async def test_topic_that_is_missing_fails_alone():
     async with opened() as world:
         assert await world.publish(message(1, topic="none"), message(2, "b"), message(3, "c", topic="none")) == [
