@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -10,7 +10,6 @@ from relay.core.events.event import Hint, PointsAt, Repeat
 from relay.core.jobs.job import POLL, Problem
 
 Who = Literal["account owner", "administrator", "developer", "Revor"]
-WHO: tuple[str, ...] = get_args(Who)
 UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
 """Kinds of events after which the job may still be carried out."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})

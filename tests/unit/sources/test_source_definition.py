@@ -3,7 +3,7 @@
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,7 +12,7 @@ from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Prob
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import load_definition, presets
-from relay.sources.hints import WHO
+from relay.sources.hints import Who
 
 ROOT = Path(__file__).parents[3]
 SOURCES = Path(definition_module.__file__).parent
@@ -75,7 +75,7 @@ def test_every_documented_code_has_its_own_hint(code: str) -> None:
     assert hint is not None
     assert code not in hint.meaning, "the general hint names the code, its own does not"
     assert "{" not in hint.meaning
-    assert hint.who in WHO
+    assert hint.who in get_args(Who)
 
 
 @pytest.mark.parametrize("retryable", [True, False, None])
