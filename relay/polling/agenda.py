@@ -132,7 +132,7 @@ class Agenda:
 
     def _effective(self, uid: str) -> float:
         """The weight to plan with."""
-        return self.own_weight(uid) * (WAITING_CLIENT_WEIGHT if uid in self._clients else 1.0)
+        return self._weights.get(uid, NORMAL_WEIGHT) * (WAITING_CLIENT_WEIGHT if uid in self._clients else 1.0)
 
     def _set_own(self, uid: str, weight: float) -> None:
         if weight == NORMAL_WEIGHT:

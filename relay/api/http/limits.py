@@ -67,7 +67,8 @@ def check_media_type(headers: Headers) -> None:
             shown = repr(media_type.strip()[:100]) if media_type.strip() else "nothing"
             raise unsupported(f"Content-Type says {shown}: send application/json")
         check_charset(parameters)
-    check_encoding(headers)
+    if "content-encoding" in headers:
+        check_encoding(headers)
 
 
 def check_charset(parameters: str) -> None:

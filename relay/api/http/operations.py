@@ -324,7 +324,7 @@ class Resource:
             action = operation.audited(query) if callable(operation.audited) else operation.audited
             if action is not None and identity is not None:
                 return await _audited(action, identity, operation, call, key)
-            response = await _perform(operation, call, key)
+            response = await _run(operation, call, key)
         finally:
             held.release()
         if operation.counted is not None and identity is not None and response.status_code < 400:
@@ -359,7 +359,7 @@ async def _audited(action: str, identity: Identity, operation: Operation, call: 
         await audit.end(begun, status=status, target=target, notes=call.notes)
 
     try:
-        response = await _perform(operation, call, key)
+        response = await _run(operation, call, key)
     except RequestError as error:
         await end(error.status)
         raise
@@ -374,14 +374,11 @@ async def _audited(action: str, identity: Identity, operation: Operation, call: 
     return response
 
 
-async def _perform(operation: Operation, call: Call, key: str | None) -> Response:
-    if key is None or operation.repeats is None:
-        return await _run(operation, call)
-    described = _DESCRIBES if operation.media_types else ()
-    return await idempotency.once(call, key, operation.repeats, lambda: _run(operation, call), described)
-
-
-async def _run(operation: Operation, call: Call) -> Response:
+async def _run(operation: Operation, call: Call, key: str | None = None) -> Response:
+    """Runs the operation: with an Idempotency-Key once."""
+    if key is not None and operation.repeats is not None:
+        described = _DESCRIBES if operation.media_types else ()
+        return await idempotency.once(call, key, operation.repeats, lambda: _run(operation, call), described)
     if call.body:
         if not operation.media_types:
             limits.check_media_type(call.request.headers)
