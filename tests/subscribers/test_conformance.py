@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
-from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Origin, Repeat, relay_event
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Repeat, relay_event
 from relay.core.jobs.job import JOB_EVENTS
-from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from subscribers import registry
@@ -21,16 +20,13 @@ from subscribers.base import Kind, RenderContext
 from subscribers.teams import MAX_BODY_BYTES as TEAMS_BYTES
 from tests.support.chat_texts import shown_by_discord, shown_by_markdown
 from tests.support.hostile_texts import TEXTS, events_with, events_with_one_field, unseen
-from tests.support.job_events import NOW, job_event
+from tests.support.job_events import NOW, OF_SAMPLES, job_event, sample
 from tests.support.scale import scaled
 from tests.support.schema_check import check_event
 from tests.support.slack_check import check_message
 from tests.vendors.stand_ins import CRMS
 
-ORIGIN = Origin(
-    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
-)
-TYPES = known_types([ORIGIN.type_prefix])
+TYPES = known_types([OF_SAMPLES.type_prefix])
 CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 SINK_SECRET = "T0secret0path"
 SECRETS = ("alex@example.com", "+14155552671", "415 555 2671", "linkedin.com/in/alex", "Hi Alex, saw your", "s3cr3t")
@@ -55,12 +51,6 @@ every_wording_kind = pytest.mark.parametrize(
 
 def subscription_of(kind: Kind, sink: str = f"https://hooks.example/{SINK_SECRET}") -> Subscription:
     return Subscription(id="sub_01jvpq0000000000000000000b", sink=sink, kind=kind.name)
-
-
-def sample(type: str) -> Event:
-    return sample_event(
-        type, event_id="evt_01jvpq0000000000000000000e", now=NOW, origin=ORIGIN, dataschema_base="http://x"
-    )
 
 
 def check_cloudevent(request: OutboundRequest, event: Event) -> None:

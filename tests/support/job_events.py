@@ -6,12 +6,17 @@ from typing import Any
 from relay.core.events.event import Event, Hint, Origin, account_event, from_transition, relay_event
 from relay.core.events.summary_events import account_data, group_finished_data, incident_data
 from relay.core.jobs.job import Job, Observation, Problem, Transition
+from relay.core.samples import sample_event
 
 NOW = 1779271208.0
 JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 ORIGIN = Origin(
     source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
 )
+OF_SAMPLES = Origin(
+    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
+)
+SAMPLE_ID = "evt_01jvpq0000000000000000000e"
 RECONNECT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
 
 
@@ -68,6 +73,13 @@ def job_event(
         inferred=inferred,
     )
     return from_transition(id, job, step, ORIGIN, seen=None if unseen else seen, hint=hint)
+
+
+def sample(type: str, metadata: Mapping[str, Any] | None = None) -> Event:
+    """The sample of a type."""
+    return sample_event(
+        type, event_id=SAMPLE_ID, now=NOW, origin=OF_SAMPLES, dataschema_base="http://x", metadata=metadata
+    )
 
 
 def account_made(kind: str, **changes: Any) -> Event:

@@ -63,34 +63,25 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     works: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SlackWeb(Api):
     """One workspace. Calls are in `calls` as (method, arguments), accepted or not; errors of refused ones in `refused`.
 
-    names     its channels' ids by name
-    member    the channels that the app is a member of
-    scopes    of the token
-    archived  channels that take nothing
     faults    answers to the next calls of each method, whatever these are
     """
 
     def __init__(self) -> None:
-        self.names = {"campaigns": CHANNEL, "private": "G0PRIVATE01"}
-        self.member = {CHANNEL}
-        self.scopes = {"chat:write"}
-        self.archived: set[str] = set()
         self.tokens = {TOKEN}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refused: list[str] = []
-        self.posts: dict[str, list[Post]] = {}
+        self.posts: list[Post] = []
         self.faults: dict[str, list[Fault]] = {}
         self._made = 0
 
-    def channel(self, channel: str = CHANNEL) -> list[Post]:
-        """What the channel shows, without the threads."""
-        return self.posts.get(channel, [])
+    def channel(self) -> list[Post]:
+        """The messages of the channel, without the threads."""
+        return self.posts
 
     @property
     def mentioned(self) -> list[str]:
@@ -108,8 +99,7 @@ class SlackWeb(Api):
 
     def delete(self, post: Post) -> None:
         """Somebody deletes a message; its thread goes with it."""
-        for posts in self.posts.values():
-            posts[:] = [one for one in posts if one is not post]
+        self.posts[:] = [one for one in self.posts if one is not post]
 
     def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         called = urlsplit(url).path.removeprefix("/api/") if method == "POST" else ""
@@ -123,7 +113,7 @@ class SlackWeb(Api):
         if fault is None:
             self.refused += [done["error"]] if "error" in done else []
             return Answer(200, orjson.dumps(done), (("Content-Type", "application/json; charset=utf-8"),))
-        shown = {"ok": False, "error": fault.error, **fault.more} if fault.error else done
+        shown = {"ok": False, "error": fault.error} if fault.error else done
         body = orjson.dumps(shown) if fault.body is None else fault.body
         return Answer(fault.status, body, tuple(fault.headers.items()))
 
@@ -155,8 +145,6 @@ class SlackWeb(Api):
         if given is None:
             return _no("invalid_json")
         self.calls.append((method, given))
-        if "chat:write" not in self.scopes:
-            return _no("missing_scope", needed="chat:write", provided=",".join(sorted(self.scopes)) or "none")
         problem = self._problem(method, given)
         if problem is not None:
             return _no(problem)
@@ -191,17 +179,10 @@ class SlackWeb(Api):
         return self.problem_of_blocks(given.get("blocks"))
 
     def _post(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        channel = self.names.get(given["channel"].removeprefix("#"), given["channel"])
-        if channel not in self.names.values():
+        channel = CHANNEL if given["channel"].removeprefix("#") == "campaigns" else given["channel"]
+        if channel != CHANNEL:
             return _no("channel_not_found")
-        if channel in self.archived:
-            return _no("is_archived")
-        if channel not in self.member:
-            if channel.startswith("G"):
-                return _no("channel_not_found")
-            if "chat:write.public" not in self.scopes:
-                return _no("not_in_channel")
-        posts = self.posts.setdefault(channel, [])
+        posts = self.posts
         thread = given.get("thread_ts")
         if thread is not None:
             parent = next((post for post in posts if post.ts == thread), None)
@@ -215,11 +196,9 @@ class SlackWeb(Api):
         return {"ok": True, "channel": channel, "ts": post.ts, "message": message}
 
     def _update(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        if given["channel"] not in self.names.values():
+        if given["channel"] != CHANNEL:
             return _no("channel_not_found")  # by id only
-        if given["channel"] in self.archived:
-            return _no("is_inactive")
-        found = [post for post in self.posts.get(given["channel"], []) if post.ts == given["ts"]]
+        found = [post for post in self.posts if post.ts == given["ts"]]
         if not found:
             return _no("message_not_found")
         found[0].edits.append(found[0].text)
@@ -239,5 +218,5 @@ def _slack_sdk_takes(sent: dict[str, Any]) -> bool:
     return True
 
 
-def _no(error: str, **more: str) -> dict[str, Any]:
-    return {"ok": False, "error": error, **more}
+def _no(error: str) -> dict[str, Any]:
+    return {"ok": False, "error": error}

@@ -12,9 +12,8 @@ from cloudevents.core.formats.json import JSONFormat
 from relay.core.deliveries.broker import Login
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import Response
-from relay.core.events.event import Event, Origin
+from relay.core.events.event import Event
 from relay.core.jsontext import dumps
-from relay.core.samples import sample_event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from subscribers import base
@@ -191,11 +190,6 @@ def test_kafka_sends_no_secret_in_the_clear():
             check(Kafka(), replace(made, sink=sink))
         else:
             assert errors_of(Kafka(), replace(made, sink=sink)) == {"/sinkcredential": "credential_unsuitable"}
-
-
-def sample(type: str) -> Event:
-    origin = Origin(source="https://x.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
-    return sample_event(type, event_id="evt_1", now=1779271208.0, origin=origin, dataschema_base="http://x")
 
 
 HOSTILE_SETTINGS = {

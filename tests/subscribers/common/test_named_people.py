@@ -5,14 +5,13 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.credentials import SinkCredential
-from relay.core.events.event import Event, Origin
-from relay.core.samples import sample_event
+from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import NotRenderable
 from subscribers.pipedrive import Pipedrive
 from subscribers.webhook import Webhook
+from tests.support.job_events import sample
 
-ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="x", account_source="y")
 TOKEN = {"credentialtype": "ACCESSTOKEN", "accesstoken": "t"}
 CREDENTIAL = SinkCredential(id="crd_1", origin="https://a.pipedrive.com:443", fields=TOKEN)
 
@@ -24,16 +23,7 @@ def subscription(**options: Any) -> Subscription:
 
 
 def event(**metadata: Any) -> Event:
-    return sample_event(
-        "ai.revor.job.failed",
-        event_id="evt_1",
-        now=1.0,
-        origin=ORIGIN,
-        dataschema_base="https://r.example",
-        source="revor",
-        account="default",
-        metadata=metadata,
-    )
+    return sample("ai.revor.job.failed", metadata)
 
 
 @pytest.mark.parametrize("unmatched", ["skip", "create", "fail"])

@@ -12,19 +12,16 @@ import pytest
 
 from relay.api.subscriptions.checks import options_of
 from relay.api.subscriptions.models import SubscriptionCreate
-from relay.core.events.event import Event, Origin
-from relay.core.samples import sample_event
+from relay.core.events.event import Event
 from relay.core.subscriptions.filters import full_type, known_types
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from subscribers.common import templates
+from tests.support.job_events import OF_SAMPLES, sample
 from tests.vendors import template_targets
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "integrations" / "templates.md").read_text(encoding="utf-8")
-ORIGIN = Origin(
-    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
-)
 CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 TARGETS: dict[str, Callable[[str, dict[str, str], bytes], None]] = {
     "Google Chat": template_targets.google_chat,
@@ -64,17 +61,11 @@ def subscription_of(body: dict[str, Any]) -> Subscription:
         sink=given.sink,
         kind=kind,
         options=options_of(given, given.config, kind),
-        types=tuple(full_type(one, known_types([ORIGIN.type_prefix])) or one for one in given.types or ()),
+        types=tuple(full_type(one, known_types([OF_SAMPLES.type_prefix])) or one for one in given.types or ()),
         headers=tuple(((settings and settings.headers) or {}).items()),
     )
     registry.kind_named(subscription.kind).check(subscription)
     return subscription
-
-
-def sample(type: str) -> Event:
-    return sample_event(
-        type, event_id="evt_01jvpq0000000000000000000e", now=1779271208.0, origin=ORIGIN, dataschema_base="http://x"
-    )
 
 
 def spoiled(value: Any, text: str) -> Any:
@@ -97,7 +88,7 @@ def test_recipe_keeps_the_vendors_rules_for_every_event_it_gets(title: str) -> N
     subscription = subscription_of(recipes()[title])
     assert subscription.types
     for type in subscription.types:
-        assert type in known_types([ORIGIN.type_prefix])
+        assert type in known_types([OF_SAMPLES.type_prefix])
         check(subscription, sample(type), TARGETS[title])
         templates.render(subscription.options["template"], sample(type), CONTEXT, strict=True)
 

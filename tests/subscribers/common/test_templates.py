@@ -8,9 +8,7 @@ import orjson
 import pytest
 
 from relay.core.deliveries.credentials import SinkCredential
-from relay.core.events.event import Event, Origin, relay_event
-from relay.core.samples import sample_event
-from relay.core.subscriptions.filters import known_types
+from relay.core.events.event import Event, relay_event
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import InvalidRequest, NotRenderable
 from relay.installation import install_command
@@ -18,13 +16,9 @@ from subscribers.base import RenderContext
 from subscribers.common import templates
 from subscribers.common.options import CrmOptions
 from subscribers.webhook import Webhook
+from tests.support.job_events import NOW, sample
 from tests.support.kind_checks import check
 
-NOW = 1779271208.0
-ORIGIN = Origin(
-    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
-)
-TYPES = known_types([ORIGIN.type_prefix])
 CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 SUBSCRIPTION = Subscription(
     id="sub_1",
@@ -32,12 +26,6 @@ SUBSCRIPTION = Subscription(
     secrets=(SigningSecret(value="whsec_signing-secret"),),
     headers=(("X-Key", "header-secret"),),
 )
-
-
-def sample(type: str) -> Event:
-    return sample_event(
-        type, event_id="evt_01jvpq0000000000000000000e", now=NOW, origin=ORIGIN, dataschema_base="http://x"
-    )
 
 
 FAILED = sample("ai.revor.job.failed")
@@ -118,14 +106,8 @@ def test_fields_that_are_html_escape_what_they_print_and_others_do_not() -> None
         "subject": "{{ metadata.deal }}",
         "number": "{{ metadata.nth }}",
     }
-    event = sample_event(
-        "ai.revor.job.failed",
-        event_id="evt_01jvpq0000000000000000000e",
-        now=NOW,
-        origin=ORIGIN,
-        dataschema_base="http://x",
-        metadata={"deal": "<i>'x' & y</i>", "<b>": 1, "nth": 7, "recipient_name": "A<u>", "many": ["<s>"]},
-    )
+    metadata = {"deal": "<i>'x' & y</i>", "<b>": 1, "nth": 7, "recipient_name": "A<u>", "many": ["<s>"]}
+    event = sample("ai.revor.job.failed", metadata)
     subscription = Subscription(id="sub_1", sink="https://crm.example", options={"template": template})
     found = templates.own_fields(event, CrmOptions.of(subscription), CONTEXT, ("content",))
     assert (found["subject"], found["number"]) == ("<i>'x' & y</i>", 7)

@@ -9,9 +9,8 @@ import pytest
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.deliveries.dialogue import Ended, Step, Steps
-from relay.core.events.event import Event, Origin
+from relay.core.events.event import Event
 from relay.core.jobs.job import Recipient
-from relay.core.samples import sample_event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import InvalidRequest
 from subscribers.base import RenderContext
@@ -21,17 +20,15 @@ from subscribers.salesforce.answers import NEWEST_VERSION, read_answer
 from subscribers.salesforce.dialogue import DIALOGUE
 from subscribers.salesforce.requests import soql_text
 from tests.subscribers.salesforce.test_answers import response
+from tests.support.job_events import NOW, sample
 from tests.support.kind_checks import check
 from tests.vendors.endpoint import Answer
 from tests.vendors.salesforce import CLIENT_ID, CLIENT_SECRET, ORIGIN, TOKEN, Fault
 from tests.vendors.salesforce import Salesforce as Org
 
-NOW = 1779271208.0
-JOBS = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 CONTEXT = RenderContext(public_url="https://relay.example")
 KIND = Salesforce()
 EMAIL = "o'neil@example.com"
-EVENT_ID = "evt_01jvpq0000000000000000000e"
 TOKEN_URL = f"{ORIGIN}/services/oauth2/token"
 LOGIN = "https://login.salesforce.com"
 ELSEWHERE = f"{LOGIN}/services/oauth2/token"
@@ -50,9 +47,7 @@ def subscription(sink: str = ORIGIN, given: dict[str, str] | None = APP, **optio
 
 
 def event(kind: str = "failed", **metadata: Any) -> Event:
-    return sample_event(
-        f"ai.revor.job.{kind}", event_id=EVENT_ID, now=NOW, origin=JOBS, dataschema_base="http://x", metadata=metadata
-    )
+    return sample(f"ai.revor.job.{kind}", metadata)
 
 
 def deliver(
