@@ -27,7 +27,9 @@ Pages = Callable[[Context, ASGIApp], ASGIApp]
 """Makes the dashboard over the API's operations."""
 
 
-def create_api(ports: ApiDependencies, proxy: "Callable[[Context], Proxy]", pages: Pages | None = None) -> Front:
+def create_api(
+    ports: ApiDependencies, proxy: "Callable[[ApiDependencies], Proxy]", pages: Pages | None = None
+) -> Front:
     """The API over these ports, the drop-in proxy that `proxy` creates, and the dashboard that `pages` makes. It opens
     and closes nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
@@ -38,7 +40,7 @@ def create_api(ports: ApiDependencies, proxy: "Callable[[Context], Proxy]", page
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
     # Not `Starlette`: the front answers all other exceptions.
     app = ExceptionMiddleware(router, handlers={HTTPException: on_http_exception})
-    return Front(app, proxy(context), context, None if pages is None else pages(context, app))
+    return Front(app, proxy(ports), context, None if pages is None else pages(context, app))
 
 
 def openapi_json(settings: ApiSettings) -> bytes:

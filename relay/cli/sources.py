@@ -1,5 +1,4 @@
-"""`relay sources`: the polling of each account, and what a larger budget would bring. `relay accounts`: those that jobs
-are sent from. `relay figures`: what happened in each minute, hour or day."""
+"""`relay sources`: the polling of each account, and what a larger budget would bring."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal

@@ -49,7 +49,6 @@ from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
 from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
-from relay.proxy.reads import AnswerCache
 from relay.proxy.types import Adopted, name_of, with_adopted
 from relay.signals import Signals
 from relay.sources.definition import load_definition
@@ -118,7 +117,6 @@ class Node:
         self.metrics_registry = Metrics()
         self.signals = Signals()
         self._holder = LeaseOwner()
-        self._answers = AnswerCache()
         self._admission = Admission()
         self._forecasts = GroupForecasts(store.group_work, store.learned, clock)
         self._probe = WriteProbe(store.database)
@@ -167,7 +165,7 @@ class Node:
             definitions=definitions,
             signals=self.signals,
             clock=clock,
-            on_untracked=lambda job: self._answers.drop((job.source, job.account, job.external_id)),
+            on_untracked=lambda job: self.dropin.reads.answers.drop((job.source, job.account, job.external_id)),
             callback_limits=self._components.of_tracking(),
         )
 
@@ -184,7 +182,7 @@ class Node:
             transports=self._accounts.transports,
             clients=self._accounts.clients,
             tracking=self.tracking,
-            answers=self._answers,
+            access=self.access,
             signals=self.signals,
             metrics=self.metrics_registry,
             stopping=lambda: self.stopping,
@@ -205,7 +203,7 @@ class Node:
                 store=store,
                 pollers=self.pollers,
                 signals=self.signals,
-                answers=self._answers,
+                answers=self.dropin.reads.answers,
                 clock=clock,
                 holder=self._holder,
                 polls="scheduler" in roles,
@@ -360,7 +358,7 @@ class Node:
                     one = self._components.of_account(source, account)
                     poller.configure(one, self._components.of_planner(source))
         self.tracking.configure(self._components.of_tracking())
-        self.dropin.creates.configure(self._components.of_capture())
+        self.dropin.creates.capture = self._components.of_capture()
         self._make_api()
         self.signals.deliveries_due()
         self.scheduler.upkeep_now("probes")  # a refused key may have been replaced
@@ -442,8 +440,8 @@ class Node:
 
     # --- wiring
 
-    def _proxy(self, context: Context) -> Proxy:
-        return Proxy(context, self.dropin)
+    def _proxy(self, ports: ApiDependencies) -> Proxy:
+        return Proxy(ports, self.dropin)
 
     def _make_api(self) -> None:
         pages = partial(create_web, settings=self._components.of_web()) if self.settings.web.enabled else None

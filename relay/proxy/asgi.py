@@ -5,10 +5,8 @@ A request passes through: refusals -> the caller's account -> a job read, a crea
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -17,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api.access.callers import LIMITS
 from relay.api.http import auth
+from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.fields import GROUP_EXPECTED, is_group_name
 from relay.api.http.limits import MAX_DEPTH, deeper_than
-from relay.api.http.operations import READS_TRACKED, USES_UPSTREAM, Context, request_id_of
+from relay.api.http.operations import READS_TRACKED, USES_UPSTREAM, request_id_of
 from relay.api.jobs.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.jobs.waiting import preferred_seconds
 from relay.config.fields import is_header_text
@@ -46,7 +45,7 @@ from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
 from relay.proxy.gateway import Gateway
 from relay.proxy.spool import Spool
-from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse
 
 _NOT_PLAIN = OVERRIDE_HEADERS | {b"content-length", b"transfer-encoding", b"cache-control", b"prefer", NODE_HEADER}
 """A request with any of these may need more than the cached answer, or may have to be refused."""
@@ -58,8 +57,8 @@ LEAVING_SECONDS = 0.05
 class Proxy:
     """The ASGI application."""
 
-    def __init__(self, context: Context, gateway: Gateway) -> None:
-        self._context = context
+    def __init__(self, ports: ApiDependencies, gateway: Gateway) -> None:
+        self._ports = ports
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,11 +66,11 @@ class Proxy:
         try:
             response = await self._respond(scope, receive)
         except auth.WrongToken as error:
-            self._context.ports.audit.login_refused(auth.client_of(scope))
-            response = self._problem(scope, await self._context.ports.access.slowed(error))
+            self._ports.audit.login_refused(auth.client_of(scope))
+            response = self._problem(scope, await self._ports.access.slowed(error))
         except RequestError as error:
             if error.code == KEY_UNKNOWN:  # no key was sent
-                self._context.ports.audit.login_refused(auth.client_of(scope))
+                self._ports.audit.login_refused(auth.client_of(scope))
             response = self._problem(scope, error)
         if response is not None:
             await self.answer(response, scope, receive, send)
@@ -109,60 +108,51 @@ class Proxy:
         if (name := unforwardable(headers)) is not None:
             detail = f"the value of the header {name} is not UTF-8 and cannot be sent unchanged. Nothing was sent"
             raise InvalidRequest(detail, code="invalid_header", status=400)
-        method, path = scope["method"], scope["raw_path"].decode("ascii")
-        query = scope["query_string"].decode("latin-1")
+        request = ForwardedRequest(
+            caller=caller,
+            identity=scope.get("relay.identity"),
+            method=scope["method"],
+            path=scope["raw_path"].decode("ascii"),
+            query=scope["query_string"].decode("latin-1"),
+            headers=headers,
+            request_id=request_id_of(scope, self._ports.clock),
+        )
         has_body, fresh, prefers = _traits(scope["headers"])
-        external_id = None if has_body else gateway.job_read(caller, method, path, query)
-        wait_seconds = 0.0
+        external_id = None if has_body else gateway.job_read(caller, request.method, request.path, request.query)
         if external_id is not None:
             scope["relay.operation"] = "read"
-            if prefers:
-                wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0)
+            wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0) if prefers else 0.0
             known = None if fresh else gateway.reads.from_memory(caller, external_id, ended=wait_seconds > 0)
             if known is not None:
                 return known
-        request = ForwardedRequest(
-            caller=caller,
-            method=method,
-            path=path,
-            query=query,
-            headers=headers,
-            request_id=request_id_of(scope, self._context.ports.clock),
-        )
-        if external_id is not None:
-            waits = self._context.ports.admission.waits
-            with waits.held(_name_of(scope, caller)) if wait_seconds else nullcontext():
-                work = gateway.reads.read(
-                    request,
-                    external_id,
-                    fresh=fresh,
-                    wait_seconds=wait_seconds,
-                    check=partial(self._check, scope),
-                    untracked=partial(_require_upstream, scope, "this job is not tracked"),
-                )
+            with self._ports.admission.waits.held(request.by) if wait_seconds else nullcontext():
+                work = gateway.reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
                 return await _unless_left(work, receive)
-        _require_upstream(scope, "this does not read a tracked job")
-        if gateway.is_create(caller, method, path):
+        request.require_upstream("this does not read a tracked job")
+        if gateway.is_create(request):
             scope["relay.operation"] = "create"
-            options = _options(scope["headers"], caller.source, self._context)
-            options = replace(options, caller=_name_of(scope, caller))
-            with Spool(self._context.ports.admission, _name_of(scope, caller)) as spool:
-                arriving = _Upload(receive)
-                try:
-                    body = await spool.read(arriving)
-                except RequestError:
-                    await arriving.discard()
-                    raise
-                # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
-                created = await gateway.creates.create(request, body, options)
-            if created.status < 400:
-                self._context.ports.audit.count("proxy.create", _identity(scope, caller))
-            return created
+            return await self._create(
+                request, _attached(scope["headers"], caller.source, self._ports.settings), receive
+            )
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
-        response = await _unless_left(gateway.forwarding.forward(request, upload), receive, upload)
-        if method not in SAFE_METHODS and response is not None and response.status < 400:
-            self._context.ports.audit.count("proxy.write", _identity(scope, caller))
+        response = await _unless_left(gateway.forward(request, upload), receive, upload)
+        if request.method not in SAFE_METHODS and response is not None and response.status < 400:
+            self._ports.audit.count("proxy.write", request.actor)
         return response
+
+    async def _create(self, request: ForwardedRequest, attached: Mapping[str, Any], receive: Receive) -> ProxyResponse:
+        ports, arriving = self._ports, _Upload(receive)
+        with Spool(ports.admission, request.by) as spool:
+            try:
+                await spool.read(arriving)
+            except RequestError:
+                await arriving.discard()
+                raise
+            # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
+            created = await self._gateway.creates.create(request, spool, attached)
+        if created.status < 400:
+            ports.audit.count("proxy.create", request.actor)
+        return created
 
     def _refuse(self, scope: Scope) -> None:
         """Raises InvalidRequest for a request that could reach past the forwarded paths with the account's key."""
@@ -173,7 +163,7 @@ class Proxy:
             raise InvalidRequest(
                 "TRACE echoes a request with its key. It is not forwarded", code="method_not_allowed", status=405
             )
-        refusal = path_refusal(scope["raw_path"], self._context.ports.settings.passed_paths)
+        refusal = path_refusal(scope["raw_path"], self._ports.settings.passed_paths)
         if refusal is not None:
             raise InvalidRequest(f"{refusal}. Nothing was sent", code="invalid_path", status=400)
         overriding = next((name for name, _ in scope["headers"] if name in OVERRIDE_HEADERS), None)
@@ -190,9 +180,9 @@ class Proxy:
 
         The caller's `Connection` header is applied before the key is added, so it cannot remove the key.
         """
-        gateway, settings = self._gateway, self._context.ports.settings
+        gateway, settings = self._gateway, self._ports.settings
         raw: list[Header] = scope["headers"]
-        key, access = api_key_of(raw), self._context.ports.access
+        key, access = api_key_of(raw), self._ports.access
         # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
         passed = without_tokens(headers_to_forward(raw), lambda value: value != key and access.is_token(value))
         caller = self._who(scope, key)
@@ -221,7 +211,7 @@ class Proxy:
         if caller is not None or key is None:
             return caller or gateway.caller_for(key)
         # A token is looked up and counted once for each request.
-        identity: auth.Identity | None = scope.get("relay.identity") or self._context.ports.access.identify(key, scope)
+        identity: auth.Identity | None = scope.get("relay.identity") or self._ports.access.identify(key, scope)
         if identity is None:
             return gateway.caller_for(key)
         scope["relay.identity"] = identity
@@ -236,38 +226,13 @@ class Proxy:
             raise Unauthorized(f"{why}: send the account's own key", code="no_account_to_stand_for")
         return standing
 
-    def _check(self, scope: Scope) -> None:
-        """Raises Unauthorized if the caller's token is gone."""
-        if not self._context.ports.access.holds(scope.get("relay.identity")):
-            raise Unauthorized(auth.TOKEN_GONE)
-
     def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
         gateway = self._gateway
-        code, request_id = f"relay_{error.code}", request_id_of(scope, self._context.ports.clock)
-        response = gateway.forwarding.problem(gateway.caller_for(None), error.status, code, str(error), request_id)
+        code, request_id = f"relay_{error.code}", request_id_of(scope, self._ports.clock)
+        response = gateway.problem(gateway.caller_for(None), error.status, code, str(error), request_id)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
         response.headers = [*response.headers, *added]
         return response
-
-
-def _name_of(scope: Scope, caller: Caller) -> str:
-    """What the limits of one caller count by: the token, or the account whose key was sent."""
-    identity: auth.Identity | None = scope.get("relay.identity")
-    return f"{caller.source}/{caller.account}" if identity is None else identity.key
-
-
-def _identity(scope: Scope, caller: Caller) -> auth.Identity:
-    """Who calls: a token, or the holder of an upstream key."""
-    found: auth.Identity | None = scope.get("relay.identity")
-    name = f"key of {caller.source}/{caller.account or 'another account'}"
-    return found or auth.Identity(name=name, scopes=frozenset())
-
-
-def _require_upstream(scope: Scope, what: str) -> None:
-    """Raises Forbidden for a token that may read tracked jobs only."""
-    identity: auth.Identity | None = scope.get("relay.identity")
-    if identity is not None:
-        identity.require(USES_UPSTREAM, f"{what}, and ")
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
@@ -285,35 +250,36 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
     return has_body, fresh, prefers
 
 
-def _options(headers: Sequence[Header], source: str, context: Context) -> TrackingOptions:
-    """Reads the `Relay-*` headers of a create. Raises InvalidRequest (400) before anything is sent."""
-    metadata, callback, types, group, size = None, None, None, None, None
-    given = [name for name, _ in headers]
-    for name in FOR_THE_RELAY:
-        if given.count(name) > 1:
-            raise _bad(name.decode().title(), "it is there more than once. Send one")
+def _attached(headers: Sequence[Header], source: str, settings: ApiSettings) -> dict[str, Any]:
+    """What the `Relay-*` headers of a create attach to its job, as fields of its intent. Raises InvalidRequest (400)
+    before anything is sent."""
+    given: dict[bytes, bytes] = {}
     for name, value in headers:
+        if name in given:
+            raise _bad(name.decode().title(), "it is there more than once. Send one")
+        if name in FOR_THE_RELAY:
+            given[name] = value
+    for name, needed in ((CALLBACK_TYPES_HEADER, CALLBACK_HEADER), (GROUP_SIZE_HEADER, GROUP_HEADER)):
+        if name in given and needed not in given:
+            raise _bad(name.decode().title(), f"there is no {needed.decode().title()}. Send both")
+    found: dict[str, Any] = {}
+    for name, value in given.items():
         if name == METADATA_HEADER:
-            metadata = _metadata(value)
+            found["metadata"] = _metadata(value)
         elif name == CALLBACK_HEADER:
-            callback = value.decode(errors="surrogateescape")
-            refusal = url_refusal(callback, context.ports.settings.guard)
-            if refusal is not None:
+            found["callback_url"] = callback = value.decode(errors="surrogateescape")
+            if (refusal := url_refusal(callback, settings.guard)) is not None:
                 raise _bad("Relay-Callback", refusal)
         elif name == CALLBACK_TYPES_HEADER:
             names = [word.strip() for word in value.decode(errors="replace").split(",") if word.strip()]
-            types, errors = callback_types(names, source, context.ports.settings)
-            if errors or not types:
+            found["callback_types"], errors = callback_types(names, source, settings)
+            if errors or not names:
                 raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
         elif name == GROUP_HEADER:
-            group = _group(value)
-        elif name == GROUP_SIZE_HEADER:
-            size = _group_size(value)
-    if types is not None and callback is None:
-        raise _bad("Relay-Callback-Types", "there is no Relay-Callback. Send both")
-    if size is not None and group is None:
-        raise _bad("Relay-Group-Size", "there is no Relay-Group. Send both")
-    return TrackingOptions(metadata=metadata, callback_url=callback, callback_types=types, group=group, group_size=size)
+            found["group"] = _group(value)
+        else:
+            found["group_size"] = _group_size(value)
+    return found
 
 
 def _group(value: bytes) -> str:
@@ -398,32 +364,32 @@ async def _unless_left(
     work: Awaitable[ProxyResponse], receive: Receive, upload: _Upload | None = None
 ) -> ProxyResponse | None:
     """The response; None if the caller disconnected first, which cancels the work."""
-    watch = _Watch(receive, upload)
-    try:
+    with _Watch(receive, upload):
         response = await work
-    except asyncio.CancelledError:
-        if not watch.left:
-            raise
-        return None
-    finally:
-        watch.end()
-    if upload is not None and upload.left:
+        if upload is None or not upload.left:
+            return response
         response.close()
-        return None
-    return response
+    return None
 
 
 class _Watch:
-    """Cancels the current task when the caller disconnects."""
+    """While inside, cancels the current task when the caller disconnects. It then goes on behind the `with`."""
 
     def __init__(self, receive: Receive, upload: _Upload | None) -> None:
-        self.left = False
         self._receive = receive
         self._upload = upload
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self._left = False
         self._watching: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._timer = self._loop.call_later(LEAVING_SECONDS, self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> bool:
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        return self._left and kind is asyncio.CancelledError
 
     def _begin(self) -> None:
         if self._upload is not None and not self._upload.ended:
@@ -434,15 +400,9 @@ class _Watch:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.left = True
+        self._left = True
         if self._task is not None:
             self._task.cancel()
-
-    def end(self) -> None:
-        """Stops watching."""
-        self._timer.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
 
 
 # --- answers
@@ -457,21 +417,14 @@ async def _answer(response: ProxyResponse, scope: Scope, receive: Receive, send:
         if response.body is not None:
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
             return
-        watch = _Watch(receive, scope.get("relay.upload"))  # an answer may begin before the request has ended
-        try:
-            async for part in response.parts():
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        except asyncio.CancelledError:
-            if not watch.left:
-                raise
-            return
-        except NoAnswer:
-            # The caller has to see that the answer is incomplete, as it would without the relay.
-            _cut(receive)
-            return
-        finally:
-            watch.end()
-        await send({"type": "http.response.body", "body": b""})
+        with _Watch(receive, scope.get("relay.upload")):  # an answer may begin before the request has ended
+            try:
+                async for part in response.parts():
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            except NoAnswer:
+                _cut(receive)  # the caller has to see that the answer is incomplete, as it would without the relay
+            else:
+                await send({"type": "http.response.body", "body": b""})
     finally:
         response.close()
 

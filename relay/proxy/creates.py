@@ -5,9 +5,9 @@ answer. An interruption at any step leaves the intent, which marks a create of u
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -26,13 +26,14 @@ from relay.core.records import Intent
 from relay.errors import InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
-from relay.proxy.forwarding import Forwarding
-from relay.proxy.transport import MAX_ANSWER_BYTES, UpstreamResponse, plain
-from relay.proxy.types import MAX_ADOPTED, Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions, name_of
+from relay.proxy.spool import Spool
+from relay.proxy.transport import MAX_ANSWER_BYTES, plain
+from relay.proxy.types import MAX_ADOPTED, ForwardedRequest, ProxyResponse, name_of
 from relay.proxy.unrecorded import MadeJob, UnknownCreates, Unrecorded
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
 
 if TYPE_CHECKING:
+    from relay.proxy.gateway import Gateway
     from relay.store.jobs.intents import IntentStore
 
 CREATE_SECONDS = 330.0
@@ -52,42 +53,37 @@ class Creates:
 
     def __init__(
         self,
-        forwarding: Forwarding,
-        *,
+        gateway: "Gateway",
         intents: "IntentStore",
         tracking: Tracking,
-        adopt: Adopt | None,
         unknown: UnknownCreates,
+        *,
+        adopt: Adopt | None,
         capture: Sequence[str] = (),
     ) -> None:
-        self._forwarding = forwarding
+        self._gateway = gateway
         self._intents = intents
         self._tracking = tracking
-        self._adopt = adopt
         self._unknown = unknown
-        self._capture = capture
+        self._adopt = adopt
+        self.capture = capture
+        """The parts of a recipient that are kept."""
         self.unrecorded = Unrecorded(self._record)
 
-    def configure(self, capture: Sequence[str]) -> None:
-        """Keeps these parts of a recipient from now on."""
-        self._capture = capture
-
-    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
-        """Sends a create once and tracks the job it makes."""
-        caller = request.caller
-        may_adopt = self._adopt is not None and len(self._forwarding.pollers) < MAX_ADOPTED
-        if caller.account is None and caller.key and may_adopt:
-            account = name_of(caller.key)
-            request = replace(request, caller=replace(caller, account=account))
-            options = replace(options, caller=f"{caller.source}/{account}")  # all unknown keys must not share one limit
+    async def create(self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any]) -> ProxyResponse:
+        """Sends a create once and tracks the job it makes. `attached`: fields of its intent."""
+        caller, gateway = request.caller, self._gateway
+        is_new = caller.account is None and caller.key is not None
+        if is_new and self._adopt is not None and len(gateway.pollers) < MAX_ADOPTED:
+            request = replace(request, caller=replace(caller, account=name_of(caller.key or "")))
         if request.caller.account is None:
             log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
-            return await self._forwarding.forward(request, body.parts)
-        now = self._forwarding.clock()
-        asked = read_create(self._forwarding.definitions[request.caller.source], body.whole, self._capture)
+            return await gateway.forward(request, body)
+        asked = read_create(gateway.definitions[caller.source], body.whole, self.capture)
+        now = gateway.clock()
         intent = Intent(
             id=new_id("int", now),
-            source=request.caller.source,
+            source=caller.source,
             account=request.caller.account,
             path=request.path,
             body_digest=body.digest,
@@ -96,85 +92,65 @@ class Creates:
             channel=asked.channel,
             connect_account_id=asked.connect_account_id,
             request=asked.document(),
-            metadata=options.metadata,
-            callback_url=options.callback_url,
-            callback_types=options.callback_types,
-            group=options.group,
-            group_size=options.group_size,
             recipient=asked.recipient,
+            **attached,
         )
         try:
-            if options.callback_url is not None and options.caller is not None and caller.account is not None:
+            if intent.callback_url is not None and not is_new:
                 # Now: a create that was sent is answered as the upstream did.
-                await self._tracking.claim_host(options.callback_url, options.caller)
+                await self._tracking.claim_host(intent.callback_url, request.by)
             await self._intents.begin(intent)
         except InvalidRequest as error:
             detail = f"Relay-Callback: {error.errors[0].detail}. Nothing was sent"
-            return self._forwarding.problem(
-                request.caller, error.status, f"relay_{error.code}", detail, request.request_id
-            )
+            return gateway.problem(request.caller, error.status, f"relay_{error.code}", detail, request.request_id)
         except StoreError as error:
-            return self._forwarding.problem(
-                request.caller,
-                503,
-                "relay_database_unavailable",
-                f"{error}. Nothing was sent. Send it again later",
-                request.request_id,
-            )
+            detail = f"{error}. Nothing was sent. Send it again later"
+            return gateway.problem(request.caller, 503, "relay_database_unavailable", detail, request.request_id)
         request = replace(request, headers=readable_only(request.headers))
         try:
             async with asyncio.timeout(CREATE_SECONDS):
-                answer = await self._forwarding.send(request, body.parts if body.whole is None else body.whole)
-                content, is_whole = await self._forwarding.unless_stopping(answer.read(MAX_ANSWER_BYTES))
+                answer = await gateway.send(request, body if body.whole is None else body.whole)
+                content, is_whole = await gateway.unless_stopping(answer.read(MAX_ANSWER_BYTES))
         except NotSent as error:
             await self._settle(intent, None)
-            return self._forwarding.unreachable(request, error)
+            return gateway.unreachable(request, error)
         except (NoAnswer, TimeoutError) as error:
             await self._settle(intent, "no_answer")
             timed_out = NoAnswer(f"no answer within {CREATE_SECONDS:g} s")
-            return self._forwarding.unreachable(request, error if isinstance(error, NoAnswer) else timed_out, intent)
-        self._forwarding.count_request(request.caller, answer)
-        if not is_whole:
+            return gateway.unreachable(request, error if isinstance(error, NoAnswer) else timed_out, intent)
+        gateway.count_request(request.caller, answer)
+        response = ProxyResponse.of(answer, content, complete=is_whole)
+        if is_whole:
+            added = await self._settle_answer(request, intent, asked.spacing_seconds, response)
+            response.headers = [*response.headers, *((name.encode(), value.encode()) for name, value in added.items())]
+        else:
             await self._settle(intent, "unreadable", answer.status)
-            return ProxyResponse.of(answer, content, complete=False)
-        response = ProxyResponse.of(answer, content, complete=True)
-        added = await self._settle_answer(
-            intent, request.caller, options.caller, asked.spacing_seconds, answer, content
-        )
-        response.headers = [*response.headers, *((name.encode(), value.encode()) for name, value in added.items())]
         return response
 
     async def _settle_answer(
-        self,
-        intent: Intent,
-        caller: Caller,
-        named: str | None,
-        spacing_seconds: float | None,
-        answer: UpstreamResponse,
-        content: bytes,
+        self, request: ForwardedRequest, intent: Intent, spacing_seconds: float | None, answer: ProxyResponse
     ) -> dict[str, str]:
         """Records what the answer proves about the create. Returns headers for its caller."""
-        definition = self._forwarding.definitions[intent.source]
+        definition, content = self._gateway.definitions[intent.source], answer.body or b""
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
         code = read_error(definition, readable).code if answer.status >= 500 else ""
         fate = fate_of(answer.status, says_nothing_done=code in definition.codes.unavailable)
         if fate == "refused":
             await self._settle(intent, None)
-        elif fate == "unknown":
+            return {}
+        if fate == "unknown":
             await self._settle(intent, "server_error", answer.status)
-        else:
-            document = read_object(readable)
-            found = None if isinstance(document, Malformed) else self._tracking.read_answer(intent.source, document)
-            if found is None:
-                log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
-                await self._settle(intent, "unreadable", answer.status)
-                return {}
-            spacing = _spacing(spacing_seconds)
-            job = TrackRequest.of_create(
-                intent, found[0], seen=found[1], spacing_seconds=spacing, intent=intent, caller=named
-            )
-            return await self._track(MadeJob(intent, caller, job), len(content))
-        return {}
+            return {}
+        document = read_object(readable)
+        found = None if isinstance(document, Malformed) else self._tracking.read_answer(intent.source, document)
+        if found is None:
+            log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
+            await self._settle(intent, "unreadable", answer.status)
+            return {}
+        job = TrackRequest.of_create(
+            intent, found[0], seen=found[1], spacing_seconds=_spacing(spacing_seconds), intent=intent, caller=request.by
+        )
+        return await self._track(MadeJob(intent, request.caller, job), len(content))
 
     async def _track(self, made: MadeJob, answer_bytes: int) -> dict[str, str]:
         """Records the job, or keeps it and records it later if nothing can be written. Returns headers for the caller.
@@ -199,7 +175,7 @@ class Creates:
         `Tracking.register_made` for what it raises."""
         request, caller = made.request, made.caller
         place = (request.source, request.account)
-        if self._adopt is not None and caller.key is not None and place not in self._forwarding.pollers:
+        if self._adopt is not None and caller.key is not None and place not in self._gateway.pollers:
             await self._adopt(request.source, caller.key)
         tracking = self._tracking.within(place) if caller.bound else self._tracking
         return (await tracking.register_made(request)).not_attached

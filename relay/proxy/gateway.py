@@ -1,42 +1,55 @@
-"""The proxy without its HTTP: identifies the caller and classifies the request.
+"""The proxy without its HTTP: whom a request acts for, and how it is forwarded: once, counted in the account's budget.
 
-`reads.py`, `creates.py` and `forwarding.py` answer it.
+`reads.py` and `creates.py` answer job reads and creates.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import unquote
 
-from relay.clock import Clock
-from relay.core.access.forwarding import Header, with_key
+import structlog
+
+from relay.api.access.callers import Access
+from relay.clock import Clock, http_date
+from relay.core.access.forwarding import SAFE_METHODS, Header, with_key
 from relay.core.events.event import Event
+from relay.core.records import Intent
+from relay.errors import NoAnswer, NotSent, RelayError
 from relay.metrics import Metrics
+from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
 from relay.proxy.creates import Adopt, Creates
-from relay.proxy.forwarding import Definitions, Forwarding, Pollers
-from relay.proxy.reads import AnswerCache, Reads
-from relay.proxy.transport import UpstreamTransport
-from relay.proxy.types import Caller, ProxyResponse
+from relay.proxy.reads import Reads
+from relay.proxy.transport import UpstreamResponse, UpstreamTransport
+from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse, texts
 from relay.proxy.unrecorded import UnknownCreates
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
+from relay.sources.definition import SourceDefinition
 from relay.store.store import Store
+
+JSON_TYPE = (b"content-type", b"application/json")
+
+Value = TypeVar("Value")
+
+log = structlog.get_logger("relay.proxy")
 
 
 class Gateway:
-    """Assembles the proxy of one node."""
+    """The proxy of one node."""
 
     def __init__(
         self,
         *,
         store: Store,
-        pollers: Pollers,
-        definitions: Definitions,
+        pollers: Mapping[tuple[str, str], Poller],
+        definitions: Mapping[str, SourceDefinition],
         transports: Mapping[str, UpstreamTransport],
         clients: Mapping[str, UpstreamClient],
         tracking: Tracking,
-        answers: AnswerCache,
+        access: Access,
         signals: Signals,
         metrics: Metrics,
         stopping: Callable[[], bool],
@@ -46,89 +59,134 @@ class Gateway:
         adopt: Adopt | None = None,
         capture: Sequence[str] = (),
     ) -> None:
-        """`adopt` makes an account of an unknown key; None if adoption is off. `recorded` is called with each event
-        recorded here. `capture`: the parts of recipients that creates keep."""
+        """`definitions`, `transports` and `clients` by source; `stopping` is true once the node shuts down; `adopt`
+        makes an account of an unknown key, None if adoption is off; `recorded` is called with each event recorded
+        here. `capture`: the parts of recipients that creates keep."""
+        self.pollers = pollers
+        self.definitions = definitions
+        self.access = access
+        self.stopping = stopping
+        self.clock = clock
         self.adopts_keys = adopt is not None
-        self._pollers = pollers
-        self._definitions = definitions
+        self._transports = transports
         self._counter = lru_cache(metrics.passed.labels)
         self._callers: dict[str, Caller] = {}  # str hashes are keyed: lookup time reveals no key
-        self.forwarding = Forwarding(
-            pollers=pollers, definitions=definitions, transports=transports, stopping=stopping, clock=clock
-        )
-        self.reads = Reads(self.forwarding, jobs=store.jobs, clients=clients, answers=answers, signals=signals)
+        self.reads = Reads(self, jobs=store.jobs, clients=clients, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
-        self.creates = Creates(
-            self.forwarding,
-            intents=store.intents,
-            tracking=tracking,
-            adopt=adopt,
-            unknown=self.unknown,
-            capture=capture,
-        )
+        self.creates = Creates(self, store.intents, tracking, self.unknown, adopt=adopt, capture=capture)
 
     # --- the caller
 
     def account_of(self, key: str | None) -> Caller | None:
         """The caller whose key this is, if its account was asked for before. Costs less than `caller_for`."""
         found = None if key is None else self._callers.get(key)
-        return found if found is not None and self._pollers[(found.source, found.account or "")].key == key else None
+        return found if found is not None and self.pollers[(found.source, found.account or "")].key == key else None
 
     def caller_for(self, key: str | None) -> Caller:
         """The caller with this key."""
-        if key is not None:
-            found = self._callers.get(key) or self._learn_keys().get(key)
-            if found is not None and self._pollers[(found.source, found.account or "")].key == key:
-                return found
-        return Caller(source=next(iter(self._definitions)), account=None, key=key)
-
-    def _learn_keys(self) -> dict[str, Caller]:
-        self._callers = {
-            poller.key: Caller(source=source, account=account, key=poller.key)
-            for (source, account), poller in reversed(list(self._pollers.items()))
-            if poller.key is not None
-        }
-        return self._callers
+        if key is not None and self.account_of(key) is None:
+            self._callers = {
+                poller.key: Caller(source=source, account=account, key=poller.key)
+                for (source, account), poller in reversed(list(self.pollers.items()))
+                if poller.key is not None
+            }
+        return self.account_of(key) or Caller(source=next(iter(self.definitions)), account=None, key=key)
 
     def caller_bound_to(self, account: tuple[str, str]) -> Caller | None:
         """The account that a relay token is bound to; None without a key of it."""
-        poller = self._pollers.get(account)
+        poller = self.pollers.get(account)
         if poller is None or poller.key is None:
             return None
         return Caller(source=account[0], account=account[1], bound=True, key=poller.key)
 
     def default_caller(self) -> Caller | None:
         """The account a relay token acts for that is bound to none: the only one with a key, else `default`."""
-        having = [(place, poller.key) for place, poller in self._pollers.items() if poller.key is not None]
+        having = [(place, poller.key) for place, poller in self.pollers.items() if poller.key is not None]
         if len(having) != 1:
             having = [one for one in having if one[0][1] == "default"]
             if len(having) != 1:
                 return None
         ((source, account), key) = having[0]
-        known = self._callers.get(key)
-        if known is not None and known.account == account and known.source == source:
-            return known
         return Caller(source=source, account=account, key=key)
 
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         """The headers with the relay token replaced by the account's own key."""
-        name, value = next(iter(self._definitions[caller.source].auth_headers(caller.key or "").items()))
+        name, value = next(iter(self.definitions[caller.source].auth_headers(caller.key or "").items()))
         return with_key(headers, name, value)
 
     # --- the request
 
-    def is_create(self, caller: Caller, method: str, path: str) -> bool:
+    def is_create(self, request: ForwardedRequest) -> bool:
         """True if the request creates a job."""
-        return method == "POST" and unquote(path) in self._definitions[caller.source].creates
+        return request.method == "POST" and unquote(request.path) in self.definitions[request.caller.source].creates
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         """The id of the job the request reads; None for any other request or an unknown caller."""
         if method != "GET" or query or caller.account is None:
             return None
-        written = self._definitions[caller.source].job_id_of(path)
+        written = self.definitions[caller.source].job_id_of(path)
         return None if written is None else unquote(written)
 
+    # --- forwarding
+
+    async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:
+        """Forwards a request that is neither a job read nor a create."""
+        try:
+            answer = await self.send(request, body)
+        except (NotSent, NoAnswer) as error:
+            return self.unreachable(request, error)
+        self.count_request(request.caller, answer)
+        whole = answer.from_memory()
+        return ProxyResponse.of(answer, whole or b"", complete=whole is not None)
+
+    async def send(self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None) -> UpstreamResponse:
+        """Sends once. Raises NotSent, NoAnswer."""
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        transport = self._transports[request.caller.source]
+        return await self.unless_stopping(transport.send(request.method, target, request.headers, body))
+
+    async def unless_stopping(self, waiting: Awaitable[Value]) -> Value:
+        """Waits for the upstream. Raises NoAnswer if shutdown cancels the wait, so the caller still gets an answer."""
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if not self.stopping():
+                raise
+            raise NoAnswer("no answer before the relay shut down") from None
+
+    def count_request(self, caller: Caller, answer: UpstreamResponse) -> None:
+        """Counts the request in the budget of the account whose key sent it, if there is one and it is adopted."""
+        poller = self.pollers.get((caller.source, caller.account or ""))
+        if poller is not None:
+            poller.forwarded(answer.status, texts(answer.headers), answer.sent_at)
+
     # --- the answer
+
+    def problem(self, caller: Caller, status: int, code: str, message: str, request_id: str) -> ProxyResponse:
+        """A relay error in the upstream's shape."""
+        return self.own(status, self.definitions[caller.source].error_body(code, message, request_id))
+
+    def own(self, status: int, body: bytes, *, cache: Cache = "pass", age_seconds: int | None = None) -> ProxyResponse:
+        """An answer from the relay itself."""
+        date = http_date(self.clock()).encode()
+        headers = [(b"date", date), JSON_TYPE, (b"content-length", b"%d" % len(body))]
+        return ProxyResponse(status=status, headers=headers, body=body, cache=cache, age_seconds=age_seconds)
+
+    def unreachable(self, request: ForwardedRequest, error: RelayError, intent: Intent | None = None) -> ProxyResponse:
+        """The error for a request that was not sent or got no answer."""
+        if isinstance(error, NotSent):
+            code, says = "relay_upstream_unreachable", f"{error}. Nothing was sent: it is safe to send it again"
+        elif request.method in SAFE_METHODS:
+            code, says = "relay_upstream_no_answer", f"{error}. It only reads: it is safe to send it again"
+        else:
+            listed = "" if intent is None else f", listed as {intent.id} at /v1/intents"
+            code = "relay_outcome_unknown"
+            says = (
+                f"{error}. It was sent, and whether it was carried out is unknown{listed}. Check with the upstream "
+                "before you send it again, or repeat it with the same Idempotency-Key"
+            )
+        log.warning("not_passed_on", code=code, method=request.method, path=request.path, error=str(error))
+        return self.problem(request.caller, 502, code, says, request.request_id)
 
     def count(self, kind: str, response: ProxyResponse) -> None:
         """Counts the answer in the metrics."""

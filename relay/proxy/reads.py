@@ -5,25 +5,26 @@ A read sent to the upstream counts as a poll where possible (`Poller.borrow`).
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
+from relay.api.http.auth import TOKEN_GONE
 from relay.core.access.forwarding import counts_as_poll, readable_only, without_wait
 from relay.core.jobs.job import TERMINAL, Job
-from relay.errors import NoAnswer, NotSent, StoreError
+from relay.errors import NoAnswer, NotSent, StoreError, Unauthorized
 from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
-from relay.proxy.forwarding import Forwarding, texts
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
-from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse
+from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse, texts
 from relay.signals import Signals
 from relay.sources.client import PollResult, UpstreamClient
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
+    from relay.proxy.gateway import Gateway
     from relay.store.jobs.jobs import JobStore
 
 MAX_BYTES = 64 << 20
@@ -76,11 +77,6 @@ class AnswerCache:
         while self.size_bytes > self._max_bytes and len(self._answers) > 1:
             self.drop(next(iter(self._answers)))
 
-    def renew(self, key: JobKey, make: Callable[[], CachedAnswer]) -> None:
-        """Replaces the answer after a poll, if the job is cached."""
-        if key in self._answers:
-            self.put(key, make())
-
     def drop(self, key: JobKey) -> None:
         """Removes one answer."""
         answer = self._answers.pop(key, None)
@@ -111,37 +107,23 @@ class Reads:
     """Answers job reads. `clients` by source."""
 
     def __init__(
-        self,
-        forwarding: Forwarding,
-        *,
-        jobs: "JobStore",
-        clients: Mapping[str, UpstreamClient],
-        answers: AnswerCache,
-        signals: Signals,
+        self, gateway: "Gateway", *, jobs: "JobStore", clients: Mapping[str, UpstreamClient], signals: Signals
     ) -> None:
-        self._forwarding = forwarding
+        self._gateway = gateway
         self._jobs = jobs
         self._clients = clients
-        self._answers = answers
         self._signals = signals
+        self.answers = AnswerCache()
         self.settling = Tasks()
         """Borrowed polls whose results are being recorded."""
 
     async def read(
-        self,
-        request: ForwardedRequest,
-        external_id: str,
-        *,
-        fresh: bool,
-        wait_seconds: float,
-        check: Callable[[], None],
-        untracked: Callable[[], None],
+        self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
     ) -> ProxyResponse:
-        """Answers a job read from recorded state if that is current, else from the upstream. `check` is called while
-        the request waits, `untracked` before the read of a job that is not known to be tracked is forwarded. Both may
-        raise."""
+        """Answers a job read from recorded state if that is current, else from the upstream. Raises Forbidden if the
+        job is not tracked and the caller's token is for those only, and Unauthorized if the token ends meanwhile."""
         caller = request.caller
-        poller = self._forwarding.pollers[(caller.source, caller.account or "")]
+        poller = self._gateway.pollers[(caller.source, caller.account or "")]
         place = (caller.source, caller.account or "", external_id)
         try:
             cached = await self._load(place, poller)
@@ -149,38 +131,40 @@ class Reads:
             log.warning("read_without_state", error=str(error))
             cached = None
         if cached is None:
-            untracked()
-            return await self._forwarding.forward(request, None)
+            return await self._untracked(request)
         if fresh:
             return await self._miss(request, external_id, cached.uid, poller, cache="pass", borrow=not wait_seconds)
         if wait_seconds:
             request = replace(request, headers=without_wait(request.headers))
             if not cached.ended:
-                cached = await self._end_of(place, cached, poller, wait_seconds, check)
+                cached = await self._end_of(place, cached, poller, wait_seconds, request)
                 if cached is None:  # no longer tracked
-                    untracked()
-                    return await self._forwarding.forward(request, None)
+                    return await self._untracked(request)
         hit = self._hit(cached, poller)
         if hit is not None:
             return hit
         return await self._miss(request, external_id, cached.uid, poller, cache="miss")
 
+    async def _untracked(self, request: ForwardedRequest) -> ProxyResponse:
+        request.require_upstream("this job is not tracked")
+        return await self._gateway.forward(request, None)
+
     def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
         """The cached answer, if current. Most reads end here, without waiting."""
         place = (caller.source, caller.account or "", external_id)
-        poller = self._forwarding.pollers[place[:2]]
+        poller = self._gateway.pollers[place[:2]]
         cached = self._valid(place, poller)
         return None if cached is None or (ended and not cached.ended) else self._hit(cached, poller)
 
     def _hit(self, cached: CachedAnswer, poller: Poller) -> ProxyResponse | None:
-        now = self._forwarding.clock()
+        now = self._gateway.clock()
         if cached.body is None or poller.health.paused or not (cached.ended or _is_fresh(cached, poller, now)):
             return None
-        return self._forwarding.own(200, cached.body, cache="hit", age_seconds=max(0, int(now - cached.polled_at)))
+        return self._gateway.own(200, cached.body, cache="hit", age_seconds=max(0, int(now - cached.polled_at)))
 
     def _valid(self, place: JobKey, poller: Poller) -> CachedAnswer | None:
-        cached = self._answers.get(place)
-        if cached is None or not 0 <= self._forwarding.clock() - cached.known_at < KNOWN_SECONDS:
+        cached = self.answers.get(place)
+        if cached is None or not 0 <= self._gateway.clock() - cached.known_at < KNOWN_SECONDS:
             return None
         return cached if cached.ended or (poller.account.holds and cached.term == poller.account.term) else None
 
@@ -193,7 +177,7 @@ class Reads:
         if not found or found[0].outcome == "untracked":
             return None
         cached = self._answer_of(found[0], poller)
-        self._answers.put(place, cached)
+        self.answers.put(place, cached)
         return cached
 
     def _answer_of(self, job: Job, poller: Poller, result: PollResult | None = None) -> CachedAnswer:
@@ -205,12 +189,12 @@ class Reads:
         body = None
         if item is not None and polled_at is not None:
             request_id = poller.poll_handler.last_request_ids.get(job.uid) or new_id("req", polled_at)
-            body = self._forwarding.definitions[job.source].answer_body(item, request_id)
+            body = self._gateway.definitions[job.source].answer_body(item, request_id)
         return CachedAnswer(
             uid=job.uid,
             body=body,
             polled_at=polled_at or 0.0,
-            known_at=self._forwarding.clock(),
+            known_at=self._gateway.clock(),
             ended=closed and status in TERMINAL,
             term=poller.account.term,
             due_at=None if job.failure_count else job.next_poll_at,
@@ -218,11 +202,12 @@ class Reads:
 
     def polled(self, job: Job, result: PollResult) -> None:
         """A poll or a borrowed read showed the job."""
-        poller = self._forwarding.pollers[(job.source, job.account)]
-        self._answers.renew((job.source, job.account, job.external_id), lambda: self._answer_of(job, poller, result))
+        place = (job.source, job.account, job.external_id)
+        if self.answers.get(place) is not None:
+            self.answers.put(place, self._answer_of(job, self._gateway.pollers[place[:2]], result))
 
     async def _end_of(
-        self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float, check: Callable[[], None]
+        self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float, request: ForwardedRequest
     ) -> CachedAnswer | None:
         """The job's answer once it has ended, or its answer after `seconds`; None if it is no longer tracked."""
         loop = asyncio.get_running_loop()
@@ -230,9 +215,10 @@ class Reads:
         with self._signals.watch(cached.uid) as watch, poller.agenda.prioritize(cached.uid):
             while True:
                 current = await self._load(place, poller)  # read after the watch began, so no change is missed
-                check()
+                if not self._gateway.access.holds(request.identity):
+                    raise Unauthorized(TOKEN_GONE)
                 left = ends_at - loop.time()
-                if current is None or current.ended or left <= 0 or self._forwarding.stopping():
+                if current is None or current.ended or left <= 0 or self._gateway.stopping():
                     return current
                 await watch.wait(min(left, WAIT_SLICE_SECONDS if poller.account.holds else ELSEWHERE_SLICE_SECONDS))
 
@@ -253,16 +239,16 @@ class Reads:
         try:
             request = replace(request, headers=readable_only(request.headers))
             try:
-                answer = await self._forwarding.send(request, None)
+                answer = await self._gateway.send(request, None)
             except (NotSent, NoAnswer) as error:
-                return self._forwarding.unreachable(request, error)
+                return self._gateway.unreachable(request, error)
             try:
-                body, is_whole = await self._forwarding.unless_stopping(answer.read(MAX_ANSWER_BYTES))
+                body, is_whole = await self._gateway.unless_stopping(answer.read(MAX_ANSWER_BYTES))
             except NoAnswer as error:
                 answer.close()
-                return self._forwarding.unreachable(request, error)
+                return self._gateway.unreachable(request, error)
             if borrowed is None:
-                self._forwarding.count_request(request.caller, answer)
+                self._gateway.count_request(request.caller, answer)
             else:
                 result = self._clients[request.caller.source].read(
                     external_id,

@@ -14,7 +14,6 @@ from typing import IO
 
 from relay.api.http.limits import Admission, HeldBytes
 from relay.errors import Busy, TooLarge
-from relay.proxy.types import CreateBody
 
 MEMORY_BYTES = 1 << 20
 """A larger body is in a file."""
@@ -28,13 +27,17 @@ CHECK_BYTES = 8 << 20
 
 
 class Spool:
-    """The body of one create. Use it in a `with`, which frees what it holds."""
+    """The body of one create; each iteration begins at its beginning. Use it in a `with`, which frees what it holds.
+
+    whole  all of it if it fits in memory; None before `read`
+    """
 
     def __init__(self, admission: Admission, caller: str) -> None:
         self._in_memory = HeldBytes(admission.bodies, caller)
         self._on_disk = HeldBytes(admission.spooled, caller)
         self._file: IO[bytes] | None = None
         self._parts: list[bytes] = []
+        self.whole: bytes | None = None
         self._digest = hashlib.sha256()
         self._size_bytes = 0
         self._check_at_bytes = 0
@@ -48,7 +51,12 @@ class Spool:
         self._in_memory.release()
         self._on_disk.release()
 
-    async def read(self, upload: AsyncIterable[bytes]) -> CreateBody:
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was read, in hex."""
+        return self._digest.hexdigest()
+
+    async def read(self, upload: AsyncIterable[bytes]) -> None:
         """Reads the whole body. Raises TooLarge, Busy, and what `upload` raises."""
         async for part in upload:
             self._size_bytes += len(part)
@@ -57,11 +65,11 @@ class Spool:
             self._digest.update(part)
             with _kept():
                 self._keep(part)
-        if self._file is not None:
-            with _kept():
-                self._file.flush()  # now: a disk that is full must not show while the create is sent
-        whole = None if self._file is not None else b"".join(self._parts)
-        return CreateBody(digest=self._digest.hexdigest(), parts=self, whole=whole)
+        if self._file is None:
+            self.whole = b"".join(self._parts)
+            return
+        with _kept():
+            self._file.flush()  # now: a disk that is full must not show while the create is sent
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._file is None:

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import aiohttp
@@ -29,16 +28,6 @@ MAX_KEPT_URL_CHARACTERS = 500
 MAX_STATUS = 599
 
 _OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # otherwise added by aiohttp
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamRequest:
-    """A request to send. `target` is the unchanged path and query."""
-
-    method: str
-    target: str
-    headers: Sequence[Header] = field(repr=False)
-    body: bytes | AsyncIterable[bytes] | None = None
 
 
 class UpstreamResponse:
@@ -103,30 +92,31 @@ class UpstreamTransport:
         """`root`: scheme, host and port. `node_id` is sent in NODE_HEADER."""
         self._root = root
         self._clock = clock
-        self._node = (
-            NODE_HEADER.lower(),
-            node_id,
-        )  # lower case like the caller's headers, or aiohttp would replace those
+        # in lower case as the caller's headers, or aiohttp would replace those
+        self._node = (NODE_HEADER.lower(), node_id)
         self._session: aiohttp.ClientSession | None = None
         self._kept_url = lru_cache(MAX_KEPT_URLS)(self._url)
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Sends once. Raises NotSent if nothing was sent, NoAnswer if the outcome is unknown.
+    async def send(
+        self, method: str, target: str, headers: Sequence[Header], body: bytes | AsyncIterable[bytes] | None = None
+    ) -> UpstreamResponse:
+        """Sends once. `target` is the unchanged path and query. Raises NotSent if nothing was sent, NoAnswer if the
+        outcome is unknown.
 
         A GET, HEAD, OPTIONS, PUT or DELETE without a streamed body is sent a second time if the pooled connection was
         being closed (RFC 9110 section 9.2.2). A POST or PATCH never is.
         """
         session = self._open()
-        headers = CIMultiDict([(name.decode("ascii"), value.decode()) for name, value in request.headers])
-        headers.add(*self._node)
-        url_of = self._kept_url if len(request.target) <= MAX_KEPT_URL_CHARACTERS else self._url
+        texts = CIMultiDict([(name.decode("ascii"), value.decode()) for name, value in headers])
+        texts.add(*self._node)
+        url_of = self._kept_url if len(target) <= MAX_KEPT_URL_CHARACTERS else self._url
         sent_at = self._clock()
         try:
             response = await session.request(
-                request.method,
-                url_of(request.target),
-                headers=headers,
-                data=request.body if isinstance(request.body, bytes | None) else _Once(request.body),
+                method,
+                url_of(target),
+                headers=texts,
+                data=body if isinstance(body, bytes | None) else _Once(body),
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, ValueError) as error:

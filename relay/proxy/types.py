@@ -1,10 +1,12 @@
 """Values that pass through the proxy."""
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from relay.api.http.auth import Identity
+from relay.api.http.operations import USES_UPSTREAM
 from relay.config.fields import is_header_text
 from relay.config.settings import AccountSettings, Settings
 from relay.core.access.forwarding import Header
@@ -28,38 +30,34 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardedRequest:
-    """A caller's request. `path` and `query` are unchanged; `headers` are those to forward."""
+    """A caller's request. `path` and `query` are unchanged; `headers` are those to forward.
+
+    identity  the relay's token that it came with; None: it came with a key of the upstream
+    """
 
     caller: Caller
+    identity: Identity | None
     method: str
     path: str
     query: str
     headers: Sequence[Header] = field(repr=False)
     request_id: str
 
+    @property
+    def by(self) -> str:
+        """What the limits of one caller count by: the token, or the account whose key was sent."""
+        return f"{self.caller.source}/{self.caller.account}" if self.identity is None else self.identity.key
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateBody:
-    """A create's body: `whole` if it fits in memory; `parts` always, from the beginning at each iteration."""
+    @property
+    def actor(self) -> Identity:
+        """Who calls, for the audit: a token, or the holder of an upstream key."""
+        name = f"key of {self.caller.source}/{self.caller.account or 'another account'}"
+        return self.identity or Identity(name=name, scopes=frozenset())
 
-    digest: str
-    parts: AsyncIterable[bytes]
-    whole: bytes | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackingOptions:
-    """What the `Relay-*` headers of a create attach to its job.
-
-    caller  whose limit the callback's host counts for
-    """
-
-    metadata: Mapping[str, Any] | None = None
-    callback_url: str | None = None
-    callback_types: tuple[str, ...] | None = None
-    caller: str | None = None
-    group: str | None = None
-    group_size: int | None = None
+    def require_upstream(self, what: str) -> None:
+        """Raises Forbidden for a token that may read tracked jobs only."""
+        if self.identity is not None:
+            self.identity.require(USES_UPSTREAM, f"{what}, and ")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +92,11 @@ class ProxyResponse:
         """Ends the upstream's answer."""
         if self.upstream is not None:
             self.upstream.close()
+
+
+def texts(headers: Sequence[Header]) -> dict[str, str]:
+    """Headers as text, names lower-cased."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
 MAX_ADOPTED = 1_000

@@ -153,7 +153,7 @@ async def test_ended_job_is_always_a_hit(world: World, clock: FakeClock) -> None
         assert (answered.headers["relay-cache"], answered.json()["item"]["status"]) == ("hit", "succeeded")
         clock.advance(YEAR_SECONDS)
     assert int(answered.headers["age"]) == 2 * YEAR_SECONDS
-    world.node._answers.clear()
+    world.node.dropin.reads.answers.clear()
     assert await cache_of(world, job_id) == "hit"  # from the database after the cache lost it
     assert await reads_upstream(world) == before
 
@@ -196,7 +196,7 @@ async def test_item_is_served_unchanged(over_stub: World, upstream: Stub) -> Non
     assert answered.content == b'{"ok":true,"request_id":"req_of_upstream","item":' + ODD_ITEM + b"}"
     assert answered.headers["content-length"] == str(len(answered.content))
     assert answered.headers["content-type"] == "application/json"
-    over_stub.node._answers.clear()
+    over_stub.node.dropin.reads.answers.clear()
     again = await read(over_stub, "odd")
     assert again.headers["relay-cache"] == "hit"
     assert again.content == answered.content

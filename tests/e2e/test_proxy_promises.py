@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.clock import wall_clock
+from relay.core.access.forwarding import Header
 from relay.core.jobs.job import Recipient
-from relay.proxy.transport import UpstreamRequest, UpstreamResponse
+from relay.proxy.transport import UpstreamResponse
 from relay.store.jobs.intents import IN_FLIGHT_SECONDS
 from tests.support.e2e_world import KEY, World, open_e2e_world
 
@@ -30,17 +31,18 @@ class Passed:
     """The forwarded requests, and the number of recorded intents when each was sent."""
 
     def __init__(self, world: World) -> None:
-        self.requests: list[UpstreamRequest] = []
+        self.requests: list[Sequence[Header]] = []
+        """The headers of each."""
         self.intents: list[int] = []
         transport = world.node._accounts.transports["revor"]
         self._send = transport.send
         self._store = world.node.store
         transport.send = self.send  # type: ignore[method-assign]
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        self.requests.append(request)
+    async def send(self, method: str, target: str, headers: Sequence[Header], body: Any = None) -> UpstreamResponse:
+        self.requests.append(headers)
         self.intents.append(await self.written_down())
-        return await self._send(request)
+        return await self._send(method, target, headers, body)
 
     async def written_down(self) -> int:
         """The intents, including creates in flight, which look like interrupted ones."""
@@ -49,7 +51,7 @@ class Passed:
 
     def header(self, name: bytes) -> bytes | None:
         """The last request's value."""
-        return dict(self.requests[-1].headers).get(name)
+        return dict(self.requests[-1]).get(name)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import orjson
 
 from relay.api.access.callers import Access
 from relay.api.http.dependencies import ApiDependencies, ApiSettings, Readiness, Token
-from relay.api.http.operations import Context
 from relay.api.jobs.group_finish import GroupForecasts
 from relay.config.keyring import Keyring
 from relay.config.settings import Settings, effective_settings
@@ -36,7 +35,8 @@ from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
 from relay.proxy.asgi import Proxy
-from relay.proxy.types import Caller, CreateBody, ForwardedRequest, ProxyResponse, TrackingOptions
+from relay.proxy.spool import Spool
+from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse
 from relay.signals import Signals
 from relay.store.store import Store
 from subscribers.base import Dialogue, RenderContext
@@ -361,7 +361,7 @@ class FakeGateway:
     def __init__(self, world: "World") -> None:
         self.world = world
         self.passed: list[ForwardedRequest] = []
-        self.reads = self.creates = self.forwarding = self
+        self.reads = self.creates = self
 
     adopts_keys = False
 
@@ -381,7 +381,7 @@ class FakeGateway:
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         return [(b"authorization", f"Bearer {caller.key}".encode())]
 
-    def is_create(self, caller: Caller, method: str, path: str) -> bool:
+    def is_create(self, request: ForwardedRequest) -> bool:
         return False
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
@@ -390,7 +390,7 @@ class FakeGateway:
     def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
         return None
 
-    async def create(self, request: ForwardedRequest, body: CreateBody, options: TrackingOptions) -> ProxyResponse:
+    async def create(self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any]) -> ProxyResponse:
         return await self.forward(request, None)
 
     async def read(self, request: ForwardedRequest, external_id: str, **_: object) -> ProxyResponse:
@@ -436,9 +436,9 @@ class World:
         self.pulls = Pulls(shared(self.store, lambda: self.now, signals=self.arrivals))
         self.audit = AuditLog(self.store, clock=lambda: self.now, kept_days=365)
 
-    def proxy(self, context: Context) -> Proxy:
+    def proxy(self, ports: ApiDependencies) -> Proxy:
         """The HTTP half of the proxy over the fake gateway."""
-        return Proxy(context, self.gateway)  # type: ignore[arg-type]
+        return Proxy(ports, self.gateway)  # type: ignore[arg-type]
 
     def ports(self, *, trusted_proxies: Sequence[Network] = (), **settings: Any) -> ApiDependencies:
         """The ports of the API, with these settings changed. Each has tokens of its own, as the database has them."""

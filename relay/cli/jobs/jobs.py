@@ -1,5 +1,4 @@
-"""`relay jobs`: the tracked jobs. `relay erase`: what is stored about a person, a group or a job. `relay intents`:
-creates with unknown fate."""
+"""`relay jobs`: the tracked jobs."""
 
 import time
 from collections.abc import Sequence
@@ -281,7 +280,13 @@ def _has_run(client: Api, job: dict[str, Any]) -> bool:
 
 
 STEP_TIMEOUT_SECONDS = 120.0
-COUNTS = ("jobs", "events", "deliveries", "attempts", "intents")
+COUNTS = {
+    "jobs": "jobs",
+    "events": "events",
+    "deliveries": "deliveries",
+    "attempts": "attempts",
+    "intents": "intents",
+}
 
 
 def erase(
@@ -321,7 +326,7 @@ def erase(
     if json:
         print_json(total)
     else:
-        say(f"erased {', '.join(f'{total[name]:,} {name}' for name in COUNTS)}")
+        say(f"erased {', '.join(f'{total[name]:,} {word}' for name, word in COUNTS.items())}")
     if total["in_flight"]:
         note(f"{total['in_flight']} creates that match are in flight: run this again once they are answered")
         raise typer.Exit(1)

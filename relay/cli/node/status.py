@@ -1,5 +1,4 @@
-"""`relay status`: whether the relay is well, and the deliveries that a person may have to resolve.
-`relay settings`: the settings that it runs with."""
+"""`relay status`: whether the relay is well, and the deliveries that a person may have to resolve."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

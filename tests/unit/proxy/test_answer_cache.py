@@ -26,29 +26,12 @@ def test_cache_key_is_source_account_and_job(place: int) -> None:
     assert answers.get(other) is None  # type: ignore[arg-type]
 
 
-def test_only_cached_answers_are_renewed() -> None:
-    answers, newer = AnswerCache(), kept(body=b"newer")
-
-    def never() -> CachedAnswer:
-        raise AssertionError("the job is not cached, so its answer is not made")
-
-    answers.renew(KEYS[0], never)
-    assert answers.get(KEYS[0]) is None
-    answers.put(KEYS[0], kept())
-    answers.renew(KEYS[0], lambda: newer)
-    assert answers.get(KEYS[0]) is newer
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(["put", "renew", "drop", "get"]), st.sampled_from(KEYS), st.integers(0, 900)))
-)
+@given(st.lists(st.tuples(st.sampled_from(["put", "drop", "get"]), st.sampled_from(KEYS), st.integers(0, 900))))
 def test_byte_count_is_right_after_any_operations(steps: list[tuple[str, tuple[str, str, str], int]]) -> None:
     answers = AnswerCache(max_bytes=2_500)
     for what, key, size in steps:
         if what == "put":
             answers.put(key, kept(body=b"x" * size))
-        elif what == "renew":
-            answers.renew(key, lambda size=size: kept(body=b"x" * size))  # type: ignore[misc]
         elif what == "drop":
             answers.drop(key)
         else:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from relay.errors import NoAnswer
-from relay.proxy.transport import UpstreamRequest, UpstreamResponse, UpstreamTransport
+from relay.proxy.transport import UpstreamResponse, UpstreamTransport
 from tests.support.peer import open_peer
 
 BODY = b"".join(b"%08d" % n for n in range(300_000))
@@ -32,7 +32,7 @@ async def answering() -> AsyncIterator[Callable[[int], Answering]]:
             port = await servers.enter_async_context(open_peer(connected))
             transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
             transports.append(transport)
-            return await transport.send(UpstreamRequest(method="GET", target="/", headers=[]))
+            return await transport.send("GET", "/", [])
 
         return ask
 
@@ -59,7 +59,7 @@ async def test_trailers_of_an_answer_are_no_headers_of_it_or_of_the_next() -> No
     async with open_peer(connected) as port:
         transport = UpstreamTransport(f"http://127.0.0.1:{port}", clock=lambda: 0.0, node_id="node")
         for _ in range(3):
-            answer = await transport.send(UpstreamRequest(method="GET", target="/", headers=[]))
+            answer = await transport.send("GET", "/", [])
             assert await answer.read(100) == (b"ok", True)
             assert answer.headers == []
             answer.close()

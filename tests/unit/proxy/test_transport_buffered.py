@@ -8,7 +8,7 @@ import pytest
 
 from relay.clock import wall_clock
 from relay.errors import NoAnswer
-from relay.proxy.transport import UpstreamRequest, UpstreamTransport
+from relay.proxy.transport import UpstreamTransport
 from tests.support.peer import open_peer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -48,7 +48,7 @@ async def upstream(writes: Sequence[bytes], targets: list[bytes] | None = None) 
 )
 async def test_body_that_arrived_with_the_head_is_buffered_and_the_rest_streamed(writes, from_memory):
     async with upstream(writes) as transport:
-        answer = await transport.send(UpstreamRequest(method="GET", target="/x", headers=[]))
+        answer = await transport.send("GET", "/x", [])
         assert answer.from_memory() == from_memory
         if from_memory is None:
             assert b"".join([part async for part in answer.body()]) == b"whole"
@@ -57,7 +57,7 @@ async def test_body_that_arrived_with_the_head_is_buffered_and_the_rest_streamed
 
 async def test_incomplete_answer_is_not_buffered():
     async with upstream([HEAD + b"who"]) as transport:
-        answer = await transport.send(UpstreamRequest(method="GET", target="/x", headers=[]))
+        answer = await transport.send("GET", "/x", [])
         assert answer.from_memory() is None
         with pytest.raises(NoAnswer):
             [part async for part in answer.body()]
