@@ -90,6 +90,17 @@ async def test_every_field_is_in_the_form_the_options_the_description_and_the_do
         assert all(way.description in str(schema) for way in field.ways.values() if field.part in ("", "config"))
 
 
+async def test_form_has_the_fields_of_the_chosen_kind(browser: Browser, world: World) -> None:
+    page = await browser.get("/ui/subscriptions/new")
+    chosen = {**page.soup.form("/ui/subscriptions/new").fields, "config.kind": "nats", "config.channel": "typed"}
+    shown = (await browser.post("/ui/subscriptions/preview", chosen)).soup.form("/ui/subscriptions/new").fields
+    of_kinds = {one.path for one in models.written_fields() if one.part in ("config", "protocolsettings")}
+    of_kinds -= {one.path for one in models.written_fields() if one.is_common}
+    kind = kinds()["nats"]
+    of_nats = {*(f"config.{name}" for name in kind.options.model_fields), "protocolsettings.subject"}
+    assert shown.keys() & of_kinds == {*of_nats, "config.channel"}, "what was typed stays"
+
+
 async def test_new_field_shows_up_everywhere(browser: Browser, world: World, colour: WrittenField) -> None:
     words = "slack: The colour of the bar beside a message."
     assert colour.words == words

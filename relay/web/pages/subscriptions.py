@@ -27,7 +27,7 @@ from relay.web.subscription_form import (
 )
 from relay.web.texts import english
 from subscribers import registry
-from subscribers.fields import WrittenField
+from subscribers.fields import WrittenField, model_of
 
 SHOWN = 25
 """Subscriptions on one page of the list: each has its own figures."""
@@ -307,11 +307,18 @@ def _same(values: Iterable[str]) -> list[tuple[str, str]]:
 def _sections(
     fields: Iterable[WrittenField], filled: Filled, errors: Mapping[str, Sequence[str]]
 ) -> Mapping[str, Mapping[str, Any]]:
-    """The fields that are not at the top: those of the credential, of some kinds, and the rest. One is open if there is
-    something to see."""
+    """The fields that are not at the top: those of the credential, of the chosen kind or of all, and the rest. One is
+    open if there is something to see."""
     parts = [one for one in fields if one.part and one.path not in (KIND, CREDENTIAL)]
     credential = [one for one in parts if one.part == "sinkcredential"]
-    kind = [one for one in parts if one not in credential and not one.is_common]
+    chosen = filled.get(KIND)
+
+    def is_shown(one: WrittenField) -> bool:
+        model = model_of(chosen, one.part)
+        is_of_kind = chosen not in registry.kinds() or (model is not None and one.name in model.model_fields)
+        return is_of_kind or bool(filled.get(one.path)) or one.path in errors
+
+    kind = [one for one in parts if one not in credential and not one.is_common and is_shown(one)]
     common = [one for one in parts if one.is_common]
     is_new = filled.get(CREDENTIAL) not in (KEEP, NO_CREDENTIAL)
     shown = {
