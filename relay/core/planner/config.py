@@ -107,9 +107,3 @@ class Timeline:
     def clock(self, inner: float) -> float:
         """Clock time of a planner time."""
         return inner - self.offset
-
-    def skip(self, seconds: float) -> float:
-        """Moves planner time forward relative to the clock, and returns it."""
-        self.offset += seconds
-        self.last = (self.last or 0.0) + seconds
-        return self.last

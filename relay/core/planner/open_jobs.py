@@ -47,12 +47,6 @@ class Lane:
         self.last_start: float | None = None
         self._gaps: list[float] = []
 
-    def __iter__(self) -> Iterator[PlannedJob]:
-        job = self.head
-        while job is not None:
-            yield job
-            job = job.next
-
     def append(self, job: PlannedJob, scheduled_at: float | None = None) -> None:
         """Adds a job at the end, or before the last jobs if these are scheduled for later."""
         before, passed = self.tail, 0

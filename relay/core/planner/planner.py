@@ -17,7 +17,7 @@ from relay.core.planner.open_jobs import OpenJobs
 from relay.core.planner.outlook import DUE_JOBS_COUNTED, PollExplanation, Purpose, Reason, Stats
 from relay.core.planner.pacer import Pacer
 from relay.core.planner.poll_queues import ASKED, CHECK, LIKELY_QUEUES, PARKED, RUNNING, UNSEEN, WAITING, PlannedJob
-from relay.core.planner.poll_schedule import MAX_PATIENCE, PollSchedule
+from relay.core.planner.poll_schedule import PollSchedule
 from relay.core.planner.polls import read_item, read_time
 from relay.core.planner.price import Price
 from relay.core.planner.statistics import PlannerStatistics
@@ -386,11 +386,6 @@ class Planner:
     def _refresh(self, now: float) -> float:
         """Updates budget, bucket and price to `now`. Returns `now` in planner time."""
         t = self.timeline.at(now)
-        first = self.schedule.queues.first(t)
-        furthest = self._config.max_interval_seconds * MAX_PATIENCE
-        if first is not None and first.due > t + furthest + SLACK_SECONDS:
-            # No poll is planned so far ahead: the clock was set back while the program was not running.
-            t = self.timeline.skip(first.due - t - furthest)
         self.pacer.refresh(t, len(self.open_jobs.jobs))
         return t
 

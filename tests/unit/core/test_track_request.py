@@ -1,7 +1,7 @@
 """Track requests for jobs that forwarded creates made."""
 
-from relay.core.jobs.job import Recipient
-from relay.core.polling.tracking import TrackRequest
+from relay.core.jobs.job import Progress, Recipient
+from relay.core.polling.tracking import Registration, TrackRequest
 from relay.core.records import Intent
 
 CREATE = Intent(
@@ -69,3 +69,10 @@ def test_request_without_a_part_keeps_the_others() -> None:
     assert WHOLE.without(everything) == TrackRequest(
         external_id="job", source="revor", account="acme", intent=CREATE, caller="crm"
     )
+
+
+def test_a_registration_begins_the_job_of_its_request() -> None:
+    job = WHOLE.job("job_1", 10.0, 60.0, Progress())
+    assert (job.uid, job.external_id, job.group, job.group_round) == ("job_1", "job", "q4", 1)
+    assert (job.deadline_seconds, job.weight, job.metadata) == (60.0, 1.0, {"deal": 42})
+    assert Registration(job=job, request=WHOLE).key == ("job", "revor", "acme")

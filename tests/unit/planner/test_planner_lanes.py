@@ -120,6 +120,17 @@ def test_a_long_lane_is_unparked_a_few_jobs_at_a_time_until_all_are(planner: Pla
     assert "lane_parked" not in list(reasons(planner, NOW + 12, *names))
 
 
+def test_a_job_that_is_unparked_while_its_poll_is_out_is_planned_when_that_is_answered(planner: Planner) -> None:
+    queue(planner, "a", "b", "c")
+    planner.track("b", None, NOW, next_poll_at=0.0)
+    assert planner.take(NOW + 1) == "b"
+    planner.observed("c", {**QUEUED, "status": "running", "started_at": NOW}, {}, NOW + 1, NOW + 1)
+    planner.next_request_at(NOW + 1)
+    assert list(reasons(planner, NOW + 1, "b")) == ["in_flight"]
+    planner.observed("b", QUEUED, {}, NOW + 1, NOW + 2)
+    assert list(reasons(planner, NOW + 2, "b")) == ["between_looks"]
+
+
 def test_the_next_job_to_be_unparked_may_go_before_it_is(planner: Planner) -> None:
     names = [f"j{number:03}" for number in range(3 * UNPARKED_AT_ONCE)]
     queue(planner, *names)

@@ -142,6 +142,17 @@ def test_downtime_never_leads_to_a_burst(away: float, rate: float) -> None:
     assert len(taken) >= rate * 60 - 2
 
 
+def test_a_clock_that_was_set_back_while_the_program_was_away_does_not_stall() -> None:
+    plan, now = plan_of_a_life(2.0)
+    again = Planner(PlannerConfig(max_requests_per_second=2.0, seed=3))
+    back = now - 1e6
+    again.resume(json.loads(plan), back)
+    again.track("planned", {**RUNNING, "started_at": now}, back, next_poll_at=now + 50, step=3, seen_at=now)
+    again.track("scheduled", {"status": "scheduled", "scheduled_at": now + 50}, back, seen_at=now)
+    planned = [again.next_poll_at("planned"), again.next_poll_at("scheduled")]
+    assert all(at is not None and at <= back + 900 * MAX_PATIENCE for at in planned)
+
+
 def test_downtime_never_leads_to_a_burst_where_the_limit_alone_says_how_fast() -> None:
     planner = Planner(PlannerConfig(reserve=0.3))
     planner.track("a", QUEUED, NOW)
