@@ -45,34 +45,26 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._open: dict[Deadline, None] = {}
+        self.open: dict[Deadline, None] = {}
         """Running timeouts, the next one first."""
         self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> "Deadline":
-        """A timeout for the current task, as a context manager."""
-        return Deadline(self)
 
     def enter(self, deadline: "Deadline") -> float:
         """Starts a timeout. Returns when it expires, by the loop's clock."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._seconds
-        self._open[deadline] = None
+        self.open[deadline] = None
         if self._timer is None:
             self._timer = loop.call_at(ends_at, self._expire)
         return ends_at
 
-    def leave(self, deadline: "Deadline") -> None:
-        """Ends a timeout, if it has not expired."""
-        self._open.pop(deadline, None)
-
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        expired = list(itertools.takewhile(lambda deadline: deadline.ends_at <= now, self._open))
+        expired = list(itertools.takewhile(lambda deadline: deadline.ends_at <= now, self.open))
         for deadline in expired:
-            del self._open[deadline]
-        following = next(iter(self._open), None)
+            del self.open[deadline]
+        following = next(iter(self.open), None)
         self._timer = None
         if following is not None:
             self._timer = loop.call_at(max(following.ends_at, now + MIN_TIMER_SECONDS), self._expire)
@@ -110,7 +102,7 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._expired:
-            self._all.leave(self)
+            self._all.open.pop(self, None)
         elif self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
@@ -216,7 +208,7 @@ class Exchanges:
 
     def within(self, seconds: float) -> Deadline:
         """A context manager: an exchange inside it that takes longer raises TimeoutError."""
-        return self._deadlines(seconds).begin()
+        return Deadline(self._deadlines(seconds))
 
     async def begin(
         self,
@@ -259,7 +251,9 @@ class Exchanges:
                 protocol, self._parsing if method != "HEAD" else {**self._parsing, "skip_payload": True}
             )
             transport.write(raw)
-            message, content = await _answer(protocol)
+            message, content = await protocol.read()
+            while not _is_final(message.code):
+                message, content = await protocol.read()
             headers = message.headers if parser.is_ascii else _storable(message.headers)
             return Answer(message.code, headers, content, connection)
         except HttpProcessingError as error:
@@ -268,14 +262,6 @@ class Exchanges:
         except BaseException:
             _end(connection)
             raise
-
-
-async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-    """Head and body of the final response; 1xx responses are skipped."""
-    message, content = await protocol.read()
-    while not _is_final(message.code):
-        message, content = await protocol.read()
-    return message, content
 
 
 def head_so_far(protocol: ResponseHandler | None) -> ResponseHead | None:

@@ -5,7 +5,7 @@ Plain results (`AttemptResult.is_plain`) are one procedure call on PostgreSQL. `
 step, and is what the procedure falls back to.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +189,6 @@ END_ATTEMPTS = Procedure(
 
 Pair = tuple[str, str]
 LOST = AttemptRecorded(kept=False)
-FollowOnClaim = tuple[str, bool]
 
 
 def record_in_one_call(
@@ -198,8 +197,7 @@ def record_in_one_call(
     """The batch function of plain results, one a request: `AttemptRecorder.record` in one procedure call. All None, and
     nothing done, if a lease was lost or the procedure does not exist."""
     results = _without_repeats(items)
-    follow_on_claims = _follow_on_claims(results, set())
-    follow_up = _follow_up(results, follow_on_claims)
+    follow_up = _follow_up(results)
     rows = END_ATTEMPTS.run(
         connection,
         count=len(results),
@@ -209,11 +207,11 @@ def record_in_one_call(
         pairs=json_list(follow_up.pairs),
         manual=json_list(follow_up.manual),
         follow_on_claims=json_list([[take[name] for name in _FOLLOW_ON_CLAIM] for take in follow_up.takes]),
-        tokens=json_list(follow_up.tokens),
+        tokens=json_list([take["token"] for take in follow_up.takes]),
     )
     if rows is None:
         return [None] * len(items)
-    recorded = _recorded(results, follow_on_claims, leased_of(rows))
+    recorded = _recorded(results, follow_up, leased_of(rows))
     return [tuple(recorded.get(id(result), LOST) for result in item) for item in items]
 
 
@@ -248,51 +246,41 @@ class AttemptRecorder:
         first = _without_repeats(items)
         results = _held(connection, items, first)
         recorded = _recorded_before(connection, first, results)
-        follow_on_claims, follow_up = self.end(connection, results)
+        follow_up = self.end(connection, results)
         run_many(connection, TAKE, follow_up.takes)
         end_turns(connection, first)
-        recorded |= _recorded(results, follow_on_claims, load_leased(connection, follow_up.tokens))
+        leased = load_leased(connection, [take["token"] for take in follow_up.takes])
+        recorded |= _recorded(results, follow_up, leased)
         return [tuple(recorded.get(id(result), LOST) for result in item) for item in items]
 
-    def end(
-        self, connection: Connection, results: Sequence[AttemptResult], *, pulled: bool = False
-    ) -> "tuple[dict[FollowOnClaim, list[AttemptResult]], _FollowUp]":
-        """Ends attempts of deliveries that the open transaction has locked and that are open. Returns the claims that
-        are to follow."""
+    def end(self, connection: Connection, results: Sequence[AttemptResult], *, pulled: bool = False) -> "_FollowUp":
+        """Ends attempts of deliveries that the open transaction has locked and that are open. Returns what follows,
+        with the claims that are still to be made."""
         if results:
             run_rows(
                 connection, WRITE_ATTEMPT, [attempt_values(result.claimed.id, result.attempt) for result in results]
             )
             run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
-        disabled = self._change(connection, results)
-        follow_on_claims = _follow_on_claims(results, disabled)
-        follow_up = _follow_up(results, follow_on_claims, int(pulled))
+        disabled, events = self._change_subscriptions(connection, results)
+        self._record_events(connection, events)
+        follow_up = _follow_up(results, disabled, int(pulled))
         self._outbox.lock_orders(connection, follow_up.job_uids)
         run_rows(connection, PROMOTE, follow_up.pairs)
         run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
-        return follow_on_claims, follow_up
-
-    def _change(self, connection: Connection, results: Sequence[AttemptResult]) -> set[str]:
-        """Changes subscriptions and records the events of results. Returns the ids of disabled subscriptions."""
-        disabled, events = self._change_subscriptions(connection, results)
-        self._record_events(connection, events)
-        return disabled
+        return follow_up
 
     def _record_events(self, connection: Connection, made: Sequence[tuple[AttemptResult, Event]]) -> None:
         """Records the events of results, and what they change of the incidents of sinks."""
-        troubles, now = [], 0.0
-        for result, event in made:
-            now = max(now, result.now)
-            if event.type in (DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED):
-                troubles.append(_trouble(result, event))
-        summaries = [self._outbox.incidents.observe(connection, troubles, now)]
+        now = max((result.now for result, _ in made), default=0.0)
+        troubles = [
+            _trouble(result, event) for result, event in made if event.type in (DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
+        ]
+        incidents = self._outbox.incidents
+        summaries = [incidents.observe(connection, troubles, now)]
         for result, event in made:
             if event.type == SUBSCRIPTION_RECOVERED:
-                summaries.append(
-                    self._outbox.incidents.sink_recovered(
-                        connection, result.claimed.subscription_id, "subscription_recovered", now, event.id
-                    )
-                )
+                id = result.claimed.subscription_id
+                summaries.append(incidents.sink_recovered(connection, id, "subscription_recovered", now, event.id))
         self._outbox.insert(connection, [(event, None) for _, event in made], joined(summaries))
 
     def _change_subscriptions(
@@ -415,66 +403,62 @@ def promote_manual(connection: Connection, pairs: Iterable[Pair], now: float) ->
     return run_rows(connection, PROMOTE_MANUAL, [(*pair, at_once(now), None, 0) for pair in pairs])
 
 
-def _follow_on_claims(kept: Sequence[AttemptResult], disabled: set[str]) -> dict[FollowOnClaim, list[AttemptResult]]:
-    """The results that claim further deliveries, by subscription (without `disabled` ones) and by whether they also
-    take backlogged ones. All of one key claim under the first one's lease."""
-    follow_on_claims: dict[FollowOnClaim, list[AttemptResult]] = {}
-    for result in kept:
-        if result.next_lease is not None and result.claimed.subscription_id not in disabled:
-            follow_on_claims.setdefault((result.claimed.subscription_id, result.next_backlogged), []).append(result)
-    return follow_on_claims
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FollowUp:
-    """What follows the results. `pairs` and `manual`: each (job, subscription) whose head ended, to promote the next
-    delivery, due at once or leased if its result claims further deliveries. `takes`: parameters of TAKE, for as many
-    more deliveries as the results ask for."""
+    """What follows the results.
 
+    job_uids       the jobs of `pairs` and `manual`
+    pairs, manual  each (job, subscription) whose head ended, to promote the next delivery, due at once or leased if
+                   its result claims further deliveries
+    takes          parameters of TAKE, for as many more deliveries as the results ask for
+    claims         the results that ask for them, by the token of the lease that they share
+    """
+
+    job_uids: list[str]
     pairs: list[tuple[Any, ...]]
     manual: list[tuple[Any, ...]]
     takes: list[dict[str, Any]]
-
-    @property
-    def job_uids(self) -> list[str]:
-        return sorted({row[0] for row in (*self.pairs, *self.manual)})
-
-    @property
-    def tokens(self) -> list[str]:
-        return [take["token"] for take in self.takes]
+    claims: dict[str, list[AttemptResult]]
 
 
-def _follow_up(
-    results: Sequence[AttemptResult], follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]], pulled: int = 0
-) -> _FollowUp:
+def _follow_up(results: Sequence[AttemptResult], disabled: Collection[str] = (), pulled: int = 0) -> _FollowUp:
+    """What follows the results. Those of `disabled` subscriptions claim nothing. Those of one subscription that also
+    take backlogged deliveries claim under the first one's lease, and those that do not under the first one's of them.
+    """
+    by_kind: dict[tuple[str, bool], list[AttemptResult]] = {}
     by_pair: dict[Pair, AttemptResult] = {}
     manual: dict[Pair, float] = {}
     again = _tried_again(results)
     for result in results:
-        if result.state != "pending" and result.claimed.job_uid is not None:
-            pair = (result.claimed.job_uid, result.claimed.subscription_id)
-            if result.claimed.priority < 2:
+        claimed = result.claimed
+        if result.next_lease is not None and claimed.subscription_id not in disabled:
+            by_kind.setdefault((claimed.subscription_id, result.next_backlogged), []).append(result)
+        if result.state != "pending" and claimed.job_uid is not None:
+            pair = (claimed.job_uid, claimed.subscription_id)
+            if claimed.priority < 2:
                 by_pair[pair] = result
             else:
                 manual[pair] = again.get((*pair, True), at_once(result.now))
     pairs: list[tuple[Any, ...]] = []
     for pair, result in by_pair.items():
-        going = follow_on_claims.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
+        going = by_kind.get((pair[1], result.next_backlogged)) if result.next_lease is not None else None
         lease = going[0].next_lease if going else None
         due_at = again.get((*pair, False), at_once(result.now))
         pairs.append((*pair, due_at, None, pulled) if lease is None else (*pair, lease.until, lease.token, pulled))
-    takes = [
-        due_values(
-            subscription_id,
-            lease,
-            sum(result.next_count for result in results),
-            max(result.now for result in results),
-            (0, 1, 2) if backlogged else (0,),
-        )
-        for (subscription_id, backlogged), results in sorted(follow_on_claims.items())
-        if (lease := results[0].next_lease) is not None
-    ]
-    return _FollowUp(pairs=pairs, manual=[(*pair, now, None, pulled) for pair, now in manual.items()], takes=takes)
+    takes, claims = [], {}
+    for (subscription_id, backlogged), claiming in sorted(by_kind.items()):
+        lease = claiming[0].next_lease
+        assert lease is not None
+        count, now = sum(result.next_count for result in claiming), max(result.now for result in claiming)
+        takes.append(due_values(subscription_id, lease, count, now, (0, 1, 2) if backlogged else (0,)))
+        claims[lease.token] = claiming
+    return _FollowUp(
+        job_uids=sorted({job_uid for job_uid, _ in (*by_pair, *manual)}),
+        pairs=pairs,
+        manual=[(*pair, due_at, None, pulled) for pair, due_at in manual.items()],
+        takes=takes,
+        claims=claims,
+    )
 
 
 def _tried_again(results: Sequence[AttemptResult]) -> dict[tuple[str, str, bool], float]:
@@ -500,15 +484,11 @@ def _without_repeats(items: Sequence[Sequence[AttemptResult]]) -> list[AttemptRe
 
 
 def _recorded(
-    results: Sequence[AttemptResult],
-    follow_on_claims: Mapping[FollowOnClaim, Sequence[AttemptResult]],
-    leased: Iterable[Claimed],
+    results: Sequence[AttemptResult], follow_up: _FollowUp, leased: Iterable[Claimed]
 ) -> dict[int, AttemptRecorded]:
     """What was recorded for each result, by its `id()`, with the deliveries claimed for it."""
     taken: dict[int, list[Claimed]] = {}
-    waiting = {
-        claims[0].next_lease.token: _round_robin(claims) for claims in follow_on_claims.values() if claims[0].next_lease
-    }
+    waiting = {token: _round_robin(claiming) for token, claiming in follow_up.claims.items()}
     for one in leased:
         taken.setdefault(id(next(waiting[one.lease_token])), []).append(one)
     return {id(result): AttemptRecorded(kept=True, next=tuple(taken.get(id(result), ()))) for result in results}

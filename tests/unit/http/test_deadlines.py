@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from relay.http.exchange import Deadlines
+from relay.http.exchange import Deadline, Deadlines
 
 SOON, LATE = 0.01, 3600.0
 
 
 async def held(deadlines: Deadlines, wait: asyncio.Event) -> None:
-    with deadlines.begin():
+    with Deadline(deadlines):
         await wait.wait()
 
 
@@ -83,7 +83,7 @@ async def test_error_together_with_a_timeout_is_kept(monkeypatch: pytest.MonkeyP
     timed = Timed(monkeypatch)
 
     async def erring() -> None:
-        with Deadlines(10.0).begin():
+        with Deadline(Deadlines(10.0)):
             try:
                 await asyncio.Event().wait()
             finally:
