@@ -156,7 +156,7 @@ class _Exchange:
     async def _answer(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            if self._leaves_body():
+            if self._scope.get("relay.identity") is None and self._leaves_body():
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             if not self._unchanged:
                 message["headers"] = [
@@ -176,11 +176,9 @@ class _Exchange:
     def _leaves_body(self) -> bool:
         """True if the answer ends the connection, so that the long body of an unknown caller is not read. A caller
         whose key was passed to the upstream counts as known."""
-        scope, passed_paths = self._scope, self._context.ports.settings.passed_paths
-        is_known = scope.get("relay.identity") is not None
-        if is_known or (self._status != 401 and scope["path"].startswith(passed_paths)):
-            return False
-        return is_long_body(Headers(scope=scope))
+        passed_paths = self._context.ports.settings.passed_paths
+        is_known = self._status != 401 and self._scope["path"].startswith(passed_paths)
+        return not is_known and is_long_body(Headers(scope=self._scope))
 
     def _write_log(self, failed: bool) -> None:
         self._context.ports.count_request(self._scope["method"], self._status)

@@ -8,7 +8,8 @@ import http.client
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from relay.errors import RelayError, UsageError
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 30.0
 MAX_PAGE = 500
+PATIENCE_SECONDS = 60.0
+"""A relay that is waited for may be away this long."""
 
 
 class ApiError(RelayError):
@@ -190,6 +193,30 @@ def _local_token(url: str) -> str | None:
     from relay.node.local_token import token_here
 
     return token_here(os.environ)
+
+
+def ended(
+    read: Callable[[], Any],
+    has_ended: Callable[[Any], bool],
+    show: Callable[[Any], None],
+    *,
+    pause_seconds: float,
+    again: str,
+) -> Any:
+    """What is read once it has ended, also across a restart of the relay. `again`: the command that continues."""
+    asked_at = answered_at = time.monotonic()
+    found = read()
+    while True:
+        show(found)
+        if has_ended(found):
+            return found
+        time.sleep(max(0.0, pause_seconds - (time.monotonic() - asked_at)))
+        asked_at = time.monotonic()
+        try:
+            found, answered_at = read(), time.monotonic()
+        except Unreachable as error:
+            if time.monotonic() - answered_at > PATIENCE_SECONDS:
+                raise RelayError(f"{error}. Continue with `{again}`") from None
 
 
 def path_of(collection: str, id: str, action: str = "") -> str:

@@ -1,4 +1,5 @@
-"""`relay sources`: the polling of each account, and what a larger budget would bring."""
+"""`relay sources`: the polling of each account, and what a larger budget would bring. `relay accounts`: those that jobs
+are sent from. `relay figures`: what happened in each minute, hour or day."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal

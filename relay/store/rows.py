@@ -1,5 +1,6 @@
 """Conversion of rows into values and back. The only module that knows both."""
 
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy.engine import Row
@@ -8,7 +9,7 @@ from relay.core import jsontext
 from relay.core.deliveries.delivery import Attempt, Delivery, Shown, Timings, due_since
 from relay.core.events.event import Event, is_stream
 from relay.core.jobs.groups import JobGroup
-from relay.core.jobs.job import Job, Observation, Progress
+from relay.core.jobs.job import OBSERVED, Job, Observation, Progress
 from relay.core.jsontext import dumps
 from relay.store.databases.statements import table_of
 from relay.store.schema.tables import JobRow
@@ -22,13 +23,24 @@ def loads(value: bytes | None) -> Any:
     return None if value is None else jsontext.loads(value)
 
 
+PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
+"""The columns of a job's progress."""
+_OF_NEW_JOB = (
+    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "weight"),
+    *("spacing_seconds", "connect_account_id", "group_round", *OBSERVED),
+)
+_OF_JOB = (
+    *_OF_NEW_JOB,
+    *("outcome", "last_polled_at", "next_poll_at", "poll_step", "closed_at", "poll_count", "failure_count"),
+    *("missing_count", "missing_since", "last_error"),
+)
+"""Fields of a job that its row has as they are."""
+_of_new_job, _of_job = attrgetter(*_OF_NEW_JOB), attrgetter(*_OF_JOB)
+
+
 def job_from(row: Row[Any]) -> Job:
     """A job."""
     return Job(
-        uid=row.uid,
-        external_id=row.external_id,
-        source=row.source,
-        account=row.account,
         progress=Progress(
             status=row.status,
             phase=row.phase,
@@ -38,35 +50,11 @@ def job_from(row: Row[Any]) -> Job:
             running_started_at=row.running_started_at,
             overdue=bool(row.overdue),
         ),
-        outcome=row.outcome,
         metadata=loads(row.metadata),
-        action=row.action,
-        channel=row.channel,
-        scheduled_at=row.scheduled_at,
-        started_at=row.started_at,
-        next_attempt_at=row.next_attempt_at,
-        attempt_count=row.attempt_count,
-        tracked_at=row.tracked_at,
-        last_polled_at=row.last_polled_at,
-        next_poll_at=row.next_poll_at,
-        poll_step=row.poll_step,
-        closed_at=row.closed_at,
-        deadline_at=row.deadline_at,
-        deadline_seconds=row.deadline_seconds,
-        poll_count=row.poll_count,
-        failure_count=row.failure_count,
-        missing_count=row.missing_count,
-        missing_since=row.missing_since,
-        weight=row.weight,
-        spacing_seconds=row.spacing_seconds,
-        last_error=row.last_error,
         upstream=loads(row.upstream),
         request=loads(row.request),
-        connect_account_id=row.connect_account_id,
         group=row.group_name,
-        group_round=row.group_round,
-        result_status=row.result_status,
-        error_code=row.error_code,
+        **dict(zip(_OF_JOB, _of_job(row), strict=True)),
     )
 
 
@@ -85,39 +73,24 @@ def progress_values(progress: Progress) -> dict[str, Any]:
 
 def observation_values(seen: Observation) -> dict[str, Any]:
     """The columns that an Observation fills."""
-    return {
-        "action": seen.action,
-        "channel": seen.channel,
-        "scheduled_at": seen.scheduled_at,
-        "started_at": seen.started_at,
-        "next_attempt_at": seen.next_attempt_at,
-        "attempt_count": seen.attempt_count,
-        "upstream": dumps(seen.upstream),
-        "connect_account_id": seen.connect_account_id,
-        "result_status": seen.result_status,
-        "error_code": seen.error_code,
-    }
+    observed = {name: getattr(seen, name) for name in OBSERVED}
+    return {**observed, "upstream": dumps(seen.upstream), "connect_account_id": seen.connect_account_id}
 
 
-_OF_NEW_JOB = (
-    *("uid", "external_id", "source", "account", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
-    *("attempt_count", "tracked_at", "deadline_at", "deadline_seconds", "weight", "spacing_seconds"),
-    *("connect_account_id", "group_round", "result_status", "error_code"),
-)
-_PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
-NEW_JOB_COLUMNS = (*_OF_NEW_JOB, *_PROGRESS, "metadata", "upstream", "request", "group_name", "captured")
+NEW_JOB_COLUMNS = (*_OF_NEW_JOB, *PROGRESS, "metadata", "upstream", "request", "group_name", "captured")
 """The columns of `new_job_values`, and of what is captured of its recipient."""
 
 
 def new_job_values(job: Job) -> dict[str, Any]:
     """The columns of a job that was not polled yet."""
-    values = {name: getattr(job, name) for name in _OF_NEW_JOB}
-    values.update(progress_values(job.progress))
-    values["metadata"] = dumps(job.metadata)
-    values["upstream"] = None if job.upstream is None else dumps(job.upstream)
-    values["request"] = None if job.request is None else dumps(job.request)
-    values["group_name"] = job.group
-    return values
+    return {
+        **dict(zip(_OF_NEW_JOB, _of_new_job(job), strict=True)),
+        **progress_values(job.progress),
+        "metadata": dumps(job.metadata),
+        "upstream": None if job.upstream is None else dumps(job.upstream),
+        "request": None if job.request is None else dumps(job.request),
+        "group_name": job.group,
+    }
 
 
 _OF_GROUP = (

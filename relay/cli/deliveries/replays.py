@@ -1,15 +1,13 @@
 """`relay replays`: the progress of a replay, which sends many events again."""
 
-import time
 from typing import Annotated, Any
 
 import typer
 
-from relay.cli.client import Unreachable, api, path_of
+from relay.cli.client import api, ended, path_of
 from relay.cli.options import Json, Wait
 from relay.cli.output import Progress, print_json, print_object, print_result, progress, say
 from relay.core.events.sentences import counted
-from relay.errors import RelayError
 
 app = typer.Typer(help="Show the progress of a replay, and stop it.", no_args_is_help=True)
 
@@ -18,7 +16,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would b
 COUNT_TIMEOUT_SECONDS = 300.0
 """The relay counts the matching events before it answers, which takes a while for many millions."""
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0
 
 
 @app.command()
@@ -78,26 +75,17 @@ def _get(id: str) -> Any:
 
 def _wait(id: str, json: bool) -> None:
     """Prints the ended replay. Exit code 1 if not everything was delivered."""
-    replay = _ended(id)
+    with progress() as bar:
+        replay = ended(
+            lambda: _get(id),
+            lambda found: found["state"] != "running",
+            lambda found: _show(bar, found),
+            pause_seconds=POLL_SECONDS,
+            again=f"relay replays show {id} --wait",
+        )
     print_result(replay, sentence(replay), json=json)
     if replay["state"] != "done" or replay["dead"] or _others(replay):
         raise typer.Exit(1)
-
-
-def _ended(id: str) -> Any:
-    """Waits until the replay has ended, also across a restart of the relay."""
-    replay, answered_at = _get(id), time.monotonic()
-    with progress() as show:
-        while replay["state"] == "running":
-            _show(show, replay)
-            time.sleep(POLL_SECONDS)
-            try:
-                replay, answered_at = _get(id), time.monotonic()
-            except Unreachable as error:
-                if time.monotonic() - answered_at > PATIENCE_SECONDS:
-                    raise RelayError(f"{error}. Continue with `relay replays show {id} --wait`") from None
-        _show(show, replay)
-    return replay
 
 
 def _show(show: Progress, replay: Any) -> None:

@@ -1,6 +1,5 @@
 """`relay groups`: groups of jobs, how far they are, and when they have finished."""
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from shlex import quote
@@ -8,16 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from relay.cli.client import Unreachable, api, path_of
+from relay.cli.client import TIMEOUT_SECONDS, api, ended, path_of
 from relay.cli.jobs.jobs import Account, Source
 from relay.cli.options import Json, Limit, given, one_of
 from relay.cli.output import print_fields, print_json, print_list, print_result, print_table, progress, say
 from relay.clock import from_rfc3339
-from relay.errors import RelayError
 
 WATCH_SECONDS = 1
 TIMEOUT_MARGIN_SECONDS = 15.0
-PATIENCE_SECONDS = 60.0
 COLUMNS = ("name", "account", "state", "round", "ended", "failed", "missing", "last job")
 _FORECAST = ("rate_per_hour", "expected_finish", "expected_finish_note")
 OPEN_STATES = ("queued", "scheduled", "running", "retrying")
@@ -135,29 +132,22 @@ def _row(group: dict[str, Any]) -> list[Any]:
 
 
 def _watched(name: str, query: Mapping[str, Any]) -> Any:
-    """The group once it has finished. Shows its progress meanwhile, also across a restart of the relay."""
-    client = api()
-    answered_at = time.monotonic()
-    group = client.get(path_of("groups", name), query)
-    with progress() as show:
-        while True:
-            show(_ended(group["counts"]), _total(group), _described(group), sentence(group))
-            if group["state"] == "finished":
-                return group
-            asked_at = time.monotonic()
-            try:
-                group = client.get(
-                    path_of("groups", name),
-                    query,
-                    headers={"Prefer": f"wait={WATCH_SECONDS}"},
-                    timeout=WATCH_SECONDS + TIMEOUT_MARGIN_SECONDS,
-                )
-                answered_at = time.monotonic()
-            except Unreachable as error:
-                if time.monotonic() - answered_at > PATIENCE_SECONDS:
-                    raise RelayError(f"{error}. Continue with `relay groups show {quote(name)} --watch`") from None
-            if group["state"] == "open":  # a relay that is shutting down answers at once
-                time.sleep(max(0.0, WATCH_SECONDS - (time.monotonic() - asked_at)))
+    """The group once it has finished. Shows its progress meanwhile."""
+    client, options = api(), {"headers": {}, "timeout": TIMEOUT_SECONDS}
+
+    def read() -> Any:
+        found = client.get(path_of("groups", name), query, **options)
+        options.update(headers={"Prefer": f"wait={WATCH_SECONDS}"}, timeout=WATCH_SECONDS + TIMEOUT_MARGIN_SECONDS)
+        return found
+
+    with progress() as bar:
+        return ended(
+            read,
+            lambda group: group["state"] == "finished",
+            lambda group: bar(_ended(group["counts"]), _total(group), _described(group), sentence(group)),
+            pause_seconds=WATCH_SECONDS,  # a relay that is shutting down answers at once
+            again=f"relay groups show {quote(name)} --watch",
+        )
 
 
 def _described(group: Mapping[str, Any]) -> str:

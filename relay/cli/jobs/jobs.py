@@ -1,4 +1,5 @@
-"""`relay jobs`: the tracked jobs."""
+"""`relay jobs`: the tracked jobs. `relay erase`: what is stored about a person, a group or a job. `relay intents`:
+creates with unknown fate."""
 
 import time
 from collections.abc import Sequence
@@ -280,13 +281,7 @@ def _has_run(client: Api, job: dict[str, Any]) -> bool:
 
 
 STEP_TIMEOUT_SECONDS = 120.0
-COUNTS = {
-    "jobs": "jobs",
-    "events": "events",
-    "deliveries": "deliveries",
-    "attempts": "attempts",
-    "intents": "intents",
-}
+COUNTS = ("jobs", "events", "deliveries", "attempts", "intents")
 
 
 def erase(
@@ -326,7 +321,7 @@ def erase(
     if json:
         print_json(total)
     else:
-        say(f"erased {', '.join(f'{total[name]:,} {word}' for name, word in COUNTS.items())}")
+        say(f"erased {', '.join(f'{total[name]:,} {name}' for name in COUNTS)}")
     if total["in_flight"]:
         note(f"{total['in_flight']} creates that match are in flight: run this again once they are answered")
         raise typer.Exit(1)

@@ -1,4 +1,5 @@
-"""`relay status`: whether the relay is well, and the deliveries that a person may have to resolve."""
+"""`relay status`: whether the relay is well, and the deliveries that a person may have to resolve.
+`relay settings`: the settings that it runs with."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

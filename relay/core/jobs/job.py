@@ -96,6 +96,13 @@ class Observation:
         return _item(self.status, self, finished_at=self.finished_at)
 
 
+OBSERVED = (
+    *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count"),
+    *("result_status", "error_code"),
+)
+"""Fields of a job that its latest observation gives, besides the item itself."""
+
+
 @value_class(frozen=True, slots=True, kw_only=True)
 class Progress:
     """A job's recorded progress: all the state `detect()` needs.

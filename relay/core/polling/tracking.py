@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from relay.core.events.event import Event
 from relay.core.jobs.job import (
     NORMAL_WEIGHT,
+    OBSERVED,
     PRIORITY_WEIGHTS,
     Job,
     Observation,
@@ -92,8 +93,8 @@ class TrackRequest(NamedTuple):
 
     def job(self, uid: str, tracked_at: float, deadline_seconds: float, progress: Progress) -> Job:
         """The job that it creates, if it is not tracked yet. `deadline_seconds`: used unless it has its own."""
-        seen = self.seen
-        seconds = self.deadline_seconds or deadline_seconds
+        seen, seconds = self.seen, self.deadline_seconds or deadline_seconds
+        observed = {} if seen is None else {name: getattr(seen, name) for name in (*OBSERVED, "upstream")}
         return Job(
             uid=uid,
             external_id=self.external_id,
@@ -101,24 +102,16 @@ class TrackRequest(NamedTuple):
             account=self.account,
             progress=progress,
             metadata=self.metadata or {},
-            action=seen.action if seen else None,
-            channel=seen.channel if seen else None,
-            scheduled_at=seen.scheduled_at if seen else None,
-            started_at=seen.started_at if seen else None,
-            next_attempt_at=seen.next_attempt_at if seen else None,
-            attempt_count=seen.attempt_count if seen else 0,
             tracked_at=tracked_at,
             deadline_at=deadline_of(tracked_at, seen.scheduled_at if seen else None, seconds),
             deadline_seconds=seconds,
             weight=NORMAL_WEIGHT if self.priority is None else PRIORITY_WEIGHTS[self.priority],
             spacing_seconds=self.spacing_seconds,
-            upstream=seen.upstream if seen else None,
             request=self.request,
             connect_account_id=(seen.connect_account_id if seen else None) or self.connect_account_id,
             group=self.group,
             group_round=None if self.group is None else 1,
-            result_status=seen.result_status if seen else None,
-            error_code=seen.error_code if seen else None,
+            **observed,
         )
 
     @classmethod

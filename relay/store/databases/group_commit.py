@@ -7,7 +7,7 @@ results take a few statements, not hundreds.
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Any, TypeVar
 
@@ -86,11 +86,6 @@ class Waiting:
         self.item = item
         self.future = future
         self.result: Any = None
-
-
-def are_quick(group: Iterable[Waiting]) -> bool:
-    """True if every batch function is `quick`."""
-    return all(getattr(waiting.batch, "is_quick", False) for waiting in group)
 
 
 def next_group(waiting: deque[Waiting]) -> list[Waiting]:

@@ -21,7 +21,6 @@ from relay.store.databases.group_commit import (
     Item,
     Result,
     Waiting,
-    are_quick,
     as_store_error,
     resolve,
     run_group,
@@ -164,7 +163,9 @@ class Writer:
         return True
 
     def _is_small(self) -> bool:
-        return len(self._waiting) <= SMALL_GROUP_ITEMS and are_quick(self._waiting) and self._open
+        if len(self._waiting) > SMALL_GROUP_ITEMS or not self._open:
+            return False
+        return all(getattr(waiting.batch, "is_quick", False) for waiting in self._waiting)
 
     def _group(self) -> list[Waiting]:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP_ITEMS))]

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from relay.core.incidents import Trouble, trouble_of_job
 from relay.core.jobs.groups import JobChange, place_of, place_of_job
-from relay.core.jobs.job import Job, Observation, PlannedJob, Recipient, deadline_after
+from relay.core.jobs.job import OBSERVED, Job, Observation, PlannedJob, Recipient, deadline_after
 from relay.core.jsontext import dumps
 from relay.core.polling.tracking import Registration
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered
@@ -39,7 +39,7 @@ from relay.store.jobs.registrations import BY_UID, Registrar
 from relay.store.outbox.recording import (
     Outbox,
 )
-from relay.store.rows import JOB_COLUMNS, job_from, loads, observation_values, progress_values
+from relay.store.rows import JOB_COLUMNS, PROGRESS, job_from, loads, observation_values, progress_values
 from relay.store.schema.tables import JobRow
 from relay.store.scoped import Account, Scoped
 
@@ -115,9 +115,6 @@ ORDER BY deadline_at, uid LIMIT :count
 COUNT_OPEN = text(
     "SELECT source, account, COUNT(*) AS open_count FROM jobs WHERE closed_at IS NULL GROUP BY source, account"
 )
-_PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
-_OBSERVED = ("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count", "upstream")
-_ENDED = ("result_status", "error_code")
 
 
 def _set(*names: str) -> str:
@@ -125,11 +122,11 @@ def _set(*names: str) -> str:
 
 
 _ADVANCE = f"""
-UPDATE jobs SET {_set(*_PROGRESS, "outcome", "closed_at")},
+UPDATE jobs SET {_set(*PROGRESS, "outcome", "closed_at")},
   next_poll_at = CASE WHEN CAST(:closed_at AS double precision) IS NULL THEN next_poll_at END"""
 # Writes a poll that returned the job's state. `poll_step` counts polls without news. This one had news, and the note
 # that follows plans the next.
-ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*_OBSERVED, *_ENDED, "deadline_at", "last_error")}, last_polled_at = :now,
+ADVANCE_SEEN = f"""{_ADVANCE}, {_set(*OBSERVED, "upstream", "deadline_at", "last_error")}, last_polled_at = :now,
   connect_account_id = COALESCE(:connect_account_id, connect_account_id),
   poll_count = poll_count + 1, failure_count = 0, missing_count = 0, missing_since = NULL, poll_step = 0
 WHERE uid = :job_uid

@@ -97,7 +97,7 @@ def test_watch_survives_a_restart_of_the_relay(
     stub.says(PATH, group(running=1))
     stub.says(PATH, group("finished", succeeded=1))
     assert run(["groups", "show", "Q4 campaign", "--watch"]) == 0
-    monkeypatch.setattr(groups, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr("relay.cli.client.PATIENCE_SECONDS", -1.0)
     monkeypatch.setattr(Api, "get", lambda *_, **__: group() if next(again) else _raise(Unreachable("it is gone")))
     again = iter([True, False])
     assert run(["groups", "show", "Q4 campaign", "--watch"]) == 1

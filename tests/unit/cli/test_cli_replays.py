@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from relay.cli import run
+from relay.cli.client import Unreachable
 from relay.cli.deliveries import replays
 from tests.unit.cli.test_cli_client import Stub, stub
 
@@ -75,13 +76,13 @@ def test_wait_survives_a_restart_of_the_relay(
 
     def away(id: str) -> Any:
         if next(calls, False):
-            raise replays.Unreachable("no relay at …")
+            raise Unreachable("no relay at …")
         return get(id)
 
     monkeypatch.setattr(replays, "_get", away)
     stub.says("GET /v1/replays/rpl_1", shown("done", delivered=1200))
     assert run(["replays", "show", "rpl_1", "--wait"]) == 0
-    monkeypatch.setattr(replays, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr("relay.cli.client.PATIENCE_SECONDS", -1.0)
     stub.answers.clear()
     stub.says("GET /v1/replays/rpl_1", shown())
     calls = iter([False, True])

@@ -1,4 +1,4 @@
-"""`relay sources`: a table that fits a narrow terminal, and advice on each account."""
+"""`relay sources`, `relay accounts` and `relay figures`: their tables and JSON."""
 
 import io
 import json
@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from relay.cli import run
+from tests.unit.cli.test_cli_client import Stub, stub
+
+__all__ = ["stub"]
 
 ACCOUNT = {
     "source": "revor",
@@ -63,3 +66,90 @@ def test_account_name_cannot_control_the_terminal(
     accounts[0]["account"] = "\x1b[2Jx"
     assert run(["sources"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def point(hour: int, count: int, total: float, p50: float | None = None) -> dict[str, Any]:
+    return {"time": f"2026-05-20T{hour:02}:00:00.000Z", "count": count, "total": total, "p50": p50, "p95": p50}
+
+
+def series(name: str, *points: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "label": "", "points": list(points)}
+
+
+def shows(stub: Stub, *items: dict[str, Any]) -> None:
+    stub.says("GET /v1/figures", {"span": "hour", "items": list(items)})
+
+
+def test_named_figures_are_tables_with_bars(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    shows(stub, series("events", point(8, 2, 2.0), point(9, 16, 16.0)), series("jobs_ended"))
+    assert run(["figures", "events", "jobs_ended", "--label", "revor/default", "--since", "2026-05-20T08:00:00Z"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "events per hour: ▂█",
+        "BEGAN\tCOUNT\tTOTAL\tP50\tP95\tBAR",
+        "2026-05-20T08:00:00.000Z\t2\t2.0\t-\t-\t▂",
+        "2026-05-20T09:00:00.000Z\t16\t16.0\t-\t-\t█",
+        "",
+        "jobs_ended per hour: nothing yet",
+    ]
+    assert stub.seen[0][0].endswith(
+        "?name=events%2Cjobs_ended&span=hour&label=revor%2Fdefault&since=2026-05-20T08%3A00%3A00Z"
+    )
+
+
+def test_json_is_the_document_of_the_api(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    shows(stub, series("events", point(8, 1, 1.0)))
+    assert run(["figures", "events", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["items"][0]["name"] == "events"
+
+
+@pytest.mark.parametrize("arguments", [["--since", "yesterday"], ["--span", "week"]])
+def test_wrong_options_are_refused_before_anything_is_asked(stub: Stub, arguments: list[str]) -> None:
+    assert run(["figures", *arguments]) == 2
+    assert stub.seen == []
+
+
+SENDER = {
+    "id": "acc_1",
+    "source": "revor",
+    "account": "default",
+    "channel": "linkedin",
+    "name": "Ada\x1b[31m Example",
+    "status": "credentials",
+    "can_send": False,
+    "state": "needs_reconnect",
+    "since": "2026-05-20T10:00:00.000Z",
+    "open_jobs": 12,
+    "listed_at": "2026-05-20T10:05:00.000Z",
+    "trouble": "inc_1",
+}
+
+
+PAGE = {"items": [SENDER], "next_cursor": None}
+
+
+def test_a_table_without_what_could_control_a_terminal(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/connect-accounts", PAGE)
+    assert run(["accounts"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split("\t") == ["ID", "NAME", "CHANNEL", "ACCOUNT", "STATE", "SINCE", "OPEN JOBS", "TROUBLE"]
+    assert row.split("\t") == [
+        *("acc_1", "Ada [31m Example", "linkedin", "revor/default", "needs_reconnect"),
+        *("2026-05-20T10:00:00.000Z", "12", "inc_1"),
+    ]
+    assert stub.seen[0][0] == "GET /v1/connect-accounts?limit=500"
+
+
+def test_json_and_filters(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--source", "revor", "--account", "default", "--state", "needs_reconnect", "--limit", "9"]
+    stub.says("GET /v1/connect-accounts", PAGE)
+    assert run(["accounts", *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [SENDER]
+    assert stub.seen[0][0].endswith("?source=revor&account=default&state=needs_reconnect&limit=9")
+
+
+def test_none_and_an_unknown_state(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/connect-accounts", {"items": [], "next_cursor": None})
+    assert run(["accounts", "--state", "removed"]) == 0
+    assert "no accounts" in capsys.readouterr().err
+    assert run(["accounts", "--state", "broken"]) == 2
+    assert "unknown state 'broken'" in capsys.readouterr().err

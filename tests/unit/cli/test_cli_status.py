@@ -1,4 +1,4 @@
-"""`relay status`: whether the relay is well, and what a person may have to look at."""
+"""`relay status`: whether the relay is well, and what a person may have to look at. `relay settings`."""
 
 import json
 from collections.abc import Sequence
@@ -82,3 +82,29 @@ def test_failing_subscriptions_are_named(stub: Stub, capsys: pytest.CaptureFixtu
     answers(stub, OK, *[groups()] * 3, pulled=[one] * (MAX_FAILING + 2))
     run(["status"])
     assert capsys.readouterr().out.splitlines()[-1] == "failing: 2 more, see `relay subscriptions list`"
+
+
+def setting(key: str, value: object, *, place: str = "default", secret: bool = False, **more: Any) -> dict[str, Any]:
+    return {"key": key, "value": value, "place": place, "secret": secret, "set": True, "reloaded": False, **more}
+
+
+ITEMS = [
+    setting("server.port", 9090, place="relay.yaml:3"),
+    setting("server.host", "127.0.0.1"),
+    setting("auth.tokens[0].token", None, place="relay.yaml:6 (${OPS})", secret=True, reloaded=True),
+    setting("heartbeat.url", None, secret=True, set=False),
+    setting("security.allow_ports", [443]),
+]
+
+
+def test_settings_are_a_table(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("GET /v1/settings", {"node_id": "n", "items": ITEMS})
+    assert run(["settings"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "KEY\tVALUE\tPLACE\tCHANGE",
+        "server.port\t9090\trelay.yaml:3\trestart",
+        "server.host\t127.0.0.1\tdefault\trestart",
+        "auth.tokens[0].token\tset\trelay.yaml:6 (${OPS})\tSIGHUP",
+        "heartbeat.url\tnot set\tdefault\trestart",
+        "security.allow_ports\t[443]\tdefault\trestart",
+    ]
