@@ -131,7 +131,7 @@ class Dispatcher:
         now = self._clock()
         taken: list[Target] = []
         views = [EventView(event.body, event.compared) for event in events] if self._filters_of else []
-        for target in self.slots.listed:
+        for target in self.slots.listed.values():
             filters = self._filters_of.get(target.subscription.id)
             wanted = any(
                 matches(

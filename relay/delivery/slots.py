@@ -7,7 +7,7 @@ CLAIMED_PER_SLOT bounds claimed but uncommitted deliveries. `sink_state.py` deci
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -195,7 +195,8 @@ class Slots:
         self._due = due or asyncio.Event()
         self._backlogged_load = 0.0
         self._targets: dict[str, Target] = {}
-        self._listed: dict[str, Target] = {}
+        self.listed: dict[str, Target] = {}
+        """The targets of all subscriptions except callbacks, which do not match events."""
         self._hosts: dict[str, _Host] = {}
         self._portals: dict[tuple[str, str, str], Portal] = {}
         self._templates: dict[str | None, _TemplateSlots] = {}
@@ -210,11 +211,6 @@ class Slots:
 
     def __iter__(self) -> Iterator[Target]:
         return iter(self._targets.values())
-
-    @property
-    def listed(self) -> Iterable[Target]:
-        """The targets of all subscriptions except callbacks, which do not match events."""
-        return self._listed.values()
 
     def get(self, subscription_id: str) -> Target | None:
         """The target of a subscription, if it is loaded."""
@@ -238,7 +234,7 @@ class Slots:
     def _drop(self, target: Target) -> None:
         id = target.subscription.id
         del self._targets[id]
-        self._listed.pop(id, None)
+        self.listed.pop(id, None)
         target.known = False
         self._leave(target)
         self._leave_portal(target)
@@ -263,7 +259,7 @@ class Slots:
             target = Target(subscription, kind, host, shown_sink, redacted_sink, sink)
             self._targets[subscription.id] = target
             if not subscription.callback:
-                self._listed[subscription.id] = target
+                self.listed[subscription.id] = target
         elif target.host is not host:
             target.host.in_flight -= target.in_flight
             self._leave(target)

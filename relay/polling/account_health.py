@@ -53,7 +53,7 @@ class AccountHealth:
         """Forgets the state: another node polls the account now."""
         self.state = AccountState(source=self._account.settings.source, name=self._account.settings.account)
         self._forget_failures()
-        self._set_proven(proven=False)
+        self.is_proven, self._silent = False, None
 
     @property
     def key_refused(self) -> bool:
@@ -72,7 +72,7 @@ class AccountHealth:
         """Reads the key of reloaded settings."""
         before, self.key = self.key, self._account.settings.read_key()
         if self.key != before:
-            self._set_proven(proven=False)
+            self.is_proven, self._silent = False, None
 
     async def probe(self) -> bool:
         """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
@@ -125,15 +125,12 @@ class AccountHealth:
             self._silent = replace(self.state, state="down", since=since, problem=problem)
             await self.failed(problem, now)
         else:  # an answer: what it says is about the listing
-            self._set_proven(proven=True)
-
-    def _set_proven(self, *, proven: bool) -> None:
-        self.is_proven, self._silent = proven, None
+            self.is_proven, self._silent = True, None
 
     async def succeeded(self, now: float) -> None:
         """A poll was answered properly."""
         self._forget_failures()
-        self._set_proven(proven=True)
+        self.is_proven, self._silent = True, None
         if self.state.state != "ok":
             await self.recover(now)
 
@@ -156,7 +153,7 @@ class AccountHealth:
 
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
         """The upstream refuses the key. Recorded once per key."""
-        self._set_proven(proven=True)
+        self.is_proven, self._silent = True, None
         if not self.key_refused:
             await self._change("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
             self._account.reschedule()
