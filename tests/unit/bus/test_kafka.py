@@ -228,7 +228,7 @@ async def test_memory_stays_bounded_although_topics_have_many_partitions(monkeyp
 @pytest.mark.parametrize("kept", ["_lanes", "_links"])
 async def test_what_a_task_waits_for_is_kept_while_it_passes_to_the_task(monkeypatch, kept):
     """Between the release of a lock and its next holder it is not locked."""
-    monkeypatch.setattr(module, "MAX_LANES", 1)
+    monkeypatch.setattr(module, "MAX_LANES", 10)
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
     async with opened(FakeKafka(topics={"orders": [1], "others": [1]})) as world:
         assert await world.publish(message(1)) == [None]
@@ -240,7 +240,9 @@ async def test_what_a_task_waits_for_is_kept_while_it_passes_to_the_task(monkeyp
         await asyncio.sleep(0)
         one.lock.release()  # the waiter runs in the next turn of the loop
         if kept == "_lanes":
-            kafka._lane(wire.Place("others", 0))
+            for partition in range(10):
+                kafka._lane(wire.Place("others", partition))
+            assert len(kafka._lanes) <= 10
         else:
             kafka._links[("127.0.0.1", 1)] = module._Link()
             with pytest.raises(CannotConnect):
