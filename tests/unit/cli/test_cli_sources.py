@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -41,31 +40,15 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def accounts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Sets the accounts that the relay lists."""
-    listed: list[dict[str, Any]] = [dict(ACCOUNT)]
-
-    class Client:
-        def items(self, path: str, query: Mapping[str, Any], limit: int) -> list[Any]:
-            assert path == "/v1/sources"
-            return listed[:limit]
-
-    monkeypatch.setattr("relay.cli.sources.api", Client)
-    return listed
-
-
-def test_json_is_the_only_output(accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_sources_are_json_or_a_table_with_advice(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [{**ACCOUNT, "account": "\x1b[2Jx"}]
+    stub.says("GET /v1/sources", {"items": listed, "next_cursor": None})
     assert run(["sources", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == accounts
-
-
-def test_account_name_cannot_control_the_terminal(
-    accounts: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    accounts[0]["account"] = "\x1b[2Jx"
+    assert json.loads(capsys.readouterr().out) == listed
     assert run(["sources"]) == 0
-    assert "\x1b" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "a job's end is known about 1.2 s after it happens" in out
 
 
 def point(hour: int, count: int, total: float, p50: float | None = None) -> dict[str, Any]:
