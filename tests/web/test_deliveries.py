@@ -63,7 +63,7 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     (uncertain,) = page.soup.rows(1)
     assert "settle each of them" in uncertain["What to do"]
     assert "no clear answer" in uncertain["Why"]
-    assert "Nothing that waits needs a person." in page.html
+    assert "No waiting delivery needs a person." in page.html
     assert "relay deliveries list --group-by sink,reason,day" in page.html
     other = await browser.get("/ui/deliveries", state="cancelled")
     assert "Add or correct the contact in the CRM" in other.soup.rows(0)[0]["What to do"]
@@ -93,7 +93,7 @@ async def test_a_delivery_is_told_with_its_attempts(world, browser):
     told = facts(page.soup)
     assert "Given up after one attempt." in page.soup.texts("//p[@class='lead']")[0]
     assert told["Likely cause"] == "the sink fails. Check its log."
-    assert told["What next"].startswith("Nothing by itself.")
+    assert told["What next"].startswith("Nothing, unless you send it again.")
     (row,) = page.soup.rows()
     assert (row["DNS"], row["Connect"], row["TLS"], row["Wait"], row["Rest"], row["Total"]) == (
         "2 ms",

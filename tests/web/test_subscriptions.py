@@ -94,7 +94,7 @@ async def test_pause_and_resume_are_done_and_audited(browser: Browser, world: Wo
     assert (await shown(world, browser, id))["state"] == "paused"
     assert [one["target"] for one in await audited(world, browser, "subscriptions.pause")] == [id]
     done = await browser.post(f"/ui/subscriptions/{id}/resume")
-    assert done.said == "The subscription is enabled. What waited is sent."
+    assert done.said == "The subscription is enabled. Waiting events are sent."
     assert (await shown(world, browser, id))["state"] == "enabled"
 
 
@@ -104,7 +104,7 @@ async def test_a_test_shows_the_answer_of_the_sink(browser: Browser, world: Worl
         f"/ui/subscriptions/{id}/test", {"type": "ai.revor.job.failed", "metadata": '{"deal": 42}'}
     )
     assert page.status == 200
-    assert "The sink took it 200 OK" in page.soup.text
+    assert "The sink accepted it 200 OK" in page.soup.text
     assert "ok" in page.soup.texts("//pre")
     ((_, event),) = world.dispatcher.tested
     assert event.type == "ai.revor.job.failed"
