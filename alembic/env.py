@@ -4,7 +4,7 @@ which needs a configuration (see docs/developing.md)."""
 from alembic import context
 from sqlmodel import SQLModel
 
-import relay.store.schema.summary_tables  # noqa: F401 - fills the metadata
+import relay.store.schema.tables  # noqa: F401 - fills the metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=SQLModel.metadata, render_as_batch=True)

@@ -16,6 +16,7 @@ from relay.api.http.problems import did_you_mean, invalid_parameter
 from relay.api.http.shown import Shown, Time
 from relay.clock import to_rfc3339
 from relay.core.figures import (
+    FIGURES,
     KEPT_SECONDS,
     LABELLED,
     NAMES,
@@ -68,15 +69,14 @@ operation = partial(Operation, into=OPERATIONS, tag="Figures")
 
 
 def _read_names(value: str) -> tuple[Name, ...]:
-    known = {str(name): name for name in NAMES}
     given = value.split(",")
     for word in given:
-        if word not in known:
-            near = did_you_mean(word, known, lists=False) or "."
-            raise ValueError(f"{word[:40]!r} is unknown{near} The names are: {', '.join(known)}")
-    if len(given) > len(known):
-        raise ValueError(f"at most {len(known)} names are expected")
-    return tuple(dict.fromkeys(known[word] for word in given))
+        if word not in FIGURES:
+            near = did_you_mean(word, NAMES, lists=False) or "."
+            raise ValueError(f"{word[:40]!r} is unknown{near} The names are: {', '.join(NAMES)}")
+    if len(given) > len(NAMES):
+        raise ValueError(f"at most {len(NAMES)} names are expected")
+    return tuple(dict.fromkeys(given))
 
 
 def _read_labels(value: str) -> tuple[str, ...]:

@@ -14,8 +14,7 @@ from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.jobs.jobs import Job, shown_jobs
 from relay.core.events.event import Repeat
-from relay.core.events.summary_events import ClosedBecause, IncidentKind
-from relay.core.incidents import data_of
+from relay.core.incidents import ClosedBecause, IncidentKind, data_of
 from relay.store.outbox.incident_recorder import ShownIncident
 
 MAX_READS = 10

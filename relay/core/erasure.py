@@ -1,4 +1,4 @@
-"""Erasure: which rows are about a person, a group or a job, and what was removed. Pure."""
+"""Erasure: the rows that are about a person, a group or a job, and the number of those removed. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from relay.core.jsontext import dumps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureRequest:
-    """What to erase: everything whose metadata has a field `name` with this value, a group, or one job.
+    """The scope of an erasure: everything whose metadata has a field `name` with this value, a group, or one job.
 
     name, value      a field of the metadata, at any depth, and its exact text; a list matches with any member
     group            a group of jobs: also jobs whose metadata names it in a field `group`
@@ -57,8 +57,8 @@ class ErasureRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
-    """What was removed. `creates`: intents; `in_flight`: creates that match and stay, because their answer is still
-    awaited."""
+    """The number of removed rows. `creates`: intents; `in_flight`: creates that match and stay, because their answer is
+    still awaited."""
 
     jobs: int = 0
     events: int = 0
@@ -73,7 +73,7 @@ class Erased:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureStep:
-    """What a step removed, the jobs among it, and where the next one begins; None: nothing is left to do."""
+    """The result of one step, its jobs among it, and the cursor of the next one; None: nothing is left to do."""
 
     erased: Erased
     jobs: Sequence[Job]
@@ -81,7 +81,7 @@ class ErasureStep:
 
 
 def metadata_of_event(document: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The metadata in an event: the job's own, and what was captured of its create."""
+    """The metadata in an event: the job's own, and that of its create."""
     data = document.get("data")
     return (data.get("metadata"), data.get("request")) if isinstance(data, Mapping) else ()
 

@@ -1,7 +1,7 @@
 """Figures over time, for charts: counts by minute, hour and day. Values in, values out.
 
 A node counts in its `TimeSeries`; `relay/node/figures.py` adds that to the database every 15 seconds. A crash loses
-the last seconds: the record of what happened is the events.
+the last seconds. The events are the complete record.
 """
 
 import math
@@ -9,28 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-Name: TypeAlias = Literal[
-    "jobs_ended",
-    "jobs_failed",
-    "detection_delay_seconds",
-    "events",
-    "attempts",
-    "attempts_failed",
-    "attempt_seconds",
-    "deliveries_dead",
-    "jobs_open",
-    "requests_own",
-    "requests_others",
-    "price_seconds",
-    "deliveries_undelivered",
-]
+Name: TypeAlias = str
+"""A key of FIGURES."""
 Span: TypeAlias = Literal["minute", "hour", "day"]
 SPAN_NAMES: tuple[Span, ...] = get_args(Span)
 
 SPAN_SECONDS: Mapping[Span, float] = {"minute": 60.0, "hour": 3_600.0, "day": 86_400.0}
 KEPT_SECONDS: Mapping[Span, float] = {"minute": 26 * 3_600.0, "hour": 35 * 86_400.0, "day": 731 * 86_400.0}
 SHOWN_SECONDS: Mapping[Span, float] = {"minute": 86_400.0, "hour": 7 * 86_400.0, "day": 90 * 86_400.0}
-"""How far back each span is shown by default."""
+"""Age of the oldest figure that is shown by default, in seconds."""
 LABELLED: tuple[Span, ...] = ("hour", "day")
 """The spans of figures with a label. Those of the whole relay, whose label is empty, have all."""
 

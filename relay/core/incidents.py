@@ -9,12 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint, Repeat, owner_of
-from relay.core.events.summary_events import ClosedBecause, IncidentKind, incident_data
+from relay.core.events.sentences import incident_sentence, titled
 from relay.core.jobs.job import Observation
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
+from relay.core.relay_events import cut
 
+IncidentKind = Literal["jobs", "creates", "sink"]
+ClosedBecause = Literal[
+    "account_recovered", "succeeded", "quiet", "subscription_recovered", "subscription_resumed", "subscription_removed"
+]
+"""Reasons why an incident closed.
+
+account_recovered       its connect account is connected and can send again
+succeeded               no failure for a while, and a success that began later
+quiet                   no failure for a day
+subscription_recovered  a probe of the sink succeeded
+subscription_resumed    a person enabled the subscription
+subscription_removed    a person removed it
+"""
 INCIDENT_KINDS: tuple[IncidentKind, ...] = ("jobs", "creates", "sink")
 IncidentState = Literal["watching", "open", "closed"]
 
@@ -27,7 +42,19 @@ LEAST_PAUSE_SECONDS = 60.0
 MOST_PAUSE_SECONDS = 900.0
 FIRST_GROWTH = 10
 
+_SHARED = ("digest", "kind", "source", "account", "owner", "connect_account_id", "subscription_id", "channel")
+"""Attributes that an incident takes from its first failure."""
 _RANKS: Mapping[Repeat, int] = {"safe": 0, "useless": 1, "may_send_twice": 2}
+_FIX = {
+    "jobs": "Open one of its jobs in {upstream} to see why it failed",
+    "creates": "Check in {upstream} which of them went out: relay intents list",
+    "sink": "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions resume {subscription}). "
+    "Then send again what was given up (relay deliveries retry --state dead --subscription {subscription})",
+}
+"""The fix by kind. The one of a sink holds in every state: an enabled subscription retries by itself, and neither that
+nor a resume sends again what was given up."""
+_WHO = {"jobs": "account owner", "creates": "account owner", "sink": "administrator"}
+_REPEAT: Mapping[str, Repeat | None] = {"jobs": "may_send_twice", "creates": "may_send_twice", "sink": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,30 +246,45 @@ def close(incident: Incident, because: ClosedBecause, now: float) -> Reported:
 
 
 def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict[str, Any]:
-    """The data of an event about an opened incident. `name`: of its connect account; `likely`: number of open jobs that
-    are likely to fail too, None: unknown."""
+    """The data of an event about an opened incident; `GET /v1/incidents` shows the same. `name`: of its connect
+    account; `likely`: number of open jobs that are likely to fail too, None: unknown."""
     assert incident.opened_at is not None
-    return incident_data(
-        incident=incident.id,
-        kind=incident.kind,
-        state="open" if incident.closed_at is None else "closed",
-        source=incident.source,
-        account=incident.account,
-        channel=incident.channel,
-        connect_account_id=incident.connect_account_id,
-        connect_account_name=name,
-        subscription=incident.subscription_id,
-        sink=incident.sink,
-        code=incident.code,
-        hint=incident.hint,
+    kind, hint, subscription, sink = incident.kind, incident.hint, incident.subscription_id, incident.sink
+    what = incident_sentence(
+        kind,
         failed=incident.failed,
-        likely=likely,
-        first_failure_at=incident.first_failure_at,
-        last_failure_at=incident.last_failure_at,
-        opened_at=incident.opened_at,
-        closed_at=incident.closed_at,
-        closed_because=incident.closed_because,
+        source=incident.source or "",
+        channel=cut(incident.channel) or "",
+        account=cut(name or (incident.connect_account_id and f"account {incident.connect_account_id}")) or "",
+        sink=f"{subscription} to {sink}" if sink else f"{subscription}",
+        code=cut(incident.code) or "",
+        meaning=hint.meaning if hint else "",
     )
+    upstream = titled(incident.source or "the upstream")
+    return {
+        "incident": incident.id,
+        "kind": kind,
+        "state": "open" if incident.closed_at is None else "closed",
+        "source": incident.source,
+        "account": incident.account,
+        "channel": cut(incident.channel),
+        "connect_account_id": cut(incident.connect_account_id),
+        "connect_account_name": cut(name),
+        "subscription": subscription,
+        "sink": sink,
+        "code": cut(incident.code),
+        "what": what,
+        "who": hint.who if hint else _WHO[kind],
+        "fix": hint.fix if hint else _FIX[kind].format(subscription=subscription, upstream=upstream),
+        "repeat": hint.repeat if hint else _REPEAT[kind],
+        "failed": incident.failed,
+        "likely": likely,
+        "first_failure_at": to_rfc3339(incident.first_failure_at),
+        "last_failure_at": to_rfc3339(incident.last_failure_at),
+        "opened_at": to_rfc3339(incident.opened_at),
+        "closed_at": optional_rfc3339(incident.closed_at),
+        "closed_because": incident.closed_because,
+    }
 
 
 def reported_next_at(told_count: int) -> int:
@@ -256,19 +298,8 @@ def _digest(*key: str | None) -> str:
 
 
 def _begun(trouble: Trouble, new_id: str) -> Incident:
-    return Incident(
-        id=new_id,
-        digest=trouble.digest,
-        kind=trouble.kind,
-        source=trouble.source,
-        account=trouble.account,
-        owner=trouble.owner,
-        connect_account_id=trouble.connect_account_id,
-        subscription_id=trouble.subscription_id,
-        channel=trouble.channel,
-        first_failure_at=trouble.at,
-        last_failure_at=trouble.at,
-    )
+    shared = {name: getattr(trouble, name) for name in _SHARED}
+    return Incident(**shared, id=new_id, first_failure_at=trouble.at, last_failure_at=trouble.at)
 
 
 def _attributes(known: Incident, troubles: Sequence[Trouble]) -> dict[str, Any]:

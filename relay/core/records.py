@@ -41,7 +41,7 @@ class Intent:
     status_code      of a response that left the outcome open
     channel, connect_account_id, request    fields of the create, as kept for a job, so that users recognise it
     metadata, callback_url, callback_types, group, group_size  from its headers, for the job it makes
-    recipient        what is captured of its recipient, for the job it makes. Like the callback, it is stored encrypted
+    recipient        the captured recipient, for the job it makes. Like the callback, it is stored encrypted
                      and read by the intent's id only
     fate, job_id     resolution by a user: whether it was sent, and the job it made, if known
     """
@@ -103,7 +103,7 @@ class SubscriptionRoom:
 class Registered:
     """Result of a Registration. `created`: the job is new; `resumed`: a closed job is tracked again.
 
-    not_attached  what of the create that made it is not attached, such as `callback`, each with the reason
+    not_attached  parts of its create that are not attached, such as `callback`, each with the reason
     """
 
     job: Job
@@ -121,7 +121,7 @@ class PollRecord:
 
     expected_poll_count  the job's `poll_count` when the request was sent; None for changes without a poll
     seen                 None without an observation (overdue, not found)
-    hint                 of a failure: what it means
+    hint                 the meaning of a failure
     """
 
     job_uid: str
@@ -165,11 +165,11 @@ class PollNote:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class MemoryTurn:
-    """The turn of one delivery with what a subscription remembers under a key: no other delivery has it meanwhile.
+    """The turn of one delivery with a memory of its subscription under a key: no other delivery has it meanwhile.
 
     token   names the turn
-    memory  what is remembered, as of its beginning
-    shared  the delivery's turns with what all subscriptions to the portal remember. They end with this one
+    memory  the memory at its beginning
+    shared  the delivery's turns with memories of all subscriptions to the portal. They end with this one
     """
 
     subscription_id: str
@@ -180,7 +180,7 @@ class MemoryTurn:
 
     @property
     def known(self) -> tuple[Memory, ...]:
-        """What the portal's subscriptions remember, a memory for each shared key."""
+        """The memories of the portal's subscriptions, one for each shared key."""
         return tuple(one.memory for one in self.shared)
 
 
@@ -197,7 +197,7 @@ class AttemptResult:
                      job first, then due ones. No other lease has its token; results in one transaction may share it
     next_count       maximum number of follow-on claims
     next_backlogged  follow-on claims include retries and manual retries, not only first attempts
-    turn             ended with it. What is remembered is then `remember`, in its shared turns `share`, if not None
+    turn             ended with it. The new memory is `remember`, in its shared turns `share`, if not None
     alone            it was in a bundle, and is sent by itself from now on; this attempt uses up nothing of its schedule
     behind           an earlier event of its order failed in the same bundle; it uses up nothing of its schedule either
     """
@@ -237,7 +237,7 @@ class Pending:
     """The backlog.
 
     count      pending deliveries
-    held       pending deliveries by what holds them up: failing, paused, disabled, pending, pulled
+    held       pending deliveries by cause of the delay: failing, paused, disabled, pending, pulled
     oldest_at  when the oldest whose subscription is enabled was recorded, without those that programs pull
     """
 
@@ -265,7 +265,7 @@ class AttemptRecorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What was claimed of a subscription.
+    """The deliveries claimed for a subscription.
 
     requests  the deliveries of each request
     next_at   when a bundle that waits is to be sent, or the next probe; None if there is none
@@ -323,27 +323,19 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountNews:
-    """An event about a connect account; `kind` is a member of ACCOUNT_EVENTS."""
-
-    account: ConnectAccount
-    kind: str
-    event: Event
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ListingRecord:
-    """What a listing of connect accounts changes: see `relay.core.jobs.connect_accounts.Comparison`.
+    """The changes from a listing of connect accounts: see `relay.core.jobs.connect_accounts.Comparison`.
 
-    known  what it was compared with. Nothing is written if another listing was recorded since
+    known  the accounts that it was compared with. Nothing is written if another listing was recorded since
     now    when it was received
+    news   the accounts that changed, each with an event about it
     """
 
     known: Known
     now: float
     changed: tuple[ConnectAccount, ...] = ()
     forgotten: tuple[str, ...] = ()
-    news: tuple[AccountNews, ...] = ()
+    news: tuple[tuple[ConnectAccount, Event], ...] = ()
 
     @property
     def recovered(self) -> tuple[str, ...]:

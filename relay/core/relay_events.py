@@ -1,22 +1,28 @@
-"""Data of the events about the relay itself, and the schema of every event type.
+"""Data of the events that are not about one job, and the schema of every event type.
 
-Those of accounts, groups and incidents are in `summary_events`.
+Incidents: `data_of` in `incidents.py`. Texts of the upstream are cut, so that an event always fits its limit.
 
 The delivery of an event about the relay never causes a `relay.delivery.*`: a dead sink subscribed to these would
 produce events without end. An event about a subscription's own failure is harmless: it waits until the sink recovers.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.deliveries import ledger
 from relay.core.deliveries.dialogue import Memory
 from relay.core.events.event import Hint, account_event_kind
-from relay.core.events.sentences import cause_of_unknown, titled, with_article
+from relay.core.events.sentences import cause_of_unknown, group_sentence, titled, with_article
+from relay.core.jobs.connect_accounts import ConnectAccount
+from relay.core.jobs.groups import ENDED_STATES, OTHER, JobGroup
 from relay.core.jobs.job import JOB_EVENTS
 from relay.core.records import Intent
 
+MAX_FAILURES = 20
+"""Maximum number of error codes in an event. The jobs with the rarer ones are counted under OTHER."""
+_TEXT_CHARACTERS = 256
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 
 SCHEMA_NAMES = (
@@ -72,7 +78,7 @@ def source_trouble_data(
     code, message, request_id  from the last upstream error
     since                      when the trouble began, also if it is over now
     open_jobs                  open jobs of the account
-    hint                       meaning of the error, and what to do
+    hint                       meaning of the error, and its fix
     """
     data: dict[str, Any] = {
         "source": source,
@@ -107,7 +113,7 @@ def delivery_expired_data(
     job_id: str | None,
     attempts: int,
     last_error: str | None,
-    reason: Literal["exhausted", "refused"],
+    reason: Literal["exhausted", "refused", "cannot_tell"],
 ) -> dict[str, Any]:
     """For `relay.delivery.expired`: a delivery is dead.
 
@@ -134,51 +140,31 @@ _PERSON = "person"
 
 
 def delivery_uncertain_data(
-    *,
-    delivery_id: str,
-    event_id: str,
-    event_type: str,
-    subscription_id: str,
-    job_id: str | None,
-    attempts: int,
-    last_error: str | None,
-    reason: Literal["exhausted", "cannot_tell"],
-    kind: str,
-    memory: Memory,
+    *, reason: Literal["exhausted", "cannot_tell"], kind: str, memory: Memory, **ended: Any
 ) -> dict[str, Any]:
-    """For `relay.delivery.uncertain`: a write was sent, and only a person can find out what came of it.
+    """For `relay.delivery.uncertain`: a write was sent, and only a person can find out its outcome.
 
     reason  the retry schedule is `exhausted` before the sink could be asked, or the sink `cannot_tell`
     kind    of the subscription
-    memory  what the subscription remembers of the write; the event contains only its words and ids
+    memory  the subscription's memory of the write; the event contains only its words and ids
+    ended   the other arguments of `delivery_expired_data`
     """
+    data = delivery_expired_data(reason=reason, **ended)
     record, target = _in_doubt(memory)
     places = " and ".join(f"{name.removesuffix('_id')} {id}" for name, id in target.items())
-    what = f"{with_article(record or 'record')}{f' of {places}' if places else ''} that names {event_id}"
-    settle = f"relay deliveries settle {delivery_id} --fate"
+    what = f"{with_article(record or 'record')}{f' of {places}' if places else ''} that names {data['event']}"
+    settle = f"relay deliveries settle {data['delivery']} --fate"
     if record == _PERSON:  # for whom nothing is written yet
-        fix = f"the person whom job {job_id} is about. If they are there, run: relay deliveries retry {delivery_id}, "
-        fix += f"which writes the rest. If not, run: {settle} not_sent, which creates them first"
+        fix = f"the person whom job {data['job']} is about. If they are there, run: relay deliveries retry "
+        fix += f"{data['delivery']}, which writes the rest. If not, run: {settle} not_sent, which creates them first"
     else:
         fix = f"{what}. Then run: {settle} sent, or --fate not_sent, which writes it again"
-    return {
-        "delivery": delivery_id,
-        "event": event_id,
-        "event_type": event_type,
-        "subscription": subscription_id,
-        "job": job_id,
-        "attempts": attempts,
-        "last_error": last_error,
-        "reason": reason,
-        "kind": kind,
-        "record": record,
-        "target": target or None,
-        "fix": f"Look in {titled(kind)} for {fix}",
-    }
+    fix = f"Look in {titled(kind)} for {fix}"
+    return {**data, "kind": kind, "record": record, "target": target or None, "fix": fix}
 
 
 def _in_doubt(memory: Memory) -> tuple[str | None, dict[str, str | int]]:
-    """The record that may have been written, and what it is attached to: fields of the sink with ids."""
+    """The record that may have been written, and its target: fields of the sink with ids."""
     entry = ledger.read_entry(memory)
     record, found = ("", {}) if entry is None else (entry.record, entry.target)
     target = {name: id for name, id in found.items() if _WORD.fullmatch(name) and _is_id(id)}
@@ -193,7 +179,7 @@ def create_unknown_data(intent: Intent) -> dict[str, Any]:
     """For `relay.create.unknown`: a create was sent, and its outcome is unknown.
 
     reason  one sentence for people; `cause` is the intent's reason
-    fix     what to do
+    fix     the next step for a person
     """
     cause = intent.reason or "cut_off"
     if intent.idempotency_key is not None:
@@ -219,3 +205,54 @@ def create_unknown_data(intent: Intent) -> dict[str, Any]:
         "reason": f"It is unknown whether a create was carried out: {cause_of_unknown(cause, 'the upstream')}",
         "fix": fix,
     }
+
+
+def account_data(account: ConnectAccount, *, open_jobs: int, hint: Hint | None = None) -> dict[str, Any]:
+    """For the events of a connect account. `open_jobs`: open jobs that name it."""
+    data: dict[str, Any] = {
+        "account_id": cut(account.id),
+        "channel": cut(account.channel),
+        "name": cut(account.name),
+        "status": cut(account.status),
+        "state": account.state,
+        "since": to_rfc3339(account.since),
+        "open_jobs": open_jobs,
+        "source": account.source,
+        "account": account.account,
+    }
+    return data if hint is None else {**data, "hint": hint.document()}
+
+
+def group_finished_data(group: JobGroup) -> dict[str, Any]:
+    """For `relay.group.finished`: a group whose round has finished."""
+    finished_at, reported = group.finished_at or group.last_at, _ranked_failures(group.failures)
+    ended = {state: group.counts.get(state, 0) for state in ENDED_STATES}
+    figures = {"skipped": group.skipped, "missing": group.missing}
+    return {
+        "group": group.name,
+        "source": group.source,
+        "account": group.account,
+        "round": group.round,
+        "counts": group.all_counts,
+        **figures,
+        "failures": [{"code": code, "count": count} for code, count in reported],
+        "first_at": to_rfc3339(group.first_at),
+        "finished_at": to_rfc3339(finished_at),
+        "duration_seconds": round(max(finished_at - group.first_at, 0.0), 3),
+        "summary": group_sentence(group.name, round=group.round, failures=reported, **figures, **ended),
+    }
+
+
+def _ranked_failures(failures: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Error codes with their counts, the largest first; the rarest under OTHER if there are too many."""
+    counted = [(cut(code) or "unknown", count) for code, count in failures.items() if count]
+    ranked = sorted(counted, key=lambda one: (-one[1], one[0]))
+    if len(ranked) <= MAX_FAILURES:
+        return tuple(ranked)
+    kept = ranked[: MAX_FAILURES - 1]
+    return (*kept, (OTHER, sum(count for _, count in ranked[len(kept) :])))
+
+
+def cut(text: str | None) -> str | None:
+    """A text of the upstream, cut to its limit in an event."""
+    return text if text is None else text[:_TEXT_CHARACTERS]

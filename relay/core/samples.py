@@ -10,18 +10,25 @@ from relay.core.deliveries.ledger import Entry
 from relay.core.events.event import (
     DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
+    INCIDENT_CLOSED,
     INCIDENT_EVENTS,
+    INCIDENT_GREW,
+    INCIDENT_OPENED,
     RELAY_EVENTS,
     SOURCE_TROUBLE,
     Event,
     Hint,
     Origin,
+    account_event,
+    account_event_kind,
     account_event_types,
     from_transition,
     job_event_types,
     relay_event,
 )
-from relay.core.events.summary_samples import account_sample, summary_sample
+from relay.core.incidents import Incident, data_of
+from relay.core.jobs.connect_accounts import ConnectAccount
+from relay.core.jobs.groups import JobGroup
 from relay.core.jobs.job import Job, Observation, Transition
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
@@ -69,7 +76,6 @@ _HINTS = {
     ),
 }
 
-
 _SOURCE_HINTS = {
     "relay.source.unauthorized": Hint(
         meaning="The Revor API key was revoked",
@@ -84,6 +90,20 @@ _SOURCE_HINTS = {
         repeat="may_send_twice",
     ),
 }
+_NAME = "Ada Lovelace"
+_INCIDENT_ID = "inc_01jvpq0000000000000000000f"
+_CODE = "sample_error"
+_RECONNECT = Hint(
+    meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+)
+_ACCOUNT_STATES = {
+    "needs_reconnect": ("reconnect_required", "needs_reconnect", _RECONNECT),
+    "cannot_send": ("connected", "cannot_send", None),
+    "recovered": ("connected", "ok", None),
+    "added": ("connected", "ok", None),
+    "removed": ("connected", "ok", None),
+}
+_FAILED_SO_FAR = {INCIDENT_OPENED: 3, INCIDENT_GREW: 10, INCIDENT_CLOSED: 40}
 
 
 class _Step(NamedTuple):
@@ -138,7 +158,7 @@ def sample_event(
         return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
     if type in account_event_types(origin.type_prefix):
         dataschema = relay_events.dataschema_for(type, dataschema_base)
-        return account_sample(type, event_id, now, origin, dataschema, source, account)
+        return _account_sample(type, event_id, now, origin, dataschema, source, account)
     if type not in job_event_types(origin.type_prefix):
         raise ValueError(f"{type!r} is not an event type of this source")
     return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, metadata or {})
@@ -184,7 +204,8 @@ def _job_sample(
     )
     error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None
     result = None if seen.result_status is None else {"status": seen.result_status, "account_id": _SENDER_ID}
-    item = {"id": SAMPLE_JOB_ID, **_with_text_times(seen.item()), "result": result, "error": error}
+    item = {name: to_rfc3339(value) if isinstance(value, float) else value for name, value in seen.item().items()}
+    item = {"id": SAMPLE_JOB_ID, **item, "result": result, "error": error}
     job = Job(
         uid=_JOB_UID,
         external_id=SAMPLE_JOB_ID,
@@ -215,14 +236,10 @@ def _job_sample(
     )
 
 
-def _with_text_times(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: to_rfc3339(value) if isinstance(value, float) else value for name, value in item.items()}
-
-
 def _relay_sample(type: str, now: float, origin: Origin, source: str, account: str) -> tuple[dict[str, Any], str]:
     """Data and subject of a sample about the relay."""
     if type == GROUP_FINISHED or type in INCIDENT_EVENTS:
-        return summary_sample(type, now, source, account)
+        return _summary_sample(type, now, source, account)
     if type in SOURCE_TROUBLE:
         reasons = {
             "relay.source.unauthorized": "the key is invalid or was revoked",
@@ -241,31 +258,17 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             hint=_SOURCE_HINTS.get(type),
         )
         return data, f"{source}/{account}"
-    if type == "relay.delivery.expired":
-        data = relay_events.delivery_expired_data(
-            delivery_id=_DELIVERY_ID,
-            event_id="evt_01jvpq0000000000000000000d",
-            event_type=f"{origin.type_prefix}.failed",
-            subscription_id=_SUBSCRIPTION_ID,
-            job_id=SAMPLE_JOB_ID,
-            attempts=10,
-            last_error="503 Service Unavailable",
-            reason="exhausted",
-        )
-        return data, _DELIVERY_ID
-    if type == DELIVERY_UNCERTAIN:
-        data = relay_events.delivery_uncertain_data(
-            delivery_id=_DELIVERY_ID,
-            event_id="evt_01jvpq0000000000000000000d",
-            event_type=f"{origin.type_prefix}.succeeded",
-            subscription_id=_SUBSCRIPTION_ID,
-            job_id=SAMPLE_JOB_ID,
-            attempts=2,
-            last_error="not_found_in_time",
-            reason="cannot_tell",
-            kind="pipedrive",
-            memory=Entry(record="note", target={"deal_id": 42}, portal="sample", at=now - 150).memory(),
-        )
+    if type in ("relay.delivery.expired", DELIVERY_UNCERTAIN):
+        ended: dict[str, Any] = {
+            **{"delivery_id": _DELIVERY_ID, "event_id": "evt_01jvpq0000000000000000000d", "job_id": SAMPLE_JOB_ID},
+            "subscription_id": _SUBSCRIPTION_ID,
+        }
+        if type == "relay.delivery.expired":
+            ended |= {"event_type": f"{origin.type_prefix}.failed", "last_error": "503 Service Unavailable"}
+            return relay_events.delivery_expired_data(reason="exhausted", attempts=10, **ended), _DELIVERY_ID
+        ended |= {"event_type": f"{origin.type_prefix}.succeeded", "last_error": "not_found_in_time", "attempts": 2}
+        memory = Entry(record="note", target={"deal_id": 42}, portal="sample", at=now - 150).memory()
+        data = relay_events.delivery_uncertain_data(reason="cannot_tell", kind="pipedrive", memory=memory, **ended)
         return data, _DELIVERY_ID
     if type == "relay.create.unknown":
         intent = Intent(
@@ -289,3 +292,60 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
         subscription_id=_SUBSCRIPTION_ID, sink="https://receiver.example/hooks", reason=reason, since=now - 300
     )
     return data, _SUBSCRIPTION_ID
+
+
+def _account_sample(
+    type: str, event_id: str, now: float, origin: Origin, dataschema: str, source: str, account: str
+) -> Event:
+    kind = account_event_kind(type) or ""
+    status, state, hint = _ACCOUNT_STATES[kind]
+    one = ConnectAccount(
+        source=source,
+        account=account,
+        id=_SENDER_ID,
+        channel=_CHANNEL,
+        name=_NAME,
+        status=status,
+        state=state,
+        since=now - 60,
+        told_state=state,
+    )
+    data = relay_events.account_data(one, open_jobs=0 if kind == "added" else 37, hint=hint)
+    return account_event(event_id, kind, now, data, origin, dataschema=dataschema)
+
+
+def _summary_sample(type: str, now: float, source: str, account: str) -> tuple[dict[str, Any], str]:
+    """Data and subject of a sample about a group or an incident."""
+    if type == GROUP_FINISHED:
+        group = JobGroup(
+            id="grp_sample",
+            source=source,
+            account=account,
+            name="sample",
+            counts={"succeeded": 194, "failed": 6},
+            skipped=12,
+            failures={_CODE: 4, "other": 2},
+            first_at=now - 7200,
+            last_at=now,
+            finished_at=now,
+        )
+        return relay_events.group_finished_data(group), group.name
+    closed = type == INCIDENT_CLOSED
+    incident = Incident(
+        id=_INCIDENT_ID,
+        digest="",
+        kind="jobs",
+        source=source,
+        account=account,
+        channel=_CHANNEL,
+        connect_account_id=_SENDER_ID,
+        code=_CODE,
+        hint=_RECONNECT,
+        failed=_FAILED_SO_FAR[type],
+        first_failure_at=now - 2160,
+        last_failure_at=now - 60,
+        opened_at=now - 2160,
+        closed_at=now if closed else None,
+        closed_because="account_recovered" if closed else None,
+    )
+    return data_of(incident, name=_NAME, likely=0 if closed else 37), incident.id

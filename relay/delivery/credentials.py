@@ -27,7 +27,7 @@ from relay.tasks import Tasks
 if TYPE_CHECKING:
     from relay.core.records import RefreshTurn
     from relay.http.sender import Transport
-    from relay.store.subscriptions.credentials import CredentialStore
+    from relay.store.subscriptions.secrets import CredentialStore
 
 TOKEN_SECONDS = 10.0
 """Time limit of one request to a token endpoint."""

@@ -20,7 +20,7 @@ from relay.core.deliveries import ledger
 from relay.core.deliveries.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.jsontext import storable
-from relay.core.subscriptions import greeting
+from relay.core.subscriptions import handshake
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Credentials, Sent
 from relay.errors import NotRenderable, StoreError, Unreadable
@@ -198,7 +198,7 @@ async def greet(
     """
     tried = subscription
     if subscription.credential is not None:
-        credential = greeting.trial(subscription.credential, clock())
+        credential = handshake.trial(subscription.credential, clock())
         if credential is None:
             steps.close()
             return {}
@@ -214,7 +214,7 @@ async def greet(
         return True
 
     sent = await converse(lambda: steps, send, save, ALL_SECONDS, clock, "greeting")
-    refused = greeting.refusal(sent.outcome or FAILED, sent.response)
+    refused = handshake.refusal(sent.outcome or FAILED, sent.response)
     if refused is not None:
         raise refused
-    return greeting.facts_of(sent.remember)
+    return handshake.facts_of(sent.remember)

@@ -16,13 +16,12 @@ import structlog
 from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Step, Steps, previewed
 from relay.core.events.event import Event
-from relay.core.heartbeat import Progress
 from relay.core.jobs.job import Recipient
 from relay.core.records import Lease, Recorded
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, filters_of, matches
 from relay.core.subscriptions.subscription import PULL, Subscription
-from relay.core.values import value_class
+from relay.core.values import Progress, value_class
 from relay.delivery.dialogues import greet
 from relay.delivery.handshakes import Handshakes
 from relay.delivery.outcomes import attempt_of

@@ -15,8 +15,18 @@ import orjson
 import structlog
 
 from relay.clock import Clock, to_rfc3339
-from relay.core.access.audit import CUT, AuditRecord, Head, Result, Verification, is_genuine, plain, target_of
-from relay.core.counters import Counters, Window
+from relay.core.access.audit import (
+    CUT,
+    AuditRecord,
+    Counters,
+    Head,
+    Result,
+    Verification,
+    Window,
+    is_genuine,
+    plain,
+    target_of,
+)
 from relay.errors import RelayError, StoreError
 from relay.redaction import redact_text
 from relay.store.access.audit import AuditKeyError

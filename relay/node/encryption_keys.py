@@ -5,14 +5,13 @@ its own: the remaining secrets are in the database, so an interrupted rotation c
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 
 from relay.clock import Clock, steady_clock
 from relay.config.keyring import KeyFile, Keyring
-from relay.core.access.encryption import Rotation, refusal_of
 from relay.errors import DecryptError, SettingsError
 from relay.store.access.ciphertexts import Change, CiphertextStore, SealedColumn, sealed_columns
 
@@ -24,6 +23,36 @@ megabytes."""
 SHOWN_FAILURES = 3
 
 log = structlog.get_logger("relay.node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """One part of a rotation of the encryption keys.
+
+    key      the id of the key that everything is encrypted with afterwards
+    done     secrets that were encrypted again
+    left     secrets that are still encrypted with another key
+    unused   ids of this node's keys that nothing is encrypted with
+    problem  why a secret cannot be decrypted, and what to do
+    """
+
+    key: str
+    done: int
+    left: int
+    unused: tuple[str, ...]
+    problem: str | None
+
+
+def refusal_of(keys: Sequence[str], used: Iterable[str]) -> str | None:
+    """The reason why a node must not run with these keys: it lacks one of those in use. None if it has them all."""
+    missing = sorted(set(used) - set(keys))
+    if not missing:
+        return None
+    return (
+        f"secrets in the database are encrypted with the key {' and the key '.join(missing)}, which is not one of "
+        f"the {len(keys)} configured ({', '.join(keys)}): add it to encryption.keys, or restore the key file; "
+        "to stop using it, run `relay keys rotate` while it is still there"
+    )
 
 
 @dataclass(eq=False, repr=False)

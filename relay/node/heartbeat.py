@@ -15,7 +15,7 @@ import structlog
 from relay.clock import Clock
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.delivery import OutboundRequest
-from relay.core.heartbeat import Movement, Progress
+from relay.core.values import Movement, Progress
 from relay.http.sender import Sender, Transport
 
 EVERY_SECONDS = 60.0

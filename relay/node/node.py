@@ -24,9 +24,8 @@ from relay.clock import Clock, wall_clock
 from relay.config.fields import is_header_text
 from relay.config.settings import Settings, effective_settings
 from relay.core.events.event import Event
-from relay.core.heartbeat import Progress
 from relay.core.subscriptions.subscription import SigningSecret
-from relay.core.values import EffectiveSetting
+from relay.core.values import EffectiveSetting, Progress
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
 from relay.delivery.shared import Shared
@@ -480,7 +479,7 @@ class Node:
             Upkeep("retention", 60.0, delete.run_once),
             Upkeep("orphans", 60.0, orphans.run_once),
             Upkeep("deadlines", 5.0, partial(upkeep.deadlines, store.jobs, pollers, clock)),
-            Upkeep("groups", 5.0, partial(upkeep.settle_groups, store.groups, clock)),
+            Upkeep("groups", 5.0, partial(upkeep.finish_groups, store.groups, clock)),
             Upkeep("probes", 30.0, partial(upkeep.probes, pollers), at_once=True),
             Upkeep("statistics", 60.0, self.save_statistics),
             Upkeep("replays", REPLAY_SECONDS, partial(upkeep.replays, self.dispatcher.shared), at_once=True),

@@ -90,27 +90,31 @@ class Retention:
         events, attempts, jobs = (
             now - days * DAY_SECONDS for days in (self.kept.events_days, self.kept.attempts_days, self.kept.jobs_days)
         )
+        old = {
+            "callback_hosts": jobs,
+            "intents": jobs,
+            "incidents": jobs,
+            "memories": min(events, jobs),
+            "shared_memories": now - SHARED_SECONDS,
+            "replays": jobs,
+            "idempotency_keys": now - IDEMPOTENCY_SECONDS,
+            # A day later, so that a replay of its last events finds the row that it locks.
+            "streams": events - DAY_SECONDS,
+            # A receiver may still need the public key of a request on its way.
+            "secrets": now - TOLERANCE_SECONDS,
+            "sessions": now,
+        }
         works: tuple[tuple[str, Work, *tuple[Any, ...]], ...] = (
-            ("attempts", _batches, rows.delete_attempts, attempts),
+            # First: with its event an attempt is not counted.
+            ("attempts", _batches, rows.delete_old, "attempts", attempts),
             ("events", sweep, rows.delete_events, events),
             ("jobs", sweep, rows.delete_jobs, jobs),
             ("search", partial(sweep, batches=SEARCH_BATCHES), rows.delete_search),
             ("groups", sweep, rows.delete_groups, jobs),
             ("callbacks", sweep, rows.delete_callbacks, jobs),
-            ("callback_hosts", _batches, rows.delete_callback_hosts, jobs),
             ("connect_accounts", _batches, rows.delete_connect_accounts, jobs),
-            ("intents", _batches, rows.delete_intents, jobs),
-            ("incidents", _batches, rows.delete_incidents, jobs),
             ("figures", _batches, rows.delete_figures, now),
-            ("memories", _batches, rows.delete_memories, min(events, jobs)),
-            ("shared_memories", _batches, rows.delete_shared_memories, now - SHARED_SECONDS),
-            ("replays", _batches, rows.delete_replays, jobs),
-            ("idempotency_keys", _batches, rows.delete_idempotency_keys, now - IDEMPOTENCY_SECONDS),
-            # A day later, so that a replay of its last events finds the row that it locks.
-            ("streams", _batches, rows.delete_streams, events - DAY_SECONDS),
-            # A receiver may still need the public key of a request on its way.
-            ("secrets", _batches, rows.delete_secrets, now - TOLERANCE_SECONDS),
-            ("sessions", _batches, rows.delete_sessions, now),
+            *((kind, _batches, rows.delete_old, kind, before) for kind, before in old.items()),
         )
         total = 0
         for kind, work, delete, *arguments in works:
@@ -173,11 +177,11 @@ async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) 
         await poller.poll_handler.overdue(job)
 
 
-async def settle_groups(groups: GroupStore, clock: Clock) -> int:
+async def finish_groups(groups: GroupStore, clock: Clock) -> int:
     """Finishes the rounds of groups without new jobs for the settle time. Returns how many were reviewed."""
     total = 0
     for _ in range(MAX_BATCHES):
-        count = await groups.finish_settled(clock(), GROUP_COUNT)
+        count = await groups.finish_due(clock(), GROUP_COUNT)
         total += count
         if count < GROUP_COUNT:
             break

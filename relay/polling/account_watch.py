@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.core import relay_events
-from relay.core.events.event import account_event, account_type_prefix
-from relay.core.events.summary_events import account_data
+from relay.core.events.event import Event, account_event, account_type_prefix
 from relay.core.jobs.connect_accounts import ConnectAccount, Listing, ListingTimes, compare, confirm_at
-from relay.core.records import AccountNews, ListingRecord
+from relay.core.records import ListingRecord
 from relay.errors import StoreError
 from relay.ids import new_id
 from relay.polling.account import PolledAccount
@@ -122,7 +121,7 @@ class AccountWatch:
         found = compare(known, listing, now, confirm_seconds=self._times.confirm_seconds)
         ids = tuple({account.id for account, _ in found.news})
         open_jobs = await self._rows.open_jobs(known.source, known.account, ids)
-        news = tuple(self._news(account, kind, open_jobs[account.id], now) for account, kind in found.news)
+        news = tuple((one, self._event(one, kind, open_jobs[one.id], now)) for one, kind in found.news)
         record = ListingRecord(known=known, now=now, changed=found.changed, forgotten=found.forgotten, news=news)
         if not await self._rows.record(record):
             await self._load()  # another listing was recorded meanwhile
@@ -130,16 +129,16 @@ class AccountWatch:
         if not listing.is_complete:
             log.warning("accounts_unreadable", **self._account.place, read=len(listing.accounts))
         self._listed(now, found.accounts)
-        for one in news:
+        for account, event in news:
             log.warning(
-                one.event.type,
+                event.type,
                 **self._account.place,
-                connect_account_id=one.account.id,
-                channel=one.account.channel,
-                state=one.account.state,
-                event_id=one.event.id,
+                connect_account_id=account.id,
+                channel=account.channel,
+                state=account.state,
+                event_id=event.id,
             )
-            self._account.metrics.count_event(one.event)
+            self._account.metrics.count_event(event)
         if news:
             self._account.signals.event_recorded()
             self._account.signals.deliveries_due()
@@ -149,21 +148,10 @@ class AccountWatch:
         self.states = Counter(account.state for account in accounts.values())
         self._times.listed(listed_at, confirm_at(accounts.values(), self._times.confirm_seconds))
 
-    def _news(self, account: ConnectAccount, kind: str, open_jobs: int, now: float) -> AccountNews:
+    def _event(self, account: ConnectAccount, kind: str, open_jobs: int, now: float) -> Event:
         settings = self._account.settings
-        data = account_data(
-            account_id=account.id,
-            channel=account.channel,
-            name=account.name,
-            status=account.status,
-            state=account.state,
-            since=account.since,
-            open_jobs=open_jobs,
-            source=account.source,
-            account=account.account,
-            hint=settings.definition.hint_for(None, kind, channel=account.channel),
-        )
+        hint = settings.definition.hint_for(None, kind, channel=account.channel)
+        data = relay_events.account_data(account, open_jobs=open_jobs, hint=hint)
         type = f"{account_type_prefix(settings.origin.type_prefix)}.{kind}"
         schema = relay_events.dataschema_for(type, settings.dataschema_base)
-        event = account_event(new_id("evt", now), kind, now, data, settings.origin, dataschema=schema)
-        return AccountNews(account=account, kind=kind, event=event)
+        return account_event(new_id("evt", now), kind, now, data, settings.origin, dataschema=schema)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.core.heartbeat import Progress
 from relay.core.jobs.job import Job, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
+from relay.core.values import Progress
 from relay.errors import StoreError
 from relay.polling.account import AccountSettings, PolledAccount
 from relay.polling.account_health import AccountHealth

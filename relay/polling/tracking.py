@@ -16,8 +16,14 @@ from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Hint, Repeat, owner_of
 from relay.core.jobs.job import POLL, Job, Observation, Problem, Progress, detect
 from relay.core.planner.outlook import PollExplanation
-from relay.core.polling.explanations import sentence
-from relay.core.polling.tracking import CallbackLimits, Explanation, Registration, SourceReport, TrackRequest
+from relay.core.polling.tracking import (
+    CallbackLimits,
+    Explanation,
+    Registration,
+    SourceReport,
+    TrackRequest,
+    sentence,
+)
 from relay.core.records import CallbackRoom, Registered, WantedCallback
 from relay.errors import Conflict, FieldError, InvalidRequest, RelayError, RequestError
 from relay.ids import new_id

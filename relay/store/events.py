@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from relay.core.events.event import Event
 from relay.core.records import Page, Tail
-from relay.store.databases.database import Database
+from relay.store.databases.database import Database, Scoped
 from relay.store.databases.group_commit import each
 from relay.store.databases.locks import ADOPTION, MATCH, locking
 from relay.store.databases.pages import (
@@ -28,7 +28,6 @@ from relay.store.databases.statements import SQLITE, run, table_of
 from relay.store.outbox.recording import Outbox
 from relay.store.rows import event_from
 from relay.store.schema.tables import EventRow
-from relay.store.scoped import Scoped
 
 EVENTS = table_of(EventRow)
 # A page of the stream on SQLite.
@@ -67,7 +66,7 @@ SELECT EXISTS (
 """
 # The stream position of an event on PostgreSQL.
 XID_OF = "SELECT CAST(xid AS text), position, recorded_at FROM events WHERE id = :id"
-# Where a resumed stream begins among restored events. They are ordered by position now, but before the restore an event
+# The begin of a resumed stream among restored events. They are ordered by position now, but before the restore an event
 # with a lower position may have been committed, and sent, shortly after one with a higher position. `+ 0` keeps the
 # server from walking the positions from the first one on.
 FIRST_RESTORED_SINCE = """
@@ -76,7 +75,7 @@ SELECT MIN(position + 0) FROM events WHERE recorded_at >= :since AND recorded_at
 LONGEST_TRANSACTION_SECONDS = 60.0
 # Ids that this server cannot have issued. All events up to the last such one were restored with it.
 _FROM_ELSEWHERE = "xid >= pg_snapshot_xmax(pg_current_snapshot())"
-# Whether there are restored events to adopt.
+# True if there are restored events to adopt.
 ANY_FROM_ELSEWHERE = f"SELECT position FROM events WHERE {_FROM_ELSEWHERE} ORDER BY xid DESC, position DESC LIMIT 1"
 # The last restored event.
 LAST_FROM_ELSEWHERE = f"SELECT MAX(position) FROM events WHERE {_FROM_ELSEWHERE}"
@@ -102,7 +101,7 @@ log = structlog.get_logger("relay.store")
 
 
 class EventFilter(NamedTuple):
-    """Which events a page has. None: any.
+    """The conditions of a page of events. None: any.
 
     owner         the account of a bound token
     since, until  recorded at or after, and before, a time

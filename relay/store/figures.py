@@ -1,4 +1,4 @@
-"""Figures over time: what nodes have counted is added to the rows of each minute, hour and day.
+"""Figures over time: counts of the nodes are added to the rows of each minute, hour and day.
 
 Several nodes add to the same rows. Each write is a transaction of its own that locks its rows in key order, so nothing
 is lost and nothing deadlocks.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection
 
 from relay.core.figures import FIGURES, Name, Point, Row, Span, points
-from relay.store.databases.database import Database
+from relay.store.databases.database import Database, Scoped
 from relay.store.databases.group_commit import alone
 from relay.store.databases.statements import (
     INTEGER,
@@ -24,7 +24,6 @@ from relay.store.databases.statements import (
     sql,
 )
 from relay.store.schema.tables import FigureRow
-from relay.store.scoped import Scoped
 
 MAX_SUMMED = 100
 """Subscriptions of an account whose figures are summed, the newest first."""
@@ -55,7 +54,7 @@ OWN_SUBSCRIPTIONS = sql(
     "SELECT id FROM subscriptions WHERE CASE WHEN owner IS NOT NULL THEN owner END = :owner AND callback = 0"
     f" ORDER BY id DESC LIMIT {MAX_SUMMED}"
 )
-# Whether a subscription is an account's.
+# True if a subscription is an account's.
 OWN_SUBSCRIPTION = sql("SELECT id FROM subscriptions WHERE id = :id AND owner = :owner")
 
 

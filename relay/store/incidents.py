@@ -12,7 +12,7 @@ from relay.core.incidents import Incident
 from relay.core.jobs.job import Job
 from relay.core.records import Page
 from relay.ids import least_id
-from relay.store.databases.database import Database
+from relay.store.databases.database import Database, Scoped
 from relay.store.databases.locks import MATCH, incidents_of, locking
 from relay.store.databases.pages import (
     decode_cursor,
@@ -28,7 +28,6 @@ from relay.store.jobs.job_pages import JOBS, LISTED_BYTES
 from relay.store.outbox.incident_recorder import INCIDENTS, ShownIncident, incident_from, shown, turn_of
 from relay.store.outbox.recording import Outbox
 from relay.store.rows import JOB_COLUMNS, job_from
-from relay.store.scoped import Scoped
 
 MAX_SCANNED = 10_000
 """At most this many ended jobs, or deliveries, are searched for a success."""
@@ -36,7 +35,7 @@ REVIEWED_AT_ONCE = 100
 
 # The incidents that are due.
 DUE = select(INCIDENTS).where(text("due_at <= :now")).order_by(INCIDENTS.c.due_at).limit(REVIEWED_AT_ONCE)
-# Whether a job of an account, or of a connect account, began after a time and succeeded.
+# True if a job of an account, or of a connect account, began after a time and succeeded.
 SUCCEEDED_SINCE = f"""
 SELECT 1 FROM (
   SELECT source, account, connect_account_id, outcome, started_at, tracked_at FROM jobs
@@ -47,7 +46,7 @@ WHERE source = :source AND account = :account AND outcome = 'succeeded'
   AND (:connect_account_id = '' OR connect_account_id = :connect_account_id)
 LIMIT 1
 """
-# Whether a delivery that was made after a time has reached its subscription's sink. Bounds: see `newest_first`.
+# True if a delivery that was made after a time has reached its subscription's sink. Bounds: see `newest_first`.
 DELIVERED_SINCE = f"""
 SELECT 1 FROM (
   SELECT state FROM deliveries

@@ -13,24 +13,21 @@ from sqlalchemy.engine import Connection
 
 from relay.core.events.event import Event
 from relay.core.published import Publication, Taken
-from relay.store.databases.database import Database
+from relay.store.databases.database import Database, Scoped
 from relay.store.databases.group_commit import alone
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.statements import SQLITE, fetch, insert_into, json_list, run_many, sql
-from relay.store.outbox.recording import Outbox, event_values
-from relay.store.outbox.streams import placed
+from relay.store.outbox.recording import EVENT_COLUMNS, Outbox, event_values, placed
 from relay.store.schema.tables import EventRow
-from relay.store.scoped import Scoped
 
 MAX_CALLS = 5
 """Calls of `record` that share a transaction."""
 MAX_COMPARED = 5_000
 """Maximum comparisons of one call in a transaction, unless a single event needs more: 5 to 50 ms."""
 
-_EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
 # Writes a published event, unless it is there.
 INSERT_PUBLISHED = (
-    insert_into(EventRow, *_EVENT, "stream", "identity")
+    insert_into(EventRow, *EVENT_COLUMNS, "stream", "identity")
     + " ON CONFLICT (identity) WHERE identity IS NOT NULL DO NOTHING"
 )
 # The published events of some identities.
@@ -79,7 +76,7 @@ class PublishedStore(Scoped):
         taken = [Publication(event, one.identity) for event, one in zip(events, new, strict=True)]
         written = taken
         if connection.dialect.name != SQLITE:
-            # What no stream keeps in order is in key order, or two nodes that publish the same would deadlock.
+            # Events without a stream are in key order, or two nodes that publish the same would deadlock.
             written = sorted(taken, key=lambda one: ("", one.identity) if one.event.stream is None else ("s", ""))
         values = [{**event_values(one.event), "stream": one.event.stream, "identity": one.identity} for one in written]
         run_many(connection, INSERT_PUBLISHED, values)
@@ -95,8 +92,8 @@ class PublishedStore(Scoped):
     def _count_at_once(
         self, connection: Connection, publications: Sequence[Publication], before: Container[str]
     ) -> int:
-        """How many of these events can be recorded in a transaction, the first one always. `before`: the identities of
-        those that are."""
+        """Number of these events that can be recorded in a transaction, the first one always. `before`: the identities
+        of those that are."""
         compared = 0
         for place, one in enumerate(publications):
             if one.identity not in before:

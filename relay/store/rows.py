@@ -1,7 +1,9 @@
 """Conversion of rows into values and back. The only module that knows both."""
 
+from dataclasses import fields
+from functools import cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Row
 
@@ -14,13 +16,31 @@ from relay.core.jsontext import dumps
 from relay.store.databases.statements import table_of
 from relay.store.schema.tables import JobRow
 
+Value = TypeVar("Value")
 JOB_COLUMNS = [column for column in table_of(JobRow).c if not column.info.get("sealed")]
-"""What `job_from` reads: never whom a job's create named."""
+"""The columns that `job_from` reads: never the captured recipient."""
 
 
 def loads(value: bytes | None) -> Any:
     """The value of JSON bytes; None for None."""
     return None if value is None else jsontext.loads(value)
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.init)
+
+
+def made(kind: type[Value], row: Row[Any], **given: Any) -> Value:
+    """A value of a row: each attribute that is not given is the column of its name."""
+    a_class: Any = kind
+    return kind(**{name: getattr(row, name) for name in _names(a_class) if name not in given}, **given)
+
+
+def columns(value: Any) -> dict[str, Any]:
+    """The attributes of a value, for the columns of their names."""
+    a_class: Any = type(value)
+    return {name: getattr(value, name) for name in _names(a_class)}
 
 
 PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
@@ -61,12 +81,8 @@ def job_from(row: Row[Any]) -> Job:
 def progress_values(progress: Progress) -> dict[str, Any]:
     """The columns of a job's progress."""
     return {
-        "status": progress.status,
-        "phase": progress.phase,
-        "sequence": progress.sequence,
-        "retry_count": progress.retry_count,
+        **columns(progress),
         "running_sent": int(progress.running_sent),
-        "running_started_at": progress.running_started_at,
         "overdue": int(progress.overdue),
     }
 
@@ -78,7 +94,7 @@ def observation_values(seen: Observation) -> dict[str, Any]:
 
 
 NEW_JOB_COLUMNS = (*_OF_NEW_JOB, *PROGRESS, "metadata", "upstream", "request", "group_name", "captured")
-"""The columns of `new_job_values`, and of what is captured of its recipient."""
+"""The columns of `new_job_values`, and of the captured recipient."""
 
 
 def new_job_values(job: Job) -> dict[str, Any]:
@@ -93,40 +109,19 @@ def new_job_values(job: Job) -> dict[str, Any]:
     }
 
 
-_OF_GROUP = (
-    *("id", "source", "account", "name", "round", "skipped", "expected", "closed_at"),
-    *("first_at", "last_at", "max_gap_seconds", "finished_at", "due_at"),
-)
-
-
 def group_from(row: Row[Any]) -> JobGroup:
     """A group."""
-    plain = {name: getattr(row, name) for name in _OF_GROUP}
-    return JobGroup(**plain, counts=row.counts, failures=row.failures)
+    return made(JobGroup, row)
 
 
 def group_values(group: JobGroup) -> dict[str, Any]:
     """The columns of a group."""
-    plain = {name: getattr(group, name) for name in _OF_GROUP}
-    return {**plain, "counts": dumps(group.counts).decode(), "failures": dumps(group.failures).decode()}
+    return {**columns(group), "counts": dumps(group.counts).decode(), "failures": dumps(group.failures).decode()}
 
 
 def event_from(row: Row[Any]) -> Event:
     """An event."""
-    return Event(
-        id=row.id,
-        source=row.source,
-        type=row.type,
-        subject=row.subject,
-        time=row.time,
-        recorded_at=row.recorded_at,
-        body=row.body,
-        sequence=row.sequence,
-        job_uid=row.job_uid,
-        owner=row.owner,
-        stream=row.stream,
-        published=row.identity is not None,
-    )
+    return made(Event, row, published=row.identity is not None)
 
 
 def attempt_values(delivery_id: str, attempt: Attempt) -> tuple[Any, ...]:
@@ -161,19 +156,13 @@ def attempt_from(row: Row[Any]) -> Attempt:
     """An attempt."""
     details = loads(row.details) or _NO_DETAILS
     request_headers, response_headers, timings, next_attempt_at, excerpt_is_hex, *made_up = details
-    return Attempt(
-        number=row.number,
-        started_at=row.started_at,
-        duration_ms=row.duration_ms,
-        status_code=row.status_code,
-        error=row.error,
+    return made(
+        Attempt,
+        row,
         request_headers=tuple((name, value) for name, value in request_headers),
         response_headers=tuple((name, value) for name, value in response_headers),
-        response_excerpt=row.response_excerpt,
         excerpt_is_hex=excerpt_is_hex,
-        remote_ip=row.remote_ip,
         timings=Timings(*timings),
-        decision=row.decision,
         next_attempt_at=next_attempt_at,
         requests=tuple(Shown(method=method, url=url, body=body) for method, url, body in made_up[0])
         if made_up
@@ -186,20 +175,15 @@ _NO_DETAILS: tuple[Any, ...] = ([], [], [None] * 4, None, False)
 
 def delivery_from(row: Row[Any], *, waiting_for: str | None = None, attempts: tuple[Attempt, ...] = ()) -> Delivery:
     """A delivery as the API shows it."""
-    open_ = row.state in ("pending", "blocked")
-    return Delivery(
-        id=row.id,
-        event_id=row.event_id,
+    return made(
+        Delivery,
+        row,
         event_type=row.type,
-        subject=row.subject,
-        subscription_id=row.subscription_id,
         job_uid=None if is_stream(row.job_uid) else row.job_uid,
-        state="pending" if open_ else row.state,
+        state="pending" if row.state in ("pending", "blocked") else row.state,
         attempt_count=row.made_count,
         next_attempt_at=due_since(row.due_at) if row.state == "pending" else None,
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-        reason=row.reason,
         waiting_for=waiting_for,
         attempts=attempts,
+        extra={},
     )

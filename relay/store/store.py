@@ -1,26 +1,31 @@
 """The store as other packages see it: one object with one attribute per kind of record."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 
+from sqlalchemy.engine import Connection
+
 from relay.clock import Clock
+from relay.core.deliveries.delivery import at_once
 from relay.store.access.audit import AuditStore
 from relay.store.access.ciphertexts import CiphertextStore
-from relay.store.access.idempotency import IdempotencyStore
+from relay.store.access.idempotency import FREE_KEYS, IdempotencyStore
 from relay.store.access.sessions import SessionStore
 from relay.store.access.tokens import TokenStore
-from relay.store.accounts import AccountStore
-from relay.store.connect_accounts import ConnectAccountStore
-from relay.store.databases.database import Cipher, Database
+from relay.store.accounts import AccountStore, ConnectAccountStore
+from relay.store.databases.database import Account, Cipher, Database
+from relay.store.databases.group_commit import each
 from relay.store.databases.lease_owners import LeaseOwnerStore
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import SqliteDatabase
+from relay.store.databases.statements import run
+from relay.store.deliveries import replay_statements
 from relay.store.deliveries.attempt_results import END_ATTEMPTS
-from relay.store.deliveries.deliveries import DeliveryStore
-from relay.store.deliveries.memories import MemoryStore
+from relay.store.deliveries.deliveries import RELEASE_ALL, DeliveryStore
+from relay.store.deliveries.memories import FREE_MEMORIES, MemoryStore
 from relay.store.deliveries.pulls import PullStore
 from relay.store.deliveries.replays import ReplayStore
 from relay.store.events import EventStore
@@ -29,18 +34,16 @@ from relay.store.incidents import IncidentStore
 from relay.store.jobs.erasure import ErasureStore
 from relay.store.jobs.group_work import GroupWorkStore
 from relay.store.jobs.groups import GroupLedger, GroupStore
-from relay.store.jobs.intents import IntentStore
+from relay.store.jobs.intents import ALL_CUT_OFF, IntentStore
 from relay.store.jobs.jobs import JobStore
 from relay.store.jobs.learned import LearnedStore
 from relay.store.outbox.recording import Outbox
 from relay.store.outbox.subscription_cache import SubscriptionCache
 from relay.store.published import PublishedStore
 from relay.store.schema import migrations
-from relay.store.scoped import Account
 from relay.store.subscriptions.callback_hosts import CallbackHostStore
-from relay.store.subscriptions.credentials import CredentialStore
 from relay.store.subscriptions.handshakes import HandshakeStore
-from relay.store.subscriptions.secrets import SecretStore
+from relay.store.subscriptions.secrets import CredentialStore, SecretStore
 from relay.store.subscriptions.subscriptions import SubscriptionStore
 from relay.store.upkeep import UpkeepStore
 
@@ -88,7 +91,7 @@ class Store:
         self.erasure = ErasureStore(database, ledger)
 
     def within(self, account: Account) -> "Store":
-        """This store as a token bound to the account sees it. What is about no account is left out."""
+        """This store as a token bound to the account sees it. Rows about no account are left out."""
         view = copy(self)
         view.jobs, view.events = self.jobs.within(account), self.events.within(account)
         view.deliveries, view.replays = self.deliveries.within(account), self.replays.within(account)
@@ -103,13 +106,9 @@ class Store:
         return view
 
     async def recover_from_crash(self, now: float) -> None:
-        """Releases every lease and marks every create in flight as cut off. Only for a SQLite file at start-up,
-        which has one node."""
-        await self.deliveries.release_all(now)
-        await self.replays.free_all()
-        await self.idempotency.free_all()
-        await self.intents.all_cut_off()
-        await self.memories.free_all()
+        """Ends every lease and turn, and marks every create in flight as cut off, in one transaction. Only for a SQLite
+        file at start-up, which has one node. Leases of programs that pull outlive it."""
+        await self.database.write(_recover, now)
 
     def clock(self, clock: Clock) -> Clock:
         """The clock for leases: the database's if several nodes share it, else `clock`."""
@@ -118,6 +117,13 @@ class Store:
     async def close(self) -> None:
         """Commits queued writes and closes the database."""
         await self.database.close()
+
+
+@each
+def _recover(connection: Connection, now: float) -> None:
+    run(connection, RELEASE_ALL, due_at=at_once(now))
+    for statement in (replay_statements.FREE_ALL, FREE_KEYS, ALL_CUT_OFF, FREE_MEMORIES):
+        run(connection, statement)
 
 
 async def open_store(
@@ -134,28 +140,32 @@ async def open_store(
 
     Raises DatabaseHeld, SchemaTooOld, SchemaTooNew, StoreError, SettingsError.
     """
-    loop = asyncio.get_running_loop()
-    if is_postgres(url):
-        await loop.run_in_executor(None, migrations.upgrade if auto_migrate else migrations.check, url)
-        postgres = PostgresDatabase(url, PROCEDURES, pool_size=pool_size)
-        await postgres.open()
-        store = Store(postgres, cipher, search_keys)
-        try:
-            await store.events.adopt_restored()
-        except BaseException:
-            await postgres.close()
-            raise
-        return store
-    database = SqliteDatabase(url)
-    database.open()
+    database = await _open(url, pool_size, migrations.upgrade if auto_migrate else migrations.check)
+    store = Store(database, cipher, search_keys)
     try:
-        await loop.run_in_executor(None, migrations.upgrade, url)
-        store = Store(database, cipher, search_keys)
-        await store.recover_from_crash(now)
+        await (store.events.adopt_restored() if database.shared else store.recover_from_crash(now))
     except BaseException:
         await database.close()
         raise
     return store
+
+
+async def _open(url: str, pool_size: int, prepare: Callable[[str], object]) -> Database:
+    """`prepare`: checks or migrates the schema of PostgreSQL. That of SQLite is upgraded under the file's lock."""
+    loop = asyncio.get_running_loop()
+    if is_postgres(url):
+        await loop.run_in_executor(None, prepare, url)
+        postgres = PostgresDatabase(url, PROCEDURES, pool_size=pool_size)
+        await postgres.open()
+        return postgres
+    database = SqliteDatabase(url)
+    database.open()
+    try:
+        await loop.run_in_executor(None, migrations.upgrade, url)
+    except BaseException:
+        await database.close()
+        raise
+    return database
 
 
 @asynccontextmanager
@@ -165,20 +175,8 @@ async def open_tokens(url: str) -> AsyncIterator[TokenStore]:
 
     Raises DatabaseHeld, SchemaTooOld, SchemaTooNew, StoreError, SettingsError.
     """
-    loop = asyncio.get_running_loop()
-    if is_postgres(url):
-        await loop.run_in_executor(None, migrations.create, url)
-        postgres = PostgresDatabase(url, PROCEDURES, pool_size=1)
-        await postgres.open()
-        try:
-            yield TokenStore(postgres)
-        finally:
-            await postgres.close()
-        return
-    database = SqliteDatabase(url)
-    database.open()
+    database = await _open(url, 1, migrations.create)
     try:
-        await loop.run_in_executor(None, migrations.upgrade, url)
         yield TokenStore(database)
     finally:
         await database.close()

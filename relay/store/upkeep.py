@@ -1,10 +1,10 @@
 """Periodic upkeep: retention in small batches, promotion of missed heads, cancellation of orphaned deliveries."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import update_wrapper
 from typing import Any
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from relay.core.deliveries.dialogue import SHARED
 from relay.core.deliveries.ledger import EVENT_KEY
@@ -13,10 +13,11 @@ from relay.ids import least_id
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import alone
 from relay.store.databases.locks import CHANGE, Key, locking, row_of
-from relay.store.databases.statements import SQLITE, fetch_json, json_list, json_query, run, sql
+from relay.store.databases.statements import SQLITE, Sql, fetch_json, json_list, json_query, run, run_all, sql
 from relay.store.deliveries.attempt_results import promote_heads
 from relay.store.deliveries.cancellation import CANCEL_CHUNK, cancel
 from relay.store.deliveries.memories import forget_groups
+from relay.store.jobs.erasure import DELETE_EVENTS, LOCK_EVENTS
 from relay.store.jobs.groups import NO_JOBS
 from relay.store.jobs.job_pages import delete_search_of_gone, next_gone
 from relay.store.outbox.subscription_cache import SubscriptionCache
@@ -46,8 +47,6 @@ SELECT id, recorded_at, position, (
 FROM events WHERE recorded_at < :before AND (recorded_at, position) > (:after, :position)
 ORDER BY recorded_at, position LIMIT {SLICE}
 """
-# Locks events before they are deleted.
-LOCK_EVENTS = sql("SELECT id FROM events e WHERE id IN $json_values(ids) $for_update(e)")
 # Locks the deliveries of events before they are deleted.
 LOCK_DELIVERIES = json_query(
     "SELECT id, event_id, state FROM deliveries d WHERE event_id IN $json_values(ids) $for_update(d)",
@@ -63,8 +62,6 @@ ORDER BY closed_at, uid LIMIT {SLICE}
 DELETE_ATTEMPTS_OF_DELIVERIES = sql("DELETE FROM attempts WHERE delivery_id IN $json_values(ids)")
 # Deletes deliveries.
 DELETE_DELIVERIES = sql("DELETE FROM deliveries WHERE id IN $json_values(ids)")
-# Deletes events.
-DELETE_EVENTS = sql("DELETE FROM events WHERE id IN $json_values(ids)")
 # Deletes the oldest attempts by position: attempts are committed in time order, to within a second.
 DELETE_OLD_ATTEMPTS = f"""
 DELETE FROM attempts WHERE position IN (
@@ -141,12 +138,12 @@ DELETE FROM streams WHERE uid IN (
 """
 )
 # Deletes expired secrets.
-DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :now"
+DELETE_OLD_SECRETS = "DELETE FROM secrets WHERE expires_at IS NOT NULL AND expires_at < :before"
 # Deletes a batch of expired sessions and links.
 DELETE_OLD_SESSIONS = sql(
     f"""
 DELETE FROM sessions WHERE digest IN (
-  SELECT digest FROM sessions WHERE expires_at < :now ORDER BY expires_at LIMIT {MAX_ROWS} $skip_locked
+  SELECT digest FROM sessions WHERE expires_at < :before ORDER BY expires_at LIMIT {MAX_ROWS} $skip_locked
 )
 """
 )
@@ -196,6 +193,22 @@ DELETE FROM connect_accounts WHERE (source, account, id) IN (
   WHERE state = 'removed' AND since < :before ORDER BY since LIMIT {MAX_ROWS}
 ) AND state = 'removed'
 """
+# Deletes a batch of rows from before a time, by their kind.
+OLD: Mapping[str, Sql | str] = {
+    "attempts": DELETE_OLD_ATTEMPTS,
+    "callback_hosts": DELETE_OLD_HOSTS,
+    "intents": DELETE_OLD_INTENTS,
+    "incidents": DELETE_OLD_INCIDENTS,
+    "memories": DELETE_OLD_MEMORIES,
+    "shared_memories": DELETE_OLD_SHARED,
+    "replays": DELETE_OLD_REPLAYS,
+    "idempotency_keys": DELETE_OLD_KEYS,
+    "streams": DELETE_OLD_STREAMS,
+    "secrets": DELETE_OLD_SECRETS,
+    "sessions": DELETE_OLD_SESSIONS,
+}
+"""Per kind of row, the statement that deletes a batch of those before a time: of their last use, their end, or their
+expiry."""
 # Resets accounts that were not listed for long: their next listing is a new baseline.
 END_OLD_LISTINGS = "UPDATE accounts SET listed_at = NULL WHERE listed_at < :before RETURNING source, name"
 # Deletes the connect accounts of an upstream account.
@@ -236,107 +249,64 @@ class UpkeepStore:
         self._database = database
         self._subscriptions = cache
 
+    async def delete_old(self, kind: str, before: float) -> int:
+        """Deletes a batch of rows of a kind, one of OLD, from before a time."""
+        return await self._database.write(_delete_old, (kind, before))
+
     async def delete_events(self, before: float, after: Place = FIRST_EVENT) -> tuple[int, Place | None]:
         """Reads the next SLICE events recorded before a time and deletes them with their deliveries and attempts,
         except those with an open delivery. Returns the number deleted, and where to continue (None: at the end)."""
-        rows = await self._database.read(_old_events, before, after)
+        rows = await self._read(OLD_EVENTS, before=before, after=after[0], position=after[1])
         count = 0
-        for ids in _in_transactions(
-            (row_id, 1 + row_count) for row_id, _, row_count, open_count in rows if not open_count
-        ):
-            count += await self._database.write(_on_one_node(_delete_events), (ids,))
-        return count, rows[-1][1] if len(rows) == SLICE else None
-
-    async def delete_attempts(self, before: float) -> int:
-        """Deletes a batch of attempts made before a time."""
-        return await self._database.write(_on_one_node(_delete_attempts), (before,))
+        for ids in _in_transactions((row.id, 1 + int(row.row_count)) for row in rows if not row.open_count):
+            count += await self._database.write(_delete_events, (ids,))
+        return count, (rows[-1].recorded_at, rows[-1].position) if len(rows) == SLICE else None
 
     async def delete_jobs(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
         """Reads the next SLICE jobs closed before a time and deletes those without open deliveries. Returns the
         number deleted, and where to continue (None: at the end)."""
-        rows = await self._database.read(_old_jobs, before, after)
-        uids = [uid for uid, _, open_count in rows if not open_count]
-        count = await self._database.write(_on_one_node(_delete_jobs), (uids, before)) if uids else 0
-        return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
+        rows = await self._read(OLD_JOBS, before=before, after=after[0], uid=after[1])
+        uids = [row.uid for row in rows if not row.open_count]
+        count = await self._database.write(_delete_jobs, (uids, before)) if uids else 0
+        return count, (rows[-1].closed_at, rows[-1].uid) if len(rows) == SLICE else None
 
     async def delete_search(self, after: str = "") -> tuple[int, str | None]:
         """Reads the next rows of the job search index and deletes those of deleted jobs: nodes of older versions leave
         them behind. Returns the number deleted, and where to continue (None: at the end)."""
         uids, next_after = await self._database.read(next_gone, after)
-        count = await self._database.write(_on_one_node(delete_search_of_gone), (uids,)) if uids else 0
+        count = await self._database.write(_delete_search, (uids,)) if uids else 0
         return count, next_after
 
     async def delete_groups(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
         """Reads the next SLICE groups that finished before a time and deletes those without jobs. Returns the number
         deleted, and where to continue (None: at the end)."""
-        rows = await self._database.read(_old_groups, before, after)
-        ids = [row_id for row_id, _ in rows]
-        count = await self._database.write(_on_one_node(_delete_groups), (ids, before)) if ids else 0
-        return count, (rows[-1][1], rows[-1][0]) if len(rows) == SLICE else None
+        rows = await self._read(OLD_GROUPS, before=before, after=after[0], id=after[1])
+        count = await self._database.write(_delete_groups, ([row.id for row in rows], before)) if rows else 0
+        return count, (rows[-1].finished_at, rows[-1].id) if len(rows) == SLICE else None
 
     async def delete_callbacks(self, before: float, after: str = "") -> tuple[int, str | None]:
         """Reads the next SLICE callback subscriptions created before a time and deletes those without jobs or pending
         deliveries. Returns the number deleted, and where to continue (None: at the end)."""
-        rows = await self._database.read(_old_callbacks, before, after)
-        ids = [row_id for row_id, needed in rows if not needed]
-        count = await self._database.write(_on_one_node(_delete_callbacks), (self._subscriptions, ids)) if ids else 0
-        return count, rows[-1][0] if len(rows) == SLICE else None
-
-    async def delete_idempotency_keys(self, before: float) -> int:
-        """Deletes a batch of responses stored before a time."""
-        return await self._database.write(_on_one_node(_delete_keys), (before,))
-
-    async def delete_callback_hosts(self, before: float) -> int:
-        """Deletes a batch of callback hosts that their callers have not used since a time."""
-        return await self._database.write(_on_one_node(_delete_hosts), (before,))
-
-    async def delete_intents(self, before: float) -> int:
-        """Deletes a batch of intents of before a time: creates whose outcome stayed unknown."""
-        return await self._database.write(_on_one_node(_delete_intents), (before,))
-
-    async def delete_incidents(self, before: float) -> int:
-        """Deletes a batch of incidents that were closed before a time."""
-        return await self._database.write(_on_one_node(_delete_incidents), (before,))
+        rows = await self._read(OLD_CALLBACKS, before=least_id("sub", before), after=after)
+        ids = [row.id for row in rows if not row.needed]
+        count = await self._database.write(_delete_callbacks, (self._subscriptions, ids)) if ids else 0
+        return count, rows[-1].id if len(rows) == SLICE else None
 
     async def delete_figures(self, now: float) -> int:
         """Deletes a batch of the figures of a span that are past their retention, or over a day in the future."""
-        return await self._database.write(_on_one_node(_delete_figures), (now,))
-
-    async def delete_memories(self, before: float) -> int:
-        """Deletes a batch of memories of sinks that were not changed since a time."""
-        return await self._database.write(_on_one_node(_delete_memories), (before,))
-
-    async def delete_shared_memories(self, before: float) -> int:
-        """Deletes a batch of memories shared by a portal's subscriptions that were not changed since a time."""
-        return await self._database.write(_on_one_node(_delete_shared_memories), (before,))
-
-    async def delete_replays(self, before: float) -> int:
-        """Deletes a batch of replays that ended before a time."""
-        return await self._database.write(_on_one_node(_delete_replays), (before,))
+        return await self._database.write(_delete_figures, (now,))
 
     async def delete_connect_accounts(self, before: float) -> int:
         """Deletes a batch of connect accounts removed before a time, and all those of upstream accounts not listed
         since, for example because they left the settings."""
-        return await self._database.write(_on_one_node(_delete_connect_accounts), (before,))
-
-    async def delete_streams(self, before: float) -> int:
-        """Deletes a batch of streams without new events since a time and without open deliveries."""
-        return await self._database.write(_on_one_node(_delete_streams), (before,))
-
-    async def delete_secrets(self, now: float) -> int:
-        """Deletes rotated signing secrets that have expired."""
-        return await self._database.write(_on_one_node(_delete_secrets), (now,))
-
-    async def delete_sessions(self, now: float) -> int:
-        """Deletes a batch of expired dashboard sessions and of links to the dashboard."""
-        return await self._database.write(_on_one_node(_delete_sessions), (now,))
+        return await self._database.write(_delete_connect_accounts, (before,))
 
     async def give_back(self) -> int:
         """SQLite: returns up to GIVEN_BACK_PAGES free pages to the disk while more than 1/KEPT_FREE of the file is
         free. Returns the number of pages. On PostgreSQL autovacuum does this."""
         if self._database.shared or not await self._database.read(_pages_to_give_back):
             return 0
-        return await self._database.write(_on_one_node(_give_back), ())
+        return await self._database.write(_give_back, ())
 
     async def promote_heads(self, now: float, after: PairPlace = FIRST_PAIR) -> tuple[int, PairPlace | None]:
         """Reads a slice of the open deliveries and promotes blocked heads, which have no delivery before them. Returns
@@ -344,36 +314,38 @@ class UpkeepStore:
         heads, manual, next_after = await self._database.read(_unpromoted, after)
         if not heads and not manual:
             return 0, next_after
-        return await self._database.write(_on_one_node(promote_heads), (heads, manual, now)), next_after
+        return await self._database.write(_promote, (heads, manual, now)), next_after
 
     async def cancel_orphans(self, now: float, after: str = "") -> tuple[int, str | None]:
         """Reads the next SLICE subscription ids with pending deliveries and cancels a chunk for each deleted one.
         Returns the number of heads cancelled, and where to continue (None: at the end)."""
-        rows = await self._database.read(_pending_subscriptions, after)
+        rows = await self._read(PENDING_SUBSCRIPTIONS, after=after)
         count, more = 0, False
-        for subscription_id, gone in rows:
-            if gone:
-                heads = await self._database.write(_on_one_node(cancel), (subscription_id, now))
+        for row in rows:
+            if row.gone:
+                heads = await self._database.write(_cancel, (row.id, now))
                 count, more = count + heads, more or heads == CANCEL_CHUNK
         if more:
             return count, after
-        return count, rows[-1][0] if len(rows) == SLICE else None
+        return count, max(row.id for row in rows) if len(rows) == SLICE else None
+
+    async def _read(self, statement: str, **values: Any) -> Sequence[Row[Any]]:
+        return await self._database.read(run_all, statement, values)
 
 
 def _on_one_node(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]], Sequence[Any]]:
-    batch = _BATCHES.get(one)
-    if batch is None:
+    """A batch function that calls `one` with each item's values, unless another node does upkeep."""
 
-        def batch(connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
-            if connection.dialect.name != SQLITE and not connection.exec_driver_sql(TRY_UPKEEP_LOCK).scalar_one():
-                return [0] * len(items)
-            return [one(connection, *item) for item in items]
+    def batch(connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
+        if connection.dialect.name != SQLITE and not connection.exec_driver_sql(TRY_UPKEEP_LOCK).scalar_one():
+            return [0] * len(items)
+        return [one(connection, *item) for item in items]
 
-        _BATCHES[one] = batch = alone()(update_wrapper(batch, one))
-    return batch
+    return alone()(update_wrapper(batch, one))
 
 
-_BATCHES: dict[Any, Callable[[Connection, Sequence[Any]], Sequence[Any]]] = {}
+_promote, _cancel = _on_one_node(promote_heads), _on_one_node(cancel)
+_delete_search = _on_one_node(delete_search_of_gone)
 
 
 def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
@@ -390,11 +362,13 @@ def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
         yield group
 
 
-def _old_events(connection: Connection, before: float, after: Place) -> list[tuple[str, Place, int, int]]:
-    rows = run(connection, OLD_EVENTS, before=before, after=after[0], position=after[1])
-    return [(row.id, (row.recorded_at, row.position), int(row.row_count), row.open_count) for row in rows]
+@_on_one_node
+def _delete_old(connection: Connection, kind: str, before: float) -> int:
+    value = least_id("int", before) if kind == "intents" else before
+    return run(connection, OLD[kind], before=value).rowcount
 
 
+@_on_one_node
 def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
     if connection.dialect.name != SQLITE:
         run(connection, LOCK_EVENTS, ids=json_list(ids))  # else a replay could send one again meanwhile
@@ -407,15 +381,7 @@ def _delete_events(connection: Connection, ids: Sequence[str]) -> int:
     return run(connection, DELETE_EVENTS, ids=gone).rowcount
 
 
-def _delete_attempts(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_ATTEMPTS, before=before).rowcount
-
-
-def _old_jobs(connection: Connection, before: float, after: JobPlace) -> list[tuple[str, float, int]]:
-    rows = run(connection, OLD_JOBS, before=before, after=after[0], uid=after[1])
-    return [(row.uid, row.closed_at, row.open_count) for row in rows]
-
-
+@_on_one_node
 def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> int:
     count = run(connection, DELETE_JOBS, uids=json_list(uids), before=before).rowcount
     run(connection, DELETE_CALLBACKS_OF_GONE_JOBS, uids=json_list(uids))
@@ -423,45 +389,22 @@ def _delete_jobs(connection: Connection, uids: Sequence[str], before: float) -> 
     return count
 
 
-def _old_groups(connection: Connection, before: float, after: JobPlace) -> list[tuple[str, float]]:
-    rows = run(connection, OLD_GROUPS, before=before, after=after[0], id=after[1])
-    return [(row.id, row.finished_at) for row in rows]
-
-
+@_on_one_node
 def _delete_groups(connection: Connection, ids: Sequence[str], before: float) -> int:
     gone = run(connection, DELETE_GROUPS, ids=json_list(ids), before=before).all()
     forget_groups(connection, gone)
     return len(gone)
 
 
-def _old_callbacks(connection: Connection, before: float, after: str) -> list[tuple[str, int]]:
-    rows = run(connection, OLD_CALLBACKS, before=least_id("sub", before), after=after)
-    return [(row.id, row.needed) for row in rows]
-
-
 # The locks keep registrations and retries from using one of them after the check that they are unneeded.
+@_on_one_node
 @locking(lambda item: [CHANGE, *map(row_of, item[1])])
 def _delete_callbacks(connection: Connection, cache: SubscriptionCache, ids: Sequence[str]) -> int:
     cache.changed(connection)
     return run(connection, DELETE_CALLBACKS, ids=json_list(ids)).rowcount
 
 
-def _delete_keys(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_KEYS, before=before).rowcount
-
-
-def _delete_hosts(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_HOSTS, before=before).rowcount
-
-
-def _delete_intents(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_INTENTS, before=least_id("int", before)).rowcount
-
-
-def _delete_incidents(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_INCIDENTS, before=before).rowcount
-
-
+@_on_one_node
 def _delete_figures(connection: Connection, now: float) -> int:
     for span, kept_seconds in KEPT_SECONDS.items():
         count = (
@@ -473,18 +416,7 @@ def _delete_figures(connection: Connection, now: float) -> int:
     return 0
 
 
-def _delete_memories(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_MEMORIES, before=before).rowcount
-
-
-def _delete_shared_memories(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_SHARED, before=before).rowcount
-
-
-def _delete_replays(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_REPLAYS, before=before).rowcount
-
-
+@_on_one_node
 def _delete_connect_accounts(connection: Connection, before: float) -> int:
     count = run(connection, DELETE_REMOVED_ACCOUNTS, before=before).rowcount
     for row in run(connection, END_OLD_LISTINGS, before=before).all():
@@ -492,36 +424,20 @@ def _delete_connect_accounts(connection: Connection, before: float) -> int:
     return count
 
 
-def _delete_streams(connection: Connection, before: float) -> int:
-    return run(connection, DELETE_OLD_STREAMS, before=before).rowcount
-
-
-def _delete_secrets(connection: Connection, now: float) -> int:
-    return run(connection, DELETE_OLD_SECRETS, now=now).rowcount
-
-
-def _delete_sessions(connection: Connection, now: float) -> int:
-    return run(connection, DELETE_OLD_SESSIONS, now=now).rowcount
-
-
 def _pages_to_give_back(connection: Connection) -> int:
     free, total = (connection.exec_driver_sql(f"PRAGMA {name}_count").scalar_one() for name in ("freelist", "page"))
     return min(GIVEN_BACK_PAGES, max(0, int(free) - int(total) // KEPT_FREE))
 
 
+@_on_one_node
 def _give_back(connection: Connection) -> int:
     before = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     cursor = connection.connection.cursor()
     for _ in range(_pages_to_give_back(connection)):
-        cursor.execute(
-            "PRAGMA incremental_vacuum(1)"
-        )  # Python's driver stops after the statement's first step, whatever the argument
+        # Python's driver stops after the statement's first step, whatever the argument
+        cursor.execute("PRAGMA incremental_vacuum(1)")
     cursor.close()
     return int(before) - int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
-
-
-def _pending_subscriptions(connection: Connection, after: str) -> list[tuple[str, bool]]:
-    return sorted((row.id, bool(row.gone)) for row in run(connection, PENDING_SUBSCRIPTIONS, after=after))
 
 
 def _unpromoted(

@@ -37,8 +37,16 @@ from relay.ids import new_id
 from relay.store.databases.database import Cipher
 from relay.store.databases.statements import table_of
 from relay.store.schema import migrations
-from relay.store.schema.summary_tables import ConnectAccountRow, GroupRow, IncidentRow
-from relay.store.schema.tables import AttemptRow, DeliveryRow, EventRow, JobRow, JobSearchRow
+from relay.store.schema.tables import (
+    AttemptRow,
+    ConnectAccountRow,
+    DeliveryRow,
+    EventRow,
+    GroupRow,
+    IncidentRow,
+    JobRow,
+    JobSearchRow,
+)
 from relay.store.store import open_store
 
 JOBS, EVENTS, DELIVERIES = 1_000_000, 10_000_000, 3_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.heartbeat import TURN_SECONDS, WORK_SECONDS
+from relay.core.values import TURN_SECONDS, WORK_SECONDS
 from relay.http.sender import Sender
 from relay.node import readiness
 from relay.node.heartbeat import ANYWHERE, Heartbeat

@@ -18,7 +18,7 @@ SLICE = 5
 LATER = 3
 STOP_SECONDS = 120.0
 CONSTANTS = {
-    "relay.store.deliveries.replay_steps:SLICE": SLICE,
+    "relay.store.deliveries.replays:SLICE": SLICE,
     "relay.store.deliveries.replays:MAX_UNTRIED": SLICE,
     "relay.store.deliveries.replays:LEASE_SECONDS": 0.5,
     "relay.node.node:REPLAY_SECONDS": 0.05,

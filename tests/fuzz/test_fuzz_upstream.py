@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339, to_rfc3339
 from relay.core.deliveries.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from relay.core.events.event import MAX_EVENT_BYTES, Origin, account_event, from_transition
-from relay.core.events.summary_events import account_data
 from relay.core.jobs.connect_accounts import Known, compare
 from relay.core.jobs.job import Job, Observation, Progress, detect
 from relay.core.jsontext import dumps
 from relay.core.planner.budget import MAX_WINDOW_SECONDS, read_limits
 from relay.core.planner.config import RateLimitHeaders
+from relay.core.relay_events import account_data
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
 from relay.sources.mapping import Malformed, Registered, observe, read_error, read_listing, registered
@@ -125,10 +125,7 @@ def test_a_listing_of_connect_accounts(raw: bytes, after: bytes) -> None:
             assert "\0" not in repr(one)
             dumps([one.id, one.channel, one.name, one.status, one.state, *one.changes]).decode()
         for one, kind in compared.news:
-            data = account_data(
-                account_id=one.id, channel=one.channel, name=one.name, status=one.status, state=one.state,
-                since=one.since, open_jobs=0, source="revor", account="default",
-            )  # fmt: skip
+            data = account_data(one, open_jobs=0)
             event = account_event("evt_1", kind, now, data, ORIGIN, dataschema="http://x/schemas/a.json")
             assert len(event.body) <= MAX_EVENT_BYTES
 

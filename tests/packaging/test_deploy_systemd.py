@@ -14,7 +14,7 @@ import pytest
 
 from relay.config.keyring import new_key
 from relay.config.settings import Settings
-from relay.core.heartbeat import TURN_SECONDS
+from relay.core.values import TURN_SECONDS
 from tests.support.peer import open_peer
 from tests.support.process_world import Start
 from tests.support.systemd_unit import CREDENTIALS, ROOT, SERVICE, SOCKET, UnitRunner, below, can_confine, directives

@@ -291,7 +291,7 @@ async def test_crash_at_any_step_publishes_again_with_the_same_ids_and_in_order(
         await world.run(3)
         world.broker.publish = real  # type: ignore[method-assign]
         world.store.deliveries.record = record  # type: ignore[method-assign]
-        await world.store.deliveries.release_all(world.clock())
+        await world.store.recover_from_crash(world.clock())
         await world.restart()
         await world.run(3)
         assert await states(world) == {"delivered": 12}
@@ -330,7 +330,7 @@ async def test_stop_gives_publishing_its_time_and_loses_nothing(tmp_path: Any) -
         await world.broker.asked.wait()
         await world.dispatcher.stop(0.01)  # it is cut off
         world.broker.silent = False
-        await world.store.deliveries.release_all(world.clock())
+        await world.store.recover_from_crash(world.clock())
         await world.restart()
         await world.run(2)
         assert by_subject(world.broker.stored) == {"a": [1, 2, 3]}
@@ -375,7 +375,7 @@ async def test_random_faults_lose_nothing_and_keep_the_order(
             if rng.random() < 0.2:
                 world.dispatcher.cut_off()
                 await asyncio.sleep(0)
-                await world.store.deliveries.release_all(world.clock())
+                await world.store.recover_from_crash(world.clock())
                 await world.restart()
         await world.run(20)
         faults[0] = 0.0

@@ -229,7 +229,7 @@ async def test_wait_survives_the_end_of_the_node(tmp_path: Any, ends: str) -> No
             await world.dispatcher.stop(5.0)
             assert await rows(world.store, "SELECT id FROM deliveries WHERE lease_token IS NOT NULL") == []
         else:
-            await world.store.deliveries.release_all(world.clock())
+            await world.store.recover_from_crash(world.clock())
         await world.restart()
         await world.run(2)
         assert world.sink.requests == []
@@ -245,7 +245,7 @@ async def test_crash_at_any_step_loses_no_event_and_doubles_no_attempt(tmp_path:
             await world.register("a", ended(3))
             await world.register("b", seen("queued"))
             await world.run(30)
-        await world.store.deliveries.release_all(world.clock())
+        await world.store.recover_from_crash(world.clock())
         await world.run(3)
         assert await states(world) == ["delivered"] * 4
         firsts = list(dict.fromkeys(one for batch in batches(world) for one in batch if one[0] == "a"))

@@ -717,7 +717,7 @@ async def test_delivery_claimed_under_a_lost_holder_name_is_not_sent(tmp_path):
         before = len(world.sink.requests)
         (target,) = world.dispatcher.slots
         world.holder.lose()
-        await world.store.deliveries.release_all(world.clock())
+        await world.store.recover_from_crash(world.clock())
         taken = await claim(world.store, target.subscription.id, now=world.clock())
         assert len(taken) == 8
         await sink.answer(FINE, FINE)
@@ -737,7 +737,7 @@ async def test_attempt_under_a_lost_lease_records_nothing(tmp_path):
         real = world.sink.send
 
         async def stolen(request, *, timeout_seconds):
-            await world.store.deliveries.release_all(world.clock())
+            await world.store.recover_from_crash(world.clock())
             return await real(request, timeout_seconds=timeout_seconds)
 
         world.sink.send = stolen
@@ -907,7 +907,7 @@ async def test_crash_at_any_step_loses_no_event_and_makes_no_duplicate_event(tmp
         with crashing(world, crash):
             await world.register("a", *life("queued", "running", "succeeded"))
             await world.run(30)
-        await world.store.deliveries.release_all(world.clock())
+        await world.store.recover_from_crash(world.clock())
         await world.run(3)
         assert await states(world) == ["delivered"] * 3
         assert await world.types() == ["queued", "running", "succeeded"]

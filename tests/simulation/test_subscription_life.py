@@ -312,7 +312,7 @@ async def test_crash_at_any_step_of_a_probe_makes_one_recovery(tmp_path, crash):
             world.clock.advance(60)
             await world.dispatcher.run_once()
             await world.dispatcher.drain()
-        await world.store.deliveries.release_all(world.clock())
+        await world.store.recover_from_crash(world.clock())
         await world.restart()
         await world.run(60)
         assert (await standing(world, made)).state_reason == "recovered"

@@ -106,7 +106,7 @@ async def test_a_host_is_free_again_once_it_was_not_named_for_long(store: Store)
     claim, day = store.callback_hosts.claim, 86_400.0
     await claim("crm", ["a", "b", "c"], NOW, MOST)
     await claim("crm", ["b"], NOW + 2 * day, MOST)
-    assert await store.upkeep.delete_callback_hosts(NOW + day) == 2
+    assert await store.upkeep.delete_old("callback_hosts", NOW + day) == 2
     assert await claim("crm", ["d", "e", "f"], NOW + 2 * day, MOST) == {"f"}
 
 

@@ -11,7 +11,6 @@ import pytest
 from relay.core.deliveries.credentials import SinkCredential, origin_text
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.events.event import Event, relay_event
-from relay.core.events.summary_events import incident_data
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.ids import new_id
@@ -23,6 +22,7 @@ from subscribers.slack import Slack
 from subscribers.slack.dialogue import DIALOGUE
 from tests.support.delivery_kit import only, shared
 from tests.support.store_kit import NOW, rows
+from tests.support.summaries import incident_data
 from tests.vendors.slack_web import POST, TOKEN, SlackWeb
 
 SINK = "https://slack.com/api/chat.postMessage"

@@ -165,8 +165,7 @@ class World:
     async def restart(self, database_url: str) -> None:
         """The node has died and starts again. What it held is free at once for a SQLite file, else with its lease."""
         if database_url.startswith("sqlite"):
-            await self.store.deliveries.release_all(self.clock())
-            await self.store.memories.free_all()
+            await self.store.recover_from_crash(self.clock())
         else:
             self.clock.advance(LEASE_SECONDS)
         self.node = self._node()

@@ -111,8 +111,7 @@ class World:
         """Both nodes have died and start again. What they held is free at once for a SQLite file, else with its
         lease."""
         if database_url.startswith("sqlite"):
-            await self.store.deliveries.release_all(self.clock())
-            await self.store.memories.free_all()
+            await self.store.recover_from_crash(self.clock())
         else:
             self.clock.advance(LEASE_SECONDS)
         self.nodes = [self.node("c"), self.node("d")]

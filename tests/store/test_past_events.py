@@ -67,7 +67,7 @@ async def test_other_writes_go_on_between_slices(store: Store, monkeypatch: pyte
     assert len(sizes) > 3
     assert max(sizes) <= SLICE
     await check(store)
-    assert [one.event.sequence for one in await deliver_all(store, "sub_1") if one.job_uid == uids[0]] == [1, 2, 3]
+    assert [one.event.sequence for one in await deliver_all(store, "sub_1") if one.order_key == uids[0]] == [1, 2, 3]
 
 
 async def test_attempts_between_slices_keep_the_order(store: Store) -> None:
@@ -80,7 +80,7 @@ async def test_attempts_between_slices_keep_the_order(store: Store) -> None:
     await store.subscriptions.continue_filling()
     done = [*first, *leased, *await deliver_all(store, "sub_1", now=NOW + 100)]
     for uid in uids:
-        assert [one.event.sequence for one in done if one.job_uid == uid] == [1, 2]
+        assert [one.event.sequence for one in done if one.order_key == uid] == [1, 2]
 
 
 async def test_creation_that_was_cut_off_is_continued(store: Store, open_again: OpenAgain) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from relay.core.events.event import DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.job import Problem
-from relay.core.records import AccountNews, ListingRecord
+from relay.core.records import ListingRecord
 from relay.core.subscriptions.subscription import Consent
 from relay.errors import NotFound
 from relay.store.databases import postgres_writer
@@ -154,9 +154,7 @@ class Storm:
         place = {"source": "revor", "account": "default", "state": "ok", "told_state": "ok"}
         accounts = [ConnectAccount(id=f"acc_{part}", since=NOW, **place) for part in range(3)]
         events = [relay_event("ai.revor.account.recovered", subject=one.id, owner=OWNER) for one in accounts]
-        news = [
-            AccountNews(account=one, kind="recovered", event=event) for one, event in zip(accounts, events, strict=True)
-        ]
+        news = list(zip(accounts, events, strict=True))
         await store.connect_accounts.record(ListingRecord(known=known, now=NOW + nth, changed=accounts, news=news))
 
     async def _close_group(self, store: Store, _id: str, nth: int) -> None:

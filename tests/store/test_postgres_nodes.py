@@ -336,7 +336,7 @@ async def test_no_interleaving_leaves_a_follower_blocked(store: Store, other: St
     async with asyncio.timeout(60):
         done, *_ = await asyncio.gather(deliver(), *(record(uid) for uid in uids))
     for uid in uids:
-        assert [one.event.sequence for one in done if one.job_uid == uid] == list(range(1, ROUNDS + 1))
+        assert [one.event.sequence for one in done if one.order_key == uid] == list(range(1, ROUNDS + 1))
     assert set(await states(store)) == {"delivered"}
 
 

@@ -12,10 +12,10 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as Asyncpg
 from sqlalchemy.engine import Connection
 
 from relay.store import upkeep
+from relay.store.databases import notices
 from relay.store.databases.postgres_engine import SEEKS
 from relay.store.databases.statements import Sql
 from relay.store.outbox import recording as outbox
-from relay.store.outbox import subscription_cache
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import shared_server
 from tests.support.scale import scaled
@@ -69,7 +69,7 @@ MORE = (
     Case("lock jobs", outbox.LOCK_JOBS),
     Case("lock streams", outbox.LOCK_STREAMS),
     Case("retention: hold events", upkeep.LOCK_EVENTS),
-    Case("version of the subscriptions", subscription_cache.VERSION),
+    Case("version of the subscriptions", notices.VERSION),
 )
 
 

@@ -72,8 +72,8 @@ async def test_results_are_the_same_with_and_without_the_procedure(store: Store)
     )
     assert (first.kept, second.kept) == (True, True)
     taken = [*first.next, *second.next]
-    assert {(claimed.job_uid, claimed.event.sequence) for claimed in taken} == {
-        *((one.job_uid, 2), (two.job_uid, 2), (batch[2].job.uid, 1))
+    assert {(claimed.order_key, claimed.event.sequence) for claimed in taken} == {
+        *((one.order_key, 2), (two.order_key, 2), (batch[2].job.uid, 1))
     }
     assert {claimed.lease_token for claimed in taken} == {"one"}
     assert database.writer.commit_count - before == (1 if "revoked" in str(database.url.database) else 0)

@@ -118,7 +118,7 @@ async def test_lists_and_counts_have_the_accounts_own_rows(store: Store) -> None
         uid = await a_job(store, account, f"job {len(events)}")
         events[name] = await happen(store, account, uid, 1, "running")
         await store.intents.begin(intent(account=account[1]))
-    await store.intents.all_cut_off()
+    await store.recover_from_crash(NOW)
     mine = store.within(A)
     assert [job.external_id for job in (await mine.jobs.page(limit=9)).items] != []
     assert {job.account for job in (await mine.jobs.page(limit=9)).items} == {"a"}

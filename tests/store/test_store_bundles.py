@@ -66,7 +66,7 @@ async def jobs(store: Store, *lengths: int, now: float = NOW) -> list[str]:
 
 def places(claimed: tuple[Claimed, ...], uids: list[str]) -> list[tuple[int, int | None]]:
     """The job's number and the sequence of each."""
-    return [(uids.index(str(one.job_uid)), one.event.sequence) for one in claimed]
+    return [(uids.index(str(one.order_key)), one.event.sequence) for one in claimed]
 
 
 def places_of(row: dict[str, Any], uids: list[str]) -> tuple[int, int]:

@@ -12,14 +12,13 @@ from sqlmodel import SQLModel
 
 import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay.config.keyring import KeyFile, Keyring, key_id, new_key
-from relay.core.access.encryption import Rotation
 from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.signing import new_secret, new_signing_key
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.delivery.dispatcher import OWN, SYNC_SECONDS
 from relay.errors import SettingsError
 from relay.node import encryption_keys
-from relay.node.encryption_keys import EncryptionKeys
+from relay.node.encryption_keys import EncryptionKeys, Rotation
 from relay.node.readiness import readiness
 from relay.store.access import ciphertexts
 from relay.store.access.ciphertexts import SealedColumn, sealed_columns

@@ -48,22 +48,22 @@ async def postpone(store: Store, uid: str, until: float) -> None:
 async def test_claim_takes_the_longest_due_up_to_its_limit(store: Store) -> None:
     uids = await heads(store, NOW - 1, NOW - 3, NOW - 2, NOW)
     await postpone(store, uids[3], NOW + 1)
-    assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[1], uids[2]]
-    assert [one.job_uid for one in await claim(store, "sub_1", 2)] == [uids[0]]
+    assert [one.order_key for one in await claim(store, "sub_1", 2)] == [uids[1], uids[2]]
+    assert [one.order_key for one in await claim(store, "sub_1", 2)] == [uids[0]]
     assert await claim(store, "sub_1") == ()
-    assert [one.job_uid for one in await claim(store, "sub_1", now=NOW + 1)] == [uids[3]]
+    assert [one.order_key for one in await claim(store, "sub_1", now=NOW + 1)] == [uids[3]]
 
 
 async def test_first_attempts_go_before_retries_and_retries_before_manual_ones(store: Store) -> None:
     manual, retry = await heads(store, NOW - 30, NOW - 20)
     for one in await claim(store, "sub_1"):
         await store.deliveries.record(
-            result_of(one, "delivered" if one.job_uid == manual else "pending", due_at=NOW - 10)
+            result_of(one, "delivered" if one.order_key == manual else "pending", due_at=NOW - 10)
         )
-        if one.job_uid == manual:
+        if one.order_key == manual:
             await store.deliveries.retry(one.id, NOW - 15)
     (fresh,) = await heads(store, NOW)
-    assert [one.job_uid for one in await claim(store, "sub_1")] == [fresh, retry, manual]
+    assert [one.order_key for one in await claim(store, "sub_1")] == [fresh, retry, manual]
 
 
 async def test_a_claim_takes_only_the_priorities_it_asks_for(store: Store) -> None:
@@ -71,9 +71,9 @@ async def test_a_claim_takes_only_the_priorities_it_asks_for(store: Store) -> No
     (one,) = await claim(store, "sub_1")
     await store.deliveries.record(result_of(one, "pending", due_at=NOW))
     (fresh,) = await heads(store, NOW)
-    assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2,))] == []
-    assert [one.job_uid for one in await claim(store, "sub_1", priorities=(1,))] == [retry]
-    assert [one.job_uid for one in await claim(store, "sub_1", priorities=(2, 0, 0))] == [fresh]
+    assert [one.order_key for one in await claim(store, "sub_1", priorities=(2,))] == []
+    assert [one.order_key for one in await claim(store, "sub_1", priorities=(1,))] == [retry]
+    assert [one.order_key for one in await claim(store, "sub_1", priorities=(2, 0, 0))] == [fresh]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -193,7 +193,7 @@ async def test_result_claims_the_next_due_delivery_of_its_subscription(store: St
     (marked,) = await store.deliveries.record(result_of(first, next_lease=lease(token="next")))
     assert store.database.commit_count == before + 1
     (following,) = marked.next
-    assert (following.job_uid, following.subscription_id, following.lease_token) == (uids[1], "sub_1", "next")
+    assert (following.order_key, following.subscription_id, following.lease_token) == (uids[1], "sub_1", "next")
     assert (await store.deliveries.record(result_of(following, next_lease=lease())))[0].next == ()
 
 
@@ -202,7 +202,7 @@ async def test_result_claims_its_follower_first(store: Store) -> None:
     await store.jobs.record(poll(uid, 1, "running"))
     (first,) = await claim(store, "sub_1", 1)
     (marked,) = await store.deliveries.record(result_of(first, next_lease=lease()))
-    assert [(one.job_uid, one.event.sequence) for one in marked.next] == [(uid, 2)]
+    assert [(one.order_key, one.event.sequence) for one in marked.next] == [(uid, 2)]
 
 
 async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:
@@ -216,7 +216,7 @@ async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:
         record_one(store, result_of(second, next_lease=lease())),
     )
     assert [len(result.next) for result in results] == [3, 1]
-    taken = {one.job_uid for result in results for one in result.next}
+    taken = {one.order_key for result in results for one in result.next}
     assert taken == {uids[0], uids[2], uids[3], uids[4]}
     assert len(await claim(store, "sub_1")) == 1
 

@@ -72,7 +72,7 @@ async def follower_of_a_dead_one(store: Store) -> None:
 async def lease_of_a_node_that_was_killed(store: Store) -> None:
     await one_job(store)
     await claim(store, SUB)
-    await store.deliveries.release_all(NOW)
+    await store.recover_from_crash(NOW)
 
 
 async def given_back_by_a_program(store: Store) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from relay.core.events.event import Event
 from relay.core.jobs.connect_accounts import ConnectAccount, Known
-from relay.core.records import AccountNews, ListingRecord
+from relay.core.records import ListingRecord
 from relay.errors import InvalidRequest, StoreError
 from relay.store.store import Store
 from tests.support.store_kit import (
@@ -26,10 +27,10 @@ def account(id: str = "a", state: str = "ok", **fields: Any) -> ConnectAccount:
     return ConnectAccount(id=id, state=state, **{**values, **fields})
 
 
-def news(one: ConnectAccount, kind: str = "needs_reconnect", event_type: str = TYPE) -> AccountNews:
+def news(one: ConnectAccount, event_type: str = TYPE) -> tuple[ConnectAccount, Event]:
     owner = f"{one.source}/{one.account}"
     event = relay_event(event_type, subject=one.id, owner=owner)
-    return AccountNews(account=one, kind=kind, event=event)
+    return one, event
 
 
 async def record(store: Store, *changed: ConnectAccount, now: float = NOW, **fields: Any) -> bool:

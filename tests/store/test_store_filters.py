@@ -18,9 +18,9 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store.databases.postgres import PostgresDatabase
-from relay.store.deliveries import replay_steps, replays
+from relay.store.deliveries import replays
 from relay.store.store import Store
-from relay.store.subscriptions import subscriptions, unreadable_filters
+from relay.store.subscriptions import filters, subscriptions
 from tests.support.store_kit import (
     NOW,
     PUBLISHED_TYPE,
@@ -193,7 +193,7 @@ async def held_with_waiting(store: Store) -> Subscription:
 async def test_resuming_after_a_correction_sends_what_passes_and_cancels_the_rest(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unreadable_filters, "SLICE", 2)
+    monkeypatch.setattr(filters, "SLICE", 2)
     old = await held_with_waiting(store)
     await store.subscriptions.replace(replace(old, filters=DEALS), NOW)
     stored = await store.subscriptions.get("sub_old")
@@ -211,7 +211,7 @@ async def test_resuming_after_a_correction_sends_what_passes_and_cancels_the_res
 async def test_a_crash_while_what_waits_is_filtered_leaves_the_subscription_paused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unreadable_filters, "SLICE", 2)
+    monkeypatch.setattr(filters, "SLICE", 2)
     old = await held_with_waiting(store)
     await store.subscriptions.replace(replace(old, filters=DEALS), NOW)
     slices: list[object] = []
@@ -342,7 +342,7 @@ async def test_a_replay_counts_and_sends_what_passes_the_filters(
     store: Store, monkeypatch: pytest.MonkeyPatch, only: Any
 ) -> None:
     monkeypatch.setattr(replays, "FILTERED_COUNT_SLICE", 4)
-    monkeypatch.setattr(replay_steps, "FILTERED_SLICE", 4)
+    monkeypatch.setattr(replays, "FILTERED_SLICE", 4)
     for number in range(4):
         await record(store, "email" if number % 2 else "linkedin", deal=number, name=f"job {number}")
     filters = (EMAIL, {"range": {"/data/metadata/deal": {"gt": 1}}}, {"not": {"exact": {"status": "running"}}})

@@ -179,7 +179,7 @@ class GroupMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float, looks: bool) -> None:
         self.now += seconds
         if looks:
-            self.run(self.store.groups.finish_settled(self.now))
+            self.run(self.store.groups.finish_due(self.now))
             overdue = self.rows("SELECT name, due_at FROM groups WHERE due_at IS NOT NULL")
             assert all(row["due_at"] > self.now for row in overdue)
 

@@ -223,7 +223,7 @@ async def test_change_back_to_job_ordering_blocks_all_but_the_first(store: Store
     assert await states_of(store, uid) == ["pending", "blocked", "blocked"]
     await store.jobs.record(poll(uid, 3, "retrying"))
     assert (await store.deliveries.record(result_of(flying)))[0].kept
-    got = [(one.job_uid == uid, one.event.sequence) for one in await deliver_all(store, "sub_1")]
+    got = [(one.order_key == uid, one.event.sequence) for one in await deliver_all(store, "sub_1")]
     assert [sequence for ours, sequence in got if ours] == [2, 3, 4]
     assert [sequence for ours, sequence in got if not ours] == [1, 2, 3]
     assert (await store.upkeep.promote_heads(NOW))[0] == 0
@@ -233,7 +233,7 @@ async def retry_all_by_hand_of_another_job(store: Store) -> None:
     other = await track(store, "other")
     await store.jobs.record(poll(other, 0, "queued", "running", "failed"))
     for one in await claim(store, "sub_1"):
-        if one.job_uid == other:
+        if one.order_key == other:
             await store.deliveries.record(result_of(one))
             await store.deliveries.retry(one.id, NOW)
         else:

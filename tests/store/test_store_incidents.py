@@ -23,7 +23,7 @@ from relay.core.events.event import (
 )
 from relay.core.jobs.connect_accounts import ConnectAccount, ListedAccount, Listing, compare
 from relay.core.jobs.job import Problem
-from relay.core.records import AccountNews, ListingRecord
+from relay.core.records import ListingRecord
 from relay.store.databases import statements
 from relay.store.outbox import incident_recorder
 from relay.store.store import Store
@@ -322,7 +322,7 @@ async def test_incident_of_an_account_that_flaps_is_closed_without_an_event_of_t
             news = []
             for account, kind in found.news:
                 event = relay_event(f"ai.revor.account.{kind}", now=now, owner="revor/default")
-                news.append(AccountNews(account=account, kind=kind, event=event))
+                news.append((account, event))
             record = ListingRecord(known=known, now=now, changed=found.changed, news=tuple(news))
             assert await store.connect_accounts.record(record)
             made += len(news)
@@ -350,8 +350,8 @@ async def recover(store: Store, *connect_account_ids: str, now: float) -> None:
     for id in connect_account_ids:
         event = relay_event("ai.revor.account.recovered", now=now, owner="revor/default")
         account = ConnectAccount(source="revor", account="default", id=id, state="ok", since=now, told_state="ok")
-        news.append(AccountNews(account=account, kind="recovered", event=event))
-    record = ListingRecord(known=known, now=now, changed=tuple(one.account for one in news), news=tuple(news))
+        news.append((account, event))
+    record = ListingRecord(known=known, now=now, changed=tuple(account for account, _ in news), news=tuple(news))
     assert await store.connect_accounts.record(record)
 
 
@@ -452,7 +452,7 @@ async def expire(store: Store, id: str, count: int, *, now: float = NOW, owner: 
     for n in range(count):
         uid = await track(store, f"{id} {now} {n}")
         await store.jobs.record(poll(uid, 0, "running", now=now))
-        (claimed,) = [one for one in await claim(store, id, now=now) if one.job_uid == uid]
+        (claimed,) = [one for one in await claim(store, id, now=now) if one.order_key == uid]
         event = relay_event(DELIVERY_EXPIRED, subject=id, now=now, owner=owner)
         result = result_of(claimed, "dead", now=now, reason="http_503", events=(event,), sink=f"https://{id}.example")
         await store.deliveries.record(result)

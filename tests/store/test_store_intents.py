@@ -85,7 +85,7 @@ async def test_at_the_start_of_the_only_node_all_in_flight_were_cut_off(store: S
     in_flight, known = intent(), intent()
     await begun(store, in_flight)
     await unknown(store, known, reason="server_error")
-    await store.intents.all_cut_off()
+    await store.recover_from_crash(NOW)
     assert {one.id: one.reason for one in await listed(store)} == {in_flight.id: CUT_OFF, known.id: "server_error"}
 
 
@@ -145,9 +145,9 @@ async def test_retention_deletes_old_unresolved_creates(store: Store) -> None:
     old, old_in_flight, young = intent(NOW - 2), intent(NOW - 1), intent(NOW)
     await unknown(store, old, young)
     await begun(store, old_in_flight)
-    assert await store.upkeep.delete_intents(NOW) == 2
+    assert await store.upkeep.delete_old("intents", NOW) == 2
     assert await left(store) == {young.id}
-    assert await store.upkeep.delete_intents(NOW) == 0
+    assert await store.upkeep.delete_old("intents", NOW) == 0
 
 
 # --- a job that is registered ends the intent of the create that made it
@@ -275,9 +275,9 @@ async def test_intents_cut_off_by_a_restart_are_reported(store: Store) -> None:
     one = intent(LATER)
     await begun(store, one)
     assert await reported(store) == []
-    await store.intents.all_cut_off()
+    await store.recover_from_crash(NOW)
     assert await reported(store) == [one.id]
-    await store.intents.all_cut_off()
+    await store.recover_from_crash(NOW)
     assert await reported(store) == []
 
 

@@ -79,7 +79,7 @@ async def test_two_nodes_that_settle_a_group_finish_it_once(
 ) -> None:
     await end(store, await track(store, "a", group="q4"))
     other = store if database_url.startswith("sqlite") else await open_again()
-    await asyncio.gather(store.groups.finish_settled(NOW + 1000), other.groups.finish_settled(NOW + 1000))
+    await asyncio.gather(store.groups.finish_due(NOW + 1000), other.groups.finish_due(NOW + 1000))
     assert len(await told(store)) == 1
 
 
@@ -114,7 +114,7 @@ async def test_job_that_is_tracked_again_joins_the_round_that_is_open(store: Sto
 async def test_missing_jobs_are_told_after_the_settle_time(store: Store) -> None:
     await end(store, await track(store, "a", group="q4", group_size=3))
     assert (await group(store)).finished_at is None
-    await store.groups.finish_settled(NOW + SETTLE)
+    await store.groups.finish_due(NOW + SETTLE)
     found = await group(store)
     assert (found.missing, found.expected) == (2, 3)
     assert [event["data"]["missing"] for event in await told(store)] == [2]

@@ -39,7 +39,7 @@ from relay.core.deliveries.replay import Only, ReplayRequest
 from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store.databases.sqlite import url_of
-from relay.store.deliveries import replay_steps
+from relay.store.deliveries import replays
 from relay.store.store import Store, open_store
 from tests.support.scale import scaled
 from tests.support.store_databases import emptied_postgres
@@ -181,8 +181,8 @@ class OutboxMachine(RuleBasedStateMachine):
         found = self.run(claim_bundle(self.store, name, priorities, limits, room, requests, self.now, held))
         for request in found.requests:
             assert len(request) <= max_events
-            for job_uid in {one.job_uid for one in request}:
-                sequences = [one.event.sequence for one in request if one.job_uid == job_uid]
+            for job_uid in {one.order_key for one in request}:
+                sequences = [one.event.sequence for one in request if one.order_key == job_uid]
                 assert sequences == sorted(sequences)
         return multiple(*found.requests)
 
@@ -310,7 +310,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _note_end(self, one: Claimed, state: str, kept: bool) -> None:
         if kept and state != "pending" and one.event.sequence is not None:
-            self.delivered_first[str(one.job_uid), one.subscription_id].append(one.event.sequence)
+            self.delivered_first[str(one.order_key), one.subscription_id].append(one.event.sequence)
 
     # --- what holds
 
@@ -373,8 +373,8 @@ def test_the_outbox_keeps_its_order_whatever_happens(
     machine: type[OutboxMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ids, "_random", random.Random())
-    monkeypatch.setattr(replay_steps, "SLICE", 3)
-    monkeypatch.setattr(replay_steps, "SLICE_OF_ALL", 2)
+    monkeypatch.setattr(replays, "SLICE", 3)
+    monkeypatch.setattr(replays, "SLICE_OF_ALL", 2)
     run_state_machine_as_test(
         machine,
         settings=settings(

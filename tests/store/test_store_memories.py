@@ -88,7 +88,7 @@ async def test_memory_kept_within_a_turn_survives_a_crash(store: Store) -> None:
     first, second = await claimed_of(store, 2)
     turn = await took(store, first)
     assert await store.memories.keep(turn, {"ts": "1"}, NOW)
-    await store.memories.free_all()
+    await store.recover_from_crash(NOW)
     assert (await took(store, second)).memory == {"ts": "1"}
 
 
@@ -140,18 +140,18 @@ async def events_of(store: Store) -> list[Claimed]:
     claimed = await claimed_of(store, 2)
     for one in claimed:
         await store.memories.keep(await took(store, one, event_key(one.event.id)), {"state": "done"}, NOW)
-    await store.memories.free_all()
+    await store.recover_from_crash(NOW)
     return claimed
 
 
 @pytest.mark.parametrize("way", ["a job", "a value", "purge"])
 async def test_what_was_written_of_an_event_is_erased_with_it(store: Store, way: str) -> None:
     first, second = await events_of(store)
-    assert first.job_uid is not None
+    assert first.order_key is not None
     if way == "purge":
-        await store.jobs.purge(first.job_uid, NOW)
+        await store.jobs.purge(first.order_key, NOW)
     else:
-        name = {"job": first.job_uid} if way == "a job" else {"name": "email", "value": "alex@example.com"}
+        name = {"job": first.order_key} if way == "a job" else {"name": "email", "value": "alex@example.com"}
         if way == "a value":
             body = dumps({**first.event.document(), "data": {"metadata": {"email": "alex@example.com"}}})
             await execute(store, "UPDATE events SET body = :body WHERE id = :id", body=body, id=first.event.id)
@@ -194,6 +194,6 @@ async def test_what_is_shared_is_kept_for_an_hour_and_no_subscription_takes_it_a
     found = await store.subscriptions.get("sub_1")
     assert found is not None
     await store.subscriptions.remove("sub_1", NOW)
-    assert await store.upkeep.delete_shared_memories(NOW + 5) == 1
+    assert await store.upkeep.delete_old("shared_memories", NOW + 5) == 1
     assert f"person/{second.id}" in [key for key, _ in await remembered(store)]
     assert f"person/{first.id}" not in [key for key, _ in await remembered(store)]

@@ -151,4 +151,4 @@ async def test_start_in_the_past_brings_the_events_recorded_since_in_order(store
     assert await deliveries(store, "sub_3") == []
     await store.jobs.record(poll(uid, 4, "succeeded", now=NOW + 11))
     delivered = await deliver_all(store, "sub_1", now=NOW + 12)
-    assert [one.event.sequence for one in delivered if one.job_uid == uid] == [2, 3, 4, 5]
+    assert [one.event.sequence for one in delivered if one.order_key == uid] == [2, 3, 4, 5]

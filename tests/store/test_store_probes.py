@@ -68,7 +68,7 @@ async def recoveries(store: Store) -> int:
 async def test_a_probe_is_the_oldest_delivery_although_it_waits_for_a_later_attempt(store: Store) -> None:
     uids = await disable(store, NOW - 3, NOW - 2, NOW)
     probe = await probed(store)
-    assert (probe.job_uid, probe.probe, probe.made_count) == (uids[0], True, 1)
+    assert (probe.order_key, probe.probe, probe.made_count) == (uids[0], True, 1)
 
 
 async def test_there_is_no_probe_before_its_time_and_one_in_its_time(store: Store) -> None:
@@ -89,7 +89,7 @@ async def test_probe_cut_off_by_a_crash_is_repeated_when_its_lease_ends(store: S
     first = await probed(store)
     assert (await claim_probe(store, "sub_1", MINUTE + 44, lease())).claimed is None
     again = await probed(store, MINUTE + 45)
-    assert (again.id, again.job_uid) == (first.id, uids[0])
+    assert (again.id, again.order_key) == (first.id, uids[0])
     assert not (await store.deliveries.record(recovery(first)))[0].kept
     assert (await the_one(store)).state == "disabled"
 
@@ -123,7 +123,7 @@ async def test_probe_that_proves_nothing_leaves_the_next_event_to_the_next_probe
     assert await recoveries(store) == 0
     assert (await claim_probe(store, "sub_1", MINUTE + 59, lease())).claimed is None
     following = await probed(store, MINUTE + 60)
-    assert following.job_uid == uids[1]
+    assert following.order_key == uids[1]
 
 
 async def test_a_sink_that_a_probe_finds_gone_is_not_tried_again(store: Store) -> None:
@@ -156,7 +156,7 @@ async def test_a_probe_that_arrives_enables_it_and_says_so_in_one_transaction(st
     assert (found.failing_since, found.failing_reason, found.paused_until) == (None, None, None)
     assert (found.probe_at, found.drain_since) == (None, MINUTE)
     assert await recoveries(store) == 1
-    assert [one.job_uid for one in await claim(store, "sub_1")] == [uids[1]]
+    assert [one.order_key for one in await claim(store, "sub_1")] == [uids[1]]
 
 
 async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +200,8 @@ async def test_waiting_retries_are_expedited_in_chunks_oldest_first(store: Store
     assert await store.deliveries.expedite("sub_1", NOW)
     assert not await store.deliveries.expedite("sub_1", NOW)
     taken = await claim(store, "sub_1", count)
-    oldest = sorted((uid for uid in moments if uid != held[0].job_uid), key=lambda uid: moments[uid])
-    assert [one.job_uid for one in taken] == oldest
+    oldest = sorted((uid for uid in moments if uid != held[0].order_key), key=lambda uid: moments[uid])
+    assert [one.order_key for one in taken] == oldest
 
 
 async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(store: Store) -> None:
@@ -224,11 +224,11 @@ async def test_due_first_attempts_are_demoted_in_chunks_and_keep_their_order(sto
     assert await store.deliveries.demote("sub_1", NOW)
     assert len(await fresh()) == count - EXPEDITE_CHUNK
     assert not await store.deliveries.demote("sub_1", NOW)
-    assert await fresh() == sorted([str(held[0].job_uid), batch[-1].job.uid]), "one is on its way, one not due"
+    assert await fresh() == sorted([str(held[0].order_key), batch[-1].job.uid]), "one is on its way, one not due"
     assert len(await rows(store, "SELECT id FROM deliveries WHERE subscription_id = 'sub_2' AND priority = 0")) == count
     kept = await fresh()
     oldest = sorted((uid for uid in moments if uid not in kept), key=lambda uid: moments[uid])
-    assert [one.job_uid for one in await claim(store, "sub_1", count)] == oldest
+    assert [one.order_key for one in await claim(store, "sub_1", count)] == oldest
 
 
 @pytest.mark.parametrize("change", ["sink", "headers", "method", "secret"])

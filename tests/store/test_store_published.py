@@ -10,7 +10,7 @@ from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.published import Taken
 from relay.store import published
-from relay.store.outbox.streams import MAX_SEQUENCE
+from relay.store.outbox.recording import MAX_SEQUENCE
 from relay.store.published import PublishedStore
 from relay.store.store import Store
 from tests.support.store_kit import (
@@ -40,7 +40,7 @@ async def test_published_event_is_recorded_and_delivered(store: Store) -> None:
     assert await store.published.record([one]) == [Taken(one.event.id, known=False)]
     assert await store.events.get(one.event.id) == one.event
     (claimed,) = await claim(store, "sub_1")
-    assert (claimed.event, claimed.job_uid) == (one.event, None)
+    assert (claimed.event, claimed.order_key) == (one.event, None)
 
 
 async def test_subscription_without_types_gets_no_published_event(store: Store) -> None:
@@ -137,8 +137,8 @@ async def test_stream_is_forgotten_once_nothing_of_it_is_open(store: Store, ende
     if ended:
         (one,) = await claim(store, "sub_1")
         await store.deliveries.record(result_of(one, "delivered"))
-    assert await store.upkeep.delete_streams(NOW) == 0
-    assert await store.upkeep.delete_streams(NOW + 1) == 1 - left
+    assert await store.upkeep.delete_old("streams", NOW) == 0
+    assert await store.upkeep.delete_old("streams", NOW + 1) == 1 - left
     assert len(await rows(store, "SELECT uid FROM streams")) == left
 
 
@@ -159,7 +159,7 @@ async def test_bundle_has_the_events_of_streams_in_their_order(store: Store) -> 
 async def test_retention_removes_published_events_and_forgets_what_was_known(store: Store) -> None:
     await store.published.record([publication("1", key="a")])
     assert (await store.upkeep.delete_events(NOW + 1))[0] == 1
-    assert await store.upkeep.delete_streams(NOW + 1) == 1
+    assert await store.upkeep.delete_old("streams", NOW + 1) == 1
     (again,) = await store.published.record([publication("1", key="a")])
     assert not again.known
 

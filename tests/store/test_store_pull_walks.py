@@ -67,9 +67,9 @@ class Walk:
             self.held[one.id] = (self.answers, self.now + lease_seconds)
         mine = [one.id for one in claimed]
         for place, one in enumerate(claimed):
-            if one.job_uid is None:
+            if one.order_key is None:
                 continue
-            of_key = [other for other in self.known.values() if other.job_uid == one.job_uid]
+            of_key = [other for other in self.known.values() if other.order_key == one.order_key]
             for other in of_key:
                 first = (other.event.sequence or 0) < (one.event.sequence or 0)
                 if other.id not in mine:
@@ -113,7 +113,7 @@ class Walk:
                 other
                 for other, (number, _) in self.held.items()
                 if number == answer_number
-                and self.known[other].job_uid == self.known[id].job_uid is not None
+                and self.known[other].order_key == self.known[id].order_key is not None
                 and (self.known[other].event.sequence or 0) > (self.known[id].event.sequence or 0)
             ]
             for other in behind:

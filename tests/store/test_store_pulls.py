@@ -103,7 +103,7 @@ async def test_lease_that_ends_counts_as_an_attempt_and_is_due_at_once(program: 
     found = await rows(program.store, "SELECT started_at, duration_ms FROM attempts")
     assert {(row["started_at"], row["duration_ms"]) for row in found} == {(NOW + 1, 10_000.0)}
     assert program.events == []
-    assert uid == again[0].job_uid
+    assert uid == again[0].order_key
 
 
 async def test_delivery_is_given_up_once_its_leases_have_ended_as_often_as_its_schedule_allows(
@@ -121,7 +121,7 @@ async def test_delivery_is_given_up_once_its_leases_have_ended_as_often_as_its_s
     data = expired.document()["data"]
     assert (data["attempts"], data["last_error"], data["reason"]) == (3, "lease_ended", "exhausted")
     assert await program.store.events.get(expired.id) is not None
-    assert uid == follower.job_uid
+    assert uid == follower.order_key
     counted = Counter[str]()
     for cell, amount in program.metrics.figures.take(100):
         counted[cell.name] += int(amount[0])

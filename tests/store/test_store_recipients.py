@@ -157,7 +157,7 @@ async def by_metadata(store: Store, _: str) -> None:
 
 
 async def by_retention(store: Store, _: str) -> None:
-    await store.upkeep.delete_intents(LATER)
+    await store.upkeep.delete_old("intents", LATER)
     assert await store.upkeep.delete_jobs(LATER) == (1, None)
 
 

@@ -186,7 +186,7 @@ async def test_a_callback_with_types_gets_only_these_and_still_in_order(store: S
     got = [(row["job_uid"], row["sequence"], row["state"]) for row in await deliveries(store, sub)]
     assert [one[1:] for one in got if one[0] == ends] == [(3, "pending"), (4, "blocked")]
     assert [one[1] for one in got if one[0] == every] == [1, 2, 3, 4]
-    delivered = [one.event.sequence for one in await deliver_all(store, sub) if one.job_uid == ends]
+    delivered = [one.event.sequence for one in await deliver_all(store, sub) if one.order_key == ends]
     assert delivered == [3, 4]
 
 

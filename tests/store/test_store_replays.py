@@ -9,7 +9,7 @@ import pytest
 from relay.core.deliveries.replay import Replay, ReplayRequest
 from relay.errors import Conflict
 from relay.ids import new_id
-from relay.store.deliveries import replay_steps, replays
+from relay.store.deliveries import replays
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -66,7 +66,7 @@ async def finish(store: Store, replay_id: str, *subscription_ids: str, now: floa
     for _ in range(1_000):
         await advance(store, replay_id, now)
         for name in subscription_ids or ("sub_1",):
-            got += [(str(one.job_uid), one.event.sequence or 0) for one in await deliver_all(store, name, now=now)]
+            got += [(str(one.order_key), one.event.sequence or 0) for one in await deliver_all(store, name, now=now)]
         found = await store.replays.get(replay_id)
         assert found is not None
         if found.state != "running":
@@ -82,9 +82,9 @@ async def _subscription(store: Store) -> None:
 async def test_it_sends_what_was_not_delivered_once_and_in_order(store: Store) -> None:
     uids = [await job(store, f"job {n}") for n in range(3)]
     delivered = await job(store, "delivered")
-    (head,) = [one for one in await claim(store, "sub_1") if one.job_uid == delivered]
+    (head,) = [one for one in await claim(store, "sub_1") if one.order_key == delivered]
     await store.deliveries.record(result_of(head))
-    await store.deliveries.release_all(NOW)
+    await store.recover_from_crash(NOW)
     await kill_all(store)
     made = await replay(store)
     assert (made.state, made.matched, made.queued, made.left) == ("running", 11, 0, 11)
@@ -174,14 +174,14 @@ async def test_new_events_go_before_replayed_ones(store: Store) -> None:
     fresh = await job(store, "fresh", now=NOW + 5)
     await store.jobs.record(poll(old, 3, "running", now=NOW + 5))
     first, second, third = await claim(store, "sub_1", now=NOW + 5)
-    assert {(one.job_uid, one.event.sequence) for one in (first, second)} == {(fresh, 1), (old, 4)}
-    assert (third.job_uid, third.event.sequence, third.priority) == (old, 1, 2)
+    assert {(one.order_key, one.event.sequence) for one in (first, second)} == {(fresh, 1), (old, 4)}
+    assert (third.order_key, third.event.sequence, third.priority) == (old, 1, 2)
     (marked,) = await store.deliveries.record(result_of(third, now=NOW + 5, next_lease=lease()))
     assert [one.event.sequence for one in marked.next] == [2]
     await store.jobs.record(poll(fresh, 3, "running", now=NOW + 5))
     other = await job(store, "other", "queued", now=NOW + 5)
     (marked,) = await store.deliveries.record(result_of(marked.next[0], now=NOW + 5, next_lease=lease()))
-    assert [(one.job_uid, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
+    assert [(one.order_key, one.priority) for one in marked.next] == [(other, 0)]  # not its own follower
 
 
 async def test_follower_waits_for_the_previous_one_whatever_its_outcome(store: Store) -> None:
@@ -257,7 +257,7 @@ async def test_leased_delivery_is_left_alone(store: Store) -> None:
 async def test_replay_has_a_bounded_number_of_open_deliveries(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "MAX_UNTRIED", 10)
     monkeypatch.setattr(replays, "MAX_OPEN", 25)
-    monkeypatch.setattr(replay_steps, "SLICE", 5)
+    monkeypatch.setattr(replays, "SLICE", 5)
     batch = [registration(f"job {n}") for n in range(60)]
     await store.jobs.register_many(batch)
     await together(store, *(store.jobs.record(poll(one.job.uid, 0, "failed")) for one in batch))
@@ -280,7 +280,7 @@ async def test_replay_has_a_bounded_number_of_open_deliveries(store: Store, monk
 
 
 async def test_a_long_replay_is_in_order_over_its_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_steps, "SLICE", 2)
+    monkeypatch.setattr(replays, "SLICE", 2)
     monkeypatch.setattr(replays, "MAX_UNTRIED", 2)
     monkeypatch.setattr(replays, "COUNT_SLICE", 3)
     uids = [await track(store, f"job {n}") for n in range(3)]
@@ -299,7 +299,7 @@ async def test_a_long_replay_is_in_order_over_its_slices(store: Store, monkeypat
 async def test_a_crash_between_any_two_steps_repeats_nothing(
     store: Store, open_again: Callable[..., Awaitable[Store]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay_steps, "SLICE", 2)
+    monkeypatch.setattr(replays, "SLICE", 2)
     uids = [await job(store, f"job {n}") for n in range(4)]
     await kill_all(store)
     made = await replay(store)
@@ -309,7 +309,7 @@ async def test_a_crash_between_any_two_steps_repeats_nothing(
         await store.replays.advance(made.id, f"node {now}", now)
         if claimed := await claim(store, "sub_1", now=now):
             await store.deliveries.record(result_of(claimed[0], now=now))
-            got.append((str(claimed[0].job_uid), claimed[0].event.sequence or 0))
+            got.append((str(claimed[0].order_key), claimed[0].event.sequence or 0))
         await store.close()  # whatever else it held and knew is gone
         now += 60
         store = await open_again(now=now)
@@ -331,7 +331,7 @@ async def test_a_step_that_fails_leaves_nothing_behind(store: Store, monkeypatch
         raise RuntimeError("between the deliveries and the bookkeeping")
 
     with monkeypatch.context() as patched:
-        patched.setattr(replay_steps, "notify", breaks)
+        patched.setattr(replays, "notify", breaks)
         with pytest.raises(RuntimeError):
             await store.replays.advance(made.id, "node 1", NOW)
     assert await deliveries(store) == before

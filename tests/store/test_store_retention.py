@@ -155,7 +155,7 @@ async def test_retention_deletes_no_open_delivery(store: Store) -> None:
     async with asyncio.timeout(60):
         await asyncio.gather(deliver(), retain())
     for uid in uids:
-        assert [one.event.sequence for one in done if one.job_uid == uid] == [1, 2, 3]
+        assert [one.event.sequence for one in done if one.order_key == uid] == [1, 2, 3]
     await deliver_all(store, "sub_1")
     await store.upkeep.delete_events(NOW + 1)
     await store.upkeep.delete_jobs(NOW + 1)

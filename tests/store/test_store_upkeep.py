@@ -14,7 +14,6 @@ from relay.store.upkeep import (
     _delete_callbacks,
     _delete_events,
     _delete_jobs,
-    _on_one_node,
 )
 from tests.support.store_kit import (
     NOW,
@@ -83,7 +82,7 @@ async def test_an_event_with_a_pending_delivery_stays_until_it_ends(store: Store
     (one,) = await claim(store, "sub_2", 1, now=NOW + 3)
     await store.deliveries.record(result_of(one, now=NOW + 3))
     assert sum(await sweep(store, NOW + 9)) == 1
-    assert [row["job_uid"] for row in await rows(store, "SELECT job_uid FROM events")] != [one.job_uid]
+    assert [row["job_uid"] for row in await rows(store, "SELECT job_uid FROM events")] != [one.order_key]
     await deliver_all(store, "sub_2", now=NOW + 3)
     assert sum(await sweep(store, NOW + 9)) == 1
     assert (await counts(store))["attempts"] == 0
@@ -94,7 +93,7 @@ async def test_event_retried_between_check_and_deletion_stays(store: Store) -> N
     await events_at(store, NOW, NOW)
     first, second = await deliver_all(store, "sub_1")
     await store.deliveries.retry(first.id, NOW + 1)
-    deletion = store.database.write(_on_one_node(_delete_events), ([first.event.id, second.event.id],))
+    deletion = store.database.write(_delete_events, ([first.event.id, second.event.id],))
     assert await together(store, deletion) == [1]
     assert await store.deliveries.get(first.id) is not None
     assert await store.deliveries.get(second.id) is None
@@ -114,7 +113,7 @@ async def test_closed_jobs_go_but_those_with_a_pending_delivery_stay(store: Stor
     await store.subscriptions.create(subscription("sub_1"))
     owed, *others = await events_at(store, NOW, *[NOW + 1] * (SLICE + 5))
     for one in await claim(store, "sub_1", 1_000, now=NOW + 2):
-        if one.job_uid != owed:
+        if one.order_key != owed:
             await store.deliveries.record(result_of(one))
     tracked = await track(store, "tracked")
     assert await sweep_jobs(store, NOW + 1) == [0]
@@ -128,7 +127,7 @@ async def test_job_resumed_between_check_and_deletion_stays(store: Store) -> Non
     uid = await track(store, "a", callback_subscription_id=sub)
     await store.jobs.untrack(uid, NOW)
     again = store.jobs.register(registration("a"))
-    deletion = store.database.write(_on_one_node(_delete_jobs), ([uid], NOW + 5))
+    deletion = store.database.write(_delete_jobs, ([uid], NOW + 5))
     registered, deleted = await together(store, again, deletion)
     assert (registered.resumed, deleted) == (True, 0)
     assert (await counts(store))["job_callbacks"] == 1
@@ -161,7 +160,7 @@ async def test_a_callback_that_no_job_names_any_more_goes(store: Store) -> None:
 async def test_callback_used_again_between_check_and_deletion_stays(store: Store) -> None:
     sub = await callback_for(store, "https://callback.example", new_id("sub", NOW), NOW)
     named = store.jobs.register(registration("a", callback_subscription_id=sub))
-    deletion = store.database.write(_on_one_node(_delete_callbacks), (store.upkeep._subscriptions, [sub]))
+    deletion = store.database.write(_delete_callbacks, (store.upkeep._subscriptions, [sub]))
     _, deleted = await together(store, named, deletion)
     assert deleted == 0
     assert (await counts(store))["job_callbacks"] == 1

@@ -15,7 +15,6 @@ from relay.api.jobs.group_finish import GroupForecasts
 from relay.config.keyring import Keyring
 from relay.config.settings import Settings, effective_settings
 from relay.core.access.client_address import Network
-from relay.core.access.encryption import Rotation
 from relay.core.access.forwarding import Header
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published
@@ -34,6 +33,7 @@ from relay.delivery.pulls import Pulls
 from relay.errors import RelayError, RequestError
 from relay.ids import new_id
 from relay.node.audit import AuditLog
+from relay.node.encryption_keys import Rotation
 from relay.proxy.asgi import Proxy
 from relay.proxy.spool import Spool
 from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.core.events.event import Event, Hint, Origin, account_event, from_transition, relay_event
-from relay.core.events.summary_events import account_data, group_finished_data, incident_data
 from relay.core.jobs.job import Job, Observation, Problem, Transition
 from relay.core.samples import sample_event
+from tests.support.summaries import account_data, group_finished_data, incident_data
 
 NOW = 1779271208.0
 JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"

@@ -68,7 +68,7 @@ async def published(store: Store, *keys: str | None) -> None:
 
 def places(claimed: Sequence[Claimed], uids: Sequence[str]) -> list[tuple[int, int | None]]:
     """The job's number and the sequence of each."""
-    return [(uids.index(str(one.job_uid)), one.event.sequence) for one in claimed]
+    return [(uids.index(str(one.order_key)), one.event.sequence) for one in claimed]
 
 
 TYPES = (PUBLISHED_TYPE,)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.core.incidents import Incident
-from relay.store import accounts, connect_accounts, events, figures, incidents, published, upkeep
+from relay.store import accounts, events, figures, incidents, published, upkeep
 from relay.store.access import audit, ciphertexts, sessions
 from relay.store.deliveries import (
     attempt_results,
@@ -22,9 +22,9 @@ from relay.store.deliveries import (
 from relay.store.deliveries import counts as delivery_groups
 from relay.store.jobs import erasure, group_work, intents, job_pages, jobs, learned, registrations
 from relay.store.jobs import groups as job_groups
-from relay.store.outbox import incident_recorder, ordering, streams
+from relay.store.outbox import incident_recorder, ordering, recording
 from relay.store.outbox import recording as outbox
-from relay.store.subscriptions import credentials, handshakes, secrets, subscriptions
+from relay.store.subscriptions import handshakes, secrets, subscriptions
 from tests.support.store_kit import NOW
 
 
@@ -152,7 +152,7 @@ def connect_account_pages() -> Iterator[Case]:
     }
     for name, given in filters.items():
         for before in (None, "acc_01"):
-            made = connect_accounts.page_statement(51, before, **given)
+            made = accounts.page_statement(51, before, **given)
             case = f"connect accounts by {name}, {'first page' if before is None else 'cursor'}"
             # by state: few have another one than ok; by account: a thousand at most, sorted
             yield Case(case, made, walks=name != "account", sorts=name == "account")
@@ -369,7 +369,7 @@ CATALOGUE = (
     Case("subscription: forget failures", subscriptions.FORGET_FAILURES),
     Case("subscription: probe now", secrets.PROBE_NOW),
     Case("subscription: failing", subscriptions.FAILING),
-    Case("credential: turn", credentials.SET_REFRESH_UNTIL),
+    Case("credential: turn", secrets.SET_REFRESH_UNTIL),
     Case("handshake: pending", handshakes.PENDING),
     Case("handshake: take turn", handshakes.TAKE_TURN),
     Case("handshake: end turn", handshakes.END_TURN),
@@ -438,7 +438,7 @@ CATALOGUE = (
     Case("retention: events", upkeep.DELETE_EVENTS),
     Case("retention: streams", upkeep.DELETE_OLD_STREAMS),
     Case("publish: known ones", published.OF_IDENTITIES),
-    Case("publish: places", streams.PLACES),
+    Case("publish: places", recording.PLACES),
     Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),
     Case("retention: jobs", upkeep.DELETE_JOBS),
@@ -453,11 +453,10 @@ CATALOGUE = (
     Case("retention: intents", upkeep.DELETE_OLD_INTENTS),
     Case("retention: removed connect accounts", upkeep.DELETE_REMOVED_ACCOUNTS),
     Case("retention: connect accounts", upkeep.DELETE_LISTED_ACCOUNTS),
-    Case("connect accounts: known", connect_accounts.OF_ACCOUNT),
-    Case("connect accounts: open jobs", connect_accounts.OPEN_JOBS),
-    Case("connect accounts: listed", connect_accounts.MARK_LISTED),
-    Case("connect accounts: keep", connect_accounts.KEEP),
-    Case("connect accounts: forget", connect_accounts.FORGET),
+    Case("connect accounts: known", accounts.OF_ACCOUNT),
+    Case("connect accounts: listed", accounts.MARK_LISTED),
+    Case("connect accounts: keep", accounts.KEEP),
+    Case("connect accounts: forget", accounts.FORGET),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
     Case("retention: sessions", upkeep.DELETE_OLD_SESSIONS),
     Case("erase: jobs", erasure.JOBS_NAMED, sorts=True),
@@ -510,7 +509,11 @@ CATALOGUE = (
         postgresql=incident_recorder.LIVE["postgresql"],
     ),
     Case("incidents: save", incident_recorder.SAVE),
-    Case("incidents: open of an account", incident_recorder.OPEN_OF_ACCOUNT),
+    Case(
+        "incidents: open of accounts",
+        incident_recorder.OPEN_OF_ACCOUNTS["sqlite"],
+        postgresql=incident_recorder.OPEN_OF_ACCOUNTS["postgresql"],
+    ),
     Case("incidents: count", incident_recorder.COUNT_LIVE),
     Case("incidents: count those of sinks", incident_recorder.COUNT_UNOWNED),
     Case("incidents: forget", incident_recorder.FORGET_OLDEST),

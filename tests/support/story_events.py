@@ -2,8 +2,8 @@
 
 from relay.clock import from_rfc3339
 from relay.core.events.event import Event, Hint, Origin, from_transition, relay_event
-from relay.core.events.summary_events import group_finished_data, incident_data
 from relay.core.jobs.job import Job, Observation, Problem, Transition
+from tests.support.summaries import group_finished_data, incident_data
 
 ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
 RECONNECT = Hint(

@@ -8,8 +8,15 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from relay.core.json_pieces import Element, Unbalanced, array_pieces, cut_elements, has_more_containers
-from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.jsontext import (
+    Element,
+    JSONDecodeError,
+    Unbalanced,
+    array_pieces,
+    cut_elements,
+    has_more_containers,
+    loads,
+)
 from relay.errors import Busy, InvalidRequest, TooLarge
 from relay.limiter import Limiter
 from relay.tasks import TURN_SECONDS, Turns

@@ -29,8 +29,7 @@ from relay.api.http.validation import account_errors, event_types, invalid, vali
 from relay.core.access.netguard import refusal_of_url
 from relay.core.events.event import job_event_types
 from relay.core.jobs.job import Observation, Priority
-from relay.core.json_pieces import SLICE_BYTES
-from relay.core.jsontext import dumps
+from relay.core.jsontext import SLICE_BYTES, dumps
 from relay.core.polling.tracking import TrackRequest
 from relay.core.values import MAX_DURATION_SECONDS
 from relay.errors import FieldError, InvalidRequest, RequestError, SinkRefused

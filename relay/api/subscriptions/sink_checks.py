@@ -12,7 +12,7 @@ from relay.api.http.params import boolean
 from relay.api.subscriptions.checks import awaits_consent
 from relay.api.subscriptions.kind_fields import destination_of, switches_on
 from relay.core.subscriptions.declared import same_credential
-from relay.core.subscriptions.greeting import refusal_of_dial
+from relay.core.subscriptions.handshake import refusal_of_dial
 from relay.core.subscriptions.subscription import SETTINGS, Subscription
 from relay.errors import Unauthorized
 from subscribers.registry import broker_of, kind_named

@@ -54,8 +54,7 @@ from relay.core.records import SubscriptionRoom
 from relay.core.samples import sample_event
 from relay.core.subscriptions import subscription as core
 from relay.core.subscriptions.filters import is_free_type
-from relay.core.subscriptions.greeting import with_facts
-from relay.core.subscriptions.handshake import WAITS
+from relay.core.subscriptions.handshake import WAITS, with_facts
 from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import Conflict, FieldError

@@ -24,7 +24,6 @@ from relay.config.settings import (
     load_settings,
     require_strong_access,
 )
-from relay.core.access.encryption import refusal_of
 from relay.core.access.netguard import GuardPolicy, refusal_of_url
 from relay.core.deliveries.broker import SCHEMES, Broker, Message, refusal_of_broker
 from relay.core.events.sentences import counted
@@ -37,6 +36,7 @@ from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.sender import USER_AGENT
 from relay.node.component_settings import guard_policy
 from relay.node.declared import check_declared, context_of, differing
+from relay.node.encryption_keys import refusal_of
 from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
 from relay.private_files import default_state_dir

@@ -1,4 +1,4 @@
-"""The audit: what an entry says, how entries form one chain, and how the chain is verified.
+"""The audit: its entries, their chain and its verification, and counts of frequent actions until they are entries.
 
 An entry's MAC covers all its fields, its number and the MAC of the entry before it. Without the key no entry can be
 changed, inserted or removed unnoticed, except at the end of the chain: compare that with a head kept elsewhere.
@@ -6,9 +6,9 @@ changed, inserted or removed unnoticed, except at the end of the chain: compare 
 
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import orjson
 
@@ -28,16 +28,16 @@ MAX_FINDINGS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """What happened.
+    """The content of an entry.
 
     at          epoch seconds
-    action      what, such as `subscriptions.create`
-    actor       who: the name of a token; `token_id`: its id, if it is one of the database
-    target      on what: an id
-    address     from where: the client's address
+    action      such as `subscriptions.create`
+    actor       the name of a token; `token_id`: its id, if it is one of the database
+    target      the id of the changed object
+    address     the client's address
     result      started: recorded before the work began. If no other entry `ends` it, the node died meanwhile
     status      of the HTTP response
-    times       how many requests, of an aggregated entry
+    times       number of requests, of an aggregated entry
     request_id  also in the log
     ends        the number of the `started` entry whose result this is
     detail      more, as a JSON object
@@ -85,7 +85,7 @@ START = Head(0, b"\0" * 32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is wrong with an entry, or from an entry on."""
+    """A fault of one entry, or of the chain from an entry on."""
 
     kind: FindingKind
     number: int | None
@@ -185,7 +185,7 @@ class Verification:
                 self._find("changed", number, f"entry {number} is not the one whose MAC was kept")
 
     def end(self) -> None:
-        """Reports what is missing. What retention has removed is not."""
+        """Reports missing entries, except those that retention has removed."""
         for begin, last in self._gaps:
             first = max(begin, self._cut + 1)
             if first <= last:
@@ -205,3 +205,93 @@ class Verification:
         self.finding_count += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(kind=kind, number=number, text=text))
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+MAX_ENDED = 60
+"""Windows kept while they cannot be written. Then the two oldest become one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window(Generic[Key]):
+    """The counts of one window. `began_at`: epoch seconds; `other_count`: of keys that are not listed."""
+
+    began_at: float
+    counts: dict[Key, int]
+    other_count: int = 0
+
+    def joined(self, later: "Window[Key]", max_keys: int) -> "Window[Key]":
+        """This window and the next one as one."""
+        counts, other = dict(self.counts), self.other_count + later.other_count
+        for key, count in later.counts.items():
+            if key in counts or len(counts) < max_keys:
+                counts[key] = counts.get(key, 0) + count
+            else:
+                other += count
+        return Window(began_at=self.began_at, counts=counts, other_count=other)
+
+    def largest(self, limit: int) -> "Window[Key]":
+        """The same counts with only the `limit` largest by key."""
+        if len(self.counts) <= limit:
+            return self
+        order = sorted(self.counts.items(), key=lambda pair: pair[1], reverse=True)
+        other = self.other_count + sum(count for _, count in order[limit:])
+        return Window(began_at=self.began_at, counts=dict(order[:limit]), other_count=other)
+
+
+class Counters(Generic[Key]):
+    """Adds counts to the present window. `add` costs a dictionary access."""
+
+    def __init__(self, window_seconds: float, max_keys: int) -> None:
+        self._seconds = window_seconds
+        self._max_keys = max_keys
+        self._began_at = self._ends_at = 0.0
+        self._counts: dict[Key, int] = {}
+        self._other_count = 0
+        self._ended: list[Window[Key]] = []
+
+    def add(self, key: Key, now: float, count: int = 1) -> None:
+        """Counts at this time."""
+        if not self._began_at <= now < self._ends_at:  # the clock may have been set back
+            self._turn(now)
+        counts = self._counts
+        if key in counts:
+            counts[key] += count
+        elif len(counts) < self._max_keys:
+            counts[key] = count
+        else:
+            self._other_count += count
+
+    def take_ended(self, now: float) -> list[Window[Key]]:
+        """Removes and returns the windows that have ended."""
+        if not self._began_at <= now < self._ends_at:  # the clock may have been set back
+            self._turn(now)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def take_all(self, now: float) -> list[Window[Key]]:
+        """Removes and returns all windows, the present one included."""
+        self._end()
+        return self.take_ended(now)
+
+    def give_back(self, windows: list[Window[Key]]) -> None:
+        """Puts windows back that could not be written."""
+        self._ended = [*windows, *self._ended]
+        self._bound()
+
+    def _turn(self, now: float) -> None:
+        self._end()
+        self._began_at = now // self._seconds * self._seconds
+        self._ends_at = self._began_at + self._seconds
+
+    def _end(self) -> None:
+        if self._counts:
+            self._ended.append(Window(began_at=self._began_at, counts=self._counts, other_count=self._other_count))
+            self._counts, self._other_count = {}, 0
+            self._bound()
+
+    def _bound(self) -> None:
+        while len(self._ended) > MAX_ENDED:
+            first, second, *rest = self._ended
+            self._ended = [first.joined(second, self._max_keys), *rest]

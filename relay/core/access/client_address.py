@@ -67,7 +67,7 @@ def is_within(text: str, networks: Sequence[Network]) -> bool:
 
 
 def group_of(text: str) -> str:
-    """What one client cannot leave by choosing another address: the IPv4 address, or the /64 of IPv6."""
+    """The key that one client cannot change by choosing another address: the IPv4 address, or the /64 of IPv6."""
     address = address_of(text)
     if address is None:
         return UNKNOWN
@@ -88,7 +88,8 @@ def client_address(
         return peer
     addresses = []
     if forwarded_for:
-        addresses.append(_rightmost(peer, _hops(",".join(forwarded_for)), trusted))
+        hops = reversed(",".join(forwarded_for).rsplit(",", MAX_HOPS)[-MAX_HOPS:])
+        addresses.append(_rightmost(peer, hops, trusted))
     if forwarded:
         addresses.append(_rightmost(peer, _elements(",".join(forwarded)), trusted))
     if not addresses:
@@ -107,11 +108,6 @@ def _rightmost(peer: str, hops: Iterator[str], trusted: Sequence[Network]) -> st
         if not any(address in network for network in trusted):
             break
     return believed
-
-
-def _hops(text: str) -> Iterator[str]:
-    """The members of `X-Forwarded-For`, from the right."""
-    return reversed(text.rsplit(",", MAX_HOPS)[-MAX_HOPS:])
 
 
 def _elements(text: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Forwarding rules of the proxy: headers, keys, paths, and what an answer proves about a create. Pure.
+"""Forwarding rules of the proxy: headers, keys, paths, and the fate of a create that an answer proves. Pure.
 
 Headers are raw pairs of bytes, names lower-cased. Sources: RFC 9110 sections 7.6 (forwarding) and 12.5.3
 (Accept-Encoding), RFC 7240 (Prefer).
@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 Header = tuple[bytes, bytes]
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 Fate = Literal["made", "refused", "unknown"]
-"""What a create did: made a job, made nothing, or unknown."""
+"""The result of a create: it made a job, made nothing, or that is unknown."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Read-only methods (RFC 9110 section 9.2.1)."""
@@ -113,8 +113,10 @@ def readable_only(headers: Sequence[Header]) -> list[Header]:
     kept: list[Header] = []
     for name, value in headers:
         if name == b"accept-encoding":
-            words = [word.strip() for word in value.decode("latin-1").split(",")]
-            value = ", ".join(word for word in words if _coding(word) in _READABLE_CODINGS).encode("latin-1")
+            words = [
+                (word.strip(), word.partition(";")[0].strip().lower()) for word in value.decode("latin-1").split(",")
+            ]
+            value = ", ".join(word for word, coding in words if coding in _READABLE_CODINGS).encode("latin-1")
             value = value or b"identity"
         kept.append((name, value))
     return kept
@@ -148,10 +150,6 @@ def counts_as_poll(headers: Sequence[Header]) -> bool:
     )
 
 
-def _coding(word: str) -> str:
-    return word.partition(";")[0].strip().lower()
-
-
 def api_key_of(headers: Iterable[Header]) -> str | None:
     """The API key of a request. `Authorization: Bearer` precedes `x-api-key`, as at the upstream."""
     bearer = api_key = None
@@ -181,11 +179,8 @@ def not_recorded(external_id: str) -> str:
 
 def without_tokens(headers: list[Header], is_token: Callable[[str], bool]) -> list[Header]:
     """The headers without keys that are tokens of a relay: no upstream may learn one."""
-    return [header for header in headers if header[0] not in _KEY_HEADERS or not is_token(_bare(header[1]))]
-
-
-def _bare(value: bytes) -> str:
-    return value.decode("latin-1").strip().rpartition(" ")[2]
+    bare = ((header, header[1].decode("latin-1").strip().rpartition(" ")[2]) for header in headers)
+    return [header for header, key in bare if header[0] not in _KEY_HEADERS or not is_token(key)]
 
 
 def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> list[Header]:
@@ -195,7 +190,8 @@ def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> li
 
 
 def fate_of(status_code: int, *, says_nothing_done: bool) -> Fate:
-    """What an answer to a create proves. `says_nothing_done`: its error code says that nothing was carried out.
+    """The fate that an answer to a create proves. `says_nothing_done`: its error code says that nothing was carried
+    out.
 
     A server error without such a code proves nothing: a gateway may have given up on a request that was carried out.
     """
@@ -215,7 +211,7 @@ _DOT_SEGMENT = re.compile(rb"(?:^|[/\\])\.{1,2}(?:[/\\;?#]|$)")
 
 
 def path_refusal(path: bytes, prefixes: Collection[str]) -> str | None:
-    """Why a raw request path may not be sent with an account's key; None if it may.
+    """The reason why a raw request path may not be sent with an account's key; None if it may.
 
     The path has to begin with one of `prefixes` and stay below it on every server, however often that server decodes it
     and whatever it treats as a dot segment or separator.

@@ -171,7 +171,7 @@ _NO_ADDRESS = "the host has an address that cannot be used"
 
 @dataclass(frozen=True, kw_only=True)
 class GuardPolicy:
-    """What the operator allows beyond https to public addresses on port 443.
+    """Egress that the operator allows beyond https to public addresses on port 443.
 
     allow_http      plain http to addresses inside `allow_networks`
     allow_networks  private networks that are allowed, on any port
@@ -196,7 +196,7 @@ class GuardPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AddressRefusal:
-    """Why an address is refused.
+    """The reason why an address is refused.
 
     shown   for the caller who registered the sink, if a name resolves to the address: does not tell it
     detail  for the operator, or the caller who wrote the address into the URL
@@ -207,7 +207,7 @@ class AddressRefusal:
 
 
 def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPolicy) -> AddressRefusal | None:
-    """Why a connection to this address is refused, or None if it is allowed. Never raises.
+    """The reason why a connection to this address is refused; None if it is allowed. Never raises.
 
     address  an IPv4 or IPv6 address as text, as passed to connect(); anything else is refused
     scheme   of the URL: `https` or `http`
@@ -233,7 +233,7 @@ def refusal_of_address(address: str, *, port: int, scheme: str, policy: GuardPol
 
 
 def refusal_of_url(url: str, policy: GuardPolicy) -> str | None:
-    """Why a URL is refused as far as its text tells, or None. Never raises.
+    """The reason why a URL is refused, as far as its text tells; None if it is allowed. Never raises.
 
     If the policy allows http or other ports inside `allow_networks`, a host name with either passes here:
     `refusal_of_address` decides once its address is known.
@@ -304,14 +304,14 @@ def host_of(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HeaderProblem:
-    """Why a custom header may not be sent. `code` is the API's error code."""
+    """The reason why a custom header may not be sent. `code` is the API's error code."""
 
     code: Literal["invalid_header", "reserved_header"]
     detail: str
 
 
 def problem_of_header(name: str, value: str) -> HeaderProblem | None:
-    """Why a user may not add this header to the requests to a sink, or None.
+    """The reason why a user may not add this header to the requests to a sink; None if it may be added.
 
     Names are RFC 9110 tokens, values printable ASCII. Reserved are the headers that frame a message or belong to the
     connection (RFC 9110 section 7.6.1), and those that the relay sets itself: `webhook-*` and `ce-*`.
@@ -335,7 +335,8 @@ def problem_of_header(name: str, value: str) -> HeaderProblem | None:
 
 
 def check_custom_headers(headers: Iterable[tuple[str, str]]) -> str | None:
-    """Why a user may not add these headers (name, value), taken together, to the requests to a sink, or None."""
+    """The reason why a user may not add these headers (name, value), taken together, to the requests to a sink; None if
+    they may be added."""
     seen: set[str] = set()
     for name, value in headers:
         if len(seen) == MAX_CUSTOM_HEADERS:

@@ -1,6 +1,6 @@
-"""Who a browser is to the dashboard: what a session is, and what may be believed of a request.
+"""Signing in to the dashboard: sessions, links, cookies, and checks of a request.
 
-Text from a request in, decisions out.
+Text of a request in, decisions out.
 """
 
 import hmac
@@ -68,7 +68,7 @@ def is_secret(text: str) -> bool:
 
 
 def digest_of(secret: str) -> str:
-    """What a session's secret is known by."""
+    """The digest that a session's secret is stored as."""
     return sha256(secret.encode()).hexdigest()
 
 
@@ -118,7 +118,7 @@ def is_own_page(fetch_site: Sequence[str]) -> bool:
 
 
 def local_target(text: str | None) -> str:
-    """Where a browser goes after it has signed in: the page of the dashboard that it asked for, else its first page.
+    """The page that a browser opens after signing in: the page of the dashboard that it asked for, else the first one.
     Never another site, nor a path outside the dashboard."""
     if text is None or len(text) > MAX_TARGET_CHARACTERS or _TARGET.fullmatch(text) is None:
         return HOME

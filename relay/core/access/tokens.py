@@ -13,7 +13,7 @@ QUOTA_SECONDS = 60.0
 FREE_MISTAKES = 10
 """Wrong tokens that an address may send before it is slowed down."""
 MISTAKE_SECONDS = 6.0
-"""How long it takes to be forgiven one of them."""
+"""Time after which one mistake is forgiven, in seconds."""
 MAX_MISTAKES = FREE_MISTAKES + 10
 """More are not counted, so that no caller waits longer than a minute."""
 
@@ -62,7 +62,7 @@ def is_token_name(text: str) -> bool:
 
 
 def weakness_of(token: str) -> str | None:
-    """What makes a token easy to guess, as the end of a sentence; None if it is long and mixed enough."""
+    """The weakness that makes a token easy to guess, as the end of a sentence; None if it is long and mixed enough."""
     if len(token) < MIN_TOKEN_CHARACTERS:
         return f"has fewer than {MIN_TOKEN_CHARACTERS} characters"
     if len(set(token)) < MIN_DISTINCT_CHARACTERS:
@@ -87,7 +87,7 @@ def publish_prefixes(scopes: Iterable[str]) -> tuple[str, ...]:
 
 
 def refusal_of(expires_at: float | None, networks: Sequence[Network], client: str, now: float) -> Refusal | None:
-    """Why a token is not accepted from this address at this time; None if it is."""
+    """The reason why a token is not accepted from this address at this time; None if it is."""
     if expires_at is not None and now >= expires_at:
         return "expired"
     if networks and not is_within(client, networks):
@@ -105,7 +105,7 @@ class Quota:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What is left after a request, and the whole seconds until the quota is full again."""
+    """The quota after a request: what is left, and the whole seconds until it is full again."""
 
     quota: Quota
     allowed: bool

@@ -1,4 +1,4 @@
-"""Brokers: where messages go, what they are, and what came of them. Pure.
+"""Brokers: their addresses, the messages to them, and the results. Pure.
 
 `relay/bus/` connects and publishes; the kinds `kafka`, `nats` and `rabbitmq` of `subscribers/` make messages of events.
 """
@@ -46,7 +46,7 @@ _ADDRESS = re.compile(rf"({_NAME})(?::([0-9]{{1,5}}))?", re.ASCII | re.IGNORECAS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """How a relay proves to a broker who it is. Without a name the secret is a token, or the seed of an NKey.
+    """Credentials of a relay at a broker. Without a name the secret is a token, or the seed of an NKey.
 
     mechanism  of SASL, for Kafka: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER`
     """
@@ -81,7 +81,7 @@ class Broker:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What a broker takes.
+    """A message to a broker.
 
     destination  topic of Kafka, subject of NATS, routing key of RabbitMQ
     exchange     of RabbitMQ; empty: the default exchange, whose routing keys are names of queues
@@ -104,7 +104,7 @@ class Message:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What came of a message.
+    """The result of a message.
 
     error   None: the broker has stored it. Else a word as in `core.deliveries.delivery.Response`, or what the broker
             refused: `no_stream`, `unroutable`, `unknown_topic`, `unknown_exchange`, `too_large`, `denied`, `nack`,
@@ -123,7 +123,7 @@ def read_sink(sink: str, login: Login | None = None, client: str = CLIENT) -> Br
 
 
 def _read(sink: str) -> Broker | str:
-    """The broker that a sink names, or what is wrong with the sink."""
+    """The broker that a sink names, or the fault of the sink."""
     parts = _SINK.fullmatch(sink)
     known = None if parts is None else SINK_SCHEMES.get(parts[1].lower())
     if len(sink) > MAX_URL_LENGTH:
@@ -168,7 +168,7 @@ def protocol_of(sink: str) -> Protocol | None:
 
 
 def refusal_of_broker(sink: str, policy: GuardPolicy) -> str | None:
-    """Why the sink of a broker is refused as far as its text tells, or None. Never raises."""
+    """The reason why the sink of a broker is refused, as far as its text tells; None if it is allowed. Never raises."""
     broker = _read(sink)
     if isinstance(broker, str):
         return broker
@@ -184,7 +184,7 @@ def refusal_of_broker(sink: str, policy: GuardPolicy) -> str | None:
 
 
 def origin_of_broker(sink: str) -> str | None:
-    """What a credential for this sink is bound to: all its addresses; None if it names no broker."""
+    """The addresses that a credential for this sink is bound to; None if it names no broker."""
     broker = read_sink(sink)
     if broker is None:
         return None
@@ -192,7 +192,7 @@ def origin_of_broker(sink: str) -> str | None:
 
 
 def order_of(event: "Event", subscription: "Subscription") -> str | None:
-    """What the order of an event is kept by; None: nothing."""
+    """The key of an event's order at the broker; None: it has none."""
     return event.order_key if subscription.ordering == "job" else None
 
 
@@ -203,26 +203,18 @@ def scheme_of(sink: str) -> str:
 
 
 def guard_scheme(*, secure: bool) -> str:
-    """What the egress guard calls a connection with TLS, or without."""
+    """The egress guard's scheme of a connection with TLS, or without."""
     return "https" if secure else "http"
 
 
 def policy_for_brokers(policy: GuardPolicy, protocol: Protocol) -> GuardPolicy:
     """The egress guard's policy, which also allows the ports that brokers of a protocol listen on."""
-    return GuardPolicy(
-        allow_http=policy.allow_http,
-        allow_networks=policy.allow_networks,
-        allow_ports=policy.allow_ports | {port for of, port, _ in SINK_SCHEMES.values() if of == protocol},
-        allow_hosts=policy.allow_hosts,
-        deny_hosts=policy.deny_hosts,
-        own_address=policy.own_address,
-        own_url=policy.own_url,
-        by_proxy=policy.by_proxy,
-    )
+    ports = {port for of, port, _ in SINK_SCHEMES.values() if of == protocol}
+    return replace(policy, allow_ports=policy.allow_ports | ports)
 
 
 def refusal_of_host(protocol: Protocol, host: str, port: int, policy: GuardPolicy, *, secure: bool) -> str | None:
-    """Why a host that a sink or a broker names is refused, as far as its name tells; None if it is allowed."""
+    """The reason why a host of a sink or a broker is refused, as far as its name tells; None if it is allowed."""
     if policy.by_proxy:
         return "security.egress_proxy is set, and brokers cannot be reached through it"
     written = f"[{host}]" if ":" in host else host

@@ -23,7 +23,7 @@ REFUSED = frozenset({400, 413, 422})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """How the deliveries of a subscription share requests.
+    """Rules by which the deliveries of a subscription share requests.
 
     max_events       maximum events in one request
     wait_seconds     maximum wait of a delivery for others, from its creation
@@ -64,7 +64,7 @@ class Candidate(NamedTuple):
     """
 
     id: str
-    job_uid: str | None
+    order_key: str | None
     sequence: int | None
     size_bytes: int
     since: float
@@ -101,7 +101,7 @@ def take(heads: Sequence[Candidate], open_by_job: Mapping[str, Sequence[Candidat
 
 def _in_line(head: Candidate, open_by_job: Mapping[str, Sequence[Candidate]], is_head: set[str]) -> Iterable[Candidate]:
     """The heads of a head's job and the followers behind them, in order."""
-    of_job = open_by_job.get(head.job_uid or "")
+    of_job = open_by_job.get(head.order_key or "")
     if not of_job:
         return (head,)
     found, unbroken = [], True
@@ -171,8 +171,8 @@ def in_order(members: Sequence[Claimed]) -> tuple[Claimed, ...]:
     by_age = sorted(members, key=lambda one: (one.event.recorded_at, one.id))
     of_job: dict[str, deque[Claimed]] = {}
     for one in sorted(members, key=lambda one: one.event.sequence or 0):
-        of_job.setdefault(one.job_uid or one.id, deque()).append(one)
-    return tuple(of_job[one.job_uid or one.id].popleft() for one in by_age)
+        of_job.setdefault(one.order_key or one.id, deque()).append(one)
+    return tuple(of_job[one.order_key or one.id].popleft() for one in by_age)
 
 
 def message_id(event_ids: Sequence[str]) -> str:

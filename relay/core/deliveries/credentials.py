@@ -1,4 +1,4 @@
-"""Sink credentials: what a sink asks for besides the signature, and the OAuth 2.0 requests that get a token. No I/O.
+"""Sink credentials, which a sink asks for besides the signature, and the OAuth 2.0 requests for a token. No I/O.
 
 The fields are those of `sinkcredential` in the CloudEvents Subscriptions API (`PLAIN`, `ACCESSTOKEN`, `REFRESHTOKEN`),
 and of three more types, `CLIENTCREDENTIALS`, `HEADER` and `NKEY`. Answers of token endpoints (RFC 6749 section 5) are
@@ -111,7 +111,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoToken:
-    """Why there is no token.
+    """The reason why there is no token.
 
     detail               a sentence without secrets
     retry_after_seconds  pause that the endpoint asked for
@@ -237,7 +237,7 @@ def read_token(response: Response, now: float, instance: str | None) -> Token | 
 
 
 def pause_seconds(failures: int, retry_after_seconds: float | None) -> float:
-    """How long the token endpoint is left alone after this many failures in a row, from 1."""
+    """Pause of requests to the token endpoint after this many failures in a row, from 1."""
     own = min(FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30), MAX_PAUSE_SECONDS)
     return max(own, retry_after_seconds or 0.0)
 

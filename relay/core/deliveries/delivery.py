@@ -104,7 +104,7 @@ class Response:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a response means to its kind of sink.
+    """The meaning of a response for its kind of sink.
 
     verdict              delivered; retry: try again as scheduled; dead: the sink will never accept this event;
                          disable: the sink accepts no more events, or the subscription cannot be read (this event is
@@ -182,7 +182,6 @@ class Claimed:
     id: str
     event: Event
     subscription_id: str
-    job_uid: str | None
     lease_token: str
     lease_until: float
     attempt_count: int = 0
@@ -191,6 +190,11 @@ class Claimed:
     round: int = 0
     created_at: float = 0.0
     probe: bool = False
+
+    @property
+    def order_key(self) -> str | None:
+        """The job or stream that keeps the order of its event; None: nothing does."""
+        return self.event.order_key
 
     @property
     def round_id(self) -> str:

@@ -43,7 +43,7 @@ DOUBTS: Mapping[str, str] = {
     "not_readable": "the answer cannot be read",
     "unreadable": "what the relay remembers of it cannot be read",
 }
-"""Why a CRM cannot tell whether it has a record, by the reasons of the kinds."""
+"""Reasons why a CRM cannot tell whether it has a record, by the reasons of the kinds."""
 
 _NEVER_SENT = frozenset(("connect", "dns", "tls", "refused", UNSENT_ERROR, PROXY_ERROR, CREDENTIAL_ERROR, RENDER_ERROR))
 

@@ -51,8 +51,8 @@ class ReplayRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayCount:
-    """How many deliveries a replay would send. `complete`: False if not all of the range was counted, so that there may
-    be more."""
+    """The number of deliveries that a replay would send. `complete`: False if not all of the range was counted, so that
+    there may be more."""
 
     matched: int
     complete: bool

@@ -70,7 +70,7 @@ PointsAt = Literal["connect_account"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """What an upstream error means, and what to do about it.
+    """The meaning of an upstream error, and the fix.
 
     fix        action that removes the cause
     who        role that can take it
@@ -130,7 +130,7 @@ class Event:
 
     @property
     def order_key(self) -> str | None:
-        """What its order is kept by: its job or its stream; None: nothing."""
+        """The job or stream that keeps its order; None: nothing does."""
         return self.job_uid or self.stream
 
     def document(self) -> dict[str, Any]:
@@ -263,42 +263,11 @@ def relay_event(
     dataschema: str,
     subject: str | None = None,
     owner: str | None = None,
+    source: str = RELAY_SOURCE,
 ) -> Event:
     """An event about the relay itself: one of RELAY_EVENTS. `owner`: the account whose bound tokens may see it. Events
     about one subject, such as an incident, keep their order."""
     extensions = {name: _attribute_text(value) for name in ("account", "channel", "group") if (value := data.get(name))}
-    return _without_job(event_id, RELAY_SOURCE, type, subject, now, dataschema, extensions, data, owner)
-
-
-def account_event(
-    event_id: str, kind: str, now: float, data: Mapping[str, Any], origin: Origin, *, dataschema: str
-) -> Event:
-    """An event about a connect account. `kind` is a member of ACCOUNT_EVENTS, `data` as `account_data` makes it."""
-    extensions = {name: _attribute_text(value) for name in ("account", "channel") if (value := data[name])}
-    return _without_job(
-        event_id,
-        origin.account_source or origin.source,
-        f"{account_type_prefix(origin.type_prefix)}.{kind}",
-        _attribute_text(data["account_id"]),
-        now,
-        dataschema,
-        extensions,
-        data,
-        owner_of(data["source"], data["account"]),
-    )
-
-
-def _without_job(
-    event_id: str,
-    source: str,
-    type: str,
-    subject: str | None,
-    now: float,
-    dataschema: str,
-    extensions: Mapping[str, str],
-    data: Mapping[str, Any],
-    owner: str | None,
-) -> Event:
     body = render(
         event_id=event_id,
         source=source,
@@ -320,6 +289,23 @@ def _without_job(
         body=body,
         owner=owner,
         stream=stream_of(owner, type.rpartition(".")[0], subject) if ordered else None,
+    )
+
+
+def account_event(
+    event_id: str, kind: str, now: float, data: Mapping[str, Any], origin: Origin, *, dataschema: str
+) -> Event:
+    """An event about a connect account. `kind` is a member of ACCOUNT_EVENTS, `data` as `relay_events.account_data`
+    makes it."""
+    return relay_event(
+        event_id,
+        f"{account_type_prefix(origin.type_prefix)}.{kind}",
+        now,
+        data,
+        dataschema=dataschema,
+        subject=_attribute_text(data["account_id"]),
+        owner=owner_of(data["source"], data["account"]),
+        source=origin.account_source or origin.source,
     )
 
 

@@ -1,4 +1,4 @@
-"""Sentences about what many jobs have in common: accounts, groups, incidents. Plain text, without the full stop.
+"""Sentences about accounts, groups and incidents. Plain text, without the full stop.
 
 Events carry them, the API shows them, and chat messages are made of them. Names and codes are the caller's to clean.
 """
@@ -12,7 +12,7 @@ _CAUSES = {
     "unreadable": "{upstream} took it, and its answer names no job",
     "cut_off": "the relay ended before an answer came",
 }
-"""Why the outcome of a create is unknown, by the intent's reason."""
+"""Causes of an unknown outcome of a create, by the intent's reason."""
 
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
@@ -53,12 +53,13 @@ def continued(text: str, source: str) -> str:
 
 
 def cause_of_unknown(cause: str, upstream: str) -> str:
-    """Why the outcome of a create is unknown; empty for an unknown cause."""
+    """The cause of an unknown outcome of a create; empty for an unknown cause."""
     return _CAUSES.get(cause, "").format(upstream=upstream)
 
 
 def account_sentence(kind: str, *, channel: str, name: str, open_jobs: int) -> str:
-    """What happened to a connect account. `kind` is a member of ACCOUNT_EVENTS; `name` shows which account."""
+    """A sentence about a change of a connect account. `kind` is a member of ACCOUNT_EVENTS; `name` shows which
+    account."""
     who = f"{titled(channel)} account {name}".strip()
     text = {
         "needs_reconnect": f"{who} needs reconnecting",
@@ -82,7 +83,8 @@ def group_sentence(
     missing: int,
     failures: Sequence[tuple[str, int]],
 ) -> str:
-    """How a group finished. `succeeded` includes the `skipped` ones; `failures`: code and count, the largest first."""
+    """A sentence about the finish of a group. `succeeded` includes the `skipped` ones; `failures`: code and count, the
+    largest first."""
     total = succeeded + failed + cancelled + not_found + untracked + missing
     codes = ", ".join(f"{code} {count:,}" for code, count in failures)
     parts = [f"{succeeded - skipped:,} of {total:,} accepted"]
@@ -109,7 +111,8 @@ def jobs_of(channel: str, account: str, noun: str = "job") -> str:
 def incident_sentence(
     kind: str, *, failed: int, source: str, channel: str, account: str, sink: str, code: str, meaning: str
 ) -> str:
-    """What went wrong. `account` shows which connect account, `sink` which subscription; any text may be empty.
+    """A sentence about the failure behind an incident. `account` shows which connect account, `sink` which
+    subscription; any text may be empty.
 
     meaning  of the error, from its hint
     code     of the error; of creates: the intent's reason
@@ -130,7 +133,8 @@ def incident_sentence(
 
 
 def incident_end(kind: str, *, because: str, failed: int, seconds: float, channel: str, account: str, sink: str) -> str:
-    """How an incident ended. `because` is a member of CLOSED_BECAUSE; `seconds`: from its first failure to its last."""
+    """A sentence about the end of an incident. `because` is a member of CLOSED_BECAUSE; `seconds`: from its first
+    failure to its last."""
     if kind == "sink":
         ended = {"subscription_removed": "was removed", "quiet": "has had no failure for a day"}
         return f"Subscription {sink} {ended.get(because, 'takes events again')}"

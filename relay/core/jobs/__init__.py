@@ -1,1 +1,1 @@
-"""Jobs and groups of jobs: their values, what finds them, and the accounts that they are sent from."""
+"""Jobs and groups of jobs, search and erasure by metadata, and the accounts that jobs are sent from."""

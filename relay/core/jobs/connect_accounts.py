@@ -138,21 +138,12 @@ def confirm_at(accounts: Iterable[ConnectAccount], confirm_seconds: float) -> fl
 
 
 def _first_seen(known: Known, listed: ListedAccount, state: str, now: float) -> ConnectAccount:
-    if known.listed_at is None:
-        account = ConnectAccount(
-            source=known.source, account=known.account, id=listed.id, state=state, since=now, told_state=state
-        )
-    else:
-        account = ConnectAccount(
-            source=known.source,
-            account=known.account,
-            id=listed.id,
-            state=NEW,
-            since=now,
-            told_state=NEW,
-            unconfirmed=state,
-            unconfirmed_at=now,
-        )
+    first = NEW if known.listed_at is not None else state
+    account = ConnectAccount(
+        source=known.source, account=known.account, id=listed.id, state=first, since=now, told_state=first
+    )
+    if first == NEW:
+        account = replace(account, unconfirmed=state, unconfirmed_at=now)
     return _with_fields(account, listed)
 
 
@@ -216,8 +207,8 @@ ASK_AGAIN_SHARE = 1 / 30
 
 
 class ListingTimes:
-    """When the next listing is due. Between two listings there is an interval, unless one must be confirmed, failed,
-    or is asked for; on average they take at most LISTING_SHARE of the budget."""
+    """Times of listings. Between two listings there is an interval, unless one must be confirmed, failed, or is asked
+    for; on average they take at most LISTING_SHARE of the budget."""
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
@@ -234,7 +225,7 @@ class ListingTimes:
         return self._interval_seconds * CONFIRM_SHARE
 
     def next_at(self, now: float, requests_per_second: float) -> float:
-        """When the next listing may be sent; a time in the past means now. `requests_per_second`: the budget."""
+        """The earliest time of the next listing; a time in the past means now. `requests_per_second`: the budget."""
         if self._due_at > now + self._interval_seconds or self._began_at > now:  # the clock was set back
             self._due_at = self._began_at = now
         due_at = self._due_at

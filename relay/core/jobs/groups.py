@@ -25,7 +25,7 @@ MAX_EXPECTED = 1_000_000_000
 
 
 class Place(NamedTuple):
-    """What a job counts as. `code`: of a failed job, None if it has none."""
+    """The state that a group counts a job in. `code`: of a failed job, None if it has none."""
 
     state: str
     skipped: bool = False
@@ -135,7 +135,7 @@ class Folded(NamedTuple):
 
 
 def place_of(outcome: str | None, phase: str | None, result_status: str | None, error_code: str | None) -> Place:
-    """What a job counts as. A job that was not polled yet, or has an unknown status, is queued."""
+    """The place of a job. A job that was not polled yet, or has an unknown status, is queued."""
     if outcome is None:
         return Place(phase if phase in OPEN_STATES else "queued")
     skipped = outcome == "succeeded" and result_status == "skipped"
@@ -143,7 +143,7 @@ def place_of(outcome: str | None, phase: str | None, result_status: str | None, 
 
 
 def place_of_job(job: Job) -> Place:
-    """What a job counts as."""
+    """The place of a stored job."""
     return place_of(job.outcome, job.progress.phase, job.result_status, job.error_code)
 
 
@@ -222,7 +222,7 @@ def _counted_as(code: str, failures: Mapping[str, int]) -> str:
 
 
 def _due_at(group: JobGroup, now: float, settle_seconds: float) -> float | None:
-    """When the round finishes unless a job changes; None while a job is open."""
+    """The time at which the round finishes unless a job changes; None while a job is open."""
     if group.open_jobs:
         return None
     if group.closed_at is not None and (group.expected is None or group.arrived >= group.expected):

@@ -172,7 +172,7 @@ class PlannedJob(NamedTuple):
         return 0.0
 
     def item(self) -> dict[str, Any] | None:
-        """What the planner reads; None before the first observation."""
+        """The fields that the planner reads; None before the first observation."""
         return None if self.status is None else _item(self.status, self)
 
 
@@ -238,12 +238,12 @@ class Job:
         return "high" if self.weight > NORMAL_WEIGHT else "low"
 
     def item(self) -> dict[str, Any] | None:
-        """What the planner reads; None before the first observation."""
+        """The fields that the planner reads; None before the first observation."""
         return None if self.progress.status is None else _item(self.progress.status, self)
 
     @property
     def seen_at(self) -> float:
-        """When its state was last known."""
+        """The time at which its state was last known."""
         return self.tracked_at if self.last_polled_at is None else self.last_polled_at
 
 
@@ -284,17 +284,7 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
     def emit(kind: str, *, occurred_at: float | None = None, inferred: bool = False) -> None:
         nonlocal progress
         status = seen.status if kind == "status_unknown" else kind
-        found.append(
-            Transition(
-                kind=kind,
-                status=status,
-                previous_status=progress.shown_status,
-                sequence=progress.sequence + 1,
-                occurred_at=now if occurred_at is None else occurred_at,
-                detected_at=now,
-                inferred=inferred,
-            )
-        )
+        found.append(_transition(progress, kind, status, now, occurred_at=occurred_at, inferred=inferred))
         progress = replace(
             progress,
             phase=kind,
@@ -360,24 +350,33 @@ def mark_overdue(known: Progress, now: float) -> tuple[tuple[Transition, ...], P
     """The transition of a job past its deadline, emitted once. The job stays open and keeps its status."""
     if known.overdue:
         return (), known
-    transition = _unobserved(known, "overdue", known.shown_status, now)
+    transition = _transition(known, "overdue", known.shown_status, now)
     return (transition,), replace(known, sequence=transition.sequence, overdue=True)
 
 
 def mark_not_found(known: Progress, now: float) -> tuple[tuple[Transition, ...], Progress]:
     """The last transition of a job that enough polls found unknown to the upstream."""
-    transition = _unobserved(known, "not_found", "not_found", now)
+    transition = _transition(known, "not_found", "not_found", now)
     return (transition,), replace(known, sequence=transition.sequence, phase="not_found")
 
 
-def _unobserved(known: Progress, kind: str, status: str | None, now: float) -> Transition:
+def _transition(
+    known: Progress,
+    kind: str,
+    status: str | None,
+    now: float,
+    *,
+    occurred_at: float | None = None,
+    inferred: bool = False,
+) -> Transition:
     return Transition(
         kind=kind,
         status=status,
         previous_status=known.shown_status,
         sequence=known.sequence + 1,
-        occurred_at=now,
+        occurred_at=now if occurred_at is None else occurred_at,
         detected_at=now,
+        inferred=inferred,
     )
 
 

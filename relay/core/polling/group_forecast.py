@@ -1,7 +1,7 @@
 """When a group finishes: its open jobs' ends, drawn from how long jobs of their classes have taken.
 
 Pure: values in, `ExpectedFinish` or the reason why there is none out; the same values give the same result. The jobs of
-a channel run one after another, others side by side. docs/campaigns.md says what the estimate can and cannot know.
+a channel run one after another, others side by side. docs/campaigns.md describes the limits of the estimate.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class OpenJob(NamedTuple):
 
     @property
     def retries_at(self) -> float | None:
-        """When its next attempt begins, if it waits for one."""
+        """Start of its next attempt, if it waits for one."""
         waits = self.next_attempt_at is not None and (self.status != "running" or self.next_attempt_at > self.seen_at)
         return self.next_attempt_at if waits else None
 
@@ -100,7 +100,7 @@ class ReadJobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupWork:
-    """What is left to do of a group.
+    """The remaining work of a group.
 
     jobs        its open jobs that were read, by channel
     open_count  how many it has
@@ -129,7 +129,8 @@ class ExpectedFinish(NamedTuple):
 
 
 def expected_finish(work: GroupWork, durations_of: DurationsOf, now: float) -> ExpectedFinish | str:
-    """When a group's last known job ends, and those still missing. Else a sentence that says why it is unknown."""
+    """The expected end of a group's last job, those still missing included. Else a sentence that says why it is
+    unknown."""
     arrives_at = now
     if work.missing:
         gap = (work.last_at - work.first_at) / max(work.came_count - 1, 1)
@@ -171,7 +172,8 @@ def expected_finish(work: GroupWork, durations_of: DurationsOf, now: float) -> E
 
 
 def rate_per_hour(ended: Sequence[EndedJob], first_at: float, now: float, *, most: int) -> float | None:
-    """How many of a group's jobs end per hour: of those that ended within the last hour, or of the last `most`."""
+    """The rate at which a group's jobs end, per hour: of those that ended within the last hour, or of the last
+    `most`."""
     closed = sorted((job.closed_at for job in ended if job.in_group), reverse=True)[:most]
     since = max(first_at, now - RATE_SECONDS)
     if len(closed) == most:
@@ -282,7 +284,7 @@ class _Lane:
         return latest
 
     def _passed(self, count: int, start: float, rng: Random) -> float:
-        """When the last one of so many jobs starts that follow a start."""
+        """The start of the last one of so many jobs that follow a start."""
         return start + max(count * self._step + math.sqrt(count) * self._step_spread * rng.gauss(0.0, 1.0), 0.0)
 
 
@@ -315,7 +317,8 @@ class _SideBySide:
 
 
 def _cuts(work: GroupWork) -> dict[str | None, int]:
-    """How many open jobs were not read, per channel. Between scheduled ones: as many as fit, at their usual gap."""
+    """Number of open jobs that were not read, per channel. Between scheduled ones: as many as fit, at their usual
+    gap."""
     unread = max(work.open_count - sum(len(read.first) + len(read.last) for read in work.jobs), 0)
     fitting: dict[str | None, float] = {}
     others: list[str | None] = []

@@ -1,1 +1,1 @@
-"""Subscriptions: which events match, what signs them, and what is checked before one is stored."""
+"""Subscriptions: matching of events, signatures, and checks before one is stored."""

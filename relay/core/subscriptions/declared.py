@@ -39,7 +39,7 @@ _TOP = frozenset({"sink", "types", "source", "filters", "description", "declared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What applying does to one subscription.
+    """The change of one subscription.
 
     before      as it is stored; None: it is added
     after       as it is declared; None: it is removed
@@ -63,7 +63,8 @@ def pending_words(count: int) -> str:
 
 
 def problem_of_id(given: str, owner: str | None) -> str | None:
-    """Why a declared subscription cannot have this id; None if it can. `owner`: the account it is limited to."""
+    """The reason why a declared subscription cannot have this id; None if it can. `owner`: the account it is limited
+    to."""
     found = _ID.fullmatch(given)
     if found is None:
         return f"an id of your own choice has {ID_EXPECTED}"

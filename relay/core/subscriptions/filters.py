@@ -151,7 +151,7 @@ def filters_of(documents: Sequence[Mapping[str, Any]]) -> Filters | None:
 
 
 def unreadable(documents: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why stored filters cannot be read; None if they can."""
+    """The reason why stored filters cannot be read; None if they can."""
     filters = filters_of(documents)
     return None if filters is None else filters.unreadable
 
@@ -165,7 +165,7 @@ def _stored(key: bytes) -> Filters:
 
 
 def explain_filters(filters: Filters | None, body: bytes) -> str | None:
-    """Why filters do not let an event through; None if they do. `body`: the event's."""
+    """The reason why filters do not let an event through; None if they do. `body`: the event's."""
     return None if filters is None else filters.why_not(EventView(body))
 
 
@@ -543,8 +543,8 @@ MAX_TYPES_NAMED = 5
 
 
 def why_not(subscription: Subscription, event: Event, owner: str | None) -> str | None:
-    """Why type, source or account keep an event from a subscription; None if they let it through, as `matches` says.
-    `owner`: the account that the event is about."""
+    """The reason why type, source or account keep an event from a subscription; None if they let it through, as
+    `matches` says. `owner`: the account that the event is about."""
     if subscription.callback:
         return "a callback gets only the events of the jobs that were registered with it"
     if subscription.owner not in (None, owner):

@@ -50,7 +50,7 @@ class SigningSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """What the sink of a subscription has agreed to.
+    """The agreement of a sink to take the events of a subscription.
 
     origin           the name that this relay used, and uses in every request since
     rate_per_minute  maximum requests per minute that the sink permits; None: no limit
@@ -145,14 +145,14 @@ class Subscription:
 
     @property
     def reached_by(self) -> tuple[object, ...]:
-        """What determines the sink's response besides the event: URL, method, headers, the protocol's settings, and
-        credential."""
+        """The facts that determine the sink's response besides the event: URL, method, headers, the protocol's
+        settings, and credential."""
         settings = tuple(sorted((self.options.get(SETTINGS) or {}).items()))
         return self.sink, self.method, self.headers, settings, None if self.credential is None else self.credential.id
 
     @property
     def protocol(self) -> Protocol:
-        """How its events leave the relay."""
+        """The protocol that carries its events."""
         return PROTOCOLS.get(self.kind, "HTTP")
 
     @property
@@ -162,7 +162,7 @@ class Subscription:
 
     @property
     def has_template(self) -> bool:
-        """True if its owner's template makes what is sent, which takes up to some milliseconds an event."""
+        """True if its owner's template makes the body, which takes up to some milliseconds an event."""
         settings = self.options.get(SETTINGS) or {}
         return "template" in self.options or any("{" in text for text in settings.values())
 
@@ -175,10 +175,10 @@ class Subscription:
 
     @property
     def enabled_since(self) -> float | None:
-        """When it was last enabled or resumed, 0 if never disabled; None while it is not enabled."""
+        """Time at which it was last enabled or resumed, 0 if never disabled; None while it is not enabled."""
         return (self.state_since or 0.0) if self.state == "enabled" else None
 
     @property
     def disabled_reason(self) -> str | None:
-        """Why it is disabled; None if it is not."""
+        """The reason why it is disabled; None if it is not."""
         return self.state_reason if self.state == "disabled" else None

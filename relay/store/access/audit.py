@@ -6,7 +6,6 @@ is made once and stored in `secrets`, encrypted.
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Select, select, text
@@ -21,6 +20,7 @@ from relay.store.databases.group_commit import MAX_GROUP_ITEMS, alone, each, qui
 from relay.store.databases.locks import AUDIT, locking
 from relay.store.databases.pages import decode_cursor, narrowest, newest_first, read_page, unindexed
 from relay.store.databases.statements import insert_into, run, run_many, table_of
+from relay.store.rows import columns, made
 from relay.store.schema.tables import AuditRow, SecretRow
 from relay.store.subscriptions.secrets import AUDIT_OWNER
 
@@ -33,7 +33,6 @@ KEY_ID = "audit_key"
 as that of a subscription, cannot be passed off as the key."""
 
 _TYPES: dict[str, Any] = {name: field.annotation for name, field in AuditRow.model_fields.items()}
-_RECORD = tuple(field.name for field in fields(AuditRecord))
 # Appends entries.
 APPEND = insert_into(AuditRow, *_TYPES)
 # The last entry.
@@ -188,8 +187,8 @@ def _head(connection: Connection) -> Head:
 
 
 def _values(entry: AuditEntry) -> dict[str, Any]:
-    own = {"number": entry.number, "id": entry.id, "previous": entry.previous, "mac": entry.mac}
-    return own | asdict(entry.record)
+    values = columns(entry)
+    return values | columns(values.pop("record"))
 
 
 def _entry(row: Row[Any]) -> AuditEntry | int:
@@ -197,8 +196,7 @@ def _entry(row: Row[Any]) -> AuditEntry | int:
     if not all(isinstance(getattr(row, name), kind) for name, kind in _TYPES.items()):
         number: int = row.number
         return number
-    record = AuditRecord(**{name: getattr(row, name) for name in _RECORD})
-    return AuditEntry(number=row.number, id=row.id, previous=row.previous, mac=row.mac, record=record)
+    return made(AuditEntry, row, record=made(AuditRecord, row))
 
 
 def _entries(connection: Connection, after: int, count: int) -> list[AuditEntry | int]:

@@ -5,7 +5,7 @@ those of other keys are found without decrypting.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +14,7 @@ from sqlmodel import SQLModel
 
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import each
-from relay.store.databases.locks import TransactionLock, locking, row_of
+from relay.store.databases.locks import locking, row_of
 from relay.store.databases.statements import run, run_many
 
 HEADER_BYTES = 5
@@ -36,12 +36,12 @@ class SealedColumn:
     key: tuple[str, ...]
 
     def context(self, place: Place) -> str:
-        """What binds a ciphertext to its row."""
+        """The associated data that binds a ciphertext to its row."""
         return "/".join(place)
 
     @property
     def used(self) -> str:
-        """How many ciphertexts begin with each header."""
+        """Counts the ciphertexts that begin with each header."""
         return (
             f"SELECT substr({self.column}, 1, {HEADER_BYTES}) AS header, COUNT(*) AS number FROM {self.table} "
             f"WHERE {self.column} IS NOT NULL GROUP BY 1"
@@ -82,7 +82,7 @@ class CiphertextStore:
         self._database = database
 
     async def used(self) -> Counter[str]:
-        """How many ciphertexts each key has, by its id in hex. Reads all of them."""
+        """Number of ciphertexts of each key, by its id in hex. Reads all of them."""
         found: Counter[str] = Counter()
         for column in sealed_columns():
             found.update(await self._database.read(_used, column))
@@ -107,12 +107,8 @@ def _stale(connection: Connection, column: SealedColumn, header: bytes, after: P
 
 
 @each
-@locking(lambda item: _rows_of(*item))
+@locking(lambda item: [row_of(place[0]) for place, _, _ in item[1] if item[0].table == "subscriptions"])
 def _replace(connection: Connection, item: tuple[SealedColumn, Sequence[Change]]) -> None:
     column, changes = item
     rows = [{**dict(zip(column.key, place, strict=True)), "old": old, "new": new} for place, old, new in changes]
     run_many(connection, column.replace, rows)
-
-
-def _rows_of(column: SealedColumn, changes: Sequence[Change]) -> Iterator[TransactionLock]:
-    return (row_of(place[0]) for place, _, _ in changes if column.table == "subscriptions")

@@ -1,4 +1,4 @@
-"""What is stored of responses under an Idempotency-Key, encrypted because it can have a secret that is shown once."""
+"""Responses stored under an Idempotency-Key, encrypted because one can hold a secret that is shown once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,14 @@ from sqlmodel import col
 from relay.core.jsontext import dumps
 from relay.core.records import StoredAnswer
 from relay.store.databases.database import Cipher, Database
-from relay.store.databases.group_commit import Batch, each, in_order_of
+from relay.store.databases.group_commit import Batch, in_order_of
 from relay.store.databases.statements import run
 from relay.store.rows import loads
 from relay.store.schema.tables import IdempotencyRow
 
 LEASE_SECONDS = 10.0
-"""How long a request holds its key without renewal. After that, a request cut off by a crash may be sent again."""
+"""Time that a request holds its key without renewal, in seconds. After that, a request cut off by a crash may be sent
+again."""
 
 # Takes a key that is free. One statement, so that only one node takes a key. A request with another body is refused
 # until the key expires, because the first request may have done its work. One that was refused for its body did not,
@@ -48,7 +49,7 @@ WHERE id = :id AND holder = :holder AND status_code IS NULL
 # Frees a key without an answer.
 FORGET = "DELETE FROM idempotency_keys WHERE id = :id AND holder = :holder AND status_code IS NULL"
 # Ends the leases of all keys without an answer.
-FREE_ALL = "UPDATE idempotency_keys SET held_until = NULL WHERE status_code IS NULL"
+FREE_KEYS = "UPDATE idempotency_keys SET held_until = NULL WHERE status_code IS NULL"
 
 
 class IdempotencyStore:
@@ -82,10 +83,6 @@ class IdempotencyStore:
     async def forget(self, id: str, holder: str) -> None:
         """Frees the key: the request had no effect and may be sent again."""
         await self._database.write(_forget, {"id": id, "holder": holder})
-
-    async def free_all(self) -> None:
-        """Frees the keys of requests that a crash cut off. Only for a SQLite file at start-up."""
-        await self._database.write(_free_all, None)
 
     def _take(self, connection: Connection, item: Mapping[str, Any]) -> StoredAnswer | float:
         taken = run(connection, TAKE, **item).one_or_none()
@@ -123,8 +120,3 @@ def _end(connection: Connection, item: Mapping[str, Any]) -> None:
 @in_order_of(_by_id)
 def _forget(connection: Connection, item: Mapping[str, Any]) -> None:
     run(connection, FORGET, **item)
-
-
-@each
-def _free_all(connection: Connection, _item: None) -> None:
-    run(connection, FREE_ALL)

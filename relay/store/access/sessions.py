@@ -12,6 +12,7 @@ from relay.core.access.sign_in import Session, SessionKind
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import alone, each
 from relay.store.databases.statements import run, sql
+from relay.store.rows import columns, made
 from relay.store.schema.tables import SessionRow
 
 MAX_OF_TOKEN = 100
@@ -78,16 +79,7 @@ def _use_link(connection: Connection, item: tuple[str, Session]) -> bool:
 
 def _add(connection: Connection, session: Session) -> None:
     run(connection, DELETE_OLDEST, token_digest=session.token_digest, kind=session.kind)
-    connection.execute(
-        insert(SessionRow).values(
-            digest=session.digest,
-            kind=session.kind,
-            token_digest=session.token_digest,
-            name=session.name,
-            created_at=session.created_at,
-            expires_at=session.expires_at,
-        )
-    )
+    connection.execute(insert(SessionRow).values(columns(session)))
 
 
 @alone()
@@ -101,13 +93,4 @@ def _find(connection: Connection, digest: str, kind: SessionKind, now: float) ->
         col(SessionRow.digest) == digest, col(SessionRow.kind) == kind, col(SessionRow.expires_at) > now
     )
     row = connection.execute(statement).one_or_none()
-    if row is None:
-        return None
-    return Session(
-        digest=row.digest,
-        kind=row.kind,
-        token_digest=row.token_digest,
-        name=row.name,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-    )
+    return None if row is None else made(Session, row)

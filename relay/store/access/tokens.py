@@ -19,20 +19,14 @@ from relay.core.records import Page
 from relay.errors import Conflict, NotFound
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import each
-from relay.store.databases.notices import notify
+from relay.store.databases.notices import raise_version, version_of
 from relay.store.databases.pages import decode_cursor, read_page
 from relay.store.databases.statements import run, run_many
+from relay.store.rows import columns, made
 from relay.store.schema.tables import TokenRow
 
 MAX_TOKENS = 10_000
 
-# Serializes changes: the row stays locked until the transaction ends.
-RAISE_VERSION = """
-INSERT INTO versions (name, number) VALUES ('tokens', 1)
-ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
-"""
-# The version of the tokens.
-VERSION = "SELECT number FROM versions WHERE name = 'tokens'"
 # Removes an expired token whose name is wanted again.
 REMOVE_EXPIRED = "DELETE FROM tokens WHERE name = :name AND expires_at <= :now"
 COUNT = "SELECT COUNT(*) FROM tokens"
@@ -88,13 +82,13 @@ class TokenStore:
 
     async def version(self) -> int:
         """A number that rises with every change."""
-        return await self._database.read_beside(_version)
+        return await self._database.read_beside(version_of, "tokens")
 
 
 @each
 def _create(connection: Connection, item: tuple[AccessToken, float]) -> None | Exception:
     token, now = item
-    _changed(connection)
+    raise_version(connection, "tokens")
     if run(connection, RENEW, id=token.id, digest=token.digest).rowcount:
         return None
     run(connection, REMOVE_EXPIRED, name=token.name, now=now)
@@ -108,7 +102,7 @@ def _create(connection: Connection, item: tuple[AccessToken, float]) -> None | E
 
 @each
 def _revoke(connection: Connection, id: str) -> AccessToken | Exception:
-    _changed(connection)
+    raise_version(connection, "tokens")
     found = _get(connection, id)
     run(connection, REVOKE, id=id)
     return found or no_token(id)
@@ -117,11 +111,6 @@ def _revoke(connection: Connection, id: str) -> AccessToken | Exception:
 @each
 def _used(connection: Connection, at: Mapping[str, float]) -> None:
     run_many(connection, USED, [{"id": id, "at": used_at} for id, used_at in sorted(at.items())])
-
-
-def _changed(connection: Connection) -> None:
-    run(connection, RAISE_VERSION)
-    notify(connection, "tokens")
 
 
 def name_taken(name: str) -> Conflict:
@@ -140,30 +129,18 @@ def _get(connection: Connection, id: str) -> AccessToken | None:
 
 
 def _all(connection: Connection) -> tuple[int, list[AccessToken]]:
-    version = _version(connection)  # first: a change in between is found again by its version
+    version = version_of(connection, "tokens")  # first: a change in between is found again by its version
     return version, [_token_from(row) for row in connection.execute(select(TokenRow))]
-
-
-def _version(connection: Connection) -> int:
-    number: int | None = run(connection, VERSION).scalar_one_or_none()
-    return number or 0
 
 
 def _values(token: AccessToken) -> dict[str, Any]:
     source, account = token.account or (None, None)
     return {
-        "id": token.id,
-        "name": token.name,
-        "digest": token.digest,
+        **columns(token),
         "scopes": sorted(token.scopes),
-        "created_at": token.created_at,
-        "created_by": token.created_by,
-        "expires_at": token.expires_at,
-        "last_used_at": token.last_used_at,
         "source": source,
         "account": account,
         "networks": [str(network) for network in token.networks],
-        "requests_per_minute": token.requests_per_minute,
     }
 
 
@@ -174,16 +151,10 @@ def _network(text: str) -> Network:
 
 
 def _token_from(row: Row[Any]) -> AccessToken:
-    return AccessToken(
-        id=row.id,
-        name=row.name,
-        digest=row.digest,
+    return made(
+        AccessToken,
+        row,
         scopes=frozenset(row.scopes),
-        created_at=row.created_at,
-        created_by=row.created_by,
-        expires_at=row.expires_at,
-        last_used_at=row.last_used_at,
         account=None if row.source is None else (row.source, row.account),
         networks=tuple(map(_network, row.networks)),
-        requests_per_minute=row.requests_per_minute,
     )

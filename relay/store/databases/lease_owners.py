@@ -33,7 +33,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT name FROM held WHERE {_IS_BOUND}
 """
-# Which names have lost their advisory lock. A lock that can be taken shared has no holder. It is released at the end of
+# Names that have lost their advisory lock. A lock that can be taken shared has no holder. It is released at the end of
 # the transaction.
 DEAD_NAMES = sql(
     f"""
@@ -70,7 +70,7 @@ class LeaseOwnerStore:
         return await self._database.read(_bound)
 
     async def dead(self, names: Sequence[str]) -> list[str]:
-        """Which of these names belong to nodes that have certainly died."""
+        """The names of these that belong to nodes that have certainly died."""
         return await self._database.read(_dead, names) if names else []
 
     async def release_accounts(self, names: Sequence[str]) -> None:

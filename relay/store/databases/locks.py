@@ -7,9 +7,9 @@
 4. Groups of jobs, by id: see `collected` in `group_commit`.
 5. Streams of the relay's own events, by uid, in the same way. When a head ends, streams are locked after jobs.
 
-A batch function says with `locking` what its items need, and `run_group` takes it for the whole group. A lock that is
-taken later, because nothing but the database knows that it is needed, is correct but can deadlock. SQLite has one
-writer and no locks.
+A batch function declares with `locking` the locks of its items, and `run_group` takes them for the whole group. A
+lock that is taken later, because nothing but the database knows that it is needed, is correct but can deadlock.
+SQLite has one writer and no locks.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,7 +41,7 @@ class Key(IntEnum):
 
 
 class Kind(IntEnum):
-    """What a lock protects, in the order in which locks are taken."""
+    """The things that locks protect, in the order in which locks are taken."""
 
     CHANGE = 0
     """The subscriptions, to change them. Held to the end of the transaction, as are all the others."""
@@ -81,14 +81,14 @@ def row_of(subscription_id: str) -> TransactionLock:
 
 
 def to_change(subscription_id: str) -> tuple[TransactionLock, ...]:
-    """What a change of a subscription needs."""
+    """The locks that a change of a subscription takes."""
     return CHANGE, row_of(subscription_id)
 
 
 _STATEMENTS: dict[Kind, Sql | str] = {
     Kind.CHANGE: f"SELECT pg_advisory_xact_lock({Key.CHANGE})",
     Kind.MATCH: f"SELECT pg_advisory_xact_lock_shared({Key.CHANGE})",
-    # By hash, which is what is locked: two keys can have one.
+    # By hash, since hashes are locked: two keys can have one.
     Kind.INCIDENTS: sql(
         f"""
 SELECT pg_advisory_xact_lock({Key.INCIDENTS}, found.hash) FROM (
@@ -115,7 +115,7 @@ def locking(needs: Callable[[Any], Iterable[TransactionLock]]) -> Callable[[Func
 
 
 def take_all(connection: Connection, work: Iterable[tuple[Callable[..., Any], Iterable[Any]]]) -> None:
-    """Takes what these batch functions need for their items, as the first statements of a transaction."""
+    """Takes the locks that these batch functions need for their items, as the first statements of a transaction."""
     connection.info.pop(_HELD, None)  # of the transaction before
     wanted: set[TransactionLock] = set()
     for batch, items in work:

@@ -22,17 +22,35 @@ from collections.abc import Iterable
 
 from sqlalchemy.engine import Connection
 
-from relay.store.databases.statements import SQLITE
+from relay.store.databases.statements import SQLITE, run
 
 ALL = "all"
 MAX_BYTES = 7_000  # PostgreSQL's NOTIFY takes 8,000
 _KEY = "relay_notices"
+# The version of the subscriptions, or of the tokens.
+VERSION = "SELECT number FROM versions WHERE name = :name"
+# Raises it. Serializes changes: the row stays locked until the transaction ends.
+RAISE_VERSION = """
+INSERT INTO versions (name, number) VALUES (:name, 1) ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
+"""
 
 
 def notify(connection: Connection, notice: str) -> None:
     """Sends a notice to other nodes when the open transaction is committed."""
     if connection.dialect.name != SQLITE:
         connection.info.setdefault(_KEY, set()).add(notice)
+
+
+def raise_version(connection: Connection, name: str) -> None:
+    """Raises the version of the subscriptions or the tokens, by which other nodes find a change whose notice was
+    lost."""
+    run(connection, RAISE_VERSION, name=name)
+    notify(connection, name)
+
+
+def version_of(connection: Connection, name: str) -> int:
+    """The version of the subscriptions or the tokens: a number that rises with every change."""
+    return int(run(connection, VERSION, name=name).scalar_one_or_none() or 0)
 
 
 def take_notices(connection: Connection) -> set[str]:

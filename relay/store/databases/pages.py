@@ -108,7 +108,7 @@ def fitting(
     values: Mapping[str, Any] | None = None,
     max_bytes: int | None = None,
 ) -> int:
-    """How many of a statement's first rows to read: `limit`, or fewer if these are larger than `max_bytes` together
+    """Number of a statement's first rows to read: `limit`, or fewer if these are larger than `max_bytes` together
     (default: MAX_PAGE_BYTES), and at least one."""
     return fitting_sizes(
         connection.execute(statement.with_only_columns(size), values or {}).scalars(), limit, max_bytes
@@ -211,8 +211,8 @@ def rarest(connection: Connection, ends: Mapping[Driver, Select[Any]], prefix: s
 
 
 def furthest(connection: Connection, ends: Mapping[Driver, Select[Any]]) -> tuple[Driver, Any]:
-    """Which of several filters to walk along, and where this page's walk ends; None: it reads the filter's rows to
-    their end. `ends`: for each filter the statement of the last row that a page may read. The rarest reaches furthest.
+    """The filter to walk along, and the end of this page's walk; None: the filter's rows are read to their end. `ends`:
+    for each filter the statement of the last row that a page may read. The rarest reaches furthest.
     """
     found: dict[Driver, Any] = {}
     for driver, statement in ends.items():

@@ -1,7 +1,7 @@
 """The PostgreSQL database: shared by several nodes, over a network that can fail.
 
 One connection writes in groups, as SQLite's thread does; one runs single-statement writes beside it; a pool reads; one
-more is for what must not wait for long reads: notices to other nodes, and the check for revoked tokens.
+more is for queries that must not wait for long reads: notices to other nodes, and the check for revoked tokens.
 While the server is unreachable, read-only or out of connections, queued writes are retried and `trouble` holds the
 reason. If the response to a commit is lost, the server is asked for the transaction's outcome, so nothing is written
 twice.
@@ -84,7 +84,7 @@ class PostgresDatabase:
 
     @property
     def trouble(self) -> str | None:
-        """Why writes fail at present; None if they do not."""
+        """The reason why writes fail at present; None if they do not."""
         return self.writer.trouble or self.caller.trouble
 
     async def open(self) -> None:
@@ -105,7 +105,7 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """Commits queued writes and closes every connection."""
-        await self.caller.close()  # what it cannot do is handed to the writer
+        await self.caller.close()  # it hands the rest to the writer
         await self.writer.close()
         if self._notifying is not None:
             self._notifying.cancel()
@@ -129,7 +129,7 @@ class PostgresDatabase:
         return self.writer.item_count + self.caller.item_count
 
     shared = True
-    """Whether several nodes can have it open."""
+    """True if several nodes can have it open."""
 
     def clock(self, clock: Clock) -> Clock:
         """The server's clock, which all nodes use for leases. `clock`, the node's own, may be wrong and is not read."""
@@ -272,7 +272,7 @@ class PostgresDatabase:
     @asynccontextmanager
     async def single_statement(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
         """Yields a function that runs a group of one statement, in autocommit. If its response is lost it runs
-        again, so the statement must recognize what it has done already."""
+        again, so the statement must recognize its own earlier work."""
         assert self._calling is not None
         async with self._calling.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -56,8 +56,9 @@ class AsyncWriter:
     async def write(self, batch: Batch[Item, Result], item: Item) -> Result:
         """Runs `batch` with `item` in the next group and returns its result after the commit.
 
-        Raises what the batch function returned or raised for this item. Raises StoreError if the database refuses the
-        write, is unreachable for PATIENCE_SECONDS, or is closing. Cancelling the caller does not undo the write.
+        Raises the error that the batch function returned or raised for this item. Raises StoreError if the database
+        refuses the write, is unreachable for PATIENCE_SECONDS, or is closing. Cancelling the caller does not undo the
+        write.
         """
         await self._places.acquire()
         if self._task is None or self._closing:
@@ -70,7 +71,7 @@ class AsyncWriter:
         return result
 
     async def close(self) -> None:
-        """Commits what still waits, then ends the task."""
+        """Commits the waiting items, then ends the task."""
         self._closing = True
         self._wake.set()
         if self._task is not None:

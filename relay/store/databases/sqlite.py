@@ -1,6 +1,6 @@
 """The SQLite database: one connection that writes, a pool of threads that read, one process at a time.
 
-WAL mode with `synchronous=FULL`: what is committed survives a power loss (SQLite, "PRAGMA synchronous").
+WAL mode with `synchronous=FULL`: a commit survives a power loss (SQLite, "PRAGMA synchronous").
 """
 
 import asyncio
@@ -136,7 +136,7 @@ class SqliteDatabase:
         return self.writer.item_count
 
     shared = False
-    """Whether several nodes can have it open."""
+    """True if several nodes can have it open."""
 
     async def listen(self, on_notice: Callable[[str], None], on_name: Callable[[str | None], None]) -> None:
         """Returns at once: a SQLite file has no other nodes."""

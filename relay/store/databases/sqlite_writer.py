@@ -1,8 +1,8 @@
 """Group commit for SQLite: all waiting writes share one transaction, which begins as soon as the previous one ends.
 
-There is no timer. A lone write is committed at once; under load a group holds what arrived during the last commit. The
-statements of a small group run in the event loop, where the driver need not wait for the interpreter at each step; the
-commit, which waits for the disk, and large groups run in the writer's thread.
+There is no timer. A lone write is committed at once; under load a group holds the items that arrived during the last
+commit. The statements of a small group run in the event loop, where the driver need not wait for the interpreter at
+each step; the commit, which waits for the disk, and large groups run in the writer's thread.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SMALL_GROUP_ITEMS = 48
 
 
 class Turn(Enum):
-    """Who uses the writing connection, or will use it next. Transitions:
+    """The user of the writing connection, present or next. Transitions:
 
     IDLE         -> LOOP_NEXT    a write arrives
     LOOP_NEXT    -> LOOP         the event loop takes a small group
@@ -72,7 +72,7 @@ class Writer:
         self._waiting: deque[Waiting] = deque()
         self._places = asyncio.Semaphore(MAX_WAITING_ITEMS)
         self._open = False
-        """Whether writes are accepted: from `start()` to `close()`."""
+        """True while writes are accepted: from `start()` to `close()`."""
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._turn = IDLE
         self._next_loop: asyncio.AbstractEventLoop | None = None
@@ -110,7 +110,7 @@ class Writer:
         return result
 
     async def close(self) -> None:
-        """Commits what still waits, then ends the thread."""
+        """Commits the waiting items, then ends the thread."""
         with self._condition:
             self._open = False
             self._leave_to_thread()
@@ -193,7 +193,7 @@ class Writer:
             self._resolve(group)
 
     def _end(self, group: list[Waiting]) -> bool:
-        """Commits what the loop has executed. False if that failed: each item is then tried alone."""
+        """Commits the statements that the loop has executed. False if that failed: each item is then tried alone."""
         try:
             self._database.commit()
         except BaseException:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Table, TextClause, text
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection, CursorResult, Row
 from sqlalchemy.util import await_only
 from sqlmodel import SQLModel
 
@@ -63,7 +63,7 @@ class Dialect:
         return f"CAST({column} / 86400 AS INTEGER)"
 
     def contains(self, column: str) -> str:
-        """Whether the bytes of a column contain those of the parameter `needle`."""
+        """A condition: the bytes of a column contain those of the parameter `needle`."""
         return f"instr({column}, :needle) > 0"
 
     def for_update(self, alias: str) -> str:
@@ -197,6 +197,11 @@ def run(connection: Connection, statement: Sql | str, **parameters: Any) -> Curs
     if connection.dialect.name == SQLITE:
         return connection.exec_driver_sql(_lite(statement), parameters)
     return connection.execute(_postgresql(statement), parameters)
+
+
+def run_all(connection: Connection, statement: Sql | str, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    """All rows of a statement that `run` runs, for `Database.read`."""
+    return run(connection, statement, **parameters).all()
 
 
 def fetch(connection: Connection, statement: Sql, **parameters: Any) -> Sequence[Sequence[Any]]:

@@ -349,7 +349,7 @@ def _held(
         lost: set[tuple[str, bool]] = set()
         for result in sorted(item, key=lambda result: result.claimed.event.sequence or 0):
             claimed = result.claimed
-            order = (claimed.job_uid or claimed.id, claimed.priority == 2)
+            order = (claimed.order_key or claimed.id, claimed.priority == 2)
             if order not in lost and (claimed.id, claimed.lease_token) in held:
                 kept += [result] if id(result) in wanted else []
             elif claimed.id in there:
@@ -405,7 +405,7 @@ def promote_manual(connection: Connection, pairs: Iterable[Pair], now: float) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FollowUp:
-    """What follows the results.
+    """Further statements, after the results are written.
 
     job_uids       the jobs of `pairs` and `manual`
     pairs, manual  each (job, subscription) whose head ended, to promote the next delivery, due at once or leased if
@@ -433,8 +433,8 @@ def _follow_up(results: Sequence[AttemptResult], disabled: Collection[str] = (),
         claimed = result.claimed
         if result.next_lease is not None and claimed.subscription_id not in disabled:
             by_kind.setdefault((claimed.subscription_id, result.next_backlogged), []).append(result)
-        if result.state != "pending" and claimed.job_uid is not None:
-            pair = (claimed.job_uid, claimed.subscription_id)
+        if result.state != "pending" and claimed.order_key is not None:
+            pair = (claimed.order_key, claimed.subscription_id)
             if claimed.priority < 2:
                 by_pair[pair] = result
             else:
@@ -462,13 +462,13 @@ def _follow_up(results: Sequence[AttemptResult], disabled: Collection[str] = (),
 
 
 def _tried_again(results: Sequence[AttemptResult]) -> dict[tuple[str, str, bool], float]:
-    """When the next member of a bundle is due, per job, subscription and whether it is manual, where the first members
+    """Due time of the next member of a bundle, by job, subscription and whether it is manual, where the first members
     of the job are ended and the next one is tried again."""
     found: dict[tuple[str, str, bool], tuple[int, float]] = {}
     for result in results:
         claimed = result.claimed
-        if result.state == "pending" and result.due_at is not None and claimed.job_uid is not None:
-            place = (claimed.job_uid, claimed.subscription_id, claimed.priority == 2)
+        if result.state == "pending" and result.due_at is not None and claimed.order_key is not None:
+            place = (claimed.order_key, claimed.subscription_id, claimed.priority == 2)
             due = (claimed.event.sequence or 0, result.due_at)
             found[place] = min(due, found.get(place, due))
     return {place: due_at for place, (_, due_at) in found.items()}
@@ -486,7 +486,7 @@ def _without_repeats(items: Sequence[Sequence[AttemptResult]]) -> list[AttemptRe
 def _recorded(
     results: Sequence[AttemptResult], follow_up: _FollowUp, leased: Iterable[Claimed]
 ) -> dict[int, AttemptRecorded]:
-    """What was recorded for each result, by its `id()`, with the deliveries claimed for it."""
+    """The record of each result, by its `id()`, with the deliveries claimed for it."""
     taken: dict[int, list[Claimed]] = {}
     waiting = {token: _round_robin(claiming) for token, claiming in follow_up.claims.items()}
     for one in leased:

@@ -162,7 +162,7 @@ def open_by_job(
 ) -> dict[str, list[Candidate]]:
     """The open deliveries of the heads' jobs, as many as a bundle may take. `locks`: locks the followers that can be
     taken."""
-    job_uids = sorted({head.job_uid for head in heads if head.job_uid is not None})
+    job_uids = sorted({head.order_key for head in heads if head.order_key is not None})
     if not job_uids:
         return {}
     rows = fetch(

@@ -16,7 +16,7 @@ from relay.store.databases.locks import locking, row_of
 from relay.store.databases.statements import Sql, columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.schema.tables import DeliveryRow, EventRow
 
-# When the next delivery of each subscription is due, per priority. A loose index scan: one seek per subscription with
+# Due time of the next delivery of each subscription, per priority. A loose index scan: one seek per subscription with
 # pending deliveries, however many rows it has.
 PENDING_SUBSCRIPTIONS = """
 WITH RECURSIVE pending(id) AS (
@@ -85,7 +85,7 @@ TAKE = sql(_take(f"{_DUE} AND {UNLEASED}"), _take(_DUE))
 PROBE_TURN = """
 UPDATE subscriptions SET probe_at = :until WHERE id = :id AND state = 'disabled' AND probe_at <= :now
 """
-# When a disabled subscription is probed next.
+# Time of the next probe of a disabled subscription.
 PROBE_AT = "SELECT probe_at FROM subscriptions WHERE id = :id AND state = 'disabled'"
 PROBE_CANDIDATES = 100
 # Leases the delivery that probes a disabled subscription. The oldest delivery among the next candidates of each
@@ -152,7 +152,7 @@ WITH_EVENT = with_event("d.lease_token IN $json_values(tokens)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """When the first pending delivery of one subscription is due, per priority; None if there is none."""
+    """Due time of the first pending delivery of one subscription, per priority; None if there is none."""
 
     subscription_id: str
     due_at: tuple[float | None, ...]
@@ -160,7 +160,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
-    """Claim what is due of one subscription at `now`, under a lease, for up to `requests` requests.
+    """Claim the due deliveries of one subscription at `now`, under a lease, for up to `requests` requests.
 
     bundle  how its deliveries share requests; None: one request each
     room    for single events of a subscription that bundles
@@ -275,7 +275,6 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         id=delivery_id,
         event=event,
         subscription_id=subscription_id,
-        job_uid=event.order_key,
         lease_token=lease_token,
         lease_until=due_at,
         attempt_count=attempt_count,

@@ -85,7 +85,7 @@ _OF_EVENTS = """
 def retried_statement(wanted: DeliveryFilter, *, of_events: bool) -> Sql:
     """The number of deliveries in a state that a replay would send, of the newest ones. `of_events`: only those with
     events of a time and of types, which costs a look at each event.
-    Nothing is read besides what is needed: without conditions an index has it all."""
+    Only the needed columns are read: without conditions an index has them all."""
     newest, conditions = _conditions(wanted)
     read = ", ".join({"id": None, **conditions, **({"event_id": None} if of_events else {})})
     return sql(
@@ -99,7 +99,7 @@ WHERE {_all(conditions)}
 
 
 def retried(connection: Connection, request: ReplayRequest) -> ReplayCount:
-    """How many deliveries in the state of `request.only` a replay would send."""
+    """Number of deliveries in the state of `request.only` that a replay would send."""
     wanted = DeliveryFilter(request.only, request.subscription_id, owner=request.owner, reason=request.reason)
     values = _given(wanted)
     of_replay: dict[str, Any] = {}

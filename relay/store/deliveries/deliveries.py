@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select, text, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
@@ -19,8 +19,8 @@ from relay.core.records import (
     Skipped,
 )
 from relay.errors import Conflict, NotFound
-from relay.store.databases.database import Database
-from relay.store.databases.group_commit import alone, each
+from relay.store.databases.database import Database, Scoped
+from relay.store.databases.group_commit import alone
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
 from relay.store.databases.pages import decode_cursor
@@ -47,17 +47,14 @@ from relay.store.outbox.recording import Outbox, lock_jobs
 from relay.store.outbox.subscription_cache import SubscriptionCache
 from relay.store.rows import attempt_from, delivery_from
 from relay.store.schema.tables import LISTED_DELIVERY, SKIPPED_DELIVERY, AttemptRow, DeliveryRow
-from relay.store.scoped import Scoped
 
 # Returns a leased delivery untried.
 RELEASE = "UPDATE deliveries SET lease_token = NULL, due_at = :due_at WHERE id = :id AND lease_token = :token"
 # Releases every lease of a node. Those of programs that pull outlive it.
-RELEASE_ALL = text(
-    f"""
+RELEASE_ALL = f"""
 UPDATE deliveries SET lease_token = NULL, due_at = :due_at
 WHERE lease_token IS NOT NULL AND NOT {is_pulled("deliveries")}
 """
-)
 # Ends an uncertain delivery that a person has found to be accepted.
 SETTLE = """
 UPDATE deliveries SET state = 'delivered', reason = 'settled', ended_at = :now WHERE id = :id AND state = 'uncertain'
@@ -169,10 +166,6 @@ class DeliveryStore(Scoped):
         """Returns deliveries untried; they are due then, see `at_once`."""
         await self._database.write(_release, [(one.id, one.lease_token, due_at) for one in claimed])
 
-    async def release_all(self, now: float) -> int:
-        """Releases every lease. Only for a SQLite file at start-up. Returns the number."""
-        return await self._database.write(_release_all, now)
-
     async def retry(self, delivery_id: str, now: float) -> Delivery:
         """Makes an ended delivery pending again with a fresh schedule, ordered among the manual retries of its job
         and subscription. A pending one becomes due at once and keeps its place.
@@ -189,7 +182,7 @@ class DeliveryStore(Scoped):
         return found
 
     async def settle(self, delivery_id: str, fate: Resolution, now: float) -> Delivery:
-        """Settles an uncertain delivery, once a person knows what came of it: `sent` makes it delivered, `not_sent`
+        """Settles an uncertain delivery, once a person knows its fate: `sent` makes it delivered, `not_sent`
         makes it due now, and it is sent again.
 
         Raises NotFound. Raises Conflict if it is not uncertain, or if it is to be sent and its subscription was
@@ -284,11 +277,6 @@ def _release(connection: Connection, items: Sequence[Sequence[tuple[str, str, fl
     ]
     run_many(connection, RELEASE, rows)
     return [None] * len(items)
-
-
-@each
-def _release_all(connection: Connection, now: float) -> int:
-    return connection.execute(RELEASE_ALL, {"due_at": at_once(now)}).rowcount
 
 
 def _retry_one(

@@ -22,11 +22,11 @@ SCANNED = 5_000
 SHOWN: Select[Any] = select(DELIVERIES, EVENTS.c.type, EVENTS.c.subject).join(
     EVENTS, EVENTS.c.id == DELIVERIES.c.event_id
 )
-"""What `delivery_from` reads."""
+"""The columns that `delivery_from` reads."""
 
 
 class DeliveryFilter(NamedTuple):
-    """Which deliveries a page has. None: any.
+    """The conditions of a page of deliveries. None: any.
 
     owner         the account of a bound token
     since, until  made at or after, and before, a time; to the millisecond, which ids have

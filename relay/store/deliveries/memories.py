@@ -106,10 +106,6 @@ class MemoryStore:
         if turns:
             await self._database.write(_free, [(one.subscription_id, one.key, one.token, None, at) for one in turns])
 
-    async def free_all(self) -> None:
-        """Ends all turns. Only for a SQLite file at start-up."""
-        await self._database.write(_free_all, None)
-
 
 def end_turns(connection: Connection, results: Sequence[AttemptResult]) -> None:
     """Ends the turns of attempts and stores their memories, also after a lost lease: the sink has its writes."""
@@ -128,7 +124,7 @@ def forget_groups(connection: Connection, groups: Iterable[Row[Any]]) -> None:
 
 
 def forget_events(connection: Connection, ids: Iterable[str]) -> None:
-    """Deletes the records of what was written for deleted events. Call it last, as `forget_groups`."""
+    """Deletes the ledger entries of deleted events. Call it last, as `forget_groups`."""
     _forget(connection, [event_key(id) for id in ids])
 
 
@@ -184,8 +180,3 @@ def _free(connection: Connection, items: Sequence[Sequence[tuple[Any, ...]]]) ->
     rows = [row for item in items for row in item]
     run_rows(connection, END_TURNS, sorted(rows, key=lambda row: (row[0], row[1])))
     return [None] * len(items)
-
-
-@each
-def _free_all(connection: Connection, _item: None) -> None:
-    run(connection, FREE_MEMORIES)

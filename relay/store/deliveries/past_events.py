@@ -44,7 +44,7 @@ Filling = Mapping[str, int]
 
 
 def begin(connection: Connection, subscription: Subscription) -> Filling | None:
-    """Where its past events begin; None if it has none."""
+    """The begin of its past events; None if it has none."""
     if subscription.start_at is None:
         return None
     first = run(connection, FIRST_POSITION, since=subscription.start_at).scalar_one()
@@ -90,6 +90,6 @@ def unfinished(connection: Connection) -> list[str]:
 
 
 def filling_of(row: Any) -> Filling | None:
-    """How far the past events of a subscription are queued, from its row; None: they all are."""
+    """The progress of queueing a subscription's past events, from its row; None: all are queued."""
     found: Filling | None = row.config.get(FILLING)
     return found

@@ -35,7 +35,7 @@ FROM deliveries d
 WHERE d.lease_token >= :first AND d.lease_token < :last AND d.subscription_id || '' = :subscription_id
   AND d.due_at <= :taken_at
 """
-# Whether a lease of a subscription has ended and was not recorded.
+# True if a lease of a subscription has ended and was not recorded.
 ANY_ENDED = f"SELECT 1 {_ENDED} LIMIT 1"
 # Some deliveries whose leases have ended, and their jobs.
 SOME_ENDED = f"SELECT d.id, d.job_uid {_ENDED} ORDER BY d.lease_token LIMIT :count"
@@ -103,7 +103,7 @@ SELECT COUNT(*) AS number, MIN(created_at) AS oldest_at FROM (
 """
 # The subscriptions that programs pull from, the oldest first.
 PULLED = f"SELECT id FROM subscriptions WHERE callback = 0 AND kind = '{PULL}' ORDER BY id LIMIT :count"
-# What programs wait for: of each of these subscriptions its state and, per priority, when its first head is due.
+# The state of each of some subscriptions and, per priority, the due time of its first head. For programs that wait.
 ARRIVALS = sql(
     "SELECT s.id, s.state, "
     + ", ".join(
@@ -116,7 +116,7 @@ ARRIVALS = sql(
 )
 
 Judge = Callable[[Claimed], AttemptResult]
-"""What to record about a delivery whose attempt has ended."""
+"""Makes the record of a delivery whose attempt has ended."""
 Answer = Literal["done", "already", "unknown"]
 
 
@@ -135,7 +135,7 @@ class Pulled(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What came of each id.
+    """The result for each id.
 
     returned  others that went back, since they come after one that did
     events    that were recorded
@@ -194,7 +194,7 @@ class PullStore:
         return await self._database.read(_with_ended, taken_at)
 
     async def lag(self, subscription_id: str, count: int = LAG_COUNTED) -> Lag:
-        """What is not acknowledged yet. At most `count` are counted."""
+        """The backlog that is not acknowledged yet. At most `count` are counted."""
         return await self._database.read(_lag, subscription_id, count)
 
     async def subscriptions(self, count: int) -> list[str]:
@@ -202,7 +202,7 @@ class PullStore:
         return await self._database.read(_pulled, count)
 
     async def arrivals(self, subscription_ids: Sequence[str]) -> dict[str, Arrival]:
-        """What programs wait for, of those subscriptions that exist."""
+        """The arrivals that programs wait for, of those subscriptions that exist."""
         return await self._database.read(_arrivals, subscription_ids)
 
     # --- batches

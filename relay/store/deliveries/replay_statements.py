@@ -18,7 +18,7 @@ MAX_RUNNING_OF_ACCOUNT = 10
 # subscription's deliveries, or scan all dead ones, for every event or slice.
 
 
-# Whether the event `e` is in the replay's scope, whatever its deliveries' states.
+# True if the event `e` is in the replay's scope, whatever its deliveries' states.
 _MATCHES = """
   e.recorded_at >= :since AND e.recorded_at < :until
   AND (:every_type = 1 OR e.type IN $json_values(types))
@@ -37,7 +37,7 @@ _AFTER = "> (CAST(:after AS double precision), CAST(:position AS bigint))"
 _IN_SLICE = f"""
   (e.recorded_at, e.position) {_AFTER}
   AND (e.recorded_at, e.position) <= (CAST(:upto AS double precision), CAST(:last AS bigint))"""
-# Where the next slice of a count ends.
+# The end of the next slice of a count.
 END_OF_SLICE = f"""
 SELECT recorded_at, position FROM events
 WHERE (recorded_at, position) {_AFTER} AND recorded_at < :until

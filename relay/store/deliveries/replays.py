@@ -5,30 +5,32 @@ continues when the lease expires.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.deliveries.replay import Replay, ReplayCount, ReplayRequest, ReplayStep
+from relay.core.deliveries.delivery import at_once
+from relay.core.deliveries.replay import JOINS, SENDS, Replay, ReplayCount, ReplayRequest, ReplayStep
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, filters_of
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import Conflict, NotFound
-from relay.store.databases.database import Database
+from relay.ids import new_id
+from relay.store.databases.database import Database, Scoped
 from relay.store.databases.group_commit import alone, each
 from relay.store.databases.locks import MATCH, locking
-from relay.store.databases.statements import in_turns, run
+from relay.store.databases.notices import notify
+from relay.store.databases.statements import fetch, fetch_json, in_turns, json_list, run, run_many, run_rows
 from relay.store.deliveries import replay_statements as sql
 from relay.store.deliveries.attempt_results import promote_manual
 from relay.store.deliveries.counts import retried
-from relay.store.deliveries.replay_steps import count_ended, queue_slice, scope_of
-from relay.store.outbox.recording import Outbox, lock_jobs
-from relay.store.outbox.subscription_cache import MATCHED_BY, matching_fields
+from relay.store.outbox.recording import Outbox, lock_jobs, open_pairs
+from relay.store.outbox.subscription_cache import MATCHED_BY, SubscriptionCache, matching_fields
+from relay.store.rows import made
 from relay.store.schema.tables import ReplayRow, SubscriptionRow
-from relay.store.scoped import Scoped
 
 LEASE_SECONDS = 10.0
 COUNT_SLICE = 5_000
@@ -71,8 +73,8 @@ class ReplayStore(Scoped):
         return made
 
     async def count(self, request: ReplayRequest) -> ReplayCount:
-        """How many deliveries `create` would send: a dry run, which reads a bounded number of rows. Raises NotFound for
-        the subscription."""
+        """Number of deliveries that `create` would send: a dry run, which reads a bounded number of rows. Raises
+        NotFound for the subscription."""
         request = replace(request, owner=self._owner)
         if not request.adds:
             return await self._database.read(retried, request)
@@ -111,10 +113,6 @@ class ReplayStore(Scoped):
             raise _not_found(replay_id)
         return found
 
-    async def free_all(self) -> None:
-        """Releases every replay. Only for a SQLite file at start-up."""
-        await self._database.write(_free_all, None)
-
     async def due(self, holder: str, now: float) -> list[str]:
         """The running replays that no other node holds and that have something to do."""
         return await self._database.read(_due, holder, now)
@@ -141,9 +139,9 @@ class ReplayStore(Scoped):
                 _end(connection, replay_id, "stopped", now)
                 return ReplayStep(ended=True)
         progress = _progress(connection, replay_id)
-        if _has_room(progress) and row.position < row.last_position and _sends(subscription):
-            part = queue_slice(connection, row, subscription, self._outbox.subscriptions, now)
-            counts |= {"position": part.position, "passed": part.passed, "queued": part.queued}
+        sends = subscription is None or subscription.state == "enabled"
+        if sends and _has_room(progress) and row.position < row.last_position:
+            counts |= queue_slice(connection, row, subscription, self._outbox.subscriptions, now)
         run(connection, sql.SAVE_PROGRESS, id=replay_id, **counts)
         if counts["position"] >= row.last_position and progress.total + counts["queued"] == 0:
             _end(connection, replay_id, "done", now)
@@ -227,22 +225,15 @@ def _get(connection: Connection, replay_id: str, owner: str | None) -> Replay | 
         return None
     progress = _progress(connection, replay_id)
     ahead = max(0, row.matched - row.passed) if row.position < row.last_position or row.state == "stopped" else 0
-    return Replay(
-        id=row.id,
-        subscription_id=row.subscription_id,
-        state=row.state,
-        since=row.since,
-        until=row.until,
+    return made(
+        Replay,
+        row,
         types=None if row.types is None else tuple(row.types),
         only=row.which,
-        reason=row.reason,
         matched=max(row.matched, row.queued),  # a delivery that was retried by hand meanwhile is sent too
-        queued=row.queued,
         delivered=row.delivered + progress.delivered,
         dead=row.dead + progress.dead,
         left=0 if row.state == "done" else ahead + progress.open,
-        created_at=row.created_at,
-        ended_at=row.ended_at,
     )
 
 
@@ -261,11 +252,6 @@ def _stop(connection: Connection, item: tuple[str, float]) -> None:
     run(connection, sql.DETACH, replay=replay_id)
     counts = {"delivered": delivered, "dead": dead, "passed": -returned, "queued": -returned}
     run(connection, sql.SAVE_PROGRESS, id=replay_id, position=row.position, **counts)
-
-
-@each
-def _free_all(connection: Connection, _item: None) -> None:
-    run(connection, sql.FREE_ALL)
 
 
 def _due(connection: Connection, holder: str, now: float) -> list[str]:
@@ -294,15 +280,11 @@ def _has_room(progress: Row[Any]) -> bool:
     return bool(progress.untried < MAX_UNTRIED and progress.open < MAX_OPEN)
 
 
-def _sends(subscription: Subscription | None) -> bool:
-    return subscription is None or subscription.state == "enabled"
-
-
 def _count_ended(connection: Connection, replay_id: str) -> tuple[int, int]:
     """Counts ended deliveries and detaches them. Returns the numbers delivered and dead."""
     delivered = dead = 0
     while True:
-        states = count_ended(connection, replay_id)
+        states = [row.state for row in run(connection, sql.COUNT_ENDED, replay=replay_id).all()]
         delivered, dead = delivered + states.count("delivered"), dead + states.count("dead")
         if len(states) < sql.ENDED_AT_ONCE:
             return delivered, dead
@@ -315,3 +297,133 @@ def _end(connection: Connection, replay_id: str, state: str, now: float) -> None
 
 def _not_found(replay_id: str) -> NotFound:
     return NotFound(f"there is no replay {replay_id[:200]!r}", code="replay_not_found")
+
+
+SLICE = 500
+FILTERED_SLICE = 100
+"""Smaller where filters read the body of each event, which delays other writes."""
+SLICE_OF_ALL = 50
+"""Smaller if a replay covers all subscriptions, because each event can then have many deliveries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A delivery to send: an existing one (`id`, `state`), or one to insert."""
+
+    event: Sequence[Any]
+    subscription_id: str
+    id: str | None = None
+    state: str | None = None
+
+
+def scope_of(replay: Any, subscription: Subscription | None) -> dict[str, Any]:
+    """The parameters of `_matches`. `subscription`: the one whose events are replayed, if any."""
+    types = replay.types
+    if types is None and subscription is not None:
+        types = subscription.wanted_types
+    return {
+        "since": replay.since,
+        "until": replay.until,
+        "every_type": int(types is None),
+        "types": json_list(list(types or ())),
+        "job_events": int(types is None and subscription is not None),
+        "source": (subscription.source if subscription is not None else None) or "",
+        "event_owner": (replay.owner if subscription is None else subscription.owner) or "",
+        "callback": int(subscription is not None and subscription.callback),
+        "subscription_id": replay.subscription_id or "",
+    }
+
+
+def queue_slice(
+    connection: Connection,
+    replay: Any,
+    subscription: Subscription | None,
+    cache: SubscriptionCache,
+    now: float,
+) -> dict[str, int]:
+    """Queues the next slice. Its jobs are locked, so no delivery of them ends or begins meanwhile. Returns the last
+    position, the number of deliveries processed, and how many of them are open."""
+    scope = scope_of(replay, subscription)
+    adds = None in SENDS[replay.which]  # otherwise deliveries that exist are sent again
+    filters = filters_of(subscription.filters) if adds and subscription is not None else None
+    count = SLICE_OF_ALL if replay.subscription_id is None else SLICE if filters is None else FILTERED_SLICE
+    place = {"position": replay.position, "last": replay.last_position, "count": count}
+    events = sorted(fetch_json(connection, sql.SLICE, **scope, **place))
+    position = events[-1][0] if len(events) == count else replay.last_position
+    wanted_events = {event[1]: event for event in events if event[4]}
+    if filters is not None and wanted_events:
+        bodies = {row[0]: row[1] for row in fetch(connection, sql.BODIES, ids=json_list(list(wanted_events)))}
+        every = in_turns(connection, wanted_events.items())
+        wanted_events = {id: one for id, one in every if filters.passes(EventView(bodies[id]))}
+    lock_jobs(connection, [event[2] for event in wanted_events.values() if event[2] is not None])
+    there = fetch_json(
+        connection,
+        sql.DELIVERIES_OF,
+        event_ids=json_list(list(wanted_events)),
+        subscription_id=replay.subscription_id or "",
+        owner=replay.owner or "",
+    )
+    open_ids, wanted = _sort_out(replay, wanted_events, there, cache)
+    reopened, added = _values(connection, replay.id, wanted, cache, now)
+    queued = run_rows(connection, sql.REOPEN, reopened) + len(added)
+    run_many(connection, sql.ADD, added)
+    if open_ids:
+        ids = json_list(sorted(open_ids))
+        queued += run(connection, sql.JOIN_OPEN, ids=ids, replay=replay.id, due_at=at_once(now)).rowcount
+    if queued:
+        notify(connection, "deliveries")
+    return {"position": position, "passed": len(open_ids) + len(wanted), "queued": queued}
+
+
+def _sort_out(
+    replay: Any, events: Mapping[str, Sequence[Any]], there: Sequence[Sequence[Any]], cache: SubscriptionCache
+) -> tuple[list[str], list[_Wanted]]:
+    """The deliveries that are open already, and those to send, in event order."""
+    sends = SENDS[replay.which]
+    adds = None in sends
+    open_ids: list[str] = []
+    wanted: list[_Wanted] = []
+    missing = set(events)
+    for delivery_id, event_id, subscription_id, state, reason in there:
+        missing.discard(event_id)
+        if state in ("pending", "blocked"):
+            if replay.which in JOINS and replay.reason in (None, reason):
+                open_ids.append(delivery_id)
+        elif state in sends and replay.reason in (None, reason):
+            event = events[event_id]
+            wanted.append(_Wanted(event=event, subscription_id=subscription_id, id=delivery_id, state=state))
+    if adds:
+        wanted += [_Wanted(event=events[one], subscription_id=replay.subscription_id) for one in missing]
+    return open_ids, sorted(wanted, key=lambda one: (one.event[0], one.subscription_id))
+
+
+def _values(
+    connection: Connection, replay_id: str, wanted: Sequence[_Wanted], cache: SubscriptionCache, now: float
+) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
+    """The rows to change and to insert. The first of a (job, subscription) without an open manual delivery is
+    pending, the others are blocked."""
+    busy = open_pairs(connection, sorted({one.event[2] for one in wanted if one.event[2] is not None}), manual=True)
+    known = cache.several(connection, {one.subscription_id for one in wanted})
+    reopened: list[tuple[Any, ...]] = []
+    added: list[dict[str, Any]] = []
+    for one in wanted:
+        subscription = known.get(one.subscription_id)
+        if subscription is None:  # removed: there is no sink
+            continue
+        _, event_id, job_uid, sequence, _ = one.event
+        pair = (job_uid, one.subscription_id)
+        ordered = job_uid is not None and subscription.ordering == "job"
+        state = "blocked" if ordered and pair in busy else "pending"
+        if ordered:
+            busy.add(pair)
+        if one.id is not None:
+            reopened.append((one.id, state, at_once(now), replay_id))
+            continue
+        added.append(
+            {
+                **{"id": new_id("dlv", now), "event_id": event_id, "subscription_id": one.subscription_id},
+                **{"job_uid": job_uid, "sequence": sequence, "state": state},
+                **{"due_at": at_once(now), "created_at": now, "replay": replay_id, "owner": subscription.owner},
+            }
+        )
+    return reopened, added

@@ -1,7 +1,7 @@
-"""Erasure: removes what is stored about a person, a group or a job, in steps that each do a little.
+"""Erasure: removes the rows about a person, a group or a job, in small steps.
 
-A step reads one slice of one table and erases what it selects there, a job at a time, each in a transaction of its own.
-A run that was cut off is run again: what it erased is gone, and it finds the rest. Jobs go first, so that no event of
+A step reads one slice of one table and erases the rows that it selects, a job at a time, each in its own transaction. A
+run that was cut off is run again, and finds the rest. Jobs go first, so that no event of
 theirs can follow.
 """
 
@@ -21,7 +21,7 @@ from relay.store.databases.group_commit import alone, each
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
 from relay.store.databases.pages import decode_cursor, encode_cursor
-from relay.store.databases.statements import SQLITE, Sql, json_list, run, sql
+from relay.store.databases.statements import SQLITE, Sql, json_list, run, run_all, sql
 from relay.store.deliveries.attempt_results import promote_heads
 from relay.store.deliveries.memories import forget_events
 from relay.store.jobs.groups import GroupLedger, delete_empty
@@ -139,7 +139,7 @@ DELETE_CREATE = "DELETE FROM intents WHERE id = :id"
 GROUPS_NAMED = "SELECT id, source, account FROM groups WHERE name = :name"
 
 Found = tuple[Erased, Sequence[Job], str | None]
-"""What a step erased, the jobs among it, and the last key of its slice; None at the end of the table."""
+"""The rows that a step erased, the jobs among it, and the last key of its slice; None at the end of the table."""
 
 
 class ErasureStore:
@@ -258,7 +258,7 @@ class ErasureStore:
         return await self._read(rows, after=after, upto=upto, **values), str(upto) if ended else None
 
     async def _read(self, statement: Sql | str, **values: Any) -> Sequence[Row[Any]]:
-        return await self._database.read(_all, statement, values)
+        return await self._database.read(run_all, statement, values)
 
 
 def _sought(request: ErasureRequest) -> dict[str, Any]:
@@ -268,10 +268,6 @@ def _sought(request: ErasureRequest) -> dict[str, Any]:
 def _selects(request: ErasureRequest, row: Row[Any]) -> bool:
     of_group = request.group is not None and row.group_name == request.group
     return of_group or request.selects(loads(row.metadata), loads(row.request))
-
-
-def _all(connection: Connection, statement: Sql | str, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-    return run(connection, statement, **values).all()
 
 
 def _place_of(cursor: str | None) -> tuple[str, str]:

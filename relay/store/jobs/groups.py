@@ -1,6 +1,6 @@
-"""Groups of jobs: changed in the transaction that changes their jobs, closed, settled and read.
+"""Groups of jobs: changed in the transaction that changes their jobs, closed, finished and read.
 
-Rules are in `relay/core/jobs/groups.py`. A transaction collects what it changes and applies it once, after its other
+Rules are in `relay/core/jobs/groups.py`. A transaction collects its changes and applies them once, after its other
 statements: one read and one UPDATE per group, and its row is locked after those of all jobs.
 """
 
@@ -11,13 +11,12 @@ from sqlalchemy import bindparam, select, text
 from sqlalchemy.engine import Connection
 
 from relay.core.events.event import GROUP_FINISHED, Event, owner_of, relay_event
-from relay.core.events.summary_events import group_finished_data
 from relay.core.jobs.groups import Closing, Folded, JobChange, JobGroup, Place, fold
 from relay.core.jobs.job import Job
 from relay.core.records import Page
-from relay.core.relay_events import dataschema_for
+from relay.core.relay_events import dataschema_for, group_finished_data
 from relay.ids import new_id
-from relay.store.databases.database import Database
+from relay.store.databases.database import Account, Database, Scoped
 from relay.store.databases.group_commit import collected, each, quick
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
@@ -38,8 +37,7 @@ from relay.store.deliveries.memories import forget_groups
 from relay.store.outbox.incident_recorder import Summary
 from relay.store.outbox.recording import Outbox
 from relay.store.rows import group_from, group_values
-from relay.store.schema.summary_tables import GroupRow
-from relay.store.scoped import Account, Scoped
+from relay.store.schema.tables import GroupRow
 
 GROUPS = table_of(GroupRow)
 SETTLE_SECONDS = 900.0
@@ -79,7 +77,7 @@ UPDATE jobs SET group_round = joined.round FROM $json_rows(rows) AS joined WHERE
 """,
     rows={"uid": TEXT, "round": INTEGER},
 )
-# Whether no job of a group is left.
+# True if no job of a group is left.
 NO_JOBS = """
 NOT EXISTS (
   SELECT 1 FROM jobs WHERE group_name = groups.name AND source = groups.source AND account = groups.account
@@ -105,7 +103,7 @@ Note = JobChange | Closing | Review
 
 
 class GroupLedger:
-    """What transactions change of groups. Shared by all stores that write jobs; used by the writer only."""
+    """The changes that transactions make to groups. Shared by all stores that write jobs; used by the writer only."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -116,7 +114,7 @@ class GroupLedger:
         """Groups that the open transaction finishes."""
 
     def configure(self, *, settle_seconds: float, base_url: str, finished: Callable[[Sequence[str]], object]) -> None:
-        """Sets what a node decides, before anything is written.
+        """Sets the node's values, before anything is written.
 
         base_url  the relay's public URL
         finished  called after the commit, perhaps in another thread, with the ids of groups that finished
@@ -130,7 +128,7 @@ class GroupLedger:
         collected(connection, self._apply).append((key, note))
 
     def note_job(self, connection: Connection, job: Job, at: float, before: Place | None, after: Place | None) -> None:
-        """The open transaction changes what a job counts as. Nothing if the job is in no group."""
+        """The open transaction changes the place of a job. Nothing if the job is in no group."""
         if job.group is not None and before != after:
             round = None if before is None else job.group_round
             change = JobChange(job.uid, at, before, after, round)
@@ -195,7 +193,7 @@ class GroupLedger:
 
 
 def delete_empty(connection: Connection, id: str) -> None:
-    """Deletes a group that has no jobs any more, and what sinks remember of it."""
+    """Deletes a group without jobs, and the memories of sinks about it."""
     forget_groups(connection, run(connection, DELETE_EMPTY, id=id).all())
 
 
@@ -213,23 +211,11 @@ def _rounds(notes: Sequence[Note], folded: Folded) -> list[tuple[str, int]]:
 def finished_event(group: JobGroup, base_url: str) -> Event:
     """The event of a round that has finished."""
     finished_at = group.finished_at or group.last_at
-    data = group_finished_data(
-        group=group.name,
-        source=group.source,
-        account=group.account,
-        round=group.round,
-        counts=group.counts,
-        skipped=group.skipped,
-        missing=group.missing,
-        failures=group.failures,
-        first_at=group.first_at,
-        finished_at=finished_at,
-    )
     return relay_event(
         new_id("evt", finished_at),
         GROUP_FINISHED,
         finished_at,
-        data,
+        group_finished_data(group),
         dataschema=dataschema_for(GROUP_FINISHED, base_url),
         subject=group.name,
         owner=owner_of(group.source, group.account),
@@ -237,7 +223,7 @@ def finished_event(group: JobGroup, base_url: str) -> Event:
 
 
 class GroupStore(Scoped):
-    """Reads groups, closes them, and finishes those that have settled."""
+    """Reads groups, closes them, and finishes those that are due."""
 
     def __init__(self, database: Database, ledger: GroupLedger) -> None:
         self._database = database
@@ -281,7 +267,7 @@ class GroupStore(Scoped):
         await self._database.write(self._note, (key, Closing(now, expected)))
         return await self.get(group.id)
 
-    async def finish_settled(self, now: float, count: int = 200) -> int:
+    async def finish_due(self, now: float, count: int = 200) -> int:
         """Finishes rounds for which nothing came for long enough. Returns how many were reviewed."""
         keys = await self._database.read(_due, now, count)
         for key in keys:

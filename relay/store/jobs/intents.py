@@ -18,7 +18,7 @@ from relay.core.jobs.job import Recipient
 from relay.core.jsontext import dumps
 from relay.core.records import Intent, Page, Resolution
 from relay.ids import least_id
-from relay.store.databases.database import Cipher, Database
+from relay.store.databases.database import Account, Cipher, Database, Scoped
 from relay.store.databases.group_commit import each, in_order_of
 from relay.store.databases.locks import MATCH, incidents_of, locking
 from relay.store.databases.pages import decode_cursor, fitting, page_of, size_of
@@ -26,7 +26,6 @@ from relay.store.databases.statements import insert_into, run, run_many, table_o
 from relay.store.outbox.recording import Outbox
 from relay.store.rows import loads
 from relay.store.schema.tables import IntentRow
-from relay.store.scoped import Account, Scoped
 
 CUT_OFF = "cut_off"
 IN_FLIGHT_SECONDS = 600.0
@@ -169,10 +168,6 @@ class IntentStore(Scoped):
         """Marks the fate as unknown, with the reason."""
         await self._database.write(_unknown, (id, reason, status_code))
 
-    async def all_cut_off(self) -> None:
-        """Marks every create in flight as cut off. Only for a SQLite file at start-up."""
-        await self._database.write(_all_cut_off, None)
-
     async def count_unknown(self, now: float) -> int:
         """Number of creates of unknown fate."""
         return await self._database.read(_count_unknown, in_flight_since(now))
@@ -255,11 +250,6 @@ def _dismiss(connection: Connection, item: tuple[str, str]) -> Intent | None:
 def _unknown(connection: Connection, item: tuple[str, str, int | None]) -> None:
     id, reason, status_code = item
     run(connection, UNKNOWN, id=id, reason=reason, status_code=status_code)
-
-
-@each
-def _all_cut_off(connection: Connection, _item: None) -> None:
-    run(connection, ALL_CUT_OFF)
 
 
 def _count_unknown(connection: Connection, in_flight_since: str) -> int:

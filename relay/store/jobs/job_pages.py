@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from relay.core.jobs.job import Job, digest_of, searchable, texts_of
 from relay.core.records import Page
 from relay.ids import least_id
+from relay.store.databases.database import Account
 from relay.store.databases.pages import (
     encode_cursor,
     fitting_sizes,
@@ -27,7 +28,6 @@ from relay.store.databases.pages import (
 from relay.store.databases.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.rows import JOB_COLUMNS, job_from
 from relay.store.schema.tables import JobRow, JobSearchRow
-from relay.store.scoped import Account
 
 JOBS, SEARCH = table_of(JobRow), table_of(JobSearchRow)
 SCANNED = 5_000
@@ -44,7 +44,7 @@ LISTED_BYTES = size_of(JOBS.c.upstream, JOBS.c.metadata, JOBS.c.request)
 
 
 class JobFilter(NamedTuple):
-    """Which jobs a page has. None: any.
+    """The conditions of a page of jobs. None: any.
 
     connect_account  the upstream's id of the sending account
     since, until     registered at or after, and before, a time
@@ -203,9 +203,9 @@ SLICE = 200
 
 # Writes a value of a job's metadata.
 INSERT_SEARCH = insert_into(JobSearchRow, "key", "digest", "job_uid")
-# Deletes what one job was found by.
+# Deletes the search rows of one job.
 DELETE_SEARCH = "DELETE FROM job_search WHERE job_uid = :uid"
-# Deletes what deleted jobs were found by.
+# Deletes the search rows of deleted jobs.
 DELETE_SEARCH_OF_GONE_JOBS = sql(
     """
 DELETE FROM job_search WHERE job_uid IN $json_values(uids) AND NOT EXISTS (

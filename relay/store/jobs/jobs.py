@@ -1,4 +1,4 @@
-"""Jobs: what polls record, and lists. Registration is in `registrations`."""
+"""Jobs: records of polls, and lists. Registration is in `registrations`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from relay.core.jsontext import dumps
 from relay.core.polling.tracking import Registration
 from relay.core.records import Page, PollNote, PollRecord, Recorded, Registered
 from relay.errors import DecryptError, NotFound, RequestError, StaleSequence
-from relay.store.databases.database import Cipher, Database
+from relay.store.databases.database import Account, Cipher, Database, Scoped
 from relay.store.databases.group_commit import alone, each, quick
 from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.databases.lookup import Lookup
@@ -41,11 +41,10 @@ from relay.store.outbox.recording import (
 )
 from relay.store.rows import JOB_COLUMNS, PROGRESS, job_from, loads, observation_values, progress_values
 from relay.store.schema.tables import JobRow
-from relay.store.scoped import Account, Scoped
 
 # Jobs by the upstream's id.
 BY_EXTERNAL_ID = select(*JOB_COLUMNS).where(col(JobRow.external_id) == bindparam("external_id"))
-# What is captured of a job's recipient.
+# The captured recipient of a job.
 CAPTURED = "SELECT captured, source, account FROM jobs WHERE uid = :uid"
 
 log = structlog.get_logger("relay.store")
@@ -70,7 +69,7 @@ class _State(NamedTuple):
     connect_account_id: str | None
 
 
-# Locks jobs and reads what a poll record is checked against.
+# Locks jobs and reads the fields that a poll record is checked against.
 STATES = sql(
     f"SELECT {', '.join(('uid', *_State._fields))} FROM jobs WHERE uid IN $json_values(uids) $for_update(jobs)"
 )
@@ -94,7 +93,7 @@ OPEN_AFTER = _planned(
 # The next open jobs of all accounts.
 OPENED_SINCE = _planned("uid > :after_uid", "uid")
 _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
-# Which accounts have open jobs past their deadline. One seek per account. Jobs of accounts that no longer exist are not
+# Accounts that have open jobs past their deadline. One seek per account. Jobs of accounts that no longer exist are not
 # read.
 ACCOUNTS_PAST_DEADLINE = sql(
     f"""
@@ -145,7 +144,7 @@ WHERE uid = :job_uid AND closed_at IS NULL AND poll_count = COALESCE(:expected_p
 
 
 Deadline = tuple[float, str]
-"""When a job becomes overdue, and its uid."""
+"""The time at which a job becomes overdue, and its uid."""
 FIRST_DEADLINE: Deadline = (0.0, "")
 
 
@@ -182,7 +181,7 @@ class JobStore(Scoped):
         return await self._database.write(self._registrar.register, tuple(registrations))
 
     async def record(self, record: PollRecord) -> Recorded:
-        """Writes what a poll found, with its events. Returns what was recorded.
+        """Writes the changes that a poll found, with its events. Returns the recorded ones.
 
         Raises StaleSequence if the job advanced, closed or was polled meanwhile: load it again.
         """
@@ -219,7 +218,7 @@ class JobStore(Scoped):
         return job if job is None or self._account in (None, (job.source, job.account)) else None
 
     async def recipient(self, uid: str) -> Recipient | None:
-        """Whom the job's create named, as far as it is captured. None if it is damaged. Raises DecryptError if its
+        """The captured recipient of the job's create; None if it is damaged. Raises DecryptError if its
         encryption key is missing, which can be added."""
         row = None if "\0" in uid else await self._database.read(_captured, uid)
         if row is None or row.captured is None or self._account not in (None, (row.source, row.account)):
@@ -249,7 +248,7 @@ class JobStore(Scoped):
         return await self._database.read(_open_jobs, OPENED_SINCE, {"after_uid": after_uid, "count": count})
 
     async def accounts_past_deadline(self, accounts: Sequence[Account], now: float) -> list[Account]:
-        """Which of these accounts have open jobs past their deadline that are not marked overdue."""
+        """The accounts of these that have open jobs past their deadline that are not marked overdue."""
         return await self._database.read(_accounts_past_deadline, accounts, now)
 
     async def past_deadline(
@@ -309,7 +308,7 @@ class JobStore(Scoped):
         ]
 
     def _count(self, connection: Connection, item: PollRecord, state: _State, group: str) -> None:
-        """Notes what a record changes of the job's group. The job was open."""
+        """Notes the change of the job's group. The job was open."""
         before = place_of(None, state.phase, None, None)
         ended = (None, None) if item.seen is None else (item.seen.result_status, item.seen.error_code)
         after = place_of(item.outcome, item.progress.phase, *ended)

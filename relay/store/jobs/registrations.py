@@ -58,7 +58,7 @@ INSERT INTO job_callbacks (job_uid, subscription_id, types) SELECT :job_uid, :su
 WHERE (SELECT COUNT(*) FROM job_callbacks WHERE job_uid = :job_uid) < :max_callbacks
 ON CONFLICT DO NOTHING
 """
-# Whether a callback subscription is linked to a job.
+# True if a callback subscription is linked to a job.
 IS_LINKED = "SELECT 1 FROM job_callbacks WHERE job_uid = :job_uid AND subscription_id = :subscription_id"
 # Links a callback subscription to a new job.
 INSERT_CALLBACK = f"{insert_into(JobCallbackRow, 'job_uid', 'subscription_id', 'types')} ON CONFLICT DO NOTHING"
@@ -148,7 +148,7 @@ class Registrar:
         return found
 
     def _join(self, connection: Connection, registration: Registration, before: Job | None, job: Job) -> None:
-        """Notes what the registration changes of the job's group: the job itself, and whether more jobs come."""
+        """Notes the change of the job's group by the registration: the job itself, and whether more jobs come."""
         request, at = registration.request, registration.job.tracked_at
         was = None if before is None or before.group is None else place_of_job(before)
         self._groups.note_job(connection, job, at, was, place_of_job(job))
@@ -156,7 +156,7 @@ class Registrar:
             self._groups.note(connection, (job.source, job.account, job.group), Closing(at, request.group_size))
 
     def _captured(self, registration: Registration, uid: str) -> bytes | None:
-        """What is captured of the recipient, encrypted for the job."""
+        """The captured recipient, encrypted for the job."""
         recipient = registration.request.recipient
         return None if recipient is None else self._cipher.encrypt(dumps(recipient.document()), context=uid)
 

@@ -8,13 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import Select, delete, select, text
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_OPENED, RELAY_SOURCE, Event, Hint, owner_of, relay_event
-from relay.core.events.summary_events import ClosedBecause
-from relay.core.incidents import Incident, Reported, Trouble, close, data_of, digest_of_sink, observe, review
+from relay.core.incidents import (
+    ClosedBecause,
+    Incident,
+    Reported,
+    Trouble,
+    close,
+    data_of,
+    digest_of_sink,
+    observe,
+    review,
+)
 from relay.core.jsontext import dumps
 from relay.core.relay_events import dataschema_for
 from relay.core.subscriptions.filters import matches
@@ -22,7 +31,8 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
 from relay.store.databases.locks import hold, incidents_of
 from relay.store.databases.statements import SQLITE, TEXT, fetch, insert_into, json_list, run, run_many, sql, table_of
-from relay.store.schema.summary_tables import IncidentRow
+from relay.store.rows import columns, made
+from relay.store.schema.tables import IncidentRow
 
 INCIDENTS = table_of(IncidentRow)
 MAX_WATCHED = 100
@@ -30,27 +40,25 @@ MAX_WATCHED = 100
 MAX_OPEN = 500
 """Maximum open incidents of an account. Failures with a further cause are reported one by one."""
 MAX_LIKELY = 10_000
-"""Maximum open jobs counted."""
+"""Maximum open jobs counted for an incident."""
+MAX_COUNTED = 1_000_000_000
 
 _LIVE = "state IN ('watching', 'open')"
+
+
+def _where(condition: str) -> dict[str, Select[Any]]:
+    """The incidents for which a condition holds, in each dialect."""
+    written = sql(condition)
+    return {
+        SQLITE: select(INCIDENTS).where(text(written.sqlite)),
+        "postgresql": select(INCIDENTS).where(written.postgresql),
+    }
+
+
 # The incidents that are watched or open, by digest.
-LIVE = {
-    name: select(INCIDENTS).where(text(f"digest {of_name} AND {_LIVE}"))
-    for name, of_name in (
-        (SQLITE, sql("$among(digests)").sqlite),
-        ("postgresql", sql("$among(digests)").postgresql.text),
-    )
-}
-# The open incidents of an account.
-OPEN_OF_ACCOUNT = select(INCIDENTS).where(text(f"owner = :owner AND state = 'open' AND {_LIVE}"))
+LIVE = _where(f"digest $among(digests) AND {_LIVE}")
 # The open incidents of accounts.
-OPEN_OF_ACCOUNTS = {
-    name: select(INCIDENTS).where(text(f"owner {of_name} AND state = 'open' AND {_LIVE}"))
-    for name, of_name in (
-        (SQLITE, sql("$among(owners)").sqlite),
-        ("postgresql", sql("$among(owners)").postgresql.text),
-    )
-}
+OPEN_OF_ACCOUNTS = _where(f"owner $among(owners) AND state = 'open' AND {_LIVE}")
 _SAVED = tuple(column.name for column in INCIDENTS.columns)
 # Writes an incident.
 SAVE = f"""
@@ -75,14 +83,14 @@ JOIN connect_accounts AS c ON c.source = wanted.source AND c.account = wanted.ac
 """,
     accounts=_CONNECT_ACCOUNT,
 )
-# Counts the open jobs that name each of some connect accounts.
+# Counts the open jobs that name each of some connect accounts, up to a limit each.
 COUNT_OPEN_JOBS = sql(
-    f"""
+    """
 SELECT wanted.source, wanted.account, wanted.id, (
   SELECT COUNT(*) FROM (
     SELECT 1 FROM jobs WHERE jobs.source = wanted.source AND jobs.account = wanted.account
       AND jobs.connect_account_id = wanted.id AND jobs.closed_at IS NULL
-    LIMIT {MAX_LIKELY}
+    LIMIT :most
   ) AS counted
 ) AS open_count
 FROM $json_rows(accounts) AS wanted
@@ -198,7 +206,7 @@ class IncidentRecorder:
         owner = owner_of(source, account)
         self.lock(connection, [owner])
         over: dict[str | None, list[Incident]] = {}
-        for incident in map(incident_from, connection.execute(OPEN_OF_ACCOUNT, {"owner": owner})):
+        for incident in _open(connection, [owner]):
             id = incident.connect_account_id
             if id is not None and id in reports and incident.waits_for_account:
                 over.setdefault(reports[id], []).append(incident)
@@ -271,20 +279,13 @@ class IncidentRecorder:
 
 def incident_from(row: Row[Any]) -> Incident:
     """An incident."""
-    return Incident(
-        **{name: getattr(row, name) for name in _PLAIN},
-        recent=tuple(row.recent),
-        failed=row.failed_count,
-        hint=None if row.hint is None else Hint(**row.hint),
-    )
-
-
-_PLAIN = tuple(name for name in _SAVED if name not in ("recent", "failed_count", "hint"))
+    hint = None if row.hint is None else Hint(**row.hint)
+    return made(Incident, row, recent=tuple(row.recent), failed=row.failed_count, hint=hint)
 
 
 def _values_of(incident: Incident) -> dict[str, Any]:
     return {
-        **{name: getattr(incident, name) for name in _PLAIN},
+        **columns(incident),
         "recent": dumps(incident.recent).decode(),
         "failed_count": incident.failed,
         "hint": None if incident.hint is None else dumps(asdict(incident.hint)).decode(),
@@ -294,9 +295,13 @@ def _values_of(incident: Incident) -> dict[str, Any]:
 def open_by_connect_account(connection: Connection, owners: Iterable[str]) -> dict[tuple[str | None, str], str]:
     """The newest open incident of each connect account of these owners, by owner and connect account. Only incidents
     that end with the account's recovery."""
-    rows = connection.execute(OPEN_OF_ACCOUNTS[connection.dialect.name], {"owners": json_list(sorted(set(owners)))})
-    found = sorted((one for one in map(incident_from, rows) if one.waits_for_account), key=lambda one: one.id)
+    found = sorted((one for one in _open(connection, owners) if one.waits_for_account), key=lambda one: one.id)
     return {(one.owner, one.connect_account_id or ""): one.id for one in found}
+
+
+def _open(connection: Connection, owners: Iterable[str]) -> list[Incident]:
+    statement = OPEN_OF_ACCOUNTS[connection.dialect.name]
+    return [incident_from(row) for row in connection.execute(statement, {"owners": json_list(sorted(set(owners)))})]
 
 
 def turn_of(one: Trouble | Incident) -> str | None:
@@ -354,9 +359,16 @@ def shown(connection: Connection, incidents: Sequence[Incident]) -> list[ShownIn
     opened = sorted({key for key, one in zip(keys, incidents, strict=True) if key[2] and one.state == "open"})
     rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(named)) if named else ()
     names = {(source, account, id): name for source, account, id, name in rows}
-    rows = fetch(connection, COUNT_OPEN_JOBS, accounts=json_list(opened)) if opened else ()
-    counts = {(source, account, id): int(count) for source, account, id, count in rows}
+    counts = open_jobs(connection, opened, MAX_LIKELY)
     return [
         ShownIncident(one, names.get(key), counts.get(key) if one.state == "open" else None)
         for key, one in zip(keys, incidents, strict=True)
     ]
+
+
+def open_jobs(
+    connection: Connection, accounts: Sequence[tuple[str | None, str | None, str | None]], most: int = MAX_COUNTED
+) -> dict[tuple[Any, Any, Any], int]:
+    """The number of open jobs that name each connect account: its source, account and id. At most `most` each."""
+    rows = fetch(connection, COUNT_OPEN_JOBS, accounts=json_list(accounts), most=most) if accounts else ()
+    return {(source, account, id): int(count) for source, account, id, count in rows}

@@ -2,9 +2,14 @@
 
 Ordering at flat cost: only the head of each (job, subscription) is `pending` and so in the index that claims read. Its
 followers are `blocked` until the head ends (see `attempt_results`).
+
+Streams keep events without a job in order, as a job does for its own events. A stream's row holds the place of its last
+event. It is locked while an event takes its place, and while the head of its deliveries ends: see `lock_jobs`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,23 +26,36 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
 from relay.store.databases.group_commit import collected
 from relay.store.databases.notices import notify
-from relay.store.databases.statements import SQLITE, Sql, fetch, in_turns, insert_into, json_list, run, run_many, sql
+from relay.store.databases.statements import (
+    INTEGER,
+    REAL,
+    SQLITE,
+    TEXT,
+    Sql,
+    fetch,
+    in_turns,
+    insert_into,
+    json_list,
+    run,
+    run_many,
+    run_rows,
+    sql,
+)
 from relay.store.outbox.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, event_type_of, joined
-from relay.store.outbox.streams import placed
 from relay.store.outbox.subscription_cache import MAX_CACHED, SubscriptionCache
 from relay.store.rows import event_from
 from relay.store.schema.tables import OPEN_DELIVERY, DeliveryRow, EventRow
 
-_EVENT = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
+EVENT_COLUMNS = ("id", "job_uid", "sequence", "type", "source", "subject", "time", "recorded_at", "body", "owner")
 _DELIVERY = (
     *("id", "event_id", "subscription_id", "job_uid", "sequence", "state"),
     *("due_at", "lease_token", "created_at", "owner"),
 )
 _ENDED = ("ended_at", "reason")
 # Writes events.
-INSERT_EVENT = insert_into(EventRow, *_EVENT)
+INSERT_EVENT = insert_into(EventRow, *EVENT_COLUMNS)
 # Writes events without a job that are kept in order.
-INSERT_ORDERED = insert_into(EventRow, *_EVENT, "stream")
+INSERT_ORDERED = insert_into(EventRow, *EVENT_COLUMNS, "stream")
 # Writes deliveries.
 INSERT_DELIVERY = insert_into(
     DeliveryRow, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
@@ -72,7 +90,7 @@ LOCK_JOBS = sql("SELECT uid FROM jobs WHERE uid IN $json_values(uids) $for_updat
 # The same for streams.
 LOCK_STREAMS = sql("SELECT uid FROM streams WHERE uid IN $json_values(uids) $for_update(streams)")
 
-_READ = ", ".join((*_EVENT, "stream", "identity"))
+_READ = ", ".join((*EVENT_COLUMNS, "stream", "identity"))
 # The event of an incident that has this type. There is one that opens it, and one that closes it.
 EVENT_OF_INCIDENT = f"SELECT {_READ} FROM events WHERE subject = :incident AND type = :type LIMIT 1"
 
@@ -248,18 +266,7 @@ def open_pairs(connection: Connection, job_uids: Sequence[str], *, manual: bool 
 
 def event_values(event: Event) -> dict[str, Any]:
     """The row of an event."""
-    return {
-        "id": event.id,
-        "job_uid": event.job_uid,
-        "sequence": event.sequence,
-        "type": event.type,
-        "source": event.source,
-        "subject": event.subject,
-        "time": event.time,
-        "recorded_at": event.recorded_at,
-        "body": event.body,
-        "owner": event.owner,
-    }
+    return {name: getattr(event, name) for name in EVENT_COLUMNS}
 
 
 def delivery_values(
@@ -299,8 +306,43 @@ def claimed_from(row: dict[str, Any], event: Event, lease: Lease) -> Claimed:
         id=row["id"],
         event=event,
         subscription_id=row["subscription_id"],
-        job_uid=event.order_key,
         lease_token=lease.token,
         lease_until=lease.until,
         created_at=row["created_at"],
     )
+
+
+MAX_SEQUENCE = 2**31 - 1_000_000
+"""The column's limit, less room for one transaction. Beyond it a stream restarts its numbering: after two billion
+events, those open at that moment may be out of order."""
+# Takes the next places of some streams, and locks the streams.
+TAKE_PLACES = sql(
+    f"""
+INSERT INTO streams (uid, sequence, used_at)
+SELECT m.uid, m.count, m.used_at FROM $json_rows(rows) AS m WHERE 1 = 1 ORDER BY m.uid
+ON CONFLICT (uid) DO UPDATE SET used_at = excluded.used_at, sequence = excluded.sequence
+  + CASE WHEN streams.sequence < {MAX_SEQUENCE} THEN streams.sequence ELSE 0 END
+""",
+    rows={"uid": TEXT, "count": INTEGER, "used_at": REAL},
+)
+# The last places of some streams.
+PLACES = sql("SELECT uid, sequence FROM streams WHERE uid IN $json_values(uids)")
+
+
+def placed(connection: Connection, events: Sequence[Event]) -> list[Event]:
+    """The events with their places in their streams. Locks the streams."""
+    counts = Counter(event.stream for event in events if event.stream is not None)
+    if not counts:
+        return list(events)
+    used_at = {event.stream: event.recorded_at for event in events}
+    run_rows(connection, TAKE_PLACES, [(uid, counts[uid], used_at[uid]) for uid in sorted(counts)])
+    last: dict[str, int] = {row[0]: row[1] for row in fetch(connection, PLACES, uids=json_list(sorted(counts)))}
+    taken: Counter[str] = Counter()
+    found: list[Event] = []
+    for event in events:
+        stream = event.stream
+        if stream is not None:
+            taken[stream] += 1
+            event = replace(event, sequence=last[stream] - counts[stream] + taken[stream])
+        found.append(event)
+    return found

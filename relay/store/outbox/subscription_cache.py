@@ -13,7 +13,7 @@ from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, filters_of, matches
 from relay.core.subscriptions.subscription import Subscription
 from relay.store.databases.locks import CHANGE, MATCH, TransactionLock, hold
-from relay.store.databases.notices import notify
+from relay.store.databases.notices import raise_version, version_of
 from relay.store.databases.statements import SQLITE, run
 from relay.store.schema.tables import SubscriptionRow
 
@@ -24,15 +24,7 @@ MATCHED_BY = select(
     col(SubscriptionRow.created_at),
 )
 
-# The version of the subscriptions.
-VERSION = "SELECT number FROM versions WHERE name = 'subscriptions'"
-# Raises the version.
-RAISE_VERSION = """
-INSERT INTO versions (name, number) VALUES ('subscriptions', 1)
-ON CONFLICT (name) DO UPDATE SET number = versions.number + 1
-"""
-
-# Whether a callback exists or has existed. Never reset: a node that knows of callbacks need not be notified again.
+# True if a callback exists or has existed. Never reset: a node that knows of callbacks need not be notified again.
 ANY_CALLBACK = """
 SELECT EXISTS (SELECT 1 FROM versions WHERE name = 'callbacks')
   OR EXISTS (SELECT 1 FROM subscriptions WHERE callback = 1)
@@ -79,7 +71,7 @@ class SubscriptionCache:
         self._callbacks: dict[str, Subscription] = {}
         self._has_callbacks = False
         self._knows_callbacks = False
-        """Whether `_has_callbacks` was committed as true, which it then stays."""
+        """True once `_has_callbacks` was committed as true, which it then stays."""
         self._changing = False
         self.version = 0
         """Rises with every committed change; caches elsewhere then reload."""
@@ -88,8 +80,7 @@ class SubscriptionCache:
         """The open transaction changes a subscription: invalidates the cache here and on other nodes."""
         if connection.dialect.name != SQLITE:
             hold(connection, [CHANGE])
-            run(connection, RAISE_VERSION)
-            notify(connection, "subscriptions")
+            raise_version(connection, "subscriptions")
             self._number = None
         self._forget()
         self._changing = True
@@ -140,7 +131,7 @@ class SubscriptionCache:
             run(connection, NOTE_CALLBACK)
 
     def callback_locks(self) -> Sequence[TransactionLock]:
-        """What `callback_made` needs."""
+        """The locks that `callback_made` needs."""
         return [] if self._knows_callbacks else [CHANGE]
 
     def has_callbacks(self, connection: Connection) -> bool:
@@ -158,7 +149,7 @@ class SubscriptionCache:
         return every.plain + tuple(chain.from_iterable(passing))
 
     def comparisons_of(self, connection: Connection, event: Event) -> int:
-        """How many comparisons `matching` makes for an event, at most."""
+        """Maximum number of comparisons that `matching` makes for an event."""
         return self._of_kind(connection, event).comparisons
 
     def _of_kind(self, connection: Connection, event: Event) -> _Matching:
@@ -188,7 +179,7 @@ class SubscriptionCache:
         if self._checked or connection.dialect.name == SQLITE:
             return
         hold(connection, [MATCH])
-        number = run(connection, VERSION).scalar_one_or_none() or 0
+        number = version_of(connection, "subscriptions")
         if number != self._number:
             self._number = number
             self._forget()

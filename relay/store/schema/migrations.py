@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import SQLModel
 
-import relay.store.schema.summary_tables  # noqa: F401 (fills the metadata)
+import relay.store.schema.tables  # noqa: F401 (fills the metadata)
 from relay import resources
 from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.private_files import make_empty
@@ -22,7 +22,7 @@ from relay.store.databases.sqlite import HolderLock, lock_path, make_engine, nar
 COMMIT_OF_OLDER_SCHEMAS = "7480739f"
 """A commit of this repository that migrates schemas older than the first one of this program."""
 UPGRADE_WAIT_MS = 60_000
-"""How long an upgrade of SQLite waits for another one."""
+"""Maximum wait of an upgrade of SQLite for another one."""
 Result = TypeVar("Result")
 
 

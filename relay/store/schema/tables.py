@@ -47,9 +47,9 @@ LargeCount = Annotated[int, Field(sa_type=LargeInteger)]
 OptionalCount = Annotated[int | None, Field(sa_type=LargeInteger)]
 
 
-def partial_index(name: str, *columns: str, where: str) -> Index:
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """An index of the rows for which `where` holds."""
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class JobRow(SQLModel, table=True):
@@ -58,7 +58,7 @@ class JobRow(SQLModel, table=True):
     deadline_seconds  how long after its schedule it becomes overdue
     group_round       the round of its group that counts it
     error_code        of a failed job
-    captured          whom its create named, if `proxy.capture` wants that
+    captured          the recipient of its create, if `proxy.capture` is set
     """
 
     __tablename__: ClassVar[str] = "jobs"
@@ -88,7 +88,7 @@ class JobRow(SQLModel, table=True):
         partial_index("ix_jobs_channel", "channel", "uid", where="channel IS NOT NULL"),
         # list pages with connect_account=
         partial_index("ix_jobs_connect", "connect_account_id", "uid", where="connect_account_id IS NOT NULL"),
-        # start-up and rotation: the encryption keys of what is captured
+        # start-up and rotation: the encryption keys of captured recipients
         partial_index("ix_jobs_captured", "uid", where="captured IS NOT NULL"),
         # a group's open jobs by channel and scheduled time, and those that ended last
         partial_index(
@@ -168,14 +168,8 @@ class EventRow(SQLModel, table=True):
         Index("ix_events_recorded_at", "recorded_at", "position"),
         # list pages of a token bound to an account
         Index("ix_events_owner", "owner", "recorded_at", "position"),
-        # publishing: what is known already
-        Index(
-            "uq_events_identity",
-            "identity",
-            unique=True,
-            sqlite_where=text("identity IS NOT NULL"),
-            postgresql_where=text("identity IS NOT NULL"),
-        ),
+        # publishing: the events that are known already
+        partial_index("uq_events_identity", "identity", where="identity IS NOT NULL", unique=True),
         {"sqlite_autoincrement": True},
     )
 
@@ -208,7 +202,7 @@ class StreamRow(SQLModel, table=True):
 
 
 class SubscriptionRow(SQLModel, table=True):
-    """Where events go. `sealed` holds the sink, the custom headers and the sink's credential, encrypted.
+    """A sink and its events. `sealed` holds the sink, the custom headers and the sink's credential, encrypted.
 
     owner          the account it is limited to, as source/account; NULL: none
     consent        the result of the handshake with the sink of its digest: `core.subscriptions.subscription.Consent`
@@ -220,13 +214,7 @@ class SubscriptionRow(SQLModel, table=True):
     __tablename__: ClassVar[str] = "subscriptions"
     __table_args__ = (
         # registration: one subscription per callback URL
-        Index(
-            "uq_subscriptions_callback",
-            "sink_digest",
-            unique=True,
-            sqlite_where=text("callback = 1"),
-            postgresql_where=text("callback = 1"),
-        ),
+        partial_index("uq_subscriptions_callback", "sink_digest", where="callback = 1", unique=True),
         # list pages without callbacks
         partial_index("ix_subscriptions_listed", "id", where="callback = 0"),
         # all subscriptions, and list pages, of a token bound to an account
@@ -285,7 +273,7 @@ class SecretRow(SQLModel, table=True):
 class DeliveryRow(SQLModel, table=True):
     """One event on its way to one subscription.
 
-    job_uid   what its order is kept by: its event's job or stream (`Event.order_key`)
+    job_uid   the key of its order: its event's job or stream (`Event.order_key`)
     state     pending (the head of its job and subscription), blocked (a follower), delivered, dead, cancelled,
               uncertain (the sink may have accepted it)
     priority  0 first attempts, 1 retries and the backlog of a failing sink, 2 manual retries and replays, which have
@@ -388,7 +376,7 @@ class AccountRow(SQLModel, table=True):
 
 
 class HazardRow(SQLModel, table=True):
-    """What the planner has learned of one class of a source's jobs, and from how many events."""
+    """Statistics of one class of a source's jobs, and the number of events behind them."""
 
     __tablename__: ClassVar[str] = "hazards"
 
@@ -436,7 +424,7 @@ class IntentRow(SQLModel, table=True):
     id      begins with the time of `created_at`, so everything sent before a time is a range of ids
     reason  why the fate is unknown; NULL while the request is in flight
     told    1 once an event has reported the unknown fate, or a person has resolved it and no event is needed
-    fate    what a person found out; the row is then kept as a record
+    fate    the finding of a person; the row is then kept as a record
     sealed  the callback URL and its types, encrypted, because the URL can be a credential
     """
 
@@ -590,7 +578,7 @@ class CallbackHostRow(SQLModel, table=True):
 
 
 class SinkMemoryRow(SQLModel, table=True):
-    """What a subscription remembers of its sink under a key, such as the chat message that shows a group.
+    """A fact about a sink that a subscription remembers under a key, such as the chat message that shows a group.
 
     data   JSON, see `relay.core.deliveries.dialogue.Memory`
     token  the delivery whose turn it is until `held_until`; NULL: none has it
@@ -598,7 +586,7 @@ class SinkMemoryRow(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "sink_memories"
     __table_args__ = (
-        # erasure: what is remembered of a group
+        # erasure: the memories about a group
         Index("ix_sink_memories_key", "key"),
         # retention: rows not written since a time
         Index("ix_sink_memories_updated_at", "updated_at"),
@@ -613,7 +601,7 @@ class SinkMemoryRow(SQLModel, table=True):
 
 
 class FigureRow(SQLModel, table=True):
-    """What happened in one minute, hour or day, for charts. A crash may lose the last seconds of it.
+    """A count or a sum of one minute, hour or day, for charts. A crash may lose the last seconds of it.
 
     span    minute, hour or day
     label   the account as source/account, or a subscription's id; "" for the whole relay
@@ -636,10 +624,11 @@ class FigureRow(SQLModel, table=True):
 
 
 class SessionRow(SQLModel, table=True):
-    """Who is signed in to the dashboard. A row has the digests of the session's secret and of its token, no secret.
+    """A browser that is signed in to the dashboard. A row has the digests of the session's secret and of its token, no
+    secret.
 
     kind          session, or link: a link that makes one session, once
-    token_digest  what the token is known by: a session ends with its token
+    token_digest  digest of its token: a session ends with its token
     name          of the token
     """
 
@@ -663,7 +652,7 @@ class JobSearchRow(SQLModel, table=True):
     """A value in a job's metadata that `web.search_keys` makes searchable. `digest` is of the value."""
 
     __tablename__: ClassVar[str] = "job_search"
-    # erasure and retention: what is kept of a job
+    # erasure and retention: the rows of a job
     __table_args__ = (Index("ix_job_search_job_uid", "job_uid"),)
 
     key: TextKey
@@ -714,3 +703,139 @@ for _database, _statements in AUDIT_IS_APPEND_ONLY.items():
     for _statement in _statements:
         _after_create = DDL(_statement).execute_if(dialect=_database)  # type: ignore[no-untyped-call]
         listen(AuditRow.__table__, "after_create", _after_create)  # type: ignore[attr-defined]
+
+
+_NOT_CLOSED = "state IN ('watching', 'open')"
+
+
+class GroupRow(SQLModel, table=True):
+    """Jobs that belong together, see `relay/core/jobs/groups.py`. Written in the transaction that changes one of its
+    jobs.
+
+    counts       jobs by state; `failures`: failed jobs by error code
+    closed_at    since when no more jobs come
+    finished_at  when this round finished; NULL: it has not
+    last_at      when its latest job was registered; `max_gap_seconds`: the longest time between two of them
+    due_at       when it finishes unless a job changes; NULL: not before one does
+    """
+
+    __tablename__: ClassVar[str] = "groups"
+    __table_args__ = (
+        UniqueConstraint("source", "account", "name"),
+        # by name alone
+        Index("ix_groups_name", "name"),
+        # list pages with account=, and of a token bound to an account
+        Index("ix_groups_account", "account", "id"),
+        # list pages with source=
+        Index("ix_groups_source", "source", "id"),
+        # upkeep: groups that may have finished
+        partial_index("ix_groups_due", "due_at", "id", where="due_at IS NOT NULL"),
+        # list pages with state=open; retention: rounds finished before a time
+        partial_index("ix_groups_open", "id", where="finished_at IS NULL"),
+        partial_index("ix_groups_finished", "finished_at", "id", where="finished_at IS NOT NULL"),
+    )
+
+    id: TextKey
+    source: Text
+    account: Text
+    name: Text
+    round: int = 1
+    expected: OptionalCount = None
+    closed_at: float | None = None
+    counts: dict[str, Any] = Field(default_factory=dict, sa_type=Json)
+    skipped: LargeCount = 0
+    failures: dict[str, Any] = Field(default_factory=dict, sa_type=Json)
+    first_at: float
+    last_at: float
+    max_gap_seconds: float = 0.0
+    finished_at: float | None = None
+    due_at: float | None = None
+
+
+class IncidentRow(SQLModel, table=True):
+    """Failures with one cause, see `relay/core/incidents.py`. Written in the transaction that records a failure.
+
+    digest       of the facts that its failures share: its source, account, connect account, subscription and code
+    state        watching (too few failures to be reported), open, closed
+    recent       times of the failures while watching
+    told_count   the number of failures in the last event
+    due_at       when upkeep reviews it: whether it can be closed, or forgotten while watching
+    sink         of a subscription, without its path
+    """
+
+    __tablename__: ClassVar[str] = "incidents"
+    __table_args__ = (
+        # a failure: the incident it belongs to
+        partial_index("uq_incidents_digest", "digest", where=_NOT_CLOSED, unique=True),
+        # a failure with a new cause: how many its account has already, and the oldest one watched; the open ones of a
+        # connect account that recovers
+        partial_index("ix_incidents_live", "owner", "state", "due_at", where=_NOT_CLOSED),
+        # upkeep: incidents to review
+        partial_index("ix_incidents_due", "due_at", "id", where="due_at IS NOT NULL"),
+        # list pages, with and without state=; watching ones are not shown
+        partial_index("ix_incidents_shown", "id", where="state <> 'watching'"),
+        partial_index("ix_incidents_open", "id", where="state = 'open'"),
+        # list pages of a token bound to an account, and with source= and account=
+        Index("ix_incidents_owner", "owner", "id"),
+        # retention: incidents closed before a time
+        partial_index("ix_incidents_closed_at", "closed_at", "id", where="closed_at IS NOT NULL"),
+    )
+
+    id: TextKey
+    digest: Text
+    kind: Text
+    source: OptionalText = None
+    account: OptionalText = None
+    owner: OptionalText = None
+    connect_account_id: OptionalText = None
+    subscription_id: OptionalText = None
+    sink: OptionalText = None
+    code: OptionalText = None
+    channel: OptionalText = None
+    state: Text
+    recent: list[float] = Field(default_factory=list, sa_type=Json)
+    failed_count: LargeCount = 0
+    told_count: LargeCount = 0
+    first_failure_at: float
+    last_failure_at: float
+    opened_at: float | None = None
+    closed_at: float | None = None
+    closed_because: OptionalText = None
+    hint: dict[str, Any] | None = Field(default=None, sa_type=Json)
+    due_at: float | None = None
+
+
+class ConnectAccountRow(SQLModel, table=True):
+    """An account that an upstream account sends from, see `relay/core/jobs/connect_accounts.py`.
+
+    uid           where list pages continue: the upstream's ids may be of any form
+    status        the upstream's own
+    state         ok, needs_reconnect, cannot_send, removed; or new: not confirmed yet. `since`: since when
+    unconfirmed   the state that one listing has shown and a second one must confirm, and when it was first shown
+    changes       times of its latest changes of state
+    told_state    the state in the last event, `told_at`: when
+    """
+
+    __tablename__: ClassVar[str] = "connect_accounts"
+    __table_args__ = (
+        # list pages
+        Index("uq_connect_accounts_uid", "uid", unique=True),
+        # retention: accounts removed before a time
+        partial_index("ix_connect_accounts_removed", "since", where="state = 'removed'"),
+    )
+
+    source: TextKey
+    account: TextKey
+    id: TextKey
+    uid: Text
+    channel: OptionalText = None
+    name: OptionalText = None
+    status: OptionalText = None
+    can_send: int | None = None
+    state: Text
+    since: float
+    unconfirmed: OptionalText = None
+    unconfirmed_at: float | None = None
+    changes: list[float] = Field(default_factory=list, sa_type=Json)
+    told_state: Text
+    told_at: float | None = None

@@ -1,1 +1,1 @@
-"""Subscriptions and what belongs to them: secrets, credentials, callbacks, handshakes."""
+"""Subscriptions, and their secrets, credentials, callbacks and handshakes."""

@@ -1,4 +1,4 @@
-"""Handshakes: which sinks are to be asked for their consent, whose turn it is to ask, and what they have answered."""
+"""Handshakes: the sinks to ask for their consent, the node whose turn it is, and the answers."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,27 +1,27 @@
-"""Subscriptions and callbacks. What can be a credential is encrypted: see `rows.py` and `secrets.py`."""
+"""Subscriptions and callbacks. Columns that can hold a credential are encrypted: see `rows.py` and `secrets.py`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from sqlalchemy import Select, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
-from relay.core.events.summary_events import ClosedBecause
+from relay.core.incidents import ClosedBecause
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscriptions.declared import Change, changed_fields, current_secret, pending_words
 from relay.core.subscriptions.filters import filters_key, unreadable
 from relay.core.subscriptions.handshake import WAITS
 from relay.core.subscriptions.subscription import PULL, SigningSecret, Subscription
 from relay.errors import Conflict, DecryptError
-from relay.store.databases.database import Cipher, Database
+from relay.store.databases.database import Cipher, Database, Scoped
 from relay.store.databases.group_commit import alone, each
 from relay.store.databases.locks import CHANGE, MATCH, incidents_of, locking, row_of, to_change
-from relay.store.databases.notices import notify
+from relay.store.databases.notices import notify, version_of
 from relay.store.databases.pages import decode_cursor, newest_first, page_of, unindexed
 from relay.store.databases.statements import TEXT, json_list, run, sql, table_of
 from relay.store.deliveries.cancellation import CANCEL_CHUNK, cancel_some
@@ -30,14 +30,10 @@ from relay.store.deliveries.past_events import advance, begin, filling_of, unfin
 from relay.store.deliveries.pulls import LAG
 from relay.store.outbox.incident_recorder import Summary, joined
 from relay.store.outbox.ordering import jobs_of_subscription, reorder
-from relay.store.outbox.recording import (
-    Outbox,
-)
-from relay.store.outbox.subscription_cache import FILLING, READ_AT_ONCE, TOLD_SINCE, VERSION
+from relay.store.outbox.recording import Outbox
+from relay.store.outbox.subscription_cache import FILLING, READ_AT_ONCE, TOLD_SINCE
 from relay.store.schema.tables import SecretRow, SubscriptionRow
-from relay.store.scoped import Scoped
-from relay.store.subscriptions.credentials import is_same
-from relay.store.subscriptions.filter_room import FilterRoom
+from relay.store.subscriptions.filters import FilterRoom, begin_of, filter_waiting, hold, is_held
 from relay.store.subscriptions.rows import (
     FIXED,
     OF_ITS_STATE,
@@ -53,12 +49,12 @@ from relay.store.subscriptions.secrets import (
     AUDIT_OWNER,
     NEWEST_SECRET,
     insert_secret,
+    is_same,
     no_room,
     put_secret,
     secret_from,
     secrets_of,
 )
-from relay.store.subscriptions.unreadable_filters import begin_of, filter_waiting, hold, is_held
 from relay.tasks import Turns
 
 log = structlog.get_logger("relay.store")
@@ -71,7 +67,7 @@ FROM $json_rows(digests) AS wanted
 """,
     digests={"sink_digest": TEXT},
 )
-# How many callbacks some jobs have. `|| ''` keeps PostgreSQL from walking all jobs of the account.
+# Number of callbacks of some jobs. `|| ''` keeps PostgreSQL from walking all jobs of the account.
 COUNT_CALLBACKS = sql(
     """
 SELECT external_id, source, account, (
@@ -84,23 +80,23 @@ FROM $json_rows(jobs) AS wanted
 """,
     jobs={"external_id": TEXT, "source": TEXT, "account": TEXT},
 )
-# How many subscriptions a token has made. Read in the index of those that are no callbacks.
+# Number of subscriptions that a token has made. Read in the index of those that are no callbacks.
 COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND creator = :creator"
 # Deletes a callback's links to jobs.
 DELETE_CALLBACK_LINKS = "DELETE FROM job_callbacks WHERE subscription_id = :id"
 MAX_SUBSCRIPTIONS = 100_000
 Failed = dict[str, DecryptError]
-"""Why a subscription cannot be decrypted, by its id, or by the owner of a secret."""
+"""The error that keeps a subscription from being decrypted, by its id, or by the owner of a secret."""
 PENDING_COUNTED = 10_000
 CURSOR = "subscription "
-"""How cursors begin: ids can be of the user's own choice, so they do not tell which list they are of."""
+"""Prefix of cursors: ids can be of the user's own choice, so they do not tell which list they are of."""
 # The failing sinks.
 FAILING = f"""
 SELECT id, failing_since FROM subscriptions WHERE failing_since IS NOT NULL
 ORDER BY failing_since LIMIT {MAX_SUBSCRIPTIONS}
 """
 # Changes a subscription's state. Resuming an enabled subscription also changes `state_since`, so that every node drops
-# what it knows of the sink; resuming a pending one begins another handshake.
+# its knowledge of the sink; resuming a pending one begins another handshake.
 SET_STATE = """
 UPDATE subscriptions SET
   state_since = CASE WHEN state = :state AND state NOT IN ('enabled', 'pending') THEN state_since ELSE :now END,
@@ -119,22 +115,6 @@ WHERE id IN $json_values(ids) AND (paused_until IS NULL OR paused_until < :until
 )
 # Forgets a sink's failures and pause.
 FORGET_FAILURES = f"UPDATE subscriptions SET {', '.join(f'{name} = NULL' for name in OF_THE_SINK)} WHERE id = :id"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
-    id: str
-    state: str
-    reason: str | None
-    now: float
-
-
-class _Health(NamedTuple):
-    id: str
-    failing_since: float | None
-    failing_reason: str | None
-    paused_until: float | None
-    paused_with_it: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +250,7 @@ class SubscriptionStore(Scoped):
         await refuse_hidden(self._database, self._owner, subscription_id)
         if state in ("enabled", "pending"):
             await self._filter_waiting(subscription_id, now)
-        change = _Change(id=subscription_id, state=state, reason=reason, now=now)
+        change = {"id": subscription_id, "state": state, "reason": reason, "now": now}
         await self._database.write(self._set_state, change)
 
     async def _filter_waiting(self, subscription_id: str, now: float) -> None:
@@ -305,14 +285,14 @@ class SubscriptionStore(Scoped):
     ) -> None:
         """Stores since when the sink has only failed (None: it does not fail), the first reason, and until when it
         asked to be left alone. `paused_with_it`: subscriptions that share its limits, so pause as long at least."""
-        health = _Health(subscription_id, failing_since, failing_reason, paused_until, tuple(paused_with_it))
-        await self._database.write(_set_sink_health, health)
+        values = {"failing_since": failing_since, "failing_reason": failing_reason, "paused_until": paused_until}
+        await self._database.write(_set_sink_health, (subscription_id, values, tuple(paused_with_it)))
 
     async def remove(self, subscription_id: str, now: float) -> None:
         """Deletes a subscription and cancels its open deliveries, in chunks that do not delay other writes. Raises
         NotFound.
 
-        After the deletion no delivery of it is added or promoted. Upkeep cancels what a crash leaves open.
+        After the deletion no delivery of it is added or promoted. Upkeep cancels deliveries that a crash leaves open.
         """
         await refuse_hidden(self._database, self._owner, subscription_id)
         await self._database.write(self._remove, (subscription_id, now))
@@ -325,7 +305,7 @@ class SubscriptionStore(Scoped):
     async def find_changes(self) -> bool:
         """Calls `changed` if another node changed a subscription since the last call, in case its notice was lost.
         Returns whether one did."""
-        number = await self._database.read(_version)
+        number = await self._database.read(version_of, "subscriptions")
         if number == self._found_version:
             return False
         self._found_version = number
@@ -335,7 +315,7 @@ class SubscriptionStore(Scoped):
     # --- reads
 
     async def pending(self, subscription_id: str) -> int:
-        """How many deliveries of a subscription a removal would cancel, PENDING_COUNTED at most."""
+        """Number of deliveries of a subscription that a removal would cancel, PENDING_COUNTED at most."""
         return await self._database.read(_pending, subscription_id)
 
     async def all(self, failed: Failed | None = None) -> list[Subscription]:
@@ -496,43 +476,31 @@ class SubscriptionStore(Scoped):
         rooms = [room for item in items for made, room in item if room and digest(made.sink, made.owner) not in known]
         counts = _callback_counts(connection, rooms)
         rows: list[dict[str, Any]] = []
-        results = [[self._callback(made, room, known, counts, rows) for made, room in item] for item in items]
+        for made, room in (one for item in items for one in item):
+            key = digest(made.sink, made.owner)
+            if key in known or (room is not None and counts[room.job] >= room.fewer_than):
+                continue
+            if room is not None:
+                counts[room.job] += 1
+            rows.append(values_of(self._cipher, made))
+            known[key] = made.id
         if rows:
             self._outbox.subscriptions.callback_made(connection)
             # in the order of their key, or two nodes that make the same ones would deadlock
             connection.execute(insert(SubscriptionRow), sorted(rows, key=lambda row: str(row["sink_digest"])))
-        return results
+        return [[known.get(digest(made.sink, made.owner)) for made, _ in item] for item in items]
 
-    def _callback(
-        self,
-        made: Subscription,
-        room: CallbackRoom | None,
-        known: dict[str, str],
-        counts: Counter[tuple[str, str, str]],
-        rows: list[dict[str, Any]],
-    ) -> str | None:
-        """The id of one callback subscription. Adds to `rows` what has to be written, and to `known` and `counts`."""
-        key = digest(made.sink, made.owner)
-        if key not in known:
-            if room is not None:
-                if counts[room.job] >= room.fewer_than:
-                    return None
-                counts[room.job] += 1
-            rows.append(values_of(self._cipher, made))
-            known[key] = made.id
-        return known[key]
-
-    @locking(lambda change: [*to_change(change.id), incidents_of(change.id)])
-    def _set_state(self, connection: Connection, items: Sequence[_Change]) -> Sequence[None | Exception]:
+    @locking(lambda change: [*to_change(change["id"]), incidents_of(change["id"])])
+    def _set_state(self, connection: Connection, items: Sequence[Mapping[str, Any]]) -> Sequence[None | Exception]:
         results: list[None | Exception] = []
         ended: list[Summary] = []
         for change in items:
-            values = {"id": change.id, "state": change.state, "reason": change.reason, "now": change.now}
-            changed = run(connection, SET_STATE, **values).rowcount
-            if change.state in ("enabled", "pending"):
-                run(connection, FORGET_FAILURES, id=change.id)
-                ended.append(self._end_incident(connection, change.id, "subscription_resumed", change.now))
-            results.append(None if changed else not_found(change.id))
+            id: str = change["id"]
+            changed = run(connection, SET_STATE, **change).rowcount
+            if change["state"] in ("enabled", "pending"):
+                run(connection, FORGET_FAILURES, id=id)
+                ended.append(self._end_incident(connection, id, "subscription_resumed", change["now"]))
+            results.append(None if changed else not_found(id))
         self._outbox.subscriptions.changed(connection)
         self._outbox.insert(connection, (), joined(ended))
         return results
@@ -753,14 +721,10 @@ def _too_many(room: SubscriptionRoom) -> Conflict:
 
 
 def _callback_counts(connection: Connection, rooms: Sequence[CallbackRoom]) -> Counter[tuple[str, str, str]]:
-    """How many callbacks the jobs have."""
+    """Number of callbacks of the jobs."""
     jobs = sorted({room.job for room in rooms})
     found = run(connection, COUNT_CALLBACKS, jobs=json_list(jobs)) if jobs else ()
     return Counter({(row.external_id, row.source, row.account): row.callback_count for row in found})
-
-
-def _version(connection: Connection) -> int:
-    return int(run(connection, VERSION).scalar_one_or_none() or 0)
 
 
 def _failing(connection: Connection) -> dict[str, float]:
@@ -786,18 +750,14 @@ def _filter_some(connection: Connection, item: tuple[Subscription, str, float]) 
 
 
 @each
-@locking(lambda item: [row_of(id) for id in (item.id, *item.paused_with_it)])
-def _set_sink_health(connection: Connection, item: _Health) -> None:
-    if item.paused_until is not None:
+@locking(lambda item: [row_of(id) for id in (item[0], *item[2])])
+def _set_sink_health(connection: Connection, item: tuple[str, Mapping[str, Any], tuple[str, ...]]) -> None:
+    id, values, paused_with_it = item
+    if values["paused_until"] is not None:
         notify(connection, "subscriptions")
-    values = {"failing_since": item.failing_since, "failing_reason": item.failing_reason}
-    connection.execute(
-        update(SubscriptionRow)
-        .where(col(SubscriptionRow.id) == item.id)
-        .values(**values, paused_until=item.paused_until)
-    )
-    if item.paused_with_it and item.paused_until is not None:
-        run(connection, PAUSE, ids=json_list(item.paused_with_it), until=item.paused_until)
+    connection.execute(update(SubscriptionRow).where(col(SubscriptionRow.id) == id).values(**values))
+    if paused_with_it and values["paused_until"] is not None:
+        run(connection, PAUSE, ids=json_list(paused_with_it), until=values["paused_until"])
 
 
 def _pending(connection: Connection, subscription_id: str) -> int:

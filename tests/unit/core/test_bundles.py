@@ -184,11 +184,9 @@ def claimed(name: str, recorded_at: float) -> Claimed:
         recorded_at=recorded_at,
         body=b"{}",
         sequence=one.sequence,
-        job_uid=one.job_uid,
+        job_uid=one.order_key,
     )
-    return Claimed(
-        id=name, event=event, subscription_id="sub", job_uid=one.job_uid, lease_token="mine", lease_until=NOW + 45
-    )
+    return Claimed(id=name, event=event, subscription_id="sub", lease_token="mine", lease_until=NOW + 45)
 
 
 def test_the_oldest_goes_first_and_a_job_keeps_its_order_when_the_clock_was_set_back() -> None:

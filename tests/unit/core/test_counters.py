@@ -1,6 +1,6 @@
 """Counts in memory: per key and window, with a bound on both."""
 
-from relay.core.counters import MAX_ENDED, Counters, Window
+from relay.core.access.audit import MAX_ENDED, Counters, Window
 
 
 def test_counts_are_per_key_and_window():

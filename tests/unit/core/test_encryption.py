@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from relay.core.access.encryption import refusal_of
+from relay.node.encryption_keys import refusal_of
 
 
 @pytest.mark.parametrize(

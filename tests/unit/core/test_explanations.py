@@ -7,7 +7,7 @@ import pytest
 from relay.clock import from_rfc3339
 from relay.core.jobs.job import Job, Progress
 from relay.core.planner.outlook import PollExplanation, Reason
-from relay.core.polling.explanations import OTHERS_NEED_THEM, sentence
+from relay.core.polling.tracking import OTHERS_NEED_THEM, sentence
 
 NOW = from_rfc3339("2026-05-20T09:59:00Z")
 TEN = from_rfc3339("2026-05-20T10:00:00Z")

@@ -5,7 +5,7 @@ import pytest
 from relay.core.deliveries.broker import Published
 from relay.core.deliveries.credentials import SinkCredential
 from relay.core.deliveries.delivery import Outcome, Response
-from relay.core.subscriptions.greeting import (
+from relay.core.subscriptions.handshake import (
     MAX_RETRY_AFTER_SECONDS,
     facts_of,
     refusal,

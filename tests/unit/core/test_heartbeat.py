@@ -1,6 +1,6 @@
 """Whether loops move, in simulated time."""
 
-from relay.core.heartbeat import TURN_SECONDS, WORK_SECONDS, Movement, Progress
+from relay.core.values import TURN_SECONDS, WORK_SECONDS, Movement, Progress
 
 
 def of(turns: int = 0, ended: int = 0, in_flight: int = 0) -> dict[str, Progress]:

@@ -3,8 +3,8 @@ import random
 import orjson
 import pytest
 
-from relay.core import json_pieces
-from relay.core.json_pieces import SLICE_BYTES, array_pieces, cut_elements, has_more_containers
+from relay.core import jsontext
+from relay.core.jsontext import SLICE_BYTES, array_pieces, cut_elements, has_more_containers
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_an_element_longer_than_a_slice_is_alone():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 16])
 def test_the_cuts_are_right_wherever_the_slices_end(monkeypatch, size):
-    monkeypatch.setattr(json_pieces, "SLICE_BYTES", size)
+    monkeypatch.setattr(jsontext, "SLICE_BYTES", size)
     values = random.Random(size)
     scraps = ["\\", '"', "[", "]", "{", "}", ",", "a", "\u00e9", "\U0001f600"]
 

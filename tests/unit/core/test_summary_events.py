@@ -15,13 +15,9 @@ from relay.core.events.event import (
     relay_event,
     source_event_types,
 )
-from relay.core.events.summary_events import (
-    account_data,
-    group_finished_data,
-    incident_data,
-)
 from relay.core.subscriptions.filters import known_types
 from tests.support.schema_check import check_event
+from tests.support.summaries import account_data, group_finished_data, incident_data
 
 NOW = 1779271208.0
 ORIGIN = Origin(

@@ -37,7 +37,6 @@ def result(
         id="dlv_1",
         event=event or job_event("job_1", 1),
         subscription_id="sub_1",
-        job_uid="job_1",
         lease_token="t",
         lease_until=NOW + 45,
         probe=probe,

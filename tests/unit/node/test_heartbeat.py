@@ -9,7 +9,7 @@ import pytest
 import structlog.testing
 
 from relay.core.deliveries.delivery import OutboundRequest, Response
-from relay.core.heartbeat import Progress
+from relay.core.values import Progress
 from relay.node import heartbeat
 from relay.node.heartbeat import EVERY_SECONDS, Heartbeat
 
