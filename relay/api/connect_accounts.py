@@ -1,7 +1,7 @@
 """`/v1/connect-accounts`: the accounts that jobs are sent from, as the upstream lists them."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from starlette.responses import Response
@@ -11,7 +11,6 @@ from relay.api.http.fields import TIME
 from relay.api.http.operations import NEXT, Answer, Call, Operation, page_response
 from relay.api.http.shown import Shown, Time, page_of
 from relay.core.jobs.connect_accounts import SHOWN_STATES
-from relay.core.records import ConnectAccountReport
 
 ShownState = Literal["ok", "needs_reconnect", "cannot_send", "removed"]
 
@@ -39,12 +38,6 @@ class ConnectAccount(Shown):
 ConnectAccountPage = page_of(ConnectAccount, "accounts that jobs are sent from")
 
 
-def account_view(report: ConnectAccountReport) -> dict[str, Any]:
-    """An account that jobs are sent from."""
-    counts = {"open_jobs": report.open_jobs, "listed_at": report.listed_at, "trouble": report.trouble}
-    return ConnectAccount.of(report.account, **counts)
-
-
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Connect accounts")
 
@@ -66,4 +59,8 @@ async def list_connect_accounts(call: Call) -> Response:
     They are listed upstream now and then. A change is shown once another listing has confirmed it.
     """
     page = await call.ports.store.connect_accounts.page(**call.query)
-    return page_response(call.request, map(account_view, page.items), page.next_cursor)
+    items = [
+        ConnectAccount.of(one.account, open_jobs=one.open_jobs, listed_at=one.listed_at, trouble=one.trouble)
+        for one in page.items
+    ]
+    return page_response(call.request, items, page.next_cursor)

@@ -46,7 +46,7 @@ class Front:
         self._passed_paths = context.ports.settings.passed_paths
         self._proxy = proxy
         self._web = web
-        self._log_all = bool(log.bind().is_enabled_for(logging.DEBUG))
+        self.log_all = bool(log.bind().is_enabled_for(logging.DEBUG))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,20 +55,20 @@ class Front:
         if self.context.ports.access.trusted_proxies:
             self.context.ports.access.address(scope)
         if scope["path"].startswith(self._passed_paths):
-            reply = None if self._log_all else self._proxy.from_memory(scope)
+            reply = None if self.log_all else self._proxy.from_memory(scope)
             if reply is not None:
                 await self._proxy.answer(reply, scope, receive, send)
                 self.context.ports.count_request(scope["method"], reply.status)
                 return
-            exchange = _Exchange(self._proxy, self.context, scope, send, self._log_all, unchanged=True)
+            app: ASGIApp = self._proxy
         elif self._web is not None and (
             scope["path"].startswith(f"{UI}/") or scope["path"] == UI or (scope["path"] == "/" and _browses(scope))
         ):
-            exchange = _Exchange(self._web, self.context, scope, send, self._log_all, unchanged=True)
+            app = self._web
         else:
             scope["app"] = self  # starlette then raises HTTPException, which becomes a problem
-            exchange = _Exchange(self._app, self.context, scope, send, self._log_all)
-        await exchange.run(receive)
+            app = self._app
+        await _Exchange(self, scope, send, unchanged=app is not self._app).run(app, receive)
 
 
 def _browses(scope: Scope) -> bool:
@@ -82,30 +82,26 @@ def _browses(scope: Scope) -> bool:
 class _Exchange:
     """One request and its response."""
 
-    __slots__ = ("_app", "_began", "_context", "_log_all", "_scope", "_send", "_status", "_unchanged")
-
-    def __init__(
-        self, app: ASGIApp, context: Context, scope: Scope, send: Send, log_all: bool, *, unchanged: bool = False
-    ) -> None:
+    def __init__(self, front: Front, scope: Scope, send: Send, *, unchanged: bool) -> None:
         """`unchanged`: the app knows its callers, and its response is complete."""
-        self._app = app
-        self._context = context
+        self._log_all = front.log_all
+        self._context = front.context
         self._scope = scope
         self._send = send
         self._status = 0
         self._began = time.perf_counter()
-        self._log_all = log_all
         self._unchanged = unchanged
 
     @property
     def _request_id(self) -> str:
         return request_id_of(self._scope, self._context.ports.clock)
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        """Answers by the app, or with the problem that it raises."""
         scope, failed = self._scope, False
         try:
             self._admit()
-            await self._app(scope, receive, self._answer)
+            await app(scope, receive, self._answer)
         except WrongToken as error:
             self._context.ports.audit.login_refused(client_of(scope))
             refusal = await self._context.ports.access.slowed(error)

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
 
 from relay.api.catalogue import EXAMPLES
 from relay.api.events.event_schemas import PUBLISHED, REF, SIGNED, component_of, event_schemas, ref
@@ -72,9 +70,7 @@ def document_of(operations: Sequence[Operation], settings: ApiSettings) -> dict[
 def schemas_of(models: Sequence[type]) -> tuple[Mapping[type, Mapping[str, Any]], dict[str, Any]]:
     """A reference to each model, and the schemas of all that these need."""
     names, definitions = TypeAdapter.json_schemas(
-        [(model, "validation", TypeAdapter(model)) for model in models],
-        ref_template=REF,
-        schema_generator=_Schemas,
+        [(model, "validation", TypeAdapter(model)) for model in models], ref_template=REF
     )
     schemas: dict[str, Any] = definitions["$defs"]
     for schema in schemas.values():
@@ -111,13 +107,6 @@ _HEADERS = {
 
 FREE = {"type": "string", "pattern": r"^[!-~]+\.[!-~]+$", "maxLength": 200}
 """The form of the types that other programs publish."""
-
-
-class _Schemas(GenerateJsonSchema):
-    """Documents that an answer has no other fields than those of its TypedDict."""
-
-    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
-        return {"additionalProperties": False, **super().typed_dict_schema(schema)}
 
 
 def _fill_in_names(schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings) -> None:

@@ -5,12 +5,11 @@ from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http.auth import LOCAL
-from relay.api.http.fields import TOKEN_ID, Body, Moment
+from relay.api.http.fields import TOKEN_ID, Body, Moment, checked
 from relay.api.http.idempotency import Repeats, members
 from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE
@@ -41,30 +40,18 @@ RESERVED = (LOCAL, "relay")
 """Names that the audit uses for those without a token."""
 
 
-def _name(value: str) -> str:
-    if not is_token_name(value):
-        raise PydanticCustomError("invalid_name", "{form} is expected", {"form": NAME_FORM})
-    return value
-
-
-def _scope(value: str) -> str:
-    if not is_scope(value):
-        raise PydanticCustomError("unknown_value", "{form} is expected", {"form": SCOPE_FORM})
-    return value
-
-
 ScopeName = Annotated[
-    str, AfterValidator(_scope), Field(json_schema_extra={"pattern": f"^{SCOPE_PATTERN}$", "maxLength": MAX_SCOPE})
+    str,
+    checked(is_scope, "unknown_value", f"{SCOPE_FORM} is expected"),
+    Field(json_schema_extra={"pattern": f"^{SCOPE_PATTERN}$", "maxLength": MAX_SCOPE}),
 ]
 
 
-def _network(value: str) -> str:
+def _network(value: str) -> None:
     try:
         network_of(value)
     except ValueError as error:
-        expected = "a network such as 10.0.0.0/8 or fd00::/8 is expected{more}"
-        raise PydanticCustomError("invalid_network", expected, {"more": str(error)}) from None
-    return value
+        raise ValueError(f"a network such as 10.0.0.0/8 or fd00::/8 is expected{error}") from None
 
 
 class TokenCreate(Body):
@@ -72,7 +59,7 @@ class TokenCreate(Body):
 
     read_only = frozenset({"id", "token", "created_at", "created_by", "last_used_at"})
 
-    name: Annotated[str, AfterValidator(_name)] = Field(
+    name: Annotated[str, checked(is_token_name, "invalid_name", f"{NAME_FORM} is expected")] = Field(
         description=f"What the token is called in lists, logs and the audit: {NAME_FORM}. No two tokens have the same.",
         json_schema_extra={"pattern": f"^{NAME_PATTERN}$"},
         examples=["crm"],
@@ -92,7 +79,7 @@ class TokenCreate(Body):
         "drop-in. null: all of them.",
         examples=["default"],
     )
-    networks: list[Annotated[str, AfterValidator(_network)]] = Field(
+    networks: list[Annotated[str, checked(_network, "invalid_network")]] = Field(
         default_factory=list,
         max_length=MAX_NETWORKS,
         description="Where its callers may come from, such as `203.0.113.0/24`. Empty: anywhere.",

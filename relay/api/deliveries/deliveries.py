@@ -192,18 +192,13 @@ def attempt_view(attempt: core.Attempt, *, whole: bool) -> dict[str, Any]:
     """One attempt. `whole`: the caller may see what the sink was sent and has answered."""
     if not whole:
         return Attempt.of(attempt, **dict.fromkeys(SEEN_BY_FEW))
+    no_excerpt = attempt.response_excerpt is None
     return Attempt.of(
         attempt,
         request_headers=_headers_view(attempt.request_headers),
         response_headers=_headers_view(attempt.response_headers),
-        response_excerpt_encoding=_excerpt_encoding(attempt),
+        response_excerpt_encoding=None if no_excerpt else "hex" if attempt.excerpt_is_hex else "text",
     )
-
-
-def _excerpt_encoding(attempt: core.Attempt) -> Literal["text", "hex"] | None:
-    if attempt.response_excerpt is None:
-        return None
-    return "hex" if attempt.excerpt_is_hex else "text"
 
 
 def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:

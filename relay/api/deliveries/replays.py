@@ -1,7 +1,8 @@
 """`/v1/replays`: send events again, and follow the progress."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
@@ -138,25 +139,15 @@ async def replay_subscription(call: Call) -> Response:
     """
     subscription = known(await call.ports.store.subscriptions.get(call.id), "subscription", call.id)
     body = validate(ReplayCreate, call.document)
-    since, until, now, errors = _range(call, body.since, body.until, "")
-    types, type_errors = event_types(body.types or (), call.context.known_types, "/types")
-    errors += type_errors
-    for index, name in enumerate(types if not type_errors else ()):
-        why = _not_sent(call, subscription, name)
-        if why is not None:
-            errors.append(FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why))
-    if errors:
-        raise invalid(*errors)
-    request = core.ReplayRequest(
-        id=new_id("rpl", now),
-        subscription_id=subscription.id,
-        since=since,
-        until=until,
-        now=now,
-        types=None if body.types is None else types,
-        only=body.only,
-    )
-    return await _answer(call, request)
+    types, errors = event_types(body.types or (), call.context.known_types, "/types")
+    if not errors:
+        errors = [
+            FieldError(pointer=pointer_of("types", index), code="unknown_type", detail=why)
+            for index, name in enumerate(types)
+            if (why := _not_sent(call, subscription, name)) is not None
+        ]
+    wanted = {"subscription_id": subscription.id, "types": None if body.types is None else types, "only": body.only}
+    return await _replay(call, body.since, body.until, "", errors, wanted)
 
 
 @operation(
@@ -178,22 +169,10 @@ async def retry_deliveries(call: Call) -> Response:
     events.
     """
     wanted = validate(DeliveriesRetry, call.document).filter
-    since, until, now, errors = _range(call, wanted.since, wanted.until, "/filter")
-    type, type_errors = event_type(wanted.type, call.context.known_types, "/filter/type")
-    errors += type_errors
-    if errors:
-        raise invalid(*errors)
-    request = core.ReplayRequest(
-        id=new_id("rpl", now),
-        subscription_id=wanted.subscription,
-        since=since,
-        until=until,
-        now=now,
-        types=None if type is None else (type,),
-        only=wanted.state,
-        reason=wanted.reason,
-    )
-    return await _answer(call, request)
+    type, errors = event_type(wanted.type, call.context.known_types, "/filter/type")
+    types = None if type is None else (type,)
+    fields = {"subscription_id": wanted.subscription, "types": types, "only": wanted.state, "reason": wanted.reason}
+    return await _replay(call, wanted.since, wanted.until, "/filter", errors, fields)
 
 
 @operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
@@ -220,28 +199,26 @@ async def stop_replay(call: Call) -> Response:
     return json_response(Replay.of(stopped))
 
 
-async def _answer(call: Call, request: core.ReplayRequest) -> Response:
-    """Starts a replay, or counts what it would send."""
+async def _replay(
+    call: Call, since: str | None, until: str | None, place: str, errors: list[FieldError], wanted: Mapping[str, Any]
+) -> Response:
+    """Starts a replay, or counts what it would send. Its end is at most now: later events are sent anyway. Raises
+    InvalidRequest for a range in which nothing can be, and with these errors. `place`: the pointer to the range."""
+    now = call.ports.clock()
+    first = 0.0 if since is None else from_rfc3339(since)
+    last = now if until is None else min(from_rfc3339(until), now)
+    if first >= now:
+        errors.append(FieldError(pointer=f"{place}/since", code="out_of_range", detail="it must be in the past"))
+    elif first >= last:
+        errors.append(FieldError(pointer=f"{place}/until", code="out_of_range", detail="it must be after since"))
+    if errors:
+        raise invalid(*errors)
+    request = core.ReplayRequest(id=new_id("rpl", now), since=first, until=last, now=now, **wanted)
     if call.query["dry_run"]:
         return json_response(ReplayCounted.of(await call.ports.store.replays.count(request)))
     made = await call.ports.store.replays.create(request)
     answer = ReplayStarted.of(made, replay_id=made.id)
     return json_response(answer, 202, {"Location": f"/v1/replays/{made.id}"})
-
-
-def _range(
-    call: Call, since: str | None, until: str | None, place: str
-) -> tuple[float, float, float, list[FieldError]]:
-    """Start, end, now, and errors. The end is capped at now: later events are sent anyway."""
-    now = call.ports.clock()
-    first = 0.0 if since is None else from_rfc3339(since)
-    last = now if until is None else min(from_rfc3339(until), now)
-    errors = []
-    if first >= now:
-        errors.append(FieldError(pointer=f"{place}/since", code="out_of_range", detail="it must be in the past"))
-    elif first >= last:
-        errors.append(FieldError(pointer=f"{place}/until", code="out_of_range", detail="it must be after since"))
-    return first, last, now, errors
 
 
 def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:

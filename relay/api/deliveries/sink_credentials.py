@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from relay.api.http.dependencies import ApiSettings
-from relay.api.http.fields import MAX_URL_CHARACTERS, Body, Moment, header_view
+from relay.api.http.fields import MAX_URL_CHARACTERS, Body, Moment, checked, header_view
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid
 from relay.api.jobs.registration import check_sink
@@ -35,12 +34,7 @@ RENEWED = "accesstokenexpiresutc"
 
 
 def _check(is_fine: Callable[[str], bool], expected: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not is_fine(value):
-            raise PydanticCustomError("invalid_credential", "{expected} expected", {"expected": expected})
-        return value
-
-    return AfterValidator(check)
+    return checked(is_fine, "invalid_credential", f"{expected} expected")
 
 
 def _is_visible(value: str) -> bool:

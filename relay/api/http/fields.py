@@ -5,6 +5,7 @@ time, checked by mypy, documented by pydantic, and compared with that documentat
 """
 
 import re
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -55,21 +56,26 @@ def _seconds(value: object) -> object:
         raise PydanticCustomError("invalid_duration", expected) from None
 
 
-def _moment(value: str) -> str:
-    try:
-        from_rfc3339(value)
-    except ValueError:
-        raise PydanticCustomError("invalid_time", "an RFC 3339 time such as 2026-05-20T10:00:08Z is expected") from None
-    return value
+def checked(check: Callable[[str], object], code: str, expected: str = "") -> AfterValidator:
+    """Refuses text for which `check` returns False or raises ValueError, which says why unless `expected` does."""
+
+    def checked_text(value: str) -> str:
+        why = expected
+        try:
+            if check(value) is not False:
+                return value
+        except ValueError as error:
+            why = expected or str(error)
+        raise PydanticCustomError(code, "{why}", {"why": why})
+
+    return AfterValidator(checked_text)
 
 
-def _group_name(value: str) -> str:
-    if is_group_name(value) is None:
-        raise PydanticCustomError("invalid_group", GROUP_EXPECTED)
-    return value
-
-
-GroupName = Annotated[str, AfterValidator(_group_name), WithJsonSchema({"type": "string", "pattern": GROUP_PATTERN})]
+GroupName = Annotated[
+    str,
+    checked(lambda value: is_group_name(value) is not None, "invalid_group", GROUP_EXPECTED),
+    WithJsonSchema({"type": "string", "pattern": GROUP_PATTERN}),
+]
 """The name of a group of jobs."""
 Duration = Annotated[
     float,
@@ -86,7 +92,9 @@ Duration = Annotated[
     ),
 ]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Moment = Annotated[Time, AfterValidator(_moment)]
+Moment = Annotated[
+    Time, checked(from_rfc3339, "invalid_time", "an RFC 3339 time such as 2026-05-20T10:00:08Z is expected")
+]
 """A time in a request body."""
 NextCursor = Annotated[str | None, Field(description="The value for `cursor`; null on the last page.")]
 

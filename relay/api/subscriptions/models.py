@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import Field, WithJsonSchema, create_model
 
 from relay.api.deliveries.sink_credentials import CREDENTIALS, ShownCredential, SinkCredentialBody
 from relay.api.http.dependencies import ApiSettings
@@ -17,6 +16,7 @@ from relay.api.http.fields import (
     SUBSCRIPTION_ID,
     Body,
     Duration,
+    checked,
     header_view,
 )
 from relay.api.http.shown import Shown, Time, page_of
@@ -58,20 +58,7 @@ def start_differs(start: str, start_at: float | None) -> str | None:
     return None if start_text(start_seconds(start)) == shown else f"it cannot be changed; it is {shown!r}"
 
 
-def _start(value: str) -> str:
-    try:
-        start_seconds(value)
-    except ValueError:
-        raise PydanticCustomError("invalid_start", "now, earliest or an RFC 3339 time is expected") from None
-    return value
-
-
-def _signing_secret(value: str) -> str:
-    try:
-        parse_secret(value)
-    except ValueError as error:
-        raise PydanticCustomError("invalid_secret", "{why}", {"why": str(error)}) from None
-    return value
+Start = Annotated[str, checked(start_seconds, "invalid_start", "now, earliest or an RFC 3339 time is expected")]
 
 
 class ShownProtocolSettings(Shown, WithKindFields):
@@ -248,7 +235,7 @@ class SubscriptionConfig(Body, WithKindFields):
         description="`v1`: HMAC-SHA256 with the subscription's secret. `v1a`: ed25519 with the relay's key pair, whose "
         "public keys are at `/.well-known/webhook-keys.json`. `both`: a signature of each.",
     )
-    start: Annotated[str, AfterValidator(_start), Cli(creates=True)] = Field(
+    start: Annotated[Start, Cli(creates=True)] = Field(
         default="now",
         description="The first events to send: `now`, `earliest` or an RFC 3339 time.",
         json_schema_extra={"anyOf": [{"enum": ["now", "earliest"]}, {"format": "date-time"}]},
@@ -292,7 +279,7 @@ class SubscriptionConfig(Body, WithKindFields):
         description="For chat kinds: `collapse` (their default): incidents instead of the failures in them. `both`: "
         "incidents and each failure. `off`: each failure.",
     )
-    secret: Annotated[Annotated[str, AfterValidator(_signing_secret)] | None, Cli(creates=True)] = Field(
+    secret: Annotated[Annotated[str, checked(parse_secret, "invalid_secret")] | None, Cli(creates=True)] = Field(
         default=None,
         description="Your own signing secret, `whsec_…`. Default: a generated one.",
         json_schema_extra={"writeOnly": True},

@@ -27,7 +27,7 @@ from relay.core.deliveries.dialogue import Step
 from relay.core.events.event import Event
 from relay.core.jobs.job import ANYBODY, Recipient
 from relay.core.subscriptions.comparisons import EventView
-from relay.core.subscriptions.filters import explain_filters, filters_of, why_not
+from relay.core.subscriptions.filters import Filters, explain_filters, filters_of, why_not
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.ids import new_id
@@ -143,38 +143,20 @@ async def _preview(call: Call, body: SubscriptionPreview) -> dict[str, Any]:
     """Each of its parts computes for up to a tenth of a second: filters are compiled, templates rendered."""
     subscription = await _subscription(call, body)
     await asyncio.sleep(0)
-    matcher = _Matcher(subscription)
+    filters = filters_of(subscription.filters)
     await asyncio.sleep(0)
     event, owner = await _event(call, body, subscription)
-    why = matcher.why_not(event, owner)
+    why = why_not(subscription, event, owner)
+    if why is None and (false := explain_filters(filters, event.body)) is not None:
+        why = f"a filter is false: {false}"
     recipient = ANYBODY if body.event_id is None else await recipient_of(call, event)
-    preview = {
+    return {
         "matches": why is None,
+        **({} if why is None else {"why": why}),
         "event": event.document(),
         "requests": [] if why is not None else await _requests(call, subscription, event, recipient),
-        "recent": await _recent(call, subscription, matcher),
+        "recent": await _recent(call, subscription, filters),
     }
-    return preview if why is None else {**preview, "why": why}
-
-
-class _Matcher:
-    """Says which events a subscription gets."""
-
-    def __init__(self, subscription: Subscription) -> None:
-        self._subscription = subscription
-        self._filters = filters_of(subscription.filters)
-
-    def why_not(self, event: Event, owner: str | None) -> str | None:
-        """Why it does not get an event; None if it does."""
-        why = why_not(self._subscription, event, owner)
-        false = explain_filters(self._filters, event.body) if why is None else None
-        return why if false is None else f"a filter is false: {false}"
-
-    def gets(self, event: Event) -> bool:
-        """True if it gets a recorded event."""
-        if why_not(self._subscription, event, event.owner) is not None:
-            return False
-        return self._filters is None or self._filters.passes(EventView(event.body))
 
 
 async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
@@ -257,15 +239,14 @@ def _request_view(call: Call, subscription: Subscription, step: Step) -> dict[st
     }
 
 
-async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> dict[str, Any]:
+async def _recent(call: Call, subscription: Subscription, filters: Filters | None) -> dict[str, Any]:
     """What the subscription would have got of the newest events of the last days. Works in slices: others have their
     turn between them."""
     now = call.ports.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
     seen, matched, examples = 0, 0, list[dict[str, Any]]()
     names_person = kind_named(subscription.kind).names_person(subscription)
-    named = None if names_person is None else 0
-    cursor, cut = None, False
+    named, cursor, cut = 0, None, False
     clock, turns = asyncio.get_running_loop().time, Turns()
     until = clock() + MAX_RECENT_SECONDS
     while not cut:
@@ -275,10 +256,10 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
                 cut = True
                 break
             seen, since = seen + 1, event.recorded_at
-            if matcher.gets(event):
+            gets = why_not(subscription, event, event.owner) is None
+            if gets and (filters is None or filters.passes(EventView(event.body))):
                 matched += 1
-                if names_person is not None and named is not None:
-                    named += names_person(event)
+                named += names_person is not None and names_person(event)
                 if len(examples) < MAX_EXAMPLES:
                     examples.append(event.document())
             if turns.over:
@@ -291,7 +272,7 @@ async def _recent(call: Call, subscription: Subscription, matcher: _Matcher) -> 
         "since": to_rfc3339(since if cut else begin),
         "seen": seen,
         "matched": matched,
-        "named": named,
+        "named": None if names_person is None else named,
         "cut": cut,
         "examples": examples,
     }
