@@ -49,42 +49,25 @@ _OF_NEW_JOB = (
     *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "weight"),
     *("spacing_seconds", "connect_account_id", "group_round", *OBSERVED),
 )
-_OF_JOB = (
-    *_OF_NEW_JOB,
-    *("outcome", "last_polled_at", "next_poll_at", "poll_step", "closed_at", "poll_count", "failure_count"),
-    *("missing_count", "missing_since", "last_error"),
-)
-"""Fields of a job that its row has as they are."""
-_of_new_job, _of_job = attrgetter(*_OF_NEW_JOB), attrgetter(*_OF_JOB)
+_of_new_job = attrgetter(*_OF_NEW_JOB)
 
 
 def job_from(row: Row[Any]) -> Job:
     """A job."""
-    return Job(
-        progress=Progress(
-            status=row.status,
-            phase=row.phase,
-            sequence=row.sequence,
-            retry_count=row.retry_count,
-            running_sent=bool(row.running_sent),
-            running_started_at=row.running_started_at,
-            overdue=bool(row.overdue),
-        ),
+    return made(
+        Job,
+        row,
+        progress=made(Progress, row, running_sent=bool(row.running_sent), overdue=bool(row.overdue)),
         metadata=loads(row.metadata),
         upstream=loads(row.upstream),
         request=loads(row.request),
         group=row.group_name,
-        **dict(zip(_OF_JOB, _of_job(row), strict=True)),
     )
 
 
 def progress_values(progress: Progress) -> dict[str, Any]:
     """The columns of a job's progress."""
-    return {
-        **columns(progress),
-        "running_sent": int(progress.running_sent),
-        "overdue": int(progress.overdue),
-    }
+    return {**columns(progress), "running_sent": int(progress.running_sent), "overdue": int(progress.overdue)}
 
 
 def observation_values(seen: Observation) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Track requests for jobs that forwarded creates made."""
 
-from relay.core.jobs.job import Progress, Recipient
+from relay.core.jobs.job import Observation, Progress, Recipient
 from relay.core.polling.tracking import Registration, TrackRequest
 from relay.core.records import Intent
 
@@ -76,3 +76,19 @@ def test_a_registration_begins_the_job_of_its_request() -> None:
     assert (job.uid, job.external_id, job.group, job.group_round) == ("job_1", "job", "q4", 1)
     assert (job.deadline_seconds, job.weight, job.metadata) == (60.0, 1.0, {"deal": 42})
     assert Registration(job=job, request=WHOLE).key == ("job", "revor", "acme")
+
+
+def test_a_job_begins_as_its_answer_shows() -> None:
+    seen = Observation(
+        status="scheduled",
+        observed_at=10.0,
+        channel="email",
+        scheduled_at=30.0,
+        attempt_count=1,
+        upstream={"id": "job"},
+    )
+    request = WHOLE._replace(seen=seen, deadline_seconds=5.0, priority="high")
+    job = request.job("job_1", 10.0, 60.0, Progress())
+    assert (job.channel, job.scheduled_at, job.attempt_count, job.upstream) == ("email", 30.0, 1, {"id": "job"})
+    assert (job.deadline_at, job.deadline_seconds, job.weight) == (35.0, 5.0, 4.0)
+    assert job.connect_account_id == "acc_1", "the create's, as the item has none"
