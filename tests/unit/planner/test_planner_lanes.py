@@ -1,7 +1,6 @@
 """Lanes: who waits for whom, what a start releases, and what happens when the order was another."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from relay.core.planner.open_jobs import (
     MAX_IDLE_LANES,
     OVERDUE_POLLS,
     UNPARKED_AT_ONCE,
-    Lane,
     Lanes,
 )
 from relay.core.planner.poll_schedule import MAX_PATIENCE
@@ -264,10 +262,3 @@ def test_a_job_past_its_time_goes_on_waiting_for_its_lane(planner: Planner) -> N
     for poll in (20, 30):
         see(planner, "b", NOW + poll, scheduled_at=NOW + 12)
         assert anchor(planner, "b", NOW + poll + 2) == NOW + 69
-
-
-def order(lane: Lane) -> list[str]:
-    forward = list(lane)
-    assert all(after.previous is before and before.next is after for before, after in pairwise(forward))
-    assert (forward[0], forward[-1]) == (lane.head, lane.tail)
-    return [job.id for job in forward]
