@@ -483,20 +483,6 @@ async def flat() -> list[dict[str, Any]]:
     return await measure()
 
 
-async def groups(scale: float) -> list[dict[str, Any]]:
-    """Events of jobs in groups of a hundred and of a million jobs: see groups.py."""
-    from groups import measure
-
-    return await measure(scale)
-
-
-async def filters(scale: float) -> list[dict[str, Any]]:
-    """An event to a thousand subscriptions with ten distinct filters: see filters.py."""
-    from filters import measure
-
-    return await measure(scale)
-
-
 async def publishing(scale: float) -> list[dict[str, Any]]:
     """Events that come in, and go out as webhooks: see publishing.py."""
     from publishing import measure
@@ -509,13 +495,6 @@ async def many_events(scale: float) -> list[dict[str, Any]]:
     from many import measure
 
     return await measure(int(10_000_000 * scale))
-
-
-async def shaped(scale: float) -> dict[str, Any]:
-    """Deliveries with a template and a filter beside plain ones: see shaped.py."""
-    from shaped import measure
-
-    return await measure(int(24_000 * scale))
 
 
 async def dashboard(scale: float) -> list[dict[str, Any]]:
@@ -553,13 +532,6 @@ async def retention(scale: float) -> list[dict[str, Any]]:
     return await asyncio.to_thread(measure, scale)
 
 
-async def replay(scale: float) -> dict[str, Any]:
-    """A replay of a million events, drained whole: see replay.py."""
-    from replay import measure
-
-    return await measure(int(1_000_000 * scale))
-
-
 async def brokers(scale: float) -> list[dict[str, Any]]:
     """Deliveries to Kafka, NATS and RabbitMQ beside bare clients: see brokers.py."""
     from brokers import measure
@@ -584,21 +556,17 @@ async def run(only: str | None, scale: float) -> list[dict[str, Any]]:
     plan: list[tuple[str, Any]] = [
         ("deliveries", lambda: deliveries(int(20_000 * scale))),
         ("brokers", lambda: brokers(scale)),
-        ("shaped deliveries", lambda: shaped(scale)),
         ("two processes", lambda: two_nodes(scale)),
         ("latency", lambda: latency(scale)),
         ("fanout", lambda: fanout(scale)),
         ("isolation", lambda: isolation(scale)),
         ("flat", flat),
-        ("groups", lambda: groups(scale)),
-        ("filters", lambda: filters(scale)),
         ("registrations", lambda: registrations(int(10_000 * scale))),
         ("publishing", lambda: publishing(scale)),
         ("batches", lambda: batches(max(1_000, int(40 * scale) * 1_000))),
         ("memory", memory),
         ("planner", planner),
         ("dropin", lambda: dropin(scale)),
-        ("replay", lambda: replay(scale)),
         ("dashboard", lambda: dashboard(scale)),
         ("many events", lambda: many_events(scale)),
         ("retention", lambda: retention(scale)),
