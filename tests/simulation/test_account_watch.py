@@ -10,7 +10,6 @@ import pytest
 
 from relay.core.jobs.connect_accounts import ListedAccount, Listing
 from relay.core.jobs.job import Problem
-from relay.core.planner import PlannerConfig
 from relay.errors import StoreError
 from relay.polling.poller import Poller
 from relay.testing import ScriptedError, ScriptedPoll
@@ -219,23 +218,6 @@ async def test_an_answer_that_comes_after_the_account_was_lost_is_dropped(tmp_pa
         assert world.poller.planner.stats(world.clock()).in_flight == 0
 
 
-async def test_a_listing_that_another_node_outran_is_not_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with watching(tmp_path, a="ok") as world:
-        real, calls = world.store.connect_accounts.record, 0
-
-        async def outrun(record: Any) -> bool:
-            nonlocal calls
-            calls += 1
-            return False if calls == 1 else await real(record)
-
-        monkeypatch.setattr(world.store.connect_accounts, "record", outrun)
-        world.source.listing = listing(a="cannot_send")
-        await run(world, INTERVAL + CONFIRM + 15)
-        assert await world.types() == ["account.cannot_send"]
-
-
 @pytest.mark.parametrize("error", [StoreError("the disk is full"), ZeroDivisionError()])
 async def test_a_listing_that_cannot_be_recorded_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -255,18 +237,3 @@ async def test_a_listing_that_cannot_be_recorded_is_made_again(
         fails = False
         await run(world, INTERVAL + CONFIRM + 2)
         assert await world.types() == ["account.cannot_send"]
-
-
-async def test_listings_take_a_hundredth_of_the_budget_and_polls_the_rest(tmp_path: Path) -> None:
-    """Also where polls would take every request, and where every listing shows another state."""
-    async with open_world(tmp_path) as world:
-        world.poller.configure(world.poller.account.settings, PlannerConfig(max_requests_per_second=1.0))
-        world.watch_accounts(interval_seconds=20)
-        for number in range(60):
-            await world.register(f"job {number}", seen("running", started_at=world.clock()))
-        seconds = 1_200
-        for minute in range(seconds // 60):
-            world.source.listing = listing(a=("ok", "cannot_send")[minute % 2])
-            await run(world, 60)
-        assert seconds * 0.005 <= world.source.listings <= seconds * 0.01 + 4
-        assert len(world.source.polled) >= seconds * 0.8

@@ -1,8 +1,6 @@
 """Deliveries to a broker, on a real database with a broker in memory: order, failures, health, crashes."""
 
 import asyncio
-import random
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -12,15 +10,13 @@ from relay.core.deliveries.broker import Message
 from relay.core.deliveries.delivery import Delivery
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.events.event import Event
-from relay.core.samples import published_sample
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import FieldError, NotRenderable, StoreError
+from relay.errors import FieldError, NotRenderable
 from relay.ids import new_id
 from subscribers import registry
 from subscribers.common import brokers
 from subscribers.nats import Nats
-from tests.support.fake_broker import LOST, STORED
-from tests.support.scale import scaled
+from tests.support.fake_broker import STORED
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.store_kit import rows
 
@@ -177,16 +173,6 @@ async def test_fault_of_a_kind_holds_back_those_behind_it(tmp_path: Any, monkeyp
         assert by_subject(world.broker.stored) == {"a": [1, 2, 3, 4], "b": [1, 2]}
 
 
-async def test_events_without_order_fail_by_themselves(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        subscription = await publishing(world, ordering="none", retry_schedule_seconds=(60.0,))
-        world.broker.answer = lambda message: "nack" if places([message])[0] == ("a", 1) else STORED
-        await world.register("a", ended(3))
-        await world.step()
-        found = await in_turn(world, subscription)
-        assert [(one.state, one.attempt_count) for one in found] == [("pending", 1), ("delivered", 1), ("delivered", 1)]
-
-
 async def test_away_broker_is_tried_with_one_event_and_sent_the_rest_when_it_is_back(tmp_path: Any) -> None:
     async with open_world(tmp_path) as world:
         subscription = await publishing(world, retry_schedule_seconds=(30.0,) * 9)
@@ -206,27 +192,6 @@ async def test_away_broker_is_tried_with_one_event_and_sent_the_rest_when_it_is_
         back = await world.store.subscriptions.get(subscription.id)
         assert back is not None
         assert back.failing_since is None
-
-
-async def test_broker_that_is_away_for_days_is_disabled_probed_and_enabled_again(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        subscription = await publishing(world, retry_schedule_seconds=(100_000.0,) * 9)
-        world.broker.answer = lambda message: "connect"
-        for name in "abc":
-            await world.register(name, ended(3))
-        await world.run(6)
-        await world.run(6, 100_001.0)
-        assert (await world.types()).count("relay.subscription.disabled") == 1
-        before = len(world.broker.batches)
-        world.broker.answer = lambda message: STORED
-        await world.step(7_200.0)
-        await world.run(3)
-        assert [len(batch) for batch in world.broker.batches[before:]] == [1, 8]
-        assert (await world.types()).count("relay.subscription.recovered") == 1
-        assert by_subject(world.broker.stored) == {name: [1, 2, 3] for name in "abc"}
-        found = await world.store.subscriptions.get(subscription.id)
-        assert found is not None
-        assert found.state == "enabled"
 
 
 @pytest.mark.parametrize("only", ["all", "undelivered"])
@@ -249,18 +214,6 @@ async def test_replay_is_published_in_the_order_of_each_key(tmp_path: Any, only:
         assert by_subject(world.broker.stored) == {f"job {nth}": [1, 2, 3] for nth in range(6)}
         assert max(len(batch) for batch in world.broker.batches[before:]) >= (18 if only == "all" else 17)
         assert await states(world) == {"delivered": 18}
-
-
-async def test_sample_is_published_now_and_the_answer_says_where_it_is(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        subscription = await publishing(world)
-        event = published_sample("com.acme.paid", "evt_sample", world.clock(), {})
-        attempt, outcome = await world.dispatcher.test(subscription, event)
-        assert [message.id for message in world.broker.stored] == ["evt_sample"]
-        assert (outcome.verdict, attempt.error, attempt.decision) == ("delivered", None, "stream JOBS, sequence 1")
-        broken = replace(subscription, sink="nats://[")
-        attempt, outcome = await world.dispatcher.test(broken, event)
-        assert (outcome.verdict, str(attempt.error).split(":")[0]) == ("retry", "render")
 
 
 @pytest.mark.parametrize("crash", ["before_publish", "after_publish", "after_record"])
@@ -335,52 +288,3 @@ async def test_stop_gives_publishing_its_time_and_loses_nothing(tmp_path: Any) -
         await world.run(2)
         assert by_subject(world.broker.stored) == {"a": [1, 2, 3]}
         assert await states(world) == {"delivered": 3}
-
-
-@pytest.mark.parametrize("seed", range(scaled(3, 60)))
-async def test_random_faults_lose_nothing_and_keep_the_order(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    """Each message is stored, lost (stored without an acknowledgement), or refused; records fail; nodes crash."""
-    rng = random.Random(seed)
-    monkeypatch.setattr(brokers, "MAX_EVENTS", rng.choice([2, 7, 500]))
-    monkeypatch.setattr(brokers, "FREE_PER_MINUTE", rng.choice([0, 5, 600]))
-    faults = [0.2]
-    async with open_world(tmp_path) as world:
-        await publishing(world, retry_schedule_seconds=(1.0,) * 60)
-        real = world.store.deliveries.record
-
-        def answer(message: Message) -> str:
-            if rng.random() > faults[0]:
-                return STORED
-            return rng.choice([LOST, "nack", "connect"])
-
-        async def record(*results: Any) -> Any:
-            fails = rng.random() < faults[0]
-            if fails and rng.random() < 0.5:
-                raise StoreError("the database is away")
-            done = await real(*results)
-            if fails:
-                raise StoreError("the answer is lost")
-            return done
-
-        world.broker.answer = answer
-        world.store.deliveries.record = record  # type: ignore[method-assign]
-        monkeypatch.setattr("relay.delivery.worker.DATABASE_RETRY_SECONDS", 0.0)
-        lengths = {f"job {nth}": rng.randint(1, 5) for nth in range(15)}
-        for name, length in lengths.items():
-            await world.register(name, ended(length))
-            if rng.random() < 0.4:
-                await world.step()
-            if rng.random() < 0.2:
-                world.dispatcher.cut_off()
-                await asyncio.sleep(0)
-                await world.store.recover_from_crash(world.clock())
-                await world.restart()
-        await world.run(20)
-        faults[0] = 0.0
-        await world.run(70)
-        expected = {name: [*range(1, max(length, 2) + 1)] for name, length in lengths.items()}
-        assert by_subject(world.broker.stored) == expected
-        assert await states(world) == {"delivered": sum(len(one) for one in expected.values())}
-        assert await rows(world.store, "SELECT id FROM deliveries WHERE lease_token IS NOT NULL") == []

@@ -203,22 +203,6 @@ async def test_410_holds_the_batch_and_a_probe_is_one_event(tmp_path: Any) -> No
         assert await states(world) == ["delivered"] * 3
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_pauses_batches(tmp_path: Any, status: int) -> None:
-    async with open_world(tmp_path) as world:
-        pause = Response(started_at=0.0, duration_ms=1.0, status_code=status, headers=(("Retry-After", "60"),))
-        world.sink.answers.clear()
-        world.sink.answers.extend([pause, Response(started_at=0.0, duration_ms=1.0, status_code=200)])
-        await world.subscribe(options=BATCH, retry_schedule_seconds=(1.0,))
-        await world.register("a", ended())
-        await world.run(6)
-        await world.register("b", seen("queued"))
-        await world.run(58)
-        assert [len(batch) for batch in batches(world)] == [2]
-        await world.run(4)
-        assert sorted(map(len, batches(world))) == [1, 2, 2]
-
-
 @pytest.mark.parametrize("ends", ["killed", "stopped"])
 async def test_wait_survives_the_end_of_the_node(tmp_path: Any, ends: str) -> None:
     async with open_world(tmp_path) as world:
@@ -269,45 +253,6 @@ async def test_batch_whose_lease_is_too_old_is_sent_by_its_next_claim(
         monkeypatch.undo()
         await world.deliver()
         assert batches(world) == [[("a", 1), ("a", 2)]]
-
-
-async def test_paused_subscription_waits_and_a_removed_one_is_sent_nothing(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        subscription = await world.subscribe(options=BATCH)
-        await world.store.subscriptions.set_state(subscription.id, "paused", world.clock())
-        await world.register("a", ended())
-        await world.run(10)
-        assert world.sink.requests == []
-        await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())
-        await world.run(1)
-        assert batches(world) == [[("a", 1), ("a", 2)]]
-        await world.register("b", seen("queued"))
-        await world.run(2)
-        await world.store.subscriptions.remove(subscription.id, world.clock())
-        await world.run(6)
-        assert len(world.sink.requests) == 1
-
-
-async def test_batch_counts_as_one_for_the_rate(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        await world.subscribe(
-            options={"content_mode": "batch", "batch": {"max_events": 3, "max_seconds": 0.0}}, rate_per_second=1.0
-        )
-        for number in range(9):
-            await world.register(f"job {number}", seen("queued"))
-        await world.run(3)
-        assert [len(batch) for batch in batches(world)] == [3, 3, 3]
-
-
-async def test_manual_retry_is_sent_at_once(tmp_path: Any) -> None:
-    async with open_world(tmp_path) as world:
-        await world.subscribe(options=BATCH)
-        await world.register("a", ended())
-        await world.run(7)
-        for delivery in (await world.store.deliveries.page(limit=10)).items:
-            await world.store.deliveries.retry(delivery.id, world.clock())
-        await world.step(0.5)
-        assert batches(world) == [[("a", 1), ("a", 2)]] * 2
 
 
 async def test_batch_switched_off_before_it_is_sent_is_no_batch(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

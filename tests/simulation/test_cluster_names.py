@@ -2,13 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from relay.core.jobs.job import Job
 from relay.lease_owner import LeaseOwner
 from relay.node.cluster import Cluster
 from relay.proxy.reads import AnswerCache
@@ -150,22 +148,3 @@ async def test_jobs_loading_when_the_name_is_lost_are_not_polled(world: World) -
     loaded.set()
     await asyncio.gather(*taking, return_exceptions=True)
     assert not world.poller.holds
-
-
-async def test_job_registered_again_during_the_check_stays_planned(world: World) -> None:
-    """Another node gave it up. When this one registers it again it is planned still, so nothing plans it anew."""
-    job = Job(uid="job_1", external_id="1", source=KEY[0], account=KEY[1], closed_at=1.0)
-    planned = {job.uid}
-
-    async def get(_uid: str) -> Job:
-        read, asked.job = asked.job, replace(job, closed_at=None)
-        return read
-
-    asked: Any = SimpleNamespace(job=job)
-    poller: Any = world.poller
-    poller.agenda, poller.ensure_planned = SimpleNamespace(forget=planned.discard), lambda found: planned.add(found.uid)
-    jobs: Any = SimpleNamespace(get=get)
-    world.cluster.store.jobs = jobs
-    world.cluster.heard(f"gone {KEY[0]}/{KEY[1]} {job.uid} {job.external_id}")
-    await world.cluster._forget_gone()
-    assert planned == {job.uid}

@@ -240,23 +240,6 @@ async def test_failing_token_endpoint_fails_attempts_and_is_asked_at_growing_int
         assert (await standing(world, made)).failing_since is None
 
 
-async def test_subscription_whose_token_endpoint_only_fails_is_disabled(tmp_path):
-    async with open_network(tmp_path) as (world, network):
-        network.token_answers = [network._response(400, b'{"error": "invalid_client"}')] * 1000
-        made = await world.subscribe(credential=credential(), retry_schedule_seconds=(86_400.0,) * 20)
-        await event(world, "job")
-        for _ in range(6):
-            await world.step(86_401)
-        found = await standing(world, made)
-        assert found.state == "disabled"
-        await world.store.subscriptions.replace(
-            Subscription(id=made.id, sink=SINK, credential=credential(id="crd_2")), world.clock()
-        )
-        network.token_answers.clear()
-        await world.step(1)
-        assert (await standing(world, made)).state == "enabled", "a new credential is tried at once"
-
-
 async def test_egress_proxy_that_fails_on_the_way_to_the_token_endpoint_disables_nothing(tmp_path):
     async with open_network(tmp_path) as (world, network):
         network.token_answers = [Response(started_at=0.0, duration_ms=1.0, error="proxy", detail="no tunnel")] * 1000
@@ -297,15 +280,6 @@ async def test_credential_is_never_recorded_or_logged(tmp_path, caplog, capsys):
             base64.b64encode(b"relay:client-secret").decode(),
         ):
             assert secret not in shown
-
-
-async def test_header_credential_of_any_name_is_redacted(tmp_path):
-    async with open_network(tmp_path) as (world, network):
-        await world.subscribe(credential=credential("HEADER", name="X-Opens", value="sesame-sesame"))
-        await event(world, "job")
-        assert dict(network.requests[0].headers)["X-Opens"] == "sesame-sesame"
-        (attempt,) = await attempts(world)
-        assert dict(attempt.request_headers)["X-Opens"] == "[redacted]"
 
 
 async def test_expired_access_token_is_not_sent(tmp_path):
@@ -353,17 +327,6 @@ async def test_refresh_token_is_replaced_by_the_one_that_came_with_the_token(tmp
         assert "token-000002" not in stored
 
 
-async def test_change_of_other_settings_keeps_the_newest_refresh_token(tmp_path):
-    async with open_network(tmp_path) as (world, _):
-        made = await world.subscribe(credential=credential("REFRESHTOKEN"))
-        before = await standing(world, made)
-        await event(world, "first")  # replaces the refresh token after a PUT has read the old one
-        await world.store.subscriptions.replace(before, world.clock())
-        kept = (await standing(world, made)).credential
-        assert kept is not None
-        assert kept.fields["refreshtoken"] == "refresh-2"
-
-
 def another_node(world: World, network: Network) -> Credentials:
     return Credentials(transport=network, store=world.store.credentials, clock=world.clock, tasks=Tasks())
 
@@ -398,38 +361,6 @@ async def test_token_of_another_instance_is_kept_from_salesforce_and_sent_to_a_w
         assert {request.url for request in network.token_requests} == {TOKEN_URL}, "the other one is never requested"
 
 
-async def test_node_that_refreshes_for_too_long_loses_its_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("relay.delivery.credentials.TURN_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr("relay.delivery.credentials.TURN_POLL_SECONDS", 0.01)
-    async with open_network(tmp_path) as (world, network):
-        made = await world.subscribe(credential=credential("REFRESHTOKEN"))
-        turn = await world.store.credentials.refresh_turn(
-            made.id, "crd_1", used=None, now=world.clock(), until=world.clock() + TURN_SECONDS
-        )
-        assert turn.mine
-        node = another_node(world, network)
-        waited = await send(node, made)
-        assert waited.response.error == "credential"
-        assert "another node" in waited.response.detail
-        assert waited.outcome.retry_after_seconds == TURN_SECONDS
-        world.clock.advance(TURN_SECONDS)
-        assert (await send(node, made)).response.status_code == 200
-
-
-async def test_pause_after_a_failure_holds_for_every_node(tmp_path, monkeypatch):
-    monkeypatch.setattr("relay.delivery.credentials.TURN_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr("relay.delivery.credentials.TURN_POLL_SECONDS", 0.01)
-    async with open_network(tmp_path) as (world, network):
-        made = await world.subscribe(credential=credential("REFRESHTOKEN"))
-        network.token_answers = [network._response(503, b"", ("Retry-After", "300"))]
-        one, other = another_node(world, network), another_node(world, network)
-        assert (await send(one, made)).outcome.retry_after_seconds == 300
-        assert (await send(other, made)).outcome.retry_after_seconds == 300
-        assert len(network.token_requests) == 1
-        world.clock.advance(300)
-        assert (await send(other, made)).response.status_code == 200
-
-
 async def test_new_refresh_token_is_stored_before_it_is_used_however_long_that_takes(tmp_path, monkeypatch):
     monkeypatch.setattr("relay.delivery.credentials.STORE_RETRY_SECONDS", 0.0)
     async with open_network(tmp_path) as (world, network):
@@ -449,23 +380,6 @@ async def test_new_refresh_token_is_stored_before_it_is_used_however_long_that_t
         found = stored_token(kept)
         assert found is not None
         assert (found.value, kept.fields["refreshtoken"]) == ("token-000001", "refresh-2")
-
-
-@pytest.mark.parametrize("when", ["before", "during"])
-async def test_credential_that_was_replaced_meanwhile_is_not_brought_back(tmp_path, when):
-    async with open_network(tmp_path) as (world, network):
-        made = await world.subscribe(credential=credential("REFRESHTOKEN"))
-        node, network.gate = another_node(world, network), asyncio.Event()
-        sending = None
-        if when == "during":
-            sending = asyncio.ensure_future(send(node, made))
-            await network.asked.wait()
-        new = credential("REFRESHTOKEN", id="crd_2", refreshtoken="theirs")
-        await world.store.subscriptions.replace(Subscription(id=made.id, sink=SINK, credential=new), world.clock())
-        network.gate.set()
-        sent = await (sending or send(node, made))
-        assert sent.response.detail == "the sinkcredential was replaced meanwhile"
-        assert (await standing(world, made)).credential == new
 
 
 async def test_attempt_does_not_wait_for_a_token_beyond_its_time_limit(tmp_path):

@@ -119,35 +119,6 @@ async def test_lost_answers_crashes_and_a_replay_make_no_second_record(tmp_path:
 
 
 @every_crm
-async def test_limit_pauses_every_subscription_of_the_portal(tmp_path: Path, crm: str) -> None:
-    async with open_crm(tmp_path, crm) as (world, wire):
-        both = [await subscribe(world, wire), await subscribe(world, wire)]
-        await end_job(world, "first", **wire.vendor.known)
-        await world.run(3, 2.0)
-        wire.answers = [wire.vendor.limited]
-        await end_job(world, "second", **wire.vendor.known)
-        asked = wire.asked
-        await end_job(world, "third", **wire.vendor.known)
-        assert wire.asked == asked, "the other subscription went on"
-        await world.run(10, 400.0)
-        for of in both:
-            assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 3
-
-
-@every_crm
-async def test_expired_token_of_an_app_is_renewed_once(tmp_path: Path, crm: str) -> None:
-    async with open_crm(tmp_path, crm) as (world, wire):
-        given = {"credentialtype": "REFRESHTOKEN", "accesstoken": "expired", "refreshtoken": "refresh-1"}
-        of = await subscribe(world, wire, {**given, "refreshtokenendpoint": TOKEN_URL})
-        await end_job(world, "first", **wire.vendor.known)
-        await end_job(world, "second", **wire.vendor.known)
-        await world.run(4, 5.0)
-        assert [one.state for one in await deliveries_of(world, of)] == ["delivered"] * 2
-        assert wire.tokens == 1
-        assert "expired" not in repr(await deliveries_of(world, of))
-
-
-@every_crm
 async def test_missing_permission_disables_and_no_event_is_lost(tmp_path: Path, crm: str) -> None:
     async with open_crm(tmp_path, crm) as (world, wire):
         of = await subscribe(world, wire)

@@ -11,7 +11,6 @@ from standardwebhooks import Webhook as Verifier
 
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.subscriptions import comparisons
-from relay.core.subscriptions.signing import SIGNATURE_HEADER
 from relay.delivery import dispatcher, sink_state, slots
 from relay.errors import FieldError, NotRenderable, StoreError
 from subscribers.webhook import Webhook
@@ -39,17 +38,6 @@ def sequences(world) -> list[str]:
     return [orjson.loads(request.body).get("sequence") for request in world.sink.requests]
 
 
-async def test_request_verifies_with_the_standard_webhooks_library(tmp_path, monkeypatch):
-    async with open_world(tmp_path) as world:
-        world.clock.now = time.time()
-        await world.subscribe()
-        await world.register("a", seen("queued"))
-        await world.run(3)
-        request = world.sink.requests[0]
-        Verifier(SECRET).verify(request.body, dict(request.headers))
-        assert dict(request.headers)["Content-Type"] == "application/cloudevents+json"
-
-
 async def test_failed_delivery_is_retried_by_schedule_until_it_succeeds(tmp_path):
     async with open_world(tmp_path, 500, 503, 200) as world:
         await world.subscribe(retry_schedule_seconds=(5.0, 60.0))
@@ -66,37 +54,6 @@ async def test_failed_delivery_is_retried_by_schedule_until_it_succeeds(tmp_path
         assert [attempt.status_code for attempt in delivery.attempts] == [500, 503, 200]
         assert [attempt.number for attempt in delivery.attempts] == [1, 2, 3]
         assert len({dict(request.headers)["webhook-id"] for request in world.sink.requests}) == 1
-
-
-async def test_attempt_records_decision_reason_and_next_time(tmp_path):
-    async with open_world(tmp_path, 500, 503, 200) as world:
-        await world.subscribe(retry_schedule_seconds=(5.0, 60.0))
-        await world.register("a", seen("queued"))
-        await world.run(70)
-        first, second, third = await attempts(world)
-        assert [attempt.decision for attempt in (first, second, third)] == [
-            "HTTP 500 (attempt 1 of 3): tried again in 5 s",
-            "HTTP 503 (attempt 2 of 3): tried again in 60 s",
-            "HTTP 200: delivered",
-        ]
-        assert first.next_attempt_at == pytest.approx(first.started_at + 5)
-        assert second.next_attempt_at == pytest.approx(second.started_at + 60)
-        assert third.next_attempt_at is None
-
-
-async def test_url_echoed_by_the_sink_is_redacted(tmp_path):
-    async with open_world(tmp_path) as world:
-        sink = "https://sink.test/hook?code=hush-hush-hush"
-        subscription = await world.subscribe(sink=sink, headers=(("X-Own-Token", "whisper-whisper"),))
-        echo = Response(started_at=0.0, duration_ms=1.0, status_code=404, excerpt=f"no {sink} whisper-whisper".encode())
-        world.sink.answers.clear()
-        world.sink.answers.append(echo)
-        await world.register("a", seen("queued"))
-        await world.step()
-        tested, _ = await world.dispatcher.test(subscription, (await world.store.events.tail(0)).events[0][1])
-        for attempt in (*await attempts(world), tested):
-            assert attempt.response_excerpt == "no https://sink.test/hook?[redacted] [redacted]"
-            assert dict(attempt.request_headers)["X-Own-Token"] == "[redacted]"
 
 
 async def test_delivery_is_dead_after_the_last_attempt_with_an_event(tmp_path):
@@ -164,14 +121,6 @@ async def test_event_that_lacks_a_name_of_the_template(tmp_path, strict, state, 
             assert "relay.delivery.expired" in await world.types()
 
 
-async def test_dead_delivery_of_a_relay_event_causes_no_event(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        await world.subscribe(retry_schedule_seconds=(), types=("test.job.queued", "relay.delivery.expired"))
-        await world.register("a", seen("queued"))
-        await world.run(10)
-        assert (await world.types()).count("relay.delivery.expired") == 1
-
-
 async def test_later_event_of_a_job_waits_only_for_the_earlier_one(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         await world.subscribe(retry_schedule_seconds=(30.0,), concurrency=1)
@@ -210,21 +159,6 @@ async def test_410_disables_the_subscription_and_holds_its_pending_deliveries(tm
         await world.run(3)
         assert set(await states(world)) == {"delivered"}
         assert sequences(world) == ["0000000001", "0000000001", "0000000002"]
-
-
-async def test_retry_after_pauses_the_whole_subscription(tmp_path):
-    async with open_world(tmp_path, 200) as world:
-        await world.subscribe()
-        limited = Response(started_at=0.0, duration_ms=1.0, status_code=429, headers=(("Retry-After", "120"),))
-        world.sink.answers.clear()
-        world.sink.answers.extend([limited, 200])
-        await world.register("a", seen("queued"))
-        await world.step()
-        await world.register("b", seen("queued"))
-        await world.run(10)
-        assert len(world.sink.requests) == 1
-        await world.step(120)
-        assert len(world.sink.requests) == 3
 
 
 class SlowSink:
@@ -426,53 +360,6 @@ async def test_resume_ends_a_retry_after_pause_on_every_node(tmp_path, sends, pa
         assert set(await states(world)) == {"delivered"}
 
 
-async def test_long_failures_disable_the_subscription(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        subscription = await world.subscribe(retry_schedule_seconds=(100_000.0,) * 9)
-        await world.register("a", seen("queued"))
-        await world.step()
-        for _ in range(5):
-            await world.step(100_001)
-        stored = await world.store.subscriptions.get(subscription.id)
-        assert stored.state == "disabled"
-        assert stored.disabled_reason.startswith("only failures for")
-
-
-async def test_paused_subscription_gets_its_events_after_resume(tmp_path):
-    async with open_world(tmp_path) as world:
-        subscription = await world.subscribe()
-        await world.store.subscriptions.set_state(subscription.id, "paused", world.clock())
-        await world.register("a", *life("queued", "running", "succeeded"))
-        await world.run(40)
-        assert world.sink.requests == []
-        await world.store.subscriptions.set_state(subscription.id, "enabled", world.clock())
-        await world.step()
-        assert sequences(world) == ["0000000001", "0000000002", "0000000003"]
-
-
-async def test_callback_gets_only_its_own_jobs_signed_with_the_default_secret(tmp_path):
-    async with open_world(tmp_path) as world:
-        callback = await callback_for(world.store, "https://cb.test/", "sub_cb", world.clock())
-        await world.register("a", seen("queued"), callback=callback)
-        await world.register("b", seen("queued"))
-        await world.run(5)
-        assert len(world.sink.requests) == 1
-        assert dict(world.sink.requests[0].headers)[SIGNATURE_HEADER].startswith("v1,")
-
-
-async def test_scans_of_many_subscriptions_leave_time_for_other_work(tmp_path):
-    """Each slot that becomes free calls for a scan, and a scan looks at every subscription with a backlog."""
-    async with open_world(tmp_path, 500) as world:
-        for nth in range(30):
-            callback = await callback_for(world.store, f"https://cb.test/{nth}", f"sub_{nth}", world.clock())
-            await world.register(f"job{nth}", seen("queued"), callback=callback)
-        await world.run(2)
-        await world.dispatcher.run_once()
-        assert world.dispatcher._pause_seconds == pytest.approx(30 / dispatcher.SCANNED_PER_SECOND)
-        assert 20 / dispatcher.SCANNED_PER_SECOND < dispatcher.MIN_PAUSE_SECONDS  # a few cost no pause
-        assert 10_000 / dispatcher.SCANNED_PER_SECOND < 0.25
-
-
 async def test_failing_callback_is_retried_and_a_paused_one_waits(tmp_path):
     async with open_world(tmp_path, 500, 200) as world:
         for nth in range(2):
@@ -488,47 +375,6 @@ async def test_failing_callback_is_retried_and_a_paused_one_waits(tmp_path):
         await world.run(2)
         assert world.sink.requests[-1].url == "https://cb.test/1"
         assert await states(world) == ["delivered"] * 2
-
-
-async def test_removed_callback_gets_nothing_more(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        callback = await callback_for(world.store, "https://cb.test/", "sub_cb", world.clock())
-        await world.register("a", *life("queued", "running"), callback=callback)
-        await world.run(2)
-        sent = len(world.sink.requests)
-        await world.store.subscriptions.remove(callback, world.clock())
-        await world.run(5, 60.0)
-        assert len(world.sink.requests) == sent
-        assert list(world.dispatcher.slots) == []
-
-
-async def test_slow_sink_uses_only_its_slots(tmp_path):
-    async with open_world(tmp_path) as world:
-        gate, now_open, most = asyncio.Event(), 0, 0
-
-        async def slow(request, *, timeout_seconds):
-            nonlocal now_open, most
-            now_open += 1
-            most = max(most, now_open)
-            await gate.wait()
-            now_open -= 1
-            return Response(started_at=0.0, duration_ms=1.0, status_code=200)
-
-        world.sink.send = slow
-        await world.subscribe(concurrency=3)
-        for name in range(20):
-            await world.register(f"job{name}", seen("queued"))
-        world.clock.advance(1)
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.run_once()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert most == 3
-        gate.set()
-        await world.run(20)
-        assert most == 3
-        assert (await world.store.deliveries.pending()).count == 0
 
 
 async def at_once(world, answer: Response, *, rounds: int, count: int, **settings) -> list[int]:
@@ -753,18 +599,6 @@ async def test_attempt_under_a_lost_lease_records_nothing(tmp_path):
         assert await states(world) == ["delivered"]
 
 
-async def test_delivery_in_flight_at_shutdown_is_finished(tmp_path):
-    async with open_world(tmp_path) as world:
-        await world.subscribe()
-        await world.register("a", seen("queued"))
-        world.clock.advance(1)
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.run_once()
-        await world.dispatcher.stop(5.0)
-        assert await states(world) == ["delivered"]
-
-
 async def test_deliveries_leased_by_a_poll_need_no_scan(tmp_path):
     async with open_world(tmp_path) as world:
         await world.subscribe()
@@ -875,31 +709,6 @@ async def test_event_caused_by_a_delivery_is_scanned_for(tmp_path):
         assert sorted(await states(world)) == ["dead", "delivered"]
 
 
-async def test_deliveries_recorded_after_shutdown_began_are_released_unsent(tmp_path):
-    async with open_world(tmp_path) as world:
-        await world.subscribe()
-        await world.register("a", seen("queued"))
-        world.clock.advance(1)
-        await world.dispatcher.run_once()
-        record, leases = world.store.jobs.record, []
-
-        async def while_it_ends(one):
-            claimed = await record(one)
-            leases.extend(claimed.claimed)
-            await world.dispatcher.stop(5.0)
-            return claimed
-
-        world.store.jobs.record = while_it_ends
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.drain()
-        assert len(leases) == 1
-        assert world.sink.requests == []
-        assert await states(world) == ["pending"]
-        assert world.dispatcher.slots.in_flight == 0
-        assert await rows(world.store, "SELECT id FROM deliveries WHERE lease_token IS NOT NULL") == []
-
-
 @pytest.mark.parametrize("crash", ["before_send", "after_send", "after_mark"])
 async def test_crash_at_any_step_loses_no_event_and_makes_no_duplicate_event(tmp_path, crash):
     async with open_world(tmp_path) as world:
@@ -913,37 +722,6 @@ async def test_crash_at_any_step_loses_no_event_and_makes_no_duplicate_event(tmp
         assert await world.types() == ["queued", "running", "succeeded"]
         first_of_each = list(dict.fromkeys(sequences(world)))
         assert first_of_each == ["0000000001", "0000000002", "0000000003"]
-
-
-async def test_subscription_removed_during_an_attempt_leaves_no_slot_in_use(tmp_path):
-    async with open_world(tmp_path) as world:
-        gate = asyncio.Event()
-        real = world.sink.send
-
-        async def slow(request, *, timeout_seconds):
-            await gate.wait()
-            return await real(request, timeout_seconds=timeout_seconds)
-
-        world.sink.send = slow
-        subscription = await world.subscribe(concurrency=2)
-        for name in "abcd":
-            await world.register(name, seen("queued"))
-        world.clock.advance(1)
-        await world.poller.run_once()
-        await world.poller.drain()
-        await world.dispatcher.run_once()
-        assert world.dispatcher.slots.in_flight == 2
-        await world.store.subscriptions.remove(subscription.id, world.clock())
-        await world.dispatcher.run_once()
-        gate.set()
-        await world.dispatcher.drain()
-        assert world.dispatcher.slots.in_flight == 0
-        assert await states(world) == ["cancelled"] * 4
-        world.sink.send = real
-        await world.subscribe()
-        await world.register("e", seen("queued"))
-        await world.run(3)
-        assert (await states(world))[-1] == "delivered"
 
 
 async def test_an_event_is_evaluated_once_from_its_reservation_to_its_record(tmp_path, monkeypatch):

@@ -8,14 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.subscriptions.handshake import PERIOD_SECONDS
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.handshakes import MAX_ASKING, WAIVE_SECONDS, Handshakes
-from relay.errors import StoreError
 from relay.testing import FakeClock
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.store_kit import callback_for
@@ -152,21 +149,6 @@ async def test_validation_request_carries_no_credential(tmp_path):
         assert dict(options.headers) == {"WebHook-Request-Origin": ORIGIN, "WebHook-Request-Rate": "120"}
 
 
-async def test_status_alone_is_no_consent(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.options = receivers.says(200, body=b"OK")
-        await event(world, "job")
-        await ask(world)
-        found = await standing(world, made)
-        assert found.state == "pending"
-        assert found.state_reason == (
-            "waits for the sink's consent: it answered 200 to OPTIONS, without WebHook-Allowed-Origin"
-        )
-        assert found.handshake_at == world.clock() + 5
-        assert receivers.events == []
-
-
 async def test_sink_that_is_not_reached_is_asked_once_a_round(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
@@ -219,45 +201,7 @@ async def test_permitted_rate_is_the_rate_of_the_subscription(tmp_path):
             assert len(receivers.events) == count
 
 
-@pytest.mark.parametrize("rate", ["0", "-1", "1e99", ""])
-async def test_rate_that_makes_no_sense_is_no_consent(tmp_path, rate):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.consents(rate=rate)
-        await ask(world)
-        assert (await standing(world, made)).state == "pending"
-
-
 # --- changes
-
-
-async def test_changed_sink_needs_a_new_handshake(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.consents()
-        await ask(world)
-        receivers.options = receivers.says(405)
-        moved = replace(await standing(world, made), sink="https://moved.test/")
-        await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
-        await event(world, "job")
-        assert receivers.events == []
-        found = await standing(world, made)
-        assert (found.state, found.consent) == ("pending", None)
-        back = replace(found, sink=SINK)
-        await world.store.subscriptions.replace(back, world.clock(), lambda one: one.consent is None)
-        assert (await standing(world, made)).state == "pending", "an old consent does not come back"
-
-
-async def test_change_of_other_settings_keeps_the_consent(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.consents()
-        await ask(world)
-        found = await standing(world, made)
-        after = replace(found, description="new", consent=None)
-        await world.store.subscriptions.replace(after, world.clock(), lambda one: one.consent is None)
-        assert (await standing(world, made)).consent == found.consent
-        assert (await standing(world, made)).state == "enabled"
 
 
 async def test_delivery_that_was_claimed_before_its_sink_changed_is_not_sent_to_the_new_one(tmp_path):
@@ -282,21 +226,6 @@ async def test_delivery_that_was_claimed_before_its_sink_changed_is_not_sent_to_
         assert receivers.requests == []
 
 
-async def test_answer_that_comes_after_the_sink_was_changed_is_no_consent_to_the_new_one(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.consents()
-        receivers.gate = asyncio.Event()
-        await world.dispatcher.handshakes.run_once()
-        await receivers.asked.wait()
-        moved = replace(await standing(world, made), sink="https://moved.test/")
-        await world.store.subscriptions.replace(moved, world.clock(), lambda one: one.consent is None)
-        receivers.gate.set()
-        await world.dispatcher.handshakes.tasks.drain()
-        found = await standing(world, made)
-        assert (found.state, found.consent) == ("pending", None)
-
-
 async def test_subscription_that_is_paused_meanwhile_stays_paused_and_is_asked_again(tmp_path):
     async with open_receivers(tmp_path) as (world, receivers):
         made = await subscribe(world)
@@ -309,19 +238,6 @@ async def test_subscription_that_is_paused_meanwhile_stays_paused_and_is_asked_a
         await world.dispatcher.handshakes.tasks.drain()
         found = await standing(world, made)
         assert (found.state, found.state_reason, found.consent) == ("paused", "paused by hand", None)
-
-
-async def test_result_of_a_handshake_does_not_undo_a_resume(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world)
-        receivers.gate = asyncio.Event()
-        await world.dispatcher.handshakes.run_once()
-        await receivers.asked.wait()
-        world.clock.advance(3)
-        await world.store.subscriptions.set_state(made.id, "pending", world.clock(), "waits for the sink's consent")
-        receivers.gate.set()
-        await world.dispatcher.handshakes.tasks.drain()
-        assert (await standing(world, made)).handshake_at == world.clock()
 
 
 async def test_minimum_of_the_settings_holds_for_subscriptions_that_were_enabled_before(tmp_path):
@@ -343,15 +259,6 @@ async def test_minimum_of_the_settings_holds_for_subscriptions_that_were_enabled
         assert {request.url for request in receivers.events} == {SINK, "https://failing.test/"}
 
 
-async def test_lowered_minimum_enables_what_waits(tmp_path):
-    async with open_receivers(tmp_path) as (world, receivers):
-        made = await subscribe(world, handshake="off")
-        world.clock.advance(WAIVE_SECONDS)
-        await ask(world)
-        found = await standing(world, made)
-        assert (found.state, found.state_reason, receivers.requests) == ("enabled", "needs no consent", [])
-
-
 async def test_callback_is_asked_once_before_its_first_event(tmp_path):
     async with open_receivers(tmp_path, handshake="required") as (world, receivers):
         now = world.clock()
@@ -364,13 +271,6 @@ async def test_callback_is_asked_once_before_its_first_event(tmp_path):
         await ask(world)
         await world.deliver()
         assert receivers.methods() == ["OPTIONS", "POST", "POST"]
-
-
-async def test_chat_service_needs_no_handshake_whatever_the_minimum(tmp_path):
-    async with open_receivers(tmp_path, handshake="required") as (world, receivers):
-        await world.subscribe(sink="https://hooks.slack.com/services/T/B/x", kind="slack")
-        await event(world, "job")
-        assert receivers.methods() == ["POST"]
 
 
 # --- several nodes, crashes
@@ -412,25 +312,6 @@ async def test_node_that_dies_between_consent_and_state_loses_nothing(tmp_path, 
         await world.deliver()
         assert receivers.methods() == ["OPTIONS", "OPTIONS", "POST"]
         assert (await standing(world, made)).state == "enabled"
-
-
-async def test_database_error_is_tried_again(tmp_path, monkeypatch):
-    async with open_receivers(tmp_path) as (world, receivers):
-        await subscribe(world)
-        node, failures = world.dispatcher.handshakes, [StoreError("locked"), ValueError("odd")]
-        real = world.store.handshakes.pending
-
-        async def failing(*arguments: Any, **options: Any) -> Any:
-            if failures:
-                raise failures.pop()
-            return await real(*arguments, **options)
-
-        monkeypatch.setattr(world.store.handshakes, "pending", failing)
-        monkeypatch.setattr("relay.delivery.handshakes.RETRY_SECONDS", 0.0)
-        running = asyncio.ensure_future(node.run())
-        await receivers.asked.wait()
-        running.cancel()
-        await asyncio.wait([running])
 
 
 async def test_many_urls_of_one_host_do_not_keep_others_waiting(tmp_path):

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from relay.core.planner import Planner, PlannerConfig
+from relay.core.planner import Planner
 from relay.core.records import SavedStatistics
 from relay.errors import StoreError
-from relay.lease_owner import LeaseOwner
 from relay.node import upkeep
-from relay.polling.statistics import AccountPlan, SourceStatistics
-from tests.support.simulation_world import NoStatistics, open_world, seen
+from relay.polling.statistics import SourceStatistics
+from tests.support.simulation_world import open_world, seen
 
 
 @dataclass
@@ -105,24 +104,6 @@ async def test_refused_save_is_repeated(tmp_path, plans, monkeypatch):
         assert world.memory._unsaved == {}
 
 
-async def test_change_during_a_save_is_saved_next(tmp_path, monkeypatch):
-    async with open_world(tmp_path) as world:
-        statistics = FakeStatistics()
-        memory = SourceStatistics("revor", statistics, rows=world.store.learned, clock=world.clock)
-        save = world.store.learned.save
-
-        async def slow(rows, now):
-            await save(rows, now)
-            statistics.see("a", 2.0, "2")
-
-        statistics.see("a", 1.0, "1")
-        monkeypatch.setattr(world.store.learned, "save", slow)
-        await memory.save()
-        monkeypatch.setattr(world.store.learned, "save", save)
-        await memory.save()
-        assert await world.store.learned.load("revor") == of_source(("a", 2.0, "2"))
-
-
 async def test_plan_is_not_saved_before_it_was_restored(tmp_path, plans):
     async with open_world(tmp_path) as world:
         await world.store.accounts.save_plan("revor", "default", {"price": 0.5}, None)
@@ -136,32 +117,6 @@ async def test_plan_is_not_saved_before_it_was_restored(tmp_path, plans):
         await world.poller.take_over(None)
         await world.poller.save_plan()
         assert await world.store.accounts.plan("revor", "default") == {"price": 9.0}
-
-
-async def test_plan_refused_by_its_holder_is_saved_again(plans):
-    class Held:
-        def __init__(self):
-            self.saved, self.mine = [], False
-
-        async def plan(self, source, name):
-            return None
-
-        async def save_plan(self, source, name, plan, holder):
-            self.saved.append((source, name, plan, holder))
-            return self.mine
-
-    held = Held()
-    shared = SourceStatistics("revor", NoStatistics(), rows=Empty(), clock=lambda: 1.0)
-    memory = AccountPlan("revor", "default", shared=shared, plans=held, clock=lambda: 1.0, holder=LeaseOwner("node 1"))
-    planner = Planner(PlannerConfig())
-    await memory.restore(planner)
-    assert plans.restored == []
-    plans.plan = {"price": 1.0}
-    await memory.save(planner)
-    held.mine = True
-    await memory.save(planner)
-    await memory.save(planner)
-    assert held.saved == [("revor", "default", {"price": 1.0}, "node 1")] * 2
 
 
 class Empty:

@@ -4,7 +4,6 @@ What it states of its delay is honest, and it is far sooner than a plain poller 
 """
 
 import sys
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ from tests.support.scale import scaled
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from polling_workloads import World, make
-from polling_world import Outcome, Poller, SharedLimit, simulate
+from polling_world import SharedLimit, simulate
 
 pytestmark = pytest.mark.verify
 
 BEGINNING = 1_800_000_000.0
 CHANNELS = ("linkedin", "email", "whatsapp")
-LIMIT = 60
-NAIVE_SECONDS = 5.0
 ENDS_A_SAMPLE = 100
 JOBS = scaled(700, 2_000)
 
@@ -63,41 +60,6 @@ def sandbox_world(count: int, seed: int, *, per_second: float = 1000.0, speed: f
     sandbox = Sandbox(seed=seed, speed=speed)
     jobs = [SandboxJob(sandbox, CHANNELS[n % 3], BEGINNING + n / per_second) for n in range(count)]
     return World("sandbox", tuple(jobs))  # type: ignore[arg-type]  # it has what the simulator reads of a job
-
-
-class Naive:
-    """Polls every open job each five seconds, first in, first out; waits out Retry-After, then polls again."""
-
-    def __init__(self) -> None:
-        self._queue: deque[tuple[float, str]] = deque()
-        self._again: str | None = None
-        self._open_at = 0.0
-        self._busy = False
-
-    def track(self, job_id: str, item: object, now: float, *_: object) -> None:
-        self._queue.append((now + NAIVE_SECONDS, job_id))
-
-    def next_request_at(self, now: float) -> float | None:
-        if self._busy or (self._again is None and not self._queue):
-            return None
-        return max(self._open_at, 0.0 if self._again else self._queue[0][0])
-
-    def take(self, now: float) -> str | None:
-        at = self.next_request_at(now)
-        if at is None or at > now:
-            return None
-        self._busy = True
-        job_id, self._again = self._again or self._queue.popleft()[1], None
-        return job_id
-
-    def observed(self, job_id: str, item: Any, headers: object, sent_at: float, now: float) -> None:
-        self._busy = False
-        if item["status"] not in ("succeeded", "failed", "cancelled"):
-            self._queue.append((now + NAIVE_SECONDS, job_id))
-
-    def failed(self, job_id: str, status_code: int | None, headers: Any, now: float) -> None:
-        self._busy, self._again = False, job_id
-        self._open_at = now + float(headers["Retry-After"])
 
 
 class Witness:
@@ -154,17 +116,3 @@ def test_no_delay_is_stated_before_it_is_known(seed: int) -> None:
     last = witness.stated[-1]
     assert last is not None
     assert 0.7 < last / outcome.mean_delay_seconds < 1.3
-
-
-def polled_at(poller: Poller, seed: int) -> Outcome:
-    limit = Alone(LIMIT, seed=seed, starts_at=BEGINNING)
-    return simulate(sandbox_world(300, seed), poller, seed=seed, limit=limit)
-
-
-@pytest.mark.parametrize("seed", scaled([1], [1, 2]))
-def test_three_hundred_jobs_are_known_far_sooner_than_by_a_plain_poller(seed: int) -> None:
-    """The mean is that of the few that are cancelled while they wait, at times that cannot be known: hence two bars."""
-    ours, naive = polled_at(Planner(PlannerConfig(seed=seed)), seed), polled_at(Naive(), seed)
-    assert ours.rejected == 0
-    assert naive.p50_delay_seconds > 25 * ours.p50_delay_seconds
-    assert naive.mean_delay_seconds > 5 * ours.mean_delay_seconds

@@ -259,19 +259,6 @@ async def test_restart_keeps_the_back_off(tmp_path, away_seconds):
         assert world.poller.planner.step(uid) == step + len(pauses[polls:]) + 1
 
 
-async def test_restart_keeps_the_back_off_of_failed_polls(tmp_path):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("running", started_at=world.clock()))
-        await world.run(100)
-        step = world.poller.planner.step(uid)
-        polls = len(world.source.polled)
-        world.source.script("a", UNAVAILABLE)
-        while len(world.source.polled) == polls:
-            await world.step()
-        await world.restart_poller()
-        assert world.poller.planner.step(uid) == step > 0
-
-
 async def test_change_resets_the_back_off_also_after_a_restart(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("running", started_at=world.clock()))
@@ -439,19 +426,6 @@ async def test_poll_is_not_lent_if_the_read_cannot_stand_for_it(tmp_path, why):
         assert await world.types() == (["queued"] if planner.tracks(uid) else [])
 
 
-async def test_borrowed_poll_older_than_another_node_s_is_dropped(tmp_path):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("queued"), RUNNING)
-        sent = await world.poller.borrow(uid)
-        old = await world.source.poll("a", "key")
-        other = world.another_poller()
-        await other.take_over(None)
-        await other.poll(uid)
-        await world.poller.settle(sent, old)
-        assert await world.types() == ["running"]
-        assert world.poller.planner.next_poll_at(uid) <= world.clock(), "it is polled again soon"
-
-
 async def test_polls_that_never_complete_raise_the_alarm(tmp_path):
     async with open_world(tmp_path) as world:
         await world.register("a", seen("queued"))
@@ -555,21 +529,6 @@ async def test_weight_written_by_another_node_is_known_at_the_next_poll(tmp_path
         assert len(world.poller.agenda._weights) == 0
 
 
-async def test_weight_changed_while_a_job_is_loaded_stays(tmp_path, weights):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", seen("queued"))
-        read = world.store.jobs.get
-
-        async def slow(uid):
-            job = await read(uid)
-            world.poller.agenda.set_weight(uid, 4.0)
-            return job
-
-        world.store.jobs.get = slow
-        await world.step()
-        assert weights[uid] == 4.0
-
-
 async def test_job_registered_during_loading_is_planned_once(tmp_path):
     async with open_world(tmp_path) as world:
         for number in range(3):
@@ -591,15 +550,3 @@ async def test_job_registered_during_loading_is_planned_once(tmp_path):
         assert not world.poller.agenda.loading
         assert world.poller.planner.stats(world.clock()).open_jobs == 4
         assert world.poller.planner.next_poll_at(fresh[0]) is not None
-
-
-async def test_interrupted_load_clears_the_loading_flag(tmp_path):
-    async with open_world(tmp_path) as world:
-
-        async def away(*place, after_uid, count):
-            raise StoreError("the disk is away")
-
-        world.poller.account.store.jobs.open_jobs = away
-        with pytest.raises(StoreError):
-            await world.poller.agenda.load()
-        assert not world.poller.agenda.loading

@@ -50,41 +50,6 @@ async def test_replay_sends_at_least_fifty_a_second_if_the_sink_keeps_up(tmp_pat
         assert not await upkeep.replays(world.dispatcher.shared)
 
 
-async def test_dead_deliveries_of_a_replay_are_sent_by_the_next_one(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        subscription = await world.subscribe(retry_schedule_seconds=(1.0,))
-        await jobs(world, 2)
-        await world.run(10)
-        made = await replay(world, subscription.id)
-        for answer in (500, 200):
-            world.sink.answers[0] = answer
-            for _ in range(20):
-                await upkeep.replays(world.dispatcher.shared)
-                await world.step()
-            found = await world.store.replays.get(made.id)
-            assert (found.state, found.delivered, found.dead) == ("done", *((0, 6) if answer == 500 else (6, 0)))
-            made = await replay(world, subscription.id)
-        assert made.matched == 0
-
-
-async def test_new_events_precede_a_slow_replay(tmp_path):
-    async with open_world(tmp_path) as world:
-        await jobs(world, 20)
-        subscription = await world.subscribe(rate_per_second=1.0)
-        made = await replay(world, subscription.id)
-        await upkeep.replays(world.dispatcher.shared)
-        await world.step()
-        await world.register("fresh", seen("queued"))
-        before = len(world.sink.requests)
-        await world.run(4)
-        fresh = (await world.store.jobs.find("fresh"))[0].uid
-        sent = [dict(request.headers)["webhook-id"] for request in world.sink.requests[before:]]
-        (event,) = await world.store.events.of_job(fresh)
-        assert event.id in sent[:2]
-        found = await world.store.replays.get(made.id)
-        assert (found.state, found.left > 40) == ("running", True)
-
-
 class Rows:
     """A replay that never ends."""
 

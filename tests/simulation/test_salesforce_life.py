@@ -42,29 +42,6 @@ async def subscribe(world: World, sink: str = ORIGIN, given: dict[str, str] = AP
     return await world.subscribe(sink=sink, kind="salesforce", credential=credential, options=options)
 
 
-@pytest.mark.parametrize("object", ["Job_Event__c", "Task"])
-async def test_lost_answer_and_a_replay_make_no_second_record(tmp_path, object):
-    async with open_org(tmp_path) as (world, org):
-        of = await subscribe(world, object=object)
-        contact = org.rows("Contact")[0]["Id"]
-        await end_job(world, "first", contact_id=contact)  # gets a token
-        lost = (Fault(works=True), Fault(status=502, works=True), Fault(status=200, body=b"<html>", works=True))
-        org.faults = [lost[0]]
-        await end_job(world, "second", contact_id=contact)
-        for fault in lost[1:]:
-            org.faults = [fault]
-            await world.run(1, 400.0)
-            assert (org.faults, len(org.rows(object))) == ([], 2)
-        await world.run(1, 86_400.0)
-        _, one = await deliveries_of(world, of)
-        assert [attempt.status_code for attempt in one.attempts] == [None, 502, 200, 200]
-        assert one.state == "delivered"
-        asked = len(org.calls)
-        await world.store.deliveries.retry(one.id, world.clock())
-        await world.step()
-        assert (len(org.calls) > asked, len(org.rows(object))) == (True, 2)
-
-
 async def test_little_left_of_the_day_pauses_every_subscription_of_the_org(tmp_path):
     async with open_org(tmp_path) as (world, org):
         org.api_limit, org.api_used = 1000, 948

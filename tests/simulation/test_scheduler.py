@@ -9,7 +9,7 @@ import pytest
 import time_machine
 
 from relay.node import scheduler as node_scheduler
-from relay.node.scheduler import TOGETHER_SECONDS, Scheduler, Upkeep
+from relay.node.scheduler import TOGETHER_SECONDS, Scheduler
 
 
 class Pollable:
@@ -131,23 +131,6 @@ async def test_a_failing_run_does_not_end_the_polling(scheduler):
     scheduler.start()
     for _ in range(3):
         await run_again(pollable, wake)
-
-
-async def test_upkeep_runs_again_after_a_failure(scheduler):
-    ran = asyncio.Event()
-    runs = 0
-
-    async def run() -> None:
-        nonlocal runs
-        runs += 1
-        if runs == 1:
-            raise RuntimeError("as told")
-        ran.set()
-
-    scheduler.add_upkeep(Upkeep(name="x", every_seconds=0.01, run=run))
-    scheduler.start()
-    async with asyncio.timeout(120):
-        await ran.wait()
 
 
 async def test_after_stop_nothing_fires(scheduler):

@@ -89,23 +89,6 @@ async def test_failing_subscription_is_disabled_probed_and_enabled(tmp_path):
         ]
 
 
-async def test_recovered_event_tells_since_when_the_sink_failed(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        made = await disable(world)
-        world.sink.answers.extend([200])
-        world.sink.answers.popleft()
-        await world.step(60)
-        (event,) = [event for _, event in (await world.store.events.tail(0)).events if event.type == RECOVERED]
-        assert made.failing_since is not None
-        data = event.document()["data"]
-        assert (data["subscription"], data["reason"]) == (made.id, "http_200")
-        assert data["since"] == orjson.loads(await disabled_body(world))["data"]["since"]
-
-
-async def disabled_body(world: World) -> bytes:
-    return next(event.body for _, event in (await world.store.events.tail(0)).events if event.type == DISABLED)
-
-
 async def test_probes_send_one_event_at_intervals_that_grow_to_an_hour(tmp_path):
     async with open_world(tmp_path, 500) as world:
         await disable(world, jobs=5)
@@ -125,62 +108,6 @@ async def test_probes_do_not_use_up_the_schedule(tmp_path):
         assert row["made_count"] > 26
 
 
-async def test_restart_keeps_the_probe_interval(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        await disable(world)
-        assert await sent_at(world, 500) == [60, 120, 240, 480]
-        await world.restart()
-        assert await sent_at(world, 440) == []
-        assert await sent_at(world, 40) == [20.0]
-
-
-async def test_several_nodes_probe_no_more_often_than_one(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        await disable(world, jobs=9)
-        nodes = (world.dispatcher, world._new_dispatcher(), world._new_dispatcher())
-        for number, node in enumerate(nodes):
-            node._token = f"node {number}"
-        assert await sent_at(world, 1000, nodes) == [60, 120, 240, 480, 960]
-        world.sink.answers.clear()
-        world.sink.answers.append(200)
-        await sent_at(world, 1500, nodes)
-        assert Counter(await world.types())[RECOVERED] == 1
-        assert max(Counter(subjects(world)[5:]).values()) == 1
-
-
-async def test_subscription_disabled_by_410_is_not_probed(tmp_path):
-    async with open_world(tmp_path, 410, 200) as world:
-        made = await world.subscribe()
-        await world.register("a", seen("queued"))
-        await world.step()
-        assert (await standing(world, made)).probe_at is None
-        assert len(world.sink.requests) == 1
-        assert await sent_at(world, 7 * 3600) == []
-        await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
-        await world.step()
-        assert len(world.sink.requests) == 2
-        assert RECOVERED not in await world.types()  # the user who resumed it knows
-
-
-async def test_probe_answered_with_410_is_the_last(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        made = await disable(world)
-        world.sink.answers.clear()
-        world.sink.answers.append(410)
-        assert await sent_at(world, 7 * 3600) == [60]
-        found = await standing(world, made)
-        assert (found.state, found.disabled_reason, found.probe_at) == ("disabled", "http_410", None)
-
-
-async def test_probe_obeys_retry_after(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        await disable(world)
-        world.sink.answers.clear()
-        busy = Response(started_at=0.0, duration_ms=1.0, status_code=503, headers=(("Retry-After", "600"),))
-        world.sink.answers.extend([busy, 200])
-        assert (await sent_at(world, 900))[:2] == [60, 660]
-
-
 async def test_probe_event_rejected_for_good_is_dead_and_the_next_one_is_probed(tmp_path):
     async with open_world(tmp_path, 500) as world:
         types = ("test.job.queued",)
@@ -193,19 +120,6 @@ async def test_probe_event_rejected_for_good_is_dead_and_the_next_one_is_probed(
         assert (await standing(world, made)).state == "enabled"
         states = Counter(one.state for one in (await world.store.deliveries.page(limit=5)).items)
         assert states == {"dead": 1, "delivered": 1}
-
-
-async def test_waiting_retries_are_sent_after_recovery(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        made = await disable(world, jobs=8)
-        due = await rows(world.store, "SELECT due_at FROM deliveries WHERE due_at > :now", now=world.clock() + HOUR)
-        assert len(due) > 5  # their schedule says tomorrow
-        world.sink.answers.clear()
-        world.sink.answers.append(200)
-        await world.step(60)
-        assert (await standing(world, made)).state == "enabled"
-        await world.run(10, 0.2)
-        assert sorted(subjects(world)) == [f"job {nth}" for nth in range(8)]
 
 
 async def test_restart_during_a_drain_still_expedites_retries(tmp_path):
@@ -271,18 +185,6 @@ async def test_drain_is_limited_only_by_slots_after_a_minute(tmp_path):
         before = len(world.sink.requests)
         await world.step(1)
         assert len(world.sink.requests) - before == 60
-
-
-async def test_new_sink_is_probed_at_once(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        made = await disable(world, jobs=2)
-        assert await sent_at(world, 500) == [60, 120, 240, 480]
-        world.sink.answers.clear()
-        world.sink.answers.append(200)
-        await world.store.subscriptions.replace(replace(made, sink="https://new.test/"), world.clock())
-        await world.step(1)
-        assert world.sink.requests[-1].url == "https://new.test/"
-        assert (await standing(world, made)).state == "enabled"
 
 
 async def test_new_sink_does_not_inherit_failures_of_the_old_one(tmp_path):
@@ -375,18 +277,6 @@ async def test_waiting_retries_are_expedited_when_a_sink_recovers(tmp_path):
         await world.register("b", seen("queued"))
         await world.run(2)
         assert subjects(world)[2:] == ["b", "a"]
-
-
-async def test_waiting_retries_are_not_expedited_after_a_short_failure(tmp_path):
-    async with open_world(tmp_path, 500) as world:
-        await world.subscribe(retry_schedule_seconds=(DAY,))
-        refuse(world, "a")
-        await world.register("a", seen("queued"))
-        await world.step()
-        for nth in range(3):
-            await world.register(f"b {nth}", seen("queued"))
-            await world.run(5)
-        assert subjects(world) == ["a", "b 0", "b 1", "b 2"]
 
 
 async def test_event_always_rejected_by_a_quiet_sink_gets_a_bounded_number_of_extra_attempts(tmp_path):

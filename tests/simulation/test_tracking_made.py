@@ -8,7 +8,6 @@ import pytest
 from relay.core.jobs.job import Observation, Recipient
 from relay.core.polling.tracking import Registration, TrackRequest
 from relay.errors import Conflict, InvalidRequest, StoreError
-from relay.polling import tracking as tracking_module
 from relay.store.jobs.registrations import CALLBACK_REMOVED
 from tests.simulation.test_tracking_reports import tracking_of
 from tests.support.simulation_world import World, open_world
@@ -110,15 +109,6 @@ async def test_first_error_is_raised_if_nothing_can_be_written(tmp_path):
         assert refusing.tries == 1 + len(WITH) + 1
         assert await world.store.jobs.find("job") == []
         assert await world.store.intents.get(CREATE.id) is not None
-
-
-async def test_database_that_is_slow_to_fail_is_not_tried_again(tmp_path, monkeypatch):
-    async with open_world(tmp_path) as world:
-        monkeypatch.setattr(tracking_module, "REDUCE_SECONDS", -1.0)
-        refusing = Refusing(world, lambda _: True, StoreError("away"))
-        with pytest.raises(StoreError, match="away"):
-            await tracking_of(world).register_made(whole(world))
-        assert refusing.tries == 1
 
 
 async def test_job_that_can_never_be_polled_is_refused(tmp_path):

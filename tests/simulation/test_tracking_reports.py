@@ -75,18 +75,6 @@ async def test_refusal_of_an_earlier_key_is_stale(tmp_path, way):
         assert (await explained(world, uid)).last_error is None
 
 
-async def test_refusal_of_a_second_key_is_reported_again(tmp_path):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", refused(), refused("api_key_expired"))
-        await world.run(3)
-        world.key = "another"
-        world.poller.configure(world.poller.account.settings, PlannerConfig())
-        await world.run(60)
-        assert await world.types() == ["relay.source.unauthorized"] * 2
-        explanation = await explained(world, uid)
-        assert (explanation.reason, explanation.last_error["code"]) == ("unauthorized", "api_key_expired")
-
-
 async def test_new_key_is_probed_without_any_job(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", refused())
@@ -146,25 +134,3 @@ async def test_explanation_says_why_a_job_failed(tmp_path):
         )
         problem, hint = tracking_of(world).problem_of(await world.store.jobs.get(uid))
         assert (problem.code, hint.fix, hint.repeat) == ("insufficient_credits", "Add credits in Revor", "safe")
-
-
-async def test_lost_job_counts_its_last_poll(tmp_path):
-    async with open_world(tmp_path) as world:
-        uid = await world.register("a", ScriptedPoll(kind="not_found", status_code=404))
-        await world.run(600)
-        explanation = await explained(world, uid)
-        job = await world.store.jobs.get(uid)
-        assert job.outcome == "not_found"
-        assert job.poll_count == len(world.source.polled)
-        assert explanation.last_error["at"] == explanation.last_polled_at == job.closed_at
-        assert "Revor does not know this job" in explanation.last_error["meaning"]
-
-
-async def test_forbidden_job_is_lost_with_that_hint(tmp_path):
-    async with open_world(tmp_path) as world:
-        error = ScriptedError(code="permission_denied", message="no")
-        await world.register("a", ScriptedPoll(kind="forbidden", status_code=403, error=error))
-        await world.run(600)
-        (event,) = (await world.store.events.page(limit=10)).items
-        assert event.type == "test.job.not_found"
-        assert event.document()["data"]["hint"]["meaning"] == "permission_denied"

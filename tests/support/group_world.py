@@ -216,11 +216,6 @@ class Stated:
         assert isinstance(self.finish, ExpectedFinish)
         return self.finish.p10 <= max(self.true, self.now) <= self.finish.p90
 
-    @property
-    def relative_width(self) -> float:
-        assert isinstance(self.finish, ExpectedFinish)
-        return (self.finish.p90 - self.finish.p10) / max(self.true - self.now, 1.0)
-
 
 @dataclass
 class Watched:
