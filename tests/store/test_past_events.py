@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -109,18 +108,4 @@ async def test_new_event_counts_although_the_clock_was_set_back(store: Store) ->
     )
     await store.events.record(relay_event(now=NOW - 500))
     await store.subscriptions.continue_filling()
-    await check(store)
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_event_of_another_node_meanwhile_has_one_delivery(store: Store, open_again: OpenAgain) -> None:
-    other = await open_again()
-    uids = await fill(store, 4 * SLICE)
-
-    async def go_on(node: Store, mine: list[str]) -> None:
-        for uid in mine:
-            await node.jobs.record(poll(uid, 1, KINDS[1]))
-
-    writes: list[Any] = [go_on(store, uids[::2]), go_on(other, uids[1::2])]
-    await asyncio.gather(*writes, store.subscriptions.create(subscription("sub_1", start_at=0.0, types=TYPES)))
     await check(store)

@@ -18,12 +18,10 @@ from relay.core.deliveries.delivery import Claimed
 from relay.core.events import event as core_events
 from relay.core.events.event import SUBSCRIPTION_RECOVERED, Event
 from relay.core.records import AccountState, PollNote, StoredAnswer
-from relay.core.subscriptions.declared import Change
-from relay.errors import NotFound, StaleSequence, StoreError
+from relay.errors import NotFound, StaleSequence
 from relay.ids import new_id
 from relay.store.databases.group_commit import run_group
 from relay.store.store import Store
-from relay.store.upkeep import FIRST_JOB
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
     NOW,
@@ -164,45 +162,6 @@ async def test_claim_skips_rows_locked_by_another_claim(store: Store, other: Sto
     assert not {one.id for one in mine} & {one.id for one in second}
 
 
-async def test_result_under_a_lease_that_another_node_took_over_is_refused(store: Store, other: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
-    (late,) = await claim(store, "sub_1", now=NOW)
-    assert await claim(other, "sub_1", now=NOW + 44) == ()
-    (again,) = await claim(other, "sub_1", now=NOW + 46)
-    assert again.id == late.id
-    assert not (await store.deliveries.record(result_of(late, "dead", now=NOW + 47)))[0].kept
-    await store.deliveries.release([late], NOW + 47)
-    assert (await other.deliveries.record(result_of(again, now=NOW + 48)))[0].kept
-    assert await states(store) == ["delivered", "pending"]
-    assert (await counts(store))["attempts"] == 1
-
-
-async def test_one_of_two_concurrent_results_of_a_delivery_is_kept(store: Store, other: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    for nth in range(ROUNDS):
-        await store.jobs.record(poll(await track(store, f"job {nth}"), 0, "queued"))
-        (one,) = await claim(store, "sub_1")
-        marks = result_of(one), result_of(one, now=NOW + 1)
-        nodes = zip((store, other), marks, strict=True)
-        marked = await asyncio.gather(*(record_one(node, mark) for node, mark in nodes))
-        assert sorted(mark.kept for mark in marked) == [False, True]
-    assert (await counts(store))["attempts"] == ROUNDS
-
-
-async def test_delivery_being_claimed_cannot_be_retried_manually(store: Store, other: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(poll(await track(store), 0, "queued"))
-    (row,) = await deliveries(store)
-    async with uncommitted(store, claim(store, "sub_1")) as taking:
-        retry = asyncio.ensure_future(other.deliveries.retry(row["id"], NOW))
-        await blocked(store)
-        ((one,),) = await taking.commit()
-        with pytest.raises(Exception, match="being attempted"):
-            await retry
-    assert (await store.deliveries.record(result_of(one)))[0].kept
-
-
 # --- order
 
 
@@ -240,25 +199,6 @@ def source_events(count: int, *accounts: str) -> list[Event]:
         for nth in range(count)
         for account in accounts
     ]
-
-
-@pytest.mark.parametrize("first", ["record", "mark"])
-async def test_event_about_the_relay_recorded_while_its_head_ends_is_promoted(
-    store: Store, other: Store, first: str
-) -> None:
-    await store.subscriptions.create(subscription("sub_1", types=("relay.source.down", "relay.source.recovered")))
-    head_event, *later = source_events(ROUNDS, "revor/default")
-    await store.events.record(head_event)
-    for nth, later_event in enumerate(later):
-        (head,) = await claim(store, "sub_1")
-        record, mark = other.events.record(later_event), record_one(store, result_of(head))
-        begins, follows = ((other, record), mark) if first == "record" else ((store, mark), record)
-        async with uncommitted(*begins) as open_one:
-            task = asyncio.ensure_future(follows)
-            await blocked(store)
-            assert not any(isinstance(result, Exception) for result in await open_one.commit())
-            await task
-        assert await states(store) == ["delivered"] * (nth + 1) + ["pending"]
 
 
 @pytest.fixture
@@ -341,18 +281,6 @@ async def test_no_interleaving_leaves_a_follower_blocked(store: Store, other: St
 
 
 # --- subscriptions
-
-
-async def test_a_new_subscription_is_matched_by_the_next_event_on_another_node(store: Store, other: Store) -> None:
-    uid = await track(other)
-    for nth in range(ROUNDS):
-        await store.subscriptions.create(subscription(f"sub_{nth}"))
-        await other.jobs.record(poll(uid, nth, "running"))
-    found = await deliveries(store)
-    for nth in range(ROUNDS):
-        assert {row["subscription_id"] for row in found if row["sequence"] == nth + 1} == {
-            f"sub_{earlier}" for earlier in range(nth + 1)
-        }
 
 
 async def test_filters_that_another_node_stores_and_this_one_cannot_read_lose_no_event(
@@ -542,16 +470,6 @@ async def test_concurrent_registrations_of_the_same_jobs_create_each_once(store:
     assert (await counts(store))["jobs"] == 10 * ROUNDS
 
 
-async def test_second_of_two_concurrent_registrations_finds_the_job(store: Store, other: Store) -> None:
-    async with uncommitted(store, store.jobs.register(registration("a job"))) as first:
-        second = asyncio.ensure_future(other.jobs.register(registration("a job", metadata={"a": 1})))
-        await blocked(store)
-        (made,) = await first.commit()
-        found = await second
-    assert (made.created, found.created, found.job.metadata) == (True, False, {"a": 1})
-    assert found.job.uid == made.job.uid
-
-
 async def test_second_record_of_one_sequence_is_stale(store: Store, other: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uid = await track(store)
@@ -625,16 +543,6 @@ async def test_deadlock_is_retried(store: Store, other: Store) -> None:
         await asyncio.gather(store.database.write(opposite, 0), other.database.write(opposite, 1))
     assert len(tries) > 2
     assert {row["weight"] for row in await rows(store, "SELECT weight FROM jobs")} == {3.0}
-
-
-async def test_lasting_key_conflict_fails_only_its_own_caller(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    results = await together(
-        store, store.subscriptions.create(subscription("sub_1")), store.jobs.register(registration("a job"))
-    )
-    assert isinstance(results[0], StoreError)
-    assert "duplicate key" in str(results[0])
-    assert results[1].created
 
 
 # --- the stream
@@ -812,48 +720,3 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
 
 
 # --- retention
-
-
-async def test_event_retried_manually_during_its_deletion_stays(store: Store, other: Store) -> None:
-    await store.subscriptions.create(subscription("sub_1"))
-    await store.jobs.record(poll(await track(store), 0, "succeeded", outcome="succeeded"))
-    (one,) = await deliver_all(store, "sub_1")
-    async with uncommitted(store, store.deliveries.retry(one.id, NOW + 1)) as asking:
-        deletion = asyncio.ensure_future(other.upkeep.delete_events(NOW + 9))
-        await blocked(store)
-        (again,) = await asking.commit()
-        assert again.id == one.id
-        assert await deletion == (0, None)
-    assert await states(store) == ["pending"]
-    assert (await counts(store))["attempts"] == 1
-
-
-async def test_callback_whose_delivery_is_retried_manually_during_its_deletion_stays(
-    store: Store, other: Store
-) -> None:
-    made = await callback_for(store, "https://callback.example", new_id("sub", NOW), NOW)
-    uid = await track(store, callback_subscription_id=made)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    (one,) = await deliver_all(store, made)
-    await store.jobs.untrack(uid, NOW)
-    assert await store.upkeep.delete_jobs(NOW + 5, FIRST_JOB) == (1, None)
-    async with uncommitted(store, store.deliveries.retry(one.id, NOW + 1)) as asking:
-        deletion = asyncio.ensure_future(other.upkeep.delete_callbacks(NOW + 9))
-        await blocked(store)
-        (again,) = await asking.commit()
-        assert again.state == "pending"
-        assert await deletion == (0, None)
-    assert await other.subscriptions.get(made) is not None
-
-
-async def test_nodes_that_apply_the_same_make_it_once(store: Store, other: Store) -> None:
-    def changes() -> list[Change]:
-        return [Change(id=id, action="add", after=subscription(id)) for id in ("a", "b", "c")]
-
-    results = await asyncio.gather(
-        *(node.subscriptions.apply(changes(), NOW, secrets_expire_at=NOW) for node in (store, other)),
-        return_exceptions=True,
-    )
-
-    assert sorted(type(one).__name__ for one in results) == ["Conflict", "NoneType"]
-    assert [one.id for one in await store.subscriptions.all()] == ["a", "b", "c"]

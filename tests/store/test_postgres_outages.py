@@ -2,19 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
-from relay.store.databases import postgres_writer, procedures
+from relay.store.databases import postgres_writer
 from relay.store.databases.group_commit import run_group
 from relay.store.databases.probe import WriteProbe
 from relay.store.schema import migrations
@@ -217,17 +215,6 @@ async def test_write_after_a_timeout_does_not_wait_again(
     assert (await track(store)).startswith("job_")
 
 
-async def test_close_does_not_wait_for_an_unreachable_server(server: PostgresServer, url: str) -> None:
-    store = await open_store(url, ReversingCipher(), now=NOW)
-    await aside(server.stop)
-    task = asyncio.ensure_future(store.jobs.register(registration("a job")))
-    await until(lambda: store.database.trouble is not None)
-    async with asyncio.timeout(10):
-        await store.close()
-    with pytest.raises(StoreError):
-        await task
-
-
 async def test_replica_is_read_while_writes_wait(server: PostgresServer, store: Store) -> None:
     """As after a failover to a server that is not promoted yet: it accepts reads and refuses writes."""
     uid = await track(store)
@@ -397,39 +384,3 @@ async def test_transaction_still_in_progress_is_waited_for(server: PostgresServe
         assert not await store.database.was_committed(str(int(number) + 1_000_000))  # type: ignore[attr-defined]
     finally:
         await other.close()
-
-
-async def test_bad_item_fails_alone_after_a_lost_connection(server: PostgresServer, store: Store) -> None:
-    def refuse(connection: Connection, items: Sequence[int]) -> list[int]:
-        connection.execute(text("SELECT 1 / CAST(:number AS integer)"), [{"number": min(items)}])
-        return list(items)
-
-    await aside(server.execute, KILL)
-    writes: list[Awaitable[Any]] = [store.database.write(refuse, number) for number in (2, 0, 1)]
-    results = await asyncio.gather(*writes, return_exceptions=True)
-    assert (results[0], results[2]) == (2, 1)
-    assert isinstance(results[1], StoreError)
-    assert "division by zero" in str(results[1])
-
-
-@pytest.mark.parametrize("error", [asyncpg.InterfaceError("x"), asyncpg.InternalClientError("cannot switch to state")])
-async def test_connection_lost_during_setup_loses_no_write(
-    server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """The server goes down while a new connection checks its privileges; the driver reports a misuse."""
-    define, lost = procedures._define, []
-
-    async def breaking(connection: Any, known: Any) -> bool:
-        if not lost:
-            lost.append(connection)
-            raise error
-        return await define(connection, known)
-
-    await store.subscriptions.create(subscription("sub_1"))
-    uid = await track(store)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    (claimed,) = await claim(store, "sub_1", 1)
-    monkeypatch.setattr(procedures, "_define", breaking)
-    await aside(server.execute, KILL)
-    assert (await store.deliveries.record(result_of(claimed)))[0].kept
-    assert lost

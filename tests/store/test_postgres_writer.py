@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from relay.errors import StoreError
 from relay.store.databases import postgres_writer
-from relay.store.databases.group_commit import MAX_GROUP_ITEMS, Waiting, alone, run_group
+from relay.store.databases.group_commit import Waiting, alone, run_group
 from relay.store.databases.postgres_writer import AsyncWriter
 from tests.support.store_kit import until
 
@@ -89,17 +89,6 @@ async def held(writer: AsyncWriter, transactions: FakeTransactions) -> "asyncio.
     await asyncio.sleep(0)
     await until(lambda: len(writer._waiting) == 0)
     return task
-
-
-async def test_a_group_has_a_limit(writer: AsyncWriter, transactions: FakeTransactions) -> None:
-    holder = await held(writer, transactions)
-    writes = [asyncio.ensure_future(writer.write(echo, nth)) for nth in range(MAX_GROUP_ITEMS + 1)]
-    await asyncio.sleep(0)
-    transactions.free.set()
-    await holder
-    assert await asyncio.gather(*writes) == list(range(MAX_GROUP_ITEMS + 1))
-    assert writer.commit_count == 3
-    assert transactions.log == ["begin", "commit"] * 3
 
 
 async def test_batch_function_that_is_alone_shares_no_transaction_with_others(

@@ -193,18 +193,6 @@ async def test_only_the_write_waits_for_another_program(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["with space.db", "per%cent.db", "%20.db", "a%(b)s.db", "ключ.db", "#x?.db"[:2] + ".db"]
-)
-async def test_any_file_name_works(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "a folder %s"
-    folder.mkdir()
-    store = await open_store(url_of(folder / name), ReversingCipher(), now=NOW)
-    await track(store)
-    await store.close()
-    assert (folder / name).stat().st_size > 0
-
-
-@pytest.mark.parametrize(
     "url", ["sqlite://", "sqlite:///:memory:", "postgresql://localhost/relay", "mysql://h/d", "relay.db", ""]
 )
 def test_other_database_urls_are_refused(url: str) -> None:

@@ -58,11 +58,6 @@ def where(connection: Connection, items: Sequence[Any]) -> list[str]:
     return [threading.current_thread().name] * len(items)
 
 
-@quick
-def quick_refuse_negative(connection: Connection, items: Sequence[int]) -> list[int]:
-    return refuse_negative(connection, items)
-
-
 class Gate:
     """A write that blocks the writer's thread until it is released."""
 
@@ -209,14 +204,6 @@ async def test_the_statements_of_a_small_group_run_in_the_loop_and_its_commit_in
     assert commits == ["store-writer"]
     assert (writer.commit_count, writer.item_count) == (1, SMALL_GROUP_ITEMS)
     assert await writer.write(where, 1) == here
-
-
-async def test_small_group_whose_commit_fails_is_retried_item_by_item(
-    writer: Writer, transactions: FakeDatabase
-) -> None:
-    transactions.commit_error = OperationalError("COMMIT", None, Exception("disk I/O error"))
-    assert await asyncio.gather(*(writer.write(quick_refuse_negative, n) for n in (1, 2))) == [1, 2]
-    assert transactions.log == ["begin", "rollback", "begin", "commit"]
 
 
 async def test_interrupt_in_a_small_group_releases_the_turn(writer: Writer, transactions: FakeDatabase) -> None:

@@ -4,20 +4,16 @@ import pytest
 
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.records import Page
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict
 from relay.store.deliveries import replay_statements
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
-    claim,
     deliveries,
     execute,
-    intent,
     job_event,
     poll,
     relay_event,
-    result_of,
-    rows,
     subscription,
     track,
 )
@@ -86,56 +82,6 @@ async def test_the_past_and_replays_are_limited_too(store: Store) -> None:
     assert await targets(store) == [("sub_a", "revor/a")] * 2 + [("sub_new", "revor/a")] * 2
 
 
-async def test_a_retry_of_every_delivery_is_one_of_the_accounts_own(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_all"))
-    for account in (A, B):
-        await store.within(account).subscriptions.create(subscription(f"sub_{account[1]}"))
-        await happen(store, account, await a_job(store, account), 1, "running")
-    for id in ("sub_all", "sub_a", "sub_b"):
-        for one in await claim(store, id):
-            await store.deliveries.record(result_of(one, "dead", reason="http_500"))
-    request = ReplayRequest(id="rpl_1", subscription_id=None, since=0.0, until=NOW + 1, now=NOW + 1, only="dead")
-    assert (await store.within(A).replays.create(request)).matched == 1
-    while not (await store.replays.advance("rpl_1", "node", NOW + 1)).queued:
-        pass
-    assert {row["subscription_id"]: row["state"] for row in await deliveries(store)} == {
-        "sub_all": "dead", "sub_a": "pending", "sub_b": "dead",
-    }  # fmt: skip
-    assert await store.within(B).replays.get("rpl_1") is None
-    with pytest.raises(NotFound):
-        await store.within(B).replays.stop("rpl_1", NOW)
-    found = await store.within(A).replays.get("rpl_1")
-    assert found is not None
-    assert found.left == 1
-
-
-async def test_lists_and_counts_have_the_accounts_own_rows(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_all"))
-    events = {}
-    for account in (A, B, A):
-        name = f"sub_{account[1]}{len(events)}"
-        await store.within(account).subscriptions.create(subscription(name))
-        uid = await a_job(store, account, f"job {len(events)}")
-        events[name] = await happen(store, account, uid, 1, "running")
-        await store.intents.begin(intent(account=account[1]))
-    await store.recover_from_crash(NOW)
-    mine = store.within(A)
-    assert [job.external_id for job in (await mine.jobs.page(limit=9)).items] != []
-    assert {job.account for job in (await mine.jobs.page(limit=9)).items} == {"a"}
-    assert (await mine.jobs.page(limit=9, account="b")).items == ()
-    assert {one.account for one in (await mine.intents.page(limit=9, now=NOW)).items} == {"a"}
-    assert {one.owner for one in (await mine.subscriptions.page(limit=9)).items} == {"revor/a"}
-    assert {one.owner for one in await mine.subscriptions.all()} == {"revor/a"}
-    assert {one.id for one in (await mine.events.page(limit=9)).items} == {events["sub_a0"], events["sub_a2"]}
-    assert {one.subscription_id for one in (await mine.deliveries.page(limit=9)).items} == {"sub_a0", "sub_a2"}
-    for conditions in ({}, {"state": "pending"}, {"event_id": events["sub_a0"]}, {"subscription_id": "sub_a0"}):
-        found = await mine.deliveries.groups(["subscription_id"], limit=9, **conditions)
-        assert {group.subscription_id for group in found.items} <= {"sub_a0", "sub_a2"}
-        assert found.scanned == sum(group.count for group in found.items) > 0
-    for conditions in ({"state": "dead"}, {"event_id": events["sub_b1"]}, {"subscription_id": "sub_b1"}):
-        assert (await mine.deliveries.groups(["reason"], limit=9, **conditions)).scanned == 0
-
-
 async def test_pages_of_events_go_on_from_an_event_that_was_erased_meanwhile(store: Store) -> None:
     uid = await a_job(store, A)
     ids = [await happen(store, A, uid, sequence, "running", NOW + sequence) for sequence in (1, 2, 3)]
@@ -158,48 +104,6 @@ async def test_a_tail_passes_the_events_of_others_without_showing_them(store: St
     second = await mine.tail(first.last, 9)
     assert ([one.id for _, one in second.events], second.more) == ([shown], False)
     assert (await mine.tail(second.last, 9)).last == second.last
-
-
-async def test_nothing_of_another_account_can_be_read_or_changed(store: Store) -> None:
-    theirs, mine = store.within(B), store.within(A)
-    await theirs.subscriptions.create(subscription("sub_b"))
-    uid = await a_job(store, B)
-    event = await happen(store, B, uid, 1, "running")
-    (delivery,) = (await theirs.deliveries.page(limit=9)).items
-    lost = intent(account="b")
-    await store.intents.begin(lost)
-    await store.intents.unknown(lost.id, "no_answer")
-    before = [
-        await rows(store, f"SELECT * FROM {table}") for table in ("jobs", "subscriptions", "deliveries", "intents")
-    ]
-    assert await mine.jobs.get(uid) is None
-    assert await mine.jobs.find("shared") == []
-    assert await mine.events.get(event) is None
-    assert await mine.events.position_of(event) is None
-    assert await mine.deliveries.get(delivery.id) is None
-    assert await mine.subscriptions.get("sub_b") is None
-    assert await mine.subscriptions.some(["sub_b"]) == []
-    assert await mine.intents.get(lost.id) is None
-    assert await mine.intents.dismiss(lost.id, NOW) is None
-    assert await mine.intents.resolve(lost.id, "sent", NOW) is None
-    request = ReplayRequest(id="rpl_1", subscription_id="sub_b", since=0.0, until=NOW + 1, now=NOW)
-    for write in (
-        mine.jobs.untrack(uid, NOW),
-        mine.jobs.purge(uid, NOW),
-        mine.deliveries.retry(delivery.id, NOW),
-        mine.subscriptions.replace(subscription("sub_b"), NOW),
-        mine.subscriptions.set_state("sub_b", "paused", NOW),
-        mine.secrets.add_secret("sub_b", "whsec_x", NOW),
-        mine.secrets.add_secret("callbacks", "whsec_x", NOW),
-        mine.subscriptions.remove("sub_b", NOW),
-        mine.replays.create(request),
-    ):
-        with pytest.raises(NotFound):
-            await write
-    after = [
-        await rows(store, f"SELECT * FROM {table}") for table in ("jobs", "subscriptions", "deliveries", "intents")
-    ]
-    assert after == before
 
 
 async def test_one_account_cannot_use_up_the_replays_of_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,17 +260,6 @@ async def test_an_entry_made_old_by_hand_is_not_removed(open_node, database_url)
     assert await findings(node) == [("changed", 1), ("changed", 2)]
 
 
-async def test_a_forged_cut_hides_nothing(open_node, database_url):
-    node = await open_node()
-    await node.write(5)
-    await tamper(
-        database_url,
-        f"UPDATE audit SET action = '{CUT}', times = 3 WHERE number = 5",
-        "DELETE FROM audit WHERE number <= 3",
-    )
-    assert await findings(node) == [("changed", 5), ("missing", 1)]
-
-
 async def test_upkeep_logs_the_head_and_removes_old_entries_hourly(open_node):
     node = await open_node()
     await node.write(2)

@@ -125,28 +125,6 @@ async def test_members_that_are_tried_again_are_due_together_and_stay_in_order(s
     assert places(await members(store, now=NOW + 35), fresh) == [(0, 1)]
 
 
-async def test_refused_bundle_is_sent_one_by_one(store: Store) -> None:
-    uids = await jobs(store, 2, 1)
-    claimed = await members(store)
-    await end(store, claimed, "pending", due_at=NOW + 6, alone=True)
-    found = await deliveries(store)
-    assert [(row["attempt_count"], row["made_count"], row["alone"]) for row in found] == [(0, 1, 1)] * 3
-    await jobs(store, 1, 1, now=NOW + 2)
-    claim = await take(store, now=NOW + 8, requests=5)
-    assert [len(one) for one in claim.requests] == [2, 1, 1]  # a bundle, and the refused heads
-    singles = tuple(one for request in claim.requests[1:] for one in request)
-    assert places(singles, uids) == [(0, 1), (1, 1)]
-    for one in singles:
-        assert (await store.deliveries.record(result_of(one, now=NOW + 9)))[0].kept
-    last = await take(store, now=NOW + 9, requests=5)
-    assert [places(one, uids) for one in last.requests] == [[(0, 2)]]
-    (first,) = last.requests[0]
-    await store.deliveries.record(result_of(first, "pending", now=NOW + 9, due_at=NOW + 10))
-    fresh = await jobs(store, 1, now=NOW + 5)
-    later = await take(store, now=NOW + 10, requests=2)
-    assert [places(one, [*uids, *fresh]) for one in later.requests] == [[(2, 1)], [(0, 2)]]  # still by itself
-
-
 @pytest.mark.parametrize("events", [1, 3])
 async def test_replay_is_bundled_in_its_own_order(store: Store, events: int) -> None:
     uids = await jobs(store, *[events] * (6 // events))
@@ -346,26 +324,6 @@ async def test_each_member_of_a_bundle_is_ended_by_its_own_result(
         assert [place for place in sorted(fates) if fates[place] in "pb"] == [
             place for place in sorted(places(again, uids)) if place in fates
         ]
-
-
-@pytest.mark.parametrize("only", ["all", "undelivered"])
-async def test_replayed_members_are_ended_by_their_own_results(store: Store, only: Any) -> None:
-    uids = await jobs(store, 3)
-    await end(store, await members(store), "dead" if only == "undelivered" else "delivered")
-    request = ReplayRequest(id="rpl_1", subscription_id=SUB, since=0.0, until=NOW + 60, only=only, now=NOW + 60)
-    await store.replays.create(request)
-    await store.replays.advance("rpl_1", "node", NOW + 60)
-    one, two, three = await members(store, now=NOW + 60)
-    results = [
-        result_of(one, now=NOW + 61),
-        result_of(two, "pending", now=NOW + 61, due_at=NOW + 70),
-        result_of(three, "pending", now=NOW + 61, due_at=NOW + 70, behind=True),
-    ]
-    await store.deliveries.record(*results)
-    assert await states(store) == ["delivered", "pending", "blocked"]
-    assert (await take(store, now=NOW + 69, priorities=(2,))).requests == ()
-    again = await members(store, now=NOW + 70, priorities=(2,))
-    assert places(again, uids) == [(0, 2), (0, 3)]
 
 
 async def test_lost_lease_in_the_middle_leaves_the_rest_to_the_other_holder(store: Store) -> None:

@@ -15,7 +15,7 @@ from relay.config.keyring import KeyFile, Keyring, key_id, new_key
 from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.signing import new_secret, new_signing_key
 from relay.core.subscriptions.subscription import SigningSecret
-from relay.delivery.dispatcher import OWN, SYNC_SECONDS
+from relay.delivery.dispatcher import OWN
 from relay.errors import SettingsError
 from relay.node import encryption_keys
 from relay.node.encryption_keys import EncryptionKeys, Rotation
@@ -179,40 +179,6 @@ async def test_a_row_that_changes_meanwhile_is_not_overwritten(world: World, mon
     assert (await store.ciphertexts.used()).keys() == {NEW_ID}
 
 
-async def test_no_write_of_a_concurrent_writer_is_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ciphertexts, "READ_ROWS", 2)
-    store, _ = await world.node(OLD)
-    await fill(store, 20)
-    other, _ = await world.node(OLD, NEW, beside=store)
-    store, keys = await world.node(NEW, OLD, beside=store)
-    written: dict[str, str] = {}
-    begun, ended = asyncio.Event(), False
-
-    async def write() -> None:
-        turn = 0
-        while not ended:
-            for number in range(20):
-                turn += 1
-                writer = other if turn % 3 else store
-                await writer.accounts.adopt("revor", f"adopted-{number}", f"sk-{turn}")
-                sink = f"https://{turn}.example/"
-                await writer.subscriptions.replace(subscription(f"sub_{number:05}", sink=sink), NOW)
-                written.update({f"adopted-{number}": f"sk-{turn}", f"sub_{number:05}": sink})
-                begun.set()
-
-    writing = asyncio.ensure_future(write())
-    await begun.wait()
-    for _ in range(5):
-        await keys.rotate()
-    ended = True
-    await writing
-    assert (await keys.rotate()).left == 0
-    found = {name: key for _, name, key in await store.accounts.adopted()}
-    found |= {one.id: one.sink for one in await other.subscriptions.all()}
-    assert {name: found[name] for name in written} == written
-    assert (await store.ciphertexts.used()).keys() == {NEW_ID}
-
-
 async def test_what_a_node_with_the_old_order_writes_is_found_by_the_next_rotation(world: World) -> None:
     store, _ = await world.node(OLD)
     await fill(store)
@@ -257,19 +223,6 @@ async def test_a_rotation_that_was_cut_off_leaves_everything_readable_and_contin
         await keys.reload([NEW])
     assert await keys.rotate() == Rotation(key=NEW_ID, done=FILLED - 4, left=0, unused=(OLD_ID,), problem=None)
     assert await everything(store) == before
-
-
-async def test_two_rotations_at_once_both_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ciphertexts, "READ_ROWS", 1)
-    store, _ = await world.node(OLD)
-    await fill(store)
-    before = await everything(store)
-    nodes = [await world.node(NEW, OLD, beside=store) for _ in range(2)]
-    ends = await asyncio.gather(*(keys.rotate() for _, keys in nodes))
-    assert [(end.left, end.unused) for end in ends] == [(0, (OLD_ID,))] * 2
-    assert await store.ciphertexts.used() == {NEW_ID: FILLED}
-    for other, _ in nodes:
-        assert await everything(other) == before
 
 
 async def test_a_damaged_secret_is_reported_and_left(world: World) -> None:
@@ -393,23 +346,6 @@ async def test_nothing_is_sent_unsigned_while_the_relays_own_secrets_cannot_be_d
     assert here.dispatcher.undecryptable == {}
     await here.dispatcher.stop(5.0)
     await running
-
-
-async def test_a_secret_that_another_node_encrypts_again_is_found(world: World) -> None:
-    store, _ = await world.node(OLD)
-    clock = FakeClock()
-    here = DeliveryWorld(store, clock, RecordingSink(clock))
-    other, there = await world.node(NEW, OLD, beside=store)
-    await other.subscriptions.create(subscription("sub_1"))
-    store.subscriptions.changed()
-    await here.deliver()
-    assert set(here.dispatcher.undecryptable) == {"sub_1"}
-    await there.reload([OLD, NEW])
-    assert (await there.rotate()).left == 0
-    clock.advance(SYNC_SECONDS)
-    await here.dispatcher.run_once()
-    await here.dispatcher.run_once()
-    assert here.dispatcher.undecryptable == {}
 
 
 # --- a key file

@@ -66,16 +66,6 @@ async def test_first_attempts_go_before_retries_and_retries_before_manual_ones(s
     assert [one.order_key for one in await claim(store, "sub_1")] == [fresh, retry, manual]
 
 
-async def test_a_claim_takes_only_the_priorities_it_asks_for(store: Store) -> None:
-    (retry,) = await heads(store, NOW - 1)
-    (one,) = await claim(store, "sub_1")
-    await store.deliveries.record(result_of(one, "pending", due_at=NOW))
-    (fresh,) = await heads(store, NOW)
-    assert [one.order_key for one in await claim(store, "sub_1", priorities=(2,))] == []
-    assert [one.order_key for one in await claim(store, "sub_1", priorities=(1,))] == [retry]
-    assert [one.order_key for one in await claim(store, "sub_1", priorities=(2, 0, 0))] == [fresh]
-
-
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_lease_survives_a_machine_clock_that_is_set_forward(store: Store) -> None:
     """Due times are by the machine's clock, leases by one that cannot be set."""
@@ -195,14 +185,6 @@ async def test_result_claims_the_next_due_delivery_of_its_subscription(store: St
     (following,) = marked.next
     assert (following.order_key, following.subscription_id, following.lease_token) == (uids[1], "sub_1", "next")
     assert (await store.deliveries.record(result_of(following, next_lease=lease())))[0].next == ()
-
-
-async def test_result_claims_its_follower_first(store: Store) -> None:
-    (uid, _) = await heads(store, NOW - 3, NOW - 2)
-    await store.jobs.record(poll(uid, 1, "running"))
-    (first,) = await claim(store, "sub_1", 1)
-    (marked,) = await store.deliveries.record(result_of(first, next_lease=lease()))
-    assert [(one.order_key, one.event.sequence) for one in marked.next] == [(uid, 2)]
 
 
 async def test_result_claims_as_many_as_requested_and_due(store: Store) -> None:

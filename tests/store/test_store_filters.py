@@ -324,19 +324,6 @@ async def test_where_the_event_loop_evaluates_filters_others_have_their_turn_bet
 # --- past events and replays
 
 
-async def test_earlier_events_pass_the_same_filters(store: Store) -> None:
-    await record(store, "email")
-    await record(store, name="another", deal=7)
-    await store.subscriptions.create(subscription("sub_1", filters=(EMAIL,), start_at=0.0))
-    deals = ({"range": {"/data/metadata/deal": {"lt": 10}}},)
-    await store.subscriptions.create(subscription("sub_2", filters=deals, start_at=NOW - 5))
-    assert await got(store, "sub_1") == [1, 2, 3]
-    assert await got(store, "sub_2") == [1, 2, 3]
-    assert not {row["event_id"] for row in await deliveries(store, "sub_1")} & {
-        row["event_id"] for row in await deliveries(store, "sub_2")
-    }
-
-
 @pytest.mark.parametrize("only", ["undelivered", "all"])
 async def test_a_replay_counts_and_sends_what_passes_the_filters(
     store: Store, monkeypatch: pytest.MonkeyPatch, only: Any
@@ -406,12 +393,3 @@ async def test_a_failure_is_collapsed_only_where_the_filters_let_the_incident_th
         assert (len(rows), len(kept), opened) == (2, 2, 0)
     else:
         assert (len(rows), opened) == (1, 1)
-
-
-async def test_while_filters_cannot_be_read_each_failure_waits_beside_its_incident(store: Store) -> None:
-    await store.subscriptions.create(subscription("sub_chat", types=(FAILED,), incidents="collapse", filters=OLD))
-    await fail(store, "a")
-    await fail(store, "b", now=NOW + 1)
-    rows = await deliveries(store, "sub_chat")
-    assert len(rows) == 3
-    assert {row["state"] for row in rows} <= {"pending", "blocked"}

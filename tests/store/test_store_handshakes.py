@@ -12,7 +12,6 @@ from relay.store.store import Store
 from tests.support.store_kit import NOW, subscription
 
 CONSENT = Consent(origin="relay.example", at=NOW + 1, rate_per_minute=60)
-FIRST = (0.0, "")
 
 
 async def made(store: Store, id: str = "sub_1", **fields: Any) -> Subscription:
@@ -86,20 +85,6 @@ async def test_late_result_does_not_end_another_turn(store: Store) -> None:
     after = await found(store)
     assert (after.handshake_at, after.state_reason, after.state) == (NOW + 300, "no", "pending")
     assert (after.state_since, after.consent, store.subscriptions.version) == (None, None, version)
-
-
-async def test_pending_subscriptions_come_in_order_and_in_pages(store: Store) -> None:
-    for nth in range(5):
-        await made(store, f"sub_{nth}", handshake_at=NOW + nth % 2)
-    await made(store, "sub_later", handshake_at=NOW + 100)
-    await made(store, "sub_enabled", state="enabled", handshake_at=None)
-    page = await store.handshakes.pending(after=FIRST, count=3)
-    assert page == [(NOW, "sub_0"), (NOW, "sub_2"), (NOW, "sub_4")]
-    assert await store.handshakes.pending(after=page[-1], count=9) == [
-        (NOW + 1, "sub_1"),
-        (NOW + 1, "sub_3"),
-        (NOW + 100, "sub_later"),
-    ]
 
 
 @pytest.mark.parametrize(

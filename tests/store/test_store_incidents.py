@@ -405,24 +405,6 @@ async def test_failure_while_upkeep_looks_keeps_the_incident_open(
 # --- creates and sinks
 
 
-@pytest.mark.parametrize(
-    ("before", "count"),
-    [({"incidents": "off"}, 2), ({"types": None}, 2), ({"sink": "https://old.example/"}, 1), ({"description": "x"}, 0)],
-)
-async def test_failures_are_not_collapsed_for_people_who_get_incidents_only_since_then(
-    store: Store, before: dict[str, Any], count: int
-) -> None:
-    now = chat(sink="https://hooks.example/")
-    await store.subscriptions.create(replace(now, **before))
-    await fail(store, "a", hint=RECONNECT)
-    await store.subscriptions.replace(now, NOW + 10)
-    await store.subscriptions.replace(replace(now, description="y"), NOW + 30)
-
-    await fail(store, "b", now=NOW + 20, hint=RECONNECT)
-
-    assert (await sent(store)).get(FAILED, []) == ["pending"] * count
-
-
 async def test_creates_of_unknown_fate_are_one_incident(store: Store) -> None:
     await store.subscriptions.create(chat())
     for n in range(4):
@@ -521,35 +503,6 @@ async def test_incident_of_a_sink_ends_with_what_a_person_does(store: Store, end
 
 
 # --- lists
-
-
-async def test_lists_by_state_source_and_account_in_pages(store: Store) -> None:
-    for n in range(3):
-        await fail(store, f"a {n}", hint=RECONNECT, code=f"code {n}", now=NOW + n)
-    await fail(store, "b", hint=RECONNECT, account="other", now=NOW + 5)
-    await recover(store, "acc_1", now=NOW + 9)
-
-    first = await store.incidents.page(limit=2)
-    second = await store.incidents.page(limit=2, cursor=first.next_cursor)
-    assert [shown.incident.account for shown in first.items] == ["other", "default"]
-    assert (len(second.items), second.next_cursor) == (2, None)
-    filters: list[tuple[dict[str, Any], int]] = [
-        ({"state": "open"}, 1),
-        ({"state": "closed"}, 3),
-        ({"source": "revor"}, 4),
-        ({"account": "other"}, 1),
-        ({"source": "revor", "account": "default"}, 3),
-        ({"source": "other"}, 0),
-    ]
-    for given, count in filters:
-        assert len((await store.incidents.page(limit=10, **given)).items) == count, given
-    within = store.within(("revor", "other")).incidents
-    (own,) = (await within.page(limit=10)).items
-    assert own.incident.account == "other"
-    assert await within.get(own.incident.id) == own
-    assert await within.get(first.items[1].incident.id) is None
-    assert await store.incidents.get("inc_\0") is None
-    assert await store.incidents.open_counts() == {"jobs": 1}
 
 
 # --- crashes and any history

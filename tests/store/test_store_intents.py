@@ -89,44 +89,7 @@ async def test_at_the_start_of_the_only_node_all_in_flight_were_cut_off(store: S
     assert {one.id: one.reason for one in await listed(store)} == {in_flight.id: CUT_OFF, known.id: "server_error"}
 
 
-async def test_crash_recovery_marks_creates_as_cut_off(store: Store) -> None:
-    one = intent()
-    await begun(store, one)
-    await store.recover_from_crash(LATER)
-    assert await listed(store) == [replace(one, reason=CUT_OFF)]
-
-
 # --- pages
-
-
-async def of_every_kind(store: Store) -> list[str]:
-    """Thirty creates, every third in flight, sent from long ago until now. Returns the ids of those unknown at
-    LATER, newest first."""
-    sent = [intent(NOW - 2 * IN_FLIGHT_SECONDS + n * 45.0) for n in range(30)]
-    await begun(store, *sent)
-    for nth, one in enumerate(sent):
-        if nth % 3:
-            await store.intents.unknown(one.id, "no_answer")
-    old = LATER - IN_FLIGHT_SECONDS
-    wanted = [one.id for nth, one in enumerate(sent) if nth % 3 or one.created_at < old]
-    assert 0 < sum(one.created_at < old for one in sent) < 30
-    return wanted[::-1]
-
-
-@pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 24, 25, 500])
-async def test_pages_have_each_unknown_one_once_newest_first(store: Store, limit: int) -> None:
-    wanted = await of_every_kind(store)
-    found: list[str] = []
-    cursor: str | None = None
-    while True:
-        page = await store.intents.page(limit=limit, cursor=cursor, now=LATER)
-        assert len(page.items) == limit or page.next_cursor is None
-        found += [one.id for one in page.items]
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    assert found == wanted
-    assert await store.intents.count_unknown(LATER) == len(wanted)
 
 
 # --- off the list

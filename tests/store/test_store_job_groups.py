@@ -1,6 +1,5 @@
 """Groups: counted in the transaction that changes their jobs, finished once a round, by any node."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -72,15 +71,6 @@ async def test_closed_group_finishes_with_its_last_job(store: Store) -> None:
     (event,) = await told(store)
     assert (event["subject"], event["group"], event["data"]["counts"]["failed"]) == ("q4", "q4", 1)
     assert heard == [found.id]
-
-
-async def test_two_nodes_that_settle_a_group_finish_it_once(
-    store: Store, open_again: Callable[[], Awaitable[Store]], database_url: str
-) -> None:
-    await end(store, await track(store, "a", group="q4"))
-    other = store if database_url.startswith("sqlite") else await open_again()
-    await asyncio.gather(store.groups.finish_due(NOW + 1000), other.groups.finish_due(NOW + 1000))
-    assert len(await told(store)) == 1
 
 
 async def test_job_that_joins_later_opens_the_next_round(store: Store) -> None:

@@ -159,24 +159,6 @@ async def test_a_probe_that_arrives_enables_it_and_says_so_in_one_transaction(st
     assert [one.order_key for one in await claim(store, "sub_1")] == [uids[1]]
 
 
-async def test_a_recovery_is_undone_with_its_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    await disable(store, NOW)
-    probe = await probed(store)
-
-    def crash(*_: Any) -> None:
-        raise RuntimeError("crash")
-
-    with monkeypatch.context() as broken:
-        broken.setattr("relay.store.deliveries.attempt_results._follow_up", crash)
-        with pytest.raises(RuntimeError):
-            await store.deliveries.record(recovery(probe))
-    assert (await the_one(store)).state == "disabled"
-    assert await recoveries(store) == 0
-    assert (await store.deliveries.record(recovery(probe)))[0].kept
-    assert (await the_one(store)).state == "enabled"
-    assert await recoveries(store) == 1
-
-
 async def test_two_probes_of_one_group_recover_once(store: Store) -> None:
     await disable(store, NOW - 3, NOW - 2)
     first = await probed(store)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.pulls import Lag
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.erasure import ErasureRequest
@@ -18,7 +17,6 @@ from tests.support.pull_kit import SUB, TYPES, Program, jobs, places, published
 from tests.support.store_kit import (
     NOW,
     claim,
-    claim_bundle,
     deliveries,
     lease,
     poll,
@@ -272,14 +270,6 @@ async def test_start_of_a_node_leaves_the_leases_of_pulls(
     assert places(await again.pull(), uids) == [(0, 2)]
 
 
-async def test_dispatchers_claims_never_share_a_lease_with_pulls(program: Program) -> None:
-    await jobs(program.store, 1)
-    (one,) = await program.pull()
-    assert await program.store.holders.release(["pull/sub_pull/1"], NOW) == 0 if program.store.database.shared else True
-    assert one.lease_token.startswith("pull/sub_pull/")
-    assert "." not in one.lease_token
-
-
 async def test_lease_of_a_node_that_is_gone_ends_for_programs_too(store: Store) -> None:
     """The subscription had a sink when the node began to send."""
     await store.subscriptions.create(subscription(SUB.id))
@@ -289,21 +279,6 @@ async def test_lease_of_a_node_that_is_gone_ends_for_programs_too(store: Store) 
     assert await program.pull() == ()
     program.now = NOW + 45
     assert places(await program.pull(), uids) == [(0, 1), (0, 2)]
-
-
-async def test_lease_of_a_bundle_that_is_gone_ends_for_programs_too(store: Store) -> None:
-    await store.subscriptions.create(subscription(SUB.id))
-    program, uids = Program(store), await jobs(store, 2)
-    bundle = Bundle(max_events=10, wait_seconds=0.0, max_bytes=1_000_000, own_outcomes=True)
-    until = lease(until=NOW + 45)
-    found = await claim_bundle(store, SUB.id, (0, 1, 2), bundle, Room(count=1), 1, NOW + 1, until)
-    assert [len(one) for one in found.requests] == [2]
-    await store.subscriptions.replace(SUB, NOW + 1)
-    assert await program.pull() == ()
-    program.now = NOW + 45
-    first = await program.pull()
-    await program.ack(*first)
-    assert places([*first, *await program.pull()], uids) == [(0, 1), (0, 2)]
 
 
 async def test_lag_counts_what_is_not_acknowledged(program: Program) -> None:

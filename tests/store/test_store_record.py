@@ -76,18 +76,6 @@ async def test_a_poll_is_not_written_over_one_that_was_recorded_since_it_was_sen
         assert (await store.jobs.get(uid), await counts(store)) == before
 
 
-async def test_the_second_record_of_one_job_in_one_group_is_stale(store: Store) -> None:
-    uid, other = await track(store), await track(store, "other")
-    results = await together(
-        store,
-        store.jobs.record(poll(uid, 0, "queued")),
-        store.jobs.record(poll(uid, 0, "queued")),
-        store.jobs.record(poll(other, 0, "queued")),
-    )
-    assert [isinstance(result, StaleSequence) for result in results] == [False, True, False]
-    assert (await counts(store))["events"] == 2
-
-
 async def test_only_the_failing_item_of_a_group_is_undone(store: Store) -> None:
     await store.subscriptions.create(subscription("sub_1"))
     uids = [await track(store, name) for name in "abcde"]

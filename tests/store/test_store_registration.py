@@ -30,25 +30,6 @@ async def callback(store: Store, url: str = "https://callback.example/1", id: st
     return await callback_for(store, url, id, NOW)
 
 
-async def test_a_new_job_is_created(store: Store) -> None:
-    wanted = registration("a", metadata={"deal": 42})
-    result = await store.jobs.register(wanted)
-    assert result.created
-    assert not result.resumed
-    assert result.job == await store.jobs.get(wanted.job.uid)
-    assert result.job.open
-    assert result.job.metadata == {"deal": 42}
-    assert result.job.progress == Progress()
-
-
-async def test_a_tracked_job_is_found_and_stays_as_it_was(store: Store) -> None:
-    first = await store.jobs.register(registration("a", metadata={"deal": 42}))
-    again = await store.jobs.register(registration("a", tracked_at=NOW + 9))
-    assert not again.created
-    assert not again.resumed
-    assert again.job == first.job
-
-
 async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
     said = {"metadata": {"a": [1, "é"]}, "truncated": True}
     first = registration("a", request=said, connect_account_id="acc_1")
@@ -60,13 +41,6 @@ async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
     ):
         job = (await store.jobs.register(registration("a", **fields))).job
         assert (job.request, job.connect_account_id) == (request, account_id)
-
-
-async def test_metadata_is_kept_unless_sent(store: Store) -> None:
-    await store.jobs.register(registration("a", metadata={"deal": 42}))
-    assert (await store.jobs.register(registration("a"))).job.metadata == {"deal": 42}
-    assert (await store.jobs.register(registration("a", metadata={"deal": 43}))).job.metadata == {"deal": 43}
-    assert (await store.jobs.register(registration("a", metadata={}))).job.metadata == {}
 
 
 async def test_duplicates_inside_one_batch_make_one_job(store: Store) -> None:
@@ -154,14 +128,6 @@ async def test_a_callback_added_later_gets_all_events_in_order_from_the_first(st
     assert await states(store, sub) == ["pending", "blocked", "blocked", "blocked", "blocked"]
     delivered = await deliver_all(store, sub, now=NOW + 6)
     assert [one.event.sequence for one in delivered] == [1, 2, 3, 4, 5]
-
-
-async def test_the_same_callback_given_again_changes_nothing(store: Store) -> None:
-    sub = await callback(store)
-    uid = await track(store, "a", callback_subscription_id=sub)
-    await store.jobs.record(poll(uid, 0, "queued"))
-    await store.jobs.register_many([registration("a", callback_subscription_id=sub)] * 2)
-    assert await states(store, sub) == ["pending"]
 
 
 async def test_two_callbacks_of_a_job_get_each_event_once(store: Store) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from relay.core.deliveries.replay import Replay, ReplayRequest
-from relay.errors import Conflict
 from relay.ids import new_id
 from relay.store.deliveries import replays
 from relay.store.store import Store
@@ -243,17 +242,6 @@ async def test_delivery_that_is_retried_by_hand_meanwhile_counts_as_one_to_send(
     assert (found.matched, found.queued, found.left) == (3, 3, 3)
 
 
-async def test_leased_delivery_is_left_alone(store: Store) -> None:
-    await job(store, "a job", "failed")
-    (held,) = await claim(store, "sub_1")
-    made = await replay(store)
-    await advance(store, made.id)
-    assert await claim(store, "sub_1") == ()
-    assert (await store.deliveries.record(result_of(held)))[0].kept
-    await finish(store, made.id)
-    assert await states(store) == ["delivered"]
-
-
 async def test_replay_has_a_bounded_number_of_open_deliveries(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "MAX_UNTRIED", 10)
     monkeypatch.setattr(replays, "MAX_OPEN", 25)
@@ -319,24 +307,6 @@ async def test_a_crash_between_any_two_steps_repeats_nothing(
             break
     assert {uid: [sequence for one, sequence in got if one == uid] for uid in uids} == {uid: [1, 2, 3] for uid in uids}
     assert (found.matched, found.queued, found.delivered) == (12, 12, 12)
-
-
-async def test_a_step_that_fails_leaves_nothing_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    await job(store)
-    await kill_all(store)
-    made = await replay(store)
-    before = await deliveries(store)
-
-    def breaks(*_: Any, **__: Any) -> None:
-        raise RuntimeError("between the deliveries and the bookkeeping")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(replays, "notify", breaks)
-        with pytest.raises(RuntimeError):
-            await store.replays.advance(made.id, "node 1", NOW)
-    assert await deliveries(store) == before
-    assert await store.replays.get(made.id) == made
-    assert len(await finish(store, made.id)) == 3
 
 
 async def test_one_node_at_a_time_goes_on_with_it(store: Store) -> None:
@@ -421,42 +391,6 @@ async def test_stopping_a_replay_keeps_what_an_earlier_stopped_one_had_in_flight
     assert await states(store) == ["pending"]
 
 
-async def test_a_paused_subscription_is_waited_for(store: Store) -> None:
-    await job(store)
-    await kill_all(store)
-    await store.subscriptions.set_state("sub_1", "paused", NOW)
-    made = await replay(store)
-    assert await store.replays.due("node 1", NOW) == []
-    assert not (await store.replays.advance(made.id, "node 1", NOW)).queued
-    assert await states(store) == ["dead"] * 3
-    await store.subscriptions.set_state("sub_1", "enabled", NOW)
-    assert await store.replays.due("node 1", NOW) == [made.id]
-    assert len(await finish(store, made.id)) == 3
-
-
-async def test_number_of_running_replays_is_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    await job(store)
-    await kill_all(store)
-    monkeypatch.setattr(replays.sql, "MAX_RUNNING", 2)
-    first, _ = await replay(store), await replay(store)
-    with pytest.raises(Conflict) as refused:
-        await replay(store)
-    assert refused.value.code == "too_many_replays"
-    assert (await replay(store, until=NOW)).state == "done"
-    await store.replays.stop(first.id, NOW)
-    assert (await replay(store)).state == "running"
-
-
-async def test_two_replays_at_once_send_each_event_once(store: Store) -> None:
-    await job(store)
-    await kill_all(store)
-    first, second = await replay(store), await replay(store)
-    await advance(store, first.id)
-    await advance(store, second.id)
-    assert len(await finish(store, first.id)) == 3
-    assert await finish(store, second.id) == []
-
-
 # --- over the deliveries that are there
 
 
@@ -479,23 +413,6 @@ async def test_a_retry_of_many_is_of_those_that_match(store: Store) -> None:
     await finish(store, made.id, "sub_2")
     assert await states(store, "sub_2") == ["delivered"] * 3
     assert await states(store, "sub_3") == ["pending", "blocked", "blocked"]
-
-
-async def test_a_single_retry_keeps_working_beside_a_replay(store: Store) -> None:
-    await job(store)
-    await kill_all(store)
-    ids = [row["id"] for row in await deliveries(store)]
-    await store.deliveries.retry(ids[2], NOW)
-    made = await replay(store)
-    await advance(store, made.id)
-    assert await states(store) == ["blocked", "blocked", "pending"]  # both wait for what was asked for before
-    assert await store.upkeep.promote_heads(NOW) == (0, ((await deliveries(store))[2]["job_uid"], "sub_1", 3))
-    shown = await store.deliveries.get(ids[0])
-    assert shown is not None
-    assert shown.waiting_for is None
-    with pytest.raises(Conflict):
-        await store.deliveries.retry(ids[0], NOW)
-    assert [sequence for _, sequence in await finish(store, made.id)] == [3, 1, 2]
 
 
 async def test_replay_and_retry_by_hand_begin_a_round_and_nothing_else_does(store: Store) -> None:

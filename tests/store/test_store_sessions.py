@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from relay.store.access import sessions
 from relay.store.store import Store
 from tests.support.store_kit import NOW, session
 
@@ -57,18 +56,3 @@ async def test_link_makes_one_session_however_many_use_it_at_once(
     assert used.count(True) == 1
     assert await kept(store, *names) == [names[used.index(True)]]
     assert not await store.sessions.use_link("link", session("later"))
-
-
-async def test_newest_sessions_of_a_token_stay(store: Store) -> None:
-    """A hundred of each token, whatever others have."""
-    count = sessions.MAX_OF_TOKEN
-    await store.sessions.create(session("of another", "token 2", created_at=NOW - 9))
-    await store.sessions.create(session("link", kind="link", created_at=NOW - 9, expires_at=NOW + 1e4))
-    names = [f"made {number}" for number in range(count + 2)]
-    await asyncio.gather(
-        *(store.sessions.create(session(name, created_at=NOW + place)) for place, name in enumerate(names))
-    )
-    assert await kept(store, *names) == names[2:]
-    assert await kept(store, "of another") == ["of another"]
-    assert await store.sessions.use_link("link", session("last", created_at=NOW + count + 2, expires_at=NOW + 1e4))
-    assert await kept(store, *names) == names[3:]

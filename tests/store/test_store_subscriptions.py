@@ -9,7 +9,7 @@ from sqlmodel import SQLModel
 from relay.config.keyring import Keyring, new_key
 from relay.core.subscriptions.declared import Change
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
-from relay.errors import Conflict, RelayError, ValueRefused
+from relay.errors import Conflict, RelayError
 from relay.store.databases.sqlite import SqliteDatabase
 from relay.store.deliveries.cancellation import CANCEL_CHUNK
 from relay.store.store import Store
@@ -256,30 +256,6 @@ async def test_applied_changes_are_one_transaction_of_every_node(store: Store) -
         await store.subscriptions.apply(changes, NOW + 6, secrets_expire_at=NOW + 60)
     assert refused.value.code == "subscriptions_changed"
     assert {one.id: one for one in await store.subscriptions.all()} == stored
-
-
-@pytest.mark.parametrize("place", ["_remove", "_replace", "_create"])
-async def test_a_failure_between_applied_changes_leaves_none(
-    store: Store, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for id in ("changed", "removed"):
-        await store.subscriptions.create(subscription(id))
-    before = await store.subscriptions.all()
-    changes = [
-        Change(id="added", action="add", after=subscription("added")),
-        Change(id="changed", action="change", before=before[0], after=replace(before[0], description="new")),
-        Change(id="removed", action="remove", before=before[1]),
-    ]
-    real = getattr(store.subscriptions, place)
-
-    def fails(*arguments: object, **options: object) -> None:
-        real(*arguments, **options)
-        raise ValueRefused("no further")
-
-    monkeypatch.setattr(store.subscriptions, place, fails)
-    with pytest.raises(ValueRefused):
-        await store.subscriptions.apply(changes, NOW + 5, secrets_expire_at=NOW + 60)
-    assert await store.subscriptions.all() == before
 
 
 async def test_a_removal_cancels_a_long_backlog_in_pieces(store: Store) -> None:

@@ -1,7 +1,5 @@
 """API tokens: names are unique, a revoked one is gone, uses come in batches, and each change raises the version."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -37,20 +35,6 @@ async def test_two_tokens_cannot_have_one_name(store: Store) -> None:
     assert caught.value.code == "name_taken"
     await store.tokens.revoke("tok_1")
     await store.tokens.create(access_token("tok_2", name="crm"), NOW)
-
-
-async def test_of_many_that_want_one_name_at_once_one_gets_it(
-    store: Store, open_again: Callable[[], Awaitable[Store]]
-) -> None:
-    stores = [store, await open_again()] if store.database.shared else [store]
-    wanted = [access_token(f"tok_{number:02}", name="crm") for number in range(20)]
-    results = await asyncio.gather(
-        *(stores[place % len(stores)].tokens.create(token, NOW) for place, token in enumerate(wanted)),
-        return_exceptions=True,
-    )
-    assert sum(result is None for result in results) == 1
-    assert all(result is None or isinstance(result, Conflict) for result in results)
-    assert len((await store.tokens.page(limit=50)).items) == 1
 
 
 async def test_repeated_create_gets_the_new_secret(store: Store) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,17 +102,6 @@ async def test_cancelling_a_caller_does_not_lose_the_write(store: Store) -> None
             await task
     await track(store, "another")
     assert (await counts(store))["events"] == 1
-
-
-async def test_close_commits_queued_writes(store: Store, open_again: Callable[..., Awaitable[Store]]) -> None:
-    async with held_writer(store):
-        writes = [asyncio.ensure_future(store.jobs.register(registration(f"job {n}"))) for n in range(20)]
-        await asyncio.sleep(0)
-        closing = asyncio.ensure_future(store.close())
-        await asyncio.sleep(0)
-    await asyncio.gather(closing, *writes)
-    again = await open_again()
-    assert (await counts(again))["jobs"] == 20
 
 
 async def test_nothing_is_read_or_written_after_close(store: Store) -> None:
