@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.support.dropin_requests import DISPATCH, DISPATCHES, JOBS
+from tests.support.dropin_requests import DISPATCH, DISPATCHES
 from tests.support.e2e_world import AT_ONCE, World, open_e2e_world
 
 TWO = {"acme": "sk-revor-acme-0123456789", "beta": "sk-revor-beta-0123456789"}
@@ -48,53 +48,10 @@ async def ended(world: World, job: str, headers: dict[str, str]) -> None:
     await world.until(is_closed)
 
 
-async def test_the_drop_in_acts_for_the_account_of_the_token(world: World) -> None:
-    tokens = {account: await token_of(world, account, "proxy", "read") for account in TWO}
-    made = {}
-    for account, headers in tokens.items():
-        callback = {"Relay-Callback": f"{world.receiver_url}/{account}"}
-        answer = await world.api.post(DISPATCHES, json=DISPATCH, headers={**headers, **callback})
-        assert answer.status_code == 202, answer.text
-        made[account] = answer.json()["item"]["id"]
-        truth = (await world.sandbox.get(f"/_sandbox/jobs/{made[account]}")).json()["job"]
-        assert truth["account"] == account
-        assert (await world.api.get(f"/v1/jobs/{made[account]}", headers=headers)).json()["account"] == account
-    for account, headers in tokens.items():
-        other = next(one for one in TWO if one != account)
-        await ended(world, made[account], headers)
-        own = await world.api.get(JOBS + made[account], headers=headers)
-        assert (own.status_code, own.headers["relay-cache"]) == (200, "hit")
-        foreign = await world.api.get(JOBS + made[other], headers=headers)
-        assert (foreign.status_code, foreign.headers["relay-cache"]) == (404, "pass")
-        assert (await world.api.get(f"/v1/jobs/{made[other]}", headers=headers)).status_code == 404
-        callbacks = (await world.api.get("/v1/subscriptions?callbacks=true", headers=headers)).json()["items"]
-        assert len(callbacks) == 1
-        deliveries = (await world.api.get("/v1/deliveries", headers=headers)).json()["items"]
-        assert {one["subject"] for one in deliveries} == {made[account]}
-
-
 async def test_a_token_without_the_scope_proxy_does_not_use_the_drop_in(world: World) -> None:
     headers = await token_of(world, "beta", "subscriptions:write")
     answer = await world.api.post(DISPATCHES, json=DISPATCH, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "relay_scope_missing")
-
-
-async def test_sinks_and_streams_get_the_events_of_their_account(world: World) -> None:
-    tokens = {account: await token_of(world, account, "read", "jobs:write", "subscriptions:write") for account in TWO}
-    for account, headers in tokens.items():
-        sink = {"sink": f"{world.receiver_url}/{account}"}
-        assert (await world.api.post("/v1/subscriptions", json=sink, headers=headers)).status_code == 201
-    jobs = {account: await a_job(world, account, headers) for account, headers in tokens.items()}
-    for account, headers in tokens.items():
-        await ended(world, jobs[account], headers)
-        listed = (await world.api.get("/v1/events", headers=headers)).json()["items"]
-        assert {event["subject"] for event in listed} == {jobs[account]}
-
-        def arrived(path: str = f"/{account}", count: int = len(listed)) -> bool:
-            return len(world.received.get(path, [])) >= count
-
-        await world.until(arrived)
-        assert {request.event["subject"] for request in world.received[f"/{account}"]} == {jobs[account]}
 
 
 async def test_what_is_erased_while_it_is_polled_and_sent_is_not_heard_of_again(world: World) -> None:

@@ -125,15 +125,6 @@ async def test_waiter_on_one_node_sees_what_another_polled(first: World) -> None
         assert (answer.json()["status"], answer.json()["open"]) == ("succeeded", False)
 
 
-async def test_refresh_on_one_node_is_polled_by_the_other(first: World) -> None:
-    async with open_beside(first) as second:
-        job_id = await first.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
-        await until(lambda: first.polls("observed") >= 1)
-        seen = first.polls("observed")
-        assert (await second.api.post(f"/v1/jobs/{job_id}/refresh")).status_code == 202
-        await until(lambda: first.polls("observed") > seen)
-
-
 async def test_account_moves_to_another_node_when_its_own_stops(first: World) -> None:
     await first.subscribe()
     async with open_beside(first) as second:
@@ -199,17 +190,6 @@ async def test_account_of_a_dead_node_is_polled_by_another_at_once(first: World)
         job_id = await second.job(**LONG)
         await dies(first)
         await until(lambda: second.poller.account.holds)
-        await until(ended(first, job_id))
-        await all_in_order(first, job_id, asked=second)
-
-
-@pytest.mark.usefixtures("_long_leases")
-async def test_node_started_after_the_only_one_died_polls_at_once(first: World) -> None:
-    await first.subscribe()
-    job_id = await first.job(**LONG)
-    await dies(first)
-    async with open_beside(first) as second:
-        assert second.poller.account.holds
         await until(ended(first, job_id))
         await all_in_order(first, job_id, asked=second)
 
@@ -308,38 +288,6 @@ async def events_of(world: World, job_id: str) -> list[dict[str, Any]]:
     return sorted(items, key=lambda event: int(event["sequence"]))
 
 
-async def test_changes_are_found_without_notifications(
-    first: World, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def without_notices(self: postgres.PostgresDatabase, *reported: Callable[..., None]) -> None:
-        raise OSError("no ears")
-
-    monkeypatch.setattr(postgres.PostgresDatabase, "listen", without_notices)
-    await execute(database_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT 1'")
-    async with open_beside(first) as second:
-        await second.subscribe()
-        jobs = [await second.job() for _ in range(3)]
-        await until(ended(first, *jobs))
-        once_and_in_order(first, *jobs)
-
-
-async def test_changes_with_a_lost_notification_are_found(first: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def mute(self: postgres.PostgresDatabase) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(postgres.PostgresDatabase, "_notify_others", mute)
-    async with open_beside(first) as second:
-        await second.subscribe()
-        job_id = await second.job(attempt_failures=0, start_delay_seconds=36_000, run_seconds=1, in_lane=False)
-        await until(lambda: first.polls("observed") >= 1)
-        assert (await second.api.delete(f"/v1/jobs/{job_id}")).status_code == 200
-        await until(lambda: first.poller.planner.stats(first.node._clock()).open_jobs == 0)
-        seen = first.polls("observed")
-        monkeypatch.setattr(cluster, "LATE_COMMIT_SECONDS", 0.0)  # as if it had been registered long ago
-        assert (await second.api.post("/v1/jobs", json={"id": job_id})).status_code == 200
-        await until(lambda: first.polls("observed") > seen)
-
-
 @pytest.mark.parametrize("seconds", [60.0, -60.0])
 async def test_nodes_keep_their_leases_when_their_clocks_are_set(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, seconds: float
@@ -395,31 +343,6 @@ async def second(notices: str, first: World) -> AsyncIterator[World]:
         yield second
 
 
-FAR = {"attempt_failures": 0, "start_delay_seconds": 36_000, "run_seconds": 1, "in_lane": False}
-
-
-@pytest.mark.parametrize(("notices", "on", "purge"), combined(NOTICES, NODES, [False, True]), indirect=["notices"])
-async def test_waiter_is_woken_when_another_node_untracks_the_job(
-    first: World, second: World, on: str, purge: bool
-) -> None:
-    here, there = (first, second) if on == "the node that polls" else (second, first)
-    job_id = await first.job(**FAR)
-    uid = (await first.shown(job_id))["uid"]
-    path = f"/v1/jobs/{job_id}"
-    wait = asyncio.ensure_future(here.api.get(path, headers={"Prefer": "wait=300"}))
-    events = asyncio.ensure_future(here.api.get(f"{path}/events", headers={"Accept": "text/event-stream"}))
-    await until(lambda: len(here.node.signals._watches.get(uid, ())) == 2)
-    assert (await there.api.delete(path, params={"purge": "true"} if purge else {})).status_code == 200
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        waited, streamed = await wait, await events
-    assert streamed.text.startswith(": connected")
-    if purge:
-        assert (waited.status_code, waited.json()["code"]) == (404, "job_not_found")
-    else:
-        assert (waited.json()["open"], waited.json()["outcome"]) == (False, "untracked")
-    assert uid not in here.node.signals._watches
-
-
 @pytest.mark.parametrize(("notices", "on"), combined(NOTICES, NODES), indirect=["notices"])
 async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: World, second: World, on: str) -> None:
     here, there = (first, second) if on == "the node that polls" else (second, first)
@@ -443,40 +366,6 @@ async def test_no_node_answers_with_a_job_that_another_one_has_purged(first: Wor
 def _shows(world: World, job_id: str, field: str, value: Any) -> Callable[[], Awaitable[bool]]:
     async def asked() -> bool:
         return bool((await world.shown(job_id))[field] == value)
-
-    return asked
-
-
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_restart_of_the_database_server_loses_nothing(first: World, server: PostgresServer, mode: str) -> None:
-    await first.subscribe()
-    async with open_beside(first) as second, never_two_pollers(first, second):
-        jobs = [await world.job(**LONG) for world in (first, second) for _ in range(5)]
-        server.stop(mode)  # type: ignore[arg-type]
-        job = asyncio.ensure_future(first.job(**LONG))  # waits for the database, as every write does
-        await until(_unready(first))
-        server.start()
-        jobs.append(await job)
-        await until(_ready(first))
-        await until(_ready(second))
-        await until(ended(first, *jobs))
-        once_and_in_order(first, *jobs)
-
-
-def _unready(world: World) -> Callable[[], Awaitable[bool]]:
-    async def asked() -> bool:
-        answer = await world.api.get("/readyz")
-        if answer.status_code == 200:
-            return False
-        assert "database" in answer.text
-        return True
-
-    return asked
-
-
-def _ready(world: World) -> Callable[[], Awaitable[bool]]:
-    async def asked() -> bool:
-        return (await world.api.get("/readyz")).status_code == 200
 
     return asked
 

@@ -72,16 +72,3 @@ async def test_reload_applies_to_callbacks_and_subscriptions_without_own_setting
             made["id"]: 2,
             own["id"]: 9,
         }
-
-
-async def test_callbacks_are_signed_with_the_secret_in_the_settings(tmp_path: Path) -> None:
-    async with open_e2e_world(tmp_path) as world:
-
-        async def secret() -> str:
-            return str((await world.api.get("/v1/signing-secret")).json()["secret"])
-
-        first, given = await secret(), "whsec_" + "A" * 32
-        reload(world, callback_secret=(given, first))
-        assert await secret() == given
-        reload(world)
-        assert await secret() == first

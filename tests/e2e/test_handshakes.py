@@ -1,15 +1,12 @@
 """A relay process whose sinks must agree: the receiver of the documentation, and a relay that is killed in between."""
 
-import asyncio
 import contextlib
 import json
 import re
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -98,38 +95,3 @@ async def test_receiver_of_the_documentation_agrees(world: RelayWorld, sink: Sin
     job = await world.job()
     await world.until(lambda: [event["subject"] for event in sink.events].count(job) == 2)
     assert all(headers["webhook-request-origin"] == "127.0.0.1" for way, headers in sink.requests if way == "POST")
-
-
-@pytest.mark.parametrize("moment", ["before the answer", "after the answer"])
-async def test_relay_that_is_killed_during_a_handshake_asks_again_and_loses_nothing(
-    world: RelayWorld, sink: Sink, moment: str
-) -> None:
-    kills: list[bool] = []
-    agree = documented()["OPTIONS"]
-
-    async def options(request: Request) -> Response:
-        if not kills:
-            kills.append(True)
-            if moment == "before the answer":
-                world.send(signal.SIGKILL)
-            else:
-                asyncio.get_running_loop().call_later(0.0, world.send, signal.SIGKILL)
-        return await agree(request)
-
-    sink.handlers["OPTIONS"] = options
-    await world.serve()
-    id = await _subscribed(world, sink)
-    await until_state(world, id, "enabled")
-    job = await world.job()
-    await world.until(lambda: [event["subject"] for event in sink.events].count(job) == 2)
-    assert len({event["id"] for event in sink.events}) == len(sink.events)
-
-
-async def _subscribed(world: RelayWorld, sink: Sink) -> str:
-    """The id of a subscription whose relay may die before it answers."""
-    with contextlib.suppress(aiohttp.ClientError):
-        await subscribe(world, sink, handshake="required", timeout_seconds=1.0)
-    await world.ended()
-    await world.serve()
-    (one,) = (await world.get("/v1/subscriptions"))["items"]
-    return str(one["id"])

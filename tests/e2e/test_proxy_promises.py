@@ -83,34 +83,12 @@ async def read(world: World, passed: Passed, job_id: str, **headers: str) -> str
     return cache
 
 
-async def unknown(world: World) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = (await world.api.get("/v1/intents")).json()["items"]
-    return items
-
-
 async def test_create_is_recorded_before_it_is_sent(world: World, passed: Passed) -> None:
     answer = await call(world, "POST", DISPATCHES, MESSAGE)
     assert answer.status_code == 202, answer.text
     assert passed.intents == [1]
     assert await passed.written_down() == 0
     assert (await world.shown(answer.json()["item"]["id"]))["open"] is True
-
-
-async def test_create_without_an_answer_is_not_sent_again(world: World, passed: Passed) -> None:
-    await world.fault("timeout", hold_seconds=0.1)
-    answer = await call(world, "POST", DISPATCHES, MESSAGE, Idempotency_Key="k-1")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "relay_outcome_unknown")
-    counts = (await world.sandbox.get("/_sandbox/requests")).json()
-    assert counts["by_kind"]["POST dispatch"] == len(passed.requests) == 1
-    (intent,) = await unknown(world)
-    assert (intent["reason"], intent["idempotency_key"]) == ("no_answer", "k-1")
-
-    await world.heal()  # the caller decides to repeat it
-    answer = await call(world, "POST", DISPATCHES, MESSAGE, Idempotency_Key="k-1")
-    assert answer.status_code == 202, answer.text
-    assert await unknown(world) == []
-    assert await passed.written_down() == 0
-    assert (await world.shown(answer.json()["item"]["id"]))["id"] == answer.json()["item"]["id"]
 
 
 async def test_job_and_end_of_its_intent_are_one_transaction(world: World, passed: Passed, tmp_path: Path) -> None:
@@ -182,12 +160,3 @@ async def tracked(world: World, job_id: str) -> bool:
 
 async def polled_at(world: World, job_id: str) -> bool:
     return (await world.shown(job_id))["last_polled_at"] is not None
-
-
-async def test_only_readable_codings_are_requested(world: World, passed: Passed) -> None:
-    answer = await call(world, "POST", DISPATCHES, MESSAGE, Accept_Encoding="br, zstd, gzip;q=0.5")
-    assert answer.status_code == 202, answer.text
-    assert passed.header(b"accept-encoding") == b"gzip;q=0.5"
-    await world.shown(answer.json()["item"]["id"])  # it was parsed
-    await call(world, "GET", "/api/v1/connect/accounts", Accept_Encoding="br, zstd, gzip;q=0.5")
-    assert passed.header(b"accept-encoding") == b"br, zstd, gzip;q=0.5"

@@ -14,10 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.clock import wall_clock
-from relay.config.keyring import KeyFile, Keyring, key_id, new_key
+from relay.config.keyring import KeyFile, key_id, new_key
 from relay.core.subscriptions.signing import verify
-from relay.core.subscriptions.subscription import Subscription
-from relay.store.store import open_store
 from tests.support.relay_world import RelayWorld, open_relay_world
 from tests.support.store_databases import emptied_postgres
 
@@ -81,27 +79,6 @@ async def test_the_key_file_is_rotated_while_the_relay_delivers(world: RelayWorl
     assert (await world.get(f"/v1/subscriptions/{made['id']}"))["state"] == "enabled"
 
 
-async def test_a_key_removed_too_early_is_refused_at_run_time_and_at_the_start(
-    world: RelayWorld, tmp_path: Path
-) -> None:
-    file = KeyFile(tmp_path / "state" / "revor-relay")
-    await world.serve()
-    await world.subscribe()
-    old = file.path.read_text()
-    file.path.unlink()
-    file.read_or_create()
-    world.hang_up()
-    await world.said("encryption_keys_refused")
-    await world.until_delivered([await world.job()])  # with the previous keys
-    assert await world.end() == 0
-    (refused,) = world.logged("encryption_keys_refused")
-    assert "which is not one of the 1 configured" in refused["error"]
-    assert "add it to encryption.keys, or restore the key file" in await world.refused()
-    file.path.write_text(old)
-    await world.serve()
-    await world.until_delivered([await world.job()])
-
-
 async def with_keys(world: RelayWorld, *numbers: int) -> list[str]:
     """Writes the settings with these keys of the folder and sends SIGHUP. Returns the ids of the keys then."""
     files = [world.folder / f"key_{number}" for number in numbers]
@@ -139,31 +116,6 @@ async def test_with_postgresql_the_documented_order_needs_no_restart(world: Rela
     assert (status, rotation["left"], rotation["key"], rotation["unused"]) == (200, 0, new, [old])
     await with_keys(world, 2)
     await world.until_delivered([await world.job()])
-
-
-async def test_deliveries_wait_for_a_key_that_only_another_node_has(world: RelayWorld) -> None:
-    await with_keys(world, 1)
-    url = await serve_on_postgresql(world)
-    await world.subscribe()
-    new = new_key()
-    (world.folder / "key_2").write_text(new + "\n")
-    here = Keyring([new, (world.folder / "key_1").read_text().strip()])
-    other = await open_store(url, here, now=wall_clock())
-    try:
-        await other.subscriptions.create(Subscription(id="sub_2", sink=f"{world.sink_url}/2", created_at=wall_clock()))
-        await world.until_not_ready()
-    finally:
-        await other.close()
-    status, problem = await world.call("GET", "/readyz")
-    assert (status, len(problem["problems"])) == (503, 1)
-    assert f"deliveries wait: the secret of sub_2 was encrypted with the key {key_id(new)}" in problem["problems"][0]
-    receiver = Receiver(world)
-    await world.job()
-    await world.until(lambda: "/hook" in receiver.paths)
-    assert "/hook/2" not in receiver.paths
-    await with_keys(world, 1, 2)
-    await world.until(lambda: "/hook/2" in receiver.paths)
-    await world.until_ready()
 
 
 async def test_callbacks_and_subscriptions_verify_through_both_rotations(world: RelayWorld, tmp_path: Path) -> None:

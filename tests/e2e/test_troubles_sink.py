@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import socket
-import ssl
-import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,6 @@ from starlette.responses import PlainTextResponse, Response
 from tests.support.connect_proxy import ConnectProxy, open_connect_proxy
 from tests.support.peer import open_peer
 from tests.support.relay_world import API_KEY, SETTINGS, RelayWorld, open_relay_world
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
@@ -48,31 +43,6 @@ async def state_of(world: RelayWorld, subscription: str) -> dict[str, Any]:
 
 async def disabled(world: RelayWorld, subscription: str) -> bool:
     return bool((await state_of(world, subscription))["state"] == "disabled")
-
-
-async def test_bad_statuses_are_retried(world: RelayWorld) -> None:
-    refused: dict[str, int] = {}
-
-    async def once(request: Request) -> Response:
-        path = request.url.path
-        refused[path] = refused.get(path, 0) + 1
-        status = int(path.rpartition("/")[2])
-        headers = {"location": "/elsewhere"} if status == 302 else {}
-        return PlainTextResponse("no such hook", status if refused[path] == 1 else 200, headers)
-
-    world.answering = once
-    await world.serve()
-    made = {
-        status: await world.subscribe("ai.revor.job.succeeded", sink=f"{world.sink_url}/{status}")
-        for status in (302, 404, 500)
-    }
-    await world.job()
-    for status, subscription in made.items():
-        first, second = await attempts(world, subscription["id"], "delivered")
-        assert (first["status_code"], second["status_code"]) == (status, 200)
-        assert "no such hook" in first["response_excerpt"]
-    assert all(count == 2 for count in refused.values())
-    assert not any("elsewhere" in path for path in refused)
 
 
 async def test_410_disables(world: RelayWorld) -> None:
@@ -136,45 +106,6 @@ async def test_long_failures_disable(world: RelayWorld) -> None:
     healthy = True
     assert (await world.run("subscriptions", "resume", made["id"]))[0] == 0
     await world.until_delivered([job_id, later])
-
-
-async def test_recovered_sink_gets_its_backlog(world: RelayWorld) -> None:
-    world.settings(SETTINGS.replace("delivery:\n", "delivery:\n  disable_after_seconds: 1\n"))
-    healthy = False
-
-    async def ill(request: Request) -> Response:
-        return PlainTextResponse("", 200 if healthy or request.url.path == "/other" else 500)
-
-    world.answering = ill
-    await world.serve()
-    made = await world.subscribe("ai.revor.job.running", "ai.revor.job.succeeded")
-    reported = world.sink_url.replace("/hook", "/other")
-    await world.subscribe("relay.subscription.disabled", "relay.subscription.recovered", sink=reported)
-    job_ids = [await world.job() for _ in range(5)]
-    await world.until(lambda: disabled(world, made["id"]))
-    shown = await state_of(world, made["id"])
-    assert shown["next_probe_at"] > shown["state_since"]
-    assert (shown["failing_reason"], shown["state_reason"]) == ("http_500", shown["disabled_reason"])
-    code, lines = await world.run("subscriptions", "list")
-    assert code == 0, lines
-    (line,) = (line for line in lines if line.startswith(made["id"]))
-    assert line.split("\t")[1:3] == ["disabled", shown["state_since"]]
-    assert "only failures for" in line
-    job_ids.append(await world.job())  # recorded, and waiting
-    healthy = True
-    await world.until_delivered(job_ids)
-    shown = await state_of(world, made["id"])
-    assert (shown["state"], shown["state_reason"], shown["disabled_reason"]) == ("enabled", "recovered", None)
-    assert (shown["failing_since"], shown["next_probe_at"]) == (None, None)
-    code, lines = await world.run("subscriptions", "show", made["id"])
-    assert code == 0, lines
-    assert any(line.split() == ["state_reason", "recovered"] for line in lines)
-    (event,) = (await world.get("/v1/events?type=relay.subscription.recovered"))["items"]
-    assert event["data"]["subscription"] == made["id"]
-    assert event["data"]["since"] is not None
-    await world.until(lambda: any(one["type"] == "relay.subscription.recovered" for one in world.received))
-    turns = [one["type"].rpartition(".")[2] for one in world.received if one["source"] == "/relay"]
-    assert turns == ["disabled", "recovered"]
 
 
 async def test_exhausted_schedule_ends_in_a_dead_delivery(world: RelayWorld) -> None:
@@ -293,70 +224,6 @@ async def test_loop_through_another_host_is_detected(world: RelayWorld) -> None:
         assert await world.end() == 0
 
 
-async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readline()
-
-
-async def _babbles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readline()
-    writer.write(b"220 mail.example.com ESMTP\r\n\r\n")
-
-
-async def _is_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """A self-signed certificate."""
-    names = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt", "-subj", "/CN=localhost", "-days", "1"]
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *names]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-    return context
-
-
-async def test_each_error_of_an_attempt(world: RelayWorld, tmp_path: Path) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            unused = f"127.0.0.1:{free.getsockname()[1]}"
-        silent, rude, foreign = [
-            await stack.enter_async_context(open_peer(talk)) for talk in (_is_silent, _hangs_up, _babbles)
-        ]
-        unvouched = await stack.enter_async_context(open_peer(_babbles, tls=self_signed(tmp_path)))
-        sinks = {
-            "timeout": f"http://127.0.0.1:{silent}/",
-            "tls": f"https://127.0.0.1:{unvouched}/",
-            "dns": "https://nowhere.invalid/",
-            "connect": f"http://{unused}/",
-            "refused": "https://10.1.2.3/",
-            "read": f"http://127.0.0.1:{rude}/",
-            "protocol": f"http://127.0.0.1:{foreign}/",
-        }
-        await world.serve()
-        made = {}
-        for word, sink in sinks.items():
-            body = {"sink": sink, "config": {"timeout_seconds": 1}, "types": ["ai.revor.job.succeeded"]}
-            status, made[word] = await world.call("POST", "/v1/subscriptions", body)
-            if word == "refused":
-                assert (status, made.pop(word)["code"]) == (422, "sink_refused")
-            else:
-                assert status == 201, made[word]
-        healthy = await world.subscribe("ai.revor.job.succeeded")
-        job_id = await world.job()
-        await world.until_delivered([job_id])  # none of the others is in its way
-        for word, subscription in made.items():
-            tried = await attempts(world, subscription["id"], "pending")
-            assert tried[0]["error"].partition(":")[0] == word, tried[0]
-            assert tried[0]["status_code"] is None
-        assert len(await attempts(world, healthy["id"], "delivered")) == 1
-
-
-def behind(proxy: ConnectProxy, settings: str) -> str:
-    """The settings with this egress proxy."""
-    return settings.replace("127.0.0.0/8]", f"127.0.0.0/8], egress_proxy: '{proxy.url('relay:hush-hush')}'")
-
-
 async def test_egress_proxy_that_fails_is_named_and_disables_nothing(world: RelayWorld) -> None:
     async with open_connect_proxy(ConnectProxy(credentials="relay:hush-hush")) as proxy:
         proxy.answer = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n"
@@ -402,21 +269,3 @@ async def test_check_names_an_egress_proxy_that_does_not_filter(world: RelayWorl
             assert found == code, lines
             assert any("egress proxy" in line and told in line for line in lines), lines
             assert "hush-hush" not in "\n".join(lines)
-
-
-async def test_attempt_cancelled_by_shutdown_is_retried(world: RelayWorld) -> None:
-    world.settings(more="server: {shutdown_seconds: 1}\n")
-    async with open_peer(_is_silent) as silent:
-        await world.serve()
-        made = await world.subscribe("ai.revor.job.succeeded", sink=f"http://127.0.0.1:{silent}/")
-        await world.job()
-
-        async def is_out() -> bool:
-            return "relay_deliveries_in_flight 1.0" in str((await world.call("GET", "/metrics"))[1])
-
-        await world.until(is_out)
-        assert await world.end() == 0
-    world.settings()
-    await world.serve()  # no sink listens now: the next attempt is sent at once and reports it
-    tried = await attempts(world, made["id"], "pending")
-    assert tried[-1]["error"].partition(":")[0] == "connect"
