@@ -717,28 +717,6 @@ async def test_an_id_that_another_account_tracks_is_a_new_job(two: Two) -> None:
     assert (counted["created"], counted["existing"]) == (1, 1)
 
 
-async def test_a_subscription_of_an_account_gets_only_its_events(two: Two) -> None:
-    await two.populate(OTHERS)
-    mine = await two.populate(MINE)
-    client, world = two.client("default"), two.world
-    body = {**SINK, "types": ["queued", "failed", "relay.source.down"], "config": {"start": "earliest"}}
-    before = (await client.get("/v1/events", params={"limit": 500})).json()["items"]
-    late = (await client.post("/v1/subscriptions", json=body)).json()["id"]
-    for name in ("default", "second"):
-        await world.poll(await world.job(f"later {name}", account=name), "queued")
-    expected = {
-        *(event["id"] for event in before if not event["type"].startswith("relay.incident.")),
-        *[item["id"] for item in (await client.get("/v1/events", params={"subject": "later default"})).json()["items"]],
-    }
-    listed = (await client.get("/v1/deliveries", params={"subscription": late, "limit": 500})).json()["items"]
-    assert {item["event_id"] for item in listed} == expected
-    world.now += 1
-    again = await client.post(f"/v1/subscriptions/{mine.subscription}/replay", json={**SINCE, "only": "all"})
-    own = (await client.get("/v1/events", params={"limit": 500})).json()["items"]
-    sent = [event for event in own if event["type"].rpartition(".")[2] in ("failed", "down")]
-    assert again.json()["matched"] == len(sent)
-
-
 async def test_accounts_that_declare_the_same_id_have_one_each(two: Two) -> None:
     ours, theirs, admin = two.client("default"), two.client("second"), two.client("ops")
     for client in (ours, theirs, admin):

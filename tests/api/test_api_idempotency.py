@@ -3,7 +3,6 @@ import asyncio
 import pytest
 
 from relay.api.http import idempotency
-from relay.api.http.idempotency import KEPT_SECONDS
 from relay.errors import StoreError
 from relay.store.access.idempotency import LEASE_SECONDS
 from tests.support.api_world import HOOK, TOKENS
@@ -70,13 +69,6 @@ async def test_a_request_in_flight_is_a_conflict(client, world):
     assert (await first).status_code == 201
 
 
-async def test_after_a_day_the_key_is_free_again(client, world):
-    await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
-    world.now += KEPT_SECONDS + 1
-    answer = await client.post("/v1/jobs", json={"id": "b"}, headers=KEY)
-    assert (answer.status_code, answer.json()["id"]) == (201, "b")
-
-
 async def test_a_request_that_failed_with_5xx_can_be_repeated(client, world):
     register = world.tracking.register
 
@@ -107,31 +99,6 @@ async def test_stored_responses_are_encrypted(client, world, tmp_path):
 
 async def refuse(*_arguments):
     raise StoreError("the database cannot be reached")
-
-
-async def test_a_key_works_again_soon_after_a_crash(client, world):
-    entered = asyncio.Event()
-
-    async def never(requests):
-        entered.set()
-        await asyncio.Event().wait()
-
-    register, world.tracking.register = world.tracking.register, never
-    cut_off = asyncio.create_task(client.post("/v1/jobs", json={"id": "a"}, headers=KEY))
-    await entered.wait()
-    world.store.idempotency.forget = refuse  # a process that is killed frees nothing
-    cut_off.cancel()
-    await asyncio.wait([cut_off])
-    del world.store.idempotency.forget
-    world.tracking.register = register
-    again = await client.post("/v1/jobs", json={"id": "a"}, headers=KEY)
-    assert (again.status_code, again.json()["code"]) == (409, "idempotency_in_flight")
-    world.now += LEASE_SECONDS
-    other = await client.post("/v1/jobs", json={"id": "b"}, headers=KEY)
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
-    first, second = [await client.post("/v1/jobs", json={"id": "a"}, headers=KEY) for _ in range(2)]
-    assert (first.status_code, second.status_code) == (201, 201)
-    assert second.headers["idempotency-replayed"] == "true"
 
 
 async def test_a_request_is_answered_even_if_its_response_cannot_be_stored(client, world):

@@ -128,40 +128,6 @@ async def test_the_work_is_bounded_and_the_answer_says_where_it_ended(client, wo
     assert recent["since"] == f"2027-01-15T08:00:0{5 - most}.000Z"
 
 
-async def test_previews_at_the_same_time_are_limited(client, world, monkeypatch):
-    reading, go_on = asyncio.Event(), asyncio.Event()
-    real = world.store.events.page
-
-    async def slow(*_, **query):
-        reading.set()
-        await go_on.wait()
-        return await real(**query)
-
-    monkeypatch.setattr(type(world.store.events), "page", slow)
-    first = [asyncio.create_task(preview(client, {"sink": HOOK})) for _ in range(4)]
-    await reading.wait()
-    for _ in range(100):  # until all four have been admitted
-        await asyncio.sleep(0)
-    answers = [await client.post("/v1/subscriptions/preview", json={"subscription": {"sink": HOOK}})]
-    go_on.set()
-    await asyncio.gather(*first)
-    assert [answer.status_code for answer in answers] == [429]
-
-
-@pytest.mark.parametrize(
-    ("token", "status"),
-    [("rl_admin", 200), ("rl_read", 200), ("rl_subs", 200), ("rl_jobs", 403), ("rl_events", 403), ("rl_proxy", 403)],
-)
-async def test_who_may_read_or_write_subscriptions_may_preview(open_client, token, status):
-    client = open_client(dev=False, tokens=TOKENS, peer="203.0.113.9")
-    client.headers["Authorization"] = f"Bearer {token}"
-    body = {"subscription": {"sink": HOOK + "/path"}}
-    answer = await client.post("/v1/subscriptions/preview", json=body)
-    assert answer.status_code == status
-    if token == "rl_read":
-        assert answer.json()["requests"][0]["url"] == "https://receiver.example/…", "as in a list"
-
-
 def _looks_up(event, subscription, context, memory, now):
     who = event.document()["data"]["metadata"].get("email") or (context.recipient and context.recipient.address)
     if who is None:

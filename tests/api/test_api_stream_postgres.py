@@ -123,34 +123,6 @@ async def test_a_hidden_event_is_sent_when_the_transaction_that_hides_it_ends(wo
     await connection.close()
 
 
-async def test_pauses_between_reads_grow_while_an_event_is_hidden(world, monkeypatch) -> None:
-    pauses: list[float] = []
-    until_signal = stream._Rest.until_signal
-
-    def noted(self, timeout_seconds: float):
-        pauses.append(timeout_seconds)
-        return until_signal(self, 0.0)
-
-    monkeypatch.setattr(stream._Rest, "until_signal", noted)
-    tails = world.store.events.tail
-    enough = asyncio.Event()
-
-    async def hiding(position: int, count: int, max_bytes: int):
-        tail = await tails(position, count, max_bytes)
-        if len(pauses) < 8:
-            return type(tail)(events=[], last=position, hidden=True)
-        if len(pauses) > 9:
-            enough.set()
-            await asyncio.Event().wait()
-        return tail
-
-    world.store.events.tail = hiding
-    async with streaming(world), asyncio.timeout(PATIENCE_SECONDS):
-        await enough.wait()
-    assert pauses[:8] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
-    assert pauses[8:] == [stream.HEARTBEAT_SECONDS] * 2
-
-
 # --- a dump that another server restores
 
 

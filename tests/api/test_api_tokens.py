@@ -253,27 +253,6 @@ async def test_a_stream_ends_once_its_token_is_revoked(ops, world, path):
     assert (answer.status_code, answer.text) == (200, ": connected\n\n")
 
 
-@pytest.mark.parametrize("still", [True, False])
-async def test_a_stream_ends_once_its_token_is_gone_from_the_settings(ops, world, still):
-    ops.headers.pop("authorization")
-
-    async def reloaded():
-        for one in world.node.access:
-            one.configure(TOKENS if still else TOKENS[2:])
-        return True
-
-    ended = []
-
-    async def goes_on():
-        ended.append(True)
-        world.node.stop()
-        return True
-
-    world.signals.steps = [reloaded, goes_on]
-    await ops.get("/v1/events/stream", headers=bearer("rl_read"))
-    assert bool(ended) == still
-
-
 async def test_a_wait_ends_once_its_token_is_revoked(ops, world):
     made, secret = await created(ops)
     await world.job("a")

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay.api.access.callers import Access
 from relay.api.app import create_api
-from relay.api.http import stream
 from relay.api.http.limits import Admission
 from relay.server.http_server import Limits, make_server
 from relay.signals import Signals
@@ -143,17 +141,3 @@ async def test_streams_are_limited_for_each_token(world: Any) -> None:
         assert (await loop.sock_recv(other, 4096)).split()[1] == b"200"
         for client in (*clients, other):
             client.close()
-
-
-async def test_stream_ends_once_its_token_is_no_longer_valid(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SLICE_SECONDS", 0.05)
-    (last,) = await large_events(world, 1)
-    valid = True
-    monkeypatch.setattr(Access, "holds", lambda self, identity: valid)
-    async with served(world, Limits()) as port:
-        reader, writer = await asyncio.open_connection(sock=await connect(port, last))
-        assert b"200 OK" in await reader.readuntil(b": connected\n\n")
-        valid = False
-        assert (await reader.readuntil(b"0\r\n\r\n")).endswith(b"\r\n0\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()

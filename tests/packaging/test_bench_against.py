@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from against import WIDTH, Found, as_json, run, table
+from against import Found, as_json, run, table
 from against_lines import LINES, Figures, Line
 from against_versions import head
 from against_world import Lacks, World
@@ -47,37 +47,6 @@ def test_a_version_is_compared_with_itself_on_two_lines() -> None:
     Console(width=140, file=shown).print(table(found))
     assert "job to delivery" in shown.getvalue()
     assert len(json.loads(as_json(found))["figures"]) == len(comparisons)
-
-
-def test_the_table_shows_which_figure_is_worse() -> None:
-    found = Found(versions=[replace(head(), name="REF"), head()])
-    found.rounds["PostgreSQL", "registration, batches of 1,000"] = {
-        "REF": [{"start processor": 1_234.5678}] * 3,
-        "HEAD": [{"start processor": 5_678.1234}] * 3,
-    }
-    shown = StringIO()
-    Console(width=WIDTH, file=shown).print(table(found))
-    (row,) = (line for line in shown.getvalue().splitlines() if "registration" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        *("PostgreSQL", "registration, batches of 1,000", "start processor, s"),
-        *("1235", "0 %", "5678", "0 %", "4.60", "WORSE"),
-    ]
-
-
-@pytest.mark.parametrize(("turns", "rows"), [(3, 0), (4, 0), (5, 1)])
-def test_an_interrupt_leaves_what_was_measured_until_then(turns: int, rows: int) -> None:
-    left = iter(range(turns - 1))  # the first two warm up
-
-    def turn(_world: World, _count: int) -> Figures:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return {"rate": 1.0}
-
-    found = Found(versions=[replace(head(), name="REF"), head()])
-    line = Line(name="rates", count=1, turn=turn, starts=True)
-    with pytest.raises(KeyboardInterrupt):
-        run(found, [line], ["SQLite"], rounds=5, size=1.0, say=lambda _: None)
-    assert table(found).row_count == rows
 
 
 @pytest.mark.parametrize("ref", ["no-such-commit", "HEAD:README.md", "--output=x"])

@@ -206,20 +206,6 @@ async def test_request_on_an_upstream_connection_is_the_callers_own(recorded: Re
     assert recorded.recorder.targets == [b"/v1/sources"], "half a request stays with nginx"
 
 
-async def test_metrics_are_not_public(recorded: Recorded) -> None:
-    async with recorded.nginx.client() as client:
-        for target in ("/metrics", "/metrics?x=1", "/%6detrics", "//metrics", "/./metrics", "/v1/../metrics"):
-            assert (await client.exchange(request("GET", target, [BEARER]))).status == 404, target
-    assert recorded.recorder.heads == []
-
-
-async def test_paths_of_the_drop_in_pass_byte_for_byte(recorded: Recorded) -> None:
-    target = "/api/v1/outreach/jobs/a%2Fb//%C3%A4/../x?b=2&a=%20+%2f&&c"
-    async with recorded.nginx.client() as client:
-        await client.exchange(request("GET", target))
-    assert recorded.recorder.targets == [target.encode()]
-
-
 async def test_answer_of_an_upstream_does_not_steer_nginx(recorded: Recorded) -> None:
     steering = [("X-Accel-Redirect", "/v1/jobs"), ("X-Accel-Limit-Rate", "1"), ("X-Accel-Expires", "1000")]
     recorded.recorder.says = answer(200, steering, b"from the upstream")

@@ -103,22 +103,10 @@ def test_known_vulnerability_fails_the_check(tmp_path: Path) -> None:
     assert ran.stdout == "a 1.0: PYSEC-1, fixed in 1.1\n"
 
 
-def test_clean_audit_passes(tmp_path: Path) -> None:
-    ran = audited(tmp_path, """echo '{"dependencies": [{"name": "b", "version": "2", "vulns": []}]}'""")
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "no known vulnerability" in ran.stdout
-
-
 def test_audit_without_a_network_skips_loudly(tmp_path: Path) -> None:
     ran = audited(tmp_path, "echo 'requests.exceptions.ConnectionError: no route' >&2; exit 1")
     assert ran.returncode == 0
     assert "PIP-AUDIT SKIPPED, NOTHING WAS CHECKED" in ran.stderr
-
-
-def test_audit_that_breaks_for_another_reason_fails(tmp_path: Path) -> None:
-    ran = audited(tmp_path, "echo 'unknown option' >&2; exit 2")
-    assert ran.returncode == 1
-    assert "unknown option" in ran.stderr
 
 
 def test_audit_is_asked_for_the_whole_lock(tmp_path: Path) -> None:

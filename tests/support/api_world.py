@@ -1,6 +1,5 @@
 """The API's surroundings in tests: a real store on SQLite, and stand-ins for the rest of the relay."""
 
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -12,7 +11,6 @@ import orjson
 from relay.api.access.callers import Access
 from relay.api.http.dependencies import ApiDependencies, ApiSettings, Readiness, Token
 from relay.api.jobs.group_finish import GroupForecasts
-from relay.config.keyring import Keyring
 from relay.config.settings import Settings, effective_settings
 from relay.core.access.client_address import Network
 from relay.core.access.forwarding import Header
@@ -74,7 +72,6 @@ TOKENS = (
     Token(name="dropin", value="rl_proxy", scopes=frozenset({"proxy"})),
     Token(name="scraper", value="rl_metrics", scopes=frozenset({"metrics"})),
 )
-KEYRING = Keyring([urlsafe_b64encode(b"k" * 32).decode()])
 HOOK = "https://receiver.example/hooks"
 SLACK = "https://hooks.slack.com/services/T000/B000/secretsecret"
 

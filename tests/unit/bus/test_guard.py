@@ -86,9 +86,3 @@ async def test_client_that_does_not_name_host_and_port_is_refused(options):
         await asyncio.get_running_loop().create_connection(asyncio.Protocol, **options)
     for one in options.values():
         one.close()
-
-
-async def test_private_broker_is_no_matter_of_development():
-    guard = Guard(GuardPolicy(), Names(), "NATS", secure=True)
-    with pytest.raises(Refused, match=r"; 10\.0\.0\.1/32 in security\.allow_networks permits it$"):
-        await guard.open("10.0.0.1", 4222)

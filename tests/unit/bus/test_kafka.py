@@ -251,16 +251,6 @@ async def test_what_a_task_waits_for_is_kept_while_it_passes_to_the_task(monkeyp
         await waits
 
 
-async def test_unacknowledged_batches_are_bounded(monkeypatch):
-    monkeypatch.setattr(module, "MAX_UNACKNOWLEDGED", 2)
-    async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:
-        for n in range(5):
-            world.node.steps = [SILENT]
-            assert await world.publish(message(n, topic=f"t{n}"), seconds=0.1) == ["timeout"]
-        kafka = world.publishers._links[world.broker()].publisher
-        assert sum(lane.unacknowledged is not None for lane in kafka._lanes.values()) <= 3
-
-
 async def test_messages_known_to_be_stored_are_bounded_over_all_partitions(monkeypatch):
     monkeypatch.setattr(module, "MAX_SETTLED", 2)
     async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:

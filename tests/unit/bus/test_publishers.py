@@ -74,13 +74,6 @@ class World:
         return [one.error for one in await self.publishers.publish(BROKER, MESSAGES, seconds)]
 
 
-async def test_one_connection_serves_all_that_publish():
-    world = World(Client())
-    found = await asyncio.gather(world.errors(), world.errors())
-    assert found == [[None] * 3] * 2
-    assert world.connected == 1
-
-
 async def test_broken_connection_is_closed_and_replaced():
     first, second = Client(), Client()
     world = World(first, second)

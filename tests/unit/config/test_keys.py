@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from relay.config.keyring import (
     MAKE_KEY,
-    MAX_KEYS,
     KeyFile,
     Keyring,
     key_id,
@@ -165,16 +164,6 @@ def test_a_lost_key_file_is_not_replaced_while_the_node_runs(tmp_path: Path) -> 
         with pytest.raises(SettingsError, match=r"cannot be read \(No such file or directory\): restore a copy of it"):
             call()
     assert not file.path.exists()
-
-
-def test_a_key_file_has_a_bounded_number_of_keys(tmp_path: Path) -> None:
-    file = KeyFile(tmp_path / "state")
-    file.read_or_create()
-    for _ in range(MAX_KEYS - 1):
-        file.add(0.0)
-    with pytest.raises(SettingsError, match="has 20 keys: remove those that are no longer used"):
-        file.add(0.0)
-    assert len(file.read()) == MAX_KEYS
 
 
 @pytest.mark.parametrize(

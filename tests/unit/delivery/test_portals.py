@@ -42,18 +42,6 @@ def new_slots() -> Slots:
     return Slots(concurrency=256, per_host=64)
 
 
-def test_pause_of_a_portal_holds_for_its_subscriptions_and_no_others() -> None:
-    slots = new_slots()
-    one, two, elsewhere, alone = adopt(
-        slots, subscription("a"), subscription("b"), subscription("c", "globex"), subscription("d", None)
-    )
-    slots.pause(one, NOW + 60, shared=True)
-    assert [target.sink.may_send(NOW) for target in (one, two, elsewhere, alone)] == [False, False, True, True]
-    assert alone.portal is None
-    assert slots.paused_portals(NOW) == {"crm": 60.0}
-    assert two.sink.may_send(NOW + 60)
-
-
 def test_new_subscription_joins_the_pause_and_a_moved_one_leaves_it() -> None:
     slots = new_slots()
     first = subscription("a")

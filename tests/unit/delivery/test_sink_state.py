@@ -87,17 +87,6 @@ def test_attempt_that_says_nothing_about_the_sink_changes_nothing(outcome: Outco
     assert after == before
 
 
-def test_skipped_event_may_bring_a_pause() -> None:
-    state = sink()
-    skip = Outcome(verdict="skip", reason="unmatched", retry_after_seconds=60.0)
-    state.pause(NOW + 60)
-    answer(state, skip)
-    change = state.health_change(skip, NOW)
-    assert change is not None
-    assert (change.failing_since, change.paused_until, change.ends_outage) == (None, NOW + 60, False)
-    assert state.health_change(skip, NOW + 1) is None, "it is stored already"
-
-
 def test_health_that_was_not_stored_is_stored_by_the_next_attempt() -> None:
     state = sink()
     change = state.health_change(FAILED, NOW)
@@ -137,12 +126,3 @@ def test_time_in_which_the_egress_proxy_fails_is_not_the_sinks(
     expected = None if failing_since is None else NOW + failing_since * DAY
     assert (state.failing_since, stored) == (expected, expected)
     assert state.fails
-
-
-def test_retries_are_expedited_once_for_each_resumption() -> None:
-    state = sink()
-    assert state.start_expediting(0.0) is None
-    assert state.start_expediting(NOW) == NOW
-    assert state.start_expediting(NOW) is None
-    state.expediting_failed()
-    assert state.start_expediting(NOW) == NOW, "the last try failed"

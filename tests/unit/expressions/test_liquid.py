@@ -276,19 +276,6 @@ def test_work_of_every_part_grows_with_its_values(name: str, expression: str, mo
     assert work_of(template, LONG, monkeypatch) > 2 * work_of(template, {name: tenth}, monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% if data.text contains data.wanted %}{% endif %}",
-        "{{ data.text | remove: data.wanted }}",
-        "{{ data.text | split: data.wanted }}",
-    ],
-)
-def test_work_of_a_search_grows_with_what_is_sought(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    short, long = ({"text": "a" * 5_000, "wanted": "a" * length + "b"} for length in (2, 90))
-    assert work_of(template, long, monkeypatch) > 2 * work_of(template, short, monkeypatch)
-
-
 def test_work_ends_a_document_and_not_each_of_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_WORK", 10_000)
     template = compile_template(["{{ metadata.deal }}"] * 50)

@@ -128,15 +128,6 @@ async def test_each_failure_of_the_proxy_is_its_own(proxy: ConnectProxy, detail:
     assert len(proxy.heads) == 1, "no second try in one attempt, not even of a method that may be repeated"
 
 
-async def test_tunnel_is_kept_and_never_shared_with_direct_requests() -> None:
-    async with open_sink() as (sink, port), open_connect_proxy() as proxy:
-        url = f"http://127.0.0.1:{port}/"
-        async with sender_through(proxy.url()) as through, Sender(DEVELOPMENT, clock=time.time) as direct:
-            for sender in (through, direct) * 3:
-                assert (await send(sender, url)).status_code == 200
-    assert (len(proxy.heads), sink.connections) == (1, 2)
-
-
 async def test_names_get_neither_http_nor_other_ports_through_the_proxy() -> None:
     """Their addresses are unknown here, so no rule about networks can hold."""
     everywhere = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))

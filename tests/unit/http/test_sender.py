@@ -194,28 +194,6 @@ async def test_slow_body_ends_at_the_timeout_and_the_status_counts(first: bytes)
     assert response.timings.first_byte_ms is not None
 
 
-async def test_connection_not_made_in_time_is_a_timeout() -> None:
-    async def never(*_: object, **__: object) -> list[ResolveResult]:
-        await asyncio.Event().wait()
-        return []
-
-    resolver = StubResolver()
-    resolver.resolve = never  # type: ignore[method-assign]
-    response = await send("https://example.com/", GuardPolicy(), timeout_seconds=0.05, resolver=resolver)
-    assert response.error == "timeout"
-    assert response.remote_ip is None
-    assert "no connection" in (response.detail or "")
-    assert (await send("https://example.com/", GuardPolicy(), timeout_seconds=0, resolver=resolver)).error == "timeout"
-
-
-async def test_closed_port_is_a_connect_error() -> None:
-    async with peer() as sink:
-        pass
-    response = await send(sink.url())
-    assert response.error == "connect"
-    assert response.remote_ip == "127.0.0.1"
-
-
 @pytest.mark.parametrize(
     ("answer", "excerpt"),
     [

@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +66,6 @@ def test_token_file_is_private_whatever_the_umask(umask: int, tmp_path: Path) ->
     os.umask(umask)
     local_token.make_local_token({"XDG_STATE_HOME": str(tmp_path / "state")})
     assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
-
-
-def test_processes_that_race_for_the_token_agree(tmp_path: Path) -> None:
-    for number in range(10):
-        environ = {"XDG_STATE_HOME": str(tmp_path / str(number))}
-        with ThreadPoolExecutor(8) as pool:
-            made = set(pool.map(lambda _, here=environ: local_token.make_local_token(here), range(8)))
-        assert len(made) == 1
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602])

@@ -111,22 +111,6 @@ async def test_the_open_jobs_of_the_whole_relay_are_those_of_all_nodes_also_when
     assert rows.gauge("jobs_open") == [42.0]
 
 
-async def test_the_rate_of_polls_is_the_mean_since_the_last_measurement() -> None:
-    world = World()
-    poller = world.account("a")
-    poller.poll_handler.answered = 900
-    for _ in range(3):
-        await world.figures.run_once()
-        poller.poll_handler.answered += 30
-        world.now += 15.0
-    assert world.rows.gauge("requests_own", "revor/a") == [pytest.approx(4 / 3)], "0, 2 and 2 a second"
-    poller.account.holds = False
-    await world.figures.run_once()
-    poller.account.holds, poller.poll_handler.answered = True, 2_000
-    await world.figures.run_once()
-    assert world.rows.gauge("requests_own", "revor/a") == [1.0], "polls before this node polled it are not a rate"
-
-
 async def test_a_write_that_fails_goes_with_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "CELLS_AT_ONCE", 1)
     world = World(None, StoreError("no"))
@@ -206,10 +190,3 @@ async def test_a_turn_of_the_loop_does_a_bounded_part_of_many_figures(away: bool
     assert world.rows.total("attempts") == 2 * labels
     assert world.rows.gauge("jobs_open") == [3.0 * labels]
     assert max(world.rows.sizes) <= 5 * figures.CELLS_AT_ONCE
-
-
-async def test_two_flushes_at_once_write_one_after_the_other() -> None:
-    world = World()
-    world.count(2)
-    await asyncio.gather(world.figures.flush(), world.figures.flush())
-    assert world.rows.total() == 2

@@ -17,7 +17,6 @@ from relay.errors import StoreError
 from relay.node import token_watch
 from relay.node.token_watch import (
     CHECK_SECONDS,
-    STUCK_SECONDS,
     USES_SECONDS,
     TokenWatch,
 )
@@ -280,18 +279,3 @@ def test_revocation_is_found_within_a_second_wherever_it_falls(answer_seconds: f
             longest = max(longest, runner.run(seconds_until_refused(world, step / 100)))
     assert longest <= 3 * answer_seconds + CHECK_SECONDS + 1e-9
     assert longest > 0.9 * CHECK_SECONDS  # or the steps have missed the worst one
-
-
-def test_comparison_that_hangs_is_begun_again() -> None:
-    async def hang(world: World) -> float:
-        version, world.database.version = world.database.version, asyncio.Event().wait  # type: ignore[method-assign]
-        world.database.put(access_token("tok_1"))
-        running = asyncio.ensure_future(world.watch.run())
-        await asyncio.sleep(STUCK_SECONDS / 2)
-        world.database.version = version  # type: ignore[method-assign]
-        await world.loaded()
-        running.cancel()
-        return asyncio.get_running_loop().time()
-
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        assert runner.run(hang(World())) == pytest.approx(STUCK_SECONDS + CHECK_SECONDS)

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from starlette.testclient import TestClient
 
@@ -232,16 +230,6 @@ def test_true_times_agree_with_every_read() -> None:
         assert peer.job(job["id"]).json()["item"] == job["final_item"]
         assert peer.get(f"/_sandbox/jobs/{job['id']}").json()["job"]["finished"] is True
     assert peer.get("/_sandbox/jobs/none").status_code == 404
-
-
-def test_true_lifecycle_has_the_digest_of_the_creating_body(peer: Peer) -> None:
-    body = orjson.dumps({**EMAIL, "content": {"text": "one of a kind"}})
-    headers = {**KEY, "Content-Type": "application/json", "Idempotency-Key": "one"}
-    for _ in range(2):
-        assert peer.post(DISPATCHES, content=body, headers=headers).status_code == 202
-    peer.script()
-    digests = [job["body_digest"] for job in peer.get("/_sandbox/jobs").json()["jobs"]]
-    assert digests == [f"sha256:{sha256(body).hexdigest()}", None]
 
 
 def test_scripted_jobs(peer: Peer) -> None:

@@ -125,19 +125,6 @@ async def test_request_in_flight_is_answered_as_the_last() -> None:
         await world.serving
 
 
-async def test_connection_in_use_gets_one_more_answer() -> None:
-    async with serving() as world:
-        reader, writer = await world.connect()
-        writer.write(request("GET", "/one"))
-        assert await answered(reader) == (b"/one", None)
-        await world.stop_listening()
-        writer.write(request("POST", "/two", body=b"x"))
-        assert await answered(reader) == (b"/two", b"close")
-        assert await reader.read() == b""
-        writer.close()
-        await world.serving
-
-
 async def test_connection_whose_answer_had_begun_is_kept_for_one_more() -> None:
     """Its head did not say that it is the last, so the client may send again."""
     async with serving() as world:
@@ -152,21 +139,6 @@ async def test_connection_whose_answer_had_begun_is_kept_for_one_more() -> None:
         assert await answered(reader) == (b"/next", b"close")
         writer.close()
         await world.serving
-
-
-async def test_idle_connection_ends_without_a_reset() -> None:
-    async with serving() as world:
-        reader, writer = await world.connect()
-        writer.write(request("GET", "/one"))
-        await answered(reader)
-        await world.stop_listening()
-        assert await reader.read() == b""
-        writer.write(request("GET", "/late"))  # what a client sends before it notices
-        await asyncio.sleep(0.05)
-        assert reader.exception() is None
-        writer.close()
-        await world.serving
-        assert world.app.asked == ["/one"]
 
 
 async def test_client_that_reads_late_gets_the_whole_last_answer() -> None:

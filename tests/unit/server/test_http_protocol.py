@@ -525,20 +525,6 @@ async def said_until(reader: asyncio.StreamReader, end: bytes, got: bytes = b"")
 # --- numbers
 
 
-async def test_silent_connections_do_not_block_a_new_client() -> None:
-    async with served(ROOMY) as app:
-        streams = [await connect(app) for _ in range(400)]
-        for number, (_, writer) in enumerate(streams):
-            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" if number % 2 else b"")
-        await answers(app)
-        assert await said(streams[0][0]) == b""  # the oldest had to go
-        reader, writer = streams[-1]
-        writer.write(b"\r\n")
-        await reader.readuntil(b"\r\n\r\n/")  # the youngest is served
-        for _, each in streams:
-            each.close()
-
-
 async def test_silent_connections_are_limited_per_address() -> None:
     async with served(Limits(head_seconds=60, silent_per_address=10, silent=1000)) as app:
         port = int(app.url.rpartition(":")[2])

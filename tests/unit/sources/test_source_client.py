@@ -231,28 +231,6 @@ async def test_decompression_bomb_stays_small() -> None:
     assert peak < 16 << 20
 
 
-async def test_timeout() -> None:
-    async def handler(request: web.BaseRequest) -> web.Response:
-        await asyncio.sleep(30)
-        return web.Response()
-
-    poll = await poll_at(handler, timeout_seconds=0.1)
-
-    assert (poll.kind, poll.status_code) == ("unavailable", None)
-    assert poll.detail == "no complete answer within 0.1 s"
-    assert 90 <= poll.duration_ms < 5000
-
-
-async def test_endless_head_is_an_unusable_answer() -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
-        await writer.drain()
-
-    async with raw_upstream(answer) as client:
-        poll = await client.poll("job_uuid", KEY)
-    assert (poll.kind, poll.observation) == ("malformed", None)
-
-
 # Keys --------------------------------------------------------------------------------------------------------------
 
 

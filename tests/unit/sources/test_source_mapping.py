@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.clock import from_rfc3339
@@ -16,15 +14,12 @@ from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Progress, Reci
 from relay.core.jsontext import dumps
 from relay.sources.definition import load_definition
 from relay.sources.mapping import (
-    MAX_ATTEMPT_COUNT,
     MAX_ITEMS,
-    MAX_STATUS_CHARACTERS,
     Malformed,
     Registered,
     observe,
     observe_item,
     read_create,
-    read_error,
     read_listing,
     registered,
 )
@@ -183,31 +178,6 @@ values = st.recursive(
 )
 item_names = st.sampled_from([name for name in REVOR.read_fields if "." not in name] + ["error", "result"])
 items = st.dictionaries(item_names, words | values)
-bodies = st.fixed_dictionaries(
-    {}, optional={"ok": st.booleans() | values, "request_id": values, "item": items | values, "error": items | values}
-)
-
-
-@given(bodies | values)
-def test_no_json_raises(body: Any) -> None:
-    raw = orjson.dumps(body)
-
-    seen = observe(REVOR, raw, now=NOW, request_id_header="h", external_id="x")
-    error = read_error(REVOR, raw)
-    if isinstance(body, dict):
-        registered(REVOR, body, now=NOW)
-
-    assert len(error.code) <= 200
-    if not isinstance(seen, Observation):
-        return
-    assert 0 <= seen.attempt_count <= MAX_ATTEMPT_COUNT
-    assert 0 < len(seen.status) <= MAX_STATUS_CHARACTERS
-    assert seen.known == (body["item"]["status"] in KNOWN_STATUSES)
-    assert seen.upstream == body["item"]
-    job = Job(uid="job_1", external_id="x", source="revor", account="default")
-    origin = Origin(source="https://revor.ai", type_prefix="ai.revor.job", dataschema="/s.json")
-    for transition in detect(Progress(), seen)[0]:
-        from_transition("evt_1", job, transition, origin, seen=seen)
 
 
 # Listings of connect accounts ---------------------------------------------------------------------------------------

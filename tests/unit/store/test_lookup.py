@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from relay.store.databases.lookup import MAX_KEYS, Lookup
+from relay.store.databases.lookup import Lookup
 
 
 class HeldDatabase:
@@ -129,11 +129,3 @@ async def test_hanging_read_delays_only_its_own_group(
     assert not hangs.done()
     await database.let_go()
     assert hangs.result() == "1"
-
-
-async def test_a_read_is_bounded(lookup: Lookup[str], database: HeldDatabase) -> None:
-    tasks = await asked(lookup, *(str(number) for number in range(MAX_KEYS + 1)))
-    for _ in range(2):
-        await database.let_go()
-    assert [len(keys) for keys in database.reads] == [MAX_KEYS, 1]
-    assert all(task.done() for task in tasks)
