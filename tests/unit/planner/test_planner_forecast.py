@@ -154,28 +154,6 @@ def test_number_of_kinds_is_bounded_and_the_rarest_is_dropped() -> None:
 # --- other budgets
 
 
-@pytest.mark.parametrize(("price", "most"), [(0.2, 3.0), (1.0, 4.0), (30.0, 10.0)])
-def test_double_the_budget_halves_the_delay_or_so(price: float, most: float) -> None:
-    """With half of it the delay doubles, and more so the nearer to one poll a job it is already."""
-    forecast, statistics, _ = make(price=price)
-    job_class = statistics.of_class("a", "")
-    rng = random.Random(1)
-    for _ in range(200):
-        statistics.record_event(job_class, RUN, 0.0, rng.lognormvariate(3.0, 1.0))
-        statistics.record_event(job_class, NEW, 0.0, rng.lognormvariate(0.0, 0.5))
-        forecast.began(job_class, NEW)
-    while statistics.refit_step():
-        pass
-    work_off(forecast, NOW)
-    measured(forecast, *[5.0] * 50)
-    here, double, half = forecast.expected(1.0)
-    assert here == pytest.approx(5.0)
-    assert double is not None
-    assert half is not None
-    assert 1.0 < double < 4.0
-    assert 6.5 < half < 5.0 * most
-
-
 groups = st.lists(st.tuples(st.floats(-1.0, 7.0), st.floats(0.0, 1.5), st.integers(1, 40)), max_size=3)
 
 

@@ -1,10 +1,9 @@
-"""Hazards learned from polls: positive, soon forgotten, and unbiased however lives are cut off."""
+"""Hazards learned from polls: each time at risk and each event counts once, and nonsense is refused."""
 
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +15,6 @@ from relay.core.planner.hazard import (
     BINS,
     EDGES,
     GROWTH,
-    MEMORY_EVENTS,
     PSEUDO_JOBS,
     RESCALE_ABOVE,
     WIDTHS,
@@ -26,11 +24,9 @@ from relay.core.planner.hazard import (
 )
 
 pytestmark = pytest.mark.verify
-uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
 
 FLAT = (0.1,) * BINS
 PRIOR = lomax(10.0)
-Law = Callable[[random.Random], float]
 
 ages = st.floats(0, 2e5) | st.sampled_from(EDGES) | st.floats(0, 30)
 floats_a_bin = st.lists(st.floats(1e-6, 5.0), min_size=8, max_size=8).map(lambda few: (few * BINS)[:BINS])
@@ -73,61 +69,12 @@ def seen(hazard: Hazard) -> tuple[list[float], list[float]]:
     return [each / weight for each in events], risk
 
 
-def lognormal(median: float, sigma: float) -> Law:
-    return lambda rng: rng.lognormvariate(math.log(median), sigma)
-
-
-def bimodal(rng: random.Random) -> float:
-    return rng.lognormvariate(math.log(10.0), 0.1) if rng.random() < 0.8 else rng.lognormvariate(math.log(900.0), 0.1)
-
-
-def live(law: Law, rng: random.Random, *, enters: bool, leaves: float | None) -> Iterator[tuple[float, float, float]]:
-    """Polls of one job: from when, until when, and when it ends. It may be registered late, or lost before it ends."""
-    life = law(rng)
-    age = rng.uniform(0.0, 10.0) if enters else 0.0
-    gone = math.inf if leaves is None else rng.expovariate(1 / leaves)
-    while age < life and age < gone:
-        found = min(age + 0.3 + 0.5 * age * rng.random(), gone)
-        yield age, found, life
-        age = found
-
-
-def learn_exactly(
-    law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
-) -> Hazard:
-    """Lives whose end is known exactly from the poll that finds it."""
-    rng, hazard = random.Random(seed), into or Hazard()
-    enough = hazard.count + events
-    while hazard.count < enough:
-        for since, age, life in live(law, rng, enters=enters, leaves=leaves):
-            if life <= age:
-                hazard.record_event(since, life)
-            else:
-                hazard.record_survival(since, age)
+def learned(seed: int, events: int) -> Hazard:
+    """From lives of which the middle one lasts seven seconds."""
+    rng, hazard = random.Random(seed), Hazard()
+    for _ in range(events):
+        hazard.record_event(0.0, rng.lognormvariate(math.log(7.0), 0.6))
     return hazard
-
-
-def learn_between(
-    law: Law, seed: int, events: int, *, enters: bool = False, leaves: float | None = None, into: Hazard | None = None
-) -> Hazard:
-    """Of lives of which is only known between which polls they ended."""
-    rng, hazard = random.Random(seed), into or Hazard()
-    rates, fitted, enough = hazard.rates(PRIOR), hazard.count, hazard.count + events
-    while hazard.count < enough:
-        if hazard.count >= fitted + 40:
-            rates, fitted = hazard.rates(PRIOR), hazard.count
-        for since, age, life in live(law, rng, enters=enters, leaves=leaves):
-            if life <= age:
-                hazard.record_event_between(since, age, rates)
-            else:
-                hazard.record_survival(since, age)
-    return hazard
-
-
-# --- the bins
-
-
-# --- the prior
 
 
 def test_a_prior_weighs_a_few_jobs() -> None:
@@ -140,9 +87,6 @@ def test_a_prior_weighs_a_few_jobs() -> None:
     assert 1.0 < few < 25.0
     assert median_of(hazard.rates(lomax(1.0))) == pytest.approx(30.0, rel=0.1)
     assert PSEUDO_JOBS < 5
-
-
-# --- what polls teach
 
 
 @given(st.lists(polls, max_size=40))
@@ -201,92 +145,13 @@ def test_an_event_between_is_spread_as_the_hazards_make_it_likely() -> None:
     assert sum(risk) == pytest.approx(sum(share * (at - 2.0) for share, at in zip(ended, middles, strict=True)))
 
 
-@uncovered
-@given(st.lists(polls, max_size=30))
-def test_polls_at_a_life_teach_what_one_poll_at_its_end_does(found: list[tuple[str, float, float]]) -> None:
-    """However many polls a wait is cut into: time at risk adds up."""
-    often, once = Hazard(), Hazard()
-    for _, a, b in found:
-        since, age = min(a, b), max(a, b)
-        middle = (since + age) / 2
-        often.record_survival(since, middle)
-        often.record_survival(middle, age)
-        once.record_survival(since, age)
-    assert seen(often)[1] == pytest.approx(seen(once)[1], abs=1e-6)
-
-
-# --- nearness to the truth
-
-
-LAWS: dict[str, tuple[Law, list[float]]] = {
-    "lognormal": (lognormal(7.0, 0.6), [4.0, 7.0, 10.0, 16.0]),
-    "heavy": (lognormal(20.0, 1.5), [3.0, 8.0, 20.0, 60.0, 200.0]),
-    "constant": (lambda rng: rng.expovariate(0.05), [5.0, 14.0, 30.0, 60.0]),
-    "bimodal": (bimodal, [6.5, 14.5, 100.0, 700.0]),
-}
-BIAS = 0.04
-"""Of the share that is still alive at an age, on average: what smoothing and the pseudo-jobs make of it."""
-NARROW_BIAS = 0.06
-"""The same where lives are so alike that most end within two bins: smoothing lets some more end beside these."""
-SPREAD = 0.1
-"""Of the same, in any one statistics of 400 events."""
-BOOKS = 4
-
-
-@cache
-def shares_alive(name: str) -> list[float]:
-    law, at = LAWS[name]
-    rng = random.Random(99)
-    lives = [law(rng) for _ in range(20_000)]
-    return [sum(life > age for life in lives) / len(lives) for age in at]
-
-
-@uncovered
-@pytest.mark.parametrize("learn", [learn_exactly, learn_between])
-@pytest.mark.parametrize("cut", ["whole", "known late", "lost early", "both"])
-@pytest.mark.parametrize("name", LAWS)
-def test_what_polls_teach_is_the_true_law(learn: Callable[..., Hazard], cut: str, name: str) -> None:
-    """Lives that are cut off, on either side, do not bend it; nor does it when ends are known only to the poll."""
-    law, at = LAWS[name]
-    leaves = (1000.0 if name == "bimodal" else 30.0) if cut in ("lost early", "both") else None
-    learned = [
-        learn(law, seed, MEMORY_EVENTS, enters=cut in ("known late", "both"), leaves=leaves).rates(PRIOR)
-        for seed in range(BOOKS)
-    ]
-    for age, truth in zip(at, shares_alive(name), strict=True):
-        shares = [alive_at(rates, age) for rates in learned]
-        assert sum(shares) / BOOKS == pytest.approx(truth, abs=NARROW_BIAS if name == "bimodal" else BIAS)
-        assert all(share == pytest.approx(truth, abs=SPREAD) for share in shares)
-
-
-# --- forgetting
-
-
-@uncovered
-@pytest.mark.parametrize("learn", [learn_exactly, learn_between])
-@pytest.mark.parametrize(("before", "after"), [(7.0, 21.0), (21.0, 7.0)])
-def test_changed_distribution_is_followed_as_old_counts_fade(
-    learn: Callable[..., Hazard], before: float, after: float
-) -> None:
-    hazard = Hazard()
-    way: list[float] = []
-    for memories in (4.0, 0.5, 0.5, 1.0):
-        law = lognormal(after if way else before, 0.8)
-        learn(law, len(way), round(memories * MEMORY_EVENTS), into=hazard)
-        way.append(math.log(median_of(hazard.rates(PRIOR)) / before) / math.log(after / before))
-    assert abs(way[0]) < 0.1
-    assert way[1] > 0.25
-    assert way[2] > 0.5
-    assert 0.75 < way[3] < 1.1
-
-
 @pytest.mark.parametrize("between", [False, True])
 def test_weights_that_grow_large_are_scaled_back(between: bool) -> None:
-    hazard = learn_exactly(lognormal(7.0, 0.6), 1, 50)
+    hazard = learned(1, 50)
     count, since, polls_since, weight, *lists = hazard.dump()
     factor = RESCALE_ABOVE / weight
     hazard.load([count, since, polls_since, RESCALE_ABOVE, *([v * factor for v in each] for each in lists)])
-    twin = learn_exactly(lognormal(7.0, 0.6), 1, 50)
+    twin = learned(1, 50)
     for each in (hazard, twin):
         if between:
             each.record_event_between(3.0, 9.0, FLAT)
@@ -297,13 +162,7 @@ def test_weights_that_grow_large_are_scaled_back(between: bool) -> None:
     assert hazard.rates(PRIOR) == pytest.approx(twin.rates(PRIOR))
 
 
-# --- priors that are another hazard's rates
-
-
-# --- kept over a restart
-
-
-GOOD = json.dumps(learn_exactly(lognormal(7.0, 0.6), 1, 5).dump())
+GOOD = json.dumps(learned(1, 5).dump())
 
 
 def spoiled(place: int, value: Any, at: int | None = None) -> list[Any]:
@@ -317,37 +176,23 @@ def spoiled(place: int, value: Any, at: int | None = None) -> list[Any]:
 
 NONSENSE = [
     [],
-    [1, 2, 3],
-    spoiled(0, -1),
     spoiled(0, math.nan),
-    spoiled(1, -1),
-    spoiled(1, math.inf),
     spoiled(2, -1),
     spoiled(3, 0.0),
-    spoiled(3, -1.0),
-    spoiled(3, 1e-300),
     spoiled(3, 1e300),
-    spoiled(3, 10**400),
     spoiled(4, []),
-    spoiled(4, [0.0] * (BINS + 1)),
     spoiled(4, -1e-3, 7),
     spoiled(4, math.nan, 7),
-    spoiled(4, 1e300, 7),
     spoiled(4, 10**400, 7),
-    spoiled(4, "much", 7),
-    spoiled(5, -1e-3, 7),
     spoiled(5, math.inf, 7),
     spoiled(5, 1e300, 7),
     spoiled(6, math.inf, 7),
-    spoiled(6, 1e300, 7),
-    spoiled(6, -1e300, 7),
-    spoiled(6, [0.0] * BINS),
 ]
 
 
 @pytest.mark.parametrize("values", NONSENSE)
 def test_what_cannot_have_been_learned_is_refused_and_nothing_is_taken_over(values: list[Any]) -> None:
-    hazard = learn_exactly(lognormal(7.0, 0.6), 2, 5)
+    hazard = learned(2, 5)
     before = json.dumps(hazard.dump())
     with pytest.raises(ValueError):  # noqa: PT011
         hazard.load(values)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
-from relay.core.planner.inspection import START_WEIGHT, Table, run_table, wait_table
+from relay.core.planner.inspection import Table, run_table
 
 pytestmark = pytest.mark.verify
 uncovered = pytest.mark.no_cover  # which makes it twice as slow; smaller tests take the same branches
@@ -65,19 +65,6 @@ LAWS: dict[str, Rates] = {
     "rare": (0.001,) * BINS,
     "unknown": lomax(10.0),
 }
-WAITS = [
-    ("lognormal", "lognormal"),
-    ("lognormal", "bimodal"),
-    ("unknown", "lognormal"),
-    ("unknown", "bimodal"),
-    ("constant", "constant"),
-    ("prompt", "bimodal"),
-    ("rare", "lognormal"),
-    ("rare", "heavy"),
-    ("rare", "bimodal"),
-    ("bimodal", "heavy"),
-    ("heavy", "rare"),
-]
 
 
 # --- what a fixed poll costs, by brute force
@@ -132,35 +119,6 @@ def cost_of_run_poll(lives: Lives, table: Table, price: float, since: float, age
     return price + lives.late(since, age) + alive * cost_from(lives, table, age)
 
 
-class Started:
-    """What a job costs that is polled so long after its start: worked out once on a fine grid."""
-
-    def __init__(self, runs: Lives, run: Table) -> None:
-        self._at = [0.0, *(0.1 * 1.03**power for power in range(440))]
-        late = 0.0
-        self._cost = [run.cost[0]]
-        for a, b in pairwise(self._at):
-            late += (b - a) * (1 - (runs.alive(a) + 4 * runs.alive((a + b) / 2) + runs.alive(b)) / 6)
-            self._cost.append(late + START_WEIGHT * b + runs.alive(b) * cost_from(runs, run, b))
-
-    def cost(self, since_start: float) -> float:
-        if since_start < 0.1:
-            at, share = 0, since_start / 0.1
-        else:
-            at = 1 + int(math.log(since_start / 0.1) / math.log(1.03))
-            share = (since_start - self._at[at]) / (self._at[at + 1] - self._at[at])
-        return self._cost[at] + (self._cost[at + 1] - self._cost[at]) * share
-
-
-def cost_of_wait_poll(waits: Lives, started: Started, table: Table, price: float, since: float, age: float) -> float:
-    """A poll at `age` of a job waiting at `since`, then polls by the tables."""
-    at_start = waits.alive(since)
-    found = price + waits.alive(age) / at_start * cost_from(waits, table, age)
-    for a, b in waits.steps(since, age):
-        found += (waits.alive(a) - waits.alive(b)) / at_start * started.cost(age - (a + b) / 2)
-    return found
-
-
 def no_poll_is_better(
     cost: Callable[[float, float], float], table: Table, lives: Lives, *, planned: float, own: float
 ) -> None:
@@ -184,18 +142,6 @@ def check_run(law: Rates, price: float, *, planned: float, own: float) -> None:
     )
 
 
-def check_wait(law: Rates, run_law: Rates, price: float, *, planned: float, own: float) -> None:
-    run = run_table(run_law, price)
-    waits, table, started = Lives(law), wait_table(law, run_law, run, price), Started(Lives(run_law), run)
-    no_poll_is_better(
-        lambda since, age: cost_of_wait_poll(waits, started, table, price, since, age),
-        table,
-        waits,
-        planned=planned,
-        own=own,
-    )
-
-
 @uncovered
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("law", LAWS)
@@ -203,79 +149,11 @@ def test_no_fixed_poll_at_a_run_is_better_than_the_planned_one(law: str, price: 
     check_run(LAWS[law], price, planned=0.035, own=0.025)
 
 
-@uncovered
-@pytest.mark.parametrize("price", [0.05, 1.0, 20.0, 100.0])
-@pytest.mark.parametrize(("law", "run_law"), WAITS)
-def test_no_fixed_poll_at_a_wait_is_better_than_the_planned_one(law: str, run_law: str, price: float) -> None:
-    check_wait(LAWS[law], LAWS[run_law], price, planned=0.035, own=0.025)
-
-
 # --- what the tables foretell, by simulation
 
 
-def draw(law: Rates, rng: random.Random) -> list[float]:
-    """As many lives as there are jobs, in any order: one from each equal part of the law, so that few of them do."""
-    found, at, gone = [], 0, 0.0
-    for part in range(JOBS):
-        left = -math.log1p(-(part + rng.random()) / JOBS)
-        while at < BINS - 1 and left > gone + law[at] * WIDTHS[at]:
-            gone += law[at] * WIDTHS[at]
-            at += 1
-        found.append(EDGES[at] + (left - gone) / law[at])
-    rng.shuffle(found)
-    return found
-
-
-def poll_until(table: Table, event: float, age: float) -> tuple[int, float]:
-    """How many polls it takes from an age on until one finds the event, and how late that one is."""
-    polls = 0
-    while True:
-        planned = table.next_poll(age)
-        assert planned > age
-        age, polls = planned, polls + 1
-        if age >= event:
-            return polls, age - event
-
-
-JOBS = 1_000
 POLLS, DELAY, COST = 0.08, 0.1, 0.035
 """Near the least cost, polls and delay trade off: they differ more from the prediction than the cost does."""
-
-
-@uncovered
-@pytest.mark.parametrize("price", PRICES)
-@pytest.mark.parametrize("law", LAWS)
-def test_a_run_takes_the_polls_and_the_delay_that_its_table_says(law: str, price: float) -> None:
-    rng, table = random.Random(11), run_table(LAWS[law], price)
-    found = [poll_until(table, end, 0.0) for end in draw(LAWS[law], rng)]
-    polls, delay = sum(n for n, _ in found) / JOBS, sum(late for _, late in found) / JOBS
-    assert polls == pytest.approx(table.polls[0], rel=POLLS)
-    assert delay == pytest.approx(table.delay[0], rel=DELAY)
-    assert price * polls + delay == pytest.approx(table.cost[0], rel=COST)
-
-
-@uncovered
-@pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
-@pytest.mark.parametrize(("law", "run_law"), WAITS)
-def test_a_wait_takes_the_polls_and_the_delay_that_its_table_says(law: str, run_law: str, price: float) -> None:
-    rng, run = random.Random(13), run_table(LAWS[run_law], price)
-    table = wait_table(LAWS[law], LAWS[run_law], run, price)
-    polls = delay = unseen = 0.0
-    for start, length in zip(draw(LAWS[law], rng), draw(LAWS[run_law], rng), strict=True):
-        n, late = poll_until(table, start, 0.0)
-        polls += n
-        unseen += late
-        if late < length:
-            n, late = poll_until(run, length, late)
-            polls += n
-            delay += late
-        else:
-            delay += late - length
-    polls, delay, unseen = polls / JOBS, delay / JOBS, unseen / JOBS
-    cost = price * polls + delay + START_WEIGHT * unseen
-    assert polls == pytest.approx(table.polls[0], rel=POLLS)
-    assert delay == pytest.approx(table.delay[0], rel=DELAY)
-    assert cost == pytest.approx(table.cost[0], rel=COST)
 
 
 # --- theory
@@ -304,23 +182,6 @@ def test_at_a_constant_hazard_polls_come_as_theory_says(rate: float, price: floa
             assert table.step[at] == pytest.approx(interval, rel=0.03 if price * rate < 1 else 0.25)
     assert table.next_poll(2e5) == 2e5 + table.step[BINS]
     assert table.at(table.cost, 2e5) == table.cost[BINS]
-
-
-@pytest.mark.parametrize("price", [0.05, 1.0, 20.0])
-@pytest.mark.parametrize("run_law", ["lognormal", "constant", "prompt"])
-def test_far_out_a_wait_with_a_constant_hazard_is_polled_in_the_best_steps(run_law: str, price: float) -> None:
-    """The start may have come at any moment since the last poll: by brute force over the steps."""
-    rate, run = 0.001, run_table(LAWS[run_law], price)
-    table, started = wait_table((rate,) * BINS, LAWS[run_law], run, price), Started(Lives(LAWS[run_law]), run)
-
-    def cost(step: float) -> float:
-        parts = [step * (k + 0.5) / 200 for k in range(200)]
-        found = sum(math.exp(-rate * at) * started.cost(step - at) for at in parts) * rate * step / 200
-        return (price + found) / -math.expm1(-rate * step)
-
-    best = min(cost(1.0 * 1.05**power) for power in range(150))
-    assert cost(table.step[BINS]) == pytest.approx(best, rel=0.01)
-    assert table.cost[BINS] == pytest.approx(best, rel=0.02)
 
 
 # --- what holds of any table

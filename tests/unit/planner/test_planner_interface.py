@@ -205,16 +205,6 @@ def test_429_without_headers_pauses_for_a_minute() -> None:
     assert next_take(planner, now)[1] == pytest.approx(now + 60)
 
 
-def test_after_a_stop_nothing_bursts() -> None:
-    planner = planner_of(max_requests_per_second=1)
-    for number in range(50):
-        planner.track(f"j{number:02}", None, NOW)
-    first, now = next_take(planner, NOW)
-    planner.failed(first, 429, {"Retry-After": "30"}, now)
-    taken = [job for _ in range(50) if (job := planner.take(now + 31)) is not None]
-    assert len(taken) <= 2
-
-
 def test_reasons_name_what_a_job_waits_for() -> None:
     planner = planner_of(max_requests_per_second=0.1)
     planner.track("first", None, NOW)
