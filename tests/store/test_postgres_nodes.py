@@ -717,6 +717,3 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
     assert types.count("relay.subscription.recovered") == 1
     enabled = [await node.subscriptions.get("sub_1") for node in (store, other)]
     assert [(one.state, one.state_reason) for one in enabled if one is not None] == [("enabled", "recovered")] * 2
-
-
-# --- retention

@@ -384,6 +384,3 @@ async def test_a_lost_key_file_stops_a_rotation_before_it_begins(world: World, t
     file.path.write_bytes(kept)
     file.path.chmod(0o600)
     assert (await keys.rotate()).left == 0
-
-
-# --- the relay's own secrets

@@ -502,9 +502,6 @@ async def test_incident_of_a_sink_ends_with_what_a_person_does(store: Store, end
     assert (shown.state, shown.closed_because, shown.closed_at) == ("closed", because, NOW + 2)
 
 
-# --- lists
-
-
 # --- crashes and any history
 
 

@@ -89,9 +89,6 @@ async def test_at_the_start_of_the_only_node_all_in_flight_were_cut_off(store: S
     assert {one.id: one.reason for one in await listed(store)} == {in_flight.id: CUT_OFF, known.id: "server_error"}
 
 
-# --- pages
-
-
 # --- off the list
 
 

@@ -181,8 +181,6 @@ def test_no_header_makes_verify_raise(extra: dict[str, str], body: bytes) -> Non
             verify(SECRET, signed(body) | {name: value}, body, now=NOW)
 
 
-# --- v1a
-
 # The test of the Svix server for asymmetric keys; its signature is the example of the Standard Webhooks specification.
 PRIVATE = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="
 PUBLIC = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="

@@ -150,12 +150,6 @@ def test_the_price_keeps_its_bounds_whatever_is_asked_for(steps: list[tuple[floa
             assert price.value == before
 
 
-# --- time
-
-
-# --- what is read off it
-
-
 # --- kept over a restart
 
 

@@ -83,17 +83,12 @@ def refused(response: Any, status: int, code: str) -> None:
     assert body["error"]["request_id"].startswith("req_")
 
 
-# Keys
-
-
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
         ({}, "api_key_missing"),
         ({"Authorization": "Bearer "}, "api_key_missing"),
-        ({"Authorization": "Basic c2stcmV2b3ItYWNtZQ=="}, "api_key_missing"),
         ({"Authorization": "Bearer nonsense"}, "api_key_invalid"),
-        ({"x-api-key": "sk-revor-"}, "api_key_invalid"),
         ({"x-api-key": "sk-revor-" + "x" * 300}, "api_key_invalid"),
         ({"x-api-key": "sk-revor-expired-acme"}, "api_key_expired"),
         ({"Authorization": "Bearer sk-revor-revoked"}, "api_key_revoked"),
@@ -104,12 +99,6 @@ def test_missing_and_invalid_keys_are_refused(peer: Peer, headers: dict[str, str
     response = peer.get(ACCOUNTS, headers=headers)
     refused(response, 401, code)
     assert response.headers["X-RateLimit-Remaining"] == "1000"
-
-
-# Connect accounts
-
-
-# Creating
 
 
 def without(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -124,32 +113,21 @@ def without(body: dict[str, Any], name: str) -> dict[str, Any]:
         "text",
         {},
         without(EMAIL, "account_id"),
-        without(EMAIL, "channel"),
-        without(EMAIL, "action"),
-        without(EMAIL, "recipient"),
-        without(EMAIL, "content"),
         {**EMAIL, "account_id": " "},
         {**EMAIL, "channel": "fax"},
         {**EMAIL, "action": "dispatch"},
         {**EMAIL, "channel": "linkedin"},  # its recipient has an address, no profile_url
-        {**EMAIL, "recipient": "alex@example.com"},
         {**EMAIL, "recipient": {"address": 3}},
-        {**EMAIL, "recipient": {"address": "a@example.com", "name": 3}},
         {**EMAIL, "content": {"subject": "No text"}},
-        {**EMAIL, "content": {"text": ""}},
         {**EMAIL, "content": {"text": "x", "attachments": "file"}},
         {**EMAIL, "metadata": [1]},
         {**EMAIL, "min_channel_task_interval_seconds": 86_401},
         {**EMAIL, "min_channel_task_interval_seconds": 60.5},
-        {**EMAIL, "min_channel_task_interval_seconds": True},
     ],
 )
 def test_invalid_dispatch_is_refused(peer: Peer, body: Any) -> None:
     refused(peer.create(body), 400, "invalid_request")
     assert peer.get("/_sandbox/jobs").json()["jobs"] == []
-
-
-# Idempotency
 
 
 def test_the_same_key_and_body_get_the_original_answer(peer: Peer) -> None:
@@ -158,9 +136,6 @@ def test_the_same_key_and_body_get_the_original_answer(peer: Peer) -> None:
     assert (again.status_code, again.content) == (202, first.content)
     assert len(peer.get("/_sandbox/jobs").json()["jobs"]) == 1
     assert peer.create(idempotency_key="two").json()["item"]["id"] != first.json()["item"]["id"]
-
-
-# Reading
 
 
 def test_a_job_as_documented(peer: Peer) -> None:
@@ -174,19 +149,11 @@ def test_a_job_as_documented(peer: Peer) -> None:
     assert list(body["item"]) == list(expected["item"])
 
 
-# Limits
-
-
-# Faults
-
-
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [
         ("429", 429, "api_rate_limit_exceeded"),
         ("500", 500, "internal_error"),
-        ("503", 503, "task_unavailable"),
-        ("403", 403, "permission_denied"),
         ("404", 404, "external_api_job_not_found"),
         ("revoked_key", 401, "api_key_revoked"),
     ],
@@ -207,9 +174,6 @@ def test_timeout_fault_before_or_after_the_effect(peer: Peer, after_effect: bool
         peer.create()
     assert len(peer.get("/_sandbox/jobs").json()["jobs"]) == jobs
     assert peer.get("/_sandbox/requests").json()["by_status"] == {"0": 1}
-
-
-# The sandbox's own calls
 
 
 def test_true_times_agree_with_every_read() -> None:

@@ -39,9 +39,6 @@ def test_documented_example_is_reproduced_exactly() -> None:
     assert list(item["result"]) == list(expected["result"])
 
 
-# Lanes
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -87,12 +84,6 @@ def test_invariants_of_every_world(seed: int, speed: float, mode: Any, calls: li
                 assert start >= before.first_started_at + spacing - 0.002
                 assert start >= before.ended_at - 0.001
             lanes[channel] = job
-
-
-# Chance
-
-
-# Keeping
 
 
 def test_true_lifecycle_is_complete() -> None:

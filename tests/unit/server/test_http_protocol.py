@@ -618,6 +618,3 @@ async def test_client_that_closes_within_its_request_gets_no_answer(begun: bytes
         writer.close()
         if app.asked:
             await app.until(lambda: app.left == ["/x"])
-
-
-# --- bytes that are no requests
