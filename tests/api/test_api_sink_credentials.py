@@ -179,16 +179,9 @@ async def test_credential_that_cannot_be_sent_is_refused_without_quoting_it(clie
 
 async def test_token_endpoint_passes_the_guard_of_sinks(client) -> None:
     for url in [
-        "http://login.example/token",
-        "https://127.0.0.1/token",
-        "https://169.254.169.254/latest/",
-        "https://[::ffff:10.0.0.1]/",
-        "https://localhost/",
-        "https://2130706433/",
-        "https://login.example:8080/",
-        "https://user:pass@login.example/",
-        "https://login.internal/",
-        "file:///etc/passwd",
+        *("http://login.example/token", "https://127.0.0.1/token", "https://169.254.169.254/latest/"),
+        *("https://[::ffff:10.0.0.1]/", "https://localhost/", "https://2130706433/", "https://login.example:8080/"),
+        *("https://user:pass@login.example/", "https://login.internal/", "file:///etc/passwd"),
         "https://login.example/\\@evil",
     ]:
         for type in ["CLIENTCREDENTIALS", "REFRESHTOKEN"]:

@@ -65,12 +65,8 @@ def paths(ids: dict[str, str]) -> list[str]:
             found.append(page.path.format(id=ids[section], name=ids[section]) if "{" in page.path else page.path)
     return [
         *found,
-        "/ui/jobs?status=failed&account=revor%2Feu",
-        "/ui/jobs?metadata=deal%3A42",
-        "/ui/deliveries?state=dead",
-        "/ui/deliveries?state=delivered",
-        "/ui/events?type=job.failed",
-        "/ui/audit?action=login",
+        *("/ui/jobs?status=failed&account=revor%2Feu", "/ui/jobs?metadata=deal%3A42", "/ui/deliveries?state=dead"),
+        *("/ui/deliveries?state=delivered", "/ui/events?type=job.failed", "/ui/audit?action=login"),
     ]
 
 

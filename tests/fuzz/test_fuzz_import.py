@@ -22,15 +22,7 @@ VALID = [
 ]
 TOKENS = [
     *JSON_TOKENS,
-    b"\n",
-    b"\r",
-    b"\r\n",
-    b'"',
-    b'""',
-    b";",
-    b"\t",
-    b"\n{\n",
-    b"\n[",
+    *(b"\n", b"\r", b"\r\n", b'"', b'""', b";", b"\t", b"\n{\n", b"\n["),
 ]
 INPUTS = mutated(st.sampled_from(VALID), TOKENS) | st.lists(st.sampled_from(TOKENS), max_size=30).map(b"".join)
 

@@ -43,24 +43,10 @@ ODD = (
     b"\xe9",
     b"\xed\xa0\xbd",
     "é".encode(),
-    b"\x7f",
-    b"\t",
-    b":",
-    b"\r",
-    b"\n",
-    b"\r\n",
-    b"\r\n\r\n",
-    b" ",
+    *(b"\x7f", b"\t", b":", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" "),
 )
 NAMES = (
-    b"Server",
-    b"Retry-After",
-    b"Date",
-    b"Set-Cookie",
-    b"Connection",
-    b"Upgrade",
-    b"Content-Encoding",
-    b"X",
+    *(b"Server", b"Retry-After", b"Date", b"Set-Cookie", b"Connection", b"Upgrade", b"Content-Encoding", b"X"),
     b"\xff",
 )
 VALUES = (

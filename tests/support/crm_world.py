@@ -32,14 +32,8 @@ CONTEXT = RenderContext(public_url="https://relay.example")
 KEY = re.compile(r"evt_[0-9a-z]+[.-][0-9A-Za-z_]+")
 
 Fate = Literal[
-    "killed before it is stored",
-    "killed before it is sent",
-    "killed before the answer",
-    "killed before the end is recorded",
-    "lost request",
-    "lost answer",
-    "error of a proxy",
-    "login page",
+    *("killed before it is stored", "killed before it is sent", "killed before the answer"),
+    *("killed before the end is recorded", "lost request", "lost answer", "error of a proxy", "login page"),
 ]
 """What becomes of an attempt at one of its requests. The last three: the CRM has carried it out."""
 FATES: tuple[Fate, ...] = get_args(Fate)

@@ -27,18 +27,7 @@ def logging_restored() -> Iterator[None]:
 
 
 CONTROLS = (
-    "\x00",
-    "\x07",
-    "\x08",
-    "\x1b",
-    "\x7f",
-    "\x85",
-    "\x9b",
-    "\x9d",
-    "\u200f",
-    "\u2028",
-    "\u202e",
-    "\u2066",
+    *("\x00", "\x07", "\x08", "\x1b", "\x7f", "\x85", "\x9b", "\x9d", "\u200f", "\u2028", "\u202e", "\u2066"),
     "\ufeff",
 )
 SENT = {"sink": "http://127.0.0.1/", "type": "ai.revor.job.failed", "job": "7d9f"}

@@ -64,17 +64,9 @@ SECRETS = [
     ("called +14155550100", "555"),
 ]
 PLAIN = [
-    "look",
-    "job_01jv3zq3p6k8f2r5m0w9t4y7xh",
-    "2026-05-20T10:00:08.000Z",
-    "2026-05-20T10:00:08+00:00",
-    "https://revor.ai/api/v1/outreach/jobs/42",
-    "https://hooks.example.com/relay/in",
-    "ai.revor.job.failed",
-    "url_path",
-    "status 503 after 3 attempts (15.0 s)",
-    "idempotency_key",
-    "v1,2",
+    *("look", "job_01jv3zq3p6k8f2r5m0w9t4y7xh", "2026-05-20T10:00:08.000Z", "2026-05-20T10:00:08+00:00"),
+    *("https://revor.ai/api/v1/outreach/jobs/42", "https://hooks.example.com/relay/in", "ai.revor.job.failed"),
+    *("url_path", "status 503 after 3 attempts (15.0 s)", "idempotency_key", "v1,2"),
 ]
 
 
@@ -174,20 +166,8 @@ def test_sink_s_path_is_searched_for_in_its_answers() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "Authorization",
-        "x-api-key",
-        "X_API_KEY",
-        "access_token",
-        "callback_secret",
-        "webhook-signature",
-        "Set-Cookie",
-        "recipient",
-        "address",
-        "email",
-        "phone",
-        "profile_url",
-        "recipient_name",
-        "db_password",
+        *("Authorization", "x-api-key", "X_API_KEY", "access_token", "callback_secret", "webhook-signature"),
+        *("Set-Cookie", "recipient", "address", "email", "phone", "profile_url", "recipient_name", "db_password"),
         "work_email",
     ],
 )
@@ -280,39 +260,10 @@ def test_a_planted_secret_never_shows(data: st.DataObject) -> None:
 
 _fragments = st.sampled_from(
     [
-        "://",
-        "@",
-        "a",
-        "a.b",
-        " ",
-        "token",
-        "=",
-        ":",
-        '"',
-        "\\",
-        "'",
-        "Bearer ",
-        "basic ",
-        "sk-revor-",
-        "whsec_",
-        "rl_",
-        "v1,",
-        "hooks.slack.com/",
-        "/webhook/",
-        "cookie",
-        "signature",
-        "address",
+        *("://", "@", "a", "a.b", " ", "token", "=", ":", '"', "\\", "'", "Bearer ", "basic ", "sk-revor-", "whsec_"),
+        *("rl_", "v1,", "hooks.slack.com/", "/webhook/", "cookie", "signature", "address"),
         "x" * 20,
-        "+1234567890",
-        "[redacted]",
-        "\n",
-        "&",
-        "]",
-        ")",
-        ";",
-        "/in/",
-        "linkedin.com",
-        ",",
+        *("+1234567890", "[redacted]", "\n", "&", "]", ")", ";", "/in/", "linkedin.com", ","),
     ]
 )
 
@@ -350,19 +301,10 @@ def test_advice_is_not_redacted(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "token: send",
-        "token=the",
-        "password: ${hush-hush}",
-        "password: $ecret",
-        "password: …ecret99",
-        "password: one,two",
-        "api_key: {0123456789}",
-        "secret: a1b2c3d4",
-        "Authorization: Bearer abcdefgh then more",
-        "Authorization: a-scheme-of-its-own with=values",
-        "http://userx:passwordy@host.example/",
-        "http://user:password9@host.example/",
-        "Basic authenticatio",
+        *("token: send", "token=the", "password: ${hush-hush}", "password: $ecret", "password: …ecret99"),
+        *("password: one,two", "api_key: {0123456789}", "secret: a1b2c3d4"),
+        *("Authorization: Bearer abcdefgh then more", "Authorization: a-scheme-of-its-own with=values"),
+        *("http://userx:passwordy@host.example/", "http://user:password9@host.example/", "Basic authenticatio"),
     ],
 )
 def test_values_beside_our_words_are_redacted(text: str) -> None:

@@ -295,49 +295,21 @@ def test_read_with_a_possibly_different_answer_is_no_poll(headers: Sequence[Head
 PREFIXES = ("/api/v1/", "/api/v2/")
 INSIDE = (
     *("/api/v1/", "/api/v2/credits", "/api/v1/outreach/jobs/0f9c-4e_1~", "/api/v1/a%2Fb", "/api/v1/a%252Fb"),
-    *("/api/v1//x//", "/api/v1/x..", "/api/v1/..x", "/api/v1/...", "/api/v1/.x", "/api/v1/a.b/c..d", "/api/v1/x;y=.."),
-    *(
-        "/api/v1/%2e%2e%2e",
-        "/api/v1/50%",
-        "/api/v1/%zz",
-        "/api/v1/%",
-        "/api/v1/%C3%A9",
-        "/api/v1/%E7%8E%8B",
-        "/api/v1/%ff",
-    ),
-    *("/api/v1/%25", "/api/v1/%2525", "/api/v1/a+b%20c", "/api/v1/!$&'()*,=~:@"),
+    *("/api/v1//x//", "/api/v1/x..", "/api/v1/..x", "/api/v1/...", "/api/v1/.x", "/api/v1/a.b/c..d"),
+    *("/api/v1/x;y=..", "/api/v1/%2e%2e%2e", "/api/v1/50%", "/api/v1/%zz", "/api/v1/%", "/api/v1/%C3%A9"),
+    *("/api/v1/%E7%8E%8B", "/api/v1/%ff", "/api/v1/%25", "/api/v1/%2525", "/api/v1/a+b%20c", "/api/v1/!$&'()*,=~:@"),
 )
 OUTSIDE = (
     *("/", "/v1/jobs", "/api/v3/x", "/api/v1", "/api%2Fv1/x", "/api/%76%31/x", "//api/v1/x", "/API/v1/x"),
-    *("/api/v1/..", "/api/v1/.", "/api/v1/./x", "/api/v1/../../admin", "/api/v1/a/../b", "/api/v1/x/..", "/api/v1/x/."),
-    *("/api/v1/%2e%2e/x", "/api/v1/%2E%2e/x", "/api/v1/.%2e/x", "/api/v1/%2e", "/api/v1/%2e/x", "/api/v1/..%2fx"),
-    *(
-        "/api/v1/..%2F..%2Fadmin",
-        "/api/v1/x%2f..%2f..",
-        "/api/v1/%252e%252e/x",
-        "/api/v1/..%252fx",
-        "/api/v1/%25252e%25252e",
-    ),
-    *("/api/v1/..;/x", "/api/v1/..;a=b/x", "/api/v1/..%3b/x", "/api/v1/%2e%2e%3B/x", "/api/v1/.;/x", "/api/v1/..%3fx"),
-    *("/api/v1/..%23", "/api/v1/x\\y", "/api/v1/..\\x", "/api/v1/%5c..%5cx", "/api/v1/x%5Cy", "/api/v1/x%255cy"),
-    *("/api/v1/%c0%ae%c0%ae/x", "/api/v1/x%c0%afy", "/api/v1/%e0%80%ae/x", "/api/v1/%f0%80%80%ae/", "/api/v1/%C1%9c"),
-    *(
-        "/api/v1/%u002e%u002E/x",
-        "/api/v1/x%u002fy",
-        "/api/v1/x%U005Cy",
-        "/api/v1/x%00",
-        "/api/v1/%0a",
-        "/api/v1/x%0d%0ay",
-    ),
-    *(
-        "/api/v1/%7f",
-        "/api/v1/%1f",
-        "/api/v1/%c2%85",
-        "/api/v1/%250a",
-        "/api/v1/%2500",
-        "/api/v1/%25252525",
-        "/api/v1/%2525252e",
-    ),
+    *("/api/v1/..", "/api/v1/.", "/api/v1/./x", "/api/v1/../../admin", "/api/v1/a/../b", "/api/v1/x/.."),
+    *("/api/v1/x/.", "/api/v1/%2e%2e/x", "/api/v1/%2E%2e/x", "/api/v1/.%2e/x", "/api/v1/%2e", "/api/v1/%2e/x"),
+    *("/api/v1/..%2fx", "/api/v1/..%2F..%2Fadmin", "/api/v1/x%2f..%2f..", "/api/v1/%252e%252e/x", "/api/v1/..%252fx"),
+    *("/api/v1/%25252e%25252e", "/api/v1/..;/x", "/api/v1/..;a=b/x", "/api/v1/..%3b/x", "/api/v1/%2e%2e%3B/x"),
+    *("/api/v1/.;/x", "/api/v1/..%3fx", "/api/v1/..%23", "/api/v1/x\\y", "/api/v1/..\\x", "/api/v1/%5c..%5cx"),
+    *("/api/v1/x%5Cy", "/api/v1/x%255cy", "/api/v1/%c0%ae%c0%ae/x", "/api/v1/x%c0%afy", "/api/v1/%e0%80%ae/x"),
+    *("/api/v1/%f0%80%80%ae/", "/api/v1/%C1%9c", "/api/v1/%u002e%u002E/x", "/api/v1/x%u002fy", "/api/v1/x%U005Cy"),
+    *("/api/v1/x%00", "/api/v1/%0a", "/api/v1/x%0d%0ay", "/api/v1/%7f", "/api/v1/%1f", "/api/v1/%c2%85"),
+    *("/api/v1/%250a", "/api/v1/%2500", "/api/v1/%25252525", "/api/v1/%2525252e"),
 )
 
 

@@ -55,13 +55,7 @@ def test_there_is_no_sample_of_an_unknown_type() -> None:
 @pytest.mark.parametrize(
     "type",
     [
-        "",
-        "ai.revor.job.exploded",
-        "failed",
-        ".job.failed",
-        "relay.unheard",
-        "a.failed",
-        ".account.added",
+        *("", "ai.revor.job.exploded", "failed", ".job.failed", "relay.unheard", "a.failed", ".account.added"),
         "a.account.x",
     ],
 )

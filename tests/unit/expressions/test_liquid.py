@@ -295,12 +295,8 @@ def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
 @pytest.mark.parametrize(
     "expression",
     [
-        "data.name | divided_by: data.name",
-        "data.name | slice: data.name",
-        "0 | date: '%Y', data.name",
-        "data[data.name]",
-        "data.name[data.name].x",
-        "data.names[0][data.name]",
+        *("data.name | divided_by: data.name", "data.name | slice: data.name", "0 | date: '%Y', data.name"),
+        *("data[data.name]", "data.name[data.name].x", "data.names[0][data.name]"),
     ],
 )
 def test_no_error_quotes_the_data(expression: str) -> None:

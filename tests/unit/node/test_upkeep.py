@@ -83,23 +83,8 @@ async def test_failure_for_one_overdue_job_does_not_stop_the_others(error: Calla
 
 
 KINDS = [
-    "attempts",
-    "events",
-    "jobs",
-    "search",
-    "groups",
-    "callbacks",
-    "callback_hosts",
-    "connect_accounts",
-    "intents",
-    "incidents",
-    "figures",
-    "memories",
-    "shared_memories",
-    "replays",
-    "streams",
-    "idempotency_keys",
-    "secrets",
+    *("attempts", "events", "jobs", "search", "groups", "callbacks", "callback_hosts", "connect_accounts", "intents"),
+    *("incidents", "figures", "memories", "shared_memories", "replays", "streams", "idempotency_keys", "secrets"),
     "sessions",
 ]
 
