@@ -114,16 +114,6 @@ def test_a_second_listing_too_soon_confirms_nothing() -> None:
     assert confirm_at(story.known.accounts.values(), CONFIRM) is None
 
 
-def test_what_a_listing_says_beside_the_state_is_kept_without_an_event() -> None:
-    story = Story({"a": "ok"})
-    renamed = Listing(accounts={"a": ListedAccount(id="a", channel="email", name="New", status="fine", can_send=True)})
-    found = compare(story.known, renamed, NOW + 99, confirm_seconds=CONFIRM)
-    (account,) = found.changed
-    assert (account.name, account.status, account.can_send, found.news) == ("New", "fine", True, ())
-    known = replace(story.known, accounts=found.accounts)
-    assert compare(known, renamed, NOW + 199, confirm_seconds=CONFIRM).changed == ()
-
-
 def test_an_account_that_changes_more_than_four_times_in_an_hour_is_told_once_an_hour() -> None:
     story = Story({"a": "ok"})
     changes = 0

@@ -172,22 +172,6 @@ def test_events_about_the_relay(type_: str, subject: str | None) -> None:
     assert (event.sequence, event.job_uid, event.recorded_at) == (None, None, AT)
 
 
-@pytest.mark.parametrize(
-    ("at", "text"),
-    [
-        (0.0, "1970-01-01T00:00:00.000Z"),
-        (AT + 0.0004, "2026-05-20T10:00:08.000Z"),
-        (AT + 0.123456, "2026-05-20T10:00:08.123Z"),
-        (AT + 0.9996, "2026-05-20T10:00:09.000Z"),
-        (253402300799.0, "9999-12-31T23:59:59.000Z"),
-    ],
-)
-def test_times_have_milliseconds_and_a_z(at: float, text: str) -> None:
-    document = read(from_transition("evt_1", JOB, replace(FAILED, occurred_at=at, detected_at=at), ORIGIN, seen=SEEN))
-
-    assert (document["time"], document["data"]["occurred_at"], document["data"]["detected_at"]) == (text,) * 3
-
-
 # Hostile and large ------------------------------------------------------------------------------------------------
 
 

@@ -138,17 +138,6 @@ def test_job_of_an_earlier_round_is_counted_again_only_when_it_is_tracked_again(
     assert again.joined == {"job_1": 2}
 
 
-def test_arrivals_move_the_settle_time_by_three_times_their_longest_gap() -> None:
-    found = folded(group(), joins("job_1", at=NOW + 500), joins("job_2", at=NOW + 400)).group
-    assert (found.last_at, found.max_gap_seconds) == (NOW + 500, 500.0)
-
-
-def test_more_erased_jobs_than_were_expected_leave_none_expected() -> None:
-    start = group(counts={"failed": 3}, expected=1, closed_at=NOW, finished_at=NOW)
-    erased = [JobChange(f"job_{n}", NOW, Place("failed"), None, 1) for n in range(2)]
-    assert folded(start, *erased).group.expected == 0
-
-
 def test_codes_beyond_the_limit_are_counted_together() -> None:
     codes = [f"code_{n}" for n in range(MAX_CODES + 5)]
     fails = [JobChange(f"job_{code}", NOW, None, Place("failed", code=code)) for code in codes]

@@ -34,26 +34,6 @@ def test_the_next_one_comes_after_an_interval_or_confirms_a_change(confirm_at: f
     assert times.confirm_seconds == 30
 
 
-@pytest.mark.parametrize(("interval", "again"), [(300.0, 10.0), (3600.0, 10.0), (30.0, 1.0)])
-def test_a_failed_job_asks_for_a_listing_but_not_again_and_again(interval: float, again: float) -> None:
-    times = listed(interval)
-    times.ask()
-    assert times.next_at(NOW + 0.5, RATE) == pytest.approx(NOW + again)
-    times.began(NOW + again, RATE)
-    times.listed(NOW + again, None)
-    assert times.next_at(NOW + again, RATE) == NOW + again + interval
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_clock_set_back_makes_no_long_pause(asked: bool) -> None:
-    times = listed()
-    if asked:
-        times.ask()
-    earlier = NOW - 86_400
-    assert times.next_at(earlier, RATE) <= earlier + 10
-    assert times.next_at(earlier + 10, RATE) <= earlier + 10
-
-
 def test_listings_take_a_hundredth_of_the_budget_and_a_few_may_follow_each_other() -> None:
     times, now, sent = ListingTimes(300), NOW, 0
     times.next_at(now, 1.0)

@@ -122,13 +122,6 @@ def test_the_timestamp_is_judged_within_the_tolerance() -> None:
     assert verify(SECRET, headers, EVENT, now=NOW + 301, tolerance_seconds=400).ok
 
 
-def test_wrong_secret_and_old_timestamp_are_both_reported() -> None:
-    assert reason(signed(EVENT), EVENT, secret=OTHER_SECRET) == "wrong_secret"
-    verification = verify(OTHER_SECRET, signed(EVENT), EVENT, now=NOW + 900)
-    assert verification.reason == "old_timestamp"
-    assert "the secret is another one" in verification.detail
-
-
 @pytest.mark.parametrize(
     "received",
     [
@@ -237,14 +230,6 @@ def test_a_signature_of_another_scheme_or_key(secret: str, signature: str, expec
     found = verify(secret, signed(EVENT, webhook_signature=signature), EVENT, now=NOW)
     assert found.reason == expected
     assert re.search(words, found.detail)
-
-
-def test_reserialised_body_and_old_timestamp_are_detected_with_a_public_key() -> None:
-    headers = signed(orjson.dumps({"a": 1}), secret=PRIVATE)
-    assert reason(headers, b'{"a": 1}', secret=PUBLIC) == "reserialised_body"
-    assert "the key is right" in verify(PUBLIC, headers, b'{"a": 1}', now=NOW).detail
-    assert reason(headers, b'{"a":1}', secret=PUBLIC, now=NOW + 301) == "old_timestamp"
-    assert reason(headers, b'{"a":1}', secret=PUBLIC, now=NOW - 301) == "future_timestamp"
 
 
 @pytest.mark.parametrize("text", ["whsk_", "whsk_AAAA", "whsk_é", PRIVATE.removesuffix("Kvg==")])

@@ -38,16 +38,6 @@ def test_hazard_of_a_run_is_per_second_and_its_delay_grows():
     assert delays == sorted(delays)
 
 
-def test_nothing_can_happen_before_the_anchor():
-    found = outlook_of(anchor=NOW + 15.0, start_rates=EVEN)
-    assert found.change == "start"
-    before = [point for point in found.points if point.at < NOW + 15.0]
-    assert before
-    assert {point.hazard_per_second for point in before} == {0.0}
-    assert before[-1].expected_delay_seconds == 0.0
-    assert found.points[-1].hazard_per_second == 0.1
-
-
 def item(status, **fields):
     return {"status": status, "channel": "email", **fields}
 
@@ -71,18 +61,3 @@ def test_the_planner_explains_what_a_poll_was_weighed_against(seen, change):
         assert found.price_seconds > 0
         assert explanation.next_poll_at is not None
         assert found.points[0].at <= explanation.next_poll_at <= found.points[-1].at
-
-
-def test_a_poll_in_flight_has_no_outlook():
-    planner = Planner(PlannerConfig())
-    planner.track("job", item("running", started_at=NOW - 1), NOW)
-    now = NOW
-    for _ in range(1000):
-        at = planner.next_request_at(now)
-        assert at is not None
-        if at <= now and planner.take(now) is not None:
-            break
-        now = max(at, now + 0.001)
-    explanation = planner.explain("job", now)
-    assert explanation is not None
-    assert (explanation.reason, explanation.outlook) == ("in_flight", None)
