@@ -1,7 +1,4 @@
-"""The planner against the sandbox's own world, in simulated time: the demo without its machine's noise.
-
-What it states of its delay is honest, and it is far sooner than a plain poller under the same limit.
-"""
+"""The planner against the sandbox's own world, in simulated time: what it states of its delay is honest."""
 
 import sys
 from pathlib import Path

@@ -340,6 +340,7 @@ def _sentences() -> Iterator[tuple[str, str]]:
                     yield f"{path}:{one.lineno}", one.value
 
 
+@pytest.mark.verify
 def test_no_sentence_of_ours_is_redacted() -> None:
     """A word of ours is never a secret: say it in other words, or teach the pattern."""
     kept = (
