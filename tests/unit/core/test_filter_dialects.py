@@ -192,6 +192,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"range": {"/data/a": {"lt": "2026"}}}, "/filters/0/range/~1data~1a/lt", "wrong_type", "a number is expected"),
         ({"exists": {"/data/a": 1}}, "/filters/0/exists/~1data~1a", "wrong_type", "true or false"),
         ({"all": []}, "/filters/0/all", "too_short", "at least one filter"),
+        ({"any": TRUE}, "/filters/0/any", "wrong_type", "a list of filters"),
         ({"not": [TRUE]}, "/filters/0/not", "wrong_type", "an object"),
         ({"not": {"all": [TRUE, {"any": []}]}}, "/filters/0/not/all/1/any", "too_short", "at least one filter"),
         (nested(MAX_FILTER_LEVELS + 1), "/filters/0" + "/not" * MAX_FILTER_LEVELS, "too_long", "8 levels deep"),

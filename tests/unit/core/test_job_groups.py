@@ -138,6 +138,12 @@ def test_job_of_an_earlier_round_is_counted_again_only_when_it_is_tracked_again(
     assert again.joined == {"job_1": 2}
 
 
+def test_more_erased_jobs_than_were_expected_leave_none_expected() -> None:
+    start = group(counts={"failed": 3}, expected=1, closed_at=NOW, finished_at=NOW)
+    erased = [JobChange(f"job_{n}", NOW, Place("failed"), None, 1) for n in range(2)]
+    assert folded(start, *erased).group.expected == 0
+
+
 def test_codes_beyond_the_limit_are_counted_together() -> None:
     codes = [f"code_{n}" for n in range(MAX_CODES + 5)]
     fails = [JobChange(f"job_{code}", NOW, None, Place("failed", code=code)) for code in codes]

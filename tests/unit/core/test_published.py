@@ -101,6 +101,7 @@ def test_event_is_recorded_under_an_id_of_the_relay():
         ({f"a{n}": 1 for n in range(61)}, "too_many_attributes", ""),
         ({"data": 1, "data_base64": "YQ=="}, "invalid", "/data_base64"),
         ({"data_base64": "a"}, "invalid", "/data_base64"),
+        ({"data_base64": 7}, "invalid", "/data_base64"),
         ({"data": "x" * MAX_EVENT_BYTES}, "too_large", ""),
         ({"type": "relay.test"}, "reserved_type", "/type"),
         ({"type": "ai.revor.job.failed"}, "reserved_type", "/type"),

@@ -6,8 +6,14 @@ import pytest
 
 from relay.core.deliveries.concurrency import Concurrency
 from relay.core.deliveries.response_head import ends_in
+from relay.core.records import CallbackRoom
 from relay.core.relay_events import create_unknown_data
 from tests.support.store_kit import intent
+
+
+def test_room_for_a_callback_is_of_one_job() -> None:
+    room = CallbackRoom("revor", "default", "1", fewer_than=3)
+    assert room.job == ("1", "revor", "default")
 
 
 def test_the_response_time_of_a_sink_is_that_of_a_single_request() -> None:

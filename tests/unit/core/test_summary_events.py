@@ -229,3 +229,8 @@ def test_the_end_of_an_incident_in_a_sentence(kind: str, because: str, failed: i
 )
 def test_an_account_in_a_sentence(kind: str, open_jobs: int, said: str) -> None:
     assert sentences.account_sentence(kind, channel="linkedin", name="Ada", open_jobs=open_jobs) == said
+
+
+@pytest.mark.parametrize(("words", "said"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
+def test_words_in_a_list(words: list[str], said: str) -> None:
+    assert sentences.enumerated(words) == said
