@@ -31,12 +31,11 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _locks_in_order(request: pytest.FixtureRequest) -> Iterator[None]:
+def _locks_in_order() -> Iterator[None]:
     """No transaction takes a lock late, or changes a subscription without its lock."""
     with watched_order() as wrong:
         yield
-    if "locks_itself" not in request.keywords:
-        assert wrong == []
+    assert wrong == []
 
 
 @pytest.fixture(params=DATABASES)

@@ -110,9 +110,6 @@ async def test_batch_functions_run_in_one_order_whatever_arrives_first(store: St
     assert ran == ["first", "second"] * 2
 
 
-test_watch_finds_a_lock_that_comes_late = pytest.mark.locks_itself(test_watch_finds_a_lock_that_comes_late)
-
-
 @contextmanager
 def statements() -> Iterator[list[str]]:
     """The statements that run meanwhile, as far as their first parameter, which follows."""

@@ -1,15 +1,13 @@
-"""The inspection programme: no fixed poll is better than the one it plans, and it foretells its own polls and delay."""
+"""The inspection programme: no fixed poll at a run is better than the one it plans, and theory says the same."""
 
 import math
-import random
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 
 import pytest
-from hypothesis import strategies as st
 
-from relay.core.planner.hazard import BINS, EDGES, WIDTHS, Hazard, bin_of, lomax
+from relay.core.planner.hazard import BINS, EDGES, WIDTHS, bin_of, lomax
 from relay.core.planner.inspection import Table, run_table
 
 pytestmark = pytest.mark.verify
@@ -22,21 +20,6 @@ FROM = [EDGES[bin_of(age)] for age in (0.0, 0.5, 1.0, 5.0, 12.0, 40.0, 250.0, 1_
 SELDOM = 1e-4
 """Ages that fewer reach are left out: there bins are far wider than the law's own times."""
 AHEAD = [0.25 * 1.7**power for power in range(19)]
-
-groups = st.lists(st.tuples(st.floats(-1.0, 9.0), st.floats(0.0, 1.5), st.integers(1, 60)), min_size=1, max_size=4)
-
-
-def learn(found: list[tuple[float, float, int]]) -> Rates:
-    """Of groups of lives: the logarithm of the median, its spread, and how many."""
-    rng, hazard = random.Random(7), Hazard()
-    for middle, spread, count in found:
-        for _ in range(count):
-            hazard.record_event(0.0, rng.lognormvariate(middle, spread))
-    return hazard.rates(lomax(10.0))
-
-
-learned = groups.map(learn)
-"""Hazards as they may be learned: with as many modes, as narrow and as far apart as hypothesis likes."""
 
 
 def living(alive: Callable[[float], float]) -> Rates:
@@ -182,6 +165,3 @@ def test_at_a_constant_hazard_polls_come_as_theory_says(rate: float, price: floa
             assert table.step[at] == pytest.approx(interval, rel=0.03 if price * rate < 1 else 0.25)
     assert table.next_poll(2e5) == 2e5 + table.step[BINS]
     assert table.at(table.cost, 2e5) == table.cost[BINS]
-
-
-# --- what holds of any table
