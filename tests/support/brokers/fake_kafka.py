@@ -54,6 +54,8 @@ class FakeKafka:
     requests: list[int] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a client has asked for a topic."""
+    unanswered: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once records were stored and not answered."""
     port: int = 0
     _numbers: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
     _producers: int = 0
@@ -140,6 +142,7 @@ class FakeKafka:
             for topic, partitions in request.topics
         ]
         if isinstance(step, str):
+            self.unanswered.set()
             return step
         answer: bytes = ProduceResponse_v7(answers, 0).encode()
         return answer

@@ -256,8 +256,12 @@ async def test_messages_known_to_be_stored_are_bounded_over_all_partitions(monke
     async with opened(FakeKafka(topics={f"t{n}": [1] for n in range(5)})) as world:
         for n in range(5):
             world.node.steps = [SILENT]
-            assert await world.publish(message(n, topic=f"t{n}"), seconds=0.1) == ["timeout"]
-            assert await world.publish(message(10 + n, topic=f"t{n}")) == [None]
+            unanswered = asyncio.create_task(world.publish(message(n, topic=f"t{n}"), seconds=60.0))
+            await world.node.unanswered.wait()
+            world.node.unanswered.clear()
+            unanswered.cancel()
+            await asyncio.gather(unanswered, return_exceptions=True)
+            assert await world.publish(message(10 + n, topic=f"t{n}"), seconds=60.0) == [None]
         kafka = world.publishers._links[world.broker()].publisher
         assert len(kafka._settled) == 2
         assert await world.publish(message(4, topic="t4")) == [None]
