@@ -1,9 +1,9 @@
 """Every operation of the API. Routes, checks and the OpenAPI description are built from this list."""
 
-from relay.api import connect_accounts, erasures, figures, incidents, publishing, settings, sources, system
-from relay.api.access import audit, keys, sessions, tokens
+from relay.api import connect_accounts, erasures, figures, incidents, system
+from relay.api.access import audit, keys, tokens
 from relay.api.deliveries import deliveries, replays
-from relay.api.events import events
+from relay.api.events import events, publishing
 from relay.api.http.operations import models_of
 from relay.api.http.shown import example_of
 from relay.api.jobs import groups, intents, jobs
@@ -25,12 +25,9 @@ _RESOURCES = (
     intents,
     erasures,
     keys,
-    sources,
     connect_accounts,
     tokens,
-    sessions,
     audit,
-    settings,
     system,
 )
 

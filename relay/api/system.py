@@ -2,15 +2,29 @@
 
 import asyncio
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from starlette.responses import Response
 
+from relay.api.http import params
 from relay.api.http.auth import ADMIN, READ
-from relay.api.http.operations import PUBLIC, READS_METRICS, Answer, Call, Operation, json_response
-from relay.api.http.shown import Shown
+from relay.api.http.fields import TIME
+from relay.api.http.operations import (
+    ADMINS,
+    NEXT,
+    PUBLIC,
+    READS_METRICS,
+    Answer,
+    Call,
+    Operation,
+    json_response,
+    page_response,
+)
+from relay.api.http.shown import LastError, Shown, Time, last_error_view, page_of
+from relay.core.polling.tracking import SourceReport
 from relay.errors import NotFound
+from relay.store.databases.pages import decode_position, encode_cursor
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4"
 SCHEMA_MEDIA_TYPE = "application/schema+json"
@@ -94,3 +108,96 @@ async def get_schema(call: Call) -> Response:
         known = ", ".join(sorted(call.context.schemas))
         raise NotFound(f"there is no schema {name[:100]!r}: known are {known}", code="schema_not_found")
     return Response(found, media_type=SCHEMA_MEDIA_TYPE)
+
+
+class Source(Shown):
+    """The polling state of one account."""
+
+    source: str = Field(examples=["revor"])
+    account: str = Field(examples=["default"])
+    state: str = Field(
+        description="ok, down, unauthorized, no_key, or elsewhere (another node polls it).", examples=["ok"]
+    )
+    since: Time | None
+    problem: LastError | None
+    open_jobs: int = Field(examples=[12])
+    due_jobs: int = Field(examples=[1])
+    limit: int | None = Field(examples=[120])
+    remaining: int | None = Field(examples=[97])
+    window_seconds: float | None = Field(examples=[60.0])
+    own_requests_per_second: float | None = Field(examples=[0.4])
+    others_requests_per_second: float | None = Field(examples=[0.1])
+    price_seconds: float | None = Field(
+        description="The delay, in seconds, that a poll must save to be worth a request; null if another node polls.",
+        examples=[0.8],
+    )
+    expected_detection_delay_seconds: float | None = Field(
+        description="Average delay between a job's end and the poll that detects it; null without enough data.",
+        examples=[1.2],
+    )
+    expected_detection_delay_at_double_budget_seconds: float | None = Field(
+        description="The same with twice the request budget.", examples=[0.6]
+    )
+    expected_detection_delay_at_half_budget_seconds: float | None = Field(
+        description="The same with half the request budget.", examples=[2.9]
+    )
+    paused_until: Time | None
+    last_completed_at: Time | None = Field(examples=[TIME])
+    accounts_listed_at: Time | None = Field(
+        description="When its connect accounts were last listed; null: never, or another node polls.", examples=[TIME]
+    )
+
+
+SourcePage = page_of(Source, "accounts")
+
+
+def source_view(report: SourceReport) -> dict[str, Any]:
+    """The polling state of one account."""
+    return Source.of(report, problem=last_error_view(report.problem))
+
+
+@operation("GET /v1/sources", bound=True, query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})
+async def list_sources(call: Call) -> Response:
+    """Read the polling state of each account."""
+    reports = call.ports.tracking.reports()
+    first, limit = decode_position(call.query["cursor"]), call.query["limit"]
+    cursor = encode_cursor(first + limit) if len(reports) > first + limit else None
+    return page_response(call.request, map(source_view, reports[first : first + limit]), cursor)
+
+
+class Setting(Shown):
+    """A setting as it is in force."""
+
+    key: str = Field(
+        description="Such as `server.port`; of an entry of a list `auth.tokens[0].name`.", examples=["server.port"]
+    )
+    value: Any = Field(description="null for a secret, unless it is the default.", examples=[9090])
+    secret: bool = Field(description="Whether the value may be a secret. It is then not shown.")
+    set: bool = Field(description="Whether there is a value: not null, nor an empty list.", examples=[True])
+    place: str = Field(
+        description="Where the value comes from: `default`, a line such as `relay.yaml:12` with the references in "
+        "it, a variable, or an option such as `--port`.",
+        examples=["relay.yaml:3"],
+    )
+    reloaded: bool = Field(description="Whether SIGHUP applies a change. Others need a restart.")
+    default: str = Field(description="As relay.yaml has it.", examples=["8080"])
+    type: str = Field(description="What it must be.", examples=["a whole number from 0 to 65535"])
+    meaning: str = Field(examples=["port to listen on; 0 chooses a free one"])
+
+
+class SettingList(Shown):
+    """Every setting of the node that answers."""
+
+    node_id: str = Field(examples=["5f0c9a7b3e2d4c18"])
+    items: list[Setting]
+
+
+@operation("GET /v1/settings", scopes=ADMINS, answers={200: Answer("The settings.", SettingList)})
+async def list_settings(call: Call) -> Response:
+    """List the settings that this node runs with.
+
+    Each with its value, where that comes from, and whether SIGHUP applies a change. Secrets are not shown. After a
+    reload the list has the new values; what needs a restart has its old value and place.
+    """
+    items = [Setting.of(one, set=one.is_set) for one in call.ports.node.effective_settings()]
+    return json_response({"node_id": call.ports.settings.node_id, "items": items})

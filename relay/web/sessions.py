@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from relay.api.access.sessions import SIGNS_IN
+from relay.api.access.tokens import SIGNS_IN
 from relay.api.http.auth import ADMIN, LOCAL, Identity, WrongToken, client_of, is_local
 from relay.api.http.limits import HeldBytes, read_body
 from relay.api.http.operations import Context, request_id_of

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from relay.api.events import wanted_events
+from relay.api.events import events
 from relay.api.http import stream
 from tests.support.store_kit import publication
 
@@ -76,7 +76,7 @@ async def test_wrong_filters_are_refused_with_the_place(client) -> None:
         ('[{"exakt": {"type": "x"}}]', "filters/0"),
         ('[{"cel": "1 + 1"}]', "filters/0/cel"),
         (json.dumps([LINKEDIN] * 33), "at most 32 comparisons"),
-        ("[" + " " * wanted_events.MAX_CHARACTERS + "]", "at most 8,000 characters"),
+        ("[" + " " * events.MAX_CHARACTERS + "]", "at most 8,000 characters"),
     ]:
         for path in ["/v1/events", "/v1/events/stream"]:
             answer = await client.get(path, params={"filters": filters})

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from relay.api.events.publishing import CHUNK_BYTES
 from relay.api.http.dependencies import Token
-from relay.api.publishing import CHUNK_BYTES
 from relay.core.jsontext import dumps
 from tests.support.loop_watch import LoopWatch
 

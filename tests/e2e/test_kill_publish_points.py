@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
-from relay.api.publishing import CHUNK
+from relay.api.events.publishing import CHUNK
 from relay.cli.demo.environment import listen, served, url_of
 from tests.support.kill_points import PUBLISH_POINTS
 from tests.support.kill_world import SEED, in_turns, open_world

@@ -8,15 +8,16 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.auth import LOCAL
-from relay.api.http.fields import TOKEN_ID, Body, Moment, checked
-from relay.api.http.idempotency import Repeats, members
+from relay.api.http.auth import DELIVERIES_WRITE, JOBS_WRITE, LOCAL, READ, SUBSCRIPTIONS_WRITE
+from relay.api.http.fields import TOKEN_ID, Body, Moment, Nothing, checked
+from relay.api.http.idempotency import STORED, Repeats, members
 from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.http.validation import account_errors, invalid, validate
-from relay.clock import from_rfc3339
+from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.access.client_address import network_of
+from relay.core.access.sign_in import HOME, new_session
 from relay.core.access.tokens import (
     MAX_SCOPE,
     MAX_SCOPES,
@@ -29,8 +30,8 @@ from relay.core.access.tokens import (
     is_scope,
     is_token_name,
 )
-from relay.errors import FieldError
-from relay.ids import new_token
+from relay.errors import Conflict, FieldError
+from relay.ids import new_secret, new_token
 from relay.store.access.tokens import name_taken, no_token
 
 MAX_NETWORKS = 100
@@ -247,3 +248,48 @@ async def revoke_token(call: Call) -> Response:
 
 def _shown(call: Call, token: AccessToken) -> dict[str, Any]:
     return token_view(token, call.ports.access.used_at(token))
+
+
+SIGNS_IN = frozenset({READ, JOBS_WRITE, SUBSCRIPTIONS_WRITE, DELIVERIES_WRITE})
+"""Scopes of which a token needs one to sign in: with others there is nothing to see."""
+
+
+class SignInLink(Shown):
+    """Where a browser opens the dashboard."""
+
+    url: str = Field(
+        description="Signs in as the token of this request, once. Any person who has it can use it.",
+        examples=["https://relay.example/ui/login?link=Zm9yLWRvY3VtZW50YXRpb24tb25seS0wMTIzNDU2Nzg5MDE"],
+    )
+    expires_at: Time | None = Field(
+        description="null: it needs no sign-in, and does not end.", examples=["2026-05-20T10:02:00.000Z"]
+    )
+
+
+@operation(
+    "POST /v1/sessions",
+    repeats=STORED,
+    scopes=SIGNS_IN,
+    audited="sessions.create",
+    bound=True,
+    body=Nothing,
+    body_optional=True,
+    answers={201: Answer("The link. It is in this response only.", SignInLink)},
+    problems={409: "The dashboard is off: `web.enabled` is false."},
+)
+async def create_session(call: Call) -> Response:
+    """Create a link that signs a browser in to the dashboard.
+
+    It works once, within two minutes, and signs in as the token of this request. The session ends with that token,
+    and after twelve hours.
+    """
+    if not call.ports.settings.dashboard:
+        raise Conflict("the dashboard is off: set web.enabled to true", code="dashboard_off")
+    page, identity = call.context.base_url + HOME, call.identity
+    url, expires_at = page, None
+    if identity is not None and identity.digest is not None:  # on loopback with --dev there is no token, nor a need
+        secret, now = new_secret(), call.ports.clock()
+        session = new_session("link", secret, token_digest=identity.digest, name=identity.name, now=now)
+        await call.ports.store.sessions.create(session)
+        url, expires_at = f"{page}/login?link={secret}", to_rfc3339(session.expires_at)
+    return json_response({"url": url, "expires_at": expires_at}, 201)

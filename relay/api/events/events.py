@@ -1,23 +1,73 @@
 """`/v1/events`: all recorded events, with or without subscriptions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
-from relay.api.events.wanted_events import FILTERS, Wanted
 from relay.api.http.fields import EVENT_ID, NextCursor
 from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation, page_response
-from relay.api.http.params import PAGE, text, time
+from relay.api.http.params import PAGE, Parameter, text, time
 from relay.api.http.problems import invalid_detail, known
 from relay.api.http.shown import Shown
 from relay.api.http.stream import fragment, of_all
 from relay.api.http.validation import event_type
-from relay.core.events.event import Origin
+from relay.core.events.event import Event, Origin
+from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.samples import sample_event
+from relay.core.subscriptions.comparisons import EventView
+from relay.core.subscriptions.filters import Filters, FiltersRefused, parse_filters
 from relay.errors import InvalidRequest
+from relay.limiter import Limiter
+
+MAX_CHARACTERS = 8_000
+
+
+class Wanted:
+    """What a caller wants to see. Filters have the bounds of those of a subscription."""
+
+    def __init__(self, type: str | None, filters: Filters | None) -> None:
+        self._type = type
+        self._filters = filters
+
+    async def of(self, events: Sequence[Event], limiter: Limiter, caller: str) -> Sequence[Event]:
+        """Those of these events that are wanted. `limiter`: of all callers with filters."""
+        if self._type is not None:
+            events = [event for event in events if event.type == self._type]
+        if self._filters is None:
+            return events
+        filters = self._filters
+
+        def passes(event: Event) -> bool:
+            return filters.passes(EventView(event.body))
+
+        return [event for event in events if await limiter.step(caller, partial(passes, event))]
+
+
+def _read_filters(value: str) -> Filters:
+    if len(value) > MAX_CHARACTERS:
+        raise ValueError(f"at most {MAX_CHARACTERS:,} characters are allowed")
+    try:
+        documents = loads(value.encode())
+    except JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} (column {error.colno})") from None
+    try:
+        return parse_filters(documents if isinstance(documents, list) else [documents], "filters")
+    except FiltersRefused as refused:
+        detail = str(refused)
+        raise InvalidRequest(detail, code="invalid_parameter", errors=refused.errors) from None
+
+
+FILTERS = Parameter(
+    name="filters",
+    description="Only events that pass these filters, as URL-encoded JSON: a filter of a subscription, or a list of "
+    "them, all of which must be true.",
+    schema={"type": "string", "maxLength": MAX_CHARACTERS},
+    read=_read_filters,
+)
+
 
 EXAMPLE_EVENT = sample_event(
     "ai.revor.job.failed",

@@ -28,7 +28,7 @@ from relay.limiter import Limiter
 from relay.signals import ALL_EVENTS, Watch
 
 if TYPE_CHECKING:
-    from relay.api.events.wanted_events import Wanted
+    from relay.api.events.events import Wanted
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0

@@ -1,16 +1,18 @@
 """Reads the bodies of subscriptions: what is checked beyond their models, and the core value that they make."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from relay.api.deliveries.sink_credentials import credential_errors, is_shown, kept_credential, made_credential
+from relay.api.http.auth import TOKEN_GONE
 from relay.api.http.fields import header_view
-from relay.api.http.operations import Context
+from relay.api.http.operations import Call, Context
+from relay.api.http.params import boolean
 from relay.api.http.problems import did_you_mean
 from relay.api.http.validation import event_types, invalid, pointer_of, validate
 from relay.api.jobs.registration import check_sink
-from relay.api.subscriptions.kind_fields import read_fields
+from relay.api.subscriptions.kind_fields import destination_of, read_fields, switches_on
 from relay.api.subscriptions.models import (
     DeclaredSubscription,
     ProtocolSettings,
@@ -26,12 +28,14 @@ from relay.core.deliveries.credentials import SinkCredential
 from relay.core.events.event import INCIDENT_EVENTS
 from relay.core.subscriptions import handshake
 from relay.core.subscriptions import subscription as core
+from relay.core.subscriptions.declared import same_credential
 from relay.core.subscriptions.filters import FiltersRefused, is_free_type, is_misspelt, parse_filters
-from relay.core.subscriptions.subscription import PORTAL, PROTOCOLS, PULL, SETTINGS
-from relay.errors import FieldError, SinkRefused
+from relay.core.subscriptions.handshake import refusal_of_dial
+from relay.core.subscriptions.subscription import PORTAL, PROTOCOLS, PULL, SETTINGS, Subscription
+from relay.errors import FieldError, SinkRefused, Unauthorized
 from relay.ids import new_id
 from relay.redaction import REDACTED, url_without_path
-from subscribers.registry import infer_kind, kind_named, kinds, redacted_url
+from subscribers.registry import broker_of, infer_kind, kind_named, kinds, redacted_url
 
 Body = TypeVar("Body", bound=SubscriptionCreate)
 
@@ -293,3 +297,51 @@ def _headers(
     if why is not None:
         errors.append(FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=why))
     return headers, errors
+
+
+CHECK = boolean(
+    "check", "For CRMs and brokers: try the sink and its credential first. If they fail, store nothing.", default=True
+)
+CHECK_PROBLEMS = {429: "Too many sinks are being tried.", 502: "The sink does not answer, so nothing was stored."}
+
+
+async def tried(call: Call, subscription: Subscription) -> Mapping[str, str] | None:
+    """The facts that the sink tells; None if it was not asked. Raises CheckFailed, TooMany (this counts as a test of a
+    subscription), and Unauthorized if the token was revoked meanwhile."""
+    if not call.query["check"] or awaits_consent(subscription, call.context):
+        return None
+    if (found := broker_of(subscription)) is not None:
+        with call.ports.admission.tests.held(call.caller):
+            refused = refusal_of_dial(await call.ports.dial(*found), destination_of(subscription.kind))
+        if refused is not None:
+            raise refused
+        return _still_allowed(call, {})
+    steps = kind_named(subscription.kind).greeting(subscription, call.ports.clock())
+    if steps is None:
+        return None
+    with call.ports.admission.tests.held(call.caller):
+        facts = await call.ports.dispatcher.greet(subscription, steps)
+    return _still_allowed(call, facts)
+
+
+def _still_allowed(call: Call, facts: Mapping[str, str]) -> Mapping[str, str]:
+    if not call.is_allowed:
+        raise Unauthorized(TOKEN_GONE)
+    return facts
+
+
+def needs_check(after: Subscription, before: Subscription) -> bool:
+    """True if a change makes what was tried before worthless, or asks for properties to be made."""
+    if (after.kind, after.reached_by) != (before.kind, before.reached_by):
+        return True
+    return switches_on(after, before)
+
+
+def same_place(one: Subscription, other: Subscription) -> bool:
+    """True if both reach the same sink, and there the same place, with the same credential."""
+    settings = one.options.get(SETTINGS) == other.options.get(SETTINGS)
+    return (
+        settings
+        and (one.kind, one.sink) == (other.kind, other.sink)
+        and same_credential(one.credential, other.credential)
+    )

@@ -33,7 +33,16 @@ from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import event_type, invalid, validate
 from relay.api.jobs.registration import MAX_METADATA_BYTES
-from relay.api.subscriptions.checks import awaits_consent, read_create, read_replace
+from relay.api.subscriptions.checks import (
+    CHECK,
+    CHECK_PROBLEMS,
+    awaits_consent,
+    needs_check,
+    read_create,
+    read_replace,
+    same_place,
+    tried,
+)
 from relay.api.subscriptions.kind_fields import place_of
 from relay.api.subscriptions.models import (
     Lag,
@@ -46,7 +55,6 @@ from relay.api.subscriptions.models import (
     SubscriptionWithSkipped,
     subscription_view,
 )
-from relay.api.subscriptions.sink_checks import CHECK, CHECK_PROBLEMS, needs_check, same_place, tried
 from relay.clock import to_rfc3339
 from relay.core.events.event import Event, Origin, source_event_types
 from relay.core.jsontext import dumps
