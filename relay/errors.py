@@ -78,7 +78,7 @@ class RequestError(RelayError):
     status = 400
     title = "Bad request"
     kept = True
-    """Whether a request with an Idempotency-Key holds its key after this answer."""
+    """True if a request with an Idempotency-Key holds its key after this answer."""
 
     def __init__(
         self,

@@ -51,8 +51,8 @@ def _distribution() -> Distribution | None:
 
 
 def _origin(installed: Distribution | None) -> Mapping[str, Any] | None:
-    """Where the distribution is from, as PEP 610 says. Of one that is not installed: this source tree. None: from an
-    index, or from a source that no longer exists."""
+    """The origin of the distribution by PEP 610; of one that is not installed, this source tree. None: an index, or a
+    source that no longer exists."""
     if installed is None:
         return _of_folder(_ROOT)
     try:

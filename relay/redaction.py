@@ -64,7 +64,7 @@ _PROSE = (
     "none|not|of|one|only|or|remove|seconds|send|set|such|that|the|this|to|two|unknown|use|was|which|with|write"
 )
 _OURS = rf"(?!(?:{_PROSE})\s+[\w`“(]|…(?!\w)|<[a-z ]+>|\"?\$?\{{[a-z_]+\}}|\"(?:[a-z]{{1,6}}-)?…\")"
-"""What follows `token:` and the like where a sentence goes on, or where a placeholder stands: no secret."""
+"""Text after `token:` and the like that is no secret: a sentence that goes on, or a placeholder."""
 
 # One alternation, tried once over a text. A group holds what stays in front of the redaction.
 _SECRETS = re.compile(
@@ -290,7 +290,7 @@ def _unescaped(text: str) -> tuple[str, list[int], list[int]]:
 
 
 def _character(match: re.Match[str]) -> str | None:
-    """What an escape stands for; None if it is none."""
+    """The character that an escape stands for; None if it is none."""
     if match["code"]:
         return chr(int(match["code"], 16))
     if match["octets"]:
@@ -321,7 +321,7 @@ def _has_mark(text: str) -> bool:
 
 @functools.lru_cache(maxsize=2048)
 def _key(key: str) -> tuple[str, bool]:
-    """How a key is shown, and whether its value is a secret or a recipient."""
+    """A key as it is shown, and True if its value is a secret or a recipient."""
     plain = key.lower().replace("-", "_")
     return _bounded(key), plain in _SECRET_KEYS or plain.endswith(_SECRET_ENDS)
 

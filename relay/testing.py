@@ -75,7 +75,7 @@ class ScriptedSource:
         return self._timed(polls.popleft() if len(polls) > 1 else polls[0])
 
     async def probe(self, api_key: str) -> ScriptedPoll:
-        """Whether the key works."""
+        """The answer to a request with the key."""
         self.probes += 1
         kind, status = ("observed", 200) if self.key_works else ("unauthorized", 401)
         return self._timed(ScriptedPoll(kind=kind, status_code=status))

@@ -25,7 +25,7 @@ Value = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARACTERS)]
 
 
 class ErasureCreate(Body):
-    """What to erase: exactly one of `metadata`, `group`, `job` and `subject`."""
+    """A request to erase: exactly one of `metadata`, `group`, `job` and `subject`."""
 
     metadata: dict[str, Value] | None = Field(
         default=None,
@@ -48,7 +48,7 @@ class ErasureCreate(Body):
 
 
 class Erasure(Shown):
-    """What this request removed."""
+    """The rows that this request removed."""
 
     jobs: int = Field(examples=[2])
     events: int = Field(examples=[9])

@@ -204,7 +204,7 @@ def _operation(operation: Operation, refs: Mapping[type, Mapping[str, Any]], set
 
 
 def _bodies(operation: Operation, refs: Mapping[type, Mapping[str, Any]]) -> dict[str, Any]:
-    """What a request can contain, by its media type."""
+    """The accepted request bodies, by media type."""
     if operation.media_types:
         return {
             media_type: {"schema": refs[model], "example": EXAMPLES[model.__name__]}
@@ -263,7 +263,7 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds, or an HTTP date.", "sch
 
 
 def _webhook() -> dict[str, Any]:
-    """What the relay sends to the sinks of subscriptions of kind `webhook`, and to callback URLs."""
+    """The requests that the relay sends to sinks of kind `webhook` and to callback URLs."""
     event = {"anyOf": [ref(component) for component in (*map(component_of, SCHEMA_NAMES), PUBLISHED)]}
     example = EXAMPLES["CloudEvent"]
     description = (

@@ -37,7 +37,7 @@ class Alive(Shown):
 
 
 class Ready(Shown):
-    """Whether the node is ready. Without a token, `problems` only names components, and the rest is empty."""
+    """Readiness of the node. Without a token, `problems` only names components, and the rest is empty."""
 
     status: Literal["ok", "unavailable"]
     problems: list[str]

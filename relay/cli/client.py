@@ -203,7 +203,7 @@ def ended(
     pause_seconds: float,
     again: str,
 ) -> Any:
-    """What is read once it has ended, also across a restart of the relay. `again`: the command that continues."""
+    """Reads something once it has ended, also across a restart of the relay. `again`: the command that continues."""
     asked_at = answered_at = time.monotonic()
     found = read()
     while True:
@@ -225,7 +225,7 @@ def path_of(collection: str, id: str, action: str = "") -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a connection failed, in a few words."""
+    """The cause of a failed connection, in a few words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

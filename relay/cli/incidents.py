@@ -61,7 +61,8 @@ def show(
 
 
 def sentence(incident: Mapping[str, Any]) -> str:
-    """What happened, how many open jobs it threatens, and whose turn it is to do what."""
+    """A sentence about an incident: the failure, the number of open jobs that it threatens, and the next action with
+    its owner."""
     likely = incident.get("likely") if incident["state"] == "open" else None
     more = f"{likely:,} more {'is' if likely == 1 else 'are'} likely to fail. " if likely else ""
     return f"{incident['what']}. {more}To fix it ({incident['who']}): {incident['fix']}."

@@ -159,7 +159,7 @@ def figures(
 
 
 def shown_value(name: str, point: Mapping[str, Any]) -> float:
-    """What the bar of a point shows: the median of durations, the value of a gauge, else how often it happened."""
+    """The value that the bar of a point shows: the median of durations, the value of a gauge, else the count."""
     kind = FIGURES[name].kind if name in FIGURES else "count"
     if kind == "values":
         return float(point["p50"] or 0.0)

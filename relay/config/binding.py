@@ -130,7 +130,7 @@ class Written:
     places: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def place(self, key: str) -> str:
-        """Where the value of a setting comes from: of an entry of a list at least where the list was written."""
+        """Place of a setting's value. For an entry of a list: at least the place of the list."""
         while key not in self.places:
             if "[" not in key:
                 return DEFAULT
@@ -322,7 +322,7 @@ class _Kind(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """What completes "must be …": the type's form, or words for its constraints."""
+        """The end of "must be …": the type's form, or words for its constraints."""
         if self.form is not None:
             return self.form.expected
         if self.base is bool:

@@ -75,8 +75,8 @@ def declared(value: Value) -> Declared:
 
 
 def place_of(entries: Sequence[Declared], pointer: str) -> tuple[str, str]:
-    """Where the value of a JSON Pointer into `{"subscriptions": […]}` was written, and its key. Of a value that is
-    missing, the place of what should contain it."""
+    """File and line of the value of a JSON Pointer into `{"subscriptions": […]}`, and its key. For a missing value: the
+    place of the object that should contain it."""
     _, _, index, *path = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/"))
     entry = entries[int(index)].written
     here: Value | None = entry

@@ -49,7 +49,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a value must look like: `expected` completes "must be …". Values that may be secret are not `shown`. `text`
+    """The required form of a value: `expected` completes "must be …". Values that may be secret are not `shown`. `text`
     is taken literally, anything else is parsed as YAML where it comes from a variable."""
 
     expected: str

@@ -62,7 +62,7 @@ class Keyring:
 
     @property
     def header(self) -> bytes:
-        """How every blob begins that the first key encrypts."""
+        """First bytes of every blob that the first key encrypts."""
         return _VERSION + self._keys.first
 
     def encrypt(self, plaintext: bytes, *, context: str) -> bytes:

@@ -404,7 +404,7 @@ class Dispatcher:
         return due, next_due
 
     def _earliest(self, target: Target | None, entry: "Backlog", now: float) -> float:
-        """When the first of a subscription's backlog may be sent; inf if another event will trigger it."""
+        """The time at which the first of a subscription's backlog may be sent; inf if another event will trigger it."""
         if target is None:  # a callback that is not loaded
             return _due_at(entry)
         portal = target.portal

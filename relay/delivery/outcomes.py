@@ -334,7 +334,7 @@ def _acknowledged(reason: str) -> str:
 def _events(
     finished: FinishedAttempt, attempt: Attempt, decision: retry.Decision, disable: str | None, now: float, base: str
 ) -> tuple[Event, ...]:
-    """What is reported: a delivery that was given up, a subscription that was disabled or recovered."""
+    """The events about the end: a delivery that was given up, a subscription that was disabled or recovered."""
     claimed, subscription = finished.claimed, finished.subscription
     found: list[tuple[str, Mapping[str, object]]] = []
     # An event about the relay itself reports no end: a dead sink subscribed to those would cause new ones forever.

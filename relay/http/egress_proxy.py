@@ -106,7 +106,7 @@ class EgressProxy:
 
 
 def _reason(error: OSError, is_connected: bool, timeout_seconds: float | None) -> str:
-    """Why there is no tunnel. Texts of most errors are left out: they contain the proxy's address."""
+    """The reason why there is no tunnel. Texts of most errors are left out: they contain the proxy's address."""
     if isinstance(error, TimeoutError):
         missing = "no answer of" if is_connected else "no connection to"
         return f"{missing} the egress proxy within {timeout_seconds or 0:g} s"

@@ -458,7 +458,7 @@ def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple
 
 
 def _reason_of(error: OSError) -> str:
-    """Why a connection failed. The error's own text may name several addresses, refused ones too."""
+    """The cause of a failed connection. The error's own text may name several addresses, refused ones too."""
     return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else "no reason given"
 
 

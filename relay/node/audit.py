@@ -81,7 +81,7 @@ class AuditLog:
         self._hour = 0.0
         self._listed_at = 0.0
         self._kept_at = 0.0
-        """When the head was last logged and old entries removed."""
+        """Time at which the head was last logged and old entries were removed."""
         self._writing = asyncio.Lock()
 
     # --- administrative writes

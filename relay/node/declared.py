@@ -66,7 +66,7 @@ def body_of(settings: Settings, *, dry_run: bool, prune: bool, cancel_pending: b
 
 
 async def differing(settings: Settings, context: Context) -> Sequence[Change]:
-    """What applying them would add or change. Raises SettingsError for a mistake, StoreError."""
+    """The additions and changes that applying them would make. Raises SettingsError for a mistake, StoreError."""
     body = body_of(settings, dry_run=True, prune=False)
     with as_settings(settings.subscriptions):
         changes = await planned(context, body, context.ports.clock())

@@ -37,7 +37,7 @@ class Figures:
     pollers: "Mapping[tuple[str, str], Poller]"
     clock: Clock
     _polls: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict, init=False)
-    """When each account's polls were last counted, and how many there were."""
+    """Time and number of each account's polls at the last count."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _lost: int = field(default=0, init=False)
     """Lost cells that were logged."""

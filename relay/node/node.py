@@ -108,7 +108,7 @@ class Node:
         self._ending: asyncio.Future[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-        # What the components share.
+        # Shared by the components.
         definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
         self._components = ComponentSettings(
             settings=settings, base_url=self.base_url, definitions=definitions, seed=seed
@@ -168,7 +168,7 @@ class Node:
             callback_limits=self._components.of_tracking(),
         )
 
-        # Who may call.
+        # Access of callers.
         self.access = Access(clock=clock, trusted_proxies=settings.server.trusted_proxies)
         self.access.configure(self._components.of_api(node_id).tokens)
         self._tokens = TokenWatch(store.tokens, self.access, signals=self.signals)
@@ -401,7 +401,7 @@ class Node:
     # --- for the API (relay.api.http.dependencies)
 
     async def readiness(self) -> Readiness:
-        """Whether the node can do its work."""
+        """Readiness of the node."""
         delivers = self._dispatching is not None and not self._dispatching.done()
         running = {"api": True, "scheduler": self.scheduler.running, "dispatcher": delivers}
         roles = {role: running[role] for role in self._roles}

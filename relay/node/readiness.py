@@ -24,8 +24,8 @@ async def readiness(
     *,
     undecryptable: Collection[DecryptError] = (),
 ) -> Readiness:
-    """Whether the node can do its work. `roles`: its roles, and True for each that is running; `undecryptable`: the
-    errors of deliveries that wait because their secrets cannot be decrypted."""
+    """Readiness of the node. `roles`: its roles, and True for each that is running; `undecryptable`: the errors of
+    deliveries that wait because their secrets cannot be decrypted."""
     missing = {error.key: f"deliveries wait: {error}" for error in undecryptable}  # one for each key
     problems = [("encryption", sentence) for sentence in missing.values()]
     """Component and sentence of each problem."""

@@ -35,7 +35,7 @@ class AccountWatch:
 
     def __init__(self, account: PolledAccount, agenda: Agenda) -> None:
         self.listed_at: float | None = None
-        """When the accounts were last listed; None: never, or not since this node polls the account."""
+        """Time of the last listing; None: there was none since this node polls the account."""
         self.states: Mapping[str, int] = {}
         """Number of accounts by state, at the last listing by this node."""
         self._account = account
@@ -55,7 +55,7 @@ class AccountWatch:
         self._times.ask()
 
     def next_at(self) -> float | None:
-        """When to call `run_once` next, in epoch seconds; None while it runs."""
+        """The time of the next call of `run_once`, in epoch seconds; None while it runs."""
         if self._working:
             return None
         now, planner = self._account.clock(), self._agenda.planner

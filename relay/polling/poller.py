@@ -188,7 +188,7 @@ class Poller:
         return self._waits_since is not None and self._steady() - self._waits_since >= STALLED_SECONDS
 
     def progress(self) -> Progress:
-        """What it has done so far."""
+        """The work done so far."""
         return Progress(turns=self._turns, ended=self._ended, in_flight=len(self._in_flight))
 
     async def drain(self) -> None:
@@ -207,7 +207,7 @@ class Poller:
     # --- one poll
 
     def next_request_at(self) -> float | None:
-        """When to call `run_once()` next, in epoch seconds; None until something changes."""
+        """The time of the next call of `run_once()`, in epoch seconds; None until something changes."""
         if self.paused or self.account.stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
             return None
         poll_at = self.planner.next_request_at(self._clock())

@@ -44,7 +44,7 @@ MAX_KNOWN_CALLBACKS = 10_000
 CALLBACKS_AT_ONCE = 100
 """Callbacks looked up, and made, in one transaction. Other writes have their turn between two."""
 REGISTER_TRIES = 3
-"""How often a job is registered whose callback's subscription is removed at the same time."""
+"""Attempts to register a job whose callback's subscription is removed at the same time."""
 REDUCE_SECONDS = 5.0
 """Time limit of the search for a refused part. A refusal comes at once; longer waits mean an unavailable database."""
 DEFAULT_LIMITS = CallbackLimits()
@@ -213,7 +213,7 @@ class Tracking:
             return result
 
     def _refusal(self, request: TrackRequest) -> RequestError | None:
-        """Why the job cannot be tracked at all."""
+        """The reason why the job cannot be tracked at all; None if it can."""
         account = request.source, request.account
         if account not in self._pollers or self._account not in (None, account):
             return InvalidRequest(f"there is no account {request.account} of a source {request.source}")
@@ -406,7 +406,8 @@ class Tracking:
         return None if hint is None else {**error, "meaning": hint.meaning, "fix": hint.fix, "who": hint.who}
 
     def problem_of(self, job: Job) -> tuple[Problem, Hint] | None:
-        """What a job failed with, if its last change was a failure; None if its source is no longer configured."""
+        """The error that a job failed with, if its last change was a failure; None if its source is no longer
+        configured."""
         kind, definition = job.progress.phase, self._definitions.get(job.source)
         if kind not in FAILURES or definition is None:
             return None

@@ -204,8 +204,8 @@ class Proxy:
         raise auth.WrongToken(detail, auth.client_of(scope), code=KEY_UNKNOWN)
 
     def _who(self, scope: Scope, key: str | None) -> Caller:
-        """Whom a request acts for: the account of its key, or the account that its token stands for. Without either,
-        a caller without an account. Raises RequestError if the token does not allow the request."""
+        """The caller that a request acts for: the account of its key, or the account that its token stands for. Without
+        either, a caller without an account. Raises RequestError if the token does not allow the request."""
         gateway = self._gateway
         caller = gateway.account_of(key)
         if caller is not None or key is None:
@@ -236,7 +236,7 @@ class Proxy:
 
 
 def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
-    """Whether a request has a body, bypasses the cache, and has a preference (RFC 7240)."""
+    """Three facts about a request: it has a body, it bypasses the cache, it has a preference (RFC 7240)."""
     has_body = fresh = prefers = False
     for name, value in headers:
         if name == b"content-length":
@@ -251,7 +251,7 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
 
 
 def _attached(headers: Sequence[Header], source: str, settings: ApiSettings) -> dict[str, Any]:
-    """What the `Relay-*` headers of a create attach to its job, as fields of its intent. Raises InvalidRequest (400)
+    """The fields of a create's intent that its `Relay-*` headers attach to the job. Raises InvalidRequest (400)
     before anything is sent."""
     given: dict[bytes, bytes] = {}
     for name, value in headers:

@@ -45,12 +45,12 @@ class ForwardedRequest:
 
     @property
     def by(self) -> str:
-        """What the limits of one caller count by: the token, or the account whose key was sent."""
+        """The key that the limits of one caller count by: the token, or the account whose key was sent."""
         return f"{self.caller.source}/{self.caller.account}" if self.identity is None else self.identity.key
 
     @property
     def actor(self) -> Identity:
-        """Who calls, for the audit: a token, or the holder of an upstream key."""
+        """The caller, for the audit: a token, or the holder of an upstream key."""
         name = f"key of {self.caller.source}/{self.caller.account or 'another account'}"
         return self.identity or Identity(name=name, scopes=frozenset())
 

@@ -113,7 +113,7 @@ class Fate:
     waiting_status: Waiting
     skipped: bool
     cancelled_at_share: float
-    """When a cancelled job ends, as a fraction of the time from its creation to its planned start, 0 to 1."""
+    """End of a cancelled job, as a fraction of the time from its creation to its planned start, 0 to 1."""
     message_id: str
 
 
@@ -178,7 +178,7 @@ def _pause(rng: Random, script: Script, index: int) -> float:
 
 
 CountAttempts = Literal["start", "end"]
-"""Whether `attempt_count` rises when a run starts or when it ends. Revor does not document it."""
+"""The moment of a run at which `attempt_count` rises: its start or its end. Revor does not document it."""
 
 RECONNECT_REQUIRED = "connect_account_reconnect_required"
 """Error code of a job whose connect account could not send when an attempt started."""
@@ -186,7 +186,7 @@ RECONNECT_REQUIRED = "connect_account_reconnect_required"
 SOON_SECONDS = 1.0
 """A job that starts within this time stays `queued`. A later one becomes `scheduled`."""
 PLACING_SECONDS = 0.05
-"""How long a later job stays `queued`, the status in the answer to its create."""
+"""Time that a later job stays `queued`, the status in the answer to its create."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,12 +225,12 @@ class SandboxJob:
 
     @property
     def ended_at(self) -> float:
-        """When the job reaches its final status, in epoch seconds."""
+        """The time at which the job reaches its final status, in epoch seconds."""
         return self.steps[-1].at
 
     @property
     def first_started_at(self) -> float | None:
-        """When its first attempt starts. None if it is cancelled before that."""
+        """The start of its first attempt. None if it is cancelled before that."""
         return next((step.at for step in self.steps if step.status == "running"), None)
 
     def step_index_at(self, now: float) -> int:

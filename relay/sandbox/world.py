@@ -134,7 +134,7 @@ class ConnectAccounts:
         self._note(account_id, now, can_send=False)
 
     def outages(self, account_id: str) -> Sequence[Outage]:
-        """When the account could not send."""
+        """Times during which the account could not send."""
         return self._outages.get(account_id, ())
 
     def _note(self, account_id: str, now: float, *, can_send: bool) -> None:

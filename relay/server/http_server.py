@@ -34,24 +34,24 @@ EVICTED_SHARE = 0.02
 GRACE_SECONDS = 1.0
 """A client that has waited for less is not judged by how fast it reads."""
 DRAIN_SECONDS = 0.02
-"""How often a stopping server looks at its connections."""
+"""Interval at which a stopping server checks its connections."""
 UNREAD_SECONDS = 0.1
 """An idle connection stays open for at least this time after the server has stopped listening."""
 FORCED_SECONDS = 0.1
-"""How soon a stopping server notices that it has to stop at once."""
+"""Maximum delay until a stopping server notices that it has to stop at once."""
 KEPT_SECONDS = 1.0
-"""How long a stopping node waits for the next request of a connection that was in use a moment ago."""
+"""Time that a stopping node waits for the next request of a connection that was in use a moment ago."""
 CHUNK_BYTES = 4096
 """Bytes parsed at once. Bounds how many pipelined requests are accepted before the first is answered."""
 PIPELINED_BYTES = 4096
 """Memory of a pipelined request that was parsed."""
 DISCARD_SECONDS = 2.0
-"""How long input of a refused client is discarded. Closing at once could make it lose the answer."""
+"""Time that input of a refused client is discarded. Closing at once could make it lose the answer."""
 DISCARD_BYTES = 1 << 20
 HALF_CLOSE_SECONDS = 0.25
 """A client that closes its side within this time of its request still waits for the answer; a later one has left."""
 LATE_SECONDS = 0.25
-"""How long input is read after an idle connection was closed on our side, so that a late request meets no reset."""
+"""Time that input is read after an idle connection was closed on our side, so that a late request meets no reset."""
 
 Fault = tuple[str, str]
 """The status line of an answer that refuses a request, and why."""
@@ -62,7 +62,7 @@ _AUTHORITY = re.compile(
 ).fullmatch
 
 _IDLE, _HEAD, _BODY = range(3)
-"""What comes next: the first byte of a request, the rest of its head, or the rest of its body."""
+"""The expected input: the first byte of a request, the rest of its head, or the rest of its body."""
 
 _INVALID: Fault = ("400 Bad Request", "this is not an HTTP request")
 _FULL: Fault = ("503 Service Unavailable", "too many connections: try again in a second")
@@ -71,7 +71,7 @@ log = structlog.get_logger("relay.server")
 
 
 def fault_of(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Fault | None:
-    """Why a head must be refused, beyond what the parser refuses; None if it need not be. Names of headers are in lower
+    """The reason to refuse a head, beyond what the parser refuses; None if there is none. Names of headers are in lower
     case.
 
     Two servers in a row that read one head differently can be made to see different requests, or a different host. So
@@ -273,11 +273,11 @@ class Protocol(HttpToolsProtocol):
         self._has_content = False
         self._upgrade_head: bytes | None = None
         self._fault: Fault | None = None
-        """What is wrong with the head that the parser has just read."""
+        """The fault of the head that the parser has just read."""
         self._discarding = False
-        """Whether input is discarded."""
+        """True while input is discarded."""
         self._refused = False
-        """Whether our side is closed, and the client is given time to read the answer and close its own."""
+        """True once our side is closed, and the client has time to read the answer and close its own."""
         self._closed_idle_at: float | None = None
         self._discarded_bytes = 0
         self._half_closed = False
@@ -289,7 +289,7 @@ class Protocol(HttpToolsProtocol):
         self._measured = (0.0, 0)
         """Seconds and bytes that were measured when nothing waited for the client any more."""
         self._is_unread = False
-        """Whether the last answer is complete, and what follows waits until the client has read it."""
+        """True while the last answer is complete, and further requests wait until the client has read it."""
         self.pipelined = b""
         """Pipelined requests that are not parsed yet."""
 

@@ -84,7 +84,7 @@ def notify(environ: Mapping[str, str], state: str) -> None:
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
-    """How often to report ALIVE: half of `WatchdogSec`. None if systemd does not watch this process."""
+    """Interval of ALIVE reports: half of `WatchdogSec`. None if systemd does not watch this process."""
     limit, owner = _number(environ.get("WATCHDOG_USEC", "")), environ.get("WATCHDOG_PID", str(pid))
     return limit * MICROSECONDS / 2 if limit and owner == str(pid) else None
 

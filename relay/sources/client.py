@@ -290,7 +290,7 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, s
 
 
 def _unreachable(error: aiohttp.ClientConnectorError) -> str:
-    """Why no connection was made, as a sentence."""
+    """The reason why no connection was made, as a sentence."""
     cause = error.os_error
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"the host name {error.host} does not resolve"

@@ -53,7 +53,7 @@ class ItemFields(Part):
 
 
 class ProblemFields(Part):
-    """Where an item says why its job failed: the object at `field`, and the names inside it."""
+    """The fields of an item that say why its job failed: the object at `field`, and the names inside it."""
 
     field: _Name
     code: _Name
@@ -62,7 +62,7 @@ class ProblemFields(Part):
 
 
 class RecipientPlaces(Part):
-    """Where each part of the recipient may be: the first place with a text counts."""
+    """The places of each part of the recipient: the first one with a text counts."""
 
     address: tuple[_Place, ...]
     profile_url: tuple[_Place, ...]
@@ -80,8 +80,8 @@ class RequestFields(Part):
 
 
 class ResultFields(Part):
-    """Where an item holds a successful job's result: the object at `field`, the names inside it for status and account,
-    and the names to show."""
+    """The fields of an item that hold a successful job's result: the object at `field`, the names inside it for status
+    and account, and the names to show."""
 
     field: _Name
     status: _Name

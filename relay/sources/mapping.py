@@ -64,7 +64,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
-    """What the relay keeps of a create's body: never its text, and of its recipient what is captured.
+    """The kept parts of a create's body: never its text, and of its recipient what is captured.
 
     metadata         the caller's own; None if absent or too large to keep (`is_truncated`)
     spacing_seconds  the requested minimum time to its predecessor in the channel
@@ -79,7 +79,7 @@ class CreateRequest:
     recipient: Recipient | None = field(default=None, repr=False)
 
     def document(self) -> dict[str, Any] | None:
-        """What the job stores of it in clear; None if nothing."""
+        """The part that the job stores in clear; None if there is none."""
         kept = {} if self.metadata is None else {"metadata": dict(self.metadata)}
         return {"metadata": {}, **kept, "truncated": True} if self.is_truncated else kept or None
 

@@ -53,7 +53,7 @@ def waits_for_a_person(subscription: Answer | None) -> bool:
 
 
 def trouble_of(subscription: Answer | None) -> str | None:
-    """Why sending again now would most likely fail; None if there is no known reason."""
+    """The reason why sending again now would most likely fail; None if there is no known reason."""
     held = held_by(subscription)
     if held is not None or subscription is None:
         return held

@@ -26,7 +26,7 @@ OTHER_TYPES = "other_types"
 _MORE = (OTHER_TYPES, "event", "check")
 """Fields of the page that are not of a subscription."""
 _PLACES = {"protocol": "sink", "event_id": "event", "type": "event"}
-"""Where errors of the API about other fields are shown."""
+"""The fields that show errors of the API about other fields."""
 
 
 @dataclass(frozen=True, slots=True)

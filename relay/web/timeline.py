@@ -59,7 +59,7 @@ _LETTER = 7.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """What the job did between two times. `kind` is a kind of transition, or `unknown` or `planned`."""
+    """The job's state between two times. `kind` is a kind of transition, or `unknown` or `planned`."""
 
     kind: str
     began: float
@@ -78,7 +78,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """What is drawn. Times are epoch seconds. Marks beyond `ended` are arrows at the edge.
+    """The content of a drawing. Times are epoch seconds. Marks beyond `ended` are arrows at the edge.
 
     now       None for a closed job
     deadline  None if it is too far away to be drawn
@@ -95,7 +95,7 @@ class Timeline:
 
     @property
     def cut(self) -> int:
-        """How many marks are later than the axis reaches."""
+        """Number of marks that are later than the axis reaches."""
         return sum(mark.at > self.ended for mark in (*self.polls, *self.events, *self.deliveries))
 
 
@@ -161,7 +161,7 @@ _Symbol = Callable[[Mark, float, float, int], Markup]
 
 
 def legend(timeline: Timeline, texts: Texts) -> Markup:
-    """What the marks of a drawing mean. Only those that it has are named."""
+    """The legend of a drawing. Only marks that it has are named."""
     polls, deliveries = {mark.kind for mark in timeline.polls}, {mark.kind for mark in timeline.deliveries}
     named: list[tuple[_Symbol, str, str]] = [(_poll, kind, f"poll_{kind}") for kind in _POLL_KINDS if kind in polls]
     if timeline.events:

@@ -51,7 +51,7 @@ class AuditFinding(Shown):
 
 
 class AuditVerification(Shown):
-    """Whether the audit is intact."""
+    """The result of verifying the audit."""
 
     ok: bool = Field(examples=[True])
     entries: int = Field(description="How many entries were verified.", examples=[42])

@@ -30,13 +30,13 @@ MAX_ADDRESSES = 10_000
 MAX_HELD = 100
 MAX_HELD_OF_AN_ADDRESS = 4
 HOLD_SECONDS = 1.0
-"""How long the answer to a wrong token is held back once its address has sent too many."""
+"""Delay of the answer to a wrong token once its address has sent too many, in seconds."""
 QUOTA_NAME = "token"
 _PEER = "relay.peer"
-"""Where a scope has the address that connected to us, once its `client` may be another one."""
+"""Scope key of the address that connected to us; `client` may name another one, from a forwarding header."""
 LIMITS = "relay.limits"
-"""Where a scope has the headers `RateLimit` and `RateLimit-Policy` of its answer, if its caller's requests are limited
-(draft-ietf-httpapi-ratelimit-headers)."""
+"""The key in a scope of the headers `RateLimit` and `RateLimit-Policy` of its answer, if its caller's requests are
+limited (draft-ietf-httpapi-ratelimit-headers)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,12 +133,12 @@ class Access:
         return True
 
     def used_at(self, token: AccessToken) -> float | None:
-        """When the token was last used, if that is not stored yet."""
+        """Time of the token's last use if it is not stored yet; None otherwise."""
         entry = self._of_database.get(bytes.fromhex(token.digest))
         return None if entry is None else entry.used_at
 
     def take_uses(self) -> dict[str, float]:
-        """When tokens of the database were last used, by id, since the last call."""
+        """Times of last use of the database's tokens, by id, since the last call."""
         uses: dict[str, float] = {}
         for entry in self._of_database.values():
             if entry.used_at is not None and entry.stored is not None:

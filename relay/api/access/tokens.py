@@ -255,7 +255,7 @@ SIGNS_IN = frozenset({READ, JOBS_WRITE, SUBSCRIPTIONS_WRITE, DELIVERIES_WRITE})
 
 
 class SignInLink(Shown):
-    """Where a browser opens the dashboard."""
+    """A link that signs a browser in to the dashboard."""
 
     url: str = Field(
         description="Signs in as the token of this request, once. Any person who has it can use it.",

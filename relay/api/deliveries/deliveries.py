@@ -50,8 +50,8 @@ GROUPED_BY: Mapping[GroupField, str] = {"reason": "reason", "sink": "subscriptio
 
 
 class Timings(Shown):
-    """How an attempt spent its time. A part that did not happen is null, for example on a reused connection. A part
-    that failed counts until it failed."""
+    """The phases of an attempt. A part that did not happen is null, for example on a reused connection. A part that
+    failed counts until it failed."""
 
     dns_ms: float | None = Field(description="The lookup of the host name; null if it was cached.", examples=[2.1])
     connect_ms: float | None = Field(description="TCP, over all addresses tried.", examples=[18.4])
@@ -104,7 +104,7 @@ class Attempt(Shown):
 
 
 SEEN_BY_FEW = ("request_headers", "response_headers", "response_excerpt", "response_excerpt_encoding", "requests")
-"""What of an attempt only those see who may change the subscription."""
+"""Fields of an attempt that are shown only to callers who may change the subscription."""
 
 
 class Delivery(Shown):
@@ -140,7 +140,7 @@ class DeliveryWithAttempts(Delivery):
 
 
 class Settlement(Body):
-    """What came of an uncertain delivery."""
+    """The fate of an uncertain delivery, as a person found it."""
 
     fate: Literal["sent", "not_sent"] = Field(description="Whether the record is in the CRM.")
 
@@ -312,7 +312,7 @@ async def get_delivery_request(call: Call) -> Response:
 
 
 async def recipient_of(call: Call, event: Event) -> Recipient | None:
-    """Whom the create of an event's job names, as far as that is captured. Never to be shown."""
+    """The captured recipient of an event's job; None if there is none. Never to be shown."""
     return None if event.job_uid is None else await call.ports.store.jobs.recipient(event.job_uid)
 
 

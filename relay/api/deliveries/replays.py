@@ -81,7 +81,7 @@ class ReplayStarted(Shown):
 
 
 class ReplayCounted(Shown):
-    """What a dry run has counted."""
+    """The counts of a dry run."""
 
     matched: int = Field(description="The number of events that would be sent.", examples=[12840])
     complete: bool = Field(
@@ -222,7 +222,7 @@ async def _replay(
 
 
 def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
-    """Why a subscription never gets events of this type; None if it does."""
+    """The reason why a subscription never gets events of this type; None if it does."""
     job_event = any(name.startswith(f"{origin.type_prefix}.") for origin in call.context.settings.origins.values())
     source = subscription.source or ""
     if (

@@ -26,7 +26,7 @@ MAX_CHARACTERS = 8_000
 
 
 class Wanted:
-    """What a caller wants to see. Filters have the bounds of those of a subscription."""
+    """The events that a caller asks for. Filters have the bounds of those of a subscription."""
 
     def __init__(self, type: str | None, filters: Filters | None) -> None:
         self._type = type

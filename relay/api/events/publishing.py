@@ -46,7 +46,7 @@ CHUNK_BYTES = 2 * 1024 * 1024
 """Events of one transaction, and the bytes at which it ends: it holds up other writes for that long."""
 _WHITE_SPACE = b" \t\r\n"
 _FORMATS = "application/cloudevents"
-"""How media types begin that hold whole events, in this format or another one."""
+"""Prefix of the media types of whole events, in this format or another one."""
 _TOO_LARGE = Refused("too_large", f"an event has at most {MAX_EVENT_BYTES:,} bytes as JSON, this one has more")
 _TOO_DEEP = Refused("too_deep", f"the event is nested deeper than {limits.MAX_DEPTH} levels", "/data")
 _NOT_PARSED = {one.code: one for one in (_TOO_LARGE, _TOO_DEEP)}
@@ -113,7 +113,7 @@ class RefusedEvent(Shown):
 
 
 class Publishing(Shown):
-    """What became of the events, by their index in the request."""
+    """Results of the events, by their index in the request."""
 
     accepted: int = Field(examples=[1])
     known: int
@@ -273,7 +273,7 @@ async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
 
 
 def _rules(call: Call) -> Rules:
-    """What the caller's events may not say. A bound token may not speak for the sources that it does not see either."""
+    """Restrictions on the caller's events. A bound token may not speak for the sources that it does not see either."""
     settings = call.context.settings
     every, account = settings.unrestricted or settings, settings.account
     return Rules(

@@ -62,7 +62,7 @@ class ApiSettings:
     dev: bool = False
     callback_secret_given: bool = False
     dashboard: bool = True
-    """Whether the dashboard is served."""
+    """True if the dashboard is served."""
     account: Account | None = None
     """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
     unrestricted: "ApiSettings | None" = None

@@ -43,7 +43,7 @@ log = structlog.get_logger("relay.api")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstSent:
-    """When a request was first sent with its Idempotency-Key, and a digest of caller, path and key."""
+    """Time of the first request with this Idempotency-Key, and a digest of caller, path and key."""
 
     at: float
     digest: str
@@ -51,7 +51,7 @@ class FirstSent:
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """How a POST is answered again for its Idempotency-Key.
+    """The two functions that answer a repeated POST with the same Idempotency-Key.
 
     keep   what is stored of its answer: ids, counts, and a secret that is shown once. Nothing that a person could ask
            to have erased. Applied to its own result, it changes nothing

@@ -244,8 +244,8 @@ class HeldBytes:
 
 
 class Admission:
-    """What the open requests of a node hold: at most so much in all, and of one caller. It outlives a reload of the
-    settings, as they do."""
+    """Bytes that the open requests of a node hold: at most so much in all, and of one caller. It outlives a reload of
+    the settings, as they do."""
 
     def __init__(self) -> None:
         streams = "too_many_streams"

@@ -63,7 +63,7 @@ ADMINS: frozenset[str] = frozenset()
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """What all requests share: the rest of the relay, and the documents served as they are."""
+    """Objects that all requests share: the rest of the relay, and the documents served as they are."""
 
     ports: ApiDependencies
     schemas: Mapping[str, bytes] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class Call:
 
     @property
     def caller(self) -> str:
-        """What the limits of one caller count by."""
+        """The key that the limits of one caller count by."""
         return "" if self.identity is None else self.identity.key
 
     @property

@@ -57,7 +57,7 @@ class Mistake(Shown):
 
 
 class Problem(Shown):
-    """Why a request failed (RFC 9457)."""
+    """The reason why a request failed (RFC 9457)."""
 
     type: str
     title: str
@@ -143,7 +143,8 @@ def known_are(words: Sequence[str]) -> str:
 
 
 def suggested(nearest: Callable[[str, tuple[str, ...]], str | None], word: str, known: tuple[str, ...]) -> str | None:
-    """What `nearest` finds, None once a batch has had MAX_SUGGESTIONS of them: each takes up to milliseconds."""
+    """The result of `nearest`; None once a batch has had MAX_SUGGESTIONS of them, since each takes up to
+    milliseconds."""
     left = _suggestions_left.get()
     if left is not None:
         if left[0] == 0:

@@ -48,7 +48,7 @@ class Shown(BaseModel):
 
 
 class LastError(Shown):
-    """Why the last poll failed."""
+    """The failure of the last poll."""
 
     code: str
     message: str

@@ -85,7 +85,7 @@ class Group(Shown):
 
 
 class ExpectedFinish(Shown):
-    """When a group finishes: in one of ten cases before `p10`, in one of ten after `p90`."""
+    """The expected finish of a group: in one of ten cases before `p10`, in one of ten after `p90`."""
 
     p10: Time = Field(examples=["2026-05-20T13:52:00.000Z"])
     p50: Time = Field(examples=["2026-05-20T14:10:30.000Z"])

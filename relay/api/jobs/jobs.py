@@ -68,7 +68,7 @@ Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
 
 
 class JobProblem(Shown):
-    """What a job failed with, and how to fix it."""
+    """The error that a job failed with, and its fix."""
 
     code: str
     message: str
@@ -136,7 +136,7 @@ class BatchResult(Shown):
 
 
 class BulkChange(Body):
-    """What to do with some jobs."""
+    """A change of several jobs."""
 
     action: Literal["refresh", "untrack"] = Field(
         description="refresh: poll as soon as the budget allows; untrack: stop tracking."
@@ -150,7 +150,7 @@ class BulkChange(Body):
 
 
 class BulkItem(Shown):
-    """What came of one job."""
+    """The result for one job."""
 
     id: str = Field(description="As it was given.")
     status: int = Field(description="The status that the call for this one job would have had.")
@@ -159,7 +159,7 @@ class BulkItem(Shown):
 
 
 class BulkResult(Shown):
-    """What came of each job, in the order of `ids`."""
+    """The result for each job, in the order of `ids`."""
 
     items: list[BulkItem] = Field(
         examples=[
@@ -180,7 +180,7 @@ class ExplainedError(LastError):
 
 
 class OutlookPoint(Shown):
-    """What is known in advance about one time."""
+    """One known time of a job in the near future."""
 
     time: Time = Field(examples=["2026-05-20T10:00:06.000Z"])
     hazard_per_second: float = Field(
@@ -192,7 +192,8 @@ class OutlookPoint(Shown):
 
 
 class Outlook(Shown):
-    """What the next poll was weighed against: a poll is worth a request once the expected delay reaches the price."""
+    """The costs that the next poll was weighed against: a poll is worth a request once the expected delay reaches the
+    price."""
 
     change: Literal["start", "end"] = Field(description="The change that is expected next.", examples=["end"])
     price_seconds: float = Field(description="The seconds of delay that a poll of this job must save.", examples=[0.8])
@@ -200,7 +201,7 @@ class Outlook(Shown):
 
 
 class Explanation(Shown):
-    """When the next poll is, and why not earlier."""
+    """The time of the next poll, and the reason why it is not earlier."""
 
     uid: str = Field(examples=[JOB_UID])
     id: str = Field(examples=[JOB_ID])
@@ -265,7 +266,7 @@ async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any
 
 
 def explanation_view(job: core.Job, explanation: tracking.Explanation) -> dict[str, Any]:
-    """When a job is polled next, and why."""
+    """The time of a job's next poll and its reason, as JSON."""
     error = explanation.last_error
     outlook = explanation.outlook
     shown_error = None if error is None else {**error, **(last_error_view(error) or {})}

@@ -14,7 +14,7 @@ from relay.signals import Watch
 
 MAX_WAIT_SECONDS = 300
 SLICE_SECONDS = 15.0
-"""How often the job is read again without a signal."""
+"""Interval of reads of the job without a signal."""
 ELSEWHERE_SLICE_SECONDS = 1.0
 """The same if another node polls the account, because its signals can get lost."""
 GROUP_SLICE_SECONDS = 5.0

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from relay.node.audit import AuditLog
 
 OVERLAP_SECONDS = 86_400.0
-"""How long a replaced signing secret goes on signing."""
+"""Default lifetime of a replaced signing secret, in seconds."""
 MAX_PLANS = 10
 """Maximum number of plans for one request: one that a change of a subscription has made out of date is made again."""
 MAX_SHOWN_BYTES = 500
@@ -121,7 +121,7 @@ class ValueChange(Shown):
 
 
 class SubscriptionChange(Shown):
-    """What is done to one subscription."""
+    """The change of one subscription."""
 
     id: str = Field(examples=["crm"])
     action: Action = Field(examples=["change"])
@@ -136,7 +136,7 @@ class SubscriptionChange(Shown):
 
 
 class SubscriptionsApplied(Shown):
-    """What was changed or, with `dry_run`, would be."""
+    """The changes that were made or, with `dry_run`, would be."""
 
     changes: list[SubscriptionChange]
     dry_run: bool = Field(examples=[True])
@@ -240,7 +240,7 @@ async def _end_all(audit: "AuditLog", begun: Sequence[AuditRecord], changes: Seq
 
 
 async def planned(context: Context, body: SubscriptionsApply, now: float) -> list[Change]:
-    """What applying would do: one change for each declared subscription, in order, then what is removed. Raises
+    """The changes that applying would make: one for each declared subscription, in order, then the removals. Raises
     InvalidRequest with the mistakes of all of them."""
     subscriptions = context.ports.store.subscriptions
     stored = {one.id: one for one in await subscriptions.all()}
@@ -269,7 +269,7 @@ async def planned(context: Context, body: SubscriptionsApply, now: float) -> lis
 
 
 async def _callbacks(context: Context, documents: Sequence[Any], stored: Mapping[str, Subscription]) -> frozenset[str]:
-    """Which of the declared ids belong to callbacks."""
+    """The declared ids that belong to callbacks."""
     given = {one["id"] for one in documents if isinstance(one, dict) and isinstance(one.get("id"), str)}
     unknown = [id for id in given if id not in stored and problem_of_id(id, None) is None]
     return (

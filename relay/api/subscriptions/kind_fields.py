@@ -61,7 +61,7 @@ def shown_fields(subscription: core.Subscription, part: Part) -> dict[str, Any]:
 
 
 def place_of(subscription: core.Subscription) -> tuple[object, ...]:
-    """Where in its sink the events of a subscription go, such as a channel."""
+    """The place in its sink where a subscription's events go, such as a channel."""
     model = model_of(subscription.kind, "config")
     places = () if model is None else tuple(getattr(model.of(subscription), name) for name in model.places)
     return *places, subscription.options.get(core.SETTINGS)

@@ -38,7 +38,7 @@ Method = Literal["POST", "PUT", "PATCH"]
 
 
 def start_seconds(start: str | None) -> float | None:
-    """When a subscription starts, in epoch seconds: 0 for all events, None for new ones only. Raises ValueError."""
+    """Start of a subscription in epoch seconds: 0 for all events, None for new ones only. Raises ValueError."""
     if start is None or start == "now":
         return None
     return 0.0 if start == "earliest" else from_rfc3339(start)
@@ -52,7 +52,7 @@ def start_text(start_at: float | None) -> str:
 
 
 def start_differs(start: str, start_at: float | None) -> str | None:
-    """Why a given `config.start` is refused for a subscription that starts otherwise; None if it is the same, in
+    """The reason to refuse a given `config.start` of a subscription that starts otherwise; None if it is the same, in
     whatever form: a start is shown in milliseconds."""
     shown = start_text(start_at)
     return None if start_text(start_seconds(start)) == shown else f"it cannot be changed; it is {shown!r}"
@@ -72,7 +72,7 @@ class ShownProtocolSettings(Shown, WithKindFields):
 
 
 class ShownConfig(Shown, WithKindFields):
-    """How events are rendered, ordered and retried: the fields of every kind, and those of its own."""
+    """Rendering, order and retries of events: the fields of every kind, and those of its own."""
 
     example: ClassVar[Mapping[str, Any]] = shown_fields(core.Subscription(id=SUBSCRIPTION_ID, sink=_SINK), "config")
 
@@ -100,7 +100,7 @@ class ShownConsent(Shown):
 
 
 class Lag(Shown):
-    """What the programs that pull have not acknowledged yet, deliveries under a lease included."""
+    """The backlog of a pull subscription, deliveries under a lease included."""
 
     count: int = Field(
         description=f"At most {LAG_COUNTED:,} are counted, {LAG_COUNTED_IN_ANSWERS:,} when they are pulled.",
@@ -220,7 +220,7 @@ class ProtocolSettings(Body, WithKindFields):
 
 
 class SubscriptionConfig(Body, WithKindFields):
-    """How events are rendered, ordered and retried."""
+    """Rendering, order and retries of events."""
 
     kind: str | None = Field(
         default=None,

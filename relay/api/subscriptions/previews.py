@@ -87,7 +87,7 @@ class PreviewedRequest(Shown):
 
 
 class Recent(Shown):
-    """What the subscription would have got."""
+    """The deliveries that recent events would have made."""
 
     days: int = Field(examples=[7])
     since: Time = Field(description="Events recorded since then were checked.", examples=["2026-05-13T10:00:00.000Z"])
@@ -102,7 +102,7 @@ class Recent(Shown):
 
 
 class Preview(Shown):
-    """What a subscription would send for an event."""
+    """The requests that a subscription would send for an event."""
 
     matches: bool = Field(description="Whether the subscription gets the event.", examples=[True])
     why: str = Field(default="", description="Why it does not.")
@@ -240,8 +240,8 @@ def _request_view(call: Call, subscription: Subscription, step: Step) -> dict[st
 
 
 async def _recent(call: Call, subscription: Subscription, filters: Filters | None) -> dict[str, Any]:
-    """What the subscription would have got of the newest events of the last days. Works in slices: others have their
-    turn between them."""
+    """The deliveries that the newest events of the last days would have made. Works in slices, so that other requests
+    run between them."""
     now = call.ports.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
     seen, matched, examples = 0, 0, list[dict[str, Any]]()

@@ -36,7 +36,7 @@ Reason = Literal["paused", "disabled", "pending"]
 
 
 class PullRequest(Body):
-    """What to pull."""
+    """A request for deliveries."""
 
     max: int = Field(default=100, ge=1, le=core.MAX_PULLED, description="Maximum deliveries.", examples=[100])
     wait_seconds: float = Field(
@@ -121,13 +121,13 @@ class NackResult(Shown):
 
 
 class Acks(Shown):
-    """What came of each id, in the given order."""
+    """The result for each id, in the given order."""
 
     results: list[AckResult]
 
 
 class Nacks(Shown):
-    """What came of each id, in the given order."""
+    """The result for each id, in the given order."""
 
     results: list[NackResult]
     returned: list[str] = Field(

@@ -86,7 +86,7 @@ class TestRequest(Body):
 
 
 class SecretRotation(Body):
-    """How long the old secret keeps signing."""
+    """Lifetime of the old secret after a rotation."""
 
     overlap_seconds: float = Field(default=86_400, ge=0, le=MAX_OVERLAP_SECONDS, examples=[86400])
 
@@ -175,7 +175,7 @@ async def create_subscription(call: Call) -> Response:
 
 
 def _place(one: core.Subscription) -> tuple[object, ...]:
-    """Where a subscription sends to: a URL, and there a channel, or a portal and what is written into it."""
+    """The destination of a subscription: a URL, and there a channel, or a portal and the type of record."""
     portal = kind_named(one.kind).portal(one) if one.kind in kinds() else None
     return _comparable(one.sink), portal, *place_of(one)
 

@@ -64,7 +64,7 @@ def sentence(replay: Any) -> str:
 
 
 def _others(replay: Any) -> int:
-    """How many have ended, but neither delivered nor dead."""
+    """Number of deliveries that have ended, but are neither delivered nor dead."""
     others: int = replay["matched"] - replay["left"] - replay["delivered"] - replay["dead"]
     return max(0, others)
 

@@ -110,7 +110,7 @@ def _details(attempt: Document, before: Document | None) -> Iterator[str]:
 
 
 def _message(attempt: Document) -> str:
-    """Where the message of a broker went, and its id. Empty if it was no message."""
+    """The broker's place and id of a message. Empty if it was no message."""
     headers = attempt.get("request_headers") or {}
     if "destination" not in headers:
         return ""
@@ -174,7 +174,7 @@ def _state(delivery: Document, subscription: Document | None, now: float) -> str
 
 
 def _order(delivery: Document) -> str:
-    """What keeps the order of its event."""
+    """The key that keeps the order of the delivery's event."""
     return "partition key" if delivery["job_uid"] is None else "job"
 
 
@@ -252,7 +252,7 @@ def _next(delivery: Document, subscription: Document | None, now: float) -> str:
 
 
 def _commands(delivery: Document, subscription: Document | None) -> Iterator[tuple[str, str]]:
-    """What you can do, and the command for it."""
+    """The possible actions, and the command for each."""
     id, sink, state, failed = (delivery[name] for name in ("id", "subscription_id", "state", "attempt_count"))
     if state == "uncertain":
         yield "it is there", f"relay deliveries settle {id} --fate sent"

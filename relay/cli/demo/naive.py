@@ -37,7 +37,7 @@ class NaivePoller:
     clock: Clock = wall_clock
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     seen_at: dict[str, float] = field(default_factory=dict, init=False)
-    """When the end of each job was seen."""
+    """Time at which the end of each job was seen, by job id."""
     _queue: asyncio.Queue[tuple[float, str]] = field(default_factory=asyncio.Queue, init=False, repr=False)
 
     def track(self, job_id: str) -> None:

@@ -37,7 +37,7 @@ class Receipt:
 
 @dataclass(kw_only=True)
 class Receipts:
-    """What the receiver got, in order of arrival."""
+    """The receiver's requests, in order of arrival."""
 
     by_job: dict[str, list[Receipt]] = field(default_factory=dict)
     events_delivered: int = 0

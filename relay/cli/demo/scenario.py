@@ -57,7 +57,7 @@ def truths_of(sandbox: Starlette, job_ids: Sequence[str]) -> list[dict[str, Any]
 
 
 def last_end_of(truths: Iterable[Mapping[str, Any]]) -> float:
-    """When the last of the jobs truly ends, in epoch seconds."""
+    """The last true end of the jobs, in epoch seconds."""
     return max((truth["transitions"][-1]["at_epoch_seconds"] for truth in truths), default=0.0)
 
 
@@ -237,7 +237,7 @@ async def wait_for_events(scenario: Scenario) -> None:
 
 
 def patience_seconds(plan: Plan) -> float:
-    """How long after the last true end a missing event is waited for, before it counts as lost."""
+    """Time to wait for a missing event after the last true end, before it counts as lost."""
     requests, seconds = plan.rate_limit
     polling = PollingSettings()
     by_limit = plan.jobs * POLLS_A_JOB * seconds / requests / (1 - polling.reserve) + seconds

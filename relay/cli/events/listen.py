@@ -147,7 +147,7 @@ def _secret_if_allowed(client: Api) -> str | None:
 
 
 def _passing(text: str | None) -> Callable[[bytes], bool]:
-    """Whether an event passes the filters of --filters. Raises UsageError."""
+    """A function that says True if an event passes the filters of --filters. Raises UsageError."""
     documents = filters_given(text)
     if documents is None:
         return lambda body: True

@@ -83,7 +83,7 @@ def close(
 
 
 def sentence(group: Mapping[str, Any]) -> str:
-    """How far a group is."""
+    """The progress of a group."""
     counts = group["counts"]
     ended, total = _ended(counts), _total(group)
     words = [f"{ended:,} of {total:,} jobs have ended"]
@@ -95,7 +95,7 @@ def sentence(group: Mapping[str, Any]) -> str:
 
 
 def finish_sentence(group: Mapping[str, Any], now: datetime) -> str:
-    """When it is expected to finish, in the time zone of `now`, or why that is unknown."""
+    """The expected finish in the time zone of `now`, or the reason why it is unknown."""
     expected, note, rate = (group.get(name) for name in ("expected_finish", "expected_finish_note", "rate_per_hour"))
     if expected is None:
         return f"When it finishes is unknown. {note or ''}".rstrip()

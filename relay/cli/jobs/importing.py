@@ -53,7 +53,7 @@ Body = Mapping[str, Any]
 
 
 class Fault(NamedTuple):
-    """Why a line cannot be registered: a code for programs, a sentence for people."""
+    """The reason why a line cannot be registered: a code for programs, a sentence for people."""
 
     code: str
     detail: str

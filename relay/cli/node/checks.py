@@ -245,7 +245,7 @@ async def _key(source: SourceSettings, account: AccountSettings) -> str:
 
 
 def _broken_accounts(listing: Listing | None) -> str:
-    """Which connect accounts cannot send: no problem of the relay, and good to know."""
+    """The connect accounts that cannot send. That is no problem of the relay, but worth a line."""
     accounts = () if listing is None else tuple(listing.accounts.values())
     broken = [f"{one.name or one.id} ({one.state})" for one in accounts if one.state not in (OK, None)]
     if not broken:
@@ -255,7 +255,7 @@ def _broken_accounts(listing: Listing | None) -> str:
 
 
 def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollResult, variable: str) -> str:
-    """What is wrong with a key or an upstream and how to fix it, in one sentence."""
+    """One sentence: the problem of a key or an upstream, and its fix."""
     code = poll.error.code if poll.error is not None and poll.error.code else poll.kind
     hint = definition.hint_for(Problem(code=code, message=""), POLL)
     meaning, fix = ("", "") if hint is None else (hint.meaning, hint.fix[:1].lower() + hint.fix[1:])
@@ -388,7 +388,7 @@ async def dialled(subscriptions: Sequence[Subscription], policy: GuardPolicy) ->
 
 
 def refusal_of_sink(subscription: Subscription, policy: GuardPolicy) -> str | None:
-    """Why the egress guard refuses a sink; None if it does not, or if there is none."""
+    """The reason why the egress guard refuses a sink; None if it does not, or if there is no sink."""
     match subscription.protocol:
         case "PULL":
             return None
@@ -398,7 +398,7 @@ def refusal_of_sink(subscription: Subscription, policy: GuardPolicy) -> str | No
 
 
 def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
-    """What is wrong with a sink or its token endpoint by these rules, or with its state. None: nothing."""
+    """The problem of a sink, its token endpoint or its state under these rules; None if there is none."""
     shown = registry.kind_named(subscription.kind).redacted_url(subscription.sink)
     refusal = refusal_of_sink(subscription, policy)
     if refusal is not None:

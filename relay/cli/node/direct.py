@@ -123,7 +123,7 @@ def require_database(settings: "Settings") -> None:
 
 
 def own_url(settings: "Settings") -> str:
-    """Where the node with these settings answers."""
+    """The URL at which the node with these settings answers."""
     host, port = settings.server.host.strip("[]"), settings.server.port
     if not port:
         return DEFAULT_URL
@@ -142,7 +142,7 @@ class Opened:
     clock: "Clock"
 
     async def context(self) -> "Context":
-        """What the API's checks need."""
+        """The context that the API's checks take."""
         from relay.node.declared import context_of
 
         return await context_of(self.settings, self.store, self.audit, self.clock)

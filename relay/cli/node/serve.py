@@ -84,7 +84,7 @@ def read_roles(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsSource:
-    """Where the settings come from, so that they can be read again."""
+    """The files and the environment that the settings were read from, to read them again."""
 
     path: Path | None = None
     dev: bool = False

@@ -43,7 +43,7 @@ Document = Mapping[str, Any]
 
 @dataclass(slots=True, kw_only=True)
 class Case:
-    """What the API returns about one id. `unknown` lists what could not be read, and why."""
+    """The API's answers about one id. `unknown` lists what could not be read, and the reasons."""
 
     about: str
     node_version: str | None = None

@@ -192,8 +192,8 @@ def sample_type(types: list[str] | None) -> str | None:
 
 
 def wants_sample(kind: "Kind", metadata: Any, sample: bool | None, *, json: bool) -> tuple[bool, Any]:
-    """Whether to send a sample, and the metadata that name whom it is about: as the options say, else as a person at a
-    terminal answers."""
+    """True if a sample is to be sent, and the metadata that name its person: from the options, else from the answers of
+    a person at a terminal."""
     if sample is not None or json or not is_interactive():
         return bool(sample), metadata
     crm = _asked_for(kind)

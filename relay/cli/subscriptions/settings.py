@@ -95,7 +95,7 @@ _NOTES = {
     "list": _OR_FILE,
     "pairs": "Can be given several times.",
 }
-"""What options add to the words of a field, by its path or shape."""
+"""Words that options add to those of a field, by its path or shape."""
 _TYPES = {"switch": bool, "number": int, "decimal": float, "pairs": list[str]}
 """By the shape of a field's value; of others it is text."""
 
@@ -113,7 +113,7 @@ def _option(field: "WrittenField") -> str:
 
 
 def _parameter(field: "WrittenField") -> inspect.Parameter:
-    """What Typer makes an option of."""
+    """The type that Typer makes an option of."""
     has_example = field.example and field.shape != "switch" and field.path != "sinkcredential"
     note = _NOTES.get(field.path, _NOTES.get(field.shape, ""))
     example = f"Example: {field.example}" if has_example else ""

@@ -179,7 +179,7 @@ def list_subscriptions(
 
 
 def lag_of(subscription: dict[str, Any]) -> str | None:
-    """What the programs that pull have not acknowledged, and the age of the oldest; None if nothing pulls."""
+    """The unacknowledged count and the age of its oldest; None if nothing pulls."""
     lag = subscription.get("lag")
     if not lag:
         return None
@@ -387,7 +387,7 @@ def standing(subscription: dict[str, Any]) -> tuple[str | None, str | None, str 
 
 
 def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
-    """What will arrive, in a sentence or two."""
+    """One or two sentences about the events that will arrive."""
     config = subscription.get("config") or {}
     arriving = _kind_of(config).arriving(subscription, types_given=types_given)
     if subscription.get("filters"):

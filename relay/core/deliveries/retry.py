@@ -64,7 +64,7 @@ _NOT_THERE_YET = "asked for the record, which is not there yet"
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What follows from an attempt.
+    """The consequence of an attempt.
 
     what         done: the sink has accepted the event
                  retry: try again `at` (epoch seconds)
@@ -97,7 +97,7 @@ def decide(
     now: float,
     bundled: bool = False,
 ) -> Decision:
-    """What follows from an attempt that ended at `now` (epoch seconds).
+    """The decision after an attempt that ended at `now` (epoch seconds).
 
     attempt_count     attempts made in this schedule, this one included, from 1
     schedule_seconds  pause after each failed attempt; attempts in all = entries + 1
@@ -146,7 +146,7 @@ def sentence(
     probe: bool = False,
     judged: bool = True,
 ) -> str:
-    """What was decided and why, in a sentence. Arguments as in `decide`.
+    """The decision and its reason, in a sentence. Arguments as in `decide`.
 
     failing_seconds  set if the subscription is disabled too, because its sink has only failed for this time
     probe            the attempt was a probe of a disabled subscription

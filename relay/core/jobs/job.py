@@ -438,7 +438,7 @@ DIGEST_BYTES = 16
 
 
 def digest_of(text: str) -> bytes:
-    """What a value is found by: the first 16 bytes of the SHA-256 of its text."""
+    """The digest that a value is found by: the first 16 bytes of the SHA-256 of its text."""
     return sha256(text.encode(errors="surrogatepass")).digest()[:DIGEST_BYTES]
 
 

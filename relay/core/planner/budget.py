@@ -50,7 +50,7 @@ class Meter:
         self.rate = 0.0
         """Requests per second we may send."""
         self._early = 0
-        """How often the begin of this window was assumed too early."""
+        """Number of times that the begin of this window was assumed too early."""
         self._base = 0.0
         self._lowest = -1.0
         self._own = 0
@@ -348,7 +348,7 @@ class Budget:
         return rate
 
     def closed_until(self, now: float) -> float | None:
-        """When sending may resume after a requested pause or an exhausted window. None if sending is allowed."""
+        """The end of a requested pause or of an exhausted window. None if sending is allowed."""
         ends = [meter.ends_at() for meter in self.meters() if meter.left() < 1]
         until = self.stopped_until(now)
         if until is not None:
@@ -365,7 +365,7 @@ class Budget:
         return self.paused_until
 
     def changes_at(self) -> float:
-        """When the next window ends, and the rate may rise."""
+        """The end of the next window, at which the rate may rise."""
         return min((meter.ends_at() for meter in self.meters()), default=math.inf)
 
     def sent(self) -> None:

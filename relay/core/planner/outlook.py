@@ -16,7 +16,7 @@ from relay.core.planner.hazard import bin_of
 
 POINTS = 48
 AHEAD = 1.5
-"""How far it goes beyond the next poll, as a multiple of the time until then."""
+"""Reach of the outlook beyond the next poll, as a multiple of the time until then."""
 LEAST_UNITS = 0.5
 
 
@@ -86,7 +86,7 @@ def _happened(hazards: Sequence[float], step: float) -> list[float]:
 Reason = Literal[
     "in_flight", "paused_until", "budget", "due", "lane_parked", "before_anchor", "backing_off", "between_looks"
 ]
-"""Why a job is not polled now.
+"""Reasons why a job is not polled now.
 
 - `in_flight`: a request for it is in flight
 - `paused_until`: it is due, but the upstream requested a pause
@@ -114,7 +114,7 @@ Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again", "pas
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollExplanation:
-    """Why a job is not polled now, and when it will be. Times are epoch seconds.
+    """The reason why a job is not polled now, and the time of its next poll. Times are epoch seconds.
 
     anchor_at               nothing can happen to the job before this time; None if unknown
     next_poll_at            planned time of the next poll; None while one is in flight

@@ -52,7 +52,7 @@ class Bucket:
         return max(min(now - self.opens_at, self.bank_seconds), 0.0) * self.rate
 
     def full_at(self) -> float:
-        """When the bucket is full. A request not sent by then is lost."""
+        """The time at which the bucket is full. A request not sent by then is lost."""
         return self.opens_at + self.bank_seconds
 
     def take(self, now: float) -> bool:

@@ -130,7 +130,7 @@ class Planner:
     # --- polls
 
     def next_request_at(self, now: float) -> float | None:
-        """When to send the next request, in epoch seconds; at or before `now` means now. None if there is none.
+        """The time of the next request, in epoch seconds; at or before `now` means now. None if there is none.
 
         Call it again at that time, and after each `track`, `observed`, `failed` and `set_weight`.
         """
@@ -280,7 +280,7 @@ class Planner:
         return self.pacer.take(self._refresh(now))
 
     def other_opens_at(self, now: float) -> float:
-        """When `take_other` is next allowed, in epoch seconds; at or before `now` means now."""
+        """The time at which `take_other` is next allowed, in epoch seconds; at or before `now` means now."""
         t = self._refresh(now)
         opens = self.pacer.opens_at()
         return now if opens <= t + SLACK_SECONDS else self.timeline.clock(opens)
@@ -318,7 +318,7 @@ class Planner:
         return self._purposes.get(job_id, "expected")
 
     def explain(self, job_id: str, now: float) -> PollExplanation | None:
-        """Why the job is not polled now, and when it will be. None if it is not tracked."""
+        """The reason why the job is not polled now, and the time of its next poll. None if it is not tracked."""
         job = self.open_jobs.jobs.get(job_id)
         if job is None:
             return None

@@ -47,7 +47,7 @@ class PlannedJob:
     def __init__(self, job_id: str, spacing: float, seen: float) -> None:
         self.id = job_id
         self.seen = seen
-        """When its state was last known: the last poll, or the registration."""
+        """The time at which its state was last known: the last poll, or the registration."""
         self.due = 0.0
         """Time of its next poll; while a request is in flight, when that was sent."""
         self.pos = -1

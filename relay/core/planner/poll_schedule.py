@@ -157,8 +157,8 @@ class PollSchedule:
         return table.at(table.delay, max(job.seen - job.anchor, 0.0) / unit) * unit
 
     def outlook(self, job: PlannedJob, offset: float) -> Outlook | None:
-        """What the job's next poll was weighed against; None if the price does not decide it. `offset`: planner time
-        minus epoch seconds."""
+        """The moments that the job's next poll was weighed against; None if the price does not decide it. `offset`:
+        planner time minus epoch seconds."""
         if job.phase not in (WAITING, RUNNING) or job.statistics is None or job.failures:
             return None
         policy, unit, rung = job.statistics.policy, self._statistics.unit, self._price.rung(job.weight)

@@ -157,7 +157,7 @@ class Registration:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies the job upstream."""
+        """The job's id upstream, with its source and account."""
         return self.request.external_id, self.request.source, self.request.account
 
 

@@ -422,8 +422,9 @@ class _FollowUp:
 
 
 def _follow_up(results: Sequence[AttemptResult], disabled: Collection[str] = (), pulled: int = 0) -> _FollowUp:
-    """What follows the results. Those of `disabled` subscriptions claim nothing. Those of one subscription that also
-    take backlogged deliveries claim under the first one's lease, and those that do not under the first one's of them.
+    """The statements after the results. Those of `disabled` subscriptions claim nothing. Those of one subscription
+    that also take backlogged deliveries claim under the first one's lease, and those that do not under the first
+    one's of them.
     """
     by_kind: dict[tuple[str, bool], list[AttemptResult]] = {}
     by_pair: dict[Pair, AttemptResult] = {}

@@ -15,7 +15,7 @@ from relay.web.texts import english
 
 PREFIX = f"{PUBLISH}:"
 DAYS = {"30": 30, "90": 90, "365": 365}
-"""How long a new token lasts, by the value of the field."""
+"""Lifetimes of a new token in days, by the value of the field."""
 CUSTOM = "at"
 MAX_DIGITS = 12
 TOKEN_COLUMNS = columns(
@@ -153,7 +153,7 @@ async def audit(visit: PageRequest) -> Content:
 
 @page("POST /ui/audit/verify")
 async def verify(visit: PageRequest) -> Content:
-    """Whether no entry was changed, inserted or removed."""
+    """Verifies that no entry was changed, inserted or removed."""
     found = await visit.api.get("/v1/audit/verify")
     return Content(
         template="audit_verified.html",

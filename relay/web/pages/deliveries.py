@@ -176,7 +176,7 @@ async def subscriptions(visit: PageRequest) -> Mapping[str, Answer]:
 
 
 def name_of(subscription: Answer | None, shown: Answer) -> str:
-    """How people know a subscription: what they wrote about it, else its sink, else its id."""
+    """The name of a subscription for people: its description, else its sink, else its id."""
     if subscription is not None and subscription.get("description"):
         return str(subscription["description"])
     return str(shown.get("sink") or (subscription or {}).get("sink") or shown["subscription_id"] or "")

@@ -62,8 +62,8 @@ async def events(visit: PageRequest) -> Content:
 
 
 def _query(asked: Mapping[str, str], known: Sequence[str], now: float) -> dict[str, str]:
-    """What the API is asked for. A type that ends with `*` is a prefix; a filter is one of subscriptions as JSON, or a
-    list of them."""
+    """The query for the API. A type that ends with `*` is a prefix; a filter is one of subscriptions as JSON, or a list
+    of them."""
     query = {name: asked[name] for name in ("type", "subject") if name in asked}
     query |= {name: moment(asked[name], now) for name in ("since", "until") if name in asked}
     filters = _filters(asked["filter"]) if "filter" in asked else []
@@ -90,7 +90,7 @@ def _filters(text: str) -> list[Any]:
 
 
 def _by_field(error: InvalidRequest) -> Mapping[str, str]:
-    """What is wrong, by the field of the form."""
+    """The mistakes, by the field of the form."""
     found: dict[str, str] = {}
     for one in error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]:
         name = one.pointer.strip("/").partition("/")[0]

@@ -77,7 +77,7 @@ async def close(visit: PageRequest) -> Done:
 
 
 def progress(group: Mapping[str, Any]) -> dict[str, Any]:
-    """How far a group is: ended and open jobs, and all of them, with those that are still expected."""
+    """The progress of a group: ended and open jobs, and all of them, with those that are still expected."""
     counts = group["counts"]
     ended, still_open = sum(counts[state] for state in ENDED), sum(counts[state] for state in OPEN)
     return {"ended": ended, "open": still_open, "all": max(group["expected"] or 0, ended + still_open, 1)}

@@ -80,7 +80,7 @@ async def _groups(visit: PageRequest) -> tuple[Sequence[Answer], bool]:
 
 
 async def _needing(visit: PageRequest) -> Seen:
-    """What else may need a person."""
+    """Everything besides deliveries that may need a person."""
     return Seen(
         ready=await visit.api.get("/readyz", also=503),  # when it is not ready, this page is needed most
         sources=await _items(visit, "/v1/sources"),
@@ -154,8 +154,8 @@ async def _figure_points(
 
 
 def _lately(visit: PageRequest, by_name: Mapping[str, Sequence[Answer]], name: str) -> float:
-    """How often it happened in the spans that began within the last hour: 60 minutes, or the hour of the clock. A span
-    in which nothing happened has no point, so the last points may be old."""
+    """The total of the spans that began within the last hour: 60 minutes, or the hour of the clock. A span in which
+    nothing happened has no point, so the last points may be old."""
     return sum(count or 0 for at, count in _points(by_name, name, "count") if at > visit.now - HOUR_SECONDS)
 
 

@@ -25,7 +25,7 @@ Answer = Mapping[str, Any]
 
 @page("GET /ui/deliveries/retry")
 async def count_group(visit: PageRequest) -> Content:
-    """How many deliveries would be sent again."""
+    """The number of deliveries that would be sent again."""
     filter = _filter(visit.query.get, visit.query.get("day"))
     found = await visit.api.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
     id = filter.get("subscription")
@@ -75,7 +75,7 @@ async def new_replay(visit: PageRequest) -> Content:
 
 @page("POST /ui/replays/new")
 async def count_range(visit: PageRequest) -> Content:
-    """How many events would be sent again."""
+    """The number of events that would be sent again."""
     given = _given(visit)
     body = _body(visit, given)
     try:
@@ -128,7 +128,7 @@ def _body(visit: PageRequest, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
-    """What sends the range again from a terminal."""
+    """The command that sends the range again from a terminal."""
     given = {"since": body["since"], "until": body.get("until"), "types": ",".join(body.get("types", ()))}
     command = ["relay", "subscriptions", "replay", id, *options({**given, "only": body["only"]})]
     return equivalent(command, "POST /v1/subscriptions/{}/replay", id, body=_json(body))
@@ -154,7 +154,7 @@ async def _form(visit: PageRequest, given: Mapping[str, str], error: RequestErro
 
 
 def _by_field(error: RequestError) -> Mapping[str, str]:
-    """What is wrong, by the field of the form."""
+    """The mistakes, by the field of the form."""
     if error.code == "subscription_not_found":
         return {"subscription": english()("replays.choose")}
     found: dict[str, str] = {}
@@ -168,7 +168,7 @@ def _by_field(error: RequestError) -> Mapping[str, str]:
 
 @page("GET /ui/replays/{id}", live=True, moves=True)
 async def replay(visit: PageRequest) -> Content:
-    """How far it is."""
+    """The progress of a replay."""
     found = await visit.api.get("/v1/replays/{}", visit.id())
     id = found["subscription_id"]
     subscription = None if id is None else await visit.api.allowed("/v1/subscriptions/{}", id)

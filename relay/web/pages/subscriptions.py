@@ -39,7 +39,7 @@ COUNTED = 2_000
 """Deliveries that a backlog and what was given up are counted from, the newest."""
 HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
 OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
-"""How long an old secret keeps signing, in seconds, and the word of the catalogue."""
+"""Lifetimes of an old secret, in seconds, and the word of the catalogue for each."""
 WRITES = "subscriptions:write"
 FIGURES = "attempts,attempts_failed,attempt_seconds"
 COLUMNS = columns(
@@ -139,7 +139,7 @@ def _given_up(one: Answer, dead: tuple[Mapping[str, Answer], bool]) -> dict[str,
 
 
 def _tries(config: Answer) -> dict[str, Any]:
-    """How often an event is tried, and within which time."""
+    """The number of attempts of an event, and the time that they take."""
     pauses = config.get("retry_schedule") or ()
     return {"n": len(pauses) + 1, "seconds": sum(pauses)}
 
@@ -207,7 +207,7 @@ async def replace(visit: PageRequest) -> Content | Done:
 
 @page("POST /ui/subscriptions/preview")
 async def preview(visit: PageRequest) -> Content:
-    """What the form would send: the page again with it, or, for the script, only the preview."""
+    """The request that the form would send: the page again with it, or, for the script, only the preview."""
     _require_writes(visit)
     id = visit.form.get("id")
     before = await visit.api.get("/v1/subscriptions/{}", id) if id else None
@@ -240,7 +240,8 @@ def _readable(body: str | None) -> str | None:
 
 
 def _body(visit: PageRequest, before: Answer | None) -> dict[str, Any]:
-    """What the form says. The same types in another order are as before: they may be the kind's default."""
+    """The body that the form stands for. The same types in another order are as before: they may be the kind's
+    default."""
     body = body_of(visit.form, visit.context.known_types)
     same = before is not None and before["types"] and set(body.get("types", ())) == set(before["types"])
     return {**body, "types": before["types"]} if before is not None and same else body
@@ -359,7 +360,7 @@ def _event_option(event: tuple[str, Answer]) -> tuple[str, str]:
 
 
 def _errors(error: RequestError | None) -> dict[str, Any]:
-    """What was wrong, by field, and in words what a refusal as a whole means."""
+    """The mistakes, by field, and the meaning of a refusal as a whole."""
     if error is None:
         return {"error": None, "errors": {}, "explained": ""}
     errors = errors_by_field(error.errors)

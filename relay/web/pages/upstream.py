@@ -39,7 +39,7 @@ async def sources(visit: PageRequest) -> Content:
 
 
 async def _charts(visit: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
-    """What is charted of each account: a day by hours."""
+    """The charted figures of each account: a day by hours."""
     query = {"name": FIGURES, "span": "hour", "label": ",".join(accounts), "since": to_rfc3339(visit.now - DAY_SECONDS)}
     answer = await visit.api.allowed("/v1/figures", query=query) if accounts else None
     if answer is None:
