@@ -132,62 +132,62 @@ class Web:
         raise wrong_method(taken) if taken else NotFound("the dashboard has no such page")
 
     async def _page(self, request: Request, page: Page, visitor: Visitor, form: Form | None) -> Response:
-        visit = self._visit(request, visitor, form)
+        page_request = self._page_request(request, visitor, form)
         if page.live and _is_live(request):
-            return self._stream(page, visit, visitor)
+            return self._stream(page, page_request, visitor)
         if form is not None:  # the API limits actions, and one may wait for a sink
-            return await self._made(page, visit)
+            return await self._made(page, page_request)
         async with self._shared.live.renderings.turn(visitor.identity.key):
             if await request.is_disconnected():  # else abandoned reloads delay the last one
                 raise ClientDisconnect
-            return await self._made(page, visit)
+            return await self._made(page, page_request)
 
-    async def _made(self, page: Page, visit: PageRequest) -> Response:
-        made = await page.handler(visit)
+    async def _made(self, page: Page, page_request: PageRequest) -> Response:
+        made = await page.handler(page_request)
         if isinstance(made, Done):
-            return RedirectResponse(made.location(visit.csrf, visit.now), 303)
-        if made.export is not None and visit.query.get("format") == "csv":
-            return await csv_response(made.export, visit)
-        values = self._values(visit, made, page)
+            return RedirectResponse(made.location(page_request.csrf, page_request.now), 303)
+        if made.export is not None and page_request.query.get("format") == "csv":
+            return await csv_response(made.export, page_request)
+        values = self._values(page_request, made, page)
         return _html(self._shared.pages.page(made.template, values), made.status)
 
-    def _visit(self, request: Request, visitor: Visitor, form: Form | None) -> PageRequest:
+    def _page_request(self, request: Request, visitor: Visitor, form: Form | None) -> PageRequest:
         context, identity = self._shared.context, visitor.identity
         if identity.account is not None:
             context = context.within(identity.account)
         api = ApiClient(self._shared.api, request.scope, identity, self._shared.reads)
         return PageRequest(request, identity, api, context, visitor.csrf, form, signs_out=visitor.kind == "session")
 
-    def _values(self, visit: PageRequest, made: Content, page: Page | None) -> dict[str, Any]:
-        done, n = visit.notice() or ("", 0)
+    def _values(self, page_request: PageRequest, made: Content, page: Page | None) -> dict[str, Any]:
+        done, n = page_request.notice() or ("", 0)
         key, texts = f"done.{done}", self._shared.pages.texts
         return {
             **made.values,
-            "visit": visit,
+            "page_request": page_request,
             "title": made.title,
-            "navigation": [one for one in SECTIONS if one[0] != ADMINISTRATION or visit.may()],
-            "here": _place_of(visit.place),
+            "navigation": [one for one in SECTIONS if one[0] != ADMINISTRATION or page_request.may()],
+            "here": _place_of(page_request.place),
             "equivalent": made.equivalent,
-            "export": visit.path(format="csv", cursor=None) if made.export is not None else None,
+            "export": page_request.path(format="csv", cursor=None) if made.export is not None else None,
             "export_rows": MAX_ROWS,
-            "live_path": visit.path() if page is not None and page.live else None,
+            "live_path": page_request.path() if page is not None and page.live else None,
             "notice": texts(key, n=n) if key in texts else None,  # unknown if a node of a newer version did it
-            "base_url": visit.base_url,
+            "base_url": page_request.base_url,
             "version": self._shared.context.settings.version,
         }
 
-    def _stream(self, page: Page, visit: PageRequest, visitor: Visitor) -> Response:
+    def _stream(self, page: Page, page_request: PageRequest, visitor: Visitor) -> Response:
         shared = self._shared
         ports = shared.context.ports
 
         async def render() -> str:
             if not await shared.sessions.holds(visitor):
                 raise Unauthorized("the session has ended")
-            visit.begin()
-            made = await page.handler(visit)
+            page_request.begin()
+            made = await page.handler(page_request)
             if isinstance(made, Done):
                 raise NotFound("this page only leads to another one")
-            return shared.pages.live(made.template, self._values(visit, made, page))
+            return shared.pages.live(made.template, self._values(page_request, made, page))
 
         async def frames() -> AsyncGenerator[bytes, None]:
             with ports.signals.watch(ALL_EVENTS) as watch:
@@ -195,9 +195,9 @@ class Web:
                     yield frame
 
         def goes_on() -> bool:
-            return not ports.node.stopping and ports.access.holds(visit.identity)
+            return not ports.node.stopping and ports.access.holds(page_request.identity)
 
-        key, caller = Key(visit.csrf, visit.path()), visit.identity.key
+        key, caller = Key(page_request.csrf, page_request.path()), page_request.identity.key
         idle = MIN_SECONDS if page.moves else IDLE_SECONDS
         if not shared.live.has_room(key):
             raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
@@ -210,10 +210,10 @@ class Web:
             return Response(status_code=error.status, headers=error.headers)
         visitor: Visitor | None = getattr(request.state, "visitor", None)
         content = Content(template="refused.html", title=self._shared.pages.texts("base.refused_title"))
-        values: dict[str, Any] = {"visit": None, "title": content.title}
+        values: dict[str, Any] = {"page_request": None, "title": content.title}
         if visitor is not None:
             plain = Request({**request.scope, "query_string": b""})  # the query may be the invalid part
-            values = self._values(self._visit(plain, visitor, None), content, None)
+            values = self._values(self._page_request(plain, visitor, None), content, None)
         html = self._shared.pages.page(content.template, {**values, "error": error})
         return _html(html, error.status, error.headers)
 

@@ -23,34 +23,36 @@ _LATER = re.compile(rf"([;\t\r\n]\s?)([{re.escape(''.join(_FORMULA))}])")
 """The same inside a cell: with a decimal comma, spreadsheets split cells at semicolons and tabs."""
 
 
-async def csv_response(export: Export, visit: PageRequest) -> Response:
+async def csv_response(export: Export, page_request: PageRequest) -> Response:
     """A page's list with its filters, up to MAX_ROWS items from the cursor in the page's query on. If the file is
     incomplete, its last row says so and links to the next part."""
     name = export.path.rstrip("/").rpartition("/")[2]
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
-    if visit.request.method == "HEAD":
+    if page_request.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    slots, cursor = visit.context.ports.admission.exports, visit.query.get("cursor")
-    pages = visit.api.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
+    slots, cursor = page_request.context.ports.admission.exports, page_request.query.get("cursor")
+    pages = page_request.api.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
     first = await anext(pages)  # raises the API's errors before the file begins
-    return SlotResponse(_lines(export, visit, first, pages), slots, visit.identity.key, MEDIA_TYPE, headers)
+    return SlotResponse(
+        _lines(export, page_request, first, pages), slots, page_request.identity.key, MEDIA_TYPE, headers
+    )
 
 
 async def _lines(
-    export: Export, visit: PageRequest, page: Mapping[str, Any] | None, pages: AsyncIterator[Mapping[str, Any]]
+    export: Export, page_request: PageRequest, page: Mapping[str, Any] | None, pages: AsyncIterator[Mapping[str, Any]]
 ) -> AsyncGenerator[bytes, None]:
     yield line(export.columns)
     cursor = None
     while page is not None:
         for item in page["items"]:
-            if not visit.context.ports.access.holds(visit.identity):
+            if not page_request.context.ports.access.holds(page_request.identity):
                 raise Unauthorized("the token has ended: this export is not complete")
             yield line(value_at(item, path) for path in export.columns.values())
             await asyncio.sleep(0)  # if the server takes each part at once, only this lets other tasks run
         cursor = page.get("next_cursor")
         page = await anext(pages, None)
     if cursor is not None:
-        url = visit.base_url + visit.path(format="csv", cursor=cursor)
+        url = page_request.base_url + page_request.path(format="csv", cursor=cursor)
         yield line([english()("base.export_goes_on", url=url), *[""] * (len(export.columns) - 1)])
 
 

@@ -1,8 +1,8 @@
 """A page and its actions: the arguments and results of handlers.
 
 A handler is a coroutine function of a PageRequest. For a GET it returns Content, which a template renders; for a POST
-also Done, which redirects to a page with a notice. It calls the API through `visit.api` and lets RequestError pass: the
-visitor then gets a page with the error.
+also Done, which redirects to a page with a notice. It calls the API through `page_request.api` and lets RequestError
+pass: the visitor then gets a page with the error.
 """
 
 import hashlib
@@ -245,8 +245,8 @@ def action(route: str, call: str, *, done: str, to: str, query: Query | None = N
     it leads; `{}` stands for the uid in the answer, else the id."""
     method, _, path = call.partition(" ")
 
-    async def handler(visit: PageRequest) -> Done:
-        id, send = visit.id(), visit.api.delete if method == "DELETE" else visit.api.post
+    async def handler(page_request: PageRequest) -> Done:
+        id, send = page_request.id(), page_request.api.delete if method == "DELETE" else page_request.api.post
         answer = await send(path, id, query=query)
         return Done(key=done, to=to.format((answer or {}).get("uid", id)))
 
@@ -266,7 +266,7 @@ def options(values: Mapping[str, object]) -> list[str]:
 
 
 async def list_page(
-    visit: PageRequest,
+    page_request: PageRequest,
     path: str,
     *,
     template: str,
@@ -277,8 +277,10 @@ async def list_page(
     values: Mapping[str, Any] | None = None,
 ) -> Content:
     """A page of one of the API's lists, as `items`, with its filters, pages, export and equivalents."""
-    asked = visit.asked(*filters)
-    found = await visit.api.get(path, query={**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")})
+    asked = page_request.asked(*filters)
+    found = await page_request.api.get(
+        path, query={**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
+    )
     return Content(
         template=template,
         title=title,

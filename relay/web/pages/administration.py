@@ -35,36 +35,36 @@ text = english()
 
 
 @page("GET /ui/tokens", live=True)
-async def tokens(visit: PageRequest) -> Content:
+async def tokens(page_request: PageRequest) -> Content:
     """The tokens of the database, newest first."""
     return await list_page(
-        visit,
+        page_request,
         "/v1/tokens",
         template="tokens.html",
         title=text("tokens.title"),
         command=["relay", "tokens", "list"],
         columns=TOKEN_COLUMNS,
-        values={"now": to_rfc3339(visit.now)},
+        values={"now": to_rfc3339(page_request.now)},
     )
 
 
 @page("GET /ui/tokens/new")
-async def new(visit: PageRequest) -> Content:
+async def new(page_request: PageRequest) -> Content:
     """The form of a new token."""
-    await visit.api.get("/v1/tokens", query={"limit": 1})  # refused to others than admins
-    return _form(visit, visit.form, None)
+    await page_request.api.get("/v1/tokens", query={"limit": 1})  # refused to others than admins
+    return _form(page_request, page_request.form, None)
 
 
 @page("POST /ui/tokens/new")
-async def create(visit: PageRequest) -> Content:
+async def create(page_request: PageRequest) -> Content:
     """Creates a token, and shows its secret this once."""
-    body = _body(visit.form, visit.now)
+    body = _body(page_request.form, page_request.now)
     try:
-        made = await visit.api.post("/v1/tokens", body=body, key=visit.form.key)
+        made = await page_request.api.post("/v1/tokens", body=body, key=page_request.form.key)
     except RequestError as error:
         if error.status == 403:
             raise
-        return _form(visit, visit.form, error)
+        return _form(page_request, page_request.form, error)
     return Content(
         template="token_made.html",
         title=text("tokens.made"),
@@ -99,9 +99,11 @@ def _expiry(form: Form, now: float) -> str | None:
     return to_rfc3339(now + DAYS[lasts] * 86_400) if lasts in DAYS else None
 
 
-def _form(visit: PageRequest, typed: Form, error: RequestError | None) -> Content:
+def _form(page_request: PageRequest, typed: Form, error: RequestError | None) -> Content:
     days = [(value, text("tokens.days", n=number)) for value, number in DAYS.items()]
-    accounts = [f"{source}/{name}" for source, names in visit.context.settings.accounts.items() for name in names]
+    accounts = [
+        f"{source}/{name}" for source, names in page_request.context.settings.accounts.items() for name in names
+    ]
     return Content(
         template="token_form.html",
         title=text("tokens.new"),
@@ -137,10 +139,10 @@ def _errors(error: RequestError) -> Mapping[str, list[str]]:
 
 
 @page("GET /ui/audit", live=True)
-async def audit(visit: PageRequest) -> Content:
+async def audit(page_request: PageRequest) -> Content:
     """Its entries, newest first: who did what, when and from where."""
     return await list_page(
-        visit,
+        page_request,
         "/v1/audit",
         template="audit.html",
         title=text("audit.title"),
@@ -152,9 +154,9 @@ async def audit(visit: PageRequest) -> Content:
 
 
 @page("POST /ui/audit/verify")
-async def verify(visit: PageRequest) -> Content:
+async def verify(page_request: PageRequest) -> Content:
     """Verifies that no entry was changed, inserted or removed."""
-    found = await visit.api.get("/v1/audit/verify")
+    found = await page_request.api.get("/v1/audit/verify")
     return Content(
         template="audit_verified.html",
         title=text("audit.verified"),
@@ -167,10 +169,10 @@ async def verify(visit: PageRequest) -> Content:
 
 
 @page("GET /ui/settings", live=True)
-async def settings(visit: PageRequest) -> Content:
+async def settings(page_request: PageRequest) -> Content:
     """Every setting in force, by section."""
-    changed = visit.query.get("changed") == "true"
-    found = await visit.api.get("/v1/settings")
+    changed = page_request.query.get("changed") == "true"
+    found = await page_request.api.get("/v1/settings")
     sections: dict[str, list[Mapping[str, Any]]] = {}
     for one in found["items"]:
         if not changed or one["place"] != DEFAULT:

@@ -52,14 +52,14 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/deliveries", live=True)
-async def deliveries(visit: PageRequest) -> Content:
+async def deliveries(page_request: PageRequest) -> Content:
     """The groups of deliveries; with `view=list`, of an event, or on a later page: the list."""
-    query = visit.query
+    query = page_request.query
     if query.get("view") == "list" or query.get("event") or query.get("cursor"):
-        return await _list(visit)
+        return await _list(page_request)
     state, by = query.get("state"), query.get("by") or GROUPINGS[0]
     subscription = query.get("subscription")
-    known = await subscriptions(visit)
+    known = await subscriptions(page_request)
     shown = (state,) if state else NEED_A_PERSON
     asked = {"state": state, "subscription": subscription}
     return Content(
@@ -67,7 +67,7 @@ async def deliveries(visit: PageRequest) -> Content:
         title=english()("deliveries.title"),
         values={
             "sections": await together(
-                *(_section(visit, one, by, subscription, known, alone=bool(state)) for one in shown)
+                *(_section(page_request, one, by, subscription, known, alone=bool(state)) for one in shown)
             ),
             "states": STATES,
             "groupings": GROUPINGS,
@@ -86,7 +86,7 @@ async def deliveries(visit: PageRequest) -> Content:
 
 
 async def _section(
-    visit: PageRequest, state: str, by: str, subscription: str, known: Mapping[str, Answer], *, alone: bool
+    page_request: PageRequest, state: str, by: str, subscription: str, known: Mapping[str, Answer], *, alone: bool
 ) -> Mapping[str, Any]:
     """The groups of a state. `alone`: it is the only one of the page. Else it shows only what needs a person:
     pending deliveries of subscriptions that fail or are held."""
@@ -95,7 +95,7 @@ async def _section(
     if held and "sink" not in by:
         by = f"sink,{by}" if by == "reason" else GROUPINGS[0]
     query = {"state": state, "subscription": subscription, "group_by": by, "limit": limit, "newest": newest}
-    found = await visit.api.get("/v1/deliveries", query=query)
+    found = await page_request.api.get("/v1/deliveries", query=query)
     items = found["items"]
     if held:
         items = [one for one in items if waits_for_a_person(known.get(one["subscription_id"] or ""))]
@@ -103,7 +103,7 @@ async def _section(
         "state": state,
         "key": "held" if held else state,
         "by": by,
-        "groups": [_group(one, state, by, known, visit.now) for one in items],
+        "groups": [_group(one, state, by, known, page_request.now) for one in items],
         "count": sum(one["count"] for one in items),
         "oldest_at": min((one["oldest_at"] for one in items), default=None),
         "truncated": found["truncated"],
@@ -130,12 +130,12 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
     }
 
 
-async def _list(visit: PageRequest) -> Content:
-    asked, day = visit.asked("state", "subscription", "event", "reason"), visit.query.get("day")
-    known = await subscriptions(visit)
+async def _list(page_request: PageRequest) -> Content:
+    asked, day = page_request.asked("state", "subscription", "event", "reason"), page_request.query.get("day")
+    known = await subscriptions(page_request)
     query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
-    cursor = visit.query.get("cursor")
-    found = await visit.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
+    cursor = page_request.query.get("cursor")
+    found = await page_request.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
     return Content(
         template="delivery_list.html",
         title=english()("deliveries.title"),
@@ -169,9 +169,9 @@ def day_after(day: str) -> str:
         raise InvalidRequest(english()("deliveries.bad_day"), code="invalid_parameter") from None
 
 
-async def subscriptions(visit: PageRequest) -> Mapping[str, Answer]:
+async def subscriptions(page_request: PageRequest) -> Mapping[str, Answer]:
     """The subscriptions by id, as far as the caller may list them."""
-    found = await visit.api.allowed("/v1/subscriptions", query={"limit": SUBSCRIPTIONS})
+    found = await page_request.api.allowed("/v1/subscriptions", query={"limit": SUBSCRIPTIONS})
     return {one["id"]: one for one in (found or {"items": ()})["items"]}
 
 
@@ -193,12 +193,12 @@ def _named(known: Mapping[str, Answer], chosen: str) -> Sequence[tuple[str, str]
 
 
 @page("GET /ui/deliveries/{id}", live=True)
-async def delivery(visit: PageRequest) -> Content:
+async def delivery(page_request: PageRequest) -> Content:
     """One delivery: what was sent where, what came back, and what is next."""
-    texts, found = english(), await visit.api.get("/v1/deliveries/{}", visit.id())
-    event = await visit.api.allowed("/v1/events/{}", found["event_id"])
-    subscription = await visit.api.allowed("/v1/subscriptions/{}", found["subscription_id"])
-    job = None if found["job_uid"] is None else await visit.api.allowed("/v1/jobs/{}", found["job_uid"])
+    texts, found = english(), await page_request.api.get("/v1/deliveries/{}", page_request.id())
+    event = await page_request.api.allowed("/v1/events/{}", found["event_id"])
+    subscription = await page_request.api.allowed("/v1/subscriptions/{}", found["subscription_id"])
+    job = None if found["job_uid"] is None else await page_request.api.allowed("/v1/jobs/{}", found["job_uid"])
     waits = drawing.waits(found["attempts"])
     attempts, left_out = _shown_attempts(found["attempts"])
     waited, _ = _shown_attempts(waits)
@@ -206,7 +206,7 @@ async def delivery(visit: PageRequest) -> Content:
     scale = drawing.longest(attempts)
     state = state_of(found, subscription)
     cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
-    actions = actions_of(found, subscription) if visit.may("subscriptions:write") else ()
+    actions = actions_of(found, subscription) if page_request.may("subscriptions:write") else ()
     return Content(
         template="delivery.html",
         title=texts("deliveries.one_title", type=short_type(found["event_type"])),
@@ -217,7 +217,7 @@ async def delivery(visit: PageRequest) -> Content:
             "subscription": subscription,
             "name": name_of(subscription, found),
             "became": state,
-            "ahead": next_of(found, subscription, visit.now),
+            "ahead": next_of(found, subscription, page_request.now),
             "cause": cause,
             "plain": _sends_events(subscription),
             "reason_words": listed_reason(found),
@@ -230,7 +230,7 @@ async def delivery(visit: PageRequest) -> Content:
             ],
             "gap_at": FIRST_ATTEMPTS if left_out else None,
             "left_out": left_out,
-            "line": drawing.line(found, visit.now, _line_words(found, waited)),
+            "line": drawing.line(found, page_request.now, _line_words(found, waited)),
         },
         equivalent=equivalent(["relay", "deliveries", "show", found["id"]], "GET /v1/deliveries/{}", found["id"]),
     )
@@ -304,10 +304,10 @@ def _headers(headers: Mapping[str, str]) -> Sequence[tuple[str, str]]:
 
 
 @page("GET /ui/deliveries/{id}/request")
-async def request(visit: PageRequest) -> Content:
+async def request(page_request: PageRequest) -> Content:
     """The request as it would be sent now, signed. Only for an admin."""
-    found = await visit.api.get("/v1/deliveries/{}", visit.id())
-    signed = await visit.api.get("/v1/deliveries/{}/request", visit.id())
+    found = await page_request.api.get("/v1/deliveries/{}", page_request.id())
+    signed = await page_request.api.get("/v1/deliveries/{}/request", page_request.id())
     return Content(
         template="delivery_request.html",
         title=english()("deliveries.request_title"),
@@ -319,11 +319,11 @@ async def request(visit: PageRequest) -> Content:
 
 
 @page("POST /ui/deliveries/{id}/settle")
-async def settle(visit: PageRequest) -> Done:
+async def settle(page_request: PageRequest) -> Done:
     """Records what a person has found out."""
-    fate = visit.form.get("fate")
-    await visit.api.post("/v1/deliveries/{}/settle", visit.id(), body={"fate": fate})
-    return Done(key=f"delivery_settled_{fate}", to=f"/ui/deliveries/{visit.id()}")
+    fate = page_request.form.get("fate")
+    await page_request.api.post("/v1/deliveries/{}/settle", page_request.id(), body={"fate": fate})
+    return Done(key=f"delivery_settled_{fate}", to=f"/ui/deliveries/{page_request.id()}")
 
 
 action(

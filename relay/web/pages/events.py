@@ -24,17 +24,17 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/events", live=True)
-async def events(visit: PageRequest) -> Content:
+async def events(page_request: PageRequest) -> Content:
     """The events that pass the filters, newest first."""
-    asked = visit.asked(*FILTERS)
-    query = _query(asked, visit.context.known_types, visit.now)
+    asked = page_request.asked(*FILTERS)
+    query = _query(asked, page_request.context.known_types, page_request.now)
     errors: Mapping[str, str] = {}
     items: list[Answer] = []
-    cursor, scanned = visit.query.get("cursor") or None, 0
+    cursor, scanned = page_request.query.get("cursor") or None, 0
     try:
         for _ in range(PAGES_READ):
             limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
-            found = await visit.api.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
+            found = await page_request.api.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
             cursor, scanned = found["next_cursor"], scanned + limit
             items += [_row(event, id) for event, id in zip(found["items"], found["ids"], strict=True)]
             # With filters, or with a type and others, a page may be short although there is a next one.
@@ -52,7 +52,7 @@ async def events(visit: PageRequest) -> Content:
             "events": items,
             "next_cursor": cursor,
             "asked": asked,
-            "types": visit.context.known_types,
+            "types": page_request.context.known_types,
             "errors": errors,
             "scanned": scanned if "filters" in query else None,
         },
@@ -134,17 +134,17 @@ def words_of(event: Answer) -> str:
 
 
 @page("GET /ui/events/{id}", live=True)
-async def event(visit: PageRequest) -> Content:
+async def event(page_request: PageRequest) -> Content:
     """One event: what it tells, where it went, and the whole of it."""
-    texts, id = english(), visit.id()
-    found = await visit.api.get("/v1/events/{}", id)
-    answer = await visit.api.allowed("/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
+    texts, id = english(), page_request.id()
+    found = await page_request.api.get("/v1/events/{}", id)
+    answer = await page_request.api.allowed("/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
     sent = None if answer is None else answer["items"]
-    known = await subscriptions(visit) if sent else {}
+    known = await subscriptions(page_request) if sent else {}
     job = None
     if job_event_kind(str(found["type"])) is not None and isinstance(found.get("subject"), str):
         uid = next((one["job_uid"] for one in sent or () if one["job_uid"]), found["subject"])
-        job = await visit.api.allowed("/v1/jobs/{}", uid) if uid and "/" not in uid else None
+        job = await page_request.api.allowed("/v1/jobs/{}", uid) if uid and "/" not in uid else None
     return Content(
         template="event.html",
         title=texts("events.one_title", type=short_type(found["type"])),

@@ -22,10 +22,10 @@ COLUMNS = (
 
 
 @page("GET /ui/groups", live=True)
-async def groups(visit: PageRequest) -> Content:
+async def groups(page_request: PageRequest) -> Content:
     """The groups, newest first."""
     return await list_page(
-        visit,
+        page_request,
         "/v1/groups",
         template="groups.html",
         title=english()("groups.title"),
@@ -37,10 +37,10 @@ async def groups(visit: PageRequest) -> Content:
 
 
 @page("GET /ui/groups/{name}", live=True)
-async def group(visit: PageRequest) -> Content:
+async def group(page_request: PageRequest) -> Content:
     """One group: its progress, when it is expected to finish, and its failures."""
-    which = visit.asked("source", "account")
-    found = await visit.api.get("/v1/groups/{}", visit.id("name"), query=which)
+    which = page_request.asked("source", "account")
+    found = await page_request.api.get("/v1/groups/{}", page_request.id("name"), query=which)
     return Content(
         template="group.html",
         title=found["name"],
@@ -49,8 +49,8 @@ async def group(visit: PageRequest) -> Content:
             "progress": progress(found),
             "path": path_of(found),
             "states": (*ENDED, *OPEN),
-            "shows_rate": visit.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,
-            "incidents": await _incidents(visit, found) if found["failures"] else {},
+            "shows_rate": page_request.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,
+            "incidents": await _incidents(page_request, found) if found["failures"] else {},
         },
         equivalent=equivalent(
             ["relay", "groups", "show", found["name"], *options(which)], "GET /v1/groups/{}", found["name"], query=which
@@ -58,21 +58,21 @@ async def group(visit: PageRequest) -> Content:
     )
 
 
-async def _incidents(visit: PageRequest, group: Mapping[str, Any]) -> Mapping[str, str]:
+async def _incidents(page_request: PageRequest, group: Mapping[str, Any]) -> Mapping[str, str]:
     """The ids of the newest incidents in the group's account, by error code; empty if the caller may not read them."""
     query = {"source": group["source"], "account": group["account"], "limit": PAGE_ITEMS}
-    found = await visit.api.allowed("/v1/incidents", query=query) or {"items": ()}
+    found = await page_request.api.allowed("/v1/incidents", query=query) or {"items": ()}
     return {one["code"]: one["id"] for one in reversed(found["items"]) if one["kind"] == "jobs" and one["code"]}
 
 
 @page("POST /ui/groups/{name}/close")
-async def close(visit: PageRequest) -> Done:
+async def close(page_request: PageRequest) -> Done:
     """States that no more jobs come."""
-    which, expected = visit.asked("source", "account"), visit.form.get("expected")
+    which, expected = page_request.asked("source", "account"), page_request.form.get("expected")
     if expected and not (expected.isascii() and expected.isdigit() and len(expected) < 10):
         raise InvalidRequest("the number of jobs is not a number", code="invalid_form")
     body = {"expected": int(expected)} if expected else {}
-    closed = await visit.api.post("/v1/groups/{}/close", visit.id("name"), query=which, body=body)
+    closed = await page_request.api.post("/v1/groups/{}/close", page_request.id("name"), query=which, body=body)
     return Done(key="group_closed", to=path_of(closed))
 
 

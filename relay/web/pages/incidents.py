@@ -8,10 +8,10 @@ JOB_COLUMNS = columns("id status group repeat metadata closed_at")
 
 
 @page("GET /ui/incidents", live=True)
-async def incidents(visit: PageRequest) -> Content:
+async def incidents(page_request: PageRequest) -> Content:
     """The incidents, newest first."""
     return await list_page(
-        visit,
+        page_request,
         "/v1/incidents",
         template="incidents.html",
         title=english()("incidents.title"),
@@ -22,23 +22,25 @@ async def incidents(visit: PageRequest) -> Content:
 
 
 @page("GET /ui/incidents/{id}", live=True)
-async def incident(visit: PageRequest) -> Content:
+async def incident(page_request: PageRequest) -> Content:
     """One incident: what happened, what to do, and which jobs failed."""
-    asked = visit.asked("repeat")
-    found = await visit.api.get("/v1/incidents/{}", visit.id())
+    asked = page_request.asked("repeat")
+    found = await page_request.api.get("/v1/incidents/{}", page_request.id())
     values = {"incident": found, "asked": asked, "jobs": None, "next_cursor": None}
     id = found["subscription"]
-    values["subscription"] = None if id is None else await visit.api.allowed("/v1/subscriptions/{}", id)
+    values["subscription"] = None if id is None else await page_request.api.allowed("/v1/subscriptions/{}", id)
     export = None
     if found["kind"] == "jobs":
-        query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-        failed = await visit.api.get("/v1/incidents/{}/jobs", visit.id(), query=query)
+        query = {**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
+        failed = await page_request.api.get("/v1/incidents/{}/jobs", page_request.id(), query=query)
         values |= {"jobs": failed["items"], "next_cursor": failed["next_cursor"]}
-        export = Export(path="/v1/incidents/{}/jobs", segments=(visit.id(),), query=asked, columns=JOB_COLUMNS)
+        export = Export(path="/v1/incidents/{}/jobs", segments=(page_request.id(),), query=asked, columns=JOB_COLUMNS)
     return Content(
         template="incident.html",
         title=english()("incidents.one"),
         values=values,
-        equivalent=equivalent(["relay", "incidents", "show", visit.id()], "GET /v1/incidents/{}", visit.id()),
+        equivalent=equivalent(
+            ["relay", "incidents", "show", page_request.id()], "GET /v1/incidents/{}", page_request.id()
+        ),
         export=export,
     )

@@ -41,38 +41,38 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/jobs", live=True)
-async def jobs(visit: PageRequest) -> Content | Done:
+async def jobs(page_request: PageRequest) -> Content | Done:
     """The jobs, newest first; with `id` the job of this id at once."""
     note = None
-    if visit.query.get("id"):
-        found = await _by_id(visit, visit.query.get("id"))
+    if page_request.query.get("id"):
+        found = await _by_id(page_request, page_request.query.get("id"))
         if isinstance(found, str):
             return Done(key="", to=f"/ui/jobs/{found}")
         note = found
-    return await _list(visit, note)
+    return await _list(page_request, note)
 
 
-async def _list(visit: PageRequest, note: Mapping[str, Any] | None) -> Content:
+async def _list(page_request: PageRequest, note: Mapping[str, Any] | None) -> Content:
     texts = english()
-    asked = _asked(visit)
+    asked = _asked(page_request)
     errors: Sequence[FieldError] = ()
     found: Answer = {"items": [], "next_cursor": None}
     if note is None:
         try:
-            query = {**asked, "limit": PAGE_ITEMS, "cursor": visit.query.get("cursor")}
-            found = await visit.api.get("/v1/jobs", query=query)
+            query = {**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
+            found = await page_request.api.get("/v1/jobs", query=query)
         except RequestError as error:
             if error.status not in (400, 422):
                 raise
             errors = error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]
-    settings = visit.context.ports.settings
+    settings = page_request.context.ports.settings
     key, _, value = asked.get("metadata", "").partition(":")
     return Content(
         template="jobs.html",
         title=texts("jobs.title"),
         status=422 if errors else 404 if note is not None and not note["choices"] else 200,
         values={
-            "jobs": await _rows(visit, found["items"]),
+            "jobs": await _rows(page_request, found["items"]),
             "next_cursor": found["next_cursor"],
             "asked": asked,
             "chosen": {name: asked.get(name, "") for name in FILTERS},
@@ -93,15 +93,15 @@ async def _list(visit: PageRequest, note: Mapping[str, Any] | None) -> Content:
     )
 
 
-def _asked(visit: PageRequest) -> dict[str, str]:
+def _asked(page_request: PageRequest) -> dict[str, str]:
     """The filters, as the API takes them."""
-    asked = visit.asked(*FILTERS, "metadata")
-    key, value = visit.query.get("key"), visit.query.get("value")
+    asked = page_request.asked(*FILTERS, "metadata")
+    key, value = page_request.query.get("key"), page_request.query.get("value")
     if key and value:
         asked["metadata"] = f"{key}:{value}"
-    age = AGES.get(visit.query.get("age"))
+    age = AGES.get(page_request.query.get("age"))
     if age is not None:
-        asked.setdefault("since", to_rfc3339(visit.now - age))
+        asked.setdefault("since", to_rfc3339(page_request.now - age))
     return asked
 
 
@@ -110,10 +110,10 @@ def _options(asked: Mapping[str, str]) -> list[str]:
     return [*flags, *options({**asked, "open": None})]
 
 
-async def _rows(visit: PageRequest, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
+async def _rows(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
     """The jobs with their words. Of a poll whose time has passed: why it was not made, if the account says so."""
-    texts, now, found = english(), visit.now, []
-    troubles = await _troubles(visit) if any(_is_due(job, now) for job in jobs) else {}
+    texts, now, found = english(), page_request.now, []
+    troubles = await _troubles(page_request) if any(_is_due(job, now) for job in jobs) else {}
     for job in jobs:
         state, trouble = state_of(job, now), troubles.get((job["source"], job["account"]))
         due = "poll_due" if trouble is None else f"poll_due_{trouble}"
@@ -133,34 +133,34 @@ def _is_due(job: Answer, now: float) -> bool:
     return job["open"] and job["next_poll_at"] is not None and from_rfc3339(job["next_poll_at"]) <= now
 
 
-async def _troubles(visit: PageRequest) -> Mapping[tuple[str, str], str]:
+async def _troubles(page_request: PageRequest) -> Mapping[tuple[str, str], str]:
     """The state of each account that is not polled as it should be, as far as the caller may see them."""
-    found = await visit.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
+    found = await page_request.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
     sources = () if found is None else found["items"]
     return {(one["source"], one["account"]): one["state"] for one in sources if one["state"] in TROUBLES}
 
 
-async def _by_id(visit: PageRequest, id: str) -> str | Mapping[str, Any]:
+async def _by_id(page_request: PageRequest, id: str) -> str | Mapping[str, Any]:
     """The uid of the job with an id; or what to say if there is none, or one in each of several accounts."""
-    which = visit.asked("source", "account")
+    which = page_request.asked("source", "account")
     try:
-        return str((await visit.api.get("/v1/jobs/{}", id, query=which))["uid"])
+        return str((await page_request.api.get("/v1/jobs/{}", id, query=which))["uid"])
     except RequestError as error:
         if error.status != 404 and error.code != "ambiguous_job":
             raise
         ambiguous = error.status != 404
-    choices = await _choices(visit, id) if ambiguous else []
+    choices = await _choices(page_request, id) if ambiguous else []
     return {"id": id[:200], "choices": choices, "command": shlex.join(["relay", "jobs", "add", id])}
 
 
-async def _choices(visit: PageRequest, id: str) -> list[Answer]:
-    accounts = visit.context.ports.settings.accounts
+async def _choices(page_request: PageRequest, id: str) -> list[Answer]:
+    accounts = page_request.context.ports.settings.accounts
     found = []
     for source, account in [(source, name) for source, names in accounts.items() for name in names][
         :MAX_ACCOUNTS_TRIED
     ]:
         try:
-            found.append(await visit.api.get("/v1/jobs/{}", id, query={"source": source, "account": account}))
+            found.append(await page_request.api.get("/v1/jobs/{}", id, query={"source": source, "account": account}))
         except RequestError as error:
             if error.status != 404:
                 raise
@@ -168,14 +168,14 @@ async def _choices(visit: PageRequest, id: str) -> list[Answer]:
 
 
 @page("POST /ui/jobs/bulk")
-async def bulk(visit: PageRequest) -> Content | Done:
+async def bulk(page_request: PageRequest) -> Content | Done:
     """Polls the chosen jobs again, or stops tracking them."""
-    action, ids = visit.form.get("action"), visit.form.all("id")
-    back = visit.form.get("back")
+    action, ids = page_request.form.get("action"), page_request.form.all("id")
+    back = page_request.form.get("back")
     back = back if back.startswith("/ui/jobs?") else "/ui/jobs"
     if not ids:
         return Done(key="jobs_none_chosen", to=back)
-    answer = await visit.api.post("/v1/jobs/bulk", body={"action": action, "ids": ids[:MAX_BULK]})
+    answer = await page_request.api.post("/v1/jobs/bulk", body={"action": action, "ids": ids[:MAX_BULK]})
     failed = [one for one in answer["items"] if one["status"] >= 400]
     if not failed:
         return Done(key=f"jobs_{action}", to=back, n=len(answer["items"]))
@@ -188,11 +188,11 @@ async def bulk(visit: PageRequest) -> Content | Done:
 
 
 @page("POST /ui/jobs/register")
-async def register(visit: PageRequest) -> Content | Done:
+async def register(page_request: PageRequest) -> Content | Done:
     """Tracks a job, from the body of a registration. It sends no message: registering only tracks."""
-    given = visit.form.get("body")
+    given = page_request.form.get("body")
     try:
-        job = await visit.api.post("/v1/jobs", body=parse_json(given.encode()), key=visit.form.key)
+        job = await page_request.api.post("/v1/jobs", body=parse_json(given.encode()), key=page_request.form.key)
     except RequestError as error:
         if error.status == 403:
             raise
@@ -206,14 +206,14 @@ async def register(visit: PageRequest) -> Content | Done:
 
 
 @page("GET /ui/jobs/{id}", live=True)
-async def job(visit: PageRequest) -> Content:
+async def job(page_request: PageRequest) -> Content:
     """One job: what happened to it, what is next and why, and what can be done."""
-    texts, now = english(), visit.now
-    job = await visit.api.get("/v1/jobs/{}", visit.id(), query=visit.asked("source", "account"))
+    texts, now = english(), page_request.now
+    job = await page_request.api.get("/v1/jobs/{}", page_request.id(), query=page_request.asked("source", "account"))
     uid = job["uid"]
-    explanation = await visit.api.get("/v1/jobs/{}/explain", uid)
-    events = await visit.api.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
-    deliveries = await _deliveries(visit, events["ids"])
+    explanation = await page_request.api.get("/v1/jobs/{}/explain", uid)
+    events = await page_request.api.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
+    deliveries = await _deliveries(page_request, events["ids"])
     past = history(job, events["items"], deliveries or (), explanation, now, texts)
     kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
     state = state_of(job, now)
@@ -250,13 +250,15 @@ async def job(visit: PageRequest) -> Content:
     )
 
 
-async def _deliveries(visit: PageRequest, event_ids: Sequence[str]) -> list[Answer] | None:
+async def _deliveries(page_request: PageRequest, event_ids: Sequence[str]) -> list[Answer] | None:
     """The deliveries of a job's last events; None if the caller may not see them."""
     found: list[Answer] = []
     for id in event_ids[-MAX_EVENTS_ASKED:][::-1]:
         if len(found) >= MAX_DELIVERIES:
             break
-        some = await visit.api.allowed("/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES - len(found)})
+        some = await page_request.api.allowed(
+            "/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES - len(found)}
+        )
         if some is None:
             return None
         found += some["items"]

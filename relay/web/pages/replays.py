@@ -24,12 +24,12 @@ Answer = Mapping[str, Any]
 
 
 @page("GET /ui/deliveries/retry")
-async def count_group(visit: PageRequest) -> Content:
+async def count_group(page_request: PageRequest) -> Content:
     """The number of deliveries that would be sent again."""
-    filter = _filter(visit.query.get, visit.query.get("day"))
-    found = await visit.api.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
+    filter = _filter(page_request.query.get, page_request.query.get("day"))
+    found = await page_request.api.post("/v1/deliveries/retry", query={"dry_run": "true"}, body={"filter": filter})
     id = filter.get("subscription")
-    known = None if id is None else await visit.api.allowed("/v1/subscriptions/{}", id)
+    known = None if id is None else await page_request.api.allowed("/v1/subscriptions/{}", id)
     return Content(
         template="retry.html",
         title=english()("replays.retry_title"),
@@ -40,7 +40,7 @@ async def count_group(visit: PageRequest) -> Content:
             "name": None if id is None else name_of(known, {"subscription_id": id}),
             "subscription": known,
             "subscription_id": id,
-            "kept": {name: visit.query.get(name) for name in (*FILTER, "day")},
+            "kept": {name: page_request.query.get(name) for name in (*FILTER, "day")},
         },
         equivalent=equivalent(
             ["relay", "deliveries", "retry", *options(filter)],
@@ -51,10 +51,12 @@ async def count_group(visit: PageRequest) -> Content:
 
 
 @page("POST /ui/deliveries/retry")
-async def retry_group(visit: PageRequest) -> Done:
+async def retry_group(page_request: PageRequest) -> Done:
     """Sends them again."""
-    filter = _filter(visit.form.get, visit.form.get("day"))
-    return _started(await visit.api.post("/v1/deliveries/retry", body={"filter": filter}, key=visit.form.key))
+    filter = _filter(page_request.form.get, page_request.form.get("day"))
+    return _started(
+        await page_request.api.post("/v1/deliveries/retry", body={"filter": filter}, key=page_request.form.key)
+    )
 
 
 def _filter(given: Any, day: str) -> dict[str, str]:
@@ -67,24 +69,24 @@ def _filter(given: Any, day: str) -> dict[str, str]:
 
 
 @page("GET /ui/replays/new")
-async def new_replay(visit: PageRequest) -> Content:
+async def new_replay(page_request: PageRequest) -> Content:
     """The form: which events to which subscription."""
-    given = {**dict.fromkeys(FIELDS, ""), "since": "1d", "only": "undelivered", **visit.asked(*FIELDS)}
-    return await _form(visit, given)
+    given = {**dict.fromkeys(FIELDS, ""), "since": "1d", "only": "undelivered", **page_request.asked(*FIELDS)}
+    return await _form(page_request, given)
 
 
 @page("POST /ui/replays/new")
-async def count_range(visit: PageRequest) -> Content:
+async def count_range(page_request: PageRequest) -> Content:
     """The number of events that would be sent again."""
-    given = _given(visit)
-    body = _body(visit, given)
+    given = _given(page_request)
+    body = _body(page_request, given)
     try:
-        found = await visit.api.post(
+        found = await page_request.api.post(
             "/v1/subscriptions/{}/replay", given["subscription"] or "-", query={"dry_run": "true"}, body=body
         )
     except RequestError as error:
-        return await _form(visit, given, error)
-    subscription = await visit.api.allowed("/v1/subscriptions/{}", given["subscription"])
+        return await _form(page_request, given, error)
+    subscription = await page_request.api.allowed("/v1/subscriptions/{}", given["subscription"])
     return Content(
         template="replay_count.html",
         title=english()("replays.count_title"),
@@ -100,27 +102,27 @@ async def count_range(visit: PageRequest) -> Content:
 
 
 @page("POST /ui/replays")
-async def start_replay(visit: PageRequest) -> Content | Done:
+async def start_replay(page_request: PageRequest) -> Content | Done:
     """Starts it."""
-    given = _given(visit)
+    given = _given(page_request)
     try:
-        started = await visit.api.post(
+        started = await page_request.api.post(
             "/v1/subscriptions/{}/replay",
             given["subscription"] or "-",
-            body=_body(visit, given),
-            key=visit.form.key,
+            body=_body(page_request, given),
+            key=page_request.form.key,
         )
     except RequestError as error:
-        return await _form(visit, given, error)
+        return await _form(page_request, given, error)
     return _started(started)
 
 
-def _given(visit: PageRequest) -> dict[str, str]:
-    return {name: visit.form.get(name) for name in FIELDS}
+def _given(page_request: PageRequest) -> dict[str, str]:
+    return {name: page_request.form.get(name) for name in FIELDS}
 
 
-def _body(visit: PageRequest, given: Mapping[str, str]) -> dict[str, Any]:
-    now, known = visit.now, visit.context.known_types
+def _body(page_request: PageRequest, given: Mapping[str, str]) -> dict[str, Any]:
+    now, known = page_request.now, page_request.context.known_types
     types = [full_type(one, known) for one in given["types"].replace(",", " ").split()]
     body: dict[str, Any] = {"since": moment(given["since"], now), "only": given["only"] or "undelivered"}
     body |= {"until": moment(given["until"], now)} if given["until"] else {}
@@ -134,8 +136,8 @@ def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
     return equivalent(command, "POST /v1/subscriptions/{}/replay", id, body=_json(body))
 
 
-async def _form(visit: PageRequest, given: Mapping[str, str], error: RequestError | None = None) -> Content:
-    known = await subscriptions(visit)
+async def _form(page_request: PageRequest, given: Mapping[str, str], error: RequestError | None = None) -> Content:
+    known = await subscriptions(page_request)
     chosen = given["subscription"]
     choices = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
     return Content(
@@ -149,7 +151,7 @@ async def _form(visit: PageRequest, given: Mapping[str, str], error: RequestErro
             "error": error,
             "errors": {} if error is None else _by_field(error),
         },
-        equivalent=_replay(chosen if chosen.startswith("sub_") else ANY, _body(visit, given)),
+        equivalent=_replay(chosen if chosen.startswith("sub_") else ANY, _body(page_request, given)),
     )
 
 
@@ -167,11 +169,11 @@ def _by_field(error: RequestError) -> Mapping[str, str]:
 
 
 @page("GET /ui/replays/{id}", live=True, moves=True)
-async def replay(visit: PageRequest) -> Content:
+async def replay(page_request: PageRequest) -> Content:
     """The progress of a replay."""
-    found = await visit.api.get("/v1/replays/{}", visit.id())
+    found = await page_request.api.get("/v1/replays/{}", page_request.id())
     id = found["subscription_id"]
-    subscription = None if id is None else await visit.api.allowed("/v1/subscriptions/{}", id)
+    subscription = None if id is None else await page_request.api.allowed("/v1/subscriptions/{}", id)
     done = found["matched"] - found["left"]
     return Content(
         template="replay.html",

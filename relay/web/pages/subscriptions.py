@@ -55,12 +55,12 @@ text = english()
 
 
 @page("GET /ui/subscriptions", live=True)
-async def subscriptions(visit: PageRequest) -> Content:
+async def subscriptions(page_request: PageRequest) -> Content:
     """Each with its state, its success and its backlog."""
-    asked = visit.asked("callbacks")
-    query = {**asked, "limit": SHOWN, "cursor": visit.query.get("cursor")}
+    asked = page_request.asked("callbacks")
+    query = {**asked, "limit": SHOWN, "cursor": page_request.query.get("cursor")}
     (found, figures), backlogs, dead = await together(
-        _with_figures(visit, query), _counts(visit, "pending"), _counts(visit, "dead")
+        _with_figures(page_request, query), _counts(page_request, "pending"), _counts(page_request, "dead")
     )
     items = found["items"]
     return Content(
@@ -79,7 +79,7 @@ async def subscriptions(visit: PageRequest) -> Content:
             ],
             "next_cursor": found["next_cursor"],
             "callbacks": bool(asked),
-            "writes": visit.may(WRITES),
+            "writes": page_request.may(WRITES),
         },
         equivalent=equivalent(
             ["relay", "subscriptions", "list", *(["--callbacks"] if asked else [])],
@@ -90,10 +90,12 @@ async def subscriptions(visit: PageRequest) -> Content:
     )
 
 
-async def _with_figures(visit: PageRequest, query: Mapping[str, object]) -> tuple[Answer, dict[str, dict[str, Any]]]:
+async def _with_figures(
+    page_request: PageRequest, query: Mapping[str, object]
+) -> tuple[Answer, dict[str, dict[str, Any]]]:
     """A page of the list, and the figures of its subscriptions."""
-    found = await visit.api.get("/v1/subscriptions", query=query)
-    return found, await _recent_figures(visit, [one["id"] for one in found["items"]])
+    found = await page_request.api.get("/v1/subscriptions", query=query)
+    return found, await _recent_figures(page_request, [one["id"] for one in found["items"]])
 
 
 def _standing(one: Answer) -> dict[str, Any]:
@@ -107,11 +109,11 @@ def _standing(one: Answer) -> dict[str, Any]:
 NO_FIGURES: Mapping[str, Any] = {"success": None, "p95": None, "attempts": 0}
 
 
-async def _recent_figures(visit: PageRequest, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+async def _recent_figures(page_request: PageRequest, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Success and p95 of the attempts since yesterday, 00:00 UTC."""
-    since = (visit.now // DAY_SECONDS - 1) * DAY_SECONDS
+    since = (page_request.now // DAY_SECONDS - 1) * DAY_SECONDS
     query = {"name": FIGURES, "span": "day", "label": ",".join(ids), "since": to_rfc3339(since)}
-    found = await visit.api.allowed("/v1/figures", query=query) if ids else None
+    found = await page_request.api.allowed("/v1/figures", query=query) if ids else None
     points: dict[str, dict[str, Sequence[Answer]]] = {}
     for one in found["items"] if found is not None else ():
         points.setdefault(one["label"], {})[one["name"]] = one["points"]
@@ -126,10 +128,10 @@ def _summed(points: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
     return {"success": success, "p95": times[-1] if times else None, "attempts": attempts}
 
 
-async def _counts(visit: PageRequest, state: str, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
+async def _counts(page_request: PageRequest, state: str, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
     """The deliveries of each subscription in a state, and whether there are more than were counted."""
     query = {"state": state, "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
-    found = await visit.api.get("/v1/deliveries", query=query)
+    found = await page_request.api.get("/v1/deliveries", query=query)
     return {one["subscription_id"]: one for one in found["items"]}, found["truncated"]
 
 
@@ -157,21 +159,23 @@ def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[s
 
 
 @page("GET /ui/subscriptions/new")
-async def new(visit: PageRequest) -> Content:
+async def new(page_request: PageRequest) -> Content:
     """An empty form."""
-    _require_writes(visit)
-    return await _form(visit, Filled())
+    _require_writes(page_request)
+    return await _form(page_request, Filled())
 
 
 @page("POST /ui/subscriptions/new")
-async def create(visit: PageRequest) -> Content:
+async def create(page_request: PageRequest) -> Content:
     """Creates the subscription, and shows its secret this once."""
-    _require_writes(visit)
+    _require_writes(page_request)
     try:
-        body = _body(visit, None)
-        made = await visit.api.post("/v1/subscriptions", query=_check(visit), body=body, key=visit.form.key)
+        body = _body(page_request, None)
+        made = await page_request.api.post(
+            "/v1/subscriptions", query=_check(page_request), body=body, key=page_request.form.key
+        )
     except RequestError as error:
-        return await _form(visit, _typed(visit, None), error=error)
+        return await _form(page_request, _typed(page_request, None), error=error)
     secret = (made["config"] or {}).get("secret")
     return Content(
         template="subscription_made.html",
@@ -185,46 +189,48 @@ async def create(visit: PageRequest) -> Content:
 
 
 @page("GET /ui/subscriptions/{id}/edit")
-async def edit(visit: PageRequest) -> Content:
+async def edit(page_request: PageRequest) -> Content:
     """The form with the settings of a subscription."""
-    _require_writes(visit)
-    before = await visit.api.get("/v1/subscriptions/{}", visit.id())
-    return await _form(visit, fields_of(before, visit.context.known_types), before=before)
+    _require_writes(page_request)
+    before = await page_request.api.get("/v1/subscriptions/{}", page_request.id())
+    return await _form(page_request, fields_of(before, page_request.context.known_types), before=before)
 
 
 @page("POST /ui/subscriptions/{id}/edit")
-async def replace(visit: PageRequest) -> Content | Done:
+async def replace(page_request: PageRequest) -> Content | Done:
     """Changes the subscription."""
-    _require_writes(visit)
-    before = await visit.api.get("/v1/subscriptions/{}", visit.id())
+    _require_writes(page_request)
+    before = await page_request.api.get("/v1/subscriptions/{}", page_request.id())
     try:
-        body = _body(visit, before)
-        await visit.api.put("/v1/subscriptions/{}", visit.id(), query=_check(visit), body=body)
+        body = _body(page_request, before)
+        await page_request.api.put("/v1/subscriptions/{}", page_request.id(), query=_check(page_request), body=body)
     except RequestError as error:
-        return await _form(visit, _typed(visit, before), before=before, error=error)
-    return Done(key="subscription_changed", to=f"/ui/subscriptions/{visit.id()}")
+        return await _form(page_request, _typed(page_request, before), before=before, error=error)
+    return Done(key="subscription_changed", to=f"/ui/subscriptions/{page_request.id()}")
 
 
 @page("POST /ui/subscriptions/preview")
-async def preview(visit: PageRequest) -> Content:
+async def preview(page_request: PageRequest) -> Content:
     """The request that the form would send: the page again with it, or, for the script, only the preview."""
-    _require_writes(visit)
-    id = visit.form.get("id")
-    before = await visit.api.get("/v1/subscriptions/{}", id) if id else None
+    _require_writes(page_request)
+    id = page_request.form.get("id")
+    before = await page_request.api.get("/v1/subscriptions/{}", id) if id else None
     shown: Answer | None = None
     error: RequestError | None = None
     try:
-        asked = {"subscription": _body(visit, before), "replaces": id or None}
-        event = visit.form.get("event")
+        asked = {"subscription": _body(page_request, before), "replaces": id or None}
+        event = page_request.form.get("event")
         asked["event_id" if event.startswith("evt_") else "type"] = event or None
-        shown = await visit.api.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
+        shown = await page_request.api.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
     except RequestError as refused:
         error = refused
     values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error), "explained": ""}
     values["fields"] = form_fields(creates=True)
-    if visit.request.headers.get("hx-request") == "true":
+    if page_request.request.headers.get("hx-request") == "true":
         return Content(template="subscription_preview.html", title="", values=values)
-    return await _form(visit, _typed(visit, before), before=before, error=error, preview=values["preview"])
+    return await _form(
+        page_request, _typed(page_request, before), before=before, error=error, preview=values["preview"]
+    )
 
 
 def _shown_preview(found: Answer) -> Answer:
@@ -239,30 +245,30 @@ def _readable(body: str | None) -> str | None:
         return body
 
 
-def _body(visit: PageRequest, before: Answer | None) -> dict[str, Any]:
+def _body(page_request: PageRequest, before: Answer | None) -> dict[str, Any]:
     """The body that the form stands for. The same types in another order are as before: they may be the kind's
     default."""
-    body = body_of(visit.form, visit.context.known_types)
+    body = body_of(page_request.form, page_request.context.known_types)
     same = before is not None and before["types"] and set(body.get("types", ())) == set(before["types"])
     return {**body, "types": before["types"]} if before is not None and same else body
 
 
-def _check(visit: PageRequest) -> Mapping[str, object]:
-    return {"check": "false" if visit.form.get("check") == "off" else None}
+def _check(page_request: PageRequest) -> Mapping[str, object]:
+    return {"check": "false" if page_request.form.get("check") == "off" else None}
 
 
-def _typed(visit: PageRequest, before: Answer | None) -> Filled:
-    known = visit.context.known_types
+def _typed(page_request: PageRequest, before: Answer | None) -> Filled:
+    known = page_request.context.known_types
 
     def is_secret(sink: str) -> bool:
-        kind = visit.form.get(KIND) or registry.infer_kind(sink)
+        kind = page_request.form.get(KIND) or registry.infer_kind(sink)
         return kind in registry.kinds() and registry.redacted_url(kind, sink) != sink
 
-    return typed_again(visit.form, known, is_secret, None if before is None else fields_of(before, known))
+    return typed_again(page_request.form, known, is_secret, None if before is None else fields_of(before, known))
 
 
 async def _form(
-    visit: PageRequest,
+    page_request: PageRequest,
     filled: Filled,
     *,
     before: Answer | None = None,
@@ -270,7 +276,7 @@ async def _form(
     preview: Answer | None = None,
 ) -> Content:
     name = "subscriptions.new" if before is None else "subscriptions.edit"
-    events = await visit.api.allowed("/v1/events", query={"limit": RECENT_EVENTS})
+    events = await page_request.api.allowed("/v1/events", query={"limit": RECENT_EVENTS})
     recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
     fields, wrong = form_fields(creates=before is None), _errors(error)
     command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
@@ -278,14 +284,14 @@ async def _form(
     return Content(
         template="subscription_form.html",
         title=text(name),
-        status=200 if error is None or preview is not None or visit.place.endswith("preview") else error.status,
+        status=200 if error is None or preview is not None or page_request.place.endswith("preview") else error.status,
         values={
             "filled": filled,
             "before": before,
             "fields": fields,
             "sections": _sections(fields.values(), filled, wrong["errors"]),
-            "options": _options(visit, filled, fields),
-            "known_types": visit.context.known_types,
+            "options": _options(page_request, filled, fields),
+            "known_types": page_request.context.known_types,
             "keep": KEEP,
             "event_options": [("", text("subscriptions.event_sample")), *map(_event_option, recent)],
             "preview": preview,
@@ -334,7 +340,7 @@ def _sections(
 
 
 def _options(
-    visit: PageRequest, filled: Filled, fields: Mapping[str, WrittenField]
+    page_request: PageRequest, filled: Filled, fields: Mapping[str, WrittenField]
 ) -> dict[str, list[tuple[str, str]]]:
     """The choices of each field that has some."""
     default = ("", text("subscriptions.default"))
@@ -343,7 +349,7 @@ def _options(
         for path, one in fields.items()
         if one.choices or one.shape == "switch"
     }
-    sources = sorted({*visit.context.settings.event_sources, *filter(None, [filled.get("source")])})
+    sources = sorted({*page_request.context.settings.event_sources, *filter(None, [filled.get("source")])})
     keep = [(KEEP, text("subscriptions.credential_keep", shown=filled.credential_shown))]
     none = (NO_CREDENTIAL, text("subscriptions.credential_none"))
     return found | {
@@ -369,8 +375,8 @@ def _errors(error: RequestError | None) -> dict[str, Any]:
     return {"error": error, "errors": errors, "explained": explained}
 
 
-def _require_writes(visit: PageRequest) -> None:
-    if not visit.may(WRITES):
+def _require_writes(page_request: PageRequest) -> None:
+    if not page_request.may(WRITES):
         raise Forbidden(text("subscriptions.needs_scope"))
 
 
@@ -378,16 +384,16 @@ def _require_writes(visit: PageRequest) -> None:
 
 
 @page("GET /ui/subscriptions/{id}", live=True)
-async def subscription(visit: PageRequest) -> Content:
+async def subscription(page_request: PageRequest) -> Content:
     """One of them: how it stands, its charts, its last deliveries."""
-    id = visit.id()
-    found = await visit.api.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
+    id = page_request.id()
+    found = await page_request.api.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
     deliveries, recent, hours, backlogs, dead = await together(
-        visit.api.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
-        _recent_figures(visit, [id]),
-        _hours(visit, id),
-        _counts(visit, "pending", id),
-        _counts(visit, "dead", id),
+        page_request.api.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
+        _recent_figures(page_request, [id]),
+        _hours(page_request, id),
+        _counts(page_request, "pending", id),
+        _counts(page_request, "dead", id),
     )
     figures = recent.get(id, NO_FIGURES)
     kind = found["config"]["kind"]
@@ -409,25 +415,25 @@ async def subscription(visit: PageRequest) -> Content:
             "settings": pretty({name: value for name, value in found["config"].items() if value is not None}),
             "protocolsettings": pretty(found["protocolsettings"]) if found["protocolsettings"] else "",
             "filters": pretty(found["filters"]) if found["filters"] else "",
-            "writes": visit.may(WRITES),
+            "writes": page_request.may(WRITES),
             "pulled": kind == PULL,
             "signed": registry.kind_named(kind).signed,
-            "types_sent": _same(found["types"] or visit.context.known_types),
+            "types_sent": _same(found["types"] or page_request.context.known_types),
             "overlaps": OVERLAPS,
         },
         equivalent=equivalent(["relay", "subscriptions", "show", id], "GET /v1/subscriptions/{}", id),
     )
 
 
-async def _hours(visit: PageRequest, id: str) -> Answer | None:
+async def _hours(page_request: PageRequest, id: str) -> Answer | None:
     """A day by hours: attempts, failures, and how long they took."""
-    first = (visit.now // HOUR_SECONDS - 23) * HOUR_SECONDS
+    first = (page_request.now // HOUR_SECONDS - 23) * HOUR_SECONDS
     query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first)}
-    found = await visit.api.allowed("/v1/figures", query=query)
+    found = await page_request.api.allowed("/v1/figures", query=query)
     if found is None or not any(one["points"] for one in found["items"]):
         return None
     names = {one["name"]: {from_rfc3339(point["time"]): point for point in one["points"]} for one in found["items"]}
-    times = [first + hour * HOUR_SECONDS for hour in range(24) if first + hour * HOUR_SECONDS <= visit.now]
+    times = [first + hour * HOUR_SECONDS for hour in range(24) if first + hour * HOUR_SECONDS <= page_request.now]
 
     def of(name: str, value: str, missing: float | None) -> list[Point]:
         return [(at, names[name][at][value] if at in names[name] else missing) for at in times]
@@ -443,13 +449,13 @@ async def _hours(visit: PageRequest, id: str) -> Answer | None:
 
 
 @page("POST /ui/subscriptions/{id}/test")
-async def test(visit: PageRequest) -> Content:
+async def test(page_request: PageRequest) -> Content:
     """Sends a sample, and shows what the sink answered."""
-    id = visit.id()
-    metadata, type = visit.form.get("metadata"), visit.form.get("type")
+    id = page_request.id()
+    metadata, type = page_request.form.get("metadata"), page_request.form.get("type")
     body = {"type": type or None, "metadata": _metadata(metadata) if metadata else None}
     body = {name: value for name, value in body.items() if value is not None}
-    result = await visit.api.post("/v1/subscriptions/{}/test", id, body=body)
+    result = await page_request.api.post("/v1/subscriptions/{}/test", id, body=body)
     words = ["relay", "subscriptions", "test", id, *(["--type", type] if type else [])]
     return Content(
         template="subscription_test.html",
@@ -473,27 +479,27 @@ def _metadata(given: str) -> Any:
 
 
 @page("POST /ui/subscriptions/{id}/resume")
-async def resume(visit: PageRequest) -> Done:
+async def resume(page_request: PageRequest) -> Done:
     """Delivers again."""
-    made = await visit.api.post("/v1/subscriptions/{}/resume", visit.id())
+    made = await page_request.api.post("/v1/subscriptions/{}/resume", page_request.id())
     key = "subscription_pending" if made["state"] == "pending" else "subscription_resumed"
-    return Done(key=key, to=f"/ui/subscriptions/{visit.id()}")
+    return Done(key=key, to=f"/ui/subscriptions/{page_request.id()}")
 
 
 @page("POST /ui/subscriptions/{id}/rotate-secret")
-async def rotate(visit: PageRequest) -> Content:
+async def rotate(page_request: PageRequest) -> Content:
     """Makes a new signing secret, and shows it this once."""
-    overlap = visit.form.get("overlap")
+    overlap = page_request.form.get("overlap")
     body = {"overlap_seconds": float(overlap)} if overlap in OVERLAPS else {}
-    made = await visit.api.post("/v1/subscriptions/{}/rotate-secret", visit.id(), body=body)
+    made = await page_request.api.post("/v1/subscriptions/{}/rotate-secret", page_request.id(), body=body)
     return Content(
         template="subscription_secret.html",
         title=text("subscriptions.rotated"),
-        values={"id": visit.id(), **made},
+        values={"id": page_request.id(), **made},
         equivalent=equivalent(
-            ["relay", "subscriptions", "rotate-secret", visit.id()],
+            ["relay", "subscriptions", "rotate-secret", page_request.id()],
             "POST /v1/subscriptions/{}/rotate-secret",
-            visit.id(),
+            page_request.id(),
         ),
     )
 

@@ -21,27 +21,32 @@ INTENT_COLUMNS = columns("id source account path channel group sent_at reason id
 
 
 @page("GET /ui/sources", live=True)
-async def sources(visit: PageRequest) -> Content:
+async def sources(page_request: PageRequest) -> Content:
     """Each account's budget, and the accounts that jobs are sent from."""
     made = await list_page(
-        visit,
+        page_request,
         "/v1/sources",
         template="sources.html",
         title=english()("sources.title"),
         command=["relay", "sources"],
         columns=SOURCE_COLUMNS,
     )
-    state = visit.asked("state")
-    senders = await visit.api.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
+    state = page_request.asked("state")
+    senders = await page_request.api.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
     more = {"senders": senders["items"], "more_senders": senders["next_cursor"], "asked": state}
-    return replace(made, values={**made.values, **more, "charts": await _charts(visit, shown)})
+    return replace(made, values={**made.values, **more, "charts": await _charts(page_request, shown)})
 
 
-async def _charts(visit: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
+async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
     """The charted figures of each account: a day by hours."""
-    query = {"name": FIGURES, "span": "hour", "label": ",".join(accounts), "since": to_rfc3339(visit.now - DAY_SECONDS)}
-    answer = await visit.api.allowed("/v1/figures", query=query) if accounts else None
+    query = {
+        "name": FIGURES,
+        "span": "hour",
+        "label": ",".join(accounts),
+        "since": to_rfc3339(page_request.now - DAY_SECONDS),
+    }
+    answer = await page_request.api.allowed("/v1/figures", query=query) if accounts else None
     if answer is None:
         return {}
     points = {(one["label"], one["name"]): one["points"] for one in answer["items"]}
@@ -62,10 +67,10 @@ async def _charts(visit: PageRequest, accounts: Sequence[str]) -> Mapping[str, M
 
 
 @page("GET /ui/intents", live=True)
-async def intents(visit: PageRequest) -> Content:
+async def intents(page_request: PageRequest) -> Content:
     """The creates, newest first."""
     return await list_page(
-        visit,
+        page_request,
         "/v1/intents",
         template="intents.html",
         title=english()("intents.title"),
@@ -75,11 +80,11 @@ async def intents(visit: PageRequest) -> Content:
 
 
 @page("POST /ui/intents/{id}/resolve")
-async def resolve(visit: PageRequest) -> Done:
+async def resolve(page_request: PageRequest) -> Done:
     """Records whether the message was sent."""
-    job_id = visit.form.get("job_id")
-    body = {"fate": visit.form.get("fate"), **({"job_id": job_id} if job_id else {})}
-    await visit.api.post("/v1/intents/{}/resolve", visit.id(), body=body)
+    job_id = page_request.form.get("job_id")
+    body = {"fate": page_request.form.get("fate"), **({"job_id": job_id} if job_id else {})}
+    await page_request.api.post("/v1/intents/{}/resolve", page_request.id(), body=body)
     return Done(key="intent_resolved", to="/ui/intents")
 
 
