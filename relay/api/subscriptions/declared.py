@@ -273,7 +273,9 @@ async def _callbacks(context: Context, documents: Sequence[Any], stored: Mapping
     given = {one["id"] for one in documents if isinstance(one, dict) and isinstance(one.get("id"), str)}
     unknown = [id for id in given if id not in stored and problem_of_id(id, None) is None]
     return (
-        frozenset(one.id for one in await context.ports.store.subscriptions.some(unknown)) if unknown else frozenset()
+        frozenset(one.id for one in await context.ports.store.subscriptions.some(unknown) if one.callback)
+        if unknown
+        else frozenset()
     )
 
 
