@@ -254,3 +254,20 @@ async def test_a_subscription_that_changes_meanwhile_is_planned_again(client, wo
 
     assert applied["changes"][0]["values"]["description"] == {"from": "by hand 2", "to": "declared"}
     assert len(seen) == 2
+
+
+async def test_a_subscription_that_is_made_between_two_reads_is_no_callback(client, world, monkeypatch):
+    real, seen = world.store.subscriptions.all, []
+
+    async def all_then_made(self):
+        found = await real()
+        if not seen:
+            seen.append(1)
+            await apply(client, CRM)
+        return found
+
+    monkeypatch.setattr(type(world.store.subscriptions), "all", all_then_made)
+    body = {"subscriptions": [{**CRM, "description": "the second"}]}
+    answer = await client.post("/v1/subscriptions/apply", json=body)
+    assert answer.status_code == 200, answer.text
+    assert (await listed(client))["crm"]["description"] == "the second"
