@@ -59,7 +59,7 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM synchttps://receiver.example/hooks", "2", "2027-01-15")
     assert dead["Why"].startswith("HTTP 503")
     assert "the sink fails. Check its log." in dead["Why"]
-    assert "Repair the sink first" in dead["What to do"]
+    assert "Repair the sink, then send them again" in dead["What to do"]
     (uncertain,) = page.soup.rows(1)
     assert "settle each of them" in uncertain["What to do"]
     assert "no clear answer" in uncertain["Why"]
