@@ -28,19 +28,19 @@ Pages = Callable[[Context, ASGIApp], ASGIApp]
 
 
 def create_api(
-    ports: ApiDependencies, proxy: "Callable[[ApiDependencies], Proxy]", pages: Pages | None = None
+    dependencies: ApiDependencies, proxy: "Callable[[ApiDependencies], Proxy]", pages: Pages | None = None
 ) -> Front:
-    """The API over these ports, the drop-in proxy that `proxy` creates, and the dashboard that `pages` makes. It opens
-    and closes nothing."""
+    """The API, the drop-in proxy that `proxy` creates, and the dashboard that `pages` makes. It opens and closes
+    nothing."""
     schemas = {path.stem: path.read_bytes() for path in sorted(schemas_dir().glob("*.json"))}
-    openapi = cache(partial(openapi_json, ports.settings))
-    asyncapi = cache(partial(asyncapi_json, ports.settings))
-    context = Context(ports=ports, schemas=schemas, openapi=openapi, asyncapi=asyncapi)
+    openapi = cache(partial(openapi_json, dependencies.settings))
+    asyncapi = cache(partial(asyncapi_json, dependencies.settings))
+    context = Context(dependencies=dependencies, schemas=schemas, openapi=openapi, asyncapi=asyncapi)
     # A path with a trailing slash is another path.
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
     # Not `Starlette`: the front answers all other exceptions.
     app = ExceptionMiddleware(router, handlers={HTTPException: on_http_exception})
-    return Front(app, proxy(ports), context, None if pages is None else pages(context, app))
+    return Front(app, proxy(dependencies), context, None if pages is None else pages(context, app))
 
 
 def openapi_json(settings: ApiSettings) -> bytes:

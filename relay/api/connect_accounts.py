@@ -58,7 +58,7 @@ async def list_connect_accounts(call: Call) -> Response:
 
     They are listed upstream now and then. A change is shown once another listing has confirmed it.
     """
-    page = await call.ports.store.connect_accounts.page(**call.query)
+    page = await call.dependencies.store.connect_accounts.page(**call.query)
     items = [
         ConnectAccount.of(one.account, open_jobs=one.open_jobs, listed_at=one.listed_at, trouble=one.trouble)
         for one in page.items

@@ -88,7 +88,7 @@ async def erase_data(call: Call) -> Response:
     request, cursor = await _request(call, body), body.cursor
     by = "job" if request.subject is None else "subject"
     call.note(by=by if request.name is None else f"metadata.{request.name[:100]}")
-    with call.ports.admission.erasures.held(call.caller):
+    with call.dependencies.admission.erasures.held(call.caller):
         return json_response(await _erase(call, request, cursor))
 
 
@@ -97,7 +97,7 @@ async def _erase(call: Call, request: ErasureRequest, cursor: str | None) -> dic
     erased, loop = Erased(), asyncio.get_running_loop()
     ends_at = loop.time() + WORK_SECONDS
     while True:
-        step = await call.ports.tracking.erase(request, cursor)
+        step = await call.dependencies.tracking.erase(request, cursor)
         erased, cursor = erased + step.erased, step.next_cursor
         shown = Erasure.of(erased, intents=erased.creates, next_cursor=cursor)
         call.note(**{name: count for name, count in shown.items() if name != "next_cursor"}, done=cursor is None)
@@ -109,7 +109,7 @@ async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:
     if [body.metadata, body.group, body.job, body.subject].count(None) != 3:
         detail = "send exactly one of metadata, group, job and subject"
         raise invalid(FieldError(pointer="", code="one_of", detail=detail))
-    source, account, jobs = body.source, body.account, call.ports.store.jobs
+    source, account, jobs = body.source, body.account, call.dependencies.store.jobs
     if body.subject is not None:
         return ErasureRequest(subject=body.subject, source=source, account=account)
     if body.group is not None:

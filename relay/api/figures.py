@@ -126,13 +126,13 @@ async def list_figures(call: Call) -> Response:
     """
     span: Span = call.query["span"] or "hour"
     labels: tuple[str, ...] = call.query["label"]
-    account = call.ports.settings.account
+    account = call.dependencies.settings.account
     if span not in LABELLED and (labels or account is not None):
         whose = "a label" if account is None else "one account"
         detail = f"span: figures of {whose} have no minutes: use {' or '.join(LABELLED)}"
         raise invalid_parameter("span", detail, code="invalid_parameter")
     names: tuple[Name, ...] = call.query["name"]
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     asked: float | None = call.query["since"]
     since = began(now - SHOWN_SECONDS[span], span) if asked is None else max(asked, now - KEPT_SECONDS[span])
     most = len(labels) * len(names) * (math.ceil(max(now - since, 0.0) / SPAN_SECONDS[span]) + 1)
@@ -144,7 +144,7 @@ async def list_figures(call: Call) -> Response:
         raise invalid_parameter("label", detail, code="invalid_parameter")
     items: list[dict[str, Any]] = []
     for label in labels or ("",):
-        found = await call.ports.store.figures.series(names, label, span, since)
+        found = await call.dependencies.store.figures.series(names, label, span, since)
         items += [
             {"name": name, "label": label, "points": _points(one)} for name, one in zip(names, found, strict=True)
         ]

@@ -43,7 +43,7 @@ class Front:
         """`app` serves the API's own paths, `proxy` those of an upstream's API, `web` the dashboard."""
         self.context = context
         self._app = app
-        self._passed_paths = context.ports.settings.passed_paths
+        self._passed_paths = context.dependencies.settings.passed_paths
         self._proxy = proxy
         self._web = web
         self.log_all = bool(log.bind().is_enabled_for(logging.DEBUG))
@@ -52,13 +52,13 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self.context.ports.access.trusted_proxies:
-            self.context.ports.access.address(scope)
+        if self.context.dependencies.access.trusted_proxies:
+            self.context.dependencies.access.address(scope)
         if scope["path"].startswith(self._passed_paths):
             reply = None if self.log_all else self._proxy.from_memory(scope)
             if reply is not None:
                 await self._proxy.answer(reply, scope, receive, send)
-                self.context.ports.count_request(scope["method"], reply.status)
+                self.context.dependencies.count_request(scope["method"], reply.status)
                 return
             app: ASGIApp = self._proxy
         elif self._web is not None and (
@@ -94,7 +94,7 @@ class _Exchange:
 
     @property
     def _request_id(self) -> str:
-        return request_id_of(self._scope, self._context.ports.clock)
+        return request_id_of(self._scope, self._context.dependencies.clock)
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
         """Answers by the app, or with the problem that it raises."""
@@ -103,14 +103,14 @@ class _Exchange:
             self._admit()
             await app(scope, receive, self._answer)
         except WrongToken as error:
-            self._context.ports.audit.login_refused(client_of(scope))
-            refusal = await self._context.ports.access.slowed(error)
+            self._context.dependencies.audit.login_refused(client_of(scope))
+            refusal = await self._context.dependencies.access.slowed(error)
             await problem_response(refusal)(scope, receive, self._answer)
         except RequestError as error:
             if self._status:
                 raise  # part of the answer was sent: the connection ends, so that it is not taken for the whole
             if isinstance(error, Unauthorized):
-                self._context.ports.audit.login_refused(client_of(scope))
+                self._context.dependencies.audit.login_refused(client_of(scope))
             await problem_response(error)(scope, receive, self._answer)
         except ClientDisconnect:
             pass  # the client has left
@@ -130,7 +130,7 @@ class _Exchange:
             self._write_log(failed)
 
     def _admit(self) -> None:
-        settings = self._context.ports.settings
+        settings = self._context.dependencies.settings
         refuse_loop(self._scope["headers"], settings.node_id)
         if self._unchanged:
             return
@@ -139,10 +139,10 @@ class _Exchange:
             raise InvalidRequest(detail, code="invalid_path", status=400)
         headers = Headers(scope=self._scope)
         if needs_identity(self._scope["path"]):
-            self._scope["relay.identity"] = identify(self._scope, headers, settings, self._context.ports.access)
+            self._scope["relay.identity"] = identify(self._scope, headers, settings, self._context.dependencies.access)
         elif self._scope["path"] in TELLS_MORE_PATHS:
             self._scope["relay.identity"] = identify_if_named(
-                self._scope, headers, settings, self._context.ports.access
+                self._scope, headers, settings, self._context.dependencies.access
             )
         if b"%2f" in self._scope.get("raw_path", b"").lower():
             # Decoded, it would act as a separator and select another path.
@@ -157,7 +157,7 @@ class _Exchange:
             if not self._unchanged:
                 message["headers"] = [
                     *message["headers"],
-                    (b"date", http_date(self._context.ports.clock()).encode()),
+                    (b"date", http_date(self._context.dependencies.clock()).encode()),
                     (b"x-request-id", self._request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     (b"cache-control", b"no-store"),
@@ -172,12 +172,12 @@ class _Exchange:
     def _leaves_body(self) -> bool:
         """True if the answer ends the connection, so that the long body of an unknown caller is not read. A caller
         whose key was passed to the upstream counts as known."""
-        passed_paths = self._context.ports.settings.passed_paths
+        passed_paths = self._context.dependencies.settings.passed_paths
         is_known = self._status != 401 and self._scope["path"].startswith(passed_paths)
         return not is_known and is_long_body(Headers(scope=self._scope))
 
     def _write_log(self, failed: bool) -> None:
-        self._context.ports.count_request(self._scope["method"], self._status)
+        self._context.dependencies.count_request(self._scope["method"], self._status)
         quiet = self._status < 400 and not failed
         if quiet and not self._log_all:
             return  # early, because building the line costs more than the rest of an answer from memory

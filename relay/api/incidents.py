@@ -114,7 +114,7 @@ async def list_incidents(call: Call) -> Response:
     An incident is what failures with one cause have in common: source, account, sending account and error code. It
     opens at the third failure within 15 minutes, or at the first whose code says that an account needs reconnecting.
     """
-    page = await call.ports.store.incidents.page(**call.query)
+    page = await call.dependencies.store.incidents.page(**call.query)
     return page_response(call.request, map(incident_view, page.items), page.next_cursor)
 
 
@@ -149,8 +149,8 @@ async def list_incident_jobs(call: Call) -> Response:
     wanted, limit, cursor = call.query["repeat"], call.query["limit"], call.query["cursor"]
     found: list[dict[str, Any]] = []
     for _ in range(MAX_READS):
-        page = await call.ports.store.incidents.jobs(incident, limit=limit - len(found), cursor=cursor)
-        jobs = [(job, call.ports.tracking.repeat_of(job)) for job in page.items]
+        page = await call.dependencies.store.incidents.jobs(incident, limit=limit - len(found), cursor=cursor)
+        jobs = [(job, call.dependencies.tracking.repeat_of(job)) for job in page.items]
         jobs = [(job, repeat) for job, repeat in jobs if wanted in (None, repeat)]
         shown = await shown_jobs(call, [job for job, _ in jobs])
         found += [{**view, "repeat": repeat} for view, (_, repeat) in zip(shown, jobs, strict=True)]
@@ -161,4 +161,4 @@ async def list_incident_jobs(call: Call) -> Response:
 
 
 async def _find(call: Call) -> ShownIncident:
-    return known(await call.ports.store.incidents.get(call.id), "incident", call.id)
+    return known(await call.dependencies.store.incidents.get(call.id), "incident", call.id)

@@ -69,7 +69,7 @@ async def get_readiness(call: Call) -> Response:
 
     Without a token that may read everything, the answer has the status and the names of what has problems.
     """
-    readiness, identity = await call.ports.node.readiness(), call.identity
+    readiness, identity = await call.dependencies.node.readiness(), call.identity
     status, code = ("unavailable", 503) if readiness.problems else ("ok", 200)
     if identity is not None and identity.account is None and not identity.scopes.isdisjoint((ADMIN, READ)):
         return json_response(Ready.of(readiness, status=status), code)
@@ -80,7 +80,7 @@ async def get_readiness(call: Call) -> Response:
 @operation("GET /metrics", scopes=READS_METRICS, answers={200: Answer("The metrics.", media_type="text/plain")})
 async def get_metrics(call: Call) -> Response:
     """Prometheus metrics."""
-    return Response(call.ports.node.metrics(), media_type=METRICS_MEDIA_TYPE)
+    return Response(call.dependencies.node.metrics(), media_type=METRICS_MEDIA_TYPE)
 
 
 @operation("GET /openapi.json", scopes=PUBLIC, answers={200: Answer("OpenAPI 3.1.")})
@@ -159,7 +159,7 @@ def source_view(report: SourceReport) -> dict[str, Any]:
 @operation("GET /v1/sources", bound=True, query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})
 async def list_sources(call: Call) -> Response:
     """Read the polling state of each account."""
-    reports = call.ports.tracking.reports()
+    reports = call.dependencies.tracking.reports()
     first, limit = decode_position(call.query["cursor"]), call.query["limit"]
     cursor = encode_cursor(first + limit) if len(reports) > first + limit else None
     return page_response(call.request, map(source_view, reports[first : first + limit]), cursor)
@@ -199,5 +199,5 @@ async def list_settings(call: Call) -> Response:
     Each with its value, where that comes from, and whether SIGHUP applies a change. Secrets are not shown. After a
     reload the list has the new values; what needs a restart has its old value and place.
     """
-    items = [Setting.of(one, set=one.is_set) for one in call.ports.node.effective_settings()]
-    return json_response({"node_id": call.ports.settings.node_id, "items": items})
+    items = [Setting.of(one, set=one.is_set) for one in call.dependencies.node.effective_settings()]
+    return json_response({"node_id": call.dependencies.settings.node_id, "items": items})

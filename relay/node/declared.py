@@ -69,7 +69,7 @@ async def differing(settings: Settings, context: Context) -> Sequence[Change]:
     """The additions and changes that applying them would make. Raises SettingsError for a mistake, StoreError."""
     body = body_of(settings, dry_run=True, prune=False)
     with as_settings(settings.subscriptions):
-        changes = await planned(context, body, context.ports.clock())
+        changes = await planned(context, body, context.dependencies.clock())
     return [one for one in changes if one.action != "unchanged"]
 
 
@@ -97,7 +97,7 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
     components = ComponentSettings(settings=settings, base_url=base_url, definitions=definitions)
     api = components.of_api("command line")
     absent: Any = None
-    ports = ApiDependencies(
+    dependencies = ApiDependencies(
         settings=api,
         access=absent,
         clock=clock,
@@ -113,4 +113,4 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
         count_request=absent,
         published=absent,
     )
-    return Context(ports=ports)
+    return Context(dependencies=dependencies)

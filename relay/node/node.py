@@ -439,18 +439,18 @@ class Node:
 
     # --- wiring
 
-    def _proxy(self, ports: ApiDependencies) -> Proxy:
-        return Proxy(ports, self.dropin)
+    def _proxy(self, dependencies: ApiDependencies) -> Proxy:
+        return Proxy(dependencies, self.dropin)
 
     def _make_api(self) -> None:
         pages = partial(create_web, settings=self._components.of_web()) if self.settings.web.enabled else None
-        self._api = create_api(self._ports(), self._proxy, pages)
+        self._api = create_api(self._dependencies(), self._proxy, pages)
 
     async def compare_declared(self) -> None:
         """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""
-        await log_differing(self.settings, Context(ports=self._ports()))
+        await log_differing(self.settings, Context(dependencies=self._dependencies()))
 
-    def _ports(self) -> ApiDependencies:
+    def _dependencies(self) -> ApiDependencies:
         api = self._components.of_api(self.node_id)
         return ApiDependencies(
             settings=api,

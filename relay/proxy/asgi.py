@@ -57,8 +57,8 @@ LEAVING_SECONDS = 0.05
 class Proxy:
     """The ASGI application."""
 
-    def __init__(self, ports: ApiDependencies, gateway: Gateway) -> None:
-        self._ports = ports
+    def __init__(self, dependencies: ApiDependencies, gateway: Gateway) -> None:
+        self._dependencies = dependencies
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,11 +66,11 @@ class Proxy:
         try:
             response = await self._respond(scope, receive)
         except auth.WrongToken as error:
-            self._ports.audit.login_refused(auth.client_of(scope))
-            response = self._problem(scope, await self._ports.access.slowed(error))
+            self._dependencies.audit.login_refused(auth.client_of(scope))
+            response = self._problem(scope, await self._dependencies.access.slowed(error))
         except RequestError as error:
             if error.code == KEY_UNKNOWN:  # no key was sent
-                self._ports.audit.login_refused(auth.client_of(scope))
+                self._dependencies.audit.login_refused(auth.client_of(scope))
             response = self._problem(scope, error)
         if response is not None:
             await self.answer(response, scope, receive, send)
@@ -115,7 +115,7 @@ class Proxy:
             path=scope["raw_path"].decode("ascii"),
             query=scope["query_string"].decode("latin-1"),
             headers=headers,
-            request_id=request_id_of(scope, self._ports.clock),
+            request_id=request_id_of(scope, self._dependencies.clock),
         )
         has_body, fresh, prefers = _traits(scope["headers"])
         external_id = None if has_body else gateway.job_read(caller, request.method, request.path, request.query)
@@ -125,24 +125,24 @@ class Proxy:
             known = None if fresh else gateway.reads.from_memory(caller, external_id, ended=wait_seconds > 0)
             if known is not None:
                 return known
-            with self._ports.admission.waits.held(request.by) if wait_seconds else nullcontext():
+            with self._dependencies.admission.waits.held(request.by) if wait_seconds else nullcontext():
                 work = gateway.reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
                 return await _unless_left(work, receive)
         request.require_upstream("this does not read a tracked job")
         if gateway.is_create(request):
             scope["relay.operation"] = "create"
             return await self._create(
-                request, _attached(scope["headers"], caller.source, self._ports.settings), receive
+                request, _attached(scope["headers"], caller.source, self._dependencies.settings), receive
             )
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
         response = await _unless_left(gateway.forward(request, upload), receive, upload)
         if request.method not in SAFE_METHODS and response is not None and response.status < 400:
-            self._ports.audit.count("proxy.write", request.actor)
+            self._dependencies.audit.count("proxy.write", request.actor)
         return response
 
     async def _create(self, request: ForwardedRequest, attached: Mapping[str, Any], receive: Receive) -> ProxyResponse:
-        ports, arriving = self._ports, _Upload(receive)
-        with Spool(ports.admission, request.by) as spool:
+        dependencies, arriving = self._dependencies, _Upload(receive)
+        with Spool(dependencies.admission, request.by) as spool:
             try:
                 await spool.read(arriving)
             except RequestError:
@@ -151,7 +151,7 @@ class Proxy:
             # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
             created = await self._gateway.creates.create(request, spool, attached)
         if created.status < 400:
-            ports.audit.count("proxy.create", request.actor)
+            dependencies.audit.count("proxy.create", request.actor)
         return created
 
     def _refuse(self, scope: Scope) -> None:
@@ -163,7 +163,7 @@ class Proxy:
             raise InvalidRequest(
                 "TRACE echoes a request with its key. It is not forwarded", code="method_not_allowed", status=405
             )
-        refusal = path_refusal(scope["raw_path"], self._ports.settings.passed_paths)
+        refusal = path_refusal(scope["raw_path"], self._dependencies.settings.passed_paths)
         if refusal is not None:
             raise InvalidRequest(f"{refusal}. Nothing was sent", code="invalid_path", status=400)
         overriding = next((name for name, _ in scope["headers"] if name in OVERRIDE_HEADERS), None)
@@ -180,9 +180,9 @@ class Proxy:
 
         The caller's `Connection` header is applied before the key is added, so it cannot remove the key.
         """
-        gateway, settings = self._gateway, self._ports.settings
+        gateway, settings = self._gateway, self._dependencies.settings
         raw: list[Header] = scope["headers"]
-        key, access = api_key_of(raw), self._ports.access
+        key, access = api_key_of(raw), self._dependencies.access
         # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
         passed = without_tokens(headers_to_forward(raw), lambda value: value != key and access.is_token(value))
         caller = self._who(scope, key)
@@ -211,7 +211,7 @@ class Proxy:
         if caller is not None or key is None:
             return caller or gateway.caller_for(key)
         # A token is looked up and counted once for each request.
-        identity: auth.Identity | None = scope.get("relay.identity") or self._ports.access.identify(key, scope)
+        identity: auth.Identity | None = scope.get("relay.identity") or self._dependencies.access.identify(key, scope)
         if identity is None:
             return gateway.caller_for(key)
         scope["relay.identity"] = identity
@@ -228,7 +228,7 @@ class Proxy:
 
     def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
         gateway = self._gateway
-        code, request_id = f"relay_{error.code}", request_id_of(scope, self._ports.clock)
+        code, request_id = f"relay_{error.code}", request_id_of(scope, self._dependencies.clock)
         response = gateway.problem(gateway.caller_for(None), error.status, code, str(error), request_id)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
         response.headers = [*response.headers, *added]

@@ -111,7 +111,7 @@ class Web:
     async def _form(self, request: Request, visitor: Visitor) -> Form | None:
         if request.method != "POST":
             return None
-        held = HeldBytes(self._shared.context.ports.admission.bodies, visitor.identity.key)
+        held = HeldBytes(self._shared.context.dependencies.admission.bodies, visitor.identity.key)
         try:
             return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
         finally:
@@ -178,7 +178,7 @@ class Web:
 
     def _stream(self, page: Page, page_request: PageRequest, visitor: Visitor) -> Response:
         shared = self._shared
-        ports = shared.context.ports
+        dependencies = shared.context.dependencies
 
         async def render() -> str:
             if not await shared.sessions.holds(visitor):
@@ -190,19 +190,19 @@ class Web:
             return shared.pages.live(made.template, self._values(page_request, made, page))
 
         async def frames() -> AsyncGenerator[bytes, None]:
-            with ports.signals.watch(ALL_EVENTS) as watch:
+            with dependencies.signals.watch(ALL_EVENTS) as watch:
                 async for frame in shared.live.frames(key, caller, render, watch.wait, goes_on, idle):
                     yield frame
 
         def goes_on() -> bool:
-            return not ports.node.stopping and ports.access.holds(page_request.identity)
+            return not dependencies.node.stopping and dependencies.access.holds(page_request.identity)
 
         key, caller = Key(page_request.csrf, page_request.path()), page_request.identity.key
         idle = MIN_SECONDS if page.moves else IDLE_SECONDS
         if not shared.live.has_room(key):
             raise Unavailable("too many pages are open: this one shows what it knew", headers={"Retry-After": "30"})
         headers = {"X-Accel-Buffering": "no"}
-        return SlotResponse(frames(), ports.admission.streams, caller, MEDIA_TYPE, headers)
+        return SlotResponse(frames(), dependencies.admission.streams, caller, MEDIA_TYPE, headers)
 
     def _refused(self, request: Request, error: RequestError) -> Response:
         """The error as a page: inside the frame for a visitor, without it for anyone else."""
@@ -222,12 +222,12 @@ class Web:
             **HEADERS,
             **(OPENER_POLICY if self._shared.sessions.by_tls(request) else {}),
             "cache-control": "no-store",
-            "date": http_date(self._shared.context.ports.clock()),
+            "date": http_date(self._shared.context.dependencies.clock()),
             "x-request-id": self._request_id(request.scope),
         }
 
     def _request_id(self, scope: Scope) -> str:
-        return request_id_of(scope, self._shared.context.ports.clock)
+        return request_id_of(scope, self._shared.context.dependencies.clock)
 
 
 def _place_of(path: str) -> str:

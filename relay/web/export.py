@@ -30,7 +30,7 @@ async def csv_response(export: Export, page_request: PageRequest) -> Response:
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
     if page_request.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    slots, cursor = page_request.context.ports.admission.exports, page_request.query.get("cursor")
+    slots, cursor = page_request.context.dependencies.admission.exports, page_request.query.get("cursor")
     pages = page_request.api.pages(export.path, *export.segments, query=export.query, cursor=cursor, at_most=MAX_ROWS)
     first = await anext(pages)  # raises the API's errors before the file begins
     return SlotResponse(
@@ -45,7 +45,7 @@ async def _lines(
     cursor = None
     while page is not None:
         for item in page["items"]:
-            if not page_request.context.ports.access.holds(page_request.identity):
+            if not page_request.context.dependencies.access.holds(page_request.identity):
                 raise Unauthorized("the token has ended: this export is not complete")
             yield line(value_at(item, path) for path in export.columns.values())
             await asyncio.sleep(0)  # if the server takes each part at once, only this lets other tasks run

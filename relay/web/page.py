@@ -111,7 +111,7 @@ class PageRequest:
         """`signs_out`: True if there is a session to end. `now`: the time of the page, in epoch seconds."""
         self.request = request
         self.identity = identity
-        self.now = context.ports.clock()
+        self.now = context.dependencies.clock()
         self.api = api
         self.csrf = csrf
         self.signs_out = signs_out
@@ -121,7 +121,7 @@ class PageRequest:
 
     def begin(self) -> None:
         """Sets the page's time, which stays the same until the page is done."""
-        self.now = self.context.ports.clock()
+        self.now = self.context.dependencies.clock()
 
     def once(self) -> str:
         """A new value for the field `_once`."""
@@ -142,10 +142,10 @@ class PageRequest:
     def base_url(self) -> str:
         """The relay's URL for the visitor: `server.public_url`, else the one that the browser used. The listening
         address would be wrong in a browser on another machine."""
-        headers, ports = self.request.headers, self.context.ports
+        headers, dependencies = self.request.headers, self.context.dependencies
         if self.context.settings.public_url:
             return self.context.base_url
-        proxied = ports.access.is_proxied(self.request.scope)
+        proxied = dependencies.access.is_proxied(self.request.scope)
         tls = came_by_tls(
             self.request.scope["scheme"],
             public_url=None,

@@ -99,7 +99,7 @@ class Sessions:
     """Identifies visitors, signs in and signs out."""
 
     def __init__(self, context: Context, settings: WebSettings, pages: Pages) -> None:
-        self._ports = context.ports
+        self._dependencies = context.dependencies
         self._api = context.settings
         self._settings = settings
         self._pages = pages
@@ -112,7 +112,7 @@ class Sessions:
     async def visitor(self, request: Request) -> Visitor | None:
         """The visitor; None without a session. Raises TooMany if the token's quota is used up, and Forbidden if a
         trusted proxy sends an invalid name."""
-        self._ports.access.address(request.scope)
+        self._dependencies.access.address(request.scope)
         found = self._proxied(request) or self._local(request) or await self._signed_in(request)
         if found is not None:
             request.scope["relay.identity"] = found.identity  # for the log
@@ -120,7 +120,7 @@ class Sessions:
 
     async def holds(self, visitor: Visitor) -> bool:
         """True if the visitor may still see an open page."""
-        if not self._ports.access.holds(visitor.identity):
+        if not self._dependencies.access.holds(visitor.identity):
             return False
         return visitor.kind != "session" or await self._session(digest_of(visitor.secret)) is not None
 
@@ -146,7 +146,7 @@ class Sessions:
 
     def _proxied(self, request: Request) -> Visitor | None:
         name = self._settings.user_header
-        if name is None or not self._ports.access.is_proxied(request.scope):
+        if name is None or not self._dependencies.access.is_proxied(request.scope):
             return None
         try:
             user = user_named(request.headers.getlist(name))
@@ -182,17 +182,17 @@ class Sessions:
         session = None if secret is None else await self._session(digest_of(secret))
         if secret is None or session is None:
             return None
-        identity = self._ports.access.of_digest(bytes.fromhex(session.token_digest), request.scope)
+        identity = self._dependencies.access.of_digest(bytes.fromhex(session.token_digest), request.scope)
         if identity is None:
             return None
         return Visitor(identity=identity, secret=secret, csrf=csrf_of(secret), fresh_cookie=None, kind="session")
 
     async def _session(self, digest: str) -> Session | None:
-        now, known = self._ports.clock(), self._known.get(digest)
+        now, known = self._dependencies.clock(), self._known.get(digest)
         if known is not None and 0 <= now - known.read_at < KNOWN_SECONDS:
             session: Session | None = known.session
         else:
-            session = await self._ports.store.sessions.find(digest, "session", now)
+            session = await self._dependencies.store.sessions.find(digest, "session", now)
             if session is None:
                 self._known.pop(digest, None)
             elif digest not in self._ended:
@@ -204,7 +204,7 @@ class Sessions:
 
     async def login(self, request: Request) -> Response:
         """The login page and its form."""
-        self._ports.access.address(request.scope)
+        self._dependencies.access.address(request.scope)
         if request.method in ("GET", "HEAD"):
             return await self._login_page(request)
         if request.method != "POST":
@@ -226,7 +226,7 @@ class Sessions:
         nothing."""
         if request.method != "POST":
             raise wrong_method({"POST"})
-        self._ports.access.address(request.scope)
+        self._dependencies.access.address(request.scope)
         form = await self._form(request)
         secret = self._secret(request, SESSION_COOKIE)
         session = None if secret is None else await self._session(digest_of(secret))
@@ -258,13 +258,13 @@ class Sessions:
         value = _one(form, "token")
         if not value:
             raise _Refused(InvalidRequest("a token is needed", code="missing"), "login.missing")
-        identity = self._ports.access.identify(value, request.scope)
+        identity = self._dependencies.access.identify(value, request.scope)
         if identity is None:
             raise await self._wrong(request, WrongToken("the token is not accepted", client_of(request.scope)))
         session, secret = self._new_session(identity)
 
         async def create() -> bool:
-            await self._ports.store.sessions.create(session)
+            await self._dependencies.store.sessions.create(session)
             return True
 
         return await self._begin(request, form, identity, secret, create)
@@ -274,19 +274,19 @@ class Sessions:
         link = await self._link(form)
         identity = None
         if link is not None:
-            identity = self._ports.access.of_digest(bytes.fromhex(link.token_digest), request.scope)
+            identity = self._dependencies.access.of_digest(bytes.fromhex(link.token_digest), request.scope)
         if link is None or identity is None:
             raise await self._wrong(request, _link_gone(request), "login.link_gone")
         session, secret = self._new_session(identity)
         return await self._begin(
-            request, form, identity, secret, lambda: self._ports.store.sessions.use_link(link.digest, session)
+            request, form, identity, secret, lambda: self._dependencies.store.sessions.use_link(link.digest, session)
         )
 
     async def _link(self, form: Form) -> Session | None:
         secret = form.get("link")
         if not is_secret(secret):
             return None
-        return await self._ports.store.sessions.find(digest_of(secret), "link", self._ports.clock())
+        return await self._dependencies.store.sessions.find(digest_of(secret), "link", self._dependencies.clock())
 
     async def _begin(
         self, request: Request, form: Form, identity: Identity, secret: str, create: Callable[[], Awaitable[bool]]
@@ -307,8 +307,8 @@ class Sessions:
         self, request: Request, action: str, identity: Identity, work: Callable[[], Awaitable[bool]]
     ) -> bool:
         """Runs the change between two audit entries. Returns False if nothing was left to change."""
-        audit = self._ports.audit
-        request_id = request_id_of(request.scope, self._ports.clock)
+        audit = self._dependencies.audit
+        request_id = request_id_of(request.scope, self._dependencies.clock)
         (begun,) = await audit.begin(audit.request(action, identity, target=None, request_id=request_id))
         try:
             done = await work()
@@ -322,7 +322,7 @@ class Sessions:
         self._ended[digest] = None
         _trim(self._ended)
         try:
-            ended = await self._ports.store.sessions.delete(digest)
+            ended = await self._dependencies.store.sessions.delete(digest)
         except BaseException:
             self._ended.pop(digest, None)  # the session still exists: the caller can try again
             raise
@@ -331,14 +331,14 @@ class Sessions:
 
     async def _wrong(self, request: Request, error: WrongToken, text: str = "login.wrong") -> _Refused:
         """The error for a wrong token or link, with the same delay as elsewhere."""
-        self._ports.audit.login_refused(client_of(request.scope))
-        slowed = await self._ports.access.slowed(error)
+        self._dependencies.audit.login_refused(client_of(request.scope))
+        slowed = await self._dependencies.access.slowed(error)
         return _Refused(slowed, text if slowed is error else "")
 
     def _new_session(self, identity: Identity) -> tuple[Session, str]:
         """A session that acts as the caller's token, and its secret."""
         assert identity.digest is not None  # it has a token
-        secret, now = new_secret(), self._ports.clock()
+        secret, now = new_secret(), self._dependencies.clock()
         return new_session("session", secret, token_digest=identity.digest, name=identity.name, now=now), secret
 
     # --- forms and cookies
@@ -347,7 +347,7 @@ class Sessions:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != FORM_TYPE:
             raise InvalidRequest(f"a form is expected: {FORM_TYPE}", code="unsupported_media_type", status=415)
-        held = HeldBytes(self._ports.admission.bodies, "")
+        held = HeldBytes(self._dependencies.admission.bodies, "")
         try:
             return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
         finally:
@@ -406,7 +406,7 @@ class Sessions:
 
     def by_tls(self, request: Request) -> bool:
         """True if the browser sent this over TLS, as far as the relay or a trusted proxy knows."""
-        proxied = self._ports.access.is_proxied(request.scope)
+        proxied = self._dependencies.access.is_proxied(request.scope)
         return came_by_tls(
             request.scope["scheme"],
             public_url=self._api.public_url,

@@ -22,7 +22,7 @@ async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(*, peer: str = "127.0.0.1", base_url: str = "http://127.0.0.1:8080", **settings: Any) -> Client:
-        api = create_api(world.ports(**settings), world.proxy)
+        api = create_api(world.dependencies(**settings), world.proxy)
         transport = httpx2.ASGITransport(app=api, client=(peer, 5000), raise_app_exceptions=False)
         hooks = {"response": [check_answer]}
         clients.append(Client(transport=transport, base_url=base_url, event_hooks=hooks))

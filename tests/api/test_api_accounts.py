@@ -86,7 +86,7 @@ class Two:
     clients: list[Client] = field(default_factory=list)
 
     def client(self, token: str, **settings: Any) -> Client:
-        api = create_api(self.world.ports(dev=False, **settings), self.world.proxy)
+        api = create_api(self.world.dependencies(dev=False, **settings), self.world.proxy)
         transport = httpx2.ASGITransport(app=api, client=("192.0.2.7", 5000), raise_app_exceptions=False)
         self.clients.append(
             Client(
@@ -752,7 +752,7 @@ async def test_a_retry_of_all_deliveries_is_one_of_the_own_deliveries(two: Two) 
 async def test_a_token_of_an_account_that_the_settings_no_longer_have_reads_and_adds_nothing(two: Two) -> None:
     world = two.world
     mine = await two.populate(MINE)
-    api = create_api(world.ports(accounts={"revor": ("second",)}), world.proxy)
+    api = create_api(world.dependencies(accounts={"revor": ("second",)}), world.proxy)
     transport = httpx2.ASGITransport(app=api, client=("192.0.2.7", 5000))
     async with Client(transport=transport, base_url="http://x", headers={"Authorization": "Bearer default"}) as client:
         assert (await client.get(f"/v1/jobs/{SHARED}")).status_code == 200
@@ -769,7 +769,7 @@ async def test_in_the_drop_in_a_token_stands_for_its_account(
     account = None if stands_for is None else ("revor", stands_for)
     found = Identity(name=token, scopes=frozenset({ADMIN}), account=account)
     monkeypatch.setattr("relay.api.access.callers.Access.identify", lambda *_: found)
-    api = create_api(two.world.ports(passed_paths=("/api/v1/",)), two.world.proxy)
+    api = create_api(two.world.dependencies(passed_paths=("/api/v1/",)), two.world.proxy)
     async with Client(transport=httpx2.ASGITransport(app=api), base_url="http://relay.example") as client:
         await client.get("/api/v1/accounts", headers={"Authorization": f"Bearer {token}"})
     (request,) = two.world.gateway.passed

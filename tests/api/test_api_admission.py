@@ -34,8 +34,8 @@ async def subscribe(client: Any, body: Any = SUBSCRIPTION, **headers: str) -> st
 async def test_requests_that_take_long_are_limited(limit: str, world: World, open_client: Callable[..., Any]) -> None:
     client = open_client()
     id = await subscribe(client, {"protocol": "PULL"} if limit.startswith("pulls") else SUBSCRIPTION)
-    client._transport.app = api = create_api(world.ports(), world.proxy)
-    limits = api.context.ports.admission
+    client._transport.app = api = create_api(world.dependencies(), world.proxy)
+    limits = api.context.dependencies.admission
     method, path, body = LIMITED[limit]
     held: Limiter = getattr(limits, limit)
     before, held.limit = held.limit, 0
@@ -62,8 +62,8 @@ async def test_tests_that_a_sink_holds_up_are_limited_for_each_token(
         return await send(*given)
 
     world.dispatcher.test = hang  # type: ignore[method-assign]
-    client._transport.app = api = create_api(world.ports(tokens=TOKENS, dev=False), world.proxy)
-    tests = api.context.ports.admission.tests
+    client._transport.app = api = create_api(world.dependencies(tokens=TOKENS, dev=False), world.proxy)
+    tests = api.context.dependencies.admission.tests
     hanging = [
         asyncio.create_task(client.post(f"/v1/subscriptions/{mine}/test", headers=TEAM))
         for _ in range(tests.limit_of_owner)
@@ -84,8 +84,8 @@ async def test_a_refused_request_runs_when_it_is_sent_again_with_its_key(
 ) -> None:
     client = open_client()
     id = await subscribe(client)
-    client._transport.app = api = create_api(world.ports(), world.proxy)
-    tests, key = api.context.ports.admission.tests, {"Idempotency-Key": "once"}
+    client._transport.app = api = create_api(world.dependencies(), world.proxy)
+    tests, key = api.context.dependencies.admission.tests, {"Idempotency-Key": "once"}
     before, tests.limit = tests.limit, 0
     assert (await client.post(f"/v1/subscriptions/{id}/test", headers=key)).status_code == 429
     tests.limit = before

@@ -228,7 +228,7 @@ async def test_with_dev_a_write_that_another_site_causes_is_refused(open_client,
 )
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/batch", "/api/v1/outreach/dispatches", "/livez"])
 async def test_connection_of_a_stranger_with_a_long_body_ends_with_the_answer(world, headers, ends, path):
-    api, sent, begun = create_api(world.ports(dev=False, tokens=TOKENS), world.proxy), [], []
+    api, sent, begun = create_api(world.dependencies(dev=False, tokens=TOKENS), world.proxy), [], []
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {
         **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "query_string": b""},

@@ -98,7 +98,7 @@ GOOD = {
 }
 
 
-PORTS = World(store=MagicMock()).ports()
+DEPENDENCIES = World(store=MagicMock()).dependencies()
 """Nothing is asked of its store."""
 ANYTHING = {name: values | VALUES for name, values in GOOD.items()} | {"extra": VALUES}
 ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
@@ -109,7 +109,7 @@ ANYTHING["callback_url"] |= st.just("https://10.0.0.1/")
 def test_a_registration_is_read_as_documented_or_refused_with_its_errors(body):
     read = problem = None
     try:
-        read = read_registration(body, PORTS, "caller")
+        read = read_registration(body, DEPENDENCIES, "caller")
     except InvalidRequest as error:
         problem = error
     if read is None:

@@ -104,8 +104,8 @@ async def test_a_chunked_body_is_cut_off_at_the_limit(world, path, most):
 
 
 async def test_bodies_in_memory_are_limited_in_total_and_for_each_caller(world):
-    api = create_api(world.ports(), world.proxy)
-    bodies = api.context.ports.admission.bodies
+    api = create_api(world.dependencies(), world.proxy)
+    bodies = api.context.dependencies.admission.bodies
     bodies.limit, bodies.limit_of_owner = 5 << 20, 3 << 20
 
     full = asyncio.Event()
@@ -229,7 +229,7 @@ async def test_metadata_at_the_limit(client):
 
 async def post_raw(world, path, headers, receive):
     """The status of one POST sent directly to the app."""
-    return await call_raw(create_api(world.ports(), world.proxy), path, headers, receive)
+    return await call_raw(create_api(world.dependencies(), world.proxy), path, headers, receive)
 
 
 async def call_raw(api, path, headers, receive):

@@ -217,7 +217,7 @@ def test_every_operation_has_a_call_and_an_id_of_its_own():
 
 
 def test_every_route_is_documented_and_every_documented_path_has_a_route(world):
-    api = create_api(world.ports(), world.proxy)
+    api = create_api(world.dependencies(), world.proxy)
     assert [route.path for route in routes_of(api.context, OPERATIONS)] == list(DOCUMENT["paths"])
     assert set(DOCUMENTED) == {(operation.method, operation.path) for operation in OPERATIONS}
 

@@ -126,7 +126,7 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for id in (*IDS["Replays"], GONE["Replays"]):
             values = {"since": 0.0, "until": NOW + 1, "now": NOW, "subscription_id": IDS["Subscriptions"][0]}
             await store.replays.create(ReplayRequest(id=id, **values))
-        api = create_api(world.ports(guard=DEVELOPMENT), world.proxy)
+        api = create_api(world.dependencies(guard=DEVELOPMENT), world.proxy)
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none", lifespan="off"))
         servers.append(server)
         ready.set()

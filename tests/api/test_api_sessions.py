@@ -79,7 +79,7 @@ async def test_a_token_is_worth_the_same_by_its_digest(world):
         "requests_per_minute": 2,
     }
     await world.store.tokens.create(access_token("tok_1", "rl_mine", **limited), NOW)
-    access = world.ports(tokens=TOKENS).access
+    access = world.dependencies(tokens=TOKENS).access
     await world.node.tokens_changed()
     found = known_by(access, "rl_mine")
     assert found == access.identify("rl_mine", {"client": ("203.0.113.9", 1)})
@@ -96,7 +96,7 @@ async def test_a_token_is_worth_the_same_by_its_digest(world):
 
 
 async def test_a_token_of_the_settings_is_gone_once_they_lose_it(world):
-    access = world.ports(tokens=TOKENS).access
+    access = world.dependencies(tokens=TOKENS).access
     found = known_by(access, "rl_read")
     access.configure(TOKENS[:1])
     assert known_by(access, "rl_read") is None
@@ -117,7 +117,7 @@ async def test_a_token_of_the_settings_is_gone_once_they_lose_it(world):
     ],
 )
 async def test_a_request_is_proxied_if_a_trusted_proxy_connected(world, peer, trusted, proxied):
-    access = world.ports(trusted_proxies=trusted).access
+    access = world.dependencies(trusted_proxies=trusted).access
     for forwarded in ("198.51.100.1", "10.0.0.1", "10.0.0.1, 203.0.113.9", "x"):
         scope = {**scope_of("/ui", [(b"x-forwarded-for", forwarded.encode())]), "client": (peer, 1) if peer else None}
         assert not access.is_proxied(scope)  # nothing is known before `address`

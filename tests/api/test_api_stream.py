@@ -123,7 +123,7 @@ async def test_a_silent_stream_is_kept_open_by_comments(client, world):
 
 @pytest.mark.parametrize("leaves", ["its task is cancelled", "sending fails", "it disconnects"])
 async def test_a_client_that_leaves_before_its_answer_starts_frees_its_slot(client, world, leaves):
-    api = create_api(world.ports(), world.proxy)
+    api = create_api(world.dependencies(), world.proxy)
     starts = asyncio.Event()
 
     async def receive():
@@ -143,12 +143,12 @@ async def test_a_client_that_leaves_before_its_answer_starts_frees_its_slot(clie
     if leaves == "its task is cancelled":
         answering.cancel()
     await asyncio.gather(answering, return_exceptions=True)
-    assert (api.context.ports.admission.streams.taken, world.signals.open_watches) == (0, 0)
+    assert (api.context.dependencies.admission.streams.taken, world.signals.open_watches) == (0, 0)
 
 
 async def test_streams_are_limited_and_a_client_that_leaves_frees_its_slot(client, world):
-    api = create_api(world.ports(), world.proxy)
-    slots = api.context.ports.admission.streams
+    api = create_api(world.dependencies(), world.proxy)
+    slots = api.context.dependencies.admission.streams
     slots.limit = 1
     waiting, gone = asyncio.Event(), asyncio.Event()
 

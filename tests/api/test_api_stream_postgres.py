@@ -77,7 +77,7 @@ async def streaming(world: World, last_event_id: str | None = None) -> AsyncIter
     client = Client()
     headers = [] if last_event_id is None else [(b"last-event-id", last_event_id.encode())]
     scope = scope_of("/v1/events/stream", headers=headers)
-    task = asyncio.create_task(create_api(world.ports(), world.proxy)(scope, client.receive, client.send))
+    task = asyncio.create_task(create_api(world.dependencies(), world.proxy)(scope, client.receive, client.send))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await client.connected.wait()
     try:

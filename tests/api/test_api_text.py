@@ -35,7 +35,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(
-        app=create_api(world.ports(), world.proxy), client=("127.0.0.1", 5000), raise_app_exceptions=False
+        app=create_api(world.dependencies(), world.proxy), client=("127.0.0.1", 5000), raise_app_exceptions=False
     )
     async with httpx2.AsyncClient(
         transport=transport, base_url="http://127.0.0.1:8080", event_hooks={"response": [check_answer]}

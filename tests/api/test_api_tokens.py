@@ -202,7 +202,7 @@ async def wrong(access_, client):
 
 async def test_remembered_addresses_are_bounded(world, monkeypatch):
     monkeypatch.setattr(access, "MAX_ADDRESSES", 100)
-    tokens = world.ports(dev=False).access
+    tokens = world.dependencies(dev=False).access
     for _ in range(FREE_MISTAKES + 1):
         await wrong(tokens, HOME)
     for number in range(1_000):
@@ -219,7 +219,7 @@ async def test_held_answers_are_bounded_and_the_rest_lose_their_connection(world
         await gate.wait()
 
     monkeypatch.setattr(access.asyncio, "sleep", hold)
-    tokens = world.ports(dev=False).access
+    tokens = world.dependencies(dev=False).access
     for _ in range(FREE_MISTAKES):
         await wrong(tokens, HOME)
     held = [asyncio.ensure_future(wrong(tokens, HOME)) for _ in range(access.MAX_HELD_OF_AN_ADDRESS)]

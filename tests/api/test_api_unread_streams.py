@@ -35,7 +35,7 @@ async def _bounded() -> AsyncIterator[None]:
 async def served(world: Any, limits: Limits, **settings: Any) -> AsyncIterator[int]:
     """The port of a server with the API on it, whose streams wait for real signals."""
     world.signals = Signals()
-    server = make_server(create_api(world.ports(**settings), world.proxy), shutdown_seconds=1, limits=limits)
+    server = make_server(create_api(world.dependencies(**settings), world.proxy), shutdown_seconds=1, limits=limits)
     with contextlib.closing(listening()) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield listener.getsockname()[1]

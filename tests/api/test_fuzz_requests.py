@@ -36,7 +36,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[st
         store = runner.run(open_store(url, ReversingCipher(), now=NOW))
         world = World(store=store)
         world.node.stop()  # a stream ends as soon as it waits
-        api = create_api(world.ports(), world.proxy)
+        api = create_api(world.dependencies(), world.proxy)
 
         async def once(scope: dict[str, Any], body: bytes) -> Answer:
             sent: list[dict[str, Any]] = []

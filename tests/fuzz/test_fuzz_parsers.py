@@ -147,8 +147,8 @@ class Tracking(FakeTracking):
 
 
 WORLD = World(store=MagicMock())  # nothing is asked of it
-PORTS = replace(WORLD.ports(), tracking=Tracking(WORLD))
-CONTEXT = Context(ports=PORTS)
+DEPENDENCIES = replace(WORLD.dependencies(), tracking=Tracking(WORLD))
+CONTEXT = Context(dependencies=DEPENDENCIES)
 MODELS = sorted({model for one in OPERATIONS for model in (one.body, *one.also_bodies) if model}, key=str)
 FIELDS = sorted({name for model in MODELS for name in model.model_fields} | {"headers", "method", "kind", "secret"})
 OBJECTS = [example for example in EXAMPLES.values() if isinstance(example, dict)]
@@ -178,7 +178,7 @@ def test_documents(document: Any) -> None:
     for model in MODELS:
         made = value_or_refusal(lambda model=model: validate(model, document), InvalidRequest)  # type: ignore[misc]
         assert made is None or isinstance(made, model)
-    request = value_or_refusal(lambda: read_registration(document, PORTS, "caller"), InvalidRequest)
+    request = value_or_refusal(lambda: read_registration(document, DEPENDENCIES, "caller"), InvalidRequest)
     assert request is None or isinstance(request, TrackRequest)
     created = value_or_refusal(lambda: read_create(document, CONTEXT, id="sub_1", now=NOW), InvalidRequest)
     if created is not None:

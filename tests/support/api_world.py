@@ -433,12 +433,12 @@ class World:
         self.pulls = Pulls(shared(self.store, lambda: self.now, signals=self.arrivals))
         self.audit = AuditLog(self.store, clock=lambda: self.now, kept_days=365)
 
-    def proxy(self, ports: ApiDependencies) -> Proxy:
+    def proxy(self, dependencies: ApiDependencies) -> Proxy:
         """The HTTP half of the proxy over the fake gateway."""
-        return Proxy(ports, self.gateway)  # type: ignore[arg-type]
+        return Proxy(dependencies, self.gateway)  # type: ignore[arg-type]
 
-    def ports(self, *, trusted_proxies: Sequence[Network] = (), **settings: Any) -> ApiDependencies:
-        """The ports of the API, with these settings changed. Each has tokens of its own, as the database has them."""
+    def dependencies(self, *, trusted_proxies: Sequence[Network] = (), **settings: Any) -> ApiDependencies:
+        """The dependencies of the API, with these settings changed. Each has its own tokens, as in the database."""
         given = replace(SETTINGS, **settings)
         access = Access(
             clock=lambda: self.now, trusted_proxies=trusted_proxies, steady=lambda: self.now, hold_seconds=0.0

@@ -117,7 +117,7 @@ async def open_browser(
         made.append(create_web(context, app, web))
         return made[0]
 
-    api = create_api(world.ports(**settings), world.proxy, pages)
+    api = create_api(world.dependencies(**settings), world.proxy, pages)
     if scopes:
         id = new_id("tok", world.now)
         token = f"rl_{id}"

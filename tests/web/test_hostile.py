@@ -178,7 +178,7 @@ async def test_a_filter_that_nothing_passes_reads_no_further_than_a_whole_downlo
 
 
 async def test_a_token_has_so_many_downloads_at_once(browser, world):
-    shared = browser.web._shared.context.ports.admission.exports
+    shared = browser.web._shared.context.dependencies.admission.exports
     for _ in range(shared.limit_of_owner):
         shared.take(LOCAL)
     assert (await browser.get("/ui/jobs", format="csv")).status == 429
@@ -192,8 +192,8 @@ async def test_a_token_has_so_many_downloads_at_once(browser, world):
 async def test_a_download_ends_with_its_token(open_as, world, monkeypatch):
     await world.job("job_1")
     browser = await open_as(scopes=["read"])
-    ports = browser.web._shared.context.ports
-    monkeypatch.setattr(type(ports.access), "holds", lambda self, identity: False)
+    dependencies = browser.web._shared.context.dependencies
+    monkeypatch.setattr(type(dependencies.access), "holds", lambda self, identity: False)
     with pytest.raises(Unauthorized):  # so that the server ends the connection, and nobody takes it for the whole
         await raw(browser, "/ui/jobs", b"format=csv", [cookie_of(browser)])
-    assert ports.admission.exports.taken == 0
+    assert dependencies.admission.exports.taken == 0

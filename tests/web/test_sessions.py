@@ -384,14 +384,14 @@ async def test_session_dies_with_its_token(open_as: OpenAs, world: World) -> Non
     assert [(await one.get("/ui/jobs")).status for one in (mine, other, viewer)] == [200, 303, 200]
     world.now += 100
     assert [(await one.get("/ui/jobs")).status for one in (mine, other, viewer)] == [303, 303, 200]
-    viewer.web._shared.context.ports.access.configure(TOKENS[:1])  # a reload without it
+    viewer.web._shared.context.dependencies.access.configure(TOKENS[:1])  # a reload without it
     assert (await viewer.get("/ui/jobs")).status == 303
 
 
 async def test_session_is_worth_what_its_token_is_now(open_as: OpenAs, world: World) -> None:
     browser = await open_as(token="rl_admin")
     job = await world.job("job_1")
-    access = browser.web._shared.context.ports.access
+    access = browser.web._shared.context.dependencies.access
     reader = next(one for one in TOKENS if one.name == "viewer")
     access.configure([type(reader)(name="ops", value="rl_admin", scopes=reader.scopes)])
     assert (await browser.get("/ui/jobs")).status == 200

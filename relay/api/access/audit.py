@@ -110,8 +110,8 @@ async def list_audit(call: Call) -> Response:
     address and minute; what was counted so far is written before the first page, at most once a minute.
     """
     if call.query["cursor"] is None:
-        await call.ports.audit.before_list()
-    page = await call.ports.store.audit.page(**call.query)
+        await call.dependencies.audit.before_list()
+    page = await call.dependencies.store.audit.page(**call.query)
     return page_response(call.request, map(entry_view, page.items), page.next_cursor)
 
 
@@ -134,5 +134,5 @@ async def verify_audit(call: Call) -> Response:
 
     Reads the whole audit, which takes about a minute for a million entries.
     """
-    with call.ports.admission.verifications.held(call.caller):
-        return json_response(verification_view(await call.ports.audit.verify(call.query["head"])))
+    with call.dependencies.admission.verifications.held(call.caller):
+        return json_response(verification_view(await call.dependencies.audit.verify(call.query["head"])))

@@ -85,7 +85,7 @@ async def get_public_keys(call: Call) -> Response:
 @operation("GET /v1/keys", scopes=ADMINS, answers={200: Answer("The keys, without secrets.", Keys)})
 async def get_keys(call: Call) -> Response:
     """Read the ids of the keys."""
-    encryption = EncryptionKeys.of(call.ports.node.keys)
+    encryption = EncryptionKeys.of(call.dependencies.node.keys)
     return json_response({"encryption": encryption, "signing": await _public_keys(call)})
 
 
@@ -105,7 +105,7 @@ async def rotate_encryption_key(call: Call) -> Response:
     Each request continues where the rows are left.
     """
     try:
-        rotation = await call.ports.node.keys.rotate()
+        rotation = await call.dependencies.node.keys.rotate()
     except SettingsError as error:
         raise Conflict(str(error), code="keys_refused") from None
     return json_response(Rotation.of(rotation))
@@ -147,14 +147,14 @@ async def rotate_callback_secret(call: Call) -> Response:
 
     Both secrets sign until the old one expires.
     """
-    if call.ports.settings.callback_secret_given:
+    if call.dependencies.settings.callback_secret_given:
         problem = "delivery.callback_secret is set: give it a list with the new secret and the old one, and send SIGHUP"
         raise Conflict(problem, code="callback_secret_configured")
     return await rotated(call, CALLBACK_OWNER)
 
 
 async def _public_keys(call: Call) -> list[dict[str, Any]]:
-    return [public_key_view(one) for one in await call.ports.node.signing_keys()]
+    return [public_key_view(one) for one in await call.dependencies.node.signing_keys()]
 
 
 def public_key_view(key: SigningSecret) -> dict[str, Any]:

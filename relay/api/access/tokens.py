@@ -179,7 +179,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Tokens", scopes=ADMINS)
 
 
 async def _token_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
-    token = await call.ports.store.tokens.get(kept["id"])
+    token = await call.dependencies.store.tokens.get(kept["id"])
     if token is None:
         raise no_token(kept["id"])
     return {**token_view(token), "token": kept["token"]}
@@ -198,19 +198,19 @@ async def create_token(call: Call) -> Response:
 
     `token` is shown this once: only its digest is stored. Other nodes accept it within 1 s.
     """
-    now, secret = call.ports.clock(), new_token()
+    now, secret = call.dependencies.clock(), new_token()
     token = token_of(
         call.document,
         secret,
         id=call.new_id("tok", now),
         now=now,
         created_by=LOCAL if call.identity is None else call.identity.name,
-        accounts=call.ports.settings.accounts,
-        taken=call.ports.access.names,
+        accounts=call.dependencies.settings.accounts,
+        taken=call.dependencies.access.names,
     )
     call.note(name=token.name, scopes=sorted(token.scopes))
-    await call.ports.store.tokens.create(token, now)
-    await call.ports.node.tokens_changed()
+    await call.dependencies.store.tokens.create(token, now)
+    await call.dependencies.node.tokens_changed()
     made = {**token_view(token), "token": secret}
     return json_response(made, 201, {"Location": f"/v1/tokens/{token.id}"})
 
@@ -218,14 +218,14 @@ async def create_token(call: Call) -> Response:
 @operation("GET /v1/tokens", query=PAGE, answers={200: Answer("A page.", TokenPage, headers=NEXT)})
 async def list_tokens(call: Call) -> Response:
     """List the API tokens, newest first, without those of the settings."""
-    page = await call.ports.store.tokens.page(**call.query)
+    page = await call.dependencies.store.tokens.page(**call.query)
     return page_response(call.request, [_shown(call, token) for token in page.items], page.next_cursor)
 
 
 @operation("GET /v1/tokens/{id}", answers={200: Answer("The token.", Token)})
 async def get_token(call: Call) -> Response:
     """Read an API token."""
-    token = await call.ports.store.tokens.get(call.id)
+    token = await call.dependencies.store.tokens.get(call.id)
     if token is None:
         raise no_token(call.id)
     return json_response(_shown(call, token))
@@ -239,15 +239,15 @@ async def revoke_token(call: Call) -> Response:
 
     This node refuses it from now on, other nodes within 1 s. Its open streams and waits end.
     """
-    token = await call.ports.store.tokens.revoke(call.id)
+    token = await call.dependencies.store.tokens.revoke(call.id)
     call.note(name=token.name)
     shown = _shown(call, token)
-    await call.ports.node.tokens_changed()
+    await call.dependencies.node.tokens_changed()
     return json_response(shown)
 
 
 def _shown(call: Call, token: AccessToken) -> dict[str, Any]:
-    return token_view(token, call.ports.access.used_at(token))
+    return token_view(token, call.dependencies.access.used_at(token))
 
 
 SIGNS_IN = frozenset({READ, JOBS_WRITE, SUBSCRIPTIONS_WRITE, DELIVERIES_WRITE})
@@ -283,13 +283,13 @@ async def create_session(call: Call) -> Response:
     It works once, within two minutes, and signs in as the token of this request. The session ends with that token,
     and after twelve hours.
     """
-    if not call.ports.settings.dashboard:
+    if not call.dependencies.settings.dashboard:
         raise Conflict("the dashboard is off: set web.enabled to true", code="dashboard_off")
     page, identity = call.context.base_url + HOME, call.identity
     url, expires_at = page, None
     if identity is not None and identity.digest is not None:  # on loopback with --dev there is no token, nor a need
-        secret, now = new_secret(), call.ports.clock()
+        secret, now = new_secret(), call.dependencies.clock()
         session = new_session("link", secret, token_digest=identity.digest, name=identity.name, now=now)
-        await call.ports.store.sessions.create(session)
+        await call.dependencies.store.sessions.create(session)
         url, expires_at = f"{page}/login?link={secret}", to_rfc3339(session.expires_at)
     return json_response({"url": url, "expires_at": expires_at}, 201)

@@ -243,7 +243,7 @@ async def list_deliveries(call: Call) -> Response:
     group_by, newest = query.pop("group_by"), query.pop("newest")
     if group_by:
         return await _groups(call, group_by, {**query, "newest": newest})
-    page = await call.ports.store.deliveries.page(**query)
+    page = await call.dependencies.store.deliveries.page(**query)
     sinks = await _sinks(call, (one.subscription_id for one in page.items))
     items = [Delivery.of(one, sink=sinks.get(one.subscription_id)) for one in page.items]
     return page_response(call.request, items, page.next_cursor)
@@ -253,7 +253,7 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
     if query.pop("cursor") is not None:
         detail = "cursor: groups have no pages; use `limit` for the number of groups"
         raise invalid_parameter("cursor", detail, code="invalid_cursor")
-    found = await call.ports.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
+    found = await call.dependencies.store.deliveries.groups([GROUPED_BY[word] for word in group_by], **query)
     sinks = await _sinks(call, (group.subscription_id for group in found.items if group.subscription_id is not None))
     items = [
         DeliveryGroup.of(
@@ -270,7 +270,7 @@ async def _groups(call: Call, group_by: Sequence[GroupField], query: dict[str, A
 
 async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     """The redacted sink of each subscription that still exists."""
-    found = await call.ports.store.subscriptions.some(sorted(set(ids)))
+    found = await call.dependencies.store.subscriptions.some(sorted(set(ids)))
     return {one.id: call.shown_sink(one.kind, one.sink) for one in found}
 
 
@@ -295,13 +295,13 @@ async def get_delivery(call: Call) -> Response:
 async def get_delivery_request(call: Call) -> Response:
     """Preview the request with a current signature."""
     found = await _find(call)
-    subscription = await call.ports.store.subscriptions.get(found.subscription_id)
-    event = await call.ports.store.events.get(found.event_id)
+    subscription = await call.dependencies.store.subscriptions.get(found.subscription_id)
+    event = await call.dependencies.store.events.get(found.event_id)
     if subscription is None or event is None:
         raise Conflict(f"the subscription of delivery {found.id} was removed", code="subscription_removed")
     if subscription.kind == PULL:
         raise Conflict("a program pulls it, so nothing is sent", code="nothing_to_send")
-    sent = await call.ports.dispatcher.request_of(subscription, event, await recipient_of(call, event))
+    sent = await call.dependencies.dispatcher.request_of(subscription, event, await recipient_of(call, event))
     if sent is None:
         detail = "the event names no person whom the sink can look for, so nothing would be written"
         raise Conflict(detail, code="nothing_to_send")
@@ -313,7 +313,7 @@ async def get_delivery_request(call: Call) -> Response:
 
 async def recipient_of(call: Call, event: Event) -> Recipient | None:
     """The captured recipient of an event's job; None if there is none. Never to be shown."""
-    return None if event.job_uid is None else await call.ports.store.jobs.recipient(event.job_uid)
+    return None if event.job_uid is None else await call.dependencies.store.jobs.recipient(event.job_uid)
 
 
 def is_signed_name(name: str) -> bool:
@@ -342,8 +342,8 @@ async def retry_delivery(call: Call) -> Response:
     """Send a delivery again."""
     found = await _find(call)
     await _refuse_removed(call, found)
-    delivery = await call.ports.store.deliveries.retry(call.id, call.ports.clock())
-    call.ports.signals.deliveries_due()
+    delivery = await call.dependencies.store.deliveries.retry(call.id, call.dependencies.clock())
+    call.dependencies.signals.deliveries_due()
     return await _shown(call, delivery, 202)
 
 
@@ -367,19 +367,19 @@ async def settle_delivery(call: Call) -> Response:
     found = await _find(call)
     if fate == "not_sent":
         await _refuse_removed(call, found)
-    delivery = await call.ports.store.deliveries.settle(found.id, fate, call.ports.clock())
-    call.ports.signals.deliveries_due()
+    delivery = await call.dependencies.store.deliveries.settle(found.id, fate, call.dependencies.clock())
+    call.dependencies.signals.deliveries_due()
     return await _shown(call, delivery)
 
 
 async def _refuse_removed(call: Call, delivery: core.Delivery) -> None:
-    if await call.ports.store.subscriptions.get(delivery.subscription_id) is None:
+    if await call.dependencies.store.subscriptions.get(delivery.subscription_id) is None:
         detail = f"subscription {delivery.subscription_id} was removed, so there is no sink to send this to"
         raise Conflict(detail, code="subscription_removed")
 
 
 async def _find(call: Call) -> core.Delivery:
-    return known(await call.ports.store.deliveries.get(call.id), "delivery", call.id)
+    return known(await call.dependencies.store.deliveries.get(call.id), "delivery", call.id)
 
 
 async def _shown(call: Call, delivery: core.Delivery, status_code: int = 200) -> Response:

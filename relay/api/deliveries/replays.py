@@ -137,7 +137,7 @@ async def replay_subscription(call: Call) -> Response:
     subscription; with `only: all` also the delivered ones. Each keeps its id. They go out in order within a job,
     and always behind new events.
     """
-    subscription = known(await call.ports.store.subscriptions.get(call.id), "subscription", call.id)
+    subscription = known(await call.dependencies.store.subscriptions.get(call.id), "subscription", call.id)
     body = validate(ReplayCreate, call.document)
     types, errors = event_types(body.types or (), call.context.known_types, "/types")
     if not errors:
@@ -178,7 +178,7 @@ async def retry_deliveries(call: Call) -> Response:
 @operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
-    return json_response(Replay.of(known(await call.ports.store.replays.get(call.id), "replay", call.id)))
+    return json_response(Replay.of(known(await call.dependencies.store.replays.get(call.id), "replay", call.id)))
 
 
 @operation(
@@ -194,8 +194,8 @@ async def stop_replay(call: Call) -> Response:
     Deliveries not yet sent return to their previous state; attempts in flight finish. A replay that has ended is
     unchanged.
     """
-    stopped = await call.ports.store.replays.stop(call.id, call.ports.clock())
-    call.ports.signals.deliveries_due()
+    stopped = await call.dependencies.store.replays.stop(call.id, call.dependencies.clock())
+    call.dependencies.signals.deliveries_due()
     return json_response(Replay.of(stopped))
 
 
@@ -204,7 +204,7 @@ async def _replay(
 ) -> Response:
     """Starts a replay, or counts what it would send. Its end is at most now: later events are sent anyway. Raises
     InvalidRequest for a range in which nothing can be, and with these errors. `place`: the pointer to the range."""
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     first = 0.0 if since is None else from_rfc3339(since)
     last = now if until is None else min(from_rfc3339(until), now)
     if first >= now:
@@ -215,8 +215,8 @@ async def _replay(
         raise invalid(*errors)
     request = core.ReplayRequest(id=new_id("rpl", now), since=first, until=last, now=now, **wanted)
     if call.query["dry_run"]:
-        return json_response(ReplayCounted.of(await call.ports.store.replays.count(request)))
-    made = await call.ports.store.replays.create(request)
+        return json_response(ReplayCounted.of(await call.dependencies.store.replays.count(request)))
+    made = await call.dependencies.store.replays.create(request)
     answer = ReplayStarted.of(made, replay_id=made.id)
     return json_response(answer, 202, {"Location": f"/v1/replays/{made.id}"})
 

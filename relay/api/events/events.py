@@ -138,8 +138,8 @@ async def list_events(call: Call) -> Response:
     """List events, newest first."""
     query = {**call.query, "type": _type(call)}
     wanted = Wanted(None, query.pop("filters"))
-    page = await call.ports.store.events.page(**query)
-    shown = await wanted.of(page.items, call.ports.admission.filtering, call.caller)
+    page = await call.dependencies.store.events.page(**query)
+    shown = await wanted.of(page.items, call.dependencies.admission.filtering, call.caller)
     return page_response(call.request, map(fragment, shown), page.next_cursor, {"ids": [event.id for event in shown]})
 
 
@@ -170,5 +170,5 @@ def _type(call: Call) -> str | None:
 @operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})
 async def get_event(call: Call) -> Response:
     """Read an event."""
-    event = known(await call.ports.store.events.get(call.id), "event", call.id)
+    event = known(await call.dependencies.store.events.get(call.id), "event", call.id)
     return Response(event.body, media_type="application/json")

@@ -165,7 +165,7 @@ async def publish_events(call: Call) -> Response:
         limits.check_charset(parameters)
     if media_type == BATCH_CONTENT_TYPE:
         is_large = len(call.body) > limits.MAX_BODY_BYTES
-        admission = call.ports.admission
+        admission = call.dependencies.admission
         with admission.batches.held(call.caller):
             async with admission.publishing if is_large else nullcontext():
                 answer = await _publish(call, await _read_batch(call.body, _rules(call)))
@@ -181,13 +181,13 @@ async def _publish(call: Call, results: Sequence[Draft | Refused], *, alone: boo
     results = [_permitted(one, allowed) for one in results]
     if alone and isinstance(results[0], Refused):
         raise _problem(results[0])
-    owner = call.ports.settings.owner
+    owner = call.dependencies.settings.owner
     items: list[dict[str, Any]] = []
     rejected = [(index, one) for index, one in enumerate(results) if isinstance(one, Refused)]
     for chunk in _chunks([(index, one) for index, one in enumerate(results) if isinstance(one, Draft)]):
-        now = call.ports.clock()
-        taken = await call.ports.store.published.record([_publication(draft, owner, now) for _, draft in chunk])
-        call.ports.published(sum(not one.known for one in taken))
+        now = call.dependencies.clock()
+        taken = await call.dependencies.store.published.record([_publication(draft, owner, now) for _, draft in chunk])
+        call.dependencies.published(sum(not one.known for one in taken))
         for (index, _), one in zip(chunk, taken, strict=True):
             if one.same:
                 items.append({"index": index, "id": one.id, "known": one.known})

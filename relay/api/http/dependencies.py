@@ -110,10 +110,10 @@ class ApiDependencies:
     dial           looks at a broker, and for a destination there; publishes nothing
     count_request  is called after each response with the method and status
     published      is called with the number of events that were published, after their commit
-    access         the tokens, of the node that outlives these ports. Open streams and waits ask it after each signal
+    access         the tokens, of the node that outlives this object. Open streams and waits ask it after each signal
                    whether it still holds their caller's, so `Signals.wake_all` after a change ends those it does not
     forecasts      of groups, which the caller has read through the store
-    admission      what open requests hold, of the node that outlives these ports
+    admission      what open requests hold, of the node that outlives this object
     """
 
     settings: ApiSettings

@@ -100,13 +100,13 @@ async def once(
     progress, InvalidRequest if the key was used with another body, Gone if what the first request made is gone, and
     RequestError if it was refused. `described`: beginnings of the names of headers that are part of the body."""
     scope = call.request.scope
-    store = call.ports.store.idempotency
+    store = call.dependencies.store.idempotency
     caller = call.identity.key if call.identity is not None else ""
     id = _digest(caller, scope["method"], scope["path"], key)
     parts = [f"{name}: {value}" for name, value in call.request.headers.items() if name.startswith(described)]
     body_digest = _digest(scope["query_string"].decode("latin-1"), await _sha256(call.body), *sorted(parts))
     holder = token_hex(8)
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     begun = await store.begin(id, body_digest, holder, now, now - KEPT_SECONDS)
     if isinstance(begun, StoredAnswer):
         return await _again(call, repeats, begun, body_digest)
@@ -136,7 +136,7 @@ async def once(
 async def _renewing(call: "Call", id: str, holder: str) -> None:
     while True:
         await asyncio.sleep(RENEW_SECONDS)
-        await _tried(call.ports.store.idempotency.renew(id, holder, call.ports.clock()), "renewed")
+        await _tried(call.dependencies.store.idempotency.renew(id, holder, call.dependencies.clock()), "renewed")
 
 
 async def _tried(change: Awaitable[None], what: str) -> None:

@@ -65,7 +65,7 @@ ADMINS: frozenset[str] = frozenset()
 class Context:
     """Objects that all requests share: the rest of the relay, and the documents served as they are."""
 
-    ports: ApiDependencies
+    dependencies: ApiDependencies
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     openapi: Callable[[], bytes] = lambda: b"{}"
     asyncapi: Callable[[], bytes] = lambda: b"{}"
@@ -75,13 +75,13 @@ class Context:
         """This context as a token bound to the account sees it: its rows, its source, and nothing of other accounts."""
         view = self._views.get(account)
         if view is None:
-            view = self._views[account] = replace(self, ports=self.ports.within(account), _views={})
+            view = self._views[account] = replace(self, dependencies=self.dependencies.within(account), _views={})
         return view
 
     @property
     def settings(self) -> ApiSettings:
         """The settings of the API."""
-        return self.ports.settings
+        return self.dependencies.settings
 
     @property
     def known_types(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class Context:
     @property
     def base_url(self) -> str:
         """The relay's URL, without a slash at the end."""
-        settings = self.ports.settings
+        settings = self.dependencies.settings
         if settings.public_url:
             return settings.public_url.rstrip("/")
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -102,15 +102,15 @@ class Context:
 class Call:
     """One request.
 
-    ports     those of its context
-    query     the checked parameters
-    document  the parsed body, None without one
-    notes     what the audit's entry says beside the rest, without secrets and recipients
-    count     how many a `counted` operation has handled
+    dependencies  those of its context
+    query         the checked parameters
+    document      the parsed body, None without one
+    notes         what the audit's entry says beside the rest, without secrets and recipients
+    count         how many a `counted` operation has handled
     """
 
     context: Context
-    ports: ApiDependencies
+    dependencies: ApiDependencies
     request: Request
     identity: Identity | None
     query: Mapping[str, Any]
@@ -155,7 +155,7 @@ class Call:
     @property
     def is_allowed(self) -> bool:
         """True if the caller's token is still valid: asked again and again while a request is open."""
-        return self.ports.access.holds(self.identity)
+        return self.dependencies.access.holds(self.identity)
 
     @property
     def id(self) -> str:
@@ -311,11 +311,11 @@ class Resource:
         scope["relay.operation"] = operation.id
         given = scope["query_string"]
         query = params.read_query(given, operation.query) if given or operation.query else NO_MORE
-        call = Call(context=context, ports=context.ports, request=request, identity=identity, query=query)
+        call = Call(context=context, dependencies=context.dependencies, request=request, identity=identity, query=query)
         plain_read = operation.method == "GET" and operation.audited is None
         if plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
             return await _run(operation, call)
-        is_post, held = scope["method"] == "POST", limits.HeldBytes(call.ports.admission.bodies, call.caller)
+        is_post, held = scope["method"] == "POST", limits.HeldBytes(call.dependencies.admission.bodies, call.caller)
         try:
             if is_post or operation.body is not None:
                 call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
@@ -328,7 +328,7 @@ class Resource:
         finally:
             held.release()
         if operation.counted is not None and identity is not None and response.status_code < 400:
-            self._context.ports.audit.count(operation.counted, identity, call.count)
+            self._context.dependencies.audit.count(operation.counted, identity, call.count)
         return response
 
 
@@ -341,7 +341,7 @@ def _require(operation: Operation, identity: Identity, context: Context) -> None
             identity.refuse_bound()
     except Forbidden:
         if operation.audited is not None:
-            context.ports.audit.denied(
+            context.dependencies.audit.denied(
                 operation.audited if isinstance(operation.audited, str) else operation.id, identity
             )
         raise
@@ -350,9 +350,9 @@ def _require(operation: Operation, identity: Identity, context: Context) -> None
 async def _audited(action: str, identity: Identity, operation: Operation, call: Call, key: str | None) -> Response:
     """Runs an administrative write between two entries of the audit. If the first cannot be written, nothing is done.
     A request that is cut off has no second entry."""
-    audit, scope = call.ports.audit, call.request.scope
+    audit, scope = call.dependencies.audit, call.request.scope
     target = next(iter(call.request.path_params.values()), None)
-    request_id = request_id_of(scope, call.ports.clock)
+    request_id = request_id_of(scope, call.dependencies.clock)
     (begun,) = await audit.begin(audit.request(action, identity, target=target, request_id=request_id))
 
     async def end(status: int, target: str | None = target) -> None:

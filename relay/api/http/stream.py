@@ -61,20 +61,20 @@ def fragment(event: Event) -> orjson.Fragment:
 async def of_all(call: Call, wanted: "Wanted") -> Response:
     """`GET /v1/events/stream`, with the events that are wanted."""
     last_id = last_event_id(call.request.headers)
-    events = call.ports.store.events
+    events = call.dependencies.store.events
     position = await events.newest_position() if last_id is None else await events.position_of(last_id) or 0
 
     async def frames() -> AsyncGenerator[bytes, None]:
         yield _CONNECTED
         at, pause_seconds = position, HIDDEN_SECONDS
-        with call.ports.signals.watch(ALL_EVENTS) as watch:
+        with call.dependencies.signals.watch(ALL_EVENTS) as watch:
             rest = _Rest(call, watch)
             while rest.goes_on:
                 tail = await events.tail(at, PAGE_COUNT, PAGE_BYTES)
                 if tail.last != at:
                     at, pause_seconds = tail.last, HIDDEN_SECONDS
                 found = [event for _, event in tail.events]
-                shown = await wanted.of(found, call.ports.admission.filtering, call.caller)
+                shown = await wanted.of(found, call.dependencies.admission.filtering, call.caller)
                 if shown and rest.goes_on:  # the token may be gone since the reading began
                     yield _frames(shown)
                     rest.spoke()
@@ -92,7 +92,7 @@ async def of_all(call: Call, wanted: "Wanted") -> Response:
 async def of_job(call: Call, job: Job) -> Response:
     """`GET /v1/jobs/{id}/events` as a stream. It ends after the last event of a closed job."""
     last_id = last_event_id(call.request.headers)
-    events, jobs = call.ports.store.events, call.ports.store.jobs
+    events, jobs = call.dependencies.store.events, call.dependencies.store.jobs
     last = None if last_id is None else await events.get(last_id)
     sequence = last.sequence or 0 if last is not None and last.job_uid == job.uid else 0
     if last_id is not None and not job.open and not await events.of_job(job.uid, after_sequence=sequence, count=1):
@@ -101,7 +101,7 @@ async def of_job(call: Call, job: Job) -> Response:
     async def frames() -> AsyncGenerator[bytes, None]:
         yield _CONNECTED
         at = sequence
-        with call.ports.signals.watch(job.uid) as watch:
+        with call.dependencies.signals.watch(job.uid) as watch:
             rest = _Rest(call, watch)
             while rest.goes_on:
                 # Read the job first: once it is closed, all its events can be read.
@@ -137,7 +137,7 @@ class _Rest:
     @property
     def goes_on(self) -> bool:
         """False once the node stops, or the caller may no longer read."""
-        return not self._call.ports.node.stopping and self._call.is_allowed
+        return not self._call.dependencies.node.stopping and self._call.is_allowed
 
     def spoke(self) -> None:
         """Restarts the time until the next heartbeat."""
@@ -165,7 +165,7 @@ def _response(call: Call, frames: AsyncGenerator[bytes, None]) -> Response:
     headers = {"X-Accel-Buffering": "no"}
     if call.request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
-    return SlotResponse(frames, call.ports.admission.streams, call.caller, MEDIA_TYPE, headers)
+    return SlotResponse(frames, call.dependencies.admission.streams, call.caller, MEDIA_TYPE, headers)
 
 
 class SlotResponse(StreamingResponse):

@@ -150,7 +150,7 @@ _AMBIGUOUS = {409: "Several accounts have a group of this name: use `source` and
 )
 async def list_groups(call: Call) -> Response:
     """List groups, newest first."""
-    page = await call.ports.store.groups.page(**call.query)
+    page = await call.dependencies.store.groups.page(**call.query)
     return page_response(call.request, map(group_view, page.items), page.next_cursor)
 
 
@@ -177,15 +177,15 @@ async def get_group(call: Call) -> Response:
     group = await _find_group(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
-        return json_response(forecast_view(group, await call.ports.forecasts.of(group)))
+        return json_response(forecast_view(group, await call.dependencies.forecasts.of(group)))
     group = await waiting.wait_for_group(call, group, seconds)
-    view = forecast_view(group, await call.ports.forecasts.of(group))
+    view = forecast_view(group, await call.dependencies.forecasts.of(group))
     return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
 
 
 async def _group_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     name = call.request.path_params["name"]
-    found = await call.ports.store.groups.find(name, kept["source"], kept["account"])
+    found = await call.dependencies.store.groups.find(name, kept["source"], kept["account"])
     if not found:
         raise _not_found(name)
     return group_view(found[0])
@@ -212,7 +212,7 @@ async def close_group(call: Call) -> Response:
     body = validate(GroupClose, call.document)
     group = await _find_group(call)
     call.note(expected=body.expected)
-    closed = await call.ports.store.groups.close(group, body.expected, call.ports.clock())
+    closed = await call.dependencies.store.groups.close(group, body.expected, call.dependencies.clock())
     if closed is None:
         raise _not_found(group.name)
     return json_response(group_view(closed))
@@ -221,7 +221,7 @@ async def close_group(call: Call) -> Response:
 async def _find_group(call: Call) -> JobGroup:
     """The group of the path. Raises NotFound, or Conflict if several accounts have one of this name."""
     name: str = call.request.path_params["name"]
-    found = await call.ports.store.groups.find(name, call.query["source"], call.query["account"])
+    found = await call.dependencies.store.groups.find(name, call.query["source"], call.query["account"])
     if not found:
         raise _not_found(name)
     if len(found) > 1:

@@ -104,12 +104,12 @@ async def list_intents(call: Call) -> Response:
     They were sent to the upstream, and no response proves whether they were carried out. Check before you send one
     again. A create that is repeated with its Idempotency-Key and answered leaves the list.
     """
-    page = await call.ports.store.intents.page(**call.query, now=call.ports.clock())
+    page = await call.dependencies.store.intents.page(**call.query, now=call.dependencies.clock())
     return page_response(call.request, map(intent_view, page.items), page.next_cursor)
 
 
 async def _intent_again(call: Call, _kept: object) -> dict[str, Any]:
-    intent = await call.ports.store.intents.get(call.id)
+    intent = await call.dependencies.store.intents.get(call.id)
     if intent is None:
         raise _not_found(call)
     return intent_view(intent)
@@ -135,8 +135,8 @@ async def resolve_intent(call: Call) -> Response:
     if body.job_id is not None and body.fate != "sent":
         detail = "only a create with fate `sent` can have a job"
         raise invalid(FieldError(pointer="/job_id", code="invalid", detail=detail))
-    ports, now = call.ports, call.ports.clock()
-    intents = ports.store.intents
+    dependencies, now = call.dependencies, call.dependencies.clock()
+    intents = dependencies.store.intents
     intent = await intents.get(call.id)
     if intent is None:
         raise _not_found(call)
@@ -150,7 +150,7 @@ async def resolve_intent(call: Call) -> Response:
             raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
         return json_response(intent_view(resolved))
     request = TrackRequest.of_create(intent, body.job_id, resolves=intent, caller=call.caller)
-    missing = (await ports.tracking.register_made(request)).not_attached
+    missing = (await dependencies.tracking.register_made(request)).not_attached
     headers = {NOT_ATTACHED_HEADER: not_attached(missing)} if missing else {}
     return json_response(intent_view(replace(intent, fate=body.fate, job_id=body.job_id)), headers=headers)
 
@@ -167,7 +167,7 @@ async def dismiss_intent(call: Call) -> Response:
 
     Use it once you have checked with the upstream. Nothing is sent upstream.
     """
-    intent = await call.ports.store.intents.dismiss(call.id, call.ports.clock())
+    intent = await call.dependencies.store.intents.dismiss(call.id, call.dependencies.clock())
     if intent is None:
         raise _not_found(call)
     return json_response(intent_view(intent))

@@ -239,7 +239,7 @@ class Explanation(Shown):
 def job_view(call: Call, job: core.Job) -> dict[str, Any]:
     """A job as this caller sees it."""
     problem = None
-    if (found := call.ports.tracking.problem_of(job)) is not None:
+    if (found := call.dependencies.tracking.problem_of(job)) is not None:
         failed_with, hint = found
         problem = JobProblem.of(hint, code=failed_with.code, message=redact_text(failed_with.message))
     return Job.of(
@@ -309,7 +309,7 @@ _JOB = Answer("The job.", Job)
 
 
 async def _by_uid(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
-    job = await call.ports.store.jobs.get(kept["uid"])
+    job = await call.dependencies.store.jobs.get(kept["uid"])
     if job is None:
         raise NotFound("the job was erased", code="job_not_found")
     return job_view(call, job)
@@ -341,8 +341,8 @@ async def register_job(call: Call) -> Response:
 
     The upstream's answer to a create is also a valid body.
     """
-    request = read_registration(call.document, call.ports, call.caller)
-    (result,) = await call.ports.tracking.register((request,))
+    request = read_registration(call.document, call.dependencies, call.caller)
+    (result,) = await call.dependencies.tracking.register((request,))
     if isinstance(result, RequestError):
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
@@ -364,16 +364,16 @@ async def register_job(call: Call) -> Response:
 )
 async def register_jobs(call: Call) -> Response:
     """Track up to 10,000 jobs."""
-    with call.ports.admission.batches.held(call.caller):
+    with call.dependencies.admission.batches.held(call.caller):
         return json_response(await _register_batch(call))
 
 
 async def _register_batch(call: Call) -> dict[str, Any]:
-    requests, rejected = await read_batch(call.body, call.ports, call.caller)
+    requests, rejected = await read_batch(call.body, call.dependencies, call.caller)
     counts = {True: 0, False: 0}
     for first in range(0, len(requests), BATCH_CHUNK):
         chunk = requests[first : first + BATCH_CHUNK]
-        outcomes = await call.ports.tracking.register([request for _, request in chunk])
+        outcomes = await call.dependencies.tracking.register([request for _, request in chunk])
         for (index, _), outcome in zip(chunk, outcomes, strict=True):
             if isinstance(outcome, RequestError):
                 rejected.append(rejection(index, outcome))
@@ -410,7 +410,7 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
         if action == "refresh":
             await _refresh(call, job)
         else:
-            await call.ports.tracking.untrack(job)
+            await call.dependencies.tracking.untrack(job)
     except RequestError as error:
         return {"id": id, "status": error.status, "code": error.code, "error": str(error)}
     return {"id": id, "status": 202 if action == "refresh" else 200, "code": None, "error": None}
@@ -440,7 +440,7 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
 )
 async def list_jobs(call: Call) -> Response:
     """List jobs, newest first."""
-    page = await call.ports.store.jobs.page(**{**call.query, "metadata": _searched_for(call)})
+    page = await call.dependencies.store.jobs.page(**{**call.query, "metadata": _searched_for(call)})
     status = call.query["status"]
     nothing = not page.items and page.next_cursor is None
     if status is not None and nothing and status not in KNOWN_STATUSES:
@@ -452,7 +452,7 @@ async def list_jobs(call: Call) -> Response:
 
 def _searched_for(call: Call) -> tuple[str, str] | None:
     """The key and the value of `metadata`. A key may have a colon in it: the longest known one counts."""
-    given, keys = call.query["metadata"], call.ports.settings.search_keys
+    given, keys = call.query["metadata"], call.dependencies.settings.search_keys
     if given is None:
         return None
     key = max((one for one in keys if given.startswith(f"{one}:")), key=len, default=None)
@@ -516,7 +516,7 @@ async def _refresh(call: Call, job: core.Job) -> None:
     if not job.open:
         detail = f"job {job.external_id} is closed ({job.outcome}): it is no longer polled"
         raise Conflict(detail, code="job_closed")
-    await call.ports.tracking.refresh(job)
+    await call.dependencies.tracking.refresh(job)
 
 
 @operation(
@@ -530,7 +530,7 @@ async def _refresh(call: Call, job: core.Job) -> None:
 async def explain_job(call: Call) -> Response:
     """Explain when a job is polled next."""
     job = await find_job(call)
-    return json_response(explanation_view(job, call.ports.tracking.explain(job)))
+    return json_response(explanation_view(job, call.dependencies.tracking.explain(job)))
 
 
 @operation(
@@ -549,7 +549,7 @@ async def untrack_job(call: Call) -> Response:
     No event is sent, and pending deliveries continue. `purge=true` erases the job, its events and their attempts.
     """
     job = await find_job(call)
-    end = call.ports.tracking.purge if call.query["purge"] else call.ports.tracking.untrack
+    end = call.dependencies.tracking.purge if call.query["purge"] else call.dependencies.tracking.untrack
     return json_response(job_view(call, await end(job)))
 
 
@@ -576,7 +576,7 @@ async def list_job_events(call: Call) -> Response:
     stream.last_event_id(call.request.headers)  # refuses a malformed id here too
     limit = call.query["limit"]
     after = decode_position(call.query["cursor"])
-    tail = await call.ports.store.events.tail_of_job(job.uid, after, limit + 1)
+    tail = await call.dependencies.store.events.tail_of_job(job.uid, after, limit + 1)
     shown = tail.events[:limit]
     cursor = encode_cursor(shown[-1][0]) if tail.more else None
     ids = [event.id for _, event in shown]
@@ -590,7 +590,7 @@ async def find_job(call: Call) -> core.Job:
 
 async def job_named(call: Call, id: str, source: str | None = None, account: str | None = None) -> core.Job:
     """The job with this uid, or this id upstream. Raises like `find_job`."""
-    jobs = call.ports.store.jobs
+    jobs = call.dependencies.store.jobs
     if id.startswith("job_"):
         job = await jobs.get(id)
         if job is not None and (source in (None, job.source)) and (account in (None, job.account)):

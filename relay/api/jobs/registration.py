@@ -145,14 +145,16 @@ _BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an up
 _SOURCE: str = JobRegistration.model_fields["source"].default
 
 
-def read_registration(document: Any, ports: ApiDependencies, caller: str, max_errors: int = MAX_ERRORS) -> TrackRequest:
+def read_registration(
+    document: Any, dependencies: ApiDependencies, caller: str, max_errors: int = MAX_ERRORS
+) -> TrackRequest:
     """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
-    settings, seen = ports.settings, None
+    settings, seen = dependencies.settings, None
     if settings.account is not None and isinstance(document, dict):
         source, account = settings.account
         document = {"source": source, "account": account, **document}
     if isinstance(document, dict) and "id" not in document:
-        document, seen = _from_upstream(document, ports)
+        document, seen = _from_upstream(document, dependencies)
     job = validate(JobRegistration, document, max_errors)
     errors = account_errors(job.source, job.account, settings.accounts)
     if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
@@ -183,15 +185,17 @@ def read_registration(document: Any, ports: ApiDependencies, caller: str, max_er
     )
 
 
-def _from_upstream(document: dict[str, Any], ports: ApiDependencies) -> tuple[dict[str, Any], Observation | None]:
+def _from_upstream(
+    document: dict[str, Any], dependencies: ApiDependencies
+) -> tuple[dict[str, Any], Observation | None]:
     """The registration in the upstream's own answer to a create, and the job's state in it.
 
     Other fields of a registration may stand beside the answer. A body that is not such an answer is returned unchanged.
     """
     source = document.get("source", _SOURCE)
-    if not isinstance(source, str) or source not in ports.settings.accounts:
+    if not isinstance(source, str) or source not in dependencies.settings.accounts:
         return document, None
-    found = ports.tracking.read_answer(source, document)
+    found = dependencies.tracking.read_answer(source, document)
     if found is None:
         if "item" not in document:
             return document, None
@@ -226,7 +230,7 @@ def rejection(index: int, error: RequestError) -> dict[str, Any]:
 
 
 async def read_batch(
-    body: bytes, ports: ApiDependencies, caller: str
+    body: bytes, dependencies: ApiDependencies, caller: str
 ) -> tuple[list[tuple[int, TrackRequest]], list[dict[str, Any]]]:
     """The valid jobs of a batch with their indexes, and the others. Raises InvalidRequest if the body is no batch.
 
@@ -245,7 +249,7 @@ async def read_batch(
                     rejected.append(rejection(index, entry))
                 else:
                     try:
-                        requests.append((index, read_registration(entry, ports, caller, MOST_MISTAKES)))
+                        requests.append((index, read_registration(entry, dependencies, caller, MOST_MISTAKES)))
                     except RequestError as error:
                         rejected.append(rejection(index, error))
                 index += 1

@@ -44,20 +44,20 @@ def is_reached(job: Job, *, until_running: bool) -> bool:
 async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool) -> Job:
     """The job once it is closed (or has run), or after `seconds`. Raises NotFound if it is purged, and
     Unauthorized if the caller's token is gone."""
-    ports = call.ports
+    dependencies = call.dependencies
     if seconds <= 0 or is_reached(job, until_running=until_running):
         return job
     with (
-        ports.admission.waits.held(call.caller),
-        ports.tracking.prioritize(job),
-        ports.signals.watch(job.uid) as watch,
+        dependencies.admission.waits.held(call.caller),
+        dependencies.tracking.prioritize(job),
+        dependencies.signals.watch(job.uid) as watch,
     ):
         wait = _Wait(call, watch, seconds)
         while True:
             # Read after the watch began, so that what happened in between is seen.
-            found = await ports.store.jobs.get(job.uid)
+            found = await dependencies.store.jobs.get(job.uid)
             is_over = found is None or is_reached(found, until_running=until_running)
-            slice_seconds = SLICE_SECONDS if ports.tracking.polls(job) else ELSEWHERE_SLICE_SECONDS
+            slice_seconds = SLICE_SECONDS if dependencies.tracking.polls(job) else ELSEWHERE_SLICE_SECONDS
             if not await wait.goes_on(slice_seconds, is_over=is_over):
                 if found is None:
                     raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
@@ -67,13 +67,13 @@ async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool)
 async def wait_for_group(call: Call, group: JobGroup, seconds: float) -> JobGroup:
     """The group once its round has finished, or after `seconds`. Raises NotFound if it is erased, and Unauthorized
     if the caller's token is gone."""
-    ports = call.ports
+    dependencies = call.dependencies
     if seconds <= 0 or group.finished_at is not None:
         return group
-    with ports.admission.waits.held(call.caller), ports.signals.watch(group.id) as watch:
+    with dependencies.admission.waits.held(call.caller), dependencies.signals.watch(group.id) as watch:
         wait = _Wait(call, watch, seconds)
         while True:
-            found = await ports.store.groups.get(group.id)
+            found = await dependencies.store.groups.get(group.id)
             is_over = found is None or found.finished_at is not None
             if not await wait.goes_on(GROUP_SLICE_SECONDS, is_over=is_over):
                 if found is None:
@@ -97,7 +97,7 @@ class _Wait:
         if not self._call.is_allowed:
             raise Unauthorized(TOKEN_GONE)
         left = min(self._ends_at - asyncio.get_running_loop().time(), self._seconds - self._waited_seconds)
-        if is_over or left <= 0 or self._call.ports.node.stopping:
+        if is_over or left <= 0 or self._call.dependencies.node.stopping:
             return False
         turn = min(left, slice_seconds)
         if not await self._watch.wait(turn):

@@ -238,7 +238,7 @@ def _credential(body: SubscriptionCreate, context: Context, before: core.Subscri
     """The credential that was given or, if none was, the stored one. Raises InvalidRequest."""
     given = body.sinkcredential
     if given is not None:
-        now = context.ports.clock()
+        now = context.dependencies.clock()
         return made_credential(given, body.sink or "", context.settings, id=new_id("crd", now), now=now)
     if before.credential is None or "sinkcredential" in body.model_fields_set:
         return None
@@ -311,16 +311,16 @@ async def tried(call: Call, subscription: Subscription) -> Mapping[str, str] | N
     if not call.query["check"] or awaits_consent(subscription, call.context):
         return None
     if (found := broker_of(subscription)) is not None:
-        with call.ports.admission.tests.held(call.caller):
-            refused = refusal_of_dial(await call.ports.dial(*found), destination_of(subscription.kind))
+        with call.dependencies.admission.tests.held(call.caller):
+            refused = refusal_of_dial(await call.dependencies.dial(*found), destination_of(subscription.kind))
         if refused is not None:
             raise refused
         return _still_allowed(call, {})
-    steps = kind_named(subscription.kind).greeting(subscription, call.ports.clock())
+    steps = kind_named(subscription.kind).greeting(subscription, call.dependencies.clock())
     if steps is None:
         return None
-    with call.ports.admission.tests.held(call.caller):
-        facts = await call.ports.dispatcher.greet(subscription, steps)
+    with call.dependencies.admission.tests.held(call.caller):
+        facts = await call.dependencies.dispatcher.greet(subscription, steps)
     return _still_allowed(call, facts)
 
 

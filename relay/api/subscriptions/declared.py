@@ -178,20 +178,20 @@ async def apply_subscriptions(call: Call) -> Response:
     Another `config.secret` is a rotation: the old one signs for another day.
     """
     body = validate(SubscriptionsApply, call.document)
-    request_id, audit = request_id_of(call.request.scope, call.ports.clock), call.ports.audit
+    request_id, audit = request_id_of(call.request.scope, call.dependencies.clock), call.dependencies.audit
     identity = call.identity
     assert identity is not None
-    with call.ports.admission.batches.held(call.caller):
+    with call.dependencies.admission.batches.held(call.caller):
         changes = await apply_declared(
             call.context,
             body,
-            room=SubscriptionRoom(call.caller, fewer_than=call.ports.settings.max_subscriptions_of_caller),
+            room=SubscriptionRoom(call.caller, fewer_than=call.dependencies.settings.max_subscriptions_of_caller),
             record=lambda action, target: audit.request(action, identity, target=target, request_id=request_id),
         )
     applied = applied_view(changes, call.context, call.shown_sink, dry_run=body.dry_run)
     call.note(**{name: applied[name] for name in ("dry_run", "added", "changed", "removed")})
     if not body.dry_run and applied["unchanged"] < len(changes):
-        call.ports.signals.deliveries_due()
+        call.dependencies.signals.deliveries_due()
     return json_response(applied)
 
 
@@ -207,16 +207,16 @@ async def apply_declared(
     room    for how many more there is; None: any number
     record  the entry of the audit for an action on a subscription
     """
-    ports = context.ports
+    dependencies = context.dependencies
     for attempt in range(1, MAX_PLANS + 1):
-        now = ports.clock()
+        now = dependencies.clock()
         changes = await planned(context, body, now)
         effective = [one for one in changes if one.action != "unchanged"]
         if body.dry_run or not effective:
             return changes
-        begun = await ports.audit.begin(*(record(_ACTIONS[one.action], one.id) for one in effective))
+        begun = await dependencies.audit.begin(*(record(_ACTIONS[one.action], one.id) for one in effective))
         try:
-            await ports.store.subscriptions.apply(
+            await dependencies.store.subscriptions.apply(
                 effective,
                 now,
                 secrets_expire_at=now + OVERLAP_SECONDS,
@@ -225,11 +225,13 @@ async def apply_declared(
                 cancel_pending=body.cancel_pending,
             )
         except Exception as error:
-            await _end_all(ports.audit, begun, effective, "refused" if isinstance(error, RequestError) else "failed")
+            await _end_all(
+                dependencies.audit, begun, effective, "refused" if isinstance(error, RequestError) else "failed"
+            )
             if not isinstance(error, Conflict) or error.code != "subscriptions_changed" or attempt == MAX_PLANS:
                 raise
         else:
-            await _end_all(ports.audit, begun, effective, "ok")
+            await _end_all(dependencies.audit, begun, effective, "ok")
             return changes
     raise AssertionError  # the last attempt returned or raised
 
@@ -242,7 +244,7 @@ async def _end_all(audit: "AuditLog", begun: Sequence[AuditRecord], changes: Seq
 async def planned(context: Context, body: SubscriptionsApply, now: float) -> list[Change]:
     """The changes that applying would make: one for each declared subscription, in order, then the removals. Raises
     InvalidRequest with the mistakes of all of them."""
-    subscriptions = context.ports.store.subscriptions
+    subscriptions = context.dependencies.store.subscriptions
     stored = {one.id: one for one in await subscriptions.all()}
     hidden = await _callbacks(context, body.subscriptions, stored)
     reader = _Reader(context=context, own=context.settings.owner, stored=stored, hidden=hidden, now=now)
@@ -273,7 +275,7 @@ async def _callbacks(context: Context, documents: Sequence[Any], stored: Mapping
     given = {one["id"] for one in documents if isinstance(one, dict) and isinstance(one.get("id"), str)}
     unknown = [id for id in given if id not in stored and problem_of_id(id, None) is None]
     return (
-        frozenset(one.id for one in await context.ports.store.subscriptions.some(unknown) if one.callback)
+        frozenset(one.id for one in await context.dependencies.store.subscriptions.some(unknown) if one.callback)
         if unknown
         else frozenset()
     )

@@ -134,7 +134,7 @@ async def preview_subscription(call: Call) -> Response:
     filter or template is a 422 with its position, and so is a name in a template that the event does not have.
     """
     body = validate(SubscriptionPreview, call.document)
-    async with call.ports.admission.previews.turn(call.caller):
+    async with call.dependencies.admission.previews.turn(call.caller):
         preview = await _preview(call, body)
     return json_response(preview)
 
@@ -165,21 +165,21 @@ async def _subscription(call: Call, body: SubscriptionPreview) -> Subscription:
         if body.replaces is not None:
             detail = "replaces needs the new settings of the subscription, not its id"
             raise invalid(FieldError(pointer="/subscription", code="contradiction", detail=detail))
-        found = await call.ports.store.subscriptions.get(given) if is_printable_id(given) else None
+        found = await call.dependencies.store.subscriptions.get(given) if is_printable_id(given) else None
         if found is None:
             raise _no_subscription("/subscription", given)
         return found
     if body.replaces is not None:
-        before = await call.ports.store.subscriptions.get(body.replaces)
+        before = await call.dependencies.store.subscriptions.get(body.replaces)
         if before is None:
             raise _no_subscription("/replaces", body.replaces)
         with under("subscription"):
             return read_replace(given, call.context, before)
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     with under("subscription"):
         made, secret = read_create(given, call.context, id=new_id("sub", now), now=now)
     value = secret or new_signing_secret()
-    return replace(made, owner=call.ports.settings.owner, secrets=(SigningSecret(value=value),))
+    return replace(made, owner=call.dependencies.settings.owner, secrets=(SigningSecret(value=value),))
 
 
 def _no_subscription(pointer: str, id: str) -> InvalidRequest:
@@ -194,7 +194,7 @@ async def _event(call: Call, body: SubscriptionPreview, subscription: Subscripti
             if getattr(body, name) is not None:
                 detail = f"{name} is for a sample, and event_id names a recorded event: leave one of them out"
                 raise invalid(FieldError(pointer=f"/{name}", code="contradiction", detail=detail))
-        found = await call.ports.store.events.get(body.event_id)
+        found = await call.dependencies.store.events.get(body.event_id)
         if found is None:
             detail = f"there is no event {body.event_id[:200]!r}"
             raise invalid(FieldError(pointer="/event_id", code="event_not_found", detail=detail))
@@ -217,7 +217,7 @@ async def _requests(
     """The requests as they would be sent. Raises InvalidRequest if the event cannot be rendered."""
     try:
         with under("subscription"):
-            steps = await call.ports.dispatcher.requests_of(strictly(subscription), event, recipient)
+            steps = await call.dependencies.dispatcher.requests_of(strictly(subscription), event, recipient)
     except (NotRenderable, Unreadable) as error:
         raise invalid(*(replace(one, pointer=f"/subscription{one.pointer}") for one in error.errors)) from None
     return [_request_view(call, subscription, one) for one in steps]
@@ -242,7 +242,7 @@ def _request_view(call: Call, subscription: Subscription, step: Step) -> dict[st
 async def _recent(call: Call, subscription: Subscription, filters: Filters | None) -> dict[str, Any]:
     """The deliveries that the newest events of the last days would have made. Works in slices, so that other requests
     run between them."""
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     begin = since = now - RECENT_DAYS * DAY_SECONDS
     seen, matched, examples = 0, 0, list[dict[str, Any]]()
     names_person = kind_named(subscription.kind).names_person(subscription)
@@ -250,7 +250,7 @@ async def _recent(call: Call, subscription: Subscription, filters: Filters | Non
     clock, turns = asyncio.get_running_loop().time, Turns()
     until = clock() + MAX_RECENT_SECONDS
     while not cut:
-        page = await call.ports.store.events.page(limit=SLICE, cursor=cursor, since=begin)
+        page = await call.dependencies.store.events.page(limit=SLICE, cursor=cursor, since=begin)
         for event in page.items:
             if seen >= MAX_RECENT or (seen and clock() >= until):
                 cut = True

@@ -156,13 +156,13 @@ async def pull_deliveries(call: Call) -> Response:
     """
     wanted = validate(PullRequest, call.document)
     subscription = await _find(call)
-    admission = call.ports.admission
+    admission = call.dependencies.admission
     with admission.pulls.held(call.caller), admission.pulls_of_one.held(f"{call.caller} {subscription.id}"):
         return await _pulled(call, subscription, wanted)
 
 
 async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -> Response:
-    pulls, left, unseen = call.ports.pulls, wanted.wait_seconds, 0.0
+    pulls, left, unseen = call.dependencies.pulls, wanted.wait_seconds, 0.0
     with pulls.arrivals.watch(subscription.id) as watch:
         while True:
             if subscription.state == "enabled":
@@ -172,7 +172,7 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
             else:
                 claimed, until = (), 0.0
             arrived = False
-            while left > 0 and not arrived and not call.ports.node.stopping:
+            while left > 0 and not arrived and not call.dependencies.node.stopping:
                 turn = min(left, SLICE_SECONDS)
                 left, unseen = left - turn, unseen + turn
                 arrived = await watch.wait(turn)
@@ -198,7 +198,7 @@ async def _pulled(call: Call, subscription: Subscription, wanted: PullRequest) -
             for one in claimed
         ],
         "lease_ends_at": to_rfc3339(until) if claimed else None,
-        "lag": Lag.of(lag, oldest_seconds=lag.oldest_seconds(call.ports.clock())),
+        "lag": Lag.of(lag, oldest_seconds=lag.oldest_seconds(call.dependencies.clock())),
         "reason": None if subscription.state == "enabled" else subscription.state,
     }
     return Response(orjson.dumps(answer), media_type="application/json")
@@ -220,7 +220,7 @@ async def ack_deliveries(call: Call) -> Response:
     """
     ids = dict.fromkeys(validate(Acknowledged, call.document).ids)
     subscription = await _find(call)
-    settled = await call.ports.pulls.ack(subscription, [id for id in ids if _DELIVERY_ID.fullmatch(id)])
+    settled = await call.dependencies.pulls.ack(subscription, [id for id in ids if _DELIVERY_ID.fullmatch(id)])
     call.count = sum(answer == "done" for answer in settled.answers.values())
     return json_response({"results": _results(ids, settled, "acked")})
 
@@ -244,9 +244,9 @@ async def nack_deliveries(call: Call) -> Response:
     subscription = await _find(call)
     well_formed = [id for id in ids if _DELIVERY_ID.fullmatch(id)]
     if given.untried:
-        settled = await call.ports.pulls.give_back(subscription, well_formed)
+        settled = await call.dependencies.pulls.give_back(subscription, well_formed)
     else:
-        settled = await call.ports.pulls.nack(subscription, well_formed, given.delay_seconds)
+        settled = await call.dependencies.pulls.nack(subscription, well_formed, given.delay_seconds)
     call.count = sum(answer == "done" for answer in settled.answers.values())
     return json_response({"results": _results(ids, settled, "nacked"), "returned": list(settled.returned)})
 
@@ -257,7 +257,7 @@ def _results(ids: Iterable[str], settled: Settled, done: str) -> list[dict[str, 
 
 
 async def _find(call: Call) -> Subscription:
-    subscription = known(await call.ports.store.subscriptions.get(call.id), "subscription", call.id)
+    subscription = known(await call.dependencies.store.subscriptions.get(call.id), "subscription", call.id)
     if subscription.kind != PULL:
         detail = "its events are sent to its sink: to pull them, create a subscription with protocol PULL"
         raise Conflict(f"subscription {subscription.id} is not pulled: {detail}", code="not_pulled")

@@ -128,7 +128,7 @@ def _id_and_secret(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     found = await _named(call, kept["id"])
-    return subscription_view(found, call.shown_sink, call.ports.settings, secret=kept["config"]["secret"])
+    return subscription_view(found, call.shown_sink, call.dependencies.settings, secret=kept["config"]["secret"])
 
 
 @operation(
@@ -157,20 +157,23 @@ async def create_subscription(call: Call) -> Response:
     For a CRM, a few requests first check its sink and credential; for a broker, a connection checks the topic, stream,
     queue or exchange. If the check fails, nothing is stored.
     """
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     subscription, given = read_create(call.document, call.context, id=call.new_id("sub", now), now=now)
-    if call.first is not None and (known := await call.ports.store.subscriptions.get(subscription.id)) is not None:
+    if (
+        call.first is not None
+        and (known := await call.dependencies.store.subscriptions.get(subscription.id)) is not None
+    ):
         return _made(call, known)  # the first request was cut off after its commit
     subscription = with_facts(subscription, await tried(call, subscription) or {})
     if call.query["reuse"] and subscription.sink:
         wanted = _place(subscription)
-        same = [one for one in await call.ports.store.subscriptions.all() if _place(one) == wanted]
+        same = [one for one in await call.dependencies.store.subscriptions.all() if _place(one) == wanted]
         if same:
             return _shown(call, min(same, key=lambda one: one.id))
     made = with_secret(subscription, given, call.context, now)
-    room = SubscriptionRoom(call.caller, fewer_than=call.ports.settings.max_subscriptions_of_caller)
-    await call.ports.store.subscriptions.create(made, room)
-    call.ports.signals.deliveries_due()
+    room = SubscriptionRoom(call.caller, fewer_than=call.dependencies.settings.max_subscriptions_of_caller)
+    await call.dependencies.store.subscriptions.create(made, room)
+    call.dependencies.signals.deliveries_due()
     return _made(call, made)
 
 
@@ -182,7 +185,7 @@ def _place(one: core.Subscription) -> tuple[object, ...]:
 
 def _made(call: Call, made: core.Subscription) -> Response:
     secret = made.secrets[0].value
-    view = subscription_view(made, call.shown_sink, call.ports.settings, secret=secret)
+    view = subscription_view(made, call.shown_sink, call.dependencies.settings, secret=secret)
     return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
@@ -201,7 +204,7 @@ async def list_subscriptions(call: Call) -> Response:
     """List subscriptions, newest first."""
     query = dict(call.query)
     lag = query.pop("lag")
-    page = await call.ports.store.subscriptions.page(**query)
+    page = await call.dependencies.store.subscriptions.page(**query)
     return page_response(call.request, [await _view(call, one, lag=lag) for one in page.items], page.next_cursor)
 
 
@@ -214,7 +217,7 @@ async def list_subscriptions(call: Call) -> Response:
 async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     subscription = await _find(call)
-    skipped = await call.ports.store.deliveries.skipped(subscription.id)
+    skipped = await call.dependencies.store.deliveries.skipped(subscription.id)
     return json_response({**await _view(call, subscription, lag=True), "skipped": Skipped.of(skipped)})
 
 
@@ -245,8 +248,8 @@ async def replace_subscription(call: Call) -> Response:
         if not same_place(after, again):
             raise Conflict("another request has changed it meanwhile: try again", code="subscriptions_changed")
         after = with_facts(again, facts)
-    await call.ports.store.subscriptions.replace(after, call.ports.clock(), awaits)
-    call.ports.signals.deliveries_due()
+    await call.dependencies.store.subscriptions.replace(after, call.dependencies.clock(), awaits)
+    call.dependencies.signals.deliveries_due()
     return _shown(call, await _find(call))
 
 
@@ -263,9 +266,9 @@ async def delete_subscription(call: Call) -> Response:
     Its pending deliveries are cancelled.
     """
     subscription = await _find(call)
-    cancelled = await call.ports.store.subscriptions.pending(subscription.id)
-    await call.ports.store.subscriptions.remove(subscription.id, call.ports.clock())
-    call.ports.signals.deliveries_due()
+    cancelled = await call.dependencies.store.subscriptions.pending(subscription.id)
+    await call.dependencies.store.subscriptions.remove(subscription.id, call.dependencies.clock())
+    call.dependencies.signals.deliveries_due()
     return json_response({**await _view(call, subscription), "cancelled": cancelled})
 
 
@@ -309,8 +312,8 @@ async def test_subscription(call: Call) -> Response:
     given = validate(TestRequest, call.document)
     wanted = DEFAULT_TEST_TYPE if given.type is None else given.type
     event = sample_of(call, wanted, given.metadata, subscription.owner)
-    with call.ports.admission.tests.held(call.caller):
-        attempt, outcome = await call.ports.dispatcher.test(subscription, event)
+    with call.dependencies.admission.tests.held(call.caller):
+        attempt, outcome = await call.dependencies.dispatcher.test(subscription, event)
     shown = {"delivered": outcome.verdict == "delivered", "event": event.document()}
     return json_response(TestResult.of(outcome, **shown, attempt=attempt_view(attempt, whole=True)))
 
@@ -384,7 +387,7 @@ async def rotate_secret(call: Call) -> Response:
 )
 async def get_signing_secret(call: Call) -> Response:
     """Read the secret that signs requests to callback URLs."""
-    return json_response({"secret": await call.ports.node.callback_secret()})
+    return json_response({"secret": await call.dependencies.node.callback_secret()})
 
 
 async def rotated(call: Call, owner: str) -> Response:
@@ -397,9 +400,9 @@ async def rotated(call: Call, owner: str) -> Response:
 async def add_secret(call: Call, owner: str, made: str) -> tuple[float, float]:
     """Adds a secret or key. Returns the present time, and when the old ones expire."""
     overlap_seconds = validate(SecretRotation, call.document).overlap_seconds
-    now = call.ports.clock()
-    await call.ports.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
-    call.ports.signals.deliveries_due()
+    now = call.dependencies.clock()
+    await call.dependencies.store.secrets.add_secret(owner, made, now, old_expire_at=now + overlap_seconds)
+    call.dependencies.signals.deliveries_due()
     return now, now + overlap_seconds
 
 
@@ -424,15 +427,15 @@ def _comparable(url: str) -> tuple[str, ...]:
 
 
 async def _view(call: Call, subscription: core.Subscription, *, lag: bool = False) -> dict[str, Any]:
-    shown = subscription_view(subscription, call.shown_sink, call.ports.settings)
+    shown = subscription_view(subscription, call.shown_sink, call.dependencies.settings)
     if lag and subscription.kind == core.PULL:
-        found = await call.ports.pulls.lag(subscription.id)
-        shown["lag"] = Lag.of(found, oldest_seconds=found.oldest_seconds(call.ports.clock()))
+        found = await call.dependencies.pulls.lag(subscription.id)
+        shown["lag"] = Lag.of(found, oldest_seconds=found.oldest_seconds(call.dependencies.clock()))
     return shown
 
 
 def _shown(call: Call, subscription: core.Subscription) -> Response:
-    return json_response(subscription_view(subscription, call.shown_sink, call.ports.settings))
+    return json_response(subscription_view(subscription, call.shown_sink, call.dependencies.settings))
 
 
 async def _find(call: Call) -> core.Subscription:
@@ -440,13 +443,13 @@ async def _find(call: Call) -> core.Subscription:
 
 
 async def _named(call: Call, id: str) -> core.Subscription:
-    return known(await call.ports.store.subscriptions.get(id), "subscription", id)
+    return known(await call.dependencies.store.subscriptions.get(id), "subscription", id)
 
 
 async def _set_state(call: Call, subscription: core.Subscription, state: str) -> Response:
     reason = {"paused": "paused by hand", "enabled": "resumed by hand", "pending": WAITS}[state]
-    await call.ports.store.subscriptions.set_state(subscription.id, state, call.ports.clock(), reason)
-    call.ports.signals.deliveries_due()
+    await call.dependencies.store.subscriptions.set_state(subscription.id, state, call.dependencies.clock(), reason)
+    call.dependencies.signals.deliveries_due()
     return _shown(call, await _find(call))
 
 
@@ -467,7 +470,7 @@ def sample_of(call: Call, type: str, metadata: Mapping[str, Any] | None, owner: 
     if wanted is None:
         raise invalid(*errors)
     name, origin, account = _origin(call, wanted, owner)
-    now = call.ports.clock()
+    now = call.dependencies.clock()
     return sample_event(
         wanted,
         event_id=new_id("evt", now),
@@ -483,7 +486,7 @@ def sample_of(call: Call, type: str, metadata: Mapping[str, Any] | None, owner: 
 def _origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:
     """The source of this event type, any source for events about the relay, and an account of it. Of a subscription
     that belongs to an account, that one: its sink must not learn the names of others."""
-    origins, accounts = call.ports.settings.origins, call.ports.settings.accounts
+    origins, accounts = call.dependencies.settings.origins, call.dependencies.settings.accounts
     source, _, account = (owner or "").partition("/")
     of_type = (name for name, origin in origins.items() if event_type in source_event_types(origin.type_prefix))
     found = next(of_type, None) or (source if owner is not None else next(iter(origins)))

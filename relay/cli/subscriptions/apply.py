@@ -142,7 +142,7 @@ def _apply(settings: "Settings", *, dry_run: bool, prune: bool, cancel_pending: 
 
         def record(action: str, target: str) -> AuditRecord:
             return AuditRecord(
-                at=context.ports.clock(), action=action, actor=COMMAND_LINE, target=target, result="started"
+                at=context.dependencies.clock(), action=action, actor=COMMAND_LINE, target=target, result="started"
             )
 
         with as_settings(settings.subscriptions):

@@ -65,7 +65,7 @@ async def _list(page_request: PageRequest, note: Mapping[str, Any] | None) -> Co
             if error.status not in (400, 422):
                 raise
             errors = error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]
-    settings = page_request.context.ports.settings
+    settings = page_request.context.dependencies.settings
     key, _, value = asked.get("metadata", "").partition(":")
     return Content(
         template="jobs.html",
@@ -154,7 +154,7 @@ async def _by_id(page_request: PageRequest, id: str) -> str | Mapping[str, Any]:
 
 
 async def _choices(page_request: PageRequest, id: str) -> list[Answer]:
-    accounts = page_request.context.ports.settings.accounts
+    accounts = page_request.context.dependencies.settings.accounts
     found = []
     for source, account in [(source, name) for source, names in accounts.items() for name in names][
         :MAX_ACCOUNTS_TRIED
