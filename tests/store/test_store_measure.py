@@ -1,6 +1,10 @@
 """Gauges read from the database: pending deliveries, what blocks them, the age of the oldest, the database's size."""
 
+import pytest
+
 from relay.core.records import Pending
+from relay.metrics import Metrics
+from relay.node.upkeep import measure
 from relay.store.store import Store
 from tests.support.store_kit import NOW, claim, deliver_all, poll, result_of, subscription, track
 
@@ -35,3 +39,13 @@ async def test_oldest_pending_excludes_paused_and_disabled_subscriptions(store: 
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
     await store.deliveries.retry(oldest.id, NOW + 10)
     assert (await store.deliveries.pending()).oldest_at == NOW + 1
+
+
+async def test_upkeep_measures_what_programs_have_not_acknowledged(store: Store) -> None:
+    await store.subscriptions.create(subscription("sub_pull", kind="pull", sink=""))
+    await store.jobs.record(poll(await track(store), 0, "queued", "running"))
+    metrics = Metrics()
+    await measure(store, metrics, lambda: NOW + 60)
+    value = metrics.registry.get_sample_value
+    assert value("relay_pull_lag", {"subscription": "sub_pull"}) == 2
+    assert value("relay_pull_oldest_seconds", {"subscription": "sub_pull"}) == pytest.approx(60, abs=1)
