@@ -36,7 +36,7 @@ from tests.support.store_kit import claim, list_accounts, result_of
 
 Client = httpx2.AsyncClient
 
-MINE, OTHERS = ("revor", "default"), ("revor", "second")
+MINE, OTHERS = ("revor", "default"), ("revor", "emea")
 SHARED = "an id that both accounts have"
 ID = re.compile(r"\b(job|sub|evt|dlv|int|rpl|req|att|acc|grp|inc)_[0-9a-z]{26}")
 SECRET = re.compile(r"whsec_[\w+/=-]+|v1,[\w+/=]+|link=[\w-]{43}")
@@ -48,7 +48,7 @@ async def two(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator["T
         value = headers.get("authorization", "").removeprefix("Bearer ")
         if value == "ops":
             return Identity(name="ops", scopes=frozenset({ADMIN}))
-        if value in ("default", "second"):
+        if value in ("default", "emea"):
             return Identity(name=value, scopes=frozenset({ADMIN}), token_id=value, account=("revor", value))
         raise Unauthorized("no")
 
@@ -522,7 +522,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     ),
     "registerJob": lambda of: [
         Request("POST", "/v1/jobs", body={"id": SHARED}),
-        Request("POST", "/v1/jobs", body={"id": "only in second"}),
+        Request("POST", "/v1/jobs", body={"id": "only in emea"}),
         Request("POST", "/v1/jobs", body={"ok": True, "item": {"id": "made upstream"}}),
     ],
     "registerJobs": lambda of: [
@@ -531,7 +531,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "refreshJob": lambda of: by_id("POST", "/v1/jobs/{id}/refresh", SHARED),
     "changeJobs": lambda of: [Request("POST", "/v1/jobs/bulk", body={"action": "refresh", "ids": [SHARED]})],
     "createSubscription": lambda of: [
-        Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": "https://second.receiver.example/hooks"}),
+        Request("POST", "/v1/subscriptions", {"reuse": "true"}, {"sink": "https://emea.receiver.example/hooks"}),
         Request("POST", "/v1/subscriptions", body={**SINK, "config": {"start": "earliest"}}),
     ],
     "applySubscriptions": lambda of: [
@@ -688,7 +688,7 @@ async def transcript(two: Two, *, neighbour: bool) -> list[tuple[Request, Any]]:
         await two.populate(OTHERS)
     two.world.now = began
     mine = await two.populate(MINE)
-    busy = two.client("second")
+    busy = two.client("emea")
     client = two.client("default")
     found: list[tuple[Request, Any]] = []
     for id, requests in OWN.items():
@@ -718,7 +718,7 @@ async def test_an_id_that_another_account_tracks_is_a_new_job(two: Two) -> None:
 
 
 async def test_accounts_that_declare_the_same_id_have_one_each(two: Two) -> None:
-    ours, theirs, admin = two.client("default"), two.client("second"), two.client("ops")
+    ours, theirs, admin = two.client("default"), two.client("emea"), two.client("ops")
     for client in (ours, theirs, admin):
         answer = await send(client, declared({"id": "crm", **DECLARED}))
         assert [one["action"] for one in answer.json()["changes"]] == ["add"]
@@ -727,13 +727,13 @@ async def test_accounts_that_declare_the_same_id_have_one_each(two: Two) -> None
         return {one["id"] for one in (await client.get("/v1/subscriptions")).json()["items"]}
 
     assert await ids(ours) == {"crm@revor:default"}
-    assert await ids(admin) == {"crm@revor:default", "crm@revor:second", "crm"}
+    assert await ids(admin) == {"crm@revor:default", "crm@revor:emea", "crm"}
     for client in (ours, admin):  # each removes what it has declared
         await send(client, declared(prune=True))
-    assert await ids(admin) == {"crm@revor:second"}
+    assert await ids(admin) == {"crm@revor:emea"}
     refused = await send(theirs, declared({"id": "crm", **DECLARED, "owner": "revor/default"}))
     assert refused.json()["errors"][0]["pointer"] == "/subscriptions/0/owner"
-    again = await send(theirs, declared({"id": "crm@revor:second", **DECLARED}, prune=True))
+    again = await send(theirs, declared({"id": "crm@revor:emea", **DECLARED}, prune=True))
     assert [one["action"] for one in again.json()["changes"]] == ["unchanged"], "the whole id names it as well"
 
 
@@ -752,17 +752,17 @@ async def test_a_retry_of_all_deliveries_is_one_of_the_own_deliveries(two: Two) 
 async def test_a_token_of_an_account_that_the_settings_no_longer_have_reads_and_adds_nothing(two: Two) -> None:
     world = two.world
     mine = await two.populate(MINE)
-    api = create_api(world.dependencies(accounts={"revor": ("second",)}), world.proxy)
+    api = create_api(world.dependencies(accounts={"revor": ("emea",)}), world.proxy)
     transport = httpx2.ASGITransport(app=api, client=("192.0.2.7", 5000))
     async with Client(transport=transport, base_url="http://x", headers={"Authorization": "Bearer default"}) as client:
         assert (await client.get(f"/v1/jobs/{SHARED}")).status_code == 200
         refused = await client.post("/v1/jobs", json={"id": "new"})
-        assert (refused.status_code, "second" in refused.text) == (422, False)
+        assert (refused.status_code, "emea" in refused.text) == (422, False)
         answer = await client.post(f"/v1/subscriptions/{mine.subscription}/test", json={"type": "failed"})
         assert answer.json()["event"]["account"] == "default"
 
 
-@pytest.mark.parametrize(("token", "stands_for"), [("default", "default"), ("second", "second"), ("ops", None)])
+@pytest.mark.parametrize(("token", "stands_for"), [("default", "default"), ("emea", "emea"), ("ops", None)])
 async def test_in_the_drop_in_a_token_stands_for_its_account(
     two: Two, monkeypatch: pytest.MonkeyPatch, token: str, stands_for: str | None
 ) -> None:
@@ -780,7 +780,7 @@ async def test_in_the_drop_in_a_token_stands_for_its_account(
 async def test_pull_of_one_account_never_touches_what_another_one_pulls(two: Two) -> None:
     """The store of pulls knows no account: what it is asked for was found through one that does."""
     paths, ids = {}, {}
-    for account in ("default", "second"):
+    for account in ("default", "emea"):
         client = two.client(account)
         made = (await client.post("/v1/subscriptions", json={"protocol": "PULL"})).json()["id"]
         paths[account] = f"/v1/subscriptions/{made}"
@@ -791,12 +791,12 @@ async def test_pull_of_one_account_never_touches_what_another_one_pulls(two: Two
         ids[account] = item["delivery_id"]
     client = two.client("default")
     for action in ("pull", "ack", "nack"):
-        body = {} if action == "pull" else {"ids": [ids["second"]]}
-        assert (await client.post(f"{paths['second']}/{action}", json=body)).status_code == 404
+        body = {} if action == "pull" else {"ids": [ids["emea"]]}
+        assert (await client.post(f"{paths['emea']}/{action}", json=body)).status_code == 404
     for action in ("ack", "nack"):
-        answer = await client.post(f"{paths['default']}/{action}", json={"ids": [ids["second"]]})
+        answer = await client.post(f"{paths['default']}/{action}", json={"ids": [ids["emea"]]})
         assert [one["result"] for one in answer.json()["results"]] == ["unknown"]
-    answer = await two.client("second").post(f"{paths['second']}/ack", json={"ids": [ids["second"]]})
+    answer = await two.client("emea").post(f"{paths['emea']}/ack", json={"ids": [ids["emea"]]})
     assert [one["result"] for one in answer.json()["results"]] == ["acked"]
 
 
@@ -822,7 +822,7 @@ EVENT = {"specversion": "1.0", "source": "/shop", "type": "com.acme.order.paid"}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "none": {},
     "own": {"account": "default"},
-    "other": {"account": "second"},
+    "other": {"account": "emea"},
     "empty": {"account": ""},
     "relay": {"source": "/relay"},
     "upstream": {"source": "https://revor.ai/api/v1/outreach/jobs"},

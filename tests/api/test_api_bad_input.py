@@ -90,7 +90,7 @@ VALUES = st.one_of(
 GOOD = {
     "id": st.text("abc 日%", min_size=1, max_size=20),
     "source": st.just("revor"),
-    "account": st.sampled_from(["default", "second"]),
+    "account": st.sampled_from(["default", "emea"]),
     "callback_url": st.none() | st.just(HOOK),
     "metadata": st.none() | st.dictionaries(st.text(max_size=5), st.integers()),
     "priority": st.none() | st.sampled_from(["low", "normal", "high"]),

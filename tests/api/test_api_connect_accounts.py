@@ -13,7 +13,7 @@ async def listed(world):
     fields = {"channel": "linkedin", "name": "Ada", "status": "credentials", "can_send": False}
     await list_accounts(world.store, ("revor", "default"), "acc_1", state="needs_reconnect", now=NOW, **fields)
     await list_accounts(world.store, ("revor", "default"), "acc_2", now=NOW + 60)
-    await list_accounts(world.store, ("revor", "second"), "acc_1", state="removed", now=NOW + 90)
+    await list_accounts(world.store, ("revor", "emea"), "acc_1", state="removed", now=NOW + 90)
     for number in range(3):
         await track(world.store, f"job {number}", connect_account_id="acc_1")
 
@@ -47,7 +47,7 @@ async def test_an_open_incident_is_shown_before_a_listing_shows_why(client, worl
         items = (await client.get("/v1/connect-accounts")).json()["items"]
         return [(one["account"], one["id"], one["trouble"]) for one in items]
 
-    others = [("default", "acc_1", None), ("second", "acc_1", None)]
+    others = [("default", "acc_1", None), ("emea", "acc_1", None)]
     await fail_for(world.store, "acc_2", now=NOW + 61, code="insufficient_credits", points_at=None)
     assert await shown() == [others[0], ("default", "acc_2", None), others[1]], "no fault of the account"
     await fail_for(world.store, "acc_2", now=NOW + 62)
@@ -56,9 +56,9 @@ async def test_an_open_incident_is_shown_before_a_listing_shows_why(client, worl
 
 
 async def test_accounts_are_filtered_and_paged(client, listed):
-    everything = [("default", "acc_1"), ("default", "acc_2"), ("second", "acc_1")]
+    everything = [("default", "acc_1"), ("default", "acc_2"), ("emea", "acc_1")]
     assert await ids(client) == everything
-    assert await ids(client, "?account=second") == everything[2:]
+    assert await ids(client, "?account=emea") == everything[2:]
     assert await ids(client, "?source=revor&account=default&state=ok") == everything[1:2]
     assert await ids(client, "?source=other") == []
     assert [len(await ids(client, f"?state={state}")) for state in SHOWN_STATES] == [1, 1, 0, 1]

@@ -30,7 +30,7 @@ async def test_lists_are_filtered_and_paged(client, world):
     for n in range(3):
         await world.fail(f"a {n}", f"code {n}")
         world.now += 1
-    await world.fail("b", account="second")
+    await world.fail("b", account="emea")
     world.now = NOW + 90_000
     await world.store.incidents.review(world.now)
     await world.fail("c")

@@ -163,7 +163,7 @@ async def test_a_batch_is_registered_in_chunks_and_10_001_jobs_are_refused(clien
 
 
 async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world):
-    first, second = await world.job("same"), await world.job("same", account="second")
+    first, second = await world.job("same"), await world.job("same", account="emea")
     answer = await client.get("/v1/jobs/same")
     assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
     assert "?source=revor&account=second" in answer.json()["detail"]
@@ -190,7 +190,7 @@ async def test_an_encoded_slash_never_selects_another_job(client, world, path):
 async def test_lists_are_filtered_and_paged(client, world):
     for number in range(5):
         await world.job(f"job-{number}")
-    await world.job("elsewhere", account="second")
+    await world.job("elsewhere", account="emea")
     await world.poll(await world.job("done"), "succeeded")
     assert len((await client.get("/v1/jobs")).json()["items"]) == 7
     assert [job["id"] for job in (await client.get("/v1/jobs?open=false")).json()["items"]] == ["done"]
@@ -293,7 +293,7 @@ async def test_jobs_are_found_by_channel_connect_account_and_time(client, world)
 async def test_bulk_change_answers_for_each_job(client, world):
     first, second = await world.job("a"), await world.job("b")
     await world.job("same")
-    await world.job("same", account="second")
+    await world.job("same", account="emea")
     await world.poll(second, "failed")
     ids = ["a", second.uid, "same", "nothing", "a"]
     refreshed = (await client.post("/v1/jobs/bulk", json={"action": "refresh", "ids": ids})).json()["items"]

@@ -286,12 +286,12 @@ async def test_tokens_of_any_bytes_are_refused(open_client, value):
 
 
 async def test_a_token_that_is_bound_to_an_account_reaches_that_account_only(ops, world):
-    for account in ("default", "second"):
+    for account in ("default", "emea"):
         await world.job("a", account=account)
-    made, secret = await created(ops, scopes=["admin"], account="second")
-    assert (made["source"], made["account"]) == ("revor", "second")
+    made, secret = await created(ops, scopes=["admin"], account="emea")
+    assert (made["source"], made["account"]) == ("revor", "emea")
     jobs = (await ops.get("/v1/jobs", headers=bearer(secret))).json()["items"]
-    assert [job["account"] for job in jobs] == ["second"]
+    assert [job["account"] for job in jobs] == ["emea"]
     for path in ("/v1/tokens", f"/v1/tokens/{made['id']}", "/v1/signing-secret"):
         assert (await ops.get(path, headers=bearer(secret))).status_code == 403
 

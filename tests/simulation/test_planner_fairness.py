@@ -126,7 +126,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves = self.comparisons = self.passed = 0
-        put, before, walk = JobHeap.put, PlannedJob.before, JobHeap._walk
+        put, before, due = JobHeap.put, PlannedJob.before, JobHeap.due
 
         def counted_put(heap: JobHeap, job: PlannedJob, due: float) -> None:
             self.moves += 1
@@ -136,14 +136,14 @@ class Counted:
             self.comparisons += 1
             return before(job, other)
 
-        def counted_walk(heap: JobHeap, now: float) -> Iterator[PlannedJob]:
-            for job in walk(heap, now):
-                self.passed += 1
-                yield job
+        def counted_due(heap: JobHeap, now: float, at_most: int) -> int:
+            found = due(heap, now, at_most)
+            self.passed += found
+            return found
 
         monkeypatch.setattr(JobHeap, "put", counted_put)
         monkeypatch.setattr(PlannedJob, "before", counted_before)
-        monkeypatch.setattr(JobHeap, "_walk", counted_walk)
+        monkeypatch.setattr(JobHeap, "due", counted_due)
 
     def none(self) -> None:
         self.moves = self.comparisons = self.passed = 0

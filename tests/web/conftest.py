@@ -14,7 +14,7 @@ __all__ = ["empty_database", "world"]
 
 @pytest.fixture
 async def open_as(world: World) -> AsyncIterator[Callable[..., Awaitable[Browser]]]:
-    """Opens browsers: `await open_as(token="rl_read")`, `await open_as(scopes=["read"], account=("revor", "second"))`,
+    """Opens browsers: `await open_as(token="rl_read")`, `await open_as(scopes=["read"], account=("revor", "emea"))`,
     or with other settings. See `open_browser`."""
     browsers: list[Browser] = []
 

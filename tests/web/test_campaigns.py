@@ -101,7 +101,7 @@ async def test_accounts_that_cannot_send_stand_with_their_jobs(browser, world):
 
 async def test_a_bound_token_sees_the_overview_of_its_account(open_as, world):
     await world.job("job_1")
-    browser = await open_as(scopes=["read"], account=("revor", "second"))
+    browser = await open_as(scopes=["read"], account=("revor", "emea"))
     page = await browser.get("/ui")
     assert page.status == 200
     (health,) = page.soup.texts("//p[contains(@class, 'health')]")

@@ -203,7 +203,7 @@ async def test_a_token_that_may_only_read_sees_no_buttons_and_no_path_of_a_sink(
 
 async def test_a_bound_token_sees_the_deliveries_of_its_account_only(world, browser, open_as):
     (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
-    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "second"))
+    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "emea"))
     assert "Nothing has failed for good." in (await bound.get("/ui/deliveries")).html
     assert (await bound.get("/ui/deliveries?view=list")).soup.all("//tbody/tr") == []
     assert (await bound.get(f"/ui/deliveries/{id}")).status == 404

@@ -93,7 +93,7 @@ async def test_events_from_outside_are_inert(browser, world):
 
 
 async def test_a_bound_token_sees_the_events_of_its_account_only(browser, two, world, open_as):
-    (mine,) = await world.poll(await world.job("job-3", account="second"), "queued")
-    bound = await open_as(scopes=["read"], account=("revor", "second"))
+    (mine,) = await world.poll(await world.job("job-3", account="emea"), "queued")
+    bound = await open_as(scopes=["read"], account=("revor", "emea"))
     assert ids(await bound.get("/ui/events")) == [mine.id]
     assert (await bound.get(f"/ui/events/{two[0].id}")).status == 404

@@ -16,7 +16,7 @@ async def test_a_file_that_is_not_the_whole_list_says_so_and_where_the_rest_is(b
     monkeypatch.setattr(export, "MAX_ROWS", PAGE_LIMIT + 1)
     names = [f"job_{number}" for number in range(2 * PAGE_LIMIT)]
     for name in names:
-        await world.job(name, account="second")
+        await world.job(name, account="emea")
     await world.job("other")
     head, *rows, last = rows_of((await browser.get("/ui/jobs?account=second&format=csv&done=x")).html)
     said, _, link = last[0].rpartition(" ")

@@ -97,7 +97,7 @@ async def test_the_list_says_what_became_of_each_job_in_words(browser, world):
         ("?open=false", {"b"}),
         ("?status=queued", {"a"}),
         ("?group=spring", {"a"}),
-        ("?account=second", {"c"}),
+        ("?account=emea", {"c"}),
         ("?source=revor&account=default&open=true", {"a"}),
         ("?channel=linkedin&connect_account=acc_1", {"a"}),
         ("?key=deal&value=42", {"a"}),
@@ -113,7 +113,7 @@ async def test_filters_are_a_plain_form(open_as, world, query, ids):
         world, await add(world, "a", group="spring", metadata={"deal": 42}), "queued", connect_account_id="acc_1"
     )
     await poll(world, await add(world, "b"), "succeeded")
-    await add(world, "c", account="second")
+    await add(world, "c", account="emea")
     assert set(await jobs_shown(browser, f"/ui/jobs{query}")) == ids
 
 
@@ -125,13 +125,13 @@ async def test_an_exact_id_leads_to_its_job(browser, world):
 
 
 async def test_an_id_of_several_accounts_asks_which(browser, world):
-    uids = {account: (await add(world, "twin", account=account)).uid for account in ("default", "second")}
+    uids = {account: (await add(world, "twin", account=account)).uid for account in ("default", "emea")}
     page = await browser.get("/ui/jobs", id="twin")
     assert {name: path for name, path in page.soup.links().items() if name.startswith("revor/")} == {
         f"revor/{account}": f"/ui/jobs/{uid}" for account, uid in uids.items()
     }
-    one = await browser.get("/ui/jobs", id="twin", account="second")
-    assert one.headers["location"] == f"/ui/jobs/{uids['second']}"
+    one = await browser.get("/ui/jobs", id="twin", account="emea")
+    assert one.headers["location"] == f"/ui/jobs/{uids['emea']}"
 
 
 async def test_the_list_as_a_file_has_the_problem_and_its_fix(browser, world):
@@ -267,8 +267,8 @@ async def test_who_may_only_read_sees_no_actions_and_cannot_act(open_as, world):
 
 
 async def test_a_bound_token_neither_finds_nor_changes_jobs_of_others(open_as, world):
-    job, own = await failed(world), await add(world, "own", account="second")
-    browser = await open_as(scopes=["read", "jobs:write"], account=("revor", "second"))
+    job, own = await failed(world), await add(world, "own", account="emea")
+    browser = await open_as(scopes=["read", "jobs:write"], account=("revor", "emea"))
     assert await jobs_shown(browser, "/ui/jobs") == ["own"]
     assert (await browser.get("/ui/jobs", id="job_1")).status == 404
     assert (await browser.get(f"/ui/jobs/{job.uid}")).status == 404

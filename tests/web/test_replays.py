@@ -76,6 +76,6 @@ async def test_a_token_that_may_only_read_sees_progress_and_starts_nothing(world
 
 async def test_a_bound_token_does_not_see_the_replays_of_others(world, browser, open_as):
     path = await start(world, browser)
-    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "second"))
+    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "emea"))
     assert (await bound.get(path)).status == 404
     assert (await bound.post(f"{path}/stop")).status == 404

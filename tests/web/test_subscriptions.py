@@ -154,7 +154,7 @@ async def test_a_reader_sees_no_actions_and_cannot_act(
 
 async def test_a_bound_token_sees_its_own(open_as: Callable[..., Any], browser: Browser, world: World) -> None:
     other = await subscribed(world, browser, description="of all")
-    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "second"))
+    bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "emea"))
     page = await bound.get("/ui/subscriptions/new")
     assert (await bound.post("/ui/subscriptions/new", filled(page, sink=HOOK, description="mine"))).status == 200
     assert [row["Subscription"].split()[0] for row in (await bound.get("/ui/subscriptions")).soup.rows()] == ["mine"]

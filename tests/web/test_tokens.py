@@ -13,7 +13,7 @@ GIVEN: dict[str, Any] = {
     "name": "crm",
     "scopes": ["read", "jobs:write"],
     "prefix": "com.acme.",
-    "account": "revor/second",
+    "account": "revor/emea",
     "networks": "203.0.113.0/24\n10.0.0.0/8",
     "lasts": "90",
     "requests_per_minute": "60",
@@ -34,7 +34,7 @@ async def test_a_token_is_made_shown_once_listed_and_revoked(browser: Browser, w
     _, (stored,) = await world.store.tokens.all()
     assert stored.digest == sha256(secret.encode()).hexdigest()
     assert stored.scopes == {"read", "jobs:write", "events:write:com.acme."}
-    assert stored.account == ("revor", "second")
+    assert stored.account == ("revor", "emea")
     assert [str(one) for one in stored.networks] == ["203.0.113.0/24", "10.0.0.0/8"]
     assert (stored.expires_at, stored.requests_per_minute) == (world.now + 90 * 86_400, 60)
 
@@ -43,7 +43,7 @@ async def test_a_token_is_made_shown_once_listed_and_revoked(browser: Browser, w
     (row,) = page.soup.rows()
     assert row["Name"].startswith("crm made by")
     assert row["Permissions"] == "read, jobs:write, events:write:com.acme."
-    assert row["Limits"] == "revor/second 203.0.113.0/24, 10.0.0.0/8 60 requests a minute"
+    assert row["Limits"] == "revor/emea 203.0.113.0/24, 10.0.0.0/8 60 requests a minute"
     assert row["Last used"] == "never"
 
     assert page.soup.all("//details[contains(@class, 'confirm')]//form[contains(@action, '/revoke')]")
@@ -88,6 +88,6 @@ async def test_others_than_admins_are_refused(open_as: Callable[..., Any], world
 
 
 async def test_a_bound_admin_is_refused(open_as: Callable[..., Any]) -> None:
-    browser = await open_as(scopes=["admin"], account=("revor", "second"))
+    browser = await open_as(scopes=["admin"], account=("revor", "emea"))
     for path in ("/ui/tokens", "/ui/audit", "/ui/settings"):
         assert (await browser.get(path)).status == 403
