@@ -365,11 +365,15 @@ class Planner:
     # --- settings and saved state
 
     def configure(self, config: PlannerConfig) -> None:
-        """Applies other settings. Requests in flight go on."""
+        """Applies other settings. Requests in flight go on, and no poll stays planned beyond the longest interval."""
         self._config = self.open_jobs.config = config
         self.price.unit = config.unit_seconds
         self.schedule.configure(config)
         self.pacer.configure(config)
+        now = self.timeline.last or 0.0
+        for job in self.open_jobs.jobs.values():
+            if not job.in_flight and job.due > now + config.max_interval_seconds:
+                self.schedule.plan_at(job, job.due, now)
 
     def durable_state(self) -> dict[str, Any]:
         """The state worth keeping across restarts, without jobs, as JSON values for `resume`."""

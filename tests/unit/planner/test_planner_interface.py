@@ -338,6 +338,21 @@ def test_every_open_job_is_offered_in_the_end_and_none_twice(run: list[tuple[flo
     assert now - began <= 4000 + 300 * MAX_PATIENCE + 2 * 60 + 5 * len(tracked)
 
 
+def test_a_shorter_longest_interval_holds_for_polls_that_are_already_planned() -> None:
+    planner, now = planner_of(max_interval_seconds=7 * 86_400.0), NOW
+    planner.track("a", None, now)
+    for _ in range(22):
+        job_id, now = next_take(planner, now)
+        planner.failed(job_id, 503, {}, now)
+    at = planner.next_request_at(now)
+    assert at is not None
+    assert at - now > 86_400
+    planner.configure(PlannerConfig(max_requests_per_second=20, seed=3, max_interval_seconds=900.0))
+    at = planner.next_request_at(now)
+    assert at is not None
+    assert at - now <= 900
+
+
 @settings(max_examples=scaled(8, 25), deadline=None)
 @given(anchors=st.lists(st.floats(1, 5000), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_no_poll_comes_before_a_future_anchor_but_the_first_and_safety_polls(anchors: list[float], seed: int) -> None:
