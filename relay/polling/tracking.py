@@ -266,9 +266,9 @@ class Tracking:
     ) -> tuple[dict[int, str], dict[int, InvalidRequest]]:
         """The ids of the callbacks' subscriptions, which are made if needed, and the errors of those refused, by index.
         A refused one leaves nothing behind."""
-        per_job, version = self._callback_limits.per_job, self._store.subscriptions.version
-        owner = None if self._account is None else owner_of(*self._account)
+        per_job, owner = self._callback_limits.per_job, None if self._account is None else owner_of(*self._account)
         refused = await self._claim_hosts(wanted.values(), now)
+        version = self._store.subscriptions.version  # of now: a callback may be removed while hosts are claimed
         errors = {
             index: refused[request.caller, host_of(url)]
             for index, (request, url) in wanted.items()
@@ -279,10 +279,12 @@ class Tracking:
         found: dict[int, str] = {}
         unknown: list[int] = []
         for index, (_, url) in wanted.items():
+            if index in errors:
+                continue
             known = self._callbacks.get((url, owner))
             if known is not None and known[0] == version:
                 found[index] = known[1]
-            elif index not in errors:
+            else:
                 unknown.append(index)
         made: Counter[tuple[str, str, str]] = Counter()
         for start in range(0, len(unknown), CALLBACKS_AT_ONCE):

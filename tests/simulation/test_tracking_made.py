@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from relay.core.jobs.job import Observation, Recipient
-from relay.core.polling.tracking import Registration, TrackRequest
+from relay.core.polling.tracking import CallbackLimits, Registration, TrackRequest
 from relay.errors import Conflict, InvalidRequest, StoreError
 from relay.store.jobs.registrations import CALLBACK_REMOVED
 from tests.simulation.test_tracking_reports import tracking_of
 from tests.support.simulation_world import World, open_world
-from tests.support.store_kit import intent
+from tests.support.store_kit import intent, rows
 
 CREATE = intent()
 
@@ -127,3 +127,41 @@ async def test_events_of_a_registration_are_counted_like_those_of_a_poll(tmp_pat
         (event,) = (await world.store.events.tail(0)).events
         count = world.metrics.registry.get_sample_value("relay_events_total", {"type": event[1].type})
         assert count == 1
+
+
+def called_back(name: str, host: str, caller: str, **fields: Any) -> TrackRequest:
+    url = f"https://{host}/hook"
+    return TrackRequest(external_id=name, source="revor", account="default", callback_url=url, caller=caller, **fields)
+
+
+async def test_callback_that_is_refused_is_not_attached_although_others_use_it(tmp_path):
+    async with open_world(tmp_path) as world:
+        tracking = tracking_of(world)
+        tracking.configure(CallbackLimits(hosts_per_caller=1))
+        await tracking.register([called_back("a", "a.example", "crm")])
+        for name in ("x", "y"):
+            await tracking.register([called_back(name, "b.example", "other")])
+        (made,) = await tracking.register([called_back("b", "b.example", "crm", intent=CREATE)])
+        assert [part for part, _ in made.not_attached] == ["callback"]
+        linked = await rows(world.store, "SELECT j.external_id FROM job_callbacks c JOIN jobs j ON j.uid = c.job_uid")
+        assert sorted(one["external_id"] for one in linked) == ["a", "x", "y"]
+
+
+async def test_callback_that_is_removed_while_hosts_are_counted_is_made_again(tmp_path):
+    async with open_world(tmp_path) as world:
+        tracking, claim = tracking_of(world), world.store.callback_hosts.claim
+        for name in ("x", "y"):
+            await tracking.register([called_back(name, "a.example", "crm")])
+        (callback,) = (await world.store.subscriptions.page(limit=5, callbacks=True)).items
+
+        async def claimed_late(*given: Any) -> Any:
+            over = await claim(*given)
+            await world.store.subscriptions.remove(callback.id, world.clock())
+            return over
+
+        world.store.callback_hosts.claim = claimed_late  # type: ignore[method-assign]
+        made = await tracking.register([called_back(name, "a.example", "other") for name in ("d", "e")])
+        assert [one.job.external_id for one in made] == ["d", "e"]
+        assert [one.id for one in (await world.store.subscriptions.page(limit=5, callbacks=True)).items] != [
+            callback.id
+        ]
