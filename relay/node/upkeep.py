@@ -231,12 +231,12 @@ async def replays(delivery: Shared) -> bool:
 
     Each step is one transaction, so a replay can stop between any two and resume on any node.
     """
-    rows, holder, clock = delivery.store.replays, delivery.holder.name, delivery.clock
-    due = await rows.due(holder, clock())
+    rows, holder, clock = delivery.store.replays, delivery.holder, delivery.clock
+    due = await rows.due(holder.name, clock())
     for replay_id in due:
         try:
             for _ in range(REPLAY_STEPS):
-                step = await rows.advance(replay_id, holder, clock())
+                step = await rows.advance(replay_id, holder.name, clock())  # the name can be lost at any time
                 if step.queued:
                     delivery.signals.deliveries_due()
                 if step.ended:

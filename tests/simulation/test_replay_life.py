@@ -72,6 +72,23 @@ async def test_one_replay_does_not_block_others():
     assert of_replays.signals.due.is_set()
 
 
+async def test_a_step_is_taken_under_the_name_that_the_node_has_then():
+    holders: list[str] = []
+
+    class Losing(Rows):
+        async def advance(self, replay_id: str, holder: str, now: float) -> ReplayStep:
+            holders.append(holder)
+            if len(holders) == 1:
+                of_replays.holder.lose()
+            return ReplayStep(queued=1, more=len(holders) < 3)
+
+    of_replays = shared(SimpleNamespace(replays=Losing()), lambda: 0.0)
+    await upkeep.replays(of_replays)
+    lost, *later = holders
+    assert later == [of_replays.holder.name] * 2
+    assert lost not in later
+
+
 async def test_replay_to_an_unresponsive_sink_stays_bounded(tmp_path):
     async with open_world(tmp_path) as world:
         await jobs(world, 1)
