@@ -240,6 +240,16 @@ def test_tables_of_other_names_are_not_in_the_way(database_url: str) -> None:
     migrations.check(database_url)
 
 
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+def test_tables_of_another_schema_on_the_path_are_not_in_the_way(database_url: str) -> None:
+    name = database_url.rpartition("@/")[2].partition("?")[0]
+    change(database_url, "CREATE TABLE public.events (id INTEGER)")
+    change(database_url, "CREATE SCHEMA relay")
+    change(database_url, f'ALTER DATABASE "{name}" SET search_path = relay, public')
+    assert migrations.migrate(database_url) == migrations.newest_revision()
+    migrations.check(database_url)
+
+
 def test_an_older_schema_is_named(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = migrations.newest_revision()
     monkeypatch.setattr(migrations, "known_revisions", lambda: (newest, "9000"))

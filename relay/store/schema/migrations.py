@@ -174,14 +174,16 @@ def _check_known(current: str | None) -> None:
 
 def current_revision(connection: Connection) -> str | None:
     """The database's schema revision; None for a database without one. Raises SchemaUnsupported if it has that of
-    another program, or none and a table with the name of one of ours."""
-    tables = set(inspect(connection).get_table_names())
+    another program, or none and a table with the name of one of ours where ours would be created."""
+    inspector = inspect(connection)
+    tables = set(inspector.get_table_names())
     found: Sequence[object] = ()
     if "alembic_version" in tables:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
     if len(found) == 1 and isinstance(found[0], str) and _REVISION.fullmatch(found[0]) is not None:
         return found[0]
-    taken = sorted(tables & set(SQLModel.metadata.tables))
+    own = inspector.get_table_names(schema=inspector.default_schema_name)  # a search_path may show those of others
+    taken = sorted(set(own) & set(SQLModel.metadata.tables))
     if not found and not taken:
         return None
     has = f"schema {', '.join(map(repr, found)):.100}" if found else f"a table `{taken[0]}`"
