@@ -251,9 +251,7 @@ class Exchanges:
                 protocol, self._parsing if method != "HEAD" else {**self._parsing, "skip_payload": True}
             )
             transport.write(raw)
-            message, content = await protocol.read()
-            while not _is_final(message.code):
-                message, content = await protocol.read()
+            message, content = await _answer(protocol)
             headers = message.headers if parser.is_ascii else _storable(message.headers)
             return Answer(message.code, headers, content, connection)
         except HttpProcessingError as error:
@@ -262,6 +260,14 @@ class Exchanges:
         except BaseException:
             _end(connection)
             raise
+
+
+async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    """Head and body of the final response; 1xx responses are skipped. The kill tests stop here: a request was sent."""
+    message, content = await protocol.read()
+    while not _is_final(message.code):
+        message, content = await protocol.read()
+    return message, content
 
 
 def head_so_far(protocol: ResponseHandler | None) -> ResponseHead | None:

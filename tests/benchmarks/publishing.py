@@ -102,8 +102,8 @@ async def recorded(name: str, url: str | None, count: int) -> dict[str, Any]:
     """Events recorded per second, in turns with those that are only validated."""
     stored_seconds = bare_seconds = 0.0
     async with opened_at(url) as opened:
-        ports = opened._ports()
-        without = create_api(replace(ports, store=NotStored(ports.store)), opened._proxy)
+        dependencies = opened._dependencies()
+        without = create_api(replace(dependencies, store=NotStored(dependencies.store)), opened._proxy)
         async with serving(opened) as stored_port, serving(without) as bare_port:
             for port in (stored_port, bare_port):
                 await post_all(port, batches(f"warm {port}", 500))

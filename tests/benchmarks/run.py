@@ -347,8 +347,8 @@ async def registrations(count: int, in_flight: int = 64) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         async with node(Path(folder)) as opened:
-            ports = opened._ports()
-            without = create_api(replace(ports, tracking=WithoutStore(ports.tracking)), opened._proxy)
+            dependencies = opened._dependencies()
+            without = create_api(replace(dependencies, tracking=WithoutStore(dependencies.tracking)), opened._proxy)
             async with serving(opened) as stored_port, serving(without) as bare_port:
                 await _post_all(stored_port, bodies("warm")[:200], in_flight)
                 await _post_all(bare_port, bodies("warm")[:200], in_flight)

@@ -99,8 +99,8 @@ async def test_keys_that_become_accounts_do_not_share_one_limit(tmp_path: Path) 
 
 
 async def test_reload_keeps_what_open_requests_hold(world: World) -> None:
-    held = world.node._api.context.ports.admission
+    held = world.node._api.context.dependencies.admission
     held.streams.take("token")
     world.node.reload(world.node.settings)
-    assert world.node._api.context.ports.admission is held
+    assert world.node._api.context.dependencies.admission is held
     assert held.streams.taken == 1
