@@ -4,6 +4,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from relay.core.access.netguard import GuardPolicy
+from relay.core.events.event import INCIDENT_EVENTS
 from relay.core.subscriptions.signing import new_secret, parse_secret
 from tests.support.api_world import HOOK, SLACK, TOKENS
 
@@ -452,6 +453,13 @@ async def test_what_is_shown_of_a_kind_can_be_sent_back_for_another_one(client):
     changed = await client.put(f"/v1/subscriptions/{made['id']}", json={"sink": HOOK, "config": config})
     assert changed.status_code == 200, changed.text
     assert "time_zone" not in changed.json()["config"]
+
+
+async def test_the_usual_types_in_another_order_are_the_usual_ones(client):
+    made = await create(client, sink=SLACK)
+    body = {"sink": SLACK, "types": made["types"][::-1], "config": {"incidents": "off"}}
+    changed = (await client.put(f"/v1/subscriptions/{made['id']}", json=body)).json()
+    assert set(made["types"]) - set(changed["types"]) == set(INCIDENT_EVENTS)
 
 
 async def test_a_slack_subscription_refuses_a_wrong_option(client) -> None:

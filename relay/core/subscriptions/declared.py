@@ -105,6 +105,8 @@ def changed_fields(before: Subscription, after: Subscription) -> tuple[str, ...]
         one, other = getattr(before, name), getattr(after, name)
         if name in NOT_SETTINGS or one == other or (name == "credential" and same_credential(one, other)):
             continue
+        if name == "types" and one is not None and other is not None and set(one) == set(other):
+            continue
         if name == "options":
             keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
             names += [key if key == SETTINGS else f"config.{key}" for key in keys]

@@ -80,6 +80,12 @@ def test_changes_have_the_names_of_the_api(changes, names):
     assert changed_fields(ONE, replace(ONE, **changes)) == names
 
 
+def test_types_in_another_order_are_no_change():
+    two = replace(ONE, types=("job.queued", "job.failed"))
+    assert changed_fields(two, replace(two, types=("job.failed", "job.queued"))) == ()
+    assert changed_fields(two, replace(two, types=None)) == ("types",)
+
+
 @pytest.mark.parametrize(
     ("count", "words"),
     [(0, "0 pending deliveries"), (1, "1 pending delivery"), (2_345, "2,345 pending deliveries")],
