@@ -478,10 +478,6 @@ class Protocol(HttpToolsProtocol):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        if self._expects == _BODY and not self.cycle.response_complete:
-            self._body_bytes += len(data)
-            if self._body_bytes >= self._connections.limits.rate * self._connections.limits.body_seconds:
-                self.since, self._body_bytes = self.loop.time(), 0
         at = 0
         while at < len(data) and not self._discarding:
             if self.pipeline or (self._is_unread and self._expects == _IDLE):
@@ -576,8 +572,11 @@ class Protocol(HttpToolsProtocol):
         self.headers.append((b"host", authority_of(self.url)))
 
     def on_body(self, body: bytes) -> None:
-        """Body content."""
+        """Body content. The time to bring more begins anew with each part that is as long as that time allows."""
         self._has_content = True
+        self._body_bytes += len(body)
+        if self._body_bytes >= self._connections.limits.rate * self._connections.limits.body_seconds:
+            self.since, self._body_bytes = self.loop.time(), 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -378,6 +378,18 @@ def test_rate_of_a_body_is_measured_again_after_each_period() -> None:
     assert bare.is_overdue_after(1)
 
 
+def test_each_byte_of_a_body_counts_once_however_it_comes() -> None:
+    with_head, alone = (Bare(Limits(body_seconds=30, rate=4096)) for _ in range(2))
+    head, size = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n", 30 * 4096
+    with_head.comes(head + bytes(size - 1))
+    with_head.now += 29
+    with_head.comes(bytes(1))
+    assert not with_head.is_overdue_after(29)
+    alone.comes(head)
+    alone.comes(bytes(size - 1))
+    assert alone.is_overdue_after(31)
+
+
 def test_speed_of_a_reader_is_measured_on_when_an_answer_waits_for_it_again() -> None:
     """A transport stops the writer at 64 KiB, and lets it go on at 16 KiB."""
 
