@@ -427,10 +427,10 @@ class Kafka:
         try:
             request = wire.produce_request({place: records for place, (records, _) in waiting.items()})
             found = wire.stored(waiting, await self._answer(connection, request))
-        except CannotConnect as why:
+        except Exception as why:  # each lane of the request waits for it
             for _, answer in waiting.values():
                 if not answer.done():
-                    answer.set_exception(CannotConnect(why.error, str(why)))
+                    answer.set_exception(CannotConnect(why.error, str(why)) if isinstance(why, CannotConnect) else why)
         else:
             for place, (_, answer) in waiting.items():
                 if not answer.done():

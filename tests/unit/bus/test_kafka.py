@@ -6,6 +6,7 @@ import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
+from unittest.mock import Mock
 
 import pytest
 
@@ -167,6 +168,13 @@ async def test_partitions_of_a_node_are_stored_in_one_request():
         assert await world.publish(*(message(n, f"key {n}") for n in range(100))) == [None] * 100
         assert world.node.requests.count(PRODUCE) == 1
         assert len({partition for partition, _, _ in world.node.stored}) == 12
+
+
+async def test_a_request_that_breaks_ends_the_wait_of_each_of_its_lanes(monkeypatch):
+    async with opened(FakeKafka(topics={"orders": [1] * 12})) as world:
+        monkeypatch.setattr(wire, "stored", Mock(side_effect=KeyError("an answer of another shape")))
+        found = await world.publish(*(message(n, f"key {n}") for n in range(100)), seconds=60.0)
+        assert set(found) == {"protocol"}
 
 
 async def test_topic_that_is_missing_fails_alone():
