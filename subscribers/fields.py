@@ -121,8 +121,8 @@ class WrittenField:
             return words[0] if is_one else words
         if self.shape == "values":
             names, numbers = _names(next(iter(self.ways.values()))), [_number(one.strip()) for one in text.split(",")]
-            if len(numbers) > len(names):
-                raise ValueError(f"has more than {len(names)} values")
+            if len(numbers) > len(names) or any(isinstance(one, str) for one in numbers):
+                raise ValueError(f"write {' and '.join(names)}, such as {self.example}")
             return dict(zip(names, numbers, strict=False))
         if self.shape == "switch":
             return {"true": True, "false": False}.get(text, text)

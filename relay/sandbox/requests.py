@@ -40,9 +40,11 @@ Read = TypeVar("Read", bound=BaseModel)
 
 
 def read(model: type[Read], body: object) -> Read:
-    """The body as this model. Raises Refused, with a message that names the first wrong field."""
+    """The body as this model; null is a field that is left out. Raises Refused, with a message that names the first
+    wrong field."""
     try:
-        return model.model_validate(body)
+        given = {name: one for name, one in body.items() if one is not None} if isinstance(body, dict) else body
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise invalid(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from None

@@ -288,16 +288,16 @@ def unknown_names(subscription: Subscription, allowed: Collection[str]) -> list[
 
 
 def field_errors(
-    pointer: str, fields: Mapping[str, Any], own: Collection[str], known: re.Pattern[str]
+    pointer: str, fields: Mapping[str, Any], own: Collection[str], known: re.Pattern[str], example: str
 ) -> list[FieldError]:
     """An error for each field of a template that the relay sets itself (`own`), whose name has not the form of the
-    CRM's (`known`), or whose value is no scalar."""
+    CRM's (`known`, such as `example`), or whose value is no scalar."""
     errors = []
     for name, value in fields.items():
         if name in own:
             detail = f"the relay sets {name} itself: leave it out"
         elif not known.fullmatch(name):
-            detail = f"{name!r:.100} is not the internal name of a field, such as jobtitle or Status__c"
+            detail = f"{name!r:.100} is not the internal name of a field, such as {example}"
         elif isinstance(value, list | Mapping):
             detail = "a field holds a text, a number, true, false or null"
         else:

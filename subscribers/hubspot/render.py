@@ -149,7 +149,7 @@ def record_errors(subscription: Subscription) -> list[FieldError]:
             detail = f"an object of at most {MAX_PROPERTIES} properties is needed"
             errors.append(FieldError(pointer=pointer, code="invalid", detail=detail))
         elif part in RECORDS:
-            errors += crm.field_errors(pointer, fields, (KEY_PROPERTY,), _NAME)
+            errors += crm.field_errors(pointer, fields, (KEY_PROPERTY,), _NAME, "jobtitle")
     return errors + templates.template_errors(HubSpotOptions.of(subscription))
 
 

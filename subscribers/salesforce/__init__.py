@@ -56,7 +56,7 @@ class Salesforce(crm.Crm):
             errors.append(base.sink_unsuitable(f"{host} has no API: use {_WHERE}"))
         own = ("Id", "attributes", KEY_FIELD, *LINKS[TASK if options.of_records == TASK else JOB_EVENT].values())
         errors += [*_credential_errors(subscription), *templates.template_errors(options)]
-        return errors + crm.field_errors(templates.POINTER, options.template or {}, own, _FIELD)
+        return errors + crm.field_errors(templates.POINTER, options.template or {}, own, _FIELD, "Status__c")
 
     def records(self, options: SalesforceOptions) -> str:
         """See `Crm`."""

@@ -130,6 +130,11 @@ def test_invalid_dispatch_is_refused(peer: Peer, body: Any) -> None:
     assert peer.get("/_sandbox/jobs").json()["jobs"] == []
 
 
+def test_null_is_a_field_that_is_left_out(peer: Peer) -> None:
+    nulls = dict.fromkeys(("count", "connect_account_id", "action", "min_channel_task_interval_seconds", "in_lane"))
+    assert peer.post("/_sandbox/jobs", json={"account": "acme", **nulls}).status_code == 201
+
+
 def test_the_same_key_and_body_get_the_original_answer(peer: Peer) -> None:
     first = peer.create(idempotency_key="one")
     again = peer.create(dict(reversed(EMAIL.items())), idempotency_key="one")
