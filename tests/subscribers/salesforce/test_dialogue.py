@@ -106,6 +106,20 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
 
 UNMATCHED = Outcome(verdict="skip", reason="unmatched")
 
+
+@pytest.mark.parametrize(
+    ("unmatched", "verdict", "records"), [("skip", "skip", 0), ("fail", "dead", 0), ("create", "delivered", 1)]
+)
+def test_contact_id_that_is_not_there_is_treated_as_the_subscription_says(
+    unmatched: str, verdict: str, records: int
+) -> None:
+    org = Org()
+    of = subscription(api_version="60.0", unmatched=unmatched)
+    outcome, _ = deliver(org, event(contact_id="003xx0000000009"), of)
+    assert (outcome.verdict, len(org.rows())) == (verdict, records)
+    assert records == 0 or "Contact__c" not in org.rows()[0]
+
+
 # --- who is meant
 
 
