@@ -36,7 +36,7 @@ async def test_lists_are_filtered_and_paged(client, world):
     await world.fail("c")
     for query, count in (
         *(("", 5), ("?state=open", 1), ("?state=closed", 4)),
-        *(("?account=second", 1), ("?source=revor", 5), ("?source=other", 0)),
+        *(("?account=emea", 1), ("?source=revor", 5), ("?source=other", 0)),
     ):
         assert len((await client.get(f"/v1/incidents{query}")).json()["items"]) == count, query
     first = (await client.get("/v1/incidents?limit=2")).json()

@@ -96,9 +96,9 @@ async def test_every_field_of_a_registration_reaches_tracking(client, world):
         return await register(requests)
 
     world.tracking.register = spy
-    body = {"id": "a", "source": "revor", "account": "second", "callback_url": HOOK, "deadline_seconds": 60}
+    body = {"id": "a", "source": "revor", "account": "emea", "callback_url": HOOK, "deadline_seconds": 60}
     assert (await client.post("/v1/jobs", json=body)).status_code == 201
-    assert (asked[0].account, asked[0].callback_url, asked[0].deadline_seconds) == ("second", HOOK, 60)
+    assert (asked[0].account, asked[0].callback_url, asked[0].deadline_seconds) == ("emea", HOOK, 60)
 
 
 async def test_the_upstreams_answer_to_a_create_is_a_valid_body(client, world):
@@ -166,12 +166,12 @@ async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world)
     first, second = await world.job("same"), await world.job("same", account="emea")
     answer = await client.get("/v1/jobs/same")
     assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
-    assert "?source=revor&account=second" in answer.json()["detail"]
-    assert (await client.get("/v1/jobs/same?account=second")).json()["uid"] == second.uid
+    assert "?source=revor&account=emea" in answer.json()["detail"]
+    assert (await client.get("/v1/jobs/same?account=emea")).json()["uid"] == second.uid
     assert (await client.get(f"/v1/jobs/{first.uid}")).json()["account"] == "default"
-    assert (await client.get(f"/v1/jobs/{first.uid}?account=second")).status_code == 404
+    assert (await client.get(f"/v1/jobs/{first.uid}?account=emea")).status_code == 404
     assert (await client.post("/v1/jobs/same/refresh")).json()["code"] == "ambiguous_job"
-    assert (await client.delete("/v1/jobs/same?account=second")).status_code == 200
+    assert (await client.delete("/v1/jobs/same?account=emea")).status_code == 200
 
 
 async def test_an_id_with_odd_characters_is_found_percent_encoded(client, world):
