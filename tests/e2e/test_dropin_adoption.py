@@ -56,6 +56,9 @@ async def test_accepted_key_becomes_an_account_that_survives_a_restart(world: Re
 
     await world.serve()
     assert await accounts(world) == ["default", name]
+    keys = {one["key"] for one in (await world.get("/v1/settings"))["items"]}
+    assert "database.pool_size" in keys
+    assert not any(name in key for key in keys), "the database has adopted accounts"
     status, answer = await create(world, OTHER_KEY)
     assert status == 202, answer
     await world.until_delivered([answer["item"]["id"]])

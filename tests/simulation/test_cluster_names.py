@@ -95,6 +95,12 @@ async def test_node_that_gets_a_name_keeps_polling(world: World) -> None:
     assert (world.accounts.holder, world.poller.holds, world.poller.terms) == ("second@1", True, 1)
 
 
+@pytest.mark.parametrize("name", ["second@1", None])
+async def test_the_leases_are_renewed_at_once_under_another_name(world: World, name: str | None) -> None:
+    world.cluster.named(name)
+    assert world.cluster._renew_soon.is_set()
+
+
 async def test_node_that_loses_its_name_stops_and_takes_its_accounts_again(world: World) -> None:
     world.cluster.named("second@1")
     await world.renew()
