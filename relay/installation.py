@@ -1,4 +1,4 @@
-"""How this relay was installed, and the commands that add an extra to it or install it again.
+"""The way this relay was installed, and the commands that add an extra to it or install it again.
 
 No package index has it, so pip is given the folder, wheel or repository that it was installed from, which pip and uv
 note (PEP 610). Where that is gone, the command names the packages of the extra themselves.

@@ -1,4 +1,4 @@
-"""What the clients of brokers share: optional libraries, dialling, order within a batch, and limits on answers."""
+"""Shared by the clients of brokers: optional libraries, dialling, order within a batch, and limits on answers."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What the commands print: JSON, tables, and progress on a terminal."""
+"""The output of commands: JSON, tables, and progress on a terminal."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What the components of delivery on one node share: settings, the store, the sinks and how to reach them, leases."""
+"""Shared by the components of delivery on one node: settings, the store, the sinks and how to reach them, leases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a request says: its key and its JSON body, or the error answer that refuses it. Pure.
+"""The key and the JSON body of a request, or the error answer that refuses it. Pure.
 
 Any key that begins with `sk-revor-` is valid. `sk-revor-acme` and `sk-revor-acme-<anything>` are two keys of the
 account `acme`. `sk-revor-readonly-acme` is a key of `acme` that cannot create jobs. `sk-revor-expired…` and

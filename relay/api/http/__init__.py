@@ -1,1 +1,1 @@
-"""What every resource is built from: operations, checks, problems, validation."""
+"""The parts of every resource: operations, checks, problems, validation."""

@@ -1,4 +1,4 @@
-"""What the API needs from the rest of the relay, and the values it exchanges with it.
+"""The objects of the rest of the relay that the API needs, and the values it exchanges with them.
 
 `relay/node/node.py` passes the real objects; tests pass stand-ins (`tests/support/api_world.py`).
 """

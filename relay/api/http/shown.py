@@ -1,4 +1,4 @@
-"""What the API shows: a resource is one model, whose fields have their types, words and examples.
+"""Resources as the API shows them: each is one model, whose fields have their types, words and examples.
 
 `Shown.of` makes an answer from a value of the core, as a dict: instances of the models would make a list of deliveries
 dearer by a fifth, dicts make it dearer by a twentieth. The tests compare every answer with its model.

@@ -1,4 +1,4 @@
-"""What a demo runs on: loopback addresses, servers in this process, the relay's settings and database."""
+"""The environment of a demo: loopback addresses, servers in this process, the relay's settings and database."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What `relay export` writes: a subscription as relay.yaml declares it, with placeholders for what is secret."""
+"""The output of `relay export`: a subscription as relay.yaml declares it, with placeholders for what is secret."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

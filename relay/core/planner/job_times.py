@@ -1,4 +1,4 @@
-"""How long the jobs of a class take from their first start to their end, drawn from what polls have taught: runs,
+"""The times that jobs of a class take from their first start to their end, drawn from what polls have taught: runs,
 retries and the pauses before them. Pure, in seconds.
 """
 

@@ -1,4 +1,4 @@
-"""What a planner shows: the state of its account, and of a job how likely its next change is and what waiting costs.
+"""The state of a planner's account, and for a job the probability of its next change and the cost of waiting.
 
 For people who ask why a job is not polled earlier. Plans do not read it: they follow the tables of `inspection.py`,
 which weigh the same hazards with the same price.

@@ -1,4 +1,4 @@
-"""What polls have taught about a source's jobs, per class: an action and a channel, across all accounts.
+"""The statistics of a source's jobs, learned from polls, per class: an action and a channel, across all accounts.
 
 Each class has a hazard of runs, and for each kind of anchor a hazard of starts. Plans use a `ClassPolicy`, built from
 these hazards. A new policy is built one table at a time, between decisions, and replaces the old one when complete.

@@ -1,4 +1,4 @@
-"""When a group finishes: its open jobs' ends, drawn from how long jobs of their classes have taken.
+"""The expected finish of a group: its open jobs' ends, drawn from the times that jobs of their classes have taken.
 
 Pure: values in, `ExpectedFinish` or the reason why there is none out; the same values give the same result. The jobs of
 a channel run one after another, others side by side. docs/campaigns.md describes the limits of the estimate.

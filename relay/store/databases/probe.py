@@ -1,4 +1,4 @@
-"""Whether the database accepts writes, for /readyz. A read alone cannot tell."""
+"""The check that the database accepts writes, for /readyz. A read alone cannot tell."""
 
 import asyncio
 
