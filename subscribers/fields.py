@@ -122,7 +122,7 @@ class WrittenField:
         if self.shape == "values":
             names, numbers = _names(next(iter(self.ways.values()))), [_number(one.strip()) for one in text.split(",")]
             if len(numbers) > len(names) or any(isinstance(one, str) for one in numbers):
-                raise ValueError(f"write {' and '.join(names)}, such as {self.example}")
+                raise ValueError(f"takes up to {len(names)} numbers: {' and '.join(names)}")
             return dict(zip(names, numbers, strict=False))
         if self.shape == "switch":
             return {"true": True, "false": False}.get(text, text)

@@ -223,7 +223,7 @@ WRONG: tuple[tuple[Fields, str, str], ...] = (
     ({"config.retry_schedule": ", "}, "config.retry_schedule", "is empty: write it like 5s,5m,2h"),
     ({"config.concurrency": "1e9"}, "config.concurrency", ""),
     ({"config.concurrency": "many"}, "config.concurrency", ""),
-    ({"config.batch": "1,2,3"}, "config.batch", "write max_events and max_seconds, such as"),
+    ({"config.batch": "1,2,3"}, "config.batch", "takes up to 2 numbers: max_events and max_seconds"),
     ({"config.dry_run": "perhaps"}, "config.dry_run", ""),
     ({"config.channel": "C0123456789"}, "config.channel", "kind webhook has no channel"),
     ({"protocolsettings.headers": "a b: c"}, "protocolsettings.headers", ""),
