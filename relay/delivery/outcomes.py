@@ -39,8 +39,8 @@ from relay.ids import new_id
 from relay.redaction import (
     REDACTED,
     is_credential,
+    is_plain,
     redact_text,
-    redact_texts,
     redacted_url,
     secrets_of,
     url_without_path,
@@ -117,9 +117,10 @@ def _shown(headers: Headers, secrets: Sequence[str] = ()) -> tuple[tuple[str, st
     if not headers:
         return ()
     if sum([len(name) + len(value) for name, value in headers]) <= HEADER_CHARACTERS and len(headers) <= MAX_HEADERS:
-        values = [REDACTED if is_credential(name) else without(value, secrets) for name, value in headers]
-        return tuple(zip([name for name, _ in headers], redact_texts(values), strict=True))
-    shown: list[tuple[str, str]] = []
+        shown = [(name, REDACTED if is_credential(name) else value) for name, value in headers]
+        if is_plain([value for _, value in shown], secrets):
+            return tuple(shown)
+    shown = []
     left = HEADERS_CHARACTERS
     for name, value in headers:
         cut = len(value) > READ_HEADER_CHARACTERS

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay import log, redaction
-from relay.redaction import REDACTED, is_credential, redact, redact_text, redacted_url
+from relay.redaction import HOOK_HOSTS, REDACTED, is_credential, is_plain, redact, redact_text, redacted_url
 from subscribers.webhook import Webhook
 
 # (text, what must not be seen of it)
@@ -77,6 +77,18 @@ def test_secrets_in_text(text: str, hidden: str) -> None:
     assert REDACTED in shown
     assert redact_text(shown) == shown
     assert hidden not in redact_text(f'before {text}\nafter "{text}"')
+
+
+@pytest.mark.parametrize(("text", "hidden"), SECRETS)
+def test_secret_among_plain_texts_is_noticed(text: str, hidden: str) -> None:
+    assert not is_plain(["text/plain", text, "nginx/1.25"], ())
+    assert not is_plain(["text/plain", f"/in/{hidden}"], [hidden])
+    assert is_plain(["text/plain; charset=utf-8", "Wed, 20 May 2026 10:00:08 GMT", REDACTED], [hidden])
+
+
+@pytest.mark.parametrize("host", HOOK_HOSTS)
+def test_path_behind_every_host_of_hooks_is_redacted(host: str) -> None:
+    assert redact_text(f"sent to {host.upper()}/hidden") == f"sent to {host.upper()}/{REDACTED}"
 
 
 @pytest.mark.parametrize("text", PLAIN)
