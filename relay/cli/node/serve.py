@@ -48,18 +48,18 @@ def serve(
     source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
     chosen = read_roles(roles)
     settings = source.load()
-
-    from relay.node.interpreter import fast_imports
-
-    with fast_imports():
-        import uvloop
-
-        import relay.node.opening  # noqa: F401 (what `run` needs)
-        from relay import log
-
-    log.configure(dev=dev)
+    # Before the rest is imported: connections wait meanwhile, and are not refused.
     listeners = passed or [sockets.listening_socket(settings.server.host, settings.server.port)]
     try:
+        from relay.node.interpreter import fast_imports
+
+        with fast_imports():
+            import uvloop
+
+            import relay.node.opening  # noqa: F401 (what `run` needs)
+            from relay import log
+
+        log.configure(dev=dev)
         uvloop.run(_Service(source, settings, listeners, chosen, auto_migrate, shares_sockets=bool(passed)).run())
     finally:
         for listener in listeners:
