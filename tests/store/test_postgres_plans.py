@@ -242,10 +242,10 @@ async def test_replay_seeks_each_delivery_without_statistics(unknown_url: str) -
     assert {name for found in names.values() for name in found if not SMALL_POLLS.match(name)} == set()
 
 
-@pytest.fixture(params=["nothing", "of yesterday"])
+@pytest.fixture(params=["nothing", "of yesterday", "before"])
 def surprised_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database in which many deliveries open suddenly, while its statistics are missing, or from yesterday when a
-    few existed, all delivered."""
+    few existed, all delivered. Or it has only these, and its connections keep the plans that they make now."""
     postgres_url()
     server, name = shared_server(), f"plans_{request.param.replace(' ', '_')}"
     server.clone(TEMPLATE, name)
@@ -253,6 +253,10 @@ def surprised_url(request: pytest.FixtureRequest) -> Iterator[str]:
     server.execute(_deliveries("'delivered'", "NULL", 1, 50), name)
     if request.param == "of yesterday":
         server.execute("ANALYZE", name)
+    if request.param == "before":
+        yield server.url(name)
+        server.drop_database(name)
+        return
     leased = "CASE WHEN i % 200 = 0 THEN 'lease ' || (i / 400) END"
     server.execute(_deliveries("CASE i % 2 WHEN 0 THEN 'pending' ELSE 'delivered' END", leased, 51, 20_000), name)
     yield server.url(name)
@@ -270,7 +274,19 @@ FROM generate_series({first}, {last}) AS i"""
 async def test_delivery_statements_seek_when_many_deliveries_open_suddenly(surprised_url: str) -> None:
     """Otherwise, until the next ANALYZE a minute later, every delivery would scan all open ones."""
     store = await open_store(surprised_url, ReversingCipher(), now=NOW)
-    hot = ("claim", "mark", "probe", "drain", "release", "outbox", "pull", "remove", "retention", "ordering", "erase")
+    hot = (
+        "claim",
+        "end attempts",
+        "probe",
+        "drain",
+        "release",
+        "outbox",
+        "pull",
+        "remove",
+        "retention",
+        "ordering",
+        "erase",
+    )
 
     def walks(connection: Connection) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

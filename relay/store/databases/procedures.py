@@ -95,7 +95,7 @@ class Procedure:
         for step in self._steps:
             match step:
                 case Run():
-                    body.append(placed(step.statement, step.rows))
+                    body.append(f"IF {places[step.rows]} <> '[]' THEN {placed(step.statement, step.rows)}; END IF")
                 case Lock():
                     body.append(f"PERFORM 1 FROM ({placed(step.query)}) AS held")
                 case Each():

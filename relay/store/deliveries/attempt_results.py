@@ -109,22 +109,25 @@ _KEPT = f"""deliveries.lease_token IS NOT NULL AND {is_pulled("deliveries")}
 def _promotion(which: str) -> Sql:
     """Makes the first open delivery of each (job, subscription) pending if it is blocked: one index seek per pair.
     `which` selects automatic or manual deliveries. One that a bundle is sending or a program has pulled keeps its
-    lease, and one that a program has given back its delay. The empty text keeps PostgreSQL from reading all blocked
-    rows if its statistics say there are none."""
-    return sql(
-        f"""
-UPDATE deliveries SET state = 'pending',
-  due_at = CASE WHEN {_KEPT} THEN deliveries.due_at ELSE m.due_at END,
-  lease_token = CASE WHEN {_KEPT} THEN deliveries.lease_token ELSE m.token END
-FROM (
-  SELECT due_at, token, pulled, (
+    lease, and one that a program has given back its delay.
+
+    On PostgreSQL the ids are an array, which is sought by the primary key. Joined alone they could be compared with
+    every delivery, in a plan that a connection keeps from when there were few. The empty text keeps it from reading all
+    blocked rows if its statistics say there are none."""
+    first = f"""
     SELECT o.id FROM deliveries AS o
     WHERE o.job_uid = pair.job_uid AND o.subscription_id = pair.subscription_id AND o.{OPEN_DELIVERY} AND o.{which}
     ORDER BY o.sequence LIMIT 1
-  ) AS id
-  FROM $json_rows(rows) AS pair
-) AS m WHERE deliveries.id = m.id AND deliveries.state || '' = 'blocked'
-""",
+"""
+    found = f"SELECT due_at, token, pulled, ({first}) AS id FROM $json_rows(rows) AS pair"
+    update = f"""
+UPDATE deliveries SET state = 'pending',
+  due_at = CASE WHEN {_KEPT} THEN deliveries.due_at ELSE m.due_at END,
+  lease_token = CASE WHEN {_KEPT} THEN deliveries.lease_token ELSE m.token END
+FROM {{}} WHERE deliveries.id = m.id AND deliveries.state || '' = 'blocked'"""
+    return sql(
+        update.format(f"({found}) AS m"),
+        f"WITH m AS MATERIALIZED ({found}) {update.format('m')} AND deliveries.id = ANY(ARRAY(SELECT id FROM m))",
         rows=_PAIR,
     )
 
