@@ -9,7 +9,6 @@ an outcome.
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -176,8 +175,9 @@ class Worker:
         if len(events) > len(exchanges):
             sent, outcome = exchanges[0]
             exchanges = [(sent, outcome_of_bundle(outcome, sent.response))]
-        for verdict, count in Counter([outcome.verdict for _, outcome in exchanges]).items():
-            self._metrics.count_attempts(subscription, kind.name, verdict, count, now)
+        verdicts = [outcome.verdict for _, outcome in exchanges]
+        for verdict in set(verdicts):
+            self._metrics.count_attempts(subscription, kind.name, verdict, verdicts.count(verdict), now)
         return exchanges if len(exchanges) == len(events) else exchanges * len(events)
 
     async def _published(
@@ -224,12 +224,14 @@ class Worker:
         dialogue = kind.dialogue(subscription) if len(events) == 1 else None
         recipient: Recipient | None = None
         try:
-            recipient = await self._recipient(subscription, kind, events[0])
+            if kind.wants_recipient(subscription):
+                recipient = await self._recipient(events[0])
             if subscription.is_dry:
                 shown = partial(self._made_up, subscription, kind, dialogue, events, recipient)
                 return await self._in_turn(subscription, shown)
-            request = None
-            if dialogue is None:
+            if dialogue is None and not subscription.has_template:
+                request = self.signed(subscription, kind, *events)
+            elif dialogue is None:
                 request = await self._in_turn(subscription, partial(self.signed, subscription, kind, *events))
         except StoreError:
             raise
@@ -240,18 +242,15 @@ class Worker:
             return failed
         if dialogue is not None:
             return await self._converse(subscription, dialogue, events[0], memory, turn, recipient)
-        assert request is not None
         return await self._send(subscription, request, self._shared.settings.timeout_of(subscription))
 
     async def _in_turn(self, subscription: Subscription, compute: Callable[[], Value]) -> Value:
         """The result of `compute`: at once, or in its owner's turn for a template."""
         return await self._renders.step(subscription.owner, compute) if subscription.has_template else compute()
 
-    async def _recipient(self, subscription: Subscription, kind: "Kind", event: Event) -> Recipient | None:
-        """The recipient in the create of the event's job, if the kind wants it and it was captured."""
-        if event.job_uid is None or not kind.wants_recipient(subscription):
-            return None
-        return await self._shared.store.jobs.recipient(event.job_uid)
+    async def _recipient(self, event: Event) -> Recipient | None:
+        """The recipient in the create of the event's job, if it was captured."""
+        return None if event.job_uid is None else await self._shared.store.jobs.recipient(event.job_uid)
 
     def _made_up(
         self,
@@ -357,7 +356,6 @@ class Worker:
 
     async def _work(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> None:
         """Attempts the deliveries of a request, then those claimed by recording them, until none are claimed."""
-        self._metrics.deliveries_in_flight.inc()
         try:
             while following := await self._one(target, claimed, has_slot=has_slot):
                 claimed, has_slot = following[:1], False
@@ -371,8 +369,6 @@ class Worker:
         except Exception:
             log.exception("delivery_failed", subscription=target.subscription.id)
             self._shared.signals.due.set()
-        finally:
-            self._metrics.deliveries_in_flight.dec()
 
     async def _one(self, target: Target, claimed: Sequence[Claimed], *, has_slot: bool) -> tuple[Claimed, ...]:
         """Attempts the deliveries of a request, or releases them unsent. Returns the deliveries to continue with."""
@@ -409,7 +405,10 @@ class Worker:
                 return await self._release(claimed, at_once(now))
             if not (subscription.is_dry or target.sink.take_turn(now)):
                 return await self._release(claimed, target.sink.turns.next_at)
-            turn, held = await self._turn(target, first) if len(claimed) == 1 else (None, False)
+            turn, held = None, False
+            dialogue = kind.dialogue(subscription) if len(claimed) == 1 and not subscription.is_dry else None
+            if dialogue is not None:
+                turn, held = await self._turn(target, dialogue, first)
             if held:
                 return await self._release(claimed, now + TURN_PAUSE_SECONDS)
             in_flight, fills = target.in_flight, target.fills - target.full
@@ -440,15 +439,14 @@ class Worker:
             self._shared.signals.due.set()  # nothing claimed: the scan finds when the next one is due
         return recorded[0].next
 
-    async def _turn(self, target: Target, claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
+    async def _turn(self, target: Target, dialogue: "Dialogue", claimed: Claimed) -> tuple[MemoryTurn | None, bool]:
         """The turn for a delivery, None if it needs none; True if another delivery holds it or a shared turn."""
-        dialogue = None if target.subscription.is_dry else target.kind.dialogue(target.subscription)
         try:
-            key = None if dialogue is None else dialogue.key(claimed.event, target.subscription)
+            key = dialogue.key(claimed.event, target.subscription)
         except Exception:  # the attempt fails with the same error, and is recorded
             log.exception("key_failed", delivery=claimed.id)
             key = None
-        if dialogue is None or key is None:
+        if key is None:
             return None, False
         shared: list[MemoryTurn] = []
         for shared_key in await self._shared_keys(target, dialogue, claimed):
@@ -469,7 +467,8 @@ class Worker:
         if dialogue.shared is None:
             return ()
         try:
-            recipient = await self._recipient(target.subscription, target.kind, claimed.event)
+            wanted = target.kind.wants_recipient(target.subscription)
+            recipient = await self._recipient(claimed.event) if wanted else None
             return dialogue.shared(claimed.event, target.subscription, self._context(recipient))
         except StoreError:
             raise

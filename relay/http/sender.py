@@ -165,7 +165,9 @@ class Sender:
         self._clock = clock
         self._limit_connections = limit_connections
         self._connect_timeout_seconds = connect_timeout_seconds
-        self._node = node
+        own = () if node is None else (node,)
+        self._replaced = {"accept-encoding", *(name.lower() for name, _ in own)}
+        self._added = [(name.lower(), (name, value)) for name, value in (*own, *_OURS)]
         self._tls = tls
         self._proxy = proxy
         self._own_resolver = _Resolver()
@@ -258,7 +260,7 @@ class Sender:
         )
 
     async def _exchange(self, exchanges: Exchanges, request: OutboundRequest, route: Route, trail: _Trail) -> None:
-        answer = await exchanges.begin(route, request.method, _headers(request, self._node), request.body, trail.sends)
+        answer = await exchanges.begin(route, request.method, self._headers(request), request.body, trail.sends)
         try:
             trail.answered_at = time.perf_counter()
             trail.status_code = answer.status
@@ -272,6 +274,14 @@ class Sender:
             raise
         finally:
             answer.close()
+
+    def _headers(self, request: OutboundRequest) -> list[Header]:
+        """All headers of a request except Host and Content-Length."""
+        replaced = self._replaced
+        names = [name.lower() for name, _ in request.headers]
+        headers = [header for name, header in zip(names, request.headers, strict=True) if name not in replaced]
+        headers += [header for name, header in self._added if name in replaced or name not in names]
+        return headers
 
     def _open_socket(self, address_info: AddrInfoType) -> socket.socket:
         """Called by aiohttp before it dials an address, literal ones in URLs included."""
@@ -414,17 +424,6 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> tuple[list[A
     except OSError as error:
         found = error
     return found, time.monotonic() - began
-
-
-def _headers(request: OutboundRequest, node: Header | None) -> list[Header]:
-    """All headers of a request except Host and Content-Length."""
-    replaced = ("accept-encoding",) if node is None else ("accept-encoding", node[0].lower())
-    headers = [header for header in request.headers if header[0].lower() not in replaced]
-    if node is not None:
-        headers.append(node)
-    names = {name.lower() for name, _ in headers}
-    headers += [header for header in _OURS if header[0].lower() not in names]
-    return headers
 
 
 def _named(exception: Exception, trail: _Trail, timeout_seconds: float) -> tuple[str, str]:

@@ -118,6 +118,7 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now
             metrics.expected_detection_delay_seconds.remove(source, account)
         metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.key is not None))
         metrics.polling_stalled.labels(source, account).set(float(poller.stalled(now)))
+    metrics.deliveries_in_flight.set(slots.in_flight)
     metrics.commits.set(store.database.commit_count)
     metrics.writes.set(store.database.item_count)
     return metrics.render()
