@@ -79,14 +79,17 @@ class Cluster:
                 await self._introduced.wait()
 
     async def start(self) -> None:
-        """Leases the accounts that no other node holds."""
+        """Leases the accounts that no other node holds. Their jobs are loaded meanwhile: see `taken`."""
         await self._attempt(self.release_dead)
         await self._attempt(self.renew)
-        await asyncio.gather(*self._taking.values())
         loop = asyncio.get_running_loop()
         self._renewal = loop.create_task(self._renewing())
         for work in (self._watching(), self._scanning(), self._reconciling()):
             self._tasks.append(loop.create_task(work))
+
+    async def taken(self) -> None:
+        """Waits until the accounts that were leased are polled."""
+        await asyncio.gather(*self._taking.values(), return_exceptions=True)
 
     async def give_up(self) -> None:
         """Releases the accounts and replays to other nodes, and takes no more."""
@@ -142,6 +145,8 @@ class Cluster:
         try:
             states = {(state.source, state.name): state for state in await self.store.accounts.all()}
             await self.pollers[key].take_over(states.get(key))
+            self._new_jobs = True  # some may have been registered since the last were read
+            self._wake.set()
             log.info("polling_taken", source=key[0], account=key[1])
         except Exception as error:
             log.warning("cluster_failed", error=str(error))

@@ -58,7 +58,6 @@ from relay.web.app import create_web
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
-LOAD_WAIT_SECONDS = 1.0
 LOAD_RETRY_SECONDS = 1.0
 REPLAY_SECONDS = 1.0
 
@@ -225,7 +224,7 @@ class Node:
     # --- start and stop
 
     async def start(self) -> None:
-        """Loads the open jobs and starts polling and delivering."""
+        """Starts delivering, then polling. The open jobs are loaded meanwhile: see `loaded`."""
         self._loop = loop = asyncio.get_running_loop()
         await self._tokens.refresh()
         self._watching = loop.create_task(self._tokens.run())
@@ -236,22 +235,23 @@ class Node:
         await self.audit.record("node.start", actor="relay", version=__version__, roles=list(self._roles))
         if self._cluster is not None:
             await self._cluster.introduce()
+        held: list[Poller] = []
         if "scheduler" in self._roles:
             states = {(state.source, state.name): state for state in await self.store.accounts.all()}
             for key, poller in self.pollers.items():
                 if poller.account.holds:
                     await poller.restore(states.get(key))
-                    self._loading.append(loop.create_task(self._load(poller)))
-            if self._loading:  # a few jobs load at once; the API need not wait for a million
-                await asyncio.wait(self._loading, timeout=LOAD_WAIT_SECONDS)
+                    held.append(poller)
+        if "dispatcher" in self._roles:  # before the jobs are read: what is due has waited since the last process ended
+            self._dispatching = loop.create_task(self.dispatcher.run())
+        if "scheduler" in self._roles:
+            self._loading = [loop.create_task(self._load(poller)) for poller in held]
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
         self.scheduler.add_upkeep(Upkeep("audit", 15.0, self.audit.run_once))
         self.scheduler.add_upkeep(Upkeep("brokers", 15.0, self._publishers.close_idle))
         self.scheduler.add_upkeep(Upkeep("figures", FLUSH_SECONDS, self._figures.run_once, at_once=True))
         self.scheduler.start()
-        if "dispatcher" in self._roles:
-            self._dispatching = loop.create_task(self.dispatcher.run())
         if self._cluster is not None:
             await self._cluster.start()
         if self.heartbeat is not None:
@@ -271,6 +271,8 @@ class Node:
     async def loaded(self) -> None:
         """Waits until all open jobs are planned."""
         await asyncio.gather(*self._loading, return_exceptions=True)
+        if self._cluster is not None:
+            await self._cluster.taken()
 
     def begin_stop(self) -> asyncio.Future[Any]:
         """Ends streams and waits, stops claiming, and gives what is in flight `server.shutdown_seconds`.

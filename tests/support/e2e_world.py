@@ -159,6 +159,7 @@ class World:
 async def open_beside(world: World) -> AsyncIterator[World]:
     """A second node on the same database, upstream and receiver."""
     async with open_node(world.settings, base_url=RELAY_URL) as node, client_of(node) as api:
+        await node.loaded()
         for poller in node.pollers.values():
             poller.account.reschedule = _both(poller.account.reschedule, node.signals.event_recorded)
         yield replace(world, node=node, api=api)
@@ -221,6 +222,7 @@ async def open_e2e_world(
         node = await stack.enter_async_context(
             open_node(settings, base_url=RELAY_URL, state_dir=folder, clock=clock, roles=roles)
         )
+        await node.loaded()
         for client in node._accounts.clients.values():
             client._timeout_seconds = timeout_seconds
         for poller in node.pollers.values():
