@@ -45,11 +45,11 @@ def columns(value: Any) -> dict[str, Any]:
 
 PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
 """The columns of a job's progress."""
-_OF_NEW_JOB = (
-    *("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "weight"),
-    *("spacing_seconds", "connect_account_id", "group_round", *OBSERVED),
-)
-_of_new_job = attrgetter(*_OF_NEW_JOB)
+_OF_ANY_JOB = ("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "weight")
+_OF_SOME_JOBS = ("spacing_seconds", "connect_account_id", "group_round", *OBSERVED)
+_of_any_job, _of_some_jobs = attrgetter(*_OF_ANY_JOB), attrgetter(*_OF_SOME_JOBS)
+_beside_metadata = attrgetter(*_OF_SOME_JOBS, "progress", "group", "upstream", "request")
+_NOTHING = _beside_metadata(Job(uid="", external_id="", source="", account=""))
 
 
 def job_from(row: Row[Any]) -> Job:
@@ -76,20 +76,32 @@ def observation_values(seen: Observation) -> dict[str, Any]:
     return {**observed, "upstream": dumps(seen.upstream), "connect_account_id": seen.connect_account_id}
 
 
-NEW_JOB_COLUMNS = (*_OF_NEW_JOB, *PROGRESS, "metadata", "upstream", "request", "group_name", "captured")
-"""The columns of `new_job_values`, and of the captured recipient."""
+PLAIN_JOB_COLUMNS = (*_OF_ANY_JOB, "metadata")
+"""The columns of a new job that is plain: it has no group, it was no create of ours, and nothing is known of it yet."""
+NEW_JOB_COLUMNS = (*PLAIN_JOB_COLUMNS, *_OF_SOME_JOBS, "group_name", "upstream", "request", *PROGRESS)
+"""The columns of any new job, but the captured recipient."""
 
 
-def new_job_values(job: Job) -> dict[str, Any]:
-    """The columns of a job that was not polled yet."""
-    return {
-        **dict(zip(_OF_NEW_JOB, _of_new_job(job), strict=True)),
-        **progress_values(job.progress),
-        "metadata": dumps(job.metadata),
-        "upstream": None if job.upstream is None else dumps(job.upstream),
-        "request": None if job.request is None else dumps(job.request),
-        "group_name": job.group,
-    }
+def is_plain(job: Job) -> bool:
+    """True if a new job is plain."""
+    return bool(_beside_metadata(job) == _NOTHING)
+
+
+def plain_job_values(job: Job) -> list[Any]:
+    """The row of a new job that is plain."""
+    return [*_of_any_job(job), dumps(job.metadata).decode()]
+
+
+def new_job_values(job: Job) -> list[Any]:
+    """The row of any new job."""
+    documents = (None if one is None else dumps(one).decode() for one in (job.upstream, job.request))
+    return [
+        *plain_job_values(job),
+        *_of_some_jobs(job),
+        job.group,
+        *documents,
+        *(progress_values(job.progress)[name] for name in PROGRESS),
+    ]
 
 
 def group_from(row: Row[Any]) -> JobGroup:

@@ -1,5 +1,8 @@
 """Registration: tracked, found, resumed, with callbacks and with events."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from relay.core.jobs.job import Progress
@@ -41,6 +44,40 @@ async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
     ):
         job = (await store.jobs.register(registration("a", **fields))).job
         assert (job.request, job.connect_account_id) == (request, account_id)
+
+
+NEW: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "with metadata": {"metadata": {"odd": '\0 " \\ \\u0000 é \N{GRINNING FACE}', "large": 2**70, "list": [1.5, None]}},
+    "of a create": {"request": {"metadata": {"a": "\0"}}, "connect_account_id": "acc_1", "spacing_seconds": 1.7},
+    "weighed, of a group": {"priority": "high", "group": "Q4"},
+    "seen": {
+        "seen": seen("running", started_at=NOW - 0.1, attempt_count=2, channel="email", upstream={"id": '"\0'}),
+        "progress": Progress(status="running", phase="running", sequence=1, running_sent=True, running_started_at=0.3),
+    },
+}
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in NEW), tuple(NEW)], ids=" and ".join)
+async def test_new_jobs_are_stored_as_they_are_returned(store: Store, names: Sequence[str]) -> None:
+    made = [
+        registration(f"{name} {at}", tracked_at=at, deadline_seconds=0.1, **NEW[name])
+        for name in names
+        for at in (NOW + 0.1, NOW + 1 / 3)
+    ]
+    found = await store.jobs.register_many(made)
+    assert [one.job for one in found if one.created] == [one.job for one in made]
+    assert [await store.jobs.get(one.job.uid) for one in made] == [one.job for one in made]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"account": "\ud800"}, {"connect_account_id": "\ud800"}], ids=["plain", "of a create"]
+)
+async def test_a_job_that_cannot_be_written_fails_alone(store: Store, fields: dict[str, Any]) -> None:
+    made = [registration("a"), registration("b", **fields), registration("c")]
+    results = await together(store, *(store.jobs.register(one) for one in made))
+    assert [isinstance(one, Exception) for one in results] == [False, True, False]
+    assert [await store.jobs.get(one.job.uid) for one in made] == [made[0].job, None, made[2].job]
 
 
 async def test_duplicates_inside_one_batch_make_one_job(store: Store) -> None:

@@ -15,7 +15,17 @@ from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.databases.database import Cipher
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
-from relay.store.databases.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
+from relay.store.databases.statements import (
+    SQLITE,
+    insert_into,
+    insert_rows,
+    json_list,
+    run,
+    run_many,
+    run_rows,
+    sql,
+    table_of,
+)
 from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.intents import end_registered, resolve_sent
 from relay.store.jobs.job_pages import delete_search, write_search
@@ -26,7 +36,16 @@ from relay.store.outbox.recording import (
     lock_jobs,
     open_pairs,
 )
-from relay.store.rows import JOB_COLUMNS, NEW_JOB_COLUMNS, event_from, job_from, new_job_values
+from relay.store.rows import (
+    JOB_COLUMNS,
+    NEW_JOB_COLUMNS,
+    PLAIN_JOB_COLUMNS,
+    event_from,
+    is_plain,
+    job_from,
+    new_job_values,
+    plain_job_values,
+)
 from relay.store.schema.tables import EventRow, JobCallbackRow, JobRow
 
 JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
@@ -48,10 +67,14 @@ EVENTS_OF_JOB = (
     .order_by(EVENTS.c.sequence)
     .with_for_update(read=True, key_share=True)
 )
-# Writes new jobs.
-INSERT_JOB = insert_into(
-    JobRow, *NEW_JOB_COLUMNS, constants={"poll_count": "0", "failure_count": "0", "missing_count": "0"}
-)
+_NOT_POLLED = {"poll_count": "0", "failure_count": "0", "missing_count": "0"}
+_NOTHING_SEEN = dict.fromkeys(("sequence", "retry_count", "running_sent", "overdue", "attempt_count"), "0")
+# Writes new jobs that are plain.
+INSERT_PLAIN = insert_rows(JobRow, *PLAIN_JOB_COLUMNS, constants={**_NOT_POLLED, **_NOTHING_SEEN})
+# Writes any new jobs.
+INSERT_JOB = insert_rows(JobRow, *NEW_JOB_COLUMNS, constants=_NOT_POLLED)
+# Notes the captured recipient of a new job.
+SET_CAPTURED = "UPDATE jobs SET captured = :captured WHERE uid = :uid"
 # Links another callback subscription to a job that may have only so many. The job's row is locked.
 ADD_CALLBACK = """
 INSERT INTO job_callbacks (job_uid, subscription_id, types) SELECT :job_uid, :subscription_id, :types
@@ -116,12 +139,15 @@ class Registrar:
                 )
 
     def _insert(self, connection: Connection, new: Mapping[Key, Registration]) -> None:
-        # In key order, or two nodes that register the same jobs would deadlock.
-        rows = [
-            {**new_job_values(one.job), "captured": self._captured(one, one.job.uid)} for _, one in sorted(new.items())
-        ]
-        run_many(connection, INSERT_JOB, rows)
-        jobs = [one.job for one in new.values()]
+        # In key order, and so by one statement, or two nodes that register the same jobs would deadlock.
+        jobs = [new[key].job for key in sorted(new)]
+        if all(map(is_plain, jobs)):
+            run_rows(connection, INSERT_PLAIN, [plain_job_values(job) for job in jobs])
+        else:
+            run_rows(connection, INSERT_JOB, [new_job_values(job) for job in jobs])
+        captured = [one for one in new.values() if one.request.recipient is not None]
+        rows = [{"uid": one.job.uid, "captured": self._captured(one, one.job.uid)} for one in captured]
+        run_many(connection, SET_CAPTURED, rows)
         for source, account in {(job.source, job.account) for job in jobs}:
             notify(connection, f"jobs {source}/{account}")
         with_one = [one for one in new.values() if one.callback_subscription_id is not None]
