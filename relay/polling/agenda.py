@@ -1,7 +1,7 @@
 """Agenda of one account: its open jobs in the planner, their weights, and loading them from the store."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from relay.core.jobs.job import NORMAL_WEIGHT, Job, PlannedJob
@@ -50,7 +50,7 @@ class Agenda:
                 reading = self._read_after(jobs[-1].uid)  # read the next page while this one is planned
                 for number, job in enumerate(jobs):
                     if not self.planner.tracks(job.uid):  # it may have been registered meanwhile
-                        self._plan(job)
+                        self._plan(job, self._account.clock())
                     if number % PLANNED_AT_ONCE == 0:
                         await asyncio.sleep(0)  # a million jobs must not block the API
                 count += len(jobs)
@@ -65,24 +65,27 @@ class Agenda:
         page = jobs.open_jobs(settings.source, settings.account, after_uid=uid, count=LOAD_COUNT)
         return asyncio.get_running_loop().create_task(page)
 
-    def track(self, job: Job | PlannedJob) -> None:
-        """Plans an open job. If it is already planned, only its weight can have changed."""
-        if self.planner.tracks(job.uid):
-            self.set_weight(job.uid, job.weight)
-        else:
-            self._plan(job)
-            self._account.reschedule()
+    def track(self, jobs: Iterable[Job | PlannedJob]) -> None:
+        """Plans open jobs. Of one that is already planned, only the weight can have changed."""
+        now = self._account.clock()
+        for job in jobs:
+            if self.planner.tracks(job.uid):
+                self.set_weight(job.uid, job.weight)
+            else:
+                self._plan(job, now)
+        self._account.reschedule()
 
-    def _plan(self, job: Job | PlannedJob) -> None:
+    def _plan(self, job: Job | PlannedJob, now: float) -> None:
         self._set_own(job.uid, job.weight)
-        # Scale of the upstream's durations: 1, or less in an accelerated simulation.
-        time_scale = min(1.0, self._account.planner_config.min_interval_seconds)
+        spacing = job.spacing_seconds
+        if spacing is not None:  # scaled as the upstream's durations are: by less than 1 in an accelerated simulation
+            spacing *= min(1.0, self._account.planner_config.min_interval_seconds)
         self.planner.track(
             job.uid,
             job.item(),
-            self._account.clock(),
+            now,
             weight=self._effective(job.uid),
-            min_interval_seconds=None if job.spacing_seconds is None else job.spacing_seconds * time_scale,
+            min_interval_seconds=spacing,
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
             seen_at=job.seen_at,

@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -165,15 +165,15 @@ class Poller:
         if self.account.watch is not None:
             self.account.watch.ask()
 
-    def track(self, job: Job | PlannedJob) -> None:
-        """Plans a registered job. If it is already planned, only its weight can have changed."""
-        if job.open and self.account.holds:
-            self.agenda.track(job)
+    def track(self, jobs: Iterable[Job | PlannedJob]) -> None:
+        """Plans the open ones of registered jobs. Of one that is already planned, only the weight can have changed."""
+        if self.account.holds:
+            self.agenda.track(job for job in jobs if job.open)
 
     def ensure_planned(self, job: Job | PlannedJob) -> None:
         """Plans an open job found in the database, unless it is planned."""
         if not self.planner.tracks(job.uid):
-            self.track(job)
+            self.track((job,))
 
     async def probe(self) -> bool:
         """While the key is refused: tries it again with one cheap call. Returns True if polling continues."""

@@ -14,7 +14,7 @@ from relay.core.access.forwarding import escapes_segment
 from relay.core.access.netguard import host_of
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Hint, Repeat, owner_of
-from relay.core.jobs.job import POLL, Job, Observation, Problem, Progress, detect
+from relay.core.jobs.job import NOT_SEEN, POLL, Job, Observation, Problem, detect
 from relay.core.planner.outlook import PollExplanation
 from relay.core.polling.tracking import (
     CallbackLimits,
@@ -130,28 +130,31 @@ class Tracking:
         except Conflict:
             self._callbacks.clear()  # another node may have removed one
             raise
+        tracked: dict[tuple[str, str], list[Job]] = {}
         for (index, registration), result in zip(registrations.items(), written, strict=True):
             if isinstance(result, Registered):
                 if index in errors:
                     refused = ("callback", str(errors[index]))
                     result = replace(result, not_attached=(*result.not_attached, refused))
-                self._follow(registration, result)
+                if result.not_attached or result.resumed or registration.events:
+                    self._announce(registration, result)
+                tracked.setdefault((result.job.source, result.job.account), []).append(result.job)
             results[index] = result
+        for account, jobs in tracked.items():
+            self._pollers[account].track(jobs)
         if any(one.events or one.callback_subscription_id is not None for one in registrations.values()):
             self._signals.deliveries_due()
         return [result for result in results if result is not None]
 
-    def _follow(self, registration: Registration, result: Registered) -> None:
-        """Polls a registered job, and tells of what its registration has shown."""
+    def _announce(self, registration: Registration, result: Registered) -> None:
+        """Tells of what a registration has shown."""
         job = result.job
         for part, reason in result.not_attached:
             log.warning("not_attached", job=job.external_id, part=part, reason=reason)
-        poller = self._pollers[job.source, job.account]
-        poller.track(job)
         if result.resumed:
             self._signals.signal(job.uid)
         elif result.created and registration.events:
-            poller.poll_handler.announce(job, registration.events)
+            self._pollers[job.source, job.account].poll_handler.announce(job, registration.events)
             for event in registration.events if shows_deliveries() else ():  # thousands may be registered at once
                 log.info(
                     "transition",
@@ -251,7 +254,7 @@ class Tracking:
 
     def _registration(self, request: TrackRequest, callback: str | None, now: float) -> Registration:
         poller = self._pollers[request.source, request.account]
-        transitions, progress = ((), Progress()) if request.seen is None else detect(Progress(), request.seen)
+        transitions, progress = ((), NOT_SEEN) if request.seen is None else detect(NOT_SEEN, request.seen)
         job = request.job(new_id("job", now), now, poller.account.settings.deadline_seconds, progress)
         return Registration(
             job=job,

@@ -57,7 +57,7 @@ async def job(world: World, **metadata: int) -> None:
     now = world.clock()
     world.source.script("a", seen("failed"))
     made = registration("a", tracked_at=now, deadline_seconds=3600.0, metadata=metadata)
-    world.poller.track((await world.store.jobs.register(made)).job)
+    world.poller.track(((await world.store.jobs.register(made)).job,))
     await world.step()
 
 

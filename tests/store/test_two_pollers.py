@@ -188,7 +188,7 @@ class Driver:
         self.holder.poller.agenda.forget(self.uid)
         if closed.outcome == "untracked":
             made = await self.store.jobs.register(registration(self.name))
-            self.holder.poller.track(made.job)
+            self.holder.poller.track((made.job,))
 
     async def run(self) -> None:
         moves: dict[Callable[[], Any], int] = {

@@ -174,7 +174,7 @@ class World:
                 priority=priority,
             )
         )
-        self.poller.track(registered.job)
+        self.poller.track((registered.job,))
         return registered.job.uid
 
     async def step(self, seconds: float = 1.0) -> None:
@@ -209,7 +209,7 @@ async def end_job(
     world.source.script(name, seen(status))
     made = registration(name, tracked_at=now, deadline_seconds=3600.0, metadata=metadata, recipient=recipient)
     registered = await world.store.jobs.register(made)
-    world.poller.track(registered.job)
+    world.poller.track((registered.job,))
     await world.step()
 
 

@@ -236,6 +236,8 @@ def path_refusal(path: bytes, prefixes: Collection[str]) -> str | None:
 
 def escapes_segment(external_id: str) -> bool:
     """True if a job id, used as a path segment, could address another path on a server that decodes it."""
+    if "." not in external_id and "%" not in external_id:
+        return False
     text = external_id.encode(errors="replace")
     while not (_DOT_SEGMENT.search(text) or _DISGUISE.search(text)):
         decoded = unquote_to_bytes(text)

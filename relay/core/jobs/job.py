@@ -130,6 +130,10 @@ class Progress:
         return self.status if self.phase == "status_unknown" else self.phase
 
 
+NOT_SEEN = Progress()
+"""The progress of a job before its first observation."""
+
+
 @value_class(frozen=True, slots=True, kw_only=True)
 class Transition:
     """One change of a job. `kind` is a member of JOB_EVENTS; `sequence` counts from 1 within the job."""
@@ -194,7 +198,7 @@ class Job:
     external_id: str
     source: str
     account: str
-    progress: Progress = Progress()
+    progress: Progress = NOT_SEEN
     outcome: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     action: str | None = None

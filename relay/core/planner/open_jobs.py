@@ -13,7 +13,7 @@ from relay.core.planner import polls as learning
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
 from relay.core.planner.inspection import HEAD, LANE, NEW, RETRY, RHYTHM, RUN, SCHEDULED
-from relay.core.planner.poll_queues import EXPECTED, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
+from relay.core.planner.poll_queues import EXPECTED, FIRST, PARKED, RUNNING, UNSEEN, URGENT, WAITING, PlannedJob
 from relay.core.planner.poll_schedule import PollSchedule, spread
 from relay.core.planner.polls import Reading
 from relay.core.planner.statistics import PlannerStatistics
@@ -229,7 +229,7 @@ class OpenJobs:
         elif known:
             self._schedule.plan(job, now)
         else:
-            self._schedule.plan_at(job, now, now)
+            self._schedule.queues.put(job, max(now, 0.0), FIRST)
 
     def observe(self, job: PlannedJob, reading: Reading, now: float, seen_at: float) -> None:
         """A poll found the state `reading` as of `seen_at`."""
