@@ -126,8 +126,8 @@ class Scheduler:
         if name in self._polling:  # submitted twice before the first run began
             return
         self._polling.add(name)
-        self._next_at.pop(name, None)
-        self._began_at[name] = self._clock()
+        self._began_at[name] = now = self._clock()
+        self._next_at[name] = now + IDLE_SECONDS  # APScheduler's own next run
         try:
             await self._pollers[name].run_once()
         except Exception:

@@ -124,6 +124,24 @@ async def test_the_planner_is_asked_once_for_many_registrations(scheduler):
     assert pollable.asked <= asked + 2, "before the run, and after it"
 
 
+async def test_a_run_is_set_once_if_nothing_follows_it(scheduler, monkeypatch):
+    """APScheduler itself sets the run after it, IDLE_SECONDS later."""
+    pollable = Pollable()
+    wake = scheduler.add_account("revor", "default", pollable)
+    scheduler.start()
+    await run_again(pollable, wake)
+    set_times = []
+    modify_job = scheduler._scheduler.modify_job
+    monkeypatch.setattr(
+        scheduler._scheduler, "modify_job", lambda name, **changes: set_times.append(modify_job(name, **changes))
+    )
+    for _ in range(5):
+        await run_again(pollable, wake)
+        await asyncio.sleep(0)
+    assert len(set_times) == 5
+    assert scheduler._scheduler.get_job("revor/default").next_run_time.timestamp() > time.time() + 500
+
+
 async def test_a_failing_run_does_not_end_the_polling(scheduler):
     pollable = Pollable()
     pollable.fails = True
