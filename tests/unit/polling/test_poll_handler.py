@@ -1,12 +1,19 @@
-"""Poll handler: a hint belongs to the attempt that the item's error is about."""
+"""Poll handler: a hint belongs to the attempt that the item's error is about. Transitions are logged where they are
+shown."""
 
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+from structlog.testing import capture_logs
+
 from relay.core.events.event import Hint, Origin
 from relay.core.jobs.job import Job, Observation, Problem, Progress, detect
+from relay.core.records import Recorded
 from relay.metrics import Metrics
+from relay.polling import poll_handler as module
 from relay.polling.poll_handler import PollHandler
+from relay.signals import Signals
 
 NOW = 1779271208.0
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/job-status.v1.json")
@@ -51,3 +58,26 @@ def test_observed_retry_has_the_hint_of_its_error() -> None:
     (event,) = poll_handler().events(JOB, transitions, seen)
 
     assert (event.type, event.document()["data"]["hint"]["meaning"]) == ("ai.revor.job.retrying", "no_worker")
+
+
+class Jobs:
+    async def record(self, _record: object) -> Recorded:
+        return Recorded()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_transition_is_logged_with_dev_and_at_debug_level_only(
+    shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "shows_deliveries", lambda: shown)
+    handler = poll_handler()
+    account: Any = handler._account
+    account.dispatcher = SimpleNamespace(reserve=lambda events: None, settle=lambda reservation, recorded: None)
+    account.store, account.signals = SimpleNamespace(jobs=Jobs()), Signals()
+    seen = Observation(status="running", observed_at=NOW)
+    transitions, progress = detect(Progress(), seen)
+
+    with capture_logs() as lines:
+        await handler.record(JOB, transitions, progress, seen=seen)
+
+    assert [(line["event"], line["kind"]) for line in lines] == ([("transition", "running")] if shown else [])
