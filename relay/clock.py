@@ -56,8 +56,14 @@ class FollowedClock:
 def to_rfc3339(epoch_seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, the upstream's precision: `2026-05-20T10:00:08.000Z`. A later time than it can
     write is shown as the last one: a job scheduled for the end of 9999 has its deadline after that."""
-    moment = datetime.fromtimestamp(round(min(epoch_seconds, MAX_EPOCH_SECONDS), 3), UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    rounded = round(min(epoch_seconds, MAX_EPOCH_SECONDS), 3)
+    second = math.floor(rounded)
+    return f"{_to_the_second(second)}.{round((rounded - second) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _to_the_second(epoch_seconds: int) -> str:
+    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat()[:19]
 
 
 def http_date(epoch_seconds: float) -> str:

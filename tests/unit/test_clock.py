@@ -1,13 +1,18 @@
 """Clocks: one that follows another does not change when the machine's clock is set. Times where people are."""
 
 import time
+from datetime import UTC, datetime
 
 import pytest
 import time_machine
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from relay.clock import (
+    MAX_EPOCH_SECONDS,
     FollowedClock,
     steady_clock,
+    to_rfc3339,
 )
 
 
@@ -50,3 +55,14 @@ def test_reading_changes_a_followed_clock_only_as_far_as_it_contradicts_it(
     assert followed.now() == 100.0 + ahead
     steady.now += 7.0
     assert followed.now() == 107.0 + ahead
+
+
+@given(st.floats(min_value=0.0, max_value=2.0**32))
+@example(1779271207.9995)
+@example(1779271207.9994998)
+@example(1779271208.0005)
+@example(MAX_EPOCH_SECONDS)
+def test_time_is_written_as_the_standard_library_writes_it(seconds: float) -> None:
+    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+
+    assert to_rfc3339(seconds) == moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -302,7 +302,8 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
     failed_attempts = max(known.retry_count, proven_failed_attempts(seen))
     for nth in range(known.retry_count + 1, failed_attempts + 1):
         emit("retrying", inferred=not (waiting and nth == failed_attempts))
-    progress = replace(progress, retry_count=failed_attempts)
+    if failed_attempts > known.retry_count:
+        progress = replace(progress, retry_count=failed_attempts)
 
     if _proves_unreported_run(progress, seen):
         emit("running", occurred_at=seen.started_at, inferred=True)
@@ -319,7 +320,7 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
     elif (progress.phase, progress.status) != ("status_unknown", seen.status):
         emit("status_unknown")
 
-    return tuple(found), replace(progress, status=seen.status)
+    return tuple(found), progress if progress.status == seen.status else replace(progress, status=seen.status)
 
 
 def _proves_unreported_run(progress: Progress, seen: Observation) -> bool:
