@@ -285,8 +285,12 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, s
     for name, value in headers.items():
         name = name.lower()
         if name != "set-cookie" and name not in kept and len(kept) < _MAX_HEADERS:
-            kept[_fit(name)[:_MAX_HEADER_CHARACTERS]] = _fit(_redacted(value, api_key)[:_MAX_HEADER_CHARACTERS])
-    return MappingProxyType(kept)
+            kept[name] = value
+    every = " ".join((*kept, *kept.values()))  # one look at all of them: few have anything to change
+    if _fit(_redacted(every, api_key)) != every:
+        kept = {_fit(name): _fit(_redacted(value, api_key)) for name, value in kept.items()}
+    longest = _MAX_HEADER_CHARACTERS
+    return MappingProxyType({name[:longest]: value[:longest] for name, value in kept.items()})
 
 
 def _unreachable(error: aiohttp.ClientConnectorError) -> str:

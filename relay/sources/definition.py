@@ -5,6 +5,7 @@ A preset is two YAML files beside this module: `<preset>.yaml` and `<preset>.hin
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -184,7 +185,7 @@ class SourceDefinition(Part):
         """Every event type of this source's jobs."""
         return job_event_types(self.type_prefix)
 
-    @property
+    @cached_property
     def read_fields(self) -> tuple[str, ...]:
         """The item fields the relay reads, by the upstream's names; `a.b` is field b of object a."""
         item = self.item

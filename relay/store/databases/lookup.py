@@ -15,8 +15,9 @@ from relay.store.databases.database import Database
 from relay.tasks import Tasks
 
 MAX_KEYS = 500
-FEW_KEYS = 16
-"""Up to this many keys are read in the caller's thread, if the database supports that."""
+FEW_KEYS = 64
+"""Up to this many keys are read in the caller's thread, if the database supports that: the polls that an account starts
+at once."""
 PATIENCE_SECONDS = 1.0
 """The next read does not wait for one that takes longer."""
 
