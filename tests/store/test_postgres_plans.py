@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from relay.store import upkeep
 from relay.store.databases import notices
 from relay.store.databases.postgres_engine import SEEKS
-from relay.store.databases.statements import Sql
+from relay.store.databases.statements import Insert, Sql
 from relay.store.outbox import recording as outbox
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import shared_server
@@ -113,6 +113,8 @@ def statement_of(case: Case, given: Mapping[str, Any] = TYPES) -> tuple[str, lis
         statement = statement.postgresql
     elif isinstance(statement, str):
         statement = text(statement)
+    if isinstance(case.statement, Insert):
+        given = {}  # each parameter is a list
     compiled = statement.compile(dialect=Asyncpg(), compile_kwargs={"render_postcompile": True})
     values = [_value(name, compiled.params[name], given) for name in compiled.positiontup or ()]
     return str(compiled), values

@@ -1,6 +1,7 @@
 """Published events: recorded once, delivered as others are, and in the order of their streams."""
 
 import asyncio
+from dataclasses import replace
 from functools import update_wrapper
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from relay.core.deliveries.bundles import Bundle, Room
 from relay.core.deliveries.replay import ReplayRequest
 from relay.core.published import Taken
+from relay.errors import StoreError
 from relay.store import published
 from relay.store.outbox.recording import MAX_SEQUENCE
 from relay.store.published import PublishedStore
@@ -164,21 +166,23 @@ async def test_retention_removes_published_events_and_forgets_what_was_known(sto
     assert not again.known
 
 
-# --- filters with many comparisons
+# --- transactions
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """How many events each transaction recorded, by call; 0: none. Six comparisons are the most of a call."""
+    """How many events each transaction recorded, by call. It has room for six events, 10,000 bytes and six
+    comparisons."""
     found: list[list[int]] = []
     record = PublishedStore._record
 
     def watched(self: PublishedStore, connection: Any, items: Any) -> Any:
         answers = record(self, connection, items)
-        found.append([0 if isinstance(one, int) else len(one) for one in answers])
+        found.append([len(one) for one in answers])
         return answers
 
-    monkeypatch.setattr(published, "MAX_COMPARED", 6)
+    for name, most in {"MAX_EVENTS": 6, "MAX_BYTES": 10_000, "MAX_COMPARED": 6}.items():
+        monkeypatch.setattr(published, name, most)
     monkeypatch.setattr(PublishedStore, "_record", update_wrapper(watched, record))  # with its marks
     return found
 
@@ -192,10 +196,10 @@ def comparing(count: int, first: int = 0) -> tuple[dict[str, Any], ...]:
     [
         ([], [[5]]),
         ([comparing(1)], [[5]]),
-        ([comparing(2)], [[0], [3], [2]]),
-        ([comparing(2), comparing(2), comparing(2)], [[0], [3], [2]]),
-        ([comparing(2), comparing(2, 2)], [[0], [1], [1], [1], [1], [1]]),
-        ([comparing(9)], [[0], [1], [1], [1], [1], [1]]),
+        ([comparing(2)], [[3], [2]]),
+        ([comparing(2), comparing(2), comparing(2)], [[3], [2]]),
+        ([comparing(2), comparing(2, 2)], [[1], [1], [1], [1], [1]]),
+        ([comparing(9)], [[1], [1], [1], [1], [1]]),
     ],
 )
 async def test_transaction_makes_a_bounded_number_of_comparisons(
@@ -209,3 +213,52 @@ async def test_transaction_makes_a_bounded_number_of_comparisons(
     assert recorded == transactions
     found = await rows(store, "SELECT event_id FROM deliveries WHERE subscription_id = 'sub_0' ORDER BY sequence")
     assert [row["event_id"] for row in found] == [one.event.id for one in events if filters]
+
+
+@pytest.mark.parametrize(
+    ("calls", "filters", "transactions"),
+    [
+        ([1] * 6, [], [[1] * 6]),
+        ([1] * 9, [], [[1] * 6 + [0] * 3, [1] * 3]),
+        ([4, 4, 1], [], [[4, 2, 0], [2, 1]]),
+        ([9, 1], [], [[6, 0], [3, 1]]),
+        ([1] * 5, [comparing(2)], [[1, 1, 1, 0, 0], [1, 1]]),
+        ([2, 2], [comparing(9)], [[1, 0], [1, 0], [1], [1]]),
+    ],
+)
+async def test_calls_that_come_together_share_a_transaction_while_it_has_room(
+    store: Store, recorded: list[list[int]], calls: list[int], filters: list[Any], transactions: list[list[int]]
+) -> None:
+    for one in filters:
+        await subscribed(store, filters=one)
+    wanted = [[publication(f"{call} {n}", key="a") for n in range(count)] for call, count in enumerate(calls)]
+    found = await asyncio.gather(*(store.published.record(one) for one in wanted))
+    assert found == [[Taken(one.event.id, known=False) for one in call] for call in wanted]
+    assert recorded == transactions
+
+
+async def test_large_events_do_not_share_a_transaction(store: Store, recorded: list[list[int]]) -> None:
+    sizes = [4_000, 4_000, 4_000, 50_000, 10]
+    calls = [[publication(str(n), data="x" * size)] for n, size in enumerate(sizes)]
+    await asyncio.gather(*(store.published.record(one) for one in calls))
+    assert recorded == [[1, 1, 0, 0, 0], [1, 0, 0], [1, 0], [1]]
+
+
+async def test_call_that_has_waited_longest_comes_first(store: Store, recorded: list[list[int]]) -> None:
+    async def record(waited: int) -> None:
+        events = [publication(f"{waited} {n}") for n in range(6)]
+        await store.published.record(
+            [one._replace(event=replace(one.event, recorded_at=NOW - waited)) for one in events]
+        )
+
+    await asyncio.gather(*map(record, (2, 1, 3)))
+    assert recorded == [[0, 0, 6], [6, 0], [6]]
+
+
+async def test_event_that_the_database_refuses_fails_alone(store: Store) -> None:
+    await subscribed(store)
+    events = [publication(str(n), key="a") for n in range(4)]
+    events[1] = events[1]._replace(event=replace(events[1].event, subject={}))  # type: ignore[arg-type]
+    found = await asyncio.gather(*(store.published.record([one]) for one in events), return_exceptions=True)
+    assert [isinstance(one, StoreError) for one in found] == [False, True, False, False]
+    assert sorted(await states(store)) == ["blocked", "blocked", "pending"]

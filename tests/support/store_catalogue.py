@@ -22,7 +22,7 @@ from relay.store.deliveries import (
 from relay.store.deliveries import counts as delivery_groups
 from relay.store.jobs import erasure, group_work, intents, job_pages, jobs, learned, registrations
 from relay.store.jobs import groups as job_groups
-from relay.store.outbox import incident_recorder, ordering, recording
+from relay.store.outbox import incident_recorder, ordering
 from relay.store.outbox import recording as outbox
 from relay.store.subscriptions import handshakes, secrets, subscriptions
 from tests.support.store_kit import NOW
@@ -440,7 +440,6 @@ CATALOGUE = (
     Case("retention: events", upkeep.DELETE_EVENTS),
     Case("retention: streams", upkeep.DELETE_OLD_STREAMS),
     Case("publish: known ones", published.OF_IDENTITIES),
-    Case("publish: places", recording.PLACES),
     Case("retention: old attempts", upkeep.DELETE_OLD_ATTEMPTS, harmless=("SCAN attempts",)),  # from the oldest on
     Case("retention: old jobs", upkeep.OLD_JOBS),
     Case("retention: jobs", upkeep.DELETE_JOBS),

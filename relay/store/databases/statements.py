@@ -24,6 +24,8 @@ from relay.tasks import Turns
 Item = TypeVar("Item")
 SQLITE = "sqlite"
 TEXT, REAL, INTEGER = "text", "double precision", "bigint"
+_LISTED = {str: TEXT, float: REAL, int: INTEGER, bytes: "bytea"}
+"""PostgreSQL's types of the columns that `insert_lists` writes."""
 
 
 class Dialect:
@@ -125,6 +127,12 @@ class Sql:
     postgresql: TextClause
 
 
+@dataclass(frozen=True, slots=True)
+class Insert(Sql):
+    """An INSERT that SQLite runs for each row. PostgreSQL takes each column as a list and runs it once: many rows cost
+    half as much."""
+
+
 _FRAGMENT = re.compile(r"\$([a-z_]+)(?:\(([\w.]+)\))?")
 _WITHOUT_ALIAS = re.compile(r"\b(?:FROM|JOIN)\s+\$json_\w+\([\w.]+\)(?!\s+AS\b)")
 """PostgreSQL refuses a subquery in FROM that has no name, up to version 15."""
@@ -193,6 +201,20 @@ def insert_rows(row: type[SQLModel], *columns: str, constants: Mapping[str, str]
     )
 
 
+def insert_lists(
+    row: type[SQLModel], *columns: str, constants: Mapping[str, str] | None = None, end: str = ""
+) -> Insert:
+    """An INSERT of named columns for `run_many`. `end`: what follows, such as ON CONFLICT."""
+    table, fixed = table_of(row), constants or {}
+    lists = ", ".join(f"CAST(:{name} AS {_LISTED[table.c[name].type.python_type]}[])" for name in columns)
+    given = f"SELECT {', '.join((*columns, *fixed.values()))} FROM unnest({lists}) AS given({', '.join(columns)})"
+    names = ", ".join((*columns, *fixed))
+    return Insert(
+        sqlite=insert_into(row, *columns, constants=constants) + end,
+        postgresql=text(f"INSERT INTO {table.name} ({names}) {given}{end}"),
+    )
+
+
 def columns_of(row: type[SQLModel], *names: str, alias: str | None = None) -> str:
     """Column names for a SELECT."""
     table = table_of(row)
@@ -236,7 +258,9 @@ def run_rows(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any
 
 def run_many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Runs a statement once for each of `rows`, which may be empty."""
-    if rows:
+    if rows and isinstance(statement, Insert) and connection.dialect.name != SQLITE:
+        _execute(connection, statement, {name: [row[name] for row in rows] for name in rows[0]})
+    elif rows:
         _execute(connection, statement, rows)
 
 

@@ -34,11 +34,10 @@ from relay.store.databases.statements import (
     Sql,
     fetch,
     in_turns,
-    insert_into,
+    insert_lists,
     json_list,
     run,
     run_many,
-    run_rows,
     sql,
 )
 from relay.store.outbox.incident_recorder import NO_SUMMARY, IncidentRecorder, Summary, event_type_of, joined
@@ -53,15 +52,15 @@ _DELIVERY = (
 )
 _ENDED = ("ended_at", "reason")
 # Writes events.
-INSERT_EVENT = insert_into(EventRow, *EVENT_COLUMNS)
+INSERT_EVENT = insert_lists(EventRow, *EVENT_COLUMNS)
 # Writes events without a job that are kept in order.
-INSERT_ORDERED = insert_into(EventRow, *EVENT_COLUMNS, "stream")
+INSERT_ORDERED = insert_lists(EventRow, *EVENT_COLUMNS, "stream")
 # Writes deliveries.
-INSERT_DELIVERY = insert_into(
+INSERT_DELIVERY = insert_lists(
     DeliveryRow, *_DELIVERY, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
 # Writes deliveries that an incident stands for.
-INSERT_COLLAPSED = insert_into(
+INSERT_COLLAPSED = insert_lists(
     DeliveryRow, *_DELIVERY, *_ENDED, constants={"priority": "0", "attempt_count": "0", "made_count": "0"}
 )
 # The callback subscriptions of some jobs.
@@ -315,18 +314,17 @@ def claimed_from(row: dict[str, Any], event: Event, lease: Lease) -> Claimed:
 MAX_SEQUENCE = 2**31 - 1_000_000
 """The column's limit, less room for one transaction. Beyond it a stream restarts its numbering: after two billion
 events, those open at that moment may be out of order."""
-# Takes the next places of some streams, and locks the streams.
+# Takes the next places of some streams, and locks the streams. Returns the last ones.
 TAKE_PLACES = sql(
     f"""
 INSERT INTO streams (uid, sequence, used_at)
 SELECT m.uid, m.count, m.used_at FROM $json_rows(rows) AS m WHERE 1 = 1 ORDER BY m.uid
 ON CONFLICT (uid) DO UPDATE SET used_at = excluded.used_at, sequence = excluded.sequence
   + CASE WHEN streams.sequence < {MAX_SEQUENCE} THEN streams.sequence ELSE 0 END
+RETURNING uid, sequence
 """,
     rows={"uid": TEXT, "count": INTEGER, "used_at": REAL},
 )
-# The last places of some streams.
-PLACES = sql("SELECT uid, sequence FROM streams WHERE uid IN $json_values(uids)")
 
 
 def placed(connection: Connection, events: Sequence[Event]) -> list[Event]:
@@ -335,8 +333,8 @@ def placed(connection: Connection, events: Sequence[Event]) -> list[Event]:
     if not counts:
         return list(events)
     used_at = {event.stream: event.recorded_at for event in events}
-    run_rows(connection, TAKE_PLACES, [(uid, counts[uid], used_at[uid]) for uid in sorted(counts)])
-    last: dict[str, int] = {row[0]: row[1] for row in fetch(connection, PLACES, uids=json_list(sorted(counts)))}
+    wanted = json_list([(uid, counts[uid], used_at[uid]) for uid in sorted(counts)])
+    last: dict[str, int] = {row[0]: row[1] for row in fetch(connection, TAKE_PLACES, rows=wanted)}
     taken: Counter[str] = Counter()
     found: list[Event] = []
     for event in events:
