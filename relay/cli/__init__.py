@@ -1,83 +1,100 @@
-"""The command `relay`. Each group of commands has its own module. Slow imports happen inside the commands."""
+"""The command `relay`. Each group of commands has its own module, imported when one of them is asked for. Slow imports
+happen inside the commands."""
 
 import os
 import sys
 import traceback
+from collections import UserDict
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from relay.cli.audit import app as audit_app
-from relay.cli.deliveries.deliveries import app as deliveries_app
-from relay.cli.deliveries.replays import app as replays_app
-from relay.cli.demo import demo as demo_command
-from relay.cli.events.events import app as events_app
-from relay.cli.events.listen import listen as listen_command
-from relay.cli.incidents import app as incidents_app
-from relay.cli.jobs.groups import app as groups_app
-from relay.cli.jobs.jobs import app as jobs_app
-from relay.cli.jobs.jobs import erase as erase_command
-from relay.cli.jobs.jobs import intents_app
-from relay.cli.keys import app as keys_app
-from relay.cli.node.local import check, init, migrate, sandbox, verify
-from relay.cli.node.serve import serve as serve_command
-from relay.cli.node.status import settings as settings_command
-from relay.cli.node.status import status as status_command
-from relay.cli.node.support import support as support_command
-from relay.cli.sources import accounts as accounts_command
-from relay.cli.sources import figures as figures_command
-from relay.cli.sources import sources as sources_command
-from relay.cli.subscriptions.apply import apply as apply_command
-from relay.cli.subscriptions.apply import export as export_command
-from relay.cli.subscriptions.crm import salesforce_definition
-from relay.cli.subscriptions.subscriptions import app as subscriptions_app
-from relay.cli.subscriptions.subscriptions import signing_secret
-from relay.cli.tokens import app as tokens_app
-from relay.cli.tokens import ui as ui_command
 from relay.errors import RelayError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
 
+PLACES = {
+    "demo": "demo:demo",
+    "serve": "node.serve:serve",
+    "init": "node.local:init",
+    "migrate": "node.local:migrate",
+    "check": "node.local:check",
+    "sandbox": "node.local:sandbox",
+    "apply": "subscriptions.apply:apply",
+    "export": "subscriptions.apply:export",
+    "sources": "sources:sources",
+    "status": "node.status:status",
+    "settings": "node.status:settings",
+    "ui": "tokens:ui",
+    "figures": "sources:figures",
+    "accounts": "sources:accounts",
+    "erase": "jobs.jobs:erase",
+    "support": "node.support:support",
+    "signing-secret": "subscriptions.subscriptions:signing_secret",
+    "salesforce-definition": "subscriptions.crm:salesforce_definition",
+    "listen": "events.listen:listen",
+    "verify": "node.local:verify",
+    "jobs": "jobs.jobs:app",
+    "groups": "jobs.groups:app",
+    "subscriptions": "subscriptions.subscriptions:app",
+    "events": "events.events:app",
+    "deliveries": "deliveries.deliveries:app",
+    "replays": "deliveries.replays:app",
+    "incidents": "incidents:app",
+    "intents": "jobs.jobs:intents_app",
+    "tokens": "tokens:app",
+    "keys": "keys:app",
+    "audit": "audit:app",
+}
+"""Where each command is: the module of this package, and the function or group in it."""
+
+
+class _Commands(UserDict[str, Any]):
+    """The commands by name. The module of one is imported when it is first read."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.data[name]
+        if isinstance(found, str):
+            found = self.data[name] = _command(name, found)
+        return found
+
+
+def _command(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    found = getattr(import_module(f"relay.cli.{module}"), attribute)
+    alone = typer.Typer(rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+    else:
+        alone.command(name)(found)
+    return typer.main.get_group(alone).commands[name]
+
+
+class _Root(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": _Commands(PLACES)})
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option with a default: to convert None, Typer would import pydantic, which takes half of `--version`."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
 app = typer.Typer(
     name="relay",
+    cls=_Root,
     help="Turns Revor's job API into signed events. Try `relay demo`, then `relay init` and `relay serve`.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo_command)
-app.command("serve")(serve_command)
-app.command()(init)
-app.command()(migrate)
-app.command()(check)
-app.command()(sandbox)
-app.add_typer(jobs_app, name="jobs")
-app.add_typer(groups_app, name="groups")
-app.add_typer(subscriptions_app, name="subscriptions")
-app.add_typer(events_app, name="events")
-app.add_typer(deliveries_app, name="deliveries")
-app.add_typer(replays_app, name="replays")
-app.add_typer(incidents_app, name="incidents")
-app.add_typer(intents_app, name="intents")
-app.add_typer(tokens_app, name="tokens")
-app.add_typer(keys_app, name="keys")
-app.add_typer(audit_app, name="audit")
-app.command("apply")(apply_command)
-app.command("export")(export_command)
-app.command("sources")(sources_command)
-app.command("status")(status_command)
-app.command("settings")(settings_command)
-app.command("ui")(ui_command)
-app.command("figures")(figures_command)
-app.command("accounts")(accounts_command)
-app.command("erase")(erase_command)
-app.command("support")(support_command)
-app.command("signing-secret")(signing_secret)
-app.command()(salesforce_definition)
-app.command("listen")(listen_command)
-app.command()(verify)
 
 
 @app.callback(invoke_without_command=True)
