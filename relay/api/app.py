@@ -10,13 +10,11 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
-from relay.api.asyncapi import asyncapi_document
 from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
 from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.operations import Context, routes_of
 from relay.api.http.problems import on_http_exception
-from relay.api.openapi import document_of
 from relay.resources import schemas_dir
 
 if TYPE_CHECKING:
@@ -45,9 +43,13 @@ def create_api(
 
 def openapi_json(settings: ApiSettings) -> bytes:
     """The OpenAPI description with these settings, as JSON."""
+    from relay.api.openapi import document_of  # makes an example of every model
+
     return orjson.dumps(document_of(OPERATIONS, settings))
 
 
 def asyncapi_json(settings: ApiSettings) -> bytes:
     """The AsyncAPI description with these settings, as JSON."""
+    from relay.api.asyncapi import asyncapi_document
+
     return orjson.dumps(asyncapi_document(settings))

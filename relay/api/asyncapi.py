@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from relay.api.catalogue import EXAMPLES
 from relay.api.events.publishing import PublishedCloudEvent
 from relay.api.http.dependencies import ApiSettings
-from relay.api.openapi import PUBLISHED, component_of, event_schemas, ref, schemas_of
+from relay.api.openapi import EXAMPLES, PUBLISHED, component_of, event_schemas, ref, schemas_of
 from relay.core.deliveries.broker import SINK_SCHEMES
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Origin, source_event_types
 from relay.core.relay_events import SCHEMA_NAMES, schema_name_for

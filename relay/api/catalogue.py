@@ -4,8 +4,6 @@ from relay.api import connect_accounts, erasures, figures, incidents, system
 from relay.api.access import audit, keys, tokens
 from relay.api.deliveries import deliveries, replays
 from relay.api.events import events, publishing
-from relay.api.http.operations import models_of
-from relay.api.http.shown import example_of
 from relay.api.jobs import groups, intents, jobs
 from relay.api.subscriptions import declared, previews, pulling, subscriptions
 
@@ -32,6 +30,3 @@ _RESOURCES = (
 )
 
 OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
-
-EXAMPLES = {model.__name__: example_of(model) for model in models_of(OPERATIONS)}
-"""One example of each body and answer, by the name of its model."""

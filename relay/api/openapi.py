@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from relay.api.catalogue import EXAMPLES
+from relay.api.catalogue import OPERATIONS
 from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import PATHS
 from relay.api.http.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
 from relay.api.http.operations import PUBLIC, Answer, Operation, models_of
 from relay.api.http.params import Parameter
 from relay.api.http.problems import Problem
+from relay.api.http.shown import example_of
 from relay.api.http.stream import EVENT_ID_PATTERN
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.relay_events import SCHEMA_NAMES
@@ -24,6 +25,8 @@ from relay.errors import PROBLEM_MEDIA_TYPE
 from relay.resources import schemas_dir
 from subscribers.registry import kinds
 
+EXAMPLES = {model.__name__: example_of(model) for model in models_of(OPERATIONS)}
+"""One example of each body and answer, by the name of its model."""
 REF = "#/components/schemas/{model}"
 TIME = "EventTime"
 PUBLISHED = "PublishedCloudEvent"

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from relay import __version__
 from relay.api.http.dependencies import ApiSettings, Token
@@ -20,7 +21,11 @@ from relay.delivery.shared import DeliverySettings
 from relay.http.egress_proxy import EgressProxy
 from relay.polling.account import AccountSettings
 from relay.sources.definition import SourceDefinition
-from relay.web.sessions import WebSettings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from relay.api.http.operations import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +123,14 @@ class ComponentSettings:
             dashboard=settings.web.enabled,
         )
 
-    def of_web(self) -> WebSettings:
-        """For the dashboard."""
+    def make_web(self, context: "Context", api: "ASGIApp") -> "ASGIApp":
+        """The dashboard. Imports its modules, texts and templates, which takes a third of a second."""
+        from relay.web.app import create_web
+        from relay.web.sessions import WebSettings
+
         web = self.settings.web
-        return WebSettings(user_header=web.user_header, user_scopes=frozenset(web.user_scopes))
+        settings = WebSettings(user_header=web.user_header, user_scopes=frozenset(web.user_scopes))
+        return create_web(context, api, settings)
 
     def _passed_paths(self) -> tuple[str, ...]:
         if not self.settings.proxy.enabled:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay import __version__
 from relay.api.access.callers import Access
@@ -54,7 +54,6 @@ from relay.sources.definition import load_definition
 from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
-from relay.web.app import create_web
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
@@ -445,8 +444,22 @@ class Node:
         return Proxy(dependencies, self.dropin)
 
     def _make_api(self) -> None:
-        pages = partial(create_web, settings=self._components.of_web()) if self.settings.web.enabled else None
+        pages = self._dashboard if self.settings.web.enabled else None
         self._api = create_api(self._dependencies(), self._proxy, pages)
+
+    def _dashboard(self, context: Context, api: ASGIApp) -> ASGIApp:
+        """The dashboard. The first request for one of its pages makes it, in a thread."""
+        make, lock = self._components.make_web, asyncio.Lock()
+        web: ASGIApp | None = None
+
+        async def dashboard(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal web
+            async with lock:
+                if web is None:
+                    web = await asyncio.to_thread(make, context, api)
+            await web(scope, receive, send)
+
+        return dashboard
 
     async def compare_declared(self) -> None:
         """Logs how many of the declared subscriptions differ. They are applied by `relay apply` only."""

@@ -5,9 +5,10 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from relay.api.app import create_api
-from relay.api.catalogue import EXAMPLES, OPERATIONS
+from relay.api.catalogue import OPERATIONS
 from relay.api.http.fields import EVENT_ID
 from relay.api.http.operations import routes_of
+from relay.api.openapi import EXAMPLES
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE
 from relay.core.figures import TimeSeries, rows_of
 from relay.core.records import Intent

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import strategies as st
 
 from relay.api.app import create_api
-from relay.api.catalogue import EXAMPLES, OPERATIONS
+from relay.api.catalogue import OPERATIONS
+from relay.api.openapi import EXAMPLES
 from relay.store.store import open_store
 from tests.support.api_world import HOOK, NOW, World
 from tests.support.fuzz_kit import JSON_VALUES, fuzzed, mutated, raw_json

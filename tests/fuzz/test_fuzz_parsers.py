@@ -14,12 +14,13 @@ from starlette.datastructures import Headers
 from yarl import URL
 
 from relay.api.access.callers import Access
-from relay.api.catalogue import EXAMPLES, OPERATIONS
+from relay.api.catalogue import OPERATIONS
 from relay.api.http import auth, idempotency, limits, params, stream
 from relay.api.http.operations import Context
 from relay.api.http.validation import validate
 from relay.api.jobs import waiting
 from relay.api.jobs.registration import read_registration
+from relay.api.openapi import EXAMPLES
 from relay.api.subscriptions.checks import read_create, read_replace
 from relay.cli import client, options
 from relay.cli.events import listen

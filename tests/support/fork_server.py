@@ -38,7 +38,15 @@ IMPORTED = (
         "relay.config.settings",
         "relay.node.interpreter",
     ),
-    *("relay.sandbox.server", "alembic.command", "alembic.config", "uvloop", "uvicorn", "uvicorn.lifespan.off"),
+    *(
+        "relay.web.app",
+        "relay.sandbox.server",
+        "alembic.command",
+        "alembic.config",
+        "uvloop",
+        "uvicorn",
+        "uvicorn.lifespan.off",
+    ),
     *("uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"),
     *("asyncpg", "relay.node.cluster", "relay.store.databases.postgres", "sqlalchemy.dialects.postgresql.asyncpg"),
 )
@@ -103,7 +111,7 @@ def main() -> None:
         importlib.import_module(name)
     # The tree of commands takes longer to make than most commands take.
     typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(sys.modules["relay.cli"].app)
+    dict(typer.main.get_command(sys.modules["relay.cli"].app).commands)  # type: ignore[attr-defined]  # imports all
     gc.freeze()
     order = _serve()
     if order is not None:

@@ -47,12 +47,14 @@ def serve(
         host, port = passed[0].getsockname()[:2]
     source = SettingsSource(path=settings_file(config), dev=dev, host=host, port=port)
     chosen = read_roles(roles)
-    settings = source.load()
+
+    from relay.node.interpreter import fast_imports
+
+    with fast_imports():
+        settings = source.load()
     # Before the rest is imported: connections wait meanwhile, and are not refused.
     listeners = passed or [sockets.listening_socket(settings.server.host, settings.server.port)]
     try:
-        from relay.node.interpreter import fast_imports
-
         with fast_imports():
             import uvloop
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 FOLDER = Path(__file__).parent
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads them ten times faster
 
 
 class Texts:
@@ -47,6 +48,6 @@ def english() -> Texts:
     """The English texts."""
     texts: dict[str, str | Mapping[str, str]] = {}
     for path in sorted((FOLDER / "en").glob("*.yaml")):
-        for name, text in yaml.safe_load(path.read_text("utf-8")).items():
+        for name, text in yaml.load(path.read_text("utf-8"), Loader=_LOADER).items():  # noqa: S506 (safe either way)
             texts[f"{path.stem}.{name}"] = text
     return Texts(texts)

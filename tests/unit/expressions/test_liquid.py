@@ -2,8 +2,6 @@
 
 import gc
 import re
-import subprocess
-import sys
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -284,13 +282,6 @@ def test_work_ends_a_document_and_not_each_of_its_texts(monkeypatch: pytest.Monk
     first = caught.value.errors[0]
     assert (first.code, "more work than a template may" in first.detail) == ("not_renderable", True)
     assert 1 < int(first.pointer[1:]) < 10
-
-
-@pytest.mark.verify
-def test_relay_does_not_import_liquid_until_a_template_is_used() -> None:
-    code = "import sys, relay.cli.node.serve, relay.node.node, subscribers.registry; print('liquid' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(
