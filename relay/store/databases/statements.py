@@ -256,12 +256,12 @@ def run_rows(connection: Connection, statement: Sql, rows: Sequence[Sequence[Any
     return _execute(connection, statement, {"rows": json_list(rows)}).rowcount if rows else 0
 
 
-def run_many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Runs a statement once for each of `rows`, which may be empty."""
+def run_many(connection: Connection, statement: Sql | str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Runs a statement once for each of `rows`, which may be empty. Returns the number of rows changed; on PostgreSQL
+    it may be negative: unknown."""
     if rows and isinstance(statement, Insert) and connection.dialect.name != SQLITE:
-        _execute(connection, statement, {name: [row[name] for row in rows] for name in rows[0]})
-    elif rows:
-        _execute(connection, statement, rows)
+        return _execute(connection, statement, {name: [row[name] for row in rows] for name in rows[0]}).rowcount
+    return _execute(connection, statement, rows).rowcount if rows else 0
 
 
 def _execute(

@@ -45,15 +45,18 @@ _ATTEMPT = {
 }
 _PAIR = {"job_uid": TEXT, "subscription_id": TEXT, "due_at": REAL, "token": TEXT, "pulled": INTEGER}
 
-# Writes attempts of deliveries that are locked.
-WRITE_ATTEMPT = sql(
-    f"""
+_INSERT_ATTEMPT = f"""
 INSERT INTO attempts ({", ".join(_ATTEMPT)})
 SELECT {", ".join("$as_bytes(m.details)" if name == "details" else f"m.{name}" for name in _ATTEMPT)}
 FROM $json_rows(rows) AS m
-""",
-    rows=_ATTEMPT,
-)
+"""
+# Writes attempts of deliveries that are locked.
+WRITE_ATTEMPT = sql(_INSERT_ATTEMPT, rows=_ATTEMPT)
+_HELD_BY = "CROSS JOIN deliveries AS d WHERE d.id = {} AND d.lease_token = m.token $for_update(d)"
+# Writes the attempts whose leases are still held, and locks their deliveries. A lease proves that the delivery is open.
+# Naming the state would make PostgreSQL read all pending rows; SQLite joins the tables of a CROSS JOIN in the written
+# order.
+WRITE_HELD = sql(_INSERT_ATTEMPT + _HELD_BY.format("m.delivery_id"), rows={**_ATTEMPT, "token": TEXT})
 # The leases that deliveries have now.
 HELD = json_query(
     "SELECT id, lease_token FROM deliveries WHERE id IN $json_values(ids)",
@@ -74,14 +77,10 @@ _OUTCOME = {
     "counted": INTEGER,
     "alone": INTEGER,
 }
-# Counts the leases still held, and locks their deliveries. A lease proves that the delivery is open. Naming the state
-# would make PostgreSQL read all pending rows; SQLite joins the tables of a CROSS JOIN in the written order.
+# Counts the leases still held, and locks their deliveries.
 COUNT_HELD = sql(
-    """
-SELECT COUNT(*) FROM (
-  SELECT d.id FROM $json_rows(results) AS m CROSS JOIN deliveries AS d
-  WHERE d.id = m.id AND d.lease_token = m.token $for_update(d)
-) AS held
+    f"""
+SELECT COUNT(*) FROM (SELECT d.id FROM $json_rows(results) AS m {_HELD_BY.format("m.id")}) AS held
 """,
     results=_OUTCOME,
 )
@@ -232,7 +231,11 @@ class AttemptRecorder:
     ) -> list[tuple[AttemptRecorded, ...]]:
         """Ends attempts whose lease is still held. Writes the attempt's row, the delivery's new state, the
         follower's promotion, changes of the subscription and any events, and claims the next deliveries."""
-        return self._record(connection, items)
+        results = _without_repeats(items)
+        values = [(*attempt_values(one.claimed.id, one.attempt), one.claimed.lease_token) for one in results]
+        count = run_rows(connection, WRITE_HELD, values)
+        held = results if count == len(results) else _held(connection, items, results)
+        return self._record(connection, items, results, held, written=True)
 
     @alone(MAX_GROUP_ITEMS)
     @locking(lambda results: [lock for result in results for lock in _locks_of(result)])
@@ -241,36 +244,49 @@ class AttemptRecorder:
     ) -> list[tuple[AttemptRecorded, ...]]:
         """The same for requests with many results, which take longer. Where the first members of a job are ended and
         the next one is tried again, that one becomes the head, due when its result says."""
-        return self._record(connection, items)
+        results = _without_repeats(items)
+        rows = json_list([_outcome_values(result) for result in results])
+        ((count,),) = fetch(connection, COUNT_HELD, results=rows)
+        held = results if count == len(results) else _held(connection, items, results)
+        return self._record(connection, items, results, held)
 
     def _record(
-        self, connection: Connection, items: Sequence[Sequence[AttemptResult]]
+        self,
+        connection: Connection,
+        items: Sequence[Sequence[AttemptResult]],
+        results: Sequence[AttemptResult],
+        held: Sequence[AttemptResult],
+        *,
+        written: bool = False,
     ) -> list[tuple[AttemptRecorded, ...]]:
-        first = _without_repeats(items)
-        results = _held(connection, items, first)
-        recorded = _recorded_before(connection, first, results)
-        follow_up = self.end(connection, results)
-        run_many(connection, TAKE, follow_up.takes)
-        end_turns(connection, first)
-        leased = load_leased(connection, [take["token"] for take in follow_up.takes])
-        recorded |= _recorded(results, follow_up, leased)
+        """Ends the attempts of `held`. `results`: those of `items`, each once; `written`: see `end`."""
+        recorded = _recorded_before(connection, results, held)
+        follow_up, promoted = self.end(connection, held, written=written)
+        taken = run_many(connection, TAKE, follow_up.takes)
+        end_turns(connection, results)
+        tokens = [take["token"] for take in follow_up.takes]
+        leased = load_leased(connection, tokens) if taken or promoted else []
+        recorded |= _recorded(held, follow_up, leased)
         return [tuple(recorded.get(id(result), LOST) for result in item) for item in items]
 
-    def end(self, connection: Connection, results: Sequence[AttemptResult], *, pulled: bool = False) -> "_FollowUp":
+    def end(
+        self, connection: Connection, results: Sequence[AttemptResult], *, pulled: bool = False, written: bool = False
+    ) -> tuple["_FollowUp", int]:
         """Ends attempts of deliveries that the open transaction has locked and that are open. Returns what follows,
-        with the claims that are still to be made."""
-        if results:
-            run_rows(
-                connection, WRITE_ATTEMPT, [attempt_values(result.claimed.id, result.attempt) for result in results]
-            )
-            run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
+        with the claims that are still to be made, and the number of deliveries that were promoted.
+
+        written  the rows of the attempts are written already
+        """
+        if not written:
+            run_rows(connection, WRITE_ATTEMPT, [attempt_values(one.claimed.id, one.attempt) for one in results])
+        run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
         disabled, events = self._change_subscriptions(connection, results)
         self._record_events(connection, events)
         follow_up = _follow_up(results, disabled, int(pulled))
         self._outbox.lock_orders(connection, follow_up.job_uids)
-        run_rows(connection, PROMOTE, follow_up.pairs)
-        run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
-        return follow_up
+        promoted = run_rows(connection, PROMOTE, follow_up.pairs)
+        promoted += run_rows(connection, PROMOTE_MANUAL, follow_up.manual)
+        return follow_up, promoted
 
     def _record_events(self, connection: Connection, made: Sequence[tuple[AttemptResult, Event]]) -> None:
         """Records the events of results, and what they change of the incidents of sinks."""
@@ -339,10 +355,6 @@ def _held(
 ) -> list[AttemptResult]:
     """The `results` whose lease is held. They are locked. In a bundle a member's lease counts as lost with that of an
     earlier one of its job: what it waits for has another holder. Nothing waits for a delivery that was erased."""
-    rows = json_list([_outcome_values(result) for result in results])
-    ((count,),) = fetch(connection, COUNT_HELD, results=rows)
-    if count == len(results):
-        return list(results)
     ids = json_list([result.claimed.id for result in results])
     held = {(row[0], row[1]) for row in fetch_json(connection, HELD, ids=ids)}
     there = {id for id, _ in held}
