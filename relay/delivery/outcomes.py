@@ -318,13 +318,30 @@ def attempt_result(
     return result, pause_until
 
 
-def acknowledged(claimed: Claimed, sent: Sent, outcome: Outcome, now: float) -> AttemptResult:
-    """The result to record for one of many events that a broker has stored. A cheaper `attempt_result`."""
+def is_simple(claimed: Claimed, outcome: Outcome) -> bool:
+    """True if the sink has accepted the event and nothing else follows."""
+    delivered = outcome.verdict == "delivered" and outcome.judges_sink
+    return delivered and not claimed.probe and outcome.retry_after_seconds is None
+
+
+def acknowledged(
+    claimed: Claimed, sent: Sent, outcome: Outcome, now: float, next_claim: NextClaim, secrets: Sequence[str]
+) -> AttemptResult:
+    """The result of an event with a response of its own, if `is_simple` and without a turn: as `attempt_result` makes
+    it, in less time."""
     sentence = _acknowledged(outcome.reason)
-    if sent.response.detail is not None:
+    if sent.response.error is None and sent.response.detail is not None:
         sentence = f"{sentence}; {sent.response.detail}"
-    attempt = attempt_of(claimed.made_count + 1, sent.headers, sent.response, decision=sentence)
-    return AttemptResult(claimed=claimed, state="delivered", now=now, attempt=attempt, reason=outcome.reason)
+    return AttemptResult(
+        claimed=claimed,
+        state="delivered",
+        now=now,
+        attempt=attempt_of(claimed.made_count + 1, sent.headers, sent.response, secrets=secrets, decision=sentence),
+        reason=outcome.reason,
+        next_lease=next_claim.lease,
+        next_count=next_claim.count,
+        next_backlogged=next_claim.backlogged,
+    )
 
 
 @lru_cache(maxsize=16)

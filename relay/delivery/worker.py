@@ -41,7 +41,7 @@ from relay.core.subscriptions.handshake import REQUEST_ORIGIN
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
-from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, attempt_result, bare
+from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, attempt_result, bare, is_simple
 from relay.delivery.publishing import published
 from relay.delivery.slots import Slots, Target
 from relay.errors import DecryptError, StoreError, ValueRefused
@@ -536,8 +536,9 @@ class Worker:
         failing_since = None if reached else target.sink.failing_since
         again: dict[str, float | None] = {}  # due time of the first failed event, by order
         for one, (sent, outcome) in zip(claimed, exchanges, strict=True):
-            if each_its_own and outcome.verdict == "delivered" and not subscription.is_dry:
-                results.append(acknowledged(one, sent, outcome, now))
+            if turn is None and (each_its_own or len(claimed) == 1) and is_simple(one, outcome):
+                secrets = secrets_of(subscription.sink, target.redacted_sink, subscription.headers, sent.secrets)
+                results.append(acknowledged(one, sent, outcome, now, next_claim, secrets))
                 continue
             order = order_of(one.event, subscription) if each_its_own else None
             behind = None if order is None else again.get(order)
