@@ -50,7 +50,7 @@ ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "remov
 """Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
 _STREAM = "key_"
-_NAME = re.compile(r"[a-z0-9]{1,20}")
+_NAME = re.compile(r"(?!data\Z)[a-z0-9]{1,20}")
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[^;\s]+\+json)\s*(?:;|\Z)", re.ASCII | re.IGNORECASE)
 _NOT_ATTRIBUTES = frozenset(("data", "data_base64", "datacontenttype"))
 _NO_HEADER_TEXT = re.compile(r'[^!-~]|["%]')
@@ -330,19 +330,16 @@ def render(
         "time": datetime.fromtimestamp(time, UTC),
         "datacontenttype": "application/json",
         "dataschema": dataschema,
-        **extensions,
     }
     if subject is None:
         del attributes["subject"]
-    for name, value in attributes.items():
-        if name != "time":
-            check_attribute(name, value)
     try:
-        event = CloudEvent(attributes, dict(data))
+        event = CloudEvent(attributes, dict(data))  # without extensions: it checks their names only
     except CloudEventValidationError as error:
         raise ValueError(str(error)) from None
-    document = dict(event.get_attributes())
-    document["time"] = to_rfc3339(time)
+    document = {**event.get_attributes(), "time": to_rfc3339(time), **extensions}
+    for name, value in document.items():
+        check_attribute(name, value)
     document["data"] = event.get_data()
     return dumps(document)
 
@@ -393,17 +390,14 @@ def canonical(value: object) -> str:
 def check_attribute(name: str, value: object) -> None:
     """Raises ValueError if CloudEvents 1.0.2 §3.1 does not allow the attribute's name or value."""
     if not is_attribute_name(name):
-        raise ValueError(f"attribute name {name!r}: use 1 to 20 characters of a-z and 0-9")
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int):
-        if not -(2**31) <= value < 2**31:
-            raise ValueError(f"attribute {name}: {value} does not fit 32 bits")
-        return
-    if not isinstance(value, str):
+        raise ValueError(f"attribute name {name!r}: use 1 to 20 characters of a-z and 0-9, but not data")
+    if isinstance(value, str):
+        if not value or NOT_IN_ATTRIBUTES.search(value):
+            raise ValueError(f"attribute {name}: empty, or has a control character")
+    elif not isinstance(value, int):
         raise ValueError(f"attribute {name}: {type(value).__name__} is not an attribute type")
-    if not value or NOT_IN_ATTRIBUTES.search(value):
-        raise ValueError(f"attribute {name}: empty, or has a control character")
+    elif not -(2**31) <= value < 2**31:  # a boolean fits too
+        raise ValueError(f"attribute {name}: {value} does not fit 32 bits")
 
 
 @lru_cache(maxsize=256)
