@@ -15,6 +15,8 @@ from relay.store import upkeep
 from relay.store.databases import notices
 from relay.store.databases.postgres_engine import SEEKS
 from relay.store.databases.statements import Insert, Sql
+from relay.store.jobs import job_pages
+from relay.store.jobs.job_pages import JobFilter
 from relay.store.outbox import recording as outbox
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import shared_server
@@ -32,7 +34,7 @@ SORTED_ROWS = 5_000
 WALKED_ROWS = 100
 """Rows that may be the whole index: the planner's estimate for a list of ids."""
 WITH_CONDITION = re.compile(
-    r"ix_jobs_(?:open|closed)\w*$|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped|lease|replay)$|ix_replays_(?:running|ended_at)$"
+    r"ix_jobs_(?:unended|closed|open)\w*$|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped|lease|replay)$|ix_replays_(?:running|ended_at)$"
 )
 TYPES: Mapping[str, Any] = {
     **{
@@ -314,6 +316,58 @@ def _walks(plan: Plan) -> bool:
     if node.get("Index Name") == "ix_deliveries_subscription_id_id":
         return True
     return "Index Cond" not in node and plan.above[-1:] != ("Limit",)
+
+
+@pytest.fixture(params=["open", "ended"])
+def ended_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database with few open and failed jobs among many, whose statistics are of a few that were all the same."""
+    postgres_url()
+    server, name = shared_server(), f"plans_jobs_{request.param}"
+    server.clone(TEMPLATE, name)
+    server.execute("ALTER TABLE jobs SET (autovacuum_enabled = false)", name)
+    of_all = "NULL" if request.param == "open" else "'succeeded'"
+    server.execute(_jobs(of_all, 1, 2_000), name)
+    server.execute("ANALYZE jobs", name)
+    several = "CASE WHEN i < 2500 THEN NULL WHEN i % 1000 = 0 THEN 'failed' ELSE 'succeeded' END"
+    server.execute(_jobs(several, 2_001, 20_000), name)
+    yield server.url(name)
+    server.drop_database(name)
+
+
+def _jobs(outcome: str, first: int, last: int) -> str:
+    return f"""
+INSERT INTO jobs (uid, source, account, external_id, status, outcome, closed_at, sequence, retry_count, running_sent,
+  overdue, attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata)
+SELECT 'job_' || (10000000 + i), 'revor', 'default', 'external ' || i, COALESCE({outcome}, 'running'), {outcome},
+  CASE WHEN {outcome} IS NOT NULL THEN {NOW} + i END, 1, 0, 0, 0, 1, 1.0, {NOW}, 1, 0, 0, '{{}}'
+FROM generate_series({first}, {last}) AS i"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (JobFilter(open=True), "ix_jobs_unended"),
+        (JobFilter(status="running"), "ix_jobs_unended"),
+        (JobFilter(status="failed"), "ix_jobs_unsuccessful"),
+    ],
+)
+async def test_a_page_of_rare_jobs_reads_them_alone_whatever_the_statistics(
+    ended_url: str, wanted: JobFilter, index: str
+) -> None:
+    store = await open_store(ended_url, ReversingCipher(), now=NOW)
+    (driver,) = job_pages.drivers_of(wanted)
+    pages = [
+        job_pages.end_statement(wanted, driver, None),
+        *(job_pages.page_statement(51, before, wanted, driver) for before in (None, "job_10003000")),
+    ]
+
+    def used(connection: Connection) -> set[str]:
+        plans = [explained(connection, Case("", page), generic=False) for page in pages]
+        return {plan.node["Index Name"] for found in plans for plan in found if "Scan" in plan.node["Node Type"]}
+
+    found = await store.database.read(used)
+    await store.close()
+    assert found == {index}
 
 
 async def test_every_connection_prefers_index_seeks(filled: tuple[Store, int]) -> None:

@@ -48,7 +48,7 @@ ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
 # A page whose filter is the condition of a partial index goes along that index: it holds no other rows.
 FILTERED_WALK = re.compile(
     r"SCAN \w+ USING (?:COVERING )?INDEX "
-    r"(?:ix_jobs_(?:open|closed)_uid|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped)|ix_replays_running|ix_subscriptions_listed|"
+    r"(?:ix_jobs_unended|ix_groups_open|ix_deliveries_(?:pending|dead|cancelled|uncertain|skipped)|ix_replays_running|ix_subscriptions_listed|"
     r"ix_subscriptions_failing|ix_incidents_(?:shown|open|due|closed_at))$"
 )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
@@ -52,7 +53,14 @@ POSTGRES_TRIGGERS = """
 SELECT tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid), pg_get_functiondef(tgfoid)
 FROM pg_trigger WHERE NOT tgisinternal
 """
-POSTGRES_CATALOGUE = (POSTGRES_TRIGGERS, POSTGRES_COLUMNS, POSTGRES_INDEXES, POSTGRES_CONSTRAINTS, POSTGRES_SEQUENCES)
+POSTGRES_OPTIONS = """
+SELECT relname || '.options', reloptions FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
+"""
+POSTGRES_CATALOGUE = (
+    *(POSTGRES_TRIGGERS, POSTGRES_COLUMNS, POSTGRES_INDEXES, POSTGRES_CONSTRAINTS, POSTGRES_SEQUENCES),
+    POSTGRES_OPTIONS,
+)
 _numbers = count(1)
 
 
@@ -192,6 +200,24 @@ def test_migrating_twice_changes_nothing(migrated: str) -> None:
     assert migrations.migrate(migrated) == migrations.newest_revision()
     assert description(migrated) == before
     migrations.check(migrated)
+
+
+@pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
+def test_the_newest_migration_is_undone_and_done_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(
+        migrated,
+        "INSERT INTO jobs (uid, source, account, external_id, status, sequence, retry_count, running_sent, overdue,"
+        " attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata)"
+        " VALUES ('job_1', 'revor', 'default', 'a', 'failed', 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, '{}')",
+    )
+    before = description(migrated)
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _: command.downgrade(config, "-1"))
+        on(migrated, migrations.run_migrations)
+    assert "jobs.ix_jobs_status_uid" in set(description(migrated)) - set(before)
+    assert on(migrated, differences) != []
+    on(migrated, migrations.run_migrations)
+    assert description(migrated) == before
 
 
 def test_a_database_without_a_schema_is_too_old(database_url: str) -> None:

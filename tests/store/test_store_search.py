@@ -171,11 +171,22 @@ async def test_every_pair_of_filters_finds_what_it_should(
 @pytest.mark.parametrize(
     ("wanted", "bound", "drivers"),
     [
-        (JobFilter(), False, []),
-        (JobFilter(since=NOW), False, []),
-        (JobFilter(open=True), False, [("open",)]),
-        (JobFilter(source="a", account="b"), False, [("account",), ("source",)]),
-        (JobFilter(source="a", account="b", open=False), False, [("account",), ("source",), ("open",)]),
+        (JobFilter(), False, [()]),
+        (JobFilter(since=NOW), False, [()]),
+        (JobFilter(source="a"), False, [()]),
+        (JobFilter(open=False), False, [()]),
+        (JobFilter(open=True), False, [("unended",)]),
+        (JobFilter(status="failed"), False, [("status",)]),
+        (JobFilter(status="succeeded"), False, [()]),
+        (JobFilter(status="running"), False, [("unended",)]),
+        (JobFilter(status="a status of another upstream", channel="email"), False, [("channel",), ("unended",)]),
+        (JobFilter(source="a", account="b"), False, [("account",)]),
+        (JobFilter(source="a", account="b", open=False), False, [("account",)]),
+        (
+            JobFilter(source="a", account="b", open=True),
+            False,
+            [("source", "account", "open"), ("account",), ("unended",)],
+        ),
         (
             JobFilter(source="a", account="b", open=True),
             True,

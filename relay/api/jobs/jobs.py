@@ -433,9 +433,7 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
         *PAGE,
     ),
     answers={
-        200: Answer(
-            "A page. With several filters it can have few items, or none, though others follow.", JobPage, headers=NEXT
-        )
+        200: Answer("A page. With filters it can have few items, or none, though others follow.", JobPage, headers=NEXT)
     },
 )
 async def list_jobs(call: Call) -> Response:

@@ -1,9 +1,10 @@
 """Pages of jobs, newest first, by any combination of filters.
 
-Each filter has an index that ends with the job's uid, so a page of one filter reads its own rows only. Of several
-filters the rarest is walked along its index, at most SCANNED rows a page, and each row is checked for the others. Where
-the walk ends before the page is full, the page is short and its cursor continues there: the cost of a page does not
-depend on the size of the table, and no combination needs an index of its own.
+A filter that few jobs pass has an index that ends with the job's uid, so a page of it alone reads its own rows only. Of
+several filters the rarest is walked along its index, at most SCANNED rows a page, and each row is checked for the
+others; where none has an index, the table is walked. Where the walk ends before the page is full, the page is short and
+its cursor continues there: the cost of a page does not depend on the size of the table, and no combination needs an
+index of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, func, literal_column, select, text
 from sqlalchemy.engine import Connection
 
-from relay.core.jobs.job import Job, digest_of, searchable, texts_of
+from relay.core.jobs.job import TERMINAL, Job, digest_of, searchable, texts_of
 from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.databases.database import Account
@@ -27,7 +28,7 @@ from relay.store.databases.pages import (
 )
 from relay.store.databases.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
 from relay.store.rows import JOB_COLUMNS, job_from
-from relay.store.schema.tables import JobRow, JobSearchRow
+from relay.store.schema.tables import UNENDED_JOB, UNSUCCESSFUL_JOB, JobRow, JobSearchRow
 
 JOBS, SEARCH = table_of(JobRow), table_of(JobSearchRow)
 SCANNED = 5_000
@@ -80,23 +81,27 @@ _COLUMNS: Mapping[str, ColumnElement[Any]] = {
 _DRIVERS: tuple[tuple[str, ...], ...] = (
     ("metadata",),
     ("source", "account", "open"),
-    *((name,) for name in _COLUMNS),
-    ("open",),
+    *((name,) for name in _COLUMNS if name != "source"),
 )
-"""Filters that have an index, together; those that are rare as a rule come first."""
-_OF_ACCOUNT = ("metadata", "group", "connect_account", "account")
+"""Filters that have an index, together; those that are rare as a rule come first. Most jobs have succeeded, and are of
+one source: such pages are walked along the table."""
+_UNENDED = ("unended",)
+"""The walk along the jobs that have not ended, for filters that hold for some of them only."""
+_UNSUCCESSFUL = TERMINAL - {"succeeded"}
+_OF_ACCOUNT = {"metadata", "group", "connect_account", "account"}
 """Filters that a bound token's pages may walk along: their rows are its account's, but for names that several accounts
 share. How short a page is must not tell how many rows of others there are."""
 
 
 def drivers_of(wanted: JobFilter, *, bound: bool = False) -> list[tuple[str, ...]]:
-    """The sets of filters that the page may be walked along."""
-    found = []
-    for names in _DRIVERS:
-        whole = all(getattr(wanted, name) is not None for name in names)
-        if whole and (len(names) == 1 or wanted.open) and (not bound or set(names) & set(_OF_ACCOUNT)):
-            found.append(names)
-    return found
+    """The sets of filters that the page may be walked along; () is the table's own order."""
+    without = {name for name in JobFilter._fields if getattr(wanted, name) is None}
+    without |= set() if wanted.open else {"open"}
+    without |= set() if wanted.status in _UNSUCCESSFUL else {"status"}
+    found = [names for names in _DRIVERS if without.isdisjoint(names) and (not bound or set(names) & _OF_ACCOUNT)]
+    if not bound and (wanted.open or wanted.status not in (None, *TERMINAL)):
+        found.append(_UNENDED)
+    return found or [()]
 
 
 def _checked(wanted: JobFilter, name: str) -> ColumnElement[Any]:
@@ -127,8 +132,8 @@ def _walked(
     given = _of_metadata(wanted) if "metadata" in driver else []
     given += [(_COLUMNS[name], getattr(wanted, name)) for name in driver if name in _COLUMNS]
     statement = select(uid)
-    if "open" in driver:
-        statement = statement.where(literal_column("closed_at IS NULL" if wanted.open else "closed_at IS NOT NULL"))
+    conditions = {"open": "closed_at IS NULL", "status": UNSUCCESSFUL_JOB, "unended": UNENDED_JOB}
+    statement = statement.where(*(literal_column(conditions[name]) for name in driver if name in conditions))
     since = [end, None if wanted.since is None else least_id("job", wanted.since)]
     # An id has milliseconds, and a time may have more: one on, and `tracked_at` decides.
     until = [before, None if wanted.until is None else least_id("job", wanted.until + 0.001)]
@@ -142,7 +147,7 @@ def end_statement(wanted: JobFilter, driver: Sequence[str], before: str | None) 
 
 
 def page_statement(
-    limit: int, before: str | None, wanted: JobFilter, driver: Sequence[str] = (), end: str | None = None
+    limit: int, before: str | None, wanted: JobFilter, driver: Sequence[str], end: str | None = None
 ) -> Select[Any]:
     """The uids of one page, newest first, with their bytes: found by the filters of `driver`, down to `end`."""
     statement, uid = _walked(wanted, driver, before, end)
@@ -191,8 +196,6 @@ def _walk(
     """The filters to walk along, and the uid at which this page's walk ends, as `rarest` says."""
     drivers = drivers_of(wanted, bound=bound)
     given = {name for name in ("metadata", *_COLUMNS, "open") if getattr(wanted, name) is not None}
-    if not drivers:
-        return (), None
     if set(drivers[0]) == given:
         return drivers[0], None
     return rarest(connection, {driver: end_statement(wanted, driver, before) for driver in drivers}, "job")

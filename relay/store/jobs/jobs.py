@@ -40,7 +40,7 @@ from relay.store.outbox.recording import (
     Outbox,
 )
 from relay.store.rows import JOB_COLUMNS, PROGRESS, job_from, loads, observation_values, progress_values
-from relay.store.schema.tables import JobRow
+from relay.store.schema.tables import UNENDED_JOB, JobRow
 
 # Jobs by the upstream's id.
 BY_EXTERNAL_ID = select(*JOB_COLUMNS).where(col(JobRow.external_id) == bindparam("external_id"))
@@ -79,7 +79,7 @@ def _planned(where: str, order: str) -> Sql:
     """Open jobs, oldest first, with the columns a planner reads."""
     return json_query(
         f"""
-SELECT {", ".join(PlannedJob._fields)} FROM jobs WHERE {where} AND closed_at IS NULL ORDER BY {order} LIMIT :count
+SELECT {", ".join(PlannedJob._fields)} FROM jobs WHERE {where} ORDER BY {order} LIMIT :count
 """,
         PlannedJob._fields,
     )
@@ -87,11 +87,12 @@ SELECT {", ".join(PlannedJob._fields)} FROM jobs WHERE {where} AND closed_at IS 
 
 # The next open jobs of an account. Bounds instead of an equality: see `newest_first`.
 OPEN_AFTER = _planned(
-    "(source, account) <= (:source, :account) AND (source, account, uid) > (:source, :account, :after_uid)",
+    "(source, account) <= (:source, :account) AND (source, account, uid) > (:source, :account, :after_uid)"
+    " AND closed_at IS NULL",
     "source, account, uid",
 )
-# The next open jobs of all accounts.
-OPENED_SINCE = _planned("uid > :after_uid", "uid")
+# The next open jobs of all accounts. Not `closed_at IS NULL`: PostgreSQL might sort all open jobs.
+OPENED_SINCE = _planned(f"uid > :after_uid AND {UNENDED_JOB} AND COALESCE(closed_at, -1) = -1", "uid")
 _PAST_DEADLINE = "closed_at IS NULL AND overdue = 0 AND deadline_at <= :now"
 # Accounts that have open jobs past their deadline. One seek per account. Jobs of accounts that no longer exist are not
 # read.
@@ -262,7 +263,7 @@ class JobStore(Scoped):
         return await self._database.read(_open_counts)
 
     async def page(self, *, limit: int, cursor: str | None = None, **filters: Any) -> Page[Job]:
-        """Newest first; `filters`: the fields of `JobFilter`. With several a page may be short, or empty, although
+        """Newest first; `filters`: the fields of `JobFilter`. With any a page may be short, or empty, although
         there is a next one. Raises InvalidRequest for an invalid cursor."""
         wanted: JobFilter | None = JobFilter(**filters)
         before = decode_cursor(cursor, prefix="job_")

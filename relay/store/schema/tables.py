@@ -22,6 +22,10 @@ NAMING = {
 }
 SQLModel.metadata.naming_convention = NAMING
 
+UNENDED_JOB = "(outcome IS NULL OR outcome IN ('untracked', 'not_found'))"
+"""Jobs whose end the relay has not seen: open ones, and those that it no longer tracks."""
+UNSUCCESSFUL_JOB = "status || '' IN ('failed', 'cancelled')"
+"""The empty text keeps SQLite from seeking by it instead of by a page's bounds."""
 OPEN_WITH_ACCOUNT = "closed_at IS NULL AND connect_account_id IS NOT NULL"
 OPEN_DELIVERY = "state IN ('pending', 'blocked')"
 OPEN_STATE = "|| '' IN ('pending', 'blocked')"
@@ -66,22 +70,18 @@ class JobRow(SQLModel, table=True):
         UniqueConstraint("external_id", "source", "account"),
         # start-up: the open jobs of one account; count of open jobs
         partial_index("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
-        # list pages with open=true
-        partial_index("ix_jobs_open_uid", "uid", where="closed_at IS NULL"),
-        # list pages with open=false
-        partial_index("ix_jobs_closed_uid", "uid", where="closed_at IS NOT NULL"),
+        # list pages with open=true, and with the status of an open job; jobs registered since one
+        partial_index("ix_jobs_unended", "uid", where=UNENDED_JOB),
         # upkeep: the expired deadlines of an account
         partial_index(
             "ix_jobs_deadline", "source", "account", "deadline_at", "uid", where="closed_at IS NULL AND overdue = 0"
         ),
         # retention: jobs closed before a time
         partial_index("ix_jobs_closed", "closed_at", "uid", where="closed_at IS NOT NULL"),
-        # list pages with status=
-        Index("ix_jobs_status_uid", "status", "uid"),
+        # list pages with status=failed and status=cancelled
+        partial_index("ix_jobs_unsuccessful", "status", "uid", where=UNSUCCESSFUL_JOB),
         # list pages with account=, and with source= and account=
         Index("ix_jobs_account_uid", "account", "uid"),
-        # list pages with source=
-        Index("ix_jobs_source_uid", "source", "uid"),
         # list pages with group=; whether any job of it is left
         partial_index("ix_jobs_group", "group_name", "uid", where="group_name IS NOT NULL"),
         # list pages with channel=
@@ -106,6 +106,8 @@ class JobRow(SQLModel, table=True):
         partial_index(
             "ix_jobs_open_connect", "source", "account", "connect_account_id", "uid", where=OPEN_WITH_ACCOUNT
         ),
+        # Room for another version of a row on its page: a poll without news then writes no index entries.
+        {"postgresql_with": {"fillfactor": 85}},
     )
 
     uid: TextKey
