@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from relay.store.databases import postgres_writer
 from relay.store.databases.group_commit import each
 from relay.store.databases.locks import Key
 from relay.store.databases.statements import json_list
 from relay.store.store import Store
+from tests.support.lock_order import each_statement
 from tests.support.pull_kit import SUB, TYPES, Program
 from tests.support.store_databases import emptied_postgres
 from tests.support.store_kit import (
@@ -115,13 +115,10 @@ def statements() -> Iterator[list[str]]:
     """The statements that run meanwhile, as far as their first parameter, which follows."""
     run: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+    def note(_connection: Any, statement: str, parameters: Any) -> None:
         shown, *_ = " ".join(statement.split()).split("SELECT DISTINCT")[0].split("(SELECT")
         if "pg_current_xact_id" not in shown and "pg_notify" not in shown:  # what follows each group
             run.append(f"{shown}{parameters[0]}" if parameters else shown)
 
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with each_statement(note):
         yield run
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)

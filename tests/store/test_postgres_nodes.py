@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -20,9 +21,8 @@ from relay.core.events.event import SUBSCRIPTION_RECOVERED, Event
 from relay.core.records import AccountState, PollNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence
 from relay.ids import new_id
-from relay.store.databases.group_commit import run_group
 from relay.store.store import Store
-from tests.support.store_databases import emptied_postgres
+from tests.support.store_databases import call_in_transaction, emptied_postgres
 from tests.support.store_kit import (
     NOW,
     callback_for,
@@ -79,11 +79,6 @@ async def uncommitted(store: Store, *writes: Awaitable[Any]) -> AsyncIterator[Op
     database: Any = store.database
     before = {writer: writer._transaction for writer in (database.writer, database.caller)}
 
-    @asynccontextmanager
-    async def single_statement() -> AsyncIterator[Any]:
-        async with database._calling.begin() as connection:
-            yield lambda group: connection.run_sync(run_group, group)
-
     def stopping(transaction: Callable[[], Any]) -> Callable[[], Any]:
         @asynccontextmanager
         async def stopped() -> AsyncIterator[Any]:
@@ -100,7 +95,7 @@ async def uncommitted(store: Store, *writes: Awaitable[Any]) -> AsyncIterator[Op
             writer._transaction = transaction
 
     database.writer._transaction = stopping(database.writer._transaction)
-    database.caller._transaction = stopping(single_statement)
+    database.caller._transaction = stopping(partial(call_in_transaction, database))
     tasks = [asyncio.ensure_future(write) for write in writes]
     try:
         async with asyncio.timeout(30):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,11 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from relay.core.records import StoredAnswer
 from relay.errors import StaleSequence, StoreError
 from relay.store.databases import postgres_writer
-from relay.store.databases.group_commit import run_group
 from relay.store.databases.probe import WriteProbe
 from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from tests.support.postgres_server import PostgresServer
+from tests.support.store_databases import call_in_transaction
 from tests.support.store_kit import (
     NOW,
     ReversingCipher,
@@ -290,13 +291,10 @@ async def lost_answer(store: Store, *, committed: bool) -> AsyncIterator[None]:
 
         return broken
 
-    @asynccontextmanager
-    async def single_statement() -> AsyncIterator[Any]:
-        async with database._calling.begin() as connection:  # so that it can be undone
-            yield lambda group: connection.run_sync(run_group, group)
-
     database.writer._transaction = breaking(database.writer._transaction)
-    database.caller._transaction = breaking(database.caller._transaction if committed else single_statement)
+    database.caller._transaction = breaking(
+        database.caller._transaction if committed else partial(call_in_transaction, database)
+    )
     yield
     for writer, transaction in before.items():
         writer._transaction = transaction

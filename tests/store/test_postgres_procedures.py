@@ -4,15 +4,17 @@ them the same happens statement by statement."""
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from secrets import token_hex
+from typing import Any
 
 import pytest
 
+from relay.core.records import Registered
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.outbox import recording as outbox
 from relay.store.store import PROCEDURES, Store, open_store
 from tests.support.postgres_server import SUPERUSER, shared_server
 from tests.support.store_catalogue import CATALOGUE
-from tests.support.store_databases import TEMPLATE, postgres_url
+from tests.support.store_databases import TEMPLATE, emptied_postgres, postgres_url
 from tests.support.store_kit import (
     NOW,
     ReversingCipher,
@@ -77,3 +79,24 @@ async def test_results_are_the_same_with_and_without_the_procedure(store: Store)
     }
     assert {claimed.lease_token for claimed in taken} == {"one"}
     assert database.writer.commit_count - before == (1 if "revoked" in str(database.url.database) else 0)
+
+
+@pytest.fixture
+def empty_url() -> str:
+    return emptied_postgres()
+
+
+async def test_reads_of_one_statement_are_no_transactions(empty_url: str) -> None:
+    """Their BEGIN and ROLLBACK would be two more round trips."""
+    store = await open_store(empty_url, ReversingCipher(), now=NOW, pool_size=1)
+    (one,) = await store.jobs.register_many([registration("job 1")])
+    assert isinstance(one, Registered)
+    sent: list[str] = []  # prepared statements are not logged
+    database: Any = store.database
+    async with database._engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+    driver.add_query_logger(lambda logged: sent.append(logged.query))
+    assert await store.jobs.get(one.job.uid) == one.job
+    assert await store.deliveries.backlog() == []
+    await store.close()
+    assert sent == []

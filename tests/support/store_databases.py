@@ -1,11 +1,15 @@
 """The databases of the tests of the store and of the API."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from relay.store.databases.database import Cipher
+from relay.store.databases.group_commit import run_group
+from relay.store.databases.postgres import AUTOCOMMIT, PostgresDatabase
 from relay.store.databases.sqlite import SqliteDatabase, url_of
 from relay.store.schema import migrations
 from relay.store.store import Store, open_store
@@ -54,6 +58,17 @@ def emptied_postgres() -> str:
     url = postgres_url()
     shared_server().execute(EMPTY_IT, POSTGRES_DATABASE)
     return url
+
+
+@asynccontextmanager
+async def call_in_transaction(database: PostgresDatabase) -> AsyncIterator[Any]:
+    """What `PostgresDatabase.single_statement` yields, but the call is committed when the block ends, or undone."""
+    assert database._calling is not None
+    async with database.kept(database._calling) as connection:
+        await connection.execution_options(isolation_level="READ COMMITTED")
+        async with connection.begin():
+            yield lambda group: connection.run_sync(run_group, group)
+        await connection.execution_options(**AUTOCOMMIT)
 
 
 @cache

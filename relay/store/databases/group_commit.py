@@ -40,6 +40,13 @@ def quick(batch: Function) -> Function:
     return batch
 
 
+def single(query: Function) -> Function:
+    """Marks a query for `Database.read` that is one statement. On PostgreSQL it needs no transaction, whose beginning
+    and end are round trips."""
+    query.is_single = True  # type: ignore[attr-defined]
+    return query
+
+
 def alone(most_items: int = 1) -> Callable[[Function], Function]:
     """Marks a batch function that locks rows of several tables. On PostgreSQL it runs in a separate transaction of at
     most `most_items` items, because its locks would break the lock order of others. See `locks`."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from relay.store.databases.statements import SQLITE, Sql, json_list, run, sql
+from relay.store.databases.statements import SQLITE, Sql, fetch, json_list, sql
 
 _HELD = "relay_locks"
 _NEEDS = "needs"
@@ -137,5 +137,5 @@ def hold(connection: Connection, locks: Iterable[TransactionLock]) -> None:
         wanted.discard(MATCH)
     for kind in sorted({lock.kind for lock in wanted}):
         keys = {"keys": json_list(sorted(lock.key for lock in wanted if lock.kind is kind))}
-        run(connection, _STATEMENTS[kind], **(keys if kind in _WITH_KEYS else {}))
+        fetch(connection, _STATEMENTS[kind], **(keys if kind in _WITH_KEYS else {}))
     held |= wanted

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from relay.errors import StoreError
 from relay.store.databases.database import Database
+from relay.store.databases.group_commit import single
 from relay.tasks import Tasks
 
 MAX_KEYS = 500
@@ -26,11 +27,11 @@ Asked = tuple[str, asyncio.Future[Value | None]]
 
 
 class Lookup(Generic[Value]):
-    """Values by key. `query` reads the values of several keys."""
+    """Values by key. `query` reads the values of several keys in one statement."""
 
     def __init__(self, database: Database, query: Callable[[Connection, Sequence[str]], Mapping[str, Value]]) -> None:
         self._database = database
-        self._query = query
+        self._query = single(query)
         self._waiting: list[Asked[Value]] = []
         self._tasks = Tasks()
         self._reading = False

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.engine import Connection
 
-from relay.store.databases.statements import SQLITE, run
+from relay.store.databases.statements import SQLITE, fetch, run
 
 ALL = "all"
 MAX_BYTES = 7_000  # PostgreSQL's NOTIFY takes 8,000
@@ -50,7 +50,7 @@ def raise_version(connection: Connection, name: str) -> None:
 
 def version_of(connection: Connection, name: str) -> int:
     """The version of the subscriptions or the tokens: a number that rises with every change."""
-    return int(run(connection, VERSION, name=name).scalar_one_or_none() or 0)
+    return next((int(number) for (number,) in fetch(connection, VERSION, name=name)), 0)
 
 
 def take_notices(connection: Connection) -> set[str]:

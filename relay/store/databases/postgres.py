@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.clock import Clock, FollowedClock, steady_clock
 from relay.errors import StoreError
@@ -40,14 +40,17 @@ from relay.store.databases.postgres_engine import (
 )
 from relay.store.databases.postgres_writer import AsyncWriter
 from relay.store.databases.procedures import Procedure, define
+from relay.store.databases.statements import fetch
 
 CHANNEL = "relay"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :message)")
 NOTIFY_DRIVER = f"SELECT pg_notify('{CHANNEL}', $1)"
 NOW = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
+AUTOCOMMIT: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 LIVENESS_SECONDS = 3.0
 NOTIFY_RETRY_SECONDS = 1.0
-TRANSACTION = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
+TRANSACTION = "SELECT CAST(pg_current_xact_id_if_assigned() AS text)"
 END_OF = text("SELECT pg_xact_status(CAST(CAST(:transaction AS text) AS xid8))")
 END_PAUSE_SECONDS = 0.05
 UNKNOWN_TRANSACTION = "22023"  # a replica that lacks the transaction took over
@@ -68,6 +71,7 @@ class PostgresDatabase:
         self._writing: AsyncEngine | None = None
         self._calling: AsyncEngine | None = None
         self._beside: AsyncEngine | None = None
+        self._kept: dict[AsyncEngine, AsyncConnection] = {}
         self._time = FollowedClock()
         self._unsent: set[str] = set()
         self._has_unsent = asyncio.Event()
@@ -113,6 +117,8 @@ class PostgresDatabase:
         await self._dispose()
 
     async def _dispose(self) -> None:
+        while self._kept:
+            await self._kept.popitem()[1].close()
         for engine in (self._engine, self._writing, self._calling, self._beside):
             if engine is not None:
                 await engine.dispose()
@@ -245,17 +251,28 @@ class PostgresDatabase:
     # --- for the writer
 
     @asynccontextmanager
+    async def kept(self, engine: AsyncEngine, **options: Any) -> AsyncIterator[AsyncConnection]:
+        """The connection of an engine that has one. It is given back to the pool only after an error: that and taking
+        it again cost more than a statement."""
+        connection = self._kept.pop(engine, None) or await (await engine.connect()).execution_options(**options)
+        try:
+            yield connection
+        except BaseException:
+            await connection.close()
+            raise
+        self._kept[engine] = connection
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Callable[[Sequence[Waiting]], Any]]:
         """A write transaction that ends with the block. Yields a function that runs a group in it."""
         assert self._writing is not None
         notices: set[str] = set()
         try:
-            async with self._writing.begin() as connection:
+            async with self.kept(self._writing) as connection, connection.begin():
 
                 async def run(group: Sequence[Waiting]) -> str | None:
-                    await connection.run_sync(run_group, group)
-                    notices.update(await connection.run_sync(take_notices))
-                    transaction: str | None = (await connection.execute(TRANSACTION)).scalar_one()
+                    transaction, new = await connection.run_sync(_run_whole, group)
+                    notices.update(new)
                     return transaction
 
                 yield run
@@ -274,8 +291,7 @@ class PostgresDatabase:
         """Yields a function that runs a group of one statement, in autocommit. If its response is lost it runs
         again, so the statement must recognize its own earlier work."""
         assert self._calling is not None
-        async with self._calling.connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        async with self.kept(self._calling, **AUTOCOMMIT) as connection:
 
             async def run(group: Sequence[Waiting]) -> None:
                 await connection.run_sync(run_group, group)
@@ -291,7 +307,8 @@ class PostgresDatabase:
             notices, self._unsent = self._unsent, set()
             try:
                 assert self._beside is not None
-                async with self._beside.begin() as connection:
+                async with self._beside.connect() as connection:
+                    await connection.execution_options(**AUTOCOMMIT)
                     await connection.execute(NOTIFY, {"message": payload(self.name, notices)})
             except Exception as error:
                 log.warning("others_not_told", notices=len(notices), error=reason_of(error))
@@ -303,7 +320,11 @@ class PostgresDatabase:
         """True if a transaction whose response was lost was committed. Waits while it is in progress."""
         assert self._writing is not None
         try:
-            async with self._writing.connect() as connection, asyncio.timeout(STATEMENT_TIMEOUT_SECONDS):
+            async with (
+                self.kept(self._writing) as connection,
+                connection.begin(),
+                asyncio.timeout(STATEMENT_TIMEOUT_SECONDS),
+            ):
                 while True:
                     end = (await connection.execute(END_OF, {"transaction": transaction})).scalar_one()
                     if end != "in progress":
@@ -315,9 +336,18 @@ class PostgresDatabase:
             raise
 
 
+def _run_whole(connection: Connection, group: Sequence[Waiting]) -> tuple[str | None, set[str]]:
+    """The transaction's id and its notices, after the group."""
+    run_group(connection, group)
+    notices = take_notices(connection)
+    ((transaction,),) = fetch(connection, TRANSACTION)
+    return transaction, notices
+
+
 async def _read_once(engine: AsyncEngine | None, query: Callable[..., Result], arguments: Sequence[Any]) -> Result:
     if engine is None:
         raise StoreError("the database is not open")
+    options = AUTOCOMMIT if getattr(query, "is_single", False) else SNAPSHOT
     async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        await connection.execution_options(**options)
         return await connection.run_sync(query, *arguments)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import event, text
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from relay.store.databases.statements import Sql
+from relay.store.databases.statements import Sql, fetch
 
 MAY_DEFINE = "SELECT has_database_privilege(current_database(), 'TEMP')"
 DEFINED = "procedures"
@@ -72,13 +72,13 @@ class Procedure:
         self._counted = counted
         self._steps = steps
         self._result = result
-        self._call = text(f"SELECT pg_temp.{name}({', '.join(f':{parameter}' for parameter in parameters)})")
+        self._call = f"SELECT pg_temp.{name}({', '.join(f':{parameter}' for parameter in parameters)})"
 
     def run(self, connection: Connection, **parameters: Any) -> list[list[Any]] | None:
         """Its result. None if nothing was done: the count differed, or this connection has no procedures."""
         if not connection.info.get(DEFINED):
             return None
-        found = connection.execute(self._call, parameters).scalar_one()
+        ((found,),) = fetch(connection, self._call, **parameters)
         rows: list[list[Any]] | None = None if found is None else orjson.loads(found)
         return rows
 

@@ -11,7 +11,7 @@ from relay.core.deliveries.delivery import AT_ONCE_SECONDS, Claimed, at_once
 from relay.core.deliveries.pulls import LEASE_PREFIX
 from relay.core.events.event import Event
 from relay.core.records import Claim, Lease
-from relay.store.databases.group_commit import each, quick
+from relay.store.databases.group_commit import each, quick, single
 from relay.store.databases.locks import locking, row_of
 from relay.store.databases.statements import Sql, columns_of, fetch_json, json_list, json_query, run, run_many, sql
 from relay.store.schema.tables import DeliveryRow, EventRow
@@ -182,6 +182,7 @@ class ClaimRequest:
         return self.now if self.lease.taken_at is None else self.lease.taken_at
 
 
+@single
 def backlog(connection: Connection) -> list[Backlog]:
     """One entry per subscription with pending deliveries."""
     return [
