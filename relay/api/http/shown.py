@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 from pydantic.fields import FieldInfo
@@ -35,15 +35,11 @@ class Shown(BaseModel):
     def of(cls, value: object, **given: Any) -> dict[str, Any]:
         """An answer. Each field is one of `given`, else the value's attribute of this name; times are epoch seconds in
         both. A field with a default is left out unless it is given."""
-        shown: dict[str, Any] = {}
-        for name, is_required, convert in _fields(cls):
-            if name in given:
-                found = given[name]
-            elif is_required:
-                found = getattr(value, name)
-            else:
-                continue
-            shown[name] = found if convert is None or found is None else convert(found)
+        form = _form(cls, *given)
+        shown = {**form.empty, **{name: getattr(value, name) for name in form.attributes}, **given}
+        for name, convert in form.conversions:
+            if shown[name] is not None:
+                shown[name] = convert(shown[name])
         return shown
 
 
@@ -121,11 +117,24 @@ def _is_model(type_: Any) -> bool:
     return isinstance(type_, type) and issubclass(type_, BaseModel)
 
 
+class _Form(NamedTuple):
+    """How answers with the same fields given are made: the fields in their order, those that are attributes of the
+    value, and how some are shown."""
+
+    empty: Mapping[str, None]
+    attributes: tuple[str, ...]
+    conversions: tuple[tuple[str, Convert], ...]
+
+
 @cache
-def _fields(model: type[Shown]) -> tuple[tuple[str, bool, Convert | None], ...]:
-    """Of each field its name, whether all answers have it, and how its value is shown; None: as it is."""
-    fields = model.model_fields.items()
-    return tuple((name, field.is_required(), _conversion(field.annotation)) for name, field in fields)
+def _form(model: type[Shown], *given: str) -> _Form:
+    fields = {name: one for name, one in model.model_fields.items() if name in given or one.is_required()}
+    conversions = ((name, _conversion(field.annotation)) for name, field in fields.items())
+    return _Form(
+        empty=dict.fromkeys(fields),
+        attributes=tuple(name for name in fields if name not in given),
+        conversions=tuple((name, convert) for name, convert in conversions if convert is not None),
+    )
 
 
 def _conversion(type_: Any) -> Convert | None:
