@@ -5,8 +5,6 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import orjson
-from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
@@ -14,7 +12,6 @@ from relay.api.catalogue import OPERATIONS
 from relay.api.front import Front
 from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.operations import Context, routes_of
-from relay.api.http.problems import on_http_exception
 from relay.resources import schemas_dir
 
 if TYPE_CHECKING:
@@ -36,9 +33,8 @@ def create_api(
     context = Context(dependencies=dependencies, schemas=schemas, openapi=openapi, asyncapi=asyncapi)
     # A path with a trailing slash is another path.
     router = Router(routes_of(context, OPERATIONS), redirect_slashes=False)
-    # Not `Starlette`: the front answers all other exceptions.
-    app = ExceptionMiddleware(router, handlers={HTTPException: on_http_exception})
-    return Front(app, proxy(dependencies), context, None if pages is None else pages(context, app))
+    # Not `Starlette`: the front answers all exceptions.
+    return Front(router, proxy(dependencies), context, None if pages is None else pages(context, router))
 
 
 def openapi_json(settings: ApiSettings) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from relay.api.http.auth import (
 )
 from relay.api.http.limits import is_long_body
 from relay.api.http.operations import Context, request_id_of
-from relay.api.http.problems import internal_error, problem_response, store_problem
+from relay.api.http.problems import http_problem, internal_error, problem_response, store_problem
 from relay.clock import http_date
 from relay.errors import InvalidRequest, NotFound, RequestError, StoreError, Unauthorized
 
@@ -112,6 +113,8 @@ class _Exchange:
             if isinstance(error, Unauthorized):
                 self._context.dependencies.audit.login_refused(client_of(scope))
             await problem_response(error)(scope, receive, self._answer)
+        except HTTPException as error:
+            await http_problem(error)(scope, receive, self._answer)
         except ClientDisconnect:
             pass  # the client has left
         except StoreError as error:

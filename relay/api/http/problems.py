@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from relay.api.http.shown import Shown
@@ -95,10 +94,8 @@ def internal_error(request_id: str) -> Response:
     return problem_response(error, request_id=request_id)
 
 
-async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """Starlette's own errors as problems."""
-    if not isinstance(error, HTTPException):  # the handler is registered for this class only
-        raise error
+def http_problem(error: HTTPException) -> Response:
+    """Starlette's own error as a problem."""
     phrase = http.HTTPStatus(error.status_code).phrase
     code, detail = _HTTP_ERRORS.get(error.status_code, ("http_error", error.detail))
     headers = dict(error.headers or {})
