@@ -132,6 +132,17 @@ async def test_stream_begins_anew_before_its_places_run_out(store: Store) -> Non
     assert found.sequence == 1
 
 
+async def test_use_of_a_stream_is_noted_once_an_hour(store: Store) -> None:
+    """On PostgreSQL an event of a known stream then writes no index entry of it."""
+    noted = []
+    for nth, at in enumerate((NOW, NOW + 3_599, NOW + 3_600, NOW - 60)):
+        one = publication(str(nth), key="a")
+        await store.published.record([one._replace(event=replace(one.event, recorded_at=at))])
+        noted.append((await rows(store, "SELECT used_at, sequence FROM streams"))[0])
+    assert [row["used_at"] for row in noted] == [NOW, NOW, NOW + 3_600, NOW + 3_600]
+    assert [row["sequence"] for row in noted] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(("ended", "left"), [(False, 1), (True, 0)])
 async def test_stream_is_forgotten_once_nothing_of_it_is_open(store: Store, ended: bool, left: int) -> None:
     await subscribed(store)

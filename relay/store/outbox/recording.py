@@ -319,8 +319,9 @@ TAKE_PLACES = sql(
     f"""
 INSERT INTO streams (uid, sequence, used_at)
 SELECT m.uid, m.count, m.used_at FROM $json_rows(rows) AS m WHERE 1 = 1 ORDER BY m.uid
-ON CONFLICT (uid) DO UPDATE SET used_at = excluded.used_at, sequence = excluded.sequence
-  + CASE WHEN streams.sequence < {MAX_SEQUENCE} THEN streams.sequence ELSE 0 END
+ON CONFLICT (uid) DO UPDATE SET sequence = excluded.sequence
+  + CASE WHEN streams.sequence < {MAX_SEQUENCE} THEN streams.sequence ELSE 0 END,
+  used_at = CASE WHEN excluded.used_at < streams.used_at + 3600 THEN streams.used_at ELSE excluded.used_at END
 RETURNING uid, sequence
 """,
     rows={"uid": TEXT, "count": INTEGER, "used_at": REAL},

@@ -192,7 +192,8 @@ class EventRow(SQLModel, table=True):
 
 class StreamRow(SQLModel, table=True):
     """The published events of one owner and partition key. Its lock is for its events what a job's is for those of a
-    job. `sequence`: the place of the last one; `used_at`: when it was recorded."""
+    job. `sequence`: the place of the last one; `used_at`: when it was recorded, or up to an hour earlier, so that most
+    events do not change the index."""
 
     __tablename__: ClassVar[str] = "streams"
     # retention: streams that nothing was published to since a time
