@@ -15,7 +15,7 @@ minor version.
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -130,7 +130,8 @@ class Garbled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The destination of requests to one URL. `place` is the key of its connections in aiohttp's pool."""
+    """The destination of requests to one URL. `place` is the key of its connections in aiohttp's pool, `target` what
+    the request line names."""
 
     url: URL
     target: str
@@ -143,9 +144,9 @@ class Route:
         place = aiohttp.ClientRequest("GET", url)
         return cls(url, url.raw_path_qs, place.headers["Host"], place)
 
-    def at(self, url: URL) -> "Route":
-        """The route to another URL of the same scheme, host and port."""
-        return replace(self, url=url, target=url.raw_path_qs)
+    def at(self, target: str) -> "Route":
+        """The route to another target at the same host and port."""
+        return Route(self.url, target, self.host, self.place)
 
 
 class Answer:

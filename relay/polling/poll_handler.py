@@ -76,6 +76,8 @@ class PollHandler:
             await self._health.succeeded(now)
         else:
             kinds = await self._failed(job, result, now)
+        if result.kind == "observed" and not shows_deliveries():
+            return
         (log.debug if result.kind == "observed" else log.info)(
             "poll",
             job_uid=uid,

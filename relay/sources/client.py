@@ -221,7 +221,7 @@ class UpstreamClient:
     def _route(self, url: str) -> Route:
         if self._base is None:
             self._base = Route.to(URL(self._base_url))
-        return self._base.at(URL(url, encoded=True))
+        return self._base.at("/" + url.partition("://")[2].partition("/")[2])
 
     def _open(self) -> Exchanges:
         if self._exchanges is None:

@@ -1,6 +1,7 @@
 """Poll handler: a hint belongs to the attempt that the item's error is about. Transitions are logged where they are
 shown."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from relay.metrics import Metrics
 from relay.polling import poll_handler as module
 from relay.polling.poll_handler import PollHandler
 from relay.signals import Signals
+from relay.sources.client import PollResult
 
 NOW = 1779271208.0
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/job-status.v1.json")
@@ -81,3 +83,43 @@ async def test_transition_is_logged_with_dev_and_at_debug_level_only(
         await handler.record(JOB, transitions, progress, seen=seen)
 
     assert [(line["event"], line["kind"]) for line in lines] == ([("transition", "running")] if shown else [])
+
+
+class Planner:
+    def purpose(self, _uid: str) -> str:
+        return "expected"
+
+    def observed(self, *_of_poll: object) -> None: ...
+
+    def next_poll_at(self, _uid: str) -> float:
+        return NOW + 60
+
+    def step(self, _uid: str) -> int:
+        return 1
+
+
+class Health:
+    async def succeeded(self, _now: float) -> None: ...
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_poll_that_succeeded_makes_a_line_only_where_it_may_be_shown(
+    shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def note(_note: object) -> None: ...
+
+    monkeypatch.setattr(module, "shows_deliveries", lambda: shown)
+    handler = poll_handler()
+    account: Any = handler._account
+    account.polled, account.store = lambda job, result: None, SimpleNamespace(jobs=SimpleNamespace(note=note))
+    unset: Any = handler
+    unset._agenda, unset._health = SimpleNamespace(planner=Planner()), Health()
+    seen = Observation(status="running", observed_at=NOW)
+    _, progress = detect(Progress(), seen)
+    job = replace(JOB, progress=progress, upstream={})
+    result = PollResult(kind="observed", observation=seen, sent_at=NOW, received_at=NOW, duration_ms=1.0)
+
+    with capture_logs() as lines:
+        await handler.handle(job, result)
+
+    assert [line["event"] for line in lines] == (["poll"] if shown else [])
