@@ -53,6 +53,8 @@ _LONGEST = {"id": MAX_TEXT, "source": MAX_TEXT, "subject": MAX_TEXT, "partitionk
 _FIRST = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 _NEEDED = ("specversion", "id", "source", "type")
 _DATA = ("data", "data_base64")
+_TEXTS = frozenset((*_FIRST, "partitionkey"))
+"""Attributes whose values are texts, and not empty."""
 _COMPARED = frozenset(("id", "source", "partitionkey"))
 """Attributes that identify events and streams. In them, half a surrogate pair arrives as U+FFFD."""
 
@@ -152,9 +154,9 @@ def read_document(document: object, rules: Rules) -> Draft | Refused:
         refused = _judged(name, value)
         if refused is not None:
             return refused
-    missing = next((name for name in _NEEDED if name not in attributes), None)
-    if missing is not None:
-        return Refused("required", f"attribute {missing} is needed", f"/{missing}")
+    for name in _NEEDED:
+        if name not in attributes:
+            return Refused("required", f"attribute {name} is needed", f"/{name}")
     refused = (
         _reserved(attributes["type"], rules.known) or _reserved_source(attributes["source"], rules.sources)
     ) or _judged_data(document)
@@ -220,38 +222,34 @@ def document_of_binary(headers: Iterable[tuple[str, str]], body: bytes) -> dict[
 
 
 def _judged(name: str, value: object) -> Refused | None:
-    pointer = f"/{name[:70]}"
     if len(name) > MAX_NAME or not _is_name(name):
         detail = f"{name[:70]!r} is no name of an attribute: 1 to 64 characters of a-z and 0-9"
-        return Refused("invalid_name", detail, pointer)
-    if isinstance(value, bool):
-        return None if name not in (*_FIRST, "partitionkey") else _not_a_text(name, pointer)
-    if isinstance(value, int):
-        if name in (*_FIRST, "partitionkey"):
-            return _not_a_text(name, pointer)
-        fits = -(2**31) <= value < 2**31
-        return None if fits else Refused("invalid", f"attribute {name}: it does not fit 32 bits", pointer)
-    if not isinstance(value, str):
-        return _not_a_text(name, pointer)
-    longest = _LONGEST.get(name, MAX_ATTRIBUTE)
-    if len(value) > longest:
-        return Refused("too_long", f"attribute {name} has at most {longest:,} characters", pointer)
-    if (not value and name in (*_FIRST, "partitionkey")) or NOT_IN_ATTRIBUTES.search(value):
-        return Refused("invalid", f"attribute {name} is empty, or has a control character", pointer)
-    if name in _COMPARED and "\ufffd" in value:
-        detail = f"attribute {name} has a broken character (U+FFFD): two events could be taken for one"
-        return Refused("invalid", detail, pointer)
-    problem = _PROBLEMS[name](value) if name in _PROBLEMS else None
-    return None if problem is None else Refused("invalid", f"attribute {name}: {problem}", pointer)
+        return Refused("invalid_name", detail, f"/{name[:70]}")
+    if isinstance(value, str):
+        longest = _LONGEST.get(name, MAX_ATTRIBUTE)
+        if len(value) > longest:
+            return Refused("too_long", f"attribute {name} has at most {longest:,} characters", f"/{name}")
+        problem_of = _PROBLEMS.get(name)
+        if (not value and name in _TEXTS) or NOT_IN_ATTRIBUTES.search(value):
+            detail = f"attribute {name} is empty, or has a control character"
+        elif name in _COMPARED and "\ufffd" in value:
+            detail = f"attribute {name} has a broken character (U+FFFD): two events could be taken for one"
+        elif problem_of is not None and (problem := problem_of(value)) is not None:
+            detail = f"attribute {name}: {problem}"
+        else:
+            return None
+    elif name in _TEXTS or not isinstance(value, int):
+        detail = f"attribute {name} must be a text"
+    elif isinstance(value, bool) or -(2**31) <= value < 2**31:
+        return None
+    else:
+        detail = f"attribute {name}: it does not fit 32 bits"
+    return Refused("invalid", detail, f"/{name}")
 
 
 @lru_cache(maxsize=256)
 def _is_name(name: str) -> bool:
     return ATTRIBUTE_NAME.fullmatch(name) is not None
-
-
-def _not_a_text(name: str, pointer: str) -> Refused:
-    return Refused("invalid", f"attribute {name} must be a text", pointer)
 
 
 @lru_cache(maxsize=16)
