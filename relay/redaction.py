@@ -100,18 +100,13 @@ _URL_PATH = re.compile(r"(https?://[^\s/?#\"'<>]+)[/?][^\s\"'<>]+", re.IGNORECAS
 # Most strings of a line are ids, words and times. Each alternative above needs one of these, in lower case and with a
 # colon for `=`, and looking for them is twenty times cheaper. The marks of a line are looked for if its key is there.
 _MARKS = {
-    "": ("@", "/webhook", "bearer", "basic"),
-    "-": ("sk-",),
-    "_": ("whs", "rl_"),
-    ",": ("v1,", "v1a,"),
+    "": ("@", "/webhook", "bearer", "basic"), "-": ("sk-",), "_": ("whs", "rl_"), ",": ("v1,", "v1a,"),
     ":": ("token", "key", "secret", "passw", "pwd", "sig", "authorization", "cookie"),
     '"': ("recipient", "address", "mail", "phone", "profile_url", "identifier"),
     "+": tuple(f"+{digit}" for digit in "0123456789"),
-    **{
-        end: tuple(host for host in (*HOOK_HOSTS, "linkedin.com") if host.endswith(end))
-        for end in sorted({f".{host.rpartition('.')[2]}" for host in HOOK_HOSTS})
-    },
-}
+    **{end: tuple(host for host in (*HOOK_HOSTS, "linkedin.com") if host.endswith(end))
+       for end in sorted({host[host.rindex("."):] for host in HOOK_HOSTS})},
+}  # fmt: skip
 
 _SECRET_KEYS = frozenset(
     ("authorization", "cookie", "token", "secret", "password", "passwd", "pwd", "api_key", "apikey", "signature", "sig",

@@ -114,10 +114,8 @@ class TimeSeries:
 
     def add(self, name: Name, label: str, at: float, value: float = 0.0, count: int = 1) -> None:
         """Counts `count` times; of durations and gauges one value. Without a label: for the whole relay only."""
-        bucket = 0
-        if value:
-            value = min(max(0.0, value), MOST)  # also of NaN: a clock was set
-            bucket = bucket_of(value) if FIGURES[name].kind == "values" else 0
+        value = min(max(0.0, value), MOST) if value else 0.0  # also of NaN: a clock was set
+        bucket = bucket_of(value) if value and FIGURES[name].kind == "values" else 0
         key = name, label, began(at, "minute"), bucket
         amount = self._cells.get(key) or self._opened(Cell(*key))
         amount[0] += count
@@ -130,7 +128,7 @@ class TimeSeries:
 
     def take(self, most: int) -> Cells:
         """Removes and returns at most `most` cells, the newest first."""
-        taken = [self._cells.popitem() for _ in range(min(most, len(self._cells)))]
+        taken = (self._cells.popitem() for _ in range(min(most, len(self._cells))))
         return [(Cell(*key), amount) for key, amount in taken]
 
     def give_back(self, cells: Cells) -> None:

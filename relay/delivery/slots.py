@@ -341,16 +341,15 @@ class Slots:
             (other.has_backlog or other.in_flight) and other is not target for other in host.targets
         ):
             limit, ahead = min(limit, max(1, self.per_host // 2)), False
+        rate = None if now is None else sink.per_second(now)
         room = min(
+            self.concurrency if rate is None else max(1, int(rate * BATCH_SECONDS)),
             limit if ahead else min(limit - target.in_flight, self.per_host - host.in_flight),
             CLAIMED_PER_SLOT * limit - target.claimed,
             self.concurrency - self.in_flight,
         )
-        rate = None if now is None else sink.per_second(now)
-        if rate is not None:
-            room = min(room, max(1, int(rate * BATCH_SECONDS)))
-        for one in target.templates:
-            room = min(room, self._most_of(one) - one.in_flight)
+        if target.templates:
+            room = min(room, *[self._most_of(one) - one.in_flight for one in target.templates])
         return room
 
     def starve(self, target: Target) -> None:

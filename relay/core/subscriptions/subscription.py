@@ -163,10 +163,8 @@ class Subscription:
     @property
     def has_template(self) -> bool:
         """True if its owner's template makes the body, which takes up to some milliseconds an event."""
-        if not self.options:
-            return False
-        settings = self.options.get(SETTINGS) or {}
-        return "template" in self.options or any("{" in text for text in settings.values())
+        settings = self.options.get(SETTINGS)
+        return "template" in self.options or (settings is not None and any("{" in text for text in settings.values()))
 
     @property
     def allowed_per_second(self) -> float | None:

@@ -234,8 +234,7 @@ class AttemptRecorder:
         results = _without_repeats(items)
         values = [(*attempt_values(one.claimed.id, one.attempt), one.claimed.lease_token) for one in results]
         count = run_rows(connection, WRITE_HELD, values)
-        held = results if count == len(results) else _held(connection, items, results)
-        return self._record(connection, items, results, held, written=True)
+        return self._record(connection, items, results, count, written=True)
 
     @alone(MAX_GROUP_ITEMS)
     @locking(lambda results: [lock for result in results for lock in _locks_of(result)])
@@ -247,19 +246,19 @@ class AttemptRecorder:
         results = _without_repeats(items)
         rows = json_list([_outcome_values(result) for result in results])
         ((count,),) = fetch(connection, COUNT_HELD, results=rows)
-        held = results if count == len(results) else _held(connection, items, results)
-        return self._record(connection, items, results, held)
+        return self._record(connection, items, results, count)
 
     def _record(
         self,
         connection: Connection,
         items: Sequence[Sequence[AttemptResult]],
         results: Sequence[AttemptResult],
-        held: Sequence[AttemptResult],
+        count: int,
         *,
         written: bool = False,
     ) -> list[tuple[AttemptRecorded, ...]]:
-        """Ends the attempts of `held`. `results`: those of `items`, each once; `written`: see `end`."""
+        """`results`: those of `items`, each once; `count`: those whose lease is held; `written`: see `end`."""
+        held = results if count == len(results) else _held(connection, items, results)
         recorded = _recorded_before(connection, results, held)
         follow_up, promoted = self.end(connection, held, written=written)
         taken = run_many(connection, TAKE, follow_up.takes)
@@ -281,7 +280,8 @@ class AttemptRecorder:
             run_rows(connection, WRITE_ATTEMPT, [attempt_values(one.claimed.id, one.attempt) for one in results])
         run_rows(connection, UPDATE_DELIVERIES, [_outcome_values(result) for result in results])
         disabled, events = self._change_subscriptions(connection, results)
-        self._record_events(connection, events)
+        if events:
+            self._record_events(connection, events)
         follow_up = _follow_up(results, disabled, int(pulled))
         self._outbox.lock_orders(connection, follow_up.job_uids)
         promoted = run_rows(connection, PROMOTE, follow_up.pairs)
@@ -290,7 +290,7 @@ class AttemptRecorder:
 
     def _record_events(self, connection: Connection, made: Sequence[tuple[AttemptResult, Event]]) -> None:
         """Records the events of results, and what they change of the incidents of sinks."""
-        now = max((result.now for result, _ in made), default=0.0)
+        now = max(result.now for result, _ in made)
         troubles = [
             _trouble(result, event) for result, event in made if event.type in (DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
         ]
