@@ -55,4 +55,5 @@ def fast_imports() -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules["rich"]
+        freeze()  # else the next collection walks everything that was imported
         gc.enable()

@@ -58,7 +58,8 @@ def serve(
         with fast_imports():
             import uvloop
 
-            import relay.node.opening  # noqa: F401 (what `run` needs)
+            import relay.node.opening
+            import relay.server.http_server  # noqa: F401 (what `run` needs)
             from relay import log
 
         log.configure(dev=dev)

@@ -21,6 +21,7 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 SQLModel.metadata.naming_convention = NAMING
+SQLModel.model_config["defer_build"] = True  # rows are never validated: no validator is made
 
 UNENDED_JOB = "(outcome IS NULL OR outcome IN ('untracked', 'not_found'))"
 """Jobs whose end the relay has not seen: open ones, and those that it no longer tracks."""
