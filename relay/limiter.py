@@ -1,4 +1,4 @@
-"""Limits on concurrent work of one kind, in all and for each owner, so that one owner cannot take it all."""
+"""Limits on work of one kind, in all and for each owner, so that one owner cannot take it all."""
 
 import asyncio
 import sys
@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relay.errors import TooMany
 
@@ -21,24 +21,22 @@ Value = TypeVar("Value")
 
 
 class Limiter:
-    """Limits one kind of work. Where `turn` or `step` must wait, owners enter in rotation.
+    """Limits one kind of work. Where `turn` must wait, owners enter in rotation.
 
     limit             maximum amount in all, waiting work included
     limit_of_owner    maximum amount of one owner
-    at_once           maximum number of turns and steps at the same time; the others wait
+    at_once           maximum number of turns at the same time; the others wait
     at_once_of_owner  the same for one owner
-    steps_seconds     steps follow each other for this time before other tasks run; 0: other tasks run after each
     """
 
     def __init__(
         self,
-        what: str = "steps",
+        what: str,
         limit: int = NO_LIMIT,
         limit_of_owner: int = NO_LIMIT,
         *,
         at_once: int = NO_LIMIT,
         at_once_of_owner: int = NO_LIMIT,
-        steps_seconds: float = 0.0,
         code: str = TooMany.code,
     ) -> None:
         """`what`: the plural of what is limited. `code`: of the problem."""
@@ -48,13 +46,11 @@ class Limiter:
         self._what = what
         self._at_once = at_once
         self._at_once_of_owner = at_once_of_owner
-        self._steps_seconds = steps_seconds
         self._code = code
         self._of_owner: Counter[str | None] = Counter()
         self._entered: Counter[str | None] = Counter()
         self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
         """Waiting turns by owner, in rotation."""
-        self._pause_at = 0.0
 
     # --- amounts
 
@@ -100,26 +96,6 @@ class Limiter:
             finally:
                 self._leave(owner)
 
-    async def step(self, owner: str | None, compute: Callable[[], Value]) -> Value:
-        """The result of a computation of at most some milliseconds, in the owner's turn. Other tasks run between two
-        steps; after a long one for PAUSE_FACTOR times its duration, at most MAX_PAUSE_SECONDS."""
-        await self._enter(owner)
-        began = time.perf_counter()
-        try:
-            return compute()
-        finally:
-            ended = time.perf_counter()
-            took = ended - began
-            if took <= LONG_SECONDS and ended < self._pause_at:
-                self._leave(owner)
-            else:
-                pause = min(PAUSE_FACTOR * took, MAX_PAUSE_SECONDS) if took > LONG_SECONDS else 0.0
-                asyncio.get_running_loop().call_later(pause, self._go_on, owner)
-
-    def _go_on(self, owner: str | None) -> None:
-        self._pause_at = time.perf_counter() + self._steps_seconds
-        self._leave(owner)
-
     async def _enter(self, owner: str | None) -> None:
         if self._is_open() and self._is_open_to(owner):
             self._entered[owner] += 1
@@ -152,6 +128,85 @@ class Limiter:
                     self._entered[waiting] += 1
                     turn.set_result(None)
                     break
+
+
+class Computations:
+    """Runs computations of at most some milliseconds, one at a time, those of owners in rotation.
+
+    seconds  they follow each other for this time, then other tasks run; 0: other tasks run after each
+    in_turn  within this time, too, an owner's computation waits for its turn; otherwise it is computed at once, so that
+             one caller with many does not wait for each
+    """
+
+    def __init__(self, seconds: float, *, in_turn: bool = False) -> None:
+        self._seconds = seconds
+        self._in_turn = in_turn
+        self._waiting: dict[str | None, deque[tuple[asyncio.Future[Any], Callable[[], Any]]]] = {}
+        """Waiting computations by owner, in rotation."""
+        self._goes_on = False
+        """True from a computation until other tasks have run, and while any waits."""
+        self._until = 0.0
+        """Until then computations follow each other; 0 after a long one."""
+        self._pause_seconds = 0.0
+
+    async def step(self, owner: str | None, compute: Callable[[], Value]) -> Value:
+        """The result of a computation, at once or in its owner's turn. After one longer than LONG_SECONDS, other tasks
+        run for PAUSE_FACTOR times its duration, at most MAX_PAUSE_SECONDS."""
+        now = time.perf_counter()
+        if self._goes_on and (self._in_turn or self._waiting or now >= self._until):
+            result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(owner, deque()).append((result, compute))
+            return await result
+        if self._goes_on:
+            return self._timed(compute)
+        self._goes_on, self._until = True, now + self._seconds
+        try:
+            return self._timed(compute)
+        finally:
+            self._go_on_later()
+
+    def _timed(self, compute: Callable[[], Value]) -> Value:
+        began = time.perf_counter()
+        try:
+            return compute()
+        finally:
+            took = time.perf_counter() - began
+            if took > LONG_SECONDS:
+                self._until, self._pause_seconds = 0.0, min(PAUSE_FACTOR * took, MAX_PAUSE_SECONDS)
+
+    def _go_on_later(self) -> None:
+        pause, self._pause_seconds = self._pause_seconds, 0.0
+        asyncio.get_running_loop().call_later(pause, self._go_on)
+
+    def _go_on(self) -> None:
+        """Other tasks have run."""
+        self._goes_on = self._pause_seconds > 0 or bool(self._waiting)
+        if not self._goes_on:
+            return
+        try:
+            if not self._pause_seconds:
+                self._until = time.perf_counter() + self._seconds
+                self._compute_waiting()
+                while self._waiting and time.perf_counter() < self._until:
+                    self._compute_waiting()
+        finally:
+            self._go_on_later()
+
+    def _compute_waiting(self) -> None:
+        """Computes what waits for the next owner."""
+        owner = next(iter(self._waiting))
+        queue = self._waiting.pop(owner)
+        result, compute = queue.popleft()
+        if queue:
+            self._waiting[owner] = queue  # behind the others
+        if result.done():  # its caller was cancelled
+            return
+        try:
+            result.set_result(self._timed(compute))
+        except StopIteration as error:  # which no future takes
+            result.set_exception(RuntimeError(repr(error)))
+        except Exception as error:
+            result.set_exception(error)
 
 
 def _subtract(counts: Counter[str | None], owner: str | None, amount: int) -> None:

@@ -45,7 +45,7 @@ from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, at
 from relay.delivery.publishing import published
 from relay.delivery.slots import Slots, Target
 from relay.errors import DecryptError, StoreError, ValueRefused
-from relay.limiter import Limiter, Value
+from relay.limiter import Computations, Value
 from relay.log import shows_deliveries
 from relay.redaction import secrets_of, without
 from relay.tasks import TURN_SECONDS, Tasks
@@ -103,6 +103,9 @@ PROMPT_MS = 1000.0
 """Response time up to which deliveries are claimed before slots are free: they get one long before the lease ends."""
 DATABASE_RETRY_SECONDS = 1.0
 """Pause before a retry after a database error."""
+RENDER_SECONDS = 0.003
+"""Templates are rendered one after the other for this time, then other tasks run. Most take 0.1 ms: one at a time their
+deliveries would also be sent and committed one at a time."""
 REASON_CHARACTERS = 200
 PLAIN_CHARACTERS = len("http_200")
 """Maximum length of a reason that is too short to hold a credential."""
@@ -135,9 +138,9 @@ class Worker:
         self._memories = shared.store.memories
         self._clock = shared.clock
         self._metrics = shared.metrics
-        self._messages = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
+        self._messages = Computations(TURN_SECONDS)
         """Renders messages without templates."""
-        self._renders = Limiter(at_once=1)
+        self._renders = Computations(RENDER_SECONDS, in_turn=True)
         """Renders templates."""
 
     def start(self, target: Target, *claimed: Claimed, has_slot: bool = True) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -26,6 +27,16 @@ PACE = 50.0
 PACED_SHARE = 0.04
 """Of a turn's requests: those that are paced."""
 BATCH_JOBS, BATCH_EVENTS = 1_000, 100
+FILTERS = (
+    {"exact": {"source": "/shop"}},
+    {"range": {"/data/total": {"gte": 40}}},
+    {"contains": {"/data/lines/0/sku": "A-"}},
+)
+"""Of a subscription to published events, all of which pass."""
+TEMPLATE = {
+    **{"id": "{{ event.id }}", "type": "{{ event.type }}", "subject": "{{ event.subject }}"},
+    **{"status": "{{ event.status }}", "deal": "{{ metadata.deal }}", "text": "{{ metadata.deal }}: {{ sentence }}"},
+}
 WAITED_JOBS = 20
 WAIT_LEAD_SECONDS = 4.0
 """From the registration to the end of a job that clients wait for: by then all of them are connected."""
@@ -132,9 +143,9 @@ def paced(count: int) -> int:
     return max(10, round(PACED_SHARE * count))
 
 
-def subscribe_jobs(world: World, _count: int) -> None:
+def subscribe_jobs(world: World, _count: int, **more: Any) -> None:
     """To the ends of jobs."""
-    world.subscribe([ENDED_TYPE])
+    world.subscribe([ENDED_TYPE], **more)
 
 
 def event(id: str) -> dict[str, Any]:
@@ -178,12 +189,12 @@ def publish_batches(world: World, count: int) -> Figures:
     return {**figures, **percentiles(found["seconds"])}
 
 
-def subscribe_published(world: World, _count: int) -> None:
+def subscribe_published(world: World, _count: int, **more: Any) -> None:
     """To published events. Raises Lacks where none are taken."""
     try:
         world.post("/v1/events")
     except RuntimeError:
-        world.subscribe([PUBLISHED_TYPE])  # an empty event is refused, so they are taken
+        world.subscribe([PUBLISHED_TYPE], **more)  # an empty event is refused, so they are taken
 
 
 def deliver(world: World, count: int) -> Figures:
@@ -279,7 +290,20 @@ LINES = (
         turn=publish_batches,
         prepare=subscribe_published,
     ),
+    Line(
+        name="publish, batches of 100, filters",
+        count=8_000,
+        turn=publish_batches,
+        prepare=partial(subscribe_published, filters=FILTERS),
+    ),
     Line(name="delivery alone", count=4_000, turn=deliver, prepare=subscribe_jobs, polls=UNBOUNDED),
+    Line(
+        name="delivery alone, template",
+        count=4_000,
+        turn=deliver,
+        prepare=partial(subscribe_jobs, config={"template": TEMPLATE}),
+        polls=UNBOUNDED,
+    ),
     Line(name="Prefer: wait", count=1_000, turn=wait_for_jobs, polls=200.0, most=1.0),
     Line(name="drop-in: served reads", count=20_000, turn=served_reads, prepare=track_ended, polls=UNBOUNDED),
     Line(name="start, empty", count=1, turn=start, prepare=make_database, starts=True),

@@ -146,10 +146,13 @@ class World:
         with urllib.request.urlopen(request, timeout=30) as answered:
             return orjson.loads(answered.read())
 
-    def subscribe(self, types: Sequence[str]) -> None:
-        """Has these events sent to the sink."""
-        body = {"sink": f"http://127.0.0.1:{self.sink.port}/hook", "types": list(types)}
-        self.subscription = self.post("/v1/subscriptions", body)["id"]
+    def subscribe(self, types: Sequence[str], **more: Any) -> None:
+        """Has these events sent to the sink. `more`: other settings. Raises Lacks if the version does not know one."""
+        body = {"sink": f"http://127.0.0.1:{self.sink.port}/hook", "types": list(types), **more}
+        try:
+            self.subscription = self.post("/v1/subscriptions", body)["id"]
+        except RuntimeError as refused:
+            raise Lacks(str(refused)) if more else refused from None
 
     def load(self, way: str, *expected: str, **spec: Any) -> dict[str, Any]:
         """What came of these calls, all of which are answered as expected. Raises Lacks if there is no such operation,

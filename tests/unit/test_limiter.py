@@ -1,16 +1,13 @@
 """Limiters: owners take turns, and long computations let other tasks run."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from relay import limiter, tasks
 from relay.errors import TooMany
-from relay.limiter import Limiter
-
-
-def messages() -> Limiter:
-    return Limiter(at_once=1, steps_seconds=tasks.TURN_SECONDS)
+from relay.limiter import Computations, Limiter
 
 
 async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +15,7 @@ async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPat
     all are awake after one event."""
     now, passes, made = 0.0, 0, list[tuple[int, int]]()
     monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
-    shared = messages()
+    shared = Computations(tasks.TURN_SECONDS)
 
     async def look_on() -> None:
         nonlocal passes
@@ -49,7 +46,7 @@ async def test_owners_have_one_step_at_a_time_in_turn_and_others_go_on_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     passes, made = 0, list[tuple[int, str]]()
-    owned = Limiter(at_once=1)
+    owned = Computations(0.0)
 
     async def look_on() -> None:
         nonlocal passes
@@ -81,12 +78,64 @@ async def test_long_step_leaves_twice_its_time_to_others(
         nonlocal now
         now += seconds
 
-    await Limiter(at_once=1).step("a", compute)
+    await Computations(0.0).step("a", compute)
     assert pauses == [pytest.approx(pause)]
 
 
+async def test_short_steps_that_wait_follow_each_other_and_others_go_on_after_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One step in each pass of the loop made templates cost as much again as the rest of a delivery."""
+    now, passes, made = 0.0, 0, list[int]()
+    monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
+    renders = Computations(limiter.LONG_SECONDS, in_turn=True)
+
+    def compute() -> None:
+        nonlocal now
+        now += limiter.LONG_SECONDS / 4
+        made.append(passes)
+
+    async def look_on() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(look_on())
+    await asyncio.gather(*(renders.step("a", compute) for _ in range(12)))
+    watching.cancel()
+    assert [*Counter(made).values()] == [1, 4, 4, 3]
+
+
+async def test_long_step_among_short_ones_leaves_time_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, pauses, steps = 0.0, list[float](), iter([0.0001, 0.003, 0.0001])
+    monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, *call: (pauses.append(delay), loop.call_soon(*call)))
+    renders = Computations(tasks.TURN_SECONDS)
+
+    def compute() -> None:
+        nonlocal now
+        now += next(steps)
+
+    await asyncio.gather(*(renders.step("a", compute) for _ in range(3)))
+    assert pauses[:2] == [0.0, pytest.approx(0.006)]
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(ZeroDivisionError, ZeroDivisionError), (StopIteration, RuntimeError)])
+async def test_step_that_fails_after_a_wait_fails_alone(raised: type[Exception], seen: type[Exception]) -> None:
+    renders = Computations(0.0)
+
+    def fail() -> int:
+        raise raised
+
+    steps = (renders.step(None, compute) for compute in (lambda: 1, fail, lambda: 2))
+    first, failed, last = await asyncio.gather(*steps, return_exceptions=True)
+    assert (first, type(failed), last) == (1, seen, 2)
+
+
 async def test_step_that_fails_and_those_that_are_cancelled_pass_the_turn_on() -> None:
-    owned, made = Limiter(at_once=1), list[str]()
+    owned, made = Computations(0.0), list[str]()
 
     async def step(name: str) -> None:
         await owned.step(name, lambda: made.append(name))

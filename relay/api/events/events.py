@@ -20,7 +20,7 @@ from relay.core.samples import sample_event
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, FiltersRefused, parse_filters
 from relay.errors import InvalidRequest
-from relay.limiter import Limiter
+from relay.limiter import Computations
 
 MAX_CHARACTERS = 8_000
 
@@ -32,7 +32,7 @@ class Wanted:
         self._type = type
         self._filters = filters
 
-    async def of(self, events: Sequence[Event], limiter: Limiter, caller: str) -> Sequence[Event]:
+    async def of(self, events: Sequence[Event], computations: Computations, caller: str) -> Sequence[Event]:
         """Those of these events that are wanted. `limiter`: of all callers with filters."""
         if self._type is not None:
             events = [event for event in events if event.type == self._type]
@@ -43,7 +43,7 @@ class Wanted:
         def passes(event: Event) -> bool:
             return filters.passes(EventView(event.body))
 
-        return [event for event in events if await limiter.step(caller, partial(passes, event))]
+        return [event for event in events if await computations.step(caller, partial(passes, event))]
 
 
 def _read_filters(value: str) -> Filters:

@@ -18,7 +18,7 @@ from relay.core.jsontext import (
     loads,
 )
 from relay.errors import Busy, InvalidRequest, TooLarge
-from relay.limiter import Limiter
+from relay.limiter import Computations, Limiter
 from relay.tasks import TURN_SECONDS, Turns
 
 UNREAD_BODY_BYTES = 64 << 10
@@ -260,7 +260,7 @@ class Admission:
         """Each reads the newest events."""
         self.exports = Limiter("downloads", 16, 4)
         """Lists being downloaded as CSV. Each reads up to 10,000 items."""
-        self.filtering = Limiter(at_once=1, steps_seconds=TURN_SECONDS)
+        self.filtering = Computations(TURN_SECONDS)
         """The filters of lists and streams."""
         self.batches = Limiter("batches", 32, 8)
         """Batches being tracked. One of small jobs takes many times its bytes in memory."""

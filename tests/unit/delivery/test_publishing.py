@@ -12,7 +12,7 @@ from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery import publishing
 from relay.delivery.credentials import Sent
-from relay.limiter import Limiter
+from relay.limiter import Computations
 from relay.tasks import TURN_SECONDS
 from tests.support.store_kit import NOW, job_event, subscription
 
@@ -50,7 +50,7 @@ async def publish(monkeypatch: pytest.MonkeyPatch, step_seconds: float) -> tuple
     watching = asyncio.create_task(others())
     await asyncio.sleep(0)
     made: Subscription = subscription("sub_1", kind="nats")
-    make = partial(Limiter(at_once=1, steps_seconds=TURN_SECONDS).step, None)
+    make = partial(Computations(TURN_SECONDS).step, None)
     found = await publishing.published(
         take, cast("Any", Slow()), made, BROKER, EVENTS, DELIVERIES, cast("Any", None), 15.0, lambda: NOW, make
     )
