@@ -7,6 +7,7 @@ from secrets import token_hex
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Connection
 
 from relay.core.records import Registered
 from relay.store.databases.postgres import PostgresDatabase
@@ -100,3 +101,16 @@ async def test_reads_of_one_statement_are_no_transactions(empty_url: str) -> Non
     assert await store.deliveries.backlog() == []
     await store.close()
     assert sent == []
+
+
+async def test_reads_go_to_the_connection_that_was_used_last(empty_url: str) -> None:
+    """It has the plans of their statements."""
+    store = await open_store(empty_url, ReversingCipher(), now=NOW, pool_size=3)
+
+    def server_process(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+    await asyncio.gather(*(store.database.read(server_process) for _ in range(3)))
+    used = {await store.database.read(server_process) for _ in range(6)}
+    await store.close()
+    assert len(used) == 1

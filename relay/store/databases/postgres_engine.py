@@ -68,6 +68,7 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
+        pool_use_lifo=True,  # the last one used has its plans, and the processor's caches its server process
     )
 
 
