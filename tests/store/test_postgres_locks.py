@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
+from relay.core.published import Publication
 from relay.store.databases import postgres_writer
 from relay.store.databases.group_commit import each
 from relay.store.databases.locks import Key
@@ -22,6 +23,7 @@ from tests.support.store_kit import (
     job_event,
     poll,
     publication,
+    states,
     subscription,
     together,
     track,
@@ -72,6 +74,37 @@ async def test_acknowledgements_of_one_key_at_two_nodes_meet_no_deadlock(
         programs[1].now += 10
         await asyncio.gather(*acked, *(program.pulls.end_leases(of) for program in programs))
     assert conflicts == []
+
+
+async def test_two_nodes_that_publish_the_same_in_any_order_meet_no_deadlock(
+    store: Store, other: Store, conflicts: list[str]
+) -> None:
+    def calls(turn: int) -> list[list[Publication]]:
+        return [[publication(f"{turn} {n}", key=f"key {n % 8}" if n % 2 else None)] for n in range(40)]
+
+    await store.subscriptions.create(replace(SUB, types=TYPES))
+    for turn in range(4):
+        found = await asyncio.gather(
+            *(store.published.record(one) for one in calls(turn)),
+            *(other.published.record(one) for one in reversed(calls(turn))),
+        )
+        assert len({taken.id for (taken,) in found}) == 40
+        assert sum(not taken.known for (taken,) in found) == 40
+    assert conflicts == []
+    assert len(await states(store)) == 160
+
+
+async def test_transaction_of_many_calls_that_publish_runs_the_statements_of_one(store: Store) -> None:
+    await store.subscriptions.create(replace(SUB, types=TYPES))
+    await store.published.record([publication("0", key="a")])
+    ran = []
+    for count in (1, 40):
+        with statements() as run:
+            await asyncio.gather(
+                *(store.published.record([publication(f"{count} {n}", key="a")]) for n in range(count))
+            )
+        ran.append(len(run))
+    assert ran == [7, 7]
 
 
 async def test_group_takes_all_its_locks_in_one_order_before_its_first_statement(store: Store) -> None:
