@@ -1,5 +1,6 @@
 """Conversion of rows into values and back. The only module that knows both."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from operator import attrgetter
@@ -80,26 +81,16 @@ NEW_JOB_COLUMNS = (*PLAIN_JOB_COLUMNS, *_OF_SOME_JOBS, "group_name", "upstream",
 """The columns of any new job, but the captured recipient."""
 
 
-def is_plain(job: Job) -> bool:
-    """True if a new job is plain."""
-    return bool(_beside_metadata(job) == _NOTHING)
-
-
-def plain_job_values(job: Job) -> list[Any]:
-    """The row of a new job that is plain."""
-    return [*_of_any_job(job), dumps(job.metadata).decode()]
-
-
-def new_job_values(job: Job) -> list[Any]:
-    """The row of any new job."""
-    documents = (None if one is None else dumps(one).decode() for one in (job.upstream, job.request))
-    return [
-        *plain_job_values(job),
-        *_of_some_jobs(job),
-        job.group,
-        *documents,
-        *(progress_values(job.progress)[name] for name in PROGRESS),
-    ]
+def new_job_rows(jobs: Sequence[Job]) -> tuple[bool, list[list[Any]]]:
+    """True if all of these new jobs are plain, and their rows: of PLAIN_JOB_COLUMNS if so, else of NEW_JOB_COLUMNS."""
+    rows = [[*_of_any_job(job), dumps(job.metadata).decode()] for job in jobs]
+    if all(_beside_metadata(job) == _NOTHING for job in jobs):
+        return True, rows
+    for row, job in zip(rows, jobs, strict=True):
+        documents = (None if one is None else dumps(one).decode() for one in (job.upstream, job.request))
+        progress = progress_values(job.progress)
+        row += (*_of_some_jobs(job), job.group, *documents, *(progress[name] for name in PROGRESS))
+    return False, rows
 
 
 def group_from(row: Row[Any]) -> JobGroup:

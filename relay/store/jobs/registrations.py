@@ -36,16 +36,7 @@ from relay.store.outbox.recording import (
     lock_jobs,
     open_pairs,
 )
-from relay.store.rows import (
-    JOB_COLUMNS,
-    NEW_JOB_COLUMNS,
-    PLAIN_JOB_COLUMNS,
-    event_from,
-    is_plain,
-    job_from,
-    new_job_values,
-    plain_job_values,
-)
+from relay.store.rows import JOB_COLUMNS, NEW_JOB_COLUMNS, PLAIN_JOB_COLUMNS, event_from, job_from, new_job_rows
 from relay.store.schema.tables import EventRow, JobCallbackRow, JobRow
 
 JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
@@ -141,13 +132,11 @@ class Registrar:
     def _insert(self, connection: Connection, new: Mapping[Key, Registration]) -> None:
         # In key order, and so by one statement, or two nodes that register the same jobs would deadlock.
         jobs = [new[key].job for key in sorted(new)]
-        if all(map(is_plain, jobs)):
-            run_rows(connection, INSERT_PLAIN, [plain_job_values(job) for job in jobs])
-        else:
-            run_rows(connection, INSERT_JOB, [new_job_values(job) for job in jobs])
-        captured = [one for one in new.values() if one.request.recipient is not None]
-        rows = [{"uid": one.job.uid, "captured": self._captured(one, one.job.uid)} for one in captured]
-        run_many(connection, SET_CAPTURED, rows)
+        are_plain, rows = new_job_rows(jobs)
+        run_rows(connection, INSERT_PLAIN if are_plain else INSERT_JOB, rows)
+        with_recipient = [one for one in new.values() if one.request.recipient is not None]
+        captured = [{"uid": one.job.uid, "captured": self._captured(one, one.job.uid)} for one in with_recipient]
+        run_many(connection, SET_CAPTURED, captured)
         for source, account in {(job.source, job.account) for job in jobs}:
             notify(connection, f"jobs {source}/{account}")
         with_one = [one for one in new.values() if one.callback_subscription_id is not None]
