@@ -94,11 +94,13 @@ async def test_reads_of_one_statement_are_no_transactions(empty_url: str) -> Non
     assert isinstance(one, Registered)
     sent: list[str] = []  # prepared statements are not logged
     database: Any = store.database
-    async with database._engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
-    driver.add_query_logger(lambda logged: sent.append(logged.query))
+    for engine in (database._engine, database._beside):
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+        driver.add_query_logger(lambda logged: sent.append(logged.query))
     assert await store.jobs.get(one.job.uid) == one.job
     assert await store.deliveries.backlog() == []
+    assert await store.tokens.version() == 0
     await store.close()
     assert sent == []
 

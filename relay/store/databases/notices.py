@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.engine import Connection
 
+from relay.store.databases.group_commit import single
 from relay.store.databases.statements import SQLITE, fetch, run
 
 ALL = "all"
@@ -48,6 +49,7 @@ def raise_version(connection: Connection, name: str) -> None:
     notify(connection, name)
 
 
+@single
 def version_of(connection: Connection, name: str) -> int:
     """The version of the subscriptions or the tokens: a number that rises with every change."""
     return next((int(number) for (number,) in fetch(connection, VERSION, name=name)), 0)
