@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from relay.core.deliveries.concurrency import PROMPT_SECONDS
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.slots import BACKLOGGED_SLOTS, FRESH_SECONDS, Slots, Target
+from relay.metrics import Metrics
+from relay.node.readiness import measured
 from subscribers.base import Kind
 
 NOW = 1_779_271_200.0
@@ -164,3 +167,13 @@ def test_owner_whose_templates_had_all_their_slots_gets_a_scan_once_half_are_fre
         assert due.is_set() == expected
     slots.starve(targets[4])
     assert slots.starved, "by others"
+
+
+def test_slots_in_use_are_the_deliveries_in_flight() -> None:
+    slots, (target,) = slots_of("one", alone_seconds=0.001)
+    store: Any = SimpleNamespace(database=SimpleNamespace(commit_count=0, item_count=0))
+    for count in (1, 2):
+        slots.occupy(target)
+        assert f"relay_deliveries_in_flight {count}.0" in measured(Metrics(), store, {}, slots, NOW).decode()
+    slots.vacate(target)
+    assert "relay_deliveries_in_flight 1.0" in measured(Metrics(), store, {}, slots, NOW).decode()
