@@ -28,6 +28,7 @@ MEASURES = {
         Measure("p99", "ms"),
         Measure("start", "s"),
         Measure("start processor", "s"),
+        Measure("first delivery", "s"),
         Measure("memory", "MB"),
     )
 }

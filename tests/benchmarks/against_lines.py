@@ -2,6 +2,8 @@
 and with settings that any version has."""
 
 import itertools
+import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +43,8 @@ WAITED_JOBS = 20
 WAIT_LEAD_SECONDS = 4.0
 """From the registration to the end of a job that clients wait for: by then all of them are connected."""
 WAIT_SPREAD_SECONDS = 1.0
+ARRIVED_SECONDS = 0.5
+"""After a kill: what was on its way has arrived by then."""
 
 Figures = dict[str, float]
 
@@ -261,10 +265,36 @@ def start(world: World, _count: int) -> Figures:
         return {"start": seconds, "start processor": used, "memory": megabytes(world.roots)}
 
 
+def restart(world: World, count: int) -> Figures:
+    """From the start of the process after `kill -9` to its first answer, and to the first delivery that was due."""
+    with world.serving():
+        world.post(f"/v1/subscriptions/{world.subscription}/pause")
+        batch = json_text([event(id) for id in world.ids("event", count)])
+        published(world, [batch], "closed", "application/cloudevents-batch+json", in_flight=1)
+        world.post(f"/v1/subscriptions/{world.subscription}/resume")
+        os.kill(world.pid, signal.SIGKILL)
+    time.sleep(ARRIVED_SECONDS)
+    world.sink.ask("take")
+    begun = time.time()
+    with world.serving():
+        world.get("/v1/jobs?limit=1")
+        seconds = time.time() - begun
+        world.until("the first delivery", lambda: world.sink.ask("count") > 0)
+        first = min(at for at, *_ in world.sink.ask("take"))
+        world.quiet()
+        return {"start": seconds, "first delivery": first - begun}
+
+
 def make_database(world: World, _count: int) -> None:
     """An empty database of the newest schema."""
     with world.serving():
         world.get("/v1/jobs?limit=1")
+
+
+def subscribe_and_end(world: World, count: int) -> None:
+    """To published events. Raises Lacks where none are taken."""
+    with world.serving():
+        subscribe_published(world, count)
 
 
 def fill_with_open_jobs(world: World, count: int) -> None:
@@ -307,5 +337,6 @@ LINES = (
     Line(name="Prefer: wait", count=1_000, turn=wait_for_jobs, polls=200.0, most=1.0),
     Line(name="drop-in: served reads", count=20_000, turn=served_reads, prepare=track_ended, polls=UNBOUNDED),
     Line(name="start, empty", count=1, turn=start, prepare=make_database, starts=True),
+    Line(name="start after a kill", count=1_000, turn=restart, prepare=subscribe_and_end, starts=True),
     Line(name="start, 100,000 open jobs", count=100_000, turn=start, prepare=fill_with_open_jobs, starts=True),
 )
