@@ -1,14 +1,19 @@
 """What a poll records: state, events and deliveries in one transaction, and nothing of a stale or failed one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
+from sqlalchemy.engine import Connection
 
 from relay.core.jobs.job import Progress
 from relay.core.records import PollNote
 from relay.errors import StaleSequence, StoreError
 from relay.store.databases import pages
+from relay.store.outbox import recording
+from relay.store.outbox.recording import open_pairs
 from relay.store.store import Store
 from tests.support.store_kit import (
     NOW,
@@ -43,6 +48,28 @@ async def test_state_events_and_deliveries_are_committed_together(store: Store) 
     assert job.poll_count == 1
     assert await store.events.of_job(uid) == list(record.events)
     assert await states(store) == ["pending", "blocked"]
+
+
+async def test_open_deliveries_are_looked_for_only_behind_the_first_event_of_a_job(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.subscriptions.create(subscription("sub_1"))
+    first, second = await track(store, "a"), await track(store, "b")
+    await store.jobs.record(poll(first, 0, "queued"))
+    asked: list[list[str]] = []
+
+    def noted(connection: Connection, uids: Sequence[str], **options: Any) -> set[tuple[str, str]]:
+        asked.append(list(uids))
+        return open_pairs(connection, uids, **options)
+
+    monkeypatch.setattr(recording, "open_pairs", noted)
+    await together(
+        store,
+        store.jobs.record(poll(first, 1, "running")),
+        store.jobs.record(poll(second, 0, "queued", "running")),
+    )
+    assert asked == [[first]]
+    assert await states(store) == ["pending", "blocked", "pending", "blocked"]
 
 
 @pytest.mark.parametrize("expected", [0, 2, 3])

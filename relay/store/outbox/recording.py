@@ -163,7 +163,9 @@ class Outbox:
             notify(connection, f"event {event.job_uid or ''}")
         job_uids = sorted({event.job_uid for event, _ in entries if event.job_uid is not None})
         callbacks = self._callbacks(connection, job_uids)
-        busy = open_pairs(connection, sorted({event.order_key for event, _ in entries if event.order_key is not None}))
+        begun = {event.job_uid for event, _ in entries if event.sequence == 1}  # their first: nothing of them is open
+        orders = {event.order_key for event, _ in entries if event.order_key is not None}
+        busy = open_pairs(connection, sorted(orders - begun))
         deliveries: list[dict[str, Any]] = []
         collapsed: list[dict[str, Any]] = []
         recorded: dict[str, Recorded] = {}
