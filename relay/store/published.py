@@ -21,7 +21,7 @@ from relay.store.databases.statements import SQLITE, fetch, insert_lists, json_l
 from relay.store.outbox.recording import EVENT_COLUMNS, Outbox, event_values, placed
 from relay.store.schema.tables import EventRow
 
-MAX_EVENTS, MAX_BYTES, MAX_COMPARED = 200, 4 * 1024 * 1024, 5_000
+MAX_EVENTS, MAX_BYTES, MAX_COMPARED = 400, 4 * 1024 * 1024, 5_000
 """Of a transaction, unless a single event needs more: its events, the bytes of their bodies, and the comparisons of
 filters with them. Each takes 5 to 50 ms."""
 
