@@ -6,7 +6,6 @@ Each function does a bounded amount and can be cancelled. A failure is logged an
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -35,8 +34,6 @@ SHARED_SECONDS = 3600.0
 """Lifetime of shared digests of addresses: after it, the search of every CRM finds the person."""
 MAX_BATCHES = 100
 """Per kind of row and call: 20,000 events and jobs, 50,000 attempts."""
-SEARCH_BATCHES = 10
-"""Maximum batches of search rows per call: a million rows take eight hours. All are read, few are deleted."""
 DEADLINE_COUNT = 200
 GROUP_COUNT = 200
 REPLAY_STEPS = 50
@@ -62,10 +59,10 @@ class Sweeps:
     def __init__(self) -> None:
         self._places: dict[str, Any] = {}
 
-    async def advance(self, name: str, step: Step, *arguments: Any, batches: int | None = None) -> int:
-        """Handles the next part, at most so many batches (default: MAX_BATCHES). Returns how many rows it handled."""
+    async def advance(self, name: str, step: Step, *arguments: Any) -> int:
+        """Handles the next part, at most MAX_BATCHES batches. Returns how many rows it handled."""
         total, after = 0, self._places.get(name)
-        for _ in range(MAX_BATCHES if batches is None else batches):
+        for _ in range(MAX_BATCHES):
             count, after = await (step(*arguments) if after is None else step(*arguments, after))
             total += count
             if after is None:
@@ -109,7 +106,6 @@ class Retention:
             ("attempts", _batches, rows.delete_old, "attempts", attempts),
             ("events", sweep, rows.delete_events, events),
             ("jobs", sweep, rows.delete_jobs, jobs),
-            ("search", partial(sweep, batches=SEARCH_BATCHES), rows.delete_search),
             ("groups", sweep, rows.delete_groups, jobs),
             ("callbacks", sweep, rows.delete_callbacks, jobs),
             ("connect_accounts", _batches, rows.delete_connect_accounts, jobs),

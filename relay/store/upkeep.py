@@ -19,7 +19,7 @@ from relay.store.deliveries.cancellation import CANCEL_CHUNK, cancel
 from relay.store.deliveries.memories import forget_groups
 from relay.store.jobs.erasure import DELETE_EVENTS, LOCK_EVENTS
 from relay.store.jobs.groups import NO_JOBS
-from relay.store.jobs.job_pages import delete_search_of_gone, next_gone
+from relay.store.jobs.job_pages import delete_search_of_gone
 from relay.store.outbox.subscription_cache import SubscriptionCache
 from relay.store.schema.tables import OPEN_DELIVERY
 
@@ -270,13 +270,6 @@ class UpkeepStore:
         count = await self._database.write(_delete_jobs, (uids, before)) if uids else 0
         return count, (rows[-1].closed_at, rows[-1].uid) if len(rows) == SLICE else None
 
-    async def delete_search(self, after: str = "") -> tuple[int, str | None]:
-        """Reads the next rows of the job search index and deletes those of deleted jobs: nodes of older versions leave
-        them behind. Returns the number deleted, and where to continue (None: at the end)."""
-        uids, next_after = await self._database.read(next_gone, after)
-        count = await self._database.write(_delete_search, (uids,)) if uids else 0
-        return count, next_after
-
     async def delete_groups(self, before: float, after: JobPlace = FIRST_JOB) -> tuple[int, JobPlace | None]:
         """Reads the next SLICE groups that finished before a time and deletes those without jobs. Returns the number
         deleted, and where to continue (None: at the end)."""
@@ -345,7 +338,6 @@ def _on_one_node(one: Callable[..., Any]) -> Callable[[Connection, Sequence[Any]
 
 
 _promote, _cancel = _on_one_node(promote_heads), _on_one_node(cancel)
-_delete_search = _on_one_node(delete_search_of_gone)
 
 
 def _in_transactions(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from relay.store.databases.pages import decode_cursor
 from relay.store.jobs import job_pages
 from relay.store.jobs.job_pages import JobFilter
 from relay.store.store import Store
-from tests.support.store_kit import NOW, execute, job_event, poll, registration, seen, together
+from tests.support.store_kit import NOW, job_event, poll, registration, seen, together
 
 KEYS = ("deal", "campaign", "deal")
 
@@ -79,35 +79,6 @@ async def test_erasure_and_retention_remove_what_a_job_is_found_by(store: Store)
     await store.upkeep.delete_jobs(NOW + 1e6)
     assert await rows_of(store) == 1
     assert await found(store, metadata=("deal", "kept")) == ["kept"]
-
-
-async def test_upkeep_removes_what_jobs_were_found_by_that_an_older_node_has_erased(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its erasure does not know these rows. Each call reads a few, and continues where the last one ended."""
-    monkeypatch.setattr(job_pages, "SLICE", 3)
-    monkeypatch.setattr(job_pages, "SEARCH_SLICE", job_pages.SEARCH_SLICE.replace("LIMIT 200", "LIMIT 3"))
-    for number in range(10):
-        await store.jobs.register(registration(str(number), metadata={"deal": number, "campaign": number}))
-    uids = {number: (await store.jobs.find(str(number)))[0].uid for number in range(10)}
-    erased = [0, 3, 4, 9]
-    for number in erased:
-        await execute(store, f"DELETE FROM jobs WHERE uid = '{uids[number]}'")
-    counts, after = [], ""
-    for _ in range(20):
-        count, place = await store.upkeep.delete_search(after)
-        counts.append(count)
-        if place is None:
-            break
-        assert place > after
-        after = place
-    assert sum(counts) == 2 * len(erased)
-    assert max(counts) <= 2 * 3
-    assert len(counts) > 2
-    assert await rows_of(store) == 2 * 6
-    for number in range(10):
-        wanted = [] if number in erased else [str(number)]
-        assert await found(store, metadata=("deal", str(number))) == wanted
 
 
 async def _varied(store: Store) -> list[dict[str, Any]]:

@@ -161,8 +161,7 @@ async def _again(call: "Call", repeats: Repeats, kept: StoredAnswer, body_digest
         error.title = found["title"]
         raise error
     try:
-        # An older version kept whole answers.
-        document = await repeats.again(call, repeats.keep(found))
+        document = await repeats.again(call, found)
     except NotFound:
         detail = f"the first request with this {HEADER} was carried out, but what it made or changed was removed since"
         raise Gone(detail, headers=dict(REPLAYED)) from None

@@ -29,10 +29,8 @@ def follow(api: Api, on_ready: Callable[[], None] = lambda: None) -> Iterator[Se
     refuses, and Unreachable if the first connection fails.
     """
     newest = api.get("/v1/events", {"limit": 1})
-    # The starting position, so that an event before the first one received is not lost with the connection. Published
-    # events have ids of their programs; a relay of an older version has none, and no other ids.
-    ids = newest.get("ids") or [one["id"] for one in newest["items"]]
-    last_event_id: str | None = ids[0] if ids else None
+    # The starting position, so that an event before the first one received is not lost with the connection.
+    last_event_id: str | None = next(iter(newest["ids"]), None)
     pause, is_ready = FIRST_PAUSE_SECONDS, False
     while True:
         reason = "the stream ended"

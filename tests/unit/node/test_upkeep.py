@@ -83,13 +83,13 @@ async def test_failure_for_one_overdue_job_does_not_stop_the_others(error: Calla
 
 
 KINDS = [
-    *("attempts", "events", "jobs", "search", "groups", "callbacks", "callback_hosts", "connect_accounts", "intents"),
+    *("attempts", "events", "jobs", "groups", "callbacks", "callback_hosts", "connect_accounts", "intents"),
     *("incidents", "figures", "memories", "shared_memories", "replays", "streams", "idempotency_keys", "secrets"),
     "sessions",
 ]
 
 
-SWEPT = ("events", "jobs", "search", "groups", "callbacks")
+SWEPT = ("events", "jobs", "groups", "callbacks")
 
 
 @pytest.mark.parametrize("failing", KINDS)
