@@ -29,10 +29,10 @@ def downgrade() -> None:
 
 
 def change(before, after, option) -> None:
-    for name in before:
-        op.drop_index(name, 'jobs')
-    for name, (columns, where) in after.items():
+    for name, (columns, where) in after.items():  # first: nothing can be read after the first one is dropped
         where = None if where is None else text(where)
         op.create_index(name, 'jobs', columns, sqlite_where=where, postgresql_where=where)
+    for name in before:
+        op.drop_index(name, 'jobs')
     if op.get_bind().dialect.name == 'postgresql':
         op.execute(f'ALTER TABLE jobs {option}')

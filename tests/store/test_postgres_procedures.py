@@ -2,15 +2,21 @@
 them the same happens statement by statement."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
 import pytest
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_cursor
 from sqlalchemy.engine import Connection
 
 from relay.core.records import Registered
+from relay.errors import StoreError
+from relay.store.databases.group_commit import single
 from relay.store.databases.postgres import PostgresDatabase
+from relay.store.databases.statements import fetch, sql
 from relay.store.outbox import recording as outbox
 from relay.store.store import PROCEDURES, Store, open_store
 from tests.support.postgres_server import SUPERUSER, shared_server
@@ -20,6 +26,7 @@ from tests.support.store_kit import (
     NOW,
     ReversingCipher,
     claim,
+    execute,
     lease,
     poll,
     record_one,
@@ -103,6 +110,53 @@ async def test_reads_of_one_statement_are_no_transactions(empty_url: str) -> Non
     assert await store.tokens.version() == 0
     await store.close()
     assert sent == []
+
+
+COLUMN = sql("SELECT number FROM versions WHERE name = :name")
+
+
+@single
+def _column(connection: Connection, name: str) -> Sequence[Sequence[Any]]:
+    return fetch(connection, COLUMN, name=name)
+
+
+def _column_of_each(connection: Connection, names: Sequence[str]) -> list[Sequence[Sequence[Any]]]:
+    return [_column(connection, name) for name in names]
+
+
+@pytest.mark.parametrize("way", ["write", "read", "read alone"])
+async def test_prepared_statement_is_made_again_after_a_migration(empty_url: str, way: str) -> None:
+    """PostgreSQL refuses a prepared statement whose result has changed its type."""
+    store = await open_store(empty_url, ReversingCipher(), now=NOW, pool_size=1)
+
+    async def again() -> object:
+        if way == "write":
+            return await store.database.write(_column_of_each, "subscriptions")
+        query = _column if way == "read alone" else partial(_column)
+        return await store.database.read(query, "subscriptions")
+
+    before = await again()
+    other = await open_store(empty_url, ReversingCipher(), now=NOW)
+    await execute(other, "ALTER TABLE versions ALTER COLUMN number TYPE bigint")
+    await other.close()
+    with contextlib.suppress(StoreError):  # the statement that finds out
+        await again()
+    assert await again() == before
+    await store.close()
+
+
+async def test_error_of_a_network_stays_what_it_is(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no error of the statement, which the writer would give up."""
+    store = await open_store(empty_url, ReversingCipher(), now=NOW, pool_size=1)
+
+    def cut(*_arguments: object) -> None:
+        raise ConnectionResetError("cut")
+
+    monkeypatch.setattr(AsyncAdapt_asyncpg_cursor, "execute", cut)
+    with pytest.raises(StoreError, match="cannot be reached: cut"):
+        await store.database.read(_column, "subscriptions")
+    monkeypatch.undo()
+    await store.close()
 
 
 async def test_reads_go_to_the_connection_that_was_used_last(empty_url: str) -> None:

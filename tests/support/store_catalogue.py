@@ -447,7 +447,6 @@ CATALOGUE = (
     Case("retention: groups", upkeep.DELETE_GROUPS),
     Case("retention: callbacks of jobs", upkeep.DELETE_CALLBACKS_OF_GONE_JOBS),
     Case("retention: searchable values of jobs", job_pages.DELETE_SEARCH_OF_GONE_JOBS),
-    Case("retention: searchable values by job", job_pages.SEARCH_SLICE),
     Case("retention: keys", upkeep.DELETE_OLD_KEYS),
     Case("retention: memories", upkeep.DELETE_OLD_MEMORIES),
     Case("retention: replays", upkeep.DELETE_OLD_REPLAYS),

@@ -284,15 +284,19 @@ def _driven(
         if isinstance(parameters, Mapping):
             return lite.execute(_lite(statement), parameters)
         return lite.executemany(_lite(statement), parameters)
-    sent, names = _numbered(_postgresql(statement), connection.dialect)
-    cursor = connection.connection.cursor()
+    dialect: Any = connection.dialect
+    sent, names = _numbered(_postgresql(statement), dialect)
+    cursor: Any = connection.connection.cursor()
+    cursor._invalidate_schema_cache_asof = dialect._invalidate_schema_cache_asof
     try:
         if isinstance(parameters, Mapping):
             cursor.execute(sent, [parameters[name] for name in names])
         else:
             cursor.executemany(sent, [[row[name] for name in names] for row in parameters])
     except BaseException as error:  # a cancelled wait ends the connection too
-        connection._handle_dbapi_exception(error, sent, None, cursor, None)
+        if isinstance(error, dialect.dbapi.InvalidCachedStatementError | dialect.dbapi.InternalServerError):
+            dialect._invalidate_schema_cache()  # a migration has changed the type of a result
+        connection._handle_dbapi_exception(error, None, None, cursor, None)
     return cursor
 
 
