@@ -60,6 +60,7 @@ class Cluster:
     _others: set[str] = field(default_factory=set, init=False)
     _not_listening: bool = field(default=True, init=False)
     _ends: bool = field(default=False, init=False)
+    _takes: bool = field(default=True, init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _renew_soon: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _introduced: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -86,6 +87,12 @@ class Cluster:
         self._renewal = loop.create_task(self._renewing())
         for work in (self._watching(), self._scanning(), self._reconciling()):
             self._tasks.append(loop.create_task(work))
+
+    def stop_taking(self) -> None:
+        """Takes no more accounts, and ends the reading of those being taken. The others stay with this node."""
+        self._takes = False
+        for taking in self._taking.values():
+            taking.cancel()
 
     async def taken(self) -> None:
         """Waits until the accounts that were leased are polled."""
@@ -135,7 +142,7 @@ class Cluster:
         if self.holder.has_lost(name):
             return  # the old name is lost: the account is taken again under the new one
         for mine, key in zip(held, keys, strict=True):
-            if mine and not self.pollers[key].account.holds and key not in self._taking:
+            if mine and self._takes and not self.pollers[key].account.holds and key not in self._taking:
                 self._taking[key] = asyncio.get_running_loop().create_task(self._take(key))
             elif not mine:
                 self._let_go(key)

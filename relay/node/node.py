@@ -287,6 +287,8 @@ class Node:
             self.scheduler.stop()
             for loading in self._loading:
                 loading.cancel()
+            if self._cluster is not None:
+                self._cluster.stop_taking()
             seconds = self.settings.server.shutdown_seconds
             self._ending = asyncio.gather(self.dispatcher.stop(seconds), *self._stopped_pollers(seconds))
         return self._ending

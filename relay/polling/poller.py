@@ -81,6 +81,8 @@ class Poller:
         self._tasks = Tasks()
         self._in_flight: dict[str, object] = {}
         self._unwritten: set[str] = set()
+        self._late: list[Job | PlannedJob] | None = None
+        """Jobs registered here while the account is being taken over: their rows may have been read before."""
         self._waits_since: float | None = None
         self._turns = 0
         self._ended = 0
@@ -118,9 +120,17 @@ class Poller:
     async def take_over(self, state: AccountState | None) -> None:
         """Takes the account over from another node."""
         self._clear()
-        await self.load(state or AccountState(source=self.account.settings.source, name=self.account.settings.account))
+        late: list[Job | PlannedJob] = []
+        self._late = late
+        try:
+            await self.load(
+                state or AccountState(source=self.account.settings.source, name=self.account.settings.account)
+            )
+        finally:
+            self._late = None
         self.account.holds = True
         self.account.term += 1
+        self.track(late)
         self.account.reschedule()
 
     def _clear(self) -> None:
@@ -169,6 +179,8 @@ class Poller:
         """Plans the open ones of registered jobs. Of one that is already planned, only the weight can have changed."""
         if self.account.holds:
             self.agenda.track(job for job in jobs if job.open)
+        elif self._late is not None:
+            self._late += jobs
 
     def ensure_planned(self, job: Job | PlannedJob) -> None:
         """Plans an open job found in the database, unless it is planned."""

@@ -372,6 +372,24 @@ async def test_result_after_the_lease_was_lost_is_dropped(tmp_path, again):
         assert await world.types() == (["running"] if again else [])
 
 
+async def test_job_tracked_again_while_the_account_is_taken_over_is_planned(tmp_path):
+    async with open_world(tmp_path) as world:
+        uid = await world.register("a", seen("queued"), RUNNING)
+        await world.store.jobs.untrack(uid, world.clock())
+        world.poller.release()
+        load = world.poller.agenda.load
+
+        async def load_first():
+            count = await load()
+            await world.register("a")  # behind the rows that were read: it keeps its uid
+            return count
+
+        world.poller.agenda.load = load_first
+        await world.poller.take_over(None)
+        await world.run(60)
+        assert (await world.types())[-1] == "running"
+
+
 async def test_job_tracked_again_during_a_poll_stays_planned(tmp_path):
     async with open_world(tmp_path) as world:
         uid = await world.register("a", seen("queued"), RUNNING)
