@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from typing import Any, TypeVar
 
 from relay.errors import TooMany
@@ -134,8 +135,8 @@ class Computations:
     """Runs computations of at most some milliseconds, one at a time, those of owners in rotation.
 
     seconds  they follow each other for this time, then other tasks run; 0: other tasks run after each
-    in_turn  within this time, too, an owner's computation waits for its turn; otherwise it is computed at once, so that
-             one caller with many does not wait for each
+    in_turn  within this time, too, a computation waits for its owner's turn; otherwise the only owner's is computed at
+             once, so that one caller with many does not wait for each
     """
 
     def __init__(self, seconds: float, *, in_turn: bool = False) -> None:
@@ -185,10 +186,14 @@ class Computations:
             return
         try:
             if not self._pause_seconds:
+                owners = 1 if self._in_turn else len(self._waiting)
                 self._until = time.perf_counter() + self._seconds
-                self._compute_waiting()
-                while self._waiting and time.perf_counter() < self._until:
+                for place in count(1):
                     self._compute_waiting()
+                    if not self._waiting or time.perf_counter() >= self._until or 1 < owners == place:
+                        break
+                if owners > 1:  # the next ones wait too, or who wakes first would take the rest of the time
+                    self._until = 0.0
         finally:
             self._go_on_later()
 

@@ -42,6 +42,34 @@ async def test_steps_of_many_requests_share_a_turn(monkeypatch: pytest.MonkeyPat
     assert len({number for _, number in made[:12]}) == 10
 
 
+@pytest.mark.parametrize("callers", [1, 20])
+@pytest.mark.parametrize("seconds", [0.0001, 0.0009])
+async def test_owner_who_asks_one_after_the_other_is_not_held_up_by_one_who_never_stops(
+    callers: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the filters of a list beside those of a loop of lists."""
+    now, stopped, made = 0.0, False, Counter[str]()
+    monkeypatch.setattr("relay.limiter.time.perf_counter", lambda: now)
+    shared = Computations(tasks.TURN_SECONDS)
+
+    def compute(owner: str) -> None:
+        nonlocal now
+        now += seconds
+        made[owner] += 1
+
+    async def looping() -> None:
+        while not stopped:
+            await shared.step("busy", lambda: compute("busy"))
+
+    loops = [asyncio.create_task(looping()) for _ in range(callers)]
+    await asyncio.sleep(0)
+    for _ in range(200):
+        await shared.step("other", lambda: compute("other"))
+    stopped = True
+    await asyncio.gather(*loops)
+    assert made["busy"] <= 2 * made["other"] + 2 * callers
+
+
 async def test_owners_have_one_step_at_a_time_in_turn_and_others_go_on_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
