@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Scope
 
 from relay.api.http.auth import Identity
+from relay.api.http.problems import http_problem
 from relay.core.jsontext import dumps
 from relay.errors import FieldError, NotFound, RequestError, Unavailable
 
@@ -145,7 +147,10 @@ class ApiClient:
         async def receive() -> Message:
             return {"type": "http.request", "body": sent, "more_body": False}
 
-        await self._api(scope, receive, answer.take)
+        try:
+            await self._api(scope, receive, answer.take)
+        except HTTPException as error:  # the front, which answers it otherwise, is not asked here
+            await http_problem(error)(scope, receive, answer.take)
         return answer.value(also)
 
 

@@ -53,6 +53,13 @@ async def test_a_wrong_method_is_told_which_ones_there_are(browser) -> None:
         assert method == "HEAD" or "Method not allowed" in answer.text
 
 
+@pytest.mark.parametrize("path", ["/ui/jobs/batch", "/ui/jobs/bulk", "/ui/subscriptions/preview"])
+async def test_name_that_the_api_takes_another_method_for_is_no_failure(browser, path: str) -> None:
+    answer = await browser.client.get(path)
+    assert answer.status_code == 405
+    assert "could not be made" not in answer.text
+
+
 @pytest.mark.parametrize("path", sorted(page.path for page in PAGES if page.method == "GET" and "{" not in page.path))
 async def test_every_page_has_its_command_and_call(browser, path):
     page = await browser.get(path)

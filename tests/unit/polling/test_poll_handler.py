@@ -68,21 +68,23 @@ class Jobs:
 
 
 @pytest.mark.parametrize("shown", [True, False])
-async def test_transition_is_logged_with_dev_and_at_debug_level_only(
-    shown: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("status", "tells"), [("running", False), ("failed", True), ("settling", True)])
+async def test_transition_that_no_one_has_to_see_is_logged_with_dev_and_at_debug_level_only(
+    shown: bool, status: str, tells: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "shows_deliveries", lambda: shown)
     handler = poll_handler()
     account: Any = handler._account
     account.dispatcher = SimpleNamespace(reserve=lambda events: None, settle=lambda reservation, recorded: None)
     account.store, account.signals = SimpleNamespace(jobs=Jobs()), Signals()
-    seen = Observation(status="running", observed_at=NOW)
+    seen = Observation(status=status, observed_at=NOW)
     transitions, progress = detect(Progress(), seen)
 
     with capture_logs() as lines:
         await handler.record(JOB, transitions, progress, seen=seen)
 
-    assert [(line["event"], line["kind"]) for line in lines] == ([("transition", "running")] if shown else [])
+    kind = "status_unknown" if status == "settling" else status
+    assert [(line["event"], line["kind"]) for line in lines] == ([("transition", kind)] if shown or tells else [])
 
 
 class Planner:
