@@ -299,6 +299,16 @@ def test_names_and_values_that_attributes_may_not_have(name: str, value: object)
         check_attribute(name, value)
 
 
+@pytest.mark.parametrize("given", [{"event_id": ""}, {"source": ""}, {"type": ""}, {"dataschema": ""}, {"subject": ""}])
+def test_empty_attribute_is_refused(given: dict[str, Any]) -> None:
+    attributes: dict[str, Any] = {
+        **{"event_id": "evt_1", "source": "/relay", "type": "relay.test", "subject": None, "time": AT},
+        **{"dataschema": "http://x/a.json", "extensions": {}, "data": {}},
+    }
+    with pytest.raises(ValueError, match=next(iter(given)).removeprefix("event_")):
+        render(**{**attributes, **given})
+
+
 @pytest.mark.parametrize(("name", "value"), [("tracestate", None), ("data", "x")])
 def test_invalid_extension_is_refused(name: str, value: str | None) -> None:
     with pytest.raises(ValueError, match=name):
