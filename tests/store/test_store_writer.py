@@ -52,8 +52,9 @@ async def test_five_hundred_concurrent_writes_need_far_fewer_commits(store: Stor
         before, after = counted[nth - 1], counted[nth]
         assert after.items - before.items == 500 + 1
         assert after.groups - before.groups <= 50
-        # what the database itself has counted: a few are those of the readers and of notices
-        assert after.seen - before.seen <= after.groups - before.groups + 20
+        # What the database itself has counted: beside the groups, reads of one statement and notices, some of them
+        # from before, which it adds up once a second. A commit for each write would be 500 more.
+        assert after.seen - before.seen <= after.groups - before.groups + 100
 
 
 @dataclass(frozen=True)

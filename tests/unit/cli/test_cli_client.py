@@ -156,7 +156,7 @@ def test_short_types_are_expanded() -> None:
 
 
 def test_stream_resumes_after_the_last_event(stub: Stub) -> None:
-    stub.says("GET /v1/events", {"items": [event(0)], "next_cursor": None})
+    stub.says("GET /v1/events", {"items": [event(0)], "ids": ["evt_0"], "next_cursor": None})
     stub.streams(b": connected\n\n" + frame(event(1)) + frame(event(2)) + b"id: evt_3\ndata: {")
     stub.streams(b'{"title": "busy"}', status=503)
     stub.streams(frame(event(3)))
@@ -180,7 +180,7 @@ def test_stream_begins_at_the_relays_id_of_a_published_event(stub: Stub) -> None
 
 
 def test_refused_stream_ends(stub: Stub) -> None:
-    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
     stub.streams(b'{"detail": "no"}', status=403)
     with pytest.raises(ApiError, match="no"):
         next(follow(Api(stub.url, None)))
@@ -193,7 +193,7 @@ def test_failed_first_connection_is_reported_at_once() -> None:
 
 def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
-    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
     body = b'{"id":"evt_1", "type":"ai.revor.job.failed","subject":"\xc3\xa9"}'
     other = b'{"id":"evt_2","type":"ai.revor.job.queued"}'
     stub.streams(b"id: evt_1\ndata: " + body + b"\n\nid: evt_2\ndata: " + other + b"\n\n")
@@ -244,7 +244,7 @@ def test_many_events_are_published_in_batches_and_refused_ones_named(
 
 def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
-    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
     stub.streams(frame(event(1)))
     stub.streams(b'{"detail": "enough"}', status=403)
     assert run(["listen", "--forward-to", "http://localhost:9", "--json"]) == 2
@@ -255,7 +255,7 @@ def test_listen_continues_if_the_target_is_down(stub: Stub, capsys: pytest.Captu
 
 def test_listen_shows_what_passes_the_filters(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
-    stub.says("GET /v1/events", {"items": [], "next_cursor": None})
+    stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
     frames = (
         b'id: evt_%d\ndata: {"id":"evt_%d","type":"a","data":{"deal":%d}}\n\n' % (n, n, 10 * n) for n in (1, 2, 3)
     )
