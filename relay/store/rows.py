@@ -81,15 +81,16 @@ NEW_JOB_COLUMNS = (*PLAIN_JOB_COLUMNS, *_OF_SOME_JOBS, "group_name", "upstream",
 """The columns of any new job, but the captured recipient."""
 
 
-def new_job_rows(jobs: Sequence[Job]) -> tuple[bool, list[list[Any]]]:
+def new_job_rows(jobs: Sequence[Job]) -> tuple[bool, list[dict[str, Any]]]:
     """True if all of these new jobs are plain, and their rows: of PLAIN_JOB_COLUMNS if so, else of NEW_JOB_COLUMNS."""
-    rows = [[*_of_any_job(job), dumps(job.metadata).decode()] for job in jobs]
+    rows = [dict(zip(PLAIN_JOB_COLUMNS, (*_of_any_job(job), dumps(job.metadata)), strict=True)) for job in jobs]
     if all(_beside_metadata(job) == _NOTHING for job in jobs):
         return True, rows
     for row, job in zip(rows, jobs, strict=True):
-        documents = (None if one is None else dumps(one).decode() for one in (job.upstream, job.request))
-        progress = progress_values(job.progress)
-        row += (*_of_some_jobs(job), job.group, *documents, *(progress[name] for name in PROGRESS))
+        row.update(zip(_OF_SOME_JOBS, _of_some_jobs(job), strict=True), **progress_values(job.progress))
+        for name, document in (("upstream", job.upstream), ("request", job.request)):
+            row[name] = None if document is None else dumps(document)
+        row["group_name"] = job.group
     return False, rows
 
 

@@ -190,18 +190,6 @@ def insert_into(row: type[SQLModel], *columns: str, constants: Mapping[str, str]
     return f"INSERT INTO {table.name} ({', '.join(known)}) VALUES ({', '.join(values)})"
 
 
-def insert_rows(row: type[SQLModel], *columns: str, constants: Mapping[str, str] | None = None) -> Sql:
-    """An INSERT of named columns for `run_rows`. Blobs are UTF-8, and given as text."""
-    table, fixed = table_of(row), constants or {}
-    types = {name: table.c[name].type.python_type for name in columns}
-    values = [f"$as_bytes(m.{name})" if kind is bytes else f"m.{name}" for name, kind in types.items()]
-    names = ", ".join((*columns, *fixed))
-    return sql(
-        f"INSERT INTO {table.name} ({names}) SELECT {', '.join((*values, *fixed.values()))} FROM $json_rows(rows) AS m",
-        rows={name: {float: REAL, int: INTEGER}.get(kind, TEXT) for name, kind in types.items()},
-    )
-
-
 def insert_lists(
     row: type[SQLModel], *columns: str, constants: Mapping[str, str] | None = None, end: str = ""
 ) -> Insert:

@@ -15,17 +15,7 @@ from relay.errors import Conflict, FieldError, InvalidRequest, RequestError
 from relay.store.databases.database import Cipher
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
-from relay.store.databases.statements import (
-    SQLITE,
-    insert_into,
-    insert_rows,
-    json_list,
-    run,
-    run_many,
-    run_rows,
-    sql,
-    table_of,
-)
+from relay.store.databases.statements import SQLITE, insert_into, insert_lists, json_list, run, run_many, sql, table_of
 from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.intents import end_registered, resolve_sent
 from relay.store.jobs.job_pages import delete_search, write_search
@@ -61,9 +51,9 @@ EVENTS_OF_JOB = (
 _NOT_POLLED = {"poll_count": "0", "failure_count": "0", "missing_count": "0"}
 _NOTHING_SEEN = dict.fromkeys(("sequence", "retry_count", "running_sent", "overdue", "attempt_count"), "0")
 # Writes new jobs that are plain.
-INSERT_PLAIN = insert_rows(JobRow, *PLAIN_JOB_COLUMNS, constants={**_NOT_POLLED, **_NOTHING_SEEN})
+INSERT_PLAIN = insert_lists(JobRow, *PLAIN_JOB_COLUMNS, constants={**_NOT_POLLED, **_NOTHING_SEEN})
 # Writes any new jobs.
-INSERT_JOB = insert_rows(JobRow, *NEW_JOB_COLUMNS, constants=_NOT_POLLED)
+INSERT_JOB = insert_lists(JobRow, *NEW_JOB_COLUMNS, constants=_NOT_POLLED)
 # Notes the captured recipient of a new job.
 SET_CAPTURED = "UPDATE jobs SET captured = :captured WHERE uid = :uid"
 # Links another callback subscription to a job that may have only so many. The job's row is locked.
@@ -130,10 +120,10 @@ class Registrar:
                 )
 
     def _insert(self, connection: Connection, new: Mapping[Key, Registration]) -> None:
-        # In key order, and so by one statement, or two nodes that register the same jobs would deadlock.
+        # In key order, or two nodes that register the same jobs would deadlock.
         jobs = [new[key].job for key in sorted(new)]
         are_plain, rows = new_job_rows(jobs)
-        run_rows(connection, INSERT_PLAIN if are_plain else INSERT_JOB, rows)
+        run_many(connection, INSERT_PLAIN if are_plain else INSERT_JOB, rows)
         with_recipient = [one for one in new.values() if one.request.recipient is not None]
         captured = [{"uid": one.job.uid, "captured": self._captured(one, one.job.uid)} for one in with_recipient]
         run_many(connection, SET_CAPTURED, captured)
