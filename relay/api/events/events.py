@@ -33,7 +33,7 @@ class Wanted:
         self._filters = filters
 
     async def of(self, events: Sequence[Event], computations: Computations, caller: str) -> Sequence[Event]:
-        """Those of these events that are wanted. `limiter`: of all callers with filters."""
+        """Those of these events that are wanted. `computations`: of all callers with filters."""
         if self._type is not None:
             events = [event for event in events if event.type == self._type]
         if self._filters is None:

@@ -6,7 +6,7 @@ answered with 202 is committed, and goes out once, however often it is sent.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from relay.api.http import limits
 from relay.api.http.auth import ADMIN, EVENTS_WRITE
-from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import EVENT_ID
 from relay.api.http.idempotency import REFUSED_BEFORE, stored
 from relay.api.http.operations import WRITES_EVENTS, Answer, Call, Operation, json_response
@@ -169,7 +168,7 @@ async def publish_events(call: Call) -> Response:
         admission = call.dependencies.admission
         with admission.batches.held(call.caller):
             async with admission.publishing if is_large else nullcontext():
-                answer = await _publish(call, await _read_batch(call.body, _rules(call.context.settings)))
+                answer = await _publish(call, await _read_batch(call.body, _rules(call)))
     else:
         answer = await _publish(call, [_read(call, media_type)], alone=True)
     call.count = len(answer["items"])
@@ -225,7 +224,7 @@ def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
 
 def _read(call: Call, media_type: str) -> Draft | Refused:
     """The only event of a request. Raises InvalidRequest if the body is in no content mode, or not JSON."""
-    headers, rules = call.request.headers, _rules(call.context.settings)
+    headers, rules = call.request.headers, _rules(call)
     if media_type != CONTENT_TYPE and ("ce-specversion" not in headers or media_type.startswith(_FORMATS)):
         detail = (
             f"send Content-Type {CONTENT_TYPE} with an event, {BATCH_CONTENT_TYPE} with an array of events, or an "
@@ -273,9 +272,9 @@ async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
 # --- who may publish what
 
 
-@lru_cache(maxsize=64)
-def _rules(settings: ApiSettings) -> Rules:
-    """Restrictions on a caller's events. A bound token may not speak for the sources that it does not see either."""
+def _rules(call: Call) -> Rules:
+    """Restrictions on the caller's events. A bound token may not speak for the sources that it does not see either."""
+    settings = call.context.settings
     every, account = settings.unrestricted or settings, settings.account
     return Rules(
         known=known_types(origin.type_prefix for origin in every.origins.values()),

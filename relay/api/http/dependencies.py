@@ -39,11 +39,10 @@ class Token:
     scopes: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """The settings of the API. Two are equal if they are the same object. `accounts`: the account names of each source;
-    `passed_paths`: the path prefixes that are forwarded to an upstream; `search_keys`: the keys of metadata that jobs
-    are searched by."""
+    """The settings of the API. `accounts`: the account names of each source; `passed_paths`: the path prefixes that
+    are forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by."""
 
     host: str
     port: int

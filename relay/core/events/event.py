@@ -154,11 +154,13 @@ def owner_of(source: str, account: str) -> str:
     return f"{source}/{account}"
 
 
+@lru_cache(maxsize=64)
 def job_event_types(prefix: str) -> tuple[str, ...]:
     """All event types of a source's jobs."""
     return tuple(f"{prefix}.{kind}" for kind in JOB_EVENTS)
 
 
+@lru_cache(maxsize=64)
 def account_event_types(prefix: str) -> tuple[str, ...]:
     """All event types of a source's connect accounts. `prefix`: that of its job events."""
     return tuple(f"{account_type_prefix(prefix)}.{kind}" for kind in ACCOUNT_EVENTS)
