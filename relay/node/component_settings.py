@@ -23,9 +23,7 @@ from relay.polling.account import AccountSettings
 from relay.sources.definition import SourceDefinition
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from relay.api.http.operations import Context
+    from relay.web.sessions import WebSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,14 +121,12 @@ class ComponentSettings:
             dashboard=settings.web.enabled,
         )
 
-    def make_web(self, context: "Context", api: "ASGIApp") -> "ASGIApp":
-        """The dashboard. Imports its modules, texts and templates, which takes a third of a second."""
-        from relay.web.app import create_web
+    def of_web(self) -> "WebSettings":
+        """For the dashboard."""
         from relay.web.sessions import WebSettings
 
         web = self.settings.web
-        settings = WebSettings(user_header=web.user_header, user_scopes=frozenset(web.user_scopes))
-        return create_web(context, api, settings)
+        return WebSettings(user_header=web.user_header, user_scopes=frozenset(web.user_scopes))
 
     def _passed_paths(self) -> tuple[str, ...]:
         if not self.settings.proxy.enabled:

@@ -450,15 +450,21 @@ class Node:
         self._api = create_api(self._dependencies(), self._proxy, pages)
 
     def _dashboard(self, context: Context, api: ASGIApp) -> ASGIApp:
-        """The dashboard. The first request for one of its pages makes it, in a thread."""
-        make, lock = self._components.make_web, asyncio.Lock()
+        """The dashboard. The first request for one of its pages makes it, in a thread: its modules, texts and templates
+        take a third of a second."""
+        components, lock = self._components, asyncio.Lock()
         web: ASGIApp | None = None
+
+        def make() -> ASGIApp:
+            from relay.web.app import create_web
+
+            return create_web(context, api, components.of_web())
 
         async def dashboard(scope: Scope, receive: Receive, send: Send) -> None:
             nonlocal web
             async with lock:
                 if web is None:
-                    web = await asyncio.to_thread(make, context, api)
+                    web = await asyncio.to_thread(make)
             await web(scope, receive, send)
 
         return dashboard
