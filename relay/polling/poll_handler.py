@@ -29,7 +29,7 @@ NOT_FOUND_POLLS = 5
 NOT_FOUND_SECONDS = 120.0
 MAX_DETECTIONS = 10
 KEPT_REQUEST_IDS = 10_000
-TELLING = frozenset(("failed", "overdue", "not_found", "status_unknown"))
+LOGGED = frozenset(("failed", "overdue", "not_found", "status_unknown"))
 """Kinds of transitions that an operator finds in the log."""
 
 log = structlog.get_logger("relay.polling")
@@ -274,7 +274,7 @@ class PollHandler:
         finally:
             self._account.dispatcher.settle(reservation, recorded)
         for transition in transitions:
-            if transition.kind not in TELLING and not shows_deliveries():  # a line costs a sixth of a poll
+            if transition.kind not in LOGGED and not shows_deliveries():  # a line costs a sixth of a poll
                 continue
             log.info(
                 "transition",

@@ -22,7 +22,7 @@ OLDEST_SERVER = 15
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 5.0
-IDLE_SECONDS = 240
+MAX_AGE_SECONDS = 240
 """Age at which a connection is replaced when it is next taken: networks drop idle ones without a word."""
 # Every statement reads few rows by index. With statistics from when the tables were small, the planner may choose to
 # scan a table or all open rows to join them with a short list, at a thousand times the cost. Starting parallel workers
@@ -71,7 +71,7 @@ def make_engine(
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         pool_use_lifo=True,  # the last one used has its plans, and the processor's caches its server process
-        pool_recycle=IDLE_SECONDS,
+        pool_recycle=MAX_AGE_SECONDS,
     )
 
 
