@@ -73,7 +73,7 @@ class Poller:
         self.agenda = Agenda(account, statistics)
         self.health = AccountHealth(account, self.agenda)
         self.poll_handler = PollHandler(account, self.agenda, self.health)
-        if account.settings.definition.listing is not None:
+        if account.settings.definition.connect_accounts is not None:
             account.watch = AccountWatch(account, self.agenda)
         self._saved_plan = saved_plan
         self._clock = account.clock

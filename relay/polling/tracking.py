@@ -463,7 +463,7 @@ def _too_many_hosts(host: str, limit: int) -> InvalidRequest:
 
 def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
     """True if the error is the refusal of a key that has since been replaced."""
-    of_the_key = error.get("code") in definition.codes.key_trouble or error.get("code") == "unauthorized"
+    of_the_key = error.get("code") in definition.error.meanings.key_trouble or error.get("code") == "unauthorized"
     return of_the_key and poller is not None and poller.key is not None and not poller.health.key_refused
 
 

@@ -134,7 +134,7 @@ class Creates:
         definition, content = self._gateway.definitions[intent.source], answer.body or b""
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
         code = read_error(definition, readable).code if answer.status >= 500 else ""
-        fate = fate_of(answer.status, says_nothing_done=code in definition.codes.unavailable)
+        fate = fate_of(answer.status, says_nothing_done=code in definition.error.meanings.unavailable)
         if fate == "refused":
             await self._settle(intent, None)
             return {}

@@ -118,13 +118,13 @@ class Gateway:
 
     def is_create(self, request: ForwardedRequest) -> bool:
         """True if the request creates a job."""
-        return request.method == "POST" and unquote(request.path) in self.definitions[request.caller.source].creates
+        return request.method == "POST" and unquote(request.path) in self.definitions[request.caller.source].resource.creates
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         """The id of the job the request reads; None for any other request or an unknown caller."""
         if method != "GET" or query or caller.account is None:
             return None
-        written = self.definitions[caller.source].job_id_of(path)
+        written = self.definitions[caller.source].resource.job_id_of(path)
         return None if written is None else unquote(written)
 
     # --- forwarding

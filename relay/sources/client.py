@@ -233,7 +233,7 @@ class UpstreamClient:
         return self._exchanges
 
     def _judge(self, answer: _Answer, read: _Reader, api_key: str, times: Mapping[str, Any]) -> PollResult:
-        header_request_id = answer.headers.get(self._definition.headers.request_id)
+        header_request_id = answer.headers.get(self._definition.headers.request_id or "")
 
         def result(kind: PollKind, **fields: Any) -> PollResult:
             fields.setdefault("request_id", header_request_id)
@@ -263,7 +263,7 @@ class UpstreamClient:
         )
 
     def _kind_of_error(self, status_code: int, code: str) -> PollKind:
-        codes = self._definition.codes
+        codes = self._definition.error.meanings
         by_code: tuple[tuple[frozenset[str], PollKind], ...] = (
             (codes.key_trouble, "unauthorized"),
             (codes.rate_limited, "rate_limited"),

@@ -6,7 +6,7 @@ in `Observation.upstream`.
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from relay.clock import from_rfc3339
 from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, Observation, Problem, Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.sources.definition import ListingFields, SourceDefinition
+from relay.sources.definition import ConnectAccounts, ProblemFields, SourceDefinition, is_exactly
+from relay.sources.pointers import at
 
 MAX_ATTEMPT_COUNT = 1_000_000
 MAX_ITEMS = 2 * MAX_ACCOUNTS
@@ -39,7 +40,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 class Malformed:
     """An answer that says nothing about the requested job.
 
-    `reason`: not_json, not_an_object, refused (an error envelope), no_item, no_status, other_job, no_items.
+    `reason`: not_json, not_an_object, refused (it says that it is an error), no_item, no_status, other_job, no_items.
     """
 
     reason: str
@@ -93,45 +94,56 @@ def read_object(body: bytes) -> dict[str, Any] | Malformed:
     return document if isinstance(document, dict) else Malformed(reason="not_an_object")
 
 
-def read_answer(definition: SourceDefinition, body: bytes) -> dict[str, Any] | Malformed:
-    """The envelope of a 2xx answer. Malformed: not_json, not_an_object, refused."""
-    answer = read_object(body)
-    refused = not isinstance(answer, Malformed) and answer.get(definition.envelope.ok) is False
-    return Malformed(reason="refused") if refused else answer
+def read_answer(definition: SourceDefinition, body: bytes) -> Any:
+    """The document in a 2xx answer. Malformed: not_json, refused."""
+    try:
+        answer = loads(body, repair=True)
+    except JSONDecodeError:
+        return Malformed(reason="not_json")
+    return Malformed(reason="refused") if _is_refused(definition, answer) else answer
+
+
+def _is_refused(definition: SourceDefinition, answer: Any) -> bool:
+    """True if the document says that it is an error."""
+    expected = definition.answer.ok
+    return expected is not None and not is_exactly(at(answer, expected.at, expected.is_), expected.is_)
+
+
+def _request_id_in(definition: SourceDefinition, answer: Any) -> object:
+    place = definition.answer.request_id
+    return None if place is None else at(answer, place)
 
 
 def read_create(definition: SourceDefinition, body: bytes | None, capture: Collection[str] = ()) -> CreateRequest:
     """Reads a create's body as far as it is JSON. `body` is None if it is too large to parse. `capture`: the PARTS of
     its recipient to read."""
-    names = definition.request
+    names = definition.resource.request
     document = read_object(body or b"")
     if isinstance(document, Malformed):
         return CreateRequest()
-    metadata = document.get(names.metadata)
+    metadata = _value(document, names.metadata)
     kept = _storable(metadata) if isinstance(metadata, dict) else None
     too_large = kept is not None and len(dumps(kept)) > MAX_KEPT_METADATA_BYTES
-    spacing = document.get(names.spacing_seconds)
+    spacing = _value(document, names.spacing_seconds)
     return CreateRequest(
         metadata=None if too_large else kept,
         is_truncated=too_large or (kept is not None and kept != metadata),
-        channel=_word(document.get(names.channel)),
-        connect_account_id=_account_id(document.get(names.connect_account_id)),
+        channel=_word(_value(document, names.channel)),
+        connect_account_id=_account_id(_value(document, names.connect_account_id)),
         spacing_seconds=float(spacing) if isinstance(spacing, int | float) and not isinstance(spacing, bool) else None,
         recipient=_recipient(definition, document, capture) if capture else None,
     )
 
 
 def _recipient(definition: SourceDefinition, document: Mapping[str, Any], capture: Collection[str]) -> Recipient | None:
-    places = definition.request.recipient
-    found = {name: [part_of(_at(document, place)) for place in getattr(places, name)] for name in capture}
+    places = definition.resource.request.recipient
+    found = {name: [part_of(at(document, place)) for place in getattr(places, name)] for name in capture}
     return Recipient.of({name: next(filter(None, parts), None) for name, parts in found.items()})
 
 
-def _at(document: object, place: str) -> object:
-    """The value at a path of names; None if there is none."""
-    for name in place.split("."):
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
+def _value(document: Any, place: Sequence[str] | None) -> Any:
+    """The value at a place; None if there is none, or no place."""
+    return None if place is None else at(document, place)
 
 
 def observe(
@@ -146,14 +158,13 @@ def observe(
 
     `request_id_header` is the fallback for the body's request id. With `external_id`, the item has to be that job's.
     """
-    names = definition.envelope
     answer = read_answer(definition, body)
     if isinstance(answer, Malformed):
         return answer
-    item = answer.get(names.item)
+    item = at(answer, definition.resource.item)
     if not isinstance(item, dict):
         return Malformed(reason="no_item")
-    request_id = answer.get(names.request_id) or request_id_header
+    request_id = _request_id_in(definition, answer) or request_id_header
     return observe_item(definition, item, now=now, request_id=_request_id(request_id), external_id=external_id)
 
 
@@ -166,27 +177,29 @@ def observe_item(
     external_id: str | None = None,
 ) -> Observation | Malformed:
     """Reads an item. `now` in epoch seconds. With `external_id`, it has to be that job's item."""
-    names = definition.item
-    if external_id is not None and names.id in item and _id_text(item[names.id]) != external_id:
+    resource, problem, result = definition.resource, definition.resource.problem, definition.resource.result
+    fields = resource.fields
+    if external_id is not None and _id_text(at(item, fields.id, external_id)) != external_id:
         return Malformed(reason="other_job")
-    status = _status(definition, item.get(names.status))
+    status = resource.state_of(item) or _unknown_status(definition, at(item, resource.status))
     if status is None:
         return Malformed(reason="no_status")
+    found = None if result is None else at(item, result.at)
     return Observation(
         status=status,
         observed_at=now,
-        action=_word(item.get(names.action)),
-        channel=_word(item.get(names.channel)),
-        scheduled_at=_time(item.get(names.scheduled_at)),
-        started_at=_time(item.get(names.started_at)),
-        finished_at=_time(item.get(names.finished_at)),
-        next_attempt_at=_time(item.get(names.next_attempt_at)),
-        attempt_count=_count(item.get(names.attempt_count)),
-        problem=_problem(definition, item.get(definition.problem.field)),
-        result_status=_result_status(definition, item.get(definition.result.field)),
-        connect_account_id=_connect_account_id(definition, item.get(definition.result.field)),
+        action=_word(_value(item, fields.action)),
+        channel=_word(_value(item, fields.channel)),
+        scheduled_at=_time(_value(item, fields.scheduled_at)),
+        started_at=_time(_value(item, fields.started_at)),
+        finished_at=_time(_value(item, fields.finished_at)),
+        next_attempt_at=_time(_value(item, fields.next_attempt_at)),
+        attempt_count=_count(_value(item, fields.attempt_count)),
+        problem=None if problem is None else _problem(problem, at(item, problem.at)),
+        result_status=None if result is None else _result_status(_value(found, result.status)),
+        connect_account_id=None if result is None else _account_id(_value(found, result.connect_account_id)),
         upstream=_storable(item),
-        read_fields=definition.read_fields,
+        read_fields=resource.read_fields,
         request_id=_request_id(request_id),
     )
 
@@ -194,11 +207,11 @@ def observe_item(
 def read_listing(definition: SourceDefinition, body: bytes) -> Listing | Malformed:
     """Reads the 2xx answer to a listing of connect accounts: its first MAX_ITEMS items, and at most MAX_ACCOUNTS
     accounts. An account with several items has the state that they agree on."""
-    names = definition.listing
+    names = definition.connect_accounts
     answer = read_answer(definition, body)
     if isinstance(answer, Malformed):
         return answer
-    items = None if names is None else answer.get(names.items)
+    items = None if names is None else at(answer, names.items)
     if names is None or not isinstance(items, list):
         return Malformed(reason="no_items")
     accounts: dict[str, ListedAccount] = {}
@@ -216,13 +229,13 @@ def read_listing(definition: SourceDefinition, body: bytes) -> Listing | Malform
     return Listing(accounts=accounts, is_complete=is_complete)
 
 
-def _listed_account(names: ListingFields, item: Mapping[str, Any]) -> ListedAccount | None:
+def _listed_account(names: ConnectAccounts, item: Mapping[str, Any]) -> ListedAccount | None:
     """None if the item has no id that can be kept."""
-    id = _account_id(item.get(names.id))
-    if id is None or id != _id_text(item.get(names.id)):
+    id = _account_id(at(item, names.id))
+    if id is None or id != _id_text(at(item, names.id)):
         return None
-    can_send = item.get(names.can_send)
-    status = _text(item.get(names.status), MAX_STATUS_CHARACTERS) or None
+    can_send = at(item, names.can_send)
+    status = _text(at(item, names.status), MAX_STATUS_CHARACTERS) or None
     state = names.states.get(status or "")
     if state is None and isinstance(can_send, bool):  # a status never seen before: the flag decides
         state = OK
@@ -230,8 +243,8 @@ def _listed_account(names: ListingFields, item: Mapping[str, Any]) -> ListedAcco
         state = CANNOT_SEND
     return ListedAccount(
         id=id,
-        channel=_word(item.get(names.channel)),
-        name=_word(item.get(names.name)),
+        channel=_word(at(item, names.channel)),
+        name=_word(at(item, names.name)),
         status=status,
         can_send=can_send if isinstance(can_send, bool) else None,
         state=state,
@@ -244,14 +257,14 @@ def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
     if isinstance(answer, Malformed):
         return UpstreamError()
     names = definition.error
-    outer_request_id = _request_id(answer.get(definition.envelope.request_id))
-    error = answer.get(definition.envelope.error)
+    outer_request_id = _request_id(_request_id_in(definition, answer))
+    error = at(answer, names.at)
     if not isinstance(error, dict):
         return UpstreamError(code=_text(error, _MAX_CODE_CHARACTERS), request_id=outer_request_id)
     return UpstreamError(
-        code=_text(error.get(names.code), _MAX_CODE_CHARACTERS),
-        message=_text(error.get(names.message), _MAX_MESSAGE_CHARACTERS),
-        request_id=_request_id(error.get(names.request_id)) or outer_request_id,
+        code=_text(at(error, names.code), _MAX_CODE_CHARACTERS),
+        message=_text(at(error, names.message), _MAX_MESSAGE_CHARACTERS),
+        request_id=_request_id(_value(error, names.request_id)) or outer_request_id,
     )
 
 
@@ -260,50 +273,40 @@ def registered(definition: SourceDefinition, body: Mapping[str, Any], *, now: fl
 
     Used for answers that the proxy forwards and for those sent as a registration's body.
     """
-    names = definition.envelope
-    item = body.get(names.item)
-    if body.get(names.ok, True) is not True or not isinstance(item, Mapping):
+    item = None if _is_refused(definition, body) else at(body, definition.resource.item)
+    if not isinstance(item, dict):
         return None
-    external_id = _id_text(item.get(definition.item.id))
+    external_id = _id_text(at(item, definition.resource.fields.id))
     if external_id is None or len(external_id) > MAX_EXTERNAL_ID_CHARACTERS or not external_id.isprintable():
         return None
-    seen = observe_item(definition, item, now=now, request_id=_request_id(body.get(names.request_id)))
+    seen = observe_item(definition, item, now=now, request_id=_request_id(_request_id_in(definition, body)))
     return Registered(external_id=external_id, observation=seen if isinstance(seen, Observation) else None)
 
 
-def _status(definition: SourceDefinition, value: object) -> str | None:
-    if not isinstance(value, str):
-        return None
-    if value in definition.statuses:
-        return definition.statuses[value]
+def _unknown_status(definition: SourceDefinition, value: object) -> str | None:
+    """The upstream's word for a state that no rule knows; None if it has none."""
     word = _text(value, MAX_STATUS_CHARACTERS)
-    if word in KNOWN_STATUSES:  # the definition does not map it: it may mean something else there
+    if word in KNOWN_STATUSES:  # no rule maps it: it may mean something else there
         word = f"{definition.name}:{word}"[:MAX_STATUS_CHARACTERS]
     return word or None
 
 
-def _problem(definition: SourceDefinition, value: object) -> Problem | None:
-    names = definition.problem
+def _problem(names: ProblemFields, value: object) -> Problem | None:
     if isinstance(value, str) and value:
         return Problem(code=NO_CODE, message=_text(value, _MAX_MESSAGE_CHARACTERS))
     if not isinstance(value, dict) or not value:
         return None
-    code = _text(value.get(names.code), _MAX_CODE_CHARACTERS) or NO_CODE
-    retryable = value.get(names.retryable)
+    code = _text(at(value, names.code), _MAX_CODE_CHARACTERS) or NO_CODE
+    retryable = _value(value, names.retryable)
     return Problem(
         code=code,
-        message=_text(value.get(names.message), _MAX_MESSAGE_CHARACTERS) or code,
+        message=_text(at(value, names.message), _MAX_MESSAGE_CHARACTERS) or code,
         retryable=retryable if isinstance(retryable, bool) else None,
     )
 
 
-def _result_status(definition: SourceDefinition, value: object) -> str | None:
-    status = value.get(definition.result.status) if isinstance(value, dict) else None
+def _result_status(status: object) -> str | None:
     return status.lower() if isinstance(status, str) and _TOKEN.fullmatch(status) else None
-
-
-def _connect_account_id(definition: SourceDefinition, value: object) -> str | None:
-    return _account_id(value.get(definition.result.connect_account_id)) if isinstance(value, dict) else None
 
 
 def _account_id(value: object) -> str | None:

@@ -233,7 +233,7 @@ async def _key(source: SourceSettings, account: AccountSettings) -> str:
     definition = load_definition(source.preset)
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
-        ask = client.probe if definition.listing is None else client.list_accounts
+        ask = client.probe if definition.connect_accounts is None else client.list_accounts
         poll = await ask(account.api_key)
     finally:
         await client.close()

@@ -7,7 +7,7 @@ extensions `sequence` and `partitionkey`.
 
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -417,8 +417,8 @@ def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> d
     """The data with only the fields of the item that the relay reads, each cut so that the event always fits."""
     kept: dict[str, Any] = {"id": job.external_id}
     if seen is not None:
-        for name in seen.read_fields:
-            _keep(kept, name, seen.upstream)
+        for place in seen.read_fields:
+            _keep(kept, place, seen.upstream)
         if seen.problem is not None:
             kept["error"] = {
                 "code": _cut(seen.problem.code),
@@ -428,13 +428,13 @@ def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> d
     return {**data, "job": kept, "truncated": True}
 
 
-def _keep(kept: dict[str, Any], name: str, item: Mapping[str, Any]) -> None:
-    """Copies one scalar field if present; `a.b` copies field b of object a."""
-    outer, _, inner = name.partition(".")
+def _keep(kept: dict[str, Any], place: Sequence[str], item: Mapping[str, Any]) -> None:
+    """Copies the scalar at a place, names of objects from the outermost, if there is one."""
+    name, *inner = place
     if inner:
-        nested = item.get(outer)
+        nested = item.get(name)
         if isinstance(nested, Mapping):
-            _keep(kept.setdefault(outer, {}), inner, nested)
+            _keep(kept.setdefault(name, {}), inner, nested)
     elif name in item:
         value = item[name]
         if isinstance(value, str):

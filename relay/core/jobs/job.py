@@ -55,7 +55,7 @@ class Observation:
     result_status       how a job succeeded: a lower-case token such as `accepted` or `skipped`
     connect_account_id  the upstream's id of the sending account
     upstream            the item exactly as received
-    read_fields         names of the item's fields that the relay reads (`a.b`: field b of object a)
+    read_fields         places in the item that the relay reads: names of objects, from the outermost
     """
 
     status: str
@@ -71,7 +71,7 @@ class Observation:
     result_status: str | None = None
     connect_account_id: str | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)
-    read_fields: tuple[str, ...] = ()
+    read_fields: tuple[tuple[str, ...], ...] = ()
     request_id: str | None = None
 
     @property

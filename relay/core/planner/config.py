@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitHeaders:
-    """Names of the upstream's rate-limit headers, case-insensitive. The defaults are Revor's.
+    """Names of the upstream's rate-limit headers, case-insensitive; None: it sends none.
 
     limit, remaining                  requests per window of the API key
     account_limit, account_remaining  requests per window of the account, shared by its keys
@@ -14,17 +14,17 @@ class RateLimitHeaders:
     retry_after                       seconds or an HTTP date (RFC 9110, 10.2.3)
     """
 
-    limit: str = "X-RateLimit-Limit"
-    remaining: str = "X-RateLimit-Remaining"
-    window_ms: str = "X-RateLimit-Window-Ms"
-    account_limit: str = "X-User-RateLimit-Limit"
-    account_remaining: str = "X-User-RateLimit-Remaining"
-    retry_after: str = "Retry-After"
+    limit: str | None = "X-RateLimit-Limit"
+    remaining: str | None = "X-RateLimit-Remaining"
+    window_ms: str | None = "X-RateLimit-Window-Ms"
+    account_limit: str | None = "X-User-RateLimit-Limit"
+    account_remaining: str | None = "X-User-RateLimit-Remaining"
+    retry_after: str | None = "Retry-After"
 
     @property
     def meanings(self) -> dict[str, str]:
         """The meaning of each name in lower case."""
-        return {name.lower(): meaning for meaning, name in asdict(self).items()}
+        return {name.lower(): meaning for meaning, name in asdict(self).items() if name is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

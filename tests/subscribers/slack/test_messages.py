@@ -83,7 +83,7 @@ def about_the_relay(type: str, data: dict[str, Any]) -> Event:
 
 def samples() -> Iterator[tuple[str, Event]]:
     """A sample of each event type."""
-    for type in known_types([REVOR.type_prefix]):
+    for type in known_types([REVOR.resource.type_prefix]):
         yield (
             f"sample of {type}",
             sample_event(type, event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"),

@@ -165,7 +165,7 @@ async def test_error_answers_are_classified(status_code: int, body: dict[str, An
         (b'{"item": {"id": "job_uuid", "stat', "application/json", "not_json"),
         (b"<html>Log in</html>", "text/html", "not_json"),
         (b"", "application/json", "not_json"),
-        (b"[]", "application/json", "not_an_object"),
+        (b"[]", "application/json", "no_item"),
         (b'{"ok": true, "items": []}', "application/json", "no_item"),
         (b'{"item": {"id": "another", "status": "queued"}}', "application/json", "other_job"),
     ],

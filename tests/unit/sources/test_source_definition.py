@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, TERMINAL, Problem
+from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, Problem
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
 from relay.sources.definition import load_definition, presets
@@ -17,6 +17,7 @@ from relay.sources.hints import Who
 ROOT = Path(__file__).parents[3]
 SOURCES = Path(definition_module.__file__).parent
 REVOR = load_definition("revor")
+JOBS = REVOR.resources["jobs"]
 
 JOB_CODES = (
     "connect_account_reconnect_required",
@@ -37,9 +38,10 @@ REQUEST_CODES = (
 def test_revor_preset_loads() -> None:
     assert presets() == ("revor",)
     assert (REVOR.name, REVOR.title) == ("revor", "Revor")
-    assert REVOR.statuses == {status: status for status in KNOWN_STATUSES}
-    assert REVOR.terminal == TERMINAL
-    assert REVOR.event_types == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
+    assert {status: JOBS.state_of({"status": status}) for status in KNOWN_STATUSES} == {
+        status: status for status in KNOWN_STATUSES
+    }
+    assert JOBS.event_types == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
     assert REVOR.headers.window_ms == "x-ratelimit-window-ms"
     assert REVOR.auth_headers("sk-revor-1") == {"Authorization": "Bearer sk-revor-1"}
 
@@ -122,20 +124,29 @@ def test_failed_poll_has_a_hint(code: str, meaning: str) -> None:
 
 
 MISSING = object()
+RUNNING = {"at": "/status", "is": "running", "state": "running"}
+INVALID_OF_JOBS: list[tuple[str, object]] = [
+    *(("type_prefix", "Ai"), ("type_prefix", "job"), ("type_prefix", "relay.job"), ("path", "/jobs")),
+    *(("fields.scheduled_at", "a.b"), ("fields.id", MISSING), ("fields.other", "/x"), ("item", "item")),
+    *(("status", MISSING), ("status", "/a~2b"), ("status", "/" + "x" * 500), ("status", 5)),
+    *(("states", []), ("states", [RUNNING]), ("states.0", {"at": "/status", "state": "queued"})),
+    *(("states.0", {**RUNNING, "in": ["running"]}), ("states.0", {**RUNNING, "state": "runs"})),
+    *(("states.5", {"at": "/status", "in": ["running", "queued"], "state": "failed"}),),
+    *(("result.at", MISSING), ("problem", {}), ("request.recipient.phone", "/phone")),
+    *(("request.recipient.name", ["/a"]), ("request.channel", "a.b")),
+]
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        *(("title", MISSING), ("title", 5), ("base_path", "api"), ("extra", 1), ("codes.other", [])),
-        *(("type_prefix", "Ai"), ("type_prefix", "ai.revor"), ("type_prefix", "relay.job")),
-        *(("account_source_path", "x"), ("job_path", "/jobs"), ("auth_format", "Bearer"), ("auth_header", "a: b")),
-        *(("listing", []), ("listing.path", "x"), ("listing.id", MISSING), ("listing.email", "x")),
-        *(("listing.states.ok", "fine"), ("statuses.running", "runs"), ("statuses.failed", MISSING)),
-        *(("statuses", {True: "running"}), ("terminal", ["succeeded"]), ("terminal", "succeeded")),
-        *(("item.scheduled_at", "a.b"), ("codes.not_found", [1]), ("result.status", MISSING), ("headers.limit", "a b")),
-        *(("request.recipient", MISSING), ("request.recipient.phone", MISSING), ("request.recipient.phone", "phone")),
-        *(("request.recipient.phone", ["a..b"]), ("request.recipient.name", ["a"]), ("request.channel", "a.b")),
+        *(("title", MISSING), ("title", 5), ("base_path", "api"), ("extra", 1), ("error.meanings.other", [])),
+        *(("version", 1), ("version", MISSING), ("resources", {}), ("resources", {"Jobs": {}}), ("probe", "x")),
+        *(("connect_accounts.source_path", "x"), ("credential.format", "Bearer"), ("credential.header", "a: b")),
+        *(("connect_accounts", []), ("connect_accounts.path", "x"), ("connect_accounts.id", MISSING)),
+        *(("connect_accounts.email", "/x"), ("connect_accounts.states.ok", "fine"), ("headers.limit", "a b")),
+        *(("error.meanings.not_found", [1]), ("answer.ok", {"at": "/ok"}), ("answer.ok", {"at": "ok", "is": True})),
+        *((f"resources.jobs.{name}", value) for name, value in INVALID_OF_JOBS),
         *(("hints.unsaid", MISSING), ("hints.other", {}), ("hints.channels", {}), ("hints.kinds.overdue.repeat", True)),
         *(
             ("hints.kinds.overdue.who", "Bob"),
@@ -150,9 +161,8 @@ MISSING = object()
     ],
 )
 def test_invalid_definition_names_file_and_key(tmp_path: Path, path: str, value: object) -> None:
-    for name in ("revor.yaml", "revor.hints.yaml"):
-        shutil.copy(SOURCES / name, tmp_path / name)
-    file = "revor.hints.yaml" if path.startswith("hints.") else "revor.yaml"
+    shutil.copytree(SOURCES / "revor", tmp_path / "revor")
+    file = "revor/hints.yaml" if path.startswith("hints.") else "revor/definition.yaml"
     document: dict[Any, Any] = yaml.safe_load((tmp_path / file).read_text())
     *outer, last = path.removeprefix("hints.").split(".")
     section = document
@@ -160,6 +170,8 @@ def test_invalid_definition_names_file_and_key(tmp_path: Path, path: str, value:
         section = section[key]
     if value is MISSING:
         del section[last]
+    elif last.isdigit():
+        section[int(last)] = value  # type: ignore[call-overload]
     else:
         section[last] = value
     (tmp_path / file).write_text(yaml.safe_dump(document))
@@ -189,7 +201,7 @@ def program_files() -> list[Path]:
         for path in files
         if path.suffix in {".py", ".yaml", ".html", ".j2"}
         and ROOT / "relay" / "sandbox" not in path.parents
-        and not (path.parent == SOURCES and path.suffix == ".yaml")
+        and not (SOURCES in path.parents and path.suffix == ".yaml")
     ]
 
 

@@ -1,0 +1,53 @@
+"""JSON pointers (RFC 6901), with which a definition says where a value stands in an answer."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+MAX_POINTER_CHARACTERS = 500
+_UNESCAPED = re.compile(r"~(?![01])")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
+
+
+def parse(pointer: object) -> tuple[str, ...]:
+    """The names in a pointer; none for "", which is the whole document. Raises ValueError."""
+    if not isinstance(pointer, str) or len(pointer) > MAX_POINTER_CHARACTERS:
+        raise ValueError("a JSON pointer is expected, such as /data/status")
+    if not pointer:
+        return ()
+    if not pointer.startswith("/") or _UNESCAPED.search(pointer):
+        raise ValueError(f"{pointer!r} is no JSON pointer: it begins with / and has ~ only as ~0 or ~1 (RFC 6901)")
+    return tuple(name.replace("~1", "/").replace("~0", "~") for name in pointer[1:].split("/"))
+
+
+Pointer = Annotated[tuple[str, ...], BeforeValidator(parse)]
+"""A pointer, parsed."""
+
+
+def at(document: Any, names: Sequence[str], default: Any = None) -> Any:
+    """The value at a parsed pointer; `default` if there is none."""
+    for name in names:
+        if isinstance(document, dict) and name in document:
+            document = document[name]
+        elif isinstance(document, list) and _INDEX.fullmatch(name) and int(name) < len(document):
+            document = document[int(name)]
+        else:
+            return default
+    return document
+
+
+def document_of(values: Iterable[tuple[Sequence[str], Any]]) -> Any:
+    """The document that has these values at their pointers, all of them names of objects. A later value stands beside
+    the earlier ones, or in their place."""
+    whole: Any = {}
+    for names, value in values:
+        if not names:
+            whole = dict(value) if isinstance(value, Mapping) else value
+            continue
+        inner = whole
+        for name in names[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[names[-1]] = value
+    return whole
