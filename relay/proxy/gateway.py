@@ -118,7 +118,8 @@ class Gateway:
 
     def is_create(self, request: ForwardedRequest) -> bool:
         """True if the request creates a job."""
-        return request.method == "POST" and unquote(request.path) in self.definitions[request.caller.source].resource.creates
+        resource = self.definitions[request.caller.source].resource
+        return request.method == "POST" and resource.is_create(unquote(request.path))
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
         """The id of the job the request reads; None for any other request or an unknown caller."""

@@ -4,17 +4,29 @@ A preset is a folder beside this module: `definition.yaml`, and `hints.yaml` if 
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import Field, StrictBool, StrictInt, StrictStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from relay.core.events.event import Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
-from relay.core.jobs.job import KNOWN_STATUSES, Problem
+from relay.core.jobs.job import TERMINAL, Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources.hints import Hints, Part
@@ -25,16 +37,41 @@ _PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 _Path = Annotated[str, Field(pattern=r"^/[!-~]*$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+_Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$")]
+_WithKey = Annotated[str, Field(pattern=r"^[ -~]*\{key\}[ -~]*$")]
 _Header = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", to_lower=True)]
 _Scalar = StrictStr | StrictBool | StrictInt
 State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
 
 
-class Credential(Part):
-    """How the API key is sent: in a header."""
+class OAuth(Part):
+    """OAuth 2.0 client credentials (RFC 6749, 4.4). The account's key is `CLIENT_ID:CLIENT_SECRET`."""
 
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
-    format: Annotated[str, Field(pattern=r"^[ -~]*\{key\}[ -~]*$")] = "{key}"
+    token_url: _Url
+    scope: str = ""
+
+
+class Credential(Part):
+    """How the API key is sent, in one way: in a header, in the query, or as HTTP Basic authentication.
+
+    header, format  the header and its value; also for the token of `oauth`
+    query           the parameter
+    basic           the text that HTTP Basic encodes
+    """
+
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    format: _WithKey = "{key}"
+    query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    basic: _WithKey | None = None
+    oauth: OAuth | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Credential":
+        if sum(one is not None for one in (self.header, self.query, self.basic)) != 1:
+            raise ValueError("a credential has one of `header`, `query` and `basic`")
+        if self.oauth is not None and self.header is None:
+            raise ValueError("the token of `oauth` goes into a `header`")
+        return self
 
 
 class Expected(Part):
@@ -75,44 +112,89 @@ class ErrorFields(Part):
     meanings: Meanings = Meanings()
 
 
+class Reset(Part):
+    """The header that tells when the window ends: in how many seconds, at which epoch second, or at which date."""
+
+    header: _Header
+    as_: Literal["seconds", "epoch", "date"] = Field("seconds", alias="as")
+
+
 class HeaderNames(Part):
     """Response headers, lower-cased: the key's budget, the account's, and the wait asked for in seconds."""
 
     limit: _Header | None = None
     remaining: _Header | None = None
     window_ms: _Header | None = None
+    reset: Reset | None = None
     account_limit: _Header | None = None
     account_remaining: _Header | None = None
     retry_after: _Header = "retry-after"
+    retry_after_ms: _Header | None = None
     request_id: _Header | None = None
 
 
-class Rule(Part):
-    """A condition on a job as an answer shows it, and the state that it proves. All parts that are given must hold.
+class Limit(Part):
+    """A documented limit on requests, for an API whose headers do not tell it."""
 
-    is, in  the value at the pointer is this one, or one of these
-    there   true: there is a value at the pointer that is not null; false: there is none
+    requests: Annotated[int, Field(ge=1)]
+    per_seconds: Annotated[float, Field(gt=0, le=86_400)]
+
+
+class LongPoll(Part):
+    """How a read asks the upstream to answer only after a change, or after some seconds: a header or a parameter.
+
+    value  of the header or parameter; `{seconds}` is the time
     """
 
-    at: Pointer
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    value: Annotated[str, Field(pattern=r"^[ -~]*\{seconds\}[ -~]*$")] = "{seconds}"
+    max_seconds: Annotated[float, Field(gt=0, le=120)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "LongPoll":
+        if (self.header is None) is (self.query is None):
+            raise ValueError("a wait has one of `header` and `query`")
+        return self
+
+
+class Rule(Part):
+    """A condition on the answer to a read, and the state that it proves.
+
+    at      the place in the job of a value
+    is, in  the value is this one, or one of these
+    there   true: there is a value that is not null; false: there is none
+    http    the status of the answer is one of these, whatever its body
+    code    the error code of such a job, if its answer has none
+    result  the result status of such a job, if its answer has none
+    """
+
+    at: Pointer | None = None
     is_: _Scalar | None = Field(None, alias="is")
     in_: tuple[_Scalar, ...] | None = Field(None, alias="in", min_length=1)
     there: bool | None = None
+    http: frozenset[Annotated[int, Field(ge=200, le=599)]] | None = Field(None, min_length=1)
     state: State
+    code: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")] | None = None
+    result: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Rule":
-        if sum(one is not None for one in (self.is_, self.in_, self.there)) != 1:
-            raise ValueError("a rule has one of `is`, `in` and `there`")
+        if sum(one is not None for one in (self.is_, self.in_, self.there, self.http)) != 1:
+            raise ValueError("a rule has one of `is`, `in`, `there` and `http`")
+        if (self.at is None) is (self.http is None):
+            raise ValueError("a rule has `at` with `is`, `in` or `there`, or else `http`")
         return self
 
     @property
     def values(self) -> tuple[_Scalar, ...]:
-        """The values that match; none: `there` decides."""
+        """The values that match; none: `there` or `http` decides."""
         return self.in_ or (() if self.is_ is None else (self.is_,))
 
-    def holds(self, item: Any) -> bool:
-        """True if the item matches."""
+    def holds(self, item: Any, status_code: int) -> bool:
+        """True if the answer matches."""
+        if self.at is None:
+            return self.http is not None and status_code in self.http
         found = at(item, self.at)
         if self.there is not None:
             return (found is not None) is self.there
@@ -120,6 +202,8 @@ class Rule(Part):
 
     def precedes(self, other: "Rule") -> bool:
         """True if the other rule, or one of its values, can match nothing that this one leaves."""
+        if self.at is None or other.at is None:
+            return bool((self.http or frozenset()) & (other.http or frozenset()))
         if self.at != other.at:
             return False
         if self.there is not None:
@@ -132,17 +216,42 @@ def is_exactly(found: object, value: object) -> bool:
     return type(found) is type(value) and found == value
 
 
-class Fields(Part):
-    """The places in an item of what the relay reads. Times are RFC 3339."""
+class TimePlace(Part):
+    """A time in an item: RFC 3339, or seconds or milliseconds since 1970."""
 
-    id: Pointer
+    at: Pointer
+    as_: Literal["rfc3339", "seconds", "milliseconds"] = Field("rfc3339", alias="as")
+
+
+def _time_place(value: object) -> object:
+    return {"at": value} if isinstance(value, str) else value
+
+
+_Time = Annotated[TimePlace, BeforeValidator(_time_place)]
+
+
+class Fields(Part):
+    """The places in an item of what the relay reads."""
+
+    id: Pointer | None = None
     action: Pointer | None = None
     channel: Pointer | None = None
     attempt_count: Pointer | None = None
-    scheduled_at: Pointer | None = None
-    started_at: Pointer | None = None
-    finished_at: Pointer | None = None
-    next_attempt_at: Pointer | None = None
+    scheduled_at: _Time | None = None
+    started_at: _Time | None = None
+    finished_at: _Time | None = None
+    next_attempt_at: _Time | None = None
+
+
+class ProgressFields(Part):
+    """How far an item says that its job is: in percent (0 to 100), as a fraction (0 to 1), or as done of total."""
+
+    percent: Pointer | None = None
+    fraction: Pointer | None = None
+    done: Pointer | None = None
+    total: Pointer | None = None
+    stage: Pointer | None = None
+    position: Pointer | None = None
 
 
 class ProblemFields(Part):
@@ -182,26 +291,61 @@ class RequestFields(Part):
     recipient: RecipientPlaces = RecipientPlaces()
 
 
+class Create(Part):
+    """A POST that makes a job.
+
+    path        may have names in braces, each of which stands for one segment
+    id          where its answer has the job's id; default: where the job has it
+    location    the header with the job's address, whose end is the id
+    status_url  where its answer has the address at which the job is read
+    """
+
+    path: Annotated[str, Field(pattern=r"^/[!-~]*$")]
+    id: Pointer | None = None
+    location: _Header | None = None
+    status_url: Pointer | None = None
+
+
+def _create(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class Resource(Part):
     """Jobs of one kind.
 
-    path     a GET of it shows one job
-    creates  paths whose POST makes a job
-    item     where an answer holds the job; the places below begin there
-    status   where it names its state; shown while no rule matches
-    states   the first rule that matches gives the state; without one the job is open
+    path        a read of it shows one job; the id stays one segment at `{id}`, and may have slashes at `{+id}`
+    headers     that every read has
+    wait        how a read waits for a change
+    min_interval_seconds  the documented shortest time between two reads of one job
+    etag        a read with the last answer's ETag costs nothing while nothing changed
+    creates     POSTs that make a job
+    item        where an answer holds the job; the places below begin there
+    status      where it names its state; shown while no rule matches
+    states      the first rule that matches gives the state; without one the job is open
+    result_url  where a finished job has the address of its result, which becomes the event's data
+    shown       more places of the job that an event has in its data, by name
     """
 
     type_prefix: Annotated[str, Field(pattern=r"^(?!relay\.)([a-z0-9]+\.)+[a-z0-9]+$")]
     source_path: _Path
-    path: Annotated[str, Field(pattern=r"^/[!-~]*\{id\}[!-~]*$")]
-    creates: frozenset[_Path] = frozenset()
+    path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
+    method: Literal["GET", "POST"] = "GET"
+    headers: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], Annotated[str, Field(pattern=r"^[ -~]+$")]] = (
+        Field(default_factory=dict)
+    )
+    wait: LongPoll | None = None
+    min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    etag: bool = False
+    creates: tuple[Annotated[Create, BeforeValidator(_create)], ...] = ()
     item: Pointer = ()
     status: Pointer
     states: Annotated[tuple[Rule, ...], Field(min_length=1)]
     fields: Fields
     problem: ProblemFields | None = None
     result: ResultFields | None = None
+    progress: ProgressFields | None = None
+    result_url: Pointer | None = None
+    shown: Mapping[_Name, Pointer] = Field(default_factory=dict)
     request: RequestFields = RequestFields()
 
     @model_validator(mode="after")
@@ -210,8 +354,10 @@ class Resource(Part):
             for before, earlier in enumerate(self.states[:place]):
                 if earlier.precedes(rule):
                     raise ValueError(f"states.{place} can never match, or not all of it: states.{before} matches first")
-        if not {rule.state for rule in self.states} & {"succeeded", "failed", "cancelled"}:
+        if TERMINAL.isdisjoint(rule.state for rule in self.states):
             raise ValueError("states: no rule ends a job (succeeded, failed or cancelled)")
+        if self.fields.id is None and any(one.id is None and one.location is None for one in self.creates):
+            raise ValueError("creates: nothing says where the job's id is: `fields.id`, or `id` or `location` of each")
         return self
 
     @property
@@ -223,23 +369,38 @@ class Resource(Part):
     def read_fields(self) -> tuple[tuple[str, ...], ...]:
         """The places in an item that the relay reads, except those of the problem."""
         fields = self.fields
+        times = (fields.scheduled_at, fields.started_at, fields.finished_at, fields.next_attempt_at)
         places: Iterable[tuple[str, ...] | None] = (
             *(fields.id, self.status, fields.action, fields.channel, fields.attempt_count),
-            *(fields.scheduled_at, fields.started_at, fields.finished_at, fields.next_attempt_at),
+            *(None if time is None else time.at for time in times),
         )
         result = self.result
         shown = () if result is None else tuple((*result.at, *names) for names in result.shown)
         return (*(place for place in places if place), *shown)
 
-    def state_of(self, item: Any) -> State | None:
-        """The state of an item; None: no rule matches."""
-        return next((rule.state for rule in self.states if rule.holds(item)), None)
+    def rule_of(self, item: Any, status_code: int = 200) -> Rule | None:
+        """The rule that the answer to a read matches first; None: the job is open."""
+        return next((rule for rule in self.states if rule.holds(item, status_code)), None)
+
+    def is_create(self, path: str) -> bool:
+        """True if a POST to this path makes a job."""
+        return any(pattern.fullmatch(path) for pattern in _patterns(self.creates))
 
     def job_id_of(self, path: str) -> str | None:
         """The percent-encoded job id in this path; None for any other path."""
-        before, _, after = self.path.partition("{id}")
-        id = path[len(before) : len(path) - len(after)]
-        return id if path.startswith(before) and path.endswith(after) and id and "/" not in id else None
+        found = _pattern_of_job(self.path).fullmatch(path)
+        return None if found is None else found["id"]
+
+
+@lru_cache(maxsize=256)
+def _patterns(creates: tuple[Create, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", re.escape(one.path))) for one in creates)
+
+
+@lru_cache(maxsize=256)
+def _pattern_of_job(path: str) -> re.Pattern[str]:
+    before, plus, after = re.split(r"\{(\+?)id\}", path)
+    return re.compile(f"{re.escape(before)}(?P<id>{'.+' if plus else '[^/]+'}){re.escape(after)}")
 
 
 class ConnectAccounts(Part):
@@ -266,7 +427,12 @@ class ConnectAccounts(Part):
 class SourceDefinition(Part):
     """One upstream API.
 
+    documentation     where the upstream documents it
+    seen              False: written from the documentation alone
+    base_url          default of the setting; None: it has to be set
+    origins           where requests may go besides the base URL: addresses that answers give
     base_path         optional suffix of a base URL; `root` removes it
+    limit             applies where no header tells one
     probe             path of a cheap call that shows whether a key works
     passed            path prefixes that the proxy forwards
     resources         by name; a registration that names none means the first
@@ -277,13 +443,17 @@ class SourceDefinition(Part):
     name: str
     title: Annotated[str, Field(min_length=1)]
     documentation: str = ""
+    seen: bool = True
+    base_url: _Url | None = None
+    origins: tuple[_Url, ...] = ()
     base_path: _Path = "/"
     credential: Credential
     answer: Answer = Answer()
     error: ErrorFields = ErrorFields()
     headers: HeaderNames = HeaderNames()
+    limit: Limit | None = None
     probe: _Path
-    passed: frozenset[_Path]
+    passed: frozenset[_Path] = frozenset({"/"})
     resources: Annotated[Mapping[_Name, Resource], Field(min_length=1)]
     connect_accounts: ConnectAccounts | None = None
     hints: Hints
@@ -313,10 +483,10 @@ class SourceDefinition(Part):
 
     def job_url(self, base_url: str, external_id: str) -> str:
         """The URL of one job. Any id stays a single path segment."""
-        segment = quote(external_id, safe="", errors="replace")
-        if not segment.strip("."):
-            segment = segment.replace(".", "%2E")  # URL libraries resolve a bare dot segment
-        return self.root(base_url) + self.resource.path.replace("{id}", segment)
+        path = self.resource.path
+        if "{+id}" in path:
+            return self.root(base_url) + path.replace("{+id}", "/".join(map(_segment, external_id.split("/"))))
+        return self.root(base_url) + path.replace("{id}", _segment(external_id))
 
     def probe_url(self, base_url: str) -> str:
         """The URL of the cheapest call that shows whether a key works."""
@@ -328,7 +498,11 @@ class SourceDefinition(Part):
 
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """The header that carries the key."""
-        return {self.credential.header: self.credential.format.replace("{key}", api_key)}
+        way = self.credential
+        if way.basic is not None:
+            text = way.basic.replace("{key}", api_key)
+            return {"Authorization": f"Basic {b64encode(text.encode()).decode()}"}
+        return {} if way.header is None else {way.header: way.format.replace("{key}", api_key)}
 
     def answer_body(self, item: Mapping[str, Any], request_id: str) -> bytes:
         """The answer to a job read in the upstream's shape."""
@@ -360,6 +534,11 @@ class SourceDefinition(Part):
         return self.hints.find(problem, kind, channel)
 
 
+def _segment(text: str) -> str:
+    segment = quote(text, safe="", errors="replace")
+    return segment if segment.strip(".") else segment.replace(".", "%2E")  # URL libraries resolve a bare dot segment
+
+
 def presets(directory: Path | None = None) -> tuple[str, ...]:
     """The names of the available definitions."""
     folders = (file.parent.name for file in (directory or Path(__file__).parent).glob("*/definition.yaml"))
@@ -375,24 +554,77 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
     known = presets(directory)
     if preset not in known:
         raise SettingsError(f"sources: there is no preset {preset!r}: {', '.join(known) or 'none is there'}")
-    files = {"": f"{preset}/definition.yaml", "hints": f"{preset}/hints.yaml"}
-    values = {name: _read(directory / file) for name, file in files.items()}
+    values, lines = _read(directory / preset / "definition.yaml")
+    hints, lines_of_hints = _read(directory / preset / "hints.yaml")
     try:
-        return SourceDefinition.model_validate({**values[""], "name": preset, "hints": values["hints"]})
+        return SourceDefinition.model_validate({**values, "name": preset, "hints": hints})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name, *rest = first["loc"] or ("",)
-        file, place = (files["hints"], rest) if name == "hints" else (files[""], [name, *rest])
-        text = f"{file}: {'.'.join(map(str, place))}: {first['msg'].removeprefix('Value error, ')}"
-        raise SettingsError(" ".join(text.split())) from None
+        first = error.errors(include_url=False)[0]
+        place = tuple(first["loc"])
+        if place[:1] == ("hints",):
+            raise _refusal(f"{preset}/hints.yaml", place[1:], first, lines_of_hints) from None
+        raise _refusal(f"{preset}/definition.yaml", place, first, lines) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+_Loc = tuple[int | str, ...]
+
+
+def _refusal(file: str, place: _Loc, error: Mapping[str, Any], lines: Mapping[_Loc, int]) -> SettingsError:
+    """The error of one line: file, line, key, and what is wrong."""
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    words = error["msg"].removeprefix("Value error, ")
+    match error["type"]:
+        case "missing":
+            words = "is missing"
+        case "extra_forbidden":
+            near = get_close_matches(str(place[-1]), _names(), 1)
+            words = f"is not a known key{f': is it {near[0]}?' if near else ''}"
+        case "string_pattern_mismatch":
+            words = f"{str(error['input'])[:100]!r} does not match {error['ctx']['pattern']}"
+    text = f"{file}:{lines.get(known, 1)}: {'.'.join(map(str, place))}: {words}"
+    return SettingsError(" ".join(text.split()))
+
+
+@cache
+def _names() -> list[str]:
+    """Every key of a definition."""
+    parts, names = [Part], set()
+    while parts:
+        part = parts.pop()
+        parts += part.__subclasses__()
+        names |= {field.alias or name for name, field in part.model_fields.items()}
+    return sorted(names - {"name"})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[_Loc, int]]:
+    """The mapping in a file, and the line of each of its keys and items by their place."""
     name = f"{path.parent.name}/{path.name}"
+    lines: dict[_Loc, int] = {}
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 (safe either way)
+        loader = _LOADER(path.read_text(encoding="utf-8"))
+        try:
+            root = loader.get_single_node()
+            values = None if root is None else loader.construct_document(root)
+        finally:
+            loader.dispose()
+        _find_lines(root, (), lines)
     except Exception as error:  # PyYAML raises more than YAMLError: `!!int ""` is an IndexError
         raise SettingsError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SettingsError(f"{name}: expected a mapping of keys")
-    return values
+    return values, lines
+
+
+def _find_lines(node: yaml.Node | None, place: _Loc, lines: dict[_Loc, int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, str(key.value))
+            if inner not in lines:
+                lines[inner] = key.start_mark.line + 1
+                _find_lines(value, inner, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            lines[*place, number] = value.start_mark.line + 1
+            _find_lines(value, (*place, number), lines)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from relay.clock import from_rfc3339
+from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
 from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, Observation, Problem, Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.sources.definition import ConnectAccounts, ProblemFields, SourceDefinition, is_exactly
+from relay.sources.definition import ConnectAccounts, ProblemFields, SourceDefinition, TimePlace, is_exactly
 from relay.sources.pointers import at
 
 MAX_ATTEMPT_COUNT = 1_000_000
@@ -28,6 +28,7 @@ MAX_KEPT_METADATA_BYTES = 16 * 1024
 _MAX_WORD_CHARACTERS = 128
 _MAX_CODE_CHARACTERS = 200
 _MAX_MESSAGE_CHARACTERS = 1000
+_LATEST = 1000 * MAX_EPOCH_SECONDS
 _LEVELS_ABOVE_AN_ITEM = 8
 """More levels than any of our documents adds around an item, so an item that serialises here does so everywhere."""
 
@@ -175,13 +176,17 @@ def observe_item(
     now: float,
     request_id: str | None = None,
     external_id: str | None = None,
+    status_code: int = 200,
 ) -> Observation | Malformed:
-    """Reads an item. `now` in epoch seconds. With `external_id`, it has to be that job's item."""
+    """Reads an item. `now` in epoch seconds; `status_code` of the answer that has it. With `external_id`, it has to be
+    that job's item."""
     resource, problem, result = definition.resource, definition.resource.problem, definition.resource.result
     fields = resource.fields
-    if external_id is not None and _id_text(at(item, fields.id, external_id)) != external_id:
+    shown_id = external_id if fields.id is None else at(item, fields.id, external_id)
+    if external_id is not None and _id_text(shown_id) != external_id:
         return Malformed(reason="other_job")
-    status = resource.state_of(item) or _unknown_status(definition, at(item, resource.status))
+    rule = resource.rule_of(item, status_code)
+    status = _unknown_status(definition, at(item, resource.status)) if rule is None else rule.state
     if status is None:
         return Malformed(reason="no_status")
     found = None if result is None else at(item, result.at)
@@ -190,10 +195,10 @@ def observe_item(
         observed_at=now,
         action=_word(_value(item, fields.action)),
         channel=_word(_value(item, fields.channel)),
-        scheduled_at=_time(_value(item, fields.scheduled_at)),
-        started_at=_time(_value(item, fields.started_at)),
-        finished_at=_time(_value(item, fields.finished_at)),
-        next_attempt_at=_time(_value(item, fields.next_attempt_at)),
+        scheduled_at=_time(item, fields.scheduled_at),
+        started_at=_time(item, fields.started_at),
+        finished_at=_time(item, fields.finished_at),
+        next_attempt_at=_time(item, fields.next_attempt_at),
         attempt_count=_count(_value(item, fields.attempt_count)),
         problem=None if problem is None else _problem(problem, at(item, problem.at)),
         result_status=None if result is None else _result_status(_value(found, result.status)),
@@ -276,7 +281,7 @@ def registered(definition: SourceDefinition, body: Mapping[str, Any], *, now: fl
     item = None if _is_refused(definition, body) else at(body, definition.resource.item)
     if not isinstance(item, dict):
         return None
-    external_id = _id_text(at(item, definition.resource.fields.id))
+    external_id = _id_text(_value(item, definition.resource.fields.id))
     if external_id is None or len(external_id) > MAX_EXTERNAL_ID_CHARACTERS or not external_id.isprintable():
         return None
     seen = observe_item(definition, item, now=now, request_id=_request_id(_request_id_in(definition, body)))
@@ -322,7 +327,15 @@ def _word(value: object) -> str | None:
     return _text(value, _MAX_WORD_CHARACTERS) or None
 
 
-def _time(value: object) -> float | None:
+_SECONDS = {"seconds": 1.0, "milliseconds": 0.001}
+
+
+def _time(item: Any, place: TimePlace | None) -> float | None:
+    value = None if place is None else at(item, place.at)
+    if place is not None and place.as_ in _SECONDS:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LATEST:
+            return None
+        return min(value * _SECONDS[place.as_], MAX_EPOCH_SECONDS)
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         return None
     try:

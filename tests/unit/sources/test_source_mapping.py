@@ -176,7 +176,9 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=8,
 )
-item_names = st.sampled_from([place[0] for place in REVOR.resource.read_fields if len(place) == 1] + ["error", "result"])
+item_names = st.sampled_from(
+    [place[0] for place in REVOR.resource.read_fields if len(place) == 1] + ["error", "result"]
+)
 items = st.dictionaries(item_names, words | values)
 
 
