@@ -1,6 +1,6 @@
 """Source definition, version 2: everything the relay knows about one upstream API, as data.
 
-A preset is a folder beside this module: `definition.yaml`, and `hints.yaml` if it explains errors.
+A preset is a folder beside this module: `definition.yaml`, and `hints.yaml` if it explains errors of its own.
 """
 
 import re
@@ -531,7 +531,7 @@ class SourceDefinition(Part):
 
         `problem` is the Observation's, `channel` the job's.
         """
-        return self.hints.find(problem, kind, channel)
+        return self.hints.find(problem, kind, channel, title=self.title, source=self.name)
 
 
 def _segment(text: str) -> str:
@@ -555,9 +555,10 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
     if preset not in known:
         raise SettingsError(f"sources: there is no preset {preset!r}: {', '.join(known) or 'none is there'}")
     values, lines = _read(directory / preset / "definition.yaml")
-    hints, lines_of_hints = _read(directory / preset / "hints.yaml")
+    own_hints = directory / preset / "hints.yaml"
+    hints, lines_of_hints = _read(own_hints) if own_hints.exists() else ({}, {})
     try:
-        return SourceDefinition.model_validate({**values, "name": preset, "hints": hints})
+        return SourceDefinition.model_validate({**values, "name": preset, "hints": _with_general(hints)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = tuple(first["loc"])
@@ -566,6 +567,21 @@ def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefi
         raise _refusal(f"{preset}/definition.yaml", place, first, lines) from None
 
 
+def _with_general(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """A source's hints, over those of every source."""
+    found = dict(_general())
+    for name, value in hints.items():
+        both = isinstance(value, dict) and isinstance(found.get(name), dict) and name in _SECTIONS
+        found[name] = {**found[name], **value} if both else value
+    return found
+
+
+@cache
+def _general() -> Mapping[str, Any]:
+    return _read(Path(__file__).parent / "hints.yaml")[0]
+
+
+_SECTIONS = frozenset({"channels", "codes", "patterns", "polls", "kinds"})
 _Loc = tuple[int | str, ...]
 
 

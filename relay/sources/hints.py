@@ -1,4 +1,4 @@
-"""Hints: what an upstream's errors mean and how to fix them, from `<preset>.hints.yaml`."""
+"""Hints: what an upstream's errors mean and how to fix them, from `hints.yaml` and a preset's own one."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from relay.core.events.event import Hint, PointsAt, Repeat
 from relay.core.jobs.job import POLL, Problem
 
-Who = Literal["account owner", "administrator", "developer", "Revor"]
+Who = Literal["account owner", "administrator", "developer", "upstream"]
+"""The role that can act. `upstream` is shown by its title."""
+_WORDS = ("title", "source", "channel", "code")
 UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
 """Kinds of events after which the job may still be carried out."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
@@ -20,8 +22,8 @@ _PLACEHOLDER = re.compile(r"\{(.*?)\}")
 
 def _checked(text: str) -> str:
     for name in _PLACEHOLDER.findall(text):
-        if name not in ("channel", "code"):
-            raise ValueError(f"{{{name}}} is not a placeholder. Use {{channel}} or {{code}}")
+        if name not in _WORDS:
+            raise ValueError(f"{{{name}}} is not a placeholder: {', '.join(f'{{{word}}}' for word in _WORDS)} are")
     return text
 
 
@@ -41,7 +43,7 @@ class Part(BaseModel):
 
 
 class HintTemplate(Part):
-    """A hint with placeholders for channel and code.
+    """A hint with placeholders: see _WORDS.
 
     `repeat` may be `as_retryable`: nothing was sent, so the upstream's `retryable` decides.
     """
@@ -52,14 +54,13 @@ class HintTemplate(Part):
     repeat: Repeat | Literal["as_retryable"]
     points_at: PointsAt | None = None
 
-    def fill(self, *, channel: str, code: str, retryable: bool | None, kind: str) -> Hint:
-        """The hint for an event of `kind`. `channel` is the display name."""
-        words = {"channel": channel, "code": _short(code) or "an error"}
+    def fill(self, words: Mapping[str, str], *, retryable: bool | None, kind: str) -> Hint:
+        """The hint for an event of `kind`, with the words in place of their placeholders."""
         meaning, fix = (_PLACEHOLDER.sub(lambda match: words[match[1]], text) for text in (self.meaning, self.fix))
         return Hint(
             meaning=meaning,
             fix=fix,
-            who=self.who,
+            who=words["title"] if self.who == "upstream" else self.who,
             repeat=self._repeat(retryable, kind),
             points_at=self.points_at,
         )
@@ -81,8 +82,8 @@ class Hints(Part):
     """
 
     channels: Annotated[Mapping[str, str], AfterValidator(_named)]
-    codes: Mapping[str, HintTemplate]
-    patterns: Mapping[str, HintTemplate]
+    codes: Mapping[str, HintTemplate] = Field(default_factory=dict)
+    patterns: Mapping[str, HintTemplate] = Field(default_factory=dict)
     polls: Mapping[str, HintTemplate]
     kinds: Mapping[str, HintTemplate]
     retryable: HintTemplate
@@ -90,8 +91,9 @@ class Hints(Part):
     unsaid: HintTemplate
     no_reason: HintTemplate
 
-    def find(self, problem: Problem | None, kind: str, channel: str | None) -> Hint | None:
-        """The hint for an event of `kind` (a member of JOB_EVENTS) or for a failed POLL; None if it needs none."""
+    def find(self, problem: Problem | None, kind: str, channel: str | None, *, title: str, source: str) -> Hint | None:
+        """The hint for an event of `kind` (a member of JOB_EVENTS) or for a failed POLL; None if it needs none.
+        `title`: the upstream's; `source`: its name in the settings."""
         code = problem.code if problem is not None else ""
         retryable = problem.retryable if problem is not None else None
         if kind == "not_found" and problem is not None:  # the problem is that of the polls: 403 also ends as not_found
@@ -106,7 +108,8 @@ class Hints(Part):
             template = self.no_reason
         else:
             return None
-        return template.fill(channel=self._channel_name(channel), code=code, retryable=retryable, kind=kind)
+        words = {"channel": self._channel_name(channel), "code": _short(code) or "an error"}
+        return template.fill({"title": title, "source": source, **words}, retryable=retryable, kind=kind)
 
     def _of_poll(self, code: str) -> HintTemplate | None:
         return self.polls.get(code) or self._known(code)
