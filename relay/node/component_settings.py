@@ -38,7 +38,9 @@ class ComponentSettings:
     def of_account(self, source: SourceSettings, account: AccountConfig) -> AccountSettings:
         """For the account's poller."""
         definition = self.definitions[source.name]
-        schema = f"{self.base_url}/schemas/{relay_events.schema_name_for(definition.resource.type_prefix + '.queued')}.json"
+        schema = (
+            f"{self.base_url}/schemas/{relay_events.schema_name_for(definition.resource.type_prefix + '.queued')}.json"
+        )
         return AccountSettings(
             source=source.name,
             account=account.name,

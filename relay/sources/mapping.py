@@ -12,9 +12,9 @@ from typing import Any
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
 from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
-from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, Observation, Problem, Recipient, part_of
+from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, TERMINAL, Observation, Problem, Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.sources.definition import ConnectAccounts, ProblemFields, SourceDefinition, TimePlace, is_exactly
+from relay.sources.definition import ConnectAccounts, ProblemFields, Rule, SourceDefinition, TimePlace, is_exactly
 from relay.sources.pointers import at
 
 MAX_ATTEMPT_COUNT = 1_000_000
@@ -180,8 +180,8 @@ def observe_item(
 ) -> Observation | Malformed:
     """Reads an item. `now` in epoch seconds; `status_code` of the answer that has it. With `external_id`, it has to be
     that job's item."""
-    resource, problem, result = definition.resource, definition.resource.problem, definition.resource.result
-    fields = resource.fields
+    resource = definition.resource
+    fields, problem, result = resource.fields, resource.problem, resource.result
     shown_id = external_id if fields.id is None else at(item, fields.id, external_id)
     if external_id is not None and _id_text(shown_id) != external_id:
         return Malformed(reason="other_job")
@@ -200,8 +200,8 @@ def observe_item(
         finished_at=_time(item, fields.finished_at),
         next_attempt_at=_time(item, fields.next_attempt_at),
         attempt_count=_count(_value(item, fields.attempt_count)),
-        problem=None if problem is None else _problem(problem, at(item, problem.at)),
-        result_status=None if result is None else _result_status(_value(found, result.status)),
+        problem=_problem(problem, item, rule),
+        result_status=_result_status(None if result is None else _value(found, result.status), rule),
         connect_account_id=None if result is None else _account_id(_value(found, result.connect_account_id)),
         upstream=_storable(item),
         read_fields=resource.read_fields,
@@ -296,22 +296,34 @@ def _unknown_status(definition: SourceDefinition, value: object) -> str | None:
     return word or None
 
 
-def _problem(names: ProblemFields, value: object) -> Problem | None:
-    if isinstance(value, str) and value:
-        return Problem(code=NO_CODE, message=_text(value, _MAX_MESSAGE_CHARACTERS))
-    if not isinstance(value, dict) or not value:
+def _problem(names: ProblemFields | None, item: Mapping[str, Any], rule: Rule | None) -> Problem | None:
+    """Why a job failed, or why it is tried again. An open job has a problem only if the answer says so."""
+    state = None if rule is None else rule.state
+    value = None if names is None or state == "succeeded" else at(item, names.at)
+    code = message = ""
+    retryable: object = None
+    if isinstance(value, str):
+        message = _text(value, _MAX_MESSAGE_CHARACTERS)
+    elif isinstance(value, dict) and names is not None:
+        code = _text(at(value, names.code), _MAX_CODE_CHARACTERS)
+        message = _text(at(value, names.message), _MAX_MESSAGE_CHARACTERS)
+        retryable = _value(value, names.retryable)
+        if not code and state not in TERMINAL:
+            message = ""
+    code = code or ((rule.code if rule is not None else None) or "")
+    if not (code or message or (value and state == "failed")):
         return None
-    code = _text(at(value, names.code), _MAX_CODE_CHARACTERS) or NO_CODE
-    retryable = _value(value, names.retryable)
     return Problem(
-        code=code,
-        message=_text(at(value, names.message), _MAX_MESSAGE_CHARACTERS) or code,
+        code=code or NO_CODE,
+        message=message or code or NO_CODE,
         retryable=retryable if isinstance(retryable, bool) else None,
     )
 
 
-def _result_status(status: object) -> str | None:
-    return status.lower() if isinstance(status, str) and _TOKEN.fullmatch(status) else None
+def _result_status(status: object, rule: Rule | None) -> str | None:
+    if isinstance(status, str) and _TOKEN.fullmatch(status):
+        return status.lower()
+    return None if rule is None else rule.result
 
 
 def _account_id(value: object) -> str | None:

@@ -36,7 +36,7 @@ REQUEST_CODES = (
 
 
 def test_revor_preset_loads() -> None:
-    assert presets() == ("revor",)
+    assert "revor" in presets()
     assert (REVOR.name, REVOR.title) == ("revor", "Revor")
     rules = {status: JOBS.rule_of({"status": status}) for status in KNOWN_STATUSES}
     assert {status: rule and rule.state for status, rule in rules.items()} == {one: one for one in KNOWN_STATUSES}
