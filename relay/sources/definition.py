@@ -7,7 +7,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -365,7 +365,7 @@ class Resource(Part):
         """Every event type of these jobs."""
         return job_event_types(self.type_prefix)
 
-    @property
+    @cached_property
     def read_fields(self) -> tuple[tuple[str, ...], ...]:
         """The places in an item that the relay reads, except those of the problem."""
         fields = self.fields
