@@ -16,7 +16,7 @@ from relay.core.jobs.job import Observation
 from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
 from relay.redaction import MIN_SECRET_CHARACTERS, without
-from relay.sources.definition import SourceDefinition
+from relay.sources.definition import Resource, SourceDefinition
 from relay.sources.mapping import Malformed, UpstreamError, observe, read_answer, read_error, read_listing
 
 PollKind = Literal[
@@ -101,8 +101,9 @@ class _Answer:
     complete: bool
 
 
-_Reader = Callable[[bytes, float, str | None], Observation | Listing | dict[str, Any] | Malformed]
-"""Reads the body of a 2xx answer. Its other arguments: when it was received, and its request id by the headers."""
+_Reader = Callable[[bytes, int, float, str | None], Observation | Listing | dict[str, Any] | Malformed]
+"""Reads the body of an answer. Its other arguments: the status, when it was received, and its request id by the
+headers."""
 
 
 class UpstreamClient:
@@ -131,8 +132,9 @@ class UpstreamClient:
 
     async def poll(self, external_id: str, api_key: str) -> PollResult:
         """Polls one job. Raises only CancelledError."""
+        resource = self._definition.resource
         url = self._definition.job_url(self._base_url, external_id)
-        return await self._get(url, api_key, self._reader_of(external_id))
+        return await self._get(url, api_key, self._reader_of(external_id), resource)
 
     async def probe(self, api_key: str) -> PollResult:
         """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
@@ -164,11 +166,18 @@ class UpstreamClient:
             complete=body is not None,
         )
         times = {"sent_at": sent_at, "received_at": now, "duration_ms": round((now - sent_at) * 1000, 1)}
-        return self._judge(answer, self._reader_of(external_id), api_key, times)
+        return self._judge(answer, self._reader_of(external_id), api_key, times, self._definition.resource)
 
     def _reader_of(self, external_id: str) -> _Reader:
-        def read(body: bytes, now: float, request_id: str | None) -> Observation | Malformed:
-            return observe(self._definition, body, now=now, request_id_header=request_id, external_id=external_id)
+        def read(body: bytes, status_code: int, now: float, request_id: str | None) -> Observation | Malformed:
+            return observe(
+                self._definition,
+                body,
+                now=now,
+                request_id_header=request_id,
+                external_id=external_id,
+                status_code=status_code,
+            )
 
         return read
 
@@ -178,7 +187,8 @@ class UpstreamClient:
         if exchanges is not None:
             await exchanges.close()
 
-    async def _get(self, url: str, api_key: str, read: _Reader) -> PollResult:
+    async def _get(self, url: str, api_key: str, read: _Reader, resource: Resource | None = None) -> PollResult:
+        """`resource`: whose job it reads; None: it reads none."""
         sent_at, began = self._clock(), time.perf_counter()
         kind: PollKind = "unavailable"
         answer, detail = None, ""
@@ -187,7 +197,7 @@ class UpstreamClient:
         else:
             try:
                 with self._open().within(self._timeout_seconds):
-                    answer = await self._fetch(url, api_key)
+                    answer = await self._fetch(url, api_key, resource)
             except TimeoutError:
                 detail = f"no complete answer within {self._timeout_seconds:g} s"
             except aiohttp.ClientPayloadError as error:
@@ -200,11 +210,13 @@ class UpstreamClient:
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         if answer is None:
             return PollResult(kind=kind, detail=detail, **times)
-        return self._judge(answer, read, api_key, times)
+        return self._judge(answer, read, api_key, times, resource)
 
-    async def _fetch(self, url: str, api_key: str) -> _Answer:
-        headers = {**self._headers, **self._definition.auth_headers(api_key)}
-        answer = await self._open().begin(self._route(url), "GET", headers.items(), b"")
+    async def _fetch(self, url: str, api_key: str, resource: Resource | None) -> _Answer:
+        headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(api_key)}
+        method = "GET" if resource is None else resource.method
+        url = self._definition.with_key(url, api_key)
+        answer = await self._open().begin(self._route(url), method, headers.items(), b"")
         try:
             body = bytearray()
             while len(body) <= MAX_BODY_BYTES and (chunk := await answer.content.readany()):
@@ -232,7 +244,14 @@ class UpstreamClient:
             )
         return self._exchanges
 
-    def _judge(self, answer: _Answer, read: _Reader, api_key: str, times: Mapping[str, Any]) -> PollResult:
+    def _judge(
+        self,
+        answer: _Answer,
+        read: _Reader,
+        api_key: str,
+        times: Mapping[str, Any],
+        resource: Resource | None = None,
+    ) -> PollResult:
         header_request_id = answer.headers.get(self._definition.headers.request_id or "")
 
         def result(kind: PollKind, **fields: Any) -> PollResult:
@@ -241,8 +260,9 @@ class UpstreamClient:
 
         if not answer.complete:
             return result("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
-        if 200 <= answer.status_code < 300:
-            seen = read(answer.body, times["received_at"], header_request_id)
+        shows_a_job = resource is not None and answer.status_code in resource.statuses
+        if 200 <= answer.status_code < 300 or shows_a_job:
+            seen = read(answer.body, answer.status_code, times["received_at"], header_request_id)
             if isinstance(seen, Observation):
                 return result("observed", observation=seen, request_id=seen.request_id)
             if isinstance(seen, Listing):

@@ -39,6 +39,7 @@ _Path = Annotated[str, Field(pattern=r"^/[!-~]*$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 _Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$")]
 _WithKey = Annotated[str, Field(pattern=r"^[ -~]*\{key\}[ -~]*$")]
+_HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 _Header = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", to_lower=True)]
 _Scalar = StrictStr | StrictBool | StrictInt
 State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
@@ -59,7 +60,7 @@ class Credential(Part):
     basic           the text that HTTP Basic encodes
     """
 
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    header: _HeaderName | None = None
     format: _WithKey = "{key}"
     query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     basic: _WithKey | None = None
@@ -146,7 +147,7 @@ class LongPoll(Part):
     value  of the header or parameter; `{seconds}` is the time
     """
 
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    header: _HeaderName | None = None
     query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     value: Annotated[str, Field(pattern=r"^[ -~]*\{seconds\}[ -~]*$")] = "{seconds}"
     max_seconds: Annotated[float, Field(gt=0, le=120)]
@@ -314,7 +315,6 @@ class Resource(Part):
     """Jobs of one kind.
 
     path        a read of it shows one job; the id stays one segment at `{id}`, and may have slashes at `{+id}`
-    headers     that every read has
     wait        how a read waits for a change
     min_interval_seconds  the documented shortest time between two reads of one job
     etag        a read with the last answer's ETag costs nothing while nothing changed
@@ -330,9 +330,6 @@ class Resource(Part):
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
     method: Literal["GET", "POST"] = "GET"
-    headers: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], Annotated[str, Field(pattern=r"^[ -~]+$")]] = (
-        Field(default_factory=dict)
-    )
     wait: LongPoll | None = None
     min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     etag: bool = False
@@ -377,6 +374,11 @@ class Resource(Part):
         result = self.result
         shown = () if result is None else tuple((*result.at, *names) for names in result.shown)
         return (*(place for place in places if place), *shown)
+
+    @cached_property
+    def statuses(self) -> frozenset[int]:
+        """The statuses of answers that prove a state by themselves."""
+        return frozenset(status for rule in self.states for status in rule.http or ())
 
     def rule_of(self, item: Any, status_code: int = 200) -> Rule | None:
         """The rule that the answer to a read matches first; None: the job is open."""
@@ -432,6 +434,7 @@ class SourceDefinition(Part):
     base_url          default of the setting; None: it has to be set
     origins           where requests may go besides the base URL: addresses that answers give
     base_path         optional suffix of a base URL; `root` removes it
+    send_headers      fixed headers of every request
     limit             applies where no header tells one
     probe             path of a cheap call that shows whether a key works
     passed            path prefixes that the proxy forwards
@@ -448,6 +451,7 @@ class SourceDefinition(Part):
     origins: tuple[_Url, ...] = ()
     base_path: _Path = "/"
     credential: Credential
+    send_headers: Mapping[_HeaderName, Annotated[str, Field(pattern=r"^[ -~]+$")]] = Field(default_factory=dict)
     answer: Answer = Answer()
     error: ErrorFields = ErrorFields()
     headers: HeaderNames = HeaderNames()
@@ -503,6 +507,11 @@ class SourceDefinition(Part):
             text = way.basic.replace("{key}", api_key)
             return {"Authorization": f"Basic {b64encode(text.encode()).decode()}"}
         return {} if way.header is None else {way.header: way.format.replace("{key}", api_key)}
+
+    def with_key(self, url: str, api_key: str) -> str:
+        """The URL with the key, if it is sent there."""
+        name = self.credential.query
+        return url if name is None else f"{url}{'&' if '?' in url else '?'}{name}={quote(api_key, safe='')}"
 
     def answer_body(self, item: Mapping[str, Any], request_id: str) -> bytes:
         """The answer to a job read in the upstream's shape."""

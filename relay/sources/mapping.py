@@ -154,19 +154,27 @@ def observe(
     now: float,
     request_id_header: str | None = None,
     external_id: str | None = None,
+    status_code: int = 200,
 ) -> Observation | Malformed:
-    """Reads the 2xx answer to a job read. `now` in epoch seconds.
+    """Reads the answer to a job read: a 2xx, or another that a rule knows by its status. `now` in epoch seconds.
 
     `request_id_header` is the fallback for the body's request id. With `external_id`, the item has to be that job's.
     """
+    resource = definition.resource
     answer = read_answer(definition, body)
+    if status_code in resource.statuses and isinstance(answer, Malformed) and answer.reason == "not_json":
+        answer = {}
     if isinstance(answer, Malformed):
         return answer
-    item = at(answer, definition.resource.item)
+    item = at(answer, resource.item)
     if not isinstance(item, dict):
-        return Malformed(reason="no_item")
-    request_id = _request_id_in(definition, answer) or request_id_header
-    return observe_item(definition, item, now=now, request_id=_request_id(request_id), external_id=external_id)
+        if status_code not in resource.statuses:
+            return Malformed(reason="no_item")
+        item = {}
+    request_id = _request_id(_request_id_in(definition, answer) or request_id_header)
+    return observe_item(
+        definition, item, now=now, request_id=request_id, external_id=external_id, status_code=status_code
+    )
 
 
 def observe_item(
