@@ -133,7 +133,8 @@ class ComponentSettings:
     def _passed_paths(self) -> tuple[str, ...]:
         if not self.settings.proxy.enabled:
             return ()
-        return tuple(sorted({path for definition in self.definitions.values() for path in definition.passed}))
+        at_root = {path for definition in self.definitions.values() for path in definition.passed}
+        return tuple(sorted({*at_root, *(f"/sources/{name}/" for name in self.definitions)}))
 
 
 def guard_policy(settings: Settings) -> GuardPolicy:

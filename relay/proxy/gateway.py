@@ -31,6 +31,8 @@ from relay.sources.definition import SourceDefinition
 from relay.store.store import Store
 
 JSON_TYPE = (b"content-type", b"application/json")
+MOUNT = b"/sources/"
+"""Below it are the paths of each source, by its name."""
 
 Value = TypeVar("Value")
 
@@ -70,38 +72,54 @@ class Gateway:
         self.adopts_keys = adopt is not None
         self._transports = transports
         self._counter = lru_cache(metrics.passed.labels)
-        self._callers: dict[str, Caller] = {}  # str hashes are keyed: lookup time reveals no key
+        self._callers: dict[tuple[str | None, str], Caller] = {}  # str hashes are keyed: lookup time reveals no key
         self.reads = Reads(self, jobs=store.jobs, clients=clients, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
         self.creates = Creates(self, store.intents, tracking, self.unknown, adopt=adopt, capture=capture)
 
     # --- the caller
 
-    def account_of(self, key: str | None) -> Caller | None:
-        """The caller whose key this is, if its account was asked for before. Costs less than `caller_for`."""
-        found = None if key is None else self._callers.get(key)
+    def place_of(self, raw_path: bytes) -> tuple[str | None, bytes]:
+        """The source below whose mount a path is, and the path at its upstream; None, and the path as it is, for one of
+        the root."""
+        if raw_path.startswith(MOUNT):
+            name, slash, rest = raw_path[len(MOUNT) :].partition(b"/")
+            if name.decode("latin-1") in self.definitions:
+                return name.decode("latin-1"), slash + rest
+        return None, raw_path
+
+    def account_of(self, key: str | None, source: str | None = None) -> Caller | None:
+        """The caller whose key this is, if its account was asked for before. `source`: whose account it has to be;
+        None: of any. Costs less than `caller_for`."""
+        found = None if key is None else self._callers.get((source, key))
         return found if found is not None and self.pollers[(found.source, found.account or "")].key == key else None
 
-    def caller_for(self, key: str | None) -> Caller:
+    def caller_for(self, key: str | None, source: str | None = None) -> Caller:
         """The caller with this key."""
-        if key is not None and self.account_of(key) is None:
+        if key is not None and self.account_of(key, source) is None:
             self._callers = {
-                poller.key: Caller(source=source, account=account, key=poller.key)
-                for (source, account), poller in reversed(list(self.pollers.items()))
+                (place, poller.key): Caller(source=of, account=account, key=poller.key)
+                for (of, account), poller in reversed(list(self.pollers.items()))
                 if poller.key is not None
+                for place in (None, of)
             }
-        return self.account_of(key) or Caller(source=next(iter(self.definitions)), account=None, key=key)
+        unknown = Caller(source=source or next(iter(self.definitions)), account=None, key=key)
+        return self.account_of(key, source) or unknown
 
-    def caller_bound_to(self, account: tuple[str, str]) -> Caller | None:
-        """The account that a relay token is bound to; None without a key of it."""
+    def caller_bound_to(self, account: tuple[str, str], source: str | None = None) -> Caller | None:
+        """The account that a relay token is bound to; None without a key of it, or if another source is asked."""
         poller = self.pollers.get(account)
-        if poller is None or poller.key is None:
+        if poller is None or poller.key is None or source not in (None, account[0]):
             return None
         return Caller(source=account[0], account=account[1], bound=True, key=poller.key)
 
-    def default_caller(self) -> Caller | None:
+    def default_caller(self, source: str | None = None) -> Caller | None:
         """The account a relay token acts for that is bound to none: the only one with a key, else `default`."""
-        having = [(place, poller.key) for place, poller in self.pollers.items() if poller.key is not None]
+        having = [
+            (place, poller.key)
+            for place, poller in self.pollers.items()
+            if poller.key is not None and source in (None, place[0])
+        ]
         if len(having) != 1:
             having = [one for one in having if one[0][1] == "default"]
             if len(having) != 1:

@@ -437,7 +437,7 @@ class SourceDefinition(Part):
     send_headers      fixed headers of every request
     limit             applies where no header tells one
     probe             path of a cheap call that shows whether a key works
-    passed            path prefixes that the proxy forwards
+    passed            path prefixes that the drop-in forwards at the root; all paths are below /sources/NAME
     resources         by name; a registration that names none means the first
     connect_accounts  None: they are not watched
     """
@@ -457,7 +457,7 @@ class SourceDefinition(Part):
     headers: HeaderNames = HeaderNames()
     limit: Limit | None = None
     probe: _Path
-    passed: frozenset[_Path] = frozenset({"/"})
+    passed: frozenset[_Path] = frozenset()
     resources: Annotated[Mapping[_Name, Resource], Field(min_length=1)]
     connect_accounts: ConnectAccounts | None = None
     hints: Hints
