@@ -113,20 +113,14 @@ class ErrorFields(Part):
     meanings: Meanings = Meanings()
 
 
-class Reset(Part):
-    """The header that tells when the window ends: in how many seconds, at which epoch second, or at which date."""
-
-    header: _Header
-    as_: Literal["seconds", "epoch", "date"] = Field("seconds", alias="as")
-
-
 class HeaderNames(Part):
-    """Response headers, lower-cased: the key's budget, the account's, and the wait asked for in seconds."""
+    """Response headers, lower-cased: the key's budget, the account's, and the wait asked for. `reset`: when the window
+    ends, in seconds, as an epoch second or as a date."""
 
     limit: _Header | None = None
     remaining: _Header | None = None
     window_ms: _Header | None = None
-    reset: Reset | None = None
+    reset: _Header | None = None
     account_limit: _Header | None = None
     account_remaining: _Header | None = None
     retry_after: _Header = "retry-after"
@@ -326,7 +320,7 @@ class Resource(Part):
     shown       more places of the job that an event has in its data, by name
     """
 
-    type_prefix: Annotated[str, Field(pattern=r"^(?!relay\.)([a-z0-9]+\.)+[a-z0-9]+$")]
+    type_prefix: Annotated[str, Field(pattern=r"^(?!relay\.)([a-z0-9]+\.)+job$")]
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
     method: Literal["GET", "POST"] = "GET"

@@ -42,7 +42,19 @@ ITEM: dict[str, Any] = {
 }
 BODY: dict[str, Any] = {"ok": True, "request_id": "req_1", "item": ITEM}
 ERROR_BODY = {"ok": False, "error": {"code": "api_key_invalid", "message": "m", "request_id": "req_2"}}
-NAMES = sorted({*ITEM, *(place[0] for place in REVOR.resource.read_fields), "ok", "item", "error", "request_id", "code", "message", "retryable"})
+NAMES = sorted(
+    {
+        *ITEM,
+        *(place[0] for place in REVOR.resource.read_fields),
+        "ok",
+        "item",
+        "error",
+        "request_id",
+        "code",
+        "message",
+        "retryable",
+    }
+)
 STATUSES = st.sampled_from([*KNOWN_STATUSES, "paused", "", "x" * 500, " failed", "\x00", "\u202e"])
 FIELDS = st.one_of(VALUES, STATUSES, mutated_text(["2026-05-20T10:00:00.000Z", "1970-01-01t00:00:00+23:59"], ["24:"]))
 BODIES = st.one_of(

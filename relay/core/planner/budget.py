@@ -5,10 +5,12 @@ follows one count. An `AimdRate` finds a rate by trial if no count is reported. 
 pauses after a 429 (`Budget.rejected`).
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from relay.clock import from_rfc3339
 from relay.core.deliveries.retry import MAX_RETRY_AFTER_SECONDS, parse_http_date
 from relay.core.planner.config import SLACK_SECONDS, PlannerConfig
 
@@ -205,6 +207,7 @@ class LimitReading(NamedTuple):
     account_limit: float | None = None
     account_remaining: float | None = None
     window_seconds: float | None = None
+    reset_seconds: float | None = None
     retry_after_seconds: float | None = None
 
 
@@ -224,14 +227,16 @@ def read_limits(headers: object, names: Mapping[str, str], clock: float) -> Limi
                 found[meaning] = value
     if not found:
         return SILENT
-    window_ms = _count(found.get("window_ms"))
+    window_ms, retry_ms = _count(found.get("window_ms")), _count(found.get("retry_after_ms"))
+    reset = _moment(found.get("reset"), clock)
     return LimitReading(
         limit=_count(found.get("limit")) or None,
         remaining=_count(found.get("remaining")),
         account_limit=_count(found.get("account_limit")) or None,
         account_remaining=_count(found.get("account_remaining")),
         window_seconds=min(max(window_ms / 1000, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS) if window_ms else None,
-        retry_after_seconds=_retry_after(found.get("retry_after"), clock),
+        reset_seconds=None if reset is None else min(max(reset, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS),
+        retry_after_seconds=_retry_after(found.get("retry_after") if retry_ms is None else str(retry_ms / 1000), clock),
     )
 
 
@@ -246,15 +251,29 @@ def _count(text: str | None) -> float | None:
 
 
 def _retry_after(text: str | None, clock: float) -> float | None:
+    seconds = None if text is None else _count(text)
+    if seconds is None and text is not None:
+        moment = parse_http_date(text)
+        seconds = None if moment is None else moment - clock
+    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+MIN_EPOCH_SECONDS = 1e8
+"""A smaller number says how many seconds are left, not when: 1973 is over."""
+
+
+def _moment(text: str | None, clock: float) -> float | None:
+    """How long it is until the end of the window that a header names: seconds, an epoch second, or a date (RFC 3339, or
+    as in HTTP)."""
     if text is None:
         return None
-    seconds = _count(text)
-    if seconds is None:
-        moment = parse_http_date(text)
-        if moment is None:
-            return None
-        seconds = moment - clock
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+    number = _count(text)
+    if number is not None:
+        return number - clock if number >= MIN_EPOCH_SECONDS else number
+    with contextlib.suppress(ValueError):
+        return from_rfc3339(text) - clock
+    moment = parse_http_date(text)
+    return None if moment is None else moment - clock
 
 
 STARTING_RATE_PER_SECOND = 5.0
@@ -385,7 +404,11 @@ class Budget:
             (self.key, reading.limit, reading.remaining),
             (self.account, reading.account_limit, reading.account_remaining),
         ):
+            if reading.reset_seconds is not None:  # the window is as long as the longest rest of one
+                window = max(window or 0.0, meter.window_seconds, reading.reset_seconds)
             meter.read(limit, remaining, window, ours=ours, in_flight=in_flight, sent_at=sent_at, now=now)
+            if reading.reset_seconds is not None:
+                meter.realign(now + reading.reset_seconds, now)
         if known and not self.meters():
             self.aimd.restart_at(before, now)
 

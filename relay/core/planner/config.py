@@ -11,7 +11,9 @@ class RateLimitHeaders:
     limit, remaining                  requests per window of the API key
     account_limit, account_remaining  requests per window of the account, shared by its keys
     window_ms                         length of the window in milliseconds
+    reset                             when the window ends: in seconds, at an epoch second, or at a date
     retry_after                       seconds or an HTTP date (RFC 9110, 10.2.3)
+    retry_after_ms                    the same in milliseconds
     """
 
     limit: str | None = "X-RateLimit-Limit"
@@ -19,7 +21,9 @@ class RateLimitHeaders:
     window_ms: str | None = "X-RateLimit-Window-Ms"
     account_limit: str | None = "X-User-RateLimit-Limit"
     account_remaining: str | None = "X-User-RateLimit-Remaining"
+    reset: str | None = None
     retry_after: str | None = "Retry-After"
+    retry_after_ms: str | None = None
 
     @property
     def meanings(self) -> dict[str, str]:

@@ -213,3 +213,15 @@ def test_a_window_that_is_still_spent_where_the_next_should_have_begun_ends_soon
     assert meter.left() == pytest.approx(100, abs=1)
     meter.read(100, 99, 60, ours=True, in_flight=0, sent_at=NOW + 61.3, now=NOW + 61.4)
     assert meter.ends_at() > NOW + 120
+
+
+def test_window_ends_when_the_upstream_says() -> None:
+    budget = Budget(PlannerConfig(reserve=0.0))
+    told = LimitReading(limit=5000, remaining=4000, reset_seconds=1800.0)
+    poll(budget, NOW, told)
+    assert budget.window_seconds() == 1800
+    assert budget.key.ends_at() == pytest.approx(NOW + 1800, abs=1)
+
+    poll(budget, NOW + 1801, LimitReading(limit=5000, remaining=4999, reset_seconds=3600.0))
+    assert budget.window_seconds() == 3600, "the longest rest that was seen"
+    assert budget.key.ends_at() == pytest.approx(NOW + 1801 + 3600, abs=1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.planner.budget import SILENT, read_limits
+from relay.core.planner.budget import SILENT, LimitReading, read_limits
 from relay.core.planner.config import PlannerConfig, RateLimitHeaders
 from relay.core.planner.polls import read_item, read_time
 
@@ -75,7 +75,7 @@ def test_headers_are_read_in_any_case() -> None:
             "Content-Type": "application/json",
         }
     )
-    assert reported == (120, 119, 600, 0, 30, 2.5)
+    assert reported == LimitReading(120, 119, 600, 0, 30, retry_after_seconds=2.5)
 
 
 @pytest.mark.parametrize("headers", [{}, None, [], {"Content-Type": "x"}, {b"X-RateLimit-Limit": b"1"}])
@@ -101,6 +101,25 @@ def test_nonsense_in_headers_is_ignored(nonsense: str) -> None:
 )
 def test_retry_after_is_a_number_or_a_date(text: str, seconds: float) -> None:
     assert read({"Retry-After": text}).retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("30", 30), ("0", 0.001), ("1779271230", 30), ("1779271100", 0.001), ("1e9", 0.001), ("99999999999", 86_400)),
+        *(("2026-05-20T10:00:30Z", 30), ("2026-05-20T12:00:30+02:00", 30), ("2026-05-20T09:00:00Z", 0.001)),
+        *(("Wed, 20 May 2026 10:00:30 GMT", 30), ("soon", None), ("6m0s", None), ("", None), ("-1", None)),
+    ],
+)
+def test_end_of_a_window_is_seconds_an_epoch_second_or_a_date(text: str, seconds: float | None) -> None:
+    names = RateLimitHeaders(reset="X-Reset").meanings
+    assert read_limits({"x-reset": text}, names, NOW).reset_seconds == seconds
+
+
+def test_milliseconds_of_retry_after_come_first() -> None:
+    names = RateLimitHeaders(retry_after_ms="Retry-After-Ms").meanings
+    headers = {"Retry-After": "3", "retry-after-ms": "2500"}
+    assert read_limits(headers, names, NOW).retry_after_seconds == 2.5
 
 
 @pytest.mark.parametrize(
