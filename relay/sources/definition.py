@@ -181,7 +181,7 @@ class Rule(Part):
             raise ValueError("a rule has `at` with `is`, `in` or `there`, or else `http`")
         return self
 
-    @property
+    @cached_property
     def values(self) -> tuple[_Scalar, ...]:
         """The values that match; none: `there` or `http` decides."""
         return self.in_ or (() if self.is_ is None else (self.is_,))
@@ -193,7 +193,10 @@ class Rule(Part):
         found = at(item, self.at)
         if self.there is not None:
             return (found is not None) is self.there
-        return any(is_exactly(found, value) for value in self.values)
+        for value in self.values:  # noqa: SIM110 (any() costs twice as much)
+            if type(found) is type(value) and found == value:
+                return True
+        return False
 
     def precedes(self, other: "Rule") -> bool:
         """True if the other rule, or one of its values, can match nothing that this one leaves."""
@@ -376,7 +379,10 @@ class Resource(Part):
 
     def rule_of(self, item: Any, status_code: int = 200) -> Rule | None:
         """The rule that the answer to a read matches first; None: the job is open."""
-        return next((rule for rule in self.states if rule.holds(item, status_code)), None)
+        for rule in self.states:
+            if rule.holds(item, status_code):
+                return rule
+        return None
 
     def is_create(self, path: str) -> bool:
         """True if a POST to this path makes a job."""
