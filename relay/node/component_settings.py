@@ -54,15 +54,16 @@ class ComponentSettings:
 
     def of_planner(self, source: SourceSettings) -> PlannerConfig:
         """For the planner of each account of the source."""
-        names = self.definitions[source.name].headers
-        polling = source.polling
+        definition, polling = self.definitions[source.name], source.polling
+        limit = definition.limit
         return PlannerConfig(
             max_requests_per_second=polling.max_requests_per_second,
             reserve=polling.reserve,
             min_interval_seconds=polling.min_interval_seconds,
             max_interval_seconds=polling.max_interval_seconds,
             seed=self.seed,
-            headers=RateLimitHeaders(**names.model_dump(exclude={"request_id"})),
+            headers=RateLimitHeaders(**definition.headers.model_dump(exclude={"request_id"})),
+            static_limit=None if limit is None else (limit.requests, limit.per_seconds),
         )
 
     def of_dispatcher(self) -> DeliverySettings:

@@ -20,6 +20,7 @@ LATELY = 0.25
 NEARLY_SPENT = 0.05
 MAX_EARLY_STARTS = 8
 """Shares of a window, and a count. A window still reported as spent just after its end has not ended."""
+BANKED_WINDOWS = 0.5
 VANISHED_WINDOWS = 2.0
 """A count missing from responses for this many windows is dropped."""
 
@@ -324,7 +325,7 @@ class AimdRate:
 class Budget:
     """The request budget of one account. All times are planner time, in seconds."""
 
-    __slots__ = ("_cap", "account", "aimd", "errors", "in_flight", "key", "paused_until")
+    __slots__ = ("_cap", "_config", "account", "aimd", "errors", "in_flight", "key", "paused_until")
 
     def __init__(self, config: PlannerConfig) -> None:
         self._cap = math.inf if config.max_requests_per_second is None else config.max_requests_per_second
@@ -332,7 +333,8 @@ class Budget:
         """Consecutive server or network errors."""
         self.key = Meter(config.reserve)
         self.account = Meter(config.reserve)
-        self.aimd = AimdRate(config.max_requests_per_second)
+        self.aimd = AimdRate(config.trial_cap)
+        self._config = config
         self.in_flight = 0
         self.paused_until: float | None = None
 
@@ -341,7 +343,8 @@ class Budget:
         cap = config.max_requests_per_second
         self._cap = math.inf if cap is None else cap
         self.key.reserve = self.account.reserve = config.reserve
-        self.aimd.cap = MAX_TRIAL_RATE_PER_SECOND if cap is None else cap
+        self._config = config
+        self.aimd.cap = MAX_TRIAL_RATE_PER_SECOND if config.trial_cap is None else config.trial_cap
         self.aimd.rate = min(self.aimd.rate, self.aimd.cap)
 
     def meters(self) -> list[Meter]:
@@ -349,8 +352,18 @@ class Budget:
         return [meter for meter in (self.key, self.account) if meter.known]
 
     def window_seconds(self) -> float:
-        """Length of the upstream's window in seconds; 60 if it is not reported."""
+        """Length of the upstream's window in seconds, as it is reported or documented; else 60."""
+        static = self._config.static_limit
+        if static is not None and not self.meters():
+            return static[1]
         return self.account.window_seconds if self.account.known else self.key.window_seconds
+
+    def banked_windows(self) -> float:
+        """Requests that may be saved, in windows. Of a documented limit, which is not counted down by headers, no burst
+        exceeds the limit: at most the reserve is saved."""
+        if self._config.static_limit is None or self.meters():
+            return BANKED_WINDOWS
+        return min(BANKED_WINDOWS, self._config.reserve / (1 - self._config.reserve))
 
     def rate(self, now: float) -> float:
         """Allowed requests per second at `now`, always above 0. `closed_until` says when none are allowed."""

@@ -42,6 +42,7 @@ class PlannerConfig:
                              that are not worth a request
     seed                     spreads polls that would otherwise coincide; the same seed gives the same decisions
     headers                  names of the rate-limit headers
+    static_limit             documented requests and the seconds they are for; applies while no header tells a limit
     """
 
     max_requests_per_second: float | None = None
@@ -50,6 +51,7 @@ class PlannerConfig:
     max_interval_seconds: float = 900.0
     seed: int = 0
     headers: RateLimitHeaders = field(default_factory=RateLimitHeaders)
+    static_limit: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         cap = self.max_requests_per_second
@@ -62,6 +64,17 @@ class PlannerConfig:
                 f"0 < min_interval_seconds <= max_interval_seconds must hold: "
                 f"{self.min_interval_seconds!r}, {self.max_interval_seconds!r}"
             )
+        if self.static_limit is not None and not all(0 < value < math.inf for value in self.static_limit):
+            raise ValueError(f"static_limit must be a number of requests and of seconds: {self.static_limit!r}")
+
+    @property
+    def trial_cap(self) -> float | None:
+        """Cap on the rate while no header tells a limit; None: there is none."""
+        caps = [] if self.max_requests_per_second is None else [self.max_requests_per_second]
+        if self.static_limit is not None:
+            requests, seconds = self.static_limit
+            caps.append(max(requests * (1 - self.reserve), 1) / seconds)
+        return min(caps, default=None)
 
     @property
     def unit_seconds(self) -> float:

@@ -210,8 +210,11 @@ class OpenJobs:
         planned: float | None,
         step: int,
         seen: float,
+        shortest_seconds: float | None,
     ) -> None:
         """Adds a new job. `planned`, `step` and `seen` continue an earlier plan."""
+        if shortest_seconds is not None:
+            self._schedule.shortest[job_id] = shortest_seconds
         spacing = spacing_seconds if 0 <= spacing_seconds <= MAX_SPACING_SECONDS else 0.0
         job = self.jobs[job_id] = PlannedJob(job_id, spacing, min(seen, now))
         job.weight = _bounded_weight(weight, 1.0)
@@ -231,9 +234,16 @@ class OpenJobs:
         else:
             self._schedule.queues.put(job, max(now, 0.0), FIRST)
 
-    def observe(self, job: PlannedJob, reading: Reading, now: float, seen_at: float) -> None:
-        """A poll found the state `reading` as of `seen_at`."""
+    def observe(
+        self, job: PlannedJob, reading: Reading, now: float, seen_at: float, pause_seconds: float | None = None
+    ) -> None:
+        """A poll found the state `reading` as of `seen_at`. `pause_seconds`: the pause that the upstream
+        asks for."""
         job.failures = 0
+        if pause_seconds:
+            self._schedule.asked_until[job.id] = now + pause_seconds
+        elif self._schedule.asked_until:
+            self._schedule.asked_until.pop(job.id, None)
         if reading.known:
             if job.statistics is None:
                 job.statistics = self._statistics.of_class(reading.action, reading.channel)
@@ -258,7 +268,7 @@ class OpenJobs:
         """A poll failed. `missing`: the upstream does not know the job."""
         job.failures = min(job.failures + 1, MAX_STEP)
         chance = spread(self.config.seed, job.id, job.failures)
-        wait = self.config.min_interval_seconds * math.pow(FAILURE_GROWTH, min(job.failures - 1, MAX_STEP))
+        wait = self._schedule.shortest_interval(job) * math.pow(FAILURE_GROWTH, min(job.failures - 1, MAX_STEP))
         due = now + min(wait * (1 + SPREAD * chance), self.config.max_interval_seconds)
         if missing:
             if job.failures >= LOST_AFTER_FAILURES:

@@ -72,7 +72,6 @@ class Bucket:
         self.opens_at = max(self.opens_at, now)
 
 
-BANKED_WINDOWS = 0.5
 BACKLOG_COUNTED = 1_000
 HEAD_START_REQUESTS = 8.0
 """Head start of an urgent poll over an expected one, in requests at the current rate."""
@@ -107,7 +106,7 @@ class Pacer:
     def refresh(self, now: float, open_jobs: int) -> None:
         """Updates rate, pause and price. Call it before each decision."""
         budget, bucket, queues = self.budget, self.bucket, self._schedule.queues
-        bucket.set_rate(budget.rate(now), BANKED_WINDOWS * budget.window_seconds(), now)
+        bucket.set_rate(budget.rate(now), budget.banked_windows() * budget.window_seconds(), now)
         queues.head_start_seconds = HEAD_START_REQUESTS / bucket.rate
         closed = budget.closed_until(now)
         if closed is None and self.closed_until is not None:

@@ -71,6 +71,7 @@ class Planner:
         next_poll_at: float | None = None,
         step: int = 0,
         seen_at: float | None = None,
+        shortest_seconds: float | None = None,
     ) -> None:
         """Begins to plan polls of a job. Jobs of a lane must be tracked in the order of their creation.
 
@@ -79,6 +80,7 @@ class Planner:
         min_interval_seconds  minimum time between its predecessor's start and its own; None: a minute (less if
                               `min_interval_seconds` of the config is below 1, for accelerated simulations)
         next_poll_at, step, seen_at  continue a stored plan; `seen_at` is when `item` was seen
+        shortest_seconds      shortest time between two polls of it, if that is more than the config's
 
         For a tracked job only `weight` and, if given, `next_poll_at` are used: this requests an immediate poll.
         """
@@ -101,6 +103,7 @@ class Planner:
                 planned=planned,
                 step=step,
                 seen=t if seen is None else min(self.timeline.inner(seen), t),
+                shortest_seconds=shortest_seconds,
             )
         else:
             self.open_jobs.set_weight(job, weight, t)
@@ -182,20 +185,21 @@ class Planner:
     ) -> None:
         """A poll sent at `sent_at` succeeded and found `item`.
 
-        A job that has ended is forgotten. An invalid item counts as a poll that found nothing new.
+        A job that has ended is forgotten. An invalid item counts as a poll that found nothing new. A Retry-After is the
+        upstream's hint for this job: it is not polled before, except to find out whether the hint still holds.
         """
         job = self.open_jobs.jobs.get(job_id)
         if job is None:
             return
         t = self.timeline.at(now)
         sent = min(t, self.timeline.inner(sent_at))
-        self.pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
+        limits = self.pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
         self.pacer.budget.errors = 0
         reading = read_item(item).shifted(self.timeline.offset)
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
             self.forecast.ended(t - reading.finished_at)
-        self.open_jobs.observe(job, reading, t, sent)
+        self.open_jobs.observe(job, reading, t, sent, limits.retry_after_seconds)
         self.open_jobs.unpark_some(t)
         self._refresh(now)
 
@@ -398,7 +402,9 @@ class Planner:
         job = self.schedule.queues.next_expected()
         if job is None or not self.price.above_floor or job.phase not in (WAITING, RUNNING) or job.failures:
             return math.inf
-        return max(self.pacer.bucket.full_at(), job.anchor, job.seen + self._config.min_interval_seconds)
+        schedule = self.schedule
+        earliest = max(job.anchor, job.seen + schedule.shortest_interval(job), schedule.not_before(job))
+        return max(self.pacer.bucket.full_at(), earliest)
 
     def _count_response(
         self, status_code: int | None, headers: Mapping[str, str], *, ours: bool, sent_at: float, t: float, now: float

@@ -51,7 +51,7 @@ DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 class PollSchedule:
     """The planned polls of an account, and their total demand."""
 
-    __slots__ = ("_config", "_price", "_statistics", "at_risk", "demand", "queues")
+    __slots__ = ("_config", "_price", "_statistics", "asked_until", "at_risk", "demand", "queues", "shortest")
 
     def __init__(self, config: PlannerConfig, statistics: PlannerStatistics, price: Price) -> None:
         self._config = config
@@ -62,6 +62,10 @@ class PollSchedule:
         """Sum of the jobs' demands."""
         self.at_risk = 0
         """Number of jobs that were at risk when last planned."""
+        self.asked_until: dict[str, float] = {}
+        """Until when the upstream asked not to be polled for a job: a hint, which a safety poll may precede."""
+        self.shortest: dict[str, float] = {}
+        """Shortest interval, in seconds, of jobs that have one of their own."""
 
     def configure(self, config: PlannerConfig) -> None:
         """Applies other settings to what is planned from now on."""
@@ -101,7 +105,7 @@ class PollSchedule:
         if job.rung != ASKED:
             if job.phase == UNSEEN:
                 queue = FIRST
-            elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor):
+            elif job.phase == PARKED or (job.phase == WAITING and due < job.anchor) or due < self.not_before(job):
                 queue = CHECK
         interval = max(due - now, self._config.min_interval_seconds) / self._statistics.unit
         # Most safety polls are replaced before they are sent, so they count when sent. Due polls count as overdue.
@@ -113,35 +117,47 @@ class PollSchedule:
     def remove(self, job: PlannedJob) -> None:
         """Plans no more polls of a job."""
         self.queues.take_off(job)
+        self.asked_until.pop(job.id, None)
+        self.shortest.pop(job.id, None)
         self._count(job, 0.0, at_risk=False)
+
+    def not_before(self, job: PlannedJob) -> float:
+        """Until when the upstream asked not to be polled for the job; 0 if it did not."""
+        return self.asked_until.get(job.id, 0.0) if self.asked_until else 0.0
+
+    def shortest_interval(self, job: PlannedJob) -> float:
+        """Shortest time in seconds between two polls of the job."""
+        own = self.shortest.get(job.id, 0.0) if self.shortest else 0.0
+        return max(min(own, self._config.max_interval_seconds), self._config.min_interval_seconds)
 
     def next_poll_at(self, job: PlannedJob, now: float) -> float:
         """Time of the next poll at the current price, at most one longest interval after the last poll.
 
         If that has passed, and a safety poll is not worth a request, up to MAX_PATIENCE longest intervals.
         """
-        config = self._config
+        config, shortest = self._config, self.shortest_interval(job)
         # Until the next safety poll, which finds out whether a waiting job was rescheduled or cancelled.
         chance = spread(config.seed, job.id, job.step)
-        wait = max(config.max_interval_seconds * (1 - SAFETY_SPREAD * chance), config.min_interval_seconds)
+        wait = max(config.max_interval_seconds * (1 - SAFETY_SPREAD * chance), shortest)
         if job.seen + wait <= now:
             wait *= self._patience(job)
         statistics, unit = job.statistics, self._statistics.unit
         if statistics is None:
             return max(job.seen + wait, now)
         if job.phase == PARKED:
-            return max(job.seen + min(wait, self._safety_interval(job, statistics)), now)
+            return max(job.seen + max(min(wait, self._safety_interval(job, statistics)), shortest), now)
         table = statistics.policy.table(job.kind, self._price.rung(job.weight))
         due = job.anchor + table.next_poll(max(job.seen - job.anchor, 0.0) / unit) * unit
-        due = max(due, job.seen + config.min_interval_seconds, now)
-        if job.anchor > job.seen:
+        earliest, asked_until = max(job.seen + shortest, now), self.not_before(job)
+        due = max(due, earliest, asked_until)
+        if job.anchor > job.seen or asked_until > job.seen:
             check = self._safety_interval(job, statistics)
             if due - job.seen > check * CHECK_BEFORE:
                 wait = min(wait, check)
             # A late safety poll would only delay the expected poll soon after it.
             if due <= job.seen + wait + SKIP_CHECK * config.max_interval_seconds:
                 return due
-        return min(due, max(job.seen + wait, now))
+        return min(due, max(job.seen + wait, earliest))
 
     def expected_delay(self, job: PlannedJob) -> float | None:
         """Mean seconds from the job's end to its detection at the current price; None if unknown.
