@@ -242,7 +242,11 @@ class Fields(Part):
 
 
 class ProgressFields(Part):
-    """How far an item says that its job is: in percent (0 to 100), as a fraction (0 to 1), or as done of total."""
+    """Where an item says how far its job is: in percent (0 to 100), as a fraction (0 to 1), or as done of total.
+
+    stage     a word for the part of the work
+    position  its place in a queue
+    """
 
     percent: Pointer | None = None
     fraction: Pointer | None = None
@@ -250,6 +254,11 @@ class ProgressFields(Part):
     total: Pointer | None = None
     stage: Pointer | None = None
     position: Pointer | None = None
+
+    @property
+    def places(self) -> tuple[tuple[str, ...] | None, ...]:
+        """Every place; None for one that is not given."""
+        return (self.percent, self.fraction, self.done, self.total, self.stage, self.position)
 
 
 class ProblemFields(Part):
@@ -367,6 +376,7 @@ class Resource(Part):
         places: Iterable[tuple[str, ...] | None] = (
             *(fields.id, self.status, fields.action, fields.channel, fields.attempt_count),
             *(None if time is None else time.at for time in times),
+            *(() if self.progress is None else self.progress.places),
         )
         result = self.result
         shown = () if result is None else tuple((*result.at, *names) for names in result.shown)

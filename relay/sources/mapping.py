@@ -12,12 +12,21 @@ from typing import Any
 
 from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
 from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
-from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, TERMINAL, Observation, Problem, Recipient, part_of
+from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, TERMINAL, Advance, Observation, Problem, Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.sources.definition import ConnectAccounts, ProblemFields, Rule, SourceDefinition, TimePlace, is_exactly
+from relay.sources.definition import (
+    ConnectAccounts,
+    ProblemFields,
+    ProgressFields,
+    Rule,
+    SourceDefinition,
+    TimePlace,
+    is_exactly,
+)
 from relay.sources.pointers import at
 
 MAX_ATTEMPT_COUNT = 1_000_000
+MAX_UNITS = 1e15
 MAX_ITEMS = 2 * MAX_ACCOUNTS
 """Items read of a listing. An answer has room for a hundred thousand, and reading one takes microseconds."""
 MAX_STATUS_CHARACTERS = 64
@@ -211,6 +220,7 @@ def observe_item(
         problem=_problem(problem, item, rule),
         result_status=_result_status(None if result is None else _value(found, result.status), rule),
         connect_account_id=None if result is None else _account_id(_value(found, result.connect_account_id)),
+        advance=None if resource.progress is None else _advance(resource.progress, item),
         upstream=_storable(item),
         read_fields=resource.read_fields,
         request_id=_request_id(request_id),
@@ -368,6 +378,31 @@ def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return 0
     return int(min(max(value, 0), MAX_ATTEMPT_COUNT))
+
+
+def _advance(places: ProgressFields, item: Any) -> Advance | None:
+    """How far the job is; None if the item does not say it."""
+    percent, done, total = (_number(_value(item, place)) for place in (places.percent, places.done, places.total))
+    fraction, position = _number(_value(item, places.fraction)), _number(_value(item, places.position))
+    if percent is None and fraction is not None:
+        percent = fraction * 100
+    elif percent is None and done is not None and total:
+        percent = done / total * 100
+    found = Advance(
+        percent=None if percent is None else round(min(percent, 100.0), 3),
+        done=done,
+        total=total,
+        stage=_word(_value(item, places.stage)),
+        position=None if position is None else int(position),
+    )
+    return None if found == Advance() else found
+
+
+def _number(value: object) -> float | None:
+    """A number from 0 to MAX_UNITS; None for any other value."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_UNITS:
+        return None
+    return float(value)
 
 
 def _id_text(value: object) -> str | None:

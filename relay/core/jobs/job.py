@@ -48,12 +48,30 @@ class Problem:
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """How far an open job is, as the upstream says; None where it does not.
+
+    percent      0 to 100
+    done, total  units of work
+    stage        one word of the upstream
+    position     place in its queue; 0 or 1 is the next
+    """
+
+    percent: float | None = None
+    done: float | None = None
+    total: float | None = None
+    stage: str | None = None
+    position: int | None = None
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
 class Observation:
     """A job's state as one poll found it, in the relay's field names. Times are epoch seconds.
 
     status              one of KNOWN_STATUSES, or the upstream's own status if unknown
     result_status       how a job succeeded: a lower-case token such as `accepted` or `skipped`
     connect_account_id  the upstream's id of the sending account
+    advance             None if the source's jobs have none, or the item does not say it
     upstream            the item exactly as received
     read_fields         places in the item that the relay reads: names of objects, from the outermost
     """
@@ -70,6 +88,7 @@ class Observation:
     problem: Problem | None = None
     result_status: str | None = None
     connect_account_id: str | None = None
+    advance: Advance | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)
     read_fields: tuple[tuple[str, ...], ...] = ()
     request_id: str | None = None
