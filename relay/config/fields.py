@@ -189,7 +189,8 @@ def _normal_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
-def _upstream_url(text: str) -> str:
+def upstream_url(text: str) -> str:
+    """The base URL of an upstream in its normal form. Raises ValueError without quoting it."""
     return _API_SUFFIX.sub("", _normal_url(text)).rstrip("/")
 
 
@@ -236,6 +237,7 @@ NAME = Form(NAME_FORM)
 DURATION = Form("a duration such as 5s, 5m, 2h or 1d, or a number of seconds", text=False)
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+YamlFile = Annotated[Text, Form("the path of a YAML file")]
 Name = Annotated[str, NAME, Field(pattern=f"^{NAME_PATTERN}$")]
 Host = Annotated[Text, Form("a host name or an address"), _checked(_check_host)]
 Url = Annotated[Text, Form("a URL such as https://host.example", shown=False), AfterValidator(_normal_url)]
@@ -247,7 +249,7 @@ PingUrl = Annotated[
 UpstreamUrl = Annotated[
     Text,
     Form("a URL such as https://host.example (a trailing /api/v1 is removed)", shown=False),
-    AfterValidator(_upstream_url),
+    AfterValidator(upstream_url),
 ]
 DatabaseUrl = Annotated[
     Text, Form("sqlite:/// and a path, or postgresql://…", shown=False), _checked(_check_database_url)

@@ -46,6 +46,7 @@ from relay.config.fields import (
     Token,
     UpstreamUrl,
     Url,
+    YamlFile,
     internal,
     setting,
 )
@@ -59,7 +60,6 @@ from relay.errors import SettingsError
 TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)
 DEFAULT_SOURCE = "revor"
 DEFAULT_ACCOUNT = "default"
-REVOR_BASE_URL = "https://revor.ai"
 LOOPBACK_NETWORKS: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 VARIABLES = {
@@ -211,7 +211,12 @@ class SourceSettings(Section):
 
     name: str = internal(DEFAULT_SOURCE)
     preset: Name = setting("revor", "definition of the upstream, shipped in relay/sources/")
-    base_url: UpstreamUrl = setting(REVOR_BASE_URL, "base URL of the upstream")
+    file: YamlFile | None = setting(
+        None, "in place of preset: a YAML file with the definition; a relative path begins at the settings file"
+    )
+    base_url: UpstreamUrl = setting(
+        "", "base URL of the upstream; default: the one in its definition", shown_default="that of the definition"
+    )
     allow_http: bool = setting(
         False, "allow a base_url with plain http beyond this machine; the upstream key then travels unencrypted"
     )
@@ -422,6 +427,7 @@ def load_settings(
     written = written_in(tree)
     tree = resolve(tree, environ)
     settings = bind(Settings, tree, dev=dev, written=written)
+    settings = _with_files(settings, Path() if path is None else path.parent)
     _check_sources(settings)
     _require_proxy(settings)
     settings = _with_token_file(settings, environ)
@@ -564,31 +570,48 @@ def _find(tree: Value, *keys: str) -> Value | None:
     return here
 
 
-def _check_sources(settings: Settings) -> None:
-    server, written = settings.server, settings.written
+def _with_files(settings: Settings, folder: Path) -> Settings:
+    """Sources with a file have no preset, and the path of the file begins at this folder."""
+    sources = {}
     for name, source in settings.sources.items():
-        place = written.place(f"sources.{name}")
-        if name != DEFAULT_SOURCE and "preset" not in source.model_fields_set:  # a default must not send keys to Revor
-            problem = "has no preset: write `preset: revor` if it is a Revor"
-            raise SettingsError(f"{place}: sources.{name} {problem}")
-        if source.preset != DEFAULT_SOURCE and "base_url" not in source.model_fields_set:
-            raise SettingsError(f"{place}: sources.{name} has no base_url: only the preset revor has a default one")
-        place = written.place(f"sources.{name}.base_url")
-        shown = f"sources.{name}.base_url ({source.base_url})"
-        whose = None
-        if netguard.is_bound_address(source.base_url, host=server.host, port=server.port):
-            whose = "the address that this relay listens on"
-        elif server.public_url is not None and netguard.is_within(source.base_url, server.public_url):
-            whose = "this relay's own server.public_url"
-        if whose is not None:  # it would poll itself for ever
-            place = written.place("server.public_url") if place == DEFAULT else place
-            raise SettingsError(f"{place}: {shown} is {whose}: it must be the upstream's, such as https://revor.ai")
-        parts = urlsplit(source.base_url)
-        if not (parts.scheme == "https" or source.allow_http or netguard.is_loopback_host(parts.hostname or "")):
-            raise SettingsError(
-                f"{place}: {shown} is plain http, which would send the upstream key unencrypted: use https, or allow "
-                f"it with sources.{name}.allow_http: true"
-            )
+        if source.file is not None:
+            if "preset" in source.model_fields_set:
+                place = settings.written.place(f"sources.{name}.file")
+                raise SettingsError(f"{place}: sources.{name} has both a preset and a file: remove one of the two")
+            source = source.replace(preset="", file=str(folder / source.file))
+        sources[name] = source
+    return settings.replace(sources=sources)
+
+
+def _check_sources(settings: Settings) -> None:
+    for name, source in settings.sources.items():
+        place = settings.written.place(f"sources.{name}")
+        if name != DEFAULT_SOURCE and source.file is None and "preset" not in source.model_fields_set:
+            problem = "has no preset: write `preset: revor` if it is a Revor, or name a `file` with its definition"
+            raise SettingsError(f"{place}: sources.{name} {problem}")  # a default must not send keys to Revor
+        if source.base_url:
+            check_base_url(settings, name, source.base_url)
+
+
+def check_base_url(settings: Settings, name: str, base_url: str) -> None:
+    """Raises SettingsError if this base URL of a source is the relay's own, or would send the key unencrypted."""
+    server, written, source = settings.server, settings.written, settings.sources[name]
+    place = written.place(f"sources.{name}.base_url")
+    shown = f"sources.{name}.base_url ({base_url})"
+    whose = None
+    if netguard.is_bound_address(base_url, host=server.host, port=server.port):
+        whose = "the address that this relay listens on"
+    elif server.public_url is not None and netguard.is_within(base_url, server.public_url):
+        whose = "this relay's own server.public_url"
+    if whose is not None:  # it would poll itself for ever
+        place = written.place("server.public_url") if place == DEFAULT else place
+        raise SettingsError(f"{place}: {shown} is {whose}: it must be the upstream's, such as https://revor.ai")
+    parts = urlsplit(base_url)
+    if not (parts.scheme == "https" or source.allow_http or netguard.is_loopback_host(parts.hostname or "")):
+        raise SettingsError(
+            f"{place}: {shown} is plain http, which would send the upstream key unencrypted: use https, or allow "
+            f"it with sources.{name}.allow_http: true"
+        )
 
 
 def _require_proxy(settings: Settings) -> None:

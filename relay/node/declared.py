@@ -18,8 +18,8 @@ from relay.core.subscriptions.declared import Change
 from relay.errors import FieldError, InvalidRequest, SettingsError, StoreError
 from relay.node.accounts import adopted_accounts
 from relay.node.component_settings import ComponentSettings
+from relay.node.definitions import definitions_of, with_base_urls
 from relay.proxy.types import with_adopted
-from relay.sources.definition import load_definition
 
 if TYPE_CHECKING:
     from relay.node.audit import AuditLog
@@ -92,7 +92,8 @@ async def log_differing(settings: Settings, context: Context) -> None:
 async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None", clock: Clock) -> Context:
     """The context in which a command checks and applies them on the database itself, without a running node."""
     settings = with_adopted(settings, await adopted_accounts(store))
-    definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
+    definitions = definitions_of(settings)
+    settings = with_base_urls(settings, definitions)
     base_url = settings.server.public_url or f"http://{settings.server.host}:{settings.server.port}"
     components = ComponentSettings(settings=settings, base_url=base_url, definitions=definitions)
     api = components.of_api("command line")

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from relay.node.audit import AuditLog
 from relay.node.cluster import Cluster
 from relay.node.component_settings import ComponentSettings
 from relay.node.declared import log_differing
+from relay.node.definitions import with_base_urls
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.figures import FLUSH_SECONDS, Figures
 from relay.node.heartbeat import Heartbeat
@@ -50,7 +51,7 @@ from relay.proxy.asgi import Proxy
 from relay.proxy.gateway import Gateway
 from relay.proxy.types import Adopted, name_of, with_adopted
 from relay.signals import Signals
-from relay.sources.definition import load_definition
+from relay.sources.definition import SourceDefinition
 from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
@@ -74,6 +75,7 @@ class Node:
         self,
         settings: Settings,
         *,
+        definitions: Mapping[str, SourceDefinition],
         store: Store,
         sender: Sender,
         publishers: Publishers,
@@ -86,8 +88,9 @@ class Node:
         node_id: str,
         audit: AuditLog,
     ) -> None:
-        """`keys` are those that the store encrypts with; `adopted` are the accounts in the database."""
-        self.settings = settings = with_adopted(settings, adopted)
+        """`definitions`: by source. `keys` are those that the store encrypts with; `adopted` are the accounts in the
+        database."""
+        self.settings = settings = with_base_urls(with_adopted(settings, adopted), definitions)
         self.base_url = (settings.server.public_url or base_url).rstrip("/")
         self.store = store
         self.node_id = node_id
@@ -107,7 +110,6 @@ class Node:
         self._loop: asyncio.AbstractEventLoop | None = None
 
         # Shared by the components.
-        definitions = {name: load_definition(source.preset) for name, source in settings.sources.items()}
         self._components = ComponentSettings(
             settings=settings, base_url=self.base_url, definitions=definitions, seed=seed
         )
@@ -398,7 +400,7 @@ class Node:
             self._make_api()
 
     def _set_settings(self, settings: Settings) -> None:
-        self.settings = with_adopted(settings, self._adopted)
+        self.settings = with_base_urls(with_adopted(settings, self._adopted), self._components.definitions)
         self._components = replace(self._components, settings=self.settings)
 
     # --- for the API (relay.api.http.dependencies)

@@ -16,6 +16,7 @@ from relay.http.sender import Sender
 from relay.node.accounts import adopted_accounts
 from relay.node.audit import AuditLog
 from relay.node.component_settings import egress_proxy, guard_policy
+from relay.node.definitions import definitions_of, with_base_urls
 from relay.node.encryption_keys import EncryptionKeys
 from relay.node.local_token import with_local_token
 from relay.node.node import ROLES, Node
@@ -52,6 +53,8 @@ async def open_node(
     directory = state_dir or default_state_dir(os.environ if environ is None else environ)
     if is_postgres(settings.database.url) and not settings.encryption.keys:
         raise SettingsError(NO_KEY)
+    definitions = definitions_of(settings)
+    with_base_urls(settings, definitions)  # wrong settings are found before the database is opened
     file = None if settings.encryption.keys else KeyFile(directory)
     keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
     pool_size = settings.database.pool_size
@@ -81,6 +84,7 @@ async def open_node(
         ) as sender:
             node = Node(
                 settings,
+                definitions=definitions,
                 store=store,
                 sender=sender,
                 publishers=Publishers(sender.policy, clock=clock, resolver=sender.resolver),

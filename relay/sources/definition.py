@@ -1,18 +1,17 @@
 """Source definition, version 2: everything the relay knows about one upstream API, as data.
 
-A preset is a folder beside this module: `definition.yaml`, and `hints.yaml` if it explains errors of its own.
+A preset is a folder beside this module: `definition.yaml`, and `hints.yaml` if it explains errors of its own. A user's
+file has its hints in the section `hints`.
 """
 
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -29,10 +28,13 @@ from relay.core.jobs.connect_accounts import LISTED_STATES
 from relay.core.jobs.job import TERMINAL, Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
+from relay.sources.documents import Document, read_document
 from relay.sources.hints import Hints, Part
 from relay.sources.pointers import Pointer, at, document_of
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads the presets ten times faster
+ANSWERS = "answers"
+"""The section of a user's file with its recorded answers. Those of a preset are in `answers.yaml` beside it."""
+
 _PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 _Path = Annotated[str, Field(pattern=r"^/[!-~]*$")]
@@ -564,26 +566,41 @@ def presets(directory: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(name for name in folders if _PRESET.fullmatch(name)))
 
 
-def load_definition(preset: str, *, directory: Path | None = None) -> SourceDefinition:
-    """Loads and validates a definition with its hints. `directory` defaults to the shipped presets.
+def load_definition(preset: str, *, name: str = "", directory: Path | None = None) -> SourceDefinition:
+    """The definition in a preset, with its hints. `name`: of the source in the settings; default: the preset's.
+    `directory` defaults to the shipped presets.
 
-    Raises SettingsError that names the file and the key.
+    Raises SettingsError that names the file, the line and the key.
     """
     directory = directory or Path(__file__).parent
     known = presets(directory)
     if preset not in known:
-        raise SettingsError(f"sources: there is no preset {preset!r}: {', '.join(known) or 'none is there'}")
-    values, lines = _read(directory / preset / "definition.yaml")
+        raise SettingsError(f"there is no preset {preset!r:.70}: {', '.join(known) or 'none is there'}")
+    document = read_document(directory / preset / "definition.yaml", f"{preset}/definition.yaml")
     own_hints = directory / preset / "hints.yaml"
-    hints, lines_of_hints = _read(own_hints) if own_hints.exists() else ({}, {})
+    hints = read_document(own_hints, f"{preset}/hints.yaml") if own_hints.exists() else None
+    return definition_in(document, name or preset, hints)
+
+
+def definition_in(document: Document, name: str, hints: Document | None = None) -> SourceDefinition:
+    """The definition in a file. `name`: of the source in the settings. `hints`: of a file beside it; else those of its
+    section `hints`. Its section ANSWERS is for the sandbox.
+
+    Raises SettingsError that names the file, the line and the key.
+    """
+    values = {key: value for key, value in document.values.items() if key != ANSWERS}
+    if "name" in values:
+        raise document.refusal(("name",), {"type": "extra_forbidden", "msg": ""}, _names())
+    own = values.get("hints", {}) if hints is None else hints.values
+    merged = _with_general(own) if isinstance(own, dict) else own
     try:
-        return SourceDefinition.model_validate({**values, "name": preset, "hints": _with_general(hints)})
+        return SourceDefinition.model_validate({**values, "name": name, "hints": merged})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = tuple(first["loc"])
-        if place[:1] == ("hints",):
-            raise _refusal(f"{preset}/hints.yaml", place[1:], first, lines_of_hints) from None
-        raise _refusal(f"{preset}/definition.yaml", place, first, lines) from None
+        if hints is not None and place[:1] == ("hints",):
+            raise hints.refusal(place[1:], first, _names()) from None
+        raise document.refusal(place, first, _names()) from None
 
 
 def _with_general(hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -597,69 +614,18 @@ def _with_general(hints: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _general() -> Mapping[str, Any]:
-    return _read(Path(__file__).parent / "hints.yaml")[0]
+    return read_document(Path(__file__).parent / "hints.yaml", "hints.yaml").values
 
 
 _SECTIONS = frozenset({"channels", "codes", "patterns", "polls", "kinds"})
-_Loc = tuple[int | str, ...]
-
-
-def _refusal(file: str, place: _Loc, error: Mapping[str, Any], lines: Mapping[_Loc, int]) -> SettingsError:
-    """The error of one line: file, line, key, and what is wrong."""
-    known = place
-    while known and known not in lines:
-        known = known[:-1]
-    words = error["msg"].removeprefix("Value error, ")
-    match error["type"]:
-        case "missing":
-            words = "is missing"
-        case "extra_forbidden":
-            near = get_close_matches(str(place[-1]), _names(), 1)
-            words = f"is not a known key{f': is it {near[0]}?' if near else ''}"
-        case "string_pattern_mismatch":
-            words = f"{str(error['input'])[:100]!r} does not match {error['ctx']['pattern']}"
-    text = f"{file}:{lines.get(known, 1)}: {'.'.join(map(str, place))}: {words}"
-    return SettingsError(" ".join(text.split()))
 
 
 @cache
-def _names() -> list[str]:
+def _names() -> frozenset[str]:
     """Every key of a definition."""
     parts, names = [Part], set()
     while parts:
         part = parts.pop()
         parts += part.__subclasses__()
         names |= {field.alias or name for name, field in part.model_fields.items()}
-    return sorted(names - {"name"})
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[_Loc, int]]:
-    """The mapping in a file, and the line of each of its keys and items by their place."""
-    name = f"{path.parent.name}/{path.name}"
-    lines: dict[_Loc, int] = {}
-    try:
-        loader = _LOADER(path.read_text(encoding="utf-8"))
-        try:
-            root = loader.get_single_node()
-            values = None if root is None else loader.construct_document(root)
-        finally:
-            loader.dispose()
-        _find_lines(root, (), lines)
-    except Exception as error:  # PyYAML raises more than YAMLError: `!!int ""` is an IndexError
-        raise SettingsError(f"{name}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise SettingsError(f"{name}: expected a mapping of keys")
-    return values, lines
-
-
-def _find_lines(node: yaml.Node | None, place: _Loc, lines: dict[_Loc, int]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*place, str(key.value))
-            if inner not in lines:
-                lines[inner] = key.start_mark.line + 1
-                _find_lines(value, inner, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            lines[*place, number] = value.start_mark.line + 1
-            _find_lines(value, (*place, number), lines)
+    return frozenset(names - {"name"})

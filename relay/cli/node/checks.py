@@ -36,13 +36,14 @@ from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.sender import USER_AGENT
 from relay.node.component_settings import guard_policy
 from relay.node.declared import check_declared, context_of, differing
+from relay.node.definitions import base_url_of, definition_of
 from relay.node.encryption_keys import refusal_of
 from relay.node.local_token import NO_ACCESS, local_token, local_token_path
 from relay.node.opening import NO_KEY
 from relay.private_files import default_state_dir
 from relay.redaction import redact_text
 from relay.sources.client import PollResult, UpstreamClient
-from relay.sources.definition import SourceDefinition, load_definition
+from relay.sources.definition import SourceDefinition
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres, postgres_url, shown
 from relay.store.databases.sqlite import HolderLock, lock_path, sqlite_url
@@ -96,9 +97,8 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     found += database
     if on_postgres:
         found += await _checked("encryption key", _encryption_key(settings))
-    for source in settings.sources.values():
-        for account in source.accounts.values():
-            found += await _checked(f"key {source.name}/{account.name}", _key(source, account))
+    for name in settings.sources:
+        found += await _source(settings, name)
     if settings.security.egress_proxy is not None:
         found += await _checked("egress proxy", _proxy(EgressProxy.at(settings.security.egress_proxy)))
     found += await _checked("sinks", _sinks(settings, environ, database[0]))
@@ -224,13 +224,28 @@ async def _encryption_key(settings: Settings) -> str:
     return f"{len(settings.encryption.keys)} configured"
 
 
-async def _key(source: SourceSettings, account: AccountSettings) -> str:
+async def _source(settings: Settings, name: str) -> list[Finding]:
+    """The findings about a source: its definition, if that is wrong or in a file, and its keys."""
+    try:
+        definition = definition_of(settings, name)
+        source = settings.sources[name].replace(base_url=base_url_of(settings, name, definition))
+    except RelayError as error:
+        return [Finding(f"source {name}", "problem", str(error))]
+    found = []
+    if source.file is not None:
+        detail = f"{source.file}: {definition.title}, {', '.join(definition.resources)}"
+        found.append(Finding(f"source {name}", "ok", detail))
+    for account in source.accounts.values():
+        found += await _checked(f"key {name}/{account.name}", _key(source, account, definition))
+    return found
+
+
+async def _key(source: SourceSettings, account: AccountSettings, definition: SourceDefinition) -> str:
     variable = f"sources.{source.name}.accounts.{account.name}.api_key"
     if account.name == "default":
         variable = f"REVOR_API_KEY (or {variable})"
     if account.api_key is None:
         raise _Found(f"no key. Set {variable}")
-    definition = load_definition(source.preset)
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
     try:
         ask = client.probe if definition.connect_accounts is None else client.list_accounts

@@ -15,8 +15,11 @@ from relay.core.deliveries.broker import Broker, Message, Published
 from relay.core.deliveries.credentials import SinkCredential
 from relay.core.jobs.connect_accounts import ListedAccount, Listing
 from relay.core.subscriptions.subscription import Subscription
+from relay.sources import definition as definition_module
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.databases.sqlite import HolderLock
+
+SOURCES = Path(definition_module.__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +86,20 @@ def test_wrong_settings_end_the_checks(capsys: pytest.CaptureFixture[str]) -> No
     found = checked(capsys, 2)
     assert list(found) == ["settings"]
     assert "relay.yaml:1" in found["settings"]["detail"]
+
+
+def test_definition_in_a_file_is_checked(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relay.yaml").write_text("sources: {mine: {file: mine.yaml, accounts: {default: {api_key: sk-1}}}}\n")
+    text = (SOURCES / "revor" / "definition.yaml").read_text()
+    Path("mine.yaml").write_text(text)
+    found = checked(capsys, 0)
+    assert found["source mine"]["detail"] == "mine.yaml: Revor, jobs"
+    assert "accepted by https://revor.ai" in found["key mine/default"]["detail"]
+    Path("mine.yaml").write_text(text.replace("probe:", "prob:"))
+    found = checked(capsys, 2)
+    assert found["source mine"]["detail"].startswith("relay.yaml:1: sources.mine.file: mine.yaml:1: probe: is missing")
+    assert "key mine/default" not in found
+    assert found["sinks"]["state"] == "skipped"
 
 
 def test_missing_key_is_a_problem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_defaults_match_the_contract(tmp_path: Path) -> None:
     assert settings.encryption.keys == ()
     assert list(settings.sources) == ["revor"]
     revor = settings.sources["revor"]
-    assert (revor.name, revor.preset, revor.base_url) == ("revor", "revor", "https://revor.ai")
+    assert (revor.name, revor.preset, revor.base_url) == ("revor", "revor", "")
     assert list(revor.accounts) == ["default"]
     assert revor.accounts["default"].name == "default"
     assert revor.accounts["default"].api_key is None

@@ -95,7 +95,8 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("sources: {revor: {polling: {min_interval_seconds: 901}}}", "min_interval_seconds makes max_interval_seconds"),
         ("sources: {'a b': {}}", "a key of sources must be a name"),
         ("sources: {acme: {}}", "sources.acme has no preset: write `preset: revor`"),
-        ("sources: {acme: {preset: acme}}", "sources.acme has no base_url"),
+        ("sources: {acme: {preset: acme, file: x}}", "sources.acme has both a preset and a file: remove one"),
+        ("sources: {acme: {file: 5}}", "sources.acme.file must be the path of a YAML file"),
         ("sources: {revor: {base_url: 'ftp://x'}}", "must be an absolute URL such as https://host.example"),
         ("sources: {revor: {accounts: {a: {api_key: 'hidden hidden'}}}}", "has white space or other characters"),
         ("sources: {revor: {accounts: {a: {api_key: 1234}}}}", "must be the upstream's key (put it in quotes)"),
@@ -165,7 +166,6 @@ def test_secret_file_without_a_secret(tmp_path: Path, content: bytes) -> None:
         ("REVOR_BASE_URL", "http://sandbox:9000", "is plain http, which would send the upstream key unencrypted"),
         ("REVOR_BASE_URL", "http://127.0.0.1.example", "is plain http, which would send the upstream key unencrypted"),
         ("REVOR_BASE_URL", "http://0.0.0.0:9000", "is plain http, which would send the upstream key unencrypted"),
-        ("RELAY_SERVER__PUBLIC_URL", "https://revor.ai", "is this relay's own server.public_url"),
         ("RELAY_ENCRYPTION_KEY", "hidden", "RELAY_ENCRYPTION_KEY: encryption.keys[0] must be 32 random bytes"),
     ],
 )
