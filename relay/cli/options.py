@@ -54,13 +54,13 @@ def one_of(name: str, known: Sequence[str], what: str) -> str:
     return name
 
 
-def full_types(text: str | None) -> list[str] | None:
-    """The full types of a list such as `failed,relay.test,com.acme.order.paid`. A name without a dot is a job event.
-    Raises UsageError."""
+def type_names(text: str | None) -> list[str] | None:
+    """The types of a list such as `failed,relay.test,com.acme.order.paid`. A name without a dot stands for that job
+    event of every resource. Raises UsageError."""
     names = split_names(text, "--types", "failed,overdue")
     if names is None:
         return None
-    return [_dotted(name) if "." in name else f"{_PREFIX}.{one_of(name, JOB_EVENTS, 'event type')}" for name in names]
+    return [_dotted(name) if "." in name else one_of(name, JOB_EVENTS, "event type") for name in names]
 
 
 def _dotted(name: str) -> str:
@@ -78,8 +78,10 @@ def _dotted(name: str) -> str:
 
 def full_type(text: str | None) -> str | None:
     """The full type of `failed`: the first one of a list. Raises UsageError."""
-    names = full_types(text)
-    return names[0] if names else None
+    names = type_names(text)
+    if not names:
+        return None
+    return names[0] if "." in names[0] else f"{_PREFIX}.{names[0]}"
 
 
 def time_or_age(text: str | None) -> str | None:

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 from relay.clock import from_rfc3339
-from relay.core.events.event import NOT_IN_ATTRIBUTES, Event, is_json_type
+from relay.core.events.event import NOT_IN_ATTRIBUTES, UPSTREAM_PREFIX, Event, is_json_type
 from relay.core.jsontext import dumps, loads
 from relay.core.subscriptions.filters import (
     ATTRIBUTE_NAME,
     FREE_TYPE,
     RELAY_PREFIX,
-    UPSTREAM_PREFIX,
     is_free_type,
     nearest_type,
     reserved_prefix,

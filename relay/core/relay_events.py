@@ -13,11 +13,10 @@ from typing import Any, Literal
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.deliveries import ledger
 from relay.core.deliveries.dialogue import Memory
-from relay.core.events.event import Hint, account_event_kind
+from relay.core.events.event import JOB_SCHEMA, Hint, account_event_kind, job_event_kind
 from relay.core.events.sentences import cause_of_unknown, group_sentence, titled, with_article
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import ENDED_STATES, OTHER, JobGroup
-from relay.core.jobs.job import JOB_EVENTS
 from relay.core.records import Intent
 
 MAX_FAILURES = 20
@@ -26,7 +25,7 @@ _TEXT_CHARACTERS = 256
 TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 
 SCHEMA_NAMES = (
-    *("job-status.v1", "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-create.v1"),
+    *(JOB_SCHEMA, "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-create.v1"),
     *("relay-test.v1", "connect-account.v1", "relay-group.v1", "relay-incident.v1"),
 )
 """Names of all event schemas: files in `schemas/` without their extension."""
@@ -47,9 +46,8 @@ def schema_name_for(event_type: str) -> str:
     for prefix, name in _SCHEMA_BY_PREFIX.items():
         if event_type.startswith(prefix):
             return name
-    source, _, kind = event_type.rpartition(".job.")
-    if source and kind in JOB_EVENTS:
-        return "job-status.v1"
+    if job_event_kind(event_type) is not None:
+        return JOB_SCHEMA
     if account_event_kind(event_type) is not None:
         return "connect-account.v1"
     raise ValueError(f"{event_type!r} is not an event type of the relay")

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.events.event import job_event_kind
 from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, TERMINAL, WAITING
 from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.rendering import duration
 from relay.web.texts import Texts
 from relay.web.timeline import Mark, Phase, Timeline
-from subscribers.wording.jobs import job_event_kind, job_sentence
+from subscribers.wording.jobs import job_sentence
 
 Answer = Mapping[str, Any]
 BAD = frozenset({"failed", "not_found", "overdue", "dead"})

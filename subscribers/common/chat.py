@@ -79,9 +79,10 @@ class ForPeople(Kind):
         """Events that people act on or wait for: jobs that went wrong, creates and records of unknown fate, trouble
         with a source, a sink or an account, incidents, and groups that have finished."""
         prefixes = dict.fromkeys(type_prefixes)
+        of_accounts = dict.fromkeys(map(account_type_prefix, prefixes))
         return (
             *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
-            *(f"{account_type_prefix(prefix)}.{kind}" for prefix in prefixes for kind in _ACCOUNT_TROUBLE),
+            *(f"{prefix}.{kind}" for prefix in of_accounts for kind in _ACCOUNT_TROUBLE),
             *(type for type in RELAY_EVENTS if type != "relay.test"),
         )
 

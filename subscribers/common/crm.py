@@ -26,7 +26,7 @@ from subscribers.base import RenderContext
 from subscribers.common import chat, templates
 from subscribers.common.options import CrmOptions
 from subscribers.wording import heading
-from subscribers.wording.jobs import job_event_kind, metadata_of
+from subscribers.wording.jobs import metadata_of
 from subscribers.wording.text import Pairs
 
 PLACEHOLDER = re.compile(r"\{[a-z_.]{1,40}\}")
@@ -275,7 +275,7 @@ def credential_error(subscription: Subscription, types: Collection[str], detail:
 def _is_about_no_person(type: str) -> bool:
     """True for the types of events about the relay and about connect accounts. Published events may name a
     person in their metadata."""
-    return job_event_kind(type) is None and (type in RELAY_EVENTS or account_event_kind(type) is not None)
+    return type in RELAY_EVENTS or account_event_kind(type) is not None
 
 
 def unknown_names(subscription: Subscription, allowed: Collection[str]) -> list[FieldError]:

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event
+from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, job_event_kind
 from relay.core.events.sentences import continued, titled
-from relay.core.jobs.job import JOB_EVENTS
 from relay.redaction import split_url
 from subscribers.wording.text import (
     NAME_CHARACTERS,
@@ -41,12 +40,6 @@ _PRIVATE_KEY = re.compile(
 _LINK = re.compile(r"https?://[!-;=?-{}~]{1,1500}", re.IGNORECASE)  # visible ASCII except `<`, `>` and `|`
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
-
-
-def job_event_kind(event_type: str) -> str | None:
-    """The member of JOB_EVENTS that an event type ends with; None for other types."""
-    kind = event_type.rpartition(".job.")[2]
-    return kind if kind in JOB_EVENTS and kind != event_type else None
 
 
 def job_kind(event: Event) -> str | None:
@@ -117,14 +110,14 @@ def reason_of(document: Document) -> str:
     channel = titled(word(document.get("channel")))
     if channel:
         meaning = meaning.replace(f"The {channel} ", "The ", 1)  # the sentence already begins with it
-    upstream = f"{document.get('source')} {str(document.get('type')).partition('.job.')[0]}"  # an address may not tell
+    upstream = f"{document.get('source')} {_before_noun(document.get('type'))}"  # an address may not tell
     return f": {continued(meaning, upstream)}"
 
 
 def _has_user_metadata(event: Event) -> bool:
     """True for events with user metadata: those of a job or a create, and published ones."""
     of_create = event.source == RELAY_SOURCE and event.type == CREATE_UNKNOWN
-    return event.published or of_create or job_event_kind(event.type) is not None
+    return of_create or event.published or job_event_kind(event.type) is not None
 
 
 def _what(document: Document) -> str:
@@ -185,8 +178,12 @@ def _label(key: str) -> str:
 
 def _upstream(event_type: object) -> str:
     """`Revor` for `ai.revor.job.failed`."""
-    source = event_type.rpartition(".job.")[0].rpartition(".")[2] if isinstance(event_type, str) else ""
-    return titled(word(source)) or "The upstream"
+    return titled(word(_before_noun(event_type).rpartition(".")[2])) or "The upstream"
+
+
+def _before_noun(event_type: object) -> str:
+    """`ai.revor` for `ai.revor.job.failed`."""
+    return ".".join(str(event_type).split(".")[:-2])
 
 
 def _succeeded(document: Document, what: str) -> str:

@@ -1,10 +1,10 @@
 """Events about sources, subscriptions, deliveries and creates in words."""
 
 from relay.core.deliveries.ledger import DOUBTS
+from relay.core.events.event import job_event_kind
 from relay.core.events.sentences import cause_of_unknown, continued, titled, with_article
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
-from subscribers.wording.jobs import job_event_kind
 from subscribers.wording.text import (
     DEFAULT_ACCOUNT,
     Document,
@@ -81,14 +81,19 @@ def _expired(data: Document) -> str:
     tries = f" after {attempts} attempt{'' if attempts == 1 else 's'}" if isinstance(attempts, int) else ""
     last = without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
     type = one_line(data.get("event_type"))
-    event = f"{job_event_kind(type) or type} event to subscription {one_line(data.get('subscription'))}"
+    event = f"{_kind_or(type)} event to subscription {one_line(data.get('subscription'))}"
     return f"Delivery of one {event} was given up{tries}{_after_colon(last)}"
+
+
+def _kind_or(type: str) -> str:
+    """`failed` for `ai.revor.job.failed`. A type of another program stays whole."""
+    return (job_event_kind(type) if ".job." in type else None) or type
 
 
 def _uncertain(data: Document) -> str:
     what, where = with_article(word(data.get("record")) or "record"), titled(word(data.get("kind"))) or "the CRM"
     type = one_line(data.get("event_type"))
-    about = f" about one {job_event_kind(type) or type} event" if type else ""
+    about = f" about one {_kind_or(type)} event" if type else ""
     last = without_addresses(data.get("last_error"))
     because = _after_colon(DOUBTS.get(last, last))
     return f"{what[0].upper()}{what[1:]} in {where}{about} may or may not have been written{because}"

@@ -142,8 +142,8 @@ def test_a_body_of_a_request(raw: bytes) -> None:
 class Tracking(FakeTracking):
     """Reads an upstream's answer as the relay does."""
 
-    def read_answer(self, source: str, body: Any) -> tuple[str, Observation | None] | None:
-        found = registered(REVOR, body, now=NOW)
+    def read_answer(self, source: str, body: Any, resource: str = "") -> tuple[str, Observation | None] | None:
+        found = registered(REVOR, body, now=NOW, resource=resource)
         return None if found is None else (found.external_id, found.observation)
 
 
@@ -306,7 +306,7 @@ def test_options(text: str) -> None:
     assert limit is None or (limit[0] >= 1 and 0 < limit[1] < math.inf)
     now = value_or_refusal(lambda: local._read_time(text), UsageError)
     assert now is None or now >= 0
-    types = value_or_refusal(lambda: options.full_types(text), UsageError)
+    types = value_or_refusal(lambda: options.type_names(text), UsageError)
     assert types is None or types
     metadata = value_or_refusal(lambda: options.read_metadata(text), UsageError)
     assert metadata is None or isinstance(metadata, dict)

@@ -25,6 +25,7 @@ from relay.api.http.validation import event_type, event_types, invalid, pointer_
 from relay.clock import from_rfc3339
 from relay.core.deliveries import replay as core
 from relay.core.deliveries.replay import Only, ReplayState
+from relay.core.events.event import job_event_types
 from relay.core.subscriptions.filters import matches
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
@@ -223,7 +224,7 @@ async def _replay(
 
 def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
     """The reason why a subscription never gets events of this type; None if it does."""
-    job_event = any(name.startswith(f"{origin.type_prefix}.") for origin in call.context.settings.origins.values())
+    job_event = any(name in job_event_types(one.type_prefix) for one in call.context.settings.origins.values())
     source = subscription.source or ""
     if (
         job_event

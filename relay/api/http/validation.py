@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from relay.api.http.problems import MAX_ERRORS, MAX_WORD, did_you_mean, invalid_detail, known_are, suggested
 from relay.core.jsontext import dumps
-from relay.core.subscriptions.filters import full_type, nearest_type, wanted_type
+from relay.core.subscriptions.filters import full_types, nearest_type, wanted_type, wanted_types
 from relay.errors import FieldError, InvalidRequest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -241,18 +241,18 @@ def event_types(
     names: Sequence[str], known: Sequence[str], pointer: str, *, free: bool = True
 ) -> tuple[tuple[str, ...], list[FieldError]]:
     """The full event types for names that may be short (`failed`) or free, without repeats, and an error for each
-    unknown name.
+    unknown name. A short name of a job event stands for that of every resource.
 
     `pointer` is the place of the list in the body; the index of the name is appended. `free`: with the types that other
     programs publish.
     """
-    meaning = wanted_type if free else full_type
+    meaning = wanted_types if free else full_types
     found = [meaning(name, known) for name in names]
     errors = [
         FieldError(pointer=f"{pointer}/{index}", code="unknown_type", detail=_unknown_type(name, known))
-        for index, name in islice(((at, one) for at, one in enumerate(names) if found[at] is None), MAX_ERRORS)
+        for index, name in islice(((at, one) for at, one in enumerate(names) if not found[at]), MAX_ERRORS)
     ]
-    return tuple(dict.fromkeys(one for one in found if one is not None)), errors
+    return tuple(dict.fromkeys(one for types in found for one in types)), errors
 
 
 def event_type(name: str | None, known: Sequence[str], pointer: str) -> tuple[str | None, list[FieldError]]:

@@ -10,9 +10,10 @@ import typer
 
 from relay.cli.client import api, path_of
 from relay.cli.events.stream import ServerEvent, follow
-from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, full_types, time_or_age
+from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, time_or_age, type_names
 from relay.cli.output import inert_json, note, print_json, print_list, say
 from relay.clock import MAX_EPOCH_SECONDS, to_rfc3339
+from relay.core.events.event import job_kind_in
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.errors import UsageError
 from relay.ids import made_at
@@ -70,7 +71,7 @@ def show(
 @app.command()
 def tail(types: Types = None, json: Json = False) -> None:
     """Print events as they happen, until interrupted. With --json, one event per line."""
-    wanted = full_types(types)
+    wanted = type_names(types)
     for event in follow(api()):
         show_event(event, wanted, json=json)
 
@@ -150,13 +151,18 @@ def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> b
         document = loads(event.data)
     except JSONDecodeError:
         return False
-    if not isinstance(document, dict) or (wanted is not None and document.get("type") not in wanted):
+    if not isinstance(document, dict) or (wanted is not None and not _is_one_of(document, wanted)):
         return False
     if json:
         typer.echo(inert_json(event.data.decode(errors="replace")))
     else:
         say(one_line(document, event.id))
     return True
+
+
+def _is_one_of(document: dict[str, Any], wanted: list[str]) -> bool:
+    type = str(document.get("type"))
+    return type in wanted or job_kind_in(document) in wanted
 
 
 def sequence_of(event: dict[str, Any]) -> str:

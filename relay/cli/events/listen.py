@@ -15,7 +15,7 @@ import typer
 from relay.cli.client import Api, ApiError, Unreachable, api, path_of, reason_of
 from relay.cli.events.events import show_event
 from relay.cli.events.stream import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, ServerEvent, follow
-from relay.cli.options import Json, Types, full_types
+from relay.cli.options import Json, Types, type_names
 from relay.cli.output import note, print_result, say
 from relay.cli.subscriptions.settings import filters_given
 from relay.core.jsontext import dumps
@@ -109,7 +109,7 @@ def listen(
             raise UsageError("--types and --filters are set on the subscription. Leave them out with --subscription")
         _pull(subscription, target, json)
         return
-    wanted = full_types(types)
+    wanted = type_names(types)
     passes = _passing(filters)
     client = api()
     secret: str = client.get("/v1/signing-secret")["secret"]

@@ -188,7 +188,7 @@ def _recent(kind: "Kind", recent: Mapping[str, Any]) -> str:
 
 def sample_type(types: list[str] | None) -> str | None:
     """The event type of the sample: a failed job if the subscription gets those, else its first type."""
-    return next((type for type in types or () if type.endswith(".job.failed")), types[0] if types else None)
+    return next((type for type in types or () if type.endswith(".failed")), types[0] if types else None)
 
 
 def wants_sample(kind: "Kind", metadata: Any, sample: bool | None, *, json: bool) -> tuple[bool, Any]:

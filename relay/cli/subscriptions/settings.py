@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
-from relay.cli.options import full_types, given, time_or_age
+from relay.cli.options import given, time_or_age, type_names
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import UsageError
 
@@ -82,7 +82,7 @@ def _start(text: str) -> str | None:
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    "types": full_types,
+    "types": type_names,
     "sinkcredential": _credential,
     "config.start": _start,
 }

@@ -18,10 +18,10 @@ from relay.cli.options import (
     Until,
     Wait,
     full_type,
-    full_types,
     given,
     read_metadata,
     time_or_age,
+    type_names,
 )
 from relay.cli.output import (
     clean,
@@ -341,7 +341,7 @@ def replay(
     json: Json = False,
 ) -> None:
     """Send a range of events again. They keep their order within each job and are sent after new events."""
-    body = given({"since": time_or_age(since), "until": time_or_age(until), "types": full_types(types), "only": only})
+    body = given({"since": time_or_age(since), "until": time_or_age(until), "types": type_names(types), "only": only})
     if dry_run:
         dry_run_of(path_of("subscriptions", id, "replay"), body, json=json)
         return

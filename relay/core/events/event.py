@@ -49,6 +49,13 @@ _UNORDERED = frozenset((DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, CREATE_UNKNOWN, "r
 ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "removed")
 """Last words of the event types about a source's connect accounts, such as `ai.revor.account.recovered`."""
 
+JOB_PREFIX = r"(?!relay\.)([a-z0-9]+\.)+(?!account(\.|$))[a-z0-9]+"
+"""A pattern of the part of a job event's type before its kind, such as `ai.revor.job`."""
+UPSTREAM_PREFIX = "ai.revor"
+"""Types of other programs are not under it."""
+JOB_SCHEMA = "job-status.v1"
+
+_JOB_TYPE = re.compile(rf"{JOB_PREFIX}\.({'|'.join(JOB_EVENTS)})")
 _STREAM = "key_"
 _NAME = re.compile(r"(?!data\Z)[a-z0-9]{1,20}")
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[^;\s]+\+json)\s*(?:;|\Z)", re.ASCII | re.IGNORECASE)
@@ -92,9 +99,9 @@ class Hint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Attributes shared by the events of a source.
+    """Attributes shared by the events of a resource.
 
-    source, type_prefix, dataschema  of its job events; the prefix ends with `.job`
+    source, type_prefix, dataschema  of the events of a resource's jobs
     account_source                   CloudEvents `source` of its account events; None: as `source`
     """
 
@@ -154,9 +161,21 @@ def owner_of(source: str, account: str) -> str:
     return f"{source}/{account}"
 
 
+def job_event_kind(event_type: str) -> str | None:
+    """The member of JOB_EVENTS that the type of a job's event ends with; None for the other types of the relay. A type
+    of another program may look like one."""
+    return event_type.rpartition(".")[2] if _JOB_TYPE.fullmatch(event_type) else None
+
+
+def job_kind_in(document: Mapping[str, Any]) -> str | None:
+    """The member of JOB_EVENTS that an event is of, by its JSON; None for others, and for those of other programs."""
+    is_ours = str(document.get("dataschema")).endswith(f"/{JOB_SCHEMA}.json")
+    return job_event_kind(str(document.get("type"))) if is_ours else None
+
+
 @lru_cache(maxsize=64)
 def job_event_types(prefix: str) -> tuple[str, ...]:
-    """All event types of a source's jobs."""
+    """All event types of a resource's jobs."""
     return tuple(f"{prefix}.{kind}" for kind in JOB_EVENTS)
 
 
@@ -167,13 +186,13 @@ def account_event_types(prefix: str) -> tuple[str, ...]:
 
 
 def source_event_types(prefix: str) -> tuple[str, ...]:
-    """All event types of a source: those of its jobs and of its connect accounts."""
+    """All event types of a resource, and of its source's connect accounts."""
     return (*job_event_types(prefix), *account_event_types(prefix))
 
 
 def account_type_prefix(prefix: str) -> str:
-    """`ai.revor.account` for `ai.revor.job`."""
-    return f"{prefix.removesuffix('.job')}.account"
+    """`ai.revor.account` for `ai.revor.job`, and for each other resource of the source."""
+    return f"{prefix.rpartition('.')[0]}.account"
 
 
 def account_event_kind(event_type: str) -> str | None:

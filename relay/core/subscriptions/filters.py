@@ -18,8 +18,10 @@ import orjson
 from relay.core.events.event import (
     NOT_IN_ATTRIBUTES,
     RELAY_EVENTS,
+    UPSTREAM_PREFIX,
     Event,
     account_event_types,
+    job_event_kind,
     job_event_types,
 )
 from relay.core.jsontext import dumps, loads
@@ -42,7 +44,6 @@ ATTRIBUTE_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
 FREE_TYPE = re.compile(r"(?!\.)(?!.*\.\.)[!-~]{1,200}(?<!\.)", re.ASCII)
 """The form of a published event's type."""
 RELAY_PREFIX = "relay."
-UPSTREAM_PREFIX = "ai.revor"
 """Reserved, with or without a source of that name: publishers may not use it."""
 _MISSPELT = 0.9
 """Minimum similarity at which a type counts as a known one misspelt."""
@@ -478,8 +479,8 @@ def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
     """
     prefixes = dict.fromkeys(type_prefixes)
     jobs = (name for prefix in prefixes for name in job_event_types(prefix))
-    accounts = (name for prefix in prefixes for name in account_event_types(prefix))
-    return (*jobs, *RELAY_EVENTS, *accounts)
+    accounts = (name for prefix in prefixes for name in account_event_types(prefix))  # resources share their source's
+    return (*jobs, *RELAY_EVENTS, *dict.fromkeys(accounts))
 
 
 def full_type(name: str, known: Sequence[str]) -> str | None:
@@ -511,6 +512,20 @@ def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
     return next(
         (one for one in sorted({RELAY_PREFIX, UPSTREAM_PREFIX, *of_sources}) if name.lower().startswith(one)), None
     )
+
+
+def full_types(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The known types that a name stands for. A word of job events, such as `failed`, stands for those of every
+    resource."""
+    found = full_type(name, known)
+    if found is None or found == name or job_event_kind(found) is None:
+        return () if found is None else (found,)
+    return tuple(one for one in known if one.endswith(f".{name}"))
+
+
+def wanted_types(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    """As `full_types`; a free type stands for itself."""
+    return full_types(name, known) or ((name,) if is_free_type(name, tuple(known)) else ())
 
 
 def wanted_type(name: str, known: Sequence[str]) -> str | None:

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from relay.core.deliveries.credentials import SinkCredential
-from relay.core.events.event import CREATE_UNKNOWN, DELIVERY_EXPIRED, INCIDENT_EVENTS, SUBSCRIPTION_DISABLED
+from relay.core.events.event import (
+    CREATE_UNKNOWN,
+    DELIVERY_EXPIRED,
+    INCIDENT_EVENTS,
+    SUBSCRIPTION_DISABLED,
+    UPSTREAM_PREFIX,
+)
 
 State = Literal["enabled", "paused", "disabled", "pending"]
 Signature = Literal["v1", "v1a", "both"]
@@ -35,7 +41,12 @@ DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 
 
 def has_failures(types: Iterable[str]) -> bool:
     """True if incidents are made of events of one of these types."""
-    return any(one in _FAILURES or one.endswith(".job.failed") for one in types)
+    return any(one in _FAILURES or _is_failed_job(one) for one in types)
+
+
+def _is_failed_job(type: str) -> bool:
+    """Not of every type with this ending: other programs publish some."""
+    return type.endswith(".job.failed") or (type.startswith(f"{UPSTREAM_PREFIX}.") and type.endswith(".failed"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relay.core.events.event import job_kind_in
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.core.values import moment
 from relay.errors import FieldError, InvalidRequest
@@ -11,7 +12,7 @@ from relay.web.delivery_words import reason_words
 from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, options, page
 from relay.web.pages.deliveries import full_type, name_of, short_type, subscriptions
 from relay.web.texts import english
-from subscribers.wording.jobs import job_event_kind, job_sentence
+from subscribers.wording.jobs import job_sentence
 
 FILTERS = ("type", "subject", "filter", "since", "until")
 PAGES_READ, ITEMS_READ = 3, 100
@@ -124,7 +125,7 @@ def tone_of(type: str) -> str:
 
 def words_of(event: Answer) -> str:
     """An event as a sentence; "" if its type is unknown."""
-    kind, data = job_event_kind(str(event["type"])), event.get("data")
+    kind, data = job_kind_in(event), event.get("data")
     if not isinstance(data, dict):
         return ""
     if kind is not None and event.get("subject"):
@@ -142,7 +143,7 @@ async def event(page_request: PageRequest) -> Content:
     sent = None if answer is None else answer["items"]
     known = await subscriptions(page_request) if sent else {}
     job = None
-    if job_event_kind(str(found["type"])) is not None and isinstance(found.get("subject"), str):
+    if job_kind_in(found) is not None and isinstance(found.get("subject"), str):
         uid = next((one["job_uid"] for one in sent or () if one["job_uid"]), found["subject"])
         job = await page_request.api.allowed("/v1/jobs/{}", uid) if uid and "/" not in uid else None
     return Content(

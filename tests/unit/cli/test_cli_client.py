@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from relay.cli import run
 from relay.cli.client import Api, ApiError, Unreachable
 from relay.cli.events.stream import follow
-from relay.cli.options import full_types
+from relay.cli.options import type_names
 from relay.core.subscriptions.signing import signature_headers
 from relay.core.subscriptions.subscription import SigningSecret
 from relay.errors import RelayError, UsageError
@@ -148,11 +148,11 @@ def test_callback_types_are_sent_as_a_list(stub: Stub, capsys: pytest.CaptureFix
 
 
 def test_short_types_are_expanded() -> None:
-    assert full_types("failed, relay.test") == ["ai.revor.job.failed", "relay.test"]
-    assert full_types(None) is None
+    assert type_names("failed, relay.test") == ["failed", "relay.test"]
+    assert type_names(None) is None
     for wrong in ("", "faild", "zzz"):
         with pytest.raises(UsageError):
-            full_types(wrong)
+            type_names(wrong)
 
 
 def test_stream_resumes_after_the_last_event(stub: Stub) -> None:
@@ -194,7 +194,8 @@ def test_failed_first_connection_is_reported_at_once() -> None:
 def test_listen_forwards_the_unchanged_bytes_signed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/signing-secret", {"secret": SECRET})
     stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
-    body = b'{"id":"evt_1", "type":"ai.revor.job.failed","subject":"\xc3\xa9"}'
+    schema = b'"dataschema": "http://relay.example/schemas/job-status.v1.json"'
+    body = b'{"id":"evt_1", "type":"ai.revor.job.failed","subject":"\xc3\xa9",' + schema + b"}"
     other = b'{"id":"evt_2","type":"ai.revor.job.queued"}'
     stub.streams(b"id: evt_1\ndata: " + body + b"\n\nid: evt_2\ndata: " + other + b"\n\n")
     stub.streams(b'{"detail": "enough"}', status=403)
@@ -336,7 +337,7 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["test"]["delivered"] is True
     first, second = sent(stub, "POST /v1/subscriptions")
     assert first == {"sink": SINK, "config": {"metadata_keys": ["deal", "owner"]}}
-    assert second == {"sink": "https://example.com/x", "types": ["ai.revor.job.failed", "ai.revor.job.overdue"]}
+    assert second == {"sink": "https://example.com/x", "types": ["failed", "overdue"]}
     assert run(["subscriptions", "add", SINK, "--metadata-keys", " , "]) == 2
 
 
@@ -355,7 +356,7 @@ def test_pull_is_added_without_a_sink(stub: Stub, capsys: pytest.CaptureFixture[
     pull = {**KAFKA_SUBSCRIPTION, "sink": None, "protocol": "PULL", "protocolsettings": {}, "config": {"kind": "pull"}}
     stub.says("POST /v1/subscriptions", pull, status=201)
     assert run(["subscriptions", "add", "pull", "--types", "failed", "--sample"]) == 0
-    assert sent(stub, "POST /v1/subscriptions") == [{"protocol": "PULL", "types": ["ai.revor.job.failed"]}]
+    assert sent(stub, "POST /v1/subscriptions") == [{"protocol": "PULL", "types": ["failed"]}]
     assert "A program that asks gets every event of every job (`relay listen --subscription sub_1`)" in (
         capsys.readouterr().out
     )
@@ -421,7 +422,7 @@ def test_subscription_is_added_with_every_setting(stub: Stub) -> None:
     assert run(["subscriptions", "add", "https://a.example/", *options]) == 0
     assert json.loads(stub.seen[-1][2]) == {
         "sink": "https://a.example/",
-        "types": ["ai.revor.job.failed", "ai.revor.job.overdue"],
+        "types": ["failed", "overdue"],
         "source": "/relay",
         "description": "ours",
         "protocolsettings": {"headers": {"X-Team": "sales", "X-Tier": "1"}, "method": "PUT"},
@@ -552,7 +553,7 @@ def test_edit_changes_only_the_given_settings(stub: Stub) -> None:
     sent = json.loads(stub.seen[-1][2])
     assert sent == {
         **SHOWN,
-        "types": ["ai.revor.job.failed", "ai.revor.job.overdue"],
+        "types": ["failed", "overdue"],
         "config": {"kind": "webhook", "ordering": "job", "timeout_seconds": 5.0},
     }
 

@@ -38,7 +38,7 @@ def test_replay_is_requested(stub: Stub, capsys: pytest.CaptureFixture[str]) -> 
     assert sent(stub) == {
         "since": since,
         "until": "2026-05-21T00:00:00Z",
-        "types": ["ai.revor.job.failed", "relay.test"],
+        "types": ["failed", "relay.test"],
         "only": "all",
     }
     assert "1,200 events to send again" in capsys.readouterr().out

@@ -2,8 +2,16 @@
 
 import pytest
 
-from relay.core.subscriptions.filters import full_type, known_types, matches, nearest_type, wanted_type
-from relay.core.subscriptions.subscription import Subscription
+from relay.core.events.event import job_event_kind, job_kind_in
+from relay.core.subscriptions.filters import (
+    full_type,
+    known_types,
+    matches,
+    nearest_type,
+    wanted_type,
+    wanted_types,
+)
+from relay.core.subscriptions.subscription import Subscription, has_failures
 
 SOURCE = "https://api.example/jobs"
 FAILED = "ai.revor.job.failed"
@@ -113,6 +121,70 @@ def test_similar_type_is_suggested(text: str, meant: str | None) -> None:
 )
 def test_a_short_name_stands_for_one_type(name: str, full: str | None) -> None:
     assert full_type(name, KNOWN) == full
+
+
+SEVERAL = known_types(["ai.revor.job", "ai.revor.webset", "com.acme.render.job"])
+
+
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [
+        ("failed", ("ai.revor.job.failed", "ai.revor.webset.failed", "com.acme.render.job.failed")),
+        ("job.failed", ("ai.revor.job.failed", "com.acme.render.job.failed")),
+        ("webset.failed", ("ai.revor.webset.failed",)),
+        ("ai.revor.webset.failed", ("ai.revor.webset.failed",)),
+        ("down", ("relay.source.down",)),
+        ("recovered", ("relay.subscription.recovered",)),
+        ("account.recovered", ("ai.revor.account.recovered",)),
+        ("com.acme.order.paid", ("com.acme.order.paid",)),
+        ("webset.faild", ()),
+        ("ai.revor.webset.paid", ()),
+    ],
+)
+def test_a_short_name_of_a_job_event_stands_for_that_of_every_resource(name: str, types: tuple[str, ...]) -> None:
+    assert wanted_types(name, SEVERAL) == types
+
+
+def test_resources_of_a_source_share_the_types_of_its_accounts() -> None:
+    assert len(set(SEVERAL)) == len(SEVERAL)
+    assert [one for one in SEVERAL if one.endswith(".account.added")] == [
+        "ai.revor.account.added",
+        "com.acme.render.account.added",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("type", "kind"),
+    [
+        ("ai.revor.job.failed", "failed"),
+        ("ai.revor.webset.status_unknown", "status_unknown"),
+        ("com.acme.batch.succeeded", "succeeded"),
+        ("ai.revor.account.recovered", None),
+        ("ai.revor.account.failed", None),
+        ("relay.source.failed", None),
+        ("acme.failed", None),
+        ("com.acme.order.paid", None),
+        ("failed", None),
+        ("", None),
+    ],
+)
+def test_the_kind_of_a_job_event_is_the_last_word_of_its_type(type: str, kind: str | None) -> None:
+    assert job_event_kind(type) == kind
+    document = {"type": type, "dataschema": "http://relay.example/schemas/job-status.v1.json"}
+    assert job_kind_in(document) == kind
+    assert job_kind_in({**document, "dataschema": "http://acme.example/order.json"}) is None
+    assert job_kind_in({"type": type}) is None
+
+
+@pytest.mark.parametrize(
+    ("type", "has"),
+    [
+        *(("ai.revor.job.failed", True), ("ai.revor.webset.failed", True), ("com.acme.render.job.failed", True)),
+        *(("ai.revor.webset.succeeded", False), ("com.acme.order.failed", False), ("relay.delivery.expired", True)),
+    ],
+)
+def test_incidents_are_made_of_failed_jobs_of_every_resource(type: str, has: bool) -> None:
+    assert has_failures([type]) is has
 
 
 @pytest.mark.parametrize(
