@@ -158,7 +158,7 @@ def document() -> Json:
         public_url=None,
         tokens=(),
         accounts={"revor": ("default",)},
-        origins={"revor": origin},
+        origins={("revor", ""): origin},
         guard=GuardPolicy(),
         default_timeout_seconds=15.0,
         default_retry_schedule_seconds=(),

@@ -55,6 +55,8 @@ class ScriptedSource:
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.polled: list[tuple[float, str]] = []
+        self.resources: set[str] = set()
+        """Those whose jobs were polled."""
         self.probes = 0
         self.key_works = True
         self.listings = 0
@@ -66,9 +68,10 @@ class ScriptedSource:
         """Sets the answers to the next polls of this job."""
         self._scripts[external_id] = deque(polls)
 
-    async def poll(self, external_id: str, api_key: str) -> ScriptedPoll:
+    async def poll(self, external_id: str, api_key: str, resource: str = "") -> ScriptedPoll:
         """The next scripted answer, or 404 for an unknown job."""
         self.polled.append((self.clock(), external_id))
+        self.resources.add(resource)
         polls = self._scripts.get(external_id)
         if not polls:
             return self._timed(ScriptedPoll(kind="not_found", status_code=404))

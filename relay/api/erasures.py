@@ -38,7 +38,9 @@ class ErasureCreate(Body):
     group: Value | None = Field(
         default=None, description="A group of jobs, by its name, and whatever `metadata: {group: …}` finds."
     )
-    job: str | None = Field(default=None, pattern=ID_PATTERN, description="The upstream's id of a job, or its uid.")
+    job: str | None = Field(
+        default=None, pattern=ID_PATTERN, description="The upstream's id of a job, in every resource, or its uid."
+    )
     subject: Value | None = Field(default=None, description="The subject of events that programs have published.")
     source: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this source.")
     account: str | None = Field(default=None, pattern=ID_PATTERN, description="Only what is about this account.")
@@ -120,7 +122,8 @@ async def _request(call: Call, body: ErasureCreate) -> ErasureRequest:
     assert body.job is not None
     by_uid = await jobs.get(body.job) if body.job.startswith("job_") else None
     found = [by_uid] if by_uid is not None else await jobs.find(body.job, source, account)
-    refuse_ambiguous(body.job, found)
+    if len({(job.source, job.account) for job in found}) > 1:  # those of several resources are all erased
+        refuse_ambiguous(call, body.job, found)
     if found:  # its creates know only the upstream's id
         return ErasureRequest(job=found[0].external_id, source=found[0].source, account=found[0].account)
     return ErasureRequest(job=body.job, source=source, account=account)

@@ -9,7 +9,7 @@ from relay.core.deliveries.delivery import Attempt, Claimed, DeliveryGroup, judg
 from relay.core.deliveries.dialogue import Memory
 from relay.core.events.event import Event, Hint
 from relay.core.jobs.connect_accounts import OK, ConnectAccount, Known
-from relay.core.jobs.job import Job, Observation, Progress, Recipient
+from relay.core.jobs.job import Job, JobKey, Observation, Progress, Recipient
 from relay.core.values import value_class
 
 Value = TypeVar("Value")
@@ -39,6 +39,7 @@ class Intent:
     idempotency_key  the caller's; None if the request has none
     reason           why the outcome is unknown: no_answer, server_error, unreadable, cut_off; None while in flight
     status_code      of a response that left the outcome open
+    resource         of the job that it makes, as in `relay.core.jobs.job.Job`
     channel, connect_account_id, request    fields of the create, as kept for a job, so that users recognise it
     metadata, callback_url, callback_types, group, group_size  from its headers, for the job it makes
     recipient        the captured recipient, for the job it makes. Like the callback, it is stored encrypted
@@ -49,6 +50,7 @@ class Intent:
     id: str
     source: str
     account: str
+    resource: str = ""
     path: str
     body_digest: str
     idempotency_key: str | None = None
@@ -72,15 +74,8 @@ class Intent:
 class CallbackRoom:
     """The job that a new callback is for, and how many callbacks it may have had until now."""
 
-    source: str
-    account: str
-    external_id: str
+    job: JobKey
     fewer_than: int
-
-    @property
-    def job(self) -> tuple[str, str, str]:
-        """The job's key."""
-        return self.external_id, self.source, self.account
 
 
 class WantedCallback(NamedTuple):

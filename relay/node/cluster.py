@@ -238,8 +238,8 @@ class Cluster:
             self._heard_of_jobs(what, rest)
         elif what == "gone":
             account, uid, external_id = rest.split(" ", 2)
-            source, _, name = account.partition("/")
-            self.answers.drop((source, name, external_id))
+            source, name, resource = account.split("/")
+            self.answers.drop((external_id, source, name, resource))
             self.signals.signal(uid)
             self._gone.add(uid)
         self._wake.set()

@@ -12,6 +12,7 @@ from relay.config.settings import AccountSettings as AccountConfig
 from relay.config.settings import Settings, SourceSettings
 from relay.core import relay_events
 from relay.core.access.netguard import GuardPolicy
+from relay.core.events.event import Origin
 from relay.core.jobs.job import PARTS
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
@@ -38,19 +39,23 @@ class ComponentSettings:
     def of_account(self, source: SourceSettings, account: AccountConfig) -> AccountSettings:
         """For the account's poller."""
         definition = self.definitions[source.name]
-        schema = (
-            f"{self.base_url}/schemas/{relay_events.schema_name_for(definition.resource.type_prefix + '.queued')}.json"
-        )
+        origins = self._origins(source)
         return AccountSettings(
             source=source.name,
             account=account.name,
             definition=definition,
-            origin=definition.origin(source.base_url, schema),
+            origin=origins[""],
+            more_origins=origins,
             dataschema_base=self.base_url,
             deadline_seconds=source.polling.deadline_seconds,
             read_key=_key_reader(account),
             listing_interval_seconds=source.polling.connect_accounts_interval_seconds,
         )
+
+    def _origins(self, source: SourceSettings) -> dict[str, Origin]:
+        definition = self.definitions[source.name]
+        schema = relay_events.dataschema_for(f"{definition.resource.type_prefix}.queued", self.base_url)
+        return definition.event_origins(source.base_url, schema)
 
     def of_planner(self, source: SourceSettings) -> PlannerConfig:
         """For the planner of each account of the source."""
@@ -107,9 +112,11 @@ class ComponentSettings:
             ),
             accounts={name: tuple(source.accounts) for name, source in settings.sources.items()},
             origins={
-                name: self.of_account(source, next(iter(source.accounts.values()))).origin
+                (name, key): origin
                 for name, source in settings.sources.items()
+                for key, origin in self._origins(source).items()
             },
+            resources={name: tuple(self.definitions[name].resources) for name in settings.sources},
             guard=guard_policy(settings),
             handshake=settings.security.handshake,
             default_timeout_seconds=settings.delivery.timeout_seconds,

@@ -164,7 +164,7 @@ class Node:
             definitions=definitions,
             signals=self.signals,
             clock=clock,
-            on_untracked=lambda job: self.dropin.reads.answers.drop((job.source, job.account, job.external_id)),
+            on_untracked=lambda job: self.dropin.reads.answers.drop(job.key),
             callback_limits=self._components.of_tracking(),
         )
 

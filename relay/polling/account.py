@@ -1,7 +1,7 @@
 """One upstream account: its settings, and what the components that poll it share."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class AccountSettings:
     """Settings of one upstream account.
 
+    origin, more_origins      of the events of the first resource, and of the others by their keys
     read_key                  reads the API key again, from its file if it has one
     listing_interval_seconds  time between two listings of its connect accounts
     """
@@ -36,6 +37,11 @@ class AccountSettings:
     deadline_seconds: float
     read_key: Callable[[], str | None]
     listing_interval_seconds: float = 300.0
+    more_origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def origin_of(self, resource: str) -> Origin:
+        """That of the events of jobs of a resource, by its key."""
+        return self.more_origins.get(resource, self.origin)
 
 
 @dataclass(kw_only=True, eq=False)

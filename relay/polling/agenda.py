@@ -89,7 +89,7 @@ class Agenda:
             next_poll_at=job.next_poll_at,
             step=job.poll_step,
             seen_at=job.seen_at,
-            shortest_seconds=self._account.settings.definition.resource.min_interval_seconds,
+            shortest_seconds=self._account.settings.definition.resource_of(job.resource).min_interval_seconds,
         )
 
     def forget(self, uid: str) -> None:

@@ -217,13 +217,13 @@ class PollHandler:
         """
         channel = (seen.channel if seen is not None else None) or job.channel
         problem = seen.problem if seen is not None else poll_problem
-        now = self._account.clock()
+        now, origin = self._account.clock(), self._account.settings.origin_of(job.resource)
         return tuple(
             from_transition(
                 new_id("evt", now),
                 job,
                 transition,
-                self._account.settings.origin,
+                origin,
                 seen=seen,
                 hint=None if transition.inferred else self._hint(problem, transition.kind, channel),
             )

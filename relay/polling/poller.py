@@ -286,7 +286,7 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        result = await self.account.upstream.poll(job.external_id, key)
+        result = await self.account.upstream.poll(job.external_id, key, job.resource)
         if result.kind == "unauthorized" and key != self.key:  # the key was replaced meanwhile
             self.planner.failed(uid, OK, result.headers, self._clock())
             self.agenda.poll_again(uid)

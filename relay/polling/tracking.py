@@ -14,7 +14,7 @@ from relay.core.access.forwarding import escapes_segment
 from relay.core.access.netguard import host_of
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Hint, Repeat, owner_of
-from relay.core.jobs.job import NOT_SEEN, POLL, Job, Observation, Problem, detect
+from relay.core.jobs.job import NOT_SEEN, POLL, Job, JobKey, Observation, Problem, detect
 from relay.core.planner.outlook import PollExplanation
 from relay.core.polling.tracking import (
     CallbackLimits,
@@ -93,15 +93,17 @@ class Tracking:
         """Applies new limits to what is registered from now on."""
         self._callback_limits = callback_limits
 
-    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
-        """The id and state in an upstream's answer to a create; None if `body` is not one.
+    def read_answer(
+        self, source: str, body: Mapping[str, Any], resource: str = ""
+    ) -> tuple[str, Observation | None] | None:
+        """The id and state in an upstream's answer to a create of a resource; None if `body` is not one.
 
         A terminal state is ignored, since a body may be partial or old: the job is polled immediately instead.
         """
         definition = self._definitions.get(source)
         if definition is None:
             return None
-        found = read_registered(definition, body, now=self._clock())
+        found = read_registered(definition, body, now=self._clock(), resource=resource)
         if found is None:
             return None
         seen = found.observation
@@ -289,14 +291,13 @@ class Tracking:
                 found[index] = known[1]
             else:
                 unknown.append(index)
-        made: Counter[tuple[str, str, str]] = Counter()
+        made: Counter[JobKey] = Counter()
         for start in range(0, len(unknown), CALLBACKS_AT_ONCE):
             part = unknown[start : start + CALLBACKS_AT_ONCE]
             new: list[WantedCallback] = []
             for index in part:
                 request, url = wanted[index]
-                job = request.external_id, request.source, request.account
-                room = CallbackRoom(request.source, request.account, request.external_id, per_job - made[job])
+                room = CallbackRoom(request.key, per_job - made[request.key])
                 new.append(WantedCallback(url, new_id("sub", now), room))
             ids = await self._store.subscriptions.callbacks_for(new, now, owner)
             for index, one, id in zip(part, new, ids, strict=True):
@@ -402,7 +403,7 @@ class Tracking:
             problem = Problem(code=str(error.get("code") or "unknown"), message=str(error.get("message") or ""))
             hint = definition.hint_for(problem, POLL, channel=job.channel)
         else:
-            seen = observe_item(definition, job.upstream or {}, now=now)
+            seen = observe_item(definition, job.upstream or {}, now=now, resource=job.resource)
             if not isinstance(seen, Observation) or seen.problem is None:
                 return None
             kind = seen.status if seen.terminal else "retrying"
@@ -416,7 +417,7 @@ class Tracking:
         kind, definition = job.progress.phase, self._definitions.get(job.source)
         if kind not in FAILURES or definition is None:
             return None
-        seen = observe_item(definition, job.upstream or {}, now=0.0)
+        seen = observe_item(definition, job.upstream or {}, now=0.0, resource=job.resource)
         if not isinstance(seen, Observation) or seen.problem is None:
             return None
         hint = definition.hint_for(seen.problem, kind, channel=job.channel)
@@ -427,7 +428,7 @@ class Tracking:
         definition = self._definitions.get(job.source)
         if definition is None:
             return None
-        seen = observe_item(definition, job.upstream or {}, now=0.0)
+        seen = observe_item(definition, job.upstream or {}, now=0.0, resource=job.resource)
         problem = seen.problem if isinstance(seen, Observation) else None
         hint = definition.hint_for(problem, "failed", channel=job.channel)
         return None if hint is None else hint.repeat

@@ -92,11 +92,11 @@ class Proxy:
         except RequestError:
             return None  # answered by `__call__`
         query = scope["query_string"].decode("latin-1")
-        external_id = gateway.job_read(caller, scope["method"], path.decode("ascii"), query)
-        if external_id is None:
+        place = gateway.job_read(caller, scope["method"], path.decode("ascii"), query)
+        if place is None:
             return None
         scope["relay.operation"] = "read"
-        return gateway.reads.from_memory(caller, external_id, ended=False)
+        return gateway.reads.from_memory(place, ended=False)
 
     async def answer(self, response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends and counts the answer."""
@@ -121,29 +121,31 @@ class Proxy:
             request_id=request_id_of(scope, self._dependencies.clock),
         )
         has_body, fresh, prefers = _traits(scope["headers"])
-        external_id = None if has_body else gateway.job_read(caller, request.method, request.path, request.query)
-        if external_id is not None:
+        place = None if has_body else gateway.job_read(caller, request.method, request.path, request.query)
+        if place is not None:
             scope["relay.operation"] = "read"
             wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0) if prefers else 0.0
-            known = None if fresh else gateway.reads.from_memory(caller, external_id, ended=wait_seconds > 0)
+            known = None if fresh else gateway.reads.from_memory(place, ended=wait_seconds > 0)
             if known is not None:
                 return known
             with self._dependencies.admission.waits.held(request.by) if wait_seconds else nullcontext():
-                work = gateway.reads.read(request, external_id, fresh=fresh, wait_seconds=wait_seconds)
+                work = gateway.reads.read(request, place, fresh=fresh, wait_seconds=wait_seconds)
                 return await _unless_left(work, receive)
         request.require_upstream("this does not read a tracked job")
-        if gateway.is_create(request):
+        resource = gateway.created_by(request)
+        if resource is not None:
             scope["relay.operation"] = "create"
-            return await self._create(
-                request, _attached(scope["headers"], caller.source, self._dependencies.settings), receive
-            )
+            attached = _attached(scope["headers"], (caller.source, resource), self._dependencies.settings)
+            return await self._create(request, attached, resource, receive)
         upload = scope["relay.upload"] = _Upload(receive) if has_body else None
         response = await _unless_left(gateway.forward(request, upload), receive, upload)
         if request.method not in SAFE_METHODS and response is not None and response.status < 400:
             self._dependencies.audit.count("proxy.write", request.actor)
         return response
 
-    async def _create(self, request: ForwardedRequest, attached: Mapping[str, Any], receive: Receive) -> ProxyResponse:
+    async def _create(
+        self, request: ForwardedRequest, attached: Mapping[str, Any], resource: str, receive: Receive
+    ) -> ProxyResponse:
         dependencies, arriving = self._dependencies, _Upload(receive)
         with Spool(dependencies.admission, request.by) as spool:
             try:
@@ -152,7 +154,7 @@ class Proxy:
                 await arriving.discard()
                 raise
             # A caller that disconnects now does not cancel it: the outcome must be recorded and the job tracked.
-            created = await self._gateway.creates.create(request, spool, attached)
+            created = await self._gateway.creates.create(request, spool, attached, resource)
         if created.status < 400:
             dependencies.audit.count("proxy.create", request.actor)
         return created
@@ -255,9 +257,9 @@ def _traits(headers: Sequence[Header]) -> tuple[bool, bool, bool]:
     return has_body, fresh, prefers
 
 
-def _attached(headers: Sequence[Header], source: str, settings: ApiSettings) -> dict[str, Any]:
-    """The fields of a create's intent that its `Relay-*` headers attach to the job. Raises InvalidRequest (400)
-    before anything is sent."""
+def _attached(headers: Sequence[Header], resource: tuple[str, str], settings: ApiSettings) -> dict[str, Any]:
+    """The fields of a create's intent that its `Relay-*` headers attach to the job. `resource`: its source and its key.
+    Raises InvalidRequest (400) before anything is sent."""
     given: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in given:
@@ -277,7 +279,7 @@ def _attached(headers: Sequence[Header], source: str, settings: ApiSettings) -> 
                 raise _bad("Relay-Callback", refusal)
         elif name == CALLBACK_TYPES_HEADER:
             names = [word.strip() for word in value.decode(errors="replace").split(",") if word.strip()]
-            found["callback_types"], errors = callback_types(names, source, settings)
+            found["callback_types"], errors = callback_types(names, resource, settings)
             if errors or not names:
                 raise _bad("Relay-Callback-Types", errors[0].detail if errors else "it names no type")
         elif name == GROUP_HEADER:

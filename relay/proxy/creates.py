@@ -70,8 +70,10 @@ class Creates:
         """The parts of a recipient that are kept."""
         self.unrecorded = Unrecorded(self._record)
 
-    async def create(self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any]) -> ProxyResponse:
-        """Sends a create once and tracks the job it makes. `attached`: fields of its intent."""
+    async def create(
+        self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any], resource: str = ""
+    ) -> ProxyResponse:
+        """Sends a create once and tracks the job of the resource that it makes. `attached`: fields of its intent."""
         caller, gateway = request.caller, self._gateway
         is_new = caller.account is None and caller.key is not None
         if is_new and self._adopt is not None and len(gateway.pollers) < MAX_ADOPTED:
@@ -79,12 +81,14 @@ class Creates:
         if request.caller.account is None:
             log.warning("untracked_create", path=request.path, request_id=request.request_id, hint="its key is unknown")
             return await gateway.forward(request, body)
-        asked = read_create(gateway.definitions[caller.source], body.whole, self.capture)
+        names = gateway.definitions[caller.source].resource_of(resource).request
+        asked = read_create(names, body.whole, self.capture)
         now = gateway.clock()
         intent = Intent(
             id=new_id("int", now),
             source=caller.source,
             account=request.caller.account,
+            resource=resource,
             path=request.path,
             body_digest=body.digest,
             idempotency_key=_text_of(request.headers, b"idempotency-key"),
@@ -142,7 +146,9 @@ class Creates:
             await self._settle(intent, "server_error", answer.status)
             return {}
         document = read_object(readable)
-        found = None if isinstance(document, Malformed) else self._tracking.read_answer(intent.source, document)
+        found = None
+        if not isinstance(document, Malformed):
+            found = self._tracking.read_answer(intent.source, document, intent.resource)
         if found is None:
             log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
             await self._settle(intent, "unreadable", answer.status)

@@ -15,6 +15,7 @@ from relay.api.access.callers import Access
 from relay.clock import Clock, http_date
 from relay.core.access.forwarding import SAFE_METHODS, Header, with_key
 from relay.core.events.event import Event
+from relay.core.jobs.job import JobKey
 from relay.core.records import Intent
 from relay.errors import NoAnswer, NotSent, RelayError
 from relay.metrics import Metrics
@@ -134,17 +135,18 @@ class Gateway:
 
     # --- the request
 
-    def is_create(self, request: ForwardedRequest) -> bool:
-        """True if the request creates a job."""
-        resource = self.definitions[request.caller.source].resource
-        return request.method == "POST" and resource.is_create(unquote(request.path))
+    def created_by(self, request: ForwardedRequest) -> str | None:
+        """The key of the resource of which the request creates a job; None for any other request."""
+        if request.method != "POST":
+            return None
+        return self.definitions[request.caller.source].created_by(unquote(request.path))
 
-    def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
-        """The id of the job the request reads; None for any other request or an unknown caller."""
+    def job_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
+        """The job that the request reads; None for any other request or an unknown caller."""
         if method != "GET" or query or caller.account is None:
             return None
-        written = self.definitions[caller.source].resource.job_id_of(path)
-        return None if written is None else unquote(written)
+        found = self.definitions[caller.source].read_by(path)
+        return None if found is None else (unquote(found[1]), caller.source, caller.account, found[0])
 
     # --- forwarding
 

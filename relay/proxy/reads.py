@@ -13,12 +13,12 @@ import structlog
 
 from relay.api.http.auth import TOKEN_GONE
 from relay.core.access.forwarding import counts_as_poll, readable_only, without_wait
-from relay.core.jobs.job import TERMINAL, Job
+from relay.core.jobs.job import TERMINAL, Job, JobKey
 from relay.errors import NoAnswer, NotSent, StoreError, Unauthorized
 from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
-from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse, texts
+from relay.proxy.types import Cache, ForwardedRequest, ProxyResponse, texts
 from relay.signals import Signals
 from relay.sources.client import PollResult, UpstreamClient
 from relay.tasks import Tasks
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 << 20
 OVERHEAD_BYTES = 500
-
-JobKey = tuple[str, str, str]
-"""(source, account, upstream job id)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +115,11 @@ class Reads:
         """Borrowed polls whose results are being recorded."""
 
     async def read(
-        self, request: ForwardedRequest, external_id: str, *, fresh: bool, wait_seconds: float
+        self, request: ForwardedRequest, place: JobKey, *, fresh: bool, wait_seconds: float
     ) -> ProxyResponse:
         """Answers a job read from recorded state if that is current, else from the upstream. Raises Forbidden if the
         job is not tracked and the caller's token is for those only, and Unauthorized if the token ends meanwhile."""
-        caller = request.caller
-        poller = self._gateway.pollers[(caller.source, caller.account or "")]
-        place = (caller.source, caller.account or "", external_id)
+        poller = self._gateway.pollers[place[1:3]]
         try:
             cached = await self._load(place, poller)
         except StoreError as error:  # the upstream can still answer
@@ -133,7 +128,7 @@ class Reads:
         if cached is None:
             return await self._untracked(request)
         if fresh:
-            return await self._miss(request, external_id, cached.uid, poller, cache="pass", borrow=not wait_seconds)
+            return await self._miss(request, place, cached.uid, poller, cache="pass", borrow=not wait_seconds)
         if wait_seconds:
             request = replace(request, headers=without_wait(request.headers))
             if not cached.ended:
@@ -143,16 +138,15 @@ class Reads:
         hit = self._hit(cached, poller)
         if hit is not None:
             return hit
-        return await self._miss(request, external_id, cached.uid, poller, cache="miss")
+        return await self._miss(request, place, cached.uid, poller, cache="miss")
 
     async def _untracked(self, request: ForwardedRequest) -> ProxyResponse:
         request.require_upstream("this job is not tracked")
         return await self._gateway.forward(request, None)
 
-    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
+    def from_memory(self, place: JobKey, *, ended: bool) -> ProxyResponse | None:
         """The cached answer, if current. Most reads end here, without waiting."""
-        place = (caller.source, caller.account or "", external_id)
-        poller = self._gateway.pollers[place[:2]]
+        poller = self._gateway.pollers[place[1:3]]
         cached = self._valid(place, poller)
         return None if cached is None or (ended and not cached.ended) else self._hit(cached, poller)
 
@@ -172,8 +166,7 @@ class Reads:
         cached = self._valid(place, poller)
         if cached is not None:
             return cached
-        source, account, external_id = place
-        found = await self._jobs.find(external_id, source, account)
+        found = await self._jobs.find(*place)
         if not found or found[0].outcome == "untracked":
             return None
         cached = self._answer_of(found[0], poller)
@@ -189,7 +182,7 @@ class Reads:
         body = None
         if item is not None and polled_at is not None:
             request_id = poller.poll_handler.last_request_ids.get(job.uid) or new_id("req", polled_at)
-            body = self._gateway.definitions[job.source].answer_body(item, request_id)
+            body = self._gateway.definitions[job.source].answer_body(item, request_id, job.resource)
         return CachedAnswer(
             uid=job.uid,
             body=body,
@@ -202,9 +195,8 @@ class Reads:
 
     def polled(self, job: Job, result: PollResult) -> None:
         """A poll or a borrowed read showed the job."""
-        place = (job.source, job.account, job.external_id)
-        if self.answers.get(place) is not None:
-            self.answers.put(place, self._answer_of(job, self._gateway.pollers[place[:2]], result))
+        if self.answers.get(job.key) is not None:
+            self.answers.put(job.key, self._answer_of(job, self._gateway.pollers[job.source, job.account], result))
 
     async def _end_of(
         self, place: JobKey, cached: CachedAnswer, poller: Poller, seconds: float, request: ForwardedRequest
@@ -225,7 +217,7 @@ class Reads:
     async def _miss(
         self,
         request: ForwardedRequest,
-        external_id: str,
+        place: JobKey,
         uid: str,
         poller: Poller,
         *,
@@ -250,8 +242,10 @@ class Reads:
             if borrowed is None:
                 self._gateway.count_request(request.caller, answer)
             else:
-                result = self._clients[request.caller.source].read(
+                external_id, source, _, resource = place
+                result = self._clients[source].read(
                     external_id,
+                    resource,
                     status_code=answer.status,
                     headers=texts(answer.headers),
                     body=plain(body, answer.headers, MAX_ANSWER_BYTES) if is_whole else None,

@@ -130,11 +130,15 @@ class UpstreamClient:
         self._exchanges: Exchanges | None = None
         self._base: Route | None = None
 
-    async def poll(self, external_id: str, api_key: str) -> PollResult:
+    async def poll(self, external_id: str, api_key: str, resource: str = "") -> PollResult:
         """Polls one job. Raises only CancelledError."""
-        resource = self._definition.resource
-        url = self._definition.job_url(self._base_url, external_id)
-        return await self._get(url, api_key, self._reader_of(external_id), resource)
+        definition = self._definition
+        if resource and resource not in definition.resources:
+            now = self._clock()
+            detail = f"the definition of {definition.name} has no resource {resource}"
+            return PollResult(kind="malformed", sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
+        url = definition.job_url(self._base_url, external_id, resource)
+        return await self._get(url, api_key, self._reader_of(external_id, resource), definition.resource_of(resource))
 
     async def probe(self, api_key: str) -> PollResult:
         """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
@@ -150,6 +154,7 @@ class UpstreamClient:
     def read(
         self,
         external_id: str,
+        resource: str = "",
         *,
         status_code: int,
         headers: Mapping[str, str],
@@ -166,14 +171,16 @@ class UpstreamClient:
             complete=body is not None,
         )
         times = {"sent_at": sent_at, "received_at": now, "duration_ms": round((now - sent_at) * 1000, 1)}
-        return self._judge(answer, self._reader_of(external_id), api_key, times, self._definition.resource)
+        reader = self._reader_of(external_id, resource)
+        return self._judge(answer, reader, api_key, times, self._definition.resource_of(resource))
 
-    def _reader_of(self, external_id: str) -> _Reader:
+    def _reader_of(self, external_id: str, resource: str) -> _Reader:
         def read(body: bytes, status_code: int, now: float, request_id: str | None) -> Observation | Malformed:
             return observe(
                 self._definition,
                 body,
                 now=now,
+                resource=resource,
                 request_id_header=request_id,
                 external_id=external_id,
                 status_code=status_code,

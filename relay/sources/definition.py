@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from relay.core.events.event import Hint, Origin, job_event_types
+from relay.core.events.event import JOB_PREFIX, Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
 from relay.core.jobs.job import TERMINAL, Problem
 from relay.core.jsontext import dumps
@@ -334,7 +334,7 @@ class Resource(Part):
     shown       more places of the job that an event has in its data, by name
     """
 
-    type_prefix: Annotated[str, Field(pattern=r"^(?!relay\.)([a-z0-9]+\.)+job$")]
+    type_prefix: Annotated[str, Field(pattern=f"^{JOB_PREFIX}$")]
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
     method: Literal["GET", "POST"] = "GET"
@@ -474,32 +474,66 @@ class SourceDefinition(Part):
     connect_accounts: ConnectAccounts | None = None
     hints: Hints
 
+    @model_validator(mode="after")
+    def _check(self) -> "SourceDefinition":
+        owner: dict[str, str] = {}
+        for name, resource in self.resources.items():
+            for path in (resource.path, *(one.path for one in resource.creates)):
+                if owner.setdefault(path, name) != name:
+                    raise ValueError(f"resources.{name}: the path {path} belongs to resources.{owner[path]}")
+        return self
+
     @property
     def resource(self) -> Resource:
         """The first one."""
         return next(iter(self.resources.values()))
 
+    def resource_of(self, key: str) -> Resource:
+        """The resource with this key, which jobs store. The first one for "", and for one that the definition no longer
+        has: such jobs are shown, but not polled."""
+        return self.resources.get(key) or self.resource
+
+    def key_of(self, name: str) -> str:
+        """The key of a resource by its name: "" for the first one."""
+        return "" if name == next(iter(self.resources)) else name
+
+    @cached_property
+    def keyed(self) -> tuple[tuple[str, Resource], ...]:
+        """Each resource with its key."""
+        return tuple((self.key_of(name), resource) for name, resource in self.resources.items())
+
+    def created_by(self, path: str) -> str | None:
+        """The key of the resource of which a POST to this path makes a job; None if it makes none."""
+        return next((key for key, resource in self.keyed if resource.is_create(path)), None)
+
+    def read_by(self, path: str) -> tuple[str, str] | None:
+        """The key of a resource and the percent-encoded id of its job that a GET of this path reads; None if it reads
+        none."""
+        for key, resource in self.keyed:
+            if (id := resource.job_id_of(path)) is not None:
+                return key, id
+        return None
+
     def root(self, base_url: str) -> str:
         """The base URL to append this definition's paths to."""
         return base_url.rstrip("/").removesuffix(self.base_path.rstrip("/")).rstrip("/")
 
-    def event_source(self, base_url: str) -> str:
-        """The CloudEvents `source` of this source's job events."""
-        return self.root(base_url) + self.resource.source_path
+    def event_origins(self, base_url: str, dataschema: str) -> dict[str, Origin]:
+        """The attributes shared by all events of a resource, by its key. `dataschema`: of job events."""
+        root, listed = self.root(base_url), self.connect_accounts
+        return {
+            key: Origin(
+                source=root + resource.source_path,
+                type_prefix=resource.type_prefix,
+                dataschema=dataschema,
+                account_source=None if listed is None else root + listed.source_path,
+            )
+            for key, resource in self.keyed
+        }
 
-    def origin(self, base_url: str, dataschema: str) -> Origin:
-        """The attributes shared by all events of this source. `dataschema`: of its job events."""
-        listed = self.connect_accounts
-        return Origin(
-            source=self.event_source(base_url),
-            type_prefix=self.resource.type_prefix,
-            dataschema=dataschema,
-            account_source=None if listed is None else self.root(base_url) + listed.source_path,
-        )
-
-    def job_url(self, base_url: str, external_id: str) -> str:
+    def job_url(self, base_url: str, external_id: str, resource: str = "") -> str:
         """The URL of one job. Any id stays a single path segment."""
-        path = self.resource.path
+        path = self.resource_of(resource).path
         if "{+id}" in path:
             return self.root(base_url) + path.replace("{+id}", "/".join(map(_segment, external_id.split("/"))))
         return self.root(base_url) + path.replace("{id}", _segment(external_id))
@@ -525,9 +559,9 @@ class SourceDefinition(Part):
         name = self.credential.query
         return url if name is None else f"{url}{'&' if '?' in url else '?'}{name}={quote(api_key, safe='')}"
 
-    def answer_body(self, item: Mapping[str, Any], request_id: str) -> bytes:
+    def answer_body(self, item: Mapping[str, Any], request_id: str, resource: str = "") -> bytes:
         """The answer to a job read in the upstream's shape."""
-        return dumps(document_of([*self._common(request_id, is_ok=True), (self.resource.item, item)]))
+        return dumps(document_of([*self._common(request_id, is_ok=True), (self.resource_of(resource).item, item)]))
 
     def error_body(self, code: str, message: str, request_id: str) -> bytes:
         """An error in the upstream's shape."""

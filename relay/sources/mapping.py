@@ -18,6 +18,8 @@ from relay.sources.definition import (
     ConnectAccounts,
     ProblemFields,
     ProgressFields,
+    RecipientPlaces,
+    RequestFields,
     Rule,
     SourceDefinition,
     TimePlace,
@@ -124,10 +126,9 @@ def _request_id_in(definition: SourceDefinition, answer: Any) -> object:
     return None if place is None else at(answer, place)
 
 
-def read_create(definition: SourceDefinition, body: bytes | None, capture: Collection[str] = ()) -> CreateRequest:
+def read_create(names: RequestFields, body: bytes | None, capture: Collection[str] = ()) -> CreateRequest:
     """Reads a create's body as far as it is JSON. `body` is None if it is too large to parse. `capture`: the PARTS of
     its recipient to read."""
-    names = definition.resource.request
     document = read_object(body or b"")
     if isinstance(document, Malformed):
         return CreateRequest()
@@ -141,12 +142,11 @@ def read_create(definition: SourceDefinition, body: bytes | None, capture: Colle
         channel=_word(_value(document, names.channel)),
         connect_account_id=_account_id(_value(document, names.connect_account_id)),
         spacing_seconds=float(spacing) if isinstance(spacing, int | float) and not isinstance(spacing, bool) else None,
-        recipient=_recipient(definition, document, capture) if capture else None,
+        recipient=_recipient(names.recipient, document, capture) if capture else None,
     )
 
 
-def _recipient(definition: SourceDefinition, document: Mapping[str, Any], capture: Collection[str]) -> Recipient | None:
-    places = definition.resource.request.recipient
+def _recipient(places: RecipientPlaces, document: Mapping[str, Any], capture: Collection[str]) -> Recipient | None:
     found = {name: [part_of(at(document, place)) for place in getattr(places, name)] for name in capture}
     return Recipient.of({name: next(filter(None, parts), None) for name, parts in found.items()})
 
@@ -161,28 +161,36 @@ def observe(
     body: bytes,
     *,
     now: float,
+    resource: str = "",
     request_id_header: str | None = None,
     external_id: str | None = None,
     status_code: int = 200,
 ) -> Observation | Malformed:
     """Reads the answer to a job read: a 2xx, or another that a rule knows by its status. `now` in epoch seconds.
 
-    `request_id_header` is the fallback for the body's request id. With `external_id`, the item has to be that job's.
+    `resource`: whose job it is. `request_id_header` is the fallback for the body's request id. With `external_id`, the
+    item has to be that job's.
     """
-    resource = definition.resource
+    of_job = definition.resource_of(resource)
     answer = read_answer(definition, body)
-    if status_code in resource.statuses and isinstance(answer, Malformed) and answer.reason == "not_json":
+    if status_code in of_job.statuses and isinstance(answer, Malformed) and answer.reason == "not_json":
         answer = {}
     if isinstance(answer, Malformed):
         return answer
-    item = at(answer, resource.item)
+    item = at(answer, of_job.item)
     if not isinstance(item, dict):
-        if status_code not in resource.statuses:
+        if status_code not in of_job.statuses:
             return Malformed(reason="no_item")
         item = {}
     request_id = _request_id(_request_id_in(definition, answer) or request_id_header)
     return observe_item(
-        definition, item, now=now, request_id=request_id, external_id=external_id, status_code=status_code
+        definition,
+        item,
+        now=now,
+        resource=resource,
+        request_id=request_id,
+        external_id=external_id,
+        status_code=status_code,
     )
 
 
@@ -191,23 +199,25 @@ def observe_item(
     item: Mapping[str, Any],
     *,
     now: float,
+    resource: str = "",
     request_id: str | None = None,
     external_id: str | None = None,
     status_code: int = 200,
 ) -> Observation | Malformed:
     """Reads an item. `now` in epoch seconds; `status_code` of the answer that has it. With `external_id`, it has to be
     that job's item."""
-    resource = definition.resource
-    fields, problem, result = resource.fields, resource.problem, resource.result
+    of_job = definition.resource_of(resource)
+    fields, problem, result = of_job.fields, of_job.problem, of_job.result
     shown_id = external_id if fields.id is None else at(item, fields.id, external_id)
     if external_id is not None and _id_text(shown_id) != external_id:
         return Malformed(reason="other_job")
-    rule = resource.rule_of(item, status_code)
-    status = _unknown_status(definition, at(item, resource.status)) if rule is None else rule.state
+    rule = of_job.rule_of(item, status_code)
+    status = _unknown_status(definition, at(item, of_job.status)) if rule is None else rule.state
     if status is None:
         return Malformed(reason="no_status")
     found = None if result is None else at(item, result.at)
     return Observation(
+        resource=resource,
         status=status,
         observed_at=now,
         action=_word(_value(item, fields.action)),
@@ -220,9 +230,9 @@ def observe_item(
         problem=_problem(problem, item, rule),
         result_status=_result_status(None if result is None else _value(found, result.status), rule),
         connect_account_id=None if result is None else _account_id(_value(found, result.connect_account_id)),
-        advance=None if resource.progress is None else _advance(resource.progress, item),
+        advance=None if of_job.progress is None else _advance(of_job.progress, item),
         upstream=_storable(item),
-        read_fields=resource.read_fields,
+        read_fields=of_job.read_fields,
         request_id=_request_id(request_id),
     )
 
@@ -291,18 +301,22 @@ def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
     )
 
 
-def registered(definition: SourceDefinition, body: Mapping[str, Any], *, now: float) -> Registered | None:
-    """Reads the job from a successful answer to a create; None if the body is not such an answer.
+def registered(
+    definition: SourceDefinition, body: Mapping[str, Any], *, now: float, resource: str = ""
+) -> Registered | None:
+    """Reads the job of a resource from a successful answer to a create; None if the body is not such an answer.
 
     Used for answers that the proxy forwards and for those sent as a registration's body.
     """
-    item = None if _is_refused(definition, body) else at(body, definition.resource.item)
+    of_job = definition.resource_of(resource)
+    item = None if _is_refused(definition, body) else at(body, of_job.item)
     if not isinstance(item, dict):
         return None
-    external_id = _id_text(_value(item, definition.resource.fields.id))
+    external_id = _id_text(_value(item, of_job.fields.id))
     if external_id is None or len(external_id) > MAX_EXTERNAL_ID_CHARACTERS or not external_id.isprintable():
         return None
-    seen = observe_item(definition, item, now=now, request_id=_request_id(_request_id_in(definition, body)))
+    request_id = _request_id(_request_id_in(definition, body))
+    seen = observe_item(definition, item, now=now, resource=resource, request_id=request_id)
     return Registered(external_id=external_id, observation=seen if isinstance(seen, Observation) else None)
 
 

@@ -802,7 +802,7 @@ async def test_pull_of_one_account_never_touches_what_another_one_pulls(two: Two
 
 async def test_a_bound_token_publishes_in_the_name_of_its_own_account_only(two: Two) -> None:
     unseen = Origin(source="https://unseen.example/v1/tasks", type_prefix="com.unseen.job", dataschema="http://x/s")
-    mine = two.client("default", origins={"revor": ORIGIN, "unseen": unseen})
+    mine = two.client("default", origins={("revor", ""): ORIGIN, ("unseen", ""): unseen})
     batch = [{**EVENT, "id": id, **given} for id, given in PUBLISHED.items()]
     headers = {"Content-Type": "application/cloudevents-batch+json"}
     answer = (await mine.post("/v1/events", content=orjson.dumps(batch), headers=headers)).json()

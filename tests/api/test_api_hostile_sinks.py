@@ -88,7 +88,7 @@ async def test_batch_rejects_every_hostile_callback(client: Client) -> None:
 async def test_create_through_the_drop_in_refuses_every_hostile_callback(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.gateway, "is_create", lambda *_: True)
+    monkeypatch.setattr(world.gateway, "created_by", lambda *_: "")
     api = create_api(world.dependencies(guard=POLICY, passed_paths=("/api/v1/",)), world.proxy)
     transport = httpx2.ASGITransport(app=api, client=("127.0.0.1", 5000))
     sendable = [row for row in URLS if not set(row.url) & set("\0\r\n") and row.url == row.url.strip(" \t")]

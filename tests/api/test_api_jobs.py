@@ -2,15 +2,15 @@ from typing import Any
 
 import pytest
 
-from relay.core.events.event import Hint
+from relay.core.events.event import Hint, Origin
 from relay.core.jobs.job import Problem
 from relay.errors import Conflict
-from tests.support.api_world import HOOK
+from tests.support.api_world import HOOK, SETTINGS
 from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import registration
 
 FIELDS = [
-    *("uid", "id", "source", "account", "status", "outcome", "open", "sequence", "metadata", "request"),
+    *("uid", "id", "source", "account", "resource", "status", "outcome", "open", "sequence", "metadata", "request"),
     *("connect_account_id", "group", "priority", "tracked_at"),
     *("last_polled_at", "next_poll_at", "closed_at", "poll_count", "last_error"),
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
@@ -30,6 +30,7 @@ async def test_a_new_job_is_201_with_its_location(client, world):
         "id": "a/b c",
         "source": "revor",
         "account": "default",
+        "resource": "jobs",
         "status": None,
         "outcome": None,
         "open": True,
@@ -172,6 +173,89 @@ async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world)
     assert (await client.get(f"/v1/jobs/{first.uid}?account=emea")).status_code == 404
     assert (await client.post("/v1/jobs/same/refresh")).json()["code"] == "ambiguous_job"
     assert (await client.delete("/v1/jobs/same?account=emea")).status_code == 200
+
+
+WEBSET = Origin(source="https://x/sets", type_prefix="ai.revor.webset", dataschema="https://x/job-status.v1.json")
+
+
+@pytest.fixture
+def several(open_client):
+    """A client of a relay whose source has two resources."""
+    origins = {**SETTINGS.origins, ("revor", "websets"): WEBSET}
+    return open_client(resources={"revor": ("jobs", "websets")}, origins=origins)
+
+
+async def test_a_job_is_of_the_first_resource_unless_another_is_named(several, world):
+    first = await several.post("/v1/jobs", json={"id": "same"})
+    named = await several.post("/v1/jobs", json={"id": "same", "resource": "jobs"})
+    second = await several.post("/v1/jobs", json={"id": "same", "resource": "websets"})
+    assert [one.status_code for one in (first, named, second)] == [201, 200, 201]
+    assert [one.json()["resource"] for one in (first, named, second)] == ["jobs", "jobs", "websets"]
+    assert first.json()["uid"] == named.json()["uid"] != second.json()["uid"]
+    stored = [await world.store.jobs.get(one.json()["uid"]) for one in (first, second)]
+    assert [job.resource for job in stored] == ["", "websets"]
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer", "code", "detail"),
+    [
+        (
+            {"resource": "webset"},
+            "/resource",
+            "unknown_resource",
+            "revor has no resource 'webset': did you mean websets?",
+        ),
+        ({"resource": "x" * 500}, "/resource", "unknown_resource", "known are jobs, websets"),
+        ({"resource": ""}, "/resource", "unknown_resource", "known are jobs, websets"),
+        ({"resource": 5}, "/resource", "wrong_type", ""),
+        ({"resource": "websets", "source": "other"}, "/source", "unknown_source", ""),
+    ],
+)
+async def test_an_unknown_resource_is_refused_with_the_known_ones(several, given, pointer, code, detail):
+    answer = await several.post("/v1/jobs", json={"id": "a", **given})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == (pointer, code)
+    assert detail in error["detail"]
+    batch = (await several.post("/v1/jobs/batch", json={"jobs": [{"id": "a", **given}, {"id": "b"}]})).json()
+    assert (batch["created"], [one["code"] for one in batch["rejected"]]) == (1, [code])
+
+
+async def test_an_id_in_two_resources_needs_the_resource_or_the_uid(several):
+    first, second = [
+        (await several.post("/v1/jobs", json={"id": "same", "resource": name})).json() for name in ("jobs", "websets")
+    ]
+    answer = await several.get("/v1/jobs/same")
+    assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_job")
+    assert "2 jobs have the id 'same'" in answer.json()["detail"]
+    assert "?source=revor&account=default&resource=websets" in answer.json()["detail"]
+    for job in (first, second):
+        found = await several.get(f"/v1/jobs/same?resource={job['resource']}")
+        assert found.json()["uid"] == job["uid"]
+        assert (await several.get(f"/v1/jobs/{job['uid']}")).json()["resource"] == job["resource"]
+    assert (await several.get(f"/v1/jobs/{first['uid']}?resource=websets")).status_code == 404
+    assert (await several.get("/v1/jobs/same?resource=others")).status_code == 404
+    assert (await several.delete("/v1/jobs/same?resource=websets")).json()["uid"] == second["uid"]
+
+
+async def test_jobs_are_found_by_the_name_of_their_resource(several):
+    for id, name in (("a", "jobs"), ("b", "websets"), ("c", "websets")):
+        await several.post("/v1/jobs", json={"id": id, "resource": name})
+    for query, ids in (("resource=jobs", "a"), ("resource=websets", "bc"), ("resource=websets&open=false", "")):
+        found = (await several.get(f"/v1/jobs?{query}")).json()["items"]
+        assert "".join(sorted(job["id"] for job in found)) == ids
+    answer = await several.get("/v1/jobs?resource=webset")
+    assert answer.status_code == 422
+    assert "did you mean websets?" in answer.json()["detail"]
+
+
+async def test_the_types_of_a_callback_are_those_of_its_resource(several):
+    given = {"id": "a", "resource": "websets", "callback_url": HOOK}
+    assert (await several.post("/v1/jobs", json={**given, "callback_types": ["failed"]})).status_code == 201
+    answer = await several.post("/v1/jobs", json={**given, "callback_types": ["ai.revor.job.failed"]})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/callback_types/0")
+    made = await several.post("/v1/subscriptions", json={"sink": HOOK, "types": ["failed", "webset.running"]})
+    assert made.json()["types"] == ["ai.revor.job.failed", "ai.revor.webset.failed", "ai.revor.webset.running"]
 
 
 async def test_an_id_with_odd_characters_is_found_percent_encoded(client, world):

@@ -14,13 +14,13 @@ def dropin(monkeypatch):
     """A stand-in for the answers in memory, which records its calls."""
     memory: dict[str, bytes | None] = {"any": None, "ended": None}
 
-    def from_memory(self, caller, external_id, *, ended):
-        assert (caller.account, external_id) == ("default", "a")
+    def from_memory(self, place, *, ended):
+        assert place == ("a", "revor", "default", "")
         body = memory["ended" if ended else "any"]
         return None if body is None else answer_of(200, body)
 
     monkeypatch.setattr(FakeGateway, "caller_for", lambda self, key: Caller(source="revor", account="default", key=key))
-    monkeypatch.setattr(FakeGateway, "job_read", lambda self, caller, method, path, query: "a")
+    monkeypatch.setattr(FakeGateway, "job_read", lambda self, caller, *_: ("a", "revor", caller.account, ""))
     monkeypatch.setattr(FakeGateway, "from_memory", from_memory)
     return memory
 

@@ -9,8 +9,9 @@ import pytest
 
 from relay.lease_owner import LeaseOwner
 from relay.node.cluster import Cluster
-from relay.proxy.reads import AnswerCache
+from relay.proxy.reads import AnswerCache, CachedAnswer
 from relay.signals import Signals
+from relay.store.databases.notices import notify_gone, take_notices
 from relay.store.store import Store
 
 KEY = ("revor", "default")
@@ -154,3 +155,16 @@ async def test_jobs_loading_when_the_name_is_lost_are_not_polled(world: World) -
     loaded.set()
     await asyncio.gather(*taking, return_exceptions=True)
     assert not world.poller.holds
+
+
+async def test_job_that_another_node_stops_tracking_is_not_answered_from_memory(world: World) -> None:
+    job, other = [("a b/c", "revor", "default", resource) for resource in ("websets", "")]
+    kept = CachedAnswer(uid="job_1", body=b"{}", polled_at=1.0, known_at=1.0, ended=False)
+    for key in (job, other):
+        world.cluster.answers.put(key, kept)
+    connection: Any = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), info={})
+    row: Any = SimpleNamespace(uid="job_1", external_id=job[0], source="revor", account="default", resource="websets")
+    notify_gone(connection, row)
+    (notice,) = take_notices(connection)
+    world.cluster.heard(notice)
+    assert [world.cluster.answers.get(key) for key in (job, other)] == [None, kept]

@@ -127,4 +127,4 @@ async def test_nodes_count_the_subscriptions_of_a_token_together(both: list[Stor
 
 
 def room(job: str) -> CallbackRoom:
-    return CallbackRoom("revor", "default", job, MOST)
+    return CallbackRoom((job, "revor", "default", ""), MOST)

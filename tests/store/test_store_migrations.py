@@ -20,7 +20,7 @@ from sqlmodel import SQLModel
 
 import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay import resources
-from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported
+from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import url_of
 from relay.store.schema import migrations
@@ -204,20 +204,29 @@ def test_migrating_twice_changes_nothing(migrated: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
 def test_the_newest_migration_is_undone_and_done_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    change(
-        migrated,
+    job = (
         "INSERT INTO jobs (uid, source, account, external_id, status, sequence, retry_count, running_sent, overdue,"
-        " attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata)"
-        " VALUES ('job_1', 'revor', 'default', 'a', 'failed', 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, '{}')",
+        " attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata%s)"
+        " VALUES ('job_%d', 'revor', 'default', 'a', 'failed', 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, '{}'%s)"
     )
+    change(migrated, job % ("", 1, ""), job % (", resource", 2, ", 'websets'"))
+    assert jobs_of(migrated) == [("job_1", "a", ""), ("job_2", "a", "websets")]
     before = description(migrated)
     with monkeypatch.context() as patched:
         patched.setattr(command, "upgrade", lambda config, _: command.downgrade(config, "-1"))
         on(migrated, migrations.run_migrations)
-    assert "jobs.ix_jobs_status_uid" in set(description(migrated)) - set(before)
+    assert set(before) - set(description(migrated)) >= {"jobs.resource", "intents.resource"}
     assert on(migrated, differences) != []
+    with pytest.raises(StoreError, match=r"(?i)unique"):
+        change(migrated, job % ("", 3, ""))
     on(migrated, migrations.run_migrations)
     assert description(migrated) == before
+    assert jobs_of(migrated) == [("job_1", "a", "")], "the program before knows jobs of the first resource only"
+
+
+def jobs_of(url: str) -> list[tuple[str, ...]]:
+    wanted = text("SELECT uid, external_id, resource FROM jobs ORDER BY uid")
+    return [tuple(row) for row in on(url, lambda connection: connection.execute(wanted).all())]
 
 
 def test_a_database_without_a_schema_is_too_old(database_url: str) -> None:

@@ -20,7 +20,7 @@ from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome, Ti
 from relay.core.deliveries.dialogue import Step, Steps, previewed
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Event, Hint, Origin, Repeat, from_transition, owner_of
-from relay.core.jobs.job import Job, Observation, Problem, Progress, Recipient, detect
+from relay.core.jobs.job import Job, JobKey, Observation, Problem, Progress, Recipient, detect
 from relay.core.planner.outlook import Outlook
 from relay.core.polling.tracking import Explanation, Registration, SourceReport, TrackRequest
 from relay.core.records import PollRecord, Registered
@@ -55,7 +55,8 @@ SETTINGS = ApiSettings(
     public_url=None,
     tokens=(),
     accounts={"revor": ("default", "emea")},
-    origins={"revor": ORIGIN},
+    origins={("revor", ""): ORIGIN},
+    resources={"revor": ("jobs",)},
     guard=GuardPolicy(),
     default_timeout_seconds=15.0,
     default_retry_schedule_seconds=(5.0, 300.0),
@@ -137,7 +138,9 @@ class FakeTracking:
         view.account = account
         return view
 
-    def read_answer(self, source: str, body: Mapping[str, Any]) -> tuple[str, Observation | None] | None:
+    def read_answer(
+        self, source: str, body: Mapping[str, Any], resource: str = ""
+    ) -> tuple[str, Observation | None] | None:
         item = body.get("item")
         if body.get("ok") is not True or not isinstance(item, dict) or not isinstance(item.get("id"), str):
             return None
@@ -378,19 +381,21 @@ class FakeGateway:
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         return [(b"authorization", f"Bearer {caller.key}".encode())]
 
-    def is_create(self, request: ForwardedRequest) -> bool:
-        return False
-
-    def job_read(self, caller: Caller, method: str, path: str, query: str) -> str | None:
+    def created_by(self, request: ForwardedRequest) -> str | None:
         return None
 
-    def from_memory(self, caller: Caller, external_id: str, *, ended: bool) -> ProxyResponse | None:
+    def job_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
         return None
 
-    async def create(self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any]) -> ProxyResponse:
+    def from_memory(self, place: JobKey, *, ended: bool) -> ProxyResponse | None:
+        return None
+
+    async def create(
+        self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any], resource: str
+    ) -> ProxyResponse:
         return await self.forward(request, None)
 
-    async def read(self, request: ForwardedRequest, external_id: str, **_: object) -> ProxyResponse:
+    async def read(self, request: ForwardedRequest, place: JobKey, **_: object) -> ProxyResponse:
         return await self.forward(request, None)
 
     async def forward(self, request: ForwardedRequest, body: AsyncIterable[bytes] | None) -> ProxyResponse:

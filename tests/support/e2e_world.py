@@ -190,8 +190,10 @@ async def open_e2e_world(
     speed: float = SPEED,
     adopts_keys: bool = False,
     search_keys: tuple[str, ...] = (),
+    preset: str = "revor",
 ) -> AsyncIterator[World]:
-    """`base_url`: an upstream other than the sandbox. `accounts`: API keys by name, in place of `api_key`.
+    """`base_url`: an upstream other than the sandbox, of this `preset`. `accounts`: API keys by name, in place of
+    `api_key`.
 
     Without `tokens` the node runs with `--dev`. Without the role `scheduler` it only polls on request. `clock` is the
     node's.
@@ -206,7 +208,11 @@ async def open_e2e_world(
         account = AccountSettings(api_key=api_key, api_key_file=None if api_key_file is None else str(api_key_file))
         of_keys = {name: AccountSettings(name=name, api_key=key) for name, key in (accounts or {}).items()}
         source = SourceSettings(
-            base_url=base_url or url_of(at_sandbox), accounts=of_keys or {"default": account}, polling=polling
+            name=preset,
+            preset=preset,
+            base_url=base_url or url_of(at_sandbox),
+            accounts=of_keys or {"default": account},
+            polling=polling,
         )
         settings = Settings(
             server=ServerSettings(shutdown_seconds=5.0),

@@ -83,10 +83,12 @@ class World:
         self.poller = self._new_poller()
 
     def _new_poller(self) -> Poller:
+        resource = SimpleNamespace(min_interval_seconds=None)
+        definition: Any = SimpleNamespace(hint_for=_hint, connect_accounts=None, resource_of=lambda _: resource)
         settings = AccountSettings(
             source="revor",
             account="default",
-            definition=SimpleNamespace(hint_for=_hint, listing=None),  # type: ignore[arg-type]
+            definition=definition,
             origin=ORIGIN,
             dataschema_base="https://relay.test",
             deadline_seconds=3600.0,

@@ -41,18 +41,20 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """The settings of the API. `accounts`: the account names of each source; `passed_paths`: the path prefixes that
-    are forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by."""
+    """The settings of the API. `accounts`: the account names of each source; `origins`: by source and key of the
+    resource; `resources`: the names of each source's, the first one first; `passed_paths`: the path prefixes that are
+    forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by."""
 
     host: str
     port: int
     public_url: str | None
     tokens: tuple[Token, ...]
     accounts: Mapping[str, tuple[str, ...]]
-    origins: Mapping[str, Origin]
+    origins: Mapping[tuple[str, str], Origin]
     guard: GuardPolicy
     default_timeout_seconds: float
     default_retry_schedule_seconds: tuple[float, ...]
+    resources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     max_subscriptions_of_caller: int = 1_000
     version: str
     node_id: str
@@ -64,7 +66,7 @@ class ApiSettings:
     dashboard: bool = True
     """True if the dashboard is served."""
     account: Account | None = None
-    """The account that the caller is bound to; `accounts` and `origins` then hold nothing else."""
+    """The account that the caller is bound to; `accounts`, `origins` and `resources` then hold nothing else."""
     unrestricted: "ApiSettings | None" = None
     """The settings without limits, if these are limited to what a bound token sees; else None."""
 
@@ -88,8 +90,21 @@ class ApiSettings:
             account=account,
             unrestricted=self.unrestricted or self,
             accounts={source: (name,)} if known else {},
-            origins={source: self.origins[source]} if source in self.origins else {},
+            origins={place: origin for place, origin in self.origins.items() if place[0] == source},
+            resources={source: self.resources[source]} if source in self.resources else {},
         )
+
+    def resource_key(self, source: str, name: str | None) -> str | None:
+        """The key of a source's resource, which jobs store; None if the source has none of this name. Without a name it
+        is the first one."""
+        names = self.resources.get(source, ())
+        if name is None or names[:1] == (name,):
+            return ""
+        return name if name in names else None
+
+    def resource_name(self, source: str, key: str) -> str | None:
+        """The name of a job's resource; None if its source is no longer configured."""
+        return key or next(iter(self.resources.get(source, ())), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ from relay.core.polling import tracking
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
 from relay.store.databases.pages import decode_position, encode_cursor
+from relay.store.jobs.job_pages import OfResource
 from relay.tasks import Turns
 
 BATCH_CHUNK = 250
@@ -85,6 +86,11 @@ class Job(Shown):
     id: str = Field(description="The upstream's id of the job.", examples=[JOB_ID])
     source: str = Field(examples=["revor"])
     account: str = Field(examples=["default"])
+    resource: str | None = Field(
+        description="The kind of job, by its name in the source's definition; null if the settings no longer have the "
+        "source.",
+        examples=["jobs"],
+    )
     status: str | None = Field(
         description="The last upstream status; null before the first poll.", examples=["scheduled"]
     )
@@ -245,6 +251,7 @@ def job_view(call: Call, job: core.Job) -> dict[str, Any]:
     return Job.of(
         job,
         id=job.external_id,
+        resource=call.context.settings.resource_name(job.source, job.resource),
         status=job.progress.status,
         sequence=job.progress.sequence,
         request=job_request_view(job.request),
@@ -289,6 +296,7 @@ operation = partial(Operation, into=OPERATIONS, tag="Jobs")
 _WHICH = (
     text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
     text("account", "Only jobs of this account. Also selects one of several jobs with the same id."),
+    text("resource", "Only jobs of this resource, by its name. Also selects one of several jobs with the same id."),
 )
 
 
@@ -319,7 +327,7 @@ def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**answer, "rejected": [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]}
 
 
-_AMBIGUOUS = {409: "Several accounts have a job with this id: use `source` and `account`, or the uid."}
+_AMBIGUOUS = {409: "Several jobs have this id: use `source`, `account` and `resource`, or the uid."}
 
 
 @operation(
@@ -438,7 +446,8 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
 )
 async def list_jobs(call: Call) -> Response:
     """List jobs, newest first."""
-    page = await call.dependencies.store.jobs.page(**{**call.query, "metadata": _searched_for(call)})
+    wanted = {"metadata": _searched_for(call), "resource": _of_resource(call)}
+    page = await call.dependencies.store.jobs.page(**{**call.query, **wanted})
     status = call.query["status"]
     nothing = not page.items and page.next_cursor is None
     if status is not None and nothing and status not in KNOWN_STATUSES:
@@ -446,6 +455,18 @@ async def list_jobs(call: Call) -> Response:
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
     return page_response(call.request, await shown_jobs(call, page.items), page.next_cursor)
+
+
+def _of_resource(call: Call) -> OfResource | None:
+    """The jobs of the resources with this name. Raises InvalidRequest if no source has one."""
+    name, resources = call.query["resource"], call.context.settings.resources
+    if name is None:
+        return None
+    known = sorted({one for names in resources.values() for one in names})
+    if name not in known:
+        detail = f"no source has a resource {name[:100]!r}{did_you_mean(name, known)}"
+        raise invalid_parameter("resource", detail, code="invalid_parameter", field_code="unknown_resource")
+    return OfResource(name, tuple(source for source, names in resources.items() if names[0] == name))
 
 
 def _searched_for(call: Call) -> tuple[str, str] | None:
@@ -501,7 +522,7 @@ async def get_job(call: Call) -> Response:
     body=Nothing,
     body_optional=True,
     answers={202: Answer("The poll is scheduled.", Job)},
-    problems={409: "The job is closed, or several accounts have a job with this id."},
+    problems={409: "The job is closed, or several jobs have this id."},
 )
 async def refresh_job(call: Call) -> Response:
     """Poll a job as soon as the budget allows."""
@@ -582,27 +603,36 @@ async def list_job_events(call: Call) -> Response:
 
 
 async def find_job(call: Call) -> core.Job:
-    """The job of the path. Raises NotFound, or Conflict if several accounts have a job with this id."""
-    return await job_named(call, call.id, call.query["source"], call.query["account"])
+    """The job of the path. Raises NotFound, or Conflict if several jobs have this id."""
+    return await job_named(call, call.id, call.query["source"], call.query["account"], call.query["resource"])
 
 
-async def job_named(call: Call, id: str, source: str | None = None, account: str | None = None) -> core.Job:
-    """The job with this uid, or this id upstream. Raises like `find_job`."""
-    jobs = call.dependencies.store.jobs
+async def job_named(
+    call: Call, id: str, source: str | None = None, account: str | None = None, resource: str | None = None
+) -> core.Job:
+    """The job with this uid, or this id upstream. `resource`: by its name. Raises like `find_job`."""
+    jobs, names = call.dependencies.store.jobs, call.context.settings.resource_name
     if id.startswith("job_"):
         job = await jobs.get(id)
-        if job is not None and (source in (None, job.source)) and (account in (None, job.account)):
+        is_meant = job is not None and source in (None, job.source) and account in (None, job.account)
+        if job is not None and is_meant and resource in (None, names(job.source, job.resource)):
             return job
     found = await jobs.find(id, source, account)
+    found = [job for job in found if resource in (None, names(job.source, job.resource))]
     if not found:
         raise NotFound(f"no job {id[:200]!r} is tracked here", code="job_not_found")
-    refuse_ambiguous(id, found)
+    refuse_ambiguous(call, id, found)
     return found[0]
 
 
-def refuse_ambiguous(id: str, found: Sequence[core.Job]) -> None:
-    """Raises Conflict if several accounts have a job with this id."""
+def refuse_ambiguous(call: Call, id: str, found: Sequence[core.Job]) -> None:
+    """Raises Conflict if there are several jobs with this id."""
     if len(found) > 1:
-        where = ", ".join(f"?source={job.source}&account={job.account}" for job in found[:5])
-        detail = f"{len(found)} accounts have a job {id!r}: choose one with {where}, or use its uid"
-        raise Conflict(detail, code="ambiguous_job")
+        accounts = {(job.source, job.account) for job in found}
+        places = []
+        for job in found[:5]:
+            name = call.context.settings.resource_name(job.source, job.resource)
+            of_resource = "" if name is None or len(accounts) == len(found) else f"&resource={name}"
+            places.append(f"?source={job.source}&account={job.account}{of_resource}")
+        have = f"{len(found)} accounts have a job" if len(accounts) == len(found) else f"{len(found)} jobs have the id"
+        raise Conflict(f"{have} {id!r}: choose one with {', '.join(places)}, or use its uid", code="ambiguous_job")

@@ -23,7 +23,7 @@ from relay.api.http.fields import (
     Body,
     GroupName,
 )
-from relay.api.http.problems import MAX_ERRORS, few_suggestions, invalid_parameter
+from relay.api.http.problems import MAX_ERRORS, did_you_mean, few_suggestions, invalid_parameter
 from relay.api.http.shown import Shown
 from relay.api.http.validation import account_errors, event_types, invalid, validate
 from relay.core.access.netguard import refusal_of_url
@@ -59,6 +59,9 @@ class JobRegistration(Body):
     )
     source: str = Field(default="revor", description="A configured source.")
     account: str = Field(default="default", description="A configured account of the source.")
+    resource: str | None = Field(
+        default=None, description="The kind of job, by its name in the source's definition. Default: its first one."
+    )
     callback_url: str | None = Field(
         default=None, max_length=MAX_URL_CHARACTERS, description="The URL that this job's events are sent to, signed."
     )
@@ -111,6 +114,7 @@ class UpstreamAnswer(Body):
     item: UpstreamItem = Field(examples=[{"id": JOB_ID, "status": "scheduled"}])
     source: str = JobRegistration.model_fields["source"].default
     account: str = JobRegistration.model_fields["account"].default
+    resource: str | None = None
     callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
     callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
     metadata: dict[str, Any] | None = None
@@ -157,12 +161,15 @@ def read_registration(
         document, seen = _from_upstream(document, dependencies)
     job = validate(JobRegistration, document, max_errors)
     errors = account_errors(job.source, job.account, settings.accounts)
+    resource = settings.resource_key(job.source, job.resource)
+    if resource is None and not errors:
+        errors.append(_unknown_resource(job, settings))
     if job.metadata is not None and len(dumps(job.metadata)) > MAX_METADATA_BYTES:
         detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON: keep it in your own system, by the job's id"
         errors.append(FieldError(pointer="/metadata", code="too_large", detail=detail))
     types = None
     if job.callback_types is not None and not errors:
-        types, errors = callback_types(job.callback_types, job.source, settings)
+        types, errors = callback_types(job.callback_types, (job.source, resource or ""), settings)
         if job.callback_url is None:
             detail = "there is no callback_url that these events could go to: send that too"
             errors.append(FieldError(pointer="/callback_types", code="missing_callback", detail=detail))
@@ -174,6 +181,7 @@ def read_registration(
         external_id=job.id,
         source=job.source,
         account=job.account,
+        resource=resource or "",
         callback_url=job.callback_url,
         callback_types=types,
         metadata=job.metadata,
@@ -195,7 +203,9 @@ def _from_upstream(
     source = document.get("source", _SOURCE)
     if not isinstance(source, str) or source not in dependencies.settings.accounts:
         return document, None
-    found = dependencies.tracking.read_answer(source, document)
+    name = document.get("resource")
+    resource = dependencies.settings.resource_key(source, name if isinstance(name, str) else None)
+    found = dependencies.tracking.read_answer(source, document, resource or "")
     if found is None:
         if "item" not in document:
             return document, None
@@ -209,11 +219,19 @@ def _from_upstream(
     return {**ours, "id": external_id}, seen
 
 
+def _unknown_resource(job: JobRegistration, settings: ApiSettings) -> FieldError:
+    names = settings.resources.get(job.source, ())
+    wanted = (job.resource or "")[:100]
+    detail = f"{job.source} has no resource {wanted!r}{did_you_mean(wanted, names)}"
+    return FieldError(pointer="/resource", code="unknown_resource", detail=detail)
+
+
 def callback_types(
-    names: Sequence[str], source: str, settings: ApiSettings
+    names: Sequence[str], resource: tuple[str, str], settings: ApiSettings
 ) -> tuple[tuple[str, ...], list[FieldError]]:
-    """The full types of a source's job events for these names, and an error for each unknown name."""
-    return event_types(names, job_event_types(settings.origins[source].type_prefix), "/callback_types", free=False)
+    """The full types of the events of a resource's jobs for these names, and an error for each unknown name.
+    `resource`: its source and its key."""
+    return event_types(names, job_event_types(settings.origins[resource].type_prefix), "/callback_types", free=False)
 
 
 def check_sink(url: str, settings: ApiSettings, pointer: str) -> None:

@@ -488,12 +488,12 @@ def _origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin
     that belongs to an account, that one: its sink must not learn the names of others."""
     origins, accounts = call.dependencies.settings.origins, call.dependencies.settings.accounts
     source, _, account = (owner or "").partition("/")
-    of_type = (name for name, origin in origins.items() if event_type in source_event_types(origin.type_prefix))
-    found = next(of_type, None) or (source if owner is not None else next(iter(origins)))
+    of_type = (place for place, origin in origins.items() if event_type in source_event_types(origin.type_prefix))
+    found = next(of_type, None) or ((source, "") if owner is not None else next(iter(origins)))
     if owner is None:
-        return found, origins[found], (accounts.get(found) or ("default",))[0]
+        return found[0], origins[found], (accounts.get(found[0]) or ("default",))[0]
     free = is_free_type(event_type, call.context.known_types)
-    if source not in origins or (found != source and not free):
+    if (source, "") not in origins or (found[0] != source and not free):
         detail = f"it belongs to the account {owner}, which has no events of the type {event_type!r}"
         raise Conflict(detail, code="type_not_sent")
-    return source, origins[source], account
+    return source, origins[found if found[0] == source else (source, "")], account

@@ -40,7 +40,7 @@ LAST_PAUSE_SECONDS = 15.0
 CAUSED_BY_AN_ENTRY = frozenset({400, 413, 422})
 """Answers after which a batch is halved: one entry that the relay cannot read does not block the others."""
 COLUMNS = (
-    *("id", "source", "account", "callback_url", "callback_types", "metadata", "group", "priority"),
+    *("id", "source", "account", "resource", "callback_url", "callback_types", "metadata", "group", "priority"),
     "deadline_seconds",
 )
 METADATA = "metadata."

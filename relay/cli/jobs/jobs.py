@@ -34,6 +34,9 @@ app = typer.Typer(help="Track upstream jobs and see their progress.", no_args_is
 
 Source = Annotated[str | None, typer.Option(help="The source, if there are several.")]
 Account = Annotated[str | None, typer.Option(help="The account, if there are several.")]
+Resource = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The kind of job, by its name in the source's definition.")
+]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The upstream's id, or the relay's uid (job_…).")]
 JobIds = Annotated[list[str], typer.Argument(metavar="ID...", help="The upstream's ids, or the relay's uids (job_…).")]
 CallbackTypes = Annotated[
@@ -52,6 +55,7 @@ def add(
     deadline: Annotated[float | None, typer.Option(help="Seconds after which a job is reported as overdue.")] = None,
     source: Source = None,
     account: Account = None,
+    resource: Resource = None,
     json: Json = False,
 ) -> None:
     """Track jobs. With --json one id prints an object, several print an array."""
@@ -67,6 +71,7 @@ def add(
             "deadline_seconds": deadline,
             "source": source,
             "account": account,
+            "resource": resource,
         }
     )
     client = api()
@@ -92,6 +97,7 @@ def import_jobs(
     group: Annotated[str | None, typer.Option(help="The group that they join, for jobs without one.")] = None,
     source: Annotated[str | None, typer.Option(help="The source, for jobs without one.")] = None,
     account: Annotated[str | None, typer.Option(help="The account, for jobs without one.")] = None,
+    resource: Annotated[str | None, typer.Option(metavar="NAME", help="The kind of job, for jobs without one.")] = None,
     json: Json = False,
 ) -> None:
     """Track the jobs in a CSV, JSON lines or a list of ids. Exit code 2: some were rejected."""
@@ -104,6 +110,7 @@ def import_jobs(
         "group": group,
         "source": source,
         "account": account,
+        "resource": resource,
     }
     is_stdin = file is None or str(file) == "-"
     accepted = run(api(), None if is_stdin else file, given(defaults), json=json)
@@ -128,6 +135,7 @@ def list_jobs(
     until: Annotated[str | None, typer.Option(help="Only jobs registered before this time or age.")] = None,
     source: Source = None,
     account: Account = None,
+    resource: Resource = None,
     limit: Limit = 50,
     json: Json = False,
 ) -> None:
@@ -143,6 +151,7 @@ def list_jobs(
         "until": time_or_age(until),
         "source": source,
         "account": account,
+        "resource": resource,
     }
     empty = "no jobs. Track one with `relay jobs add ID`"
     print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json)
@@ -158,9 +167,16 @@ def _row(job: dict[str, Any]) -> list[Any]:
 
 
 @app.command()
-def show(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
+def show(
+    id: JobId, source: Source = None, account: Account = None, resource: Resource = None, json: Json = False
+) -> None:
     """Show one job."""
-    print_object(api().get(path_of("jobs", id), {"source": source, "account": account}), json=json)
+    print_object(api().get(path_of("jobs", id), _which(source, account, resource)), json=json)
+
+
+def _which(source: str | None, account: str | None, resource: str | None) -> dict[str, str | None]:
+    """The query that selects one of several jobs with the same id."""
+    return {"source": source, "account": account, "resource": resource}
 
 
 @app.command()
@@ -172,11 +188,12 @@ def wait(
     ] = None,
     source: Source = None,
     account: Account = None,
+    resource: Resource = None,
     json: Json = False,
 ) -> None:
     """Wait for a job. Exit code 0: it succeeded (or runs, with --until running). 1: it did not, or timed out."""
     ends_at = None if timeout is None else time.monotonic() + timeout
-    client, query = api(), {"source": source, "account": account, "until": until}
+    client, query = api(), {**_which(source, account, resource), "until": until}
     with working(f"waiting for {id}"):
         while True:
             left = WAIT_SECONDS if ends_at is None else max(0.0, ends_at - time.monotonic())
@@ -202,9 +219,11 @@ def wait(
 
 
 @app.command()
-def explain(id: JobId, source: Source = None, account: Account = None, json: Json = False) -> None:
+def explain(
+    id: JobId, source: Source = None, account: Account = None, resource: Resource = None, json: Json = False
+) -> None:
     """Explain a job. Says what it is waiting for, when its next poll is, and why not earlier."""
-    answer = api().get(path_of("jobs", id, "explain"), {"source": source, "account": account})
+    answer = api().get(path_of("jobs", id, "explain"), _which(source, account, resource))
     if json:
         print_json(answer)
         return
@@ -219,14 +238,16 @@ def explain(id: JobId, source: Source = None, account: Account = None, json: Jso
 
 
 @app.command()
-def refresh(ids: JobIds, source: Source = None, account: Account = None, json: Json = False) -> None:
+def refresh(
+    ids: JobIds, source: Source = None, account: Account = None, resource: Resource = None, json: Json = False
+) -> None:
     """Poll jobs as soon as the budget allows. Exit code 1: some could not be."""
     if len(ids) == 1:
-        query = {"source": source, "account": account}
+        query = _which(source, account, resource)
         job = api().send("POST", path_of("jobs", ids[0], "refresh"), query=query, body={}).document
         print_result(job, f"{ids[0]} is polled as soon as the budget allows", json=json)
         return
-    _change("refresh", ids, "is polled as soon as the budget allows", (source, account), json=json)
+    _change("refresh", ids, "is polled as soon as the budget allows", (source, account, resource), json=json)
 
 
 @app.command()
@@ -235,25 +256,24 @@ def untrack(
     purge: Annotated[bool, typer.Option("--purge", help="Also erase the job, its events and attempts.")] = False,
     source: Source = None,
     account: Account = None,
+    resource: Resource = None,
     json: Json = False,
 ) -> None:
     """Stop polling jobs. Pending deliveries continue. Exit code 1: some of several were not found."""
     if len(ids) == 1:
-        query = {"source": source, "account": account, "purge": True if purge else None}
+        query: dict[str, Any] = {**_which(source, account, resource), "purge": True if purge else None}
         job = api().delete(path_of("jobs", ids[0]), query)
         print_result(job, f"{ids[0]} is {'erased' if purge else 'no longer tracked'}", json=json)
         return
     if purge:
         raise UsageError("--purge takes one ID")
-    _change("untrack", ids, "is no longer tracked", (source, account), json=json)
+    _change("untrack", ids, "is no longer tracked", (source, account, resource), json=json)
 
 
-def _change(
-    action: str, ids: Sequence[str], done: str, account: tuple[str | None, str | None], *, json: bool
-) -> NoReturn:
+def _change(action: str, ids: Sequence[str], done: str, which: Sequence[str | None], *, json: bool) -> NoReturn:
     """Changes several jobs, and says what came of each."""
-    if account != (None, None):
-        raise UsageError("--source and --account take one ID. Use the uids (job_…) of several jobs")
+    if any(one is not None for one in which):
+        raise UsageError("--source, --account and --resource take one ID. Use the uids (job_…) of several jobs")
     client, items = api(), []
     for first in range(0, len(ids), BULK_IDS):
         body = {"action": action, "ids": list(ids[first : first + BULK_IDS])}

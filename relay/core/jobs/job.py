@@ -68,6 +68,7 @@ class Advance:
 class Observation:
     """A job's state as one poll found it, in the relay's field names. Times are epoch seconds.
 
+    resource            of the job, as in Job
     status              one of KNOWN_STATUSES, or the upstream's own status if unknown
     result_status       how a job succeeded: a lower-case token such as `accepted` or `skipped`
     connect_account_id  the upstream's id of the sending account
@@ -76,6 +77,7 @@ class Observation:
     read_fields         places in the item that the relay reads: names of objects, from the outermost
     """
 
+    resource: str = ""
     status: str
     observed_at: float
     action: str | None = None
@@ -114,6 +116,9 @@ class Observation:
         """The fields the planner reads. Times are epoch seconds."""
         return _item(self.status, self, finished_at=self.finished_at)
 
+
+JobKey = tuple[str, str, str, str]
+"""A job as its upstream knows it: its id there, source, account and resource."""
 
 OBSERVED = (
     *("action", "channel", "scheduled_at", "started_at", "next_attempt_at", "attempt_count"),
@@ -183,6 +188,7 @@ class PlannedJob(NamedTuple):
     poll_step: int
     weight: float
     spacing_seconds: float | None
+    resource: str
 
     @property
     def open(self) -> bool:
@@ -203,6 +209,7 @@ class PlannedJob(NamedTuple):
 class Job:
     """A tracked job. Times are epoch seconds.
 
+    resource                 its kind: a resource of the source's definition, by name; empty for the first one
     next_poll_at, poll_step  the planner's, so that a restart continues with them
     spacing_seconds          minimum time between its predecessor's start in the lane and its own, if the create set one
     request                  kept data of a create forwarded by the relay: its `metadata`, and `truncated` if that was
@@ -217,6 +224,7 @@ class Job:
     external_id: str
     source: str
     account: str
+    resource: str = ""
     progress: Progress = NOT_SEEN
     outcome: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -249,6 +257,11 @@ class Job:
     error_code: str | None = None
 
     @property
+    def key(self) -> JobKey:
+        """The job as its upstream knows it."""
+        return self.external_id, self.source, self.account, self.resource
+
+    @property
     def open(self) -> bool:
         """True while the relay polls it."""
         return self.closed_at is None
@@ -270,10 +283,15 @@ class Job:
         return self.tracked_at if self.last_polled_at is None else self.last_polled_at
 
 
+def class_action(resource: str, action: str | None) -> str | None:
+    """The action in the name of the job's class, whose times the planner learns. Each resource has its own classes."""
+    return f"{resource}:{action or ''}" if resource else action
+
+
 def _item(status: str, job: PlannedJob | Job | Observation, finished_at: float | None = None) -> dict[str, Any]:
     return {
         "status": status,
-        "action": job.action,
+        "action": class_action(job.resource, job.action),
         "channel": job.channel,
         "scheduled_at": job.scheduled_at,
         "started_at": job.started_at,

@@ -14,6 +14,7 @@ from relay.core.jobs.job import (
     OBSERVED,
     PRIORITY_WEIGHTS,
     Job,
+    JobKey,
     Observation,
     Priority,
     Progress,
@@ -48,6 +49,7 @@ class CallbackLimits:
 class TrackRequest(NamedTuple):
     """A validated request to track a job. A NamedTuple because a batch creates thousands.
 
+    resource         as in `relay.core.jobs.job.Job`
     priority         None: a tracked job keeps its own
     seen             observation from the upstream's response, if that was the request body
     spacing_seconds  from a forwarded create: minimum time to its predecessor in the lane
@@ -62,6 +64,7 @@ class TrackRequest(NamedTuple):
     external_id: str
     source: str
     account: str
+    resource: str = ""
     callback_url: str | None = None
     callback_types: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] | None = None
@@ -77,6 +80,11 @@ class TrackRequest(NamedTuple):
     group: str | None = None
     group_size: int | None = None
     recipient: Recipient | None = None
+
+    @property
+    def key(self) -> JobKey:
+        """The job as its upstream knows it."""
+        return self.external_id, self.source, self.account, self.resource
 
     def reductions(self) -> Iterator[tuple[str, ...]]:
         """The parts to leave out, to find the one that the database refuses: each alone, then all of them."""
@@ -104,6 +112,7 @@ class TrackRequest(NamedTuple):
             external_id=self.external_id,
             source=self.source,
             account=self.account,
+            resource=self.resource,
             progress=progress,
             metadata=self.metadata or {},
             tracked_at=tracked_at,
@@ -125,6 +134,7 @@ class TrackRequest(NamedTuple):
             external_id=external_id,
             source=create.source,
             account=create.account,
+            resource=create.resource,
             callback_url=create.callback_url,
             callback_types=create.callback_types,
             metadata=create.metadata,
@@ -156,9 +166,9 @@ class Registration:
     max_callbacks: int = ANY_NUMBER
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """The job's id upstream, with its source and account."""
-        return self.request.external_id, self.request.source, self.request.account
+    def key(self) -> JobKey:
+        """The job as its upstream knows it."""
+        return self.request.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

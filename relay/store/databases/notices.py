@@ -19,8 +19,9 @@ SQLite has no other nodes: nothing is sent.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from relay.store.databases.group_commit import single
 from relay.store.databases.statements import SQLITE, fetch, run
@@ -40,6 +41,11 @@ def notify(connection: Connection, notice: str) -> None:
     """Sends a notice to other nodes when the open transaction is committed."""
     if connection.dialect.name != SQLITE:
         connection.info.setdefault(_KEY, set()).add(notice)
+
+
+def notify_gone(connection: Connection, job: Row[Any]) -> None:
+    """Notifies other nodes that a job is no longer tracked. `job`: its row."""
+    notify(connection, f"gone {job.source}/{job.account}/{job.resource} {job.uid} {job.external_id}")
 
 
 def raise_version(connection: Connection, name: str) -> None:

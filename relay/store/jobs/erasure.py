@@ -19,7 +19,7 @@ from relay.errors import InvalidRequest
 from relay.store.databases.database import Database
 from relay.store.databases.group_commit import alone, each
 from relay.store.databases.locks import MATCH, locking
-from relay.store.databases.notices import notify
+from relay.store.databases.notices import notify_gone
 from relay.store.databases.pages import decode_cursor, encode_cursor
 from relay.store.databases.statements import SQLITE, Sql, json_list, run, run_all, sql
 from relay.store.deliveries.attempt_results import promote_heads
@@ -320,7 +320,7 @@ def erase_job(
     run(connection, DELETE_CALLBACKS, uid=uid)
     run(connection, DELETE_JOB, uid=uid)
     delete_search(connection, uid)
-    notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
+    notify_gone(connection, row)
     job = job_from(row)
     groups.note_job(connection, job, now, place_of_job(job), None)
     forget_events(connection, events)

@@ -20,12 +20,15 @@ OTHERS_READ = 300
 ENDED_READ = 200
 MAX_CHANNELS = 16
 
-_OPEN_COLUMNS = (
-    *("status", "action", "channel", "scheduled_at", "started_at", "next_attempt_at"),
-    *("spacing_seconds", "tracked_at", "COALESCE(last_polled_at, tracked_at)"),
+_SHOWN = (
+    *("in_group", "uid", "connect_account_id", "status", "action", "channel", "scheduled_at", "started_at"),
+    *("next_attempt_at", "spacing_seconds", "tracked_at", "seen_at"),
 )
-_SHOWN = ("in_group", "uid", "connect_account_id", *_OPEN_COLUMNS[:-1], "seen_at")
-_SELECTED = f"uid, connect_account_id, {', '.join(_OPEN_COLUMNS[:-1])}, {_OPEN_COLUMNS[-1]} AS seen_at"
+_MADE = {  # `action` as in the name of the job's class: see `class_action`
+    "action": "CASE resource WHEN '' THEN action ELSE resource || ':' || COALESCE(action, '') END AS action",
+    "seen_at": "COALESCE(last_polled_at, tracked_at) AS seen_at",
+}
+_SELECTED = ", ".join(_MADE.get(name, name) for name in _SHOWN[1:])
 _GROUP = "source = :source AND account = :account AND group_name = :name"
 _OPEN = f"{_GROUP} AND closed_at IS NULL"
 

@@ -32,7 +32,7 @@ IN_FLIGHT_SECONDS = 600.0
 """A request in flight for longer was cut off: no node waits that long for a response."""
 
 _REPEATED = ("source", "account", "path", "body_digest", "idempotency_key", "created_at")
-_AS_GIVEN = ("id", *_REPEATED, "channel", "connect_account_id")
+_AS_GIVEN = ("id", *_REPEATED, "resource", "channel", "connect_account_id")
 # Writes creates about to be sent.
 BEGIN = insert_into(IntentRow, *_AS_GIVEN, "request", "metadata", "sealed", "group_name", "group_size")
 # Deletes a create whose fate is known.

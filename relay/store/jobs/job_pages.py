@@ -10,7 +10,7 @@ index of its own.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select, text
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, or_, select, text
 from sqlalchemy.engine import Connection
 
 from relay.core.jobs.job import TERMINAL, Job, digest_of, searchable, texts_of
@@ -44,6 +44,13 @@ BY_UIDS = {
 LISTED_BYTES = size_of(JOBS.c.upstream, JOBS.c.metadata, JOBS.c.request)
 
 
+class OfResource(NamedTuple):
+    """Jobs of the resources with a name. `first_of`: the sources whose first one has it."""
+
+    name: str
+    first_of: Sequence[str]
+
+
 class JobFilter(NamedTuple):
     """The conditions of a page of jobs. None: any.
 
@@ -62,6 +69,7 @@ class JobFilter(NamedTuple):
     since: float | None = None
     until: float | None = None
     metadata: tuple[str, str] | None = None
+    resource: OfResource | None = None
 
     def within(self, account: Account) -> "JobFilter | None":
         """The same of one account's jobs; None if these are none."""
@@ -114,6 +122,11 @@ def _checked(wanted: JobFilter, name: str) -> ColumnElement[Any]:
     if name == "open":
         closed_at = func.coalesce(JOBS.c.closed_at, literal_column("-1"))
         return closed_at == literal_column("-1") if wanted.open else closed_at != literal_column("-1")
+    if name == "resource":
+        assert wanted.resource is not None
+        resource = unindexed(JOBS.c.resource)
+        firsts = [unindexed(JOBS.c.source) == source for source in wanted.resource.first_of]
+        return or_(resource == wanted.resource.name, *(and_(resource == "", first) for first in firsts))
     condition: ColumnElement[Any] = unindexed(_COLUMNS[name]) == getattr(wanted, name)
     return condition
 
@@ -151,7 +164,7 @@ def page_statement(
 ) -> Select[Any]:
     """The uids of one page, newest first, with their bytes: found by the filters of `driver`, down to `end`."""
     statement, uid = _walked(wanted, driver, before, end)
-    others = [name for name in ("metadata", *_COLUMNS, "open") if name not in driver]
+    others = [name for name in ("metadata", *_COLUMNS, "open", "resource") if name not in driver]
     checks = [_checked(wanted, name) for name in others if getattr(wanted, name) is not None]
     if wanted.since is not None:
         checks.append(JOBS.c.tracked_at >= wanted.since)
@@ -195,7 +208,7 @@ def _walk(
 ) -> tuple[tuple[str, ...], str | None]:
     """The filters to walk along, and the uid at which this page's walk ends, as `rarest` says."""
     drivers = drivers_of(wanted, bound=bound)
-    given = {name for name in ("metadata", *_COLUMNS, "open") if getattr(wanted, name) is not None}
+    given = {name for name in ("metadata", *_COLUMNS, "open", "resource") if getattr(wanted, name) is not None}
     if set(drivers[0]) == given:
         return drivers[0], None
     return rarest(connection, {driver: end_statement(wanted, driver, before) for driver in drivers}, "job")

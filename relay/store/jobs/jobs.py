@@ -19,7 +19,7 @@ from relay.store.databases.database import Account, Cipher, Database, Scoped
 from relay.store.databases.group_commit import alone, each, quick
 from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.databases.lookup import Lookup
-from relay.store.databases.notices import notify
+from relay.store.databases.notices import notify, notify_gone
 from relay.store.databases.pages import decode_cursor
 from relay.store.databases.statements import (
     TEXT,
@@ -232,10 +232,15 @@ class JobStore(Scoped):
             log.warning("recipient_unreadable", job_uid=uid, error=str(error))
             return None
 
-    async def find(self, external_id: str, source: str | None = None, account: str | None = None) -> list[Job]:
-        """Jobs by the upstream's id. Several accounts may have the same id."""
-        found = await self._database.read(_find, external_id, source, account)
-        return [job for job in found if self._account in (None, (job.source, job.account))]
+    async def find(
+        self, external_id: str, source: str | None = None, account: str | None = None, resource: str | None = None
+    ) -> list[Job]:
+        """Jobs by the upstream's id. Several accounts, and several resources, may have the same id. `resource`: as
+        in `Job`."""
+        found = await self._database.read(_find, external_id)
+        found = [job for job in found if self._account in (None, (job.source, job.account))]
+        found = [job for job in found if source in (None, job.source) and account in (None, job.account)]
+        return [job for job in found if resource in (None, job.resource)]
 
     async def open_jobs(
         self, source: str, account: str, *, after_uid: str = "", count: int = 5_000
@@ -331,7 +336,7 @@ class JobStore(Scoped):
             return NotFound(f"there is no job {uid}")
         job = job_from(row)
         if changed.rowcount:
-            notify(connection, f"gone {row.source}/{row.account} {row.uid} {row.external_id}")
+            notify_gone(connection, row)
             self._groups.note_job(connection, job, now, place_of(None, row.phase, None, None), place_of_job(job))
         return job
 
@@ -457,12 +462,8 @@ def _open_jobs(connection: Connection, statement: Sql, parameters: dict[str, Any
     return [PlannedJob._make(row) for row in fetch_json(connection, statement, **parameters)]
 
 
-def _find(connection: Connection, external_id: str, source: str | None, account: str | None) -> list[Job]:
-    rows = connection.execute(BY_EXTERNAL_ID, {"external_id": external_id})
-    found = [job_from(row) for row in rows]
-    return [
-        job for job in found if (source is None or job.source == source) and (account is None or job.account == account)
-    ]
+def _find(connection: Connection, external_id: str) -> list[Job]:
+    return [job_from(row) for row in connection.execute(BY_EXTERNAL_ID, {"external_id": external_id})]
 
 
 def _open_counts(connection: Connection) -> dict[tuple[str, str], int]:

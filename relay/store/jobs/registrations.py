@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from relay.core.jobs.groups import Closing, place_of_job
-from relay.core.jobs.job import Job, deadline_of
+from relay.core.jobs.job import Job, JobKey, deadline_of
 from relay.core.jsontext import dumps
 from relay.core.polling.tracking import Registration
 from relay.core.records import Registered
@@ -73,9 +73,6 @@ UPDATE job_callbacks SET types = :types WHERE job_uid = :job_uid AND subscriptio
 CALLBACK_REMOVED = "callback_removed"
 RESUMABLE = ("untracked", "not_found")
 
-Key = tuple[str, str, str]
-"""See `Registration.key`."""
-
 
 class Registrar:
     """The batch function of registrations. `search_keys`: the keys of metadata that jobs are found by."""
@@ -94,7 +91,7 @@ class Registrar:
         made the job. Raises Conflict if a callback was removed meanwhile."""
         registrations = [registration for item in items for registration in item]
         known = _known(connection, registrations)
-        new: dict[Key, Registration] = {}
+        new: dict[JobKey, Registration] = {}
         self._check_callbacks(connection, registrations)
         for registration in registrations:
             if registration.key not in known:
@@ -119,7 +116,7 @@ class Registrar:
                     code=CALLBACK_REMOVED,
                 )
 
-    def _insert(self, connection: Connection, new: Mapping[Key, Registration]) -> None:
+    def _insert(self, connection: Connection, new: Mapping[JobKey, Registration]) -> None:
         # In key order, or two nodes that register the same jobs would deadlock.
         jobs = [new[key].job for key in sorted(new)]
         are_plain, rows = new_job_rows(jobs)
@@ -139,7 +136,11 @@ class Registrar:
                 self._join(connection, one, None, one.job)
 
     def _one(
-        self, connection: Connection, registration: Registration, known: dict[Key, Job], new: dict[Key, Registration]
+        self,
+        connection: Connection,
+        registration: Registration,
+        known: dict[JobKey, Job],
+        new: dict[JobKey, Registration],
     ) -> Registered | RequestError:
         """`new`: those whose result is not made yet."""
         key = registration.key
@@ -258,7 +259,7 @@ def _callback_values(job_uid: str, registration: Registration) -> dict[str, Any]
     }
 
 
-def _known(connection: Connection, registrations: Sequence[Registration]) -> dict[Key, Job]:
+def _known(connection: Connection, registrations: Sequence[Registration]) -> dict[JobKey, Job]:
     external_ids = sorted({one.job.external_id for one in registrations})
     rows = connection.execute(BY_EXTERNAL_IDS[connection.dialect.name], {"external_ids": json_list(external_ids)})
-    return {(row.external_id, row.source, row.account): job_from(row) for row in rows}
+    return {(row.external_id, row.source, row.account, row.resource): job_from(row) for row in rows}

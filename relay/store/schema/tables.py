@@ -39,6 +39,7 @@ SKIPPED_DELIVERY = f"state = 'cancelled' AND reason IN {SKIPPED_REASONS}"
 
 
 Text = Annotated[str, Field(sa_type=SqlText)]
+Resource = Annotated[str, Field(sa_type=SqlText, sa_column_kwargs={"server_default": ""})]
 OptionalText = Annotated[str | None, Field(sa_type=SqlText)]
 TextKey = Annotated[str, Field(sa_type=SqlText, primary_key=True)]
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -60,6 +61,7 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
 class JobRow(SQLModel, table=True):
     """A job that the relay tracks or has tracked.
 
+    resource          empty for the first one of the source's definition
     deadline_seconds  how long after its schedule it becomes overdue
     group_round       the round of its group that counts it
     error_code        of a failed job
@@ -68,7 +70,7 @@ class JobRow(SQLModel, table=True):
 
     __tablename__: ClassVar[str] = "jobs"
     __table_args__ = (
-        UniqueConstraint("external_id", "source", "account"),
+        UniqueConstraint("external_id", "source", "account", "resource"),
         # start-up: the open jobs of one account; count of open jobs
         partial_index("ix_jobs_open", "source", "account", "uid", where="closed_at IS NULL"),
         # list pages with open=true, and with the status of an open job; jobs registered since one
@@ -152,6 +154,7 @@ class JobRow(SQLModel, table=True):
     result_status: OptionalText = None
     error_code: OptionalText = None
     captured: OptionalSealed = None
+    resource: Resource = ""
 
 
 class EventRow(SQLModel, table=True):
@@ -448,6 +451,7 @@ class IntentRow(SQLModel, table=True):
     id: TextKey
     source: Text
     account: Text
+    resource: Resource = ""
     path: Text
     body_digest: Text
     idempotency_key: OptionalText = None

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.incidents import ClosedBecause
+from relay.core.jobs.job import JobKey
 from relay.core.records import CallbackRoom, Page, SubscriptionRoom, WantedCallback
 from relay.core.subscriptions.declared import Change, changed_fields, current_secret, pending_words
 from relay.core.subscriptions.filters import filters_key, unreadable
@@ -70,15 +71,16 @@ FROM $json_rows(digests) AS wanted
 # Number of callbacks of some jobs. `|| ''` keeps PostgreSQL from walking all jobs of the account.
 COUNT_CALLBACKS = sql(
     """
-SELECT external_id, source, account, (
+SELECT external_id, source, account, resource, (
   SELECT COUNT(*) FROM job_callbacks WHERE job_uid = (
     SELECT uid FROM jobs
     WHERE external_id = wanted.external_id AND source || '' = wanted.source AND account || '' = wanted.account
+      AND resource || '' = wanted.resource
   )
 ) AS callback_count
 FROM $json_rows(jobs) AS wanted
 """,
-    jobs={"external_id": TEXT, "source": TEXT, "account": TEXT},
+    jobs={"external_id": TEXT, "source": TEXT, "account": TEXT, "resource": TEXT},
 )
 # Number of subscriptions that a token has made. Read in the index of those that are no callbacks.
 COUNT_OF_CREATOR = "SELECT COUNT(*) FROM subscriptions WHERE callback = 0 AND creator = :creator"
@@ -720,11 +722,11 @@ def _too_many(room: SubscriptionRoom) -> Conflict:
     return Conflict(f"{made}: remove some, or use PUT to change one", code="too_many_subscriptions")
 
 
-def _callback_counts(connection: Connection, rooms: Sequence[CallbackRoom]) -> Counter[tuple[str, str, str]]:
+def _callback_counts(connection: Connection, rooms: Sequence[CallbackRoom]) -> Counter[JobKey]:
     """Number of callbacks of the jobs."""
     jobs = sorted({room.job for room in rooms})
     found = run(connection, COUNT_CALLBACKS, jobs=json_list(jobs)) if jobs else ()
-    return Counter({(row.external_id, row.source, row.account): row.callback_count for row in found})
+    return Counter({(row.external_id, row.source, row.account, row.resource): row.callback_count for row in found})
 
 
 def _failing(connection: Connection) -> dict[str, float]:

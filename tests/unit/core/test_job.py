@@ -19,6 +19,7 @@ FIELDS = {
     "poll_step": 4,
     "weight": 0.25,
     "spacing_seconds": 60.0,
+    "resource": "websets",
 }
 
 
@@ -35,6 +36,7 @@ def test_planner_reads_the_same_fields_of_a_job_and_a_planned_job() -> None:
     assert item == whole("running").item()
     assert item is not None
     assert (item["status"], item["started_at"], item["finished_at"]) == ("running", NOW + 1, None)
+    assert item["action"] == "websets:outreach.dispatch", "each resource has classes of its own"
     assert planned("running").open is whole("running").open is True
 
 

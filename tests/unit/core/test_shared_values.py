@@ -12,8 +12,8 @@ from tests.support.store_kit import intent
 
 
 def test_room_for_a_callback_is_of_one_job() -> None:
-    room = CallbackRoom("revor", "default", "1", fewer_than=3)
-    assert room.job == ("1", "revor", "default")
+    room = CallbackRoom(("1", "revor", "default", ""), fewer_than=3)
+    assert room.job == ("1", "revor", "default", "")
 
 
 def test_the_response_time_of_a_sink_is_that_of_a_single_request() -> None:

@@ -1,5 +1,7 @@
 """Track requests for jobs that forwarded creates made."""
 
+from dataclasses import replace
+
 from relay.core.jobs.job import Observation, Progress, Recipient
 from relay.core.polling.tracking import Registration, TrackRequest
 from relay.core.records import Intent
@@ -75,7 +77,13 @@ def test_a_registration_begins_the_job_of_its_request() -> None:
     job = WHOLE.job("job_1", 10.0, 60.0, Progress())
     assert (job.uid, job.external_id, job.group, job.group_round) == ("job_1", "job", "q4", 1)
     assert (job.deadline_seconds, job.weight, job.metadata) == (60.0, 1.0, {"deal": 42})
-    assert Registration(job=job, request=WHOLE).key == ("job", "revor", "acme")
+    assert Registration(job=job, request=WHOLE).key == job.key == ("job", "revor", "acme", "")
+
+
+def test_a_registration_of_another_resource_is_of_another_job() -> None:
+    request = TrackRequest.of_create(replace(CREATE, resource="websets"), "job")
+    job = request.job("job_1", 10.0, 60.0, Progress())
+    assert job.key == request.key == ("job", "revor", "acme", "websets")
 
 
 def test_a_job_begins_as_its_answer_shows() -> None:

@@ -28,7 +28,7 @@ def hint_for(problem: Problem | None, kind: str, *, channel: str | None = None) 
 
 def poll_handler() -> PollHandler:
     definition, absent = SimpleNamespace(hint_for=hint_for), cast(Any, None)
-    settings = SimpleNamespace(origin=ORIGIN, definition=definition)
+    settings = SimpleNamespace(origin_of=lambda resource: ORIGIN, definition=definition)
     account: Any = SimpleNamespace(settings=settings, metrics=Metrics(), clock=lambda: NOW)
     return PollHandler(account, absent, absent)
 

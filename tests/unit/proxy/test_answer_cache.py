@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.core.jobs.job import JobKey
 from relay.proxy.reads import OVERHEAD_BYTES, AnswerCache, CachedAnswer
 
-KEYS = [("revor", "default", f"job-{number}") for number in range(6)]
+KEYS = [(f"job-{number}", "revor", "default", "") for number in range(6)]
 
 
 def kept(uid: str = "job_1", body: bytes | None = b"x" * 100, **changes: object) -> CachedAnswer:
@@ -18,16 +19,16 @@ def size_of(*answers: CachedAnswer) -> int:
     return sum(OVERHEAD_BYTES + len(answer.body or b"") for answer in answers)
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_cache_key_is_source_account_and_job(place: int) -> None:
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_cache_key_is_job_source_account_and_resource(place: int) -> None:
     answers = AnswerCache()
-    answers.put(("a", "b", "c"), kept())
-    other = tuple("z" if at == place else part for at, part in enumerate(("a", "b", "c")))
+    answers.put(("a", "b", "c", "d"), kept())
+    other = tuple("z" if at == place else part for at, part in enumerate(("a", "b", "c", "d")))
     assert answers.get(other) is None  # type: ignore[arg-type]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["put", "drop", "get"]), st.sampled_from(KEYS), st.integers(0, 900))))
-def test_byte_count_is_right_after_any_operations(steps: list[tuple[str, tuple[str, str, str], int]]) -> None:
+def test_byte_count_is_right_after_any_operations(steps: list[tuple[str, JobKey, int]]) -> None:
     answers = AnswerCache(max_bytes=2_500)
     for what, key, size in steps:
         if what == "put":

@@ -2,17 +2,20 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 
-from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, Problem
+from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, Observation, Problem
+from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
-from relay.sources.definition import load_definition, presets
+from relay.sources.definition import Create, load_definition, presets
 from relay.sources.hints import Who
+from relay.sources.mapping import observe, registered
 
 ROOT = Path(__file__).parents[3]
 SOURCES = Path(definition_module.__file__).parent
@@ -64,6 +67,80 @@ def test_revor_preset_loads() -> None:
 )
 def test_id_stays_one_segment(external_id: str, segment: str) -> None:
     assert REVOR.job_url("https://revor.ai", external_id) == f"https://revor.ai/api/v1/outreach/jobs/{segment}"
+
+
+# Several resources -------------------------------------------------------------------------------------------------
+
+WEBSETS = JOBS.model_copy(
+    update={
+        "type_prefix": "ai.revor.webset",
+        "source_path": "/api/v1/sets",
+        "path": "/api/v1/sets/{id}",
+        "creates": (Create(path="/api/v1/sets"), Create(path="/api/v1/sets/{id}/more")),
+        "item": ("set",),
+    }
+)
+BOTH = REVOR.model_copy(update={"resources": {"jobs": JOBS, "websets": WEBSETS}})
+
+
+def test_the_first_resource_has_no_key() -> None:
+    assert [BOTH.key_of(name) for name in BOTH.resources] == ["", "websets"]
+    assert [key for key, _ in BOTH.keyed] == ["", "websets"]
+    assert (BOTH.resource_of(""), BOTH.resource_of("websets")) == (JOBS, WEBSETS)
+    assert BOTH.resource_of("gone") is JOBS, "its jobs are shown, and not polled"
+
+
+@pytest.mark.parametrize(
+    ("path", "created", "read"),
+    [
+        ("/api/v1/outreach/dispatches", "", None),
+        ("/api/v1/outreach/jobs/a%2Fb", None, ("", "a%2Fb")),
+        ("/api/v1/sets", "websets", None),
+        ("/api/v1/sets/a/more", "websets", None),
+        ("/api/v1/sets/a", None, ("websets", "a")),
+        ("/api/v1/sets/a/b", None, None),
+        ("/api/v1/sets/", None, None),
+        ("/api/v1/sets/a/", None, None),
+    ],
+)
+def test_a_path_belongs_to_one_resource(path: str, created: str | None, read: tuple[str, str] | None) -> None:
+    assert (BOTH.created_by(path), BOTH.read_by(path)) == (created, read)
+
+
+def test_each_resource_has_its_own_url_events_and_answers() -> None:
+    base = "https://revor.ai/api/v1/"
+    assert BOTH.job_url(base, "a/b", "websets") == "https://revor.ai/api/v1/sets/a%2Fb"
+    assert BOTH.answer_body({"id": "a"}, "req_1", "websets") == b'{"ok":true,"request_id":"req_1","set":{"id":"a"}}'
+    found = BOTH.event_origins(base, "https://relay.example/schemas/job-status.v1.json")
+    shown = {key: (origin.source, origin.type_prefix, origin.account_source) for key, origin in found.items()}
+    accounts = "https://revor.ai/api/v1/connect/accounts"
+    assert shown == {
+        "": ("https://revor.ai/api/v1/outreach/jobs", "ai.revor.job", accounts),
+        "websets": ("https://revor.ai/api/v1/sets", "ai.revor.webset", accounts),
+    }
+
+
+def test_an_answer_is_read_by_the_rules_of_its_resource() -> None:
+    item = {"id": "a", "status": "running", "action": "search"}
+    seen = observe(BOTH, dumps({"ok": True, "set": item}), now=1.0, resource="websets", external_id="a")
+    assert isinstance(seen, Observation)
+    assert (seen.resource, seen.status, seen.upstream) == ("websets", "running", item)
+    assert seen.item()["action"] == "websets:search"
+    made = registered(BOTH, {"ok": True, "set": item}, now=1.0, resource="websets")
+    assert made is not None
+    assert made.external_id == "a"
+    assert made.observation == replace(seen, observed_at=1.0)
+    assert registered(BOTH, {"ok": True, "set": item}, now=1.0) is None
+
+
+def test_two_resources_with_one_path_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(SOURCES / "revor", tmp_path / "revor")
+    file = tmp_path / "revor" / "definition.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["resources"]["others"] = document["resources"]["jobs"]
+    file.write_text(yaml.safe_dump(document))
+    with pytest.raises(SettingsError, match=r"resources.others: the path /api/v1/outreach/jobs/\{id\} belongs to"):
+        load_definition("revor", directory=tmp_path)
 
 
 # Hints -------------------------------------------------------------------------------------------------------------
@@ -126,6 +203,7 @@ MISSING = object()
 RUNNING = {"at": "/status", "is": "running", "state": "running"}
 INVALID_OF_JOBS: list[tuple[str, object]] = [
     *(("type_prefix", "Ai"), ("type_prefix", "job"), ("type_prefix", "relay.job"), ("path", "/jobs")),
+    *(("type_prefix", "ai.revor.account"), ("type_prefix", "ai.revor."), ("type_prefix", "ai..job")),
     *(("fields.scheduled_at", "a.b"), ("fields.other", "/x"), ("item", "item")),
     *(("status", MISSING), ("status", "/a~2b"), ("status", "/" + "x" * 500), ("status", 5)),
     *(("states", []), ("states", [RUNNING]), ("states.0", {"at": "/status", "state": "queued"})),

@@ -314,7 +314,7 @@ KIM = {"address": "kim@example.com", "profile_url": "https://www.linkedin.com/in
 def test_only_what_is_captured_is_read_of_a_recipient(
     document: dict[str, Any], capture: tuple[str, ...], kept: Recipient | None
 ) -> None:
-    asked = read_create(REVOR, dumps({**document, "metadata": {"a": 1}}), capture)
+    asked = read_create(REVOR.resource.request, dumps({**document, "metadata": {"a": 1}}), capture)
     assert asked.recipient == kept
     assert (asked.metadata, asked.document()) == ({"a": 1}, {"metadata": {"a": 1}})
     assert "kim" not in repr(asked)
@@ -326,4 +326,4 @@ def test_only_what_is_captured_is_read_of_a_recipient(
      b'{"recipient": {"address": "kim\\ud83d@example.com"}}'],
 )  # fmt: skip
 def test_a_body_that_cannot_be_read_names_nobody(body: bytes | None) -> None:
-    assert read_create(REVOR, body, EVERY).recipient is None
+    assert read_create(REVOR.resource.request, body, EVERY).recipient is None

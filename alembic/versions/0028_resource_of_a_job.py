@@ -1,0 +1,55 @@
+"""a job and a create have a resource: a kind of job of their source
+
+The unique constraint of `jobs` changes. SQLite has no statement for that, so its table is made anew.
+"""
+
+from alembic import op
+from sqlalchemy import Column, Text
+
+revision = '0028'
+down_revision = '0027'
+branch_labels = None
+depends_on = None
+
+KEY = ['external_id', 'source', 'account']
+
+
+def upgrade() -> None:
+    for table in ('jobs', 'intents'):
+        op.add_column(table, Column('resource', Text, nullable=False, server_default=''))  # rewrites no row
+    change([*KEY], [*KEY, 'resource'])
+
+
+def downgrade() -> None:
+    # The program before would poll them as jobs of the first resource, and an id may be there twice.
+    op.execute("DELETE FROM jobs WHERE resource <> ''")
+    change([*KEY, 'resource'], [*KEY])
+    for table in ('jobs', 'intents'):
+        op.drop_column(table, 'resource')
+
+
+def change(before, after) -> None:
+    name = '_'.join(['uq_jobs', *before]), '_'.join(['uq_jobs', *after])
+    if op.get_bind().dialect.name == 'sqlite':
+        rebuild(f'{name[0]} UNIQUE ({", ".join(before)})', f'{name[1]} UNIQUE ({", ".join(after)})')
+        return
+    op.create_unique_constraint(name[1], 'jobs', after)
+    op.drop_constraint(name[0], 'jobs')
+
+
+def rebuild(before, after) -> None:
+    """As https://www.sqlite.org/lang_altertable.html#otheralter says. Nothing refers to the table."""
+    connection = op.get_bind()
+    rows = connection.exec_driver_sql("SELECT name, type, sql FROM sqlite_master WHERE tbl_name = 'jobs' AND sql <> ''")
+    made = rows.all()
+    (table,) = (row.sql for row in made if row.type == 'table')
+    assert before in table, table
+    _, _, rest = table.partition('(')
+    connection.exec_driver_sql(f'CREATE TABLE new_jobs ({rest.replace(before, after)}')
+    names = ', '.join(row.name for row in connection.exec_driver_sql('PRAGMA table_info(jobs)'))
+    connection.exec_driver_sql(f'INSERT INTO new_jobs ({names}) SELECT {names} FROM jobs ORDER BY uid')
+    connection.exec_driver_sql('DROP TABLE jobs')
+    connection.exec_driver_sql('ALTER TABLE new_jobs RENAME TO jobs')
+    for row in made:
+        if row.type == 'index':
+            connection.exec_driver_sql(row.sql)
