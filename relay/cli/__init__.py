@@ -23,7 +23,7 @@ PLACES = {
     "init": "node.local:init",
     "migrate": "node.local:migrate",
     "check": "node.local:check",
-    "sandbox": "node.local:sandbox",
+    "sandbox": "node.sandbox:sandbox",
     "apply": "subscriptions.apply:apply",
     "export": "subscriptions.apply:export",
     "sources": "sources:sources",

@@ -22,7 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, to_rfc3339, wall_clock
 from relay.sandbox.faults import (
-    KINDS,
+    CORRUPTIONS,
+    JOB_KINDS,
     REFUSALS,
     Answer,
     BodyTooLarge,
@@ -35,9 +36,10 @@ from relay.sandbox.faults import (
 )
 from relay.sandbox.limits import RequestCounts
 from relay.sandbox.recorded import Calls, RecordedJob, RecordedWorld, Reply, pattern_of
-from relay.sandbox.requests import Body, Refused, read
+from relay.sandbox.requests import Body, Refused, invalid, read
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+_KINDS = (*REFUSALS, *CORRUPTIONS)
 _MEANINGS = {
     **{"429": "rate_limited", "500": "unavailable", "502": "unavailable", "503": "unavailable"},
     **{"403": "forbidden", "404": "not_found", "revoked_key": "unauthorized"},
@@ -130,7 +132,7 @@ class Playback:
             if call.fate is None:
                 return "other", _sent(call)
             known = self.world.named(matched["id"])
-            if known is None:
+            if known is None or call.fate not in self.world.recording.resources[known.resource].fates:
                 return "other", self._error("not_found", 404)
             return "other", _sent(self.world.reply(self.world.end(known, call.fate, now), now, base))
         return "unknown", self._error("unknown_call", 404)
@@ -181,11 +183,14 @@ class Playback:
             return _answered({"ok": True, "cleared": self.faults.clear()})
         if request.method == "POST":
             try:
-                fault = self.faults.add(read(FaultSpec, _json_of(await request.body())), now)
+                spec = read(FaultSpec, _json_of(await request.body()))
+                if spec.kind in JOB_KINDS:
+                    raise invalid(f"{spec.kind} is a fault of Revor's sandbox only")
+                fault = self.faults.add(spec, now)
             except Refused as error:
                 return _answered({"ok": False, "error": error.message}, 400)
             return _answered({"ok": True, "fault": fault.shown(now)}, 201)
-        return _answered({"ok": True, "faults": [one.shown(now) for one in self.faults.faults()], "kinds": KINDS})
+        return _answered({"ok": True, "faults": [one.shown(now) for one in self.faults.faults()], "kinds": _KINDS})
 
     async def _requests(self, request: Request) -> Response:
         if request.method == "DELETE":

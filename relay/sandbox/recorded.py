@@ -87,6 +87,16 @@ class Recording(Body):
     resources: Annotated[dict[str, RecordedResource], Field(min_length=1)]
     calls: list[Call] = Field(default_factory=list)
 
+    @model_validator(mode="after")
+    def _check(self) -> "Recording":
+        known = {fate for resource in self.resources.values() for fate in resource.fates}
+        for place, call in enumerate(self.calls):
+            if call.fate is not None and call.fate not in known:
+                raise ValueError(f"calls.{place}: no resource has the fate {call.fate!r:.70}")
+            if call.fate is not None and not re.search(r"\{\+?id\}", call.call):
+                raise ValueError(f"calls.{place}: a call that ends a job names it by {{id}}")
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedJob:

@@ -56,6 +56,23 @@ async def jobs_of(upstream: str, **script: Any) -> list[str]:
         return [item["id"] for item in document["items"]]
 
 
+async def test_sandbox_of_a_preset_and_the_relay_that_its_lines_configure(start: Start) -> None:
+    sandbox = start("sandbox", "--source", "openai-batch", "--port", "0", "--speed", "2000")
+    sandbox.until(r"serving http://\S+ \(openai-batch, seed 0, speed 2000\)")
+    sandbox.until(r"(inject) faults")
+    variables = dict(re.findall(r"(RELAY_\w+)=(\S+)", "\n".join(sandbox.lines)))
+    relay = start("serve", "--dev", "--port", "0", **variables)
+    url = relay.until(r"serving (http://\S+)")
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sandbox"}) as session:
+        body = {"endpoint": "/v1/chat/completions", "input_file_id": "file-1", "metadata": {"deal": "42"}}
+        async with session.post(f"{url}/sources/openai_batch/v1/batches", json=body) as response:
+            made = await response.json()
+    waiting = start("jobs", "wait", made["id"], "--timeout", "60", "--json", RELAY_URL=url)
+    assert waiting.close() in (0, 1), waiting.lines
+    job = json.loads(waiting.lines[0])
+    assert (job["source"], job["open"]) == ("openai_batch", False)
+
+
 async def test_commands_against_a_served_relay_and_sandbox(start: Start) -> None:
     world = World(start, "--dev", RELAY_SERVER__SHUTDOWN_SECONDS="600", **AS_TYPED)
     world.relay.until(r"signing secret: (whsec_\S+)")

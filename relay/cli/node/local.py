@@ -1,33 +1,26 @@
-"""Commands that need no running relay: init, migrate, check, sandbox, verify."""
+"""Commands that need no running relay: init, migrate, check, verify."""
 
 import asyncio
 import os
-import signal
-import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from relay import private_files
 from relay.cli.node.direct import database_path, has_database
 from relay.cli.node.serve import DEFAULT_FILE, ConfigFile, settings_file
-from relay.cli.options import Json, read_rate_limit
+from relay.cli.options import Json
 from relay.cli.output import note, print_result, say, working
 from relay.errors import UsageError
-
-if TYPE_CHECKING:
-    from relay.sandbox.server import Sandbox
 
 KEY_FILE = "revor.key"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 (a name)
 """Also read by the receivers in the README."""
 KEYS_PATH = "/.well-known/webhook-keys.json"
 MAX_REQUEST_BYTES = 64 << 20
-SANDBOX_KEY = "sk-revor-default"
-"""A key of the account in which `POST /_sandbox/jobs` creates jobs."""
 _KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
 
 
@@ -43,8 +36,8 @@ def init(
     text = resources.default_settings_file().read_text(encoding="utf-8")
     key = _asked_key() if _is_terminal() else ""
     if key:
-        text = _with_key_file(text, _write(Path(KEY_FILE).absolute(), f"{key}\n", force=force))
-    _write(path, text, force=force, mode=0o666 & ~_umask())
+        text = _with_key_file(text, write_file(Path(KEY_FILE).absolute(), f"{key}\n", force=force))
+    write_file(path, text, force=force, mode=0o666 & ~umask())
     say(f"wrote {path}" + (f", and the key to {KEY_FILE}, readable only by you" if key else ""))
     if not key and not os.environ.get("REVOR_API_KEY"):
         say("next: export REVOR_API_KEY=…, then `relay check` and `relay serve`")
@@ -75,40 +68,6 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
         findings = asyncio.run(run_checks(settings_file(config), os.environ))
     print_findings(findings, json=json)
     raise typer.Exit(2 if any(finding.state == "problem" for finding in findings) else 0)
-
-
-def sandbox(
-    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free port.")] = 8090,
-    speed: Annotated[float, typer.Option(help="Divisor of every duration.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the jobs. The same seed gives the same jobs.")] = 0,
-    rate_limit: Annotated[str, typer.Option(metavar="N/SECONDS", help="Requests per key, at speed 1.")] = "120/60",
-    count_attempts: Annotated[
-        Literal["start", "end"], typer.Option(help="Whether attempt_count rises at the start or end of a run.")
-    ] = "start",
-) -> None:
-    """Run a faithful stand-in for Revor's API. It needs no account or key and sends no messages."""
-    from relay.core.access.netguard import is_loopback_host
-
-    if not is_loopback_host(host):
-        raise UsageError(f"--host {host} is not a loopback address. The sandbox listens on loopback only")
-    limit = read_rate_limit(rate_limit)
-
-    import uvloop
-
-    from relay.sandbox.server import Sandbox
-    from relay.server.sockets import listening_socket
-
-    world = Sandbox(seed=seed, speed=speed, rate_limit=limit, count_attempts=count_attempts)
-    try:
-        world.world()
-    except ValueError as error:
-        raise UsageError(f"--speed: {error}") from error
-    listener = listening_socket(host, port)
-    try:
-        uvloop.run(_serve_sandbox(world, listener, host))
-    finally:
-        listener.close()
 
 
 def verify(
@@ -236,8 +195,8 @@ def _asked_key() -> str:
     return given.strip()
 
 
-def _write(path: Path, text: str, *, force: bool, mode: int = private_files.PRIVATE) -> Path:
-    """Creates the file. `force` replaces an existing one. Never follows a link."""
+def write_file(path: Path, text: str, *, force: bool, mode: int = private_files.PRIVATE) -> Path:
+    """Creates a file. `force` replaces an existing one. Never follows a link."""
     try:
         if force:
             private_files.write_over(path, text, mode=mode)
@@ -252,7 +211,8 @@ def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's umask."""
     found = os.umask(0o077)
     os.umask(found)
     return found
@@ -266,46 +226,3 @@ def _with_key_file(text: str, path: Path) -> str:
         note(f"relay: add this to {DEFAULT_FILE} yourself: accounts: {{default: {{api_key: {reference}}}}}")
         return text
     return text.replace(_KEY_LINES, f"    accounts:\n      default: {{api_key: {reference}}}\n")
-
-
-def relay_settings(url: str, speed: float) -> str:
-    """Shell lines that configure a relay for a sandbox and start it.
-
-    The shortest interval must match the speed, because the relay also takes it as the unit of the upstream's pace: with
-    the default of one second it would expect starts in a lane 60 s apart.
-    """
-    from relay.config.settings import PollingSettings
-
-    lines = [f"export REVOR_BASE_URL={url} REVOR_API_KEY={SANDBOX_KEY}"]
-    if speed != 1:
-        usual = PollingSettings()
-        times = ("min_interval_seconds", "max_interval_seconds", "deadline_seconds")
-        for name in (*times, "connect_accounts_interval_seconds"):
-            scaled = getattr(usual, name) / speed
-            lines.append(f"export RELAY_SOURCES__REVOR__POLLING__{name.upper()}={scaled:.10g}")
-    return "\n".join(["a relay for this sandbox:", *lines, "relay serve --dev", ""])
-
-
-async def _serve_sandbox(world: "Sandbox", listener: socket.socket, host: str) -> None:
-    from relay.server.http_server import make_server
-    from relay.server.sockets import url_of
-
-    server = make_server(world.app(), shutdown_seconds=1)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    url = url_of(listener, host)
-    typer.echo(
-        f"sandbox: serving {url} (seed {world.seed}, speed {world.speed:g})\n\n"
-        f"{relay_settings(url, world.speed)}\n"
-        f"create jobs:   curl -X POST {url}/_sandbox/jobs -H 'Content-Type: application/json' -d '{{\"count\": 3}}'\n"
-        f"true times:    curl {url}/_sandbox/jobs\n"
-        f"inject faults: curl -X POST {url}/_sandbox/faults -H 'Content-Type: application/json' "
-        """-d '{"kind": "429", "count": 3}'"""
-    )
-    await server.serve(sockets=[listener])

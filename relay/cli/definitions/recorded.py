@@ -1,0 +1,109 @@
+"""A definition with its recorded answers: of a preset, in `answers.yaml` beside it, or of a file, in its section
+`answers`."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from relay.errors import SettingsError, UsageError
+from relay.sandbox.recorded import Calls, Recording
+from relay.sandbox.requests import Body
+from relay.sources import definition as definition_module
+from relay.sources.definition import ANSWERS, SourceDefinition, definition_in, load_definition, presets
+from relay.sources.documents import Document, Loc, parse_document, read_document
+
+_SOURCES = Path(definition_module.__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A definition and what its upstream answers. `path`: of a file; None: of a preset."""
+
+    definition: SourceDefinition
+    recording: Recording
+    calls: Calls
+    path: Path | None = None
+
+
+def read_recorded(source: str) -> Recorded:
+    """A preset by its name, or a file by its path. Raises UsageError if there is neither, and SettingsError with file,
+    line and key for what is wrong in it."""
+    if source in presets():
+        return _of_preset(source)
+    path = Path(source)
+    if not path.exists():
+        raise UsageError(f"there is neither a preset nor a file {source!r:.70}. Presets are {', '.join(presets())}")
+    return _of_file(read_document(path), path)
+
+
+def read_text(text: str, path: Path) -> Recorded:
+    """As a file with this text at this path."""
+    return _of_file(parse_document(text, str(path)), path)
+
+
+def _of_file(document: Document, path: Path) -> Recorded:
+    definition = definition_in(document, name_of(path))
+    answers = document.section(ANSWERS)
+    if answers is None:
+        raise SettingsError(f"{path}: has no section `{ANSWERS}`, with what the upstream answers: see docs/sandbox.md")
+    return Recorded(
+        definition=definition, recording=_recording(answers, definition), calls=Calls(document.values), path=path
+    )
+
+
+def name_of(path: Path) -> str:
+    """The name of a source whose definition is in this file: one that also fits into a variable."""
+    return re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")[:64] or "mine"
+
+
+def _of_preset(name: str) -> Recorded:
+    definition, folder = load_definition(name), _SOURCES / name
+    if not (folder / "answers.yaml").exists():
+        raise UsageError(f"{name} has no recorded answers: `relay sandbox` plays it by itself")
+    answers = read_document(folder / "answers.yaml", f"{name}/answers.yaml")
+    document = read_document(folder / "definition.yaml", f"{name}/definition.yaml")
+    return Recorded(definition=definition, recording=_recording(answers, definition), calls=Calls(document.values))
+
+
+def _recording(answers: Document, definition: SourceDefinition) -> Recording:
+    """The recorded answers. Raises SettingsError if they are not in the form of a Recording, or not of the
+    definition's resources."""
+    try:
+        recording = Recording.model_validate(answers.values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise answers.refusal(tuple(first["loc"]), first, _names()) from None
+    for name in recording.resources:
+        if name not in definition.resources:
+            raise _wrong(answers, ("resources", name), f"is no resource: {', '.join(definition.resources)} are")
+    for name in definition.resources:
+        if name not in recording.resources:
+            raise _wrong(answers, ("resources",), f"nothing is recorded of {name}")
+    return recording
+
+
+def _wrong(answers: Document, place: Loc, problem: str) -> SettingsError:
+    return answers.refusal(place, {"type": "value_error", "msg": problem}, ())
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Every key of a recording."""
+    known: set[str] = set()
+    models: list[type[BaseModel]] = [Recording]
+    while models:
+        model = models.pop()
+        known |= set(model.model_fields)
+        for field in model.model_fields.values():
+            models += _models_in(field.annotation)
+    return frozenset(known)
+
+
+def _models_in(annotation: Any) -> list[type[Body]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, Body) else []
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
