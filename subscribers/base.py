@@ -19,7 +19,7 @@ from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.deliveries.retry import http_outcome
 from relay.core.events.event import Event
 from relay.core.events.sentences import enumerated
-from relay.core.jobs.job import Recipient
+from relay.core.jobs.job import Recipient, short_type
 from relay.core.subscriptions.subscription import Incidents, Subscription
 from relay.errors import FieldError, InvalidRequest
 from relay.redaction import redacted_url
@@ -195,7 +195,7 @@ class Kind:
 
 def events_of(shown: Mapping[str, Any]) -> str:
     """The events of a subscription, as the API shows it: `each failed and overdue event`."""
-    types = [type.removeprefix("ai.revor.job.") for type in shown.get("types") or ()]
+    types = [short_type(type) for type in shown.get("types") or ()]
     return f"each {enumerated(types)} event" if types else "every event of every job"
 
 

@@ -100,7 +100,7 @@ def asyncapi_document(settings: ApiSettings) -> dict[str, Any]:
 def _messages(settings: ApiSettings) -> Iterator[tuple[str, dict[str, Any]]]:
     prefixes = list(dict.fromkeys(origin.type_prefix for origin in settings.origins.values()))
     for type in known_types(prefixes):
-        prefix = next((prefix for prefix in prefixes if type in source_event_types(prefix)), "")
+        prefix = next((prefix for prefix in prefixes if type in source_event_types(prefix)), prefixes[0])
         # An invented source: readers of this document may not know the relay's own.
         origin = Origin(
             source="https://upstream.example/api/jobs",

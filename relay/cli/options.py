@@ -8,16 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from relay.clock import from_rfc3339
+from relay.core.jobs.job import DEFAULT_SOURCE, JOB_EVENTS
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.values import moment
 from relay.errors import UsageError
 
 MAX_REQUESTS_PER_WINDOW = 1_000_000_000
-JOB_EVENTS = (
-    *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
-    *("retrying", "overdue", "not_found", "status_unknown"),
-)
-_PREFIX = "ai.revor.job"
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of rows.")]
@@ -60,14 +56,16 @@ def type_names(text: str | None) -> list[str] | None:
     names = split_names(text, "--types", "failed,overdue")
     if names is None:
         return None
-    return [_dotted(name) if "." in name else one_of(name, JOB_EVENTS, "event type") for name in names]
+    return [_meant(name) if "." in name else one_of(name, JOB_EVENTS, "event type") for name in names]
 
 
-def _dotted(name: str) -> str:
-    """A type with a dot: a known one, by its full name or ending, or one that another program publishes."""
+def _meant(name: str) -> str:
+    """A type of the relay or of the default source, by its full name or ending, or one with a dot that is of another
+    source or program."""
     from relay.core.subscriptions.filters import known_types, nearest_type, wanted_type
+    from relay.sources.definition import load_definition
 
-    known = known_types([_PREFIX])
+    known = known_types(one.type_prefix for one in load_definition(DEFAULT_SOURCE).resources.values())
     found = wanted_type(name, known)
     if found is None:
         near = nearest_type(name[:200], known)
@@ -79,9 +77,7 @@ def _dotted(name: str) -> str:
 def full_type(text: str | None) -> str | None:
     """The full type of `failed`: the first one of a list. Raises UsageError."""
     names = type_names(text)
-    if not names:
-        return None
-    return names[0] if "." in names[0] else f"{_PREFIX}.{names[0]}"
+    return _meant(names[0]) if names else None
 
 
 def time_or_age(text: str | None) -> str | None:

@@ -14,11 +14,12 @@ import orjson
 import typer
 
 from relay.clock import from_rfc3339, in_words
+from relay.core.jobs.job import JOB_EVENTS
 from relay.core.jsontext import dumps
 
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 _SCHEME = re.compile("^[a-z]+://")
-_JOB_TYPE = re.compile(r"\bai\.revor\.job\.(?=[a-z_]+\b)")
+_JOB_TYPE = re.compile(rf"(?<![\w.])(?:[a-z0-9]+\.)+job\.(?=(?:{'|'.join(JOB_EVENTS)})\b)")
 _CONTROL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 MAX_UNBROKEN_ID_WIDTH = 40
 SHORTENED_WIDTHS = {"job": 9, "about": 9, "sink": 16}

@@ -53,19 +53,20 @@ from relay.config.fields import (
 from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.core.access import netguard
 from relay.core.access.tokens import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
+from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.core.subscriptions.declared import MAX_DECLARED
 from relay.core.values import DEFAULT, EffectiveSetting
 from relay.errors import SettingsError
 
 TOKEN_FILE_VARIABLE = "RELAY_TOKEN_FILE"  # noqa: S105 (a name)
-DEFAULT_SOURCE = "revor"
 DEFAULT_ACCOUNT = "default"
+KEY_VARIABLE = "REVOR_API_KEY"
 LOOPBACK_NETWORKS: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 VARIABLES = {
     "DATABASE_URL": "database.url",
-    "REVOR_API_KEY": "the upstream key of the account `default`",
-    "REVOR_BASE_URL": "the base URL of the source `revor`",
+    KEY_VARIABLE: "the upstream key of the account `default`",
+    "REVOR_BASE_URL": f"the base URL of the source `{DEFAULT_SOURCE}`",
     "RELAY_ENCRYPTION_KEY": "the only encryption key, if encryption.keys is not set",
     "RELAY_TOKEN_FILE": "a file with an admin token, in addition to auth.tokens",
 }
@@ -210,7 +211,7 @@ class SourceSettings(Section):
     """One upstream, its accounts by name, and how it is polled."""
 
     name: str = internal(DEFAULT_SOURCE)
-    preset: Name = setting("revor", "definition of the upstream, shipped in relay/sources/")
+    preset: Name = setting(DEFAULT_SOURCE, "definition of the upstream, shipped in relay/sources/")
     file: YamlFile | None = setting(
         None, "in place of preset: a YAML file with the definition; a relative path begins at the settings file"
     )
@@ -517,7 +518,7 @@ def _overlay_named_variables(tree: Value, environ: Mapping[str, str]) -> None:
     source = _revor_source(tree)
     targets = (
         ("DATABASE_URL", ["database", "url"]),
-        ("REVOR_API_KEY", ["sources", source, "accounts", DEFAULT_ACCOUNT, "api_key"]),
+        (KEY_VARIABLE, ["sources", source, "accounts", DEFAULT_ACCOUNT, "api_key"]),
         ("REVOR_BASE_URL", ["sources", source, "base_url"]),
     )
     for name, keys in targets:

@@ -26,6 +26,7 @@ from relay.core.events.event import (
     job_event_types,
     relay_event,
 )
+from relay.core.events.sentences import upstream_named
 from relay.core.incidents import Incident, data_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import JobGroup
@@ -51,25 +52,28 @@ _CHANNEL = "linkedin"
 _ACTION = "outreach.dispatch"
 _HINTS = {
     "failed": Hint(
-        meaning="The account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+        meaning="The account needs reconnecting", fix="Reconnect it in {title}", who="account owner", repeat="safe"
     ),
     "retrying": Hint(
-        meaning="Revor had no worker free for this job", fix="Wait a few minutes", who="Revor", repeat="may_send_twice"
+        meaning="{title} had no worker free for this job",
+        fix="Wait a few minutes",
+        who="{title}",
+        repeat="may_send_twice",
     ),
     "overdue": Hint(
         meaning="The job has not ended by its deadline; the relay goes on polling, less often",
-        fix="Open the job in Revor to see what holds it up",
+        fix="Open the job in {title} to see what holds it up",
         who="account owner",
         repeat="may_send_twice",
     ),
     "not_found": Hint(
-        meaning="Revor does not know this job, or another account's key made it",
+        meaning="{title} does not know this job, or another account's key made it",
         fix="Check the job's id, and use the key of the account that made it",
         who="developer",
         repeat="may_send_twice",
     ),
     "status_unknown": Hint(
-        meaning="Revor reports a status that this version of the relay does not know; the job counts as open",
+        meaning="{title} reports a status that this version of the relay does not know; the job counts as open",
         fix="Update the relay",
         who="administrator",
         repeat="may_send_twice",
@@ -78,14 +82,14 @@ _HINTS = {
 
 _SOURCE_HINTS = {
     "relay.source.unauthorized": Hint(
-        meaning="The Revor API key was revoked",
-        fix="Make a new key in Revor and use it",
+        meaning="The {title} API key was revoked",
+        fix="Make a new key in {title} and use it",
         who="administrator",
         repeat="useless",
     ),
     "relay.source.down": Hint(
-        meaning="Revor does not answer",
-        fix="Check the network and sources.revor.base_url; if both are well, wait for Revor",
+        meaning="{title} does not answer",
+        fix="Check the network and sources.{source}.base_url; if both are well, wait for {title}",
         who="administrator",
         repeat="may_send_twice",
     ),
@@ -94,7 +98,7 @@ _NAME = "Ada Lovelace"
 _INCIDENT_ID = "inc_01jvpq0000000000000000000f"
 _CODE = "sample_error"
 _RECONNECT = Hint(
-    meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
+    meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in {title}", who="account owner", repeat="safe"
 )
 _ACCOUNT_STATES = {
     "needs_reconnect": ("reconnect_required", "needs_reconnect", _RECONNECT),
@@ -232,14 +236,22 @@ def _job_sample(
         transition,
         origin,
         seen=None if kind in ("overdue", "not_found") else replace(seen, upstream=item),
-        hint=_HINTS.get(kind),
+        hint=_filled(_HINTS.get(kind), origin, source),
     )
+
+
+def _filled(hint: Hint | None, origin: Origin, source: str) -> Hint | None:
+    """The hint with the upstream's name."""
+    if hint is None:
+        return None
+    words = {"title": upstream_named(origin.type_prefix), "source": source}
+    return replace(hint, **{name: getattr(hint, name).format(**words) for name in ("meaning", "fix", "who")})
 
 
 def _relay_sample(type: str, now: float, origin: Origin, source: str, account: str) -> tuple[dict[str, Any], str]:
     """Data and subject of a sample about the relay."""
     if type == GROUP_FINISHED or type in INCIDENT_EVENTS:
-        return _summary_sample(type, now, source, account)
+        return _summary_sample(type, now, origin, source, account)
     if type in SOURCE_TROUBLE:
         reasons = {
             "relay.source.unauthorized": "the key is invalid or was revoked",
@@ -255,7 +267,7 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             message="This is a sample",
             request_id="req_sample",
             open_jobs=3,
-            hint=_SOURCE_HINTS.get(type),
+            hint=_filled(_SOURCE_HINTS.get(type), origin, source),
         )
         return data, f"{source}/{account}"
     if type in ("relay.delivery.expired", DELIVERY_UNCERTAIN):
@@ -310,11 +322,11 @@ def _account_sample(
         since=now - 60,
         told_state=state,
     )
-    data = relay_events.account_data(one, open_jobs=0 if kind == "added" else 37, hint=hint)
+    data = relay_events.account_data(one, open_jobs=0 if kind == "added" else 37, hint=_filled(hint, origin, source))
     return account_event(event_id, kind, now, data, origin, dataschema=dataschema)
 
 
-def _summary_sample(type: str, now: float, source: str, account: str) -> tuple[dict[str, Any], str]:
+def _summary_sample(type: str, now: float, origin: Origin, source: str, account: str) -> tuple[dict[str, Any], str]:
     """Data and subject of a sample about a group or an incident."""
     if type == GROUP_FINISHED:
         group = JobGroup(
@@ -340,7 +352,7 @@ def _summary_sample(type: str, now: float, source: str, account: str) -> tuple[d
         channel=_CHANNEL,
         connect_account_id=_SENDER_ID,
         code=_CODE,
-        hint=_RECONNECT,
+        hint=_filled(_RECONNECT, origin, source),
         failed=_FAILED_SO_FAR[type],
         first_failure_at=now - 2160,
         last_failure_at=now - 60,

@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping
 
 from relay.api.http.dependencies import Readiness
 from relay.clock import optional_rfc3339
+from relay.config.settings import DEFAULT_ACCOUNT, KEY_VARIABLE
 from relay.core.jobs.connect_accounts import SHOWN_STATES
+from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.delivery.slots import Slots
 from relay.errors import DecryptError
 from relay.metrics import Metrics
@@ -90,7 +92,8 @@ def _first_line(error: Exception) -> str:
 
 def setting_of_key(source: str, account: str) -> str:
     """The name of the setting with an account's key."""
-    return "REVOR_API_KEY" if account == "default" else f"sources.{source}.accounts.{account}.api_key"
+    is_default = (source, account) == (DEFAULT_SOURCE, DEFAULT_ACCOUNT)
+    return KEY_VARIABLE if is_default else f"sources.{source}.accounts.{account}.api_key"
 
 
 def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now: float) -> bytes:

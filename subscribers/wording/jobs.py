@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, job_event_kind
-from relay.core.events.sentences import continued, titled
+from relay.core.events.sentences import continued, titled, upstream_named
 from relay.redaction import split_url
 from subscribers.wording.text import (
     NAME_CHARACTERS,
@@ -177,8 +177,8 @@ def _label(key: str) -> str:
 
 
 def _upstream(event_type: object) -> str:
-    """`Revor` for `ai.revor.job.failed`."""
-    return titled(word(_before_noun(event_type).rpartition(".")[2])) or "The upstream"
+    prefix = event_type.rpartition(".")[0] if isinstance(event_type, str) else ""
+    return word(upstream_named(prefix)) or "The upstream"
 
 
 def _before_noun(event_type: object) -> str:

@@ -30,13 +30,13 @@ from relay.core.access.tokens import (
     is_scope,
     is_token_name,
 )
+from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.errors import Conflict, FieldError
 from relay.ids import new_secret, new_token
 from relay.store.access.tokens import name_taken, no_token
 
 MAX_NETWORKS = 100
 MAX_REQUESTS_PER_MINUTE = 1_000_000
-DEFAULT_SOURCE = "revor"
 RESERVED = (LOCAL, "relay")
 """Names that the audit uses for those without a token."""
 
@@ -73,7 +73,7 @@ class TokenCreate(Body):
         examples=[["read", "jobs:write"]],
     )
     expires_at: Moment | None = Field(default=None, description="When it ends. null: never.")
-    source: str | None = Field(default=None, description="The source of `account`. Default: `revor`.")
+    source: str | None = Field(default=None, description=f"The source of `account`. Default: `{DEFAULT_SOURCE}`.")
     account: str | None = Field(
         default=None,
         description="The only account whose jobs, events and subscriptions it reaches, and which it stands for in the "

@@ -28,7 +28,7 @@ from relay.api.http.shown import Shown
 from relay.api.http.validation import account_errors, event_types, invalid, validate
 from relay.core.access.netguard import refusal_of_url
 from relay.core.events.event import job_event_types
-from relay.core.jobs.job import Observation, Priority
+from relay.core.jobs.job import DEFAULT_SOURCE, Observation, Priority
 from relay.core.jsontext import SLICE_BYTES, dumps
 from relay.core.polling.tracking import TrackRequest
 from relay.core.values import MAX_DURATION_SECONDS
@@ -57,7 +57,7 @@ class JobRegistration(Body):
         description="The upstream's id of the job: 1 to 200 printable characters.",
         examples=[JOB_ID],
     )
-    source: str = Field(default="revor", description="A configured source.")
+    source: str = Field(default=DEFAULT_SOURCE, description="A configured source.")
     account: str = Field(default="default", description="A configured account of the source.")
     resource: str | None = Field(
         default=None, description="The kind of job, by its name in the source's definition. Default: its first one."

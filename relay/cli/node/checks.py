@@ -18,6 +18,8 @@ from relay.cli.output import print_json, print_table
 from relay.clock import wall_clock
 from relay.config.keyring import load_or_create_keyring
 from relay.config.settings import (
+    DEFAULT_ACCOUNT,
+    KEY_VARIABLE,
     AccountSettings,
     Settings,
     SourceSettings,
@@ -28,7 +30,7 @@ from relay.core.access.netguard import GuardPolicy, refusal_of_url
 from relay.core.deliveries.broker import SCHEMES, Broker, Message, refusal_of_broker
 from relay.core.events.sentences import counted
 from relay.core.jobs.connect_accounts import OK, Listing
-from relay.core.jobs.job import POLL, Problem
+from relay.core.jobs.job import DEFAULT_SOURCE, POLL, Problem
 from relay.core.subscriptions.filters import UNREADABLE, unreadable
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
@@ -242,8 +244,8 @@ async def _source(settings: Settings, name: str) -> list[Finding]:
 
 async def _key(source: SourceSettings, account: AccountSettings, definition: SourceDefinition) -> str:
     variable = f"sources.{source.name}.accounts.{account.name}.api_key"
-    if account.name == "default":
-        variable = f"REVOR_API_KEY (or {variable})"
+    if (source.name, account.name) == (DEFAULT_SOURCE, DEFAULT_ACCOUNT):
+        variable = f"{KEY_VARIABLE} (or {variable})"
     if account.api_key is None:
         raise _Found(f"no key. Set {variable}")
     client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")

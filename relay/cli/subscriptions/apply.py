@@ -19,6 +19,7 @@ from relay.cli.node.direct import COMMAND_LINE, NoDatabase, Opened, done, opened
 from relay.cli.node.serve import ConfigFile
 from relay.cli.options import Json
 from relay.cli.output import clean, note, print_json, say, working
+from relay.core.jobs.job import short_type
 from relay.core.subscriptions.declared import pending_words
 from relay.errors import FieldError, RelayError, UsageError
 from relay.redaction import url_without_path
@@ -224,7 +225,7 @@ def _field(name: str, values: Mapping[str, Any] | None) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ", ".join(one.removeprefix("ai.revor.job.") for one in value)
+        return ", ".join(map(short_type, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "nothing" if value is None else clean(value)

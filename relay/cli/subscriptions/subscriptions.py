@@ -40,6 +40,7 @@ from relay.cli.subscriptions.settings import KEPT, PARTS, WithAllSettings, WithS
 from relay.clock import from_rfc3339, in_words
 from relay.core.deliveries.broker import protocol_of
 from relay.core.deliveries.delivery import CREDENTIAL_ERROR
+from relay.core.jobs.job import short_type
 from relay.core.subscriptions.declared import pending_words
 from relay.core.subscriptions.subscription import PROTOCOLS, PULL
 from relay.errors import RelayError, UsageError
@@ -54,7 +55,6 @@ COLUMNS = ("id", "state", "since", "why", "kind", "sink", "types")
 MAX_TYPES_SHOWN = 5
 """Maximum number of types in a table on a terminal."""
 TEST_TIMEOUT_SECONDS = 90.0
-FAILED = "ai.revor.job.failed"
 
 
 @app.command(cls=WithAllSettings)
@@ -160,7 +160,7 @@ def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
 
 def _sample_type(types: list[str] | None) -> str:
     """The event type of the sample: a failed job if the subscription gets those, else its first type."""
-    return crm.sample_type(types) or FAILED
+    return crm.sample_type(types) or "failed"
 
 
 @app.command("list")
@@ -191,9 +191,10 @@ def _row(subscription: dict[str, Any]) -> list[Any]:
     types = subscription.get("types")
     is_terminal = terminal_width() is not None
     between = ", " if is_terminal else ","
-    shown = "all job events" if types is None else between.join(_short(types))
+    shown = "all job events" if types is None else between.join(map(short_type, types))
     if types is not None and len(types) > MAX_TYPES_SHOWN and is_terminal:
-        shown = f"{between.join(_short(types[: MAX_TYPES_SHOWN - 1]))} and {len(types) - MAX_TYPES_SHOWN + 1} more"
+        first = between.join(map(short_type, types[: MAX_TYPES_SHOWN - 1]))
+        shown = f"{first} and {len(types) - MAX_TYPES_SHOWN + 1} more"
     kind = (subscription.get("config") or {}).get("kind")
     return [subscription["id"], *standing(subscription), kind, subscription.get("sink"), shown]
 
@@ -395,10 +396,6 @@ def expectation(subscription: Mapping[str, Any], *, types_given: bool) -> str:
     if config.get("dry_run"):
         arriving += " Dry run: until `--unset dry-run` nothing is sent, and attempts show what would be."
     return arriving
-
-
-def _short(types: list[str]) -> list[str]:
-    return [type.removeprefix("ai.revor.job.") for type in types]
 
 
 def _send_sample(id: str, type: str | None, metadata: Any, *, raising: bool = False) -> Any:

@@ -27,6 +27,16 @@ JOB_EVENTS = (
 )
 """Kinds of transitions: the last segment of the event type."""
 
+
+def short_type(type: str) -> str:
+    """`failed` for `ai.revor.job.failed`; any other type than a job's as it is."""
+    kind = type.rpartition(".job.")[2]
+    return kind if kind in JOB_EVENTS else type
+
+
+DEFAULT_SOURCE = "revor"
+"""The source that is meant where none is named. It needs no settings."""
+
 POLL = "poll"
 """Stands in for a member of JOB_EVENTS when a hint is needed for a failed poll."""
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from relay.core.deliveries.causes import cause_of_reason, likely_cause
+from relay.core.subscriptions.filters import RELAY_PREFIX
 from relay.errors import InvalidRequest
 from relay.web import attempts as drawing
 from relay.web.api_client import together
@@ -143,7 +144,7 @@ async def _list(page_request: PageRequest) -> Content:
             "deliveries": [
                 {
                     **one,
-                    "kind": short_type(one["event_type"]),
+                    "kind": short_type(one["event_type"], page_request.context.known_types),
                     "shown_state": shown_state(one),
                     "name": name_of(known.get(one["subscription_id"]), one),
                     "reason_words": listed_reason(one),
@@ -209,7 +210,7 @@ async def delivery(page_request: PageRequest) -> Content:
     actions = actions_of(found, subscription) if page_request.may("subscriptions:write") else ()
     return Content(
         template="delivery.html",
-        title=texts("deliveries.one_title", type=short_type(found["event_type"])),
+        title=texts("deliveries.one_title", type=short_type(found["event_type"], page_request.context.known_types)),
         values={
             "delivery": found,
             "event": event,
@@ -241,14 +242,17 @@ def _sends_events(subscription: Answer | None) -> bool:
     return subscription is not None and kind_named(subscription["config"]["kind"]).sends_events(subscription["config"])
 
 
-def short_type(type: str) -> str:
-    """The last words of an event's type, as people say it."""
-    return type.removeprefix("ai.revor.").removeprefix("relay.")
+def short_type(type: str, known: Sequence[str]) -> str:
+    """The last words of a known type, as people say it: without the upstream's name (`ai.revor`) or `relay`."""
+    words = type.split(".")
+    if type not in known or type.startswith(RELAY_PREFIX):
+        return type.removeprefix(RELAY_PREFIX)
+    return ".".join(words[2 if len(words) > 3 else 1 :])
 
 
 def full_type(name: str, known: Sequence[str]) -> str:
     """The type that a short one names, such as `job.failed`; any other as it is."""
-    return next((one for one in known if short_type(one) == name), name)
+    return next((one for one in known if short_type(one, known) == name), name)
 
 
 def _shown_attempts(attempts: Sequence[T]) -> tuple[Sequence[T], int]:

@@ -28,7 +28,8 @@ Answer = Mapping[str, Any]
 async def events(page_request: PageRequest) -> Content:
     """The events that pass the filters, newest first."""
     asked = page_request.asked(*FILTERS)
-    query = _query(asked, page_request.context.known_types, page_request.now)
+    known = page_request.context.known_types
+    query = _query(asked, known, page_request.now)
     errors: Mapping[str, str] = {}
     items: list[Answer] = []
     cursor, scanned = page_request.query.get("cursor") or None, 0
@@ -37,7 +38,7 @@ async def events(page_request: PageRequest) -> Content:
             limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
             found = await page_request.api.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
             cursor, scanned = found["next_cursor"], scanned + limit
-            items += [_row(event, id) for event, id in zip(found["items"], found["ids"], strict=True)]
+            items += [_row(event, id, known) for event, id in zip(found["items"], found["ids"], strict=True)]
             # With filters, or with a type and others, a page may be short although there is a next one.
             if cursor is None or not {"filters", "type"} & query.keys() or len(items) >= PAGE_ITEMS:
                 break
@@ -53,7 +54,7 @@ async def events(page_request: PageRequest) -> Content:
             "events": items,
             "next_cursor": cursor,
             "asked": asked,
-            "types": page_request.context.known_types,
+            "types": known,
             "errors": errors,
             "scanned": scanned if "filters" in query else None,
         },
@@ -70,16 +71,14 @@ def _query(asked: Mapping[str, str], known: Sequence[str], now: float) -> dict[s
     filters = _filters(asked["filter"]) if "filter" in asked else []
     if query.get("type", "").endswith("*"):
         prefix = query.pop("type")[:-1]
-        meant = {prefix, *(one.removesuffix(short_type(one)) + prefix for one in known if _begins(one, prefix))}
+        short = {one: short_type(one, known) for one in known}
+        begins = {one.removesuffix(name) + prefix for one, name in short.items() if name.startswith(prefix)}
+        meant = {prefix, *begins}
         starts = [{"prefix": {"type": one}} for one in sorted(meant)]
         filters = [*([{"any": starts}] if prefix else []), *filters]
     elif "type" in query:
         query["type"] = full_type(query["type"], known)
     return query | ({"filters": dumps(filters).decode()} if filters else {})
-
-
-def _begins(type: str, prefix: str) -> bool:
-    return short_type(type).startswith(prefix)
 
 
 def _filters(text: str) -> list[Any]:
@@ -100,12 +99,12 @@ def _by_field(error: InvalidRequest) -> Mapping[str, str]:
     return found
 
 
-def _row(event: Answer, id: str) -> Mapping[str, Any]:
+def _row(event: Answer, id: str, known: Sequence[str]) -> Mapping[str, Any]:
     return {
         "id": id,
         "at": made_at(id),
         "type": event["type"],
-        "kind": short_type(event["type"]),
+        "kind": short_type(event["type"], known),
         "subject": event.get("subject"),
         "group": event.get("group"),
         "words": words_of(event)[:MAX_WORDS],
@@ -142,20 +141,21 @@ async def event(page_request: PageRequest) -> Content:
     answer = await page_request.api.allowed("/v1/deliveries", query={"event": id, "limit": MAX_DELIVERIES})
     sent = None if answer is None else answer["items"]
     known = await subscriptions(page_request) if sent else {}
+    kind = short_type(found["type"], page_request.context.known_types)
     job = None
     if job_kind_in(found) is not None and isinstance(found.get("subject"), str):
         uid = next((one["job_uid"] for one in sent or () if one["job_uid"]), found["subject"])
         job = await page_request.api.allowed("/v1/jobs/{}", uid) if uid and "/" not in uid else None
     return Content(
         template="event.html",
-        title=texts("events.one_title", type=short_type(found["type"])),
+        title=texts("events.one_title", type=kind),
         values={
             "event": found,
             "id": id,
             "at": made_at(id),
             "words": words_of(found)[:MAX_WORDS],
             "tone": tone_of(found["type"]),
-            "kind": short_type(found["type"]),
+            "kind": kind,
             "job": job,
             "deliveries": None
             if sent is None

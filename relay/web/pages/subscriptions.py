@@ -5,12 +5,14 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jsontext import JSONDecodeError, loads
+from relay.core.subscriptions.filters import RELAY_PREFIX
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
+from relay.web.pages.deliveries import short_type
 from relay.web.rendering import pretty
 from relay.web.subscription_form import (
     CREDENTIAL,
@@ -279,6 +281,7 @@ async def _form(
     events = await page_request.api.allowed("/v1/events", query={"limit": RECENT_EVENTS})
     recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
     fields, wrong = form_fields(creates=before is None), _errors(error)
+    known = page_request.context.known_types
     command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
     call = "POST /v1/subscriptions" if before is None else "PUT /v1/subscriptions/{}"
     return Content(
@@ -291,7 +294,7 @@ async def _form(
             "fields": fields,
             "sections": _sections(fields.values(), filled, wrong["errors"]),
             "options": _options(page_request, filled, fields),
-            "known_types": page_request.context.known_types,
+            "known_types": [(one, one if one.startswith(RELAY_PREFIX) else short_type(one, known)) for one in known],
             "keep": KEEP,
             "event_options": [("", text("subscriptions.event_sample")), *map(_event_option, recent)],
             "preview": preview,
