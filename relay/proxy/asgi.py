@@ -86,9 +86,9 @@ class Proxy:
         if len(named) < len(headers) or not named.keys().isdisjoint(_NOT_PLAIN):
             return None
         gateway = self._gateway
-        source, path = gateway.place_of(scope["raw_path"])
+        mount, path = gateway.mount_of(scope["raw_path"])
         try:
-            caller = self._who(scope, api_key_of(headers), source)
+            caller = self._who(scope, api_key_of(headers), mount)
         except RequestError:
             return None  # answered by `__call__`
         query = scope["query_string"].decode("latin-1")
@@ -106,8 +106,8 @@ class Proxy:
     async def _respond(self, scope: Scope, receive: Receive) -> ProxyResponse | None:
         gateway = self._gateway
         self._refuse(scope)
-        source, path = gateway.place_of(scope["raw_path"])
-        caller, headers = self._caller(scope, source)
+        mount, path = gateway.mount_of(scope["raw_path"])
+        caller, headers = self._caller(scope, mount)
         if (name := unforwardable(headers)) is not None:
             detail = f"the value of the header {name} is not UTF-8 and cannot be sent unchanged. Nothing was sent"
             raise InvalidRequest(detail, code="invalid_header", status=400)
@@ -180,9 +180,8 @@ class Proxy:
                 status=400,
             )
 
-    def _caller(self, scope: Scope, source: str | None) -> tuple[Caller, Sequence[Header]]:
-        """The caller, and the headers to forward with the account's key. `source`: the one whose path it is; None: the
-        root's. Raises RequestError.
+    def _caller(self, scope: Scope, mount: str) -> tuple[Caller, Sequence[Header]]:
+        """The caller, and the headers to forward with the account's key. Raises RequestError.
 
         The caller's `Connection` header is applied before the key is added, so it cannot remove the key.
         """
@@ -191,7 +190,7 @@ class Proxy:
         key, access = api_key_of(raw), self._dependencies.access
         # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
         passed = without_tokens(headers_to_forward(raw), lambda value: value != key and access.is_token(value))
-        caller = self._who(scope, key, source)
+        caller = self._who(scope, key, mount)
         if caller.account is not None:
             by_token = "relay.identity" in scope
             return caller, gateway.with_account_key(passed, caller) if by_token else passed
@@ -209,25 +208,25 @@ class Proxy:
         )
         raise auth.WrongToken(detail, auth.client_of(scope), code=KEY_UNKNOWN)
 
-    def _who(self, scope: Scope, key: str | None, source: str | None) -> Caller:
+    def _who(self, scope: Scope, key: str | None, mount: str) -> Caller:
         """The caller that a request acts for: the account of its key, or the account that its token stands for. Without
         either, a caller without an account. Raises RequestError if the token does not allow the request."""
         gateway = self._gateway
-        caller = gateway.account_of(key, source)
+        caller = gateway.account_of(key, mount)
         if caller is not None or key is None:
-            return caller or gateway.caller_for(key, source)
+            return caller or gateway.caller_for(key, mount)
         # A token is looked up and counted once for each request.
         identity: auth.Identity | None = scope.get("relay.identity") or self._dependencies.access.identify(key, scope)
         if identity is None:
-            return gateway.caller_for(key, source)
+            return gateway.caller_for(key, mount)
         scope["relay.identity"] = identity
         identity.require(READS_TRACKED if scope["method"] in SAFE_METHODS else USES_UPSTREAM)
         if identity.account is None:
-            standing = gateway.default_caller(source)
+            standing = gateway.default_caller(mount)
             why = "a relay token acts for the only account with a key, or for the account `default`. There is neither"
         else:
-            standing = gateway.caller_bound_to(identity.account, source)
-            why = "this relay token acts for the account that it is bound to, which has no key"
+            standing = gateway.caller_bound_to(identity.account, mount)
+            why = "this relay token acts for the account that it is bound to, which has no key, or is of another source"
         if standing is None:
             raise Unauthorized(f"{why}: send the account's own key", code="no_account_to_stand_for")
         return standing
@@ -235,7 +234,7 @@ class Proxy:
     def _problem(self, scope: Scope, error: RequestError) -> ProxyResponse:
         gateway = self._gateway
         code, request_id = f"relay_{error.code}", request_id_of(scope, self._dependencies.clock)
-        caller = gateway.caller_for(None, gateway.place_of(scope["raw_path"])[0])
+        caller = gateway.caller_for(None, gateway.mount_of(scope["raw_path"])[0])
         response = gateway.problem(caller, error.status, code, str(error), request_id)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items()]
         response.headers = [*response.headers, *added]

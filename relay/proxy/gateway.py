@@ -73,53 +73,63 @@ class Gateway:
         self.adopts_keys = adopt is not None
         self._transports = transports
         self._counter = lru_cache(metrics.passed.labels)
-        self._callers: dict[tuple[str | None, str], Caller] = {}  # str hashes are keyed: lookup time reveals no key
+        self._callers: dict[tuple[str, str], Caller] = {}  # str hashes are keyed: lookup time reveals no key
+        self._mounts = {name: (name, *definition.passed) for name, definition in definitions.items()}
+        prefixes = {prefix for definition in definitions.values() for prefix in definition.passed}
+        self._at_root = tuple((prefix.encode(), prefix) for prefix in sorted(prefixes, key=len, reverse=True))
         self.reads = Reads(self, jobs=store.jobs, clients=clients, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
         self.creates = Creates(self, store.intents, tracking, self.unknown, adopt=adopt, capture=capture)
 
     # --- the caller
 
-    def place_of(self, raw_path: bytes) -> tuple[str | None, bytes]:
-        """The source below whose mount a path is, and the path at its upstream; None, and the path as it is, for one of
-        the root."""
+    def mount_of(self, raw_path: bytes) -> tuple[str, bytes]:
+        """The mount that a path is below, and the path at the upstream. A mount is the name of a source; or a prefix of
+        the root, which definitions serve there; or "" for any other path."""
         if raw_path.startswith(MOUNT):
             name, slash, rest = raw_path[len(MOUNT) :].partition(b"/")
-            if name.decode("latin-1") in self.definitions:
-                return name.decode("latin-1"), slash + rest
-        return None, raw_path
+            if slash and (mount := name.decode("latin-1")) in self.definitions:
+                return mount, slash + rest
+        for prefix, mount in self._at_root:
+            if raw_path.startswith(prefix):
+                return mount, raw_path
+        return "", raw_path
 
-    def account_of(self, key: str | None, source: str | None = None) -> Caller | None:
-        """The caller whose key this is, if its account was asked for before. `source`: whose account it has to be;
-        None: of any. Costs less than `caller_for`."""
-        found = None if key is None else self._callers.get((source, key))
+    def account_of(self, key: str | None, mount: str) -> Caller | None:
+        """The caller whose key this is, of the sources at the mount, if its account was asked for before. Costs less
+        than `caller_for`."""
+        found = None if key is None else self._callers.get((mount, key))
         return found if found is not None and self.pollers[(found.source, found.account or "")].key == key else None
 
-    def caller_for(self, key: str | None, source: str | None = None) -> Caller:
+    def caller_for(self, key: str | None, mount: str) -> Caller:
         """The caller with this key."""
-        if key is not None and self.account_of(key, source) is None:
+        if key is not None and self.account_of(key, mount) is None:
             self._callers = {
-                (place, poller.key): Caller(source=of, account=account, key=poller.key)
-                for (of, account), poller in reversed(list(self.pollers.items()))
+                (place, poller.key): Caller(source=source, account=account, key=poller.key)
+                for (source, account), poller in reversed(list(self.pollers.items()))
                 if poller.key is not None
-                for place in (None, of)
+                for place in self._mounts[source]
             }
-        unknown = Caller(source=source or next(iter(self.definitions)), account=None, key=key)
-        return self.account_of(key, source) or unknown
+        unknown = Caller(source=self._source_at(mount), account=None, key=key)
+        return self.account_of(key, mount) or unknown
 
-    def caller_bound_to(self, account: tuple[str, str], source: str | None = None) -> Caller | None:
-        """The account that a relay token is bound to; None without a key of it, or if another source is asked."""
+    def _source_at(self, mount: str) -> str:
+        """The first source at the mount, else the first of all."""
+        return next((name for name, mounts in self._mounts.items() if mount in mounts), next(iter(self._mounts)))
+
+    def caller_bound_to(self, account: tuple[str, str], mount: str) -> Caller | None:
+        """The account that a relay token is bound to; None without a key of it, and if its source is not there."""
         poller = self.pollers.get(account)
-        if poller is None or poller.key is None or source not in (None, account[0]):
+        if poller is None or poller.key is None or mount not in self._mounts[account[0]]:
             return None
         return Caller(source=account[0], account=account[1], bound=True, key=poller.key)
 
-    def default_caller(self, source: str | None = None) -> Caller | None:
-        """The account a relay token acts for that is bound to none: the only one with a key, else `default`."""
+    def default_caller(self, mount: str) -> Caller | None:
+        """The account a relay token acts for that is bound to none: the only one there with a key, else `default`."""
         having = [
             (place, poller.key)
             for place, poller in self.pollers.items()
-            if poller.key is not None and source in (None, place[0])
+            if poller.key is not None and mount in self._mounts[place[0]]
         ]
         if len(having) != 1:
             having = [one for one in having if one[0][1] == "default"]

@@ -19,7 +19,8 @@ def dropin(monkeypatch):
         body = memory["ended" if ended else "any"]
         return None if body is None else answer_of(200, body)
 
-    monkeypatch.setattr(FakeGateway, "caller_for", lambda self, key: Caller(source="revor", account="default", key=key))
+    account = {"source": "revor", "account": "default"}
+    monkeypatch.setattr(FakeGateway, "caller_for", lambda self, key, mount: Caller(**account, key=key))
     monkeypatch.setattr(FakeGateway, "job_read", lambda self, caller, *_: ("a", "revor", caller.account, ""))
     monkeypatch.setattr(FakeGateway, "from_memory", from_memory)
     return memory

@@ -365,16 +365,19 @@ class FakeGateway:
 
     adopts_keys = False
 
-    def account_of(self, key: str | None) -> Caller | None:
+    def mount_of(self, raw_path: bytes) -> tuple[str, bytes]:
+        return "/api/v1/", raw_path
+
+    def account_of(self, key: str | None, mount: str) -> Caller | None:
         return None
 
-    def caller_for(self, key: str | None) -> Caller:
+    def caller_for(self, key: str | None, mount: str) -> Caller:
         return Caller(source="revor", account=None, key=key)
 
-    def default_caller(self) -> Caller | None:
+    def default_caller(self, mount: str) -> Caller | None:
         return Caller(source="revor", account="default", key="the account's own")
 
-    def caller_bound_to(self, account: tuple[str, str]) -> Caller | None:
+    def caller_bound_to(self, account: tuple[str, str], mount: str) -> Caller | None:
         source, name = account
         return Caller(source=source, account=name, bound=True, key=f"the own key of {name}")
 

@@ -191,9 +191,10 @@ async def open_e2e_world(
     adopts_keys: bool = False,
     search_keys: tuple[str, ...] = (),
     preset: str = "revor",
+    more_sources: Sequence[SourceSettings] = (),
 ) -> AsyncIterator[World]:
     """`base_url`: an upstream other than the sandbox, of this `preset`. `accounts`: API keys by name, in place of
-    `api_key`.
+    `api_key`. `more_sources`: beside the first one.
 
     Without `tokens` the node runs with `--dev`. Without the role `scheduler` it only polls on request. `clock` is the
     node's.
@@ -219,7 +220,7 @@ async def open_e2e_world(
             database=DatabaseSettings(url=database_url or f"sqlite:///{folder / 'relay.db'}", pool_size=4),
             auth=AuthSettings(tokens=tuple(tokens)),
             encryption=EncryptionSettings(keys=(encryption_key or new_key(),)),
-            sources={source.name: source},
+            sources={one.name: one for one in (source, *more_sources)},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
             proxy=ProxySettings(adopt_unknown_keys=adopts_keys),
             web=WebSettings(search_keys=search_keys),
