@@ -30,7 +30,7 @@ from relay.ids import new_id
 from relay.log import shows_deliveries
 from relay.polling.poller import Poller
 from relay.signals import Signals
-from relay.sources.definition import SourceDefinition
+from relay.sources.definition import Create, SourceDefinition
 from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
 from relay.store.jobs.registrations import CALLBACK_REMOVED, too_many_callbacks
@@ -94,16 +94,25 @@ class Tracking:
         self._callback_limits = callback_limits
 
     def read_answer(
-        self, source: str, body: Mapping[str, Any], resource: str = ""
+        self,
+        source: str,
+        body: Mapping[str, Any],
+        resource: str = "",
+        *,
+        create: Create | None = None,
+        location: str | None = None,
     ) -> tuple[str, Observation | None] | None:
-        """The id and state in an upstream's answer to a create of a resource; None if `body` is not one.
+        """The id and state in an upstream's answer to a create of a resource; None if `body` is not one. `create` and
+        `location` as for `relay.sources.mapping.registered`.
 
         A terminal state is ignored, since a body may be partial or old: the job is polled immediately instead.
         """
         definition = self._definitions.get(source)
         if definition is None:
             return None
-        found = read_registered(definition, body, now=self._clock(), resource=resource)
+        found = read_registered(
+            definition, body, now=self._clock(), resource=resource, create=create, location=location
+        )
         if found is None:
             return None
         seen = found.observation

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import structlog
 
@@ -28,7 +29,7 @@ from relay.ids import new_id
 from relay.polling.tracking import Tracking
 from relay.proxy.spool import Spool
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
-from relay.proxy.types import MAX_ADOPTED, ForwardedRequest, ProxyResponse, name_of
+from relay.proxy.types import MAX_ADOPTED, ForwardedRequest, ProxyResponse, name_of, texts
 from relay.proxy.unrecorded import MadeJob, UnknownCreates, Unrecorded
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
 
@@ -145,10 +146,17 @@ class Creates:
         if fate == "unknown":
             await self._settle(intent, "server_error", answer.status)
             return {}
+        create = definition.resource_of(intent.resource).create_at(unquote(intent.path))
+        named = None if create is None else create.location
+        location = None if named is None else texts(answer.headers).get(named)
         document = read_object(readable)
+        if isinstance(document, Malformed) and location is not None:
+            document = {}
         found = None
         if not isinstance(document, Malformed):
-            found = self._tracking.read_answer(intent.source, document, intent.resource)
+            found = self._tracking.read_answer(
+                intent.source, document, intent.resource, create=create, location=location
+            )
         if found is None:
             log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
             await self._settle(intent, "unreadable", answer.status)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -305,7 +305,7 @@ class Create(Part):
 
     path        may have names in braces, each of which stands for one segment
     id          where its answer has the job's id; default: where the job has it
-    location    the header with the job's address, whose end is the id
+    location    the header with the job's address, which ends with the id
     status_url  where its answer has the address at which the job is read
     """
 
@@ -396,9 +396,22 @@ class Resource(Part):
                 return rule
         return None
 
+    def create_at(self, path: str) -> Create | None:
+        """The create that a POST to this path is; None if it makes no job."""
+        return next((one for one in self.creates if _pattern_of_create(one.path).fullmatch(path)), None)
+
     def is_create(self, path: str) -> bool:
         """True if a POST to this path makes a job."""
-        return any(pattern.fullmatch(path) for pattern in _patterns(self.creates))
+        return self.create_at(path) is not None
+
+    def id_at(self, address: str) -> str | None:
+        """The id of the job at an address: where the path of a read has it, else the last segment; None if the address
+        has neither."""
+        try:
+            path = urlsplit(address).path
+        except ValueError:
+            return None
+        return unquote(self.job_id_of(path) or path.rstrip("/").rpartition("/")[2]) or None
 
     def job_id_of(self, path: str) -> str | None:
         """The percent-encoded job id in this path; None for any other path."""
@@ -407,8 +420,8 @@ class Resource(Part):
 
 
 @lru_cache(maxsize=256)
-def _patterns(creates: tuple[Create, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", re.escape(one.path))) for one in creates)
+def _pattern_of_create(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", re.escape(path)))
 
 
 @lru_cache(maxsize=256)

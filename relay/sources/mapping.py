@@ -16,6 +16,7 @@ from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, TERMINAL, Advance, Obse
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.sources.definition import (
     ConnectAccounts,
+    Create,
     ProblemFields,
     ProgressFields,
     RecipientPlaces,
@@ -302,19 +303,34 @@ def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
 
 
 def registered(
-    definition: SourceDefinition, body: Mapping[str, Any], *, now: float, resource: str = ""
+    definition: SourceDefinition,
+    body: Mapping[str, Any],
+    *,
+    now: float,
+    resource: str = "",
+    create: Create | None = None,
+    location: str | None = None,
 ) -> Registered | None:
     """Reads the job of a resource from a successful answer to a create; None if the body is not such an answer.
 
-    Used for answers that the proxy forwards and for those sent as a registration's body.
+    Used for answers that the proxy forwards and for those sent as a registration's body. `create`: the call, which may
+    say that the id is elsewhere than in a job, and then nothing else is read; `location`: the header that it names.
     """
     of_job = definition.resource_of(resource)
-    item = None if _is_refused(definition, body) else at(body, of_job.item)
-    if not isinstance(item, dict):
+    if _is_refused(definition, body):
         return None
-    external_id = _id_text(_value(item, of_job.fields.id))
+    item = at(body, of_job.item)
+    external_id = None if location is None else of_job.id_at(location)
+    if external_id is None and create is not None:
+        external_id = _id_text(_value(body, create.id))
+    is_elsewhere = external_id is not None
+    if not isinstance(item, dict) and not is_elsewhere:
+        return None
+    external_id = external_id or _id_text(_value(item, of_job.fields.id))
     if external_id is None or len(external_id) > MAX_EXTERNAL_ID_CHARACTERS or not external_id.isprintable():
         return None
+    if is_elsewhere:
+        return Registered(external_id=external_id, observation=None)
     request_id = _request_id(_request_id_in(definition, body))
     seen = observe_item(definition, item, now=now, resource=resource, request_id=request_id)
     return Registered(external_id=external_id, observation=seen if isinstance(seen, Observation) else None)

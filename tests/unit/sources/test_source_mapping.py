@@ -12,7 +12,7 @@ from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Progress, Recipient, detect
 from relay.core.jsontext import dumps
-from relay.sources.definition import load_definition
+from relay.sources.definition import Create, load_definition
 from relay.sources.mapping import (
     MAX_ITEMS,
     Malformed,
@@ -34,6 +34,59 @@ def seen(item: dict[str, Any], **options: Any) -> Observation:
     observation = observe_item(REVOR, item, now=NOW, **options)
     assert isinstance(observation, Observation)
     return observation
+
+
+def created_at(body: Any, place: dict[str, Any], *, read: str = "/v1/ops/{id}", at: str | None = None) -> Any:
+    """What is read of the answer to a create that has the id at this place; `at`: the address in its header."""
+    plain = load_definition("databricks-runs")
+    create = Create.model_validate({"path": "/v1/ops", **place})
+    resource = plain.resource.model_copy(update={"path": read, "creates": (create,)})
+    definition = plain.model_copy(update={"resources": {"ops": resource}})
+    return registered(definition, body, now=NOW, create=resource.create_at("/v1/ops"), location=at)
+
+
+RUNNING = {"run_id": 7, "state": {"life_cycle_state": "RUNNING"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "external_id"),
+    [
+        (RUNNING, {}, "7"),
+        ({"op": {"id": "a"}, **RUNNING}, {"id": "/op/id"}, "a"),
+        ({"op": {"id": 12}}, {"id": "/op/id"}, "12"),
+        ({"op": {"id": True}}, {"id": "/op/id"}, None),
+        ({"op": {"id": ""}}, {"id": "/op/id"}, None),
+        ({"op": {"id": "a\n"}}, {"id": "/op/id"}, None),
+        ({"op": {"id": "a" * 201}}, {"id": "/op/id"}, None),
+        ({}, {"id": "/op/id"}, None),
+    ],
+)
+def test_id_of_a_new_job_is_where_its_create_says(
+    body: dict[str, Any], place: dict[str, Any], external_id: str | None
+) -> None:
+    found = created_at(body, place)
+    assert (found and found.external_id) == external_id
+    assert found is None or (found.observation is None) is bool(place)  # else the answer is the job
+
+
+@pytest.mark.parametrize(
+    ("location", "read", "external_id"),
+    [
+        ("https://x.example/v1/ops/a?b=c#d", "/v1/ops/{id}", "a"),
+        ("/v1/ops/a%2Fb", "/v1/ops/{id}", "a/b"),
+        ("https://x.example/prefix/v1/ops/a/", "/v1/ops/{id}", "a"),
+        ("https://x.example/subs/1/ops/a", "/{+id}", "subs/1/ops/a"),
+        ("a", "/v1/ops/{id}", "a"),
+        ("https://x.example/v1/ops/a/result", "/v1/ops/{id}/result", "a"),
+        ("https://x.example", "/v1/ops/{id}", None),
+        ("https://[x", "/v1/ops/{id}", None),
+        ("", "/v1/ops/{id}", None),
+    ],
+)
+def test_id_of_a_new_job_is_the_end_of_its_address(location: str, read: str, external_id: str | None) -> None:
+    found = created_at({}, {"location": "Operation-Location"}, read=read, at=location)
+    assert (found and found.external_id) == external_id
+    assert found is None or found.observation is None
 
 
 # The documented answers --------------------------------------------------------------------------------------------
