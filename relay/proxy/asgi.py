@@ -35,7 +35,6 @@ from relay.core.access.forwarding import (
     OVERRIDE_HEADERS,
     SAFE_METHODS,
     Header,
-    api_key_of,
     headers_to_forward,
     path_refusal,
     unforwardable,
@@ -44,6 +43,7 @@ from relay.core.access.forwarding import (
 from relay.core.jobs.groups import MAX_EXPECTED
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import InvalidRequest, NoAnswer, RequestError, Unauthorized
+from relay.proxy.addresses import give_own, own_url
 from relay.proxy.gateway import Gateway
 from relay.proxy.spool import Spool
 from relay.proxy.types import Caller, ForwardedRequest, ProxyResponse
@@ -87,19 +87,28 @@ class Proxy:
             return None
         gateway = self._gateway
         mount, path = gateway.mount_of(scope["raw_path"])
+        query = scope["query_string"].decode("latin-1")
         try:
-            caller = self._who(scope, api_key_of(headers), mount)
+            caller = self._who(scope, gateway.key_of(headers, query, mount), mount)
         except RequestError:
             return None  # answered by `__call__`
-        query = scope["query_string"].decode("latin-1")
+        query = gateway.without_key(query, mount)
         place = gateway.job_read(caller, scope["method"], path.decode("ascii"), query)
         if place is None:
             return None
         scope["relay.operation"] = "read"
+        self._note_addresses(scope, caller.source, path.decode("ascii"), query, mount)
         return gateway.reads.from_memory(place, ended=False)
 
     async def answer(self, response: ProxyResponse, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends and counts the answer."""
+        addresses = scope.get("relay.addresses")
+        if addresses is not None:
+            try:
+                await self._gateway.unless_stopping(give_own(response, *addresses))
+            except NoAnswer as error:
+                response.close()
+                response = self._gateway.unreachable(scope["relay.request"], error)
         self._gateway.count(scope.get("relay.operation", "other"), response)
         await _answer(response, scope, receive, send)
 
@@ -111,17 +120,21 @@ class Proxy:
         if (name := unforwardable(headers)) is not None:
             detail = f"the value of the header {name} is not UTF-8 and cannot be sent unchanged. Nothing was sent"
             raise InvalidRequest(detail, code="invalid_header", status=400)
-        request = ForwardedRequest(
+        request = scope["relay.request"] = ForwardedRequest(
             caller=caller,
             identity=scope.get("relay.identity"),
             method=scope["method"],
             path=path.decode("ascii"),
-            query=scope["query_string"].decode("latin-1"),
+            query=gateway.without_key(scope["query_string"].decode("latin-1"), mount),
             headers=headers,
             request_id=request_id_of(scope, self._dependencies.clock),
         )
+        self._note_addresses(scope, caller.source, request.path, request.query, mount)
         has_body, fresh, prefers = _traits(scope["headers"])
         place = None if has_body else gateway.job_read(caller, request.method, request.path, request.query)
+        if place is None and request.query and not has_body:
+            place = gateway.waiting_read(caller, request.method, request.path, request.query)
+            fresh = fresh or place is not None
         if place is not None:
             scope["relay.operation"] = "read"
             wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0) if prefers else 0.0
@@ -159,6 +172,15 @@ class Proxy:
             dependencies.audit.count("proxy.create", request.actor)
         return created
 
+    def _note_addresses(self, scope: Scope, source: str, path: str, query: str, mount: str) -> None:
+        """Notes in the scope what `answer` puts in the place of the upstream's addresses."""
+        places = self._gateway.addresses_in(source, path, query)
+        if places is None:
+            return
+        relay_url = own_url(scope["scheme"], scope["headers"], self._dependencies.settings.public_url)
+        if relay_url is not None:
+            scope["relay.addresses"] = *self._gateway.own_url(source, mount, relay_url), places
+
     def _refuse(self, scope: Scope) -> None:
         """Raises InvalidRequest for a request that could reach past the forwarded paths with the account's key."""
         method = scope["method"]
@@ -187,9 +209,13 @@ class Proxy:
         """
         gateway, settings = self._gateway, self._dependencies.settings
         raw: list[Header] = scope["headers"]
-        key, access = api_key_of(raw), self._dependencies.access
+        key, access = gateway.key_of(raw, scope["query_string"].decode("latin-1"), mount), self._dependencies.access
         # A token of a relay never goes upstream: it may be valid elsewhere, or from another address.
-        passed = without_tokens(headers_to_forward(raw), lambda value: value != key and access.is_token(value))
+        passed = without_tokens(
+            headers_to_forward(raw),
+            lambda value: value != key and access.is_token(value),
+            gateway.key_header(mount),
+        )
         caller = self._who(scope, key, mount)
         if caller.account is not None:
             by_token = "relay.identity" in scope

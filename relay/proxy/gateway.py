@@ -13,7 +13,7 @@ import structlog
 
 from relay.api.access.callers import Access
 from relay.clock import Clock, http_date
-from relay.core.access.forwarding import SAFE_METHODS, Header, with_key
+from relay.core.access.forwarding import SAFE_METHODS, Header, KeyPlace, api_key_of, without_keys, without_parameter
 from relay.core.events.event import Event
 from relay.core.jobs.job import JobKey
 from relay.core.records import Intent
@@ -29,9 +29,11 @@ from relay.proxy.unrecorded import UnknownCreates
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import SourceDefinition
+from relay.sources.pointers import Pointer
 from relay.store.store import Store
 
 JSON_TYPE = (b"content-type", b"application/json")
+BEARER = KeyPlace(header=b"authorization", before="Bearer ")
 MOUNT = b"/sources/"
 """Below it are the paths of each source, by its name."""
 
@@ -76,6 +78,20 @@ class Gateway:
         self._callers: dict[tuple[str, str], Caller] = {}  # str hashes are keyed: lookup time reveals no key
         self._mounts = {name: (name, *definition.passed) for name, definition in definitions.items()}
         prefixes = {prefix for definition in definitions.values() for prefix in definition.passed}
+        self._key_places = {
+            mount: definitions[name].credential.place
+            for name, mounts in reversed(self._mounts.items())
+            for mount in mounts
+            if definitions[name].credential.place != BEARER
+        }
+        self._addressed = {
+            name: [
+                (resource, [(*resource.item, *place) for place in resource.addresses])
+                for resource in definition.resources.values()
+                if resource.addresses is not None
+            ]
+            for name, definition in definitions.items()
+        }
         self._at_root = tuple((prefix.encode(), prefix) for prefix in sorted(prefixes, key=len, reverse=True))
         self.reads = Reads(self, jobs=store.jobs, clients=clients, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
@@ -94,6 +110,22 @@ class Gateway:
             if raw_path.startswith(prefix):
                 return mount, raw_path
         return "", raw_path
+
+    def key_of(self, headers: Sequence[Header], query: str, mount: str) -> str | None:
+        """The API key of a request, or a relay token in its place: where the upstream has it, else where clients
+        usually send one."""
+        place = self._key_places.get(mount)
+        return (None if place is None else place.key_in(headers, query)) or api_key_of(headers)
+
+    def key_header(self, mount: str) -> bytes:
+        """The header that has the key, if it is another than the usual ones; else empty."""
+        place = self._key_places.get(mount)
+        return b"" if place is None else place.header
+
+    def without_key(self, query: str, mount: str) -> str:
+        """The query without the key. It is added when the request is sent, so that no other place gets it."""
+        place = self._key_places.get(mount)
+        return query if place is None or place.parameter is None else without_parameter(query, place.parameter)
 
     def account_of(self, key: str | None, mount: str) -> Caller | None:
         """The caller whose key this is, of the sources at the mount, if its account was asked for before. Costs less
@@ -119,18 +151,18 @@ class Gateway:
 
     def caller_bound_to(self, account: tuple[str, str], mount: str) -> Caller | None:
         """The account that a relay token is bound to; None without a key of it, and if its source is not there."""
-        poller = self.pollers.get(account)
-        if poller is None or poller.key is None or mount not in self._mounts[account[0]]:
-            return None
-        return Caller(source=account[0], account=account[1], bound=True, key=poller.key)
+        key = None if account not in self.pollers else self._key_at(account, mount)
+        return None if key is None else Caller(source=account[0], account=account[1], bound=True, key=key)
+
+    def _key_at(self, account: tuple[str, str], mount: str) -> str | None:
+        """The key that a relay token stands for; None for an account of another mount, and for one that has to get a
+        token with its key before it can send anything."""
+        is_sent = self.definitions[account[0]].credential.oauth is None
+        return self.pollers[account].key if is_sent and mount in self._mounts[account[0]] else None
 
     def default_caller(self, mount: str) -> Caller | None:
         """The account a relay token acts for that is bound to none: the only one there with a key, else `default`."""
-        having = [
-            (place, poller.key)
-            for place, poller in self.pollers.items()
-            if poller.key is not None and mount in self._mounts[place[0]]
-        ]
+        having = [(place, key) for place in self.pollers if (key := self._key_at(place, mount)) is not None]
         if len(having) != 1:
             having = [one for one in having if one[0][1] == "default"]
             if len(having) != 1:
@@ -140,8 +172,16 @@ class Gateway:
 
     def with_account_key(self, headers: Sequence[Header], caller: Caller) -> list[Header]:
         """The headers with the relay token replaced by the account's own key."""
-        name, value = next(iter(self.definitions[caller.source].auth_headers(caller.key or "").items()))
-        return with_key(headers, name, value)
+        definition = self.definitions[caller.source]
+        added = definition.auth_headers(caller.key or "").items()
+        own = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in added]
+        return [*without_keys(headers, definition.credential.place.header), *own]
+
+    def sent_by_polls(self, caller: Caller) -> set[Header]:
+        """The headers that the relay's own polls have for the upstream's sake."""
+        definition = self.definitions[caller.source]
+        sent = {**definition.send_headers, **definition.auth_headers(caller.key or "")}
+        return {(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in sent.items()}
 
     # --- the request
 
@@ -153,10 +193,33 @@ class Gateway:
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
         """The job that the request reads; None for any other request or an unknown caller."""
-        if method != "GET" or query or caller.account is None:
+        if method != "GET" or caller.account is None:
             return None
-        found = self.definitions[caller.source].read_by(path)
-        return None if found is None else (unquote(found[1]), caller.source, caller.account, found[0])
+        found = self.definitions[caller.source].read_by(path, query)
+        return None if found is None or found[2] else (unquote(found[1]), caller.source, caller.account, found[0])
+
+    def waiting_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
+        """As `job_read`, of a request that asks the upstream to wait, which changes nothing else in the answer."""
+        definition = self.definitions[caller.source]
+        found = definition.read_by(path, query)
+        wait = None if found is None else definition.resource_of(found[0]).wait
+        if found is None or wait is None or method != "GET" or caller.account is None:
+            return None
+        if any(part.partition("=")[0] != wait.query for part in found[2].split("&")):
+            return None
+        return unquote(found[1]), caller.source, caller.account, found[0]
+
+    def addresses_in(self, source: str, path: str, query: str) -> Sequence[Pointer] | None:
+        """Where the answer to a create or a job read has addresses that are given as the relay's own; None for any
+        other request, and for a definition that names none."""
+        for resource, places in self._addressed[source]:
+            if resource.read_at(path, query) is not None or resource.is_create(unquote(path)):
+                return places
+        return None
+
+    def own_url(self, source: str, mount: str, relay_url: str) -> tuple[str, str]:
+        """The base URL of the upstream, and the one at which a caller reaches it through the relay."""
+        return self._transports[source].root, f"{relay_url}/sources/{mount}" if mount == source else relay_url
 
     # --- forwarding
 
@@ -173,8 +236,12 @@ class Gateway:
     async def send(self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None) -> UpstreamResponse:
         """Sends once. Raises NotSent, NoAnswer."""
         target = f"{request.path}?{request.query}" if request.query else request.path
-        transport = self._transports[request.caller.source]
-        return await self.unless_stopping(transport.send(request.method, target, request.headers, body))
+        caller = request.caller
+        sent = self.definitions[caller.source].with_key(target, caller.key) if caller.key else target
+        sending = self._transports[caller.source].send(
+            request.method, sent, request.headers, body, has_key=sent != target
+        )
+        return await self.unless_stopping(sending)
 
     async def unless_stopping(self, waiting: Awaitable[Value]) -> Value:
         """Waits for the upstream. Raises NoAnswer if shutdown cancels the wait, so the caller still gets an answer."""

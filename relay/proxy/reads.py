@@ -225,7 +225,8 @@ class Reads:
         borrow: bool = True,
     ) -> ProxyResponse:
         """Asks the upstream. The answer counts as a poll if none is in flight and the request is as plain as a poll."""
-        sent = await poller.borrow(uid) if borrow and counts_as_poll(request.headers) else None
+        borrow = borrow and counts_as_poll(request.headers, self._gateway.sent_by_polls(request.caller))
+        sent = await poller.borrow(uid) if borrow else None
         borrowed = None if sent is None else _BorrowedPoll(poller, sent, self.settling)
         result: PollResult | None = None
         try:

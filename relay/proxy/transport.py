@@ -90,7 +90,7 @@ class UpstreamTransport:
 
     def __init__(self, root: str, *, clock: Clock, node_id: str) -> None:
         """`root`: scheme, host and port. `node_id` is sent in NODE_HEADER."""
-        self._root = root
+        self.root = root
         self._clock = clock
         # in lower case as the caller's headers, or aiohttp would replace those
         self._node = (NODE_HEADER.lower(), node_id)
@@ -98,10 +98,16 @@ class UpstreamTransport:
         self._kept_url = lru_cache(MAX_KEPT_URLS)(self._url)
 
     async def send(
-        self, method: str, target: str, headers: Sequence[Header], body: bytes | AsyncIterable[bytes] | None = None
+        self,
+        method: str,
+        target: str,
+        headers: Sequence[Header],
+        body: bytes | AsyncIterable[bytes] | None = None,
+        *,
+        has_key: bool = False,
     ) -> UpstreamResponse:
-        """Sends once. `target` is the unchanged path and query. Raises NotSent if nothing was sent, NoAnswer if the
-        outcome is unknown.
+        """Sends once. `target` is the unchanged path and query; with an API key in it (`has_key`) it is kept nowhere.
+        Raises NotSent if nothing was sent, NoAnswer if the outcome is unknown.
 
         A GET, HEAD, OPTIONS, PUT or DELETE without a streamed body is sent a second time if the pooled connection was
         being closed (RFC 9110 section 9.2.2). A POST or PATCH never is.
@@ -109,7 +115,7 @@ class UpstreamTransport:
         session = self._open()
         texts = CIMultiDict([(name.decode("ascii"), value.decode()) for name, value in headers])
         texts.add(*self._node)
-        url_of = self._kept_url if len(target) <= MAX_KEPT_URL_CHARACTERS else self._url
+        url_of = self._kept_url if len(target) <= MAX_KEPT_URL_CHARACTERS and not has_key else self._url
         sent_at = self._clock()
         try:
             response = await session.request(
@@ -135,7 +141,7 @@ class UpstreamTransport:
             await session.close()
 
     def _url(self, target: str) -> URL:
-        return URL(self._root + target, encoded=True)
+        return URL(self.root + target, encoded=True)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from relay.core.access.forwarding import KeyPlace
 from relay.core.events.event import JOB_PREFIX, Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
 from relay.core.jobs.job import TERMINAL, Problem
@@ -75,6 +76,15 @@ class Credential(Part):
         if self.oauth is not None and self.header is None:
             raise ValueError("the token of `oauth` goes into a `header`")
         return self
+
+    @cached_property
+    def place(self) -> KeyPlace:
+        """Where a request has the key."""
+        if self.query is not None:
+            return KeyPlace(parameter=self.query)
+        before, _, after = (self.basic or self.format).partition("{key}")
+        header = (self.header or "authorization").lower().encode()
+        return KeyPlace(header=header, before=before, after=after, is_basic=self.basic is not None)
 
 
 class Expected(Part):
@@ -332,6 +342,8 @@ class Resource(Part):
     states      the first rule that matches gives the state; without one the job is open
     result_url  where a finished job has the address of its result, which becomes the event's data
     shown       more places of the job that an event has in its data, by name
+    addresses   where the job has addresses of the upstream, which clients follow: the drop-in gives these, and those of
+                headers such as `Location`, as its own
     """
 
     type_prefix: Annotated[str, Field(pattern=f"^{JOB_PREFIX}$")]
@@ -351,6 +363,7 @@ class Resource(Part):
     progress: ProgressFields | None = None
     result_url: Pointer | None = None
     shown: Mapping[_Name, Pointer] = Field(default_factory=dict)
+    addresses: tuple[Pointer, ...] | None = None
     request: RequestFields = RequestFields()
 
     @model_validator(mode="after")
@@ -396,6 +409,25 @@ class Resource(Part):
                 return rule
         return None
 
+    def read_at(self, path: str, query: str) -> tuple[str, str] | None:
+        """The percent-encoded id of the job that this address shows, and what the query has beside; None if it shows
+        none."""
+        before, _, own = self.path.partition("?")
+        id = self.job_id_of(path)
+        if not own:
+            return None if id is None else (id, query)
+        if id is None and path != before:
+            return None
+        left = query.split("&")
+        for part in own.split("&"):
+            start, is_id, _ = part.partition("{id}")
+            given = next((one for one in left if (one.startswith(start) if is_id else one == part)), None)
+            if given is None or (is_id and given == start):
+                return None
+            left.remove(given)
+            id = given[len(start) :] if is_id else id
+        return None if id is None else (id, "&".join(left))
+
     def create_at(self, path: str) -> Create | None:
         """The create that a POST to this path is; None if it makes no job."""
         return next((one for one in self.creates if _pattern_of_create(one.path).fullmatch(path)), None)
@@ -426,8 +458,9 @@ def _pattern_of_create(path: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=256)
 def _pattern_of_job(path: str) -> re.Pattern[str]:
+    """The pattern of the path; it matches nothing if the query has the id."""
     before, plus, after = re.split(r"\{(\+?)id\}", path)
-    return re.compile(f"{re.escape(before)}(?P<id>{'.+' if plus else '[^/]+'}){re.escape(after)}")
+    return re.compile(f"{re.escape(before)}(?P<id>{'.+' if plus else '[^/]+'}){re.escape(after.partition('?')[0])}")
 
 
 class ConnectAccounts(Part):
@@ -519,12 +552,12 @@ class SourceDefinition(Part):
         """The key of the resource of which a POST to this path makes a job; None if it makes none."""
         return next((key for key, resource in self.keyed if resource.is_create(path)), None)
 
-    def read_by(self, path: str) -> tuple[str, str] | None:
-        """The key of a resource and the percent-encoded id of its job that a GET of this path reads; None if it reads
-        none."""
+    def read_by(self, path: str, query: str = "") -> tuple[str, str, str] | None:
+        """The key of a resource, the percent-encoded id of its job that a GET of this path reads, and what the query
+        has beside; None if it reads none."""
         for key, resource in self.keyed:
-            if (id := resource.job_id_of(path)) is not None:
-                return key, id
+            if (found := resource.read_at(path, query)) is not None:
+                return key, *found
         return None
 
     def root(self, base_url: str) -> str:

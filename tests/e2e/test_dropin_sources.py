@@ -1,19 +1,24 @@
 """The drop-in for any source: what its definition says of creates, keys, addresses and waits."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from relay.config.settings import PollingSettings
+from relay.config.settings import PollingSettings, TokenSettings
 from relay.testing import FakeClock
-from tests.support.e2e_world import World
+from tests.support.e2e_world import POLLING, RELAY_URL, World
 from tests.support.mount_world import KEY, MOUNT, json_answer, open_mine
 from tests.support.wire import Call, answer
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
+ADMIN = "rl_admin_0123456789abcdefghijklmnopqrstuvw"
+TOKENS = (TokenSettings(name="ops", token=ADMIN, scopes=("admin",)),)
+BY_TOKEN = {"Authorization": f"Bearer {ADMIN}"}
 STILL: dict[str, Any] = {"roles": ("api", "dispatcher"), "polling": PollingSettings()}
 """A node that polls when a test says so."""
 
@@ -31,9 +36,12 @@ async def job_of(world: World, id: str, **headers: str) -> dict[str, Any]:
     return job
 
 
-async def polled(world: World) -> None:
-    """The relay polls the job that is due."""
-    assert await world.node.pollers["mine", "default"].run_once()
+async def polled(world: World, within_seconds: float = 60.0) -> None:
+    """The relay polls the job that is due until then."""
+    poller = world.node.pollers["mine", "default"]
+    world.node._clock.advance(within_seconds)
+    assert await poller.run_once()
+    await poller.drain()
 
 
 # --- creates
@@ -63,7 +71,7 @@ async def test_create_whose_answer_is_no_open_job_is_tracked_and_polled_at_once(
         assert (job["id"], job["status"], job["sequence"]) == (id, None, 0)
         assert job["request"]["metadata"] == {"deal": "42"}
         assert (await world.api.get("/v1/intents")).json()["items"] == []
-        await polled(world)
+        await polled(world, within_seconds=1.0)
         (job,) = (await world.api.get("/v1/jobs?source=mine")).json()["items"]
         assert (job["status"], job["outcome"], job["poll_count"]) == ("succeeded", "succeeded", 1)
         assert [one.method for one in stub.received] == ["POST", "GET"]
@@ -94,3 +102,229 @@ async def test_create_that_names_no_job_is_sent_once_and_listed(tmp_path: Path, 
         (listed,) = (await world.api.get("/v1/intents")).json()["items"]
         assert (listed["source"], listed["path"]) == ("mine", path)
         assert (await world.api.get("/v1/jobs?source=mine")).json()["items"] == []
+
+
+# --- keys
+
+
+BASIC = b64encode(f"{KEY}:".encode()).decode()
+WAYS: tuple[tuple[dict[str, Any], dict[str, str], str, tuple[str, str]], ...] = (
+    # credential, headers with the key, query with the key, what the upstream gets
+    ({"header": "X-Auth", "format": "Key {key}"}, {"X-Auth": "Key {}"}, "", ("x-auth", f"Key {KEY}")),
+    ({"header": "x-api-key"}, {"X-API-Key": "{}"}, "", ("x-api-key", KEY)),
+    ({"header": "Authorization", "format": "Token {key}"}, {"Authorization": "token {}"}, "", ("authorization", "")),
+    ({"basic": "{key}:"}, {"Authorization": "Basic"}, "", ("authorization", f"Basic {BASIC}")),
+    ({"query": "api_key"}, {}, "api_key={}", ("", f"api_key={KEY}")),
+)
+
+
+def sent_with(key: str, headers: dict[str, str], query: str) -> tuple[dict[str, str], str]:
+    basic = b64encode(f"{key}:".encode()).decode()
+    named = {name: f"Basic {basic}" if value == "Basic" else value.format(key) for name, value in headers.items()}
+    return named, query.format(key)
+
+
+@pytest.mark.parametrize(("credential", "headers", "query", "gets"), WAYS)
+async def test_key_is_where_the_definition_says(
+    tmp_path: Path, credential: dict[str, Any], headers: dict[str, str], query: str, gets: tuple[str, str]
+) -> None:
+    own, of_own = sent_with(KEY, headers, query)
+    token, of_token = sent_with(ADMIN, headers, query)
+    async with open_mine(tmp_path, {"credential": credential}, tokens=TOKENS, clock=FakeClock(), **STILL) as (
+        world,
+        stub,
+    ):
+        for named, key in ((own, of_own), (token, of_token), (BY_TOKEN, "")):
+            stub.received.clear()
+            made = await world.api.post(f"{MOUNT}/v1/jobs?a=1&{key}&b=%20", json={}, headers=named)
+            assert made.status_code == 200, made.text
+            read = await world.api.get(f"{MOUNT}/v1/jobs/one?{key}", headers={**named, "Cache-Control": "no-cache"})
+            assert read.status_code == 200, read.text
+            await world.node.dropin.reads.settling.drain()
+            for request in stub.received:
+                every = b"\n".join([request.line, *(name + b": " + value for name, value in request.headers)])
+                assert ADMIN.encode() not in every
+                assert b64encode(f"{ADMIN}:".encode()) not in every
+                name, value = gets
+                if name:
+                    assert (request.one(name) or b"").decode() == value or value == ""
+                else:
+                    assert request.target.decode().count(value) == 1
+                    assert request.one("authorization") is None or named is not BY_TOKEN
+            if not gets[0]:
+                assert [one.target.decode() for one in stub.received] == [
+                    f"/v1/jobs?a=1&{'' if key else '&'}b=%20&{gets[1]}",
+                    f"/v1/jobs/one?{gets[1]}",
+                ]
+        job = await job_of(world, "one", **BY_TOKEN)
+        assert job["poll_count"] == 3  # each read was as good as a poll
+        for wrong in ("", "not-the-key-0123456789"):
+            named, of_query = sent_with(wrong, headers, query)
+            refused = await world.api.get(f"{MOUNT}/v1/jobs/one?{of_query}", headers=named)
+            assert refused.status_code == 401, refused.text
+        await polled_with(world, stub, gets)
+
+
+async def polled_with(world: World, stub: Any, gets: tuple[str, str]) -> None:
+    """The relay's own poll has the key in the same place."""
+    stub.received.clear()
+    job = (await world.api.get("/v1/jobs/one?source=mine", headers=BY_TOKEN)).json()
+    await world.api.post(f"/v1/jobs/{job['uid']}/refresh", headers=BY_TOKEN)
+    await polled(world)
+    (request,) = stub.received
+    name, value = gets
+    assert (request.one(name) or b"").decode().endswith(value) if name else request.target.endswith(value.encode())
+
+
+async def test_key_in_the_query_is_kept_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def says(call: Call) -> bytes:
+        return answer(500) if call.request.method == "POST" else json_answer({"id": "one", "state": "on"})
+
+    changed = {"credential": {"query": "api_key"}}
+    async with open_mine(tmp_path, changed, says=says, clock=FakeClock(), **STILL) as (world, _):
+        kept = world.node._accounts.transports["mine"]._kept_url
+        for target in ("/v1/jobs/one", "/v1/other"):
+            assert (await world.api.get(f"{MOUNT}{target}?api_key={KEY}&x=1")).status_code == 200
+        await world.api.post(f"{MOUNT}/v1/jobs?api_key={KEY}", json={})
+        (listed,) = (await world.api.get("/v1/intents")).json()["items"]
+        assert listed["path"] == "/v1/jobs"
+        assert kept.cache_info().currsize == 0
+        assert (await world.api.get(f"{MOUNT}/v1/jobs?api_key=another-0123456789")).status_code == 401
+    said = capsys.readouterr()
+    assert KEY not in said.out + said.err
+    assert "another-0123456789" not in said.out + said.err
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("relay.db*"))
+
+
+# --- addresses
+
+
+def with_links(call: Call) -> bytes:
+    base = f"http://{(call.request.one('host') or b'').decode()}"
+    links = {"self": f"{base}/v1/jobs/one", "web": f"{base}/one"}
+    document = {"id": "one", "state": "on", "links": links, "half": 1.50}
+    return json_answer(document, Location=f"{base}/v1/jobs/one", Link=f"<{base}/v1>")
+
+
+async def test_listed_addresses_are_given_as_the_relays_own(tmp_path: Path) -> None:
+    changed = {"addresses": ["/links/self", "/links/none"]}
+    async with open_mine(tmp_path, changed, says=with_links, clock=FakeClock(), **STILL) as (world, stub):
+        own = f"{RELAY_URL}{MOUNT}/v1/jobs/one"
+        theirs = with_links_of(stub.url)
+        made = await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        expected = theirs.replace(f"{stub.url}/v1/jobs/one".encode(), own.encode())
+        assert made.content == expected
+        assert made.headers["content-length"] == str(len(expected))
+        assert made.headers["location"] == own
+        assert made.headers["link"] == f"<{stub.url}/v1>"
+        for cache in ("miss", "hit"):
+            read = await world.api.get(own, headers=AUTH)  # as a client does that follows the address
+            await world.node.dropin.reads.settling.drain()
+            assert (read.status_code, read.headers["relay-cache"]) == (200, cache)
+            assert read.json()["links"] == {"self": own, "web": f"{stub.url}/one"}
+        elsewhere = await world.api.get(own, headers={**AUTH, "Host": "relay.internal:81"})
+        assert elsewhere.json()["links"]["self"] == f"http://relay.internal:81{MOUNT}/v1/jobs/one"
+        odd = await world.api.get(f"{MOUNT}/v1/jobs/one", headers={**AUTH, "Host": 'a"b'})
+        assert odd.status_code != 200 or odd.json()["links"]["self"] == f"{stub.url}/v1/jobs/one"
+        other = await world.api.get(f"{MOUNT}/v1/list", headers=AUTH)
+        assert other.content == theirs  # no job
+        job = await job_of(world, "one")
+        assert job["upstream"]["links"]["self"] == f"{stub.url}/v1/jobs/one"
+
+
+def with_links_of(url: str) -> bytes:
+    links = {"self": f"{url}/v1/jobs/one", "web": f"{url}/one"}
+    return orjson.dumps({"id": "one", "state": "on", "links": links, "half": 1.50})
+
+
+async def test_answers_stay_as_they_are_without_addresses_in_the_definition(tmp_path: Path) -> None:
+    async with open_mine(tmp_path, says=with_links, clock=FakeClock(), **STILL) as (world, stub):
+        for method, path in (("POST", "/v1/jobs"), ("GET", "/v1/jobs/one")):
+            answered = await world.api.request(method, MOUNT + path, headers=AUTH)
+            assert answered.content == with_links_of(stub.url)
+            assert answered.headers["location"] == f"{stub.url}/v1/jobs/one"
+
+
+async def test_large_answer_passes_unchanged_and_one_that_breaks_off_is_an_error(tmp_path: Path) -> None:
+    changed = {"addresses": ["/links/self"]}
+    large = b'{"id":"one","state":"on","x":"' + b"x" * (2 << 20) + b'"}'
+    says = iter([answer(200, [], large), answer(200, [("Content-Length", "9")], None) + b"{"])
+    async with open_mine(tmp_path, changed, says=lambda call: next(says), clock=FakeClock(), **STILL) as (world, stub):
+        whole = await world.api.get(f"{MOUNT}/v1/jobs/one", headers=AUTH)
+        assert whole.content == large
+        reading = asyncio.create_task(world.api.get(f"{MOUNT}/v1/jobs/one", headers=AUTH))
+        await stub.until(lambda: len(stub.received) == 2 and stub.received[1].ended)
+        for writer in stub._writers:
+            writer.close()
+        broken = await reading
+        assert broken.status_code == 502
+        assert "safe to send it again" in broken.text
+
+
+# --- waits and events
+
+
+async def test_caller_waits_for_the_end_and_its_events_have_what_it_attached(tmp_path: Path) -> None:
+    ends = asyncio.Event()
+
+    def says(call: Call) -> bytes:
+        state = "on" if call.request.method == "POST" or not ends.is_set() else "done"
+        return json_answer({"id": "one", "state": state})
+
+    async with open_mine(tmp_path, says=says, polling=POLLING) as (world, stub):
+        attached = {"Relay-Callback": f"{world.receiver_url}/events", "Relay-Metadata": '{"order":7}'}
+        body = {"labels": {"deal": "42"}}
+        await world.api.post(f"{MOUNT}/v1/jobs", json=body, headers={**AUTH, **attached})
+        reading = asyncio.create_task(
+            world.api.get(f"{MOUNT}/v1/jobs/one", headers={**AUTH, "Prefer": "wait=60, handling=strict"})
+        )
+        shown = asyncio.create_task(world.api.get("/v1/jobs/one?source=mine", headers={"Prefer": "wait=60"}))
+        await world.until(lambda: "running" in world.kinds("one"))
+        ends.set()
+        assert (await reading).json()["state"] == "done"
+        assert (await shown).json()["outcome"] == "succeeded"
+        await world.until(lambda: world.kinds("one") == ["running", "succeeded"])
+        events = [one.event for one in world.received["/events"]]
+        assert {event["type"] for event in events} == {"com.mine.job.running", "com.mine.job.succeeded"}
+        for event in events:
+            assert event["data"]["request"] == {"metadata": {"deal": "42"}}
+            assert event["data"]["metadata"] == {"order": 7}
+        assert not [one for one in stub.received if one.one("prefer") is not None]
+
+
+@pytest.mark.parametrize(
+    ("query", "cache", "counts"),
+    [("", "hit", False), ("?hold=60", "pass", True), ("?hold=1&fields=id", "pass", False), ("?x=1", "pass", False)],
+)
+async def test_read_with_the_upstreams_own_wait_is_passed_on_and_is_a_poll(
+    tmp_path: Path, query: str, cache: str, counts: bool
+) -> None:
+    async with open_mine(tmp_path, clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        await polled(world)
+        read = await world.api.get(f"{MOUNT}/v1/jobs/one{query}", headers=AUTH)
+        await world.node.dropin.reads.settling.drain()
+        assert (read.status_code, read.headers["relay-cache"]) == (200, cache)
+        assert (await job_of(world, "one"))["poll_count"] == 1 + counts
+        assert [one.target.decode() for one in stub.received[2:]] == ([f"/v1/jobs/one{query}"] if query else [])
+
+
+async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Path) -> None:
+    changed = {"path": "/v1/jobs/get?of=all&id={id}"}
+    async with open_mine(tmp_path, changed, clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        await polled(world)
+        assert stub.received[-1].target == b"/v1/jobs/get?of=all&id=one"
+        for query, cache in (
+            ("of=all&id=one", "hit"),
+            ("id=one&of=all", "hit"),
+            ("id=one&of=all&hold=5", "pass"),
+            ("id=one&of=all&more=1", "pass"),
+            ("id=one", "pass"),
+            ("of=all&id=", "pass"),
+            ("", "pass"),
+        ):
+            read = await world.api.get(f"{MOUNT}/v1/jobs/get?{query}", headers=AUTH)
+            await world.node.dropin.reads.settling.drain()
+            assert (read.status_code, read.headers["relay-cache"]) == (200, cache), query
+        assert (await job_of(world, "one"))["poll_count"] == 2

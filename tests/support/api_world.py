@@ -13,7 +13,7 @@ from relay.api.http.dependencies import ApiDependencies, ApiSettings, Readiness,
 from relay.api.jobs.group_finish import GroupForecasts
 from relay.config.settings import Settings, effective_settings
 from relay.core.access.client_address import Network
-from relay.core.access.forwarding import Header
+from relay.core.access.forwarding import Header, api_key_of
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published
 from relay.core.deliveries.delivery import Attempt, OutboundRequest, Outcome, Timings
@@ -367,6 +367,21 @@ class FakeGateway:
 
     def mount_of(self, raw_path: bytes) -> tuple[str, bytes]:
         return "/api/v1/", raw_path
+
+    def waiting_read(self, caller: Caller, method: str, path: str, query: str) -> None:
+        return None
+
+    def addresses_in(self, source: str, path: str, query: str) -> None:
+        return None
+
+    def key_of(self, headers: Sequence[Header], query: str, mount: str) -> str | None:
+        return api_key_of(headers)
+
+    def key_header(self, mount: str) -> bytes:
+        return b""
+
+    def without_key(self, query: str, mount: str) -> str:
+        return query
 
     def account_of(self, key: str | None, mount: str) -> Caller | None:
         return None

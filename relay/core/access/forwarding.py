@@ -5,9 +5,11 @@ Headers are raw pairs of bytes, names lower-cased. Sources: RFC 9110 sections 7.
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote_plus, unquote_to_bytes
 
 Header = tuple[bytes, bytes]
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
@@ -135,8 +137,8 @@ def without_wait(headers: Iterable[Header]) -> list[Header]:
     return kept
 
 
-def counts_as_poll(headers: Sequence[Header]) -> bool:
-    """True if a job read with these headers gets the same answer as the relay's own poll.
+def counts_as_poll(headers: Sequence[Header], sent: Collection[Header] = ()) -> bool:
+    """True if a job read with these headers gets the same answer as the relay's own poll, which has those of `sent`.
 
     A condition, a range, a cookie, a second key or an unknown header can change the answer.
     """
@@ -144,14 +146,75 @@ def counts_as_poll(headers: Sequence[Header]) -> bool:
     if len(set(names)) < len(names) or (b"authorization" in names and b"x-api-key" in names):
         return False
     return all(
-        (name in _POLL_HEADERS or name.startswith(_POLL_HEADER_PREFIXES))
-        and (name != b"accept" or _TAKES_JSON.search(value) is not None)
+        (
+            (name in _POLL_HEADERS or name.startswith(_POLL_HEADER_PREFIXES))
+            and (name != b"accept" or _TAKES_JSON.search(value) is not None)
+        )
+        or (name, value) in sent
         for name, value in headers
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPlace:
+    """Where requests to an upstream have the API key.
+
+    header         whose value has the key between two texts
+    before, after  these texts
+    is_basic       the value is that of HTTP Basic authentication, and has the key in the text that it encodes
+    parameter      of the query, in place of a header
+    """
+
+    header: bytes = b""
+    before: str = ""
+    after: str = ""
+    is_basic: bool = False
+    parameter: str | None = None
+
+    def key_in(self, headers: Iterable[Header], query: str) -> str | None:
+        """The key of a request; None if it is not there."""
+        if self.parameter is not None:
+            values = (part.partition("=")[2] for part in query.split("&") if _names(part, self.parameter))
+            return next(filter(None, map(unquote_plus, values)), None)
+        for name, value in headers:
+            if name == self.header:
+                text = value.decode("latin-1").strip()
+                return self._between(_basic_text(text) if self.is_basic else text)
+        return None
+
+    def _between(self, text: str | None) -> str | None:
+        if text is None or not text.endswith(self.after):
+            return None
+        before, text = self.before.rstrip(), text[: len(text) - len(self.after)]
+        start, rest = text[: len(before)], text[len(before) :]
+        if start.lower() != before.lower() or (before != self.before and rest == rest.lstrip()):
+            return None
+        return rest.strip() or None
+
+
+def _names(part: str, parameter: str) -> bool:
+    """True if a part of a query is this parameter."""
+    return unquote_plus(part.partition("=")[0]) == parameter
+
+
+def without_parameter(query: str, parameter: str) -> str:
+    """The query without a parameter; the rest as it is."""
+    return "&".join(part for part in query.split("&") if not _names(part, parameter))
+
+
+def _basic_text(value: str) -> str | None:
+    """The text of HTTP Basic authentication; None if it is another scheme, or not encoded as it should be."""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return b64decode(encoded.strip(), validate=True).decode()
+    except ValueError:
+        return None
+
+
 def api_key_of(headers: Iterable[Header]) -> str | None:
-    """The API key of a request. `Authorization: Bearer` precedes `x-api-key`, as at the upstream."""
+    """The API key of a request, or a token in place of it. `Authorization: Bearer` precedes `x-api-key`."""
     bearer = api_key = None
     for name, value in headers:
         if name == b"authorization" and bearer is None:
@@ -177,16 +240,25 @@ def not_recorded(external_id: str) -> str:
     return quote(external_id, safe="-._~:")
 
 
-def without_tokens(headers: list[Header], is_token: Callable[[str], bool]) -> list[Header]:
-    """The headers without keys that are tokens of a relay: no upstream may learn one."""
-    bare = ((header, header[1].decode("latin-1").strip().rpartition(" ")[2]) for header in headers)
-    return [header for header, key in bare if header[0] not in _KEY_HEADERS or not is_token(key)]
+def without_tokens(headers: list[Header], is_token: Callable[[str], bool], key_header: bytes = b"") -> list[Header]:
+    """The headers without keys that are tokens of a relay: no upstream may learn one. `key_header`: one more that may
+    have a key."""
+    names = {*_KEY_HEADERS, key_header}
+    return [header for header in headers if header[0] not in names or not any(map(is_token, _keys_in(header[1])))]
 
 
-def with_key(headers: Iterable[Header], auth_header: str, auth_value: str) -> list[Header]:
-    """The headers with another key, and without cookies, which can also authenticate."""
-    kept = [header for header in headers if header[0] not in _KEY_HEADERS and header[0] != b"cookie"]
-    return [*kept, (auth_header.lower().encode("ascii"), auth_value.encode("latin-1"))]
+def _keys_in(value: bytes) -> list[str]:
+    """What may be a key in the value of a header."""
+    text = value.decode("latin-1").strip()
+    basic = _basic_text(text)
+    return [text.rpartition(" ")[2], *(() if basic is None else basic.split(":"))]
+
+
+def without_keys(headers: Iterable[Header], key_header: bytes = b"") -> list[Header]:
+    """The headers without keys, and without cookies, which can also authenticate. `key_header` as for
+    `without_tokens`."""
+    left_out = {*_KEY_HEADERS, b"cookie", key_header}
+    return [header for header in headers if header[0] not in left_out]
 
 
 def fate_of(status_code: int, *, says_nothing_done: bool) -> Fate:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from relay.core.access.forwarding import (
     HOP_BY_HOP,
     Header,
+    KeyPlace,
     api_key_of,
     counts_as_poll,
     escapes_segment,
@@ -21,7 +22,8 @@ from relay.core.access.forwarding import (
     path_refusal,
     readable_only,
     unforwardable,
-    with_key,
+    without_keys,
+    without_parameter,
     without_tokens,
     without_wait,
 )
@@ -207,16 +209,74 @@ def test_key_is_read_as_the_upstream_reads_it(headers: list[Header], key: str | 
     assert api_key_of(headers) == key
 
 
-def test_account_key_replaces_both_headers() -> None:
-    headers = [(b"authorization", b"Bearer a"), (b"accept", b"*/*"), (b"x-api-key", b"b"), (b"authorization", b"c")]
-    assert with_key(headers, "Authorization", "Bearer z") == [(b"accept", b"*/*"), (b"authorization", b"Bearer z")]
-    assert with_key([], "X-API-Key", "z") == [(b"x-api-key", b"z")]
+BASIC = KeyPlace(header=b"authorization", after=":", is_basic=True)
+API = KeyPlace(header=b"authorization", before="api:", is_basic=True)
+NAMED = KeyPlace(header=b"authorization", before="Token ")
+QUOTED = KeyPlace(header=b"x-auth", before='key="', after='"')
+QUERY = KeyPlace(parameter="api.key")
+
+
+@pytest.mark.parametrize(
+    ("place", "headers", "query", "key"),
+    [
+        (BASIC, [(b"authorization", b"Basic azE6")], "", "k1"),
+        (BASIC, [(b"authorization", b"basic  azE6 ")], "", "k1"),
+        (BASIC, [(b"authorization", b"Basic azE=")], "", None),  # k1
+        (BASIC, [(b"authorization", b"Basic Og==")], "", None),  # :
+        (BASIC, [(b"authorization", b"Basic a")], "", None),
+        (BASIC, [(b"authorization", b"Basic /////w==")], "", None),
+        (BASIC, [(b"authorization", b"Bearer azE6")], "", None),
+        (BASIC, [(b"authorization", b"Basic"), (b"authorization", b"Basic azE6")], "", None),
+        (API, [(b"authorization", b"Basic YXBpOmsx")], "", "k1"),
+        (API, [(b"authorization", b"Basic azE6")], "", None),
+        (NAMED, [(b"accept", b"*/*"), (b"authorization", b"token  k1 ")], "", "k1"),
+        (NAMED, [(b"authorization", b"Tokenk1")], "", None),
+        (NAMED, [(b"authorization", b"Token")], "", None),
+        (NAMED, [(b"authorization", b"Bearer k1")], "", None),
+        (NAMED, [], "", None),
+        (QUOTED, [(b"x-auth", b'Key="k1"')], "", "k1"),
+        (QUOTED, [(b"x-auth", b'key="k1')], "", None),
+        (QUERY, [], "a=1&api%2Ekey=k%2B1&api.key=k2", "k+1"),
+        (QUERY, [(b"api.key", b"k1")], "api.key=&apixkey=k1", None),
+        (QUERY, [], "", None),
+    ],
+)
+def test_key_is_read_where_the_upstream_has_it(
+    place: KeyPlace, headers: list[Header], query: str, key: str | None
+) -> None:
+    assert place.key_in(headers, query) == key
+
+
+@pytest.mark.parametrize(
+    ("query", "rest"),
+    [
+        ("", ""),
+        ("api.key=1", ""),
+        ("a=%20b&api.key=1&a=+&api%2ekey=2&=&", "a=%20b&a=+&=&"),
+        ("api.key", ""),
+        ("xapi.key=1&api.keys=1", "xapi.key=1&api.keys=1"),
+    ],
+)
+def test_key_is_taken_out_of_a_query(query: str, rest: str) -> None:
+    assert without_parameter(query, "api.key") == rest
+
+
+def test_keys_and_cookies_are_taken_out_of_the_headers() -> None:
+    rest = [(b"accept", b"*/*")]
+    keys = [(b"authorization", b"Bearer a"), (b"x-api-key", b"b"), (b"authorization", b"c"), (b"cookie", b"session=1")]
+    assert without_keys([*keys, *rest]) == rest
+    assert without_keys([*keys, (b"xi-api-key", b"d"), *rest]) == [(b"xi-api-key", b"d"), *rest]
+    assert without_keys([*keys, (b"xi-api-key", b"d"), *rest], b"xi-api-key") == rest
 
 
 def test_tokens_of_a_relay_are_removed_from_both_headers() -> None:
     keys = [(b"authorization", b"Bearer k"), (b"x-api-key", b"k"), (b"accept", b"rl_1")]
     tokens = [(b"authorization", b"Bearer  rl_1 "), (b"authorization", b"rl_1"), (b"x-api-key", b" rl_1")]
+    tokens += [(b"authorization", b"Basic cmxfMTo="), (b"authorization", b"Basic YXBpOnJsXzE=")]
     assert without_tokens([*tokens, *keys], lambda value: value.startswith("rl_")) == keys
+    own = (b"xi-api-key", b"rl_1")
+    assert without_tokens([own, *keys], lambda value: value.startswith("rl_")) == [own, *keys]
+    assert without_tokens([own, *keys], lambda value: value.startswith("rl_"), b"xi-api-key") == keys
 
 
 # --- what became of a create
@@ -255,11 +315,6 @@ def test_connection_cannot_remove_essential_headers(name: bytes) -> None:
     assert headers_to_forward([(b"connection", b"close, " + name), kept, (b"x-hop", b"1")]) == [kept, (b"x-hop", b"1")]
 
 
-def test_account_key_drops_the_caller_s_cookies() -> None:
-    headers = [(b"cookie", b"session=1"), (b"authorization", b"Bearer rl_x"), (b"accept", b"*/*"), (b"cookie", b"b=2")]
-    assert with_key(headers, "Authorization", "Bearer k") == [(b"accept", b"*/*"), (b"authorization", b"Bearer k")]
-
-
 # --- reads that count as polls
 
 PLAIN: tuple[Sequence[Header], ...] = (
@@ -288,6 +343,14 @@ def test_plain_read_counts_as_a_poll(headers: Sequence[Header]) -> None:
 def test_read_with_a_possibly_different_answer_is_no_poll(headers: Sequence[Header]) -> None:
     assert not counts_as_poll(headers)
     assert not counts_as_poll([(b"user-agent", b"x"), *headers])
+
+
+@pytest.mark.parametrize(
+    ("header", "counts"),
+    [((b"x-version", b"1"), True), ((b"x-version", b"2"), False), ((b"x-versions", b"1"), False)],
+)
+def test_header_that_every_poll_has_too_does_not_keep_a_read_from_being_one(header: Header, counts: bool) -> None:
+    assert counts_as_poll([(b"user-agent", b"x"), header], {(b"x-version", b"1")}) is counts
 
 
 # --- paths

@@ -94,17 +94,38 @@ def test_the_first_resource_has_no_key() -> None:
     ("path", "created", "read"),
     [
         ("/api/v1/outreach/dispatches", "", None),
-        ("/api/v1/outreach/jobs/a%2Fb", None, ("", "a%2Fb")),
+        ("/api/v1/outreach/jobs/a%2Fb", None, ("", "a%2Fb", "")),
         ("/api/v1/sets", "websets", None),
         ("/api/v1/sets/a/more", "websets", None),
-        ("/api/v1/sets/a", None, ("websets", "a")),
+        ("/api/v1/sets/a", None, ("websets", "a", "")),
         ("/api/v1/sets/a/b", None, None),
         ("/api/v1/sets/", None, None),
         ("/api/v1/sets/a/", None, None),
     ],
 )
-def test_a_path_belongs_to_one_resource(path: str, created: str | None, read: tuple[str, str] | None) -> None:
+def test_a_path_belongs_to_one_resource(path: str, created: str | None, read: tuple[str, str, str] | None) -> None:
     assert (BOTH.created_by(path), BOTH.read_by(path)) == (created, read)
+
+
+@pytest.mark.parametrize(
+    ("template", "address", "read"),
+    [
+        ("/v1/jobs/{id}", "/v1/jobs/a?b=1", ("a", "b=1")),
+        ("/v1/{+id}", "/v1/a/b%2Fc", ("a/b%2Fc", "")),
+        ("/v1/{id}/state?v=1", "/v1/a/state?v=1", ("a", "")),
+        ("/v1/{id}/state?v=1", "/v1/a/state?w=2&v=1", ("a", "w=2")),
+        ("/v1/{id}/state?v=1", "/v1/a/state", None),
+        ("/v1/{id}/state?v=1", "/v1/a/state?v=12", None),
+        ("/v1/get?v=1&id={id}", "/v1/get?id=a&v=1", ("a", "")),
+        ("/v1/get?id={id}", "/v1/get?id=a&id=b", ("a", "id=b")),
+        ("/v1/get?id={id}", "/v1/get?id=", None),
+        ("/v1/get?id={id}", "/v1/get", None),
+        ("/v1/get?id={id}", "/v1/got?id=a", None),
+    ],
+)
+def test_a_read_has_the_id_where_its_address_has_it(template: str, address: str, read: tuple[str, str] | None) -> None:
+    path, _, query = address.partition("?")
+    assert JOBS.model_copy(update={"path": template}).read_at(path, query) == read
 
 
 def test_each_resource_has_its_own_url_events_and_answers() -> None:
