@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     StrictBool,
@@ -484,6 +485,18 @@ class ConnectAccounts(Part):
         return self
 
 
+_OWN_PATHS = ("/v1/", "/ui/", "/sources/", "/schemas/", "/.well-known/")
+"""The relay's own at the root, where its API asks for a token."""
+
+
+def _not_own(prefix: str) -> str:
+    if not prefix.endswith("/"):
+        raise ValueError(f"{prefix} is no prefix of whole segments: end it with a slash")
+    if any(prefix.startswith(own) or own.startswith(prefix) for own in _OWN_PATHS):
+        raise ValueError(f"{prefix} has paths of the relay itself: leave it out, all paths are below /sources/NAME/")
+    return prefix
+
+
 class SourceDefinition(Part):
     """One upstream API.
 
@@ -515,7 +528,7 @@ class SourceDefinition(Part):
     headers: HeaderNames = HeaderNames()
     limit: Limit | None = None
     probe: _Path
-    passed: frozenset[_Path] = frozenset()
+    passed: frozenset[Annotated[_Path, AfterValidator(_not_own)]] = frozenset()
     resources: Annotated[Mapping[_Name, Resource], Field(min_length=1)]
     connect_accounts: ConnectAccounts | None = None
     hints: Hints

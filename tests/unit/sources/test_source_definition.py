@@ -154,6 +154,22 @@ def test_an_answer_is_read_by_the_rules_of_its_resource() -> None:
     assert registered(BOTH, {"ok": True, "set": item}, now=1.0) is None
 
 
+@pytest.mark.parametrize(
+    ("prefix", "says"),
+    [
+        *((prefix, "has paths of the relay itself") for prefix in ("/", "/v1/", "/v1/jobs/", "/ui/", "/sources/mine/")),
+        ("/api", "end it with a slash"),
+        ("/v1", "end it with a slash"),
+    ],
+)
+def test_paths_of_the_relay_itself_are_not_passed(tmp_path: Path, prefix: str, says: str) -> None:
+    shutil.copytree(SOURCES / "revor", tmp_path / "revor")
+    file = tmp_path / "revor" / "definition.yaml"
+    file.write_text(file.read_text().replace("  - /api/v2/\n", f"  - {prefix}\n"))
+    with pytest.raises(SettingsError, match=f"revor/definition.yaml:[0-9]+: passed.*{says}"):
+        load_definition("revor", directory=tmp_path)
+
+
 def test_two_resources_with_one_path_are_refused(tmp_path: Path) -> None:
     shutil.copytree(SOURCES / "revor", tmp_path / "revor")
     file = tmp_path / "revor" / "definition.yaml"
