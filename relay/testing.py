@@ -47,6 +47,7 @@ class ScriptedPoll:
     duration_ms: float = 1.0
     request_id: str | None = "req_scripted"
     detail: str = ""
+    held: bool = False
 
 
 class ScriptedSource:
@@ -68,7 +69,7 @@ class ScriptedSource:
         """Sets the answers to the next polls of this job."""
         self._scripts[external_id] = deque(polls)
 
-    async def poll(self, external_id: str, api_key: str, resource: str = "") -> ScriptedPoll:
+    async def poll(self, external_id: str, api_key: str, resource: str = "", ways: object = None) -> ScriptedPoll:
         """The next scripted answer, or 404 for an unknown job."""
         self.polled.append((self.clock(), external_id))
         self.resources.add(resource)

@@ -128,7 +128,8 @@ class PollHandler:
             await asyncio.sleep(0)  # let the new deliveries start first
             break
         now = self._account.clock()
-        self._agenda.planner.observed(job.uid, seen.item(), result.headers, result.sent_at, now)
+        as_of = result.received_at if result.held else None
+        self._agenda.planner.observed(job.uid, seen.item(), result.headers, result.sent_at, now, as_of=as_of)
         if seen.terminal:
             self._agenda.forget(job.uid)
             if seen.finished_at is not None:

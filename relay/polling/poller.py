@@ -22,6 +22,7 @@ from relay.polling.account_watch import AccountWatch
 from relay.polling.agenda import Agenda
 from relay.polling.poll_handler import PollHandler
 from relay.polling.statistics import AccountPlan
+from relay.sources.client import PLAIN, Ways
 from relay.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -286,12 +287,19 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        result = await self.account.upstream.poll(job.external_id, key, job.resource)
+        result = await self.account.upstream.poll(job.external_id, key, job.resource, self._ways(job))
         if result.kind == "unauthorized" and key != self.key:  # the key was replaced meanwhile
             self.planner.failed(uid, OK, result.headers, self._clock())
             self.agenda.poll_again(uid)
             return
         await self._handle(PollInFlight(job, term), result)
+
+    def _ways(self, job: Job) -> Ways:
+        """How to read the job, by its source."""
+        wait = self.account.settings.definition.resource_of(job.resource).wait
+        if wait is None or not self.planner.expects_end(job.uid, wait.max_seconds, self._clock()):
+            return PLAIN
+        return Ways(hold_seconds=wait.max_seconds)
 
     async def _handle(self, sent: PollInFlight, result: "PollResult") -> None:
         if not self.account.holds_since(sent.term):  # the node that polls now knows more

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -36,6 +36,11 @@ NODE_HEADER = "Relay-Node"
 
 MAX_BODY_BYTES = 1 << 20
 MAX_CONNECTIONS = 100
+MAX_HELD = MAX_CONNECTIONS // 4
+"""Maximum concurrent requests that the upstream is asked to hold."""
+HOLDS_AGAIN_SECONDS = 600.0
+"""After a held request that got no answer, none is held for so long: something on the way may cut idle connections."""
+_CUT = frozenset({None, 408, 502, 503, 504})
 
 _MAX_HEADERS = 64
 _MAX_HEADER_CHARACTERS = 512
@@ -45,6 +50,7 @@ _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters no stored text may hold. aiohttp decodes invalid UTF-8 in headers to lone surrogates."""
 
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _KIND_BY_STATUS: Mapping[int, PollKind] = {
     401: "unauthorized",
     403: "forbidden",
@@ -67,6 +73,7 @@ class PollResult:
     status_code  None if there was no answer
     headers      names lower-cased; the first 64, values truncated
     detail       one line for people, empty if observed; never contains the key
+    held         the upstream held the answer: it shows the job as of `received_at`, not of `sent_at`
     """
 
     kind: PollKind
@@ -80,6 +87,20 @@ class PollResult:
     duration_ms: float
     request_id: str | None = None
     detail: str = ""
+    held: bool = False
+
+
+@value_class(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How a job is read, where its source knows more than one way.
+
+    hold_seconds  how long the upstream may hold the answer until the job ends; 0: it answers at once
+    """
+
+    hold_seconds: float = 0.0
+
+
+PLAIN = Ways()
 
 
 def problem_of(result: PollResult, now: float) -> dict[str, Any]:
@@ -129,16 +150,32 @@ class UpstreamClient:
             self._headers[NODE_HEADER] = node_id
         self._exchanges: Exchanges | None = None
         self._base: Route | None = None
+        self._held = 0
+        self._holds_at = 0.0
 
-    async def poll(self, external_id: str, api_key: str, resource: str = "") -> PollResult:
-        """Polls one job. Raises only CancelledError."""
+    async def poll(self, external_id: str, api_key: str, resource: str = "", ways: Ways = PLAIN) -> PollResult:
+        """Polls one job of a resource. Raises only CancelledError."""
         definition = self._definition
         if resource and resource not in definition.resources:
             now = self._clock()
             detail = f"the definition of {definition.name} has no resource {resource}"
             return PollResult(kind="malformed", sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
-        url = definition.job_url(self._base_url, external_id, resource)
-        return await self._get(url, api_key, self._reader_of(external_id, resource), definition.resource_of(resource))
+        of_job, url = definition.resource_of(resource), definition.job_url(self._base_url, external_id, resource)
+        read = self._reader_of(external_id, resource)
+        if not ways.hold_seconds or of_job.wait is None or not self._may_hold():
+            return await self._get(url, api_key, read, of_job)
+        url, headers = of_job.wait.asked(url, ways.hold_seconds)
+        self._held += 1
+        try:
+            result = await self._get(url, api_key, read, of_job, headers=headers, hold_seconds=ways.hold_seconds)
+        finally:
+            self._held -= 1
+        if result.status_code in _CUT:
+            self._holds_at = result.received_at + HOLDS_AGAIN_SECONDS
+        return replace(result, held=True)
+
+    def _may_hold(self) -> bool:
+        return self._held < MAX_HELD and not 0 < self._holds_at - self._clock() <= HOLDS_AGAIN_SECONDS
 
     async def probe(self, api_key: str) -> PollResult:
         """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
@@ -194,19 +231,28 @@ class UpstreamClient:
         if exchanges is not None:
             await exchanges.close()
 
-    async def _get(self, url: str, api_key: str, read: _Reader, resource: Resource | None = None) -> PollResult:
+    async def _get(
+        self,
+        url: str,
+        api_key: str,
+        read: _Reader,
+        resource: Resource | None = None,
+        *,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        hold_seconds: float = 0.0,
+    ) -> PollResult:
         """`resource`: whose job it reads; None: it reads none."""
-        sent_at, began = self._clock(), time.perf_counter()
+        sent_at, began, seconds = self._clock(), time.perf_counter(), self._timeout_seconds + hold_seconds
         kind: PollKind = "unavailable"
         answer, detail = None, ""
         if not _KEY.fullmatch(api_key):
             kind, detail = "unauthorized", "the API key is empty or not valid in a header"
         else:
             try:
-                with self._open().within(self._timeout_seconds):
-                    answer = await self._fetch(url, api_key, resource)
+                with self._open().within(seconds):
+                    answer = await self._fetch(url, api_key, resource, headers)
             except TimeoutError:
-                detail = f"no complete answer within {self._timeout_seconds:g} s"
+                detail = f"no complete answer within {seconds:g} s"
             except aiohttp.ClientPayloadError as error:
                 detail = _line("the answer broke off", error, api_key)
             except aiohttp.ClientConnectorError as error:
@@ -219,8 +265,8 @@ class UpstreamClient:
             return PollResult(kind=kind, detail=detail, **times)
         return self._judge(answer, read, api_key, times, resource)
 
-    async def _fetch(self, url: str, api_key: str, resource: Resource | None) -> _Answer:
-        headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(api_key)}
+    async def _fetch(self, url: str, api_key: str, resource: Resource | None, more: Mapping[str, str]) -> _Answer:
+        headers = {**self._headers, **self._definition.send_headers, **more, **self._definition.auth_headers(api_key)}
         method = "GET" if resource is None else resource.method
         url = self._definition.with_key(url, api_key)
         answer = await self._open().begin(self._route(url), method, headers.items(), b"")

@@ -165,6 +165,13 @@ class LongPoll(Part):
             raise ValueError("a wait has one of `header` and `query`")
         return self
 
+    def asked(self, url: str, seconds: float) -> tuple[str, dict[str, str]]:
+        """The URL and the headers of a request that the upstream may hold for so long."""
+        value = self.value.replace("{seconds}", f"{seconds:g}")
+        if self.query is None:
+            return url, {} if self.header is None else {self.header: value}
+        return _with_parameter(url, self.query, value), {}
+
 
 class Rule(Part):
     """A condition on the answer to a read, and the state that it proves.
@@ -616,7 +623,7 @@ class SourceDefinition(Part):
     def with_key(self, url: str, api_key: str) -> str:
         """The URL with the key, if it is sent there."""
         name = self.credential.query
-        return url if name is None else f"{url}{'&' if '?' in url else '?'}{name}={quote(api_key, safe='')}"
+        return url if name is None else _with_parameter(url, name, api_key)
 
     def answer_body(self, item: Mapping[str, Any], request_id: str, resource: str = "") -> bytes:
         """The answer to a job read in the upstream's shape."""
@@ -646,6 +653,10 @@ class SourceDefinition(Part):
         `problem` is the Observation's, `channel` the job's.
         """
         return self.hints.find(problem, kind, channel, title=self.title, source=self.name)
+
+
+def _with_parameter(url: str, name: str, value: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"
 
 
 def _segment(text: str) -> str:

@@ -69,7 +69,7 @@ class LateUpstream:
         self._truth = truth
         self._gate = gate
 
-    async def poll(self, external_id: str, api_key: str, resource: str = "") -> ScriptedPoll:
+    async def poll(self, external_id: str, api_key: str, resource: str = "", ways: object = None) -> ScriptedPoll:
         await self._gate.wait()
         version = len(self._truth.states) - 1
         status = self._truth.states[version]

@@ -24,6 +24,7 @@ from relay.polling.account_watch import AccountWatch
 from relay.polling.poller import Poller
 from relay.polling.statistics import AccountPlan, SourceStatistics
 from relay.signals import Signals
+from relay.sources.definition import load_definition
 from relay.store.store import Store
 from relay.testing import FakeClock, RecordingSink, ScriptedPoll, ScriptedSource
 from subscribers.registry import kinds
@@ -35,6 +36,7 @@ from tests.support.store_kit import registration
 
 share_compiled_statements()
 
+REVOR = load_definition("revor")
 SECRET = "whsec_" + "c2VjcmV0" * 4
 ORIGIN = Origin(
     source="https://upstream.test/jobs",
@@ -80,11 +82,14 @@ class World:
         self.holder = LeaseOwner("node")
         self.dispatcher = self._new_dispatcher()
         self.statistics: Any = NoStatistics()
+        self.resource = REVOR.resource
+        """The kind of its jobs."""
         self.poller = self._new_poller()
 
     def _new_poller(self) -> Poller:
-        resource = SimpleNamespace(min_interval_seconds=None)
-        definition: Any = SimpleNamespace(hint_for=_hint, connect_accounts=None, resource_of=lambda _: resource)
+        definition: Any = SimpleNamespace(
+            hint_for=_hint, connect_accounts=None, resource_of=lambda _: self.resource
+        )
         settings = AccountSettings(
             source="revor",
             account="default",

@@ -181,9 +181,16 @@ class Planner:
         return first.id
 
     def observed(
-        self, job_id: str, item: Mapping[str, Any] | None, headers: Mapping[str, str], sent_at: float, now: float
+        self,
+        job_id: str,
+        item: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        sent_at: float,
+        now: float,
+        *,
+        as_of: float | None = None,
     ) -> None:
-        """A poll sent at `sent_at` succeeded and found `item`.
+        """A poll sent at `sent_at` succeeded and found `item` as of then, or as of `as_of` if the answer was held.
 
         A job that has ended is forgotten. An invalid item counts as a poll that found nothing new. A Retry-After is the
         upstream's hint for this job: it is not polled before, except to find out whether the hint still holds.
@@ -199,7 +206,8 @@ class Planner:
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:
             self.forecast.ended(t - reading.finished_at)
-        self.open_jobs.observe(job, reading, t, sent, limits.retry_after_seconds)
+        seen_at = sent if as_of is None else min(t, self.timeline.inner(as_of))
+        self.open_jobs.observe(job, reading, t, seen_at, limits.retry_after_seconds)
         self.open_jobs.unpark_some(t)
         self._refresh(now)
 
@@ -225,6 +233,12 @@ class Planner:
             wait = reading.retry_after_seconds or 0.0
             self.open_jobs.fail(job, t, missing=status_code == NOT_FOUND, not_before=t + wait)
         self._refresh(now)
+
+    def expects_end(self, job_id: str, seconds: float, now: float) -> bool:
+        """True if a job runs whose end is so probable within this time that a poll now, without news, would be followed
+        by another: one request that the upstream holds takes the place of both."""
+        job = self.open_jobs.jobs.get(job_id)
+        return job is not None and self.schedule.next_interval(job, self.timeline.at(now)) <= seconds
 
     # --- requests of callers on the same key
 

@@ -159,6 +159,14 @@ class PollSchedule:
                 return due
         return min(due, max(job.seen + wait, earliest))
 
+    def next_interval(self, job: PlannedJob, now: float) -> float:
+        """Seconds from a poll now, without news, to the next one for the job's end; infinite if it is not known to run."""
+        if job.phase != RUNNING or job.statistics is None or job.failures:
+            return math.inf
+        table, unit = job.statistics.policy.table(job.kind, self._price.rung(job.weight)), self._statistics.unit
+        age = max(now - job.anchor, 0.0) / unit
+        return (table.next_poll(age) - age) * unit
+
     def expected_delay(self, job: PlannedJob) -> float | None:
         """Mean seconds from the job's end to its detection at the current price; None if unknown.
 

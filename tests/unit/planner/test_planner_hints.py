@@ -148,3 +148,28 @@ def test_burst_after_a_rest_stays_within_the_documented_limit(reserve: float) ->
 def test_documented_limit_is_a_positive_number(limit: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="static_limit"):
         PlannerConfig(static_limit=limit)
+
+
+def test_end_is_expected_of_a_running_job_only() -> None:
+    planner = planner_of()
+    queued = {"status": "queued", "action": "a", "channel": "c"}
+    for name, item in (("runs", RUNNING), ("waits", queued), ("unseen", None)):
+        planner.track(name, item, NOW, lane="")
+    found = {name: planner.expects_end(name, 60.0, NOW + 1) for name in ("runs", "waits", "unseen", "gone")}
+    assert found == {"runs": True, "waits": False, "unseen": False, "gone": False}
+    assert not planner.expects_end("runs", 0.001, NOW + 1), "a plain poll comes sooner"
+    planner.track("runs", None, NOW + 1, next_poll_at=NOW + 1)
+    while planner.take(NOW + 1) != "runs":
+        pass
+    planner.failed("runs", 500, {}, NOW + 1)
+    assert not planner.expects_end("runs", 60.0, NOW + 1), "nothing is known after a failure"
+
+
+def test_held_answer_shows_the_job_as_of_its_end() -> None:
+    planner = planner_of()
+    planner.track("job", None, NOW, lane="", next_poll_at=NOW)
+    assert planner.take(NOW + 1) == "job"
+    planner.observed("job", RUNNING, {}, NOW + 1, NOW + 61, as_of=NOW + 61)
+    assert planner.open_jobs.jobs["job"].seen == NOW + 61
+    planner.observed("job", RUNNING, {}, NOW + 62, NOW + 63, as_of=NOW + 1_000)
+    assert planner.open_jobs.jobs["job"].seen == NOW + 63, "not of the future"

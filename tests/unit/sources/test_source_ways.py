@@ -1,0 +1,141 @@
+"""How a read may ask: for an answer that the upstream holds, over real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+
+from relay.clock import wall_clock
+from relay.sources.client import HOLDS_AGAIN_SECONDS, MAX_HELD, PLAIN, UpstreamClient, Ways
+from relay.sources.definition import LongPoll, SourceDefinition, load_definition
+
+KEY = "key-0123456789abcdef"
+APIFY = load_definition("apify")
+RUN = {"data": {"id": "run1", "status": "RUNNING", "startedAt": "2026-05-20T10:00:00Z"}}
+HELD = Ways(hold_seconds=60)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def changed(definition: SourceDefinition, **changes: Any) -> SourceDefinition:
+    """The definition with a changed first resource."""
+    resource = definition.resource.model_copy(update=changes)
+    name = next(iter(definition.resources))
+    return definition.model_copy(update={"resources": {**definition.resources, name: resource}})
+
+
+@asynccontextmanager
+async def upstream(definition: SourceDefinition, handler: Handler, **options: Any) -> AsyncIterator[UpstreamClient]:
+    async with RawTestServer(handler) as server:
+        client = UpstreamClient(
+            definition,
+            str(server.make_url("/")),
+            **{"clock": wall_clock, "user_agent": "revor-relay/test", "timeout_seconds": 5.0, **options},
+        )
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+class Asked:
+    """Answers with a run, and keeps the requests."""
+
+    def __init__(self, status: int = 200, body: Any = RUN, headers: dict[str, str] | None = None) -> None:
+        self.requests: list[web.BaseRequest] = []
+        self.status, self.body, self.headers = status, body, headers
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests.append(request)
+        if self.status == 304:
+            return web.Response(status=304, headers=self.headers)
+        return web.json_response(self.body, status=self.status, headers=self.headers)
+
+
+async def test_read_asks_the_upstream_to_hold_the_answer_in_the_query() -> None:
+    asked = Asked()
+    async with upstream(APIFY, asked) as client:
+        plain, held = await client.poll("run1", KEY), await client.poll("run1", KEY, ways=HELD)
+    assert [request.raw_path for request in asked.requests] == [
+        "/v2/actor-runs/run1",
+        "/v2/actor-runs/run1?waitForFinish=60",
+    ]
+    assert [(one.kind, one.held) for one in (plain, held)] == [("observed", False), ("observed", True)]
+
+
+async def test_read_asks_the_upstream_to_hold_the_answer_in_a_header() -> None:
+    asked, wait = Asked(), LongPoll(header="Prefer", value="wait={seconds}", max_seconds=2.5)
+    async with upstream(changed(APIFY, wait=wait), asked) as client:
+        await client.poll("run1", KEY, ways=Ways(hold_seconds=2.5))
+    (request,) = asked.requests
+    assert (request.headers["Prefer"], request.raw_path) == ("wait=2.5", "/v2/actor-runs/run1")
+
+
+async def test_source_without_a_wait_is_never_asked_to_hold() -> None:
+    asked = Asked()
+    async with upstream(changed(APIFY, wait=None), asked) as client:
+        assert not (await client.poll("run1", KEY, ways=HELD)).held
+    assert asked.requests[0].raw_path == "/v2/actor-runs/run1"
+
+
+async def test_time_out_grows_by_the_time_of_the_wait() -> None:
+    release = asyncio.Event()
+
+    async def late(request: web.BaseRequest) -> web.StreamResponse:
+        if request.query_string:
+            asyncio.get_running_loop().call_later(0.3, release.set)
+        await release.wait()
+        return web.json_response(RUN)
+
+    async with upstream(APIFY, late, timeout_seconds=0.1) as client:
+        plain, held = await client.poll("run1", KEY), await client.poll("run1", KEY, ways=HELD)
+    assert (plain.kind, held.kind, held.status_code) == ("unavailable", "observed", 200)
+    assert plain.detail == "no complete answer within 0.1 s"
+
+
+async def test_no_more_than_a_share_of_the_connections_is_held() -> None:
+    arrived, release = asyncio.Semaphore(0), asyncio.Event()
+
+    async def hold(request: web.BaseRequest) -> web.StreamResponse:
+        if request.query_string:
+            arrived.release()
+            await release.wait()
+        return web.json_response(RUN)
+
+    async with upstream(APIFY, hold, timeout_seconds=30.0) as client:
+        held = [asyncio.create_task(client.poll("run1", KEY, ways=HELD)) for _ in range(MAX_HELD)]
+        for _ in held:
+            await arrived.acquire()
+        assert not (await client.poll("run1", KEY, ways=HELD)).held
+        release.set()
+        assert all(one.held for one in await asyncio.gather(*held))
+        assert (await client.poll("run1", KEY, ways=HELD)).held, "their places are free again"
+
+
+@pytest.mark.parametrize("status", [408, 502, 503, 504])
+async def test_held_read_that_is_cut_off_is_followed_by_plain_ones(status: int) -> None:
+    now = [1_000.0]
+    asked = Asked(status, {})
+    async with upstream(APIFY, asked, clock=lambda: now[0]) as client:
+        kinds = [(await client.poll("run1", KEY, ways=HELD)).kind for _ in range(2)]
+        now[0] += HOLDS_AGAIN_SECONDS + 1
+        await client.poll("run1", KEY, ways=HELD)
+    assert kinds == ["unavailable", "unavailable"]
+    assert [request.query_string for request in asked.requests] == ["waitForFinish=60", "", "waitForFinish=60"]
+
+
+async def test_clock_set_back_does_not_stop_the_waits_for_long() -> None:
+    now = [1e9]
+    asked = Asked(504, {})
+    async with upstream(APIFY, asked, clock=lambda: now[0]) as client:
+        await client.poll("run1", KEY, ways=HELD)
+        now[0] -= 1e6
+        assert (await client.poll("run1", KEY, ways=HELD)).held
+
+
+def test_plain_read_is_the_default() -> None:
+    assert Ways() == PLAIN
