@@ -5,6 +5,7 @@ transaction, and plans the next poll.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from relay.ids import new_id
 from relay.log import shows_deliveries
 from relay.polling.account_health import AccountHealth
 from relay.polling.agenda import Agenda
-from relay.sources.client import PollResult, problem_of
+from relay.sources.client import NOT_MODIFIED, PollResult, problem_of
 
 if TYPE_CHECKING:
     from relay.polling.account import PolledAccount
@@ -31,6 +32,8 @@ MAX_DETECTIONS = 10
 KEPT_REQUEST_IDS = 10_000
 LOGGED = frozenset(("failed", "overdue", "not_found", "status_unknown"))
 """Kinds of transitions that an operator finds in the log."""
+KEPT_ETAGS = 10_000
+_ETAG = re.compile(r'(?:W/)?"[!#-~]{0,200}"')  # RFC 9110, 8.8.3
 
 log = structlog.get_logger("relay.polling")
 
@@ -45,6 +48,8 @@ class PollHandler:
         """Number of polls that have ended."""
         self.last_request_ids: dict[str, str] = {}
         """The upstream's request id of the last poll, by job uid."""
+        self._etags: dict[str, tuple[str, int, int]] = {}
+        """By job uid: the ETag of the last answer, and the poll count and sequence that were recorded with it."""
         self._account = account
         self._agenda = agenda
         self._health = health
@@ -98,10 +103,12 @@ class PollHandler:
         """Records an observation. Returns the kinds of recorded transitions; None if the result was dropped."""
         poll_count = job.poll_count
         recorded: Sequence[Transition] = ()
+        is_recorded = False
         for _ in range(MAX_DETECTIONS):
             transitions, progress = detect(job.progress, seen)
             if not transitions and progress == job.progress and seen.upstream == job.upstream:
                 self._wasted_of(job.source, job.account, purpose).inc()
+                is_recorded = True
                 break
             outcome = progress.status if seen.terminal else None
             try:
@@ -126,10 +133,18 @@ class PollHandler:
                     self._account.watch.ask()  # brings the next listing forward
                     self._account.reschedule()
             await asyncio.sleep(0)  # let the new deliveries start first
+            is_recorded = True
             break
         now = self._account.clock()
-        as_of = result.received_at if result.held else None
-        self._agenda.planner.observed(job.uid, seen.item(), result.headers, result.sent_at, now, as_of=as_of)
+        self._agenda.planner.observed(
+            job.uid,
+            seen.item(),
+            result.headers,
+            result.sent_at,
+            now,
+            as_of=result.received_at if result.held else None,
+            free=result.status_code == NOT_MODIFIED,
+        )
         if seen.terminal:
             self._agenda.forget(job.uid)
             if seen.finished_at is not None:
@@ -140,7 +155,27 @@ class PollHandler:
                 self._account.metrics.figures.add("detection_delay_seconds", owner, now, delay)
         else:
             await self._note(job.uid, poll_count, polled_at=None if recorded else now)
+        if is_recorded and self._account.settings.definition.resource_of(job.resource).etag:
+            self._keep_etag(job.uid, seen, result, poll_count + (not recorded), progress.sequence)
         return [transition.kind for transition in recorded]
+
+    def _keep_etag(self, uid: str, seen: Observation, result: PollResult, poll_count: int, sequence: int) -> None:
+        """Keeps the ETag of an answer whose item is recorded. `poll_count`, `sequence`: as recorded."""
+        known = self._etags.pop(uid, None)
+        etag = result.headers.get("etag", "")
+        if not etag and known is not None and result.status_code == NOT_MODIFIED:
+            etag = known[0]
+        if seen.terminal or not _ETAG.fullmatch(etag):
+            return
+        self._etags[uid] = etag, poll_count, sequence
+        if len(self._etags) > KEPT_ETAGS:
+            del self._etags[next(iter(self._etags))]
+
+    def etag_of(self, job: Job) -> str | None:
+        """The ETag of the answer that showed the job's recorded item; None if it is unknown, or if the job was recorded
+        by others since."""
+        kept = self._etags.get(job.uid)
+        return kept[0] if kept is not None and kept[1:] == (job.poll_count, job.progress.sequence) else None
 
     async def _failed(self, job: Job, result: PollResult, now: float) -> list[str]:
         self._agenda.planner.failed(job.uid, result.status_code, result.headers, now)

@@ -296,10 +296,13 @@ class Poller:
 
     def _ways(self, job: Job) -> Ways:
         """How to read the job, by its source."""
-        wait = self.account.settings.definition.resource_of(job.resource).wait
-        if wait is None or not self.planner.expects_end(job.uid, wait.max_seconds, self._clock()):
+        resource = self.account.settings.definition.resource_of(job.resource)
+        wait, etag = resource.wait, self.poll_handler.etag_of(job) if resource.etag else None
+        holds = wait is not None and self.planner.expects_end(job.uid, wait.max_seconds, self._clock())
+        if etag is None and not holds:
             return PLAIN
-        return Ways(hold_seconds=wait.max_seconds)
+        seconds = wait.max_seconds if wait is not None and holds else 0.0
+        return Ways(hold_seconds=seconds, etag=etag, known=None if etag is None else job.upstream)
 
     async def _handle(self, sent: PollInFlight, result: "PollResult") -> None:
         if not self.account.holds_since(sent.term):  # the node that polls now knows more

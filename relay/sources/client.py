@@ -17,7 +17,15 @@ from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
 from relay.redaction import MIN_SECRET_CHARACTERS, without
 from relay.sources.definition import Resource, SourceDefinition
-from relay.sources.mapping import Malformed, UpstreamError, observe, read_answer, read_error, read_listing
+from relay.sources.mapping import (
+    Malformed,
+    UpstreamError,
+    observe,
+    observe_item,
+    read_answer,
+    read_error,
+    read_listing,
+)
 
 PollKind = Literal[
     "observed",
@@ -40,6 +48,7 @@ MAX_HELD = MAX_CONNECTIONS // 4
 """Maximum concurrent requests that the upstream is asked to hold."""
 HOLDS_AGAIN_SECONDS = 600.0
 """After a held request that got no answer, none is held for so long: something on the way may cut idle connections."""
+NOT_MODIFIED = 304
 _CUT = frozenset({None, 408, 502, 503, 504})
 
 _MAX_HEADERS = 64
@@ -95,9 +104,13 @@ class Ways:
     """How a job is read, where its source knows more than one way.
 
     hold_seconds  how long the upstream may hold the answer until the job ends; 0: it answers at once
+    etag          the ETag of the answer that showed `known`; None: nothing is known of it
+    known         the job's item, which an answer 304 shows again
     """
 
     hold_seconds: float = 0.0
+    etag: str | None = None
+    known: Mapping[str, Any] | None = None
 
 
 PLAIN = Ways()
@@ -162,17 +175,32 @@ class UpstreamClient:
             return PollResult(kind="malformed", sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
         of_job, url = definition.resource_of(resource), definition.job_url(self._base_url, external_id, resource)
         read = self._reader_of(external_id, resource)
+        headers = _NO_HEADERS if ways.etag is None else {"If-None-Match": ways.etag}
         if not ways.hold_seconds or of_job.wait is None or not self._may_hold():
-            return await self._get(url, api_key, read, of_job)
-        url, headers = of_job.wait.asked(url, ways.hold_seconds)
-        self._held += 1
-        try:
-            result = await self._get(url, api_key, read, of_job, headers=headers, hold_seconds=ways.hold_seconds)
-        finally:
-            self._held -= 1
-        if result.status_code in _CUT:
-            self._holds_at = result.received_at + HOLDS_AGAIN_SECONDS
-        return replace(result, held=True)
+            result = await self._get(url, api_key, read, of_job, headers=headers)
+        else:
+            url, more = of_job.wait.asked(url, ways.hold_seconds)
+            headers, seconds = {**headers, **more}, ways.hold_seconds
+            self._held += 1
+            try:
+                result = await self._get(url, api_key, read, of_job, headers=headers, hold_seconds=seconds)
+            finally:
+                self._held -= 1
+            if result.status_code in _CUT:
+                self._holds_at = result.received_at + HOLDS_AGAIN_SECONDS
+            result = replace(result, held=True)
+        if result.status_code == NOT_MODIFIED and ways.etag is not None and ways.known is not None:
+            seen = observe_item(
+                definition,
+                ways.known,
+                now=result.received_at,
+                resource=resource,
+                request_id=result.request_id,
+                external_id=external_id,
+            )
+            if isinstance(seen, Observation):  # the job is as it was
+                return replace(result, kind="observed", observation=seen, error=None, detail="")
+        return result
 
     def _may_hold(self) -> bool:
         return self._held < MAX_HELD and not 0 < self._holds_at - self._clock() <= HOLDS_AGAIN_SECONDS

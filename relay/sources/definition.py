@@ -384,6 +384,8 @@ class Resource(Part):
             raise ValueError("states: no rule ends a job (succeeded, failed or cancelled)")
         if self.fields.id is None and any(one.id is None and one.location is None for one in self.creates):
             raise ValueError("creates: nothing says where the job's id is: `fields.id`, or `id` or `location` of each")
+        if self.etag and self.statuses:
+            raise ValueError("etag: an answer 304 does not tell the status that a rule with `http` needs")
         return self
 
     @property

@@ -1,9 +1,13 @@
-"""What the poller makes of a source's ways: answers that the upstream holds."""
+"""What the poller makes of a source's ways: answers that the upstream holds, and ETags."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from relay.errors import StoreError
+from relay.polling import poll_handler
 from relay.sources.client import PLAIN, Ways
 from relay.sources.definition import LongPoll
 from relay.testing import FakeClock, ScriptedPoll, ScriptedSource
@@ -66,3 +70,80 @@ async def test_source_without_a_wait_is_read_plainly(tmp_path: Path) -> None:
         await world.register("1", seen("running", started_at=world.clock()))
         await world.run(60)
         assert set(source.ways) == {PLAIN}
+
+
+def answered(status: str, etag: str | None, status_code: int = 200, **values: Any) -> ScriptedPoll:
+    """A poll whose answer has this ETag."""
+    poll = seen(status, **values)
+    return replace(poll, status_code=status_code, headers={} if etag is None else {"etag": etag})
+
+
+async def test_read_asks_with_the_etag_of_the_recorded_answer(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        source = of_source(world, etag=True)
+        running = seen("running", started_at=world.clock())
+        states = [
+            replace(running, headers={"etag": '"a"'}),
+            replace(running, status_code=304),
+            replace(running, status_code=304, headers={"etag": '"a"'}),
+            answered("succeeded", '"b"'),
+        ]
+        await world.register("1", *states)
+        await world.run(300)
+        assert [ways.etag for ways in source.ways] == [None, '"a"', '"a"', '"a"']
+        assert [ways.known for ways in source.ways[1:]] == [running.observation.upstream] * 3  # type: ignore[union-attr]
+        assert await world.types() == ["running", "succeeded"]
+        assert world.poller.poll_handler._etags == {}, "an ended job is not read again"
+
+
+@pytest.mark.parametrize("etag", [None, "a", '"' + "x" * 500 + '"', '"a\n"', '"a" "b"', ""])
+async def test_etag_that_cannot_be_sent_is_not_kept(tmp_path: Path, etag: str | None) -> None:
+    async with open_world(tmp_path) as world:
+        source = of_source(world, etag=True)
+        await world.register("1", answered("running", etag))
+        await world.run(60)
+        assert {ways.etag for ways in source.ways} == {None}
+
+
+async def test_etag_is_not_used_after_a_failure_or_another_record(tmp_path: Path) -> None:
+    """What is recorded is not the item that the ETag stands for, as far as is known."""
+    async with open_world(tmp_path) as world:
+        source = of_source(world, etag=True)
+        failed = ScriptedPoll(kind="unavailable", status_code=503)
+        await world.register("1", answered("running", '"a"'), failed, answered("running", '"b"'))
+        await world.run(60)
+        assert [ways.etag for ways in source.ways][:4] == [None, '"a"', None, '"b"']
+        job = (await world.store.jobs.find("1", "revor", "default"))[0]
+        assert world.poller.poll_handler.etag_of(job) == '"b"'
+        for other in (replace(job, poll_count=job.poll_count + 1), replace(job, progress=replace(job.progress, sequence=9))):
+            assert world.poller.poll_handler.etag_of(other) is None
+
+
+async def test_write_that_fails_keeps_no_etag(tmp_path: Path) -> None:
+    """An answer 304 would hide for ever what was never recorded."""
+    async with open_world(tmp_path) as world:
+        source = of_source(world, etag=True)
+        await world.register("1", answered("queued", '"a"'), answered("running", '"b"'))
+        await world.step()
+        record = world.polled.jobs.record
+
+        async def fails(record: Any) -> Any:
+            raise StoreError("disk full")
+
+        world.polled.jobs.record = fails  # type: ignore[method-assign]
+        await world.run(30)
+        assert len(source.ways) > 2
+        assert '"b"' not in {ways.etag for ways in source.ways}
+        world.polled.jobs.record = record  # type: ignore[method-assign]
+        await world.run(30)
+        assert await world.types() == ["queued", "running"]
+
+
+async def test_memory_of_etags_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poll_handler, "KEPT_ETAGS", 3)
+    async with open_world(tmp_path) as world:
+        of_source(world, etag=True)
+        for number in range(5):
+            await world.register(str(number), answered("running", '"a"'))
+        await world.run(30)
+        assert len(world.poller.poll_handler._etags) == 3

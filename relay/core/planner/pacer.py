@@ -62,6 +62,11 @@ class Bucket:
         self.opens_at = max(self.opens_at, now - self.bank_seconds) + 1 / self.rate
         return True
 
+    def refund(self) -> None:
+        """Gives a request back."""
+        if self.rate:
+            self.opens_at -= 1 / self.rate
+
     def charge(self, now: float) -> None:
         """Charges a request sent without `take`. Delays the next ones by at most the time needed to fill the bucket."""
         arrival = max(self.opens_at, now - self.bank_seconds) + 1 / self.rate

@@ -189,8 +189,10 @@ class Planner:
         now: float,
         *,
         as_of: float | None = None,
+        free: bool = False,
     ) -> None:
         """A poll sent at `sent_at` succeeded and found `item` as of then, or as of `as_of` if the answer was held.
+        `free`: the upstream does not count it.
 
         A job that has ended is forgotten. An invalid item counts as a poll that found nothing new. A Retry-After is the
         upstream's hint for this job: it is not polled before, except to find out whether the hint still holds.
@@ -202,6 +204,8 @@ class Planner:
         sent = min(t, self.timeline.inner(sent_at))
         limits = self.pacer.answered(headers, ours=job.in_flight, sent_at=sent, now=t, clock=now)
         self.pacer.budget.errors = 0
+        if free:
+            self.pacer.bucket.refund()
         reading = read_item(item).shifted(self.timeline.offset)
         self._purposes.pop(job_id, None)
         if reading.terminal and reading.finished_at is not None and job.seen <= reading.finished_at <= t:

@@ -173,3 +173,22 @@ def test_held_answer_shows_the_job_as_of_its_end() -> None:
     assert planner.open_jobs.jobs["job"].seen == NOW + 61
     planner.observed("job", RUNNING, {}, NOW + 62, NOW + 63, as_of=NOW + 1_000)
     assert planner.open_jobs.jobs["job"].seen == NOW + 63, "not of the future"
+
+
+def test_free_answer_gives_its_request_back() -> None:
+    planner = planner_of(max_requests_per_second=1.0)
+    planner.track("job", RUNNING, NOW, lane="")
+    planner.next_request_at(NOW)
+    opens = []
+    for free in (True, False):
+        planner.track("job", None, NOW + 10, lane="", next_poll_at=NOW + 10)
+        assert planner.take(NOW + 10) == "job"
+        planner.observed("job", RUNNING, {}, NOW + 10, NOW + 10, free=free)
+        opens.append(planner.pacer.bucket.opens_at)
+    assert opens[1] - opens[0] == pytest.approx(1.0)
+
+
+def test_free_answer_to_a_request_that_nothing_paid_for_is_ignored() -> None:
+    planner = planner_of()
+    planner.pacer.bucket.refund()
+    assert planner.requests_per_second == 0

@@ -13,7 +13,7 @@ from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, Observation, P
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
-from relay.sources.definition import Create, load_definition, presets
+from relay.sources.definition import Create, Resource, load_definition, presets
 from relay.sources.hints import Who
 from relay.sources.mapping import observe, registered
 
@@ -36,6 +36,12 @@ REQUEST_CODES = (
     *("api_rate_limit_exceeded", "task_unavailable", "membership_tier_insufficient"),
     *("research_job_concurrency_limit_exceeded", "webset_not_found", "external_api_webset_not_found"),
 )
+
+
+def test_etag_is_refused_where_a_rule_needs_the_status() -> None:
+    values = yaml.safe_load((SOURCES / "azure-lro" / "definition.yaml").read_text())["resources"]["operations"]
+    with pytest.raises(ValueError, match="etag: an answer 304"):
+        Resource.model_validate({**values, "etag": True})
 
 
 def test_revor_preset_loads() -> None:

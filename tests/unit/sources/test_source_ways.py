@@ -1,4 +1,4 @@
-"""How a read may ask: for an answer that the upstream holds, over real sockets."""
+"""How a read may ask: for an answer that the upstream holds, or for one that differs from the last. Over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -135,6 +135,36 @@ async def test_clock_set_back_does_not_stop_the_waits_for_long() -> None:
         await client.poll("run1", KEY, ways=HELD)
         now[0] -= 1e6
         assert (await client.poll("run1", KEY, ways=HELD)).held
+
+
+GITHUB = load_definition("github-actions")
+RUN_OF_GITHUB = {"id": 1, "name": "build", "status": "in_progress", "conclusion": None, "run_attempt": 1}
+
+
+async def test_read_with_the_last_etag_shows_the_job_as_it_was() -> None:
+    asked = Asked(304, headers={"ETag": '"a"', "X-RateLimit-Remaining": "7", "X-GitHub-Request-Id": "A1"})
+    async with upstream(GITHUB, asked) as client:
+        poll = await client.poll("o/r/actions/runs/1", KEY, ways=Ways(etag='"a"', known=RUN_OF_GITHUB))
+    assert (poll.kind, poll.status_code, poll.detail, poll.error) == ("observed", 304, "", None)
+    assert poll.observation is not None
+    assert (poll.observation.status, poll.observation.upstream) == ("running", RUN_OF_GITHUB)
+    assert (poll.observation.observed_at, poll.observation.request_id) == (poll.received_at, "A1")
+    assert poll.headers["x-ratelimit-remaining"] == "7"
+    assert asked.requests[0].headers["If-None-Match"] == '"a"'
+
+
+async def test_read_with_an_old_etag_shows_the_new_state() -> None:
+    asked = Asked(200, {**RUN_OF_GITHUB, "status": "completed", "conclusion": "success"})
+    async with upstream(GITHUB, asked) as client:
+        poll = await client.poll("o/r/actions/runs/1", KEY, ways=Ways(etag='"a"', known=RUN_OF_GITHUB))
+    assert poll.observation is not None
+    assert poll.observation.status == "succeeded"
+
+
+@pytest.mark.parametrize("ways", [PLAIN, Ways(etag='"a"', known={"name": "no status"})])
+async def test_answer_304_that_nothing_stands_for_is_no_observation(ways: Ways) -> None:
+    async with upstream(GITHUB, Asked(304)) as client:
+        assert (await client.poll("o/r/actions/runs/1", KEY, ways=ways)).kind == "unavailable"
 
 
 def test_plain_read_is_the_default() -> None:
