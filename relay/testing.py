@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jobs.connect_accounts import Listing
@@ -48,6 +49,8 @@ class ScriptedPoll:
     request_id: str | None = "req_scripted"
     detail: str = ""
     held: bool = False
+    document: Any = None
+    elsewhere: bool = False
 
 
 class ScriptedSource:

@@ -13,6 +13,7 @@ from relay.config.settings import AccountSettings, SourceSettings
 from relay.core.jobs.job import Job
 from relay.core.planner import PlannerStatistics
 from relay.delivery.dispatcher import Dispatcher
+from relay.http.sender import Transport
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.node.component_settings import ComponentSettings
@@ -46,6 +47,7 @@ class Accounts:
     clock: Clock
     holder: LeaseOwner
     node_id: str
+    sender: Transport
     polled: Callable[[Job, PollResult], None]
     pollers: dict[tuple[str, str], Poller] = field(default_factory=dict, init=False)
     clients: dict[str, UpstreamClient] = field(default_factory=dict, init=False)
@@ -63,6 +65,7 @@ class Accounts:
             clock=self.clock,
             user_agent=f"revor-relay/{__version__}",
             node_id=self.node_id,
+            sender=self.sender,
         )
         root = definition.root(source.base_url)
         self.transports[name] = UpstreamTransport(root, clock=self.clock, node_id=self.node_id)

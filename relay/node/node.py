@@ -153,6 +153,7 @@ class Node:
             clock=clock,
             holder=self._holder,
             node_id=node_id,
+            sender=sender,
             polled=lambda job, result: self.dropin.reads.polled(job, result),
         )
         for source in settings.sources.values():

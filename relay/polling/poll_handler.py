@@ -7,6 +7,7 @@ transaction, and plans the next poll.
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from relay.log import shows_deliveries
 from relay.polling.account_health import AccountHealth
 from relay.polling.agenda import Agenda
 from relay.sources.client import NOT_MODIFIED, PollResult, problem_of
+from relay.sources.pointers import at
 
 if TYPE_CHECKING:
     from relay.polling.account import PolledAccount
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 NOT_FOUND_POLLS = 5
 NOT_FOUND_SECONDS = 120.0
 MAX_DETECTIONS = 10
+RESULT_READS = 8
+"""Reads of a succeeded job's result that fail, before its event goes without one: over two minutes."""
+RESULT_UNREAD = "result_unread"
+OK = 200
 KEPT_REQUEST_IDS = 10_000
 LOGGED = frozenset(("failed", "overdue", "not_found", "status_unknown"))
 """Kinds of transitions that an operator finds in the log."""
@@ -75,8 +81,15 @@ class PollHandler:
             self.last_request_ids[uid] = result.request_id
             if len(self.last_request_ids) > KEPT_REQUEST_IDS:
                 del self.last_request_ids[next(iter(self.last_request_ids))]
-        if result.kind == "observed" and result.observation is not None:
-            observed = await self._observed(job, result, result.observation, purpose)
+        seen = result.observation if result.kind == "observed" else None
+        place = self._account.settings.definition.resource_of(job.resource).result_url
+        if place is not None and seen is not None and seen.status == "succeeded":
+            seen = await self._with_result(job, result, seen, at(seen.upstream, place))
+            if seen is None:
+                await self._health.succeeded(now)
+                return
+        if seen is not None:
+            observed = await self._observed(job, result, seen, purpose)
             if observed is not None:
                 self._account.polled(job, result)
             kinds = observed or []
@@ -176,6 +189,43 @@ class PollHandler:
         by others since."""
         kept = self._etags.get(job.uid)
         return kept[0] if kept is not None and kept[1:] == (job.poll_count, job.progress.sequence) else None
+
+    async def _with_result(
+        self, job: Job, polled: PollResult, seen: Observation, address: object
+    ) -> Observation | None:
+        """The observation with the result that the item names the address of, or with the reason why it has none.
+
+        None: the read of the result has failed. Nothing is recorded, so the next poll, planned as after a failure,
+        finds the job's end again. After RESULT_READS, and at once where another read would not help, the event goes
+        without the result.
+        """
+        if not address:
+            return seen
+        key = self._health.key
+        if key is None:  # it was taken away meanwhile
+            self._agenda.planner.failed(job.uid, OK, polled.headers, self._account.clock())
+            return None
+        got = await self._account.upstream.result(address, key)
+        now = self._account.clock()
+        if not got.elsewhere:
+            self._agenda.planner.forwarded(got.status_code, got.headers, got.sent_at, now)
+        if got.kind == "observed":
+            return replace(seen, result=got.document)
+        problem, before = problem_of(got, now), job.last_error or {}
+        reads = 1 + (job.failure_count if before.get("code") == RESULT_UNREAD else 0)
+        may_come = got.kind in ("unavailable", "rate_limited", "not_found") and (got.status_code or 500) >= 400
+        if not may_come or reads >= RESULT_READS:
+            return replace(seen, result_problem=Problem(code=problem["code"], message=problem["message"]))
+        log.info("result_unread", job_uid=job.uid, **self._account.place, result=got.kind, detail=got.detail)
+        self._agenda.planner.failed(job.uid, OK, polled.headers, now)  # the upstream is well
+        await self._note(
+            job.uid,
+            job.poll_count,
+            polled_at=now,
+            failure_count=reads,
+            last_error={**problem, "code": RESULT_UNREAD},
+        )
+        return None
 
     async def _failed(self, job: Job, result: PollResult, now: float) -> list[str]:
         self._agenda.planner.failed(job.uid, result.status_code, result.headers, now)

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 from yarl import URL
 
 from relay.clock import Clock
+from relay.core.deliveries.delivery import OutboundRequest
 from relay.core.jobs.connect_accounts import Listing
 from relay.core.jobs.job import Observation
 from relay.core.values import value_class
@@ -18,6 +19,8 @@ from relay.http.exchange import Exchanges, Route
 from relay.redaction import MIN_SECRET_CHARACTERS, without
 from relay.sources.definition import Resource, SourceDefinition
 from relay.sources.mapping import (
+    MAX_RESULT_BYTES,
+    Document,
     Malformed,
     UpstreamError,
     observe,
@@ -25,7 +28,11 @@ from relay.sources.mapping import (
     read_answer,
     read_error,
     read_listing,
+    read_result,
 )
+
+if TYPE_CHECKING:
+    from relay.http.sender import Transport
 
 PollKind = Literal[
     "observed",
@@ -83,6 +90,8 @@ class PollResult:
     headers      names lower-cased; the first 64, values truncated
     detail       one line for people, empty if observed; never contains the key
     held         the upstream held the answer: it shows the job as of `received_at`, not of `sent_at`
+    document     JSON that a read of a result found
+    elsewhere    another origin than the base URL's answered: its answer says nothing of the account's budget
     """
 
     kind: PollKind
@@ -97,6 +106,8 @@ class PollResult:
     request_id: str | None = None
     detail: str = ""
     held: bool = False
+    document: Any = None
+    elsewhere: bool = False
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -135,7 +146,7 @@ class _Answer:
     complete: bool
 
 
-_Reader = Callable[[bytes, int, float, str | None], Observation | Listing | dict[str, Any] | Malformed]
+_Reader = Callable[[bytes, int, float, str | None], Observation | Listing | Document | dict[str, Any] | Malformed]
 """Reads the body of an answer. Its other arguments: the status, when it was received, and its request id by the
 headers."""
 
@@ -152,8 +163,10 @@ class UpstreamClient:
         timeout_seconds: float = 15,
         user_agent: str,
         node_id: str | None = None,
+        sender: "Transport | None" = None,
     ) -> None:
-        """`timeout_seconds` covers the whole request including the body. `node_id` is sent in NODE_HEADER."""
+        """`timeout_seconds` covers the whole request including the body. `node_id` is sent in NODE_HEADER. `sender`:
+        for origins besides the base URL's; None: they are not asked."""
         self._definition = definition
         self._base_url = base_url
         self._clock = clock
@@ -163,6 +176,7 @@ class UpstreamClient:
             self._headers[NODE_HEADER] = node_id
         self._exchanges: Exchanges | None = None
         self._base: Route | None = None
+        self._sender = sender
         self._held = 0
         self._holds_at = 0.0
 
@@ -215,6 +229,44 @@ class UpstreamClient:
         url = self._definition.listing_url(self._base_url)
         assert url is not None
         return await self._get(url, api_key, lambda body, *_: read_listing(self._definition, body))
+
+    async def result(self, address: object, api_key: str) -> PollResult:
+        """Reads the result of a job at an address that its item gives. Raises only CancelledError.
+
+        The key goes to the base URL and the listed origins only; another address is `forbidden`, and asked nothing.
+        """
+        found = self._definition.address(self._base_url, address)
+        if found is None:
+            now = self._clock()
+            detail = "the address is on no origin that the definition lists"
+            return PollResult(kind="forbidden", sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
+        url, is_own = found
+        if is_own:
+            return await self._get(url, api_key, _read_result)
+        return replace(await self._get_elsewhere(url, api_key), elsewhere=True)
+
+    async def _get_elsewhere(self, url: str, api_key: str) -> PollResult:
+        """Through the egress guard: the definition trusts the origin, and the address behind its name is judged."""
+        sent_at = self._clock()
+        if self._sender is None or not _KEY.fullmatch(api_key):
+            detail = "no request goes to other origins here"
+            return PollResult(kind="forbidden", sent_at=sent_at, received_at=sent_at, duration_ms=0.0, detail=detail)
+        headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(api_key)}
+        url = self._definition.with_key(url, api_key)
+        request = OutboundRequest(url=url, method="GET", headers=tuple(headers.items()))
+        response = await self._sender.send(request, timeout_seconds=self._timeout_seconds)
+        times = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": round(response.duration_ms, 1)}
+        if response.status_code is None or response.detail is not None:
+            kind: PollKind = "forbidden" if response.error == "refused" else "unavailable"
+            detail = _fit(_redacted(f"{response.error or 'no whole answer'}: {response.detail}", api_key))
+            return PollResult(kind=kind, detail=detail[:_MAX_DETAIL_CHARACTERS], **times)
+        answer = _Answer(
+            status_code=response.status_code,
+            headers=_bounded_headers(dict(response.headers), api_key),
+            body=response.excerpt,
+            complete=len(response.excerpt) < MAX_RESULT_BYTES,
+        )
+        return self._judge(answer, _read_result, api_key, times)
 
     def read(
         self,
@@ -348,6 +400,8 @@ class UpstreamClient:
                 return result("observed", observation=seen, request_id=seen.request_id)
             if isinstance(seen, Listing):
                 return result("observed", listing=seen)
+            if isinstance(seen, Document):
+                return result("observed", document=seen.value)
             if not isinstance(seen, Malformed):
                 return result("observed")
             if seen.reason != "refused":
@@ -379,6 +433,10 @@ class UpstreamClient:
         if status_code in _KIND_BY_STATUS:
             return _KIND_BY_STATUS[status_code]
         return "unavailable" if status_code >= 500 or 300 <= status_code < 400 else "malformed"
+
+
+def _read_result(body: bytes, *_: object) -> Document | Malformed:
+    return read_result(body)
 
 
 def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, str]:

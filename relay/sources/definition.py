@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from relay.core.access.forwarding import KeyPlace
+from relay.core.access.netguard import is_within
 from relay.core.events.event import JOB_PREFIX, Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
 from relay.core.jobs.job import TERMINAL, Problem
@@ -38,6 +39,9 @@ ANSWERS = "answers"
 """The section of a user's file with its recorded answers. Those of a preset are in `answers.yaml` beside it."""
 
 _PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+MAX_ADDRESS_CHARACTERS = 2_000
+_ADDRESS = re.compile(r"(?:https?://[a-z0-9.-]+(?::[0-9]{1,5})?/|/(?!/))[!\"$-\[\]-~]*", re.IGNORECASE)
+"""An absolute URL with a path and without user, password and fragment, or a path."""
 
 _Path = Annotated[str, Field(pattern=r"^/[!-~]*$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -614,6 +618,21 @@ class SourceDefinition(Part):
         """The URL of the listing of connect accounts; None if there is none."""
         return None if self.connect_accounts is None else self.root(base_url) + self.connect_accounts.path
 
+    def address(self, base_url: str, text: object) -> tuple[str, bool] | None:
+        """The URL of an address that an answer gives, and True if it is below the base URL. None: it is no address, or
+        on no listed origin."""
+        root = self.root(base_url)
+        if not isinstance(text, str) or len(text) > MAX_ADDRESS_CHARACTERS or not _ADDRESS.fullmatch(text):
+            return None
+        url = f"{root}{text}" if text.startswith("/") else text
+        segments = re.split("/|%2f", urlsplit(url).path, flags=re.IGNORECASE)
+        if any(unquote(segment) in (".", "..") for segment in segments):
+            return None
+        for base in (root, *self.origins):
+            if _scheme(url) == _scheme(base) and _is_below(url, base):
+                return url, base == root
+        return None
+
     def auth_headers(self, api_key: str) -> dict[str, str]:
         """The header that carries the key."""
         way = self.credential
@@ -655,6 +674,17 @@ class SourceDefinition(Part):
         `problem` is the Observation's, `channel` the job's.
         """
         return self.hints.find(problem, kind, channel, title=self.title, source=self.name)
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+def _is_below(url: str, base: str) -> bool:
+    try:
+        return is_within(url, base)
+    except ValueError:  # its port is none
+        return False
 
 
 def _with_parameter(url: str, name: str, value: str) -> str:

@@ -36,6 +36,7 @@ MAX_STATUS_CHARACTERS = 64
 MAX_REQUEST_ID_CHARACTERS = 200
 MAX_EXTERNAL_ID_CHARACTERS = 200
 MAX_KEPT_METADATA_BYTES = 16 * 1024
+MAX_RESULT_BYTES = 64 * 1024
 
 _MAX_WORD_CHARACTERS = 128
 _MAX_CODE_CHARACTERS = 200
@@ -53,7 +54,8 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 class Malformed:
     """An answer that says nothing about the requested job.
 
-    `reason`: not_json, not_an_object, refused (it says that it is an error), no_item, no_status, other_job, no_items.
+    `reason`: not_json, not_an_object, refused (it says that it is an error), no_item, no_status, other_job, no_items,
+    too_large, too_deep.
     """
 
     reason: str
@@ -114,6 +116,24 @@ def read_answer(definition: SourceDefinition, body: bytes) -> Any:
     except JSONDecodeError:
         return Malformed(reason="not_json")
     return Malformed(reason="refused") if _is_refused(definition, answer) else answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """The JSON of a job's result."""
+
+    value: Any
+
+
+def read_result(body: bytes) -> Document | Malformed:
+    """The JSON in the answer to a read of a job's result. Malformed: not_json, too_large, too_deep."""
+    if len(body) > MAX_RESULT_BYTES:
+        return Malformed(reason="too_large")
+    try:
+        value = loads(body, repair=True)
+    except JSONDecodeError:
+        return Malformed(reason="not_json")
+    return Document(value=value) if _serialises(value) else Malformed(reason="too_deep")
 
 
 def _is_refused(definition: SourceDefinition, answer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the poller makes of a source's ways: answers that the upstream holds, and ETags."""
+"""What the poller makes of a source's ways: answers that the upstream holds, ETags, and results."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,13 @@ class Source(ScriptedSource):
         super().__init__(clock)
         self.ways: list[Any] = []
         self.holds = 20.0
+        self.results: list[ScriptedPoll] = []
+        """Answers to reads of results. The last one repeats."""
+        self.addresses: list[object] = []
+
+    async def result(self, address: object, api_key: str) -> ScriptedPoll:
+        self.addresses.append(address)
+        return self._timed(self.results.pop(0) if len(self.results) > 1 else self.results[0])
 
     async def poll(self, external_id: str, api_key: str, resource: str = "", ways: Any = PLAIN) -> ScriptedPoll:
         self.ways.append(ways)
@@ -115,7 +122,8 @@ async def test_etag_is_not_used_after_a_failure_or_another_record(tmp_path: Path
         assert [ways.etag for ways in source.ways][:4] == [None, '"a"', None, '"b"']
         job = (await world.store.jobs.find("1", "revor", "default"))[0]
         assert world.poller.poll_handler.etag_of(job) == '"b"'
-        for other in (replace(job, poll_count=job.poll_count + 1), replace(job, progress=replace(job.progress, sequence=9))):
+        later = replace(job.progress, sequence=9)
+        for other in (replace(job, poll_count=job.poll_count + 1), replace(job, progress=later)):
             assert world.poller.poll_handler.etag_of(other) is None
 
 
@@ -147,3 +155,158 @@ async def test_memory_of_etags_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
             await world.register(str(number), answered("running", '"a"'))
         await world.run(30)
         assert len(world.poller.poll_handler._etags) == 3
+
+
+RESULT = {"rows": 3}
+URL = "/results/1"
+GIVEN = ScriptedPoll(document=RESULT)
+LATER = ScriptedPoll(kind="unavailable", status_code=503, detail="answered 503")
+LIMITED = ScriptedPoll(kind="rate_limited", status_code=429, headers={"Retry-After": "30"})
+
+
+async def end_with(world: World, *results: ScriptedPoll, address: object = URL) -> Source:
+    """A job that is found succeeded, and whose item has the address of its result."""
+    source = of_source(world, result_url=("output", "url"))
+    source.results = list(results)
+    await world.register("1", at_address(seen("succeeded"), address))
+    return source
+
+
+def at_address(poll: ScriptedPoll, address: object) -> ScriptedPoll:
+    """The poll, whose item has the address of a result."""
+    assert poll.observation is not None
+    item = {"status": poll.observation.status, "output": {"url": address}}
+    return replace(poll, observation=replace(poll.observation, upstream=item))
+
+
+async def ends(world: World) -> list[dict[str, Any]]:
+    """The data of every event of a job that has succeeded."""
+    events = (await world.store.events.tail(0)).events
+    return [event.document()["data"] for _, event in events if event.type.endswith(".succeeded")]
+
+
+async def test_result_of_a_succeeded_job_is_read_once_and_is_in_its_event(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, GIVEN)
+        await world.run(60)
+        (data,) = await ends(world)
+        assert (data["result"], source.addresses, len(source.polled)) == (RESULT, [URL], 1)
+        assert "result_error" not in data
+
+
+@pytest.mark.parametrize("address", [None, ""])
+async def test_job_without_an_address_has_no_result(tmp_path: Path, address: object) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, GIVEN, address=address)
+        await world.run(60)
+        (data,) = await ends(world)
+        assert source.addresses == []
+        assert not {"result", "result_error"} & set(data)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "running"])
+async def test_only_a_succeeded_job_has_a_result(tmp_path: Path, status: str) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, GIVEN)
+        source.script("1", at_address(seen(status), URL))
+        await world.run(30)
+        assert (source.addresses, await ends(world)) == ([], [])
+
+
+async def test_result_that_is_not_there_yet_is_asked_for_again_with_the_next_poll(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, LATER, LATER, GIVEN)
+        await world.step()
+        job = (await world.store.jobs.find("1", "revor", "default"))[0]
+        assert (job.open, job.failure_count) == (True, 1)
+        assert job.last_error is not None
+        assert (job.last_error["code"], job.last_error["message"]) == ("result_unread", "answered 503")
+        assert await ends(world) == []
+        await world.run(60)
+        (data,) = await ends(world)
+        assert (data["result"], len(source.addresses), len(source.polled)) == (RESULT, 3, 3)
+        assert world.poller.state.state == "ok"
+
+
+async def test_event_goes_without_a_result_that_does_not_come(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, LATER)
+        await world.run(600)
+        (data,) = await ends(world)
+        assert len(source.addresses) == poll_handler.RESULT_READS
+        assert (data["result_error"], "result" in data) == ({"code": "unavailable", "message": "answered 503"}, False)
+        assert world.poller.state.state == "ok", "the source is well"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ScriptedPoll(kind="forbidden", status_code=None, detail="the address is on no origin"),
+        ScriptedPoll(kind="oversized", detail="too large"),
+        ScriptedPoll(kind="malformed", detail="200 text/html: not_json"),
+        ScriptedPoll(kind="unauthorized", status_code=401, detail="answered 401"),
+        ScriptedPoll(kind="unavailable", status_code=302, detail="answered 302"),
+    ],
+)
+async def test_event_does_not_wait_for_a_result_that_cannot_come(tmp_path: Path, answer: ScriptedPoll) -> None:
+    async with open_world(tmp_path) as world:
+        await end_with(world, answer)
+        await world.run(3)
+        (data,) = await ends(world)
+        assert data["result_error"]["message"] == answer.detail
+        assert world.poller.state.state == "ok", "the key is not judged by it"
+
+
+@pytest.mark.parametrize("away", ["before_record", "after_failed_read"])
+async def test_kill_between_both_requests_makes_one_event_with_its_result(tmp_path: Path, away: str) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, *([LATER, GIVEN] if away == "after_failed_read" else [GIVEN]))
+        if away == "before_record":
+            read = source.result
+
+            async def killed(address: object, api_key: str) -> ScriptedPoll:
+                await read(address, api_key)
+                raise RuntimeError("killed")
+
+            source.result = killed  # type: ignore[method-assign]
+            await world.step()
+            source.result = read  # type: ignore[method-assign]
+        else:
+            await world.step()
+        assert await ends(world) == []
+        world.source = source
+        await world.restart()
+        world.poller.account.upstream = source  # type: ignore[assignment]
+        await world.run(60)
+        (data,) = await ends(world)
+        assert (data["result"], len(source.addresses)) == (RESULT, 2)
+
+
+async def test_read_of_a_result_spends_the_budget_where_the_base_url_answers(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        await end_with(
+            world, replace(LATER, kind="rate_limited", status_code=429, headers={"Retry-After": "30"}), GIVEN
+        )
+        await world.step()
+        assert world.poller.planner.stats(world.clock()).paused_until is not None
+    async with open_world(tmp_path / "other") as world:
+        await end_with(world, replace(LIMITED, elsewhere=True), GIVEN)
+        await world.step()
+        assert world.poller.planner.stats(world.clock()).paused_until is None
+
+
+async def test_key_that_is_taken_away_in_between_loses_nothing(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, GIVEN)
+        poll = source.poll
+
+        async def last(external_id: str, api_key: str, resource: str = "", ways: Any = PLAIN) -> ScriptedPoll:
+            world.poller.health.key = None
+            return await poll(external_id, api_key, resource, ways)
+
+        source.poll = last  # type: ignore[method-assign]
+        await world.step()
+        source.poll, world.poller.health.key = poll, "key"  # type: ignore[method-assign]
+        await world.run(60)
+        (data,) = await ends(world)
+        assert data["result"] == RESULT

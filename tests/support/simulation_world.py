@@ -87,9 +87,7 @@ class World:
         self.poller = self._new_poller()
 
     def _new_poller(self) -> Poller:
-        definition: Any = SimpleNamespace(
-            hint_for=_hint, connect_accounts=None, resource_of=lambda _: self.resource
-        )
+        definition: Any = SimpleNamespace(hint_for=_hint, connect_accounts=None, resource_of=lambda _: self.resource)
         settings = AccountSettings(
             source="revor",
             account="default",

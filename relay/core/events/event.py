@@ -229,6 +229,11 @@ def from_transition(
     }
     if hint is not None:
         data["hint"] = hint.document()
+    if seen is not None and transition.kind == "succeeded":
+        if seen.result is not None:
+            data["result"] = seen.result
+        if seen.result_problem is not None:
+            data["result_error"] = {"code": seen.result_problem.code, "message": _cut(seen.result_problem.message)}
     extensions = {
         "sequence": f"{transition.sequence:010d}",
         "account": job.account,
@@ -254,6 +259,9 @@ def from_transition(
         },
     )
     body = body_of(data=data)
+    if len(body) > MAX_EVENT_BYTES and "result" in data:
+        data = {**data, "result": {"truncated": True}}  # the item still says where it is
+        body = body_of(data=data)
     if len(body) > MAX_EVENT_BYTES:
         data = _truncated(data, job, seen)
         body = body_of(data=data)

@@ -83,6 +83,8 @@ class Observation:
     result_status       how a job succeeded: a lower-case token such as `accepted` or `skipped`
     connect_account_id  the upstream's id of the sending account
     advance             None if the source's jobs have none, or the item does not say it
+    result              JSON of the result that the item of a succeeded job names the address of; None: none is read
+    result_problem      why that result could not be read
     upstream            the item exactly as received
     read_fields         places in the item that the relay reads: names of objects, from the outermost
     """
@@ -101,6 +103,8 @@ class Observation:
     result_status: str | None = None
     connect_account_id: str | None = None
     advance: Advance | None = None
+    result: Any = None
+    result_problem: Problem | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)
     read_fields: tuple[tuple[str, ...], ...] = ()
     request_id: str | None = None

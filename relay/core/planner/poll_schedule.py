@@ -160,7 +160,7 @@ class PollSchedule:
         return min(due, max(job.seen + wait, earliest))
 
     def next_interval(self, job: PlannedJob, now: float) -> float:
-        """Seconds from a poll now, without news, to the next one for the job's end; infinite if it is not known to run."""
+        """Seconds from a poll now, without news, to the next one for the job's end; infinite if it does not run."""
         if job.phase != RUNNING or job.statistics is None or job.failures:
             return math.inf
         table, unit = job.statistics.policy.table(job.kind, self._price.rung(job.weight)), self._statistics.unit

@@ -376,3 +376,34 @@ def test_events_about_one_subject_keep_their_order(type_: str, subject: str | No
     if ordered:
         assert key() == key(type=f"{type_.rpartition('.')[0]}.another")
         assert len({key(), key(subject="another"), key(owner="revor/emea"), key(owner=None)}) == 4
+
+
+SUCCEEDED = replace(FAILED, kind="succeeded", status="succeeded")
+
+
+@pytest.mark.parametrize(
+    ("read_result", "shown"),
+    [
+        ({"result": {"rows": [1, None]}}, {"result": {"rows": [1, None]}}),
+        ({"result": False}, {"result": False}),
+        (
+            {"result_problem": Problem(code="not_found", message="m" * 9_000)},
+            {"result_error": {"code": "not_found", "message": "m" * 1536}},
+        ),
+        ({}, {}),
+    ],
+)
+def test_result_of_a_succeeded_job_is_in_its_event(read_result: dict[str, Any], shown: dict[str, Any]) -> None:
+    seen = replace(SEEN, **read_result)
+    data = read(from_transition("evt_1", JOB, SUCCEEDED, ORIGIN, seen=seen))["data"]
+    assert {name: data[name] for name in ("result", "result_error") if name in data} == shown
+    earlier = read(from_transition("evt_1", JOB, FAILED, ORIGIN, seen=seen))["data"]
+    assert "result" not in earlier, "only the job's end has it"
+
+
+@pytest.mark.parametrize(("item_bytes", "truncated"), [(1_000, False), (70_000, True)])
+def test_result_that_does_not_fit_is_left_out_before_the_item(item_bytes: int, truncated: bool) -> None:
+    seen = replace(SEEN, result="r" * 65_000, upstream={**SEEN.upstream, "html": "x" * item_bytes})
+    data = read(from_transition("evt_1", JOB, SUCCEEDED, ORIGIN, seen=seen))["data"]
+    assert data["result"] == {"truncated": True}
+    assert ("truncated" in data, "html" in data["job"]) == (truncated, not truncated)

@@ -12,7 +12,17 @@ from jsonschema import Draft202012Validator
 
 from relay.core import relay_events
 from relay.core.events.event import MAX_EVENT_BYTES, Origin, from_transition, relay_event
-from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Progress, Transition, detect, mark_not_found, mark_overdue
+from relay.core.jobs.job import (
+    JOB_EVENTS,
+    Job,
+    Observation,
+    Problem,
+    Progress,
+    Transition,
+    detect,
+    mark_not_found,
+    mark_overdue,
+)
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from tests.support.schema_check import SCHEMAS, check_event
@@ -159,6 +169,7 @@ def test_every_detected_transition_matches_the_schema() -> None:
     found, progress = mark_overdue(progress, NOW)
     transitions += found
     transitions += mark_not_found(progress, NOW)[0]
+    polls[-1] = replace(polls[-1], result={"rows": 3}, result_problem=Problem(code="not_found", message="gone"))
     assert {transition.kind for transition in transitions} == set(JOB_EVENTS) - {"failed", "cancelled"}
     job = Job(uid="job_1", external_id="1", source="s", account="default")
     for transition in transitions:

@@ -16,9 +16,11 @@ from relay.polling import poll_handler as module
 from relay.polling.poll_handler import PollHandler
 from relay.signals import Signals
 from relay.sources.client import PollResult
+from relay.sources.definition import load_definition
 
 NOW = 1779271208.0
 ORIGIN = Origin(source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/job-status.v1.json")
+JOBS = load_definition("revor").resource
 JOB = Job(uid="job_1", external_id="1", source="revor", account="default")
 
 
@@ -27,8 +29,8 @@ def hint_for(problem: Problem | None, kind: str, *, channel: str | None = None) 
 
 
 def poll_handler() -> PollHandler:
-    definition, absent = SimpleNamespace(hint_for=hint_for), cast(Any, None)
-    settings = SimpleNamespace(origin_of=lambda resource: ORIGIN, definition=definition)
+    definition, absent = SimpleNamespace(hint_for=hint_for, resource_of=lambda _: JOBS), cast(Any, None)
+    settings = SimpleNamespace(origin_of=lambda _: ORIGIN, definition=definition)
     account: Any = SimpleNamespace(settings=settings, metrics=Metrics(), clock=lambda: NOW)
     return PollHandler(account, absent, absent)
 
@@ -91,7 +93,7 @@ class Planner:
     def purpose(self, _uid: str) -> str:
         return "expected"
 
-    def observed(self, *_of_poll: object) -> None: ...
+    def observed(self, *_of_poll: object, **_more: object) -> None: ...
 
     def next_poll_at(self, _uid: str) -> float:
         return NOW + 60

@@ -1,4 +1,4 @@
-"""How a read may ask: for an answer that the upstream holds, or for one that differs from the last. Over real sockets."""
+"""How a read may ask: for an answer that the upstream holds, or that differs from the last one. Over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,0 +1,207 @@
+"""Results of jobs: which addresses are asked, with which credential, and what is kept of an answer."""
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from relay.clock import wall_clock
+from relay.core.access.netguard import GuardPolicy
+from relay.core.deliveries.delivery import OutboundRequest, Response
+from relay.core.jsontext import dumps
+from relay.http.sender import Sender
+from relay.sources.client import PollResult, UpstreamClient
+from relay.sources.definition import Credential, SourceDefinition, load_definition
+from relay.sources.mapping import MAX_RESULT_BYTES, Document, Malformed, read_result
+from tests.unit.sources.test_source_ways import KEY, Asked, upstream
+
+BASE = "https://api.example/v2"
+FILES = "https://files.example"
+REPLICATE = load_definition("replicate")
+LISTED = REPLICATE.model_copy(update={"origins": (FILES, "http://127.0.0.1:8000/results"), "base_path": "/"})
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("/jobs/1/result", f"{BASE}/jobs/1/result"),
+        (f"{BASE}/jobs/1/result?full=1", f"{BASE}/jobs/1/result?full=1"),
+        ("HTTPS://API.example:443/v2/x", "HTTPS://API.example:443/v2/x"),
+        (f"{FILES}/a/b?c=d", f"{FILES}/a/b?c=d"),
+        ("http://127.0.0.1:8000/results/1", "http://127.0.0.1:8000/results/1"),
+    ],
+)
+def test_address_on_a_listed_origin(address: str, url: str) -> None:
+    assert LISTED.address(BASE, address) == (url, url.lower().startswith(BASE) or ":443/v2" in url)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://evil.example/x",
+        "https://api.example/other",
+        "https://api.example.evil.example/v2/x",
+        "https://api.example:8443/v2/x",
+        "https://api.example:99999/v2/x",
+        "http://api.example/v2/x",
+        "https://user@api.example/v2/x",
+        "https://api.example\\@evil.example/v2/x",
+        "https://files.example",
+        "http://127.0.0.1:8000/resultsx",
+        "//evil.example/x",
+        "/../admin",
+        "/a/%2e%2e/admin",
+        "/a%2f..%2fadmin",
+        f"{BASE}/../admin",
+        "/x#fragment",
+        "/a b",
+        "/a\r\nX: y",
+        "/é",
+        "/" + "x" * 3_000,
+        "ftp://files.example/x",
+        "javascript:alert(1)",
+        "file.json",
+        "",
+        None,
+        7,
+        ["/x"],
+    ],
+)
+def test_address_that_is_on_no_listed_origin(address: object) -> None:
+    assert LISTED.address(BASE, address) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"rows": [1, null]}', {"rows": [1, None]}),
+        (b"[]", []),
+        (b"null", None),
+        (b'"\\ud800"', "\N{REPLACEMENT CHARACTER}"),
+        (dumps("x" * (MAX_RESULT_BYTES - 2)), "x" * (MAX_RESULT_BYTES - 2)),
+    ],
+)
+def test_result_is_any_json(body: bytes, kept: Any) -> None:
+    assert read_result(body) == Document(value=kept)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"a": 1}\n{"a": 2}', "not_json"),
+        (b"", "not_json"),
+        (b"\xff", "not_json"),
+        (dumps("x" * MAX_RESULT_BYTES), "too_large"),
+        (b"[" * 250 + b"]" * 250, "too_deep"),
+    ],
+)
+def test_result_that_cannot_be_kept(body: bytes, reason: str) -> None:
+    assert read_result(body) == Malformed(reason=reason)
+
+
+async def test_result_below_the_base_url_is_asked_with_the_key() -> None:
+    asked = Asked(body={"rows": 3}, headers={"RateLimit-Remaining": "7"})
+    async with upstream(REPLICATE, asked) as client:
+        got = await client.result("/v1/results/1", KEY)
+    assert (got.kind, got.document, got.elsewhere) == ("observed", {"rows": 3}, False)
+    (request,) = asked.requests
+    assert (request.method, request.raw_path) == ("GET", "/v1/results/1")
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, {}, "not_found"),
+        (503, {}, "unavailable"),
+        (302, {}, "unavailable"),
+        (200, "x" * (MAX_RESULT_BYTES + 1), "malformed"),
+        (200, "x" * (1 << 21), "oversized"),
+    ],
+)
+async def test_result_that_is_not_given(status: int, body: Any, kind: str) -> None:
+    async with upstream(REPLICATE, Asked(status, body)) as client:
+        got = await client.result("/v1/results/1", KEY)
+    assert (got.kind, got.document) == (kind, None)
+
+
+class Elsewhere:
+    """A transport to other origins that gives one answer."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.requests: list[OutboundRequest] = []
+        self.answer = answer
+
+    async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+        self.requests.append(request)
+        return Response(**{"started_at": 0.0, "duration_ms": 1.0, "status_code": 200, "excerpt": b"[1]", **self.answer})
+
+
+def client_of(sender: Any, definition: SourceDefinition = LISTED) -> UpstreamClient:
+    return UpstreamClient(definition, BASE, clock=wall_clock, user_agent="revor-relay/test", sender=sender)
+
+
+async def test_result_on_a_listed_origin_is_asked_with_the_key() -> None:
+    elsewhere = Elsewhere(headers=(("RateLimit-Remaining", "7"),))
+    got = await client_of(elsewhere).result(f"{FILES}/1", KEY)
+    assert (got.kind, got.document, got.elsewhere) == ("observed", [1], True)
+    (request,) = elsewhere.requests
+    assert (request.method, request.url) == ("GET", f"{FILES}/1")
+    assert dict(request.headers)["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_key_in_the_query_goes_to_a_listed_origin_too() -> None:
+    elsewhere = Elsewhere()
+    definition = LISTED.model_copy(update={"credential": Credential(query="key")})
+    await client_of(elsewhere, definition).result(f"{FILES}/1", KEY)
+    assert elsewhere.requests[0].url == f"{FILES}/1?key={KEY}"
+
+
+async def test_other_origins_are_asked_nothing() -> None:
+    elsewhere = Elsewhere()
+    got = await client_of(elsewhere).result("https://evil.example/1", KEY)
+    assert (got.kind, elsewhere.requests) == ("forbidden", [])
+    assert "no origin" in got.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ({"status_code": None, "error": "refused", "detail": "a private address"}, "forbidden"),
+        ({"status_code": None, "error": "connect", "detail": "refused connections"}, "unavailable"),
+        ({"detail": "the body broke off"}, "unavailable"),
+        ({"excerpt": b"x" * MAX_RESULT_BYTES}, "oversized"),
+        ({"excerpt": b"<html>"}, "malformed"),
+        ({"status_code": 404, "excerpt": b""}, "not_found"),
+    ],
+)
+async def test_result_that_a_listed_origin_does_not_give(answer: dict[str, Any], kind: str) -> None:
+    got = await client_of(Elsewhere(**answer)).result(f"{FILES}/1", KEY)
+    assert (got.kind, got.elsewhere, got.document) == (kind, True, None)
+
+
+async def test_detail_never_has_the_key() -> None:
+    answer = {"status_code": None, "error": "connect", "detail": f"cannot reach ?key={KEY}"}
+    got = await client_of(Elsewhere(**answer)).result(f"{FILES}/1", KEY)
+    assert KEY not in got.detail
+
+
+async def test_without_a_guarded_client_and_without_a_key_nothing_is_asked() -> None:
+    elsewhere = Elsewhere()
+    found: list[PollResult] = [
+        await client_of(None).result(f"{FILES}/1", KEY),
+        await client_of(elsewhere).result(f"{FILES}/1", "a\nb"),
+    ]
+    assert [one.kind for one in found] == ["forbidden", "forbidden"]
+    assert elsewhere.requests == []
+
+
+async def test_egress_guard_judges_the_address_behind_a_listed_origin() -> None:
+    async def never(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError("it was asked")
+
+    async with upstream(LISTED, never) as other, Sender(GuardPolicy(), clock=wall_clock) as sender:
+        here = other._base_url.rstrip("/")
+        definition = LISTED.model_copy(update={"origins": (here,)})
+        got = await client_of(sender, definition).result(f"{here}/1", KEY)
+    assert (got.kind, got.document) == ("forbidden", None)
