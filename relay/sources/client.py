@@ -30,6 +30,7 @@ from relay.sources.mapping import (
     read_listing,
     read_result,
 )
+from relay.sources.tokens import AccountTokens, NoAccessToken
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
@@ -140,10 +141,13 @@ def problem_of(result: PollResult, now: float) -> dict[str, Any]:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class _Answer:
+    """A response. `key`: the API key or token that was sent, which the upstream may echo."""
+
     status_code: int
     headers: Mapping[str, str]
     body: bytes
     complete: bool
+    key: str = field(repr=False)
 
 
 _Reader = Callable[[bytes, int, float, str | None], Observation | Listing | Document | dict[str, Any] | Malformed]
@@ -166,7 +170,7 @@ class UpstreamClient:
         sender: "Transport | None" = None,
     ) -> None:
         """`timeout_seconds` covers the whole request including the body. `node_id` is sent in NODE_HEADER. `sender`:
-        for origins besides the base URL's; None: they are not asked."""
+        for origins besides the base URL's; None: they are not asked. Raises ValueError if the source needs one."""
         self._definition = definition
         self._base_url = base_url
         self._clock = clock
@@ -177,6 +181,10 @@ class UpstreamClient:
         self._exchanges: Exchanges | None = None
         self._base: Route | None = None
         self._sender = sender
+        oauth = definition.credential.oauth
+        if oauth is not None and sender is None:
+            raise ValueError("a source with OAuth needs a guarded client for its token endpoint")
+        self._tokens = None if oauth is None or sender is None else AccountTokens(oauth, sender, clock=clock)
         self._held = 0
         self._holds_at = 0.0
 
@@ -251,22 +259,30 @@ class UpstreamClient:
         if self._sender is None or not _KEY.fullmatch(api_key):
             detail = "no request goes to other origins here"
             return PollResult(kind="forbidden", sent_at=sent_at, received_at=sent_at, duration_ms=0.0, detail=detail)
-        headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(api_key)}
-        url = self._definition.with_key(url, api_key)
+        try:
+            key = api_key if self._tokens is None else await self._tokens.of(api_key)
+        except NoAccessToken as error:
+            return PollResult(
+                kind="unavailable", sent_at=sent_at, received_at=self._clock(), duration_ms=0.0, detail=str(error)
+            )
+        headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(key)}
+        url = self._definition.with_key(url, key)
         request = OutboundRequest(url=url, method="GET", headers=tuple(headers.items()))
         response = await self._sender.send(request, timeout_seconds=self._timeout_seconds)
-        times = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": round(response.duration_ms, 1)}
+        duration_ms = round(response.duration_ms, 1)
+        times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         if response.status_code is None or response.detail is not None:
             kind: PollKind = "forbidden" if response.error == "refused" else "unavailable"
-            detail = _fit(_redacted(f"{response.error or 'no whole answer'}: {response.detail}", api_key))
+            detail = _fit(_redacted(f"{response.error or 'no whole answer'}: {response.detail}", key))
             return PollResult(kind=kind, detail=detail[:_MAX_DETAIL_CHARACTERS], **times)
         answer = _Answer(
             status_code=response.status_code,
-            headers=_bounded_headers(dict(response.headers), api_key),
+            headers=_bounded_headers(dict(response.headers), key),
             body=response.excerpt,
             complete=len(response.excerpt) < MAX_RESULT_BYTES,
+            key=key,
         )
-        return self._judge(answer, _read_result, api_key, times)
+        return self._judge(answer, _read_result, times)
 
     def read(
         self,
@@ -286,10 +302,11 @@ class UpstreamClient:
             headers=_bounded_headers(headers, api_key),
             body=body or b"",
             complete=body is not None,
+            key=api_key,
         )
         times = {"sent_at": sent_at, "received_at": now, "duration_ms": round((now - sent_at) * 1000, 1)}
         reader = self._reader_of(external_id, resource)
-        return self._judge(answer, reader, api_key, times, self._definition.resource_of(resource))
+        return self._judge(answer, reader, times, self._definition.resource_of(resource))
 
     def _reader_of(self, external_id: str, resource: str) -> _Reader:
         def read(body: bytes, status_code: int, now: float, request_id: str | None) -> Observation | Malformed:
@@ -333,6 +350,8 @@ class UpstreamClient:
                     answer = await self._fetch(url, api_key, resource, headers)
             except TimeoutError:
                 detail = f"no complete answer within {seconds:g} s"
+            except NoAccessToken as error:
+                kind, detail = "unauthorized" if error.is_refused else "unavailable", str(error)
             except aiohttp.ClientPayloadError as error:
                 detail = _line("the answer broke off", error, api_key)
             except aiohttp.ClientConnectorError as error:
@@ -343,12 +362,25 @@ class UpstreamClient:
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         if answer is None:
             return PollResult(kind=kind, detail=detail, **times)
-        return self._judge(answer, read, api_key, times, resource)
+        return self._judge(answer, read, times, resource)
 
     async def _fetch(self, url: str, api_key: str, resource: Resource | None, more: Mapping[str, str]) -> _Answer:
-        headers = {**self._headers, **self._definition.send_headers, **more, **self._definition.auth_headers(api_key)}
+        if self._tokens is None:
+            return await self._ask(url, api_key, resource, more)
+        token = await self._tokens.of(api_key)
+        answer = await self._ask(url, token, resource, more)
+        if answer.status_code == 401:
+            renewed = await self._tokens.of(api_key, refused=token)
+            if renewed != token:
+                answer = await self._ask(url, renewed, resource, more)
+            if answer.status_code == 401:
+                self._tokens.refuse(api_key)
+        return answer
+
+    async def _ask(self, url: str, key: str, resource: Resource | None, more: Mapping[str, str]) -> _Answer:
+        headers = {**self._headers, **self._definition.send_headers, **more, **self._definition.auth_headers(key)}
         method = "GET" if resource is None else resource.method
-        url = self._definition.with_key(url, api_key)
+        url = self._definition.with_key(url, key)
         answer = await self._open().begin(self._route(url), method, headers.items(), b"")
         try:
             body = bytearray()
@@ -356,9 +388,10 @@ class UpstreamClient:
                 body += chunk
             return _Answer(
                 status_code=answer.status,
-                headers=_bounded_headers(answer.headers, api_key),
+                headers=_bounded_headers(answer.headers, key),
                 body=bytes(body[:MAX_BODY_BYTES]),
                 complete=len(body) <= MAX_BODY_BYTES,
+                key=key,
             )
         finally:
             answer.close()
@@ -381,7 +414,6 @@ class UpstreamClient:
         self,
         answer: _Answer,
         read: _Reader,
-        api_key: str,
         times: Mapping[str, Any],
         resource: Resource | None = None,
     ) -> PollResult:
@@ -407,7 +439,7 @@ class UpstreamClient:
             if seen.reason != "refused":
                 media_type = answer.headers.get("content-type", "no content type")
                 return result("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
-        error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), api_key).encode())
+        error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), answer.key).encode())
         return result(
             self._kind_of_error(answer.status_code, error.code),
             error=error if error != UpstreamError() else None,

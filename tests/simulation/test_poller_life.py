@@ -292,9 +292,9 @@ async def held(source):
     """Holds back the source's next answer, computed when it was requested, until the event is set."""
     real, event = source.poll, asyncio.Event()
 
-    async def late(external_id, api_key):
+    async def late(*asked):
         source.poll = real
-        answer = await real(external_id, api_key)
+        answer = await real(*asked)
         await event.wait()
         return answer
 

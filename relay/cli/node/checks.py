@@ -35,8 +35,8 @@ from relay.core.subscriptions.filters import UNREADABLE, unreadable
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
-from relay.http.sender import USER_AGENT
-from relay.node.component_settings import guard_policy
+from relay.http.sender import USER_AGENT, Sender
+from relay.node.component_settings import egress_proxy, guard_policy
 from relay.node.declared import check_declared, context_of, differing
 from relay.node.definitions import base_url_of, definition_of
 from relay.node.encryption_keys import refusal_of
@@ -238,11 +238,13 @@ async def _source(settings: Settings, name: str) -> list[Finding]:
         detail = f"{source.file}: {definition.title}, {', '.join(definition.resources)}"
         found.append(Finding(f"source {name}", "ok", detail))
     for account in source.accounts.values():
-        found += await _checked(f"key {name}/{account.name}", _key(source, account, definition))
+        found += await _checked(f"key {name}/{account.name}", _key(settings, source, account, definition))
     return found
 
 
-async def _key(source: SourceSettings, account: AccountSettings, definition: SourceDefinition) -> str:
+async def _key(
+    settings: Settings, source: SourceSettings, account: AccountSettings, definition: SourceDefinition
+) -> str:
     variable = f"sources.{source.name}.accounts.{account.name}.api_key"
     if (source.name, account.name) == (DEFAULT_SOURCE, DEFAULT_ACCOUNT):
         variable = f"{KEY_VARIABLE} (or {variable})"
