@@ -353,7 +353,6 @@ class Resource(Part):
     status      where it names its state; shown while no rule matches
     states      the first rule that matches gives the state; without one the job is open
     result_url  where a finished job has the address of its result, which becomes the event's data
-    shown       more places of the job that an event has in its data, by name
     addresses   where the job has addresses of the upstream, which clients follow: the drop-in gives these, and those of
                 headers such as `Location`, as its own
     """
@@ -374,7 +373,6 @@ class Resource(Part):
     result: ResultFields | None = None
     progress: ProgressFields | None = None
     result_url: Pointer | None = None
-    shown: Mapping[_Name, Pointer] = Field(default_factory=dict)
     addresses: tuple[Pointer, ...] | None = None
     request: RequestFields = RequestFields()
 

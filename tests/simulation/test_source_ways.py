@@ -54,7 +54,7 @@ async def test_running_job_is_read_with_one_request_that_the_upstream_holds(tmp_
         source = of_source(world, wait=WAIT)
         started = world.clock()
         running = seen("running", started_at=started)
-        await world.register("1", running, running, seen("succeeded", started_at=started, finished_at=started + 15))
+        await world.register("1", running, running, seen("succeeded", started_at=started, finished_at=started + 30))
         await world.step()
         assert source.ways == [PLAIN], "nothing is known of the job yet"
         for _ in range(100):
@@ -282,17 +282,12 @@ async def test_kill_between_both_requests_makes_one_event_with_its_result(tmp_pa
         assert (data["result"], len(source.addresses)) == (RESULT, 2)
 
 
-async def test_read_of_a_result_spends_the_budget_where_the_base_url_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_read_of_a_result_spends_the_budget_where_the_base_url_answers(tmp_path: Path, elsewhere: bool) -> None:
     async with open_world(tmp_path) as world:
-        await end_with(
-            world, replace(LATER, kind="rate_limited", status_code=429, headers={"Retry-After": "30"}), GIVEN
-        )
+        await end_with(world, replace(LIMITED, elsewhere=elsewhere), GIVEN)
         await world.step()
-        assert world.poller.planner.stats(world.clock()).paused_until is not None
-    async with open_world(tmp_path / "other") as world:
-        await end_with(world, replace(LIMITED, elsewhere=True), GIVEN)
-        await world.step()
-        assert world.poller.planner.stats(world.clock()).paused_until is None
+        assert (world.poller.planner.stats(world.clock()).paused_until is None) == elsewhere
 
 
 async def test_key_that_is_taken_away_in_between_loses_nothing(tmp_path: Path) -> None:
