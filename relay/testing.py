@@ -51,6 +51,7 @@ class ScriptedPoll:
     held: bool = False
     document: Any = None
     elsewhere: bool = False
+    moved_to: str | None = None
 
 
 class ScriptedSource:

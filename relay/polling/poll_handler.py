@@ -89,6 +89,8 @@ class PollHandler:
                 await self._health.succeeded(now)
                 return
         if seen is not None:
+            if result.moved_to is not None:
+                await self._account.store.jobs.set_status_url(uid, result.moved_to)
             observed = await self._observed(job, result, seen, purpose)
             if observed is not None:
                 self._account.polled(job, result)
@@ -178,7 +180,7 @@ class PollHandler:
         etag = result.headers.get("etag", "")
         if not etag and known is not None and result.status_code == NOT_MODIFIED:
             etag = known[0]
-        if seen.terminal or not _ETAG.fullmatch(etag):
+        if seen.terminal or result.moved_to is not None or not _ETAG.fullmatch(etag):
             return
         self._etags[uid] = etag, poll_count, sequence
         if len(self._etags) > KEPT_ETAGS:
@@ -228,7 +230,9 @@ class PollHandler:
         return None
 
     async def _failed(self, job: Job, result: PollResult, now: float) -> list[str]:
-        self._agenda.planner.failed(job.uid, result.status_code, result.headers, now)
+        # Another origin's 429 says nothing of the account's limit: it concerns the job alone.
+        status_code = OK if result.elsewhere and result.kind == "rate_limited" else result.status_code
+        self._agenda.planner.failed(job.uid, status_code, result.headers, now)
         problem = problem_of(result, now)
         missing = result.kind in ("not_found", "forbidden")
         missing_count = job.missing_count + 1 if missing else 0

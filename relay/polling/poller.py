@@ -6,7 +6,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -287,7 +287,10 @@ class Poller:
         if key is None:
             self.planner.failed(uid, None, {}, self._clock())
             return
-        result = await self.account.upstream.poll(job.external_id, key, job.resource, self._ways(job))
+        ways = self._ways(job)
+        if self.account.settings.definition.resource_of(job.resource).has_addresses:
+            ways = replace(ways, address=await self.account.store.jobs.status_url(uid))
+        result = await self.account.upstream.poll(job.external_id, key, job.resource, ways)
         if result.kind == "unauthorized" and key != self.key:  # the key was replaced meanwhile
             self.planner.failed(uid, OK, result.headers, self._clock())
             self.agenda.poll_again(uid)

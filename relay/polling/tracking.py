@@ -235,7 +235,21 @@ class Tracking:
             detail = "the id has a segment . or .., so a poll could reach another path of the upstream"
             errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
             return InvalidRequest(f"/id: {detail}", errors=errors)
+        if request.status_url is not None and not request.follows_create:
+            return self._refusal_of_address(request)
         return None
+
+    def _refusal_of_address(self, request: TrackRequest) -> RequestError | None:
+        account = self._pollers[request.source, request.account].account
+        if not account.settings.definition.resource_of(request.resource).has_addresses:
+            code, detail = "status_url_unused", f"such jobs of {request.source} are read by their ids: leave it out"
+        elif account.upstream.address(request.status_url) is None:
+            code = "status_url_not_listed"
+            detail = f"it is no address on an origin that the definition of {request.source} lists"
+        else:
+            return None
+        errors = [FieldError(pointer="/status_url", code=code, detail=detail)]
+        return InvalidRequest(f"/status_url: {detail}", errors=errors)
 
     async def claim_host(self, url: str, caller: str) -> None:
         """Counts the callback's host for the caller: call it before something is done that cannot be undone. Raises
@@ -265,6 +279,8 @@ class Tracking:
 
     def _registration(self, request: TrackRequest, callback: str | None, now: float) -> Registration:
         poller = self._pollers[request.source, request.account]
+        if request.status_url is not None:  # of a create it may be none that can be read
+            request = request._replace(status_url=poller.account.upstream.address(request.status_url))
         transitions, progress = ((), NOT_SEEN) if request.seen is None else detect(NOT_SEEN, request.seen)
         job = request.job(new_id("job", now), now, poller.account.settings.deadline_seconds, progress)
         return Registration(

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from relay.core.jobs.job import Observation
 from relay.core.values import value_class
 from relay.http.exchange import Exchanges, Route
 from relay.redaction import MIN_SECRET_CHARACTERS, without
-from relay.sources.definition import Resource, SourceDefinition
+from relay.sources.definition import MAX_ADDRESS_CHARACTERS, Resource, SourceDefinition
 from relay.sources.mapping import (
     MAX_RESULT_BYTES,
     Document,
@@ -93,6 +93,7 @@ class PollResult:
     held         the upstream held the answer: it shows the job as of `received_at`, not of `sent_at`
     document     JSON that a read of a result found
     elsewhere    another origin than the base URL's answered: its answer says nothing of the account's budget
+    moved_to     another address, at which the job is read from now on; None: as before
     """
 
     kind: PollKind
@@ -109,6 +110,7 @@ class PollResult:
     held: bool = False
     document: Any = None
     elsewhere: bool = False
+    moved_to: str | None = None
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -118,11 +120,13 @@ class Ways:
     hold_seconds  how long the upstream may hold the answer until the job ends; 0: it answers at once
     etag          the ETag of the answer that showed `known`; None: nothing is known of it
     known         the job's item, which an answer 304 shows again
+    address       the job's own address; None: it is read by its id
     """
 
     hold_seconds: float = 0.0
     etag: str | None = None
     known: Mapping[str, Any] | None = None
+    address: str | None = None
 
 
 PLAIN = Ways()
@@ -192,13 +196,19 @@ class UpstreamClient:
         """Polls one job of a resource. Raises only CancelledError."""
         definition = self._definition
         if resource and resource not in definition.resources:
-            now = self._clock()
-            detail = f"the definition of {definition.name} has no resource {resource}"
-            return PollResult(kind="malformed", sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
-        of_job, url = definition.resource_of(resource), definition.job_url(self._base_url, external_id, resource)
+            return self._unsent("malformed", f"the definition of {definition.name} has no resource {resource}")
+        of_job, url, is_own = definition.resource_of(resource), "", True
+        if ways.address is None:
+            url = definition.job_url(self._base_url, external_id, resource)
+        elif (found := definition.address(self._base_url, ways.address)) is not None:
+            url, is_own = found
+        else:
+            return self._unsent("malformed", "the job's address is on no origin that the definition lists")
         read = self._reader_of(external_id, resource)
         headers = _NO_HEADERS if ways.etag is None else {"If-None-Match": ways.etag}
-        if not ways.hold_seconds or of_job.wait is None or not self._may_hold():
+        if not is_own:
+            result = await self._get_elsewhere(url, api_key, read, of_job)
+        elif not ways.hold_seconds or of_job.wait is None or not self._may_hold():
             result = await self._get(url, api_key, read, of_job, headers=headers)
         else:
             url, more = of_job.wait.asked(url, ways.hold_seconds)
@@ -222,7 +232,24 @@ class UpstreamClient:
             )
             if isinstance(seen, Observation):  # the job is as it was
                 return replace(result, kind="observed", observation=seen, error=None, detail="")
-        return result
+        return result if not of_job.follows else self._moved(result, of_job.follows, url)
+
+    def address(self, text: object) -> str | None:
+        """The URL of an address at which a job is to be read; None if it is on no origin that the definition lists."""
+        found = self._definition.address(self._base_url, text)
+        return None if found is None else found[0]
+
+    def _moved(self, result: PollResult, names: Sequence[str], url: str) -> PollResult:
+        """The result of a read of this URL, with the other address that its headers name for the next one."""
+        if result.observation is None or result.observation.terminal:
+            return result
+        given = next((text for name in names if (text := result.headers.get(name))), None)
+        found = self.address(given)
+        return result if found in (None, url) else replace(result, moved_to=found)
+
+    def _unsent(self, kind: PollKind, detail: str) -> PollResult:
+        now = self._clock()
+        return PollResult(kind=kind, sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
 
     def _may_hold(self) -> bool:
         return self._held < MAX_HELD and not 0 < self._holds_at - self._clock() <= HOLDS_AGAIN_SECONDS
@@ -245,44 +272,44 @@ class UpstreamClient:
         """
         found = self._definition.address(self._base_url, address)
         if found is None:
-            now = self._clock()
-            detail = "the address is on no origin that the definition lists"
-            return PollResult(kind="forbidden", sent_at=now, received_at=now, duration_ms=0.0, detail=detail)
+            return self._unsent("forbidden", "the address is on no origin that the definition lists")
         url, is_own = found
-        if is_own:
-            return await self._get(url, api_key, _read_result)
-        return replace(await self._get_elsewhere(url, api_key), elsewhere=True)
+        return await (self._get if is_own else self._get_elsewhere)(url, api_key, _read_result)
 
-    async def _get_elsewhere(self, url: str, api_key: str) -> PollResult:
-        """Through the egress guard: the definition trusts the origin, and the address behind its name is judged."""
-        sent_at = self._clock()
+    async def _get_elsewhere(
+        self, url: str, api_key: str, read: _Reader, resource: Resource | None = None
+    ) -> PollResult:
+        """Reads from another origin, through the egress guard: the definition trusts its name, and the guard judges the
+        address behind it. What it says of limits, and a refusal of the key, are not those of the account."""
         if self._sender is None or not _KEY.fullmatch(api_key):
-            detail = "no request goes to other origins here"
-            return PollResult(kind="forbidden", sent_at=sent_at, received_at=sent_at, duration_ms=0.0, detail=detail)
+            return replace(self._unsent("forbidden", "no request goes to other origins here"), elsewhere=True)
+        sent_at = self._clock()
         try:
             key = api_key if self._tokens is None else await self._tokens.of(api_key)
         except NoAccessToken as error:
-            return PollResult(
-                kind="unavailable", sent_at=sent_at, received_at=self._clock(), duration_ms=0.0, detail=str(error)
-            )
+            return replace(self._unsent("unavailable", str(error)), elsewhere=True)
         headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(key)}
         url = self._definition.with_key(url, key)
         request = OutboundRequest(url=url, method="GET", headers=tuple(headers.items()))
         response = await self._sender.send(request, timeout_seconds=self._timeout_seconds)
         duration_ms = round(response.duration_ms, 1)
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
+        times["elsewhere"] = True
         if response.status_code is None or response.detail is not None:
             kind: PollKind = "forbidden" if response.error == "refused" else "unavailable"
             detail = _fit(_redacted(f"{response.error or 'no whole answer'}: {response.detail}", key))
             return PollResult(kind=kind, detail=detail[:_MAX_DETAIL_CHARACTERS], **times)
+        limits = self._definition.headers.limits
+        given = {name: value for name, value in response.headers if name.lower() not in limits}
         answer = _Answer(
             status_code=response.status_code,
-            headers=_bounded_headers(dict(response.headers), key),
+            headers=_bounded_headers(given, key, () if resource is None else resource.follows),
             body=response.excerpt,
             complete=len(response.excerpt) < MAX_RESULT_BYTES,
             key=key,
         )
-        return self._judge(answer, _read_result, times)
+        result = self._judge(answer, read, times, resource)
+        return replace(result, kind="forbidden") if result.kind == "unauthorized" else result
 
     def read(
         self,
@@ -388,7 +415,7 @@ class UpstreamClient:
                 body += chunk
             return _Answer(
                 status_code=answer.status,
-                headers=_bounded_headers(answer.headers, key),
+                headers=_bounded_headers(answer.headers, key, () if resource is None else resource.follows),
                 body=bytes(body[:MAX_BODY_BYTES]),
                 complete=len(body) <= MAX_BODY_BYTES,
                 key=key,
@@ -471,7 +498,8 @@ def _read_result(body: bytes, *_: object) -> Document | Malformed:
     return read_result(body)
 
 
-def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, str]:
+def _bounded_headers(headers: Mapping[str, str], api_key: str, addresses: Collection[str] = ()) -> Mapping[str, str]:
+    """`addresses`: the names of those that hold one; a longer one is cut too, but never to one that is valid."""
     kept: dict[str, str] = {}
     for name, value in headers.items():
         name = name.lower()
@@ -481,7 +509,10 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str) -> Mapping[str, s
     if _fit(_redacted(every, api_key)) != every:
         kept = {_fit(name): _fit(_redacted(value, api_key)) for name, value in kept.items()}
     longest = _MAX_HEADER_CHARACTERS
-    return MappingProxyType({name[:longest]: value[:longest] for name, value in kept.items()})
+    found = {name[:longest]: value[:longest] for name, value in kept.items()}
+    if addresses:
+        found |= {name: value[: MAX_ADDRESS_CHARACTERS + 1] for name, value in kept.items() if name in addresses}
+    return MappingProxyType(found)
 
 
 def _unreachable(error: aiohttp.ClientConnectorError) -> str:

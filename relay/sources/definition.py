@@ -144,6 +144,12 @@ class HeaderNames(Part):
     retry_after_ms: _Header | None = None
     request_id: _Header | None = None
 
+    @cached_property
+    def limits(self) -> frozenset[str | None]:
+        """The headers that tell of an account's or a key's budget."""
+        own = (self.limit, self.remaining, self.window_ms, self.reset)
+        return frozenset((*own, self.account_limit, self.account_remaining))
+
 
 class Limit(Part):
     """A documented limit on requests, for an API whose headers do not tell it."""
@@ -345,6 +351,7 @@ class Resource(Part):
     """Jobs of one kind.
 
     path        a read of it shows one job; the id stays one segment at `{id}`, and may have slashes at `{+id}`
+    follows     headers of an answer that name the address at which the job is read from then on, the first one first
     wait        how a read waits for a change
     min_interval_seconds  the documented shortest time between two reads of one job
     etag        a read with the last answer's ETag costs nothing while nothing changed
@@ -361,6 +368,7 @@ class Resource(Part):
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
     method: Literal["GET", "POST"] = "GET"
+    follows: tuple[_Header, ...] = ()
     wait: LongPoll | None = None
     min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     etag: bool = False
@@ -408,6 +416,11 @@ class Resource(Part):
         result = self.result
         shown = () if result is None else tuple((*result.at, *names) for names in result.shown)
         return (*(place for place in places if place), *shown)
+
+    @cached_property
+    def has_addresses(self) -> bool:
+        """True if its jobs can have addresses of their own, at which they are read."""
+        return bool(self.follows) or any(one.status_url or one.location for one in self.creates)
 
     @cached_property
     def statuses(self) -> frozenset[int]:

@@ -19,7 +19,7 @@ from relay.store.schema.tables import JobRow
 
 Value = TypeVar("Value")
 JOB_COLUMNS = [column for column in table_of(JobRow).c if not column.info.get("sealed")]
-"""The columns that `job_from` reads: never the captured recipient."""
+"""The columns that `job_from` reads: never an encrypted one."""
 _JOB_COLUMNS = tuple(column.name for column in JOB_COLUMNS)
 
 
@@ -78,7 +78,7 @@ def observation_values(seen: Observation) -> dict[str, Any]:
 PLAIN_JOB_COLUMNS = (*_OF_ANY_JOB, "metadata")
 """The columns of a new job that is plain: it has no group, it was no create of ours, and nothing is known of it yet."""
 NEW_JOB_COLUMNS = (*PLAIN_JOB_COLUMNS, *_OF_SOME_JOBS, "group_name", "upstream", "request", *PROGRESS)
-"""The columns of any new job, but the captured recipient."""
+"""The columns of any new job, but the encrypted ones."""
 
 
 def new_job_rows(jobs: Sequence[Job]) -> tuple[bool, list[dict[str, Any]]]:

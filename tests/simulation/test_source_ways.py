@@ -1,4 +1,4 @@
-"""What the poller makes of a source's ways: answers that the upstream holds, ETags, and results."""
+"""What the poller makes of a source's ways: answers that the upstream holds, ETags, results, addresses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from relay.errors import StoreError
+from relay.core.polling.tracking import TrackRequest
+from relay.core.records import Registered
+from relay.errors import InvalidRequest, StoreError
 from relay.polling import poll_handler
+from relay.polling.tracking import Tracking
 from relay.sources.client import PLAIN, Ways
 from relay.sources.definition import LongPoll
 from relay.testing import FakeClock, ScriptedPoll, ScriptedSource
@@ -46,6 +49,7 @@ def of_source(world: World, **changes: Any) -> Source:
     account = world.poller.account
     account.upstream = source  # type: ignore[assignment]
     world.resource = world.resource.model_copy(update=changes)
+    world.resource.__dict__.pop("has_addresses", None)  # the copy keeps what was derived
     return source
 
 
@@ -305,3 +309,71 @@ async def test_key_that_is_taken_away_in_between_loses_nothing(tmp_path: Path) -
         await world.run(60)
         (data,) = await ends(world)
         assert data["result"] == RESULT
+
+
+AT = "https://files.example/operations/1"
+
+
+async def test_job_is_read_at_the_address_that_an_answer_gave(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        source = of_source(world, follows=("location",))
+        running = seen("running", started_at=world.clock())
+        await world.register("1", replace(running, moved_to=AT), running)
+        await world.run(60)
+        assert [ways.address for ways in source.ways][:3] == [None, AT, AT]
+        await world.restart()
+        world.poller.account.upstream = source  # type: ignore[assignment]
+        source.ways.clear()
+        await world.run(60)
+        assert {ways.address for ways in source.ways} == {AT}
+
+
+async def test_limit_of_another_origin_concerns_the_job_alone(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        of_source(world, follows=("location",))
+        await world.register("1", replace(LIMITED, elsewhere=True), seen("running"))
+        await world.step()
+        assert world.poller.planner.stats(world.clock()).paused_until is None
+        await world.run(20)
+        assert await world.types() == [], "its own pause counts"
+        await world.run(60)
+        assert await world.types() == ["running"]
+
+
+class Listed(Source):
+    """Knows which addresses are listed."""
+
+    def address(self, text: object) -> str | None:
+        return AT if text == AT else None
+
+
+@pytest.mark.parametrize(
+    ("follows", "url", "code"),
+    [
+        (("location",), AT, None),
+        (("location",), "https://evil.example/1", "status_url_not_listed"),
+        ((), AT, "status_url_unused"),
+    ],
+)
+async def test_registration_with_an_address(
+    tmp_path: Path, follows: tuple[str, ...], url: str, code: str | None
+) -> None:
+    async with open_world(tmp_path) as world:
+        of_source(world, follows=follows)
+        world.poller.account.upstream = Listed(world.clock)  # type: ignore[assignment]
+        tracking = Tracking(
+            store=world.store,
+            pollers={("revor", "default"): world.poller},
+            definitions={},
+            signals=world.signals,
+            clock=world.clock,
+        )
+        asked = TrackRequest(external_id="1", source="revor", account="default", status_url=url)
+        (found,) = await tracking.register([asked])
+        if code is None:
+            assert isinstance(found, Registered)
+            assert await world.store.jobs.status_url(found.job.uid) == AT
+            return
+        assert isinstance(found, InvalidRequest)
+        assert [(error.pointer, error.code) for error in found.errors] == [("/status_url", code)]
+        assert url not in str(found)

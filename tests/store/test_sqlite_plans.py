@@ -223,6 +223,7 @@ def test_every_index_serves_a_statement(explaining: sqlite3.Connection) -> None:
         "ix_audit_id": "a page of the audit",
         "ix_callback_hosts_used_at": "deletes old hosts",
         "ix_jobs_captured": "the encryption keys in use, at the start of a node",
+        "ix_jobs_status_url": "the same of addresses",
         "ix_secrets_owner": "the secrets of an owner",
         "ix_subscriptions_listed": "a page of subscriptions",
         "ix_subscriptions_owner": "a page of an account's subscriptions",

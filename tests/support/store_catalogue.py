@@ -345,6 +345,8 @@ CATALOGUE = (
     Case("register: insert plain", registrations.INSERT_PLAIN),
     Case("register: insert", registrations.INSERT_JOB),
     Case("register: captured recipient", registrations.SET_CAPTURED),
+    Case("register: address", registrations.SET_STATUS_URL),
+    Case("address of a job", jobs.STATUS_URL),
     Case("register: by uid", registrations.BY_UID),
     Case("register: searchable values", job_pages.INSERT_SEARCH),
     Case("register: searchable values of before", job_pages.DELETE_SEARCH),

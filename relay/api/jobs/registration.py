@@ -62,6 +62,12 @@ class JobRegistration(Body):
     resource: str | None = Field(
         default=None, description="The kind of job, by its name in the source's definition. Default: its first one."
     )
+    status_url: str | None = Field(
+        default=None,
+        max_length=MAX_URL_CHARACTERS,
+        description="The address at which the upstream shows the job, as it gave it: for sources whose jobs have such "
+        "addresses. Kept encrypted and never shown.",
+    )
     callback_url: str | None = Field(
         default=None, max_length=MAX_URL_CHARACTERS, description="The URL that this job's events are sent to, signed."
     )
@@ -115,6 +121,7 @@ class UpstreamAnswer(Body):
     source: str = JobRegistration.model_fields["source"].default
     account: str = JobRegistration.model_fields["account"].default
     resource: str | None = None
+    status_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
     callback_url: str | None = Field(default=None, max_length=MAX_URL_CHARACTERS)
     callback_types: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TYPES)
     metadata: dict[str, Any] | None = None
@@ -182,6 +189,7 @@ def read_registration(
         source=job.source,
         account=job.account,
         resource=resource or "",
+        status_url=job.status_url,
         callback_url=job.callback_url,
         callback_types=types,
         metadata=job.metadata,

@@ -250,12 +250,15 @@ async def _key(
         variable = f"{KEY_VARIABLE} (or {variable})"
     if account.api_key is None:
         raise _Found(f"no key. Set {variable}")
-    client = UpstreamClient(definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check")
-    try:
-        ask = client.probe if definition.connect_accounts is None else client.list_accounts
-        poll = await ask(account.api_key)
-    finally:
-        await client.close()
+    async with Sender(guard_policy(settings), clock=wall_clock, proxy=egress_proxy(settings)) as sender:
+        client = UpstreamClient(
+            definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check", sender=sender
+        )
+        try:
+            ask = client.probe if definition.connect_accounts is None else client.list_accounts
+            poll = await ask(account.api_key)
+        finally:
+            await client.close()
     if poll.kind == "observed":
         return f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms){_broken_accounts(poll.listing)}"
     if poll.kind == "rate_limited":

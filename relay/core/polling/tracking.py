@@ -59,6 +59,7 @@ class TrackRequest(NamedTuple):
     resolves         the create of unknown fate that a user found to have made the job
     caller           whose limit the callback's host counts for; None: it has none
     recipient        of the create that made the job, as far as it is captured
+    status_url       the address at which it is read; None: by its id
     """
 
     external_id: str
@@ -80,6 +81,7 @@ class TrackRequest(NamedTuple):
     group: str | None = None
     group_size: int | None = None
     recipient: Recipient | None = None
+    status_url: str | None = None
 
     @property
     def key(self) -> JobKey:

@@ -35,7 +35,7 @@ from relay.store.databases.statements import (
 from relay.store.jobs.erasure import erase_job
 from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.job_pages import JobFilter, jobs_by_uid, read_jobs
-from relay.store.jobs.registrations import BY_UID, Registrar
+from relay.store.jobs.registrations import BY_UID, SET_STATUS_URL, Registrar
 from relay.store.outbox.recording import (
     Outbox,
 )
@@ -46,6 +46,8 @@ from relay.store.schema.tables import UNENDED_JOB, JobRow
 BY_EXTERNAL_ID = select(*JOB_COLUMNS).where(col(JobRow.external_id) == bindparam("external_id"))
 # The captured recipient of a job.
 CAPTURED = "SELECT captured, source, account FROM jobs WHERE uid = :uid"
+# The address at which a job is read.
+STATUS_URL = "SELECT status_url FROM jobs WHERE uid = :uid"
 
 log = structlog.get_logger("relay.store")
 
@@ -231,6 +233,15 @@ class JobStore(Scoped):
                 raise
             log.warning("recipient_unreadable", job_uid=uid, error=str(error))
             return None
+
+    async def status_url(self, uid: str) -> str | None:
+        """The address at which a job is read; None: it is read by its id. Raises DecryptError."""
+        sealed = await self._database.read(_status_url, uid)
+        return None if sealed is None else self._cipher.decrypt(sealed, context=uid).decode()
+
+    async def set_status_url(self, uid: str, url: str) -> None:
+        """Changes the address at which a job is read."""
+        await self._database.write(_set_status_url, (uid, self._cipher.encrypt(url.encode(), context=uid)))
 
     async def find(
         self, external_id: str, source: str | None = None, account: str | None = None, resource: str | None = None
@@ -440,6 +451,17 @@ def _ask_for_poll(connection: Connection, job: Job) -> None:
 
 def _by_uids(connection: Connection, uids: Sequence[str]) -> dict[str, Job]:
     return {job.uid: job for job in jobs_by_uid(connection, uids)}
+
+
+def _status_url(connection: Connection, uid: str) -> bytes | None:
+    sealed = run(connection, STATUS_URL, uid=uid).scalar_one_or_none()
+    return None if sealed is None else bytes(sealed)
+
+
+@each
+def _set_status_url(connection: Connection, item: tuple[str, bytes]) -> None:
+    uid, sealed = item
+    run(connection, SET_STATUS_URL, uid=uid, status_url=sealed)
 
 
 def _captured(connection: Connection, uid: str) -> Row[Any] | None:

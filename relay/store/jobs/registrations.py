@@ -56,6 +56,8 @@ INSERT_PLAIN = insert_lists(JobRow, *PLAIN_JOB_COLUMNS, constants={**_NOT_POLLED
 INSERT_JOB = insert_lists(JobRow, *NEW_JOB_COLUMNS, constants=_NOT_POLLED)
 # Notes the captured recipient of a new job.
 SET_CAPTURED = "UPDATE jobs SET captured = :captured WHERE uid = :uid"
+# Notes the address at which a job is read.
+SET_STATUS_URL = "UPDATE jobs SET status_url = :status_url WHERE uid = :uid"
 # Links another callback subscription to a job that may have only so many. The job's row is locked.
 ADD_CALLBACK = """
 INSERT INTO job_callbacks (job_uid, subscription_id, types) SELECT :job_uid, :subscription_id, :types
@@ -124,6 +126,9 @@ class Registrar:
         with_recipient = [one for one in new.values() if one.request.recipient is not None]
         captured = [{"uid": one.job.uid, "captured": self._captured(one, one.job.uid)} for one in with_recipient]
         run_many(connection, SET_CAPTURED, captured)
+        with_address = [one for one in new.values() if one.request.status_url is not None]
+        addresses = [{"uid": one.job.uid, "status_url": self._address(one, one.job.uid)} for one in with_address]
+        run_many(connection, SET_STATUS_URL, addresses)
         for source, account in {(job.source, job.account) for job in jobs}:
             notify(connection, f"jobs {source}/{account}")
         with_one = [one for one in new.values() if one.callback_subscription_id is not None]
@@ -166,6 +171,11 @@ class Registrar:
         recipient = registration.request.recipient
         return None if recipient is None else self._cipher.encrypt(dumps(recipient.document()), context=uid)
 
+    def _address(self, registration: Registration, uid: str) -> bytes | None:
+        """The job's address, encrypted for it."""
+        url = registration.request.status_url
+        return None if url is None else self._cipher.encrypt(url.encode(), context=uid)
+
     def _again(self, connection: Connection, registration: Registration, job: Job) -> Registered | RequestError:
         request, new = registration.request, registration.job
         refused = conflict = None
@@ -187,6 +197,8 @@ class Registrar:
             changes["connect_account_id"] = request.connect_account_id
         if (captured := self._captured(registration, job.uid)) is not None:
             changes["captured"] = captured
+        if (address := self._address(registration, job.uid)) is not None:
+            changes["status_url"] = address
         if request.group is not None and job.group is None:
             changes |= {"group_name": request.group, "group_round": 1}
         if request.deadline_seconds is not None or resumed:

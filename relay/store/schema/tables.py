@@ -66,6 +66,7 @@ class JobRow(SQLModel, table=True):
     group_round       the round of its group that counts it
     error_code        of a failed job
     captured          the recipient of its create, if `proxy.capture` is set
+    status_url        where it is read, if that is not where its source's jobs are read by their ids
     """
 
     __tablename__: ClassVar[str] = "jobs"
@@ -93,6 +94,8 @@ class JobRow(SQLModel, table=True):
         partial_index("ix_jobs_connect", "connect_account_id", "uid", where="connect_account_id IS NOT NULL"),
         # start-up and rotation: the encryption keys of captured recipients
         partial_index("ix_jobs_captured", "uid", where="captured IS NOT NULL"),
+        # the same of addresses
+        partial_index("ix_jobs_status_url", "uid", where="status_url IS NOT NULL"),
         # a group's open jobs by channel and scheduled time, and those that ended last
         partial_index(
             "ix_jobs_group_work",
@@ -155,6 +158,7 @@ class JobRow(SQLModel, table=True):
     error_code: OptionalText = None
     captured: OptionalSealed = None
     resource: Resource = ""
+    status_url: OptionalSealed = None
 
 
 class EventRow(SQLModel, table=True):

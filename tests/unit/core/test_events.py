@@ -388,7 +388,7 @@ SUCCEEDED = replace(FAILED, kind="succeeded", status="succeeded")
         ({"result": False}, {"result": False}),
         (
             {"result_problem": Problem(code="not_found", message="m" * 9_000)},
-            {"result_error": {"code": "not_found", "message": "m" * 1536}},
+            {"result_error": {"code": "not_found", "message": "m" * 256}},
         ),
         ({}, {}),
     ],

@@ -1,4 +1,4 @@
-"""Results of jobs: which addresses are asked, with which credential, and what is kept of an answer."""
+"""Addresses that answers give, of results and of jobs: which are asked, with which credential, and what is kept."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jsontext import dumps
 from relay.http.sender import Sender
-from relay.sources.client import PollResult, UpstreamClient
+from relay.sources.client import PollResult, UpstreamClient, Ways
 from relay.sources.definition import Credential, SourceDefinition, load_definition
 from relay.sources.mapping import MAX_RESULT_BYTES, Document, Malformed, read_result
-from tests.unit.sources.test_source_ways import KEY, Asked, upstream
+from tests.unit.sources.test_source_ways import KEY, Asked, changed, upstream
 
 BASE = "https://api.example/v2"
 FILES = "https://files.example"
@@ -205,3 +205,69 @@ async def test_egress_guard_judges_the_address_behind_a_listed_origin() -> None:
         definition = LISTED.model_copy(update={"origins": (here,)})
         got = await client_of(sender, definition).result(f"{here}/1", KEY)
     assert (got.kind, got.document) == ("forbidden", None)
+
+
+AZURE = load_definition("azure-lro").model_copy(update={"origins": (FILES,)})
+OPERATION = {"status": "InProgress"}
+
+
+async def test_job_with_an_address_is_read_there() -> None:
+    asked = Asked(body=OPERATION)
+    async with upstream(AZURE, asked) as client:
+        await client.poll("operations/1", KEY, ways=Ways(address="/subscriptions/7/operations/1?api-version=2"))
+        await client.poll("operations/1", KEY)
+    paths = [request.raw_path for request in asked.requests]
+    assert paths == ["/subscriptions/7/operations/1?api-version=2", "/operations/1"]
+
+
+async def test_job_with_an_address_on_a_listed_origin_is_read_there() -> None:
+    elsewhere = Elsewhere(
+        excerpt=dumps(OPERATION),
+        headers=(("Retry-After", "5"), ("X-Limit", "9"), ("Operation-Location", f"{FILES}/2")),
+    )
+    definition = changed(AZURE, wait=None)
+    definition = definition.model_copy(update={"headers": definition.headers.model_copy(update={"limit": "x-limit"})})
+    poll = await client_of(elsewhere, definition).poll("operations/1", KEY, ways=Ways(address=f"{FILES}/1"))
+    assert (poll.kind, poll.elsewhere, poll.moved_to) == ("observed", True, f"{FILES}/2")
+    assert poll.observation is not None
+    assert poll.observation.status == "running"
+    assert (poll.headers.get("retry-after"), poll.headers.get("x-limit")) == ("5", None)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refusal_at_another_origin_is_no_refusal_of_the_key(status: int) -> None:
+    elsewhere = Elsewhere(status_code=status, excerpt=b"{}")
+    poll = await client_of(elsewhere, AZURE).poll("operations/1", KEY, ways=Ways(address=f"{FILES}/1"))
+    assert (poll.kind, poll.elsewhere) == ("forbidden", True)
+
+
+async def test_address_that_the_definition_no_longer_lists_is_asked_nothing() -> None:
+    elsewhere = Elsewhere()
+    poll = await client_of(elsewhere, AZURE).poll("operations/1", KEY, ways=Ways(address="https://evil.example/1"))
+    assert (poll.kind, elsewhere.requests) == ("malformed", [])
+    assert "no origin" in poll.detail
+
+
+@pytest.mark.parametrize(
+    ("headers", "moved_to"),
+    [
+        ({"Operation-Location": "/operations/2"}, "/operations/2"),
+        ({"Location": "/operations/3", "Operation-Location": "/operations/2"}, "/operations/2"),
+        ({"Location": "/operations/" + "9" * 1_800}, "/operations/" + "9" * 1_800),
+        ({"Location": "/operations/" + "9" * 4_000}, None),
+        ({"Location": "https://evil.example/1"}, None),
+        ({"Location": "/operations/1"}, None),
+        ({}, None),
+    ],
+)
+async def test_answer_names_the_address_of_the_next_read(headers: dict[str, str], moved_to: str | None) -> None:
+    async with upstream(AZURE, Asked(body=OPERATION, headers=headers)) as client:
+        base = AZURE.root(client._base_url)
+        poll = await client.poll("operations/1", KEY)
+    assert poll.moved_to == (None if moved_to is None else base + moved_to)
+
+
+async def test_ended_job_moves_no_more() -> None:
+    asked = Asked(body={"status": "Succeeded"}, headers={"Location": "/operations/2"})
+    async with upstream(AZURE, asked) as client:
+        assert (await client.poll("operations/1", KEY)).moved_to is None
