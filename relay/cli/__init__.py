@@ -26,7 +26,7 @@ PLACES = {
     "sandbox": "node.sandbox:sandbox",
     "apply": "subscriptions.apply:apply",
     "export": "subscriptions.apply:export",
-    "sources": "sources:sources",
+    "sources": "sources:app",
     "status": "node.status:status",
     "settings": "node.status:settings",
     "ui": "tokens:ui",

@@ -1,8 +1,10 @@
-"""`relay sources`: the polling of each account, and what a larger budget would bring. `relay accounts`: those that jobs
+"""`relay sources`: the polling of each account, and what a larger budget would bring; tests of definitions, and drafts.
+`relay accounts`: those that jobs
 are sent from. `relay figures`: what happened in each minute, hour or day."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,8 +12,12 @@ from relay.cli.client import api
 from relay.cli.options import Json, Limit, given, one_of, time_or_age
 from relay.cli.output import print_json, print_list, print_table, say, say_wrapped
 from relay.clock import in_words
+from relay.core.events.sentences import counted
 from relay.core.figures import FIGURES, NAMES
 from relay.core.jobs.connect_accounts import SHOWN_STATES
+
+if TYPE_CHECKING:
+    from relay.cli.definitions.coverage import Stage
 
 MAX_ACCOUNTS = 100_000
 MIN_IMPROVEMENT = 0.1
@@ -32,8 +38,17 @@ TROUBLES = {
 }
 
 
-def sources(json: Json = False) -> None:
-    """Show the polling of each account. Includes its budget, expected delay, and what a larger budget would bring."""
+app = typer.Typer(
+    help="Show the polling of each account. Includes its budget, expected delay, and what a larger budget would bring.",
+    invoke_without_command=True,
+)
+
+
+@app.callback()
+def sources(context: typer.Context, json: Json = False) -> None:
+    """Show the polling of each account."""
+    if context.invoked_subcommand is not None:
+        return
     found = api().items("/v1/sources", {}, MAX_ACCOUNTS)
     print_list(found, COLUMNS, _row, empty="no accounts. Add one to the settings", json=json)
     if json or not found:
@@ -43,6 +58,40 @@ def sources(json: Json = False) -> None:
     say("")
     for account in found:
         say_wrapped(f"{account['source']}/{account['account']}: {judgement(account)}")
+
+
+@app.command("test")
+def check_definition(
+    source: Annotated[str, typer.Argument(metavar="FILE|PRESET", help="File with a definition, or name of a preset.")],
+    json: Json = False,
+) -> None:
+    """Run a definition against its recorded answers. Shows what each proves, and what is wrong or not covered.
+
+    Exit code 1: something is.
+    """
+    from relay.cli.definitions.coverage import coverage_of
+    from relay.cli.definitions.recorded import read_recorded
+
+    found = coverage_of(read_recorded(source))
+    if json:
+        fates = [
+            {"resource": one.resource, "fate": one.fate, "stages": [asdict(stage) for stage in one.stages]}
+            for one in found.fates
+        ]
+        print_json({"ok": not found.gaps, "fates": fates, "gaps": found.gaps})
+    else:
+        rows = [(one.resource, one.fate, _stages(one.stages)) for one in found.fates]
+        print_table(("resource", "fate", "stages"), rows, empty="no fates")
+        say("")
+        for gap in found.gaps:
+            say(f"gap: {gap}")
+        say("everything is covered" if not found.gaps else f"{counted(len(found.gaps), 'gap')}")
+    raise typer.Exit(1 if found.gaps else 0)
+
+
+def _stages(stages: "Sequence[Stage]") -> str:
+    """Each stage as the upstream's word and the state that it proves."""
+    return " > ".join(f"{one.word}: {one.state or '?'}" for one in stages)
 
 
 def _row(account: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["frob"], 2, "No such command 'frob'"),
         (["jobs", "import", "nope.csv"], 2, "cannot read nope.csv"),
-        (["sources", "revor"], 2, "unexpected extra argument"),
+        (["sources", "revor"], 2, "No such command 'revor'"),
+        (["status", "revor"], 2, "unexpected extra argument"),
+        (["sources", "test", "nope"], 2, "there is neither a preset nor a file 'nope'"),
         (["support"], 2, "Missing argument"),
         (["u"], 2, "No such command"),
         (["tokens", "create", "crm"], 2, "Missing option '--scopes'"),

@@ -31,16 +31,20 @@ REASONS: Mapping[str, Mapping[str, set[str]]] = {
     "the default source, and the values of its settings": {
         "relay/core/jobs/job.py": {"revor"},
         "relay/config/settings.py": {
-            *("REVOR_API_KEY", "${REVOR_API_KEY}", "REVOR_BASE_URL", "/revor.ai", "revor", "Revor"),
+            *("REVOR_API_KEY", "${REVOR_API_KEY}", "REVOR_BASE_URL", "//revor.ai", "revor", "Revor"),
         },
     },
     SET_UP: {
         "relay/cli/node/local.py": {
-            *("revor.key", "Revor", "REVOR_API_KEY", "${REVOR_API_KEY}", "REVOR_BASE_URL", "sk-revor-default"),
-            "RELAY_SOURCES__REVOR__POLLING__",
+            *("revor.key", "Revor", "REVOR_API_KEY", "${REVOR_API_KEY}"),
         },
         "relay/cli/node/serve.py": {"REVOR_BASE_URL", "Revor"},
         "relay/cli/__init__.py": {"Revor"},
+    },
+    "the sandbox of Revor, which is the default": {
+        "relay/cli/node/sandbox.py": {
+            *("revor", "Revor", "REVOR", "REVOR_API_KEY", "REVOR_BASE_URL", "sk-revor-default"),
+        },
     },
     "kept from publishers, also where no source has them": {
         "relay/core/events/event.py": {"ai.revor"},

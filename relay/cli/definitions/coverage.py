@@ -1,0 +1,225 @@
+"""A definition against its recorded answers: what each answer proves, and what no answer proves. Pure.
+
+Each stage of each fate is read as a poll would read it. `Coverage.gaps` has a line for what is wrong or missing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from relay.cli.definitions.recorded import Recorded
+from relay.core.jobs.job import TERMINAL, Observation
+from relay.core.jsontext import dumps
+from relay.sandbox.recorded import RecordedWorld, Recording, Reply
+from relay.sources.definition import RequestFields, Resource, Rule, SourceDefinition
+from relay.sources.mapping import Malformed, observe, read_answer, read_error, registered
+from relay.sources.pointers import at, document_of
+
+NOW = 1_779_271_300.0
+BASE = "https://upstream.example"
+ERRORS = ("unauthorized", "not_found", "rate_limited", "unavailable")
+"""Of a recording: those that every upstream has."""
+_OF_A_BODY = re.compile(r"\{body((?:/[^/{}\"]+)+)\}")
+_REASONS = {
+    "not_json": "it is not JSON",
+    "not_an_object": "it is no JSON object",
+    "refused": "by `answer.ok` it is an error",
+    "no_item": "there is no object at `item`",
+    "no_status": "there is no value at `status`, and no rule matches",
+    "other_job": "another id, or none, is at `fields.id`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a fate. `word`: the upstream's for its state; `state`: what a poll of it proves; "" if nothing."""
+
+    word: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """A fate of a resource, stage by stage."""
+
+    resource: str
+    fate: str
+    stages: Sequence[Stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the recorded answers prove. `gaps`: what is wrong, or not covered, in one line each."""
+
+    fates: list[Fate] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+
+
+def coverage_of(recorded: Recorded) -> Coverage:
+    """Reads every recorded answer by the definition."""
+    found = Coverage()
+    shown: list[Any] = []
+    for name in recorded.definition.resources:
+        shown += _of_resource(recorded, name, found)
+    _check_errors(recorded, found)
+    recording = recorded.recording
+    bodies = [*shown, *(one.body for one in (*recording.calls, *recording.errors.values()))]
+    answer = recorded.definition.answer
+    for place, names in _pointers(answer, "answer"):
+        if all(at(body, names) is None for body in bodies):
+            found.gaps.append(f"{place}: {_shown(names)} is in no answer")
+    return found
+
+
+def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
+    """Checks a resource. Returns the bodies of its answers."""
+    definition = recorded.definition
+    resource, proven = definition.resources[name], set[Rule]()
+    bodies, items, sent = [], [], _sent_to(recorded.recording)
+    for fate in recorded.recording.resources[name].fates:
+        world = RecordedWorld(recording=recorded.recording)
+        job = world.create(name, NOW, body=sent, fate=fate)
+        replies = [world.reply(job, begins, BASE) for begins in job.begins]
+        seen = [_observed(definition, name, reply, str(job.id)) for reply in replies]
+        stages = []
+        for reply, one in zip(replies, seen, strict=True):
+            item = at(reply.body, resource.item)
+            bodies.append(reply.body)
+            items.append(item)
+            rule = resource.rule_of(item, reply.status)
+            proven |= set() if rule is None else {rule}
+            word = at(item, resource.status)
+            text = str(reply.status) if word is None else str(word)
+            stages.append(Stage(text, one.status if isinstance(one, Observation) and one.known else ""))
+        found.fates.append(Fate(name, fate, stages))
+        found.gaps.extend(f"{name}, {fate}: {problem}" for problem in _problems(resource, seen, stages))
+    for number, rule in enumerate(resource.states):
+        if rule not in proven:
+            found.gaps.append(f"resources.{name}.states.{number}: no answer proves this rule ({_rule(rule)})")
+    for place, names in _pointers(resource, f"resources.{name}"):
+        if names != resource.item and all(at(item, names) is None for item in items):
+            found.gaps.append(f"{place}: {_shown(names)} is in no answer")
+    found.gaps.extend(_create_problems(recorded, name))
+    found.gaps.extend(_path_problems(recorded, name))
+    return bodies
+
+
+def _sent_to(recording: Recording) -> Any:
+    """The body of a create that has every value which the recorded answers show of it."""
+    shown = dumps(recording.model_dump()).decode()
+    places = {tuple(found[1].split("/")[1:]) for found in _OF_A_BODY.finditer(shown)}
+    return document_of((names, "x") for names in sorted(places, key=len, reverse=True))
+
+
+def _observed(definition: SourceDefinition, name: str, reply: Reply, id: str) -> Observation | Malformed:
+    if not (200 <= reply.status < 300 or reply.status in definition.resources[name].statuses):
+        return Malformed(reason=f"no rule knows the status {reply.status}")
+    body = b"" if reply.body is None else dumps(reply.body)
+    return observe(definition, body, now=NOW, resource=name, external_id=id, status_code=reply.status)
+
+
+def _problems(resource: Resource, seen: Sequence[Observation | Malformed], stages: Sequence[Stage]) -> Iterator[str]:
+    for number, (one, stage) in enumerate(zip(seen, stages, strict=True), 1):
+        is_last = number == len(seen)
+        if isinstance(one, Malformed):
+            yield f"stage {number} cannot be read: {_REASONS.get(one.reason, one.reason)}"
+        elif not one.known:
+            yield f"stage {number}: no rule knows {stage.word!r:.70}"
+        elif one.status in TERMINAL and not is_last:
+            yield f"stage {number} of {len(seen)}: {stage.word!r:.70} already ends the job as {one.status}"
+        elif is_last and one.status not in TERMINAL:
+            yield f"its last stage does not end the job: {stage.word!r:.70} is {one.status}"
+        elif one.problem is not None and one.status not in TERMINAL:
+            yield f"stage {number}: an open job shows an error ({one.problem.message:.70})"
+        elif one.status == "failed" and (one.problem is None or not one.problem.message):
+            yield "the job fails, and no error is found at `problem`"
+
+
+def _create_problems(recorded: Recorded, name: str) -> Iterator[str]:
+    """Problems of the answer to each create: it names the job where the definition says."""
+    definition = recorded.definition
+    for number, create in enumerate(definition.resources[name].creates):
+        world = RecordedWorld(recording=recorded.recording)
+        job = world.create(name, NOW, body=_sent_to(recorded.recording))
+        answer, place = world.created(job, BASE), f"resources.{name}.creates.{number}"
+        headers = {header.lower(): value for header, value in answer.headers.items()}
+        body = answer.body if isinstance(answer.body, dict) else {}
+        location = headers.get(create.location or "")
+        shown = registered(definition, body, now=NOW, resource=name, create=create, location=location)
+        if shown is None:
+            yield f"{place}: the answer to the create names no job"
+        elif shown.external_id != str(job.id):
+            yield f"{place}: the answer to the create names {shown.external_id!r:.70}, not the job {job.id}"
+        elif create.location is not None and location is None:
+            yield f"{place}.location: the answer to the create has no header {create.location}"
+        elif create.id is not None and shown.observation is not None:
+            yield f"{place}.id: no id is at {_shown(create.id)} of the answer to the create"
+        if create.status_url is not None and not isinstance(at(answer.body, create.status_url), str):
+            yield f"{place}.status_url: {_shown(create.status_url)} is not in the answer to the create"
+
+
+def _path_problems(recorded: Recorded, name: str) -> Iterator[str]:
+    """A read that another resource's path takes first."""
+    world = RecordedWorld(recording=recorded.recording)
+    path = recorded.definition.job_url("", str(world.create(name, NOW).id), name)
+    method = recorded.definition.resources[name].method
+    for other, verb, pattern in recorded.calls.reads:
+        if other == name:
+            return
+        if verb == method and pattern.fullmatch(path):
+            yield f"resources.{name}.path: resources.{other}.path matches {path} first"
+            return
+
+
+def _check_errors(recorded: Recorded, found: Coverage) -> None:
+    answers = {name: recorded.recording.errors.get(name) for name in ERRORS}
+    for name, reply in answers.items():
+        if reply is None:
+            found.gaps.append(f"errors.{name} is not recorded")
+            continue
+        error = read_error(recorded.definition, b"" if reply.body is None else dumps(reply.body))
+        if not (error.code or error.message):
+            found.gaps.append(f"errors.{name}: neither code nor message is found at `error`")
+        elif 200 <= reply.status < 300 and not isinstance(
+            read_answer(recorded.definition, dumps(reply.body)), Malformed
+        ):
+            found.gaps.append(f"errors.{name}: its status is {reply.status}, and `answer.ok` does not make it an error")
+
+
+def _pointers(part: BaseModel, place: str, base: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(key, pointer) of each pointer that is written in a part of a definition, but for those in requests. Those of a
+    part with an `at` begin there."""
+    at_ = getattr(part, "at", None)
+    inner = (*base, *at_) if isinstance(at_, tuple) and not isinstance(part, Rule) else base
+    for name in sorted(part.model_fields_set):
+        value, key = getattr(part, name), f"{place}.{name}"
+        if isinstance(value, RequestFields | Rule):
+            continue
+        if isinstance(value, BaseModel):
+            yield from _pointers(value, key, inner)
+        elif name == "at":
+            yield key, inner
+        elif _is_pointer(value):
+            yield key, (*inner, *value)
+        elif name == "shown":
+            places = value.items() if isinstance(value, Mapping) else enumerate(value)
+            yield from ((f"{key}.{one}", (*inner, *names)) for one, names in places)
+
+
+def _is_pointer(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names) or '""'
+
+
+def _rule(rule: Rule) -> str:
+    if rule.at is None:
+        return f"http {', '.join(map(str, sorted(rule.http or ())))}"
+    if rule.there is not None:
+        return f"{_shown(rule.at)} is {'' if rule.there else 'not '}there"
+    return f"{_shown(rule.at)} is {' or '.join(map(str, rule.values))}"

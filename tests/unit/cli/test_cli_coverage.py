@@ -1,0 +1,165 @@
+"""`relay sources test`: what is wrong in a definition or its recorded answers, and what they leave unproven."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from relay.cli import run
+from relay.cli.definitions.coverage import coverage_of
+from relay.cli.definitions.recorded import read_recorded
+
+MINE = """\
+version: 2
+title: Mine
+credential: {header: X-Key}
+answer: {ok: {at: /ok, is: true}}
+error: {at: /error}
+probe: /v1/me
+resources:
+  runs:
+    type_prefix: example.mine.run.job
+    source_path: /v1/runs
+    path: /v1/runs/{id}
+    creates: [/v1/runs, {path: /v1/batch, location: Location}, {path: /v1/walk, id: /data/id, status_url: /url}]
+    item: /data
+    status: /state
+    states:
+      - {at: /state, is: waiting, state: queued}
+      - {at: /state, is: done, state: succeeded}
+      - {at: /state, is: broken, state: failed}
+      - {http: [410], state: cancelled}
+    fields: {id: /id, started_at: {at: /since, as: seconds}}
+    problem: {at: /error}
+    result: {at: /result, shown: [/url]}
+    progress: {percent: /done}
+answers:
+  answer: {ok: true, data: "{job}"}
+  errors:
+    unauthorized: {status: 401, body: {error: {code: a, message: b}}}
+    not_found: {status: 404, body: {error: {code: a}}}
+    rate_limited: {status: 429, body: {error: {message: b}}}
+    unavailable: {status: 200, body: {ok: false, error: {message: b}}}
+  resources:
+    runs:
+      job: {id: "{id}", state: waiting, done: 1}
+      created:
+        headers: {Location: "{base}/v1/runs/{id}"}
+        body: {ok: true, url: "{base}/x", data: {id: "{id}", state: waiting}}
+      fates:
+        done: {stages: [{seconds: 1}, {show: {state: done, since: 17, result: {url: x}}}]}
+        broken: {stages: [{seconds: 1}, {show: {state: broken, error: {code: boom, message: It broke}}}]}
+        gone: {stages: [{seconds: 1}, {status: 410, show: {state: null}}]}
+"""
+
+
+def gaps(text: str) -> list[str]:
+    Path("mine.yaml").write_text(text)
+    return coverage_of(read_recorded("mine.yaml")).gaps
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_whole_definition_has_no_gap() -> None:
+    assert gaps(MINE) == []
+
+
+RULE = "      - {at: /state, is: waiting, state: queued}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "gap"),
+    [
+        ({"is: waiting": "is: wait"}, "runs, done: stage 1: no rule knows 'waiting'"),
+        ({"is: waiting": "is: wait"}, "resources.runs.states.0: no answer proves this rule (/state is wait)"),
+        ({RULE: ""}, "runs, broken: stage 1: no rule knows 'waiting'"),
+        (
+            {"state: queued": "state: cancelled"},
+            "runs, done: stage 1 of 2: 'waiting' already ends the job as cancelled",
+        ),
+        (
+            {"is: done, state: succeeded": "is: done, state: running"},
+            "runs, done: its last stage does not end the job: 'done' is running",
+        ),
+        ({"{status: 410,": "{status: 503,"}, "runs, gone: stage 2 cannot be read: no rule knows the status 503"),
+        ({"{status: 410,": "{status: 503,"}, "resources.runs.states.3: no answer proves this rule (http 410)"),
+        ({"problem: {at: /error}": "problem: {at: /reason}"}, "resources.runs.problem.at: /reason is in no answer"),
+        ({"at: /since": "at: /began"}, "resources.runs.fields.started_at.at: /began is in no answer"),
+        ({"shown: [/url]": "shown: [/url, /x~1y]"}, "resources.runs.result.shown.1: /result/x~1y is in no answer"),
+        ({"percent: /done": "percent: /percent"}, "resources.runs.progress.percent: /percent is in no answer"),
+        ({"    item: /data\n": "    item: /dat\n"}, "runs, done: stage 1 cannot be read: there is no object at `item`"),
+        ({"fields: {id: /id": "fields: {id: /state"}, "runs, done: stage 1 cannot be read: another id, or none, is at"),
+        ({"answer: {ok: true": "answer: {ok: 1"}, "runs, done: stage 1 cannot be read: by `answer.ok` it is an error"),
+        ({"data: {id:": "data: {other:"}, "resources.runs.creates.0: the answer to the create names no job"),
+        (
+            {"location: Location": "location: Operation"},
+            "resources.runs.creates.1.location: the answer to the create has no header operation",
+        ),
+        (
+            {'/v1/runs/{id}"}': '/v1/runs/x"}'},
+            "resources.runs.creates.1: the answer to the create names 'x', not the job",
+        ),
+        ({"id: /data/id": "id: /ok"}, "resources.runs.creates.2.id: no id is at /ok of the answer to the create"),
+        ({"status_url: /url": "status_url: /at"}, "resources.runs.creates.2.status_url: /at is not in the answer to"),
+        ({"error: {at: /error}": "error: {at: /err}"}, "errors.unauthorized: neither code nor message is found at"),
+        ({"    not_found": "    unknown_call"}, "errors.not_found is not recorded"),
+        ({"{ok: false, error": "{ok: true, error"}, "errors.unavailable: its status is 200, and `answer.ok` does not"),
+        (
+            {
+                "answers:\n": """\
+  walks:
+    type_prefix: example.mine.walk.job
+    source_path: /v1/walks
+    path: /v1/runs/{+id}
+    status: /state
+    states: [{at: /data/state, is: done, state: succeeded}]
+    fields: {}
+answers:
+""",
+                "    runs:\n      job": """\
+    walks:
+      job: {state: done}
+      fates: {done: {stages: [{}]}}
+    runs:
+      job""",
+            },
+            "resources.walks.path: resources.runs.path matches /v1/runs/",
+        ),
+    ],
+)
+def test_each_gap_is_one_line(changes: Mapping[str, str], gap: str) -> None:
+    text = MINE
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    assert any(one.startswith(gap) for one in gaps(text)), gaps(text)
+
+
+def test_command_shows_what_each_stage_proves(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(MINE)
+    assert run(["sources", "test", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "waiting: queued > broken: failed" in shown
+    assert "everything is covered" in shown
+    Path("mine.yaml").write_text(MINE.replace("is: broken", "is: brok"))
+    assert run(["sources", "test", "mine.yaml"]) == 1
+    shown = capsys.readouterr().out
+    assert "waiting: queued > broken: ?" in shown
+    assert "gap: resources.runs.states.2: no answer proves this rule (/state is brok)" in shown
+    assert run(["sources", "test", "mine.yaml", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["fates"][1]["stages"] == [
+        {"word": "waiting", "state": "queued"},
+        {"word": "broken", "state": ""},
+    ]
+    assert not document["ok"]
+
+
+def test_definition_that_is_wrong_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(MINE.replace("probe", "prob"))
+    assert run(["sources", "test", "mine.yaml"]) == 2
+    assert "mine.yaml:1: probe: is missing" in capsys.readouterr().err
