@@ -2,24 +2,29 @@
 `relay accounts`: those that jobs
 are sent from. `relay figures`: what happened in each minute, hour or day."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from relay.cli.client import api
 from relay.cli.options import Json, Limit, given, one_of, time_or_age
-from relay.cli.output import print_json, print_list, print_table, say, say_wrapped
+from relay.cli.output import clean, print_json, print_list, print_table, say, say_wrapped
 from relay.clock import in_words
 from relay.core.events.sentences import counted
 from relay.core.figures import FIGURES, NAMES
 from relay.core.jobs.connect_accounts import SHOWN_STATES
+from relay.errors import UsageError
 
 if TYPE_CHECKING:
     from relay.cli.definitions.coverage import Stage
+    from relay.cli.definitions.drafting import Answers
 
 MAX_ACCOUNTS = 100_000
+NONE = "-"
 MIN_IMPROVEMENT = 0.1
 """A change of the delay below this share of it, or below this many seconds, is not worth a larger budget."""
 LEAST_PER_MINUTE = 0.01
@@ -87,6 +92,82 @@ def check_definition(
             say(f"gap: {gap}")
         say("everything is covered" if not found.gaps else f"{counted(len(found.gaps), 'gap')}")
     raise typer.Exit(1 if found.gaps else 0)
+
+
+@app.command("new")
+def draft_definition(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="URL of one job, such as https://api.example.com/v1/jobs/123.")
+    ],
+    sample: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON that the URL answers. Default: ask it, once.")
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME: VALUE'", help="Header to send. The first one carries the key, others are written down."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write. Default: after the title.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a first definition of an API. Reads one answer of it, and asks six questions on a terminal."""
+    from relay.cli.definitions.drafting import draft
+    from relay.cli.definitions.recorded import name_of, read_text
+    from relay.cli.definitions.sample import ask, header_of, sample_in
+    from relay.cli.node.local import umask, write_file
+    from relay.config.fields import split_url
+
+    headers = [header_of(one) for one in header or ()]
+    try:
+        split_url(url, allow_query=True)
+    except ValueError as error:
+        raise UsageError(f"the URL {error}") from None
+    if not _is_terminal():
+        raise UsageError("it asks six questions. Run it on a terminal")
+    document = ask(url, headers) if sample is None else sample_in(sample)
+    answers = _asked(url, document)
+    text = draft(url, document, answers, headers)
+    path = output or Path(f"{name_of(Path(f'{answers.title}.yaml'))}.yaml")
+    read_text(text, path)
+    write_file(path, text, force=force, mode=0o666 & ~umask())
+    name = name_of(path)
+    say(f"wrote {path}. Read it, then run `relay sources test {path}`")
+    entry = f"{name}: {{file: {path}, accounts: {{default: {{api_key: …}}}}}}"
+    say(f"to use it, add this to relay.yaml: sources: {{{entry}}}")
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _asked(url: str, document: Any) -> "Answers":
+    """The six answers of a person. Each question has a proposal."""
+    from relay.cli.definitions.drafting import STATES, Answers, guess, guessed_words
+    from relay.sources.pointers import at, parse
+
+    def asked(question: str, proposal: str) -> str:
+        answer: str = typer.prompt(question, default=proposal or NONE).strip()
+        return "" if answer == NONE else answer
+
+    found = guess(url, document)
+    title = asked("1/6 Title", found.title)
+    id = asked("2/6 Where the id is, as a JSON pointer", found.id)
+    status = asked("3/6 Where the status is", found.status)
+    try:
+        word = at(document, parse(status))
+    except ValueError:
+        word = None
+    say(f"4/6 Its words, separated by commas. This answer has: {clean(word)}")
+    words = {
+        state: [one.strip() for one in asked(f"    {state}", ",".join(guessed_words(state, word))).split(",") if one]
+        for state in STATES
+    }
+    error = asked(f"5/6 Where the error of a failed job is; {NONE}: nowhere", found.error)
+    create = asked(f"6/6 Path of the POST that creates a job; {NONE}: none", found.create)
+    return Answers(title=title, id=id, status=status, words=words, error=error, create=create)
 
 
 def _stages(stages: "Sequence[Stage]") -> str:

@@ -1,0 +1,322 @@
+"""The first definition of an API, from one answer of it and six things that a person knows. Pure.
+
+`guess` proposes what the answer suggests; `draft` writes the file, which `relay check` accepts.
+"""
+
+import copy
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import yaml
+
+from relay.errors import UsageError
+from relay.sources.pointers import at, parse
+
+STATES = ("running", "succeeded", "failed")
+WORDS: Mapping[str, re.Pattern[str]] = {
+    "running": re.compile(
+        r"active|creat(ed|ing)|in[_-]progress|new|pending|processing|queued|running|scheduled|wait.*"
+    ),
+    "succeeded": re.compile(r"completed?|done|ended|finished|ok|succeeded|success(ful)?"),
+    "failed": re.compile(r"aborted|cancell?ed|crashed|error(ed)?|expired|fail(ed|ure)|timed[_-]out"),
+}
+"""Usual words of APIs for a state, in lower case."""
+_STATUS_NAMES = ("status", "state", "job_status", "lifecycle_state", "life_cycle_state", "phase", "stage")
+_ID_NAMES = ("id", "job_id", "run_id", "task_id", "uuid", "name")
+_ERROR_NAMES = ("error", "errors", "failure", "failure_reason", "error_message", "last_error")
+_KEY_HEADERS = re.compile(r"authorization|key|token|auth|secret", re.IGNORECASE)
+_CODE = re.compile(r"[!-~]{1,64}")
+_MAX_DEPTH = 4
+_MAX_PLACES = 500
+_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """What an answer suggests. Places are JSON pointers, "" if there is none."""
+
+    title: str
+    id: str
+    status: str
+    error: str
+    create: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a person said about an API. `words`: the upstream's for each of STATES; places are JSON pointers, and
+    `error` and `create` are empty if there is none."""
+
+    title: str
+    id: str
+    status: str
+    words: Mapping[str, Sequence[str]]
+    error: str = ""
+    create: str = ""
+
+
+def guess(url: str, sample: Any) -> Guess:
+    """Proposals for the answer `sample` of a job's URL."""
+    places = dict(_places(sample))
+    segments = [unquote(one) for one in re.split(r"[/?=&]", url)]
+    in_url = [place for place, value in places.items() if value not in (None, "") and str(value) in segments[3:]]
+    host = urlsplit(url).hostname or ""
+    id = _named(in_url, _ID_NAMES) or next(iter(in_url), "") or _named(places, _ID_NAMES)
+    path = _path_with_id(url, str(places.get(id, "")))
+    return Guess(
+        title=_title(host),
+        id=id,
+        status=_named([place for place, value in places.items() if isinstance(value, str)], _STATUS_NAMES),
+        error=_named(places, _ERROR_NAMES),
+        create=path.partition("{id}")[0].partition("?")[0].rstrip("/") if path.endswith("/{id}") else "",
+    )
+
+
+def guessed_words(state: str, word: object) -> list[str]:
+    """Proposed words of a state: the sample's, if it is a usual one."""
+    return [word] if isinstance(word, str) and WORDS[state].fullmatch(word.lower()) else []
+
+
+def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, str]] = ()) -> str:
+    """The text of a definition. Of `headers`, the first carries the key, and the others are sent as they are.
+
+    Raises UsageError if an answer does not fit the sample.
+    """
+    for name, _ in headers[1:]:
+        if _KEY_HEADERS.search(name):
+            raise UsageError(f"--header {name}: only the first one may hold a key, since the others are written down")
+    parts = urlsplit(url)
+    id_at, status_at = _pointer(answers.id, "the id"), _pointer(answers.status, "the status")
+    id = at(sample, id_at)
+    if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
+        raise UsageError(f"no id is at {answers.id} of the sample")
+    item_at = _common(id_at[:-1], status_at[:-1])
+    item = at(sample, item_at)
+    shown = at(sample, status_at)
+    if not isinstance(item, dict) or not isinstance(shown, str | int):
+        raise UsageError(f"no status is at {answers.status} of the sample")
+    words = {state: [_typed(word, shown) for word in answers.words[state]] for state in STATES}
+    if not words["succeeded"] and not words["failed"]:
+        raise UsageError("no word ends a job: name those that mean succeeded or failed")
+    path = _path_with_id(url, str(id))
+    name = _resource_name(path)
+    error_at = _below(_pointer(answers.error, "the error"), item_at) if answers.error else ()
+    resource: dict[str, Any] = {
+        "type_prefix": f"{_reversed_host(parts.hostname or '')}.job",
+        "source_path": path.partition("{id}")[0].partition("?")[0].rstrip("/") or "/",
+        "path": path,
+        **({"creates": [answers.create]} if answers.create else {}),
+        **({"item": _written(item_at)} if item_at else {}),
+        "status": _written(status_at[len(item_at) :]),
+        "states": list(_rules(words, _written(status_at[len(item_at) :]), has_error=bool(error_at))),
+        "fields": {"id": _written(id_at[len(item_at) :])},
+        **({"problem": {"at": _written(error_at)}} if error_at else {}),
+    }
+    definition = {
+        "version": 2,
+        "title": answers.title,
+        "documentation": "",
+        "seen": True,
+        "base_url": f"{parts.scheme}://{parts.netloc}",
+        "credential": _credential(headers),
+        "error": {"at": "/error"},
+        **({"send_headers": dict(headers[1:])} if headers[1:] else {}),
+        "probe": resource["source_path"],
+        "resources": {name: resource},
+        "answers": _recording(name, sample, item_at, id_at, status_at, error_at, words),
+    }
+    return _HEAD.format(title=answers.title) + _yaml(definition)
+
+
+_HEAD = """\
+# {title}: written by `relay sources new` from one answer. Every key is explained in docs/sources.md.
+#   documentation   where the API is documented
+#   probe           a cheap call that shows whether a key works: check it
+#   states          the first rule that matches counts; a job whose status has none stays open
+#   answers         what `relay sources test` and `relay sandbox --source` play: your sample, and guesses. Remove what
+#                   is personal, and replace the guesses with what you see
+
+"""
+
+
+def _yaml(document: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
+def _recording(
+    name: str,
+    sample: Any,
+    item_at: Sequence[str],
+    id_at: Sequence[str],
+    status_at: Sequence[str],
+    error_at: Sequence[str],
+    words: Mapping[str, Sequence[str | int]],
+) -> dict[str, Any]:
+    """Recorded answers: a fate for each word that ends a job."""
+    job = copy.deepcopy(at(sample, item_at))
+    status, begins = status_at[len(item_at) :], [*words["running"]]
+    _put(job, id_at[len(item_at) :], "{id}")
+    error = at(job, error_at) if error_at else None
+    if error_at:
+        _put(job, error_at, None)
+    _put(job, status, (begins or [*words["succeeded"], *words["failed"]])[0])
+    fates = {}
+    for state in ("succeeded", "failed"):
+        for word in words[state]:
+            shown = [_showing(job, [(status, one)]) for one in begins]
+            ended: list[tuple[Sequence[str], Any]] = [(status, word)]
+            if state == "failed" and error_at:
+                ended.append((error_at, error if error is not None else "It failed"))
+            stages = [{"seconds": _SECONDS, "show": one} for one in shown]
+            fates[re.sub(r"\W+", "_", str(word))] = {"stages": [*stages, {"show": _showing(job, ended)}]}
+    id = at(sample, id_at)
+    recorded = {
+        "id": f"{{number:{len(str(id))}}}" if isinstance(id, int) else "{random:24}",
+        "job": job,
+        "fates": fates,
+    }
+    answer = {"answer": _with(sample, item_at, "{job}")} if item_at else {}
+    errors = {
+        meaning: {"status": status_code, "body": {"error": text}}
+        for meaning, status_code, text in (
+            ("unauthorized", 401, "unauthorized"),
+            ("not_found", 404, "not found"),
+            ("rate_limited", 429, "too many requests"),
+            ("unavailable", 503, "unavailable"),
+        )
+    }
+    return {**answer, "errors": errors, "resources": {name: recorded}}
+
+
+def _showing(job: Mapping[str, Any], values: Sequence[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """What a stage shows: the top-level values of the job that hold these."""
+    changed = copy.deepcopy(dict(job))
+    for names, value in values:
+        _put(changed, names, value)
+    return {names[0]: changed[names[0]] for names, _ in values}
+
+
+def _put(document: Any, names: Sequence[str], value: Any) -> None:
+    for name in names[:-1]:
+        if isinstance(document, dict) and not isinstance(document.get(name), dict | list):
+            document[name] = {}
+        document = document[int(name) if isinstance(document, list) else name]
+    document[int(names[-1]) if isinstance(document, list) else names[-1]] = value
+
+
+def _with(document: Any, names: Sequence[str], value: Any) -> Any:
+    changed = copy.deepcopy(document)
+    _put(changed, names, value)
+    return changed
+
+
+def _rules(words: Mapping[str, Sequence[str | int]], status: str, *, has_error: bool) -> Iterator[dict[str, Any]]:
+    """The rules of the words. Where no answer has an error, the word of a failure is its code."""
+    for state in STATES:
+        for word in words[state]:
+            canceled = state == "failed" and str(word).lower() in ("cancelled", "canceled")
+            coded = state == "failed" and not has_error and _CODE.fullmatch(str(word))
+            code = {"code": str(word)} if coded else {}
+            yield {"at": status, "is": word, "state": "cancelled" if canceled else state, **code}
+
+
+def _typed(word: str, shown: str | int) -> str | int:
+    """A word as the upstream's status is: some use numbers."""
+    return int(word) if isinstance(shown, int) and not isinstance(shown, bool) and word.isdecimal() else word
+
+
+def _credential(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """How the key is sent, by the header that carries it."""
+    if not headers:
+        return {"header": "Authorization", "format": "Bearer {key}"}
+    name, value = headers[0]
+    scheme, space, _ = value.partition(" ")
+    if name.lower() == "authorization" and scheme.lower() == "basic":
+        return {"basic": "{key}"}
+    return {"header": name, "format": f"{scheme} {{key}}"} if space else {"header": name}
+
+
+def _places(document: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """(pointer, value) of the values in a document, breadth first within each object."""
+    if not isinstance(document, dict) or depth >= _MAX_DEPTH:
+        return
+    inner = [(f"{place}/{name.replace('~', '~0').replace('/', '~1')}", one) for name, one in document.items()]
+    yield from inner[:_MAX_PLACES]
+    for name, one in inner[:_MAX_PLACES]:
+        yield from _places(one, name, depth + 1)
+
+
+def _named(places: Collection[str], names: Sequence[str]) -> str:
+    """The first place that ends with one of the names, the better name first."""
+    for name in names:
+        for place in places:
+            if place.rpartition("/")[2].lower() == name:
+                return place
+    return ""
+
+
+def _path_with_id(url: str, id: str) -> str:
+    """The path of a job's URL, with `{id}` for the id. Parameters are dropped, since they may be secrets, unless one of
+    them is the id."""
+    parts = urlsplit(url)
+    path = re.sub("%7bid%7d", "{id}", parts.path, flags=re.IGNORECASE)
+    if "{id}" in path:
+        return path
+    segments = path.split("/")
+    for number in range(len(segments) - 1, -1, -1):
+        if id and unquote(segments[number]) == id:
+            return "/".join((*segments[:number], "{id}", *segments[number + 1 :]))
+    for name, value in parse_qsl(parts.query):
+        if value in (id, "{id}"):
+            return f"{path}?{quote(name)}={{id}}"
+    return f"{path.rstrip('/')}/{{id}}"
+
+
+def _resource_name(path: str) -> str:
+    words = [one for one in path.partition("{id}")[0].partition("?")[0].split("/") if one and "{" not in one]
+    name = re.sub(r"[^a-z0-9]+", "_", words[-1].lower()).strip("_")[:32] if words else ""
+    return name if re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) else "jobs"
+
+
+def _title(host: str) -> str:
+    labels = host.split(".")
+    return (labels[-2] if len(labels) > 1 and not labels[-1].isdigit() else labels[0]).capitalize()
+
+
+def _reversed_host(host: str) -> str:
+    """`com.example` of api.example.com."""
+    labels = [re.sub(r"[^a-z0-9]", "", label) for label in reversed(host.lower().split("."))]
+    known = [label for label in labels if label and label not in ("api", "www")]
+    return ".".join(known) if known and not known[-1].isdigit() else "local"
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for name, second in zip(one, other, strict=False):
+        if name != second:
+            break
+        found.append(name)
+    return tuple(found)
+
+
+def _below(names: Sequence[str], item_at: Sequence[str]) -> tuple[str, ...]:
+    if tuple(names[: len(item_at)]) != tuple(item_at) or len(names) == len(item_at):
+        raise UsageError(f"the error must be below {_written(item_at)}, where the job is")
+    return tuple(names[len(item_at) :])
+
+
+def _pointer(text: str, what: str) -> tuple[str, ...]:
+    try:
+        names = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}") from None
+    if not names:
+        raise UsageError(f"{what}: a JSON pointer is expected, such as /data/status")
+    return names
+
+
+def _written(names: Sequence[str]) -> str:
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)

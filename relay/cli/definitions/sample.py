@@ -1,0 +1,63 @@
+"""A sample answer for a draft: from a file, or by one GET. The credential stays in the request."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from relay.core.access.netguard import is_loopback_host
+from relay.core.jsontext import JSONDecodeError, loads
+from relay.errors import RelayError, UsageError
+
+MAX_BYTES = 1 << 20
+TIMEOUT_SECONDS = 15.0
+
+
+def header_of(text: str) -> tuple[str, str]:
+    """Name and value of a header that is written `NAME: VALUE`. Raises UsageError."""
+    name, colon, value = text.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon or not name or not value or not (name + value).isascii() or not (name + value).isprintable():
+        raise UsageError("a --header is not of the form 'NAME: VALUE'")
+    return name, value
+
+
+def sample_in(path: Path) -> Any:
+    """The JSON in a file. Raises UsageError."""
+    try:
+        with path.open("rb") as stream:
+            return _json(stream.read(MAX_BYTES + 1), str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def ask(url: str, headers: Sequence[tuple[str, str]]) -> Any:
+    """The JSON that one GET of this URL answers. Follows no redirect, which could take the key elsewhere. Raises
+    UsageError for a URL that may not be asked, RelayError for another answer than a 2xx with JSON."""
+    parts = urlsplit(url)
+    if headers and parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
+        raise UsageError("the URL is plain http, which would send the key unencrypted. Use https, or --sample")
+    connection_to = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    try:
+        with closing(connection_to(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)) as connection:
+            connection.request("GET", target, headers={"Accept": "application/json", **dict(headers)})
+            answer = connection.getresponse()
+            raw = answer.read(MAX_BYTES + 1)
+    except (HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise RelayError(f"the URL cannot be asked: {reason}. Use --sample with a file") from None
+    if not 200 <= answer.status < 300:
+        raise RelayError(f"the URL answers {answer.status}. Check the URL and --header, or use --sample")
+    return _json(raw, "the answer")
+
+
+def _json(raw: bytes, what: str) -> Any:
+    if len(raw) > MAX_BYTES:
+        raise UsageError(f"{what} is larger than 1 MiB")
+    try:
+        return loads(raw)
+    except JSONDecodeError:
+        raise UsageError(f"{what} is not JSON") from None
