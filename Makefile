@@ -1,6 +1,7 @@
 # make demo       the whole story on this machine: 1 minute
 # make demo-campaign  a campaign in Slack, with an account that breaks: 1 minute
 # make demo-wired the same events through every kind of subscription, into a stand-in of each service: 30 s
+# make demo-source  three jobs of a source that is played from recorded answers, SOURCE=openai-batch: 15 s
 # make demo-bus   events of jobs and of another program at a real NATS server: 20 s
 # make lint       format, faults, types, imports, and how large it is: 1 minute, 10 s when little has changed
 # make test-fast  what to run before each commit: format, imports, units, the store on SQLite, the API: 2 minutes
@@ -61,7 +62,7 @@ NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wild
 ON_OLDEST = POSTGRES_TEST_VERSION=15 $(BIN)/python -m pytest $(AT_ONCE) -rs -n auto -k "postgres or Postgres"
 FOR_OLDEST := $(patsubst %,tests/store/test_%.py,postgres_statements store_registration store_job_groups store_group_work store_incidents)
 
-.PHONY: help demo demo-wired demo-campaign demo-bus test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
+.PHONY: help demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -73,6 +74,12 @@ demo: $(READY)
 demo-wired demo-campaign demo-bus: $(READY)
 	@echo "==> $@"
 	$(BIN)/python -m tests.stories $(@:demo-%=%) $(OPTIONS)
+
+# A preset, or a file with a definition and recorded answers.
+SOURCE ?= openai-batch
+demo-source: $(READY)
+	@echo "==> $@ $(SOURCE)"
+	$(BIN)/python -m tests.stories.source "$(SOURCE)"
 
 lint: $(READY)
 	@echo "==> ruff: faults and format"
