@@ -255,7 +255,7 @@ def _time_place(value: object) -> object:
     return {"at": value} if isinstance(value, str) else value
 
 
-_Time = Annotated[TimePlace, BeforeValidator(_time_place)]
+_Time = Annotated[TimePlace, BeforeValidator(_time_place, json_schema_input_type=Pointer | TimePlace)]
 
 
 class Fields(Part):
@@ -372,7 +372,7 @@ class Resource(Part):
     wait: LongPoll | None = None
     min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     etag: bool = False
-    creates: tuple[Annotated[Create, BeforeValidator(_create)], ...] = ()
+    creates: tuple[Annotated[Create, BeforeValidator(_create, json_schema_input_type=_Path | Create)], ...] = ()
     item: Pointer = ()
     status: Pointer
     states: Annotated[tuple[Rule, ...], Field(min_length=1)]

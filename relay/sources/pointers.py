@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 MAX_POINTER_CHARACTERS = 500
 _UNESCAPED = re.compile(r"~(?![01])")
@@ -22,7 +22,8 @@ def parse(pointer: object) -> tuple[str, ...]:
     return tuple(name.replace("~1", "/").replace("~0", "~") for name in pointer[1:].split("/"))
 
 
-Pointer = Annotated[tuple[str, ...], BeforeValidator(parse)]
+_Written = Annotated[str, Field(pattern=r"^(/([^~]|~[01])*)?$", max_length=MAX_POINTER_CHARACTERS)]
+Pointer = Annotated[tuple[str, ...], BeforeValidator(parse, json_schema_input_type=_Written)]
 """A pointer, parsed."""
 
 
