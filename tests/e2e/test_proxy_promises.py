@@ -39,10 +39,12 @@ class Passed:
         self._store = world.node.store
         transport.send = self.send  # type: ignore[method-assign]
 
-    async def send(self, method: str, target: str, headers: Sequence[Header], body: Any = None) -> UpstreamResponse:
+    async def send(
+        self, method: str, target: str, headers: Sequence[Header], body: Any = None, **named: Any
+    ) -> UpstreamResponse:
         self.requests.append(headers)
         self.intents.append(await self.written_down())
-        return await self._send(method, target, headers, body)
+        return await self._send(method, target, headers, body, **named)
 
     async def written_down(self) -> int:
         """The intents, including creates in flight, which look like interrupted ones."""
