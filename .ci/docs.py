@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the generated parts of the documents: the tables of settings, commands, metrics and the API.
+"""Writes the generated parts of the documents: the tables of settings, commands, metrics, definitions and the API.
 
 A part stands between `<!-- begin generated: NAME … -->` and `<!-- end generated -->`. tests/unit/test_docs.py fails
 while a committed part differs from what this program would write. `--check` only names the files that differ.
@@ -7,6 +7,8 @@ while a committed part differs from what this program would write. `--check` onl
 
 import ast
 import importlib
+import importlib.util
+import inspect
 import json
 import pkgutil
 import re
@@ -14,8 +16,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
@@ -72,6 +76,48 @@ def metrics() -> str:
         names = ", ".join(f"`{label}`" for label in labels[metric.name])
         rows.append([f"`{name}`", metric.type, names, metric.documentation])
     return table(("metric", "type", "labels", "meaning"), rows)
+
+
+def alerts() -> str:
+    """What each alert means, and what to do."""
+    import yaml
+
+    def linked(found: "re.Match[str]") -> str:
+        file, anchor = found[1], found[2] or ""
+        target = anchor if file == "production.md" else f"{file}{anchor}"
+        return f"[{(anchor[1:] or file.removesuffix('.md')).replace('-', ' ')}]({target})"
+
+    (group,) = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
+    parts = []
+    for one in group["rules"]:
+        text = re.sub(r"docs/([a-z]+[.]md)(#[a-z-]+)?", linked, one["annotations"]["description"])
+        parts.append(f"### {one['alert']}\n\n{text}")
+    return "\n\n".join(parts)
+
+
+def figures() -> str:
+    """Every figure over time."""
+    from relay.core.figures import FIGURES
+
+    kinds = {"values": "durations"}
+    rows = ([f"`{name}`", kinds.get(one.kind, one.kind), one.label, one.about] for name, one in FIGURES.items())
+    return table(("name", "kind", "label", "meaning"), rows)
+
+
+def words(module: str, name: str) -> str:
+    """What each value of a Literal means, as the text below its declaration says."""
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    body = ast.parse(Path(found.origin).read_text()).body
+    (after,) = (
+        following
+        for node, following in pairwise(body)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name
+    )
+    text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+    lines = re.findall(r"^- (`\w+`): (.*(?:\n  .*)*)", text, re.MULTILINE)
+    return table((name.lower(), "meaning"), ([value, " ".join(meaning.split())] for value, meaning in lines))
 
 
 # commands
@@ -390,6 +436,99 @@ def command_codes() -> str:
     return table(("code", "meaning"), ([f"`{code}`", text] for code, text in sorted(found.items())))
 
 
+def definition_keys() -> str:
+    """Every key of a source's definition, a table for each section: from its models and their docstrings."""
+    from relay.sources.definition import SourceDefinition
+
+    parts: list[str] = []
+    waiting: list[tuple[str, Any]] = [("", SourceDefinition)]
+    while waiting:
+        path, model = waiting.pop(0)
+        prose, meanings = _described(model)
+        rows, below = [], []
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            if not path and key in ("name", "hints"):
+                continue  # not in this file
+            value, inner, suffix = _value_in_words(field.annotation)
+            needed = ", needed" if field.is_required() else ""
+            default = "" if value.startswith("list") else _default_in_words(field.default)
+            rows.append([f"`{key}`", f"{value}{needed}", f"{meanings.get(key, '')}{default}"])
+            below += [(f"{path}.{key}{suffix}".lstrip("."), one) for one in inner]
+        parts += [f"### {f'`{path}`' if path else 'The file'}", prose, table(("key", "value", "meaning"), rows)]
+        waiting = below + waiting
+    return "\n\n".join(filter(None, parts))
+
+
+def _described(model: Any) -> tuple[str, dict[str, str]]:
+    """The sentences of a docstring, and what it says of each key: lines of `key, key  meaning`."""
+    prose: list[str] = []
+    meanings: dict[str, str] = {}
+    keys: list[str] = []
+    for line in inspect.cleandoc(model.__doc__ or "").splitlines():
+        found = re.fullmatch(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
+        if found is not None:
+            keys = found[1].split(", ")
+            meanings |= dict.fromkeys(keys, found[2])
+        elif keys and line.startswith("  "):
+            meanings |= {key: f"{meanings[key]} {line.strip()}" for key in keys}
+        else:
+            keys = []
+            prose.append(line)
+    return " ".join(" ".join(prose).split()), meanings
+
+
+def _value_in_words(annotation: Any) -> tuple[str, list[Any], str]:
+    """What a key takes; the models of what is below it; and what stands in their path for a name or number."""
+    origin, arguments = get_origin(annotation), [one for one in get_args(annotation) if one is not type(None)]
+    if origin is Annotated:
+        return _value_in_words(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{one}`" for one in arguments), [], ""
+    if annotation == tuple[str, ...]:
+        return "pointer", [], ""
+    if origin in (Union, UnionType):
+        words = [_value_in_words(one) for one in arguments]
+        return " or ".join(dict.fromkeys(word for word, _, _ in words)), words[0][1], words[0][2]
+    if origin in (tuple, frozenset):
+        value, inner, _ = _value_in_words(arguments[0])
+        return f"list of {value}", inner, "[]"
+    if origin is not None and issubclass(origin, Mapping):
+        value, inner, _ = _value_in_words(arguments[1])
+        return f"{value}, by name", inner, ".NAME"
+    if annotation.__name__ == "TimePlace":
+        return "pointer or `{at, as}`", [], ""
+    if hasattr(annotation, "model_fields"):
+        return "section", [annotation], ""
+    return {bool: "boolean", int: "number", float: "number", str: "text"}[annotation], [], ""
+
+
+def _default_in_words(default: Any) -> str:
+    """`. Default: GET`; empty for a key that is absent by default."""
+    shown = "/" + "/".join(default) if isinstance(default, tuple) and default else default
+    if isinstance(shown, bool) or not isinstance(shown, str | int) or not shown:
+        return ""
+    return f". Default: `{shown}`"
+
+
+def presets() -> str:
+    """Every preset: what it covers, from its definition."""
+    from relay.sources.definition import load_definition
+    from relay.sources.definition import presets as names
+
+    rows = []
+    for name in names():
+        one = load_definition(name)
+        for kind, resource in one.resources.items():
+            states = {rule.state: "" for rule in resource.states}
+            creates = "<br>".join(f"`{create.path}`" for create in resource.creates) or "registered by id"
+            limit = f"{one.limit.requests} in {one.limit.per_seconds:g} s" if one.limit else ""
+            limit = limit or ("headers" if one.headers.limit else "")
+            title = f"[{one.title}]({one.documentation}){'' if one.seen else ', not seen'}"
+            rows.append([f"`{name}`", title, f"`{kind}`", creates, ", ".join(states), limit])
+    return table(("preset", "written from", "resource", "creates that are tracked", "states", "limit"), rows)
+
+
 def _error_classes() -> list[Any]:
     from relay.errors import RequestError
 
@@ -420,11 +559,16 @@ PARTS = {
     "settings": settings,
     "variables": variables,
     "metrics": metrics,
+    "alerts": alerts,
+    "figures": figures,
+    "words": words,
     "commands": commands,
     "api": api,
     "api-reference": api_reference,
     "error-codes": error_codes,
     "command-codes": command_codes,
+    "definition-keys": definition_keys,
+    "presets": presets,
 }
 
 

@@ -40,26 +40,28 @@ class Figure(NamedTuple):
 
     kind   count: a number; values: durations with quantiles; gauge: the mean of the measurements
     label  its dimension: accounts as `source/account`, subscriptions by id, or nothing
+    about  what it counts or measures
     """
 
     kind: Literal["count", "values", "gauge"]
     label: Literal["account", "subscription", ""]
+    about: str
 
 
 FIGURES: Mapping[Name, Figure] = {
-    "jobs_ended": Figure("count", "account"),
-    "jobs_failed": Figure("count", "account"),
-    "detection_delay_seconds": Figure("values", "account"),
-    "events": Figure("count", "account"),
-    "attempts": Figure("count", "subscription"),
-    "attempts_failed": Figure("count", "subscription"),
-    "attempt_seconds": Figure("values", "subscription"),
-    "deliveries_dead": Figure("count", "subscription"),
-    "jobs_open": Figure("gauge", "account"),
-    "requests_own": Figure("gauge", "account"),
-    "requests_others": Figure("gauge", "account"),
-    "price_seconds": Figure("gauge", "account"),
-    "deliveries_undelivered": Figure("gauge", ""),
+    "jobs_ended": Figure("count", "account", "Tracked jobs whose end was recorded"),
+    "jobs_failed": Figure("count", "account", "Those that failed"),
+    "detection_delay_seconds": Figure("values", "account", "Time from a job's end upstream to its detection"),
+    "events": Figure("count", "account", "Recorded events. Published events have no account"),
+    "attempts": Figure("count", "subscription", "Attempts of deliveries"),
+    "attempts_failed": Figure("count", "subscription", "Those that did not deliver"),
+    "attempt_seconds": Figure("values", "subscription", "Duration of a request to a sink"),
+    "deliveries_dead": Figure("count", "subscription", "Deliveries that were given up"),
+    "jobs_open": Figure("gauge", "account", "Open jobs"),
+    "requests_own": Figure("gauge", "account", "Polls of this relay, per second"),
+    "requests_others": Figure("gauge", "account", "Requests of other clients of the account, as it seems, per second"),
+    "price_seconds": Figure("gauge", "account", "Seconds of delay a poll must save to be worth a request"),
+    "deliveries_undelivered": Figure("gauge", "", "Pending deliveries"),
 }
 NAMES: tuple[Name, ...] = tuple(FIGURES)
 

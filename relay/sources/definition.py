@@ -54,7 +54,11 @@ State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancel
 
 
 class OAuth(Part):
-    """OAuth 2.0 client credentials (RFC 6749, 4.4). The account's key is `CLIENT_ID:CLIENT_SECRET`."""
+    """OAuth 2.0 client credentials (RFC 6749, 4.4). The account's key is `CLIENT_ID:CLIENT_SECRET`.
+
+    token_url  where a token is got
+    scope      that is asked for
+    """
 
     token_url: _Url
     scope: str = ""
@@ -63,9 +67,11 @@ class OAuth(Part):
 class Credential(Part):
     """How the API key is sent, in one way: in a header, in the query, or as HTTP Basic authentication.
 
-    header, format  the header and its value; also for the token of `oauth`
-    query           the parameter
-    basic           the text that HTTP Basic encodes
+    header  the header's name; also for the token of `oauth`
+    format  the header's value, as `Bearer {key}`
+    query   the parameter's name
+    basic   the text that HTTP Basic encodes, as `{key}:`
+    oauth   trades the key for a token, which is sent in its place
     """
 
     header: _HeaderName | None = None
@@ -93,7 +99,11 @@ class Credential(Part):
 
 
 class Expected(Part):
-    """A value that an answer has at a place, if it has one there."""
+    """A value that an answer has at a place, if it has one there.
+
+    at  the place
+    is  the value
+    """
 
     at: Pointer
     is_: _Scalar = Field(alias="is")
@@ -111,7 +121,14 @@ class Answer(Part):
 
 
 class Meanings(Part):
-    """The upstream's error codes by meaning."""
+    """The upstream's error codes by meaning, whatever the 4xx status. Without them the status decides.
+
+    key_trouble   the key is missing, wrong, expired or revoked: polling stops until there is another
+    forbidden     the key may not see this job
+    not_found     there is no such job
+    rate_limited  too many requests
+    unavailable   it passes by itself
+    """
 
     key_trouble: frozenset[str] = frozenset()
     forbidden: frozenset[str] = frozenset()
@@ -121,7 +138,14 @@ class Meanings(Part):
 
 
 class ErrorFields(Part):
-    """Where an error answer says why. The other places begin at `at`; a text there is the code."""
+    """Where an error answer says why.
+
+    at          the error; the other places begin there. A text there is the code
+    code        a word for programs
+    message     a sentence for people
+    request_id  the upstream's id of the request
+    meanings    codes that mean more than their status
+    """
 
     at: Pointer = ()
     code: Pointer = ("code",)
@@ -131,8 +155,18 @@ class ErrorFields(Part):
 
 
 class HeaderNames(Part):
-    """Response headers, lower-cased: the key's budget, the account's, and the wait asked for. `reset`: when the window
-    ends, in seconds, as an epoch second or as a date."""
+    """Response headers, by name. Each may be absent from any answer.
+
+    limit              requests that the key may send in a window
+    remaining          what is left of them
+    window_ms          length of the window, in milliseconds
+    reset              when the window ends: in seconds, as an epoch second or as a date
+    account_limit      the same for all keys of the account
+    account_remaining  what is left of these
+    retry_after        a pause, in seconds or until a date
+    retry_after_ms     a pause, in milliseconds
+    request_id         the upstream's id of the request
+    """
 
     limit: _Header | None = None
     remaining: _Header | None = None
@@ -152,7 +186,11 @@ class HeaderNames(Part):
 
 
 class Limit(Part):
-    """A documented limit on requests, for an API whose headers do not tell it."""
+    """A documented limit on requests, for an API whose headers do not tell it.
+
+    requests     so many requests
+    per_seconds  in so many seconds
+    """
 
     requests: Annotated[int, Field(ge=1)]
     per_seconds: Annotated[float, Field(gt=0, le=86_400)]
@@ -161,7 +199,9 @@ class Limit(Part):
 class LongPoll(Part):
     """How a read asks the upstream to answer only after a change, or after some seconds: a header or a parameter.
 
-    value  of the header or parameter; `{seconds}` is the time
+    header, query  the header's or the parameter's name: one of the two
+    value          of the header or parameter; `{seconds}` is the time
+    max_seconds    the longest time that the upstream takes
     """
 
     header: _HeaderName | None = None
@@ -187,9 +227,11 @@ class Rule(Part):
     """A condition on the answer to a read, and the state that it proves.
 
     at      the place in the job of a value
-    is, in  the value is this one, or one of these
+    is      the value is this one
+    in      the value is one of these
     there   true: there is a value that is not null; false: there is none
     http    the status of the answer is one of these, whatever its body
+    state   that the job then has
     code    the error code of such a job, if its answer has none
     result  the result status of such a job, if its answer has none
     """
@@ -259,7 +301,17 @@ _Time = Annotated[TimePlace, BeforeValidator(_time_place, json_schema_input_type
 
 
 class Fields(Part):
-    """The places in an item of what the relay reads."""
+    """The places in a job of what the relay reads.
+
+    id               its id
+    action, channel  what it does, and where: jobs of one action and channel take about equally long, which decides
+                     when to poll
+    attempt_count    how often it was tried
+    scheduled_at     when it is to start
+    started_at       when it started
+    finished_at      when it ended; the event's time
+    next_attempt_at  when it is tried again
+    """
 
     id: Pointer | None = None
     action: Pointer | None = None
@@ -272,10 +324,13 @@ class Fields(Part):
 
 
 class ProgressFields(Part):
-    """Where an item says how far its job is: in percent (0 to 100), as a fraction (0 to 1), or as done of total.
+    """How far a job says that it is.
 
-    stage     a word for the part of the work
-    position  its place in a queue
+    percent      from 0 to 100
+    fraction     from 0 to 1
+    done, total  so many parts of so many
+    stage        a word for what it does now
+    position     its place in a queue
     """
 
     percent: Pointer | None = None
@@ -292,7 +347,13 @@ class ProgressFields(Part):
 
 
 class ProblemFields(Part):
-    """Where an item says why its job failed. The other places begin at `at`; a text there is the message."""
+    """Where a job says why it failed.
+
+    at         the problem; the other places begin there. A text there is the message
+    code       a word for programs, which hints are found by
+    message    a sentence for people
+    retryable  whether the upstream says that trying again can help
+    """
 
     at: Pointer
     code: Pointer = ("code",)
@@ -301,8 +362,13 @@ class ProblemFields(Part):
 
 
 class ResultFields(Part):
-    """Where an item holds a successful job's result. The other places begin at `at`; `shown` are those that an event
-    keeps if the item is too large for it."""
+    """Where a job holds its result, once it has succeeded.
+
+    at                  the result; the other places begin there
+    status              how it succeeded, such as accepted or skipped
+    connect_account_id  the account that it was sent from
+    shown               the places that an event keeps if the job is too large for it
+    """
 
     at: Pointer
     status: Pointer | None = None
@@ -311,7 +377,12 @@ class ResultFields(Part):
 
 
 class RecipientPlaces(Part):
-    """The places of each part of the recipient: the first one with a text counts."""
+    """The places of each part of the recipient: the first one with a text counts. Read for `proxy.capture` only.
+
+    address      an e-mail address
+    profile_url  the address of a profile
+    phone        a telephone number
+    """
 
     address: tuple[Pointer, ...] = ()
     profile_url: tuple[Pointer, ...] = ()
@@ -319,7 +390,14 @@ class RecipientPlaces(Part):
 
 
 class RequestFields(Part):
-    """The places in a create's body of what the relay reads."""
+    """The places in a create's body of what the relay reads.
+
+    spacing_seconds     shortest time to the job before it in its channel
+    channel             of the job
+    metadata            the caller's own data, which every event of the job then has
+    connect_account_id  the account to send from
+    recipient           whom the job is for
+    """
 
     spacing_seconds: Pointer | None = None
     channel: Pointer | None = None
@@ -350,6 +428,9 @@ def _create(value: object) -> object:
 class Resource(Part):
     """Jobs of one kind.
 
+    type_prefix  of their events, as a reversed domain name
+    source_path  the CloudEvents source of their events is the base URL with this path
+    method      of a read
     path        a read of it shows one job; the id stays one segment at `{id}`, and may have slashes at `{+id}`
     follows     headers of an answer that name the address at which the job is read from then on, the first one first
     wait        how a read waits for a change
@@ -362,6 +443,11 @@ class Resource(Part):
     result_url  where a finished job has the address of its result, which becomes the event's data
     addresses   where the job has addresses of the upstream, which clients follow: the drop-in gives these, and those of
                 headers such as `Location`, as its own
+    fields      what the relay reads of a job
+    problem     why it failed
+    result      what came of it
+    progress    how far it is
+    request     what the relay reads of a create's body
     """
 
     type_prefix: Annotated[str, Field(pattern=f"^{JOB_PREFIX}$")]
@@ -489,8 +575,18 @@ def _pattern_of_job(path: str) -> re.Pattern[str]:
 
 
 class ConnectAccounts(Part):
-    """The listing of connect accounts: its path, the places of the items and of what is read of each, and the
-    upstream's status -> a member of LISTED_STATES."""
+    """The listing of the accounts that jobs are sent from.
+
+    source_path  the CloudEvents source of their events is the base URL with this path
+    path         a GET lists them
+    items        where the answer has the list; the places below begin at each of them
+    id           its id, as jobs name it
+    channel      such as email
+    name         for people
+    status       a word for its state
+    can_send     false: it cannot, whatever its status
+    states       what each status means: ok, needs_reconnect or cannot_send
+    """
 
     source_path: _Path
     path: _Path
@@ -524,17 +620,23 @@ def _not_own(prefix: str) -> str:
 class SourceDefinition(Part):
     """One upstream API.
 
+    version           of this format
+    title             the upstream's name, in texts for people
     documentation     where the upstream documents it
-    seen              False: written from the documentation alone
-    base_url          default of the setting; None: it has to be set
+    seen              false: written from the documentation alone
+    base_url          default of the setting; without it that has to be set
     origins           where requests may go besides the base URL: addresses that answers give
     base_path         optional suffix of a base URL; `root` removes it
+    credential        how the API key is sent
     send_headers      fixed headers of every request
+    answer            what every answer has
+    error             what an error answer has
+    headers           response headers with limits and pauses
     limit             applies where no header tells one
     probe             path of a cheap call that shows whether a key works
     passed            path prefixes that the drop-in forwards at the root; all paths are below /sources/NAME
     resources         by name; a registration that names none means the first
-    connect_accounts  None: they are not watched
+    connect_accounts  without it they are not watched
     """
 
     version: Literal[2]

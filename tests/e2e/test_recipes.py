@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from tests.support.process_world import API_TOKEN
 from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
-from tests.support.typed import blocks, prompts, section, shell_path, with_places
+from tests.support.typed import ROOT, blocks, prompts, section, shell_path, with_places
 
 DOCUMENT = "docs/recipes.md"
 REVOR, RELAY, HOOK = "https://revor.ai", "http://127.0.0.1:8080", "http://127.0.0.1:3000/hook"
@@ -335,8 +335,7 @@ async def event_of_a_job(world: RelayWorld) -> tuple[str, dict[str, str], bytes]
 
 
 def workflow() -> dict[str, Any]:
-    (text,) = blocks(section(DOCUMENT, "n8n"), "json")
-    document: dict[str, Any] = json.loads(text)
+    document: dict[str, Any] = json.loads((ROOT / "examples" / "n8n.json").read_text(encoding="utf-8"))
     return document
 
 

@@ -59,6 +59,7 @@ def test_every_metric_and_label_exists(name: str) -> None:
 def test_every_alert_says_what_it_means_and_leads_to_its_runbook(name: str) -> None:
     rule = RULES_BY_NAME[name]
     assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
     assert rule["annotations"]["summary"].endswith(".")
     assert rule["annotations"]["runbook"] == f"docs/production.md#{name.lower()}"
@@ -220,7 +221,7 @@ def rule_test(series: dict[str, str], expected: list[Any]) -> dict[str, Any]:
 def test_alert_fires(name: str, tmp_path: Path) -> None:
     series, at, labels, summary = FIRES[name]
     rule = RULES_BY_NAME[name]
-    annotations = {"summary": summary, "runbook": rule["annotations"]["runbook"]}
+    annotations = {**rule["annotations"], "summary": summary}
     alert = {"exp_labels": {**labels, **rule["labels"]}, "exp_annotations": annotations}
     expected: list[Any] = [{"eval_time": "0m", "alertname": name, "exp_alerts": []}] if "for" in rule else []
     expected.append({"eval_time": at, "alertname": name, "exp_alerts": [alert]})

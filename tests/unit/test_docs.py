@@ -258,16 +258,9 @@ def v1a_request(age_seconds: int, added: bytes) -> tuple[list[str], dict[str, st
     return [public_key_of(other), public_key_of(private)], headers, body + added
 
 
-def v1a_code(language: str) -> str:
-    blocks = re.findall(rf"```{language}\n(.*?)```", (DOCS / "events.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    (code,) = (block for block in blocks if "v1a" in block)
-    return str(code)
-
-
 @pytest.mark.parametrize(("age_seconds", "added", "expected"), V1A_CASES)
-def test_the_python_code_in_events_verifies_v1a(age_seconds: int, added: bytes, expected: bool) -> None:
-    scope: dict[str, Any] = {}
-    exec(compile(v1a_code("python"), "events.md", "exec"), scope)
+def test_the_python_example_verifies_v1a(age_seconds: int, added: bytes, expected: bool) -> None:
+    scope = runpy.run_path(str(ROOT / "examples" / "verify_v1a.py"))
     keys, headers, body = v1a_request(age_seconds, added)
     assert scope["verify_v1a"](keys, headers, body) is expected
     assert scope["verify_v1a"](keys[:1], headers, body) is False

@@ -88,27 +88,27 @@ Reason = Literal[
 ]
 """Reasons why a job is not polled now.
 
-- `in_flight`: a request for it is in flight
-- `paused_until`: it is due, but the upstream requested a pause
-- `budget`: it is due, but the request budget is spent for now, or others are due before it
-- `due`: it is polled now
-- `lane_parked`: it cannot start before its predecessor in the lane
-- `before_anchor`: nothing can happen to it before its anchor
-- `backing_off`: its last poll failed
-- `between_looks`: it was polled a short while ago
+- `in_flight`: a poll is in flight
+- `paused_until`: the poll is due, but the upstream asked for a pause
+- `budget`: the poll is due, but the request budget is used up, or other jobs come first
+- `due`: the poll is being sent
+- `lane_parked`: the job cannot start before its predecessor in the lane
+- `before_anchor`: nothing can change before the job's scheduled time, its start or its next attempt
+- `backing_off`: recent polls failed
+- `between_looks`: the job was polled a short while ago
 """
 
 
 Purpose = Literal["first", "expected", "ahead", "safety", "asked", "again", "passed"]
 """Purpose of a poll.
 
-- `first`: nothing is known of the job yet
-- `expected`: it is due by the plan
-- `ahead`: sent early, because the request would otherwise be lost
-- `safety`: nothing is expected; finds out whether the job was rescheduled or cancelled
-- `asked`: requested by a user or a waiting client
-- `again`: the last poll failed
-- `passed`: a caller's own read, forwarded by the relay
+- `first`: the job's state is not known yet
+- `expected`: the plan expects a change
+- `ahead`: a request in the budget would have expired unused, so a poll was made early
+- `safety`: no change is expected, but the job may have been moved or cancelled
+- `asked`: a refresh was requested, or a client waits
+- `again`: the previous poll failed
+- `passed`: a caller read the job through the relay
 """
 
 

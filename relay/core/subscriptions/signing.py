@@ -51,6 +51,19 @@ Reason = Literal[
     "wrong_secret",
     "wrong_key",
 ]
+"""Results of a verification.
+
+- `ok`: it verifies
+- `missing_header`: one of the three headers is missing: a proxy may drop it
+- `malformed_timestamp`: `webhook-timestamp` is not a whole number
+- `no_v1_signature`: `webhook-signature` has no `v1,`: for a `v1a,` give a public key
+- `no_v1a_signature`: `webhook-signature` has no `v1a,`: set `config.signature` to `v1a` or `both`, or give the secret
+- `old_timestamp`: sent more than five minutes ago: a replayed request, or a wrong clock
+- `future_timestamp`: more than five minutes ahead: a wrong clock
+- `reserialised_body`: the secret is right, but the body was parsed and serialised again: verify the raw bytes
+- `wrong_secret`: no signature matches: the secret of another subscription, or one that was rotated out
+- `wrong_key`: no `v1a` signature matches: the public key of another relay, or one that was rotated out
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

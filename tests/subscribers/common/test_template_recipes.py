@@ -1,4 +1,5 @@
-"""The blocks of docs/integrations/templates.md, rendered for every event that they get, against the vendors' limits."""
+"""The files that docs/integrations/templates.md names, rendered for every event that they get, and held to the
+vendors' limits."""
 
 import json
 import re
@@ -21,7 +22,7 @@ from subscribers.common import templates
 from tests.support.job_events import OF_SAMPLES, sample
 from tests.vendors import template_targets
 
-DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "integrations" / "templates.md").read_text(encoding="utf-8")
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "integrations" / "templates.md"
 CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 TARGETS: dict[str, Callable[[str, dict[str, str], bytes], None]] = {
     "Google Chat": template_targets.google_chat,
@@ -43,9 +44,9 @@ HOSTILE = (
 
 def recipes() -> dict[str, dict[str, Any]]:
     return {
-        title: json.loads(block)
-        for title, block in re.findall(
-            r"^## ([^\n]+)\n(?:(?!^## ).)*?```json\n(.*?)```", DOCUMENT, re.DOTALL | re.MULTILINE
+        title: json.loads((DOCUMENT.parent / file).read_text(encoding="utf-8"))
+        for title, file in re.findall(
+            r"^## ([^\n]+)\n\n\[`[^`]+`\]\(([^)]+\.json)\)", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE
         )
     }
 

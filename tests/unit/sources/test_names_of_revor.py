@@ -96,6 +96,7 @@ def test_every_place_that_names_revor_has_a_reason() -> None:
 # The same for other sources ------------------------------------------------------------------------------------------
 
 OTHER = "com.openai.batch.job"
+BASE = "https://relay.example"
 KNOWN = known_types(["ai.revor.job", OTHER, "crm.job"])
 
 
@@ -138,8 +139,8 @@ def test_type_in_the_dashboard(type: str, short: str) -> None:
 
 @pytest.mark.parametrize("type", [*job_event_types(OTHER), "relay.source.down", "relay.incident.opened"])
 def test_sample_names_its_own_upstream(type: str) -> None:
-    origin = Origin(source="https://api.openai.com/v1/batches", type_prefix=OTHER, dataschema="")
-    event = sample_event(type, event_id="evt_1", now=0.0, origin=origin, dataschema_base="", source="openai")
+    origin = Origin(source="https://api.openai.com/v1/batches", type_prefix=OTHER, dataschema=f"{BASE}/job.json")
+    event = sample_event(type, event_id="evt_1", now=0.0, origin=origin, dataschema_base=BASE, source="openai")
     text = event.body.decode()
     assert "revor" not in text.lower()
     named = {"failed", "retrying", "overdue", "not_found", "status_unknown", "down", "opened"}
