@@ -146,9 +146,10 @@ class Creates:
         if fate == "unknown":
             await self._settle(intent, "server_error", answer.status)
             return {}
-        create = definition.resource_of(intent.resource).create_at(unquote(intent.path))
+        resource, headers = definition.resource_of(intent.resource), texts(answer.headers)
+        create = resource.create_at(unquote(intent.path))
         named = None if create is None else create.location
-        location = None if named is None else texts(answer.headers).get(named)
+        location = None if named is None else headers.get(named)
         document = read_object(readable)
         if isinstance(document, Malformed) and location is not None:
             document = {}
@@ -162,7 +163,13 @@ class Creates:
             await self._settle(intent, "unreadable", answer.status)
             return {}
         job = TrackRequest.of_create(
-            intent, found[0], seen=found[1], spacing_seconds=_spacing(spacing_seconds), intent=intent, caller=request.by
+            intent,
+            found[0],
+            seen=found[1],
+            spacing_seconds=_spacing(spacing_seconds),
+            intent=intent,
+            caller=request.by,
+            status_url=None if create is None else resource.address_of(create, document, headers),
         )
         return await self._track(MadeJob(intent, request.caller, job), len(content))
 

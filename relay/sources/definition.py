@@ -503,6 +503,15 @@ class Resource(Part):
         shown = () if result is None else tuple((*result.at, *names) for names in result.shown)
         return (*(place for place in places if place), *shown)
 
+    def address_of(self, create: Create, answer: Any, headers: Mapping[str, str]) -> str | None:
+        """The address at which a job is read, in the answer to its create; None if it names none. It may be one that is
+        on no listed origin. `headers`: names lower-cased."""
+        found = None if create.status_url is None else at(answer, create.status_url)
+        if isinstance(found, str) and found:
+            return found
+        names = (*self.follows, *(() if create.location is None else (create.location,)))
+        return next((headers[name] for name in names if headers.get(name)), None)
+
     @cached_property
     def has_addresses(self) -> bool:
         """True if its jobs can have addresses of their own, at which they are read."""

@@ -314,7 +314,7 @@ async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Pat
     async with open_mine(tmp_path, changed, clock=FakeClock(), **STILL) as (world, stub):
         await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
         await polled(world)
-        assert stub.received[-1].target == b"/v1/jobs/get?of=all&id=one"
+        assert stub.received[-1].target.partition(b"&hold=")[0] == b"/v1/jobs/get?of=all&id=one"
         for query, cache in (
             ("of=all&id=one", "hit"),
             ("id=one&of=all", "hit"),
@@ -328,3 +328,17 @@ async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Pat
             await world.node.dropin.reads.settling.drain()
             assert (read.status_code, read.headers["relay-cache"]) == (200, cache), query
         assert (await job_of(world, "one"))["poll_count"] == 2
+
+
+async def test_job_is_read_at_the_address_in_the_answer_to_its_create(tmp_path: Path) -> None:
+    said = json_answer([], Operation_Location="/v1/jobs/d?version=2")
+
+    def says(call: Call) -> bytes:
+        return said if call.request.method == "POST" else json_answer({"id": "d", "state": "done"})
+
+    async with open_mine(tmp_path, says=says, clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/located", json={}, headers=AUTH)
+        await polled(world, within_seconds=1.0)
+        assert stub.received[-1].target == b"/v1/jobs/d?version=2"
+        job = await job_of(world, "d")
+        assert (job["outcome"], "version=2" in str(job)) == ("succeeded", False)

@@ -341,3 +341,19 @@ def found_in(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
 
 def test_no_other_file_names_the_upstream_s_fields() -> None:
     assert found_in(UPSTREAM_WORDS, program_files()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "headers", "address"),
+    [
+        ({"urls": {"get": "/jobs/1"}}, {"location": "/jobs/2", "operation-location": "/jobs/3"}, "/jobs/1"),
+        ({"urls": {"get": 7}}, {"location": "/jobs/2", "operation-location": "/jobs/3"}, "/jobs/3"),
+        ({}, {"location": "/jobs/2", "operation-location": ""}, "/jobs/2"),
+        ([], {"other": "/jobs/2"}, None),
+    ],
+)
+def test_address_in_the_answer_to_a_create(answer: Any, headers: dict[str, str], address: str | None) -> None:
+    create = Create.model_validate({"path": "/jobs", "status_url": "/urls/get", "location": "Location"})
+    resource = JOBS.model_copy(update={"follows": ("operation-location",)})
+    assert resource.address_of(create, answer, headers) == address
+    assert JOBS.address_of(Create(path="/jobs"), answer, headers) is None
