@@ -394,4 +394,4 @@ async def test_callbacks_are_sought_without_statistics(unknown_url: str) -> None
 
     found = await store.database.read(used)
     await store.close()
-    assert found == {"uq_subscriptions_callback", "uq_jobs_external_id_source_account", "pk_job_callbacks"}
+    assert found == {"uq_subscriptions_callback", "uq_jobs_external_id_source_account_resource", "pk_job_callbacks"}
