@@ -6,9 +6,10 @@ Each stage of each fate is read as a poll would read it. `Coverage.gaps` has a l
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from relay.cli.definitions.recorded import Recorded
 from relay.core.jobs.job import TERMINAL, Observation
@@ -16,7 +17,7 @@ from relay.core.jsontext import dumps
 from relay.sandbox.recorded import RecordedWorld, Recording, Reply
 from relay.sources.definition import RequestFields, Resource, Rule, SourceDefinition
 from relay.sources.mapping import Malformed, observe, read_answer, read_error, registered
-from relay.sources.pointers import at, document_of
+from relay.sources.pointers import at, document_of, parse
 
 NOW = 1_779_271_300.0
 BASE = "https://upstream.example"
@@ -202,15 +203,17 @@ def _pointers(part: BaseModel, place: str, base: tuple[str, ...] = ()) -> Iterat
             yield from _pointers(value, key, inner)
         elif name == "at":
             yield key, inner
-        elif _is_pointer(value):
+        elif isinstance(value, tuple) and _is_pointer(type(part).model_fields[name]):
             yield key, (*inner, *value)
         elif name == "shown":
             places = value.items() if isinstance(value, Mapping) else enumerate(value)
             yield from ((f"{key}.{one}", (*inner, *names)) for one, names in places)
 
 
-def _is_pointer(value: object) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(one, str) for one in value)
+def _is_pointer(field: FieldInfo) -> bool:
+    inner = get_args(field.annotation) if get_origin(field.annotation) is not tuple else ()
+    known = (*field.metadata, *(one for part in inner for one in getattr(part, "__metadata__", ())))
+    return any(getattr(one, "func", None) is parse for one in known)
 
 
 def _shown(names: Sequence[str]) -> str:
