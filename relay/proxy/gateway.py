@@ -5,6 +5,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ from relay.signals import Signals
 from relay.sources.client import UpstreamClient
 from relay.sources.definition import SourceDefinition
 from relay.sources.pointers import Pointer
+from relay.sources.tokens import NoAccessToken
 from relay.store.store import Store
 
 JSON_TYPE = (b"content-type", b"application/json")
@@ -93,6 +95,7 @@ class Gateway:
             for name, definition in definitions.items()
         }
         self._at_root = tuple((prefix.encode(), prefix) for prefix in sorted(prefixes, key=len, reverse=True))
+        self._clients = clients
         self.reads = Reads(self, jobs=store.jobs, clients=clients, signals=signals)
         self.unknown = UnknownCreates(store.intents, clock=clock, dataschema_base=dataschema_base, recorded=recorded)
         self.creates = Creates(self, store.intents, tracking, self.unknown, adopt=adopt, capture=capture)
@@ -236,11 +239,16 @@ class Gateway:
     async def send(self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None) -> UpstreamResponse:
         """Sends once. Raises NotSent, NoAnswer."""
         target = f"{request.path}?{request.query}" if request.query else request.path
-        caller = request.caller
+        caller, headers = request.caller, request.headers
         sent = self.definitions[caller.source].with_key(target, caller.key) if caller.key else target
-        sending = self._transports[caller.source].send(
-            request.method, sent, request.headers, body, has_key=sent != target
-        )
+        if caller.account is not None and caller.key is not None:
+            try:
+                token = await self._clients[caller.source].token_of(caller.key)
+            except NoAccessToken as error:
+                raise NotSent(str(error)) from None
+            if token is not None:
+                headers = self.with_account_key(headers, replace(caller, key=token))
+        sending = self._transports[caller.source].send(request.method, sent, headers, body, has_key=sent != target)
         return await self.unless_stopping(sending)
 
     async def unless_stopping(self, waiting: Awaitable[Value]) -> Value:

@@ -234,6 +234,10 @@ class UpstreamClient:
                 return replace(result, kind="observed", observation=seen, error=None, detail="")
         return result if not of_job.follows else self._moved(result, of_job.follows, url)
 
+    async def token_of(self, api_key: str) -> str | None:
+        """The access token that stands for a key; None: the key itself is sent. Raises NoAccessToken."""
+        return None if self._tokens is None else await self._tokens.of(api_key)
+
     def address(self, text: object) -> str | None:
         """The URL of an address at which a job is to be read; None if it is on no origin that the definition lists."""
         found = self._definition.address(self._base_url, text)

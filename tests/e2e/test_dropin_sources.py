@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from relay.config.settings import PollingSettings, TokenSettings
+from relay.core.deliveries.credentials import NoToken
+from relay.sources.tokens import NoAccessToken
 from relay.testing import FakeClock
 from tests.support.e2e_world import POLLING, RELAY_URL, World
 from tests.support.mount_world import KEY, MOUNT, json_answer, open_mine
@@ -342,3 +344,31 @@ async def test_job_is_read_at_the_address_in_the_answer_to_its_create(tmp_path: 
         assert stub.received[-1].target == b"/v1/jobs/d?version=2"
         job = await job_of(world, "d")
         assert (job["outcome"], "version=2" in str(job)) == ("succeeded", False)
+
+
+class Tokens:
+    """Gives one access token, or none."""
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+
+    async def of(self, api_key: str, refused: str | None = None) -> str:
+        if self.token is None:
+            raise NoAccessToken(NoToken(detail="the token endpoint answered 503"))
+        return self.token
+
+
+@pytest.mark.parametrize("token", ["token-0123456789abcdef", None])
+async def test_request_carries_the_access_token_and_never_the_key(tmp_path: Path, token: str | None) -> None:
+    oauth = {"token_url": "https://login.example/token"}
+    changed = {"credential": {"header": "Authorization", "format": "Bearer {key}", "oauth": oauth}}
+    async with open_mine(tmp_path, changed, clock=FakeClock(), **STILL) as (world, stub):
+        client: Any = world.node.dropin._clients["mine"]
+        client._tokens = Tokens(token)
+        made = await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        if token is None:
+            assert (made.status_code, stub.received) == (502, [])
+            assert (await world.api.get("/v1/intents")).json()["items"] == []
+            return
+        (request,) = stub.received
+        assert request.all("authorization") == [b"Bearer " + token.encode()]
