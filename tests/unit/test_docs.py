@@ -111,7 +111,7 @@ def test_every_documented_command_line_is_valid(document: Path) -> None:
         known = [command for command in commands if words[: len(command.split())] == command.split()]
         options = [word.partition("=")[0] for word in words if word.startswith("--")]
         if known:
-            assert set(options) - {*commands[known[0]], "--help"} == set(), f"{document.name}: {line}"
+            assert set(options) - {*commands[max(known, key=len)], "--help"} == set(), f"{document.name}: {line}"
         else:  # `relay --version`, `relay COMMAND --help`, or a whole group
             assert set(options) <= {"--help", "--version"}, f"{document.name}: {line}"
             rest = [word for word in words[1:] if not word.startswith("--") and not word.isupper()]
