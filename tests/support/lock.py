@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "tests" / "requirements.lock"
 PRODUCTION_LOCK = ROOT / "deploy" / "requirements.lock"
 AUDIT_LOCK = ROOT / ".ci" / "audit.lock"
+CLIENTS_LOCK = ROOT / "tests" / "clients.lock"
 
 
 def hashes(path: Path) -> Mapping[str, list[str]]:
