@@ -198,6 +198,24 @@ async def test_key_in_the_query_is_kept_nowhere(tmp_path: Path, capsys: pytest.C
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("relay.db*"))
 
 
+# --- headers that official clients add
+
+
+async def test_headers_that_describe_the_program_keep_no_read_from_being_a_poll(tmp_path: Path) -> None:
+    """They differ between requests: the number of the attempt, the time that the client has left."""
+    async with open_mine(tmp_path, clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        for attempt, cache in enumerate(("miss", "hit", "hit")):
+            program = {"X-Stainless-Retry-Count": str(attempt), "X-Stainless-Read-Timeout": str(600 - attempt)}
+            read = await world.api.get(f"{MOUNT}/v1/jobs/one", headers={**AUTH, "X-Stainless-Lang": "js", **program})
+            await world.node.dropin.reads.settling.drain()
+            assert (read.status_code, read.headers["relay-cache"]) == (200, cache)
+        assert (await job_of(world, "one"))["poll_count"] == 1
+        create, sent = stub.received
+        assert create.method == "POST"
+        assert (sent.one("x-stainless-retry-count"), sent.one("x-stainless-lang")) == (b"0", b"js")
+
+
 # --- addresses
 
 

@@ -64,7 +64,8 @@ _POLL_HEADERS = frozenset(
         *(b"traceparent", b"tracestate", b"x-request-id", b"via"),
     }
 )
-_POLL_HEADER_PREFIXES = (b"sec-fetch-", b"sec-ch-ua")
+_POLL_HEADER_PREFIXES = (b"sec-fetch-", b"sec-ch-ua", b"x-stainless-")
+"""`x-stainless-*` describes the program: language, system, number of the attempt. Many official clients send it."""
 _TAKES_JSON = re.compile(rb"(?:^|,)\s*(?:\*/\*|application/(?:\*|json))\s*(?:[;,]|$)", re.IGNORECASE)
 _READABLE_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 _MAX_NAMED_HEADERS = 100

@@ -323,10 +323,12 @@ PLAIN: tuple[Sequence[Header], ...] = (
     [(b"x-api-key", b"k"), (b"accept", b"application/json, text/plain, */*"), (b"accept-language", b"*")],
     [(b"accept", b"text/html , Application/JSON;q=0.5"), (b"sec-fetch-mode", b"cors"), (b"cache-control", b"no-cache")],
     [(b"accept", b"application/*"), (b"via", b"1.1 proxy"), (b"traceparent", b"0")],
+    [(b"x-stainless-retry-count", b"2"), (b"x-stainless-read-timeout", b"600"), (b"x-stainless-os", b"Linux")],
 )
 NOT_PLAIN: tuple[Sequence[Header], ...] = (
     *([(name, b"*")] for name in (b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since")),
     *([(name, b"x")] for name in (b"if-range", b"range", b"cookie", b"expect", b"prefer", b"x-version", b"a-im")),
+    *([(name, b"x")] for name in (b"x-stainless", b"stainless-os", b"openai-organization")),
     *([(b"accept", value)] for value in (b"", b"text/html", b"application/jsonx", b"application/vnd.v0+json")),
     [(b"authorization", b"Bearer k"), (b"x-api-key", b"k")],
     [(b"authorization", b"Bearer k"), (b"authorization", b"Bearer other")],
