@@ -235,21 +235,24 @@ class Tracking:
             detail = "the id has a segment . or .., so a poll could reach another path of the upstream"
             errors = [FieldError(pointer="/id", code="invalid_id", detail=detail)]
             return InvalidRequest(f"/id: {detail}", errors=errors)
-        if request.status_url is not None and not request.follows_create:
-            return self._refusal_of_address(request)
-        return None
+        return None if request.intent is not None else self._refusal_of_address(request)
 
     def _refusal_of_address(self, request: TrackRequest) -> RequestError | None:
+        """The reason why a caller may not name what the job is read at: a poll has the account's key."""
         account = self._pollers[request.source, request.account].account
-        if not account.settings.definition.resource_of(request.resource).has_addresses:
-            code, detail = "status_url_unused", f"such jobs of {request.source} are read by their ids: leave it out"
-        elif account.upstream.address(request.status_url) is None:
-            code = "status_url_not_listed"
-            detail = f"it is no address on an origin that the definition of {request.source} lists"
-        else:
+        resource = account.settings.definition.resource_of(request.resource)
+        if request.status_url is None and not resource.has_paths_as_ids:
             return None
-        errors = [FieldError(pointer="/status_url", code=code, detail=detail)]
-        return InvalidRequest(f"/status_url: {detail}", errors=errors)
+        pointer = "/id" if request.status_url is None else "/status_url"
+        if request.status_url is not None and not resource.status_paths:
+            code, detail = "status_url_unused", f"such jobs of {request.source} are read by their ids: leave it out"
+        elif account.upstream.may_register(request.external_id, request.status_url, request.resource):
+            return None
+        else:
+            code = "invalid_id" if request.status_url is None else "status_url_not_listed"
+            detail = f"it is none of the addresses that the definition of {request.source} lists in `status_paths`"
+        errors = [FieldError(pointer=pointer, code=code, detail=detail)]
+        return InvalidRequest(f"{pointer}: {detail}", errors=errors)
 
     async def claim_host(self, url: str, caller: str) -> None:
         """Counts the callback's host for the caller: call it before something is done that cannot be undone. Raises

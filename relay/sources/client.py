@@ -243,6 +243,11 @@ class UpstreamClient:
         found = self._definition.address(self._base_url, text)
         return None if found is None else found[0]
 
+    def may_register(self, external_id: str, address: str | None, resource: str) -> bool:
+        """True if a registration may name this job of a resource: at an address, or by its id."""
+        url = self.address(address) if address else self._definition.job_url(self._base_url, external_id, resource)
+        return url is not None and self._definition.may_name(self._base_url, url, resource)
+
     def _moved(self, result: PollResult, names: Sequence[str], url: str) -> PollResult:
         """The result of a read of this URL, with the other address that its headers name for the next one."""
         if result.observation is None or result.observation.terminal:

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from relay.core.access.forwarding import KeyPlace
+from relay.core.access.forwarding import KeyPlace, path_refusal
 from relay.core.access.netguard import is_within
 from relay.core.events.event import JOB_PREFIX, Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
@@ -432,6 +432,9 @@ class Resource(Part):
     source_path  the CloudEvents source of their events is the base URL with this path
     method      of a read
     path        a read of it shows one job; the id stays one segment at `{id}`, and may have slashes at `{+id}`
+    status_paths  paths that a registration may name, by a `status_url` or by an id with slashes, which needs some;
+                without one, only answers of the upstream give addresses. `{name}` stands for one segment, `{+name}` for
+                several
     follows     headers of an answer that name the address at which the job is read from then on, the first one first
     wait        how a read waits for a change
     min_interval_seconds  the documented shortest time between two reads of one job
@@ -454,6 +457,7 @@ class Resource(Part):
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
     method: Literal["GET", "POST"] = "GET"
+    status_paths: tuple[_Path, ...] = ()
     follows: tuple[_Header, ...] = ()
     wait: LongPoll | None = None
     min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
@@ -480,6 +484,8 @@ class Resource(Part):
             raise ValueError("states: no rule ends a job (succeeded, failed or cancelled)")
         if self.fields.id is None and any(one.id is None and one.location is None for one in self.creates):
             raise ValueError("creates: nothing says where the job's id is: `fields.id`, or `id` or `location` of each")
+        if self.has_paths_as_ids and not self.status_paths:
+            raise ValueError("path: with {+id} an id can name any path: list those of jobs in `status_paths`")
         if self.etag and self.statuses:
             raise ValueError("etag: an answer 304 does not tell the status that a rule with `http` needs")
         return self
@@ -515,7 +521,22 @@ class Resource(Part):
     @cached_property
     def has_addresses(self) -> bool:
         """True if its jobs can have addresses of their own, at which they are read."""
-        return bool(self.follows) or any(one.status_url or one.location for one in self.creates)
+        given = self.follows or self.status_paths
+        return bool(given) or any(one.status_url or one.location for one in self.creates)
+
+    @property
+    def has_paths_as_ids(self) -> bool:
+        """True if an id may have slashes, and so name another path."""
+        return "{+id}" in self.path
+
+    def may_be_at(self, path: str) -> bool:
+        """True if a registration may name this path, however often a server decodes it."""
+        while any(_pattern_of_status(one).fullmatch(path) for one in self.status_paths):
+            decoded = unquote(path)
+            if decoded == path:
+                return True
+            path = decoded
+        return False
 
     @cached_property
     def statuses(self) -> frozenset[int]:
@@ -574,6 +595,12 @@ class Resource(Part):
 @lru_cache(maxsize=256)
 def _pattern_of_create(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", re.escape(path)))
+
+
+@lru_cache(maxsize=256)
+def _pattern_of_status(path: str) -> re.Pattern[str]:
+    one = re.sub(r"\\{[a-z_]+\\}", r"[^/\\\\?#]+", re.escape(path))
+    return re.compile(re.sub(r"\\{\\\+[a-z_]+\\}", r"[^\\\\?#]+", one))
 
 
 @lru_cache(maxsize=256)
@@ -747,12 +774,22 @@ class SourceDefinition(Part):
         if not isinstance(text, str) or len(text) > MAX_ADDRESS_CHARACTERS or not _ADDRESS.fullmatch(text):
             return None
         url = f"{root}{text}" if text.startswith("/") else text
-        segments = re.split("/|%2f", urlsplit(url).path, flags=re.IGNORECASE)
-        if any(unquote(segment) in (".", "..") for segment in segments):
+        base = self._base_of(url, root)
+        if base is None or path_refusal(urlsplit(url).path.encode(), ("/",)) is not None:
             return None
+        return url, base == root
+
+    def may_name(self, base_url: str, url: str, resource: str) -> bool:
+        """True if a registration of a resource may name this URL, of an address or of an id."""
+        base = self._base_of(url, self.root(base_url))
+        below = "" if base is None else urlsplit(url).path[len(urlsplit(base).path.rstrip("/")) :]
+        return self.resource_of(resource).may_be_at(below)
+
+    def _base_of(self, url: str, root: str) -> str | None:
+        """The base URL or the listed origin that the URL is below."""
         for base in (root, *self.origins):
             if _scheme(url) == _scheme(base) and _is_below(url, base):
-                return url, base == root
+                return base
         return None
 
     def auth_headers(self, api_key: str) -> dict[str, str]:

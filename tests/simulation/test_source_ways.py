@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.core.polling.tracking import TrackRequest
-from relay.core.records import Registered
+from relay.core.records import Intent, Registered
 from relay.errors import InvalidRequest, StoreError
 from relay.polling import poll_handler
 from relay.polling.tracking import Tracking
@@ -341,25 +341,26 @@ async def test_limit_of_another_origin_concerns_the_job_alone(tmp_path: Path) ->
 
 
 class Listed(Source):
-    """Knows which addresses are listed."""
+    """Knows which addresses a registration may name."""
 
     def address(self, text: object) -> str | None:
         return AT if text == AT else None
 
+    def may_register(self, external_id: str, address: str | None, resource: str) -> bool:
+        return address == AT or (address is None and external_id == "operations/1")
+
 
 @pytest.mark.parametrize(
-    ("follows", "url", "code"),
+    ("paths", "url", "code"),
     [
-        (("location",), AT, None),
-        (("location",), "https://evil.example/1", "status_url_not_listed"),
+        (("/operations/{id}",), AT, None),
+        (("/operations/{id}",), "https://evil.example/1", "status_url_not_listed"),
         ((), AT, "status_url_unused"),
     ],
 )
-async def test_registration_with_an_address(
-    tmp_path: Path, follows: tuple[str, ...], url: str, code: str | None
-) -> None:
+async def test_registration_with_an_address(tmp_path: Path, paths: tuple[str, ...], url: str, code: str | None) -> None:
     async with open_world(tmp_path) as world:
-        of_source(world, follows=follows)
+        of_source(world, follows=("location",), status_paths=paths)
         world.poller.account.upstream = Listed(world.clock)  # type: ignore[assignment]
         tracking = Tracking(
             store=world.store,
@@ -377,3 +378,34 @@ async def test_registration_with_an_address(
         assert isinstance(found, InvalidRequest)
         assert [(error.pointer, error.code) for error in found.errors] == [("/status_url", code)]
         assert url not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("id", "by_create", "refused"),
+    [("operations/1", False, False), ("keys", False, True), ("keys", True, False)],
+)
+async def test_id_that_is_a_path_has_to_be_listed_unless_the_upstream_gave_it(
+    tmp_path: Path, id: str, by_create: bool, refused: bool
+) -> None:
+    async with open_world(tmp_path) as world:
+        of_source(world, path="/{+id}", status_paths=("/operations/{id}",))
+        world.poller.account.upstream = Listed(world.clock)  # type: ignore[assignment]
+        tracking = Tracking(
+            store=world.store,
+            pollers={("revor", "default"): world.poller},
+            definitions={},
+            signals=world.signals,
+            clock=world.clock,
+        )
+        made = intent() if by_create else None
+        asked = TrackRequest(external_id=id, source="revor", account="default", intent=made)
+        for request in (asked, asked._replace(intent=None, resolves=intent())) if refused else (asked,):
+            (found,) = await tracking.register([request])
+            assert isinstance(found, InvalidRequest) is refused
+            if refused:
+                assert [(error.pointer, error.code) for error in found.errors] == [("/id", "invalid_id")]
+
+
+def intent() -> Intent:
+    """A create through the drop-in."""
+    return Intent(id="int_1", source="revor", account="default", path="/jobs", body_digest="", created_at=0.0)

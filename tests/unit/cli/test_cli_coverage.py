@@ -115,6 +115,7 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
     type_prefix: example.mine.walk.job
     source_path: /v1/walks
     path: /v1/runs/{+id}
+    status_paths: ["/v1/runs/{walk}"]
     status: /state
     states: [{at: /data/state, is: done, state: succeeded}]
     fields: {}

@@ -51,6 +51,18 @@ def test_address_on_a_listed_origin(address: str, url: str) -> None:
         "//evil.example/x",
         "/../admin",
         "/a/%2e%2e/admin",
+        "/a/%252e%252e/admin",
+        "/a/..;/admin",
+        "/a%5c..%5cadmin",
+        "/a/%c0%ae%c0%ae/admin",
+        "https://аpi.example/v2/x",
+        "https://xn--pi-8kc.example/v2/x",
+        "https://api.example:443@evil.example/v2/x",
+        "https://evil.example#@api.example/v2/x",
+        "https://evil.example?@api.example/v2/x",
+        "https:/api.example/v2/x",
+        "https:///v2/x",
+        "\\\\evil.example\\x",
         "/a%2f..%2fadmin",
         f"{BASE}/../admin",
         "/x#fragment",
@@ -69,6 +81,63 @@ def test_address_on_a_listed_origin(address: str, url: str) -> None:
 )
 def test_address_that_is_on_no_listed_origin(address: object) -> None:
     assert LISTED.address(BASE, address) is None
+
+
+STATUS_PATHS = ("/operations/{id}", "/{+scope}/operations/{id}", "/runs/{owner}/{id}/state")
+WIDE = changed(LISTED, path="/{+id}", status_paths=STATUS_PATHS)
+
+
+@pytest.mark.parametrize(
+    ("address", "may"),
+    [
+        ("/operations/1", True),
+        ("/subscriptions/7/operations/1?api-version=2&s=%2F", True),
+        ("/a%2Fb/operations/1", True),
+        ("/runs/me/1/state", True),
+        (f"{BASE}/operations/1", True),
+        (f"{FILES}/operations/1", True),
+        ("http://127.0.0.1:8000/results/operations/1", True),
+        ("https://evil.example/operations/1", False),
+        ("/subscriptions/7/keys", False),
+        ("/operations/", False),
+        ("/operations", False),
+        ("/operations/1/keys", False),
+        ("/operations/1%2Fkeys", False),
+        ("/operations/1%252Fkeys", False),
+        ("/operations/1%5Ckeys", False),
+        ("/keys%3F/operations/1", False),
+        ("/keys%23/operations/1", False),
+        ("/keys%253F/operations/1", False),
+        ("/keys?/operations/1", False),
+        ("/runs/me/you/1/state", False),
+        ("/operations/../keys/operations/1", False),
+        ("/Operations/1", False),
+        (f"{FILES}/keys", False),
+    ],
+)
+async def test_registration_may_name_the_listed_paths_only(address: str, may: bool) -> None:
+    client = client_of(Elsewhere(), WIDE)
+    assert client.may_register("1", address, "") is may
+
+
+@pytest.mark.parametrize(
+    ("id", "may"),
+    [("operations/1", True), ("a/operations/1", True), ("keys", False), ("operations/1/keys", False), ("a", False)]
+    + [(f"keys{end}/operations/1", False) for end in ("?", "#", "%3F", "%23", "\\")]
+    + [(f"operations/1{end}", False) for end in ("%2Fkeys", "\\keys", "?x", "%3Fx", "/")],
+)
+async def test_id_with_slashes_may_name_the_listed_paths_only(id: str, may: bool) -> None:
+    assert client_of(Elsewhere(), WIDE).may_register(id, None, "") is may
+
+
+def test_presets_let_a_registration_name_jobs_only() -> None:
+    github, azure = load_definition("github-actions").resource, load_definition("azure-lro").resource
+    assert github.may_be_at("/o/r/actions/runs/1") is False
+    assert github.may_be_at("/repos/o/r/actions/runs/1") is True
+    for path in ("/repos/o/r/actions/secrets", "/repos/o/r/contents/x/actions/runs/1", "/repos/o/r"):
+        assert github.may_be_at(path) is False
+    assert azure.may_be_at("/subscriptions/1/providers/Microsoft.Compute/locations/x/operations/1") is True
+    assert azure.may_be_at("/subscriptions/1/resourceGroups/x/providers/Microsoft.Web/sites/y/config/web") is False
 
 
 @pytest.mark.parametrize(
