@@ -7,11 +7,10 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.core.jobs.job import Job, PlannedJob
+from relay.core.jobs.job import Job, Observation, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.records import AccountState
 from relay.core.values import Progress
@@ -22,11 +21,8 @@ from relay.polling.account_watch import AccountWatch
 from relay.polling.agenda import Agenda
 from relay.polling.poll_handler import PollHandler
 from relay.polling.statistics import AccountPlan
-from relay.sources.client import PLAIN, Ways
+from relay.sources.client import PLAIN, PollResult, Ways
 from relay.tasks import Tasks
-
-if TYPE_CHECKING:
-    from relay.sources.client import PollResult
 
 STALLED_SECONDS = 60.0
 MAX_POLLS_IN_FLIGHT = 64
@@ -307,7 +303,7 @@ class Poller:
         seconds = wait.max_seconds if wait is not None and holds else 0.0
         return Ways(hold_seconds=seconds, etag=etag, known=None if etag is None else job.upstream)
 
-    async def _handle(self, sent: PollInFlight, result: "PollResult") -> None:
+    async def _handle(self, sent: PollInFlight, result: PollResult) -> None:
         if not self.account.holds_since(sent.term):  # the node that polls now knows more
             log.info("poll_dropped", job_uid=sent.job.uid, reason="polling_lost")
             return
@@ -333,16 +329,8 @@ class Poller:
         None if a poll is in flight, the job is not planned here or cannot be loaded, or the relay has to make the next
         poll itself.
         """
-        due, account = self.planner.next_poll_at(uid), self.account
-        if (
-            due is None
-            or not account.holds
-            or account.stopping
-            or uid in self._in_flight
-            or uid in self.agenda.own_next
-        ):
-            return None
-        if not self.planner.borrow(uid, self._clock()):
+        due = self._lend(uid)
+        if due is None:
             return None
         self._in_flight[uid] = slot = object()
         sent: PollInFlight | None = None
@@ -361,7 +349,23 @@ class Poller:
                 self._free(uid, slot)
         return sent
 
-    async def settle(self, sent: PollInFlight, result: "PollResult | None") -> None:
+    def _lend(self, uid: str) -> float | None:
+        """Takes the job from the planner. Returns when its poll is due; None if it cannot be lent."""
+        due, account = self.planner.next_poll_at(uid), self.account
+        if due is None or not account.holds or account.stopping or uid in self._in_flight:
+            return None
+        return due if uid not in self.agenda.own_next and self.planner.borrow(uid, self._clock()) else None
+
+    def shown(self, job: Job, seen: Observation) -> None:
+        """Records what the answer to a job's create shows, in place of the job's next poll. A job that is not planned
+        here is polled where it is."""
+        due, at = self._lend(job.uid), seen.observed_at
+        if due is not None:
+            self._in_flight[job.uid] = sent = PollInFlight(job, self.account.term, due)
+            result = PollResult(kind="observed", observation=seen, sent_at=at, received_at=at, duration_ms=0.0)
+            self._tasks.start(self.settle(sent, result))
+
+    async def settle(self, sent: PollInFlight, result: PollResult | None) -> None:
         """Handles the result of a borrowed poll; None if it is unknown. Raises nothing.
 
         Only an observation counts. Any other result concerns the caller's request, so the relay polls the job itself
@@ -380,7 +384,7 @@ class Poller:
         finally:
             self._free(uid, sent)
 
-    def _give_back(self, uid: str, due: float, term: int, result: "PollResult | None") -> None:
+    def _give_back(self, uid: str, due: float, term: int, result: PollResult | None) -> None:
         if self.account.holds_since(term):
             now = self._clock()
             status_code, headers = (None, {}) if result is None else (result.status_code, result.headers)

@@ -104,8 +104,6 @@ class Tracking:
     ) -> tuple[str, Observation | None] | None:
         """The id and state in an upstream's answer to a create of a resource; None if `body` is not one. `create` and
         `location` as for `relay.sources.mapping.registered`.
-
-        A terminal state is ignored, since a body may be partial or old: the job is polled immediately instead.
         """
         definition = self._definitions.get(source)
         if definition is None:
@@ -113,13 +111,14 @@ class Tracking:
         found = read_registered(
             definition, body, now=self._clock(), resource=resource, create=create, location=location
         )
-        if found is None:
-            return None
-        seen = found.observation
-        return found.external_id, None if seen is None or seen.terminal or not seen.known else seen
+        return None if found is None else (found.external_id, found.observation)
 
     async def register(self, requests: Sequence[TrackRequest]) -> list[Registered | RequestError]:
-        """Tracks jobs; durable on return. One result per request, in order."""
+        """Tracks jobs; durable on return. One result per request, in order.
+
+        An end that was seen counts if the answer to a forwarded create shows it. Any other body may be partial or old:
+        the job is polled at once.
+        """
         now = self._clock()
         results: list[Registered | RequestError | None] = [self._refusal(request) for request in requests]
         wanted = {
@@ -142,6 +141,7 @@ class Tracking:
             self._callbacks.clear()  # another node may have removed one
             raise
         tracked: dict[tuple[str, str], list[Job]] = {}
+        ended: list[tuple[Job, Observation]] = []
         for (index, registration), result in zip(registrations.items(), written, strict=True):
             if isinstance(result, Registered):
                 if index in errors:
@@ -150,9 +150,14 @@ class Tracking:
                 if result.not_attached or result.resumed or registration.events:
                     self._announce(registration, result)
                 tracked.setdefault((result.job.source, result.job.account), []).append(result.job)
+                seen = requests[index].seen
+                if seen is not None and seen.terminal and requests[index].intent is not None:
+                    ended.append((result.job, seen))
             results[index] = result
         for account, jobs in tracked.items():
             self._pollers[account].track(jobs)
+        for job, seen in ended:
+            self._pollers[job.source, job.account].shown(job, seen)
         if any(one.events or one.callback_subscription_id is not None for one in registrations.values()):
             self._signals.deliveries_due()
         return [result for result in results if result is not None]
@@ -282,6 +287,8 @@ class Tracking:
 
     def _registration(self, request: TrackRequest, callback: str | None, now: float) -> Registration:
         poller = self._pollers[request.source, request.account]
+        if request.seen is not None and (request.seen.terminal or not request.seen.known):
+            request = request._replace(seen=None)  # an end is recorded as by a poll, see `register`
         if request.status_url is not None:  # of a create it may be none that can be read
             request = request._replace(status_url=poller.account.upstream.address(request.status_url))
         transitions, progress = ((), NOT_SEEN) if request.seen is None else detect(NOT_SEEN, request.seen)

@@ -56,7 +56,7 @@ async def polled(world: World, within_seconds: float = 60.0) -> None:
         ("/v1/batch/start", json_answer({"op": {"id": 12}, "state": "on"}, status=202), "12"),
         ("/v1/located", answer(202, [("Operation-Location", "https://mine.example/v1/jobs/b%2Fc?v=1")]), "b/c"),
         ("/v1/located", json_answer([], Operation_Location="/v1/jobs/d"), "d"),
-        ("/v1/jobs", json_answer({"id": "e", "state": "done"}), "e"),
+        ("/v1/jobs", json_answer({"id": "e", "state": "unheard_of"}), "e"),
     ],
 )
 async def test_create_whose_answer_is_no_open_job_is_tracked_and_polled_at_once(
