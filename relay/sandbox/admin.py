@@ -5,24 +5,27 @@
   created it. `next_after` is null on the last page.
 - `GET /_sandbox/jobs/{id}`: the same for one job.
 - `POST /_sandbox/jobs`: creates jobs with a given fate instead of a drawn one.
+- `POST /_sandbox/jobs/{id}/step`: moves a job on to its next status.
+- `GET | POST /_sandbox/credits[?account=<name>]`: a Revor account's credits, and how many jobs it may have open.
 - `GET | POST /_sandbox/accounts`, `DELETE /_sandbox/accounts/{id}`: lists, breaks, repairs, adds and removes connect
   accounts.
 - `GET | POST | DELETE /_sandbox/faults`, `DELETE /_sandbox/faults/{id}`: fault injection.
-- `GET | DELETE /_sandbox/requests`: counts of the requests to /api/v1.
+- `GET | DELETE /_sandbox/requests`: counts of the requests to /api.
 """
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import orjson
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from relay.clock import Clock, to_rfc3339
 from relay.sandbox.faults import KINDS, BodyTooLarge, FaultInjector, FaultSpec, read_body
+from relay.sandbox.kinds import JOB_PATHS, RESOURCES, StagedKind, action_of
 from relay.sandbox.lifecycle import Script, accepted_item
 from relay.sandbox.limits import RequestCounts
 from relay.sandbox.requests import Body, Read, Refused, invalid, read
@@ -32,15 +35,35 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_JOBS_PER_CALL = 10_000
 
 
+_ACCOUNT = "^[^-]{1,100}$"
+_OF_EVERY_KIND = {"resource", "count", "account", "final", "error_code", "run_seconds"}
+
+
 class _Jobs(Script):
     """The body of `POST /_sandbox/jobs`."""
 
+    resource: Literal["jobs", "jobs_v2", "websets"] = "jobs"
     count: int = Field(1, ge=1, le=MAX_JOBS_PER_CALL)
-    account: str = Field("default", pattern="^[^-]{1,100}$")
+    account: str = Field("default", pattern=_ACCOUNT)
     connect_account_id: str = PLACEHOLDER_ACCOUNT_ID
     channel: Channel | None = None
     action: Literal["outreach.dispatch", "outreach.linkedin.post_like"] = "outreach.dispatch"
     min_channel_task_interval_seconds: int = Field(DEFAULT_INTERVAL_SECONDS, ge=0, le=MAX_INTERVAL_SECONDS)
+
+    @model_validator(mode="after")
+    def _of_outreach(self) -> Self:
+        wrong = sorted(self.model_fields_set - _OF_EVERY_KIND)
+        if self.resource != "jobs" and wrong:
+            raise ValueError(f"{', '.join(wrong)}: only outreach has this. Leave it out for {self.resource}")
+        return self
+
+
+class _Credits(Body):
+    """The body of `POST /_sandbox/credits`."""
+
+    account: str = Field("default", pattern=_ACCOUNT)
+    available_credits: int | None = Field(None, ge=0, le=1_000_000_000)
+    max_open_jobs: int | None = Field(None, ge=0, le=1_000_000)
 
 
 class _Account(Body):
@@ -60,6 +83,8 @@ def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCou
         Route("/_sandbox", admin.overview, methods=["GET"]),
         Route("/_sandbox/jobs", admin.jobs, methods=["GET", "POST"]),
         Route("/_sandbox/jobs/{job_id}", admin.job, methods=["GET"]),
+        Route("/_sandbox/jobs/{job_id}/step", admin.step, methods=["POST"]),
+        Route("/_sandbox/credits", admin.credits, methods=["GET", "POST"]),
         Route("/_sandbox/accounts", admin.accounts, methods=["GET", "POST"]),
         Route("/_sandbox/accounts/{account_id}", admin.account, methods=["DELETE"]),
         Route("/_sandbox/faults", admin.fault_list, methods=["GET", "POST", "DELETE"]),
@@ -102,6 +127,30 @@ class _Admin:
             return _refusal(Refused(404, "external_api_job_not_found"))
         return _json({"ok": True, "job": self._world.truth(job, self._clock())})
 
+    async def step(self, request: Request) -> Response:
+        job = self._world.job(request.path_params["job_id"])
+        if job is None:
+            return _refusal(Refused(404, "external_api_job_not_found"))
+        now = self._clock()
+        return _json({"ok": True, "job": self._world.truth(self._world.step(job, now), now)})
+
+    async def credits(self, request: Request) -> Response:
+        try:
+            body = (
+                await _body(_Credits, request)
+                if request.method == "POST"
+                else read(_Credits, dict(request.query_params))
+            )
+        except Refused as error:
+            return _refusal(error)
+        purse = self._world.purse(body.account, self._clock())
+        if body.available_credits is not None:
+            purse.available_credits = body.available_credits
+        if body.max_open_jobs is not None:
+            purse.max_open_jobs = body.max_open_jobs
+        shown = {"available_credits": purse.available_credits, "max_open_jobs": purse.max_open_jobs}
+        return _json({"ok": True, "account": body.account, **shown, "open_jobs": len(purse.open)})
+
     def _list(self, request: Request) -> Response:
         now = self._clock()
         try:
@@ -125,9 +174,16 @@ class _Admin:
 
     def _create(self, body: _Jobs) -> Response:
         """Creates the jobs of one call, all with the same creation time."""
+        kind, now = RESOURCES[body.resource], self._clock()
+        if isinstance(kind, StagedKind):
+            action = action_of(JOB_PATHS[0])
+            jobs = [
+                self._world.start(kind, account=body.account, action=action, now=now, script=body)
+                for _ in range(body.count)
+            ]
+            return _json({"ok": True, "items": [self._world.item_at(job, now) for job in jobs]}, 201)
         if body.connect_account_id not in self._world.connect_accounts:
             raise Refused(404, "account_not_found")
-        now = self._clock()
         jobs = [
             self._world.create(
                 account=body.account,

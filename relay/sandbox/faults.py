@@ -165,12 +165,13 @@ class BodyTooLarge(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A response. `headers` excludes content type and length."""
+    """A response. `headers` excludes content type and length. `ready_at`: it is held until then, in epoch seconds."""
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = JSON_TYPE
+    ready_at: float = 0.0
 
 
 def json_answer(status: int, content: Any, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
@@ -201,7 +202,7 @@ async def send_answer(answer: Answer, scope: Scope, receive: Receive, send: Send
     if fault is None or scope["method"] == "HEAD":
         await _send_whole(answer, send)
     elif kind == "timeout":
-        await _wait_for_disconnect(receive, fault.hold_seconds)
+        await wait_for_disconnect(receive, fault.hold_seconds)
         await _cut(receive)
     elif kind == "malformed_json":
         await _send_whole(replace(answer, body=answer.body[:-1] + b",,"), send)
@@ -237,7 +238,7 @@ async def _drip(answer: Answer, seconds: float, receive: Receive, send: Send) ->
     await _start(answer, len(answer.body), send)
     for index in range(pieces):
         piece = answer.body[index * len(answer.body) // pieces : (index + 1) * len(answer.body) // pieces]
-        if await _wait_for_disconnect(receive, seconds / pieces):
+        if await wait_for_disconnect(receive, seconds / pieces):
             return
         await send({"type": "http.response.body", "body": piece, "more_body": index + 1 < pieces})
 
@@ -256,7 +257,7 @@ async def _send_oversized(answer: Answer, size_bytes: int, send: Send) -> None:
     await send({"type": "http.response.body", "body": tail})
 
 
-async def _wait_for_disconnect(receive: Receive, seconds: float) -> bool:
+async def wait_for_disconnect(receive: Receive, seconds: float) -> bool:
     """Waits up to `seconds` for the client to disconnect. Returns True if it did."""
     ends_at = time.monotonic() + seconds
     while (left := ends_at - time.monotonic()) > 0:
@@ -279,4 +280,4 @@ async def _cut(receive: Receive) -> None:
     if transport is None:
         raise ConnectionCut
     transport.close()
-    await _wait_for_disconnect(receive, _CLOSING_SECONDS)
+    await wait_for_disconnect(receive, _CLOSING_SECONDS)

@@ -1,8 +1,8 @@
 """A job's lifecycle: its fate as timed steps, and each step as an item in Revor's documented shape. Pure."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Annotated, Any, Literal, Self
 
@@ -208,20 +208,22 @@ class Step:
 class SandboxJob:
     """One job and its complete lifecycle. `created_at` and `scheduled_at` are epoch seconds. `planned` are its steps if
     its connect account can always send, `steps` those that it takes. `body_digest` is the hex SHA-256 of the body that
-    created it, or None if it was created under /_sandbox."""
+    created it, or None if it was created under /_sandbox. Only outreach has a channel."""
 
     index: int
     id: str
+    kind: "Kind"
     account: str
-    connect_account_id: str
-    channel: str
+    connect_account_id: str = ""
+    channel: str | None = None
     action: str
     created_at: float
-    scheduled_at: float | None
+    scheduled_at: float | None = None
     fate: Fate
     planned: tuple[Step, ...]
     steps: tuple[Step, ...]
     body_digest: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def ended_at(self) -> float:
@@ -239,6 +241,18 @@ class SandboxJob:
             if self.steps[index].at <= now:
                 return index
         return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of job. `reads`: the path before its id; `item`: what a read shows during a step, at a time; `cost`: the
+    credits that a success costs."""
+
+    resource: str
+    reads: str
+    not_found: str
+    item: Callable[[SandboxJob, Step, float], dict[str, Any]]
+    cost: Callable[[SandboxJob], int] = lambda job: 0
 
 
 def milliseconds(epoch_seconds: float) -> float:
@@ -306,6 +320,19 @@ def steps_with_outages(planned: Sequence[Step], outages: Sequence[tuple[float, f
     return tuple(planned)
 
 
+def stepped(planned: Sequence[Step], place: int, now: float) -> tuple[Step, ...]:
+    """The steps of a job whose step number `place` comes now, and later ones as much earlier."""
+    moves_at, now = planned[place].at, math.floor(now * 1000) / 1000
+
+    def moved(step: Step) -> Step:
+        times = {name: getattr(step, name) for name in ("at", "started_at", "finished_at", "next_attempt_at")}
+        later = {name: at for name, at in times.items() if at is not None and at >= moves_at}
+        changed: dict[str, Any] = {name: milliseconds(at + now - moves_at) for name, at in later.items()}
+        return replace(step, **changed)
+
+    return (*planned[:place], *map(moved, planned[place:]))
+
+
 def accepted_item(job: SandboxJob) -> dict[str, Any]:
     """The item in the answer to a create. As documented, it is always `queued`."""
     return {
@@ -334,11 +361,20 @@ def step_item(job: SandboxJob, step: Step) -> dict[str, Any]:
     }
 
 
+OUTREACH = Kind(
+    resource="jobs",
+    reads="/api/v1/outreach/jobs/",
+    not_found="external_api_job_not_found",
+    item=lambda job, step, now: step_item(job, step),
+)
+
+
 def truth(job: SandboxJob, now: float) -> dict[str, Any]:
     """The whole life of a job, what lies ahead included: what a poller can be measured against."""
     return {
         "id": job.id,
         "index": job.index,
+        "resource": job.kind.resource,
         "account": job.account,
         "channel": job.channel,
         "action": job.action,
@@ -347,7 +383,7 @@ def truth(job: SandboxJob, now: float) -> dict[str, Any]:
         "body_digest": None if job.body_digest is None else f"sha256:{job.body_digest}",
         "finished": job.ended_at <= now,
         "failed_attempts": sum(step.failed_attempt is not None for step in job.steps),
-        "final_item": step_item(job, job.steps[-1]),
+        "final_item": job.kind.item(job, job.steps[-1], math.inf),
         "transitions": [
             {
                 "status": step.status,

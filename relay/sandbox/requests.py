@@ -16,10 +16,13 @@ MAX_KEY_LENGTH = 256
 
 
 class Refused(Exception):
-    """An error answer: HTTP status, Revor's code, and a message, which defaults to the code."""
+    """An error answer: HTTP status, Revor's code, a message, which defaults to the code, and Retry-After."""
 
-    def __init__(self, status: int, code: str, message: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str | None = None, *, retry_after_seconds: float | None = None
+    ) -> None:
         super().__init__(message or code)
+        self.retry_after_seconds = retry_after_seconds
         self.status = status
         self.code = code
         self.message = message or code

@@ -1,5 +1,6 @@
-"""The sandbox over HTTP: Revor's API v1 under /api/v1, and the sandbox's own endpoints under /_sandbox."""
+"""The sandbox over HTTP: Revor's API under /api/v1 and /api/v2, and the sandbox's own endpoints under /_sandbox."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -25,21 +26,32 @@ from relay.sandbox.faults import (
     json_answer,
     read_body,
     send_answer,
+    wait_for_disconnect,
 )
-from relay.sandbox.lifecycle import CountAttempts, accepted_item
+from relay.sandbox.kinds import JOB_PATHS, JOBS_V2, RESOURCES, WEBSETS, StagedKind, action_of
+from relay.sandbox.lifecycle import CountAttempts, Kind, SandboxJob, accepted_item
 from relay.sandbox.limits import RateLimiter, RequestCounts, Verdict, retry_after_text
 from relay.sandbox.requests import Caller, Refused, caller_of, invalid, read
 from relay.sandbox.world import World
 
-JOBS_PATH = "/api/v1/outreach/jobs/"
+API_V2 = "/api/v2/"
 MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_WAIT_SECONDS = 20
+"""Limit of `Prefer: wait`, in real seconds."""
 
 _ROUTES = {
     "/api/v1/connect/accounts": ("GET", "accounts"),
     "/api/v1/outreach/dispatches": ("POST", "dispatch"),
     "/api/v1/outreach/linkedin/post-likes": ("POST", "post_like"),
+    API_V2 + "credits": ("GET", "credits"),
+    API_V2 + "websets": ("POST", "webset"),
+    **{API_V2 + path: ("POST", "job_v2") for path in JOB_PATHS},
 }
 _BODIES: dict[str, type[Dispatch | PostLike]] = {"dispatch": Dispatch, "post_like": PostLike}
+_MADE: dict[str, StagedKind] = {"webset": WEBSETS, "job_v2": JOBS_V2}
+_KEPT = ("query", "name", "goal")
+"""What a webset shows of the body that created it."""
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +90,12 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request to /api/v1. `kind` is accounts, dispatch, post_like, job or unknown."""
+    """One request. `kind` is job or unknown, or is in `_ROUTES`. `job`: kind and id of a job that the path names."""
 
     method: str
     path: str
     kind: str
+    job: tuple[Kind, str] | None
     headers: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
@@ -90,7 +103,7 @@ class _Request:
 
 @dataclass
 class Upstream:
-    """Revor's API v1 as an ASGI application. Computes each answer without an await, so requests never interleave."""
+    """Revor's API as an ASGI application. Computes each answer without an await, so requests never interleave."""
 
     world: World
     faults: FaultInjector
@@ -106,13 +119,13 @@ class Upstream:
             await send({"type": "websocket.close", "code": 1000})
             return
         path, method = scope["path"], scope["method"]
-        is_job = path.startswith(JOBS_PATH) and "/" not in path[len(JOBS_PATH) :] and path != JOBS_PATH
-        kind = "job" if is_job else _ROUTES.get(path, ("", "unknown"))[1]
+        job = _named(path)
+        kind = _ROUTES.get(path, ("", "unknown"))[1] if job is None else "job"
         fault: FaultSpec | None = None
         try:
             body = await read_body(receive, max_bytes=MAX_BODY_BYTES)
             headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
-            answer, fault = self.answer(_Request(method, path, kind, headers, query, body))
+            answer, fault = self.answer(_Request(method, path, kind, job, headers, query, body))
         except BodyTooLarge:
             refusal = self._refusal(invalid(f"the body is larger than {MAX_BODY_BYTES} bytes"))
             answer = self._with_limit_headers(refusal, self._limit(None, self.clock(), counted=False))
@@ -120,7 +133,8 @@ class Upstream:
             return
         status = 0 if fault is not None and fault.kind == "timeout" else answer.status
         self.request_counts.count(method, kind, status)
-        await send_answer(answer, scope, receive, send, fault)
+        if not await wait_for_disconnect(receive, answer.ready_at - self.clock()):
+            await send_answer(answer, scope, receive, send, fault)
 
     def answer(self, request: _Request) -> tuple[Answer, FaultSpec | None]:
         """The answer, and the fault that hits it. Order: key, limit, fault, then the call itself."""
@@ -163,7 +177,7 @@ class Upstream:
         """Runs the call, unless a fault prevents it. Returns its answer and the fault."""
         job = None
         if request.kind == "job" and request.method == "GET":
-            job = self.world.job(request.path[len(JOBS_PATH) :], account=caller.account)
+            job = self._job(request, caller)
         impossible: frozenset[str] = frozenset()
         if job is None:
             impossible = JOB_KINDS
@@ -187,14 +201,10 @@ class Upstream:
         if fault.kind == "502":  # a proxy in front of an API answers with an HTML page
             page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
             return Answer(status=502, body=page, content_type="text/html")
-        answer = self._refusal(Refused(status, code))
         seconds = fault.retry_after_seconds
         if seconds is None and fault.kind == "429":
             seconds = 1.0
-        if seconds is None:
-            return answer
-        text = retry_after_text(seconds, whole_seconds=seconds == int(seconds) and seconds >= 1)
-        return Answer(status=status, body=answer.body, headers=(("Retry-After", text),))
+        return self._refusal(Refused(status, code, retry_after_seconds=seconds))
 
     def _call(self, request: _Request, caller: Caller, now: float, fault: FaultSpec | None) -> Answer:
         try:
@@ -205,6 +215,9 @@ class Upstream:
                 raise Refused(405, "method_not_allowed")
             if request.kind == "accounts":
                 return self._success(200, "items", self.world.connect_accounts.listed(request.query))
+            if request.kind == "credits":
+                left = self.world.purse(caller.account, now).available_credits
+                return self._success(200, "available_credits", left)
             if request.kind == "job":
                 return self._read(request, caller, now, fault)
             return self._create(request, caller, now)
@@ -212,14 +225,22 @@ class Upstream:
             return self._refusal(error)
 
     def _read(self, request: _Request, caller: Caller, now: float, fault: FaultSpec | None) -> Answer:
-        job = self.world.job(request.path[len(JOBS_PATH) :], account=caller.account)
+        job = self._job(request, caller)
         if job is None:
-            raise Refused(404, "external_api_job_not_found")
+            raise Refused(404, request.job[0].not_found if request.job else "not_found")
         kind = None if fault is None else fault.kind
         item = self.world.item_at(job, now, steps_back=1 if kind == "status_back" else 0)
         if fault is not None and kind == "unknown_status":
             item["status"] = fault.status_value
         return self._success(200, "item", item)
+
+    def _job(self, request: _Request, caller: Caller) -> SandboxJob | None:
+        """The job that the path names, if it is one of its kind and of the caller's account."""
+        if request.job is None:
+            return None
+        kind, job_id = request.job
+        job = self.world.job(job_id, account=caller.account)
+        return job if job is not None and job.kind is kind else None
 
     def _create(self, request: _Request, caller: Caller, now: float) -> Answer:
         if not caller.can_create:
@@ -230,20 +251,45 @@ class Upstream:
             raise invalid("the body is not JSON") from None
         name = request.headers.get("idempotency-key", "")
         if not name:
-            return self._make(read(_BODIES[request.kind], body).job, request, caller, now)
+            return self._make(body, request, caller, now)
         place = {"api_key": caller.key, "path": request.path, "name": name, "body": body}
         original = self._idempotency.find(**place)
         if original is not None:
             return original
-        answer = self._make(read(_BODIES[request.kind], body).job, request, caller, now)
+        answer = self._make(body, request, caller, now)
         self._idempotency.keep(answer, **place)
         return answer
 
-    def _make(self, order: dict[str, Any], request: _Request, caller: Caller, now: float) -> Answer:
-        self.world.connect_accounts.check(order["connect_account_id"], order["channel"])
+    def _make(self, body: Any, request: _Request, caller: Caller, now: float) -> Answer:
         digest = sha256(request.body).hexdigest()
+        made = _MADE.get(request.kind)
+        if made is not None:
+            return self._start(made, body, digest, request, caller, now)
+        order: dict[str, Any] = read(_BODIES[request.kind], body).job
+        self.world.connect_accounts.check(order["connect_account_id"], order["channel"])
         job = self.world.create(account=caller.account, now=now, body_digest=digest, **order)
         return self._success(202, "item", accepted_item(job))
+
+    def _start(self, kind: StagedKind, body: Any, digest: str, request: _Request, caller: Caller, now: float) -> Answer:
+        """Creates a job of API v2. Its answer is held as long as the caller prefers, at most until the job ends."""
+        if not isinstance(body, dict):
+            raise invalid("the body is not an object")
+        self.world.check_credits(caller.account, now)
+        job = self.world.start(
+            kind,
+            account=caller.account,
+            action=action_of(request.path.removeprefix(API_V2)),
+            now=now,
+            body={name: body[name] for name in _KEPT if name in body},
+            body_digest=digest,
+        )
+        if kind is WEBSETS:
+            return self._success(202, "webset", {"id": job.id, "status": job.steps[0].status})
+        wait = _WAIT.search(request.headers.get("prefer", ""))
+        seconds = 0 if wait is None else min(int(wait[1]), MAX_WAIT_SECONDS)
+        ready_at = min(now + seconds, job.ended_at)
+        status = 200 if ready_at == job.ended_at else 202
+        return replace(self._success(status, "item", self.world.item_at(job, ready_at)), ready_at=ready_at)
 
     def _request_id(self) -> str:
         self._request_count += 1
@@ -254,4 +300,17 @@ class Upstream:
 
     def _refusal(self, refused: Refused) -> Answer:
         error = {"code": refused.code, "message": refused.message, "request_id": self._request_id()}
-        return json_answer(refused.status, {"ok": False, "error": error})
+        seconds = refused.retry_after_seconds
+        if seconds is None:
+            return json_answer(refused.status, {"ok": False, "error": error})
+        text = retry_after_text(seconds, whole_seconds=seconds == int(seconds) and seconds >= 1)
+        return json_answer(refused.status, {"ok": False, "error": error}, (("Retry-After", text),))
+
+
+def _named(path: str) -> tuple[Kind, str] | None:
+    """The kind and id of the job that a path names."""
+    for kind in RESOURCES.values():
+        job_id = path.removeprefix(kind.reads)
+        if job_id != path and job_id and "/" not in job_id:
+            return kind, job_id
+    return None

@@ -12,8 +12,10 @@ from random import Random
 from typing import Any, Literal, get_args
 from uuid import UUID
 
+from relay.sandbox.kinds import OUT_OF_CREDITS, StagedKind
 from relay.sandbox.lifecycle import (
     LANE_GAP_SECONDS,
+    OUTREACH,
     CountAttempts,
     Fate,
     Mix,
@@ -22,7 +24,7 @@ from relay.sandbox.lifecycle import (
     draw_fate,
     milliseconds,
     schedule_steps,
-    step_item,
+    stepped,
     steps_with_outages,
     truth,
 )
@@ -163,6 +165,26 @@ class _Lane:
     ended_at: float = -math.inf
 
 
+RETRY_AFTER_SECONDS = 5.0
+"""When to try again while too many jobs are open, at speed 1."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Purse:
+    """The credits of one Revor account, and its open jobs that cost some, of which it may have `max_open_jobs`."""
+
+    available_credits: int = 10_000
+    max_open_jobs: int = 100
+    open: dict[str, SandboxJob] = field(default_factory=dict, repr=False)
+
+    def settle(self, now: float) -> None:
+        """Charges the jobs that have succeeded."""
+        for job in [job for job in self.open.values() if job.ended_at <= now]:
+            del self.open[job.id]
+            if job.fate.final == "succeeded":
+                self.available_credits = max(0, self.available_credits - job.kind.cost(job))
+
+
 @dataclass(kw_only=True)
 class World:
     """A seeded world of jobs.
@@ -187,6 +209,7 @@ class World:
     created_count: int = field(default=0, init=False)
     _jobs: OrderedDict[str, SandboxJob] = field(default_factory=OrderedDict, init=False, repr=False)
     _lanes: OrderedDict[tuple[str, str], _Lane] = field(default_factory=OrderedDict, init=False, repr=False)
+    _purses: dict[str, Purse] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.speed) and 0 < self.speed <= MAX_SPEED):
@@ -211,12 +234,8 @@ class World:
 
         Raises Refused (503) if there are `max_jobs` jobs and the oldest is not finished.
         """
-        self._make_room(now)
         script = script or Script()
-        index = self.created_count
-        rng = Random(f"{self.seed}:{index}")  # noqa: S311  (reproducible, not a secret)
-        job_id = str(UUID(int=rng.getrandbits(128), version=4))
-        fate = draw_fate(rng, self.mix, script)
+        index, job_id, fate = self._drawn(script, now)
         created_at = milliseconds(now)
         lane = self._lane(account, channel) if script.in_lane else _Lane()
         scheduled_at, start_at = self._place(lane, fate, interval_seconds, created_at)
@@ -225,6 +244,7 @@ class World:
         job = SandboxJob(
             index=index,
             id=job_id,
+            kind=OUTREACH,
             account=account,
             connect_account_id=connect_account_id,
             channel=channel,
@@ -239,8 +259,72 @@ class World:
         lane.scheduled_at = scheduled_at
         if job.first_started_at is not None:  # a cancelled job delays no other
             lane.started_at, lane.ended_at = job.first_started_at, job.ended_at
-        self.created_count += 1
+        return self._put(job)
+
+    def start(
+        self,
+        kind: StagedKind,
+        *,
+        account: str,
+        action: str,
+        now: float,
+        script: Script | None = None,
+        **of_create: Any,
+    ) -> SandboxJob:
+        """Creates a job of API v2, which starts at once. `of_create`: its `body` and `body_digest`. Raises Refused as
+        `create` does."""
+        script = script or Script()
+        index, job_id, fate = self._drawn(script, now)
+        steps = tuple(kind.steps(fate, script, self.speed, milliseconds(now)))
+        job = SandboxJob(
+            index=index,
+            id=job_id,
+            kind=kind,
+            account=account,
+            action=action,
+            created_at=steps[0].at,
+            fate=fate,
+            planned=steps,
+            steps=steps,
+            **of_create,
+        )
+        return self._put(job)
+
+    def step(self, job: SandboxJob, now: float) -> SandboxJob:
+        """Moves a job to its next status, now. One that has ended stays as it is."""
+        place = job.step_index_at(now) + 1
+        if place == len(job.steps):
+            return job
+        planned = stepped(job.planned, place, now)
+        outages = self.connect_accounts.outages(job.connect_account_id)
+        return self._put(replace(job, planned=planned, steps=steps_with_outages(planned, outages)))
+
+    def purse(self, account: str, now: float) -> Purse:
+        """The account's credits. Changes to it count."""
+        purse = self._purses.setdefault(account, Purse())
+        purse.settle(now)
+        return purse
+
+    def check_credits(self, account: str, now: float) -> None:
+        """Raises Refused unless the account can pay for another job, and may have one more open."""
+        purse = self.purse(account, now)
+        if purse.available_credits <= 0:
+            raise Refused(402, OUT_OF_CREDITS)
+        if len(purse.open) >= purse.max_open_jobs:
+            seconds = RETRY_AFTER_SECONDS / self.speed
+            raise Refused(429, "external_api_job_concurrency_limit_exceeded", retry_after_seconds=seconds)
+
+    def _drawn(self, script: Script, now: float) -> tuple[int, str, Fate]:
+        """The number, id and fate of a new job."""
+        self._make_room(now)
+        index, self.created_count = self.created_count, self.created_count + 1
+        rng = Random(f"{self.seed}:{index}")  # noqa: S311  (reproducible, not a secret)
+        return index, str(UUID(int=rng.getrandbits(128), version=4)), draw_fate(rng, self.mix, script)
+
+    def _put(self, job: SandboxJob) -> SandboxJob:
         self._jobs[job.id] = job
+        if job.kind is not OUTREACH:
+            self._purses.setdefault(job.account, Purse()).open[job.id] = job
         return job
 
     def set_connect_account(self, account_id: str, now: float, **fields: Any) -> Item:
@@ -301,7 +385,7 @@ class World:
     def item_at(self, job: SandboxJob, now: float, *, steps_back: int = 0) -> dict[str, Any]:
         """The item as Revor would return it at `now`, or as it was `steps_back` steps earlier."""
         index = max(0, job.step_index_at(now) - steps_back)
-        return step_item(job, job.steps[index])
+        return job.kind.item(job, job.steps[index], now)
 
     def truth(self, job: SandboxJob, now: float) -> dict[str, Any]:
         """The complete lifecycle: id, creation, final item, true transitions, and whether it is finished at `now`."""

@@ -14,7 +14,7 @@ from relay.cli.demo.report import FINAL_STATUSES, NAIVE_INTERVAL_SECONDS, Naive,
 from relay.cli.demo.scenario import Scenario, last_end_of, patience_seconds, post, request, ticking, truths_of
 from relay.clock import Clock, wall_clock
 from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
-from relay.sandbox.server import JOBS_PATH
+from relay.sandbox.lifecycle import OUTREACH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ async def open_rerun(plan: Plan) -> AsyncIterator[Rerun]:
         async with served(sandbox, listener), aiohttp.ClientSession(timeout=timeout) as session:
 
             async def poll(job_id: str) -> PollResult:
-                return await _poll(session, f"{url}{JOBS_PATH}{job_id}")
+                return await _poll(session, f"{url}{OUTREACH.reads}{job_id}")
 
             poller = NaivePoller(interval_seconds=NAIVE_INTERVAL_SECONDS / plan.speed, poll=poll)
             yield Rerun(plan=plan, url=url, sandbox=sandbox, poller=poller, session=session)
