@@ -41,7 +41,7 @@ CAUSED_BY_AN_ENTRY = frozenset({400, 413, 422})
 """Answers after which a batch is halved: one entry that the relay cannot read does not block the others."""
 COLUMNS = (
     *("id", "source", "account", "resource", "callback_url", "callback_types", "metadata", "group", "priority"),
-    "deadline_seconds",
+    *("deadline_seconds", "status_url"),
 )
 METADATA = "metadata."
 

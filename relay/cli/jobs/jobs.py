@@ -56,11 +56,16 @@ def add(
     source: Source = None,
     account: Account = None,
     resource: Resource = None,
+    status_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The address at which the upstream shows the job. One ID only.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Track jobs. With --json one id prints an object, several print an array."""
     if callback_types is not None and callback is None:
         raise UsageError("--callback-types needs --callback")
+    if status_url is not None and len(ids) > 1:
+        raise UsageError("--status-url is the address of one job. Add the others by themselves")
     body = given(
         {
             "callback_url": callback,
@@ -72,6 +77,7 @@ def add(
             "source": source,
             "account": account,
             "resource": resource,
+            "status_url": status_url,
         }
     )
     client = api()

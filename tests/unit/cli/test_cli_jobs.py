@@ -1,6 +1,7 @@
 """`relay jobs list`, `refresh` and `untrack`, and `relay erase`, against a stub server."""
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -49,6 +50,48 @@ def test_more_than_a_hundred_jobs_are_several_requests(stub: Stub, capsys: pytes
     stub.says("POST /v1/jobs/bulk", {"items": [item("100")]})
     assert run(["jobs", "refresh", "--json", *ids]) == 0
     assert [one["id"] for one in json.loads(capsys.readouterr().out)] == ids
+
+
+URL = "https://api.example/subscriptions/7/operations/1?v=2"
+
+
+def test_job_is_added_with_its_address(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.says("POST /v1/jobs", {"id": "1", "uid": "job_1", "status": None}, 201)
+    assert run(["jobs", "add", "1", "--source", "azure", "--status-url", URL]) == 0
+    assert json.loads(stub.seen[0][2]) == {"id": "1", "source": "azure", "status_url": URL}
+    assert run(["jobs", "add", "1", "2", "--status-url", URL]) == 2
+    assert "--status-url is the address of one job" in capsys.readouterr().err
+    assert len(stub.seen) == 1
+
+
+def test_column_of_a_csv_has_addresses(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "jobs.csv").write_text(f"id,status_url\n1,{URL}\n2,\n")
+    stub.says("POST /v1/jobs/batch", {"accepted": 2, "rejected": [], "created": 2})
+    run(["jobs", "import", str(tmp_path / "jobs.csv")])
+    assert json.loads(stub.seen[0][2])["jobs"] == [{"id": "1", "status_url": URL}, {"id": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("id", "segment"),
+    [("../accounts", "..%2Faccounts"), ("a/../../b", "a%2F..%2F..%2Fb"), ("%2e%2e", "%252e%252e")],
+)
+def test_id_stays_one_segment_of_the_path(
+    stub: Stub, capsys: pytest.CaptureFixture[str], id: str, segment: str
+) -> None:
+    for command in ("show", "explain"):
+        run(["jobs", command, id])
+    detail = "/id: the id has a segment . or .., so a poll could reach another path of the upstream"
+    stub.says("POST /v1/jobs", {"status": 422, "code": "invalid_request", "title": "Invalid", "detail": detail}, 422)
+    assert run(["jobs", "add", id]) != 0
+    assert [seen[0] for seen in stub.seen] == [
+        f"GET /v1/jobs/{segment}",
+        f"GET /v1/jobs/{segment}/explain",
+        "POST /v1/jobs",
+    ]
+    assert json.loads(stub.seen[-1][2]) == {"id": id}
+    said = capsys.readouterr().err
+    assert detail.partition(": ")[2] in said
+    assert "Traceback" not in said
 
 
 PATH = "POST /v1/erasures"
