@@ -36,6 +36,7 @@ from relay.store.store import Store
 
 JSON_TYPE = (b"content-type", b"application/json")
 BEARER = KeyPlace(header=b"authorization", before="Bearer ")
+UNAUTHORIZED = 401
 MOUNT = b"/sources/"
 """Below it are the paths of each source, by its name."""
 
@@ -237,17 +238,45 @@ class Gateway:
         return ProxyResponse.of(answer, whole or b"", complete=whole is not None)
 
     async def send(self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None) -> UpstreamResponse:
-        """Sends once. Raises NotSent, NoAnswer."""
+        """Sends once, but a read once more if its access token was refused. Raises NotSent, NoAnswer."""
+        caller, client = request.caller, self._clients[request.caller.source]
+        if caller.account is None or caller.key is None:
+            return await self._send(request, body)
+        try:
+            token = await self.unless_stopping(client.token_of(caller.key))
+        except NoAccessToken as error:
+            raise NotSent(str(error)) from None
+        answer = await self._send(request, body, token)
+        if token is None or answer.status != UNAUTHORIZED:
+            return answer
+        client.token_refused(caller.key, token)
+        if request.method not in SAFE_METHODS or body is not None:
+            return answer
+        try:
+            renewed = await self.unless_stopping(client.token_of(caller.key))
+        except NoAccessToken:
+            return answer
+        except BaseException:
+            answer.close()
+            raise
+        if renewed == token:
+            return answer
+        self.count_request(caller, answer)
+        answer.close()
+        again = await self._send(request, body, renewed)
+        if again.status == UNAUTHORIZED:
+            client.token_refused(caller.key, token, is_new=True)
+        return again
+
+    async def _send(
+        self, request: ForwardedRequest, body: bytes | AsyncIterable[bytes] | None, token: str | None = None
+    ) -> UpstreamResponse:
+        """Sends once, with an access token in the key's place if there is one."""
         target = f"{request.path}?{request.query}" if request.query else request.path
         caller, headers = request.caller, request.headers
+        if token is not None:
+            headers = self.with_account_key(headers, replace(caller, key=token))
         sent = self.definitions[caller.source].with_key(target, caller.key) if caller.key else target
-        if caller.account is not None and caller.key is not None:
-            try:
-                token = await self._clients[caller.source].token_of(caller.key)
-            except NoAccessToken as error:
-                raise NotSent(str(error)) from None
-            if token is not None:
-                headers = self.with_account_key(headers, replace(caller, key=token))
         sending = self._transports[caller.source].send(request.method, sent, headers, body, has_key=sent != target)
         return await self.unless_stopping(sending)
 

@@ -2,16 +2,16 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from relay.clock import Clock
-from relay.core.deliveries.delivery import OutboundRequest
+from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jobs.connect_accounts import Listing
 from relay.core.jobs.job import Observation
 from relay.core.values import value_class
@@ -154,6 +154,7 @@ class _Answer:
     key: str = field(repr=False)
 
 
+_Got = TypeVar("_Got", _Answer, Response)
 _Reader = Callable[[bytes, int, float, str | None], Observation | Listing | Document | dict[str, Any] | Malformed]
 """Reads the body of an answer. Its other arguments: the status, when it was received, and its request id by the
 headers."""
@@ -238,6 +239,11 @@ class UpstreamClient:
         """The access token that stands for a key; None: the key itself is sent. Raises NoAccessToken."""
         return None if self._tokens is None else await self._tokens.of(api_key)
 
+    def token_refused(self, api_key: str, token: str, *, is_new: bool = False) -> None:
+        """The upstream answered 401 to a token of `token_of`. `is_new`: the token before was refused too."""
+        if self._tokens is not None:
+            (self._tokens.refuse(api_key) if is_new else self._tokens.drop(api_key, token))
+
     def address(self, text: object) -> str | None:
         """The URL of an address at which a job is to be read; None if it is on no origin that the definition lists."""
         found = self._definition.address(self._base_url, text)
@@ -292,15 +298,22 @@ class UpstreamClient:
         address behind it. What it says of limits, and a refusal of the key, are not those of the account."""
         if self._sender is None or not _KEY.fullmatch(api_key):
             return replace(self._unsent("forbidden", "no request goes to other origins here"), elsewhere=True)
-        sent_at = self._clock()
+        sent_at, sender = self._clock(), self._sender
+        key = api_key
+
+        async def ask(sent: str) -> Response:
+            nonlocal key
+            key = sent
+            headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(key)}
+            request = OutboundRequest(
+                url=self._definition.with_key(url, key), method="GET", headers=tuple(headers.items())
+            )
+            return await sender.send(request, timeout_seconds=self._timeout_seconds)
+
         try:
-            key = api_key if self._tokens is None else await self._tokens.of(api_key)
+            response = await self._with_token(api_key, ask)
         except NoAccessToken as error:
             return replace(self._unsent("unavailable", str(error)), elsewhere=True)
-        headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(key)}
-        url = self._definition.with_key(url, key)
-        request = OutboundRequest(url=url, method="GET", headers=tuple(headers.items()))
-        response = await self._sender.send(request, timeout_seconds=self._timeout_seconds)
         duration_ms = round(response.duration_ms, 1)
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         times["elsewhere"] = True
@@ -401,14 +414,19 @@ class UpstreamClient:
         return self._judge(answer, read, times, resource)
 
     async def _fetch(self, url: str, api_key: str, resource: Resource | None, more: Mapping[str, str]) -> _Answer:
+        return await self._with_token(api_key, lambda key: self._ask(url, key, resource, more))
+
+    async def _with_token(self, api_key: str, ask: Callable[[str], Awaitable[_Got]]) -> _Got:
+        """What `ask` gets with the key, or with the token that stands for it: after a 401 once more with a new one."""
         if self._tokens is None:
-            return await self._ask(url, api_key, resource, more)
+            return await ask(api_key)
         token = await self._tokens.of(api_key)
-        answer = await self._ask(url, token, resource, more)
+        answer = await ask(token)
         if answer.status_code == 401:
-            renewed = await self._tokens.of(api_key, refused=token)
+            self._tokens.drop(api_key, token)
+            renewed = await self._tokens.of(api_key)
             if renewed != token:
-                answer = await self._ask(url, renewed, resource, more)
+                answer = await ask(renewed)
             if answer.status_code == 401:
                 self._tokens.refuse(api_key)
         return answer

@@ -54,9 +54,8 @@ class AccountTokens:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
 
-    async def of(self, api_key: str, refused: str | None = None) -> str:
-        """The token for a key, `CLIENT_ID:CLIENT_SECRET`; another one than `refused`, if a renewal may help. Raises
-        NoAccessToken."""
+    async def of(self, api_key: str) -> str:
+        """The token for a key, `CLIENT_ID:CLIENT_SECRET`. Raises NoAccessToken."""
         kept = self._kept.get(api_key)
         if kept is None:
             if len(self._kept) >= MAX_KEPT:
@@ -64,9 +63,7 @@ class AccountTokens:
             kept = self._kept[api_key] = _Kept()
         async with kept.lock:  # requests that need a token at once share one
             now, token = self._clock(), kept.token
-            if token is not None and (token.value == refused and now < kept.refused_until):
-                return token.value
-            if token is not None and token.stale_at > now and token.value != refused:
+            if token is not None and token.stale_at > now:
                 return token.value
             if kept.no_token is not None and now < kept.not_before <= now + credentials.MAX_PAUSE_SECONDS:
                 raise NoAccessToken(kept.no_token)
@@ -78,6 +75,13 @@ class AccountTokens:
                 raise NoAccessToken(found)
             kept.token, kept.no_token, kept.failures = found, None, 0
             return found.value
+
+    def drop(self, api_key: str, token: str) -> None:
+        """The upstream has refused this token: the next request gets another one, if a renewal may help."""
+        kept = self._kept.get(api_key)
+        is_kept = kept is not None and kept.token is not None and kept.token.value == token
+        if kept is not None and is_kept and self._clock() >= kept.refused_until:
+            kept.token = None
 
     def refuse(self, api_key: str) -> None:
         """The upstream has refused a new token too: for a while a 401 causes no renewal."""

@@ -365,24 +365,34 @@ async def test_job_is_read_at_the_address_in_the_answer_to_its_create(tmp_path: 
 
 
 class Tokens:
-    """Gives one access token, or none."""
+    """Gives access tokens, a new one for each that was dropped, then none."""
 
-    def __init__(self, token: str | None) -> None:
-        self.token = token
+    def __init__(self, *tokens: str) -> None:
+        self.left = list(tokens)
+        self.refusals = 0
 
-    async def of(self, api_key: str, refused: str | None = None) -> str:
-        if self.token is None:
+    async def of(self, api_key: str) -> str:
+        if not self.left:
             raise NoAccessToken(NoToken(detail="the token endpoint answered 503"))
-        return self.token
+        return self.left[0]
+
+    def drop(self, api_key: str, token: str) -> None:
+        if self.left[:1] == [token] and not self.refusals:
+            self.left.pop(0)
+
+    def refuse(self, api_key: str) -> None:
+        self.refusals += 1
+
+
+OAUTH = {"token_url": "https://login.example/token"}
+BY_OAUTH = {"credential": {"header": "Authorization", "format": "Bearer {key}", "oauth": OAUTH}}
 
 
 @pytest.mark.parametrize("token", ["token-0123456789abcdef", None])
 async def test_request_carries_the_access_token_and_never_the_key(tmp_path: Path, token: str | None) -> None:
-    oauth = {"token_url": "https://login.example/token"}
-    changed = {"credential": {"header": "Authorization", "format": "Bearer {key}", "oauth": oauth}}
-    async with open_mine(tmp_path, changed, clock=FakeClock(), **STILL) as (world, stub):
+    async with open_mine(tmp_path, BY_OAUTH, clock=FakeClock(), **STILL) as (world, stub):
         client: Any = world.node.dropin._clients["mine"]
-        client._tokens = Tokens(token)
+        client._tokens = Tokens(*([] if token is None else [token]))
         made = await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
         if token is None:
             assert (made.status_code, stub.received) == (502, [])
@@ -390,3 +400,64 @@ async def test_request_carries_the_access_token_and_never_the_key(tmp_path: Path
             return
         (request,) = stub.received
         assert request.all("authorization") == [b"Bearer " + token.encode()]
+
+
+OLD, NEW = "token-old-0123456789abcdef", "token-new-0123456789abcdef"
+REFUSED = json_answer({"error": "expired"}, status=401)
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "tokens", "accepted", "sent", "status"),
+    [
+        ("GET", None, (OLD, NEW), (NEW,), [OLD, NEW], 200),
+        ("OPTIONS", None, (OLD, NEW), (NEW,), [OLD, NEW], 200),
+        ("GET", None, (OLD, NEW), (), [OLD, NEW], 401),
+        ("GET", None, (OLD,), (), [OLD], 401),  # there is no other
+        ("GET", b"{}", (OLD, NEW), (NEW,), [OLD], 401),
+        ("PUT", b"{}", (OLD, NEW), (NEW,), [OLD], 401),
+        ("DELETE", None, (OLD, NEW), (NEW,), [OLD], 401),
+        ("POST", b"{}", (OLD, NEW), (NEW,), [OLD], 401),  # a create is never repeated
+        ("POST", None, (OLD, NEW), (NEW,), [OLD], 401),
+    ],
+)
+async def test_only_a_read_is_repeated_once_with_a_new_token_after_a_401(
+    tmp_path: Path,
+    method: str,
+    body: bytes | None,
+    tokens: tuple[str, ...],
+    accepted: tuple[str, ...],
+    sent: list[str],
+    status: int,
+) -> None:
+    def says(call: Call) -> bytes:
+        token = (call.request.one("authorization") or b"").decode().removeprefix("Bearer ")
+        return json_answer({"id": "one", "state": "on"}) if token in accepted else REFUSED
+
+    async with open_mine(tmp_path, BY_OAUTH, says=says, clock=FakeClock(), **STILL) as (world, stub):
+        client: Any = world.node.dropin._clients["mine"]
+        client._tokens = kept = Tokens(*tokens)
+        path = "/v1/jobs" if method == "POST" else "/v1/other"
+        answered = await world.api.request(method, MOUNT + path, content=body, headers=AUTH)
+        assert answered.status_code == status
+        if status == 401:
+            assert answered.content == REFUSED.partition(b"\r\n\r\n")[2], "as the upstream said it"
+        assert [one.all("authorization") for one in stub.received] == [[b"Bearer " + one.encode()] for one in sent]
+        assert kept.refusals == (status == 401 and len(sent) == 2), "the next 401 causes no renewal"
+        assert (await world.api.get("/v1/intents")).json()["items"] == []
+        if method == "POST":
+            again = await world.api.post(MOUNT + path, content=body, headers=AUTH)
+            assert again.status_code == 200, "what the caller sends again has the new token"
+
+
+async def test_read_of_a_tracked_job_is_repeated_and_counts_as_one_poll(tmp_path: Path) -> None:
+    says = iter([json_answer({"id": "one", "state": "on"}), REFUSED, json_answer({"id": "one", "state": "done"})])
+    async with open_mine(tmp_path, BY_OAUTH, says=lambda call: next(says), clock=FakeClock(), **STILL) as (world, stub):
+        client: Any = world.node.dropin._clients["mine"]
+        client._tokens = Tokens(OLD, NEW)
+        await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        read = await world.api.get(f"{MOUNT}/v1/jobs/one", headers=AUTH)
+        await world.node.dropin.reads.settling.drain()
+        assert (read.status_code, read.json()["state"]) == (200, "done")
+        assert [one.method for one in stub.received] == ["POST", "GET", "GET"]
+        job = await job_of(world, "one")
+        assert (job["outcome"], job["poll_count"]) == ("succeeded", 1)

@@ -11,7 +11,7 @@ from aiohttp import web
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jsontext import dumps
 from relay.sources import tokens as module
-from relay.sources.client import UpstreamClient
+from relay.sources.client import UpstreamClient, Ways
 from relay.sources.definition import Credential, OAuth, load_definition
 from relay.sources.tokens import AccountTokens, NoAccessToken
 from relay.testing import FakeClock
@@ -154,15 +154,21 @@ async def test_failing_endpoint_is_asked_again_after_growing_pauses() -> None:
 
 async def test_renewal_after_a_refusal_pauses_where_it_does_not_help() -> None:
     tokens, endpoint, clock = tokens_of()
+
+    async def after_refusal(token: str) -> str:
+        tokens.drop(KEY, token)
+        return await tokens.of(KEY)
+
+    tokens.drop(KEY, "never given")
     first = await tokens.of(KEY)
-    second = await tokens.of(KEY, refused=first)
+    second = await after_refusal(first)
     assert second != first
-    assert await tokens.of(KEY, refused=first) == second, "another request has renewed it already"
+    assert await after_refusal(first) == second, "another request has renewed it already"
     tokens.refuse(KEY)
-    assert await tokens.of(KEY, refused=second) == second
+    assert await after_refusal(second) == second
     assert len(endpoint.requests) == 2
     clock.advance(61)
-    assert await tokens.of(KEY, refused=second) != second
+    assert await after_refusal(second) != second
 
 
 async def test_number_of_kept_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +212,28 @@ async def test_read_is_repeated_once_with_a_new_token_after_a_401(refusals: int,
         if kind == "unauthorized":
             await client.poll("p1", KEY)
     assert len(endpoint.requests) == 2
+
+
+@pytest.mark.parametrize(("refusals", "kind"), [(1, "observed"), (2, "forbidden")])
+async def test_read_of_another_origin_is_repeated_once_too(refusals: int, kind: str) -> None:
+    """Five refusals would end the job as not found, although only its token was revoked."""
+    seen: list[str | None] = []
+
+    class Both(Endpoint):
+        async def send(self, request: OutboundRequest, *, timeout_seconds: float) -> Response:
+            if request.url == OAUTH.token_url:
+                return await super().send(request, timeout_seconds=timeout_seconds)
+            seen.append(dict(request.headers)["Authorization"])
+            body = dumps({"id": "p1", "status": "processing"})
+            status = 401 if len(seen) <= refusals else 200
+            return Response(started_at=0.0, duration_ms=1.0, status_code=status, excerpt=body)
+
+    definition = DEFINITION.model_copy(update={"origins": ("https://files.example",)})
+    endpoint = Both(FakeClock())
+    client = UpstreamClient(definition, "https://api.example", clock=FakeClock(), user_agent="x", sender=endpoint)
+    poll = await client.poll("p1", KEY, ways=Ways(address="https://files.example/p1"))
+    assert (poll.kind, poll.elsewhere) == (kind, True)
+    assert seen == ["Bearer token-1-0123456789", "Bearer token-2-0123456789"]
 
 
 @pytest.mark.parametrize(
