@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 from relay.clock import from_rfc3339
-from relay.core.events.event import NOT_IN_ATTRIBUTES, UPSTREAM_PREFIX, Event, is_json_type
+from relay.core.events.event import NOT_IN_ATTRIBUTES, Event, is_json_type
 from relay.core.jsontext import dumps, loads
 from relay.core.subscriptions.filters import (
     ATTRIBUTE_NAME,
@@ -40,7 +40,6 @@ MAX_NAME = 64
 
 _SCHEME = re.compile(r"(?:https?|wss?):|[a-z][a-z0-9+.-]*:(?=/)")
 _DEFAULT_PORT = re.compile(r"\.?(?::(?:80|443)?)?\Z")
-_PORT = re.compile(r":[0-9]*\Z")
 _UNSEEN = frozenset(("Cc", "Cf", "Me", "Mn", "Zl", "Zp", "Zs"))
 """General categories of characters that are invisible or only modify another one."""
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -80,7 +79,6 @@ class Rules(NamedTuple):
 
 
 ACCOUNT_NOT_ALLOWED = "account_not_allowed"
-UPSTREAM_HOST = "revor.ai"
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -295,12 +293,8 @@ def _reserved_source(source: str, sources: frozenset[str]) -> Refused | None:
     """The error in a source that a reader could mistake for the relay or an upstream."""
     text = _plain(source)
     place = _place(text)
-    host = _PORT.sub("", place.partition("/")[0])
-    if (
-        text.lstrip("/").startswith((RELAY_PREFIX, UPSTREAM_PREFIX))
-        or host == UPSTREAM_HOST
-        or host.endswith(f".{UPSTREAM_HOST}")
-        or any(place == own or place.startswith(f"{own}/") for own in _places(sources))
+    if text.lstrip("/").startswith(RELAY_PREFIX) or any(
+        place == own or place.startswith(f"{own}/") for own in _places(sources)
     ):
         detail = "it can be taken for the relay or an upstream: choose a source of your own, such as /shop"
         return Refused("reserved_source", detail, "/source")

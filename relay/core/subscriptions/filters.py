@@ -18,7 +18,6 @@ import orjson
 from relay.core.events.event import (
     NOT_IN_ATTRIBUTES,
     RELAY_EVENTS,
-    UPSTREAM_PREFIX,
     Event,
     account_event_types,
     job_event_kind,
@@ -509,9 +508,7 @@ def is_misspelt(name: str, known: Iterable[str]) -> bool:
 def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
     """The prefix of known types that a type is under; None if there is none."""
     of_sources = {f"{one.rpartition('.')[0]}." for one in known if not one.startswith(RELAY_PREFIX)}
-    return next(
-        (one for one in sorted({RELAY_PREFIX, UPSTREAM_PREFIX, *of_sources}) if name.lower().startswith(one)), None
-    )
+    return next((one for one in sorted({RELAY_PREFIX, *of_sources}) if name.lower().startswith(one)), None)
 
 
 def full_types(name: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from relay.core.events.event import (
     DELIVERY_EXPIRED,
     INCIDENT_EVENTS,
     SUBSCRIPTION_DISABLED,
-    UPSTREAM_PREFIX,
+    job_event_kind,
 )
 
 State = Literal["enabled", "paused", "disabled", "pending"]
@@ -40,13 +40,9 @@ DEFAULT_RETRY_SCHEDULE_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 
 
 
 def has_failures(types: Iterable[str]) -> bool:
-    """True if incidents are made of events of one of these types."""
-    return any(one in _FAILURES or _is_failed_job(one) for one in types)
-
-
-def _is_failed_job(type: str) -> bool:
-    """Not of every type with this ending: other programs publish some."""
-    return type.endswith(".job.failed") or (type.startswith(f"{UPSTREAM_PREFIX}.") and type.endswith(".failed"))
+    """True if incidents are made of events of one of these types. A type of another program may look like one: that
+    costs messages, while a failure whose incident does not arrive is lost."""
+    return any(one in _FAILURES or job_event_kind(one) == "failed" for one in types)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,7 +180,8 @@ def test_the_kind_of_a_job_event_is_the_last_word_of_its_type(type: str, kind: s
     ("type", "has"),
     [
         *(("ai.revor.job.failed", True), ("ai.revor.webset.failed", True), ("com.acme.render.job.failed", True)),
-        *(("ai.revor.webset.succeeded", False), ("com.acme.order.failed", False), ("relay.delivery.expired", True)),
+        *(("ai.revor.webset.succeeded", False), ("com.acme.render.failed", True), ("relay.delivery.expired", True)),
+        *(("ai.revor.account.failed", False), ("relay.source.down", False)),
     ],
 )
 def test_incidents_are_made_of_failed_jobs_of_every_resource(type: str, has: bool) -> None:
