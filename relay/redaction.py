@@ -81,7 +81,7 @@ _SECRETS = re.compile(
             rf"(?:{_QUOTED})",
             r"(?:bearer\s+)+(?!tokens?(?![\w\-.~+/=])|realm=)[\w\-.~+/]+=*",
             r"(?:basic\s+)+(?!authentication(?![a-z0-9+/_=-]))[a-z0-9+/_-]{8,}=*",
-            r"sk-revor-[\w-]+|\bsk-[\w-]{16,}",
+            r"\bsk-(?:[a-z]+-[\w-]+|[\w-]{16,})",
             r"wh(?:sec|sk)_[\w+/=-]+",
             r"(?<![a-z0-9])rl_[\w-]{8,}|rl_[\w-]{40,}",
             r"v1a?,[a-z0-9+/_-]{16,}=*",

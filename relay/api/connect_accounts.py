@@ -7,7 +7,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http import params
-from relay.api.http.fields import TIME
+from relay.api.http.fields import SOURCE, TIME
 from relay.api.http.operations import NEXT, Answer, Call, Operation, page_response
 from relay.api.http.shown import Shown, Time, page_of
 from relay.core.jobs.connect_accounts import SHOWN_STATES
@@ -19,7 +19,7 @@ class ConnectAccount(Shown):
     """An account that jobs are sent from."""
 
     id: str = Field(description="The upstream's id, as in `connect_account_id` of a job.", examples=["acc_1"])
-    source: str = Field(examples=["revor"])
+    source: str = Field(examples=[SOURCE])
     account: str = Field(description="The account in the relay's settings that lists it.", examples=["default"])
     channel: str | None = Field(examples=["linkedin"])
     name: str | None = Field(description="The upstream's display name.", examples=["Ada Example"])

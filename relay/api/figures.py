@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.fields import PRINTABLE
+from relay.api.http.fields import PRINTABLE, SOURCE
 from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.params import Parameter, choice, time
 from relay.api.http.problems import did_you_mean, invalid_parameter
@@ -53,7 +53,7 @@ class Figures(Shown):
     """One name over time."""
 
     name: str = Field(examples=["detection_delay_seconds"])
-    label: str = Field(examples=["revor/default"])
+    label: str = Field(examples=[f"{SOURCE}/default"])
     points: list[FigurePoint] = Field(description="In order. Times without any are absent.")
 
 

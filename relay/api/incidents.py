@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.fields import INCIDENT_ID
+from relay.api.http.fields import INCIDENT_ID, SOURCE
 from relay.api.http.operations import NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE, choice, text
 from relay.api.http.problems import known
@@ -31,7 +31,7 @@ class Incident(Shown):
         examples=["jobs"],
     )
     state: Literal["open", "closed"]
-    source: str | None = Field(examples=["revor"])
+    source: str | None = Field(examples=[SOURCE])
     account: str | None = Field(examples=["default"])
     channel: str | None = Field(examples=["linkedin"])
     connect_account_id: str | None = Field(
@@ -48,7 +48,7 @@ class Incident(Shown):
         examples=["12 LinkedIn jobs of Ada Lovelace failed: the account needs reconnecting"],
     )
     who: str = Field(description="Whose turn it is.", examples=["account owner"])
-    fix: str = Field(description="What to do about the cause.", examples=["Reconnect it in Revor"])
+    fix: str = Field(description="What to do about the cause.", examples=["Reconnect the account"])
     repeat: Repeat | None = Field(
         description="The effect of sending the creates again; the most careful one of its jobs.", examples=["safe"]
     )
@@ -78,8 +78,8 @@ class FailedJob(Job):
     }
 
     repeat: Repeat | None = Field(
-        description="safe: sending its create again cannot reach a person twice; useless: it fails again until the "
-        "cause is gone; may_send_twice: check first whether it was sent.",
+        description="safe: sending its create again cannot run it twice; useless: it fails again until the "
+        "cause is gone; may_send_twice: check first whether it was done.",
         examples=["safe"],
     )
 

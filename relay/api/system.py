@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay.api.http import params
 from relay.api.http.auth import ADMIN, READ
-from relay.api.http.fields import TIME
+from relay.api.http.fields import SOURCE, TIME
 from relay.api.http.operations import (
     ADMINS,
     NEXT,
@@ -113,7 +113,7 @@ async def get_schema(call: Call) -> Response:
 class Source(Shown):
     """The polling state of one account."""
 
-    source: str = Field(examples=["revor"])
+    source: str = Field(examples=[SOURCE])
     account: str = Field(examples=["default"])
     state: str = Field(
         description="ok, down, unauthorized, no_key, or elsewhere (another node polls it).", examples=["ok"]

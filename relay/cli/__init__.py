@@ -89,7 +89,7 @@ class _Root(TyperGroup):
 app = typer.Typer(
     name="relay",
     cls=_Root,
-    help="Turns Revor's job API into signed events. Try `relay demo`, then `relay init` and `relay serve`.",
+    help="Turns APIs that can only be polled into events. Try `relay demo`, then `relay init` and `relay serve`.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,

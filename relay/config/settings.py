@@ -515,7 +515,7 @@ def _accounts(settings: Settings) -> set[str]:
 
 
 def _overlay_named_variables(tree: Value, environ: Mapping[str, str]) -> None:
-    source = _revor_source(tree)
+    source = _source_of_variables(tree)
     targets = (
         ("DATABASE_URL", ["database", "url"]),
         (KEY_VARIABLE, ["sources", source, "accounts", DEFAULT_ACCOUNT, "api_key"]),
@@ -552,7 +552,7 @@ def with_token(settings: Settings, token: TokenSettings, *, place: str) -> Setti
     return settings.replace(auth=settings.auth.replace(tokens=(*tokens, token)), written=written)
 
 
-def _revor_source(tree: Value) -> str:
+def _source_of_variables(tree: Value) -> str:
     """The source that REVOR_API_KEY and REVOR_BASE_URL set: `revor`, else the only one with that preset."""
     written = _find(tree, "sources")
     names = written.data if written is not None and isinstance(written.data, dict) else {}
@@ -588,8 +588,8 @@ def _check_sources(settings: Settings) -> None:
     for name, source in settings.sources.items():
         place = settings.written.place(f"sources.{name}")
         if name != DEFAULT_SOURCE and source.file is None and "preset" not in source.model_fields_set:
-            problem = "has no preset: write `preset: revor` if it is a Revor, or name a `file` with its definition"
-            raise SettingsError(f"{place}: sources.{name} {problem}")  # a default must not send keys to Revor
+            problem = f"has no preset: name one, such as `preset: {DEFAULT_SOURCE}`, or a `file` with its definition"
+            raise SettingsError(f"{place}: sources.{name} {problem}")  # a key goes to no default
         if source.base_url:
             check_base_url(settings, name, source.base_url)
 
@@ -606,7 +606,7 @@ def check_base_url(settings: Settings, name: str, base_url: str) -> None:
         whose = "this relay's own server.public_url"
     if whose is not None:  # it would poll itself for ever
         place = written.place("server.public_url") if place == DEFAULT else place
-        raise SettingsError(f"{place}: {shown} is {whose}: it must be the upstream's, such as https://revor.ai")
+        raise SettingsError(f"{place}: {shown} is {whose}: it must be the upstream's")
     parts = urlsplit(base_url)
     if not (parts.scheme == "https" or source.allow_http or netguard.is_loopback_host(parts.hostname or "")):
         raise SettingsError(

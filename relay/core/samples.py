@@ -26,7 +26,6 @@ from relay.core.events.event import (
     job_event_types,
     relay_event,
 )
-from relay.core.events.sentences import upstream_named
 from relay.core.incidents import Incident, data_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import JobGroup
@@ -244,7 +243,7 @@ def _filled(hint: Hint | None, origin: Origin, source: str) -> Hint | None:
     """The hint with the upstream's name."""
     if hint is None:
         return None
-    words = {"title": upstream_named(origin.type_prefix), "source": source}
+    words = {"title": origin.title, "source": source}
     return replace(hint, **{name: getattr(hint, name).format(**words) for name in ("meaning", "fix", "who")})
 
 

@@ -748,6 +748,7 @@ class SourceDefinition(Part):
                 type_prefix=resource.type_prefix,
                 dataschema=dataschema,
                 account_source=None if listed is None else root + listed.source_path,
+                title=self.title,
             )
             for key, resource in self.keyed
         }

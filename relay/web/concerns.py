@@ -42,6 +42,7 @@ class Concern:
 class Seen:
     """The items of the API's lists in which concerns are found. Lists that the caller may not read are empty.
 
+    upstream  title of the upstreams of the intents
     late  deliveries that have waited longer than LATE_SECONDS, by sink. These, like `dead` and `uncertain`, are counted
           among the newest ones; `least`: there may be more
     """
@@ -55,6 +56,7 @@ class Seen:
     uncertain: Sequence[Item] = ()
     late: Sequence[Item] = ()
     intents: Sequence[Item] = ()
+    upstream: str = ""
 
 
 def concerns(seen: Seen, now: float) -> list[Concern]:
@@ -127,7 +129,8 @@ def _intents(seen: Seen) -> Iterator[Concern]:
         all_are_counted = count < MAX_INTENTS
         oldest = min(one["sent_at"] for one in seen.intents) if all_are_counted else None
         key = "intents" if all_are_counted else "intents_least"
-        yield Concern(level="bad", key=key, values={"n": count}, path="/ui/intents", since=oldest, oldest=True)
+        values = {"n": count, "upstream": seen.upstream}
+        yield Concern(level="bad", key=key, values=values, path="/ui/intents", since=oldest, oldest=True)
 
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:

@@ -153,6 +153,11 @@ class PageRequest:
         )
         return browsed_url(headers.getlist("host"), tls=tls) or self.context.base_url
 
+    def upstream(self, *sources: str) -> str:
+        """The titles of these sources, as `Revor or OpenAI`. Of a source that the settings no longer have: its name."""
+        titles = {source: origin.title for (source, _), origin in self.context.settings.origins.items()}
+        return " or ".join(dict.fromkeys(titles.get(source, source) for source in sources)) or "the upstream"
+
     def may(self, *scopes: str) -> bool:
         """True if the caller has one of these scopes, or is admin."""
         return ADMIN in self.identity.scopes or not self.identity.scopes.isdisjoint(scopes)

@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from relay.core.deliveries.delivery import OutboundRequest
 from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, RELAY_EVENTS, Event, account_type_prefix
-from relay.core.events.sentences import counted, duration, upstream_named
-from relay.core.jobs.job import short_type
+from relay.core.events.sentences import counted, duration
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription, has_failures
 from relay.redaction import url_without_path
@@ -42,18 +41,12 @@ _TONES: dict[str, Tone] = {
 
 _BY_DEFAULT = (
     "each job that failed, is overdue or was not found, create with unknown fate and finished group, and when an "
-    "account, a sink or {upstream} has trouble or has recovered"
+    "account, a sink or an upstream has trouble or has recovered"
 )
 _INCIDENTS = {
     "collapse": " Failures with one cause become one incident.",
     "both": " Failures with one cause are an incident as well.",
 }
-
-
-def _upstreams(types: Iterable[str]) -> str:
-    """The upstreams whose jobs these types are about."""
-    prefixes = dict.fromkeys(type.rpartition(".")[0] for type in types if short_type(type) != type)
-    return " or ".join(dict.fromkeys(map(upstream_named, prefixes))) or "an upstream"
 
 
 class ForPeople(Kind):
@@ -69,7 +62,7 @@ class ForPeople(Kind):
     def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
         """A message for each event, and the digest of several of them."""
         types, config = shown.get("types"), shown.get("config") or {}
-        events = events_of(shown) if types_given and types else _BY_DEFAULT.format(upstream=_upstreams(types or ()))
+        events = events_of(shown) if types_given and types else _BY_DEFAULT
         incidents = _INCIDENTS.get(config.get("incidents", ""), "") if not types or has_failures(types) else ""
         return f"{self.one_of(config)} for {events}.{incidents}{self.several_of(config)}"
 

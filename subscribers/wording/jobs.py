@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, job_event_kind
-from relay.core.events.sentences import continued, titled, upstream_named
+from relay.core.events.sentences import continued, titled
 from relay.redaction import split_url
 from subscribers.wording.text import (
     NAME_CHARACTERS,
@@ -60,7 +60,7 @@ def sending_again(kind: str, data: Document) -> str:
     if kind == "retrying":
         return "" if data.get("inferred") is True else "is not needed: it is tried again by itself"
     if kind in _OPEN and repeat == "may_send_twice":
-        return "could reach the person twice: the job is still open"
+        return "could run it twice: the job is still open"
     return _REPEAT.get(repeat, "") if isinstance(repeat, str) else ""
 
 
@@ -176,11 +176,6 @@ def _label(key: str) -> str:
     return words[:1].upper() + words[1:] or "-"
 
 
-def _upstream(event_type: object) -> str:
-    prefix = event_type.rpartition(".")[0] if isinstance(event_type, str) else ""
-    return word(upstream_named(prefix)) or "The upstream"
-
-
 def _before_noun(event_type: object) -> str:
     """`ai.revor` for `ai.revor.job.failed`."""
     return ".".join(str(event_type).split(".")[:-2])
@@ -196,9 +191,9 @@ def _succeeded(document: Document, what: str) -> str:
 
 _OPEN = ("overdue", "status_unknown")
 _REPEAT: Mapping[str, str] = {
-    "safe": "is safe once this is fixed: nothing was sent",
+    "safe": "is safe once this is fixed: nothing was done",
     "useless": "fails again until this is fixed",
-    "may_send_twice": "could reach the person twice: check first whether it was sent",
+    "may_send_twice": "could run it twice: check first whether it was done",
 }
 
 
@@ -208,7 +203,7 @@ def _retrying(document: Document, what: str) -> str:
 
 
 def _not_found(document: Document, what: str) -> str:
-    because = reason_of(document) or f": {_upstream(document.get('type'))} does not know it"
+    because = reason_of(document) or ": the upstream does not know it"
     return f"{what} was not found, so its end will not be seen{because}"
 
 

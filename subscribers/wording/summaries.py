@@ -47,7 +47,7 @@ _ACCOUNT_FIXES = {
     "removed": "Connect it again in {upstream} if its jobs are still wanted",
 }
 REPEAT_OPEN = {
-    "safe": "is safe once this is fixed: nothing was sent",
+    "safe": "is safe once this is fixed: nothing was done",
     "useless": "fails again until this is fixed",
     "may_send_twice": "could reach people twice: check first which of them were sent",
 }

@@ -48,6 +48,7 @@ ORIGIN = Origin(
     type_prefix="ai.revor.job",
     dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
     account_source="https://revor.ai/api/v1/connect/accounts",
+    title="Revor",
 )
 SETTINGS = ApiSettings(
     host="127.0.0.1",

@@ -14,7 +14,10 @@ ORIGIN = Origin(
     source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
 )
 OF_SAMPLES = Origin(
-    source="https://api.example/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/job-status.v1.json"
+    source="https://api.example/jobs",
+    type_prefix="ai.revor.job",
+    dataschema="http://x/schemas/job-status.v1.json",
+    title="Revor",
 )
 SAMPLE_ID = "evt_01jvpq0000000000000000000e"
 RECONNECT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")

@@ -75,10 +75,11 @@ async def test_an_incident_says_what_to_do_and_which_jobs_failed(browser, world)
 async def test_a_create_is_resolved_with_the_job_it_made(browser, world):
     one = await unknown(world)
     page = await browser.get("/ui/intents")
-    assert "Email message" in page.html
+    assert "Email create" in page.html
     assert "No answer arrived." in page.html
+    assert "I have checked in Revor" in page.html
     done = await browser.post(f"/ui/intents/{one.id}/resolve", {"fate": "sent", "job_id": "made"})
-    assert done.said == "Recorded. The message has left the list."
+    assert done.said == "Recorded. The create has left the list."
     assert [job.external_id for job in await world.store.jobs.find("made")] == ["made"]
 
 

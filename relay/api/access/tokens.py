@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http.auth import DELIVERIES_WRITE, JOBS_WRITE, LOCAL, READ, SUBSCRIPTIONS_WRITE
-from relay.api.http.fields import TOKEN_ID, Body, Moment, Nothing, checked
+from relay.api.http.fields import SOURCE, TOKEN_ID, Body, Moment, Nothing, checked
 from relay.api.http.idempotency import STORED, Repeats, members
 from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE
@@ -105,7 +105,7 @@ class Token(Shown):
     created_by: str = Field(description="The name of the token that created it, or `command line`.", examples=["ops"])
     expires_at: Time | None = Field(examples=["2027-05-20T10:00:00.000Z"])
     last_used_at: Time | None = Field(description="At most a minute old; null if it was never used.")
-    source: str | None = Field(examples=["revor"])
+    source: str | None = Field(examples=[SOURCE])
     account: str | None = Field(examples=["default"])
     networks: list[str] = Field(examples=[["203.0.113.0/24"]])
     requests_per_minute: int | None = Field(examples=[600])

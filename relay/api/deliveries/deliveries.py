@@ -11,6 +11,7 @@ from relay.api.deliveries.sink_credentials import sent_headers_view
 from relay.api.http.fields import (
     DELIVERY_ID,
     EVENT_ID,
+    FAILED,
     JOB_ID,
     JOB_UID,
     SUBSCRIPTION_ID,
@@ -112,7 +113,7 @@ class Delivery(Shown):
 
     id: str = Field(examples=[DELIVERY_ID])
     event_id: str = Field(examples=[EVENT_ID])
-    event_type: str = Field(examples=["ai.revor.job.failed"])
+    event_type: str = Field(examples=[FAILED])
     subject: str | None = Field(
         description="The event's subject: of job events the job's id upstream.", examples=[JOB_ID]
     )

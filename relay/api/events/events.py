@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
-from relay.api.http.fields import EVENT_ID, NextCursor
+from relay.api.http.fields import EVENT_ID, FAILED, NextCursor
 from relay.api.http.operations import LAST_EVENT_ID, NEXT, STREAM, Answer, Call, Operation, page_response
 from relay.api.http.params import PAGE, Parameter, text, time
 from relay.api.http.problems import invalid_detail, known
@@ -70,12 +70,12 @@ FILTERS = Parameter(
 
 
 EXAMPLE_EVENT = sample_event(
-    "ai.revor.job.failed",
+    FAILED,
     event_id=EVENT_ID,
     now=1779271208.0,
     origin=Origin(
         source="https://upstream.example/api/jobs",
-        type_prefix="ai.revor.job",
+        type_prefix=FAILED.rpartition(".")[0],
         dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
     ),
     dataschema_base="http://127.0.0.1:8080",

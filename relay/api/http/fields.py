@@ -106,6 +106,8 @@ def header_view(name: str, value: str) -> str:
 
 # --- values that examples share
 
+SOURCE = "revor"
+FAILED = "ai.revor.job.failed"
 JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 JOB_UID = "job_01jvpq3m8n0000000000000001"
 SUBSCRIPTION_ID = "sub_01jvpq3m8n0000000000000002"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.fields import Body
+from relay.api.http.fields import SOURCE, Body
 from relay.api.http.idempotency import Repeats, members
 from relay.api.http.operations import (
     NEXT,
@@ -66,7 +66,7 @@ class Group(Shown):
     """A group of jobs in its current round."""
 
     name: str = Field(examples=["Q4 campaign"])
-    source: str = Field(examples=["revor"])
+    source: str = Field(examples=[SOURCE])
     account: str = Field(examples=["default"])
     state: Literal["open", "finished"]
     round: int = Field(description="A job that joins after a round has finished opens the next one.", examples=[1])

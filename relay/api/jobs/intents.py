@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.fields import ID_PATTERN, INTENT_ID, JOB_ID, Body
+from relay.api.http.fields import ID_PATTERN, INTENT_ID, JOB_ID, SOURCE, Body
 from relay.api.http.idempotency import Repeats, members
 from relay.api.http.operations import (
     NEXT,
@@ -48,7 +48,7 @@ class Intent(Shown):
     """A create that was sent through the relay and whose fate is unknown."""
 
     id: str = Field(examples=[INTENT_ID])
-    source: str = Field(examples=["revor"])
+    source: str = Field(examples=[SOURCE])
     account: str = Field(examples=["default"])
     path: str = Field(examples=["/api/messages"])
     body_digest: str = Field(

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay.api.events.events import EventPage
 from relay.api.http import stream
-from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, Body, Nothing
+from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, SOURCE, Body, Nothing
 from relay.api.http.idempotency import REFUSED_BEFORE, STORED, Repeats, members, stored
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
 from relay.api.http.operations import (
@@ -84,7 +84,7 @@ class Job(Shown):
 
     uid: str = Field(description="The relay's id of the job.", examples=[JOB_UID])
     id: str = Field(description="The upstream's id of the job.", examples=[JOB_ID])
-    source: str = Field(examples=["revor"])
+    source: str = Field(examples=[SOURCE])
     account: str = Field(examples=["default"])
     resource: str | None = Field(
         description="The kind of job, by its name in the source's definition; null if the settings no longer have the "

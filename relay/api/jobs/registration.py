@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from relay.api.http import limits
 from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.fields import (
+    FAILED,
     ID_PATTERN,
     JOB_ID,
     MAX_ID_CHARACTERS,
@@ -75,7 +76,7 @@ class JobRegistration(Body):
         default=None,
         min_length=1,
         max_length=MAX_TYPES,
-        description="The event types to send to `callback_url`: full names (`ai.revor.job.failed`) or short ones "
+        description=f"The event types to send to `callback_url`: full names (`{FAILED}`) or short ones "
         "(`failed`). Default: all, or the current types if the job already has this callback.",
     )
     metadata: dict[str, Any] | None = Field(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.fields import Body
+from relay.api.http.fields import FAILED, Body
 from relay.api.http.idempotency import stored
 from relay.api.http.operations import (
     WRITES_SUBSCRIPTIONS,
@@ -93,7 +93,7 @@ class SubscriptionsApply(Body):
                 {
                     "id": "crm",
                     "sink": "https://receiver.example/hooks",
-                    "types": ["ai.revor.job.failed"],
+                    "types": [FAILED],
                     "config": {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
                 }
             ]
@@ -129,7 +129,7 @@ class SubscriptionChange(Shown):
     fields: list[str] = Field(description="The names of the settings that change.", examples=[["types"]])
     values: dict[str, ValueChange] = Field(
         description="Of these, the values that are short and cannot be secret.",
-        examples=[{"types": {"from": None, "to": ["ai.revor.job.failed"]}}],
+        examples=[{"types": {"from": None, "to": [FAILED]}}],
     )
     note: str | None = Field(description="What to know about it.")
     pending: int = Field(description="The number of pending deliveries that a removal cancels, counted up to 10,000.")

@@ -10,6 +10,7 @@ from pydantic import Field, WithJsonSchema, create_model
 from relay.api.deliveries.sink_credentials import CREDENTIALS, ShownCredential, SinkCredentialBody
 from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import (
+    FAILED,
     MAX_ID_CHARACTERS,
     MAX_TYPES,
     MAX_URL_CHARACTERS,
@@ -114,7 +115,7 @@ class Subscription(Shown):
 
     id: str = Field(examples=[SUBSCRIPTION_ID])
     sink: str | None = Field(description="null: protocol PULL.", examples=[_SINK])
-    types: list[str] | None = Field(examples=[["ai.revor.job.failed"]])
+    types: list[str] | None = Field(examples=[[FAILED]])
     source: str | None
     filters: list[dict[str, Any]] | None = Field(examples=[[{"exact": {"channel": "linkedin"}}]])
     protocol: core.Protocol

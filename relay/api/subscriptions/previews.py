@@ -15,7 +15,7 @@ from starlette.responses import Response
 from relay.api.deliveries.deliveries import is_signed_name, recipient_of
 from relay.api.deliveries.sink_credentials import sent_headers_view
 from relay.api.events.events import CloudEvent
-from relay.api.http.fields import ID_PATTERN, Body
+from relay.api.http.fields import FAILED, ID_PATTERN, Body
 from relay.api.http.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, under, validate
@@ -55,7 +55,7 @@ class SubscriptionPreview(Body):
             "anyOf": [{"$ref": "#/components/schemas/SubscriptionCreate"}, {"type": "string", "pattern": ID_PATTERN}]
         },
         description="A body as for `POST /v1/subscriptions`, or the id of a subscription.",
-        examples=[{"sink": "https://receiver.example/hooks", "types": ["ai.revor.job.failed"]}],
+        examples=[{"sink": "https://receiver.example/hooks", "types": [FAILED]}],
     )
     replaces: str | None = Field(
         default=None,
@@ -66,7 +66,7 @@ class SubscriptionPreview(Body):
     type: str | None = Field(
         default=None,
         description="A sample of this type. Default: one that the subscription gets.",
-        examples=["ai.revor.job.failed"],
+        examples=[FAILED],
     )
     event_id: str | None = Field(default=None, pattern=ID_PATTERN, description="A recorded event, instead of a sample.")
     metadata: dict[str, Any] | None = Field(

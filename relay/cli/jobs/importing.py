@@ -46,7 +46,7 @@ COLUMNS = (
 METADATA = "metadata."
 
 _NO_ID = re.compile(r'[\s"{}\[\],;]')
-_LIKE_A_NAME = re.compile(r"(?:jobs?|external|revor|upstream)?[ _-]?ids?|uu?ids?|jobs?", re.IGNORECASE)
+_LIKE_A_NAME = re.compile(r"(?:(?:jobs?|external|upstream)[ _-]?|[a-z]+[ _-])?ids?|uu?ids?|jobs?", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 
 Body = Mapping[str, Any]

@@ -373,7 +373,7 @@ def resolve(
     job_id: Annotated[str | None, typer.Option(help="The job that it created. It is then tracked.")] = None,
     json: Json = False,
 ) -> None:
-    """Record the outcome once you have checked with Revor. Nothing is sent upstream."""
+    """Record the outcome once you have checked with the upstream. Nothing is sent upstream."""
     answer = api().post(path_of("intents", id, "resolve"), given({"fate": fate, "job_id": job_id}))
     tracked = "" if job_id is None else f". Job {job_id} is tracked"
     print_result(answer, f"{id} is resolved as {fate}{tracked}", json=json)

@@ -14,9 +14,10 @@ from relay.cli.node.direct import database_path, has_database
 from relay.cli.node.serve import DEFAULT_FILE, ConfigFile, settings_file
 from relay.cli.options import Json
 from relay.cli.output import note, print_result, say, working
+from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.errors import UsageError
 
-KEY_FILE = "revor.key"
+KEY_FILE = f"{DEFAULT_SOURCE}.key"
 SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105 (a name)
 """Also read by the receivers in the README."""
 KEYS_PATH = "/.well-known/webhook-keys.json"
@@ -27,7 +28,7 @@ _KEY_LINES = '    # accounts:\n    #   default: {api_key: "${REVOR_API_KEY}"}\n'
 def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing relay.yaml.")] = False,
 ) -> None:
-    """Write a commented relay.yaml here. On a terminal, ask for the Revor key and store it in revor.key (0600)."""
+    """Write a commented relay.yaml here. On a terminal, ask for the API key and store it in revor.key (0600)."""
     from relay import resources
 
     path = Path(DEFAULT_FILE)
@@ -190,7 +191,7 @@ def _is_terminal() -> bool:
 
 def _asked_key() -> str:
     given: str = typer.prompt(
-        "Revor API key (leave empty to set it later)", default="", hide_input=True, show_default=False
+        f"API key of {DEFAULT_SOURCE} (leave empty to set it later)", default="", hide_input=True, show_default=False
     )
     return given.strip()
 

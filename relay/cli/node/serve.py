@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,7 +147,7 @@ class _Service:
             if self.asked_to_stop:
                 return
             if self.source.dev:
-                _print_examples(url, await node.callback_secret())
+                _print_examples(url, await node.callback_secret(), node.settings.sources)
             else:
                 note(f"relay: serving {url}")
                 if uses_local_token(node.settings):
@@ -267,7 +268,10 @@ class _ProbesOnly:
         await self._node(scope, receive, send)
 
 
-def _print_examples(url: str, secret: str) -> None:
+def _print_examples(url: str, secret: str, sources: Mapping[str, Any]) -> None:
+    dropins = "".join(
+        f"drop-in:          {url}/sources/{name} in place of {source.base_url}\n" for name, source in sources.items()
+    )
     job = '\'{"id": "JOB_ID"}\''
     sink = '\'{"sink": "http://127.0.0.1:3000/hook"}\''
     json = "-H 'Content-Type: application/json'"
@@ -277,5 +281,5 @@ def _print_examples(url: str, secret: str) -> None:
         f"track a job:      curl -X POST {url}/v1/jobs {json} -d {job}\n"
         f"subscribe:        curl -X POST {url}/v1/subscriptions {json} -d {sink}\n"
         f"watch the events: relay listen   (or curl -N {url}/v1/events/stream)\n"
-        f"drop-in:          export REVOR_BASE_URL={url}   (your program calls the relay instead of Revor)\n"
+        f"{dropins}\n"
     )

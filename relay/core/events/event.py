@@ -51,8 +51,6 @@ ACCOUNT_EVENTS = ("needs_reconnect", "cannot_send", "recovered", "added", "remov
 
 JOB_PREFIX = r"(?!relay\.)([a-z0-9]+\.)+(?!account(\.|$))[a-z0-9]+"
 """A pattern of the part of a job event's type before its kind, such as `ai.revor.job`."""
-UPSTREAM_PREFIX = "ai.revor"
-"""Types of other programs are not under it."""
 JOB_SCHEMA = "job-status.v1"
 
 _JOB_TYPE = re.compile(rf"{JOB_PREFIX}\.({'|'.join(JOB_EVENTS)})")
@@ -103,12 +101,14 @@ class Origin:
 
     source, type_prefix, dataschema  of the events of a resource's jobs
     account_source                   CloudEvents `source` of its account events; None: as `source`
+    title                            the upstream's name, in texts for people
     """
 
     source: str
     type_prefix: str
     dataschema: str
     account_source: str | None = None
+    title: str = "the upstream"
 
 
 @value_class(frozen=True, slots=True, kw_only=True)

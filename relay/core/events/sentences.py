@@ -22,12 +22,6 @@ def titled(word: str) -> str:
     return _BRANDS.get(word.lower(), word[:1].upper() + word[1:])
 
 
-def upstream_named(type_prefix: str) -> str:
-    """The upstream in words, where only the type of an event tells it: `Revor` for `ai.revor.job`."""
-    words = type_prefix.split(".")
-    return titled(words[1] if len(words) > 2 else words[0])
-
-
 def with_article(noun: str) -> str:
     """`a note`, `an activity`."""
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"

@@ -85,6 +85,7 @@ async def _groups(page_request: PageRequest) -> tuple[Sequence[Answer], bool]:
 
 async def _needing(page_request: PageRequest) -> Seen:
     """Everything besides deliveries that may need a person."""
+    intents = await _items(page_request, "/v1/intents", limit=MAX_INTENTS)
     return Seen(
         ready=await page_request.api.get("/readyz", also=503),  # when it is not ready, this page is needed most
         sources=await _items(page_request, "/v1/sources"),
@@ -94,7 +95,8 @@ async def _needing(page_request: PageRequest) -> Seen:
             *await _items(page_request, "/v1/connect-accounts", state="cannot_send", limit=LIST),
         ],
         subscriptions=await _items(page_request, "/v1/subscriptions", limit=MAX_SUBSCRIPTIONS),
-        intents=await _items(page_request, "/v1/intents", limit=MAX_INTENTS),
+        intents=intents,
+        upstream=page_request.upstream(*(one["source"] for one in intents)),
     )
 
 

@@ -52,7 +52,7 @@ def test_events_are_told_by_account_and_error_the_most_serious_first() -> None:
     assert first.advice == (
         ("How to fix it", "Reconnect it in Revor"),
         ("Who can fix it", "account owner"),
-        ("Sending them again", "is safe once this is fixed: nothing was sent"),
+        ("Sending them again", "is safe once this is fixed: nothing was done"),
         ("Error", CODE),
     )
     assert dict(found.clusters[-1].advice)["Sending them again"] == "could reach people twice: they are still open"

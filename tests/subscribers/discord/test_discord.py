@@ -31,7 +31,7 @@ def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
     assert [(field["name"], field["value"]) for field in shown["fields"]] == [
         ("How to fix it", "Reconnect it"),
         ("Who can fix it", "account owner"),
-        ("Sending it again", "is safe once this is fixed: nothing was sent"),
+        ("Sending it again", "is safe once this is fixed: nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),
     ]

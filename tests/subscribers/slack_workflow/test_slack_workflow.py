@@ -29,7 +29,7 @@ def test_failed_job_sets_these_variables() -> None:
         "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
         "what_to_do": (
             "How to fix it: Reconnect it\nWho can fix it: account owner\n"
-            "Sending it again: is safe once this is fixed: nothing was sent"
+            "Sending it again: is safe once this is fixed: nothing was done"
         ),
         "details": "Deal: 42\nChannel: LinkedIn",
         "type": "ai.revor.job.failed",

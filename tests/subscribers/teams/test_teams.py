@@ -36,7 +36,7 @@ def test_card_has_the_sentence_advice_metadata_place_and_ids() -> None:
     assert [(fact["title"], fact["value"]) for fact in facts["facts"]] == [
         ("How to fix it", "Reconnect it"),
         ("Who can fix it", "account owner"),
-        ("Sending it again", "is safe once this is fixed: nothing was sent"),
+        ("Sending it again", "is safe once this is fixed: nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),
     ]

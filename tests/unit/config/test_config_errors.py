@@ -94,7 +94,7 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ),
         ("sources: {revor: {polling: {min_interval_seconds: 901}}}", "min_interval_seconds makes max_interval_seconds"),
         ("sources: {'a b': {}}", "a key of sources must be a name"),
-        ("sources: {acme: {}}", "sources.acme has no preset: write `preset: revor`"),
+        ("sources: {acme: {}}", "sources.acme has no preset: name one, such as `preset: revor`"),
         ("sources: {acme: {preset: acme, file: x}}", "sources.acme has both a preset and a file: remove one"),
         ("sources: {acme: {file: 5}}", "sources.acme.file must be the path of a YAML file"),
         ("sources: {revor: {base_url: 'ftp://x'}}", "must be an absolute URL such as https://host.example"),
