@@ -77,6 +77,18 @@ class Metrics:
             (*account, "state"),
             registry=self.registry,
         )
+        self.credits_available = Gauge(
+            "relay_credits_available",
+            "Credits left at the last reading; absent unless `credits_low` is set, and while another node polls",
+            account,
+            registry=self.registry,
+        )
+        self.credits_low = Gauge(
+            "relay_credits_low",
+            "1 if they are below `credits_low`, else 0; absent like the credits; alert on it",
+            account,
+            registry=self.registry,
+        )
         self.events = Counter("relay_events", "Recorded events by type", ("type",), registry=self.registry)
         self.attempts = Counter(
             "relay_delivery_attempts",

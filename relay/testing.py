@@ -67,6 +67,9 @@ class ScriptedSource:
         self.listings = 0
         self.listing = ScriptedPoll(listing=Listing(accounts={}))
         """The answer to a listing of connect accounts."""
+        self.readings = 0
+        self.credits = ScriptedPoll(document=1000)
+        """The answer to a reading of credits."""
         self._scripts: dict[str, deque[ScriptedPoll]] = {}
 
     def script(self, external_id: str, *polls: ScriptedPoll) -> None:
@@ -92,6 +95,11 @@ class ScriptedSource:
         """The connect accounts."""
         self.listings += 1
         return self._timed(self.listing)
+
+    async def read_credits(self, api_key: str) -> ScriptedPoll:
+        """The account's credits."""
+        self.readings += 1
+        return self._timed(self.credits)
 
     def _timed(self, poll: ScriptedPoll) -> ScriptedPoll:
         now = self.clock()

@@ -110,6 +110,21 @@ async def get_schema(call: Call) -> Response:
     return Response(found, media_type=SCHEMA_MEDIA_TYPE)
 
 
+class Credits(Shown):
+    """What an account has left to spend."""
+
+    available: float | None = Field(description="At the last reading; null: there was none yet.", examples=[120])
+    threshold: int = Field(description="The setting `credits_low`: below it they are low.", examples=[500])
+    low_since: Time | None = Field(
+        description="The first reading below the threshold; null: they are not low.", examples=[TIME]
+    )
+    read_at: Time | None = Field(description="When they were last read.", examples=[TIME])
+    problem: str | None = Field(
+        description="Why the latest reading failed.",
+        examples=["200 application/json: no number of credits at /available_credits"],
+    )
+
+
 class Source(Shown):
     """The polling state of one account."""
 
@@ -146,6 +161,7 @@ class Source(Shown):
     accounts_listed_at: Time | None = Field(
         description="When its connect accounts were last listed; null: never, or another node polls.", examples=[TIME]
     )
+    credits: Credits | None = Field(description="null: the settings have no `credits_low`, or another node polls.")
 
 
 SourcePage = page_of(Source, "accounts")
@@ -153,7 +169,8 @@ SourcePage = page_of(Source, "accounts")
 
 def source_view(report: SourceReport) -> dict[str, Any]:
     """The polling state of one account."""
-    return Source.of(report, problem=last_error_view(report.problem))
+    credits = None if report.credits is None else Credits.of(report.credits)
+    return Source.of(report, problem=last_error_view(report.problem), credits=credits)
 
 
 @operation("GET /v1/sources", bound=True, query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})

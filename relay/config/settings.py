@@ -192,8 +192,8 @@ class PollingSettings(Section):
     deadline_seconds: Seconds = setting(604800.0, "age at which an open job is reported overdue", reloaded=True)
     connect_accounts_interval_seconds: Seconds = setting(
         300.0,
-        "time between two listings of the accounts that jobs are sent from; longer if they would take more than a "
-        "hundredth of the requests",
+        "time between two listings of the accounts that jobs are sent from, and between two readings of credits; "
+        "longer if they would take more than a hundredth of the requests",
         reloaded=True,
     )
 
@@ -220,6 +220,12 @@ class SourceSettings(Section):
     )
     allow_http: bool = setting(
         False, "allow a base_url with plain http beyond this machine; the upstream key then travels unencrypted"
+    )
+    credits_low: Annotated[int, Field(ge=1, le=10**15)] | None = setting(
+        None,
+        "watch what each account has left to spend: with fewer credits than this, relay.credits.low is sent once; "
+        "null: it is not read",
+        reloaded=True,
     )
     accounts: Mapping[str, AccountSettings] = Field(default_factory=lambda: {DEFAULT_ACCOUNT: AccountSettings()})
     polling: PollingSettings = PollingSettings()
@@ -481,7 +487,7 @@ def takes_over(old: Settings, new: Settings) -> Settings:
         after = new.sources.get(name)
         if after is not None:
             accounts = {one: after.accounts.get(one, account) for one, account in source.accounts.items()}
-            source = source.replace(polling=after.polling, accounts=accounts)
+            source = source.replace(polling=after.polling, credits_low=after.credits_low, accounts=accounts)
         sources[name] = source
     taken = old.replace(
         auth=new.auth,

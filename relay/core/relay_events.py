@@ -26,7 +26,7 @@ TEST_MESSAGE = "This is a test from revor-relay: events will arrive like this"
 
 SCHEMA_NAMES = (
     *(JOB_SCHEMA, "relay-source.v1", "relay-subscription.v1", "relay-delivery.v1", "relay-create.v1"),
-    *("relay-test.v1", "connect-account.v1", "relay-group.v1", "relay-incident.v1"),
+    *("relay-credits.v1", "relay-test.v1", "connect-account.v1", "relay-group.v1", "relay-incident.v1"),
 )
 """Names of all event schemas: files in `schemas/` without their extension."""
 
@@ -35,6 +35,7 @@ _SCHEMA_BY_PREFIX = {
     "relay.subscription.": "relay-subscription.v1",
     "relay.delivery.": "relay-delivery.v1",
     "relay.create.": "relay-create.v1",
+    "relay.credits.": "relay-credits.v1",
     "relay.test": "relay-test.v1",
     "relay.group.": "relay-group.v1",
     "relay.incident.": "relay-incident.v1",
@@ -92,6 +93,23 @@ def source_trouble_data(
     if hint is not None:
         data["hint"] = hint.document()
     return data
+
+
+def credits_low_data(
+    *, source: str, account: str, available: float, threshold: int, since: float, hint: Hint | None = None
+) -> dict[str, Any]:
+    """For `relay.credits.low`: an account has fewer credits than the setting `credits_low`.
+
+    available  what is left, by the reading at `since`, the first one below the threshold
+    """
+    data = {
+        "source": source,
+        "account": account,
+        "available": available,
+        "threshold": threshold,
+        "since": to_rfc3339(since),
+    }
+    return data if hint is None else {**data, "hint": hint.document()}
 
 
 def subscription_data(*, subscription_id: str, sink: str, reason: str, since: float | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from relay.clock import to_rfc3339
 from relay.core import relay_events
 from relay.core.deliveries.ledger import Entry
 from relay.core.events.event import (
+    CREDITS_LOW,
     DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
     INCIDENT_CLOSED,
@@ -93,6 +94,9 @@ _SOURCE_HINTS = {
         repeat="may_send_twice",
     ),
 }
+_BUY = Hint(
+    meaning="The {title} account has few credits left", fix="Buy credits in {title}", who="account owner", repeat="safe"
+)
 _NAME = "Ada Lovelace"
 _INCIDENT_ID = "inc_01jvpq0000000000000000000f"
 _CODE = "sample_error"
@@ -267,6 +271,12 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             request_id="req_sample",
             open_jobs=3,
             hint=_filled(_SOURCE_HINTS.get(type), origin, source),
+        )
+        return data, f"{source}/{account}"
+    if type == CREDITS_LOW:
+        hint = _filled(_BUY, origin, source)
+        data = relay_events.credits_low_data(
+            source=source, account=account, available=120, threshold=500, since=now, hint=hint
         )
         return data, f"{source}/{account}"
     if type in ("relay.delivery.expired", DELIVERY_UNCERTAIN):

@@ -50,6 +50,7 @@ class ComponentSettings:
             deadline_seconds=source.polling.deadline_seconds,
             read_key=_key_reader(account),
             listing_interval_seconds=source.polling.connect_accounts_interval_seconds,
+            credits_low=source.credits_low if definition.credits is not None else None,
         )
 
     def _origins(self, source: SourceSettings) -> dict[str, Origin]:

@@ -20,11 +20,17 @@ def definition_of(settings: Settings, name: str) -> SourceDefinition:
     source = settings.sources[name]
     try:
         if source.file is not None:
-            return definition_in(read_document(Path(source.file)), name)
-        return load_definition(source.preset, name=name)
+            definition = definition_in(read_document(Path(source.file)), name)
+        else:
+            definition = load_definition(source.preset, name=name)
     except SettingsError as error:
         key = f"sources.{name}.{'preset' if source.file is None else 'file'}"
         raise SettingsError(f"{settings.written.place(key)}: {key}: {error}") from None
+    if source.credits_low is not None and definition.credits is None:
+        key = f"sources.{name}.credits_low"
+        problem = f"the definition of {definition.title} has no `credits`, so nothing can be read: remove the setting"
+        raise SettingsError(f"{settings.written.place(key)}: {key}: {problem}")
+    return definition
 
 
 def with_base_urls(settings: Settings, definitions: Mapping[str, SourceDefinition]) -> Settings:

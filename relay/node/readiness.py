@@ -7,6 +7,7 @@ from relay.clock import optional_rfc3339
 from relay.config.settings import DEFAULT_ACCOUNT, KEY_VARIABLE
 from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.core.jobs.job import DEFAULT_SOURCE
+from relay.core.polling.tracking import CreditsReading
 from relay.delivery.slots import Slots
 from relay.errors import DecryptError
 from relay.metrics import Metrics
@@ -63,6 +64,8 @@ async def readiness(
         elif poller.state.state != "ok":
             since = optional_rfc3339(poller.state.since)
             notes.append(f"{name} is {poller.state.state} since {since}: see GET /v1/sources")
+        if (note := _note_of(name, poller.credits)) is not None:
+            notes.append(note)
         if poller.agenda.loading:
             notes.append(f"{name}: its open jobs are still being read from the database")
         if "scheduler" in roles and poller.stalled(now):
@@ -73,6 +76,17 @@ async def readiness(
         notes=tuple(notes),
         checks=checks,
     )
+
+
+def _note_of(name: str, credits: CreditsReading | None) -> str | None:
+    if credits is None:
+        return None
+    if credits.problem is not None:
+        return f"{name}: its credits cannot be read: {credits.problem}"
+    if credits.low_since is None or credits.available is None:
+        return None
+    since = optional_rfc3339(credits.low_since)
+    return f"{name} has {credits.available:,.15g} credits left, below {credits.threshold:,} since {since}"
 
 
 async def database_problem(store: Store, probe: WriteProbe, now: float) -> str | None:
@@ -115,6 +129,13 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now
                 metrics.connect_accounts.labels(source, account, state).set(states.get(state, 0))
             else:
                 metrics.connect_accounts.remove(source, account, state)
+        credits = poller.credits
+        if credits is not None and credits.available is not None:
+            metrics.credits_available.labels(source, account).set(credits.available)
+            metrics.credits_low.labels(source, account).set(float(credits.low_since is not None))
+        else:
+            metrics.credits_available.remove(source, account)
+            metrics.credits_low.remove(source, account)
         if stats.expected_delay_seconds is not None:
             metrics.expected_detection_delay_seconds.labels(source, account).set(stats.expected_delay_seconds)
         else:

@@ -15,7 +15,7 @@ from relay.sources.definition import SourceDefinition
 if TYPE_CHECKING:
     from relay.core.jobs.job import Job
     from relay.delivery.dispatcher import Dispatcher
-    from relay.polling.account_watch import AccountWatch
+    from relay.polling.account_watch import AccountWatch, CreditsWatch
     from relay.sources.client import PollResult, UpstreamClient
     from relay.store.store import Store
 
@@ -26,7 +26,8 @@ class AccountSettings:
 
     origin, more_origins      of the events of the first resource, and of the others by their keys
     read_key                  reads the API key again, from its file if it has one
-    listing_interval_seconds  time between two listings of its connect accounts
+    listing_interval_seconds  time between two listings of its connect accounts, and between two readings of its credits
+    credits_low               below it they are low; None: they are not read
     """
 
     source: str
@@ -37,6 +38,7 @@ class AccountSettings:
     deadline_seconds: float
     read_key: Callable[[], str | None]
     listing_interval_seconds: float = 300.0
+    credits_low: int | None = None
     more_origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def origin_of(self, resource: str) -> Origin:
@@ -48,12 +50,13 @@ class AccountSettings:
 class PolledAccount:
     """Shared by the components that poll one account. A reload replaces `settings` and `planner_config`.
 
-    listings    bounds the concurrent listings of all accounts of a node
+    listings    bounds the concurrent requests of the watches of all accounts of a node
     polled      called with each result that was compared: right after its changes were recorded, before other tasks
                 run, and once more when it is handled, which also covers results without changes. It must be idempotent:
                 the drop-in renews the job's answer
     reschedule  called when the next request may be due earlier; the scheduler sets it
     watch       watches its connect accounts; None: the source has none
+    credits     watches its credits; None: the settings do not ask for that
     holds       True while this node polls the account; always True with SQLite
     term        incremented each time this node takes the account over. State from an earlier term may be stale
     """
@@ -70,6 +73,7 @@ class PolledAccount:
     polled: "Callable[[Job, PollResult], None]" = lambda job, result: None
     reschedule: Callable[[], None] = lambda: None
     watch: "AccountWatch | None" = None
+    credits: "CreditsWatch | None" = None
     holds: bool = True
     term: int = 0
     stopping: bool = False

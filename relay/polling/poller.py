@@ -12,12 +12,13 @@ import structlog
 
 from relay.core.jobs.job import Job, Observation, PlannedJob
 from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
+from relay.core.polling.tracking import CreditsReading
 from relay.core.records import AccountState
 from relay.core.values import Progress
 from relay.errors import StoreError
 from relay.polling.account import AccountSettings, PolledAccount
 from relay.polling.account_health import AccountHealth
-from relay.polling.account_watch import AccountWatch
+from relay.polling.account_watch import AccountWatch, CreditsWatch, Watch
 from relay.polling.agenda import Agenda
 from relay.polling.poll_handler import PollHandler
 from relay.polling.statistics import AccountPlan
@@ -72,6 +73,7 @@ class Poller:
         self.poll_handler = PollHandler(account, self.agenda, self.health)
         if account.settings.definition.connect_accounts is not None:
             account.watch = AccountWatch(account, self.agenda)
+        self._watch_credits()
         self._saved_plan = saved_plan
         self._clock = account.clock
         self._steady = steady
@@ -107,6 +109,12 @@ class Poller:
         """The account's state to show."""
         return self.health.shown_state
 
+    @property
+    def credits(self) -> CreditsReading | None:
+        """What is known of the account's credits; None: they are not watched here."""
+        watch = self.account.credits
+        return watch.reading if watch is not None and self.account.holds else None
+
     def release(self) -> None:
         """Hands the account to another node: forgets the plan and drops polls in flight."""
         self.account.holds = False
@@ -136,6 +144,7 @@ class Poller:
         self._unwritten.clear()
         if self.account.watch is not None:
             self.account.watch.reset()
+        self._watch_credits()
 
     async def load(self, state: AccountState | None = None) -> int:
         """Restores the planner and loads the open jobs. Returns their number."""
@@ -162,9 +171,15 @@ class Poller:
         self.health.configure()
         if self.account.watch is not None:
             self.account.watch.reset()
+        self._watch_credits()
         if not self.health.is_proven:
             self._try_key()
         self.account.reschedule()
+
+    def _watch_credits(self) -> None:
+        """Begins anew to watch the credits, if the settings ask for it."""
+        low = self.account.settings.credits_low
+        self.account.credits = None if low is None else CreditsWatch(self.account, self.agenda, low)
 
     def _try_key(self) -> None:
         """Asks for a listing of the connect accounts soon. It shows a wrong key, or an upstream that does not answer,
@@ -220,19 +235,22 @@ class Poller:
         if self.paused or self.account.stopping or len(self._in_flight) >= MAX_POLLS_IN_FLIGHT:
             return None
         poll_at = self.planner.next_request_at(self._clock())
-        watch = self.account.watch
+        watch, credits = self.account.watch, self.account.credits
         listing_at = None if watch is None else watch.next_at()
-        return min((at for at in (poll_at, listing_at) if at is not None), default=None)
+        reading_at = None if credits is None else credits.next_at()
+        return min((at for at in (poll_at, listing_at, reading_at) if at is not None), default=None)
 
     async def run_once(self) -> bool:
-        """Starts the polls that are due, each in its own task, and a listing of the connect accounts if that is due.
-        Returns True if there were any polls."""
-        watch, key = self.account.watch, self.key
-        if watch is not None and key is not None and not (self.paused or self.account.stopping):
+        """Starts the polls that are due, each in its own task, and the requests of the watches that are due. Returns
+        True if there were any polls."""
+        key = self.key
+        for watch in (self.account.watch, self.account.credits):
+            if watch is None or key is None or self.paused or self.account.stopping:
+                continue
             at = watch.next_at()
             if at is not None and at <= self._clock():
                 # First of all that is due: where requests are scarce, polls would take every one.
-                self._tasks.start(self._list_accounts(watch, key))
+                self._tasks.start(self._run_watch(watch, key))
         started = False
         while not self.paused and not self.account.stopping and len(self._in_flight) < MAX_POLLS_IN_FLIGHT:
             uid = self.planner.take(self._clock())
@@ -244,10 +262,11 @@ class Poller:
         self._turns += 1
         return started
 
-    async def _list_accounts(self, watch: AccountWatch, key: str) -> None:
+    async def _run_watch(self, watch: Watch, key: str) -> None:
         term = self.account.term
         result = await watch.run_once(key)
-        if result is not None and not self.health.is_proven and key == self.key and self.account.holds_since(term):
+        tries_key = watch is self.account.watch and not self.health.is_proven and key == self.key
+        if result is not None and tries_key and self.account.holds_since(term):
             try:
                 await self.health.key_tried(result, self._clock())
             except StoreError as error:

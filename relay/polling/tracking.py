@@ -533,6 +533,7 @@ def _report(source: str, account: str, poller: Poller, now: float) -> SourceRepo
         paused_until=stats.paused_until,
         last_completed_at=poller.poll_handler.last_completed_at,
         accounts_listed_at=None if poller.account.watch is None else poller.account.watch.listed_at,
+        credits=poller.credits,
     )
 
 

@@ -26,6 +26,7 @@ from relay.sources.mapping import (
     observe,
     observe_item,
     read_answer,
+    read_credits,
     read_error,
     read_listing,
     read_result,
@@ -91,7 +92,7 @@ class PollResult:
     headers      names lower-cased; the first 64, values truncated
     detail       one line for people, empty if observed; never contains the key
     held         the upstream held the answer: it shows the job as of `received_at`, not of `sent_at`
-    document     JSON that a read of a result found
+    document     JSON that a read of a result found, or the number that a read of credits found
     elsewhere    another origin than the base URL's answered: its answer says nothing of the account's budget
     moved_to     another address, at which the job is read from now on; None: as before
     """
@@ -279,6 +280,12 @@ class UpstreamClient:
         url = self._definition.listing_url(self._base_url)
         assert url is not None
         return await self._get(url, api_key, lambda body, *_: read_listing(self._definition, body))
+
+    async def read_credits(self, api_key: str) -> PollResult:
+        """Reads the account's credits, of a source that has them. Raises only CancelledError."""
+        url = self._definition.credits_url(self._base_url)
+        assert url is not None
+        return await self._get(url, api_key, lambda body, *_: read_credits(self._definition, body))
 
     async def result(self, address: object, api_key: str) -> PollResult:
         """Reads the result of a job at an address that its item gives. Raises only CancelledError.

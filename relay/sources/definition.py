@@ -641,6 +641,17 @@ class ConnectAccounts(Part):
         return self
 
 
+class Credits(Part):
+    """The call that tells what an account has left to spend.
+
+    path       a GET of it
+    available  the places of the number: the first one with a value counts
+    """
+
+    path: _Path
+    available: Annotated[tuple[Pointer, ...], Field(min_length=1)]
+
+
 _OWN_PATHS = ("/v1/", "/ui/", "/sources/", "/schemas/", "/.well-known/")
 """The relay's own at the root, where its API asks for a token."""
 
@@ -673,6 +684,7 @@ class SourceDefinition(Part):
     passed            path prefixes that the drop-in forwards at the root; all paths are below /sources/NAME
     resources         by name; a registration that names none means the first
     connect_accounts  without it they are not watched
+    credits           without it the setting `credits_low` is refused
     """
 
     version: Literal[2]
@@ -693,6 +705,7 @@ class SourceDefinition(Part):
     passed: frozenset[Annotated[_Path, AfterValidator(_not_own)]] = frozenset()
     resources: Annotated[Mapping[_Name, Resource], Field(min_length=1)]
     connect_accounts: ConnectAccounts | None = None
+    credits: Credits | None = None
     hints: Hints
 
     @model_validator(mode="after")
@@ -767,6 +780,10 @@ class SourceDefinition(Part):
     def listing_url(self, base_url: str) -> str | None:
         """The URL of the listing of connect accounts; None if there is none."""
         return None if self.connect_accounts is None else self.root(base_url) + self.connect_accounts.path
+
+    def credits_url(self, base_url: str) -> str | None:
+        """The URL of the call that tells an account's credits; None if there is none."""
+        return None if self.credits is None else self.root(base_url) + self.credits.path
 
     def address(self, base_url: str, text: object) -> tuple[str, bool] | None:
         """The URL of an address that an answer gives, and True if it is below the base URL. None: it is no address, or

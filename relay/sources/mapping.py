@@ -26,7 +26,7 @@ from relay.sources.definition import (
     TimePlace,
     is_exactly,
 )
-from relay.sources.pointers import at
+from relay.sources.pointers import at, written
 
 MAX_ATTEMPT_COUNT = 1_000_000
 MAX_UNITS = 1e15
@@ -55,7 +55,7 @@ class Malformed:
     """An answer that says nothing about the requested job.
 
     `reason`: not_json, not_an_object, refused (it says that it is an error), no_item, no_status, other_job, no_items,
-    too_large, too_deep.
+    too_large, too_deep; of credits a sentence.
     """
 
     reason: str
@@ -120,7 +120,7 @@ def read_answer(definition: SourceDefinition, body: bytes) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """The JSON of a job's result."""
+    """The JSON of a job's result, or an account's credits."""
 
     value: Any
 
@@ -303,6 +303,21 @@ def _listed_account(names: ConnectAccounts, item: Mapping[str, Any]) -> ListedAc
         can_send=can_send if isinstance(can_send, bool) else None,
         state=state,
     )
+
+
+def read_credits(definition: SourceDefinition, body: bytes) -> Document | Malformed:
+    """Reads the 2xx answer to a read of an account's credits: a number from 0 to MAX_UNITS."""
+    names = definition.credits
+    answer = read_answer(definition, body)
+    if isinstance(answer, Malformed):
+        return answer
+    places = () if names is None else names.available
+    value = next((found for place in places if (found := at(answer, place)) is not None), None)
+    available = _number(value)
+    if available is None:
+        places_shown = " or ".join(map(written, places))
+        return Malformed(reason=f"no number of credits at {places_shown}")
+    return Document(value=int(available) if available.is_integer() else available)
 
 
 def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:

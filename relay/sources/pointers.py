@@ -22,6 +22,11 @@ def parse(pointer: object) -> tuple[str, ...]:
     return tuple(name.replace("~1", "/").replace("~0", "~") for name in pointer[1:].split("/"))
 
 
+def written(names: Sequence[str]) -> str:
+    """A parsed pointer as text."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+
+
 _Written = Annotated[str, Field(pattern=r"^(/([^~]|~[01])*)?$", max_length=MAX_POINTER_CHARACTERS)]
 Pointer = Annotated[tuple[str, ...], BeforeValidator(parse, json_schema_input_type=_Written)]
 """A pointer, parsed."""

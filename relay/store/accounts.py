@@ -69,6 +69,18 @@ ADOPTED = (
 )
 
 
+NEVER = -1.0
+"""Stands for a time that is NULL."""
+# Since when an account's credits are known to be low.
+LOW_SINCE = "SELECT credits_low_since FROM accounts WHERE source = :source AND name = :name"
+# Writes since when an account's credits are low, unless that has changed since `expected`.
+MARK_LOW = f"""
+{insert_into(AccountRow, "source", "name", "credits_low_since", constants={"state": "'ok'"})}
+ON CONFLICT (source, name) DO UPDATE SET credits_low_since = excluded.credits_low_since
+WHERE COALESCE(accounts.credits_low_since, {NEVER}) = :expected
+"""
+
+
 class AccountStore:
     """Reads and writes of account states."""
 
@@ -77,10 +89,22 @@ class AccountStore:
         self._outbox = outbox
         self._cipher = cipher
         self._set = in_order_of(lambda item: (item[0].source, item[0].name))(self._write_state)
+        self._mark = in_order_of(lambda item: item[:2])(self._mark_low)
 
     async def set(self, state: AccountState, event: Event | None = None) -> None:
         """Writes an account's state, with the event that reports it."""
         await self._database.write(self._set, (state, event))
+
+    async def credits_low_since(self, source: str, name: str) -> float | None:
+        """Since when the account's credits are known to be low; None: they are not."""
+        return await self._database.read(_low_since, source, name)
+
+    async def mark_credits(
+        self, source: str, name: str, *, expected: float | None, since: float | None, event: Event | None
+    ) -> bool:
+        """Writes since when the account's credits are low (None: they are not), with the event that reports it, in one
+        transaction. False if they were not `expected` any more: then nothing is written."""
+        return await self._database.write(self._mark, (source, name, expected, since, event))
 
     async def hold(
         self, source: str, name: str, holder: str, now: float, until: float, former: Sequence[str] = ()
@@ -123,6 +147,23 @@ class AccountStore:
         run(connection, UPSERT_ACCOUNT, **values, problem=problem)
         if event is not None:
             self._outbox.insert(connection, [(event, None)])
+
+    @locking(lambda item: [] if item[-1] is None else [MATCH])
+    def _mark_low(
+        self, connection: Connection, item: tuple[str, str, float | None, float | None, Event | None]
+    ) -> bool:
+        source, name, expected, since, event = item
+        values = {"source": source, "name": name, "credits_low_since": since}
+        if not run(connection, MARK_LOW, **values, expected=NEVER if expected is None else expected).rowcount:
+            return False
+        if event is not None:
+            self._outbox.insert(connection, [(event, None)])
+        return True
+
+
+def _low_since(connection: Connection, source: str, name: str) -> float | None:
+    found: float | None = run(connection, LOW_SINCE, source=source, name=name).scalar_one_or_none()
+    return found
 
 
 @in_order_of(lambda item: item[:2])
@@ -169,8 +210,6 @@ _FIELDS = (
     *("channel", "name", "status", "can_send", "state", "since", "unconfirmed", "unconfirmed_at"),
     *("changes", "told_state", "told_at"),
 )
-NEVER = -1.0
-"""Stands for a `listed_at` that is NULL."""
 
 # Time of the last listing of an upstream account's connect accounts.
 LISTED_AT = "SELECT listed_at FROM accounts WHERE source = :source AND name = :account"

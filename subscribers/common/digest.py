@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from relay.clock import local_time
 from relay.core.events.event import (
     CREATE_UNKNOWN,
+    CREDITS_LOW,
     DELIVERY_EXPIRED,
     DELIVERY_UNCERTAIN,
     GROUP_FINISHED,
@@ -165,6 +166,7 @@ _RELAY_KINDS = {
     GROUP_FINISHED: "finished",
     "relay.source.unauthorized": "source_trouble",
     "relay.source.down": "source_trouble",
+    CREDITS_LOW: "source_trouble",
     "relay.source.recovered": "recovered",
     **{type: type.rpartition(".")[2] for type in INCIDENT_EVENTS},
 }

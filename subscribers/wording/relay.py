@@ -30,6 +30,10 @@ def relay_sentence(type: str, data: Document, context: RenderContext) -> str | N
             return f"{sentence} for account {account}{why}{_waiting(data)}"
         case "relay.source.recovered":
             return f"{upstream} answers again for account {account}"
+        case "relay.credits.low":
+            left = data.get("available")
+            amount = f": {left:,.15g} left" if isinstance(left, int | float) else ""
+            return f"Credits of {upstream} account {account} are low{amount}"
         case "relay.subscription.disabled":
             because = _after_colon(without_addresses(data.get("reason")).rstrip(".! "))
             sentence = f"Subscription {subscription_of(data)} was disabled{because}"

@@ -162,6 +162,16 @@ FIRES: dict[str, tuple[dict[str, str], str, dict[str, str], str]] = {
         {},
         "5 records in a CRM may or may not have been written.",
     ),
+    "RelayCreditsLow": (
+        {
+            **{f"relay_credits_available{{{ACCOUNT},{JOB}}}": "120x5", f"relay_credits_low{{{ACCOUNT},{JOB}}}": "1x5"},
+            'relay_credits_available{source="b",account="c"}': "9x5",
+            'relay_credits_low{source="b",account="c"}': "0x5",
+        },
+        "1m",
+        _ACCOUNT,
+        "revor/default has 120 credits left.",
+    ),
     "RelayStatusesLate": (
         {
             f'relay_detection_delay_seconds_bucket{{le="{le}",class="other",{ACCOUNT},{JOB}}}': f"0+{count}x60"
@@ -192,6 +202,8 @@ QUIET: dict[str, dict[str, str]] = {
         f'relay_deliveries_held{{by="disabled",{JOB}}}': "0x240",
         f'relay_events_total{{type="relay.delivery.expired",{JOB}}}': "7x240",
         f"relay_deliveries_uncertain{{{JOB}}}": "0x240",
+        f"relay_credits_available{{{ACCOUNT},{JOB}}}": "120x240",
+        f"relay_credits_low{{{ACCOUNT},{JOB}}}": "0x240",
         f'relay_detection_delay_seconds_bucket{{le="60",class="other",{ACCOUNT},{JOB}}}': "0+10x240",
         f'relay_detection_delay_seconds_bucket{{le="+Inf",class="other",{ACCOUNT},{JOB}}}': "0+10x240",
         f"relay_database_bytes{{{JOB}}}": "2000000000+1000x240",

@@ -234,6 +234,7 @@ class FakeTracking:
                 paused_until=None,
                 last_completed_at=self.world.now,
                 accounts_listed_at=None,
+                credits=None,
             )
             for account in SETTINGS.accounts["revor"]
             if self.account in (None, ("revor", account))

@@ -458,6 +458,7 @@ CATALOGUE = (
     Case("connect accounts: known", accounts.OF_ACCOUNT),
     Case("connect accounts: listed", accounts.MARK_LISTED),
     Case("connect accounts: keep", accounts.KEEP),
+    Case("accounts: mark low credits", accounts.MARK_LOW),
     Case("connect accounts: forget", accounts.FORGET),
     Case("retention: secrets", upkeep.DELETE_OLD_SECRETS),
     Case("retention: sessions", upkeep.DELETE_OLD_SESSIONS),

@@ -17,7 +17,7 @@ from relay.core.jsontext import dumps
 from relay.sandbox.recorded import RecordedWorld, Recording, Reply
 from relay.sources.definition import RequestFields, Resource, Rule, SourceDefinition
 from relay.sources.mapping import Malformed, observe, read_answer, read_error, registered
-from relay.sources.pointers import at, document_of, parse
+from relay.sources.pointers import at, document_of, parse, written
 
 NOW = 1_779_271_300.0
 BASE = "https://upstream.example"
@@ -217,7 +217,7 @@ def _is_pointer(field: FieldInfo) -> bool:
 
 
 def _shown(names: Sequence[str]) -> str:
-    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names) or '""'
+    return written(names) or '""'
 
 
 def _rule(rule: Rule) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import yaml
 
 from relay.errors import UsageError
-from relay.sources.pointers import at, parse
+from relay.sources.pointers import at, parse, written
 
 STATES = ("running", "succeeded", "failed")
 WORDS: Mapping[str, re.Pattern[str]] = {
@@ -109,11 +109,11 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
         "source_path": path.partition("{id}")[0].partition("?")[0].rstrip("/") or "/",
         "path": path,
         **({"creates": [answers.create]} if answers.create else {}),
-        **({"item": _written(item_at)} if item_at else {}),
-        "status": _written(status_at[len(item_at) :]),
-        "states": list(_rules(words, _written(status_at[len(item_at) :]), has_error=bool(error_at))),
-        "fields": {"id": _written(id_at[len(item_at) :])},
-        **({"problem": {"at": _written(error_at)}} if error_at else {}),
+        **({"item": written(item_at)} if item_at else {}),
+        "status": written(status_at[len(item_at) :]),
+        "states": list(_rules(words, written(status_at[len(item_at) :]), has_error=bool(error_at))),
+        "fields": {"id": written(id_at[len(item_at) :])},
+        **({"problem": {"at": written(error_at)}} if error_at else {}),
     }
     definition = {
         "version": 2,
@@ -304,7 +304,7 @@ def _common(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
 
 def _below(names: Sequence[str], item_at: Sequence[str]) -> tuple[str, ...]:
     if tuple(names[: len(item_at)]) != tuple(item_at) or len(names) == len(item_at):
-        raise UsageError(f"the error must be below {_written(item_at)}, where the job is")
+        raise UsageError(f"the error must be below {written(item_at)}, where the job is")
     return tuple(names[len(item_at) :])
 
 
@@ -316,7 +316,3 @@ def _pointer(text: str, what: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{what}: a JSON pointer is expected, such as /data/status")
     return names
-
-
-def _written(names: Sequence[str]) -> str:
-    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)

@@ -231,10 +231,14 @@ class _Service:
         import structlog
 
         from relay.config.settings import changed_keys, needs_restart, takes_over
+        from relay.node.definitions import definition_of
 
         log = structlog.get_logger("relay.cli")
         restart = needs_restart(self.settings, new)
         taken = takes_over(self.settings, new)
+        for name, source in taken.sources.items():
+            if source.credits_low != self.settings.sources[name].credits_low:
+                definition_of(taken, name)  # refuses it if the source has no credits
         notes["changed"] = changed_keys(self.settings, taken)
         self.settings = taken
         node.reload(self._bound())

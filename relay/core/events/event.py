@@ -33,6 +33,7 @@ DELIVERY_EXPIRED = "relay.delivery.expired"
 DELIVERY_UNCERTAIN = "relay.delivery.uncertain"
 SUBSCRIPTION_DISABLED = "relay.subscription.disabled"
 SUBSCRIPTION_RECOVERED = "relay.subscription.recovered"
+CREDITS_LOW = "relay.credits.low"
 SOURCE_TROUBLE = ("relay.source.unauthorized", "relay.source.down", "relay.source.recovered")
 GROUP_FINISHED = "relay.group.finished"
 INCIDENT_OPENED = "relay.incident.opened"
@@ -40,7 +41,7 @@ INCIDENT_GREW = "relay.incident.grew"
 INCIDENT_CLOSED = "relay.incident.closed"
 INCIDENT_EVENTS = (INCIDENT_OPENED, INCIDENT_GREW, INCIDENT_CLOSED)
 RELAY_EVENTS = (
-    *(SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, *SOURCE_TROUBLE),
+    *(SUBSCRIPTION_DISABLED, SUBSCRIPTION_RECOVERED, *SOURCE_TROUBLE, CREDITS_LOW),
     *(DELIVERY_EXPIRED, DELIVERY_UNCERTAIN, CREATE_UNKNOWN, "relay.test"),
     *(GROUP_FINISHED, *INCIDENT_EVENTS),
 )

@@ -193,9 +193,26 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CreditsReading:
+    """What is known of an account's credits. Times are epoch seconds.
+
+    threshold           below it they are low
+    available, read_at  the last reading by this node; None: there was none
+    low_since           the first reading below the threshold; None: they are not low
+    problem             why the latest reading failed; None: it did not
+    """
+
+    threshold: int
+    available: float | None = None
+    read_at: float | None = None
+    low_since: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
     """State of polling of one account. Rates are requests per second; None if unknown. `accounts_listed_at`: when its
-    connect accounts were last listed."""
+    connect accounts were last listed. `credits`: None: they are not watched, or another node polls."""
 
     source: str
     account: str
@@ -216,6 +233,7 @@ class SourceReport:
     paused_until: float | None
     last_completed_at: float | None
     accounts_listed_at: float | None
+    credits: CreditsReading | None
 
 
 NEARLY_SECONDS = 1.0

@@ -370,7 +370,8 @@ class AttemptRow(SQLModel, table=True):
 
 class AccountRow(SQLModel, table=True):
     """An upstream account: its polling health and since when, an adopted API key, the node that holds its polling
-    lease and until when, the planner's saved plan (JSON), and when its connect accounts were last listed."""
+    lease and until when, the planner's saved plan (JSON), when its connect accounts were last listed, and since when
+    its credits are known to be low."""
 
     __tablename__: ClassVar[str] = "accounts"
 
@@ -384,6 +385,7 @@ class AccountRow(SQLModel, table=True):
     held_until: float | None = None
     plan: OptionalText = None
     listed_at: float | None = None
+    credits_low_since: float | None = None
 
 
 class HazardRow(SQLModel, table=True):

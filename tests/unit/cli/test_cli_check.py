@@ -88,6 +88,15 @@ def test_wrong_settings_end_the_checks(capsys: pytest.CaptureFixture[str]) -> No
     assert "relay.yaml:1" in found["settings"]["detail"]
 
 
+def test_credits_that_the_definition_does_not_have_are_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("relay.yaml").write_text("sources:\n  gpt: {preset: openai-batch, credits_low: 500}\n")
+    found = checked(capsys, 2)["source gpt"]
+    assert found["state"] == "problem"
+    assert found["detail"].startswith(
+        "relay.yaml:2: sources.gpt.credits_low: the definition of OpenAI has no `credits`"
+    )
+
+
 def test_definition_in_a_file_is_checked(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     Path("relay.yaml").write_text("sources: {mine: {file: mine.yaml, accounts: {default: {api_key: sk-1}}}}\n")
     text = (SOURCES / "revor" / "definition.yaml").read_text()

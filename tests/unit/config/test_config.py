@@ -242,13 +242,14 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
     reread = load(
         tmp_path,
         f"auth: {{tokens: [{{name: a, token: {TOKEN}, scopes: [read]}}]}}\n"
-        "sources: {revor: {polling: {reserve: 0}}}",
+        "sources: {revor: {polling: {reserve: 0}, credits_low: 500}}",
         REVOR_API_KEY="sk-2",
         RELAY_DELIVERY__JITTER="0",
         RELAY_PROXY__CAPTURE='["recipient.phone", "recipient.address"]',
     )
     assert needs_restart(old, reread) == []
     taken = takes_over(old, reread)
+    assert taken.sources["revor"].credits_low == 500
     assert (taken.proxy.capture, taken.proxy.enabled) == (("recipient.phone", "recipient.address"), True)
     assert ComponentSettings(settings=taken, base_url="", definitions={}).of_capture() == ("address", "phone")
     rest = load(

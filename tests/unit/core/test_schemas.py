@@ -118,7 +118,7 @@ def test_a_broken_job_event_fails(change: Change) -> None:
     assert fails(broken)
 
 
-OPEN = ("relay.source.", "relay.group.", "relay.incident.", "ai.revor.account.")
+OPEN = ("relay.source.", "relay.credits.", "relay.group.", "relay.incident.", "ai.revor.account.")
 """Types whose events may get new fields."""
 
 

@@ -74,6 +74,11 @@ def test_base_url_is_that_of_the_definition_by_default(tmp_path: Path, source: s
     assert with_base_urls(found, definitions_of(found)).sources["mine"].base_url == base_url
 
 
+def test_credits_of_a_definition_can_be_watched(tmp_path: Path) -> None:
+    found = settings(tmp_path, "{file: mine.yaml, credits_low: 500}", f"{MINE}credits: {{path: /me, available: [/n]}}")
+    assert definitions_of(found)["mine"].credits_url("https://api.mine.example/v1") == "https://api.mine.example/me"
+
+
 def test_source_has_the_name_of_the_settings(tmp_path: Path) -> None:
     assert definitions_of(settings(tmp_path, "preset: openai-batch"))["mine"].name == "mine"
 
@@ -91,6 +96,12 @@ def test_source_has_the_name_of_the_settings(tmp_path: Path) -> None:
         ("file: mine.yaml", MINE.replace("repeat", "repaet"), "mine.yaml:18: hints.codes.boom.re"),
         ("file: mine.yaml", MINE.replace("https://api", "http://api"), "is plain http, which would send"),
         ("file: mine.yaml", MINE.replace("https://", "https://a:b@"), "must not have a user name or password in it"),
+        (
+            "{file: mine.yaml, credits_low: 500}",
+            MINE,
+            "relay.yaml:3: sources.mine.credits_low: the definition of Mine has no `credits`, so nothing can be read:",
+        ),
+        ("{preset: openai-batch, credits_low: 1}", MINE, "relay.yaml:3: sources.mine.credits_low: the definition of"),
         (
             "file: mine.yaml",
             MINE.replace("https://api.mine.example", "http://127.0.0.1:8080"),

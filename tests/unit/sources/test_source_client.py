@@ -295,6 +295,37 @@ async def test_failed_listings(body: object, status_code: int, kind: str) -> Non
     assert (found.kind, found.listing) == (kind, None)
 
 
+async def test_credits_are_read_where_the_definition_says() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        seen.append((request.raw_path, request.headers.get("Authorization")))
+        return web.json_response({"ok": True, "request_id": "req_1", "available_credits": 120})
+
+    async with upstream(handler) as client:
+        found = await client.read_credits(KEY)
+    assert (found.kind, found.document, seen) == ("observed", 120, [("/api/v2/credits", f"Bearer {KEY}")])
+
+
+@pytest.mark.parametrize(
+    ("body", "status_code", "kind", "detail"),
+    [
+        (SAMPLES["error_envelope"]["body"], 401, "unauthorized", "answered 401"),
+        (error_body("not_found"), 404, "not_found", "answered 404 not_found"),
+        (error_body("membership_tier_insufficient"), 403, "forbidden", "answered 403 membership_tier_insufficient"),
+        ({}, 503, "unavailable", "answered 503"),
+        ({"ok": True}, 200, "malformed", "200 application/json; charset=utf-8: no number of credits at /item/avail"),
+        ({"available_credits": "x" * 5_000_000}, 200, "oversized", "the answer is larger"),
+    ],
+)
+async def test_failed_readings_of_credits(body: object, status_code: int, kind: str, detail: str) -> None:
+    async with upstream(answering(body, status=status_code)) as client:
+        found = await client.read_credits(KEY)
+    assert (found.kind, found.document) == (kind, None)
+    assert found.detail.startswith(detail)
+    assert KEY not in found.detail
+
+
 @pytest.mark.parametrize(
     "head",
     [

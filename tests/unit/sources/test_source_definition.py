@@ -279,6 +279,12 @@ INVALID_OF_JOBS: list[tuple[str, object]] = [
             ("hints.codes.insufficient_credits.fix", "{x}"),
         ),
         *(
+            ("credits.path", "credits"),
+            ("credits.available", []),
+            ("credits.available", ["available"]),
+            ("credits.availabel", ["/available"]),
+        ),
+        *(
             ("hints.codes.insufficient_credits.fix", MISSING),
             ("hints.codes.insufficient_credits.points_at", "x"),
             ("hints.codes.insufficient_credits.why", "x"),

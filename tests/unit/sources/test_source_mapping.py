@@ -15,11 +15,14 @@ from relay.core.jsontext import dumps
 from relay.sources.definition import Create, load_definition
 from relay.sources.mapping import (
     MAX_ITEMS,
+    MAX_UNITS,
+    Document,
     Malformed,
     Registered,
     observe,
     observe_item,
     read_create,
+    read_credits,
     read_listing,
     registered,
 )
@@ -334,6 +337,54 @@ def test_lone_surrogates_and_control_characters_leave_text_that_can_be_stored() 
 )
 def test_answers_that_are_no_listing(body: bytes, reason: str) -> None:
     assert read_listing(REVOR, body) == Malformed(reason=reason)
+
+
+# Credits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "available"),
+    [
+        ({"available_credits": 120}, 120),
+        ({"available_credits": 0}, 0),
+        ({"available_credits": 120.5}, 120.5),
+        ({"available_credits": 120.0}, 120),
+        ({"item": {"available_credits": 7}, "available_credits": 120}, 7),
+        ({"item": {"available_credits": None}, "available_credits": 120}, 120),
+        ({"item": [], "available_credits": MAX_UNITS}, int(MAX_UNITS)),
+    ],
+)
+def test_credits_that_are_left(answer: dict[str, object], available: float) -> None:
+    found = read_credits(REVOR, dumps({"ok": True, **answer}))
+    assert found == Document(value=available)
+    assert isinstance(found, Document)
+    assert type(found.value) is type(available)
+
+
+NO_NUMBER = "no number of credits at /item/available_credits or /available_credits"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not_json"),
+        (b'{"available_credits": NaN}', "not_json"),
+        (b'{"available_credits": 1e999}', NO_NUMBER),
+        (b'{"available_credits": 1e16}', NO_NUMBER),
+        (b'{"available_credits": 1%s}' % (b"0" * 400), NO_NUMBER),
+        (b'{"available_credits": -1}', NO_NUMBER),
+        (b'{"available_credits": "120"}', NO_NUMBER),
+        (b'{"available_credits": true}', NO_NUMBER),
+        (b'{"available_credits": [120]}', NO_NUMBER),
+        (b'{"item": {"available_credits": "many"}, "available_credits": 120}', NO_NUMBER),
+        (b'{"item": {"available": 120}}', NO_NUMBER),
+        (b"[]", NO_NUMBER),
+        (b"120", NO_NUMBER),
+        (b'{"ok": false, "available_credits": 120}', "refused"),
+    ],
+)
+def test_answers_without_credits_name_the_places(body: bytes, reason: str) -> None:
+    assert read_credits(REVOR, body) == Malformed(reason=reason)
 
 
 # --- whom a create names
