@@ -91,13 +91,13 @@ async def test_new_key_is_probed_without_any_job(tmp_path):
     ("poll", "code", "meaning"),
     [
         (ScriptedPoll(kind="unavailable", status_code=503), "unavailable", "Revor does not answer"),
-        (ScriptedPoll(kind="malformed", status_code=200), "malformed", "What answers is not Revor's API"),
+        (ScriptedPoll(kind="malformed", status_code=200), "malformed", "What answers is not the API of Revor"),
         (
             ScriptedPoll(kind="forbidden", status_code=403, error=ScriptedError(code="permission_denied")),
             "permission_denied",
             "The Revor API key may not do this",
         ),
-        (ScriptedPoll(kind="forbidden", status_code=403), "forbidden", "The Revor API key may not see this"),
+        (ScriptedPoll(kind="forbidden", status_code=403), "forbidden", "The API key of Revor may not see this"),
     ],
 )
 async def test_explanation_says_why_the_last_poll_failed(tmp_path, poll, code, meaning):

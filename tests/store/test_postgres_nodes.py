@@ -701,8 +701,8 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
         for nth, node in enumerate((store, other))
     ]
     marks = [
-        result_of(probe, now=now + 60, events=(relay_event("relay.subscription.recovered", now=now + 60),))
-        for probe in probes
+        result_of(probe, now=now + 60 + nth, events=(relay_event("relay.subscription.recovered", now=now + 60),))
+        for nth, probe in enumerate(probes)
         if probe is not None
     ]
     assert len(marks) == 2

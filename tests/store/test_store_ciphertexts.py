@@ -32,7 +32,7 @@ from tests.support.store_kit import NOW, execute, intent, registration, rows, su
 
 OLD, NEW = new_key(), new_key()
 OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
-FILLED = 3 * 6 + 3
+FILLED = 3 * 7 + 3
 """What `fill` encrypts."""
 PLAIN = {
     *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
@@ -80,7 +80,9 @@ async def fill(store: Store, count: int = 3) -> None:
         await store.accounts.adopt("revor", f"adopted-{number}", f"sk-revor-{number}")
         await store.intents.begin(intent(id=f"int_{number}", callback_url=f"https://hook.example/{number}"))
         kim = Recipient(address=f"kim.{number}@example.com")
-        await store.jobs.register(registration(f"job {number}", uid=f"job_{number:05}", recipient=kim))
+        address = f"https://files.example/operations/{number}"
+        job = registration(f"job {number}", uid=f"job_{number:05}", recipient=kim, status_url=address)
+        await store.jobs.register(job)
     await store.secrets.ensure_secret(CALLBACK_OWNER, new_secret(bytes(32)), NOW)
     await store.secrets.ensure_secret(SIGNING_OWNER, new_signing_key(bytes(32)), NOW)
     await store.secrets.ensure_secret(AUDIT_OWNER, "the key of the audit", NOW)
@@ -93,6 +95,7 @@ async def everything(store: Store, count: int = 3) -> list[Any]:
         found.append(await store.idempotency.begin(f"idem-{number}", "body", "other", NOW, NOW - 60))
         found.append(await store.intents.get(f"int_{number}"))
         found.append(await store.jobs.recipient(f"job_{number:05}"))
+        found.append(await store.jobs.status_url(f"job_{number:05}"))
     return [*found, await store.secrets.own_secrets(), await store.secrets.of(AUDIT_OWNER)]
 
 
@@ -146,7 +149,7 @@ async def test_a_rotation_goes_on_in_parts_and_in_small_transactions(
     parts = [await keys.rotate()]
     while parts[-1].left:
         parts.append(await keys.rotate())
-    total = 7 * 6 + 3
+    total = 7 * 7 + 3
     assert sum(part.done for part in parts) == sum(sizes) == total
     assert [part.left for part in parts] == [total - sum(sizes[: 3 * (nth + 1)]) for nth in range(len(parts))]
     assert max(sizes) == 3
@@ -248,7 +251,7 @@ async def test_neither_start_nor_reload_lets_a_key_go_that_any_secret_needs(worl
     await keys.rotate()
     old, new = Keyring([OLD]), Keyring([NEW])
     table, _, name = place.partition(".")
-    (column,) = [one for one in sealed_columns() if one.table == table]
+    (column,) = [one for one in sealed_columns() if (one.table, one.column) == (table, name)]
     key = ", ".join(column.key)
     (row,) = await rows(store, f"SELECT {key}, {name} AS sealed FROM {table} WHERE {name} IS NOT NULL LIMIT 1")
     context = column.context(tuple(row[one] for one in column.key))

@@ -70,7 +70,7 @@ def test_a_url_takes_the_options_of_add(calls: Calls) -> None:
     (_, body) = calls[0]
     assert body == {
         "subscription": {
-            "sink": "https://one.example/hook", "types": ["ai.revor.job.failed"],
+            "sink": "https://one.example/hook", "types": ["failed"],
             "protocolsettings": {"headers": {"X-Team": "sales"}}, "config": {"rate_per_second": 2.0},
         },
         "event_id": "evt_1",
