@@ -95,7 +95,10 @@ _SOURCE_HINTS = {
     ),
 }
 _BUY = Hint(
-    meaning="The {title} account has few credits left", fix="Buy credits in {title}", who="account owner", repeat="safe"
+    meaning="The account at {title} has few credits left",
+    fix="Buy credits in {title}",
+    who="account owner",
+    repeat="safe",
 )
 _NAME = "Ada Lovelace"
 _INCIDENT_ID = "inc_01jvpq0000000000000000000f"
