@@ -45,14 +45,22 @@ class RelayError(Exception):
 
     def __init__(self, problem: str) -> None:
         # The text may quote user input: line breaks and lone surrogates must not reach logs or terminals.
-        super().__init__(problem if problem.isprintable() else "".join(c if c.isprintable() else " " for c in problem))
+        super().__init__(_one_line(problem))
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 class SettingsError(RelayError):
-    """The settings are wrong."""
+    """The settings are wrong. `lines`: one for each fault."""
 
     code = "settings_invalid"
     exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.lines = tuple(map(_one_line, faults))
 
 
 class UsageError(RelayError):

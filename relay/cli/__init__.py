@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from relay.errors import RelayError
+from relay.errors import RelayError, SettingsError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
 
@@ -125,6 +125,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="relay", standalone_mode=False)
         sys.stdout.flush()
+    except SettingsError as error:  # a line for each fault
+        for line in error.lines:
+            _failed(line, error.exit_code)
+        return error.exit_code
     except RelayError as error:
         return _failed(str(error), error.exit_code)
     except typer.Exit as ended:

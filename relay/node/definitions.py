@@ -16,7 +16,8 @@ def definitions_of(settings: Settings) -> dict[str, SourceDefinition]:
 
 
 def definition_of(settings: Settings, name: str) -> SourceDefinition:
-    """The definition of a source. Raises SettingsError with the place of the setting, and that in the definition."""
+    """The definition of a source. Raises SettingsError with a line for each fault: the place of the setting, and that
+    in the definition."""
     source = settings.sources[name]
     try:
         if source.file is not None:
@@ -25,7 +26,8 @@ def definition_of(settings: Settings, name: str) -> SourceDefinition:
             definition = load_definition(source.preset, name=name)
     except SettingsError as error:
         key = f"sources.{name}.{'preset' if source.file is None else 'file'}"
-        raise SettingsError(f"{settings.written.place(key)}: {key}: {error}") from None
+        before = f"{settings.written.place(key)}: {key}"
+        raise SettingsError(*(f"{before}: {line}" for line in error.lines)) from None
     if source.credits_low is not None and definition.credits is None:
         key = f"sources.{name}.credits_low"
         problem = f"the definition of {definition.title} has no `credits`, so nothing can be read: remove the setting"

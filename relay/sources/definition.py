@@ -24,14 +24,15 @@ from pydantic import (
     model_validator,
 )
 
-from relay.core.access.forwarding import KeyPlace, path_refusal
+from relay.core.access.forwarding import KeyPlace, path_refusal, without_parameter
 from relay.core.access.netguard import is_within
 from relay.core.events.event import JOB_PREFIX, Hint, Origin, job_event_types
 from relay.core.jobs.connect_accounts import LISTED_STATES
 from relay.core.jobs.job import TERMINAL, Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
-from relay.sources.documents import Document, read_document
+from relay.redaction import redact_text
+from relay.sources.documents import Document, Faults, Loc, read_document, refused
 from relay.sources.hints import Hints, Part
 from relay.sources.pointers import Pointer, at, document_of
 
@@ -43,9 +44,60 @@ MAX_ADDRESS_CHARACTERS = 2_000
 _ADDRESS = re.compile(r"(?:https?://[a-z0-9.-]+(?::[0-9]{1,5})?/|/(?!/))[!\"$-\[\]-~]*", re.IGNORECASE)
 """An absolute URL with a path and without user, password and fragment, or a path."""
 
-_Path = Annotated[str, Field(pattern=r"^/[!-~]*$")]
+_KEY_HERE = "has a secret: leave it out, `credential` says how the key is sent"
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_SEGMENTS = re.compile(r"\{(?!key\})\+?[a-z_]+\}")
+
+
+def _path(text: str) -> str:
+    """A path that goes to the base URL as it is written, and names what it says on every server."""
+    if redact_text(text) != text or "{key}" in text:
+        raise ValueError(_KEY_HERE)
+    if "#" in text or "{" in (left := _PLACEHOLDER.sub("x", text)) or "}" in left:
+        raise ValueError("has a # or a brace too many: neither can be sent")
+    refusal = path_refusal(left.partition("?")[0].encode(), ("/",))
+    if refusal is not None:
+        raise ValueError(f"names another place: {refusal}")
+    return text
+
+
+def _fixed(text: str) -> str:
+    if "{" in _path(text):
+        raise ValueError("has a placeholder: this path is sent as it is")
+    return text
+
+
+def _of_segments(text: str) -> str:
+    if "{" in _SEGMENTS.sub("", _path(text)):
+        raise ValueError("has a placeholder that is no name such as {owner}")
+    return text
+
+
+def _with_id(text: str) -> str:
+    if len(_PLACEHOLDER.findall(_path(text))) != 1:
+        raise ValueError("has another placeholder than {id}, which the id is put at: write the others out")
+    return text
+
+
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if "@" in parts.netloc or redact_text(text) != text:
+        raise ValueError(_KEY_HERE)
+    return text
+
+
+def _headers(values: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in values.items():
+        if redact_text(f"{name}: {value}") != f"{name}: {value}":
+            raise ValueError(f"{name} {_KEY_HERE}")
+    return values
+
+
+_RawPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
+_Path = Annotated[_RawPath, AfterValidator(_fixed)]
+_Pattern = Annotated[_RawPath, AfterValidator(_of_segments)]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-_Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$")]
+_Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$"), AfterValidator(_address)]
 _WithKey = Annotated[str, Field(pattern=r"^[ -~]*\{key\}[ -~]*$")]
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 _Header = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", to_lower=True)]
@@ -415,7 +467,7 @@ class Create(Part):
     status_url  where its answer has the address at which the job is read
     """
 
-    path: Annotated[str, Field(pattern=r"^/[!-~]*$")]
+    path: _Pattern
     id: Pointer | None = None
     location: _Header | None = None
     status_url: Pointer | None = None
@@ -423,6 +475,19 @@ class Create(Part):
 
 def _create(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
+
+
+def _distinct(states: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    faults: list[tuple[Loc, str]] = []
+    for place, rule in enumerate(states):
+        before = next((before for before, earlier in enumerate(states[:place]) if earlier.precedes(rule)), None)
+        if before is not None:
+            faults.append(((place,), f"can never match, or not all of it: states.{before} matches first"))
+    if TERMINAL.isdisjoint(rule.state for rule in states):
+        faults.append(((), "no rule ends a job (succeeded, failed or cancelled)"))
+    if faults:
+        raise Faults(faults)
+    return states
 
 
 class Resource(Part):
@@ -455,17 +520,17 @@ class Resource(Part):
 
     type_prefix: Annotated[str, Field(pattern=f"^{JOB_PREFIX}$")]
     source_path: _Path
-    path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$")]
+    path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$"), AfterValidator(_with_id)]
     method: Literal["GET", "POST"] = "GET"
-    status_paths: tuple[_Path, ...] = ()
+    status_paths: tuple[_Pattern, ...] = ()
     follows: tuple[_Header, ...] = ()
     wait: LongPoll | None = None
     min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     etag: bool = False
-    creates: tuple[Annotated[Create, BeforeValidator(_create, json_schema_input_type=_Path | Create)], ...] = ()
+    creates: tuple[Annotated[Create, BeforeValidator(_create, json_schema_input_type=_RawPath | Create)], ...] = ()
     item: Pointer = ()
     status: Pointer
-    states: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    states: Annotated[tuple[Rule, ...], Field(min_length=1), AfterValidator(_distinct)]
     fields: Fields
     problem: ProblemFields | None = None
     result: ResultFields | None = None
@@ -476,18 +541,16 @@ class Resource(Part):
 
     @model_validator(mode="after")
     def _check(self) -> "Resource":
-        for place, rule in enumerate(self.states):
-            for before, earlier in enumerate(self.states[:place]):
-                if earlier.precedes(rule):
-                    raise ValueError(f"states.{place} can never match, or not all of it: states.{before} matches first")
-        if TERMINAL.isdisjoint(rule.state for rule in self.states):
-            raise ValueError("states: no rule ends a job (succeeded, failed or cancelled)")
+        faults: list[tuple[Loc, str]] = []
         if self.fields.id is None and any(one.id is None and one.location is None for one in self.creates):
-            raise ValueError("creates: nothing says where the job's id is: `fields.id`, or `id` or `location` of each")
+            words = "nothing says where the job's id is: `fields.id`, or `id` or `location` of each"
+            faults.append((("creates",), words))
         if self.has_paths_as_ids and not self.status_paths:
-            raise ValueError("path: with {+id} an id can name any path: list those of jobs in `status_paths`")
+            faults.append((("path",), "with {+id} an id can name any path: list those of jobs in `status_paths`"))
         if self.etag and self.statuses:
-            raise ValueError("etag: an answer 304 does not tell the status that a rule with `http` needs")
+            faults.append((("etag",), "an answer 304 does not tell the status that a rule with `http` needs"))
+        if faults:
+            raise Faults(faults)
         return self
 
     @property
@@ -696,7 +759,9 @@ class SourceDefinition(Part):
     origins: tuple[_Url, ...] = ()
     base_path: _Path = "/"
     credential: Credential
-    send_headers: Mapping[_HeaderName, Annotated[str, Field(pattern=r"^[ -~]+$")]] = Field(default_factory=dict)
+    send_headers: Annotated[
+        Mapping[_HeaderName, Annotated[str, Field(pattern=r"^[ -~]+$")]], AfterValidator(_headers)
+    ] = Field(default_factory=dict)
     answer: Answer = Answer()
     error: ErrorFields = ErrorFields()
     headers: HeaderNames = HeaderNames()
@@ -711,11 +776,23 @@ class SourceDefinition(Part):
     @model_validator(mode="after")
     def _check(self) -> "SourceDefinition":
         owner: dict[str, str] = {}
+        faults: list[tuple[Loc, str]] = []
         for name, resource in self.resources.items():
-            for path in (resource.path, *(one.path for one in resource.creates)):
-                if owner.setdefault(path, name) != name:
-                    raise ValueError(f"resources.{name}: the path {path} belongs to resources.{owner[path]}")
+            paths = (resource.path, *(one.path for one in resource.creates))
+            taken = [path for path in paths if owner.setdefault(path, name) != name]
+            faults += [(("resources", name), f"the path {path} belongs to resources.{owner[path]}") for path in taken]
+            if self._has_key(resource.path):
+                faults.append((("resources", name, "path"), _KEY_HERE))
+        if self._has_key(self.probe):
+            faults.append((("probe",), _KEY_HERE))
+        if faults:
+            raise Faults(faults)
         return self
+
+    def _has_key(self, path: str) -> bool:
+        """True if the path has the parameter that the key is sent in."""
+        query, name = path.partition("?")[2], self.credential.query
+        return name is not None and without_parameter(query, name) != query
 
     @property
     def resource(self) -> Resource:
@@ -899,21 +976,25 @@ def definition_in(document: Document, name: str, hints: Document | None = None) 
     """The definition in a file. `name`: of the source in the settings. `hints`: of a file beside it; else those of its
     section `hints`. Its section ANSWERS is for the sandbox.
 
-    Raises SettingsError that names the file, the line and the key.
+    Raises SettingsError with a line for each fault, which names the file, the line and the key.
     """
     values = {key: value for key, value in document.values.items() if key != ANSWERS}
-    if "name" in values:
-        raise document.refusal(("name",), {"type": "extra_forbidden", "msg": ""}, _names())
     own = values.get("hints", {}) if hints is None else hints.values
     merged = _with_general(own) if isinstance(own, dict) else own
     try:
-        return SourceDefinition.model_validate({**values, "name": name, "hints": merged})
+        found = SourceDefinition.model_validate({**values, "name": name, "hints": merged})
+        errors = []
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = tuple(first["loc"])
-        if hints is not None and place[:1] == ("hints",):
-            raise hints.refusal(place[1:], first, _names()) from None
-        raise document.refusal(place, first, _names()) from None
+        errors = error.errors(include_url=False)
+    if "name" in values:  # the settings give it
+        errors.append({"type": "extra_forbidden", "loc": ("name",), "msg": "", "input": None})
+    of_hints = [] if hints is None else [one for one in errors if one["loc"][:1] == ("hints",)]
+    faults = document.faults((one for one in errors if one not in of_hints), _names())
+    if hints is not None:
+        faults += hints.faults(({**one, "loc": one["loc"][1:]} for one in of_hints), _names())
+    if faults:
+        raise refused(faults)
+    return found
 
 
 def _with_general(hints: Mapping[str, Any]) -> dict[str, Any]:

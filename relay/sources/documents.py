@@ -1,18 +1,22 @@
 """YAML files of a source: read within limits, with the line of each key for the errors about it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from relay.errors import SettingsError
+from relay.redaction import redact_text
 
 MAX_FILE_BYTES = 1 << 20
 MAX_VALUES = 50_000  # counted after aliases are expanded, which can turn a small file into a huge tree
 MAX_DEPTH = 32
+MAX_FAULTS = 20
+"""Faults of one file that are shown."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads the presets ten times faster
 _PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
@@ -37,22 +41,53 @@ class Document:
         lines = {place[1:]: line for place, line in self.lines.items() if place[0] == key and len(place) > 1}
         return Document(self.name, values, lines)
 
-    def refusal(self, place: Loc, error: Mapping[str, Any], known: Collection[str]) -> SettingsError:
-        """One of pydantic's errors in one line: file, line, key, and what is wrong. `known`: the names of keys."""
-        there = place
-        while there and there not in self.lines:
-            there = there[:-1]
-        words = error["msg"].removeprefix("Value error, ")
-        match error["type"]:
-            case "missing":
-                words = "is missing"
-            case "extra_forbidden":
-                near = get_close_matches(str(place[-1]), sorted(known), 1)
-                words = f"is not a known key{f': is it {near[0]}?' if near else ''}"
-            case "string_pattern_mismatch":
-                words = f"{str(error['input'])[:100]!r} does not match {error['ctx']['pattern']}"
-        text = f"{self.name}:{self.lines.get(there, 1)}: {'.'.join(map(str, place))}: {words}"
-        return SettingsError(" ".join(text.split()))
+    def faults(self, errors: Iterable[Mapping[str, Any]], known: Collection[str]) -> list[str]:
+        """Pydantic's errors, each in one line: file, line, key, and what is wrong; in the order of the lines. `known`:
+        the names of keys."""
+        found: dict[tuple[Loc, str], tuple[int, str]] = {}
+        for error in errors:
+            place, inner = tuple(error["loc"]), error.get("ctx", {}).get("error")
+            for below, words in inner.faults if isinstance(inner, Faults) else [((), None)]:
+                fault = error if words is None else {"type": "value_error", "msg": words}
+                there = (*place, *below)
+                while there and there not in self.lines:
+                    there = there[:-1]
+                shown = (*place, *below) if error["type"] == "missing" or not there else there
+                words = _words(fault, place[-1] if place else "", known)
+                text = f"{self.name}:{self.lines.get(there, 1)}: {'.'.join(map(str, shown))}: {words}"
+                # A value that is none of several types is one fault, with one error for each of them.
+                mark = "" if len(there) < len(place) and error["type"] != "missing" else words
+                found.setdefault((shown, mark), (self.lines.get(there, 1), redact_text(" ".join(text.split()))))
+        return [text for _, text in sorted(found.values(), key=itemgetter(0))]
+
+
+class Faults(ValueError):
+    """Several faults of a section, each with its place below that."""
+
+    def __init__(self, faults: Sequence[tuple[Loc, str]]) -> None:
+        super().__init__("; ".join(words for _, words in faults))
+        self.faults = faults
+
+
+def refused(faults: Sequence[str]) -> SettingsError:
+    """The error of a file with these faults, a line for each."""
+    more = len(faults) - MAX_FAULTS
+    return SettingsError(*faults[:MAX_FAULTS], *([f"{more} more"] if more > 0 else []))
+
+
+def _words(error: Mapping[str, Any], key: object, known: Collection[str]) -> str:
+    match error["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            near = get_close_matches(str(key), sorted(set(known) - {key}), 1)
+            return f"is not a known key{f': is it {near[0]}?' if near else ''}"
+        case "string_pattern_mismatch":
+            pattern, text = error["ctx"]["pattern"], str(error["input"])[:100]
+            if pattern.startswith("^/") and "://" in text:
+                return "is no path: requests go to `base_url`, and to `origins` where an answer gives an address"
+            return f"{text!r} does not match {pattern}"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def read_document(path: Path, name: str = "") -> Document:

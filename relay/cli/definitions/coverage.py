@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from relay.cli.definitions.recorded import Recorded
+from relay.core.access.forwarding import escapes_segment
 from relay.core.jobs.job import TERMINAL, Observation
 from relay.core.jsontext import dumps
 from relay.sandbox.recorded import RecordedWorld, Recording, Reply
@@ -23,6 +24,7 @@ NOW = 1_779_271_300.0
 BASE = "https://upstream.example"
 ERRORS = ("unauthorized", "not_found", "rate_limited", "unavailable")
 """Of a recording: those that every upstream has."""
+_ELSEWHERE = "on no host that the definition lists in `origins`"
 _OF_A_BODY = re.compile(r"\{body((?:/[^/{}\"]+)+)\}")
 _REASONS = {
     "not_json": "it is not JSON",
@@ -103,6 +105,9 @@ def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
     for place, names in _pointers(resource, f"resources.{name}"):
         if names != resource.item and all(at(item, names) is None for item in items):
             found.gaps.append(f"{place}: {_shown(names)} is in no answer")
+    results = {str(url) for item in items if resource.result_url and (url := at(item, resource.result_url))}
+    for url in sorted(url for url in results if definition.address(BASE, url) is None):
+        found.gaps.append(f"resources.{name}.result_url: {url!r:.200} is {_ELSEWHERE}")
     found.gaps.extend(_create_problems(recorded, name))
     found.gaps.extend(_path_problems(recorded, name))
     return bodies
@@ -160,12 +165,21 @@ def _create_problems(recorded: Recorded, name: str) -> Iterator[str]:
             yield f"{place}.id: no id is at {_shown(create.id)} of the answer to the create"
         if create.status_url is not None and not isinstance(at(answer.body, create.status_url), str):
             yield f"{place}.status_url: {_shown(create.status_url)} is not in the answer to the create"
+        address = definition.resources[name].address_of(create, answer.body, headers)
+        if address is not None and definition.address(BASE, address) is None:
+            yield f"{place}: the answer to the create names {address!r:.200}, {_ELSEWHERE}"
 
 
 def _path_problems(recorded: Recorded, name: str) -> Iterator[str]:
-    """A read that another resource's path takes first."""
-    world = RecordedWorld(recording=recorded.recording)
-    path = recorded.definition.job_url("", str(world.create(name, NOW).id), name)
+    """A job that cannot be registered by its id, and a read that another resource's path takes first."""
+    world, definition = RecordedWorld(recording=recorded.recording), recorded.definition
+    id = str(world.create(name, NOW).id)
+    is_listed = not definition.resources[name].has_paths_as_ids or definition.may_name(
+        BASE, definition.job_url(BASE, id, name), name
+    )
+    if escapes_segment(id) or not is_listed:
+        yield f"resources.{name}.path: the id {id!r:.70} of a job escapes its place, or is not in `status_paths`"
+    path = definition.job_url("", id, name)
     method = recorded.definition.resources[name].method
     for other, verb, pattern in recorded.calls.reads:
         if other == name:

@@ -14,7 +14,7 @@ from relay.sandbox.recorded import Calls, Recording
 from relay.sandbox.requests import Body
 from relay.sources import definition as definition_module
 from relay.sources.definition import ANSWERS, SourceDefinition, definition_in, load_definition, presets
-from relay.sources.documents import Document, Loc, parse_document, read_document
+from relay.sources.documents import Document, parse_document, read_document, refused
 
 _SOURCES = Path(definition_module.__file__).parent
 
@@ -46,13 +46,23 @@ def read_text(text: str, path: Path) -> Recorded:
 
 
 def _of_file(document: Document, path: Path) -> Recorded:
-    definition = definition_in(document, name_of(path))
     answers = document.section(ANSWERS)
+    faults: list[str] = []
+    try:
+        definition = definition_in(document, name_of(path))
+    except SettingsError as error:
+        if answers is None:
+            raise
+        faults += error.lines
     if answers is None:
         raise SettingsError(f"{path}: has no section `{ANSWERS}`, with what the upstream answers: see docs/sandbox.md")
-    return Recorded(
-        definition=definition, recording=_recording(answers, definition), calls=Calls(document.values), path=path
-    )
+    try:
+        recording = _recording(answers, None if faults else definition)
+    except SettingsError as error:
+        faults += error.lines
+    if faults:
+        raise SettingsError(*faults)
+    return Recorded(definition=definition, recording=recording, calls=Calls(document.values), path=path)
 
 
 def name_of(path: Path) -> str:
@@ -69,25 +79,27 @@ def _of_preset(name: str) -> Recorded:
     return Recorded(definition=definition, recording=_recording(answers, definition), calls=Calls(document.values))
 
 
-def _recording(answers: Document, definition: SourceDefinition) -> Recording:
+def _recording(answers: Document, definition: SourceDefinition | None) -> Recording:
     """The recorded answers. Raises SettingsError if they are not in the form of a Recording, or not of the
-    definition's resources."""
+    definition's resources. None: the definition cannot be read."""
     try:
         recording = Recording.model_validate(answers.values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise answers.refusal(tuple(first["loc"]), first, _names()) from None
-    for name in recording.resources:
-        if name not in definition.resources:
-            raise _wrong(answers, ("resources", name), f"is no resource: {', '.join(definition.resources)} are")
-    for name in definition.resources:
-        if name not in recording.resources:
-            raise _wrong(answers, ("resources",), f"nothing is recorded of {name}")
+        raise refused(answers.faults(error.errors(include_url=False), _names())) from None
+    if definition is None:
+        return recording
+    known = ", ".join(definition.resources)
+    wrong = [(("resources", name), f"is no resource: {known} are") for name in recording.resources]
+    wrong = [one for one in wrong if one[0][1] not in definition.resources]
+    wrong += [
+        (("resources", name), f"nothing is recorded of {name}")
+        for name in definition.resources
+        if name not in recording.resources
+    ]
+    faults = answers.faults(({"type": "value_error", "loc": loc, "msg": words} for loc, words in wrong), ())
+    if faults:
+        raise refused(faults)
     return recording
-
-
-def _wrong(answers: Document, place: Loc, problem: str) -> SettingsError:
-    return answers.refusal(place, {"type": "value_error", "msg": problem}, ())
 
 
 @cache

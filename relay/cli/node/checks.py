@@ -33,7 +33,7 @@ from relay.core.jobs.connect_accounts import OK, Listing
 from relay.core.jobs.job import DEFAULT_SOURCE, POLL, Problem
 from relay.core.subscriptions.filters import UNREADABLE, unreadable
 from relay.core.subscriptions.subscription import Subscription
-from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, StoreError
+from relay.errors import DatabaseHeld, RelayError, SchemaTooOld, SettingsError, StoreError
 from relay.http.egress_proxy import EgressProxy, ProxyFailed
 from relay.http.sender import USER_AGENT, Sender
 from relay.node.component_settings import egress_proxy, guard_policy
@@ -231,8 +231,8 @@ async def _source(settings: Settings, name: str) -> list[Finding]:
     try:
         definition = definition_of(settings, name)
         source = settings.sources[name].replace(base_url=base_url_of(settings, name, definition))
-    except RelayError as error:
-        return [Finding(f"source {name}", "problem", str(error))]
+    except SettingsError as error:
+        return [Finding(f"source {name}", "problem", line) for line in error.lines]
     found = []
     if source.file is not None:
         detail = f"{source.file}: {definition.title}, {', '.join(definition.resources)}"

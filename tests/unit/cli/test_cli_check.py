@@ -106,7 +106,8 @@ def test_definition_in_a_file_is_checked(upstream: dict[str, str], capsys: pytes
     assert "accepted by https://revor.ai" in found["key mine/default"]["detail"]
     Path("mine.yaml").write_text(text.replace("probe:", "prob:"))
     found = checked(capsys, 2)
-    assert found["source mine"]["detail"].startswith("relay.yaml:1: sources.mine.file: mine.yaml:1: probe: is missing")
+    assert found["source mine"]["detail"].startswith("relay.yaml:1: sources.mine.file: mine.yaml:")
+    assert found["source mine"]["detail"].endswith(": prob: is not a known key: is it probe?")
     assert "key mine/default" not in found
     assert found["sinks"]["state"] == "skipped"
 

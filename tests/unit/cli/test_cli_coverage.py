@@ -105,6 +105,21 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
         ),
         ({"id: /data/id": "id: /ok"}, "resources.runs.creates.2.id: no id is at /ok of the answer to the create"),
         ({"status_url: /url": "status_url: /at"}, "resources.runs.creates.2.status_url: /at is not in the answer to"),
+        (
+            {'url: "{base}/x"': "url: https://other.example/x"},
+            "resources.runs.creates.2: the answer to the create names 'https://other.example/x', on no host that",
+        ),
+        (
+            {
+                "    item: /data\n": "    item: /data\n    result_url: /result/url\n",
+                "url: x}}": "url: 'https://o.example'}}",
+            },
+            "resources.runs.result_url: 'https://o.example' is on no host that the definition lists in `origins`",
+        ),
+        (
+            {'      job: {id: "{id}"': '      id: ../accounts\n      job: {id: "{id}"'},
+            "resources.runs.path: the id '../accounts' of a job escapes its place",
+        ),
         ({"error: {at: /error}": "error: {at: /err}"}, "errors.unauthorized: neither code nor message is found at"),
         ({"    not_found": "    unknown_call"}, "errors.not_found is not recorded"),
         ({"{ok: false, error": "{ok: true, error"}, "errors.unavailable: its status is 200, and `answer.ok` does not"),

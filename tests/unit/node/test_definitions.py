@@ -95,7 +95,7 @@ def test_source_has_the_name_of_the_settings(tmp_path: Path) -> None:
         ("file: mine.yaml", MINE.replace("at: /state", "at: state"), "mine.yaml:14: resources.runs.states.0.at: "),
         ("file: mine.yaml", MINE.replace("repeat", "repaet"), "mine.yaml:18: hints.codes.boom.re"),
         ("file: mine.yaml", MINE.replace("https://api", "http://api"), "is plain http, which would send"),
-        ("file: mine.yaml", MINE.replace("https://", "https://a:b@"), "must not have a user name or password in it"),
+        ("file: mine.yaml", MINE.replace("https://", "https://a:b@"), "base_url: has a secret"),
         (
             "{file: mine.yaml, credits_low: 500}",
             MINE,

@@ -1,0 +1,164 @@
+"""What is wrong in a definition: `relay sources test` and `relay check` name every fault with its line, all at once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from relay.cli import run
+from tests.unit.cli.test_cli_coverage import MINE
+
+SETTINGS = "sources: {mine: {file: mine.yaml, base_url: http://127.0.0.1:9, accounts: {default: {}}}}\n"
+BEFORE = "relay.yaml:1: sources.mine.file: "
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relay.yaml").write_text(SETTINGS)
+
+
+def faults(changes: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of both commands, which say the same."""
+    text = MINE
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    Path("mine.yaml").write_text(text)
+    capsys.readouterr()
+    assert run(["sources", "test", "mine.yaml"]) == 2
+    tested = capsys.readouterr()
+    assert tested.out == ""
+    assert run(["check", "--json"]) == 2
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    checked = [one["detail"] for one in checks if (one["name"], one["state"]) == ("source mine", "problem")]
+    lines = [line.removeprefix("relay: ") for line in tested.err.splitlines()]
+    assert [one.removeprefix(BEFORE) for one in checked] == lines
+    assert all(one.startswith(BEFORE) for one in checked)
+    return lines
+
+
+DONE = "      - {at: /state, is: done, state: succeeded}\n"
+PATH = "path: /v1/runs/{id}\n"
+RULE, HOST, SECRET, PLACE = (
+    "can never match, or not all of it",
+    "is no path: requests go to `base_url`, and to `origins`",
+    "has a secret: leave it out, `credential` says how the key is sent",
+    "names another place: the path has",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        # a rule that can never match
+        ({DONE: DONE * 2}, f"18: resources.runs.states.2: {RULE}: states.1 matches first"),
+        (
+            {"is: broken": "in: [broken, waiting]"},
+            f"18: resources.runs.states.2: {RULE}: states.0 matches first",
+        ),
+        ({"is: done, state": "there: true, state"}, f"18: resources.runs.states.2: {RULE}: states.1 matches first"),
+        # a host that is not listed
+        ({"probe: /v1/me": "probe: https://other.example/v1/me"}, f"6: probe: {HOST}"),
+        ({PATH: "path: https://other.example/{id}\n"}, f"11: resources.runs.path: {HOST}"),
+        ({"{path: /v1/batch,": "{path: https://o.example/b,"}, f"12: resources.runs.creates.1.path: {HOST}"),
+        # a secret in a path, an address or a header
+        ({"probe: /v1/me": "probe: /v1/me?token=abcdef0123456789"}, f"6: probe: {SECRET}"),
+        ({PATH: "path: /bot{key}/runs/{id}\n"}, f"11: resources.runs.path: {SECRET}"),
+        ({PATH: "path: /v1/runs/{id}?api_key=abcdef0123456789\n"}, f"11: resources.runs.path: {SECRET}"),
+        ({"{header: X-Key}": "{query: k}", "probe: /v1/me": "probe: /v1/me?k=abcdef0123456789"}, f"6: probe: {SECRET}"),
+        (
+            {"title: Mine": 'title: Mine\norigins: ["https://me:abcdef0123456789@files.example"]'},
+            f"3: origins.0: {SECRET}",
+        ),
+        (
+            {"title: Mine": "title: Mine\nsend_headers: {Authorization: Bearer abcdef0123456789}"},
+            f"3: send_headers: Authorization {SECRET}",
+        ),
+        # an id that escapes its place
+        (
+            {PATH: "path: /v1/{+id}\n"},
+            "11: resources.runs.path: with {+id} an id can name any path: list those of jobs",
+        ),
+        ({PATH: "path: /v1/runs/{id}/../x\n"}, f"11: resources.runs.path: {PLACE} a dot segment"),
+        ({PATH: "path: /v1/%2e%2e/{id}\n"}, f"11: resources.runs.path: {PLACE} a dot segment"),
+        ({PATH: "path: /v1\\{id}\n"}, f"11: resources.runs.path: {PLACE} a backslash"),
+        ({PATH: "path: /v1/runs#{id}\n"}, "11: resources.runs.path: has a # or a brace too many"),
+        ({PATH: "path: /v1/{org}/{id}\n"}, "11: resources.runs.path: has another placeholder than {id}"),
+        ({PATH: "path: /v1/{id}/{id}\n"}, "11: resources.runs.path: has another placeholder than {id}"),
+        (
+            {"{path: /v1/batch,": '{path: "/v1/{Batch}",'},
+            "12: resources.runs.creates.1.path: has a placeholder that is",
+        ),
+        ({"probe: /v1/me": "probe: /v1/{me}"}, "6: probe: has a placeholder: this path is sent as it is"),
+        # an unknown key, with the nearest one
+        (
+            {"    status: /state": "    statuss: /state"},
+            "14: resources.runs.statuss: is not a known key: is it status?",
+        ),
+        (
+            {"    item: /data": "    item: /data\n    etag: true"},
+            "14: resources.runs.etag: an answer 304 does not tell",
+        ),
+    ],
+)
+def test_fault_is_refused_with_line_and_reason(
+    changes: Mapping[str, str], fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = faults(changes, capsys)
+    assert any(one.startswith(f"mine.yaml:{fault}") for one in found), found
+    assert "abcdef0123456789" not in "".join(found)
+
+
+def test_all_faults_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    found = faults(
+        {
+            "title: Mine": "titel: Mine",
+            "probe: /v1/me": "probe: https://other.example/me?token=abcdef0123456789",
+            PATH: "path: /v1/runs/{id}/..\n",
+            DONE: DONE * 2 + "      - {at: /state, is: 1.5, state: succeeded}\n",
+            "percent: /done": "percent: done",
+            "fields: {id: /id": "fields: {it: /id",
+        },
+        capsys,
+    )
+    assert [one.partition(": ")[0] + ": " + one.split(": ")[1] for one in found] == [
+        "mine.yaml:1: title",
+        "mine.yaml:2: titel",
+        "mine.yaml:6: probe",
+        "mine.yaml:11: resources.runs.path",
+        "mine.yaml:19: resources.runs.states.3.is",
+        "mine.yaml:22: resources.runs.fields.it",
+        "mine.yaml:25: resources.runs.progress.percent",
+    ]
+    assert found[0].endswith("is missing")
+    assert found[1].endswith("is not a known key: is it title?")
+    assert "abcdef0123456789" not in "".join(found)
+
+
+def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes = {"probe: /v1/me": "prob: /v1/me", "fates:\n": "fate:\n", "unavailable: {status": "unavailable: {statu"}
+    text = MINE
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    Path("mine.yaml").write_text(text)
+    assert run(["sources", "test", "mine.yaml"]) == 2
+    said = capsys.readouterr().err
+    for part in (
+        "probe: is missing",
+        "prob: is not a known key: is it probe?",
+        "fate: is not a known key: is it fates?",
+    ):
+        assert part in said
+    assert said.count("\n") >= 5
+
+
+def test_many_faults_are_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = "".join(f"unknown{number}: 1\n" for number in range(40))
+    found = faults({"title: Mine\n": f"title: Mine\n{unknown}"}, capsys)
+    assert len(found) == 21
+    assert found[-1].endswith("20 more")
