@@ -17,7 +17,7 @@ from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.deliveries.retry import http_outcome
-from relay.core.events.event import Event
+from relay.core.events.event import Event, Origin
 from relay.core.events.sentences import enumerated
 from relay.core.jobs.job import Recipient, short_type
 from relay.core.subscriptions.subscription import Incidents, Subscription
@@ -113,10 +113,10 @@ class Kind:
         """The content that the sink of a subscription, as the API shows it, will get: in sentences."""
         return f"{self.title} gets {events_of(shown)}{self.form}, signed, in order within a job or partition key."
 
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+    def default_types(self, origins: Sequence[Origin]) -> tuple[str, ...] | None:
         """The types of a subscription without `types`. None = every job event and no others.
 
-        `type_prefixes` are those of the configured sources.
+        `origins` are those of the configured sources.
         """
         return None
 

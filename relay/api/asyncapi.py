@@ -5,13 +5,14 @@ The requests of the HTTP API are described in full at `/openapi.json` only.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from relay.api.events.publishing import PublishedCloudEvent
 from relay.api.http.dependencies import ApiSettings
 from relay.api.openapi import EXAMPLES, PUBLISHED, component_of, event_schemas, ref, schemas_of
 from relay.core.deliveries.broker import SINK_SCHEMES
-from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, Origin, source_event_types
+from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, source_event_types
 from relay.core.relay_events import SCHEMA_NAMES, schema_name_for
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
@@ -98,16 +99,18 @@ def asyncapi_document(settings: ApiSettings) -> dict[str, Any]:
 
 
 def _messages(settings: ApiSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    prefixes = list(dict.fromkeys(origin.type_prefix for origin in settings.origins.values()))
-    for type in known_types(prefixes):
-        prefix = next((prefix for prefix in prefixes if type in source_event_types(prefix)), prefixes[0])
-        # An invented source: readers of this document may not know the relay's own.
-        origin = Origin(
+    # An invented source: readers of this document may not know the relay's own.
+    origins = [
+        replace(
+            origin,
             source="https://upstream.example/api/jobs",
             account_source="https://upstream.example/api/accounts",
-            type_prefix=prefix,
             dataschema=f"{_EXAMPLE_URL}/schemas/job-status.v1.json",
         )
+        for origin in settings.origins.values()
+    ]
+    for type in known_types(origins):
+        origin = next((one for one in origins if type in source_event_types(one)), origins[0])
         id = "evt_01jvpq0000000000000000000e"
         sample = sample_event(type, event_id=id, now=1779271208.0, origin=origin, dataschema_base=_EXAMPLE_URL)
         schema = {"allOf": [ref(component_of(schema_name_for(type))), {"properties": {"type": {"const": type}}}]}

@@ -168,7 +168,7 @@ FREE = {"type": "string", "pattern": r"^[!-~]+\.[!-~]+$", "maxLength": 200}
 
 def _fill_in_names(schemas: dict[str, Any], operations: Sequence[Operation], settings: ApiSettings) -> None:
     """Adds the names that depend on the settings; handlers check them, not the models."""
-    types = {"anyOf": [{"enum": list(known_types(one.type_prefix for one in settings.origins.values()))}, FREE]}
+    types = {"anyOf": [{"enum": list(known_types(settings.origins.values()))}, FREE]}
     sources = sorted(settings.event_sources)
     for name in ("JobRegistration", "UpstreamAnswer") if settings.dev else ():
         properties = schemas[name]["properties"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from relay.clock import from_rfc3339
-from relay.core.jobs.job import DEFAULT_SOURCE, JOB_EVENTS
+from relay.core.jobs.job import DEFAULT_SOURCE, JOB_EVENTS, OTHER_WORDS
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.values import moment
 from relay.errors import UsageError
@@ -56,7 +56,7 @@ def type_names(text: str | None) -> list[str] | None:
     names = split_names(text, "--types", "failed,overdue")
     if names is None:
         return None
-    return [_meant(name) if "." in name else one_of(name, JOB_EVENTS, "event type") for name in names]
+    return [_meant(name) if "." in name else one_of(name, (*JOB_EVENTS, *OTHER_WORDS), "event type") for name in names]
 
 
 def _meant(name: str) -> str:
@@ -65,7 +65,7 @@ def _meant(name: str) -> str:
     from relay.core.subscriptions.filters import known_types, nearest_type, wanted_type
     from relay.sources.definition import load_definition
 
-    known = known_types(one.type_prefix for one in load_definition(DEFAULT_SOURCE).resources.values())
+    known = known_types(load_definition(DEFAULT_SOURCE).event_origins("", "").values())
     found = wanted_type(name, known)
     if found is None:
         near = nearest_type(name[:200], known)

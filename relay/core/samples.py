@@ -30,7 +30,7 @@ from relay.core.events.event import (
 from relay.core.incidents import Incident, data_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import JobGroup
-from relay.core.jobs.job import Job, Observation, Transition
+from relay.core.jobs.job import Job, Observation, Transition, kind_of_type
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
 from relay.core.subscriptions.filters import is_free_type, known_types
@@ -160,7 +160,7 @@ def sample_event(
 
     Raises ValueError for a type of this source that it does not have.
     """
-    if is_free_type(type, known_types([origin.type_prefix])):
+    if is_free_type(type, known_types([origin])):
         return published_sample(type, event_id, now, metadata or {})
     if type in RELAY_EVENTS:
         data, subject = _relay_sample(type, now, origin, source, account)
@@ -169,9 +169,9 @@ def sample_event(
     if type in account_event_types(origin.type_prefix):
         dataschema = relay_events.dataschema_for(type, dataschema_base)
         return _account_sample(type, event_id, now, origin, dataschema, source, account)
-    if type not in job_event_types(origin.type_prefix):
+    if type not in job_event_types(origin):
         raise ValueError(f"{type!r} is not an event type of this source")
-    return _job_sample(type.rpartition(".")[2], event_id, now, origin, source, account, metadata or {})
+    return _job_sample(kind_of_type(type), event_id, now, origin, source, account, metadata or {})
 
 
 def published_sample(type: str, event_id: str, now: float, metadata: Mapping[str, Any]) -> Event:
@@ -288,9 +288,9 @@ def _relay_sample(type: str, now: float, origin: Origin, source: str, account: s
             "subscription_id": _SUBSCRIPTION_ID,
         }
         if type == "relay.delivery.expired":
-            ended |= {"event_type": f"{origin.type_prefix}.failed", "last_error": "503 Service Unavailable"}
+            ended |= {"event_type": origin.type_of("failed"), "last_error": "503 Service Unavailable"}
             return relay_events.delivery_expired_data(reason="exhausted", attempts=10, **ended), _DELIVERY_ID
-        ended |= {"event_type": f"{origin.type_prefix}.succeeded", "last_error": "not_found_in_time", "attempts": 2}
+        ended |= {"event_type": origin.type_of("succeeded"), "last_error": "not_found_in_time", "attempts": 2}
         memory = Entry(record="note", target={"deal_id": 42}, portal="sample", at=now - 150).memory()
         data = relay_events.delivery_uncertain_data(reason="cannot_tell", kind="pipedrive", memory=memory, **ended)
         return data, _DELIVERY_ID

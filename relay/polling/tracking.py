@@ -14,7 +14,7 @@ from relay.core.access.forwarding import escapes_segment
 from relay.core.access.netguard import host_of
 from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Hint, Repeat, owner_of
-from relay.core.jobs.job import NOT_SEEN, POLL, Job, JobKey, Observation, Problem, detect
+from relay.core.jobs.job import NOT_SEEN, POLL, Job, JobKey, Observation, Problem, detect, kind_of_type
 from relay.core.planner.outlook import PollExplanation
 from relay.core.polling.tracking import (
     CallbackLimits,
@@ -176,7 +176,7 @@ class Tracking:
                     "transition",
                     job=job.external_id,
                     previous=None,
-                    kind=event.type.rpartition(".")[2],
+                    kind=kind_of_type(event.type),
                     sequence=event.sequence,
                     source=job.source,
                     account=job.account,

@@ -26,7 +26,7 @@ from pydantic import (
 
 from relay.core.access.forwarding import KeyPlace, path_refusal, without_parameter
 from relay.core.access.netguard import is_within
-from relay.core.events.event import JOB_PREFIX, Hint, Origin, job_event_types
+from relay.core.events.event import JOB_PREFIX, Hint, Origin
 from relay.core.jobs.connect_accounts import LISTED_STATES
 from relay.core.jobs.job import TERMINAL, Problem
 from relay.core.jsontext import dumps
@@ -494,6 +494,7 @@ class Resource(Part):
     """Jobs of one kind.
 
     type_prefix  of their events, as a reversed domain name
+    succeeded_as  the last word of the type of a success
     source_path  the CloudEvents source of their events is the base URL with this path
     method      of a read
     path        a read of it shows one job; the id stays one segment at `{id}`, and may have slashes at `{+id}`
@@ -519,6 +520,7 @@ class Resource(Part):
     """
 
     type_prefix: Annotated[str, Field(pattern=f"^{JOB_PREFIX}$")]
+    succeeded_as: Literal["succeeded", "completed"] = "succeeded"
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$"), AfterValidator(_with_id)]
     method: Literal["GET", "POST"] = "GET"
@@ -552,11 +554,6 @@ class Resource(Part):
         if faults:
             raise Faults(faults)
         return self
-
-    @property
-    def event_types(self) -> tuple[str, ...]:
-        """Every event type of these jobs."""
-        return job_event_types(self.type_prefix)
 
     @cached_property
     def read_fields(self) -> tuple[tuple[str, ...], ...]:
@@ -836,6 +833,7 @@ class SourceDefinition(Part):
             key: Origin(
                 source=root + resource.source_path,
                 type_prefix=resource.type_prefix,
+                succeeded_as=resource.succeeded_as,
                 dataschema=dataschema,
                 account_source=None if listed is None else root + listed.source_path,
                 title=self.title,

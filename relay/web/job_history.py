@@ -10,7 +10,7 @@ from typing import Any
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.events.event import job_event_kind
-from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, TERMINAL, WAITING
+from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, TERMINAL, WAITING, kind_of_type
 from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.rendering import duration
 from relay.web.texts import Texts
@@ -308,7 +308,7 @@ def _to_come(job: Answer, now: float, texts: Texts) -> list[Entry]:
 
 def _delivery_entry(delivery: Answer, texts: Texts) -> Entry:
     ended, created = _time(delivery["ended_at"]), from_rfc3339(delivery["created_at"])
-    kind = str(delivery["event_type"]).rpartition(".")[2]
+    kind = kind_of_type(str(delivery["event_type"]))
     notes = [] if ended is None else [texts("jobs.note_took", time=duration(ended - created))]
     if reason := listed_reason(delivery):
         notes.append(reason)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from relay.core.deliveries.delivery import OutboundRequest
-from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, RELAY_EVENTS, Event, account_type_prefix
+from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, RELAY_EVENTS, Event, Origin, account_type_prefix
 from relay.core.events.sentences import counted, duration
+from relay.core.jobs.job import kind_of_type
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription, has_failures
 from relay.redaction import url_without_path
@@ -74,10 +75,10 @@ class ForPeople(Kind):
         """The message that several events become; empty for a kind that has no digest."""
         return ""
 
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+    def default_types(self, origins: Sequence[Origin]) -> tuple[str, ...] | None:
         """Events that people act on or wait for: jobs that went wrong, creates and records of unknown fate, trouble
         with a source, a sink or an account, incidents, and groups that have finished."""
-        prefixes = dict.fromkeys(type_prefixes)
+        prefixes = dict.fromkeys(origin.type_prefix for origin in origins)
         of_accounts = dict.fromkeys(map(account_type_prefix, prefixes))
         return (
             *(f"{prefix}.{kind}" for prefix in prefixes for kind in _JOB_TROUBLE),
@@ -205,7 +206,7 @@ def message(event: Event, subscription: Subscription, context: RenderContext) ->
 
 def tone(*events: Event) -> Tone:
     """The tone of a message about these events: that of the worst one."""
-    tones = {_TONES.get(event.type.rpartition(".")[2], "plain") for event in events}
+    tones = {_TONES.get(kind_of_type(event.type), "plain") for event in events}
     return min(tones, key=_WORST_FIRST.index)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Memory, Step, previewed
-from relay.core.events.event import RELAY_EVENTS, Event, account_event_kind
+from relay.core.events.event import RELAY_EVENTS, Event, Origin, account_event_kind
 from relay.core.jsontext import dumps
 from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
 from relay.core.subscriptions.subscription import Subscription
@@ -54,9 +54,9 @@ class Crm(base.Kind):
     """Of a whole dialogue. Without time for the write after slow look-ups, each attempt would end alike; and a write
     that is cut short costs a question."""
 
-    def default_types(self, type_prefixes: Sequence[str]) -> tuple[str, ...] | None:
+    def default_types(self, origins: Sequence[Origin]) -> tuple[str, ...] | None:
         """The ends of jobs."""
-        return tuple(f"{prefix}.{kind}" for prefix in dict.fromkeys(type_prefixes) for kind in _KINDS)
+        return tuple(dict.fromkeys(origin.type_of(kind) for origin in origins for kind in _KINDS))
 
     def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:
         """A record for each event, and the policy for those about strangers."""

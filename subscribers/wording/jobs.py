@@ -129,7 +129,7 @@ def _what(document: Document) -> str:
         action = segments[0] if sent_to_someone else segments[-1]
     else:
         action = " ".join(segments[:-1] if sent_to_someone else segments)
-    words = f"{titled(channel)} {action.strip() or 'job'}".strip()
+    words = f"{titled(channel)} {action.strip() or _noun(document.get('type'))}".strip()
     words = words[0].upper() + words[1:]
     name = _recipient_name(document)
     if name:
@@ -137,6 +137,11 @@ def _what(document: Document) -> str:
     job_id = one_line(document.get("subject"), 200)
     short = job_id if len(job_id) <= _SHORT_ID_CHARACTERS + 4 else job_id[:_SHORT_ID_CHARACTERS] + "…"
     return f"{words} (job {short})"
+
+
+def _noun(event_type: object) -> str:
+    """`job` for `ai.revor.job.failed`, `webset` for `ai.revor.webset.failed`."""
+    return word(str(event_type).rpartition(".")[0].rpartition(".")[2]) or "job"
 
 
 def _recipient_name(document: Document) -> str:
@@ -184,7 +189,7 @@ def _before_noun(event_type: object) -> str:
 def _succeeded(document: Document, what: str) -> str:
     status = document.get("resultstatus")
     if status != "skipped":
-        return f"{what} was accepted"
+        return f"{what} was {'completed' if str(document.get('type')).endswith('.completed') else 'accepted'}"
     action = str(document.get("action")).rpartition(".")[2]
     return f"{what} found no fitting post, nothing was liked" if action == "post_like" else f"{what} had nothing to do"
 

@@ -33,7 +33,7 @@ from tests.support.scale import soak_only
 
 DEFAULT = replace(SETTINGS, version=__version__, dev=False)
 DOCUMENT: dict[str, Any] = orjson.loads(asyncapi_json(DEFAULT))
-TYPES = known_types([ORIGIN.type_prefix])
+TYPES = known_types([ORIGIN])
 PUBLISHED = "com.acme.order.paid"
 NPM_PACKAGES = ("@asyncapi/parser@3.4.0",)
 SCRIPT = """

@@ -236,7 +236,7 @@ def test_what_the_relay_sends_to_sinks_is_described():
     (webhook,) = DOCUMENT["webhooks"].values()
     content = webhook["post"]["requestBody"]["content"]
     place = pointer_to("webhooks", "event", "post", "requestBody", "content")
-    for type in known_types([ORIGIN.type_prefix]):
+    for type in known_types([ORIGIN]):
         event = sample_event(type, event_id=EVENT_ID, now=1.0, origin=ORIGIN, dataschema_base="http://x").document()
         for media_type, body in ((CONTENT_TYPE, event), (BATCH_CONTENT_TYPE, [event, event])):
             schema = validator(f"{place}{pointer_to(media_type, 'schema')}")

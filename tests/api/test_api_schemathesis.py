@@ -29,6 +29,7 @@ from tests.support.api_conformity import DOCUMENT
 from tests.support.api_world import HOOK, NOW, FakeNode, FakeSignals, World
 from tests.support.fuzz_kit import COUNT, seeded, with_note
 from tests.support.guard import DEVELOPMENT
+from tests.support.job_events import origin_of
 from tests.support.loop_watch import forget_earlier_objects
 from tests.support.schema_check import check_event
 from tests.support.store_kit import ReversingCipher, access_token, intent, registration
@@ -60,7 +61,7 @@ SILENT_WAITS = 40
 MAX_STALL_SECONDS = 0.25
 STREAMED = re.compile(rb"id: (?P<id>[^\n]+)\nevent: (?P<type>[^\n]+)\ndata: (?P<data>[^\n]+)")
 
-KNOWN = known_types(["ai.revor.job"])
+KNOWN = known_types([origin_of()])
 
 waits_left: ContextVar[int] = ContextVar("waits_left", default=SILENT_WAITS)
 

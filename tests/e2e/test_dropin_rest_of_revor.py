@@ -200,3 +200,80 @@ async def test_resource_that_is_named_wrongly_is_refused_with_the_known_ones(
         refused = await world.api.post("/v1/jobs", json={"id": "a", "resource": resource})
         assert refused.status_code == 422
         assert said in refused.json()["errors"][0]["detail"]
+
+
+# --- websets
+
+
+def webset(status: str, stage: str | None = None, **progress: Any) -> dict[str, Any]:
+    shown = {"stage": stage, "goal": 50, "verified": 0, "qualified": 0, "full": False, "stop_reason": None, **progress}
+    return {"id": "ws-1", "status": status, "name": "Rail", "progress": shown, "failure": None}
+
+
+def played(*items: dict[str, Any]) -> Says:
+    """Each read shows the next of these; the last one again and again."""
+    left = list(items)
+
+    def says(method: str, path: str) -> Any:
+        if method == "POST":
+            return {"id": "ws-1", "status": "generating_criteria"}
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return says
+
+
+async def test_webset_has_all_that_a_v1_job_has(tmp_path: Path) -> None:
+    says = played(
+        webset("generating_criteria", "criteria"),
+        webset("searching", "search"),
+        webset("verifying", "verify", verified=14),
+        webset("completed", "done", verified=50),
+    )
+    async with open_revor(tmp_path, says, polling=POLLING) as (world, stub):
+        await world.subscribe()
+        callback = {"Relay-Callback": f"{world.receiver_url}/mine", "Relay-Callback-Types": "completed,failed"}
+        made = await world.api.post(WEBSETS, json={"query": "rail"}, headers={**ATTACHED, **callback})
+        assert made.json()["webset"] == {"id": "ws-1", "status": "generating_criteria"}
+        read = await world.api.get(f"{WEBSETS}/ws-1", headers={**AUTH, "Prefer": "wait=60"})
+        assert read.json()["item"] == webset("completed", "done", verified=50)
+        await world.until(lambda: "completed" in world.kinds("ws-1") and "/mine" in world.received)
+        events = events_of(world, "ws-1")
+        assert (events[0]["type"], events[-1]["type"]) == ("ai.revor.webset.running", "ai.revor.webset.completed")
+        assert [event["sequence"] for event in events] == [f"{number:010d}" for number in range(1, len(events) + 1)]
+        for event in events:
+            assert (event["source"], event["group"]) == (stub.url + WEBSETS, "spring")
+            assert event["data"]["metadata"] == {"deal": 42}
+        assert (events[-1]["status"], events[-1]["data"]["status"]) == ("succeeded", "succeeded")
+        assert [one.event["type"] for one in world.received["/mine"]] == ["ai.revor.webset.completed"]
+        streamed = await world.api.get("/v1/jobs/ws-1/events", headers={"Accept": "text/event-stream"})
+        assert streamed.text.count("\ndata: ") == len(events)
+        job = await world.shown("ws-1")
+        assert (job["resource"], job["outcome"], job["status"]) == ("websets", "succeeded", "succeeded")
+        (listed,) = (await world.api.get("/v1/jobs?resource=websets&status=succeeded")).json()["items"]
+        assert listed["uid"] == job["uid"]
+        group = (await world.api.get("/v1/groups/spring")).json()
+        assert group["counts"]["succeeded"] == 1
+
+
+async def test_failed_webset_has_the_code_of_its_failure(tmp_path: Path) -> None:
+    failed = {**webset("failed", "search"), "failure": {"code": "insufficient_credits"}}
+    async with open_revor(tmp_path, played(failed), polling=POLLING) as (world, _):
+        await world.subscribe(types=["failed"])
+        await world.api.post(WEBSETS, json={}, headers=AUTH)
+        await world.until(lambda: world.kinds("ws-1") == ["failed"])
+        (event,) = events_of(world, "ws-1")
+        assert event["type"] == "ai.revor.webset.failed"
+        assert event["data"]["hint"]["meaning"] == "The Revor account has too few credits"
+
+
+async def test_status_never_seen_before_is_open_and_said_once(tmp_path: Path) -> None:
+    says = played(webset("searching"), webset("ranking"), webset("ranking"), webset("cancelled"))
+    async with open_revor(tmp_path, says, polling=POLLING) as (world, _):
+        await world.subscribe()
+        await world.api.post(WEBSETS, json={}, headers=AUTH)
+        await world.until(lambda: "cancelled" in world.kinds("ws-1"))
+        assert [kind for kind in world.kinds("ws-1") if kind != "progress"] == [
+            "running",
+            "status_unknown",
+            "cancelled",
+        ]

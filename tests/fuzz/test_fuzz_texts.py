@@ -26,11 +26,11 @@ NOW = 1_779_271_208.0
 KIND = kind_named("slack")
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secretpath", kind="slack")
 ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json")
-TYPES = (*known_types([ORIGIN.type_prefix]), "shop.order.paid", "x.job.failed", ".job.", "")
+TYPES = (*known_types([ORIGIN]), "shop.order.paid", "x.job.failed", ".job.", "")
 NAMES = sorted(
     {
         name
-        for type in known_types([ORIGIN.type_prefix])
+        for type in known_types([ORIGIN])
         for name in sample_event(type, event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x").document()[
             "data"
         ]

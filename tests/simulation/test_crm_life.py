@@ -14,6 +14,7 @@ from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jobs.job import Recipient
 from relay.core.subscriptions.subscription import Subscription
 from tests.support.crm_world import EMAIL, WORLDS, Vendor
+from tests.support.job_events import origin_of
 from tests.support.simulation_world import World, crashing, deliveries_of, end_job, open_world
 from tests.vendors import hubspot, pipedrive, salesforce
 
@@ -75,9 +76,8 @@ async def subscribe(world: World, wire: Wire, given: dict[str, str] | None = Non
     given = given or {"credentialtype": "ACCESSTOKEN", "accesstoken": wire.vendor.token}
     credential = SinkCredential(id="crd_1", origin=origin_text(sink), fields=given)
     kind = wire.vendor.kind
-    return await world.subscribe(
-        sink=sink, kind=kind.name, credential=credential, options=options, types=kind.default_types(["test.job"])
-    )
+    types = kind.default_types([origin_of("test.job")])
+    return await world.subscribe(sink=sink, kind=kind.name, credential=credential, options=options, types=types)
 
 
 @every_crm

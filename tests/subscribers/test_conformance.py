@@ -26,7 +26,7 @@ from tests.support.schema_check import check_event
 from tests.support.slack_check import check_message
 from tests.vendors.stand_ins import CRMS
 
-TYPES = known_types([OF_SAMPLES.type_prefix])
+TYPES = known_types([OF_SAMPLES])
 CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 SINK_SECRET = "T0secret0path"
 SECRETS = ("alex@example.com", "+14155552671", "415 555 2671", "linkedin.com/in/alex", "Hi Alex, saw your", "s3cr3t")

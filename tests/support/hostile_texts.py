@@ -20,7 +20,6 @@ from relay.core.subscriptions.filters import known_types
 
 NOW = 1779271208.0
 TYPE_PREFIX = "ai.revor.job"
-TYPES = known_types([TYPE_PREFIX])
 
 TEXTS: tuple[str, ...] = tuple(
     row["text"] * row.get("times", 1)
@@ -52,6 +51,7 @@ _ORIGIN = Origin(
     type_prefix=TYPE_PREFIX,
     dataschema="http://x/schemas/job-status.v1.json",
 )
+TYPES = known_types([_ORIGIN])
 
 
 def events_with(text: str, *, part: int = 0, parts: int = 1) -> Iterator[Event]:

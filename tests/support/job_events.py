@@ -19,6 +19,13 @@ OF_SAMPLES = Origin(
     dataschema="http://x/schemas/job-status.v1.json",
     title="Revor",
 )
+
+
+def origin_of(type_prefix: str = "ai.revor.job", **more: Any) -> Origin:
+    """The attributes of the events of a resource's jobs with these types."""
+    return Origin(source="https://api.example/jobs", type_prefix=type_prefix, dataschema=OF_SAMPLES.dataschema, **more)
+
+
 SAMPLE_ID = "evt_01jvpq0000000000000000000e"
 RECONNECT = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
 

@@ -22,6 +22,7 @@ from relay.config.settings import VARIABLES
 from relay.core.events.event import RELAY_EVENTS, source_event_types
 from relay.core.subscriptions.signing import new_secret, new_signing_key, public_key_of, sign
 from relay.errors import RelayError
+from tests.support.job_events import origin_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -55,7 +56,7 @@ def test_every_variable() -> None:
     assert set(VARIABLES) <= quoted("settings.md")
 
 
-@pytest.mark.parametrize("type", [*source_event_types("ai.revor.job"), *RELAY_EVENTS])
+@pytest.mark.parametrize("type", [*source_event_types(origin_of()), *RELAY_EVENTS])
 def test_every_event_type(type: str) -> None:
     assert type in quoted("events.md")
 

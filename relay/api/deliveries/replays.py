@@ -224,7 +224,7 @@ async def _replay(
 
 def _not_sent(call: Call, subscription: Subscription, name: str) -> str | None:
     """The reason why a subscription never gets events of this type; None if it does."""
-    job_event = any(name in job_event_types(one.type_prefix) for one in call.context.settings.origins.values())
+    job_event = any(name in job_event_types(one) for one in call.context.settings.origins.values())
     source = subscription.source or ""
     if (
         job_event

@@ -277,7 +277,7 @@ def _rules(call: Call) -> Rules:
     settings = call.context.settings
     every, account = settings.unrestricted or settings, settings.account
     return Rules(
-        known=known_types(origin.type_prefix for origin in every.origins.values()),
+        known=known_types(every.origins.values()),
         sources=every.event_sources,
         account=None if account is None else account[1],
     )

@@ -86,7 +86,7 @@ class Context:
     @property
     def known_types(self) -> tuple[str, ...]:
         """Every event type there is with these settings."""
-        return known_types(origin.type_prefix for origin in self.settings.origins.values())
+        return known_types(self.settings.origins.values())
 
     @property
     def base_url(self) -> str:

@@ -240,7 +240,7 @@ def callback_types(
 ) -> tuple[tuple[str, ...], list[FieldError]]:
     """The full types of the events of a resource's jobs for these names, and an error for each unknown name.
     `resource`: its source and its key."""
-    return event_types(names, job_event_types(settings.origins[resource].type_prefix), "/callback_types", free=False)
+    return event_types(names, job_event_types(settings.origins[resource]), "/callback_types", free=False)
 
 
 def check_sink(url: str, settings: ApiSettings, pointer: str) -> None:

@@ -152,7 +152,7 @@ def _subscription(
     of_kind = kind_named(kind)
     incidents = of_kind.default_incidents if config.incidents is None else config.incidents
     all_origins = (settings.unrestricted or settings).origins.values()
-    types = default_types = of_kind.default_types([origin.type_prefix for origin in all_origins])
+    types = default_types = of_kind.default_types(tuple(all_origins))
     if body.types is not None and set(given_types or ()) != set(default_types or ()):
         types = given_types
     elif default_types is not None and incidents == "off":

@@ -488,7 +488,7 @@ def _origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin
     that belongs to an account, that one: its sink must not learn the names of others."""
     origins, accounts = call.dependencies.settings.origins, call.dependencies.settings.accounts
     source, _, account = (owner or "").partition("/")
-    of_type = (place for place, origin in origins.items() if event_type in source_event_types(origin.type_prefix))
+    of_type = (place for place, origin in origins.items() if event_type in source_event_types(origin))
     found = next(of_type, None) or ((source, "") if owner is not None else next(iter(origins)))
     if owner is None:
         return found[0], origins[found], (accounts.get(found[0]) or ("default",))[0]

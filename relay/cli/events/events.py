@@ -161,8 +161,8 @@ def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> b
 
 
 def _is_one_of(document: dict[str, Any], wanted: list[str]) -> bool:
-    type = str(document.get("type"))
-    return type in wanted or job_kind_in(document) in wanted
+    type, kind = str(document.get("type")), job_kind_in(document)
+    return type in wanted or (kind is not None and not {kind, type.rpartition(".")[2]}.isdisjoint(wanted))
 
 
 def sequence_of(event: dict[str, Any]) -> str:

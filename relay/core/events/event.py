@@ -18,7 +18,7 @@ from cloudevents.core.exceptions import CloudEventValidationError
 from cloudevents.core.v1.event import CloudEvent
 
 from relay.clock import to_rfc3339
-from relay.core.jobs.job import JOB_EVENTS, Job, Observation, Transition
+from relay.core.jobs.job import JOB_EVENTS, OTHER_WORDS, Job, Observation, Transition, kind_of_type
 from relay.core.jsontext import dumps, loads
 from relay.core.values import value_class
 
@@ -54,7 +54,7 @@ JOB_PREFIX = r"(?!relay\.)([a-z0-9]+\.)+(?!account(\.|$))[a-z0-9]+"
 """A pattern of the part of a job event's type before its kind, such as `ai.revor.job`."""
 JOB_SCHEMA = "job-status.v1"
 
-_JOB_TYPE = re.compile(rf"{JOB_PREFIX}\.({'|'.join(JOB_EVENTS)})")
+_JOB_TYPE = re.compile(rf"{JOB_PREFIX}\.({'|'.join((*JOB_EVENTS, *OTHER_WORDS))})")
 _STREAM = "key_"
 _NAME = re.compile(r"(?!data\Z)[a-z0-9]{1,20}")
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[^;\s]+\+json)\s*(?:;|\Z)", re.ASCII | re.IGNORECASE)
@@ -103,6 +103,7 @@ class Origin:
     source, type_prefix, dataschema  of the events of a resource's jobs
     account_source                   CloudEvents `source` of its account events; None: as `source`
     title                            the upstream's name, in texts for people
+    succeeded_as                     the last word of the type of a success
     """
 
     source: str
@@ -110,6 +111,11 @@ class Origin:
     dataschema: str
     account_source: str | None = None
     title: str = "the upstream"
+    succeeded_as: str = "succeeded"
+
+    def type_of(self, kind: str) -> str:
+        """The type of a job's event of this kind, a member of JOB_EVENTS."""
+        return f"{self.type_prefix}.{self.succeeded_as if kind == 'succeeded' else kind}"
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -165,7 +171,7 @@ def owner_of(source: str, account: str) -> str:
 def job_event_kind(event_type: str) -> str | None:
     """The member of JOB_EVENTS that the type of a job's event ends with; None for the other types of the relay. A type
     of another program may look like one."""
-    return event_type.rpartition(".")[2] if _JOB_TYPE.fullmatch(event_type) else None
+    return kind_of_type(event_type) if _JOB_TYPE.fullmatch(event_type) else None
 
 
 def job_kind_in(document: Mapping[str, Any]) -> str | None:
@@ -175,9 +181,9 @@ def job_kind_in(document: Mapping[str, Any]) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def job_event_types(prefix: str) -> tuple[str, ...]:
+def job_event_types(origin: Origin) -> tuple[str, ...]:
     """All event types of a resource's jobs."""
-    return tuple(f"{prefix}.{kind}" for kind in JOB_EVENTS)
+    return tuple(origin.type_of(kind) for kind in JOB_EVENTS)
 
 
 @lru_cache(maxsize=64)
@@ -186,9 +192,9 @@ def account_event_types(prefix: str) -> tuple[str, ...]:
     return tuple(f"{account_type_prefix(prefix)}.{kind}" for kind in ACCOUNT_EVENTS)
 
 
-def source_event_types(prefix: str) -> tuple[str, ...]:
+def source_event_types(origin: Origin) -> tuple[str, ...]:
     """All event types of a resource, and of its source's connect accounts."""
-    return (*job_event_types(prefix), *account_event_types(prefix))
+    return (*job_event_types(origin), *account_event_types(origin.type_prefix))
 
 
 def account_type_prefix(prefix: str) -> str:
@@ -245,7 +251,7 @@ def from_transition(
         "previousstatus": transition.previous_status,
         "resultstatus": seen.result_status if seen is not None and transition.kind == "succeeded" else None,
     }
-    event_type = f"{origin.type_prefix}.{transition.kind}"
+    event_type = origin.type_of(transition.kind)
     body_of = partial(
         render,
         event_id=event_id,

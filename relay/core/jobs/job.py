@@ -26,6 +26,14 @@ JOB_EVENTS = (
     *("retrying", "overdue", "not_found", "status_unknown"),
 )
 """Kinds of transitions: the last segment of the event type."""
+OTHER_WORDS: Mapping[str, str] = {"completed": "succeeded"}
+"""Other words that event types may end with, and their members of JOB_EVENTS."""
+
+
+def kind_of_type(type: str) -> str:
+    """The last segment of an event type. Of a job's event it is the member of JOB_EVENTS."""
+    word = type.rpartition(".")[2]
+    return OTHER_WORDS.get(word, word)
 
 
 def short_type(type: str) -> str:

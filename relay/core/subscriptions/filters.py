@@ -19,6 +19,7 @@ from relay.core.events.event import (
     NOT_IN_ATTRIBUTES,
     RELAY_EVENTS,
     Event,
+    Origin,
     account_event_types,
     job_event_kind,
     job_event_types,
@@ -471,14 +472,14 @@ def matches(
     return subscription.wants(event_type, job_event=job_event)
 
 
-def known_types(type_prefixes: Iterable[str]) -> tuple[str, ...]:
-    """All event types: the job events of each prefix, those about the relay, the account events of each prefix.
+def known_types(origins: Iterable[Origin]) -> tuple[str, ...]:
+    """All event types: the job events of each origin, those about the relay, the account events of each origin.
 
     The order matters if several have the same last word: it stands for the first of them.
     """
-    prefixes = dict.fromkeys(type_prefixes)
-    jobs = (name for prefix in prefixes for name in job_event_types(prefix))
-    accounts = (name for prefix in prefixes for name in account_event_types(prefix))  # resources share their source's
+    of_each = tuple(origins)
+    jobs = dict.fromkeys(name for origin in of_each for name in job_event_types(origin))
+    accounts = (name for origin in of_each for name in account_event_types(origin.type_prefix))
     return (*jobs, *RELAY_EVENTS, *dict.fromkeys(accounts))
 
 
@@ -513,11 +514,11 @@ def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
 
 def full_types(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """The known types that a name stands for. A word of job events, such as `failed`, stands for those of every
-    resource."""
+    resource, whatever their own word for it."""
     found = full_type(name, known)
     if found is None or found == name or job_event_kind(found) is None:
         return () if found is None else (found,)
-    return tuple(one for one in known if one.endswith(f".{name}"))
+    return tuple(one for one in known if one.endswith(f".{name}") or job_event_kind(one) == name)
 
 
 def wanted_types(name: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relay.core.events.event import job_kind_in
+from relay.core.jobs.job import kind_of_type
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.core.values import moment
 from relay.errors import FieldError, InvalidRequest
@@ -114,7 +115,7 @@ def _row(event: Answer, id: str, known: Sequence[str]) -> Mapping[str, Any]:
 
 def tone_of(type: str) -> str:
     """The class that an event's type is coloured by."""
-    last = type.rpartition(".")[2]
+    last = kind_of_type(type)
     if last in ("failed", "not_found", "needs_reconnect", "cannot_send", "down", "unauthorized", "disabled", "expired"):
         return "bad"
     if last in ("overdue", "retrying", "opened", "grew", "uncertain", "unknown", "status_unknown"):

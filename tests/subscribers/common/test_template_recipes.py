@@ -62,7 +62,7 @@ def subscription_of(body: dict[str, Any]) -> Subscription:
         sink=given.sink,
         kind=kind,
         options=options_of(given, given.config, kind),
-        types=tuple(full_type(one, known_types([OF_SAMPLES.type_prefix])) or one for one in given.types or ()),
+        types=tuple(full_type(one, known_types([OF_SAMPLES])) or one for one in given.types or ()),
         headers=tuple(((settings and settings.headers) or {}).items()),
     )
     registry.kind_named(subscription.kind).check(subscription)
@@ -89,7 +89,7 @@ def test_recipe_keeps_the_vendors_rules_for_every_event_it_gets(title: str) -> N
     subscription = subscription_of(recipes()[title])
     assert subscription.types
     for type in subscription.types:
-        assert type in known_types([OF_SAMPLES.type_prefix])
+        assert type in known_types([OF_SAMPLES])
         check(subscription, sample(type), TARGETS[title])
         templates.render(subscription.options["template"], sample(type), CONTEXT, strict=True)
 

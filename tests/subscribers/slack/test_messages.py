@@ -22,7 +22,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.sources.definition import load_definition
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.support.job_events import JOB_ID, NOW, ORIGIN
+from tests.support.job_events import JOB_ID, NOW, ORIGIN, origin_of
 from tests.support.job_events import job_event as made
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -83,7 +83,7 @@ def about_the_relay(type: str, data: dict[str, Any]) -> Event:
 
 def samples() -> Iterator[tuple[str, Event]]:
     """A sample of each event type."""
-    for type in known_types([REVOR.resource.type_prefix]):
+    for type in known_types([origin_of()]):
         yield (
             f"sample of {type}",
             sample_event(type, event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"),

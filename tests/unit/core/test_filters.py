@@ -12,10 +12,11 @@ from relay.core.subscriptions.filters import (
     wanted_types,
 )
 from relay.core.subscriptions.subscription import Subscription, has_failures
+from tests.support.job_events import origin_of
 
 SOURCE = "https://api.example/jobs"
 FAILED = "ai.revor.job.failed"
-KNOWN = known_types(["ai.revor.job"])
+KNOWN = known_types([origin_of()])
 
 
 def subscription(**changes: object) -> Subscription:
@@ -123,13 +124,18 @@ def test_a_short_name_stands_for_one_type(name: str, full: str | None) -> None:
     assert full_type(name, KNOWN) == full
 
 
-SEVERAL = known_types(["ai.revor.job", "ai.revor.webset", "com.acme.render.job"])
+SEVERAL = known_types(
+    [origin_of(), origin_of("ai.revor.webset", succeeded_as="completed"), origin_of("com.acme.render.job")]
+)
 
 
 @pytest.mark.parametrize(
     ("name", "types"),
     [
         ("failed", ("ai.revor.job.failed", "ai.revor.webset.failed", "com.acme.render.job.failed")),
+        ("succeeded", ("ai.revor.job.succeeded", "ai.revor.webset.completed", "com.acme.render.job.succeeded")),
+        ("completed", ("ai.revor.webset.completed",)),
+        ("ai.revor.webset.succeeded", ()),
         ("job.failed", ("ai.revor.job.failed", "com.acme.render.job.failed")),
         ("webset.failed", ("ai.revor.webset.failed",)),
         ("ai.revor.webset.failed", ("ai.revor.webset.failed",)),
@@ -159,6 +165,8 @@ def test_resources_of_a_source_share_the_types_of_its_accounts() -> None:
         ("ai.revor.job.failed", "failed"),
         ("ai.revor.webset.status_unknown", "status_unknown"),
         ("com.acme.batch.succeeded", "succeeded"),
+        ("ai.revor.webset.completed", "succeeded"),
+        ("relay.source.completed", None),
         ("ai.revor.account.recovered", None),
         ("ai.revor.account.failed", None),
         ("relay.source.failed", None),

@@ -19,9 +19,10 @@ from relay.core.published import (
 )
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
+from tests.support.job_events import origin_of
 
 SOURCES = frozenset(("/relay", "https://revor.ai/api/v1/outreach/jobs", "https://gateway.example:8443/v1/tasks"))
-RULES = Rules(known_types(["ai.revor.job"]), SOURCES)
+RULES = Rules(known_types([origin_of()]), SOURCES)
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.order.paid"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from relay.core import relay_events
-from relay.core.events.event import MAX_EVENT_BYTES, Origin, from_transition, relay_event
+from relay.core.events.event import MAX_EVENT_BYTES, Origin, from_transition, job_event_kind, relay_event
 from relay.core.jobs.job import (
     JOB_EVENTS,
     Job,
@@ -32,12 +32,14 @@ PREFIX = "ai.revor.job"
 ORIGIN = Origin(
     source="https://api.example/jobs", type_prefix=PREFIX, dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json"
 )
-TYPES = known_types([PREFIX])
+WEBSETS = replace(ORIGIN, type_prefix="ai.revor.webset", succeeded_as="completed")
+TYPES = known_types([ORIGIN, WEBSETS])
 EVENT_ID = "evt_01jvpq0000000000000000000e"
 
 
 def sample(type: str) -> dict[str, Any]:
-    event = sample_event(type, event_id=EVENT_ID, now=NOW, origin=ORIGIN, dataschema_base="http://127.0.0.1:8080")
+    origin = WEBSETS if ".webset." in type else ORIGIN
+    event = sample_event(type, event_id=EVENT_ID, now=NOW, origin=origin, dataschema_base="http://127.0.0.1:8080")
     assert (event.id, event.type) == (EVENT_ID, type)
     return check_event(event.body)
 
@@ -55,6 +57,12 @@ def test_a_sample_of_every_type_passes(type: str) -> None:
     document = sample(type)
     assert document["dataschema"] == relay_events.dataschema_for(type, "http://127.0.0.1:8080/")
     assert document["datacontenttype"] == "application/json"
+
+
+def test_a_success_has_the_status_of_one_whatever_its_type_says() -> None:
+    document = sample("ai.revor.webset.completed")
+    assert document["data"]["status"] == "succeeded"
+    assert fails({**document, "data": {**document["data"], "status": "completed"}})
 
 
 def test_there_is_no_sample_of_an_unknown_type() -> None:
@@ -122,7 +130,7 @@ OPEN = ("relay.source.", "relay.credits.", "relay.group.", "relay.incident.", "a
 """Types whose events may get new fields."""
 
 
-@pytest.mark.parametrize("type", [type for type in TYPES if ".job." not in type])
+@pytest.mark.parametrize("type", [type for type in TYPES if job_event_kind(type) is None])
 def test_a_broken_event_about_no_job_fails(type: str) -> None:
     document = sample(type)
     optional = ("hint",) if ".account." in type else ("open_jobs", "hint")

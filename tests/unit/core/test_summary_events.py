@@ -107,11 +107,11 @@ def test_an_account_event_comes_from_the_listing_and_names_its_account(kind: str
     assert (document["subject"], document["account"], document["channel"]) == ("acc_1", "default", "linkedin")
     assert (event.owner, event.job_uid, event.sequence) == ("revor/default", None, None)
     assert account_event_kind(event.type) == kind
-    assert event.type in known_types(["ai.revor.job"])
+    assert event.type in known_types([ORIGIN])
 
 
 def test_types_of_a_source_are_those_of_its_jobs_and_accounts() -> None:
-    found = source_event_types("ai.revor.job")
+    found = source_event_types(ORIGIN)
     assert "ai.revor.job.failed" in found
     assert "ai.revor.account.needs_reconnect" in found
     assert len(found) == len(set(found)) == 15

@@ -18,6 +18,7 @@ from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from relay.web.pages.deliveries import full_type
 from relay.web.pages.deliveries import short_type as shown_type
+from tests.support.job_events import origin_of
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = tuple(ROOT / folder for folder in ("relay", "subscribers"))
@@ -71,7 +72,7 @@ def test_only_the_listed_places_name_revor() -> None:
 
 OTHER = "com.openai.batch.job"
 BASE = "https://relay.example"
-KNOWN = known_types(["ai.revor.job", OTHER, "crm.job"])
+KNOWN = known_types(map(origin_of, ("ai.revor.job", OTHER, "crm.job")))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_type_in_the_dashboard(type: str, short: str) -> None:
     assert full_type(short, KNOWN) == ("ai.revor.job.failed" if short == "job.failed" else type)
 
 
-@pytest.mark.parametrize("type", [*job_event_types(OTHER), "relay.source.down", "relay.incident.opened"])
+@pytest.mark.parametrize("type", [*job_event_types(origin_of(OTHER)), "relay.source.down", "relay.incident.opened"])
 def test_sample_names_its_own_upstream(type: str) -> None:
     origin = Origin(
         source="https://api.openai.com/v1/batches", type_prefix=OTHER, dataschema=f"{BASE}/job.json", title="OpenAI"

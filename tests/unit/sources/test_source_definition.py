@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from relay.core.events.event import job_event_types
 from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, Observation, Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
@@ -49,7 +50,11 @@ def test_revor_preset_loads() -> None:
     assert (REVOR.name, REVOR.title) == ("revor", "Revor")
     rules = {status: JOBS.rule_of({"status": status}) for status in KNOWN_STATUSES}
     assert {status: rule and rule.state for status, rule in rules.items()} == {one: one for one in KNOWN_STATUSES}
-    assert JOBS.event_types == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
+    origins = REVOR.event_origins("https://revor.ai", "")
+    assert job_event_types(origins[""]) == tuple(f"ai.revor.job.{kind}" for kind in JOB_EVENTS)
+    assert [origins["websets"].type_of(kind) for kind in ("succeeded", "failed", "cancelled")] == [
+        f"ai.revor.webset.{word}" for word in ("completed", "failed", "cancelled")
+    ]
     assert REVOR.headers.window_ms == "x-ratelimit-window-ms"
     assert REVOR.auth_headers("sk-revor-1") == {"Authorization": "Bearer sk-revor-1"}
 
@@ -77,7 +82,7 @@ def test_id_stays_one_segment(external_id: str, segment: str) -> None:
 
 # Several resources -------------------------------------------------------------------------------------------------
 
-WEBSETS = JOBS.model_copy(
+SETS = JOBS.model_copy(
     update={
         "type_prefix": "ai.revor.webset",
         "source_path": "/api/v1/sets",
@@ -86,13 +91,13 @@ WEBSETS = JOBS.model_copy(
         "item": ("set",),
     }
 )
-BOTH = REVOR.model_copy(update={"resources": {"jobs": JOBS, "websets": WEBSETS}})
+BOTH = REVOR.model_copy(update={"resources": {"jobs": JOBS, "websets": SETS}})
 
 
 def test_the_first_resource_has_no_key() -> None:
     assert [BOTH.key_of(name) for name in BOTH.resources] == ["", "websets"]
     assert [key for key, _ in BOTH.keyed] == ["", "websets"]
-    assert (BOTH.resource_of(""), BOTH.resource_of("websets")) == (JOBS, WEBSETS)
+    assert (BOTH.resource_of(""), BOTH.resource_of("websets")) == (JOBS, SETS)
     assert BOTH.resource_of("gone") is JOBS, "its jobs are shown, and not polled"
 
 
