@@ -108,6 +108,14 @@ PUBLISH_POINTS: Mapping[str, str] = {
 }
 """Each part of a batch that is published passes all of these, in this order."""
 
+CREDITS_POINTS: Mapping[str, str] = {
+    "credits.answered": "the credits are read; nothing is compared",
+    "credits.called": "they are below the threshold, or are again at or above it; the transaction has not begun",
+    "credits.written": "the state and its event are written; the transaction is not committed",
+    "credits.committed": "the transaction is committed; nothing else is told",
+}
+"""A reading of credits that changes their state passes all of these, in this order."""
+
 PULL_POINTS: Mapping[str, str] = {
     "pull.called": "a program asks; the transaction of the claim has not begun",
     "pull.written": "the lease is written; the transaction is not committed",

@@ -44,6 +44,7 @@ class Stop:
         from relay.proxy.transport import UpstreamTransport
         from relay.sources.client import UpstreamClient
         from relay.store.access.ciphertexts import CiphertextStore
+        from relay.store.accounts import AccountStore
         from relay.store.deliveries.deliveries import DeliveryStore
         from relay.store.deliveries.memories import MemoryStore
         from relay.store.deliveries.pulls import PullStore
@@ -73,6 +74,8 @@ class Stop:
         self._around(PullStore, "claim", "pull.called", "pull.committed", "pull.written")
         self._around(PullStore, "settle", "ack.called", "ack.committed", "ack.written")
         self._around(PullStore, "end_leases", "ended.called", "ended.committed", "ended.written")
+        self._around(UpstreamClient, "read_credits", after="credits.answered")
+        self._around(AccountStore, "mark_credits", "credits.called", "credits.committed", "credits.written")
         self._around(CiphertextStore, "replace", "again.called", "again.committed", "again.written")
         self._after(KeyFile, "add", "rotation.filed")
         self._around(UpstreamTransport, "send", operation="create.sent")
