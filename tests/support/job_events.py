@@ -11,7 +11,10 @@ from tests.support.summaries import account_data, group_finished_data, incident_
 NOW = 1779271208.0
 JOB_ID = "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70"
 ORIGIN = Origin(
-    source="https://revor.ai/api/v1/outreach/jobs", type_prefix="ai.revor.job", dataschema="http://x/schemas/a.json"
+    source="https://revor.ai/api/v1/outreach/jobs",
+    type_prefix="ai.revor.job",
+    dataschema="http://x/schemas/a.json",
+    title="Revor",
 )
 OF_SAMPLES = Origin(
     source="https://api.example/jobs",

@@ -5,7 +5,7 @@ from relay.core.events.event import Event, Hint, Origin, from_transition, relay_
 from relay.core.jobs.job import Job, Observation, Problem, Transition
 from tests.support.summaries import group_finished_data, incident_data
 
-ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json")
+ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", dataschema="http://x/s.json", title="Revor")
 RECONNECT = Hint(
     meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
 )
