@@ -79,11 +79,7 @@ def check_definition(
 
     found = coverage_of(read_recorded(source))
     if json:
-        fates = [
-            {"resource": one.resource, "fate": one.fate, "stages": [asdict(stage) for stage in one.stages]}
-            for one in found.fates
-        ]
-        print_json({"ok": not found.gaps, "fates": fates, "gaps": found.gaps})
+        print_json({"ok": not found.gaps, **asdict(found)})
     else:
         rows = [(one.resource, one.fate, _stages(one.stages)) for one in found.fates]
         print_table(("resource", "fate", "stages"), rows, empty="no fates")
@@ -167,7 +163,7 @@ def _asked(url: str, document: Any) -> "Answers":
     }
     error = asked(f"5/6 Where the error of a failed job is; {NONE}: nowhere", found.error)
     create = asked(f"6/6 Path of the POST that creates a job; {NONE}: none", found.create)
-    return Answers(title=title, id=id, status=status, words=words, error=error, create=create)
+    return Answers(title=title, id=id, status=status, error=error, create=create, words=words)
 
 
 def _stages(stages: "Sequence[Stage]") -> str:

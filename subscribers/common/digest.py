@@ -173,9 +173,9 @@ _RELAY_KINDS = {
 _ACCOUNT_KINDS = {"needs_reconnect": "account_trouble", "cannot_send": "account_trouble", "recovered": "recovered"}
 _APART = ("opened", "grew", "closed", "finished")
 _AGAIN = {
-    "overdue": "could reach people twice: they are still open",
-    "status_unknown": "could reach people twice: they are still open",
-    "unknown": "could reach people twice: check first which of them were sent",
+    "overdue": "could run them twice: they are still open",
+    "status_unknown": "could run them twice: they are still open",
+    "unknown": "could run them twice: check first which were done",
     "retrying": "is not needed: they are tried again by themselves",
 }
 _CHECKS = {

@@ -49,12 +49,12 @@ _ACCOUNT_FIXES = {
 REPEAT_OPEN = {
     "safe": "is safe once this is fixed: nothing was done",
     "useless": "fails again until this is fixed",
-    "may_send_twice": "could reach people twice: check first which of them were sent",
+    "may_send_twice": "could run them twice: check first which were done",
 }
 _REPEAT_CLOSED = {
     "safe": "is safe: nothing was sent",
     "useless": "fails again unless the cause was fixed",
-    "may_send_twice": "could reach people twice: check first which of them were sent",
+    "may_send_twice": "could run them twice: check first which were done",
 }
 
 
@@ -88,7 +88,7 @@ def _account_advice(kind: str, data: Document) -> Pairs:
     if not fix and kind in _ACCOUNT_FIXES and (kind != "removed" or waiting):
         fix = _ACCOUNT_FIXES[kind].format(upstream=upstream_of(data))
     who = without_addresses(hint.get("who")) or ("account owner" if fix else "")
-    again = "could reach people twice: they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
+    again = "could run them twice: they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
     if kind == "recovered":
         again = "is needed only for those that have failed: relay incidents list"
     return ("How to fix it", fix), ("Who can fix it", who), ("Sending its jobs again", again)

@@ -6,26 +6,26 @@ Each stage of each fate is read as a poll would read it. `Coverage.gaps` has a l
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin
+from itertools import islice
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
+from relay.cli.definitions.drafting import ERRORS
 from relay.cli.definitions.recorded import Recorded
 from relay.core.access.forwarding import escapes_segment
 from relay.core.jobs.job import TERMINAL, Observation
 from relay.core.jsontext import dumps
-from relay.sandbox.recorded import RecordedWorld, Recording, Reply
-from relay.sources.definition import RequestFields, Resource, Rule, SourceDefinition
+from relay.sandbox.recorded import RecordedWorld, Recording, Reply, pattern_of
+from relay.sources.definition import Resource, Rule, SourceDefinition, TimePlace
 from relay.sources.mapping import Malformed, observe, read_answer, read_error, registered
-from relay.sources.pointers import at, document_of, parse, written
+from relay.sources.pointers import at, document_of, written
 
 NOW = 1_779_271_300.0
 BASE = "https://upstream.example"
-ERRORS = ("unauthorized", "not_found", "rate_limited", "unavailable")
-"""Of a recording: those that every upstream has."""
 _ELSEWHERE = "on no host that the definition lists in `origins`"
 _OF_A_BODY = re.compile(r"\{body((?:/[^/{}\"]+)+)\}")
+_NO_PLACES = frozenset({"item", "states", "creates", "follows", "request", "status_paths"})
 _REASONS = {
     "not_json": "it is not JSON",
     "not_an_object": "it is no JSON object",
@@ -71,9 +71,11 @@ def coverage_of(recorded: Recorded) -> Coverage:
     recording = recorded.recording
     bodies = [*shown, *(one.body for one in (*recording.calls, *recording.errors.values()))]
     answer = recorded.definition.answer
-    for place, names in _pointers(answer, "answer"):
-        if all(at(body, names) is None for body in bodies):
-            found.gaps.append(f"{place}: {_shown(names)} is in no answer")
+    found.gaps.extend(_unshown(answer, "answer", bodies))
+    probe = recorded.definition.probe.partition("?")[0]
+    calls = (one.call.partition(" ")[::2] for one in recording.calls)
+    if not any(method == "GET" and pattern_of(path).fullmatch(probe) for method, path in calls):
+        found.gaps.append(f"probe: GET {probe} is not among the recorded calls")
     return found
 
 
@@ -82,6 +84,7 @@ def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
     definition = recorded.definition
     resource, proven = definition.resources[name], set[Rule]()
     bodies, items, sent = [], [], _sent_to(recorded.recording)
+    observed: list[tuple[Any, Observation]] = []
     for fate in recorded.recording.resources[name].fates:
         world = RecordedWorld(recording=recorded.recording)
         job = world.create(name, NOW, body=sent, fate=fate)
@@ -96,15 +99,15 @@ def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
             proven |= set() if rule is None else {rule}
             word = at(item, resource.status)
             text = str(reply.status) if word is None else str(word)
+            observed += [] if isinstance(one, Malformed) else [(item, one)]
             stages.append(Stage(text, one.status if isinstance(one, Observation) and one.known else ""))
         found.fates.append(Fate(name, fate, stages))
         found.gaps.extend(f"{name}, {fate}: {problem}" for problem in _problems(resource, seen, stages))
     for number, rule in enumerate(resource.states):
         if rule not in proven:
             found.gaps.append(f"resources.{name}.states.{number}: no answer proves this rule ({_rule(rule)})")
-    for place, names in _pointers(resource, f"resources.{name}"):
-        if names != resource.item and all(at(item, names) is None for item in items):
-            found.gaps.append(f"{place}: {_shown(names)} is in no answer")
+    found.gaps.extend(_unshown(resource, f"resources.{name}", items))
+    found.gaps.extend(f"resources.{name}.fields.{problem}" for problem in _unread_times(resource, observed))
     results = {str(url) for item in items if resource.result_url and (url := at(item, resource.result_url))}
     for url in sorted(url for url in results if definition.address(BASE, url) is None):
         found.gaps.append(f"resources.{name}.result_url: {url!r:.200} is {_ELSEWHERE}")
@@ -162,9 +165,9 @@ def _create_problems(recorded: Recorded, name: str) -> Iterator[str]:
         elif create.location is not None and location is None:
             yield f"{place}.location: the answer to the create has no header {create.location}"
         elif create.id is not None and shown.observation is not None:
-            yield f"{place}.id: no id is at {_shown(create.id)} of the answer to the create"
+            yield f"{place}.id: no id is at {written(create.id)} of the answer to the create"
         if create.status_url is not None and not isinstance(at(answer.body, create.status_url), str):
-            yield f"{place}.status_url: {_shown(create.status_url)} is not in the answer to the create"
+            yield f"{place}.status_url: {written(create.status_url)} is not in the answer to the create"
         address = definition.resources[name].address_of(create, answer.body, headers)
         if address is not None and definition.address(BASE, address) is None:
             yield f"{place}: the answer to the create names {address!r:.200}, {_ELSEWHERE}"
@@ -204,39 +207,39 @@ def _check_errors(recorded: Recorded, found: Coverage) -> None:
             found.gaps.append(f"errors.{name}: its status is {reply.status}, and `answer.ok` does not make it an error")
 
 
+def _unread_times(resource: Resource, observed: Sequence[tuple[Any, Observation]]) -> Iterator[str]:
+    """The places of times that have values, and never a time."""
+    for name, place in resource.fields:
+        if isinstance(place, TimePlace) and all(getattr(one, name) is None for _, one in observed):
+            values = (value for item, _ in observed if (value := at(item, place.at)) is not None)
+            yield from (f"{name}: {value!r:.70} is no time as {place.as_}: set `as`" for value in islice(values, 1))
+
+
+def _unshown(part: BaseModel, place: str, documents: Sequence[Any]) -> Iterator[str]:
+    """The pointers of a part of a definition at which no document has a value."""
+    for key, names in _pointers(part, place):
+        if all(at(one, names) is None for one in documents):
+            yield f"{key}: {written(names) or 'the whole'} is in no answer"
+
+
 def _pointers(part: BaseModel, place: str, base: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(key, pointer) of each pointer that is written in a part of a definition, but for those in requests. Those of a
-    part with an `at` begin there."""
-    at_ = getattr(part, "at", None)
-    inner = (*base, *at_) if isinstance(at_, tuple) and not isinstance(part, Rule) else base
-    for name in sorted(part.model_fields_set):
+    """(key, pointer) of each pointer that is written in a part of a definition, but for those of calls. Those of a part
+    with an `at` begin there."""
+    base = (*base, *getattr(part, "at", ()))
+    for name in sorted(part.model_fields_set - _NO_PLACES):
         value, key = getattr(part, name), f"{place}.{name}"
-        if isinstance(value, RequestFields | Rule):
-            continue
         if isinstance(value, BaseModel):
-            yield from _pointers(value, key, inner)
-        elif name == "at":
-            yield key, inner
-        elif isinstance(value, tuple) and _is_pointer(type(part).model_fields[name]):
-            yield key, (*inner, *value)
-        elif name == "shown":
+            yield from _pointers(value, key, base)
+        elif name in ("shown", "addresses"):
             places = value.items() if isinstance(value, Mapping) else enumerate(value)
-            yield from ((f"{key}.{one}", (*inner, *names)) for one, names in places)
-
-
-def _is_pointer(field: FieldInfo) -> bool:
-    inner = get_args(field.annotation) if get_origin(field.annotation) is not tuple else ()
-    known = (*field.metadata, *(one for part in inner for one in getattr(part, "__metadata__", ())))
-    return any(getattr(one, "func", None) is parse for one in known)
-
-
-def _shown(names: Sequence[str]) -> str:
-    return written(names) or '""'
+            yield from ((f"{key}.{one}", (*base, *names)) for one, names in places)
+        elif isinstance(value, tuple):
+            yield key, base if name == "at" else (*base, *value)
 
 
 def _rule(rule: Rule) -> str:
     if rule.at is None:
         return f"http {', '.join(map(str, sorted(rule.http or ())))}"
     if rule.there is not None:
-        return f"{_shown(rule.at)} is {'' if rule.there else 'not '}there"
-    return f"{_shown(rule.at)} is {' or '.join(map(str, rule.values))}"
+        return f"{written(rule.at)} is {'' if rule.there else 'not '}there"
+    return f"{written(rule.at)} is {' or '.join(map(str, rule.values))}"

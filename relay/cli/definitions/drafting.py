@@ -6,7 +6,7 @@
 import copy
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -29,36 +29,28 @@ _ID_NAMES = ("id", "job_id", "run_id", "task_id", "uuid", "name")
 _ERROR_NAMES = ("error", "errors", "failure", "failure_reason", "error_message", "last_error")
 _KEY_HEADERS = re.compile(r"authorization|key|token|auth|secret", re.IGNORECASE)
 _CODE = re.compile(r"[!-~]{1,64}")
+ERRORS = {"unauthorized": 401, "not_found": 404, "rate_limited": 429, "unavailable": 503}
+"""Answers that every upstream has, and their statuses."""
+Place = Sequence[str]
 _MAX_DEPTH = 4
 _MAX_PLACES = 500
 _SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guess:
-    """What an answer suggests. Places are JSON pointers, "" if there is none."""
+class Answers:
+    """What a person said about an API, or what its answer suggests. Places are JSON pointers, "" if there is none.
+    `words`: the upstream's for each of STATES."""
 
     title: str
     id: str
     status: str
     error: str
     create: str
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """What a person said about an API. `words`: the upstream's for each of STATES; places are JSON pointers, and
-    `error` and `create` are empty if there is none."""
-
-    title: str
-    id: str
-    status: str
-    words: Mapping[str, Sequence[str]]
-    error: str = ""
-    create: str = ""
-
-
-def guess(url: str, sample: Any) -> Guess:
+def guess(url: str, sample: Any) -> Answers:
     """Proposals for the answer `sample` of a job's URL."""
     places = dict(_places(sample))
     segments = [unquote(one) for one in re.split(r"[/?=&]", url)]
@@ -66,7 +58,7 @@ def guess(url: str, sample: Any) -> Guess:
     host = urlsplit(url).hostname or ""
     id = _named(in_url, _ID_NAMES) or next(iter(in_url), "") or _named(places, _ID_NAMES)
     path = _path_with_id(url, str(places.get(id, "")))
-    return Guess(
+    return Answers(
         title=_title(host),
         id=id,
         status=_named([place for place, value in places.items() if isinstance(value, str)], _STATUS_NAMES),
@@ -104,36 +96,42 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
     path = _path_with_id(url, str(id))
     name = _resource_name(path)
     error_at = _below(_pointer(answers.error, "the error"), item_at) if answers.error else ()
+    depth = len(item_at)
+    status, source_path = written(status_at[depth:]), path.partition("{id}")[0].partition("?")[0].rstrip("/") or "/"
     resource: dict[str, Any] = {
         "type_prefix": f"{_reversed_host(parts.hostname or '')}.job",
-        "source_path": path.partition("{id}")[0].partition("?")[0].rstrip("/") or "/",
+        "source_path": source_path,
         "path": path,
-        **({"creates": [answers.create]} if answers.create else {}),
-        **({"item": written(item_at)} if item_at else {}),
-        "status": written(status_at[len(item_at) :]),
-        "states": list(_rules(words, written(status_at[len(item_at) :]), has_error=bool(error_at))),
-        "fields": {"id": written(id_at[len(item_at) :])},
-        **({"problem": {"at": written(error_at)}} if error_at else {}),
+        "creates": [answers.create] if answers.create else None,
+        "item": written(item_at) or None,
+        "status": status,
+        "states": list(_rules(words, status, has_error=bool(error_at))),
+        "fields": {"id": written(id_at[depth:])},
+        "problem": {"at": written(error_at)} if error_at else None,
     }
     definition = {
         "version": 2,
         "title": answers.title,
-        "documentation": "",
-        "seen": True,
         "base_url": f"{parts.scheme}://{parts.netloc}",
         "credential": _credential(headers),
         "error": {"at": "/error"},
-        **({"send_headers": dict(headers[1:])} if headers[1:] else {}),
-        "probe": resource["source_path"],
-        "resources": {name: resource},
-        "answers": _recording(name, sample, item_at, id_at, status_at, error_at, words),
+        "send_headers": dict(headers[1:]) or None,
+        "probe": source_path,
+        "resources": {name: {key: value for key, value in resource.items() if value is not None}},
+        "answers": {
+            "answer": _with(sample, (item_at, "{job}")),
+            "errors": {meaning: {"status": code, "body": {"error": meaning}} for meaning, code in ERRORS.items()},
+            "resources": {name: _recording(item, id_at[depth:], status_at[depth:], error_at, words)},
+            "calls": [{"call": f"GET {source_path}", "body": {}}],
+        },
     }
-    return _HEAD.format(title=answers.title) + _yaml(definition)
+    text = _HEAD.format(title=answers.title)
+    kept = {key: value for key, value in definition.items() if value is not None}
+    return text + yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
 _HEAD = """\
 # {title}: written by `relay sources new` from one answer. Every key is explained in docs/sources.md.
-#   documentation   where the API is documented
 #   probe           a cheap call that shows whether a key works: check it
 #   states          the first rule that matches counts; a job whose status has none stays open
 #   answers         what `relay sources test` and `relay sandbox --source` play: your sample, and guesses. Remove what
@@ -142,75 +140,41 @@ _HEAD = """\
 """
 
 
-def _yaml(document: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-
-
 def _recording(
-    name: str,
-    sample: Any,
-    item_at: Sequence[str],
-    id_at: Sequence[str],
-    status_at: Sequence[str],
-    error_at: Sequence[str],
-    words: Mapping[str, Sequence[str | int]],
+    item: Mapping[str, Any], id_at: Place, status_at: Place, error_at: Place, words: Mapping[str, Sequence[str | int]]
 ) -> dict[str, Any]:
-    """Recorded answers: a fate for each word that ends a job."""
-    job = copy.deepcopy(at(sample, item_at))
-    status, begins = status_at[len(item_at) :], [*words["running"]]
-    _put(job, id_at[len(item_at) :], "{id}")
-    error = at(job, error_at) if error_at else None
-    if error_at:
-        _put(job, error_at, None)
-    _put(job, status, (begins or [*words["succeeded"], *words["failed"]])[0])
+    """The recorded answers of a resource: a fate for each word that ends a job."""
+    first = next(word for state in STATES for word in words[state])
+    error = at(item, error_at) if error_at else None
+    job = _with(item, (id_at, "{id}"), (status_at, first), *([(error_at, None)] if error_at else []))
+
+    def showing(*values: tuple[Place, Any]) -> dict[str, Any]:
+        changed = _with(job, *values)
+        return {names[0]: changed[names[0]] for names, _ in values}
+
+    stages = [{"seconds": _SECONDS, "show": showing((status_at, word))} for word in words["running"]]
     fates = {}
     for state in ("succeeded", "failed"):
+        failure = [(error_at, "It failed" if error is None else error)] if state == "failed" and error_at else []
         for word in words[state]:
-            shown = [_showing(job, [(status, one)]) for one in begins]
-            ended: list[tuple[Sequence[str], Any]] = [(status, word)]
-            if state == "failed" and error_at:
-                ended.append((error_at, error if error is not None else "It failed"))
-            stages = [{"seconds": _SECONDS, "show": one} for one in shown]
-            fates[re.sub(r"\W+", "_", str(word))] = {"stages": [*stages, {"show": _showing(job, ended)}]}
-    id = at(sample, id_at)
-    recorded = {
-        "id": f"{{number:{len(str(id))}}}" if isinstance(id, int) else "{random:24}",
-        "job": job,
-        "fates": fates,
-    }
-    answer = {"answer": _with(sample, item_at, "{job}")} if item_at else {}
-    errors = {
-        meaning: {"status": status_code, "body": {"error": text}}
-        for meaning, status_code, text in (
-            ("unauthorized", 401, "unauthorized"),
-            ("not_found", 404, "not found"),
-            ("rate_limited", 429, "too many requests"),
-            ("unavailable", 503, "unavailable"),
-        )
-    }
-    return {**answer, "errors": errors, "resources": {name: recorded}}
+            last = {"show": showing((status_at, word), *failure)}
+            fates[re.sub(r"\W+", "_", str(word))] = {"stages": [*copy.deepcopy(stages), last]}
+    id = at(item, id_at)
+    return {"id": f"{{number:{len(str(id))}}}" if isinstance(id, int) else "{random:24}", "job": job, "fates": fates}
 
 
-def _showing(job: Mapping[str, Any], values: Sequence[tuple[Sequence[str], Any]]) -> dict[str, Any]:
-    """What a stage shows: the top-level values of the job that hold these."""
-    changed = copy.deepcopy(dict(job))
-    for names, value in values:
-        _put(changed, names, value)
-    return {names[0]: changed[names[0]] for names, _ in values}
-
-
-def _put(document: Any, names: Sequence[str], value: Any) -> None:
-    for name in names[:-1]:
-        if isinstance(document, dict) and not isinstance(document.get(name), dict | list):
-            document[name] = {}
-        document = document[int(name) if isinstance(document, list) else name]
-    document[int(names[-1]) if isinstance(document, list) else names[-1]] = value
-
-
-def _with(document: Any, names: Sequence[str], value: Any) -> Any:
-    changed = copy.deepcopy(document)
-    _put(changed, names, value)
-    return changed
+def _with(document: Any, *values: tuple[Place, Any]) -> Any:
+    """A copy of the document with these values at their places."""
+    changed = {"": copy.deepcopy(document)}
+    for place, value in values:
+        inner: Any = changed
+        *path, last = ("", *place)
+        for name in path:
+            if isinstance(inner, dict) and not isinstance(inner.get(name), dict | list):
+                inner[name] = {}
+            inner = inner[int(name) if isinstance(inner, list) else name]
+        inner[int(last) if isinstance(inner, list) else last] = value
+    return changed[""]
 
 
 def _rules(words: Mapping[str, Sequence[str | int]], status: str, *, has_error: bool) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,7 @@ def test_events_are_told_by_account_and_error_the_most_serious_first() -> None:
         ("Sending them again", "is safe once this is fixed: nothing was done"),
         ("Error", CODE),
     )
-    assert dict(found.clusters[-1].advice)["Sending them again"] == "could reach people twice: they are still open"
+    assert dict(found.clusters[-1].advice)["Sending them again"] == "could run them twice: they are still open"
 
 
 def test_no_incident_is_swallowed_whatever_their_number() -> None:

@@ -51,6 +51,7 @@ answers:
         done: {stages: [{seconds: 1}, {show: {state: done, since: 17, result: {url: x}}}]}
         broken: {stages: [{seconds: 1}, {show: {state: broken, error: {code: boom, message: It broke}}}]}
         gone: {stages: [{seconds: 1}, {status: 410, show: {state: null}}]}
+  calls: [{call: "GET /v1/me"}]
 """
 
 
@@ -89,6 +90,8 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
         ({"{status: 410,": "{status: 503,"}, "resources.runs.states.3: no answer proves this rule (http 410)"),
         ({"problem: {at: /error}": "problem: {at: /reason}"}, "resources.runs.problem.at: /reason is in no answer"),
         ({"at: /since": "at: /began"}, "resources.runs.fields.started_at.at: /began is in no answer"),
+        ({"as: seconds": "as: rfc3339"}, "resources.runs.fields.started_at: 17 is no time as rfc3339: set `as`"),
+        ({"GET /v1/me": "GET /v1/you"}, "probe: GET /v1/me is not among the recorded calls"),
         ({"shown: [/url]": "shown: [/url, /x~1y]"}, "resources.runs.result.shown.1: /result/x~1y is in no answer"),
         ({"percent: /done": "percent: /percent"}, "resources.runs.progress.percent: /percent is in no answer"),
         ({"    item: /data\n": "    item: /dat\n"}, "runs, done: stage 1 cannot be read: there is no object at `item`"),
