@@ -1,14 +1,15 @@
-"""The rest of Revor, played by the sandbox: jobs of API v2 are created through the drop-in as a client does, tracked by
-themselves, and their events arrive once and in order."""
+"""The rest of Revor, played by the sandbox: jobs of API v2 and websets are created through the drop-in as a client
+does, tracked by themselves, and their events arrive once and in order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.clock import wall_clock
+from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
 from tests.support.e2e_world import KEY, SPEED, World, open_e2e_world
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -16,6 +17,7 @@ ATTACHED = {**AUTH, "Relay-Group": "spring", "Relay-Metadata": '{"deal": 42}'}
 BY_HAND = 0.01
 """A speed at which no job ends by itself."""
 RESEARCH = "/api/v2/research/public-web"
+WEBSETS = "/api/v2/websets"
 V2_CREATES = (RESEARCH, "/api/v2/research/contacts", "/api/v2/customs/trade-reports")
 BODY = {"query": "Bakeries in Lyon"}
 
@@ -26,12 +28,12 @@ async def _bounded() -> AsyncIterator[None]:
         yield
 
 
-async def create(world: World, path: str, **headers: str) -> str:
+async def create(world: World, path: str, body: Mapping[str, Any] = BODY, **headers: str) -> str:
     """Makes a job through the drop-in. Returns its id."""
-    answer = await world.api.post(path, json=BODY, headers={**ATTACHED, **headers})
+    answer = await world.api.post(path, json=body, headers={**ATTACHED, **headers})
     assert answer.status_code in (200, 202), answer.text
     assert "relay-job-not-recorded" not in answer.headers
-    return str(answer.json()["item"]["id"])
+    return str(answer.json()["webset" if path == WEBSETS else "item"]["id"])
 
 
 async def step(world: World, job_id: str) -> dict[str, Any]:
@@ -187,3 +189,62 @@ async def test_wrong_clock_of_the_upstream_changes_no_event(tmp_path: Path, ahea
         lives = [await step(world, job_id) for _ in range(2)]
         end = lives[-1]["final_item"]["status"]
         await world.until(lambda: kinds(world, job_id) == ["queued", "running", end])
+
+
+# --- websets
+
+
+def stages(world: World, job_id: str) -> list[str]:
+    """The kinds of its events, without progress."""
+    return [kind for kind in kinds(world, job_id) if kind != "progress"]
+
+
+async def test_webset_is_tracked_from_its_create_to_its_end(tmp_path: Path) -> None:
+    async with open_e2e_world(tmp_path, speed=BY_HAND) as world:
+        await world.subscribe()
+        job_id = await create(world, WEBSETS)
+        await world.until(lambda: stages(world, job_id) == ["running"])
+        (job,) = await truth(world)
+        for _ in job["transitions"][1:]:
+            job = await step(world, job_id)
+        end = job["final_item"]["status"]
+        await world.until(lambda: stages(world, job_id) == ["running", end])
+        last = events_of(world, job_id)[-1]
+        outcome = "succeeded" if end == "completed" else end
+        assert (last["type"], last["data"]["status"]) == (f"ai.revor.webset.{end}", outcome)
+        assert last["source"].endswith(WEBSETS)
+        assert last["data"]["job"]["progress"] == job["final_item"]["progress"]
+        assert (last["data"]["metadata"], last["group"]) == ({"deal": 42}, "spring")
+        shown = await world.shown(job_id)
+        assert (shown["resource"], shown["outcome"]) == ("websets", outcome)
+        read = await world.api.get(f"{WEBSETS}/{job_id}", headers=AUTH)
+        assert (read.headers["relay-cache"], read.json()["item"]) == ("hit", job["final_item"])
+        assert posts(world) == 1
+
+
+@pytest.mark.parametrize("kind", ["503", "malformed_json", "status_back"])
+async def test_faulty_reads_of_a_webset_lose_no_event(tmp_path: Path, kind: str) -> None:
+    async with open_e2e_world(tmp_path, speed=BY_HAND) as world:
+        await world.subscribe()
+        job_id = await create(world, WEBSETS)
+        await step(world, job_id)
+        await world.until(lambda: stages(world, job_id) == ["running"])
+        await world.fault(kind, count=3, method="GET", path_prefix=WEBSETS)
+        (job,) = await truth(world)
+        for _ in job["transitions"]:
+            job = await step(world, job_id)
+        await world.until(lambda: stages(world, job_id) == ["running", job["final_item"]["status"]])
+
+
+async def test_jobs_of_every_kind_end_by_themselves_in_one_group(tmp_path: Path) -> None:
+    creates = {DISPATCH_PATH: campaign_body(0, {}), RESEARCH: BODY, WEBSETS: BODY}
+    async with open_e2e_world(tmp_path, speed=2000) as world:
+        await world.subscribe()
+        ids = [await create(world, path, body) for path, body in creates.items()]
+        lives = {job["id"]: job for job in await truth(world)}
+        assert list(lives) == ids
+        for job_id in ids:
+            end = lives[job_id]["final_item"]["status"]
+            await world.until(lambda job_id=job_id, end=end: kinds(world, job_id)[-1:] == [end])  # type: ignore[misc]
+        group = (await world.api.get("/v1/groups/spring")).json()
+        assert sum(group["counts"].values()) == posts(world) == 3
