@@ -81,6 +81,12 @@ class Advance:
     stage: str | None = None
     position: int | None = None
 
+    def left(self, status: str) -> float | None:
+        """Percent of a run that are left, or the places before a waiting job; None if that is not said."""
+        if status == "running":
+            return None if self.percent is None else 100.0 - self.percent
+        return None if self.position is None or status not in WAITING else float(self.position)
+
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -136,7 +142,10 @@ class Observation:
 
     def item(self) -> dict[str, Any]:
         """The fields the planner reads. Times are epoch seconds."""
-        return _item(self.status, self, finished_at=self.finished_at)
+        found = _item(self.status, self, finished_at=self.finished_at)
+        if self.advance is not None:
+            found["left"] = self.advance.left(self.status)
+        return found
 
 
 JobKey = tuple[str, str, str, str]

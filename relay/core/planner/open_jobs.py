@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
+from relay.core.planner import hints
 from relay.core.planner import polls as learning
 from relay.core.planner.config import PlannerConfig
 from relay.core.planner.forecast import Forecast
@@ -251,18 +252,42 @@ class OpenJobs:
         if reading.terminal:
             if reading.started_at is not None:
                 self._mark_started(job, min(reading.started_at, now), now)
+            if self._schedule.hints:
+                self._end_hint(job, reading, seen_at)
             self.remove(job, now)
             return
         before = (job.phase, job.anchor)
         if reading.known:
             self._update_anchor(job, reading, now, seen_at)
             self._wait_for_delayed_lane(job, now, was_parked=before[0] == PARKED)
+            if reading.left is not None or self._schedule.hints:
+                self._read_hint(job, reading.left, seen_at)
         job.seen = max(job.seen, seen_at)
         if before != (job.phase, job.anchor):
             job.step = 0
         elif now > job.anchor:
             job.step = min(job.step + 1, MAX_STEP)
         self._schedule.plan(job, now)
+
+    def _read_hint(self, job: PlannedJob, left: float | None, seen_at: float) -> None:
+        """Takes over the progress that an open job's item tells."""
+        found = self._schedule.hints
+        before, statistics, running = found.pop(job.id, None), job.statistics, job.phase == RUNNING
+        if left is None or statistics is None:
+            return
+        if before is None or before.running != running:
+            found[job.id] = hints.first(left, seen_at, job.anchor, statistics.hint_error, running=running)
+        else:
+            found[job.id], error = before.read(left, seen_at, self._statistics.unit)
+            statistics.record_hint(error)
+
+    def _end_hint(self, job: PlannedJob, reading: Reading, seen_at: float) -> None:
+        """Learns from a job that has ended how good its progress was."""
+        hint = self._schedule.hints.get(job.id)
+        if hint is not None and hint.running and job.statistics is not None:
+            ended_at = hint.ends_at if reading.finished_at is None else reading.finished_at
+            ended_at = min(max(ended_at, job.seen), seen_at)
+            job.statistics.record_hint(hint.error_of_end(ended_at, self._statistics.unit))
 
     def fail(self, job: PlannedJob, now: float, *, missing: bool, not_before: float) -> None:
         """A poll failed. `missing`: the upstream does not know the job."""

@@ -33,9 +33,10 @@ PLANNED_AGAIN_AT_ONCE = 32
 class Planner:
     """Plans the polls of all open jobs of one account.
 
-    Items are mappings in the relay's field names: `status`, `channel`, `scheduled_at`, `started_at`, `next_attempt_at`.
-    Their times are RFC 3339 text or epoch seconds; invalid values count as unknown. Every `now` is epoch seconds of the
-    same clock, which may be set back. No method raises for anything an upstream sends.
+    Items are mappings in the relay's field names: `status`, `channel`, `scheduled_at`, `started_at`, `next_attempt_at`,
+    and `left`: percent of a run that are left, or the place of a waiting job in its queue. Their times are RFC 3339
+    text or epoch seconds; invalid values count as unknown. Every `now` is epoch seconds of the same clock, which may be
+    set back. No method raises for anything an upstream sends.
 
     Use: call `next_request_at`. At that time call `take` until it returns None, poll each job taken, and pass the
     result to `observed` or `failed`. Until then the job is not offered again.

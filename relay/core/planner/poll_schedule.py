@@ -9,6 +9,8 @@ import math
 import zlib
 
 from relay.core.planner.config import PlannerConfig
+from relay.core.planner.hints import Hint
+from relay.core.planner.inspection import RUN
 from relay.core.planner.outlook import Outlook, outlook
 from relay.core.planner.poll_queues import (
     ASKED,
@@ -51,7 +53,7 @@ DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 class PollSchedule:
     """The planned polls of an account, and their total demand."""
 
-    __slots__ = ("_config", "_price", "_statistics", "asked_until", "at_risk", "demand", "queues", "shortest")
+    __slots__ = ("_config", "_price", "_statistics", "asked_until", "at_risk", "demand", "hints", "queues", "shortest")
 
     def __init__(self, config: PlannerConfig, statistics: PlannerStatistics, price: Price) -> None:
         self._config = config
@@ -64,6 +66,8 @@ class PollSchedule:
         """Number of jobs that were at risk when last planned."""
         self.asked_until: dict[str, float] = {}
         """Until when the upstream asked not to be polled for a job: a hint, which a safety poll may precede."""
+        self.hints: dict[str, Hint] = {}
+        """Progress of jobs whose upstream reports it."""
         self.shortest: dict[str, float] = {}
         """Shortest interval, in seconds, of jobs that have one of their own."""
 
@@ -118,6 +122,7 @@ class PollSchedule:
         """Plans no more polls of a job."""
         self.queues.take_off(job)
         self.asked_until.pop(job.id, None)
+        self.hints.pop(job.id, None)
         self.shortest.pop(job.id, None)
         self._count(job, 0.0, at_risk=False)
 
@@ -148,6 +153,8 @@ class PollSchedule:
             return max(job.seen + max(min(wait, self._safety_interval(job, statistics)), shortest), now)
         table = statistics.policy.table(job.kind, self._price.rung(job.weight))
         due = job.anchor + table.next_poll(max(job.seen - job.anchor, 0.0) / unit) * unit
+        if self.hints and (hint := self.hints.get(job.id)) is not None:
+            due = self._hinted(job, hint, due, shortest)
         earliest, asked_until = max(job.seen + shortest, now), self.not_before(job)
         due = max(due, earliest, asked_until)
         if job.anchor > job.seen or asked_until > job.seen:
@@ -195,6 +202,14 @@ class PollSchedule:
             run_rates=policy.run_rates(price_of(rung)),
             start_rates=policy.rates(job.kind) if job.phase == WAITING else None,
         )
+
+    def _hinted(self, job: PlannedJob, hint: Hint, due: float, shortest: float) -> float:
+        """Time of the next poll of a job with progress. Its estimated start is followed by a run."""
+        unit, run = self._statistics.unit, 0.0
+        if not hint.running and job.statistics is not None:
+            run = job.statistics.policy.table(RUN, self._price.rung(job.weight)).next_poll(0.0) * unit
+        price = max(self._price.value / job.weight * unit, shortest)
+        return hint.next_poll(due - run, job.seen, price) + run
 
     def _patience(self, job: PlannedJob) -> float:
         """Longest intervals between safety polls: more than 1 if requests are scarce and changes of such jobs rare."""

@@ -5,6 +5,7 @@ Only the time since the last known state counts: jobs that had ended before thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ class Reading(NamedTuple):
     finished_at: float | None = None
     next_attempt_at: float | None = None
     attempt_count: int = 0
+    left: float | None = None
+    """Percent of a run, or places in a queue, that are left; None if the upstream does not say."""
 
     def shifted(self, seconds: float) -> Reading:
         """The reading with all times moved by `seconds`."""
@@ -59,7 +62,7 @@ def read_item(item: object) -> Reading:
         return UNKNOWN
     fields: Mapping[str, Any] = item
     status, channel, action = fields.get("status"), fields.get("channel"), fields.get("action")
-    attempts = fields.get("attempt_count")
+    attempts, left = fields.get("attempt_count"), fields.get("left")
     known = isinstance(status, str)
     return Reading(
         known=True,
@@ -73,6 +76,7 @@ def read_item(item: object) -> Reading:
         finished_at=read_time(fields.get("finished_at")),
         next_attempt_at=read_time(fields.get("next_attempt_at")),
         attempt_count=min(max(attempts, 0), MAX_ATTEMPTS) if isinstance(attempts, int) else 0,
+        left=left if isinstance(left, float) and 0 <= left < math.inf else None,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from relay.core.planner.hazard import Hazard, exploration, lomax
+from relay.core.planner.hints import CLASS_MEMORY, FIRST_ERROR
 from relay.core.planner.inspection import KINDS, RUN, ClassPolicy
 
 MAX_ATTEMPTS = 8
@@ -118,7 +119,8 @@ class ClassStatistics:
     """Statistics of one job class, and the policy that plans use."""
 
     __slots__ = (
-        *("changes", "hazards", "key", "next_policy", "parent", "policy", "queued", "retries", "unsaved", "waited"),
+        *("changes", "hazards", "hint_error", "key", "next_policy", "parent", "policy", "queued", "retries"),
+        *("unsaved", "waited"),
     )
 
     def __init__(self, key: tuple[str, str], parent: ClassStatistics | None) -> None:
@@ -132,6 +134,8 @@ class ClassStatistics:
         self.retries = Retries()
         self.changes = 0.0
         """Jobs cancelled, or rescheduled to an earlier time, while they waited."""
+        self.hint_error = FIRST_ERROR
+        """Mean error of what progress told of the ends of its jobs; not kept over a restart."""
         self.waited = 0.0
         """Total waiting time, in units."""
 
@@ -181,6 +185,11 @@ class ClassStatistics:
         enough = max(LEAST_EVENTS, GREW * (hazard.effective_count - hazard.since))
         idle_polls = max(POLLS_A_REFIT, 2 * hazard.effective_count)
         return hazard.since >= enough or hazard.polls_since - hazard.since >= idle_polls
+
+    def record_hint(self, error: float | None) -> None:
+        """Records how wrong progress was, from 0 to 1; None if that is unknown."""
+        if error is not None:
+            self.hint_error += (error - self.hint_error) / CLASS_MEMORY
 
     def dump(self) -> dict[str, Any]:
         """The statistics as JSON values."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.jobs.job import Job, Observation, PlannedJob, Problem, Progress, deadline_after, deadline_of
+from relay.core.jobs.job import Advance, Job, Observation, PlannedJob, Problem, Progress, deadline_after, deadline_of
 
 NOW = 1_779_271_200.0
 FIELDS = {
@@ -99,3 +99,23 @@ def test_only_a_failed_job_has_an_error_code_and_each_has_one(
     status: str, problem: Problem | None, code: str | None
 ) -> None:
     assert Observation(status=status, observed_at=NOW, problem=problem).error_code == code
+
+
+@pytest.mark.parametrize(
+    ("advance", "status", "left"),
+    [
+        (Advance(percent=40), "running", 60.0),
+        (Advance(percent=40), "queued", None),
+        (Advance(position=3), "queued", 3.0),
+        (Advance(position=3), "running", None),
+        (Advance(percent=40), "succeeded", None),
+        (Advance(position=3), "unheard of", None),
+        (Advance(done=7), "running", None),
+    ],
+)
+def test_planner_reads_what_is_left_of_an_open_job(advance: Advance, status: str, left: float | None) -> None:
+    assert Observation(status=status, observed_at=NOW, advance=advance).item()["left"] == left
+
+
+def test_planner_reads_nothing_of_progress_where_there_is_none() -> None:
+    assert "left" not in Observation(status="running", observed_at=NOW).item()
