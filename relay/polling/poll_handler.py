@@ -112,6 +112,8 @@ class PollHandler:
             duration_ms=round(result.duration_ms, 1),
             transitions=kinds,
             next_poll_at=self._agenda.planner.next_poll_at(uid),
+            # Of our own words: that of other results may have the upstream's.
+            **({"detail": result.detail} if result.kind == "malformed" and result.error is None else {}),
         )
 
     async def _observed(self, job: Job, result: PollResult, seen: Observation, purpose: Purpose) -> list[str] | None:

@@ -486,7 +486,7 @@ class UpstreamClient:
 
         if not answer.complete:
             return result("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
-        shows_a_job = resource is not None and answer.status_code in resource.statuses
+        shows_a_job, refused = resource is not None and answer.status_code in resource.statuses, ""
         if 200 <= answer.status_code < 300 or shows_a_job:
             seen = read(answer.body, answer.status_code, times["received_at"], header_request_id)
             if isinstance(seen, Observation):
@@ -499,13 +499,14 @@ class UpstreamClient:
                 return result("observed")
             if seen.reason != "refused":
                 media_type = answer.headers.get("content-type", "no content type")
-                return result("malformed", detail=f"{answer.status_code} {media_type}: {seen.reason}")
+                return result("malformed", detail=f"{answer.status_code} {media_type}: {seen}")
+            refused = f", where {seen.detail}"
         error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), answer.key).encode())
         return result(
             self._kind_of_error(answer.status_code, error.code),
             error=error if error != UpstreamError() else None,
             request_id=error.request_id or header_request_id,
-            detail=" ".join(filter(None, (f"answered {answer.status_code}", error.code, error.message)))[
+            detail=" ".join(filter(None, (f"answered {answer.status_code}{refused}", error.code, error.message)))[
                 :_MAX_DETAIL_CHARACTERS
             ],
         )

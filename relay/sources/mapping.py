@@ -59,6 +59,11 @@ class Malformed:
     """
 
     reason: str
+    detail: str = field(default="", compare=False)
+    """What is missing or wrong, with its pointer. Empty if the reason says it all."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +120,7 @@ def read_answer(definition: SourceDefinition, body: bytes) -> Any:
         answer = loads(body, repair=True)
     except JSONDecodeError:
         return Malformed(reason="not_json")
-    return Malformed(reason="refused") if _is_refused(definition, answer) else answer
+    return _refusal(definition, answer) or answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +133,7 @@ class Document:
 def read_result(body: bytes) -> Document | Malformed:
     """The JSON in the answer to a read of a job's result. Malformed: not_json, too_large, too_deep."""
     if len(body) > MAX_RESULT_BYTES:
-        return Malformed(reason="too_large")
+        return Malformed(reason="too_large", detail=f"it has more than {MAX_RESULT_BYTES} bytes")
     try:
         value = loads(body, repair=True)
     except JSONDecodeError:
@@ -136,10 +141,12 @@ def read_result(body: bytes) -> Document | Malformed:
     return Document(value=value) if _serialises(value) else Malformed(reason="too_deep")
 
 
-def _is_refused(definition: SourceDefinition, answer: Any) -> bool:
-    """True if the document says that it is an error."""
+def _refusal(definition: SourceDefinition, answer: Any) -> Malformed | None:
+    """What makes the document an error by `answer.ok`; None if it is none."""
     expected = definition.answer.ok
-    return expected is not None and not is_exactly(at(answer, expected.at, expected.is_), expected.is_)
+    if expected is None or is_exactly(at(answer, expected.at, expected.is_), expected.is_):
+        return None
+    return Malformed(reason="refused", detail=f"{written(expected.at)} is not {dumps(expected.is_).decode()}")
 
 
 def _request_id_in(definition: SourceDefinition, answer: Any) -> object:
@@ -201,7 +208,8 @@ def observe(
     item = at(answer, of_job.item)
     if not isinstance(item, dict):
         if status_code not in of_job.statuses:
-            return Malformed(reason="no_item")
+            where = f"at {written(of_job.item)}" if of_job.item else "as the whole answer"
+            return Malformed(reason="no_item", detail=f"there is no object {where}")
         item = {}
     request_id = _request_id(_request_id_in(definition, answer) or request_id_header)
     return observe_item(
@@ -231,11 +239,13 @@ def observe_item(
     fields, problem, result = of_job.fields, of_job.problem, of_job.result
     shown_id = external_id if fields.id is None else at(item, fields.id, external_id)
     if external_id is not None and _id_text(shown_id) != external_id:
-        return Malformed(reason="other_job")
+        place = written((*of_job.item, *(fields.id or ())))
+        return Malformed(reason="other_job", detail=f"another id, or none, is at {place}")
     rule = of_job.rule_of(item, status_code)
     status = _unknown_status(definition, at(item, of_job.status)) if rule is None else rule.state
     if status is None:
-        return Malformed(reason="no_status")
+        place = written((*of_job.item, *of_job.status))
+        return Malformed(reason="no_status", detail=f"there is no text at {place}, and no rule matches")
     found = None if result is None else at(item, result.at)
     return Observation(
         resource=resource,
@@ -267,7 +277,8 @@ def read_listing(definition: SourceDefinition, body: bytes) -> Listing | Malform
         return answer
     items = None if names is None else at(answer, names.items)
     if names is None or not isinstance(items, list):
-        return Malformed(reason="no_items")
+        detail = "" if names is None else f"there is no list at {written(names.items)}"
+        return Malformed(reason="no_items", detail=detail)
     accounts: dict[str, ListedAccount] = {}
     is_complete = len(items) <= MAX_ITEMS
     for item in items[:MAX_ITEMS]:
@@ -352,7 +363,7 @@ def registered(
     say that the id is elsewhere than in a job, and then nothing else is read; `location`: the header that it names.
     """
     of_job = definition.resource_of(resource)
-    if _is_refused(definition, body):
+    if _refusal(definition, body) is not None:
         return None
     item = at(body, of_job.item)
     external_id = None if location is None else of_job.id_at(location)

@@ -26,14 +26,6 @@ BASE = "https://upstream.example"
 _ELSEWHERE = "on no host that the definition lists in `origins`"
 _OF_A_BODY = re.compile(r"\{body((?:/[^/{}\"]+)+)\}")
 _NO_PLACES = frozenset({"item", "states", "creates", "follows", "request", "status_paths"})
-_REASONS = {
-    "not_json": "it is not JSON",
-    "not_an_object": "it is no JSON object",
-    "refused": "by `answer.ok` it is an error",
-    "no_item": "there is no object at `item`",
-    "no_status": "there is no value at `status`, and no rule matches",
-    "other_job": "another id, or none, is at `fields.id`",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +126,7 @@ def _problems(resource: Resource, seen: Sequence[Observation | Malformed], stage
     for number, (one, stage) in enumerate(zip(seen, stages, strict=True), 1):
         is_last = number == len(seen)
         if isinstance(one, Malformed):
-            yield f"stage {number} cannot be read: {_REASONS.get(one.reason, one.reason)}"
+            yield f"stage {number} cannot be read: {one.detail or one.reason}"
         elif not one.known:
             yield f"stage {number}: no rule knows {stage.word!r:.70}"
         elif one.status in TERMINAL and not is_last:

@@ -239,7 +239,8 @@ def explain(
         say(sentence)
     if error:
         at = "" if error["at"] is None else f", at {error['at']}"
-        say(f"Last error: {error['code']}{at}. {error['meaning']}. To fix it ({error['who']}): {error['fix']}.")
+        what = f"{error['code']} ({error['message']})" if error["message"] else error["code"]
+        say(f"Last error: {what}{at}. {error['meaning']}. To fix it ({error['who']}): {error['fix']}.")
     print_fields(fields)
 
 

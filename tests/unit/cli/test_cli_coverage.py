@@ -94,9 +94,9 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
         ({"GET /v1/me": "GET /v1/you"}, "probe: GET /v1/me is not among the recorded calls"),
         ({"shown: [/url]": "shown: [/url, /x~1y]"}, "resources.runs.result.shown.1: /result/x~1y is in no answer"),
         ({"percent: /done": "percent: /percent"}, "resources.runs.progress.percent: /percent is in no answer"),
-        ({"    item: /data\n": "    item: /dat\n"}, "runs, done: stage 1 cannot be read: there is no object at `item`"),
+        ({"    item: /data\n": "    item: /dat\n"}, "runs, done: stage 1 cannot be read: there is no object at /dat"),
         ({"fields: {id: /id": "fields: {id: /state"}, "runs, done: stage 1 cannot be read: another id, or none, is at"),
-        ({"answer: {ok: true": "answer: {ok: 1"}, "runs, done: stage 1 cannot be read: by `answer.ok` it is an error"),
+        ({"answer: {ok: true": "answer: {ok: 1"}, "runs, done: stage 1 cannot be read: /ok is not true"),
         ({"data: {id:": "data: {other:"}, "resources.runs.creates.0: the answer to the create names no job"),
         (
             {"location: Location": "location: Operation"},

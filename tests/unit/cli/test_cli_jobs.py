@@ -52,6 +52,14 @@ def test_more_than_a_hundred_jobs_are_several_requests(stub: Stub, capsys: pytes
     assert [one["id"] for one in json.loads(capsys.readouterr().out)] == ids
 
 
+def test_explanation_has_the_message_of_the_last_poll(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    message = "200 application/json: no_item: there is no object at /data/job"
+    error = {"code": "malformed", "message": message, "at": None, "meaning": "M", "fix": "F", "who": "W"}
+    stub.says("GET /v1/jobs/1/explain", {"sentence": "It waits.", "last_error": error, "reason": "due"})
+    assert run(["jobs", "explain", "1"]) == 0
+    assert f"Last error: malformed ({message}). M. To fix it (W): F." in capsys.readouterr().out
+
+
 URL = "https://api.example/subscriptions/7/operations/1?v=2"
 
 

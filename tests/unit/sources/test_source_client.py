@@ -165,9 +165,18 @@ async def test_error_answers_are_classified(status_code: int, body: dict[str, An
         (b'{"item": {"id": "job_uuid", "stat', "application/json", "not_json"),
         (b"<html>Log in</html>", "text/html", "not_json"),
         (b"", "application/json", "not_json"),
-        (b"[]", "application/json", "no_item"),
-        (b'{"ok": true, "items": []}', "application/json", "no_item"),
-        (b'{"item": {"id": "another", "status": "queued"}}', "application/json", "other_job"),
+        (b"[]", "application/json", "no_item: there is no object at /item"),
+        (b'{"ok": true, "items": []}', "application/json", "no_item: there is no object at /item"),
+        (
+            b'{"item": {"id": "another", "status": "queued"}}',
+            "application/json",
+            "other_job: another id, or none, is at /item/id",
+        ),
+        (
+            b'{"item": {"id": "job_uuid", "state": "queued"}}',
+            "application/json",
+            "no_status: there is no text at /item/status, and no rule matches",
+        ),
     ],
 )
 async def test_unusable_answers(body: bytes, content_type: str, reason: str) -> None:
@@ -178,6 +187,14 @@ async def test_unusable_answers(body: bytes, content_type: str, reason: str) -> 
 
     assert (poll.kind, poll.status_code, poll.observation) == ("malformed", 200, None)
     assert poll.detail == f"200 {content_type}: {reason}"
+
+
+async def test_answer_that_says_that_it_is_an_error_names_the_place() -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.json_response({"ok": False, "item": {"id": "job_uuid", "status": "queued"}})
+
+    poll = await poll_at(handler)
+    assert (poll.kind, poll.detail) == ("malformed", "answered 200, where /ok is not true")
 
 
 @pytest.mark.parametrize("status_code", [301, 302, 303, 307, 308])
