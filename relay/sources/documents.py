@@ -1,25 +1,19 @@
 """YAML files of a source: read within limits, with the line of each key for the errors about it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from relay.config.loader import NO_MAPPING, Value, parse_yaml, read_text
 from relay.errors import SettingsError
 from relay.redaction import redact_text
 
-MAX_FILE_BYTES = 1 << 20
-MAX_VALUES = 50_000  # counted after aliases are expanded, which can turn a small file into a huge tree
 MAX_DEPTH = 32
 MAX_FAULTS = 20
 """Faults of one file that are shown."""
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads the presets ten times faster
-_PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 
 Loc = tuple[int | str, ...]
 """A place in a file: its keys, and the numbers of items."""
@@ -93,89 +87,20 @@ def _words(error: Mapping[str, Any], key: object, known: Collection[str]) -> str
 def read_document(path: Path, name: str = "") -> Document:
     """The document in a file. `name`: in messages; default: the path. Raises SettingsError with file and line."""
     name = name or str(path)
-    try:
-        if not path.is_file():
-            raise SettingsError(f"{name}: {'is not a file' if path.exists() else 'there is no such file'}")
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(f"{name}: cannot be read ({error.strerror})") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise SettingsError(f"{name}: larger than 1 MiB, the limit for a source's file")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise SettingsError(f"{name}:{line}: not UTF-8 text: save the file as UTF-8") from None
-    return parse_document(text, name)
+    return parse_document(read_text(path, name), name)
 
 
 def parse_document(text: str, name: str) -> Document:
     """The document in a text. Raises SettingsError with file and line."""
-    try:
-        loader = _LOADER(text)
-        try:
-            root = loader.get_single_node()
-            lines = {} if root is None else _Lines(name).of(root)
-            values = None if root is None else loader.construct_document(root)
-        finally:
-            loader.dispose()
-    except SettingsError:
-        raise
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise SettingsError(f"{name}:{line}: not YAML: {error.problem or 'it breaks off'}") from None
-    except Exception as error:  # PyYAML raises more than YAMLError: `!!int ""` is an IndexError
-        raise SettingsError(f"{name}: not YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{name}:1: expected a mapping of keys, with one `key: value` a line")
-    return Document(name, values, lines)
+    tree = parse_yaml(text, name=name, max_depth=MAX_DEPTH, fast=True)
+    if not tree.data:
+        raise SettingsError(f"{name}:1: {NO_MAPPING}")
+    return Document(name, tree.plain(), dict(_lines(tree, ())))
 
 
-class _Lines:
-    """The lines of a tree of nodes. Raises SettingsError for what is not plain, or too large."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._lines: dict[Loc, int] = {}
-        self._count = 0
-
-    def of(self, root: yaml.Node) -> Mapping[Loc, int]:
-        self._visit(root, ())
-        return self._lines
-
-    def _visit(self, node: yaml.Node, place: Loc) -> None:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise self._wrong(node, f"more than {MAX_VALUES} values after expanding aliases")
-        if len(place) > MAX_DEPTH:
-            raise self._wrong(node, f"nested deeper than {MAX_DEPTH} levels")
-        if node.tag not in _PLAIN:
-            kind = node.tag.rpartition(":")[2]
-            raise self._wrong(node, f"{_shown(place)} has the YAML type {kind}: use plain values, or put it in quotes")
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                self._visit(value, self._key(key, place))
-        elif isinstance(node, yaml.SequenceNode):
-            for number, value in enumerate(node.value):
-                self._lines[*place, number] = value.start_mark.line + 1
-                self._visit(value, (*place, number))
-
-    def _key(self, key: yaml.Node, place: Loc) -> Loc:
-        if key.tag == "tag:yaml.org,2002:merge":
-            raise self._wrong(key, "merge keys (<<) are not supported: write the keys out")
-        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-            raise self._wrong(key, f"a key in {_shown(place)} is not text: put it in quotes")
-        inner = (*place, str(key.value))
-        if inner in self._lines:
-            raise self._wrong(key, f"{_shown(inner)} is set twice, first in line {self._lines[inner]}: remove one")
-        self._lines[inner] = key.start_mark.line + 1
-        return inner
-
-    def _wrong(self, node: yaml.Node, problem: str) -> SettingsError:
-        return SettingsError(f"{self._name}:{node.start_mark.line + 1}: {problem}")
-
-
-def _shown(place: Loc) -> str:
-    return ".".join(map(str, place))[:200] or "the file"
+def _lines(value: Value, place: Loc) -> Iterator[tuple[Loc, int]]:
+    inner: Any = value.data
+    pairs = inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
+    for key, one in pairs:
+        yield (*place, key), int(one.where.rpartition(":")[2])
+        yield from _lines(one, (*place, key))

@@ -46,7 +46,7 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("auth: *hidden", "relay.yaml:1: not YAML: found undefined alias '…' (text that begins with * or &"),
         ("a: 1\n--- \nb: 2", "not YAML: but found another document"),
         ("a: \x00", "relay.yaml:1: YAML does not allow control characters"),
-        ("- a", "relay.yaml:1: settings must be a mapping of sections"),
+        ("- a", "relay.yaml:1: expected a mapping of keys"),
         ("a: &a {port: 1}\nserver:\n  <<: *a", "relay.yaml:3: merge keys (<<) are not supported"),
         ("server: !!python/object:os.system {}\nport: !!python/name:os.system x", "port has a YAML tag or form"),
         ("server: {port: !!binary aGk=}", "relay.yaml:1: server.port has the YAML type binary"),

@@ -87,7 +87,7 @@ def test_source_has_the_name_of_the_settings(tmp_path: Path) -> None:
     ("source", "definition", "message"),
     [
         ("preset: opanai", MINE, "relay.yaml:3: sources.mine.preset: there is no preset 'opanai': anthropic-batch,"),
-        ("file: other.yaml", MINE, "relay.yaml:3: sources.mine.file: other.yaml: there is no such file"),
+        ("file: other.yaml", MINE, "relay.yaml:3: sources.mine.file: other.yaml: the file cannot be read"),
         ("file: .", MINE, "relay.yaml:3: sources.mine.file: "),
         ("file: mine.yaml", MINE.replace("title", "titel"), "mine.yaml:1: title: is missing"),
         ("file: mine.yaml", MINE + "titel: x\n", f"mine.yaml:{END}: titel: is not a known key: is it title?"),
