@@ -503,7 +503,7 @@ class UpstreamClient:
             refused = f", where {seen.detail}"
         error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), answer.key).encode())
         return result(
-            self._kind_of_error(answer.status_code, error.code),
+            self._kind_of_error(answer, error.code),
             error=error if error != UpstreamError() else None,
             request_id=error.request_id or header_request_id,
             detail=" ".join(filter(None, (f"answered {answer.status_code}{refused}", error.code, error.message)))[
@@ -511,8 +511,9 @@ class UpstreamClient:
             ],
         )
 
-    def _kind_of_error(self, status_code: int, code: str) -> PollKind:
-        codes = self._definition.error.meanings
+    def _kind_of_error(self, answer: _Answer, code: str) -> PollKind:
+        status_code, codes, names = answer.status_code, self._definition.error.meanings, self._definition.headers
+        none_left = answer.headers.get(names.remaining or "") == "0"
         by_code: tuple[tuple[frozenset[str], PollKind], ...] = (
             (codes.key_trouble, "unauthorized"),
             (codes.rate_limited, "rate_limited"),
@@ -524,6 +525,8 @@ class UpstreamClient:
             for known, kind in by_code:
                 if code in known:
                     return kind
+        if status_code == 403 and (none_left or names.retry_after in answer.headers):
+            return "rate_limited"  # some say it with this status
         if status_code in _KIND_BY_STATUS:
             return _KIND_BY_STATUS[status_code]
         return "unavailable" if status_code >= 500 or 300 <= status_code < 400 else "malformed"

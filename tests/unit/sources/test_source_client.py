@@ -121,6 +121,20 @@ async def test_id_stays_one_path_segment(external_id: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "kind"),
+    [
+        ({"Retry-After": "60"}, "rate_limited"),
+        ({"X-RateLimit-Remaining": "0"}, "rate_limited"),
+        ({"X-RateLimit-Remaining": "1"}, "forbidden"),
+        ({}, "forbidden"),
+    ],
+)
+async def test_refusal_that_asks_for_a_pause_is_about_the_rate(headers: dict[str, str], kind: str) -> None:
+    """As GitHub's are: five refusals of a job would end it."""
+    assert (await poll_at(answering({}, status=403, headers=headers))).kind == kind
+
+
+@pytest.mark.parametrize(
     ("status_code", "body", "kind"),
     [
         (401, error_body("api_key_revoked"), "unauthorized"),
