@@ -147,17 +147,19 @@ class Creates:
             await self._settle(intent, "server_error", answer.status)
             return {}
         resource, headers = definition.resource_of(intent.resource), texts(answer.headers)
-        create = resource.create_at(unquote(intent.path))
-        named = None if create is None else create.location
-        location = None if named is None else headers.get(named)
-        document = read_object(readable)
-        if isinstance(document, Malformed) and location is not None:
-            document = {}
+        create, document = resource.create_at(unquote(intent.path)), read_object(readable)
+        answered = {} if isinstance(document, Malformed) else document
+        location = None if create is None else resource.address_with_id(create, answered, headers)
         found = None
-        if not isinstance(document, Malformed):
+        if not isinstance(document, Malformed) or location is not None:
             found = self._tracking.read_answer(
-                intent.source, document, intent.resource, create=create, location=location
+                intent.source, answered, intent.resource, create=create, location=location
             )
+        is_read = not content or not isinstance(document, Malformed) or document.reason == "not_an_object"
+        if found is None and create is not None and create.optional and location is None and is_read:
+            log.info("create_without_job", intent=intent.id, status_code=answer.status, path=intent.path)
+            await self._settle(intent, None)
+            return {}
         if found is None:
             log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
             await self._settle(intent, "unreadable", answer.status)
@@ -169,7 +171,7 @@ class Creates:
             spacing_seconds=_spacing(spacing_seconds),
             intent=intent,
             caller=request.by,
-            status_url=None if create is None else resource.address_of(create, document, headers),
+            status_url=None if create is None else resource.address_of(create, answered, headers),
         )
         return await self._track(MadeJob(intent, request.caller, job), len(content))
 

@@ -191,9 +191,9 @@ class Gateway:
 
     def created_by(self, request: ForwardedRequest) -> str | None:
         """The key of the resource of which the request creates a job; None for any other request."""
-        if request.method != "POST":
+        if request.method in SAFE_METHODS:
             return None
-        return self.definitions[request.caller.source].created_by(unquote(request.path))
+        return self.definitions[request.caller.source].created_by(unquote(request.path), request.method)
 
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
         """The job that the request reads; None for any other request or an unknown caller."""
@@ -217,7 +217,7 @@ class Gateway:
         """Where the answer to a create or a job read has addresses that are given as the relay's own; None for any
         other request, and for a definition that names none."""
         for resource, places in self._addressed[source]:
-            if resource.read_at(path, query) is not None or resource.is_create(unquote(path)):
+            if resource.read_at(path, query) is not None or resource.create_at(unquote(path)) is not None:
                 return places
         return None
 

@@ -113,17 +113,17 @@ class Playback:
         self, method: str, path: str, query: str, headers: Headers, body: bytes, now: float
     ) -> tuple[str, Answer]:
         base = f"http://{headers.get('host', 'localhost')}"
-        whole = f"{path}?{query}" if query else path
+        whole, is_read = f"{path}?{query}" if query else path, False
         for resource, verb, pattern in self.calls.reads:
             found = pattern.fullmatch(path) or pattern.match(whole)
             if method == verb and found is not None and (pattern.fullmatch(path) or "?" in pattern.pattern):
-                job = self.world.job(resource, found["id"])
-                return "job", self._error("not_found", 404) if job is None else _sent(self.world.reply(job, now, base))
-        if method == "POST":
-            for resource, pattern in self.calls.creates:
-                if pattern.fullmatch(path):
-                    made = self.world.create(resource, now, _json_of(body))
-                    return "create", _sent(self.world.created(made, base))
+                job, is_read = self.world.job(resource, found["id"]), True
+                if job is not None:
+                    return "job", _sent(self.world.reply(job, now, base))
+        for resource, methods, pattern in self.calls.creates:
+            if method in methods and pattern.fullmatch(path):
+                made = self.world.create(resource, now, _json_of(body))
+                return "create", _sent(self.world.created(made, base))
         for call in self.world.recording.calls:
             verb, _, other = call.call.partition(" ")
             matched = pattern_of(other).fullmatch(path) if verb == method else None
@@ -135,6 +135,8 @@ class Playback:
             if known is None or call.fate not in self.world.recording.resources[known.resource].fates:
                 return "other", self._error("not_found", 404)
             return "other", _sent(self.world.reply(self.world.end(known, call.fate, now), now, base))
+        if is_read:
+            return "job", self._error("not_found", 404)
         return "unknown", self._error("unknown_call", 404)
 
     def _error(self, meaning: str, status: int) -> Answer:

@@ -4,14 +4,15 @@ from the seed.
 Of the definition only the calls are read: its paths, creates, and where an answer holds a job. What the answers say is
 in `answers.yaml`. A job of a resource draws one of its fates: stages, each with how long it lasts and what it shows
 from then on. Texts may have placeholders: `{id}`, `{base}` (this sandbox's URL), `{at}` (when the stage began) and
-`{created}`, as RFC 3339, or as seconds or milliseconds with `:s` and `:ms`, and `{body/NAME}`, a value of the create's
-body. A text that is one placeholder becomes its value, of whatever type.
+`{created}`, as RFC 3339, or as seconds or milliseconds with `:s` and `:ms`, `{created+60}` for seconds later, and
+`{body/NAME}`, a value of the create's body; `{id:n}` is the number at the end of the id. A text that is one placeholder
+becomes its value, of whatever type.
 """
 
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
@@ -24,7 +25,7 @@ from relay.sandbox.requests import Body
 
 _SIGMA = 0.5
 """Of the lognormal distribution of a stage's length, whose median the stage gives."""
-_PLACEHOLDER = re.compile(r"\{(id|base|at|created|job|body)((?:/[^/{}]+)*)(?::(s|ms))?\}")
+_PLACEHOLDER = re.compile(r"\{(id|base|at|created|job|body)((?:/[^/{}]+)*)(?:\+([0-9]{1,9}))?(?::(s|ms|n))?\}")
 _RANDOM = re.compile(r"\{(random|number):([0-9]{1,2})\}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -206,14 +207,12 @@ class RecordedWorld:
     def created(self, job: RecordedJob, base: str) -> Reply:
         """The answer to the create of the job."""
         reply = self.recording.resources[job.resource].created
-        if reply is None or reply.body is None:
-            shown = self.reply(job, job.created_at, base)
-            return shown if reply is None else shown.model_copy(update={"status": reply.status})
-        words = _Words(job, base, job.created_at)
+        if reply is None:
+            return self.reply(job, job.created_at, base)
+        words, first = _Words(job, base, job.created_at), self.reply(job, job.created_at, base)
         headers = {name: str(_filled(value, words)) for name, value in reply.headers.items()}
-        return Reply(
-            status=reply.status, headers={**self.recording.headers, **headers}, body=_filled(reply.body, words)
-        )
+        body = first.body if reply.body is None else _filled(reply.body, words)
+        return Reply(status=reply.status, headers={**first.headers, **headers}, body=body)
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ class _Words:
     at: float
     shown: Any = None
 
-    def value(self, name: str, pointer: str, form: str | None) -> Any:
+    def value(self, name: str, pointer: str, later: str | None, form: str | None) -> Any:
         """What a placeholder stands for."""
         if name == "body":
             found = self.job.body
@@ -233,8 +232,10 @@ class _Words:
                 found = found.get(part) if isinstance(found, dict) else None
             return found
         if name in ("at", "created"):
-            time = self.at if name == "at" else self.job.created_at
+            time = (self.at if name == "at" else self.job.created_at) + int(later or 0)
             return int(time) if form == "s" else round(time * 1000) if form == "ms" else to_rfc3339(time)
+        if name == "id" and form == "n":
+            return int(re.findall(r"[0-9]*$", str(self.job.id))[0] or 0)
         return {"id": self.job.id, "base": self.base, "job": self.shown}[name]
 
 
@@ -287,12 +288,14 @@ class Calls:
         ]
 
     @cached_property
-    def creates(self) -> list[tuple[str, re.Pattern[str]]]:
-        """(resource, pattern) of the creates, all of them POSTs."""
+    def creates(self) -> list[tuple[str, Sequence[str], re.Pattern[str]]]:
+        """(resource, methods, pattern) of the creates."""
+        every = [(name, one) for name, of in self.definition["resources"].items() for one in of.get("creates", ())]
         return [
-            (name, pattern_of(create if isinstance(create, str) else create["path"]))
-            for name, one in self.definition["resources"].items()
-            for create in one.get("creates", ())
+            (name, ("POST",), pattern_of(one))
+            if isinstance(one, str)
+            else (name, one.get("methods", ("POST",)), pattern_of(one["path"]))
+            for name, one in every
         ]
 
     def key_of(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str:

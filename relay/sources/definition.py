@@ -459,18 +459,22 @@ class RequestFields(Part):
 
 
 class Create(Part):
-    """A POST that makes a job.
+    """A request that makes a job.
 
-    path        may have names in braces, each of which stands for one segment
-    id          where its answer has the job's id; default: where the job has it
+    path        may have names in braces: `{name}` stands for one segment, `{+name}` for several
+    methods     of such requests. Default: POST
+    id          where its answer has the job's id; default: where the job has it, else in its address
     location    the header with the job's address, which ends with the id
     status_url  where its answer has the address at which the job is read
+    optional    an answer that names no job means that there is none. Default: the outcome is unknown
     """
 
     path: _Pattern
+    methods: Annotated[frozenset[Literal["POST", "PUT", "PATCH", "DELETE"]], Field(min_length=1)] = frozenset({"POST"})
     id: Pointer | None = None
     location: _Header | None = None
     status_url: Pointer | None = None
+    optional: bool = False
 
 
 def _create(value: object) -> object:
@@ -505,7 +509,7 @@ class Resource(Part):
     wait        how a read waits for a change
     min_interval_seconds  the documented shortest time between two reads of one job
     etag        a read with the last answer's ETag costs nothing while nothing changed
-    creates     POSTs that make a job
+    creates     requests that make a job, by their paths
     item        where an answer holds the job; the places below begin there
     status      where it names its state; shown while no rule matches
     states      the first rule that matches gives the state; without one the job is open
@@ -544,8 +548,9 @@ class Resource(Part):
     @model_validator(mode="after")
     def _check(self) -> "Resource":
         faults: list[tuple[Loc, str]] = []
-        if self.fields.id is None and any(one.id is None and one.location is None for one in self.creates):
-            words = "nothing says where the job's id is: `fields.id`, or `id` or `location` of each"
+        places = (self.fields.id, self.follows)
+        if not any(places) and not all(one.id or one.location or one.status_url for one in self.creates):
+            words = "nothing says where the job's id is: `fields.id`, or `id`, `location` or `status_url` of each"
             faults.append((("creates",), words))
         if self.has_paths_as_ids and not self.status_paths:
             faults.append((("path",), "with {+id} an id can name any path: list those of jobs in `status_paths`"))
@@ -577,6 +582,13 @@ class Resource(Part):
             return found
         names = (*self.follows, *(() if create.location is None else (create.location,)))
         return next((headers[name] for name in names if headers.get(name)), None)
+
+    def address_with_id(self, create: Create, answer: Any, headers: Mapping[str, str]) -> str | None:
+        """The address that has the job's id, in the answer to its create; None if the id is elsewhere, or there is no
+        address. Arguments as for `address_of`."""
+        if create.location is not None:
+            return headers.get(create.location)
+        return self.address_of(create, answer, headers) if create.id is None and self.fields.id is None else None
 
     @cached_property
     def has_addresses(self) -> bool:
@@ -630,21 +642,21 @@ class Resource(Part):
         return None if id is None else (id, "&".join(left))
 
     def create_at(self, path: str) -> Create | None:
-        """The create that a POST to this path is; None if it makes no job."""
+        """The create that a request to this path is, with one of its methods; None if it makes no job."""
         return next((one for one in self.creates if _pattern_of_create(one.path).fullmatch(path)), None)
 
-    def is_create(self, path: str) -> bool:
-        """True if a POST to this path makes a job."""
-        return self.create_at(path) is not None
-
     def id_at(self, address: str) -> str | None:
-        """The id of the job at an address: where the path of a read has it, else the last segment; None if the address
-        has neither."""
+        """The id of the job at an address: where the path of a read has it, below whatever base; else the last segment;
+        None if the address has neither."""
         try:
             path = urlsplit(address).path
         except ValueError:
             return None
-        return unquote(self.job_id_of(path) or path.rstrip("/").rpartition("/")[2]) or None
+        if len(address) > MAX_ADDRESS_CHARACTERS:
+            return None
+        ends = (path[place:] for place, character in enumerate(path) if character == "/")
+        found = next(filter(None, map(self.job_id_of, ends)), None)
+        return unquote(found or path.rstrip("/").rpartition("/")[2]) or None
 
     def job_id_of(self, path: str) -> str | None:
         """The percent-encoded job id in this path; None for any other path."""
@@ -654,7 +666,8 @@ class Resource(Part):
 
 @lru_cache(maxsize=256)
 def _pattern_of_create(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", re.escape(path)))
+    text = re.sub(r"\\{\\\+[a-z_]+\\}", ".+", re.escape(path))
+    return re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", text))
 
 
 @lru_cache(maxsize=256)
@@ -810,9 +823,13 @@ class SourceDefinition(Part):
         """Each resource with its key."""
         return tuple((self.key_of(name), resource) for name, resource in self.resources.items())
 
-    def created_by(self, path: str) -> str | None:
-        """The key of the resource of which a POST to this path makes a job; None if it makes none."""
-        return next((key for key, resource in self.keyed if resource.is_create(path)), None)
+    def created_by(self, path: str, method: str = "POST") -> str | None:
+        """The key of the resource of which a request to this path makes a job; None if it makes none."""
+        for key, resource in self.keyed:
+            create = resource.create_at(path)
+            if create is not None and method in create.methods:
+                return key
+        return None
 
     def read_by(self, path: str, query: str = "") -> tuple[str, str, str] | None:
         """The key of a resource, the percent-encoded id of its job that a GET of this path reads, and what the query

@@ -350,6 +350,41 @@ async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Pat
         assert (await job_of(world, "one"))["poll_count"] == 2
 
 
+NAMES_NO_JOB = (json_answer({"count": 1}), json_answer([1]), answer(204), answer(202))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_create_that_may_make_no_job_is_tracked_if_its_answer_has_an_address(tmp_path: Path, method: str) -> None:
+    create = {"path": "/{+thing}", "methods": ["POST", "PUT", "DELETE"], "optional": True}
+    changed = {"creates": [create], "fields": {}, "follows": ["operation-location"]}
+    answers = iter([*NAMES_NO_JOB, json_answer({}, 201, Operation_Location="/v1/jobs/a?v=2")])
+
+    def says(call: Call) -> bytes:
+        return json_answer({"state": "on"}) if call.request.method == "GET" else next(answers)
+
+    async with open_mine(tmp_path, changed, says=says, clock=FakeClock(), **STILL) as (world, stub):
+        for tracked in (*([] for _ in NAMES_NO_JOB), ["a"]):
+            made = await world.api.request(method, f"{MOUNT}/v9/things/x?v=2", headers=AUTH)
+            assert made.status_code < 300
+            items = (await world.api.get("/v1/jobs?source=mine")).json()["items"]
+            assert [job["id"] for job in items] == tracked
+        assert (await world.api.get("/v1/intents")).json()["items"] == []
+        assert len(stub.received) == len(NAMES_NO_JOB) + 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [answer(200, [], b"no JSON"), json_answer({}, Operation_Location="https://mine.example/v1/jobs/" + "a" * 201)],
+)
+async def test_create_that_may_make_no_job_is_unknown_if_its_answer_cannot_be_read(tmp_path: Path, said: bytes) -> None:
+    create = {"path": "/v1/things", "optional": True}
+    changed = {"creates": [create], "fields": {}, "follows": ["operation-location"]}
+    async with open_mine(tmp_path, changed, says=lambda call: said, clock=FakeClock(), **STILL) as (world, _):
+        await world.api.post(f"{MOUNT}/v1/things", json={}, headers=AUTH)
+        (listed,) = (await world.api.get("/v1/intents")).json()["items"]
+        assert listed["reason"] == "unreadable"
+
+
 async def test_job_is_read_at_the_address_in_the_answer_to_its_create(tmp_path: Path) -> None:
     said = json_answer([], Operation_Location="/v1/jobs/d?version=2")
 

@@ -148,7 +148,7 @@ def _create_problems(recorded: Recorded, name: str) -> Iterator[str]:
         answer, place = world.created(job, BASE), f"resources.{name}.creates.{number}"
         headers = {header.lower(): value for header, value in answer.headers.items()}
         body = answer.body if isinstance(answer.body, dict) else {}
-        location = headers.get(create.location or "")
+        location = definition.resources[name].address_with_id(create, body, headers)
         shown = registered(definition, body, now=NOW, resource=name, create=create, location=location)
         if shown is None:
             yield f"{place}: the answer to the create names no job"

@@ -215,12 +215,12 @@ def _basic_text(value: str) -> str | None:
 
 
 def api_key_of(headers: Iterable[Header]) -> str | None:
-    """The API key of a request, or a token in place of it. `Authorization: Bearer` precedes `x-api-key`."""
+    """The API key of a request, or a token in place of it. `Authorization: Bearer` or `token` precedes `x-api-key`."""
     bearer = api_key = None
     for name, value in headers:
         if name == b"authorization" and bearer is None:
             scheme, _, token = value.decode("latin-1").partition(" ")
-            bearer = token.strip() if scheme.lower() == "bearer" else None
+            bearer = token.strip() if scheme.lower() in ("bearer", "token") else None
         elif name == b"x-api-key" and api_key is None:
             api_key = value.decode("latin-1").strip()
     return bearer or api_key or None

@@ -191,6 +191,7 @@ def test_prefer_wait_is_removed(values: list[bytes], wanted: list[bytes]) -> Non
         ([(b"authorization", b"Bearer k1")], "k1"),
         ([(b"authorization", b"bearer   k1  ")], "k1"),
         ([(b"authorization", b"BEARER k1 k2")], "k1 k2"),
+        ([(b"authorization", b"token k1")], "k1"),
         ([(b"authorization", b"Bearer")], None),
         ([(b"authorization", b"Bearer ")], None),
         ([(b"authorization", b"Basic eDp5")], None),

@@ -19,6 +19,7 @@ DEFINITION: Mapping[str, Any] = {
         "runs": {"path": "/v1/runs/{id}", "creates": ["/v1/runs", {"path": "/v1/models/{owner}/runs", "id": "/run"}]},
         "tasks": {"path": "/v1/tasks/get?task={id}", "creates": ["/v1/tasks"]},
         "builds": {"path": "/repos/{+id}", "method": "POST"},
+        "things": {"path": "/all/{+id}", "creates": [{"path": "/all/{+thing}", "methods": ["PUT", "DELETE"]}]},
     },
 }
 RECORDING: Mapping[str, Any] = {
@@ -47,9 +48,16 @@ RECORDING: Mapping[str, Any] = {
         },
         "tasks": {"id": "{number:9}", "job": {"task": "{id}"}, "fates": {"done": {"stages": [{}]}}},
         "builds": {"id": "o/r/{number:3}", "job": {"name": "{id}"}, "fates": {"done": {"stages": [{}]}}},
+        "things": {
+            "id": "a/b/{number:3}",
+            "job": {"number": "{id:n}", "until": "{created+60:s}", "at": "{created+60}"},
+            "created": {"status": 202, "headers": {"Location": "{base}/all/{id}"}},
+            "fates": {"done": {"stages": [{"headers": {"Retry-After": "2"}}]}},
+        },
     },
     "calls": [
         {"call": "GET /v1/me", "body": {"id": "me"}},
+        {"call": "GET /all/me", "body": {"id": "me"}},
         {"call": "POST /v1/runs/{id}/stop", "fate": "stopped"},
         {"call": "DELETE /v1/any/{id}", "fate": "stopped"},
     ],
@@ -123,6 +131,17 @@ def test_id_with_slashes_and_another_method(peer: Peer) -> None:
     assert peer.read(f"/repos/{id}").status_code == 404
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_create_with_other_methods_and_a_path_of_several_segments(peer: Peer, method: str) -> None:
+    assert peer.read("/all/x/y").status_code == 404
+    made = peer.read("/all/x/y?v=1", method)
+    number = made.json()["number"]
+    assert (made.status_code, made.headers["location"]) == (202, f"http://testserver/all/a/b/{number}")
+    assert made.headers["retry-after"] == "2"
+    assert made.json() == {"number": number, "until": int(NOW) + 60, "at": "2026-05-20T10:01:00.000Z"}
+    assert peer.read(f"/all/a/b/{number}?v=1").status_code == 200
+
+
 def test_answer_may_have_a_status_of_its_own(peer: Peer) -> None:
     assert peer.read(f"/v1/runs/{peer.scripted(fate='gone')['id']}").status_code == 410
 
@@ -147,7 +166,7 @@ def test_call_ends_a_job(peer: Peer) -> None:
 
 
 def test_other_calls_and_unknown_ones(peer: Peer) -> None:
-    assert peer.read("/v1/me").json() == {"id": "me"}
+    assert peer.read("/v1/me").json() == peer.read("/all/me").json() == {"id": "me"}
     assert peer.read("/v1/other").status_code == 404
     assert peer.read("/v1/runs/run_other").json() == {"error": "not_found"}
 
@@ -246,7 +265,7 @@ def test_jobs_that_are_not_recorded_are_refused(peer: Peer, body: Any) -> None:
 def test_overview_names_source_and_resources(peer: Peer) -> None:
     peer.create()
     shown = peer.get("/_sandbox").json()
-    assert (shown["source"], shown["jobs"], shown["resources"]) == ("mine", 1, ["runs", "tasks", "builds"])
+    assert (shown["source"], shown["jobs"], shown["resources"]) == ("mine", 1, ["runs", "tasks", "builds", "things"])
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,27 @@ def test_a_path_belongs_to_one_resource(path: str, created: str | None, read: tu
 
 
 @pytest.mark.parametrize(
+    ("create", "method", "path", "is_one"),
+    [
+        ({"path": "/v1/jobs"}, "POST", "/v1/jobs", True),
+        ({"path": "/v1/jobs"}, "PUT", "/v1/jobs", False),
+        ({"path": "/v1/jobs", "methods": ["PUT", "DELETE"]}, "DELETE", "/v1/jobs", True),
+        ({"path": "/v1/jobs", "methods": ["PUT", "DELETE"]}, "POST", "/v1/jobs", False),
+        ({"path": "/v1/{kind}/start"}, "POST", "/v1/a/b/start", False),
+        ({"path": "/v1/{+kind}/start"}, "POST", "/v1/a/b/start", True),
+        ({"path": "/v1/{+kind}/start"}, "POST", "/v1//start", False),
+        ({"path": "/{+any}"}, "POST", "/v1/jobs", True),
+    ],
+)
+def test_create_is_a_request_with_its_path_and_method(
+    create: dict[str, Any], method: str, path: str, is_one: bool
+) -> None:
+    resource = JOBS.model_copy(update={"creates": (Create.model_validate(create),)})
+    definition = REVOR.model_copy(update={"resources": {"jobs": resource}})
+    assert definition.created_by(path, method) == ("" if is_one else None)
+
+
+@pytest.mark.parametrize(
     ("template", "address", "read"),
     [
         ("/v1/jobs/{id}", "/v1/jobs/a?b=1", ("a", "b=1")),
