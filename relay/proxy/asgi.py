@@ -132,17 +132,22 @@ class Proxy:
         self._note_addresses(scope, caller.source, request.path, request.query, mount)
         has_body, fresh, prefers = _traits(scope["headers"])
         place = None if has_body else gateway.job_read(caller, request.method, request.path, request.query)
+        queried = None
         if place is None and request.query and not has_body:
-            place = gateway.waiting_read(caller, request.method, request.path, request.query)
-            fresh = fresh or place is not None
+            queried = gateway.read_with_query(caller, request.method, request.path, request.query)
+            place = None if queried is None else queried.place
         if place is not None:
             scope["relay.operation"] = "read"
             wait_seconds = float(preferred_seconds(Headers(scope=scope)) or 0) if prefers else 0.0
-            known = None if fresh else gateway.reads.from_memory(place, ended=wait_seconds > 0)
+            if queried is not None and queried.wait_seconds:
+                wait_seconds = queried.wait_seconds
+            known = None
+            if not fresh and (queried is None or queried.address is None):
+                known = gateway.reads.from_memory(place, ended=wait_seconds > 0)
             if known is not None:
                 return known
             with self._dependencies.admission.waits.held(request.by) if wait_seconds else nullcontext():
-                work = gateway.reads.read(request, place, fresh=fresh, wait_seconds=wait_seconds)
+                work = gateway.reads.read(request, place, fresh=fresh, wait_seconds=wait_seconds, queried=queried)
                 return await _unless_left(work, receive)
         request.require_upstream("this does not read a tracked job")
         resource = gateway.created_by(request)

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -25,7 +26,7 @@ from relay.polling.tracking import Tracking
 from relay.proxy.creates import Adopt, Creates
 from relay.proxy.reads import Reads
 from relay.proxy.transport import UpstreamResponse, UpstreamTransport
-from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse, texts
+from relay.proxy.types import Cache, Caller, ForwardedRequest, ProxyResponse, QueriedRead, texts
 from relay.proxy.unrecorded import UnknownCreates
 from relay.signals import Signals
 from relay.sources.client import UpstreamClient
@@ -39,6 +40,8 @@ BEARER = KeyPlace(header=b"authorization", before="Bearer ")
 UNAUTHORIZED = 401
 MOUNT = b"/sources/"
 """Below it are the paths of each source, by its name."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
 Value = TypeVar("Value")
 
@@ -202,16 +205,20 @@ class Gateway:
         found = self.definitions[caller.source].read_by(path, query)
         return None if found is None or found[2] else (unquote(found[1]), caller.source, caller.account, found[0])
 
-    def waiting_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
-        """As `job_read`, of a request that asks the upstream to wait, which changes nothing else in the answer."""
+    def read_with_query(self, caller: Caller, method: str, path: str, query: str) -> QueriedRead | None:
+        """As `job_read`, of a request whose query asks the upstream to wait, or may be that of the job's own address;
+        None for any other request."""
         definition = self.definitions[caller.source]
-        found = definition.read_by(path, query)
-        wait = None if found is None else definition.resource_of(found[0]).wait
-        if found is None or wait is None or method != "GET" or caller.account is None:
+        found = definition.read_by(path, query) if method == "GET" and caller.account is not None else None
+        if found is None or not found[2] or caller.account is None:
             return None
-        if any(part.partition("=")[0] != wait.query for part in found[2].split("&")):
-            return None
-        return unquote(found[1]), caller.source, caller.account, found[0]
+        key, id, more = found
+        place, resource = (unquote(id), caller.source, caller.account, key), definition.resource_of(key)
+        name, _, seconds = more.partition("=")
+        if resource.wait is not None and name == resource.wait.query and _SECONDS.fullmatch(seconds):
+            wait_seconds = min(float(seconds), resource.wait.max_seconds)
+            return QueriedRead(place, wait_seconds, without_parameter(query, name), None)
+        return QueriedRead(place, 0.0, query, f"{path}?{query}") if resource.has_addresses else None
 
     def addresses_in(self, source: str, path: str, query: str) -> Sequence[Pointer] | None:
         """Where the answer to a create or a job read has addresses that are given as the relay's own; None for any

@@ -18,7 +18,7 @@ from relay.errors import NoAnswer, NotSent, StoreError, Unauthorized
 from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
-from relay.proxy.types import Cache, ForwardedRequest, ProxyResponse, texts
+from relay.proxy.types import Cache, ForwardedRequest, ProxyResponse, QueriedRead, texts
 from relay.signals import Signals
 from relay.sources.client import PollResult, UpstreamClient
 from relay.tasks import Tasks
@@ -115,13 +115,23 @@ class Reads:
         """Borrowed polls whose results are being recorded."""
 
     async def read(
-        self, request: ForwardedRequest, place: JobKey, *, fresh: bool, wait_seconds: float
+        self,
+        request: ForwardedRequest,
+        place: JobKey,
+        *,
+        fresh: bool,
+        wait_seconds: float,
+        queried: QueriedRead | None = None,
     ) -> ProxyResponse:
         """Answers a job read from recorded state if that is current, else from the upstream. Raises Forbidden if the
         job is not tracked and the caller's token is for those only, and Unauthorized if the token ends meanwhile."""
         poller = self._gateway.pollers[place[1:3]]
         try:
             cached = await self._load(place, poller)
+            if cached is not None and queried is not None and queried.address is not None:
+                known = await self._jobs.status_url(cached.uid)
+                if known is None or known != self._clients[place[1]].address(queried.address):
+                    cached = None  # another read below the job's path
         except StoreError as error:  # the upstream can still answer
             log.warning("read_without_state", error=str(error))
             cached = None
@@ -130,7 +140,8 @@ class Reads:
         if fresh:
             return await self._miss(request, place, cached.uid, poller, cache="pass", borrow=not wait_seconds)
         if wait_seconds:
-            request = replace(request, headers=without_wait(request.headers))
+            query = request.query if queried is None else queried.query
+            request = replace(request, headers=without_wait(request.headers), query=query)
             if not cached.ended:
                 cached = await self._end_of(place, cached, poller, wait_seconds, request)
                 if cached is None:  # no longer tracked

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from relay.api.http.auth import Identity
 from relay.api.http.operations import USES_UPSTREAM
 from relay.config.fields import is_header_text
 from relay.config.settings import AccountSettings, Settings
 from relay.core.access.forwarding import Header
+from relay.core.jobs.job import JobKey
 from relay.proxy.transport import UpstreamResponse
 
 Cache = Literal["hit", "miss", "pass"]
@@ -58,6 +59,16 @@ class ForwardedRequest:
         """Raises Forbidden for a token that may read tracked jobs only."""
         if self.identity is not None:
             self.identity.require(USES_UPSTREAM, f"{what}, and ")
+
+
+class QueriedRead(NamedTuple):
+    """A job read with a query of its own. `wait_seconds`: how long the caller waits for the end; `query`: without that;
+    `address`: the path and query that the job's own address has to have, None: it is read by its id."""
+
+    place: JobKey
+    wait_seconds: float
+    query: str
+    address: str | None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -312,21 +312,57 @@ async def test_caller_waits_for_the_end_and_its_events_have_what_it_attached(tmp
         assert not [one for one in stub.received if one.one("prefer") is not None]
 
 
+@pytest.mark.parametrize("query", ["hold=60", "hold=9999"])
+async def test_read_with_the_upstreams_own_wait_is_held_by_the_relay(tmp_path: Path, query: str) -> None:
+    """Else each waiting client would cost a request that is held, beside the relay's polls."""
+    said = {"id": "one", "state": "on"}
+    async with open_mine(tmp_path, says=lambda call: json_answer(said), clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        await polled(world)
+        reading = asyncio.create_task(world.api.get(f"{MOUNT}/v1/jobs/one?{query}", headers=AUTH))
+        waiting = world.node.pollers["mine", "default"].agenda._clients
+        while not waiting and not reading.done():  # noqa: ASYNC110 (nothing announces it)
+            await asyncio.sleep(0)
+        said["state"] = "done"
+        await polled(world, within_seconds=3600.0)
+        read = await reading
+        assert (read.status_code, read.json(), read.headers["relay-cache"]) == (200, said, "hit")
+        assert (await job_of(world, "one"))["poll_count"] == len(stub.received) - 1, "no read is passed on"
+
+
 @pytest.mark.parametrize(
-    ("query", "cache", "counts"),
-    [("", "hit", False), ("?hold=60", "pass", True), ("?hold=1&fields=id", "pass", False), ("?x=1", "pass", False)],
+    ("query", "cache"),
+    [("", "hit"), ("?hold=0", "hit"), ("?hold=1&fields=id", "pass"), ("?hold=x", "pass"), ("?x=1", "pass")],
 )
-async def test_read_with_the_upstreams_own_wait_is_passed_on_and_is_a_poll(
-    tmp_path: Path, query: str, cache: str, counts: bool
-) -> None:
+async def test_read_with_another_query_is_passed_on(tmp_path: Path, query: str, cache: str) -> None:
     async with open_mine(tmp_path, clock=FakeClock(), **STILL) as (world, stub):
         await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
         await polled(world)
         read = await world.api.get(f"{MOUNT}/v1/jobs/one{query}", headers=AUTH)
         await world.node.dropin.reads.settling.drain()
         assert (read.status_code, read.headers["relay-cache"]) == (200, cache)
-        assert (await job_of(world, "one"))["poll_count"] == 1 + counts
-        assert [one.target.decode() for one in stub.received[2:]] == ([f"/v1/jobs/one{query}"] if query else [])
+        assert (await job_of(world, "one"))["poll_count"] == 1
+        passed = [one.target.decode() for one in stub.received[2:]]
+        assert passed == ([f"/v1/jobs/one{query}"] if cache == "pass" else [])
+
+
+async def test_wait_for_a_job_that_is_not_tracked_is_the_upstreams(tmp_path: Path) -> None:
+    async with open_mine(tmp_path, clock=FakeClock(), **STILL) as (world, stub):
+        read = await world.api.get(f"{MOUNT}/v1/jobs/one?hold=60", headers=AUTH)
+        assert (read.status_code, read.headers["relay-cache"]) == (200, "pass")
+        assert [one.target for one in stub.received] == [b"/v1/jobs/one?hold=60"]
+
+
+async def test_wait_that_ends_before_the_job_shows_it_as_it_is(tmp_path: Path) -> None:
+    changed = {"wait": {"query": "hold", "max_seconds": 0.05}}
+    async with open_mine(tmp_path, changed, clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)
+        for cache, sent in (("miss", [b"/v1/jobs/one"]), ("hit", [])):
+            stub.received.clear()
+            read = await world.api.get(f"{MOUNT}/v1/jobs/one?hold=60", headers=AUTH)
+            await world.node.dropin.reads.settling.drain()
+            assert (read.json()["state"], read.headers["relay-cache"]) == ("on", cache)
+            assert [one.target for one in stub.received] == sent, "the wait is over"
 
 
 async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Path) -> None:
@@ -338,7 +374,7 @@ async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Pat
         for query, cache in (
             ("of=all&id=one", "hit"),
             ("id=one&of=all", "hit"),
-            ("id=one&of=all&hold=5", "pass"),
+            ("id=one&of=all&hold=0", "hit"),
             ("id=one&of=all&more=1", "pass"),
             ("id=one", "pass"),
             ("of=all&id=", "pass"),
@@ -347,7 +383,7 @@ async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Pat
             read = await world.api.get(f"{MOUNT}/v1/jobs/get?{query}", headers=AUTH)
             await world.node.dropin.reads.settling.drain()
             assert (read.status_code, read.headers["relay-cache"]) == (200, cache), query
-        assert (await job_of(world, "one"))["poll_count"] == 2
+        assert (await job_of(world, "one"))["poll_count"] == 1
 
 
 NAMES_NO_JOB = (json_answer({"count": 1}), json_answer([1]), answer(204), answer(202))
@@ -383,6 +419,26 @@ async def test_create_that_may_make_no_job_is_unknown_if_its_answer_cannot_be_re
         await world.api.post(f"{MOUNT}/v1/things", json={}, headers=AUTH)
         (listed,) = (await world.api.get("/v1/intents")).json()["items"]
         assert listed["reason"] == "unreadable"
+
+
+async def test_job_with_an_address_is_answered_from_recorded_state_at_that_address_only(tmp_path: Path) -> None:
+    said = json_answer([], Operation_Location="/v1/jobs/d?version=2&t=1")
+
+    def says(call: Call) -> bytes:
+        return said if call.request.method == "POST" else json_answer({"id": "d", "state": "on"})
+
+    async with open_mine(tmp_path, says=says, clock=FakeClock(), **STILL) as (world, stub):
+        await world.api.post(f"{MOUNT}/v1/located", json={}, headers=AUTH)
+        await polled(world, within_seconds=1.0)
+        for query, cache in (
+            ("version=2&t=1", "hit"),
+            ("version=2", "pass"),
+            ("version=2&t=1&more=1", "pass"),
+            ("version=2&t=1", "hit"),
+        ):
+            read = await world.api.get(f"{MOUNT}/v1/jobs/d?{query}", headers=AUTH)
+            assert (read.status_code, read.headers["relay-cache"]) == (200, cache), query
+        assert [one.target.partition(b"?")[2] for one in stub.received[2:]] == [b"version=2", b"version=2&t=1&more=1"]
 
 
 async def test_job_is_read_at_the_address_in_the_answer_to_its_create(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ class FakeGateway:
     def mount_of(self, raw_path: bytes) -> tuple[str, bytes]:
         return "/api/v1/", raw_path
 
-    def waiting_read(self, caller: Caller, method: str, path: str, query: str) -> None:
+    def read_with_query(self, caller: Caller, method: str, path: str, query: str) -> None:
         return None
 
     def addresses_in(self, source: str, path: str, query: str) -> None:
