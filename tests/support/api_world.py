@@ -22,7 +22,7 @@ from relay.core.erasure import ErasureRequest, ErasureStep
 from relay.core.events.event import Event, Hint, Origin, Repeat, from_transition, owner_of
 from relay.core.jobs.job import Job, JobKey, Observation, Problem, Progress, Recipient, detect
 from relay.core.planner.outlook import Outlook
-from relay.core.polling.tracking import Explanation, Registration, SourceReport, TrackRequest
+from relay.core.polling.tracking import CreditsReading, Explanation, Registration, SourceReport, TrackRequest
 from relay.core.records import PollRecord, Registered
 from relay.core.subscriptions.signing import new_secret, signature_headers
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
@@ -133,6 +133,7 @@ class FakeTracking:
         self.problems: dict[str, tuple[Problem, Hint]] = {}
         self.outlook: Outlook | None = None
         self.account: tuple[str, str] | None = None
+        self.credits: dict[str, CreditsReading] = {}
 
     def within(self, account: tuple[str, str]) -> "FakeTracking":
         view = copy(self)
@@ -234,7 +235,7 @@ class FakeTracking:
                 paused_until=None,
                 last_completed_at=self.world.now,
                 accounts_listed_at=None,
-                credits=None,
+                credits=self.credits.get(account),
             )
             for account in SETTINGS.accounts["revor"]
             if self.account in (None, ("revor", account))

@@ -1,5 +1,8 @@
 """Groups, incidents, creates with an unknown fate, and the accounts: what their pages say and do."""
 
+import pytest
+
+from relay.core.polling.tracking import CreditsReading
 from tests.support.api_world import NOW
 from tests.support.store_kit import intent, list_accounts, poll, track
 
@@ -95,6 +98,23 @@ async def test_accounts_that_cannot_send_stand_with_their_jobs(browser, world):
     assert "Ada" in page.html
     only = await browser.get("/ui/sources?state=needs_reconnect")
     assert ("Ada" in only.html, "acc_2" in only.html) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("reading", "line"),
+    [
+        ({}, "Not enough data yet."),
+        ({"available": 12_000}, "12,000, warning below 500"),
+        ({"available": 120, "low_since": NOW}, "120: below 500. Buy credits"),
+        ({"available": 120, "problem": "answered <404>"}, "Cannot be read: answered <404>"),
+    ],
+)
+async def test_credits_of_an_account_are_one_line(browser, world, reading, line):
+    page = await browser.get("/ui/sources")
+    assert "Credits" not in page.soup.text
+    world.tracking.credits["default"] = CreditsReading(threshold=500, **reading)
+    page = await browser.get("/ui/sources")
+    assert page.soup.texts("//dt[. = 'Credits']/following-sibling::dd[1]") == [line]
 
 
 # --- the overview

@@ -18,7 +18,7 @@ from relay.core.jobs.job import TERMINAL, Observation
 from relay.core.jsontext import dumps
 from relay.sandbox.recorded import RecordedWorld, Recording, Reply, pattern_of
 from relay.sources.definition import Resource, Rule, SourceDefinition, TimePlace
-from relay.sources.mapping import Malformed, observe, read_answer, read_error, registered
+from relay.sources.mapping import Document, Malformed, observe, read_answer, read_credits, read_error, registered
 from relay.sources.pointers import at, document_of, written
 
 NOW = 1_779_271_300.0
@@ -64,11 +64,22 @@ def coverage_of(recorded: Recorded) -> Coverage:
     bodies = [*shown, *(one.body for one in (*recording.calls, *recording.errors.values()))]
     answer = recorded.definition.answer
     found.gaps.extend(_unshown(answer, "answer", bodies))
-    probe = recorded.definition.probe.partition("?")[0]
-    calls = (one.call.partition(" ")[::2] for one in recording.calls)
-    if not any(method == "GET" and pattern_of(path).fullmatch(probe) for method, path in calls):
-        found.gaps.append(f"probe: GET {probe} is not among the recorded calls")
+    probe, credits = recorded.definition.probe, recorded.definition.credits
+    if not _answers(recording, probe):
+        found.gaps.append(f"probe: GET {probe.partition('?')[0]} is not among the recorded calls")
+    if credits is not None:
+        read = [read_credits(recorded.definition, dumps(body)) for body in _answers(recording, credits.path)]
+        if not any(isinstance(one, Document) for one in read):
+            places = " or ".join(map(written, credits.available))
+            found.gaps.append(f"credits: no recorded GET {credits.path} has a number at {places}")
     return found
+
+
+def _answers(recording: Recording, path: str) -> list[Any]:
+    """The bodies of the recorded calls that a GET of this path is, whatever its query."""
+    path = path.partition("?")[0]
+    calls = ((one.body, *one.call.partition(" ")[::2]) for one in recording.calls)
+    return [body for body, method, pattern in calls if method == "GET" and pattern_of(pattern).fullmatch(path)]
 
 
 def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:

@@ -17,6 +17,7 @@ credential: {header: X-Key}
 answer: {ok: {at: /ok, is: true}}
 error: {at: /error}
 probe: /v1/me
+credits: {path: "/v1/me?full=1", available: [/credits, /left]}
 resources:
   runs:
     type_prefix: example.mine.run.job
@@ -51,7 +52,7 @@ answers:
         done: {stages: [{seconds: 1}, {show: {state: done, since: 17, result: {url: x}}}]}
         broken: {stages: [{seconds: 1}, {show: {state: broken, error: {code: boom, message: It broke}}}]}
         gone: {stages: [{seconds: 1}, {status: 410, show: {state: null}}]}
-  calls: [{call: "GET /v1/me"}]
+  calls: [{call: "GET /v1/me", body: {left: 7}}]
 """
 
 
@@ -92,6 +93,8 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
         ({"at: /since": "at: /began"}, "resources.runs.fields.started_at.at: /began is in no answer"),
         ({"as: seconds": "as: rfc3339"}, "resources.runs.fields.started_at: 17 is no time as rfc3339: set `as`"),
         ({"GET /v1/me": "GET /v1/you"}, "probe: GET /v1/me is not among the recorded calls"),
+        ({"left: 7": "left: many"}, "credits: no recorded GET /v1/me?full=1 has a number at /credits or /left"),
+        ({"me?full=1": "us"}, "credits: no recorded GET /v1/us has a number at /credits or /left"),
         ({"shown: [/url]": "shown: [/url, /x~1y]"}, "resources.runs.result.shown.1: /result/x~1y is in no answer"),
         ({"percent: /done": "percent: /percent"}, "resources.runs.progress.percent: /percent is in no answer"),
         ({"    item: /data\n": "    item: /dat\n"}, "runs, done: stage 1 cannot be read: there is no object at /dat"),
