@@ -92,6 +92,7 @@ def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
         world = RecordedWorld(recording=recorded.recording)
         job = world.create(name, NOW, body=sent, fate=fate)
         replies = [world.reply(job, begins, BASE) for begins in job.begins]
+        items.append(at(world.created(job, BASE).body, resource.item))
         seen = [_observed(definition, name, reply, str(job.id)) for reply in replies]
         stages = []
         for reply, one in zip(replies, seen, strict=True):
