@@ -4,14 +4,19 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from relay.core.jobs.job import NORMAL_WEIGHT, Job, PlannedJob
 from relay.core.planner import Planner, PlannerStatistics
 from relay.polling.account import PolledAccount
 
+MISSING_HINT = "its jobs are shown and not polled: add it to the definition again, or untrack them"
 LOAD_COUNT = 5_000
 PLANNED_AT_ONCE = 200
 WAITING_CLIENT_WEIGHT = 4.0
 """Factor on a job's own weight while a client waits for it."""
+
+log = structlog.get_logger("relay.polling")
 
 
 class Agenda:
@@ -28,6 +33,8 @@ class Agenda:
         self._statistics = statistics
         self._weights: dict[str, float] = {}
         """The jobs' own weights, but not the normal one: a million normal jobs take no memory."""
+        self._missing: set[str] = set()
+        """Resources of jobs that the definition lacks. Each is logged once."""
         self._clients: dict[str, int] = {}
         """Number of clients that wait for a job."""
 
@@ -76,6 +83,11 @@ class Agenda:
         self._account.reschedule()
 
     def _plan(self, job: Job | PlannedJob, now: float) -> None:
+        if job.resource and self._account.settings.definition.lacks(job.resource):
+            if job.resource not in self._missing:
+                self._missing.add(job.resource)
+                log.warning("resource_missing", **self._account.place, resource=job.resource, hint=MISSING_HINT)
+            return
         self._set_own(job.uid, job.weight)
         spacing = job.spacing_seconds
         if spacing is not None:  # scaled as the upstream's durations are: by less than 1 in an accelerated simulation

@@ -282,7 +282,10 @@ class PollHandler:
         )
 
     async def overdue(self, job: Job) -> None:
-        """Records once that a job has not ended by its deadline. Polling continues."""
+        """Records once that a job has not ended by its deadline. Polling continues. One of a resource that the
+        definition lacks has no type of event."""
+        if job.resource and self._account.settings.definition.lacks(job.resource):
+            return
         transitions, progress = mark_overdue(job.progress, self._account.clock())
         if transitions:
             try:

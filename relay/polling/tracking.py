@@ -438,8 +438,8 @@ class Tracking:
             problem = Problem(code=str(error.get("code") or "unknown"), message=str(error.get("message") or ""))
             hint = definition.hint_for(problem, POLL, channel=job.channel)
         else:
-            seen = observe_item(definition, job.upstream or {}, now=now, resource=job.resource)
-            if not isinstance(seen, Observation) or seen.problem is None:
+            seen = _seen(definition, job, now)
+            if seen is None or seen.problem is None:
                 return None
             kind = seen.status if seen.terminal else "retrying"
             hint = definition.hint_for(seen.problem, kind, channel=job.channel)
@@ -452,8 +452,8 @@ class Tracking:
         kind, definition = job.progress.phase, self._definitions.get(job.source)
         if kind not in FAILURES or definition is None:
             return None
-        seen = observe_item(definition, job.upstream or {}, now=0.0, resource=job.resource)
-        if not isinstance(seen, Observation) or seen.problem is None:
+        seen = _seen(definition, job)
+        if seen is None or seen.problem is None:
             return None
         hint = definition.hint_for(seen.problem, kind, channel=job.channel)
         return None if hint is None else (seen.problem, hint)
@@ -463,8 +463,8 @@ class Tracking:
         definition = self._definitions.get(job.source)
         if definition is None:
             return None
-        seen = observe_item(definition, job.upstream or {}, now=0.0, resource=job.resource)
-        problem = seen.problem if isinstance(seen, Observation) else None
+        seen = _seen(definition, job)
+        problem = None if seen is None else seen.problem
         hint = definition.hint_for(problem, "failed", channel=job.channel)
         return None if hint is None else hint.repeat
 
@@ -485,6 +485,12 @@ class Tracking:
                 "which the settings no longer have: it is not polled",
                 code="account_missing",
             )
+        if job.resource and poller.account.settings.definition.lacks(job.resource):
+            raise Conflict(
+                f"job {job.external_id} belongs to {job.resource}, which the definition of {job.source} no longer has: "
+                "it is not polled",
+                code="resource_missing",
+            )
         return poller
 
 
@@ -495,6 +501,14 @@ def _too_many_hosts(host: str, limit: int) -> InvalidRequest:
     )
     errors = [FieldError(pointer="/callback_url", code="too_many_callback_hosts", detail=detail)]
     return InvalidRequest(f"/callback_url: {detail}", code="too_many_callback_hosts", errors=errors)
+
+
+def _seen(definition: SourceDefinition, job: Job, now: float = 0.0) -> Observation | None:
+    """What the job's recorded item says; None if it says nothing, or the definition lacks its resource."""
+    if definition.lacks(job.resource):
+        return None
+    found = observe_item(definition, job.upstream or {}, now=now, resource=job.resource)
+    return found if isinstance(found, Observation) else None
 
 
 def _is_old_refusal(error: Mapping[str, Any], poller: Poller | None, definition: SourceDefinition) -> bool:
@@ -552,6 +566,8 @@ def _why(
         return "closed", f"The job is closed ({job.outcome}){because}. It is not polled any more."
     if poller is None:
         return "account_missing", f"The settings have no account {job.account} of {job.source}: it is not polled."
+    if job.resource and poller.account.settings.definition.lacks(job.resource):
+        return "resource_missing", f"The definition of {job.source} has no {job.resource} any more: it is not polled."
     if poller.key is None:
         return "no_key", f"There is no API key for the account {job.account}: set one, and polling starts by itself."
     if poller.health.key_refused:

@@ -197,8 +197,6 @@ class UpstreamClient:
     async def poll(self, external_id: str, api_key: str, resource: str = "", ways: Ways = PLAIN) -> PollResult:
         """Polls one job of a resource. Raises only CancelledError."""
         definition = self._definition
-        if resource and resource not in definition.resources:
-            return self._unsent("malformed", f"the definition of {definition.name} has no resource {resource}")
         of_job, url, is_own = definition.resource_of(resource), "", True
         if ways.address is None:
             url = definition.job_url(self._base_url, external_id, resource)

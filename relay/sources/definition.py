@@ -814,6 +814,10 @@ class SourceDefinition(Part):
         has: such jobs are shown, but not polled."""
         return self.resources.get(key) or self.resource
 
+    def lacks(self, key: str) -> bool:
+        """True if a job that stores this key is of a resource that the definition no longer has."""
+        return key != "" and key not in self.resources
+
     def key_of(self, name: str) -> str:
         """The key of a resource by its name: "" for the first one."""
         return "" if name == next(iter(self.resources)) else name

@@ -55,14 +55,17 @@ def json_answer(document: Any, status: int = 200, **headers: str) -> bytes:
 async def open_mine(
     folder: Path, changed: dict[str, Any] | None = None, *, says: Says | None = None, **options: Any
 ) -> AsyncIterator[tuple[World, Stub]]:
-    """`changed`: of the definition; the keys of its resource stand beside the others. `says`: what the upstream
-    answers, else that a job is on."""
+    """`changed`: of the definition; the keys of its first resource stand beside the others, and `resources` are more of
+    these. `says`: what the upstream answers, else that a job is on."""
     kept = {
         **DEFINITION,
         **{name: value for name, value in (changed or {}).items() if name in SourceDefinition.model_fields},
     }
     of_jobs = {name: value for name, value in (changed or {}).items() if name not in SourceDefinition.model_fields}
-    kept["resources"] = {"jobs": {**DEFINITION["resources"]["jobs"], **of_jobs}}
+    kept["resources"] = {
+        "jobs": {**DEFINITION["resources"]["jobs"], **of_jobs},
+        **(changed or {}).get("resources", {}),
+    }
     file = folder / "mine.yaml"
     file.write_text(yaml.safe_dump(kept))
 
