@@ -20,7 +20,7 @@ from relay.core.planner.config import RateLimitHeaders
 from relay.core.relay_events import account_data
 from relay.sources.client import PollResult, UpstreamClient, _Answer
 from relay.sources.definition import load_definition
-from relay.sources.mapping import Malformed, Registered, observe, read_error, read_listing, registered
+from relay.sources.mapping import MAX_UNITS, Malformed, Registered, observe, read_error, read_listing, registered
 from tests.support.fuzz_kit import JSON_VALUES, TEXTS, VALUES, fuzzed, mutated_text, raw_json, value_or_refusal
 
 NOW = 1_779_271_300.0
@@ -48,6 +48,7 @@ NAMES = sorted(
         *(place[0] for place in REVOR.resource.read_fields),
         "ok",
         "item",
+        "available_credits",
         "error",
         "request_id",
         "code",
@@ -147,7 +148,7 @@ class Upstream(UpstreamClient):
 
     answer: _Answer
 
-    async def _fetch(self, url: str, api_key: str) -> _Answer:
+    async def _fetch(self, url: str, api_key: str, *_: object) -> _Answer:
         return self.answer
 
 
@@ -164,11 +165,15 @@ CLIENT = Upstream(REVOR, "https://revor.ai", clock=lambda: NOW, user_agent="test
 def test_any_poll_gives_a_known_result(
     raw: bytes, status: int, headers: dict[str, str], complete: bool, api_key: str
 ) -> None:
-    CLIENT.answer = _Answer(status_code=status, headers=MappingProxyType(headers), body=raw, complete=complete)
+    seen = MappingProxyType(headers)
+    CLIENT.answer = _Answer(status_code=status, headers=seen, body=raw, complete=complete, key=api_key)
     for ask in (CLIENT.poll("a", api_key), CLIENT.probe(api_key), CLIENT.list_accounts(api_key)):
         poll = asyncio.run(ask)
         assert isinstance(poll, PollResult)
         assert (poll.detail == "") == (poll.kind == "observed")
+    credits = asyncio.run(CLIENT.read_credits(api_key))
+    assert (credits.document is not None) == (credits.kind == "observed")
+    assert 0 <= (credits.document or 0) <= MAX_UNITS
 
 
 HEADER_NAMES = [getattr(RateLimitHeaders(), name) for name in RateLimitHeaders.__slots__]

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from relay.core import relay_events
-from relay.core.events.event import MAX_EVENT_BYTES, Origin, from_transition, job_event_kind, relay_event
+from relay.core.events.event import CREDITS_LOW, MAX_EVENT_BYTES, Origin, from_transition, job_event_kind, relay_event
 from relay.core.jobs.job import (
     JOB_EVENTS,
     Job,
@@ -189,6 +189,9 @@ def test_unknown_fields_of_a_source_event_are_null_or_absent() -> None:
     assert "open_jobs" not in data
     schema = "http://x/schemas/relay-source.v1.json"
     check_event(relay_event(EVENT_ID, "relay.source.down", NOW, data, dataschema=schema).body)
+    data = relay_events.credits_low_data(source="s", account="default", available=0.5, threshold=1, since=NOW)
+    schema = "http://x/schemas/relay-credits.v1.json"
+    check_event(relay_event(EVENT_ID, CREDITS_LOW, NOW, data, dataschema=schema).body)
     data = relay_events.subscription_data(
         subscription_id="sub_1", sink="https://x.example/…", reason="http_410", since=None
     )
