@@ -22,7 +22,6 @@ MAX_DEPTH = 16
 
 PREFIX = "RELAY_"
 
-NO_MAPPING = "expected a mapping of keys, with one `key: value` a line"
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -92,7 +91,7 @@ def parse_yaml(text: str, *, name: str, max_depth: int = MAX_DEPTH, fast: bool =
     if root is None or (isinstance(root, yaml.ScalarNode) and root.tag == "tag:yaml.org,2002:null"):
         return Value(data={}, where=name, key="")
     if not isinstance(root, yaml.MappingNode):
-        raise SettingsError(f"{name}:1: {NO_MAPPING}")
+        raise SettingsError(f"{name}:1: expected a mapping of keys, with one `key: value` a line")
     return _Unfold(lambda node: f"{name}:{node.start_mark.line + 1}", max_depth=max_depth).value(root, "")
 
 

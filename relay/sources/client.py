@@ -270,19 +270,21 @@ class UpstreamClient:
 
     async def probe(self, api_key: str) -> PollResult:
         """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
-        url = self._definition.probe_url(self._base_url)
+        url = self._definition.root(self._base_url) + self._definition.probe
         return await self._get(url, api_key, lambda body, *_: read_answer(self._definition, body))
 
     async def list_accounts(self, api_key: str) -> PollResult:
         """Lists the connect accounts, of a source that has them. Raises only CancelledError."""
-        url = self._definition.listing_url(self._base_url)
-        assert url is not None
+        listed = self._definition.connect_accounts
+        assert listed is not None
+        url = self._definition.root(self._base_url) + listed.path
         return await self._get(url, api_key, lambda body, *_: read_listing(self._definition, body))
 
     async def read_credits(self, api_key: str) -> PollResult:
         """Reads the account's credits, of a source that has them. Raises only CancelledError."""
-        url = self._definition.credits_url(self._base_url)
-        assert url is not None
+        credits = self._definition.credits
+        assert credits is not None
+        url = self._definition.root(self._base_url) + credits.path
         return await self._get(url, api_key, lambda body, *_: read_credits(self._definition, body))
 
     async def result(self, address: object, api_key: str) -> PollResult:

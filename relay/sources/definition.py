@@ -46,6 +46,7 @@ _ADDRESS = re.compile(r"(?:https?://[a-z0-9.-]+(?::[0-9]{1,5})?/|/(?!/))[!\"$-\[
 
 _KEY_HERE = "has a secret: leave it out, `credential` says how the key is sent"
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_ESCAPED_NAME = re.compile(r"\\\{(\\\+)?([a-z_]+)\\\}")
 _SEGMENTS = re.compile(r"\{(?!key\})\+?[a-z_]+\}")
 
 
@@ -603,7 +604,7 @@ class Resource(Part):
 
     def may_be_at(self, path: str) -> bool:
         """True if a registration may name this path, however often a server decodes it."""
-        while any(_pattern_of_status(one).fullmatch(path) for one in self.status_paths):
+        while any(_pattern(one).fullmatch(path) for one in self.status_paths):
             decoded = unquote(path)
             if decoded == path:
                 return True
@@ -643,7 +644,7 @@ class Resource(Part):
 
     def create_at(self, path: str) -> Create | None:
         """The create that a request to this path is, with one of its methods; None if it makes no job."""
-        return next((one for one in self.creates if _pattern_of_create(one.path).fullmatch(path)), None)
+        return next((one for one in self.creates if _pattern(one.path).fullmatch(path)), None)
 
     def id_at(self, address: str) -> str | None:
         """The id of the job at an address: where the path of a read has it, below whatever base; else the last segment;
@@ -660,27 +661,20 @@ class Resource(Part):
 
     def job_id_of(self, path: str) -> str | None:
         """The percent-encoded job id in this path; None for any other path."""
-        found = _pattern_of_job(self.path).fullmatch(path)
-        return None if found is None else found["id"]
+        found = _pattern(self.path).fullmatch(path)
+        return None if found is None else found.groupdict().get("id")
 
 
 @lru_cache(maxsize=256)
-def _pattern_of_create(path: str) -> re.Pattern[str]:
-    text = re.sub(r"\\{\\\+[a-z_]+\\}", ".+", re.escape(path))
-    return re.compile(re.sub(r"\\{[a-z_]+\\}", "[^/]+", text))
+def _pattern(path: str) -> re.Pattern[str]:
+    """The pattern of the path, whose `{id}` is the group `id`, if the query does not have it. `{name}` stands for one
+    segment, `{+name}` for several."""
+    return re.compile(_ESCAPED_NAME.sub(_stands_for, re.escape(path.partition("?")[0])))
 
 
-@lru_cache(maxsize=256)
-def _pattern_of_status(path: str) -> re.Pattern[str]:
-    one = re.sub(r"\\{[a-z_]+\\}", r"[^/\\\\?#]+", re.escape(path))
-    return re.compile(re.sub(r"\\{\\\+[a-z_]+\\}", r"[^\\\\?#]+", one))
-
-
-@lru_cache(maxsize=256)
-def _pattern_of_job(path: str) -> re.Pattern[str]:
-    """The pattern of the path; it matches nothing if the query has the id."""
-    before, plus, after = re.split(r"\{(\+?)id\}", path)
-    return re.compile(f"{re.escape(before)}(?P<id>{'.+' if plus else '[^/]+'}){re.escape(after.partition('?')[0])}")
+def _stands_for(name: re.Match[str]) -> str:
+    text = r"[^\\?#]+" if name[1] else r"[^/\\?#]+"
+    return f"(?P<id>{text})" if name[2] == "id" else text
 
 
 class ConnectAccounts(Part):
@@ -868,18 +862,6 @@ class SourceDefinition(Part):
         if "{+id}" in path:
             return self.root(base_url) + path.replace("{+id}", "/".join(map(_segment, external_id.split("/"))))
         return self.root(base_url) + path.replace("{id}", _segment(external_id))
-
-    def probe_url(self, base_url: str) -> str:
-        """The URL of the cheapest call that shows whether a key works."""
-        return self.root(base_url) + self.probe
-
-    def listing_url(self, base_url: str) -> str | None:
-        """The URL of the listing of connect accounts; None if there is none."""
-        return None if self.connect_accounts is None else self.root(base_url) + self.connect_accounts.path
-
-    def credits_url(self, base_url: str) -> str | None:
-        """The URL of the call that tells an account's credits; None if there is none."""
-        return None if self.credits is None else self.root(base_url) + self.credits.path
 
     def address(self, base_url: str, text: object) -> tuple[str, bool] | None:
         """The URL of an address that an answer gives, and True if it is below the base URL. None: it is no address, or

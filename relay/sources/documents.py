@@ -7,7 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from relay.config.loader import NO_MAPPING, Value, parse_yaml, read_text
+from relay.config.loader import Value, parse_yaml, read_text
 from relay.errors import SettingsError
 from relay.redaction import redact_text
 
@@ -93,8 +93,6 @@ def read_document(path: Path, name: str = "") -> Document:
 def parse_document(text: str, name: str) -> Document:
     """The document in a text. Raises SettingsError with file and line."""
     tree = parse_yaml(text, name=name, max_depth=MAX_DEPTH, fast=True)
-    if not tree.data:
-        raise SettingsError(f"{name}:1: {NO_MAPPING}")
     return Document(name, tree.plain(), dict(_lines(tree, ())))
 
 

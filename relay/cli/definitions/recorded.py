@@ -3,20 +3,19 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from relay.errors import SettingsError, UsageError
-from relay.sandbox.recorded import Calls, Recording
-from relay.sandbox.requests import Body
+from relay.sandbox.recorded import Call, Calls, RecordedFate, RecordedResource, Recording, Reply, Stage
 from relay.sources import definition as definition_module
 from relay.sources.definition import ANSWERS, SourceDefinition, definition_in, load_definition, presets
 from relay.sources.documents import Document, parse_document, read_document, refused
 
 _SOURCES = Path(definition_module.__file__).parent
+_MODELS = (Recording, RecordedResource, RecordedFate, Stage, Reply, Call)
+_KEYS = frozenset(key for model in _MODELS for key in model.model_fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,37 +84,16 @@ def _recording(answers: Document, definition: SourceDefinition | None) -> Record
     try:
         recording = Recording.model_validate(answers.values)
     except ValidationError as error:
-        raise refused(answers.faults(error.errors(include_url=False), _names())) from None
+        raise refused(answers.faults(error.errors(include_url=False), _KEYS)) from None
     if definition is None:
         return recording
-    known = ", ".join(definition.resources)
-    wrong = [(("resources", name), f"is no resource: {known} are") for name in recording.resources]
-    wrong = [one for one in wrong if one[0][1] not in definition.resources]
-    wrong += [
-        (("resources", name), f"nothing is recorded of {name}")
-        for name in definition.resources
-        if name not in recording.resources
-    ]
-    faults = answers.faults(({"type": "value_error", "loc": loc, "msg": words} for loc, words in wrong), ())
+    is_none = f"is no resource: {', '.join(definition.resources)} are"
+    wrong = {name: is_none for name in recording.resources if name not in definition.resources}
+    wrong |= {
+        name: f"nothing is recorded of {name}" for name in definition.resources if name not in recording.resources
+    }
+    errors = ({"type": "value_error", "loc": ("resources", name), "msg": words} for name, words in wrong.items())
+    faults = answers.faults(errors, ())
     if faults:
         raise refused(faults)
     return recording
-
-
-@cache
-def _names() -> frozenset[str]:
-    """Every key of a recording."""
-    known: set[str] = set()
-    models: list[type[BaseModel]] = [Recording]
-    while models:
-        model = models.pop()
-        known |= set(model.model_fields)
-        for field in model.model_fields.values():
-            models += _models_in(field.annotation)
-    return frozenset(known)
-
-
-def _models_in(annotation: Any) -> list[type[Body]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, Body) else []
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

@@ -76,7 +76,9 @@ def test_base_url_is_that_of_the_definition_by_default(tmp_path: Path, source: s
 
 def test_credits_of_a_definition_can_be_watched(tmp_path: Path) -> None:
     found = settings(tmp_path, "{file: mine.yaml, credits_low: 500}", f"{MINE}credits: {{path: /me, available: [/n]}}")
-    assert definitions_of(found)["mine"].credits_url("https://api.mine.example/v1") == "https://api.mine.example/me"
+    credits = definitions_of(found)["mine"].credits
+    assert credits is not None
+    assert credits.path == "/me"
 
 
 def test_source_has_the_name_of_the_settings(tmp_path: Path) -> None:

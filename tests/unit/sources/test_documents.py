@@ -24,7 +24,6 @@ def test_lines_are_those_of_keys_and_items() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "f.yaml:1: expected a mapping of keys"),
         ("- a", "f.yaml:1: expected a mapping of keys"),
         ("a: 1\nb: ]", "f.yaml:2: not YAML: "),
         ("a: 1\n---\nb: 2", "f.yaml:2: not YAML: "),
