@@ -1,7 +1,9 @@
 """Two resources of one source, from a create through the drop-in to the event: each has its own path, rules and types,
 and one budget."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -105,3 +107,38 @@ async def test_a_registered_job_is_polled_as_its_resource_says(world: World, pla
         return bool((await world.shown(str(job.id)))["outcome"] == "succeeded")
 
     await world.until(succeeded)
+
+
+@pytest.mark.parametrize("resource", CREATES)
+async def test_caller_waits_below_the_mount_and_streams_the_events(world: World, resource: str) -> None:
+    """`Prefer: wait` holds the read of the upstream's own path until the job ends; a stream has its events in order."""
+    id = await create(world, resource)
+    path = f"{MOUNT}/v1/{resource}/{id}"
+    events = f"/v1/jobs/{id}/events?source=replicate&resource={resource}"
+    reading, streaming = (
+        asyncio.create_task(world.api.get(url, headers=headers))
+        for url, headers in (
+            (path, {**AUTH, "Prefer": "wait=60"}),
+            (events, {"Accept": "text/event-stream"}),
+        )
+    )
+    read, streamed = await reading, await streaming
+    assert read.status_code == 200
+    status, outcome = read.json()["status"], (await world.shown(id))["outcome"]
+    assert outcome == {"canceled": "cancelled", "aborted": "cancelled"}.get(status, status)
+    assert read.json()["id"] == id
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    frames = [
+        dict(line.split(": ", 1) for line in one.splitlines())
+        for one in streamed.text.split("\n\n")
+        if one and not one.startswith(":")
+    ]
+    found = [json.loads(frame["data"]) for frame in frames]
+    prefix = f"com.replicate.{resource.removesuffix('s')}.job"
+    assert [event["type"] for event in found] == [frame["event"] for frame in frames]
+    assert {event["type"].rpartition(".")[0] for event in found} == {prefix}
+    assert {(event["subject"], event["source"].endswith(f"/v1/{resource}")) for event in found} == {(id, True)}
+    assert [event["sequence"] for event in found] == sorted(event["sequence"] for event in found)
+    assert found[-1]["type"] == f"{prefix}.{outcome}"
+    again = await world.api.get(path, headers={**AUTH, "Prefer": "wait=60"})
+    assert (again.headers["relay-cache"], again.json()["status"]) == ("hit", status)
