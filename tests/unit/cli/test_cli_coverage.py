@@ -17,7 +17,6 @@ credential: {header: X-Key}
 answer: {ok: {at: /ok, is: true}}
 error: {at: /error}
 probe: /v1/me
-credits: {path: "/v1/me?full=1", available: [/credits, /left]}
 resources:
   runs:
     type_prefix: example.mine.run.job
@@ -53,6 +52,7 @@ answers:
         broken: {stages: [{seconds: 1}, {show: {state: broken, error: {code: boom, message: It broke}}}]}
         gone: {stages: [{seconds: 1}, {status: 410, show: {state: null}}]}
   calls: [{call: "GET /v1/me", body: {left: 7}}]
+credits: {path: "/v1/me?full=1", available: [/credits, /left]}
 """
 
 
