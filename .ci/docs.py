@@ -511,22 +511,75 @@ def _default_in_words(default: Any) -> str:
     return f". Default: `{shown}`"
 
 
+_SHOWN_CREATES = 3
+
+
 def presets() -> str:
-    """Every preset: what it covers, from its definition."""
-    from relay.sources.definition import load_definition
+    """What each preset covers, by its definition, and the clients that judged it, by tests/vendors/judges.yaml."""
+    import yaml
+
+    from relay.sources.definition import State, load_definition
     from relay.sources.definition import presets as names
 
+    judges = yaml.safe_load((ROOT / "tests" / "vendors" / "judges.yaml").read_text(encoding="utf-8"))
     rows = []
     for name in names():
         one = load_definition(name)
+        title = f"`{name}`: [{one.title}]({one.documentation}){'' if one.seen else ', not seen'}"
+        written = yaml.safe_load((ROOT / "relay" / "sources" / name / "hints.yaml").read_text(encoding="utf-8"))
+        hints = sum(len(written.get(section, ())) for section in ("codes", "patterns", "polls"))
         for kind, resource in one.resources.items():
-            states = {rule.state: "" for rule in resource.states}
-            creates = "<br>".join(f"`{create.path}`" for create in resource.creates) or "registered by id"
-            limit = f"{one.limit.requests} in {one.limit.per_seconds:g} s" if one.limit else ""
-            limit = limit or ("headers" if one.headers.limit else "")
-            title = f"[{one.title}]({one.documentation}){'' if one.seen else ', not seen'}"
-            rows.append([f"`{name}`", title, f"`{kind}`", creates, ", ".join(states), limit])
-    return table(("preset", "written from", "resource", "creates that are tracked", "states", "limit"), rows)
+            creates = [f"`{create.path}`" for create in resource.creates] or ["none: by id"]
+            if len(creates) > _SHOWN_CREATES:
+                creates = [*creates[: _SHOWN_CREATES - 1], f"{len(creates) - _SHOWN_CREATES + 1} more"]
+            clients = [judge for judge in judges if (judge["preset"], judge["resource"]) == (name, kind)]
+            row = {
+                "preset": title,
+                "resource": f"`{kind}`",
+                "creates that are tracked": "<br>".join(creates),
+                "states": ", ".join(
+                    state for state in get_args(State) if any(rule.state == state for rule in resource.states)
+                ),
+                "key": _key_of(one.credential),
+                "limit": _limit_of(one, resource),
+                "saves polls by": ", ".join(filter(None, (_wait_of(resource), "ETag" if resource.etag else ""))),
+                "progress": "" if resource.progress is None else ", ".join(sorted(resource.progress.model_fields_set)),
+                "result": _result_of(resource),
+                "own hints": str(hints),
+                "judge": ", ".join(
+                    f"{judge['package'].rpartition('@')[0] or judge['package']} ({judge['registry']})"
+                    for judge in clients
+                ),
+            }
+            rows.append(row)
+    return table(rows[0], (row.values() for row in rows))
+
+
+def _key_of(credential: Any) -> str:
+    if credential.oauth is not None:
+        return "OAuth"
+    if credential.basic is not None:
+        return "HTTP Basic"
+    return f"`?{credential.query}=`" if credential.query is not None else f"`{credential.header}`"
+
+
+def _limit_of(definition: Any, resource: Any) -> str:
+    limit, least = definition.limit, resource.min_interval_seconds
+    parts = [
+        "headers" if definition.headers.limit else "",
+        "" if limit is None else f"{limit.requests} in {limit.per_seconds:g} s",
+    ]
+    return ", ".join(filter(None, (*parts, "" if least is None else f"a job each {least:g} s")))
+
+
+def _wait_of(resource: Any) -> str:
+    wait = resource.wait
+    return "" if wait is None else f"`{wait.query or wait.header}`, {wait.max_seconds:g} s"
+
+
+def _result_of(resource: Any) -> str:
+    place = resource.result_url or (() if resource.result is None else resource.result.at)
+    return f"{'read at ' if resource.result_url else ''}`/{'/'.join(place)}`" if place else "the job"
 
 
 def _error_classes() -> list[Any]:
