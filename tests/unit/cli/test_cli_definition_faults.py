@@ -9,6 +9,32 @@ import pytest
 from relay.cli import run
 from tests.unit.cli.test_cli_coverage import MINE
 
+DEFINITION = """\
+version: 2
+title: Mine
+credential: {header: X-Key}
+answer: {ok: {at: /ok, is: true}}
+error: {at: /error}
+probe: /v1/me
+resources:
+  runs:
+    type_prefix: example.mine.run.job
+    source_path: /v1/runs
+    path: /v1/runs/{id}
+    creates: [/v1/runs, {path: /v1/batch, location: Location}]
+    item: /data
+    status: /state
+    states:
+      - {at: /state, is: waiting, state: queued}
+      - {at: /state, is: done, state: succeeded}
+      - {at: /state, is: broken, state: failed}
+      - {http: [410], state: cancelled}
+    fields: {id: /id, started_at: {at: /since, as: seconds}}
+    problem: {at: /error}
+    result: {at: /result, shown: [/url]}
+    progress: {percent: /done}
+"""
+WHOLE = DEFINITION + MINE[MINE.index("answers:") :]
 SETTINGS = "sources: {mine: {file: mine.yaml, base_url: http://127.0.0.1:9, accounts: {default: {}}}}\n"
 BEFORE = "relay.yaml:1: sources.mine.file: "
 
@@ -21,7 +47,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def faults(changes: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The lines of both commands, which say the same."""
-    text = MINE
+    text = WHOLE
     for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
@@ -141,7 +167,7 @@ def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     changes = {"probe: /v1/me": "prob: /v1/me", "fates:\n": "fate:\n", "unavailable: {status": "unavailable: {statu"}
-    text = MINE
+    text = WHOLE
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
