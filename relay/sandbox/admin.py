@@ -15,23 +15,20 @@
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import orjson
 from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from relay.clock import Clock, to_rfc3339
-from relay.sandbox.faults import KINDS, BodyTooLarge, FaultInjector, FaultSpec, read_body
+from relay.sandbox.controls import answered, body_of
 from relay.sandbox.kinds import JOB_PATHS, RESOURCES, StagedKind, action_of
 from relay.sandbox.lifecycle import Script, accepted_item
-from relay.sandbox.limits import RequestCounts
-from relay.sandbox.requests import Body, Read, Refused, invalid, read
+from relay.sandbox.requests import Body, Refused, invalid, read
 from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, PLACEHOLDER_ACCOUNT_ID, Channel, World
 
-MAX_BODY_BYTES = 64 * 1024
 MAX_JOBS_PER_CALL = 10_000
 
 
@@ -76,9 +73,9 @@ class _Account(Body):
     name: str | None = Field(None, min_length=1, max_length=200)
 
 
-def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCounts, clock: Clock) -> list[Route]:
-    """The routes under /_sandbox."""
-    admin = _Admin(world, faults, request_counts, clock)
+def admin_routes(world: World, clock: Clock) -> list[Route]:
+    """The routes under /_sandbox, besides those of `controls`."""
+    admin = _Admin(world, clock)
     return [
         Route("/_sandbox", admin.overview, methods=["GET"]),
         Route("/_sandbox/jobs", admin.jobs, methods=["GET", "POST"]),
@@ -87,22 +84,17 @@ def admin_routes(world: World, faults: FaultInjector, request_counts: RequestCou
         Route("/_sandbox/credits", admin.credits, methods=["GET", "POST"]),
         Route("/_sandbox/accounts", admin.accounts, methods=["GET", "POST"]),
         Route("/_sandbox/accounts/{account_id}", admin.account, methods=["DELETE"]),
-        Route("/_sandbox/faults", admin.fault_list, methods=["GET", "POST", "DELETE"]),
-        Route("/_sandbox/faults/{fault_id:int}", admin.fault, methods=["DELETE"]),
-        Route("/_sandbox/requests", admin.requests, methods=["GET", "DELETE"]),
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Admin:
     _world: World
-    _faults: FaultInjector
-    _request_counts: RequestCounts
     _clock: Clock
 
     async def overview(self, request: Request) -> Response:
         world = self._world
-        return _json(
+        return answered(
             {
                 "ok": True,
                 "seed": world.seed,
@@ -114,42 +106,31 @@ class _Admin:
         )
 
     async def jobs(self, request: Request) -> Response:
-        try:
-            if request.method == "POST":
-                return self._create(await _body(_Jobs, request))
-            return self._list(request)
-        except Refused as error:
-            return _refusal(error)
+        return self._create(await body_of(_Jobs, request)) if request.method == "POST" else self._list(request)
 
     async def job(self, request: Request) -> Response:
         job = self._world.job(request.path_params["job_id"])
         if job is None:
-            return _refusal(Refused(404, "external_api_job_not_found"))
-        return _json({"ok": True, "job": self._world.truth(job, self._clock())})
+            raise Refused(404, "external_api_job_not_found")
+        return answered({"ok": True, "job": self._world.truth(job, self._clock())})
 
     async def step(self, request: Request) -> Response:
         job = self._world.job(request.path_params["job_id"])
         if job is None:
-            return _refusal(Refused(404, "external_api_job_not_found"))
+            raise Refused(404, "external_api_job_not_found")
         now = self._clock()
-        return _json({"ok": True, "job": self._world.truth(self._world.step(job, now), now)})
+        return answered({"ok": True, "job": self._world.truth(self._world.step(job, now), now)})
 
     async def credits(self, request: Request) -> Response:
-        try:
-            body = (
-                await _body(_Credits, request)
-                if request.method == "POST"
-                else read(_Credits, dict(request.query_params))
-            )
-        except Refused as error:
-            return _refusal(error)
+        query = dict(request.query_params)
+        body = await body_of(_Credits, request) if request.method == "POST" else read(_Credits, query)
         purse = self._world.purse(body.account, self._clock())
         if body.available_credits is not None:
             purse.available_credits = body.available_credits
         if body.max_open_jobs is not None:
             purse.max_open_jobs = body.max_open_jobs
         shown = {"available_credits": purse.available_credits, "max_open_jobs": purse.max_open_jobs}
-        return _json({"ok": True, "account": body.account, **shown, "open_jobs": len(purse.open)})
+        return answered({"ok": True, "account": body.account, **shown, "open_jobs": len(purse.open)})
 
     def _list(self, request: Request) -> Response:
         now = self._clock()
@@ -161,7 +142,7 @@ class _Admin:
         limit = min(max(limit, 1), MAX_JOBS_PER_CALL)
         page = list(islice((job for job in self._world.jobs() if job.index > after), limit + 1))
         shown = page[:limit]
-        return _json(
+        return answered(
             {
                 "ok": True,
                 "now": to_rfc3339(now),
@@ -181,7 +162,7 @@ class _Admin:
                 self._world.start(kind, account=body.account, action=action, now=now, script=body)
                 for _ in range(body.count)
             ]
-            return _json({"ok": True, "items": [self._world.item_at(job, now) for job in jobs]}, 201)
+            return answered({"ok": True, "items": [self._world.item_at(job, now) for job in jobs]}, 201)
         if body.connect_account_id not in self._world.connect_accounts:
             raise Refused(404, "account_not_found")
         jobs = [
@@ -196,60 +177,16 @@ class _Admin:
             )
             for _ in range(body.count)
         ]
-        return _json({"ok": True, "items": [accepted_item(job) for job in jobs]}, 201)
+        return answered({"ok": True, "items": [accepted_item(job) for job in jobs]}, 201)
 
     async def accounts(self, request: Request) -> Response:
         world = self._world
         if request.method == "GET":
-            return _json({"ok": True, "accounts": world.connect_accounts.listed()})
-        try:
-            body = await _body(_Account, request)
-            changed = world.set_connect_account(body.id, self._clock(), **body.model_dump(exclude={"id"}))
-        except Refused as error:
-            return _refusal(error)
-        return _json({"ok": True, "account": changed})
+            return answered({"ok": True, "accounts": world.connect_accounts.listed()})
+        body = await body_of(_Account, request)
+        changed = world.set_connect_account(body.id, self._clock(), **body.model_dump(exclude={"id"}))
+        return answered({"ok": True, "account": changed})
 
     async def account(self, request: Request) -> Response:
-        try:
-            self._world.remove_connect_account(request.path_params["account_id"], self._clock())
-        except Refused as error:
-            return _refusal(error)
-        return _json({"ok": True})
-
-    async def fault_list(self, request: Request) -> Response:
-        now = self._clock()
-        if request.method == "DELETE":
-            return _json({"ok": True, "cleared": self._faults.clear()})
-        if request.method == "POST":
-            try:
-                fault = self._faults.add(await _body(FaultSpec, request), now)
-            except Refused as error:
-                return _refusal(error)
-            return _json({"ok": True, "fault": fault.shown(now)}, 201)
-        return _json({"ok": True, "faults": [fault.shown(now) for fault in self._faults.faults()], "kinds": KINDS})
-
-    async def fault(self, request: Request) -> Response:
-        return _json({"ok": True, "cleared": self._faults.clear(request.path_params["fault_id"])})
-
-    async def requests(self, request: Request) -> Response:
-        if request.method == "DELETE":
-            self._request_counts.clear()
-        return _json({"ok": True, **self._request_counts.shown()})
-
-
-async def _body(model: type[Read], request: Request) -> Read:
-    try:
-        found: object = orjson.loads(await read_body(request.receive, max_bytes=MAX_BODY_BYTES))
-    except BodyTooLarge:
-        raise invalid(f"the body is larger than {MAX_BODY_BYTES} bytes") from None
-    except orjson.JSONDecodeError:
-        raise invalid("the body is not JSON") from None
-    return read(model, found)
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
-
-
-def _refusal(error: Refused) -> Response:
-    return _json({"ok": False, "error": {"code": error.code, "message": error.message}}, error.status)
+        self._world.remove_connect_account(request.path_params["account_id"], self._clock())
+        return answered({"ok": True})

@@ -17,13 +17,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, to_rfc3339, wall_clock
+from relay.sandbox.controls import Controls, answered, body_of
 from relay.sandbox.faults import (
     CORRUPTIONS,
-    JOB_KINDS,
     REFUSALS,
     Answer,
     BodyTooLarge,
@@ -36,7 +36,7 @@ from relay.sandbox.faults import (
 )
 from relay.sandbox.limits import RequestCounts
 from relay.sandbox.recorded import Calls, RecordedJob, RecordedWorld, Reply, pattern_of
-from relay.sandbox.requests import Body, Refused, invalid, read
+from relay.sandbox.requests import Body, Refused, invalid
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _KINDS = (*REFUSALS, *CORRUPTIONS)
@@ -66,16 +66,12 @@ class Playback:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(
-            routes=[
-                Route("/_sandbox", self._overview, methods=["GET"]),
-                Route("/_sandbox/jobs", self._jobs, methods=["GET", "POST"]),
-                Route("/_sandbox/jobs/{id:path}/step", self._step, methods=["POST"]),
-                Route("/_sandbox/faults", self._faults, methods=["GET", "POST", "DELETE"]),
-                Route("/_sandbox/requests", self._requests, methods=["GET", "DELETE"]),
-                Mount("/", app=self._upstream),
-            ]
-        )
+        routes = [
+            Route("/_sandbox", self._overview, methods=["GET"]),
+            Route("/_sandbox/jobs", self._jobs, methods=["GET", "POST"]),
+            Route("/_sandbox/jobs/{id:path}/step", self._step, methods=["POST"]),
+        ]
+        return Controls(self.faults, self.counts, self.clock, _KINDS).app(routes, self._upstream)
 
     # --- the source's calls
 
@@ -158,46 +154,24 @@ class Playback:
     async def _overview(self, request: Request) -> Response:
         world = self.world
         shown = {"source": self.name, "seed": world.seed, "speed": world.speed, "now": to_rfc3339(self.clock())}
-        return _answered({"ok": True, **shown, "jobs": len(world.jobs()), "resources": list(world.recording.resources)})
+        return answered({"ok": True, **shown, "jobs": len(world.jobs()), "resources": list(world.recording.resources)})
 
     async def _jobs(self, request: Request) -> Response:
         if request.method == "GET":
-            return _answered({"ok": True, "jobs": [_truth(job) for job in self.world.jobs()]})
+            return answered({"ok": True, "jobs": [_truth(job) for job in self.world.jobs()]})
+        wanted = await body_of(_NewJob, request)
         try:
-            wanted = read(_NewJob, _json_of(await request.body()) or {})
             resource = wanted.resource or next(iter(self.world.recording.resources))
             job = self.world.create(resource, self.clock(), fate=wanted.fate)
-        except Refused as error:
-            return _answered({"ok": False, "error": error.message}, 400)
         except KeyError as error:
-            return _answered({"ok": False, "error": f"{error.args[0]} is not recorded"}, 400)
-        return _answered({"ok": True, "job": _truth(job)}, 201)
+            raise invalid(f"{error.args[0]} is not recorded") from None
+        return answered({"ok": True, "job": _truth(job)}, 201)
 
     async def _step(self, request: Request) -> Response:
         job = self.world.named(request.path_params["id"])
         if job is None:
-            return _answered({"ok": False, "error": "no such job"}, 404)
-        return _answered({"ok": True, "job": _truth(self.world.step(job, self.clock()))})
-
-    async def _faults(self, request: Request) -> Response:
-        now = self.clock()
-        if request.method == "DELETE":
-            return _answered({"ok": True, "cleared": self.faults.clear()})
-        if request.method == "POST":
-            try:
-                spec = read(FaultSpec, _json_of(await request.body()))
-                if spec.kind in JOB_KINDS:
-                    raise invalid(f"{spec.kind} is a fault of Revor's sandbox only")
-                fault = self.faults.add(spec, now)
-            except Refused as error:
-                return _answered({"ok": False, "error": error.message}, 400)
-            return _answered({"ok": True, "fault": fault.shown(now)}, 201)
-        return _answered({"ok": True, "faults": [one.shown(now) for one in self.faults.faults()], "kinds": _KINDS})
-
-    async def _requests(self, request: Request) -> Response:
-        if request.method == "DELETE":
-            self.counts.clear()
-        return _answered({"ok": True, **self.counts.shown()})
+            raise Refused(404, "not_found", "no such job")
+        return answered({"ok": True, "job": _truth(self.world.step(job, self.clock()))})
 
 
 def _truth(job: RecordedJob) -> dict[str, Any]:
@@ -220,7 +194,3 @@ def _json_of(body: bytes) -> Any:
         return orjson.loads(body) if body else None
     except orjson.JSONDecodeError:
         return None
-
-
-def _answered(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")

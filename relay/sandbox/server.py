@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
-from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
 from relay.sandbox.bodies import Dispatch, IdempotencyStore, PostLike
+from relay.sandbox.controls import Controls
 from relay.sandbox.faults import (
     JOB_KINDS,
     REFUSALS,
@@ -77,7 +77,7 @@ class Sandbox:
         world = self.world() if world is None else world
         faults, counts = FaultInjector(seed=world.seed), RequestCounts()
         upstream = Upstream(world, faults, counts, self._limiter(world.speed), self.limit_reads_only, clock)
-        app = Starlette(routes=[*admin_routes(world, faults, counts, clock), Mount("/", app=upstream)])
+        app = Controls(faults, counts, clock).app(admin_routes(world, clock), upstream)
         app.state.world, app.state.faults, app.state.request_counts = world, faults, counts
         return app
 

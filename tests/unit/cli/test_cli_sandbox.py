@@ -113,7 +113,7 @@ def test_what_is_wrong_in_a_file_is_one_line(changes: Mapping[str, str], message
         (["--speed", "nan"], "--speed: "),
         (["--source", "openai-batch", "--rate-limit", "1/1"], "--rate-limit and --count-attempts are for the sandbox"),
         (["--source", "openai-batch", "--host", "0.0.0.0"], "is not a loopback address"),
-        (["--source", "."], "is not a file"),
+        (["--source", "."], "Is a directory"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

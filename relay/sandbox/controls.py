@@ -1,0 +1,79 @@
+"""The endpoints that every sandbox has under /_sandbox: its faults, and counts of the requests. Refused, raised by any
+endpoint, is answered as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from relay.clock import Clock
+from relay.sandbox.faults import KINDS, BodyTooLarge, FaultInjector, FaultSpec, read_body
+from relay.sandbox.limits import RequestCounts
+from relay.sandbox.requests import Read, Refused, invalid, read
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Faults of these `kinds`, and counts."""
+
+    faults: FaultInjector
+    counts: RequestCounts
+    clock: Clock
+    kinds: Sequence[str] = KINDS
+
+    def app(self, routes: Sequence[Route], upstream: ASGIApp) -> Starlette:
+        """The ASGI application: these endpoints, more of them in `routes`, and the upstream's calls."""
+        own = [
+            Route("/_sandbox/faults", self._faults, methods=["GET", "POST", "DELETE"]),
+            Route("/_sandbox/faults/{fault_id:int}", self._fault, methods=["DELETE"]),
+            Route("/_sandbox/requests", self._requests, methods=["GET", "DELETE"]),
+        ]
+        return Starlette(routes=[*routes, *own, Mount("/", app=upstream)], exception_handlers={Refused: _refusal})
+
+    async def _faults(self, request: Request) -> Response:
+        now = self.clock()
+        if request.method == "DELETE":
+            return answered({"ok": True, "cleared": self.faults.clear()})
+        if request.method == "POST":
+            spec = await body_of(FaultSpec, request)
+            if spec.kind not in self.kinds:
+                raise invalid(f"{spec.kind} is a fault of Revor's sandbox only")
+            return answered({"ok": True, "fault": self.faults.add(spec, now).shown(now)}, 201)
+        return answered({"ok": True, "faults": [one.shown(now) for one in self.faults.faults()], "kinds": self.kinds})
+
+    async def _fault(self, request: Request) -> Response:
+        return answered({"ok": True, "cleared": self.faults.clear(request.path_params["fault_id"])})
+
+    async def _requests(self, request: Request) -> Response:
+        if request.method == "DELETE":
+            self.counts.clear()
+        return answered({"ok": True, **self.counts.shown()})
+
+
+async def body_of(model: type[Read], request: Request) -> Read:
+    """The body of a request. Raises Refused."""
+    try:
+        found: object = orjson.loads(await read_body(request.receive, max_bytes=MAX_BODY_BYTES) or b"{}")
+    except BodyTooLarge:
+        raise invalid(f"the body is larger than {MAX_BODY_BYTES} bytes") from None
+    except orjson.JSONDecodeError:
+        raise invalid("the body is not JSON") from None
+    return read(model, found)
+
+
+def answered(content: Any, status: int = 200) -> Response:
+    """An answer of the sandbox itself."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return answered({"ok": False, "error": {"code": error.code, "message": error.message}}, error.status)
