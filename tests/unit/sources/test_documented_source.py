@@ -107,4 +107,4 @@ def test_every_key_of_a_definition_is_described() -> None:
 
 
 def test_every_preset_is_listed() -> None:
-    assert set(re.findall(r"^\| `([a-z-]+)` \| \[", PAGE, re.MULTILINE)) == set(presets())
+    assert set(re.findall(r"^\| `([a-z-]+)`: \[", PAGE, re.MULTILINE)) == set(presets())
