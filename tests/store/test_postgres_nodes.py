@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from relay.clock import wall_clock
 from relay.core.deliveries.delivery import Claimed
 from relay.core.events import event as core_events
-from relay.core.events.event import SUBSCRIPTION_RECOVERED, Event
+from relay.core.events.event import CREDITS_LOW, SUBSCRIPTION_RECOVERED, Event
 from relay.core.records import AccountState, PollNote, StoredAnswer
 from relay.errors import NotFound, StaleSequence
 from relay.ids import new_id
@@ -712,3 +712,15 @@ async def test_one_node_probes_a_disabled_subscription_and_one_enables_it(store:
     assert types.count("relay.subscription.recovered") == 1
     enabled = [await node.subscriptions.get("sub_1") for node in (store, other)]
     assert [(one.state, one.state_reason) for one in enabled if one is not None] == [("enabled", "recovered")] * 2
+
+
+async def test_low_credits_that_both_nodes_read_at_once_are_told_once(store: Store, other: Store) -> None:
+    """Also of an account that has no row yet."""
+    for number in range(ROUNDS):
+        place = ("revor", f"account {number}")
+        marks = (
+            node.accounts.mark_credits(*place, expected=None, since=NOW + one, event=relay_event(CREDITS_LOW))
+            for one, node in enumerate((store, other))
+        )
+        assert sorted(await asyncio.gather(*marks)) == [False, True]
+    assert len(await rows(store, "SELECT id FROM events")) == ROUNDS
