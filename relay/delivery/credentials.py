@@ -21,6 +21,7 @@ from relay.core.deliveries.dialogue import Memory
 from relay.core.subscriptions.subscription import Subscription
 from relay.core.values import value_class
 from relay.errors import StoreError
+from relay.http.tokens import TOKEN_SECONDS, fetch_token
 from relay.redaction import REDACTED
 from relay.tasks import Tasks
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from relay.http.sender import Transport
     from relay.store.subscriptions.secrets import CredentialStore
 
-TOKEN_SECONDS = 10.0
-"""Time limit of one request to a token endpoint."""
 TURN_SECONDS = 2 * TOKEN_SECONDS + 10.0
 """Time limit for a node to trade a refresh token: two requests, and storing the answer."""
 TURN_WAIT_SECONDS = 5.0
@@ -226,22 +225,10 @@ class Credentials:
             fetched.set_result(result)
 
     async def _ask(self, credential: SinkCredential, kept: _Kept, instance: str | None) -> Token | NoToken:
-        """Requests a token. If the endpoint refuses the client, sends the secret once more by the other method."""
-        result = await self._ask_once(credential, instance, secret_in_body=kept.secret_in_body)
-        if isinstance(result, NoToken) and result.other_method and "client_secret" in credential.fields:
-            other = not kept.secret_in_body
-            again = await self._ask_once(credential, instance, secret_in_body=other)
-            if isinstance(again, Token):
-                kept.secret_in_body = other
-                return again
+        result, kept.secret_in_body = await fetch_token(
+            self._transport, credential, instance, secret_in_body=kept.secret_in_body, clock=self._clock
+        )
         return result
-
-    async def _ask_once(
-        self, credential: SinkCredential, instance: str | None, *, secret_in_body: bool
-    ) -> Token | NoToken:
-        request = credentials.token_request(credential, secret_in_body=secret_in_body)
-        response = await self._transport.send(request, timeout_seconds=TOKEN_SECONDS)
-        return credentials.read_token(response, self._clock(), instance)
 
     # --- refresh tokens
 

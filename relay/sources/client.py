@@ -365,18 +365,10 @@ class UpstreamClient:
         return self._judge(answer, reader, times, self._definition.resource_of(resource))
 
     def _reader_of(self, external_id: str, resource: str) -> _Reader:
-        def read(body: bytes, status_code: int, now: float, request_id: str | None) -> Observation | Malformed:
-            return observe(
-                self._definition,
-                body,
-                now=now,
-                resource=resource,
-                request_id_header=request_id,
-                external_id=external_id,
-                status_code=status_code,
-            )
-
-        return read
+        job = {"external_id": external_id, "resource": resource}
+        return lambda body, status_code, now, request_id: observe(
+            self._definition, body, now=now, request_id_header=request_id, status_code=status_code, **job
+        )
 
     async def close(self) -> None:
         """Closes all connections."""

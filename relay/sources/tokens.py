@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from relay.clock import Clock
 from relay.core.deliveries import credentials
 from relay.core.deliveries.credentials import NoToken, SinkCredential, Token
+from relay.http.tokens import fetch_token
 from relay.sources.definition import OAuth
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
 
-TOKEN_SECONDS = 10.0
-"""Time limit of one request to a token endpoint."""
 REFUSED_SECONDS = 60.0
 """Pause of renewals on 401 after the upstream has refused a new token too."""
 MAX_KEPT = 10_000
@@ -88,7 +87,6 @@ class AccountTokens:
         self._kept[api_key].refused_until = self._clock() + REFUSED_SECONDS
 
     async def _fetch(self, api_key: str, kept: _Kept) -> Token | NoToken:
-        """Asks for a token. If the endpoint refuses the client, sends the secret once more by the other method."""
         client_id, _, client_secret = api_key.partition(":")
         if not (client_id and client_secret):
             return NoToken(detail="the API key has to be CLIENT_ID:CLIENT_SECRET", other_method=True)
@@ -100,15 +98,7 @@ class AccountTokens:
             **({"scope": self._oauth.scope} if self._oauth.scope else {}),
         }
         credential = SinkCredential(id="", origin="", fields=fields)
-        found = await self._ask(credential, secret_in_body=kept.secret_in_body)
-        if isinstance(found, NoToken) and found.other_method:
-            again = await self._ask(credential, secret_in_body=not kept.secret_in_body)
-            if isinstance(again, Token):
-                kept.secret_in_body = not kept.secret_in_body
-                return again
+        found, kept.secret_in_body = await fetch_token(
+            self._sender, credential, None, secret_in_body=kept.secret_in_body, clock=self._clock
+        )
         return found
-
-    async def _ask(self, credential: SinkCredential, *, secret_in_body: bool) -> Token | NoToken:
-        request = credentials.token_request(credential, secret_in_body=secret_in_body)
-        response = await self._sender.send(request, timeout_seconds=TOKEN_SECONDS)
-        return credentials.read_token(response, self._clock(), None)
