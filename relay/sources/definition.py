@@ -71,6 +71,8 @@ def _fixed(text: str) -> str:
 def _of_segments(text: str) -> str:
     if "{" in _SEGMENTS.sub("", _path(text)):
         raise ValueError("has a placeholder that is no name such as {owner}")
+    if text.count("{+") > 1 or text.count("{id}") + text.count("{+id}") > 1:
+        raise ValueError("has two placeholders of one kind: {id} or {+name} may be there once")
     return text
 
 

@@ -117,6 +117,14 @@ RULE, HOST, SECRET, PLACE = (
             {"{path: /v1/batch,": '{path: "/v1/{Batch}",'},
             "12: resources.runs.creates.1.path: has a placeholder that is",
         ),
+        (
+            {"{path: /v1/batch,": '{path: "/v1/{id}/{id}",'},
+            "12: resources.runs.creates.1.path: has two placeholders of",
+        ),
+        (
+            {PATH: PATH + '    status_paths: ["/{+a}/b/{+c}"]\n'},
+            "12: resources.runs.status_paths.0: has two placeholders",
+        ),
         ({"probe: /v1/me": "probe: /v1/{me}"}, "6: probe: has a placeholder: this path is sent as it is"),
         # an unknown key, with the nearest one
         (
