@@ -30,6 +30,10 @@ MAX_STATUS = 599
 _OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # otherwise added by aiohttp
 
 
+_REPEATED_WRITES = frozenset({"PUT", "DELETE"})
+"""Writes that aiohttp would repeat: they are idempotent for HTTP, but each may make a job."""
+
+
 class UpstreamResponse:
     """An answer whose head has arrived. The body is read once: `body` continues after `read`. Always `close` it."""
 
@@ -109,8 +113,8 @@ class UpstreamTransport:
         """Sends once. `target` is the unchanged path and query; with an API key in it (`has_key`) it is kept nowhere.
         Raises NotSent if nothing was sent, NoAnswer if the outcome is unknown.
 
-        A GET, HEAD, OPTIONS, PUT or DELETE without a streamed body is sent a second time if the pooled connection was
-        being closed (RFC 9110 section 9.2.2). A POST or PATCH never is.
+        A GET, HEAD or OPTIONS without a streamed body is sent a second time if the pooled connection was being closed
+        (RFC 9110 section 9.2.2). No other request is: it may be a create.
         """
         session = self._open()
         texts = CIMultiDict([(name.decode("ascii"), value.decode()) for name, value in headers])
@@ -124,6 +128,7 @@ class UpstreamTransport:
                 headers=texts,
                 data=body if isinstance(body, bytes | None) else _Once(body),
                 allow_redirects=False,
+                middlewares=(_sent_once,) if method in _REPEATED_WRITES else None,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, ValueError) as error:
             raise NotSent(_cause(error, "no connection")) from error
@@ -156,6 +161,16 @@ class UpstreamTransport:
                 max_field_size=MAX_HEADER_BYTES,
             )
         return self._session
+
+
+async def _sent_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Turns what aiohttp repeats a request after into an error that it does not know."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise NoAnswer(_cause(error, "no answer")) from error
 
 
 class _Once(AsyncIterable[bytes]):
