@@ -30,7 +30,7 @@ from relay.core.events.event import (
 from relay.core.incidents import Incident, data_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import JobGroup
-from relay.core.jobs.job import Job, Observation, Transition, kind_of_type
+from relay.core.jobs.job import Advance, Job, Observation, Transition, kind_of_type
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
 from relay.core.subscriptions.filters import is_free_type, known_types
@@ -141,6 +141,7 @@ _STEPS = {
     "overdue": _Step("running", "running", 4),
     "not_found": _Step("not_found", "queued", 2),
     "status_unknown": _Step("on_hold", "queued", 2),
+    "progress": _Step("running", "running", 4, started_ago_seconds=8, attempt_count=1),
 }
 
 
@@ -210,6 +211,7 @@ def _job_sample(
         next_attempt_at=None if step.next_attempt_in_seconds is None else now + step.next_attempt_in_seconds,
         attempt_count=step.attempt_count,
         result_status="accepted" if kind == "succeeded" else None,
+        advance=Advance(percent=28, done=14, total=50, stage="verifying") if kind == "progress" else None,
         request_id="req_sample",
     )
     error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None

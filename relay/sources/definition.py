@@ -386,6 +386,7 @@ class ProgressFields(Part):
     done, total  so many parts of so many
     stage        a word for what it does now
     position     its place in a queue
+    events       true: its changes are events `….progress`, at once for another stage and else at most one a minute
     """
 
     percent: Pointer | None = None
@@ -394,6 +395,7 @@ class ProgressFields(Part):
     total: Pointer | None = None
     stage: Pointer | None = None
     position: Pointer | None = None
+    events: StrictBool = False
 
     @property
     def places(self) -> tuple[tuple[str, ...] | None, ...]:
@@ -851,6 +853,7 @@ class SourceDefinition(Part):
                 source=root + resource.source_path,
                 type_prefix=resource.type_prefix,
                 succeeded_as=resource.succeeded_as,
+                tells_progress=resource.progress is not None and resource.progress.events,
                 dataschema=dataschema,
                 account_source=None if listed is None else root + listed.source_path,
                 title=self.title,

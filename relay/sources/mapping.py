@@ -328,7 +328,7 @@ def read_credits(definition: SourceDefinition, body: bytes) -> Document | Malfor
     if available is None:
         places_shown = " or ".join(map(written, places))
         return Malformed(reason=f"no number of credits at {places_shown}")
-    return Document(value=int(available) if available.is_integer() else available)
+    return Document(value=available)
 
 
 def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
@@ -470,15 +470,16 @@ def _advance(places: ProgressFields, item: Any) -> Advance | None:
         total=total,
         stage=_word(_value(item, places.stage)),
         position=None if position is None else int(position),
+        is_told=places.events,
     )
-    return None if found == Advance() else found
+    return None if found == Advance(is_told=places.events) else found
 
 
 def _number(value: object) -> float | None:
-    """A number from 0 to MAX_UNITS; None for any other value."""
+    """A number from 0 to MAX_UNITS, a whole one as int; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_UNITS:
         return None
-    return float(value)
+    return int(value) if value == int(value) else value
 
 
 def _id_text(value: object) -> str | None:

@@ -12,7 +12,7 @@ from relay.core import jsontext
 from relay.core.deliveries.delivery import Attempt, Delivery, Shown, Timings, due_since
 from relay.core.events.event import Event, is_stream
 from relay.core.jobs.groups import JobGroup
-from relay.core.jobs.job import OBSERVED, Job, Observation, Progress
+from relay.core.jobs.job import OBSERVED, Job, Observation, Progress, Told
 from relay.core.jsontext import dumps
 from relay.store.databases.statements import table_of
 from relay.store.schema.tables import JobRow
@@ -59,14 +59,23 @@ def job_from(row: Row[Any]) -> Job:
     values = dict(zip(_JOB_COLUMNS, row, strict=True))  # ten thousand a second: an attribute of a row costs more
     progress = {name: values.pop(name) for name in PROGRESS}
     progress["running_sent"], progress["overdue"] = bool(progress["running_sent"]), bool(progress["overdue"])
+    told = values.pop("told")
+    if told is not None:
+        progress["told"] = Told(*loads(told))
     for name in ("metadata", "upstream", "request"):
         values[name] = loads(values[name])
     return Job(progress=Progress(**progress), group=values.pop("group_name"), **values)
 
 
 def progress_values(progress: Progress) -> dict[str, Any]:
-    """The columns of a job's progress."""
-    return {**columns(progress), "running_sent": int(progress.running_sent), "overdue": int(progress.overdue)}
+    """The columns of any job's progress."""
+    found = {name: getattr(progress, name) for name in PROGRESS}
+    return {**found, "running_sent": int(progress.running_sent), "overdue": int(progress.overdue)}
+
+
+def told_values(uid: str, told: Told) -> dict[str, Any]:
+    """The values of SET_TOLD."""
+    return {"uid": uid, "told": dumps(list(told))}
 
 
 def observation_values(seen: Observation) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def _with_the_state(sentence: str, kind: str, texts: Texts) -> str:
 
 NOT_BY_POLL = "overdue"
 """The kind of transition that is detected by the clock instead of a poll."""
+_NO_PHASE = (NOT_BY_POLL, "progress")
+"""Kinds of transitions after which the phase goes on."""
 MOST_AHEAD = 3.0
 MOST_BEHIND = 8.0
 """Maximum extent of the drawing for planned times and for late deliveries, in multiples of the job's time so far. Later
@@ -184,7 +186,7 @@ def _begins(changes: Sequence[_Change], ended: float) -> list[float]:
 
 
 def _phases(job: Answer, changes: Sequence[_Change], tracked: float, ended: float, now: float) -> list[Phase]:
-    changes = [change for change in changes if change.kind != NOT_BY_POLL]
+    changes = [change for change in changes if change.kind not in _NO_PHASE]
     begins = _begins(changes, ended)
     found = []
     first = begins[0] if begins else ended
@@ -261,13 +263,16 @@ def _entries(
     texts: Texts,
 ) -> list[Entry]:
     found = [Entry(at=tracked, kind="registered", text=texts("jobs.entry_registered"))]
-    begins = _begins(changes, ended)
-    for change, began, end in zip(changes, begins, [*begins, ended][1:], strict=True):
+    phases = [change for change in changes if change.kind != "progress"]
+    begins = _begins(phases, ended)
+    lasted = dict(zip(map(id, phases), zip(begins, [*begins, ended][1:], strict=True), strict=True))
+    for change in changes:
         notes = []
+        began, end = lasted.get(id(change), (ended, ended))
         if change.detected - change.occurred >= NOTICED_SECONDS and change.kind != NOT_BY_POLL:
             notes.append(texts("jobs.note_detected", after=duration(change.detected - change.occurred)))
         if change.kind not in TERMINAL and change.kind not in (NOT_BY_POLL, "not_found") and end > began:
-            open_now = change is changes[-1] and job["open"]
+            open_now = change is phases[-1] and job["open"]
             notes.append(texts("jobs.note_so_far" if open_now else "jobs.note_lasted", time=duration(end - began)))
         entry = Entry(
             at=change.occurred,

@@ -149,6 +149,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "recovered": ("recovery", "recoveries"),
     "accounts": ("account added or removed", "accounts added or removed"),
     "succeeded": ("accepted", "accepted"),
+    "progress": ("report of progress", "reports of progress"),
     "running": ("running", "running"),
     "scheduled": ("scheduled", "scheduled"),
     "queued": ("queued", "queued"),

@@ -37,13 +37,14 @@ _COUNTED = {
     "not_found": "not found",
     "overdue": "overdue",
     "retrying": "tried again",
+    "progress": "reports of progress",
     "running": "started",
     "scheduled": "scheduled",
     "queued": "queued",
     "status_unknown": "with an unknown status",
 }
 """Counts in the message of a group, in this order, with the words for each."""
-_PROGRESS = ("queued", "scheduled", "running", "retrying", "succeeded")
+_PROGRESS = ("queued", "scheduled", "running", "progress", "retrying", "succeeded")
 """Counted only: they have no message of their own."""
 
 

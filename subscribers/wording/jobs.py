@@ -217,6 +217,13 @@ def _status_unknown(document: Document, what: str) -> str:
     return f"{what} has a status that the relay does not know: “{status}”. The relay goes on polling"
 
 
+def _progress(document: Document, what: str) -> str:
+    progress = mapping(data_of(document).get("progress"))
+    percent, stage = progress.get("percent"), without_addresses(progress.get("stage"))
+    at = f"is at {percent:.3g} %" if isinstance(percent, int | float) else "goes on"
+    return f"{what} {at}{stage and f': {stage}'}"
+
+
 _SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "queued": lambda _, what: f"{what} is queued",
     "scheduled": lambda _, what: f"{what} is scheduled",
@@ -228,4 +235,5 @@ _SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on polling, less often",
     "not_found": _not_found,
     "status_unknown": _status_unknown,
+    "progress": _progress,
 }

@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
+from relay.config.keyring import new_key
 from relay.config.settings import PollingSettings
+from relay.core.jobs.job import Observation
+from relay.core.jsontext import dumps
+from relay.sources.client import PollResult
+from relay.sources.definition import load_definition
+from relay.sources.mapping import observe
 from relay.testing import FakeClock
 from tests.support.e2e_world import KEY, POLLING, World, open_e2e_world
-from tests.support.mount_world import json_answer
-from tests.support.wire import Call, Stub, open_stub
+from tests.support.schema_check import check_event
+from tests.support.wire import Call, Stub, answer, open_stub
 
+REVOR = load_definition("revor")
 AUTH = {"Authorization": f"Bearer {KEY}"}
 ATTACHED = {**AUTH, "Relay-Group": "spring", "Relay-Metadata": '{"deal": 42}'}
 STILL: dict[str, Any] = {"roles": ("api", "dispatcher"), "polling": PollingSettings()}
@@ -21,7 +28,7 @@ STILL: dict[str, Any] = {"roles": ("api", "dispatcher"), "polling": PollingSetti
 RESEARCH = "/api/v2/research/public-web"
 V2 = "/api/v2/jobs"
 WEBSETS = "/api/v2/websets"
-ACCOUNTS = "/api/v1/connect/accounts"
+JOBS = ("/api/v1/outreach/jobs/", f"{V2}/", f"{WEBSETS}/")
 
 Says = Callable[[str, str], Any]
 
@@ -34,16 +41,17 @@ async def _bounded() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_revor(folder: Path, says: Says, **options: Any) -> AsyncIterator[tuple[World, Stub]]:
-    """`says`: the job that the upstream answers with, to a method and a path."""
+    """`says`: the job that the upstream answers with, to a method and a path; a text is JSON."""
 
     async def say(call: Call) -> None:
         await call.body()
         method, path = call.request.method, call.request.target.decode()
-        if path == ACCOUNTS:
-            found: dict[str, Any] = {"items": []}
-        else:
-            found = {"webset" if (method, path) == ("POST", WEBSETS) else "item": says(method, path)}
-        await call.send(json_answer({"ok": True, "request_id": "req_1", **found}))
+        item, name = b"[]", "items"
+        if path.startswith(JOBS) or method == "POST":
+            found, name = says(method, path), "webset" if (method, path) == ("POST", WEBSETS) else "item"
+            item = found.encode() if isinstance(found, str) else dumps(found)
+        body = b'{"ok": true, "request_id": "req_1", "%s": %s}' % (name.encode(), item)
+        await call.send(answer(200, [("Content-Type", "application/json")], body))
 
     async with open_stub(say) as stub, open_e2e_world(folder, base_url=stub.url, **options) as world:
         yield world, stub
@@ -58,7 +66,7 @@ def events_of(world: World, id: str) -> list[dict[str, Any]]:
 def sent(stub: Stub) -> list[tuple[str, str]]:
     """The requests of jobs."""
     found = [(call.method, call.target.decode()) for call in stub.received]
-    return [one for one in found if one[1] != ACCOUNTS]
+    return [(method, path) for method, path in found if path.startswith(JOBS) or method == "POST"]
 
 
 # --- v2 jobs
@@ -210,7 +218,7 @@ def webset(status: str, stage: str | None = None, **progress: Any) -> dict[str, 
     return {"id": "ws-1", "status": status, "name": "Rail", "progress": shown, "failure": None}
 
 
-def played(*items: dict[str, Any]) -> Says:
+def played(*items: Any) -> Says:
     """Each read shows the next of these; the last one again and again."""
     left = list(items)
 
@@ -277,3 +285,144 @@ async def test_status_never_seen_before_is_open_and_said_once(tmp_path: Path) ->
             "status_unknown",
             "cancelled",
         ]
+
+
+# --- progress
+
+AT_WILL: dict[str, Any] = {**STILL, "polling": POLLING}
+"""As STILL, with requests enough for every poll that a test asks for."""
+
+
+async def polled(world: World, clock: FakeClock, seconds: float = 1.0) -> None:
+    """The relay polls the webset after so many seconds."""
+    clock.advance(seconds)
+    assert (await world.api.post("/v1/jobs/ws-1/refresh")).status_code == 202
+    while not await world.poller.run_once():  # the budget fills
+        clock.advance(0.01)
+    await world.poller.drain()
+
+
+async def told(world: World) -> list[tuple[str, Any]]:
+    """The kinds of the recorded events, the first one first, with their progress."""
+    found = (await world.api.get("/v1/jobs/ws-1/events")).json()["items"]
+    assert [event["sequence"] for event in found] == [f"{number:010d}" for number in range(1, len(found) + 1)]
+    return [(check_event(dumps(one))["type"].rpartition(".")[2], one["data"].get("progress")) for one in found]
+
+
+def progress(percent: float | None, done: float | None, stage: str | None) -> tuple[str, Any]:
+    return "progress", {"percent": percent, "done": done, "total": 50, "stage": stage}
+
+
+async def test_another_stage_is_told_at_once_and_any_other_change_once_a_minute(tmp_path: Path) -> None:
+    steps = [
+        (1, webset("searching", "search")),
+        (5, webset("verifying", "verify", verified=1)),
+        (5, webset("verifying", "verify", verified=2)),
+        (50, webset("verifying", "verify", verified=14)),
+        (6, webset("verifying", "verify", verified=14)),
+        (90, webset("verifying", "verify", verified=14)),
+        (1, webset("verifying", "verify", verified=9)),
+        (60, webset("completed", "done", verified=50)),
+    ]
+    clock = FakeClock()
+    async with open_revor(tmp_path, played(*(item for _, item in steps)), **AT_WILL, clock=clock) as (world, _):
+        await world.subscribe(types=["webset.progress"])
+        await world.api.post(WEBSETS, json={}, headers=ATTACHED)
+        for seconds, _ in steps:
+            await polled(world, clock, seconds)
+        assert await told(world) == [
+            ("running", None),
+            progress(0, 0, "search"),
+            progress(2, 1, "verify"),
+            progress(28, 14, "verify"),
+            progress(18, 9, "verify"),
+            ("completed", None),
+        ]
+        await world.until(lambda: world.kinds("ws-1") == ["progress"] * 4)
+        for event in events_of(world, "ws-1"):
+            assert (event["status"], event["group"], event["data"]["metadata"]) == ("running", "spring", {"deal": 42})
+
+
+async def test_restart_tells_nothing_twice(tmp_path: Path) -> None:
+    shown = [webset("verifying", "verify", verified=14)]
+    clock, key = FakeClock(), new_key()
+
+    def says(method: str, path: str) -> Any:
+        return {"id": "ws-1", "status": "searching"} if method == "POST" else shown[0]
+
+    async with open_revor(tmp_path, says, **AT_WILL, clock=clock, encryption_key=key) as (world, _):
+        await world.api.post(WEBSETS, json={}, headers=AUTH)
+        await polled(world, clock)
+        before = await told(world)
+    assert before == [("running", None), progress(28, 14, "verify")]
+    async with open_revor(tmp_path, says, **AT_WILL, clock=clock, encryption_key=key) as (world, _):
+        await polled(world, clock, 300)
+        assert await told(world) == before
+        shown[0] = webset("verifying", "rank", verified=14)
+        await polled(world, clock, 1)
+        assert await told(world) == [*before, progress(28, 14, "rank")]
+
+
+async def test_stage_that_changes_with_every_poll_is_told_as_often(tmp_path: Path) -> None:
+    stages = ["search", "verify"] * 3
+    clock = FakeClock()
+    says = played(*(webset("searching", stage) for stage in stages))
+    async with open_revor(tmp_path, says, **AT_WILL, clock=clock) as (world, _):
+        await world.api.post(WEBSETS, json={}, headers=AUTH)
+        for _ in stages:
+            await polled(world, clock, 1)
+        assert await told(world) == [("running", None), *(progress(0, 0, stage) for stage in stages)]
+
+
+async def test_webset_that_ends_before_a_poll_has_its_end_alone(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_revor(tmp_path, played(webset("completed", "done")), **AT_WILL, clock=clock) as (world, _):
+        await world.api.post(WEBSETS, json={}, headers=AUTH)
+        await polled(world, clock)
+        assert await told(world) == [("completed", None)]
+
+
+HOSTILE = (
+    ('{"stage": "", "goal": -1, "verified": -14}', None),
+    ('{"stage": 7, "goal": "50", "verified": true}', None),
+    ('{"stage": ["x"], "goal": {}, "verified": []}', None),
+    (f'{{"goal": 1{"0" * 400}, "verified": 1e999}}', None),
+    ('"28 %"', None),
+    ("null", None),
+    ('{"goal": 0, "verified": 3}', {"percent": None, "done": 3, "total": 0, "stage": None}),
+    ('{"goal": 2, "verified": 900000}', {"percent": 100, "done": 900_000, "total": 2, "stage": None}),
+    ('{"goal": 1e-320, "verified": 1e15}', {"percent": 100, "done": 10**15, "total": 1e-320, "stage": None}),
+    (f'{{"stage": "{"s" * 70_000}"}}', {"percent": None, "done": None, "total": None, "stage": "s" * 128}),
+    (r'{"stage": "\ud800\u0000<b>\n"}', {"percent": None, "done": None, "total": None, "stage": "\ufffd<b>"}),
+)
+
+
+@pytest.mark.parametrize(("raw", "read"), HOSTILE)
+async def test_progress_that_is_none_is_not_told(tmp_path: Path, raw: str, read: Any) -> None:
+    """Such values never stop the job, nor make an event that breaks its schema."""
+    clock = FakeClock()
+    item = '{"id": "ws-1", "status": "%s", "progress": %s}'
+    says = played(*(item % (status, raw) for status in ("searching", "searching", "completed")))
+    async with open_revor(tmp_path, says, **AT_WILL, clock=clock) as (world, _):
+        await world.api.post("/v1/jobs", json={"id": "ws-1", "resource": "websets"})
+        await polled(world, clock)
+        await polled(world, clock, 300)
+        await polled(world, clock, 300)
+        middle = [] if read is None else [("progress", read)]
+        assert await told(world) == [("running", None), *middle, ("completed", None)]
+
+
+async def test_erased_webset_tells_no_more(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_revor(tmp_path, played(webset("searching", "search")), **AT_WILL, clock=clock) as (world, _):
+        await world.api.post(WEBSETS, json={}, headers=AUTH)
+        await polled(world, clock)
+        sending = await world.poller.borrow((await world.shown("ws-1"))["uid"])
+        assert sending is not None
+        assert (await world.api.delete("/v1/jobs/ws-1?purge=true")).status_code == 200
+        shown, now = dumps({"ok": True, "item": webset("searching", "rank")}), clock()
+        seen = observe(REVOR, shown, now=now, resource="websets")
+        assert isinstance(seen, Observation)
+        result = PollResult(kind="observed", observation=seen, sent_at=now, received_at=now, duration_ms=0.0)
+        await world.poller.settle(sending, result)
+        assert (await world.api.get("/v1/events?subject=ws-1")).json()["items"] == []

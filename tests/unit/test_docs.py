@@ -56,7 +56,10 @@ def test_every_variable() -> None:
     assert set(VARIABLES) <= quoted("settings.md")
 
 
-@pytest.mark.parametrize("type", [*source_event_types(origin_of()), *RELAY_EVENTS])
+OF_WEBSETS = ("ai.revor.webset.completed", "ai.revor.webset.progress")
+
+
+@pytest.mark.parametrize("type", [*source_event_types(origin_of()), *OF_WEBSETS, *RELAY_EVENTS])
 def test_every_event_type(type: str) -> None:
     assert type in quoted("events.md")
 

@@ -20,7 +20,7 @@ ARROW = re.compile(r"^ +(\S+) --> (\S+): (\S+)$")
 END = "[*]"
 
 STATES = {
-    "Job": {*JOB_EVENTS, "tracked", "untracked"} - {"overdue"},
+    "Job": {*JOB_EVENTS, "tracked", "untracked"} - {"overdue", "progress"},
     "Delivery": {*get_args(DeliveryState), "blocked"},
     "Lease of a delivery": {"free", "held"},
     "Subscription": {*get_args(SubscriptionState)},

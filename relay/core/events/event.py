@@ -104,6 +104,7 @@ class Origin:
     account_source                   CloudEvents `source` of its account events; None: as `source`
     title                            the upstream's name, in texts for people
     succeeded_as                     the last word of the type of a success
+    tells_progress                   True if changes of progress are events
     """
 
     source: str
@@ -112,6 +113,7 @@ class Origin:
     account_source: str | None = None
     title: str = "the upstream"
     succeeded_as: str = "succeeded"
+    tells_progress: bool = False
 
     def type_of(self, kind: str) -> str:
         """The type of a job's event of this kind, a member of JOB_EVENTS."""
@@ -183,7 +185,7 @@ def job_kind_in(document: Mapping[str, Any]) -> str | None:
 @lru_cache(maxsize=64)
 def job_event_types(origin: Origin) -> tuple[str, ...]:
     """All event types of a resource's jobs."""
-    return tuple(origin.type_of(kind) for kind in JOB_EVENTS)
+    return tuple(origin.type_of(kind) for kind in JOB_EVENTS if kind != "progress" or origin.tells_progress)
 
 
 @lru_cache(maxsize=64)
@@ -236,6 +238,8 @@ def from_transition(
     }
     if hint is not None:
         data["hint"] = hint.document()
+    if seen is not None and seen.advance is not None and transition.kind == "progress":
+        data["progress"] = {name: getattr(seen.advance, name) for name in ("percent", "done", "total", "stage")}
     if seen is not None and transition.kind == "succeeded":
         if seen.result is not None:
             data["result"] = seen.result

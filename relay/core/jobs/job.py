@@ -23,7 +23,7 @@ NORMAL_WEIGHT = PRIORITY_WEIGHTS["normal"]
 
 JOB_EVENTS = (
     *("queued", "scheduled", "running", "succeeded", "failed", "cancelled"),
-    *("retrying", "overdue", "not_found", "status_unknown"),
+    *("retrying", "overdue", "not_found", "status_unknown", "progress"),
 )
 """Kinds of transitions: the last segment of the event type."""
 OTHER_WORDS: Mapping[str, str] = {"completed": "succeeded"}
@@ -54,6 +54,8 @@ NO_CODE = "unknown"
 MAX_COUNTED_RETRIES = 100
 """Bounds the events of one poll: an item with a larger attempt count proves no further retries."""
 _SAME_TIME_SECONDS = 0.001
+PROGRESS_SECONDS = 60.0
+"""Shortest time between two events about the progress of one job in one stage."""
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,7 @@ class Advance:
     done, total  units of work
     stage        one word of the upstream
     position     place in its queue; 0 or 1 is the next
+    is_told      True if its changes are events
     """
 
     percent: float | None = None
@@ -80,12 +83,31 @@ class Advance:
     total: float | None = None
     stage: str | None = None
     position: int | None = None
+    is_told: bool = False
 
     def left(self, status: str) -> float | None:
         """Percent of a run that are left, or the places before a waiting job; None if that is not said."""
         if status == "running":
             return None if self.percent is None else 100.0 - self.percent
         return None if self.position is None or status not in WAITING else float(self.position)
+
+
+class Told(NamedTuple):
+    """The progress that the last event about it had. `at`: when it was observed."""
+
+    at: float
+    percent: float | None
+    done: float | None
+    total: float | None
+    stage: str | None
+
+    def is_due(self, before: "Told | None") -> bool:
+        """True if this is told after `before`: a new stage at once, any other change after PROGRESS_SECONDS."""
+        if before is None:
+            return self[1:] != (None,) * 4
+        if self.stage not in (None, before.stage):
+            return True
+        return self[1:] != before[1:] and not 0 <= self.at - before.at < PROGRESS_SECONDS
 
 
 @value_class(frozen=True, slots=True, kw_only=True)
@@ -163,12 +185,13 @@ class Progress:
     """A job's recorded progress: all the state `detect()` needs.
 
     status              the last upstream status; None before the first observation
-    phase               kind of the last transition, except `overdue`; None before the first
+    phase               kind of the last transition, except `overdue` and `progress`; None before the first
     sequence            number of transitions so far
     retry_count         failed attempts proven so far
     running_sent        True if a `running` was emitted since the last `retrying`
     running_started_at  `started_at` of the last `running` emitted
     overdue             True if `overdue` was emitted
+    told                what the last `progress` said; None: there was none
     """
 
     status: str | None = None
@@ -178,6 +201,7 @@ class Progress:
     running_sent: bool = False
     running_started_at: float | None = None
     overdue: bool = False
+    told: Told | None = None
 
     @property
     def shown_status(self) -> str | None:
@@ -346,8 +370,8 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
     """The transitions that `seen` proves beyond `known`, in order, and the new progress.
 
     Each newly proven failed attempt is a `retrying`. A run that no poll saw but a later item proves is a `running` with
-    `inferred`. Then follows the status seen, unless it is the wait that a retry implies. Idempotent: the same
-    observation again yields no transition.
+    `inferred`. Then follows the status seen, unless it is the wait that a retry implies, and last the progress of an
+    open job. Idempotent: the same observation again yields no transition.
     """
     now = seen.observed_at
     found: list[Transition] = []
@@ -388,7 +412,15 @@ def detect(known: Progress, seen: Observation) -> tuple[tuple[Transition, ...], 
     elif (progress.phase, progress.status) != ("status_unknown", seen.status):
         emit("status_unknown")
 
-    return tuple(found), progress if progress.status == seen.status else replace(progress, status=seen.status)
+    if progress.status != seen.status:
+        progress = replace(progress, status=seen.status)
+    advance = seen.advance
+    if advance is not None and advance.is_told and not seen.terminal:
+        told = Told(now, advance.percent, advance.done, advance.total, advance.stage)
+        if told.is_due(progress.told):
+            found.append(_transition(progress, "progress", progress.shown_status, now))
+            progress = replace(progress, sequence=progress.sequence + 1, told=told)
+    return tuple(found), progress
 
 
 def _proves_unreported_run(progress: Progress, seen: Observation) -> bool:

@@ -35,11 +35,11 @@ from relay.store.databases.statements import (
 from relay.store.jobs.erasure import erase_job
 from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.job_pages import JobFilter, jobs_by_uid, read_jobs
-from relay.store.jobs.registrations import BY_UID, SET_STATUS_URL, Registrar
+from relay.store.jobs.registrations import BY_UID, SET_STATUS_URL, SET_TOLD, Registrar
 from relay.store.outbox.recording import (
     Outbox,
 )
-from relay.store.rows import JOB_COLUMNS, PROGRESS, job_from, loads, observation_values, progress_values
+from relay.store.rows import JOB_COLUMNS, PROGRESS, job_from, loads, observation_values, progress_values, told_values
 from relay.store.schema.tables import UNENDED_JOB, JobRow
 
 # Jobs by the upstream's id.
@@ -314,6 +314,8 @@ class JobStore(Scoped):
                     self._count(connection, item, state, state.group_name)
                 results.append(Recorded())
         run_many(connection, ADVANCE_SEEN, seen)
+        told = [told_values(item.job_uid, told) for item in kept if (told := item.progress.told) is not None]
+        run_many(connection, SET_TOLD, told)
         run_many(connection, ADVANCE_UNSEEN, [_unseen_values(item) for item in kept if item.seen is None])
         events = [(event, item.lease) for item in kept for event in item.events]
         failed_at = max((trouble.at for trouble in troubles), default=0.0)

@@ -26,7 +26,15 @@ from relay.store.outbox.recording import (
     lock_jobs,
     open_pairs,
 )
-from relay.store.rows import JOB_COLUMNS, NEW_JOB_COLUMNS, PLAIN_JOB_COLUMNS, event_from, job_from, new_job_rows
+from relay.store.rows import (
+    JOB_COLUMNS,
+    NEW_JOB_COLUMNS,
+    PLAIN_JOB_COLUMNS,
+    event_from,
+    job_from,
+    new_job_rows,
+    told_values,
+)
 from relay.store.schema.tables import EventRow, JobCallbackRow, JobRow
 
 JOBS, EVENTS = table_of(JobRow), table_of(EventRow)
@@ -58,6 +66,8 @@ INSERT_JOB = insert_lists(JobRow, *NEW_JOB_COLUMNS, constants=_NOT_POLLED)
 SET_CAPTURED = "UPDATE jobs SET captured = :captured WHERE uid = :uid"
 # Notes the address at which a job is read.
 SET_STATUS_URL = "UPDATE jobs SET status_url = :status_url WHERE uid = :uid"
+# Keeps what the last event about a job's progress said.
+SET_TOLD = "UPDATE jobs SET told = :told WHERE uid = :uid"
 # Links another callback subscription to a job that may have only so many. The job's row is locked.
 ADD_CALLBACK = """
 INSERT INTO job_callbacks (job_uid, subscription_id, types) SELECT :job_uid, :subscription_id, :types
@@ -129,6 +139,8 @@ class Registrar:
         with_address = [one for one in new.values() if one.request.status_url is not None]
         addresses = [{"uid": one.job.uid, "status_url": self._address(one, one.job.uid)} for one in with_address]
         run_many(connection, SET_STATUS_URL, addresses)
+        told = [told_values(job.uid, told) for job in jobs if (told := job.progress.told) is not None]
+        run_many(connection, SET_TOLD, told)
         for source, account in {(job.source, job.account) for job in jobs}:
             notify(connection, f"jobs {source}/{account}")
         with_one = [one for one in new.values() if one.callback_subscription_id is not None]

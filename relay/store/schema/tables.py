@@ -67,6 +67,7 @@ class JobRow(SQLModel, table=True):
     error_code        of a failed job
     captured          the recipient of its create, if `proxy.capture` is set
     status_url        where it is read, if that is not where its source's jobs are read by their ids
+    told              the progress that the last event about it had
     """
 
     __tablename__: ClassVar[str] = "jobs"
@@ -159,6 +160,7 @@ class JobRow(SQLModel, table=True):
     captured: OptionalSealed = None
     resource: Resource = ""
     status_url: OptionalSealed = None
+    told: bytes | None = None
 
 
 class EventRow(SQLModel, table=True):

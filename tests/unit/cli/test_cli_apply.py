@@ -103,7 +103,8 @@ def test_a_plan_shows_each_change_and_no_secret(cli: Cli) -> None:
 
     assert code == 1, "something would change"
     assert out.splitlines() == [
-        "~ change crm: types: failed, succeeded → failed; protocolsettings.method: PUT → POST; "
+        "~ change crm: types: failed, ai.revor.webset.failed, succeeded, ai.revor.webset.completed → failed, "
+        "ai.revor.webset.failed; protocolsettings.method: PUT → POST; "
         "protocolsettings.headers; config.rate_per_second: 5 → nothing; sinkcredential",
         "~ change plain: config.secret",
         "- remove slack-alerts → https://hooks.slack.com/…",
@@ -257,7 +258,7 @@ def test_an_export_has_placeholders_for_what_is_secret(cli: Cli) -> None:
     assert crm == {
         "id": "crm",
         "sink": "${file:/run/secrets/crm-sink}",
-        "types": ["ai.revor.job.failed", "ai.revor.job.succeeded"],
+        "types": [f"ai.revor.{one}" for one in ("job.failed", "webset.failed", "job.succeeded", "webset.completed")],
         "filters": [{"exact": {"channel": "linkedin"}}, {"range": {"/data/metadata/deal": {"gt": 40}}}],
         "protocolsettings": {
             "headers": {"X-Team": "sales", "X-Api-Key": "${file:/run/secrets/crm-x-api-key}"}, "method": "PUT"

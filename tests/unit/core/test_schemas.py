@@ -32,7 +32,7 @@ PREFIX = "ai.revor.job"
 ORIGIN = Origin(
     source="https://api.example/jobs", type_prefix=PREFIX, dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json"
 )
-WEBSETS = replace(ORIGIN, type_prefix="ai.revor.webset", succeeded_as="completed")
+WEBSETS = replace(ORIGIN, type_prefix="ai.revor.webset", succeeded_as="completed", tells_progress=True)
 TYPES = known_types([ORIGIN, WEBSETS])
 EVENT_ID = "evt_01jvpq0000000000000000000e"
 
@@ -178,7 +178,7 @@ def test_every_detected_transition_matches_the_schema() -> None:
     transitions += found
     transitions += mark_not_found(progress, NOW)[0]
     polls[-1] = replace(polls[-1], result={"rows": 3}, result_problem=Problem(code="not_found", message="gone"))
-    assert {transition.kind for transition in transitions} == set(JOB_EVENTS) - {"failed", "cancelled"}
+    assert {transition.kind for transition in transitions} == set(JOB_EVENTS) - {"failed", "cancelled", "progress"}
     job = Job(uid="job_1", external_id="1", source="s", account="default")
     for transition in transitions:
         check_event(from_transition(EVENT_ID, job, transition, ORIGIN, seen=polls[-1]).body)
