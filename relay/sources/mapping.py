@@ -46,6 +46,7 @@ _LEVELS_ABOVE_AN_ITEM = 8
 """More levels than any of our documents adds around an item, so an item that serialises here does so everywhere."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DIGITS = re.compile(r"[0-9]{1,15}")
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -439,6 +440,7 @@ _SECONDS = {"seconds": 1.0, "milliseconds": 0.001}
 def _time(item: Any, place: TimePlace | None) -> float | None:
     value = None if place is None else at(item, place.at)
     if place is not None and place.as_ in _SECONDS:
+        value = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LATEST:
             return None
         return min(value * _SECONDS[place.as_], MAX_EPOCH_SECONDS)

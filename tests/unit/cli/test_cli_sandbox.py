@@ -77,7 +77,7 @@ def test_lines_configure_a_relay_for_the_sandbox() -> None:
         (configured,) = with_base_urls(settings, definitions).sources.values()
         assert (configured.name, configured.base_url) == (name, "http://127.0.0.1:8090")
         assert configured.polling.min_interval_seconds == 0.1
-        assert configured.accounts["default"].api_key == "sandbox"
+        assert configured.accounts["default"].api_key == "sandbox:sandbox"
 
 
 @pytest.mark.parametrize(

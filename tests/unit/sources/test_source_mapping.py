@@ -226,6 +226,20 @@ def test_times(text: object, seconds: float | None) -> None:
         assert getattr(observation, name) == seconds
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        *((1779271200, 1779271200.0), (1779271200.5, 1779271200.5), ("1779271200", 1779271200.0)),
+        *((bad, None) for bad in (0, -1, True, None, "", "1779271200.5", "-1", "\u0661" * 10, "9" * 5000, [])),
+    ],
+)
+def test_epoch_times_are_numbers_or_their_digits(value: object, seconds: float | None) -> None:
+    item = {"id": "batch_1", "status": "in_progress", "in_progress_at": value}
+    observation = observe_item(load_definition("openai-batch"), item, now=NOW)
+    assert isinstance(observation, Observation)
+    assert observation.started_at == seconds
+
+
 # Whatever JSON can hold --------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
