@@ -86,7 +86,7 @@ def _item(job: SandboxJob, step: Step, now: float) -> dict[str, Any]:
 
 def _goal(job: SandboxJob) -> int:
     goal = job.body.get("goal")
-    return min(max(goal, 1), MAX_GOAL) if isinstance(goal, int) else DEFAULT_GOAL
+    return min(max(int(goal), 1), MAX_GOAL) if isinstance(goal, int) else DEFAULT_GOAL
 
 
 def _qualified(job: SandboxJob) -> int:

@@ -222,6 +222,25 @@ async def test_webset_is_tracked_from_its_create_to_its_end(tmp_path: Path) -> N
         assert posts(world) == 1
 
 
+async def test_each_stage_of_a_webset_is_told_once(tmp_path: Path) -> None:
+    async with open_e2e_world(tmp_path, speed=BY_HAND) as world:
+        await world.subscribe()
+        job_id = await create(world, WEBSETS)
+        told: list[str] = []
+        while True:
+            item = (await world.sandbox.get(f"{WEBSETS}/{job_id}", headers=AUTH)).json()["item"]
+            if item["status"] not in ("generating_criteria", "searching", "verifying"):
+                break
+            told.append(item["progress"]["stage"])
+            expected = ["running", *["progress"] * len(told)]
+            await world.until(lambda expected=expected: kinds(world, job_id) == expected)  # type: ignore[misc]
+            await step(world, job_id)
+        await world.until(lambda: kinds(world, job_id) == [*expected, item["status"]])
+        events = [event for event in events_of(world, job_id) if event["type"].endswith(".progress")]
+        assert [event["data"]["job"]["progress"]["stage"] for event in events] == told
+        assert told == ["generating_criteria", "searching", "verifying"]
+
+
 @pytest.mark.parametrize("kind", ["503", "malformed_json", "status_back"])
 async def test_faulty_reads_of_a_webset_lose_no_event(tmp_path: Path, kind: str) -> None:
     async with open_e2e_world(tmp_path, speed=BY_HAND) as world:
