@@ -119,8 +119,8 @@ async def test_job_that_can_never_be_polled_is_refused(tmp_path):
 
 async def test_events_of_a_registration_are_counted_like_those_of_a_poll(tmp_path):
     async with open_world(tmp_path) as world:
-        failed = Observation(status="failed", observed_at=world.clock())
-        request = TrackRequest(external_id="job", source="revor", account="default", seen=failed)
+        queued = Observation(status="queued", observed_at=world.clock())
+        request = TrackRequest(external_id="job", source="revor", account="default", seen=queued)
         (made,) = await tracking_of(world).register([request])
         assert made.job.progress.sequence == 1
         assert [(cell.name, amount[0]) for cell, amount in world.metrics.figures.take(100)] == [("events", 1)]
