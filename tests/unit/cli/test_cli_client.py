@@ -330,7 +330,7 @@ def test_add_says_what_will_arrive(stub: Stub, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert (
         "Slack gets one message for each job that failed, is overdue or was not found, create with unknown fate and "
-        "finished group, and when an account, a sink or Revor has trouble or has recovered."
+        "finished group, and when an account, a sink or an upstream has trouble or has recovered."
     ) in out
     assert "the sample was accepted: 200 in 12 ms" in out
     assert run(["subscriptions", "add", "https://example.com/x", "--types", "failed,overdue", "--json"]) == 0
