@@ -295,7 +295,7 @@ class Cluster:
             self.signals.deliveries_due()
         counts = await self.store.jobs.open_counts()
         for (source, account), poller in self.pollers.items():
-            planned = poller.planner.stats(self.clock()).open_jobs
+            planned = poller.planner.stats(self.clock()).open_jobs + len(poller.agenda.unplanned)
             if not poller.account.holds or counts.get((source, account), 0) <= planned:
                 continue
             after = ""

@@ -5,6 +5,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -248,6 +249,7 @@ class Node:
             self._dispatching = loop.create_task(self.dispatcher.run())
         if "scheduler" in self._roles:
             self._loading = [loop.create_task(self._load(poller)) for poller in held]
+            self._loading.append(loop.create_task(self._tell_unpolled()))
             for work in self._upkeep():
                 self.scheduler.add_upkeep(work)
         self.scheduler.add_upkeep(Upkeep("audit", 15.0, self.audit.run_once))
@@ -269,6 +271,16 @@ class Node:
                 await asyncio.sleep(LOAD_RETRY_SECONDS)
             else:
                 return
+
+    async def _tell_unpolled(self) -> None:
+        """Logs the accounts with open jobs that the settings no longer have."""
+        counts: dict[tuple[str, str], int] = {}
+        with suppress(StoreError):  # the tasks that load the jobs say it
+            counts = await self.store.jobs.open_counts()
+        for (source, account), count in counts.items():
+            if (source, account) not in self.pollers:
+                hint = "its jobs are shown and not polled: add it to the settings again, or untrack them"
+                log.warning("account_missing", source=source, account=account, open_jobs=count, hint=hint)
 
     async def loaded(self) -> None:
         """Waits until all open jobs are planned."""

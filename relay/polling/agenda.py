@@ -33,8 +33,10 @@ class Agenda:
         self._statistics = statistics
         self._weights: dict[str, float] = {}
         """The jobs' own weights, but not the normal one: a million normal jobs take no memory."""
+        self.unplanned: set[str] = set()
+        """Open jobs of a resource that the definition lacks."""
         self._missing: set[str] = set()
-        """Resources of jobs that the definition lacks. Each is logged once."""
+        """These resources. Each is logged once."""
         self._clients: dict[str, int] = {}
         """Number of clients that wait for a job."""
 
@@ -42,6 +44,7 @@ class Agenda:
         """Forgets all jobs, but not the waiting clients."""
         self._weights.clear()
         self.own_next.clear()
+        self.unplanned.clear()
         self.planner = Planner(self._account.planner_config, self._statistics)
 
     def configure(self) -> None:
@@ -84,6 +87,7 @@ class Agenda:
 
     def _plan(self, job: Job | PlannedJob, now: float) -> None:
         if job.resource and self._account.settings.definition.lacks(job.resource):
+            self.unplanned.add(job.uid)
             if job.resource not in self._missing:
                 self._missing.add(job.resource)
                 log.warning("resource_missing", **self._account.place, resource=job.resource, hint=MISSING_HINT)
@@ -107,6 +111,7 @@ class Agenda:
     def forget(self, uid: str) -> None:
         """Stops polling the job."""
         self.own_next.discard(uid)
+        self.unplanned.discard(uid)
         self._weights.pop(uid, None)
         self.planner.forget(uid)
 

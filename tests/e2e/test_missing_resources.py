@@ -11,7 +11,7 @@ from relay.core.jobs.job import detect
 from relay.core.jsontext import dumps
 from relay.testing import FakeClock
 from tests.e2e.test_dropin_sources import STILL
-from tests.support.e2e_world import World, open_e2e_world
+from tests.support.e2e_world import ROLES, World, open_e2e_world
 from tests.support.mount_world import DEFINITION, open_mine
 
 FIRST = DEFINITION["resources"]["jobs"]
@@ -76,6 +76,7 @@ async def test_job_of_a_missing_resource(
             await poller.drain()
         assert {one.target.partition(b"?")[0] for one in stub.received} == {b"/v1/jobs/jobs"}
         assert poller.state.state == "ok", "nothing is wrong with the upstream"
+        assert len(poller.agenda.unplanned) == 1
         await upkeep(world, "deadlines")
         events = (await world.node.store.events.tail(0)).events
         assert {event.subject for _, event in events} == {"jobs"}, "an event would have the types of another resource"
@@ -86,6 +87,7 @@ async def test_job_of_a_missing_resource(
         assert (again.status_code, again.json()["errors"][0]["code"]) == (422, "unknown_resource")
         ended = await world.api.delete("/v1/jobs/runs?source=mine&resource=runs")
         assert (ended.status_code, ended.json()["outcome"]) == (200, "untracked")
+        assert not poller.agenda.unplanned
     async with open_mine(tmp_path, BOTH, **options) as (world, stub):
         await world.api.post("/v1/jobs", json={"id": "runs", "source": "mine", "resource": "runs"})
         options["clock"].advance(60)
@@ -121,10 +123,13 @@ async def test_ended_job_of_a_missing_resource_is_read_by_no_rule_of_another(
             assert (await world.api.get(path)).status_code == 200, path
 
 
-async def test_job_of_a_missing_source(tmp_path: Path, options: Mapping[str, Any]) -> None:
+async def test_job_of_a_missing_source(
+    tmp_path: Path, options: Mapping[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     async with open_mine(tmp_path, **options) as (world, _):
         await register(world, "jobs")
-    async with open_e2e_world(tmp_path, **options) as world:
+    async with open_e2e_world(tmp_path, **{**options, "roles": ROLES}) as world:
+        assert capsys.readouterr().out.count("account_missing") == 1
         await check(world, "jobs", "account_missing", "account_missing")
         options["clock"].advance(3_600)
         await upkeep(world, "deadlines")
