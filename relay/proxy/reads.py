@@ -191,9 +191,11 @@ class Reads:
             item, polled_at = result.observation.upstream, result.received_at
             status, closed = result.observation.status, result.observation.terminal
         body = None
-        if item is not None and polled_at is not None:
+        definition = self._gateway.definitions[job.source]
+        # The status 200 of a recorded answer could say that the job has ended.
+        if item is not None and polled_at is not None and not definition.resource_of(job.resource).needs_status(item):
             request_id = poller.poll_handler.last_request_ids.get(job.uid) or new_id("req", polled_at)
-            body = self._gateway.definitions[job.source].answer_body(item, request_id, job.resource)
+            body = definition.answer_body(item, request_id, job.resource)
         return CachedAnswer(
             uid=job.uid,
             body=body,

@@ -627,6 +627,10 @@ class Resource(Part):
                 return rule
         return None
 
+    def needs_status(self, item: Any) -> bool:
+        """True if the item does not tell the job's state without the status of the answer that had it."""
+        return next((rule.at is None for rule in self.states if rule.at is None or rule.holds(item, 0)), False)
+
     def read_at(self, path: str, query: str) -> tuple[str, str] | None:
         """The percent-encoded id of the job that this address shows, and what the query has beside; None if it shows
         none."""

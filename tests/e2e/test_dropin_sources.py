@@ -346,6 +346,26 @@ async def test_read_with_another_query_is_passed_on(tmp_path: Path, query: str, 
         assert passed == ([f"/v1/jobs/one{query}"] if cache == "pass" else [])
 
 
+@pytest.mark.parametrize(
+    ("status", "item", "cache"),
+    [(202, {}, "miss"), (202, {"state": "unheard_of"}, "miss"), (200, {}, "miss"), (200, {"state": "done"}, "hit")],
+)
+async def test_answer_whose_status_tells_the_state_is_not_made_up(
+    tmp_path: Path, status: int, item: dict[str, Any], cache: str
+) -> None:
+    """A client would take a 200 for the end of the job."""
+    states = [{"at": "/state", "is": "done", "state": "succeeded"}]
+    states += [{"http": [202], "state": "running"}, {"http": [200], "state": "succeeded"}]
+    said = json_answer(item, status=status)
+    changed = {"states": states, "fields": {}, "creates": []}
+    async with open_mine(tmp_path, changed, says=lambda _: said, clock=FakeClock(), **STILL) as (world, _):
+        assert (await world.api.post("/v1/jobs", json={"id": "one", "source": "mine"})).status_code == 201
+        await polled(world)
+        answered = await world.api.get(f"{MOUNT}/v1/jobs/one", headers=AUTH)
+        assert (answered.status_code, answered.json()) == (status, item)
+        assert answered.headers["relay-cache"] == cache
+
+
 async def test_wait_for_a_job_that_is_not_tracked_is_the_upstreams(tmp_path: Path) -> None:
     async with open_mine(tmp_path, clock=FakeClock(), **STILL) as (world, stub):
         read = await world.api.get(f"{MOUNT}/v1/jobs/one?hold=60", headers=AUTH)
