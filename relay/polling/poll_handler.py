@@ -84,6 +84,11 @@ class PollHandler:
         seen = result.observation if result.kind == "observed" else None
         place = self._account.settings.definition.resource_of(job.resource).result_url
         if place is not None and seen is not None and seen.status == "succeeded":
+            if purpose == "passed" and _waits_for_result(job):
+                # A client may read as often as it likes, and the relay reads the result at its own pace.
+                due = job.next_poll_at or now
+                self._agenda.planner.settle(uid, due, result.status_code, result.headers, result.sent_at, now)
+                return
             seen = await self._with_result(job, result, seen, at(seen.upstream, place))
             if seen is None:
                 await self._health.succeeded(now)
@@ -215,8 +220,7 @@ class PollHandler:
             self._agenda.planner.forwarded(got.status_code, got.headers, got.sent_at, now)
         if got.kind == "observed":
             return replace(seen, result=got.document)
-        problem, before = problem_of(got, now), job.last_error or {}
-        reads = 1 + (job.failure_count if before.get("code") == RESULT_UNREAD else 0)
+        problem, reads = problem_of(got, now), 1 + (job.failure_count if _waits_for_result(job) else 0)
         may_come = got.kind in ("unavailable", "rate_limited", "not_found") and (got.status_code or 500) >= 400
         if not may_come or reads >= RESULT_READS:
             return replace(seen, result_problem=Problem(code=problem["code"], message=problem["message"]))
@@ -261,10 +265,10 @@ class PollHandler:
             job.uid,
             job.poll_count,
             polled_at=now,
-            failure_count=job.failure_count + 1,
+            failure_count=job.failure_count + (not _waits_for_result(job)),  # else it counts the reads of the result
             missing_count=missing_count,
             missing_since=missing_since,
-            last_error=problem,
+            last_error={**problem, "code": RESULT_UNREAD} if _waits_for_result(job) else problem,
         )
         return []
 
@@ -396,3 +400,8 @@ class PollHandler:
             self._account.metrics.count_event(event)
         if events:
             self._account.signals.event_recorded()
+
+
+def _waits_for_result(job: Job) -> bool:
+    """True if the job was found succeeded, and its result could not be read yet."""
+    return (job.last_error or {}).get("code") == RESULT_UNREAD

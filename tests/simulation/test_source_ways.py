@@ -243,6 +243,43 @@ async def test_event_goes_without_a_result_that_does_not_come(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    "between",
+    [
+        ScriptedPoll(kind="unavailable", status_code=503),
+        ScriptedPoll(kind="rate_limited", status_code=429, headers={"Retry-After": "1"}),
+        ScriptedPoll(kind="not_found", status_code=404),
+    ],
+    ids=lambda poll: poll.kind,
+)
+async def test_polls_that_fail_in_between_do_not_hold_the_event_for_ever(tmp_path: Path, between: ScriptedPoll) -> None:
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, LATER)
+        source.script("1", *[at_address(seen("succeeded"), URL), between] * 100)
+        await world.run(100, seconds=900)
+        (data,) = await ends(world)
+        assert data["result_error"]["code"] == "unavailable"
+
+
+async def test_reads_of_callers_do_not_spend_the_reads_of_a_result(tmp_path: Path) -> None:
+    """The client that created the job polls it once a second, and knows of no result."""
+    async with open_world(tmp_path) as world:
+        source = await end_with(world, *[LATER] * 4, GIVEN)
+        await world.step()
+        for _ in range(200):
+            world.clock.advance(1.0)
+            job = (await world.store.jobs.find("1", "revor", "default"))[0]
+            sent = await world.poller.borrow(job.uid)
+            if sent is not None:
+                await world.poller.settle(sent, await Source.poll(source, "1", "key"))  # type: ignore[arg-type]
+            await world.poller.run_once()
+            await world.poller.drain()
+        (data,) = await ends(world)
+        assert (data["result"], len(source.addresses)) == (RESULT, 5)
+        times = [at for at, _ in source.polled]
+        assert times[-1] - times[0] > 5
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         ScriptedPoll(kind="forbidden", status_code=None, detail="the address is on no origin"),
