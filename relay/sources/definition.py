@@ -397,6 +397,12 @@ class ProgressFields(Part):
     position: Pointer | None = None
     events: StrictBool = False
 
+    @model_validator(mode="after")
+    def _check(self) -> "ProgressFields":
+        if self.events and all(one is None for one in (self.percent, self.fraction, self.done, self.stage)):
+            raise ValueError("events: nothing to tell: name `percent`, `fraction`, `done` or `stage`")
+        return self
+
     @property
     def places(self) -> tuple[tuple[str, ...] | None, ...]:
         """Every place; None for one that is not given."""

@@ -76,3 +76,21 @@ def test_event_that_is_too_large_keeps_the_progress() -> None:
     data = loads(event.body)["data"]
     assert data["truncated"]
     assert (data["job"]["progress"], data["job"]["queue"]) == ({"percent": 40}, {"position": 3})
+
+
+def test_changes_are_events_only_where_the_definition_asks_for_them() -> None:
+    asks = ProgressFields.model_validate({"stage": "/progress/stage", "position": "/queue/position", "events": True})
+    assert not ProgressFields.model_validate(PLACES).events
+    found = load_definition("openai-batch")
+    name, resource = next(iter(found.resources.items()))
+    told = found.model_copy(update={"resources": {name: resource.model_copy(update={"progress": asks})}})
+    assert seen({"stage": "encoding"}, told).advance == Advance(stage="encoding", is_told=True)
+    assert seen({}, told).advance is None
+    assert told.event_origins("https://x", "")[""].tells_progress
+    assert not found.event_origins("https://x", "")[""].tells_progress
+
+
+@pytest.mark.parametrize("places", [{}, {"total": "/total"}, {"position": "/queue/position", "total": "/total"}])
+def test_events_that_have_nothing_to_tell_are_refused(places: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="events: nothing to tell"):
+        ProgressFields.model_validate({**places, "events": True})
