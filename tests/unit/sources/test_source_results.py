@@ -340,3 +340,27 @@ async def test_ended_job_moves_no_more() -> None:
     asked = Asked(body={"status": "Succeeded"}, headers={"Location": "/operations/2"})
     async with upstream(AZURE, asked) as client:
         assert (await client.poll("operations/1", KEY)).moved_to is None
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"no JSON", "not_json"),
+        (dumps("x" * (MAX_RESULT_BYTES + 1)), f"too_large: it has more than {MAX_RESULT_BYTES} bytes"),
+        (b"[" * 250 + b"]" * 250, "too_deep"),
+    ],
+)
+async def test_result_that_does_not_fit_says_why(body: bytes, why: str) -> None:
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    async with upstream(REPLICATE, handler) as client:
+        got = await client.result("/v1/results/1", KEY)
+    assert (got.kind, got.detail) == ("malformed", f"200 application/json: {why}")
+
+
+async def test_listing_that_does_not_fit_names_the_place() -> None:
+    async with upstream(load_definition("revor"), Asked(body={"ok": True, "item": []})) as client:
+        got = await client.list_accounts(KEY)
+    assert got.kind == "malformed"
+    assert got.detail.endswith("no_items: there is no list at /items")
