@@ -63,7 +63,7 @@ async def test_sandbox_of_a_preset_and_the_relay_that_its_lines_configure(start:
     variables = dict(re.findall(r"(RELAY_\w+)=(\S+)", "\n".join(sandbox.lines)))
     relay = start("serve", "--dev", "--port", "0", **variables)
     url = relay.until(r"serving (http://\S+)")
-    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sandbox"}) as session:
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sandbox:sandbox"}) as session:
         body = {"endpoint": "/v1/chat/completions", "input_file_id": "file-1", "metadata": {"deal": "42"}}
         async with session.post(f"{url}/sources/openai_batch/v1/batches", json=body) as response:
             made = await response.json()
