@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -45,15 +46,25 @@ def at(document: Any, names: Sequence[str], default: Any = None) -> Any:
 
 
 def document_of(values: Iterable[tuple[Sequence[str], Any]]) -> Any:
-    """The document that has these values at their pointers, all of them names of objects. A later value stands beside
-    the earlier ones, or in their place."""
+    """The document that has these values at their pointers: names of objects, or 0 for the first of a list. A later
+    value stands beside the earlier ones, or in their place."""
     whole: Any = {}
     for names, value in values:
         if not names:
             whole = dict(value) if isinstance(value, Mapping) else value
             continue
         inner = whole
-        for name in names[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[names[-1]] = value
+        for name, below in pairwise(names):
+            inner = _set(inner, name, [] if below == "0" else {})
+        _set(inner, names[-1], value, replaces=True)
     return whole
+
+
+def _set(inner: Any, name: str, value: Any, *, replaces: bool = False) -> Any:
+    """Puts a value into an object or a list, in place of one that is there only if it replaces that."""
+    if isinstance(inner, list):
+        inner[:1] = inner[:1] if inner and not replaces else [value]
+        return inner[0]
+    if replaces:
+        inner[name] = value
+    return inner.setdefault(name, value)

@@ -38,6 +38,9 @@ def test_what_is_no_pointer(pointer: object) -> None:
         ({"": {"id": 1}}, {"id": 1}),
         ({"/ok": True, "/item": {"id": 1}}, {"ok": True, "item": {"id": 1}}),
         ({"/a/b": 1, "/a/c/d": 2}, {"a": {"b": 1, "c": {"d": 2}}}),
+        ({"/e/type": "x", "/e/messages/0": "y"}, {"e": {"type": "x", "messages": ["y"]}}),
+        ({"/e/0/a": 1, "/e/0/b": 2, "/f/0": 3}, {"e": [{"a": 1, "b": 2}], "f": [3]}),
+        ({"/f/0": 1, "/f": 2, "/g": 3}, {"f": 2, "g": 3}),
     ],
 )
 def test_document_of_values(values: dict[str, object], document: object) -> None:
