@@ -238,7 +238,7 @@ class Cluster:
             self._heard_of_jobs(what, rest)
         elif what == "gone":
             account, uid, external_id = rest.split(" ", 2)
-            source, name, resource = account.split("/")
+            source, name, resource = f"{account}/".split("/")[:3]  # without a resource it is of the first one
             self.answers.drop((external_id, source, name, resource))
             self.signals.signal(uid)
             self._gone.add(uid)

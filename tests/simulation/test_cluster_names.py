@@ -168,3 +168,15 @@ async def test_job_that_another_node_stops_tracking_is_not_answered_from_memory(
     (notice,) = take_notices(connection)
     world.cluster.heard(notice)
     assert [world.cluster.answers.get(key) for key in (job, other)] == [None, kept]
+
+
+async def test_notice_of_a_removed_job_is_understood_by_nodes_of_a_version_without_resources(world: World) -> None:
+    """Nodes are upgraded one after the other."""
+    job = ("run-1", "revor", "default", "")
+    world.cluster.answers.put(job, CachedAnswer(uid="job_1", body=b"{}", polled_at=1.0, known_at=1.0, ended=False))
+    connection: Any = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), info={})
+    row: Any = SimpleNamespace(uid="job_1", external_id="run-1", source="revor", account="default", resource="")
+    notify_gone(connection, row)
+    assert [*take_notices(connection)] == ["gone revor/default job_1 run-1"]
+    world.cluster.heard("gone revor/default job_1 run-1")
+    assert world.cluster.answers.get(job) is None

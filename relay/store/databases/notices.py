@@ -4,7 +4,7 @@ event UID                         recorded, of a job or of none
 jobs SOURCE/ACCOUNT               registered
 look SOURCE/ACCOUNT UID           poll this job soon (a word that nodes of other versions know)
 weight SOURCE/ACCOUNT UID NUMBER  changed; a poll finds it too
-gone SOURCE/ACCOUNT UID ID        untracked or purged
+gone SOURCE/ACCOUNT UID ID        untracked or purged; SOURCE/ACCOUNT/RESOURCE if its resource is not the first one
 group ID                          finished
 subscriptions                     changed
 tokens                            changed
@@ -45,7 +45,8 @@ def notify(connection: Connection, notice: str) -> None:
 
 def notify_gone(connection: Connection, job: Row[Any]) -> None:
     """Notifies other nodes that a job is no longer tracked. `job`: its row."""
-    notify(connection, f"gone {job.source}/{job.account}/{job.resource} {job.uid} {job.external_id}")
+    place = f"{job.source}/{job.account}/{job.resource}".removesuffix("/")
+    notify(connection, f"gone {place} {job.uid} {job.external_id}")
 
 
 def raise_version(connection: Connection, name: str) -> None:
