@@ -147,7 +147,7 @@ class Creates:
             await self._settle(intent, "server_error", answer.status)
             return {}
         resource, headers = definition.resource_of(intent.resource), texts(answer.headers)
-        create, document = resource.create_at(unquote(intent.path)), read_object(readable)
+        create, document = resource.create_at(unquote(intent.path), request.method), read_object(readable)
         answered = {} if isinstance(document, Malformed) else document
         location = None if create is None else resource.address_with_id(create, answered, headers)
         found = None

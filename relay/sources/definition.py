@@ -656,9 +656,10 @@ class Resource(Part):
             id = given[len(start) :] if is_id else id
         return None if id is None else (id, "&".join(left))
 
-    def create_at(self, path: str) -> Create | None:
-        """The create that a request to this path is, with one of its methods; None if it makes no job."""
-        return next((one for one in self.creates if _pattern(one.path).fullmatch(path)), None)
+    def create_at(self, path: str, method: str | None = None) -> Create | None:
+        """The create that a request to this path is; None if it makes no job. `method`: of the request; None: any."""
+        found = (one for one in self.creates if method is None or method in one.methods)
+        return next((one for one in found if _pattern(one.path).fullmatch(path)), None)
 
     def id_at(self, address: str) -> str | None:
         """The id of the job at an address: where the path of a read has it, below whatever base; else the last segment;
@@ -838,8 +839,7 @@ class SourceDefinition(Part):
     def created_by(self, path: str, method: str = "POST") -> str | None:
         """The key of the resource of which a request to this path makes a job; None if it makes none."""
         for key, resource in self.keyed:
-            create = resource.create_at(path)
-            if create is not None and method in create.methods:
+            if resource.create_at(path, method) is not None:
                 return key
         return None
 

@@ -406,6 +406,20 @@ async def test_job_that_is_named_in_the_query_is_read_as_any_other(tmp_path: Pat
         assert (await job_of(world, "one"))["poll_count"] == 1
 
 
+@pytest.mark.parametrize(("method", "id"), [("POST", "a"), ("PUT", "b")])
+async def test_creates_with_one_path_are_told_apart_by_their_methods(tmp_path: Path, method: str, id: str) -> None:
+    creates = [
+        {"path": "/v1/{kind}/start", "id": "/op/id"},
+        {"path": "/v1/batch/start", "methods": ["PUT"], "id": "/batch"},
+    ]
+    made = json_answer({"op": {"id": "a"}, "batch": "b"})
+    async with open_mine(tmp_path, {"creates": creates}, says=lambda _: made, clock=FakeClock(), **STILL) as (world, _):
+        answered = await world.api.request(method, f"{MOUNT}/v1/batch/start", json={}, headers=AUTH)
+        assert answered.status_code == 200
+        assert [one["id"] for one in (await world.api.get("/v1/jobs?source=mine")).json()["items"]] == [id]
+        assert (await world.api.get("/v1/intents")).json()["items"] == []
+
+
 NAMES_NO_JOB = (json_answer({"count": 1}), json_answer([1]), answer(204), answer(202))
 
 
