@@ -15,7 +15,7 @@ from relay.core.planner import Planner, PlannerConfig, PlannerStatistics
 from relay.core.polling.tracking import CreditsReading
 from relay.core.records import AccountState
 from relay.core.values import Progress
-from relay.errors import StoreError
+from relay.errors import DecryptError, StoreError
 from relay.polling.account import AccountSettings, PolledAccount
 from relay.polling.account_health import AccountHealth
 from relay.polling.account_watch import AccountWatch, CreditsWatch, Watch
@@ -278,6 +278,9 @@ class Poller:
             await self.poll(uid)
             while self._unwritten:  # the database accepts writes again
                 self.agenda.poll_again(self._unwritten.pop())
+        except DecryptError as error:  # reading it again soon does not help
+            log.error("job_poll_failed", job_uid=uid, error=str(error))
+            self.planner.failed(uid, OK, {}, self._clock())
         except StoreError as error:
             self._not_written(uid, error)
         except Exception:

@@ -8,7 +8,7 @@ import pytest
 
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent, Registered
-from relay.errors import InvalidRequest, StoreError
+from relay.errors import DecryptError, InvalidRequest, StoreError
 from relay.polling import poll_handler
 from relay.polling.tracking import Tracking
 from relay.sources.client import PLAIN, Ways
@@ -363,6 +363,31 @@ async def test_job_is_read_at_the_address_that_an_answer_gave(tmp_path: Path) ->
         source.ways.clear()
         await world.run(60)
         assert {ways.address for ways in source.ways} == {AT}
+
+
+async def test_address_that_cannot_be_decrypted_takes_no_polls_from_other_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path) as world:
+        source = of_source(world, follows=("location",))
+        running = seen("running", started_at=world.clock())
+        for id in ("1", "2"):
+            await world.register(id, running)
+        await world.step()
+        damaged = (await world.store.jobs.find("1"))[0].uid
+        read: list[str] = []
+
+        async def status_url(uid: str) -> str | None:
+            read.append(uid)
+            if uid == damaged:
+                raise DecryptError("it is damaged")
+            return None
+
+        monkeypatch.setattr(world.polled.jobs, "status_url", status_url)
+        source.polled.clear()
+        await world.run(300)
+        assert 0 < read.count(damaged) < len(source.polled) / 3
+        assert {id for _, id in source.polled} == {"2"}
 
 
 async def test_limit_of_another_origin_concerns_the_job_alone(tmp_path: Path) -> None:
