@@ -1,10 +1,13 @@
 """a job and a create have a resource: a kind of job of their source
 
+A job may also have an address of its own, at which it is read, encrypted because such addresses can hold a signature,
+and the progress that its last event had. An account may be known to have few credits left, since a time.
+
 The unique constraint of `jobs` changes. SQLite has no statement for that, so its table is made anew.
 """
 
 from alembic import op
-from sqlalchemy import Column, Text
+from sqlalchemy import Column, Float, LargeBinary, Text, text
 
 revision = '0028'
 down_revision = '0027'
@@ -12,15 +15,24 @@ branch_labels = None
 depends_on = None
 
 KEY = ['external_id', 'source', 'account']
+INDEX, FILLED = 'ix_jobs_status_url', text('status_url IS NOT NULL')
 
 
 def upgrade() -> None:
     for table in ('jobs', 'intents'):
         op.add_column(table, Column('resource', Text, nullable=False, server_default=''))  # rewrites no row
+    for name in ('status_url', 'told'):
+        op.add_column('jobs', Column(name, LargeBinary))
+    op.add_column('accounts', Column('credits_low_since', Float))
+    op.create_index(INDEX, 'jobs', ['uid'], sqlite_where=FILLED, postgresql_where=FILLED)
     change([*KEY], [*KEY, 'resource'])
 
 
 def downgrade() -> None:
+    op.drop_index(INDEX, 'jobs')
+    op.drop_column('accounts', 'credits_low_since')
+    for name in ('told', 'status_url'):
+        op.drop_column('jobs', name)
     # The program before would poll them as jobs of the first resource, and an id may be there twice.
     op.execute("DELETE FROM jobs WHERE resource <> ''")
     change([*KEY, 'resource'], [*KEY])
