@@ -7,6 +7,7 @@ import copy
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -85,7 +86,8 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
     id = at(sample, id_at)
     if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
         raise UsageError(f"no id is at {answers.id} of the sample")
-    item_at = _common(id_at[:-1], status_at[:-1])
+    pairs = zip(id_at[:-1], status_at[:-1], strict=False)
+    item_at = tuple(name for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     item = at(sample, item_at)
     shown = at(sample, status_at)
     if not isinstance(item, dict) or not isinstance(shown, str | int):
@@ -215,11 +217,7 @@ def _places(document: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
 
 def _named(places: Collection[str], names: Sequence[str]) -> str:
     """The first place that ends with one of the names, the better name first."""
-    for name in names:
-        for place in places:
-            if place.rpartition("/")[2].lower() == name:
-                return place
-    return ""
+    return next((place for name in names for place in places if place.rpartition("/")[2].lower() == name), "")
 
 
 def _path_with_id(url: str, id: str) -> str:
@@ -230,9 +228,9 @@ def _path_with_id(url: str, id: str) -> str:
     if "{id}" in path:
         return path
     segments = path.split("/")
-    for number in range(len(segments) - 1, -1, -1):
-        if id and unquote(segments[number]) == id:
-            return "/".join((*segments[:number], "{id}", *segments[number + 1 :]))
+    places = [number for number, segment in enumerate(segments) if id and unquote(segment) == id]
+    if places:
+        return "/".join((*segments[: places[-1]], "{id}", *segments[places[-1] + 1 :]))
     for name, value in parse_qsl(parts.query):
         if value in (id, "{id}"):
             return f"{path}?{quote(name)}={{id}}"
@@ -255,15 +253,6 @@ def _reversed_host(host: str) -> str:
     labels = [re.sub(r"[^a-z0-9]", "", label) for label in reversed(host.lower().split("."))]
     known = [label for label in labels if label and label not in ("api", "www")]
     return ".".join(known) if known and not known[-1].isdigit() else "local"
-
-
-def _common(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
-    found: list[str] = []
-    for name, second in zip(one, other, strict=False):
-        if name != second:
-            break
-        found.append(name)
-    return tuple(found)
 
 
 def _below(names: Sequence[str], item_at: Sequence[str]) -> tuple[str, ...]:
