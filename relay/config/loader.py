@@ -19,6 +19,7 @@ MAX_FILE_BYTES = 1 << 20
 MAX_SECRET_FILE_BYTES = 1 << 16
 MAX_VALUES = 50_000  # counted after aliases are expanded, which can turn a small file into a huge tree
 MAX_DEPTH = 16
+MAX_KEY_CHARACTERS = 2_000
 
 PREFIX = "RELAY_"
 
@@ -264,6 +265,10 @@ class _Unfold:
                 raise SettingsError(f"{where}: a key in {path or 'the settings'} is not plain text")
             name = name_node.value
             key = f"{path}.{name}" if path else name
+            if len(key) > MAX_KEY_CHARACTERS:  # each value below has it
+                raise SettingsError(
+                    f"{where}: a key is longer than {MAX_KEY_CHARACTERS} characters, with those above it"
+                )
             if name in children:
                 raise SettingsError(f"{where}: {key} is set twice, first at {children[name].where}: remove one")
             children[name] = self.value(child, key, depth + 1, where)

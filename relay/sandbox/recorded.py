@@ -18,7 +18,7 @@ from functools import cached_property
 from random import Random
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from relay.clock import to_rfc3339
 from relay.sandbox.requests import Body
@@ -26,15 +26,19 @@ from relay.sandbox.requests import Body
 _SIGMA = 0.5
 """Of the lognormal distribution of a stage's length, whose median the stage gives."""
 _PLACEHOLDER = re.compile(r"\{(id|base|at|created|job|body)((?:/[^/{}]+)*)(?:\+([0-9]{1,9}))?(?::(s|ms|n))?\}")
-_RANDOM = re.compile(r"\{(random|number):([0-9]{1,2})\}")
+_RANDOM = re.compile(r"\{(random|number):([1-9][0-9]?)\}")
+_TOO_LONG = re.compile(r"\{number:(19|[2-9][0-9])\}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+Headers = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], Annotated[str, Field(pattern=r"^[ -~]*$")]]
 
 
 class Reply(Body):
     """An answer. `call`: its method and path, for answers that are no job's."""
 
     status: int = Field(200, ge=200, le=599)
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     body: Any = None
 
 
@@ -45,13 +49,13 @@ class Stage(Body):
     seconds: float | None = Field(None, ge=0, le=86_400)
     show: dict[str, Any] = Field(default_factory=dict)
     status: int = Field(200, ge=200, le=599)
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
 
 
 class RecordedFate(Body):
     """How a job can end. `share`: a weight; 0: only by a call, or when it is asked for."""
 
-    share: float = Field(1.0, ge=0)
+    share: float = Field(1.0, ge=0, le=1_000_000)
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -65,16 +69,31 @@ class RecordedResource(Body):
     """Jobs of one kind. `job`: what each shows from the start; `created`: the answer to a create, if it is not the
     job."""
 
-    id: str = "{random:24}"
+    id: str = Field("{random:24}", min_length=1, max_length=200)
     job: dict[str, Any] = Field(default_factory=dict)
     created: Reply | None = None
     fates: Annotated[dict[str, RecordedFate], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "RecordedResource":
+        if not any(fate.share for fate in self.fates.values()):
+            raise ValueError("no fate has a `share`, so none can be drawn")
+        if _TOO_LONG.fullmatch(self.id):
+            raise ValueError("its `id` is a number of more than 18 digits: put it in a text")
+        return self
+
+
+def _call(text: str) -> str:
+    names = re.findall(r"\{\+?([a-z_]+)\}", text)
+    if len(set(names)) < len(names) or text.count("{+") > 1:
+        raise ValueError("has two placeholders of one kind: {+name} and each name may be there once")
+    return text
 
 
 class Call(Reply):
     """Another call: what it answers, or with `fate`, how it ends the job that its path names by `{id}`."""
 
-    call: str = Field(pattern=r"^[A-Z]+ /[!-~]*$")
+    call: Annotated[str, Field(pattern=r"^[A-Z]+ /[!-~]*$"), AfterValidator(_call)]
     fate: str | None = None
 
 
@@ -82,7 +101,7 @@ class Recording(Body):
     """`answers.yaml`. `errors`: by unauthorized, not_found, rate_limited, unavailable and unknown_call; `answer`: the
     whole of an answer, of which `{job}` is the job."""
 
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     answer: Any = "{job}"
     errors: dict[str, Reply] = Field(default_factory=dict)
     resources: Annotated[dict[str, RecordedResource], Field(min_length=1)]

@@ -6,7 +6,7 @@ file has its hints in the section `hints`.
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +48,7 @@ _KEY_HERE = "has a secret: leave it out, `credential` says how the key is sent"
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _ESCAPED_NAME = re.compile(r"\\\{(\\\+)?([a-z_]+)\\\}")
 _SEGMENTS = re.compile(r"\{(?!key\})\+?[a-z_]+\}")
+_CROWDED = re.compile(r"\}[^/]*\{")
 
 
 def _path(text: str) -> str:
@@ -71,8 +72,11 @@ def _fixed(text: str) -> str:
 def _of_segments(text: str) -> str:
     if "{" in _SEGMENTS.sub("", _path(text)):
         raise ValueError("has a placeholder that is no name such as {owner}")
-    if text.count("{+") > 1 or text.count("{id}") + text.count("{+id}") > 1:
-        raise ValueError("has two placeholders of one kind: {id} or {+name} may be there once")
+    names = [name.strip("{+}") for name in _SEGMENTS.findall(text)]
+    if text.count("{+") > 1 or len(set(names)) < len(names):
+        raise ValueError("has two placeholders of one kind: {+name} and each name may be there once")
+    if _CROWDED.search(text):
+        raise ValueError("has two placeholders in one segment: one of them stands for all of it")
     return text
 
 
@@ -325,15 +329,19 @@ class Rule(Part):
                 return True
         return False
 
-    def precedes(self, other: "Rule") -> bool:
-        """True if the other rule, or one of its values, can match nothing that this one leaves."""
-        if self.at is None or other.at is None:
-            return bool((self.http or frozenset()) & (other.http or frozenset()))
-        if self.at != other.at:
-            return False
+    @property
+    def matches(self) -> Collection[object]:
+        """What it matches, each as one value that a rule of the same has too."""
+        if self.at is None:
+            return self.http or ()
         if self.there is not None:
-            return other.there is self.there or (self.there and other.there is None)
-        return any(is_exactly(one, value) for one in self.values for value in other.values)
+            return ((self.at, self.there),)
+        return [(self.at, type(value), value) for value in self.values]
+
+    @property
+    def within(self) -> Collection[object]:
+        """What matches all that this rule does, among the `matches` of others."""
+        return ((self.at, True),) if self.values else ()
 
 
 def is_exactly(found: object, value: object) -> bool:
@@ -494,8 +502,11 @@ def _create(value: object) -> object:
 
 def _distinct(states: tuple[Rule, ...]) -> tuple[Rule, ...]:
     faults: list[tuple[Loc, str]] = []
+    first: dict[object, int] = {}
     for place, rule in enumerate(states):
-        before = next((before for before, earlier in enumerate(states[:place]) if earlier.precedes(rule)), None)
+        before = min((first[one] for one in (*rule.matches, *rule.within) if one in first), default=None)
+        for one in rule.matches:
+            first.setdefault(one, place)
         if before is not None:
             faults.append(((place,), f"can never match, or not all of it: states.{before} matches first"))
     if TERMINAL.isdisjoint(rule.state for rule in states):
@@ -534,7 +545,7 @@ class Resource(Part):
     request     what the relay reads of a create's body
     """
 
-    type_prefix: Annotated[str, Field(pattern=f"^{JOB_PREFIX}$")]
+    type_prefix: Annotated[str, Field(pattern=re.compile(rf"^{JOB_PREFIX}$(?!\n)"))]
     succeeded_as: Literal["succeeded", "completed"] = "succeeded"
     source_path: _Path
     path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$"), AfterValidator(_with_id)]

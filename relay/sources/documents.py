@@ -47,7 +47,7 @@ class Document:
                 while there and there not in self.lines:
                     there = there[:-1]
                 shown = (*place, *below) if error["type"] == "missing" or not there else there
-                words = _words(fault, place[-1] if place else "", known)
+                words = _words(fault, place[-1] if place else "", known if len(found) < MAX_FAULTS else ())
                 text = f"{self.name}:{self.lines.get(there, 1)}: {'.'.join(map(str, shown))}: {words}"
                 # A value that is none of several types is one fault, with one error for each of them.
                 mark = "" if len(there) < len(place) and error["type"] != "missing" else words
@@ -87,6 +87,8 @@ def _words(error: Mapping[str, Any], key: object, known: Collection[str]) -> str
 def read_document(path: Path, name: str = "") -> Document:
     """The document in a file. `name`: in messages; default: the path. Raises SettingsError with file and line."""
     name = name or str(path)
+    if path.is_fifo():  # it might be waited for without an end
+        raise SettingsError(f"{name}: is a named pipe, not a file")
     return parse_document(read_text(path, name), name)
 
 
@@ -100,5 +102,7 @@ def _lines(value: Value, place: Loc) -> Iterator[tuple[Loc, int]]:
     inner: Any = value.data
     pairs = inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
     for key, one in pairs:
+        if isinstance(one.data, int) and not -(2**63) <= one.data < 2**64:
+            raise one.error("is a number of more than 64 bits: put it in quotes")
         yield (*place, key), int(one.where.rpartition(":")[2])
         yield from _lines(one, (*place, key))

@@ -39,7 +39,7 @@ _Text = Annotated[str, Field(min_length=1), AfterValidator(_checked)]
 class Part(BaseModel):
     """A section of a definition."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", regex_engine="python-re")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class HintTemplate(Part):

@@ -48,23 +48,20 @@ def at(document: Any, names: Sequence[str], default: Any = None) -> Any:
 def document_of(values: Iterable[tuple[Sequence[str], Any]]) -> Any:
     """The document that has these values at their pointers: names of objects, or 0 for the first of a list. A later
     value stands beside the earlier ones, or in their place."""
-    whole: Any = {}
+    whole: Any = {"": {}}
     for names, value in values:
-        if not names:
-            whole = dict(value) if isinstance(value, Mapping) else value
-            continue
-        inner = whole
-        for name, below in pairwise(names):
+        inner, places = whole, ("", *names)
+        for name, below in pairwise(places):
             inner = _set(inner, name, [] if below == "0" else {})
-        _set(inner, names[-1], value, replaces=True)
-    return whole
+        _set(inner, places[-1], dict(value) if isinstance(value, Mapping) else value, replaces=True)
+    return whole[""]
 
 
 def _set(inner: Any, name: str, value: Any, *, replaces: bool = False) -> Any:
-    """Puts a value into an object or a list, in place of one that is there only if it replaces that."""
+    """Puts a value into an object or a list, in place of an object or a list that is there only if it replaces that."""
     if isinstance(inner, list):
-        inner[:1] = inner[:1] if inner and not replaces else [value]
+        inner[:1] = inner[:1] if inner and not replaces and isinstance(inner[0], dict | list) else [value]
         return inner[0]
-    if replaces:
+    if replaces or not isinstance(inner.get(name), dict | list):
         inner[name] = value
-    return inner.setdefault(name, value)
+    return inner[name]

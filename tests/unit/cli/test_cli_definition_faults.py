@@ -125,6 +125,25 @@ RULE, HOST, SECRET, PLACE = (
             {PATH: PATH + '    status_paths: ["/{+a}/b/{+c}"]\n'},
             "12: resources.runs.status_paths.0: has two placeholders",
         ),
+        (
+            {"{path: /v1/batch,": '{path: "/v1/{org}/{org}",'},
+            "12: resources.runs.creates.1.path: has two placeholders of",
+        ),
+        (
+            {"{path: /v1/batch,": '{path: "/v1/{org}-{name}",'},
+            "12: resources.runs.creates.1.path: has two placeholders in one segment",
+        ),
+        # a line break at an end, as YAML's block texts have one: no request could be sent
+        ({"title: Mine": "title: Mine\nsend_headers:\n  X-Team: |\n    a"}, "4: send_headers.X-Team: 'a\\n' does not"),
+        ({"{header: X-Key}": '{header: "X-Key\\n"}'}, "3: credential.header: 'X-Key\\n' does not match"),
+        ({"{header: X-Key}": '{header: X-Key, format: "a {key}\\n"}'}, "3: credential.format: 'a {key}\\n' does not"),
+        ({PATH: 'path: "/v1/runs/{id}?a=b\\n"\n'}, "11: resources.runs.path: '/v1/runs/{id}?a=b\\n' does not"),
+        (
+            {"example.mine.run.job": '"example.mine.job\\n"'},
+            "9: resources.runs.type_prefix: 'example.mine.job\\n' does",
+        ),
+        # a number that nothing can show
+        ({"is: broken": f"is: 0x{'f' * 5000}"}, "18: resources.runs.states[2].is is a number of more than 64 bits"),
         ({"probe: /v1/me": "probe: /v1/{me}"}, "6: probe: has a placeholder: this path is sent as it is"),
         # an unknown key, with the nearest one
         (
@@ -189,6 +208,47 @@ def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
     ):
         assert part in said
     assert said.count("\n") >= 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("done: {stages", "done: {share: 1.0e+308, stages", "resources.runs.fates.done.share: Input should be less"),
+        ("X: y", "X: y", "resources.runs.created.headers.Location: 'a\\r\\nX: y' does not match"),
+        (
+            "      job: {",
+            '      id: "{number:19}"\n      job: {',
+            "resources.runs: its `id` is a number of more than 18",
+        ),
+        ("      job: {", '      id: ""\n      job: {', "resources.runs.id: String should have at least 1 character"),
+        ("GET /v1/me", "GET /v1/{a}/{a}", "calls.0.call: has two placeholders of one kind"),
+        ("GET /v1/me", "GET /{+a}/{+b}", "calls.0.call: has two placeholders of one kind"),
+        ("done: 1}", f"done: {2**64}}}", "answers.resources.runs.job.done is a number of more than 64 bits"),
+    ],
+)
+def test_answer_that_cannot_be_played_is_refused(
+    old: str, new: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = WHOLE.replace('"{base}/v1/runs/{id}"', '"a\\r\\nX: y"') if old == "X: y" else WHOLE
+    assert old in text
+    Path("mine.yaml").write_text(text.replace(old, new, 1))
+    assert run(["sources", "test", "mine.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert fault in line
+
+
+def test_thousands_of_rules_are_compared_in_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each one with all before it takes minutes for the most that a file has room for."""
+    rules = "".join(f"      - {{at: /state, is: w{number}, state: running}}\n" for number in range(12_000))
+    Path("mine.yaml").write_text(WHOLE.replace(DONE, rules + DONE * 2))
+    assert run(["sources", "test", "mine.yaml"]) == 2
+    assert capsys.readouterr().err.endswith(f"{RULE}: states.12001 matches first\n")
+
+
+def test_fate_that_no_job_can_draw_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(WHOLE.replace("{stages:", "{share: 0, stages:"))
+    assert run(["sources", "test", "mine.yaml"]) == 2
+    assert "resources.runs: no fate has a `share`" in capsys.readouterr().err
 
 
 def test_many_faults_are_cut_off(capsys: pytest.CaptureFixture[str]) -> None:

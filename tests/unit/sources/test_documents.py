@@ -1,5 +1,6 @@
 """Files of a source: limits, and errors with file and line."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_lines_are_those_of_keys_and_items() -> None:
         ("a: " + "[" * 200 + "]" * 200, "f.yaml:1: nested deeper than 32 levels"),
         ("a: " + "[" * 200_000, "f.yaml:1: not YAML: "),
         ("- " * 200_000, "f.yaml:1: not YAML: "),
+        (f"? {'k' * 3000}\n: {{a: 1}}", "f.yaml:1: a key is longer than 2000 characters"),
     ],
 )
 def test_what_is_not_plain_or_too_large_is_refused(text: str, message: str) -> None:
@@ -67,3 +69,6 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         read_document(tmp_path / "none.yaml")
     with pytest.raises(SettingsError, match="Is a directory"):
         read_document(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(SettingsError, match=r"pipe\.yaml: is a named pipe"):
+        read_document(tmp_path / "pipe.yaml")

@@ -41,6 +41,8 @@ def test_what_is_no_pointer(pointer: object) -> None:
         ({"/e/type": "x", "/e/messages/0": "y"}, {"e": {"type": "x", "messages": ["y"]}}),
         ({"/e/0/a": 1, "/e/0/b": 2, "/f/0": 3}, {"e": [{"a": 1, "b": 2}], "f": [3]}),
         ({"/f/0": 1, "/f": 2, "/g": 3}, {"f": 2, "g": 3}),
+        ({"/a": 1, "/a/b": 2}, {"a": {"b": 2}}),
+        ({"": "x", "/b": 2}, {"b": 2}),
     ],
 )
 def test_document_of_values(values: dict[str, object], document: object) -> None:
