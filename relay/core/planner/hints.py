@@ -11,16 +11,13 @@ from typing import NamedTuple
 
 WHOLE = 100.0
 """What is left of a run at its start: percent."""
-FIRST_ERROR = 0.4
-"""Assumed error of a class without readings: its progress counts little until it has proved right."""
 USELESS_ERROR = 0.5
-"""From this error on an estimate does not count. Standing still, going back and staying at 100 % are an error of 1."""
-CLASS_MEMORY = 8.0
+"""From this error on an estimate does not count; a class begins with it. Standing still, going back and staying at
+100 % are an error of 1."""
+CLASS_MEMORY = 20.0
 """Readings that the error of a class is averaged over."""
 LEAST_SHARE = 0.25
 """Share of the estimated time before which a reading changes nothing: small steps tell no pace."""
-MOST_FACTOR = 16.0
-"""Maximum factor between a poll interval with and without the estimate."""
 
 
 class Hint(NamedTuple):
@@ -57,8 +54,9 @@ class Hint(NamedTuple):
         estimated = self.ends_at - self.at
         return _error(ended_at - self.ends_at, estimated, slack) if 0 < estimated < math.inf else None
 
-    def next_poll(self, learned: float, seen: float, price: float) -> float:
-        """Time of the next poll of a job last polled at `seen`, where the learned distribution alone says `learned`.
+    def next_poll(self, learned: float, latest: float, seen: float, price: float) -> float:
+        """Time of the next poll of a job last polled at `seen`, where the learned distribution alone says `learned`;
+        at most `latest`.
 
         `price`: seconds of delay that a poll must save. If the doubt is more, a poll before the estimated end pays: it
         leaves less of it. Otherwise one after it finds the job ended.
@@ -67,11 +65,10 @@ class Hint(NamedTuple):
         if weight <= 0 or self.ends_at == math.inf:
             return learned
         doubt = self.error * (self.ends_at - self.at)
-        expected = self.ends_at + (doubt if doubt <= price else -doubt)
+        expected = min(self.ends_at + (doubt if doubt <= price else -doubt), latest)
         if min(expected, learned) <= seen:
             return learned
-        factor = (expected - seen) / (learned - seen)
-        return seen + (learned - seen) * math.pow(min(max(factor, 1 / MOST_FACTOR), MOST_FACTOR), weight)
+        return seen + (learned - seen) * math.pow((expected - seen) / (learned - seen), weight)
 
 
 def first(left: float, at: float, started: float, error: float, *, running: bool) -> Hint:

@@ -46,6 +46,8 @@ SKIP_CHECK = 0.2
 """No safety poll is made within this share of the longest interval before an expected poll."""
 CHECK_TURN = 0.02
 """A safety poll overdue by this share of the longest interval gets a turn among expected polls."""
+MOST_SKIPPED = 8
+"""Maximum number of planned polls that progress skips."""
 MANY_DEMANDS = 256
 DEMANDS = tuple(2 ** (n / 8) for n in range(-MANY_DEMANDS, MANY_DEMANDS + 1))
 
@@ -154,7 +156,7 @@ class PollSchedule:
         table = statistics.policy.table(job.kind, self._price.rung(job.weight))
         due = job.anchor + table.next_poll(max(job.seen - job.anchor, 0.0) / unit) * unit
         if self.hints and (hint := self.hints.get(job.id)) is not None:
-            due = self._hinted(job, hint, due, shortest)
+            due = self._hinted(job, statistics, hint, due, shortest)
         earliest, asked_until = max(job.seen + shortest, now), self.not_before(job)
         due = max(due, earliest, asked_until)
         if job.anchor > job.seen or asked_until > job.seen:
@@ -203,13 +205,15 @@ class PollSchedule:
             start_rates=policy.rates(job.kind) if job.phase == WAITING else None,
         )
 
-    def _hinted(self, job: PlannedJob, hint: Hint, due: float, shortest: float) -> float:
-        """Time of the next poll of a job with progress. Its estimated start is followed by a run."""
-        unit, run = self._statistics.unit, 0.0
-        if not hint.running and job.statistics is not None:
-            run = job.statistics.policy.table(RUN, self._price.rung(job.weight)).next_poll(0.0) * unit
+    def _hinted(self, job: PlannedJob, statistics: ClassStatistics, hint: Hint, due: float, shortest: float) -> float:
+        """Time of the next poll of a job with progress; `due` without it. An estimated start is followed by a run."""
+        policy, rung, unit = statistics.policy, self._price.rung(job.weight), self._statistics.unit
+        table, age = policy.table(job.kind, rung), (due - job.anchor) / unit
+        for _ in range(MOST_SKIPPED):
+            age = table.next_poll(age)
+        run = 0.0 if hint.running else policy.table(RUN, rung).next_poll(0.0) * unit
         price = max(self._price.value / job.weight * unit, shortest)
-        return hint.next_poll(due - run, job.seen, price) + run
+        return hint.next_poll(due - run, job.anchor + age * unit - run, job.seen, price) + run
 
     def _patience(self, job: PlannedJob) -> float:
         """Longest intervals between safety polls: more than 1 if requests are scarce and changes of such jobs rare."""

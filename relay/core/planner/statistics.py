@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from relay.core.planner.hazard import Hazard, exploration, lomax
-from relay.core.planner.hints import CLASS_MEMORY, FIRST_ERROR
+from relay.core.planner.hints import CLASS_MEMORY, USELESS_ERROR
 from relay.core.planner.inspection import KINDS, RUN, ClassPolicy
 
 MAX_ATTEMPTS = 8
@@ -134,7 +134,7 @@ class ClassStatistics:
         self.retries = Retries()
         self.changes = 0.0
         """Jobs cancelled, or rescheduled to an earlier time, while they waited."""
-        self.hint_error = FIRST_ERROR
+        self.hint_error = USELESS_ERROR
         """Mean error of what progress told of the ends of its jobs; not kept over a restart."""
         self.waited = 0.0
         """Total waiting time, in units."""
