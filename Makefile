@@ -130,6 +130,7 @@ test-oldest-postgres: $(READY)
 bench: $(READY)
 	@echo "==> benchmarks"
 	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python tests/benchmarks/polling.py --presets --out $$(mktemp -d)
 
 # REF: a commit or tag; none: what CHANGELOG.md names. OPTIONS: such as "--only publish --database SQLite --rounds 9".
 REF ?=

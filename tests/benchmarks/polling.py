@@ -9,6 +9,10 @@ one by one the time from the first to the last creation. Jobs still run when tha
 some more than k can be sent a job, most where runs are long. `--span ends` spreads the same number to the last true end
 instead. With few jobs the figures are worse, as a run's length then nears the span.
 
+With `--presets` it runs a workload for each preset of a source instead (polling_presets.py) and writes presets.json and
+presets.md: mean delay and requests a job of the official client, of the relay at the API's documented limit, of the
+bound, and of the relay at fewer requests than the client.
+
 The bound is the relay's planner with the true distributions at a constant price and without a limit (polling_bound.py).
 In the table and the bars it is that at as many requests a job as the relay sent; bars tell besides what it is at k.
 """
@@ -24,8 +28,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from polling_bars import BAR, bar_rows, bars
+from polling_presets import perform_presets, preset_table
 from polling_runs import BOUND, RELAY, WAYS, perform_all, plan
 from polling_workloads import NAMES
+
+PRESET_JOBS = 200
 
 
 def worst(results: list[dict[str, Any]], value: str, **wanted: Any) -> float | None:
@@ -87,6 +94,16 @@ def text(rows: list[list[str]]) -> str:
     )
 
 
+def of_presets(jobs: int, workers: int, out: Path) -> int:
+    """Runs the presets and writes their two files."""
+    results = perform_presets(1, jobs, workers)
+    rows = preset_table(results)
+    print(text(rows))
+    (out / "presets.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / "presets.md").write_text(markdown(rows))
+    return 0
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,6 +111,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="how many seeds, of which the worst counts: 3, with --fast 1")
     parser.add_argument("--k", type=float, default=4.0, help="requests a job that the limit allows")
     parser.add_argument("--bars", action="store_true", help="say whether each bar is met; 1 if one is not")
+    parser.add_argument("--presets", action="store_true", help="a workload for each preset instead; 200 jobs each")
     parser.add_argument("--only", choices=NAMES, help="one workload")
     parser.add_argument("--out", type=Path, default=Path("."), help="where the two files go")
     spans = "over which k requests a job are spread: that of the arrivals, or to the last true end"
@@ -101,6 +119,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--fast", action="store_true", help="fewer jobs, one seed")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.presets:
+        return of_presets(options.jobs or PRESET_JOBS, options.workers, options.out)
     jobs = options.jobs or (2_000 if options.fast else 10_000)
     seeds = options.seeds or (1 if options.fast else 3)
     workloads = [options.only] if options.only else list(NAMES)
@@ -116,7 +137,6 @@ def main() -> int:
     if judged:
         must = sum(bar.kind == BAR for bar in judged)
         print(f"\n{must - len(missed)} of {must} bars are met")
-    options.out.mkdir(parents=True, exist_ok=True)
     settings = {"jobs": jobs, "seeds": seeds, "k": options.k, "span": options.span}
     reported = [{**asdict(bar), "met": bar.met} for bar in judged]
     (options.out / "polling.json").write_text(

@@ -115,12 +115,14 @@ RUN_LAWS: dict[str, Survival] = {
     "drift" + LATE: lognormal_survival(21.0, 0.8),
 }
 """The law of a run by the job's action."""
+WAIT_LAWS: dict[str, Survival] = {}
+"""The law of the wait for the start by the job's action, where it is not LN of START_WAIT."""
 
 
 @cache
 def _rates(action: str, uneven: bool) -> tuple[Rates, ...]:
     """The true hazards of a class, for each kind. `uneven` is whether its lanes have other spacings than 60 s."""
-    waits = rates_of(lognormal_survival(*START_WAIT))
+    waits = rates_of(WAIT_LAWS.get(action) or lognormal_survival(*START_WAIT))
     found = [waits] * len(KINDS)
     found[RUN] = rates_of(RUN_LAWS[action])
     if action == LANE_CLASS[0]:
@@ -227,8 +229,10 @@ class Bound:
     price_seconds: float
 
 
-def bound(world: World, requests_per_job: float, seed: int, near: float | None = None) -> Bound:
-    """The bound at so many requests a job: those that were sent are within TOLERANCE, where the price allows it.
+def bound(
+    world: World, requests_per_job: float, seed: int, near: float | None = None, tolerance: float = TOLERANCE
+) -> Bound:
+    """The bound at so many requests a job: those that were sent are within the tolerance, where the price allows it.
 
     `near` is a price that is not far off. Without one it is sought on a smaller world of the same kind first: without a
     limit jobs have nothing to do with each other.
@@ -236,7 +240,7 @@ def bound(world: World, requests_per_job: float, seed: int, near: float | None =
     if near is None:
         rough = make(world.name, seed, min(ROUGH_JOBS, len(world.jobs)))
         near = _search(rough, requests_per_job, seed, _guess(requests_per_job), ROUGH_TOLERANCE).price_seconds
-    return _search(world, requests_per_job, seed, near, TOLERANCE)
+    return _search(world, requests_per_job, seed, near, tolerance)
 
 
 def _guess(requests_per_job: float) -> float:

@@ -6,7 +6,7 @@ Every request takes U(50, 300) ms and sees the state at its middle. No clock is 
 import heapq
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,9 +137,12 @@ def simulate(
     seed: int,
     limit: SharedLimit | None = None,
     weights: Mapping[str, float] | None = None,
+    hold: Callable[[str, float], float] | None = None,
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> Outcome:
     """Runs a planner until it has seen every job's end, or until long after the last. With `limit` the upstream rejects
-    and tells by headers; without, nothing does. `weights` are the jobs' by their ids, 1 for all where left out."""
+    and tells by headers; without, nothing does. `weights` are the jobs' by their ids, 1 for all where left out. `hold`:
+    for how many seconds the upstream is asked to hold the read of a job until that ends; `headers`: of good answers."""
     took = random.Random(seed).uniform
     by_id = {job.id: job for job in world.jobs}
     created = iter(world.jobs)
@@ -149,7 +152,7 @@ def simulate(
     # Responses that are out: arrival, number, job, sending, status code and headers if they are known by now.
     out: list[tuple[float, int, str, float]] = []
     arriving: list[tuple[float, int, str]] = []
-    answers: dict[int, tuple[int, dict[str, str], float]] = {}
+    answers: dict[int, tuple[int, Mapping[str, str], float]] = {}
     delays: dict[str, float] = {}
     requests = 0
     now = world.jobs[0].created_at
@@ -161,6 +164,11 @@ def simulate(
                 wake = now
                 requests += 1
                 seconds = took(MIN_REQUEST_SECONDS, MAX_REQUEST_SECONDS)
+                held, seen_at = 0.0 if hold is None else hold(job_id, now), now + seconds / 2
+                held = min(held, max(by_id[job_id].finished_at - seen_at, 0.0))
+                if held:
+                    answers[requests] = (OK, headers, seen_at + held)
+                    seconds += held
                 heapq.heappush(out, (now + seconds, requests, job_id, now))
                 if limit is not None:
                     heapq.heappush(arriving, (now + seconds / 2, requests, job_id))
@@ -186,11 +194,11 @@ def simulate(
         while out and out[0][0] <= now:
             arrived, number, job_id, sent_at = heapq.heappop(out)
             job = by_id[job_id]
-            code, headers, seen_at = answers.pop(number, (OK, NO_HEADERS, (sent_at + arrived) / 2))
+            code, told, seen_at = answers.pop(number, (OK, headers, (sent_at + arrived) / 2))
             if code != OK:
-                poller.failed(job_id, code, headers, now)
+                poller.failed(job_id, code, told, now)
                 continue
-            poller.observed(job_id, job.item_at(seen_at), headers, sent_at, now)
+            poller.observed(job_id, job.item_at(seen_at), told, sent_at, now)
             if seen_at >= job.finished_at and job_id not in delays:
                 delays[job_id] = now - job.finished_at
     return _outcome(world, delays, requests, gives_up_at, limit, weights or {})

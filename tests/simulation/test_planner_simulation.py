@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from polling_baselines import GoogleDefault, HintedBackoff
 from polling_bound import known
+from polling_presets import BY_NAME, make_preset, perform_preset, relay
 from polling_runs import HEAVY_WEIGHT
 from polling_workloads import EPOCH, LANE_SPAN_SECONDS, MIX_SPAN_SECONDS, SimulatedJob, World, make
 from polling_world import Outcome, SharedLimit, simulate
@@ -66,6 +67,36 @@ def test_four_requests_a_job_are_enough(workload: str, mean_delay_seconds: float
     assert outcome.mean_delay_seconds <= 1.25 * mean_delay_seconds
     assert outcome.mean_delay_seconds <= of_googles_delay * googles.mean_delay_seconds
     assert workload in ("heavy", "drift") or outcome.p99_delay_seconds <= 0.8 * googles.p99_delay_seconds
+
+
+PROGRESS = ("runway", "revor websets")
+
+
+@pytest.mark.parametrize("name", PROGRESS)
+def test_progress_that_an_upstream_reports_saves_requests(name: str) -> None:
+    preset = BY_NAME[name]
+    seeing, blind = (relay(preset, make_preset(preset, 1, 100, progress=progress), 1) for progress in (True, False))
+    assert seeing.requests <= 0.75 * blind.requests
+    assert seeing.mean_delay_seconds <= 1.2 * blind.mean_delay_seconds
+
+
+@pytest.mark.parametrize("name", PROGRESS)
+def test_progress_that_misleads_costs_little(name: str) -> None:
+    """It stands at a quarter when half of the time has passed, and a job ends when most of it seems left."""
+    preset = BY_NAME[name]
+    world, blind = (make_preset(preset, 1, 100, progress=progress) for progress in (True, False))
+    wrong = replace(world, jobs=tuple(replace(job, bend=-1.0) for job in world.jobs))
+    misled, without = (relay(preset, each, 1) for each in (wrong, blind))
+    assert misled.mean_delay_seconds <= 1.1 * without.mean_delay_seconds
+    assert misled.requests <= 1.02 * without.requests
+
+
+@pytest.mark.parametrize("name", ["apify", "azure-lro"])
+def test_workload_of_a_preset_runs_to_its_end(name: str) -> None:
+    """With requests that the upstream holds, and with pauses that it asks for."""
+    found = perform_preset(name, 1, 30)
+    assert not any(found[way]["unfinished"] for way in ("client", "relay", "bound"))
+    assert found["relay"]["requests_per_job"] <= 2 * found["client"]["requests_per_job"]
 
 
 @pytest.mark.parametrize("seed", scaled([1], [1, 2, 3]))
