@@ -213,8 +213,10 @@ async def test_resource_that_is_named_wrongly_is_refused_with_the_known_ones(
 # --- websets
 
 
-def webset(status: str, stage: str | None = None, **progress: Any) -> dict[str, Any]:
-    shown = {"stage": stage, "goal": 50, "verified": 0, "qualified": 0, "full": False, "stop_reason": None, **progress}
+def webset(status: str, stage: str | None = None, qualified: int = 0) -> dict[str, Any]:
+    """A webset of which a third of what is verified qualifies, as `goal` counts."""
+    counts = {"goal": 50, "verified": 3 * qualified, "qualified": qualified, "full": qualified == 50}
+    shown = {"stage": stage, **counts, "stop_reason": None}
     return {"id": "ws-1", "status": status, "name": "Rail", "progress": shown, "failure": None}
 
 
@@ -234,8 +236,8 @@ async def test_webset_has_all_that_a_v1_job_has(tmp_path: Path) -> None:
     says = played(
         webset("generating_criteria", "criteria"),
         webset("searching", "search"),
-        webset("verifying", "verify", verified=14),
-        webset("completed", "done", verified=50),
+        webset("verifying", "verify", qualified=14),
+        webset("completed", "done", qualified=50),
     )
     async with open_revor(tmp_path, says, polling=POLLING) as (world, stub):
         await world.subscribe()
@@ -243,7 +245,7 @@ async def test_webset_has_all_that_a_v1_job_has(tmp_path: Path) -> None:
         made = await world.api.post(WEBSETS, json={"query": "rail"}, headers={**ATTACHED, **callback})
         assert made.json()["webset"] == {"id": "ws-1", "status": "generating_criteria"}
         read = await world.api.get(f"{WEBSETS}/ws-1", headers={**AUTH, "Prefer": "wait=60"})
-        assert read.json()["item"] == webset("completed", "done", verified=50)
+        assert read.json()["item"] == webset("completed", "done", qualified=50)
         await world.until(lambda: "completed" in world.kinds("ws-1") and "/mine" in world.received)
         events = events_of(world, "ws-1")
         assert (events[0]["type"], events[-1]["type"]) == ("ai.revor.webset.running", "ai.revor.webset.completed")
@@ -316,13 +318,13 @@ def progress(percent: float | None, done: float | None, stage: str | None) -> tu
 async def test_another_stage_is_told_at_once_and_any_other_change_once_a_minute(tmp_path: Path) -> None:
     steps = [
         (1, webset("searching", "search")),
-        (5, webset("verifying", "verify", verified=1)),
-        (5, webset("verifying", "verify", verified=2)),
-        (50, webset("verifying", "verify", verified=14)),
-        (6, webset("verifying", "verify", verified=14)),
-        (90, webset("verifying", "verify", verified=14)),
-        (1, webset("verifying", "verify", verified=9)),
-        (60, webset("completed", "done", verified=50)),
+        (5, webset("verifying", "verify", qualified=1)),
+        (5, webset("verifying", "verify", qualified=2)),
+        (50, webset("verifying", "verify", qualified=14)),
+        (6, webset("verifying", "verify", qualified=14)),
+        (90, webset("verifying", "verify", qualified=14)),
+        (1, webset("verifying", "verify", qualified=9)),
+        (60, webset("completed", "done", qualified=50)),
     ]
     clock = FakeClock()
     async with open_revor(tmp_path, played(*(item for _, item in steps)), **AT_WILL, clock=clock) as (world, _):
@@ -344,7 +346,7 @@ async def test_another_stage_is_told_at_once_and_any_other_change_once_a_minute(
 
 
 async def test_restart_tells_nothing_twice(tmp_path: Path) -> None:
-    shown = [webset("verifying", "verify", verified=14)]
+    shown = [webset("verifying", "verify", qualified=14)]
     clock, key = FakeClock(), new_key()
 
     def says(method: str, path: str) -> Any:
@@ -358,7 +360,7 @@ async def test_restart_tells_nothing_twice(tmp_path: Path) -> None:
     async with open_revor(tmp_path, says, **AT_WILL, clock=clock, encryption_key=key) as (world, _):
         await polled(world, clock, 300)
         assert await told(world) == before
-        shown[0] = webset("verifying", "rank", verified=14)
+        shown[0] = webset("verifying", "rank", qualified=14)
         await polled(world, clock, 1)
         assert await told(world) == [*before, progress(28, 14, "rank")]
 
@@ -383,15 +385,15 @@ async def test_webset_that_ends_before_a_poll_has_its_end_alone(tmp_path: Path) 
 
 
 HOSTILE = (
-    ('{"stage": "", "goal": -1, "verified": -14}', None),
-    ('{"stage": 7, "goal": "50", "verified": true}', None),
-    ('{"stage": ["x"], "goal": {}, "verified": []}', None),
-    (f'{{"goal": 1{"0" * 400}, "verified": 1e999}}', None),
+    ('{"stage": "", "goal": -1, "qualified": -14}', None),
+    ('{"stage": 7, "goal": "50", "qualified": true}', None),
+    ('{"stage": ["x"], "goal": {}, "qualified": []}', None),
+    (f'{{"goal": 1{"0" * 400}, "qualified": 1e999}}', None),
     ('"28 %"', None),
     ("null", None),
-    ('{"goal": 0, "verified": 3}', {"percent": None, "done": 3, "total": 0, "stage": None}),
-    ('{"goal": 2, "verified": 900000}', {"percent": 100, "done": 900_000, "total": 2, "stage": None}),
-    ('{"goal": 1e-320, "verified": 1e15}', {"percent": 100, "done": 10**15, "total": 1e-320, "stage": None}),
+    ('{"goal": 0, "qualified": 3}', {"percent": None, "done": 3, "total": 0, "stage": None}),
+    ('{"goal": 2, "qualified": 900000}', {"percent": 100, "done": 900_000, "total": 2, "stage": None}),
+    ('{"goal": 1e-320, "qualified": 1e15}', {"percent": 100, "done": 10**15, "total": 1e-320, "stage": None}),
     (f'{{"stage": "{"s" * 70_000}"}}', {"percent": None, "done": None, "total": None, "stage": "s" * 128}),
     (r'{"stage": "\ud800\u0000<b>\n"}', {"percent": None, "done": None, "total": None, "stage": "\ufffd<b>"}),
 )
