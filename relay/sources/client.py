@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -232,7 +232,7 @@ class UpstreamClient:
             )
             if isinstance(seen, Observation):  # the job is as it was
                 return replace(result, kind="observed", observation=seen, error=None, detail="")
-        return result if not of_job.follows else self._moved(result, of_job.follows, url)
+        return result if not of_job.follows else self._moved(result, of_job, url)
 
     async def token_of(self, api_key: str) -> str | None:
         """The access token that stands for a key; None: the key itself is sent. Raises NoAccessToken."""
@@ -253,10 +253,13 @@ class UpstreamClient:
         url = self.address(address) if address else self._definition.job_url(self._base_url, external_id, resource)
         return url is not None and self._definition.may_name(self._base_url, url, resource)
 
-    def _moved(self, result: PollResult, names: Sequence[str], url: str) -> PollResult:
+    def _moved(self, result: PollResult, resource: Resource, url: str) -> PollResult:
         """The result of a read of this URL, with the other address that its headers name for the next one."""
-        if result.observation is None or result.observation.terminal:
+        seen, names = result.observation, resource.follows
+        if seen is None or seen.terminal:
             return result
+        if not resource.needs_status(seen.upstream):
+            names = names[:-1] or names  # where the job tells its state, the last one of several names its result
         given = next((text for name in names if (text := result.headers.get(name))), None)
         found = self.address(given)
         return result if found in (None, url) else replace(result, moved_to=found)

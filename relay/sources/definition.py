@@ -527,7 +527,8 @@ class Resource(Part):
     status_paths  paths that a registration may name, by a `status_url` or by an id with slashes, which needs some;
                 without one, only answers of the upstream give addresses. `{name}` stands for one segment, `{+name}` for
                 several
-    follows     headers of an answer that name the address at which the job is read from then on, the first one first
+    follows     headers of an answer that name the address at which the job is read from then on, the first one first;
+                the last of several only if the status of the answer tells the state, else it names the result
     wait        how a read waits for a change
     min_interval_seconds  the documented shortest time between two reads of one job
     etag        a read with the last answer's ETag costs nothing while nothing changed

@@ -322,10 +322,11 @@ async def test_address_that_the_definition_no_longer_lists_is_asked_nothing() ->
     [
         ({"Operation-Location": "/operations/2"}, "/operations/2"),
         ({"Location": "/operations/3", "Operation-Location": "/operations/2"}, "/operations/2"),
-        ({"Location": "/operations/" + "9" * 1_800}, "/operations/" + "9" * 1_800),
-        ({"Location": "/operations/" + "9" * 4_000}, None),
-        ({"Location": "https://evil.example/1"}, None),
-        ({"Location": "/operations/1"}, None),
+        ({"Operation-Location": "/operations/" + "9" * 1_800}, "/operations/" + "9" * 1_800),
+        ({"Operation-Location": "/operations/" + "9" * 4_000}, None),
+        ({"Operation-Location": "https://evil.example/1"}, None),
+        ({"Operation-Location": "/operations/1"}, None),
+        ({"Location": "/things/1"}, None),
         ({}, None),
     ],
 )
@@ -336,8 +337,26 @@ async def test_answer_names_the_address_of_the_next_read(headers: dict[str, str]
     assert poll.moved_to == (None if moved_to is None else base + moved_to)
 
 
+@pytest.mark.parametrize(
+    ("follows", "body", "moves"),
+    [
+        (AZURE.resource.follows, {}, True),
+        (AZURE.resource.follows, {"status": "InProgress"}, False),
+        (("location",), {"status": "InProgress"}, True),
+    ],
+)
+async def test_location_beside_a_state_is_that_of_the_result(
+    follows: tuple[str, ...], body: dict[str, str], moves: bool
+) -> None:
+    """What is there says nothing of an operation that fails, and has a status of its own."""
+    definition = changed(AZURE, follows=follows)
+    async with upstream(definition, Asked(body=body, status=202, headers={"Location": "/things/1"})) as client:
+        poll = await client.poll("operations/1", KEY)
+        assert poll.moved_to == (f"{AZURE.root(client._base_url)}/things/1" if moves else None)
+
+
 async def test_ended_job_moves_no_more() -> None:
-    asked = Asked(body={"status": "Succeeded"}, headers={"Location": "/operations/2"})
+    asked = Asked(body={"status": "Succeeded"}, headers={"Operation-Location": "/operations/2"})
     async with upstream(AZURE, asked) as client:
         assert (await client.poll("operations/1", KEY)).moved_to is None
 
