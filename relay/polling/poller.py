@@ -4,6 +4,7 @@
 `account_health.py` has the key and its state.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -79,6 +80,8 @@ class Poller:
         self._steady = steady
         self._tasks = Tasks()
         self._in_flight: dict[str, object] = {}
+        self._held: set[asyncio.Task[None] | None] = set()
+        """Polls whose answer the upstream holds."""
         self._unwritten: set[str] = set()
         self._late: list[Job | PlannedJob] | None = None
         """Jobs registered here while the account is being taken over: their rows may have been read before."""
@@ -220,8 +223,11 @@ class Poller:
         await self._tasks.drain()
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Stops starting polls and lets those in flight end within the time."""
+        """Stops starting polls and lets those in flight end within the time. Those that the upstream holds are given
+        up: they may take a minute, and the next process asks again."""
         self.account.stopping = True
+        for task in filter(None, self._held):
+            task.cancel()
         await self._tasks.finish(timeout_seconds)
 
     def cut_off(self) -> None:
@@ -308,7 +314,13 @@ class Poller:
         ways = self._ways(job)
         if self.account.settings.definition.resource_of(job.resource).has_addresses:
             ways = replace(ways, address=await self.account.store.jobs.status_url(uid))
-        result = await self.account.upstream.poll(job.external_id, key, job.resource, ways)
+        task = asyncio.current_task()
+        if ways.hold_seconds:
+            self._held.add(task)
+        try:
+            result = await self.account.upstream.poll(job.external_id, key, job.resource, ways)
+        finally:
+            self._held.discard(task)
         if result.kind == "unauthorized" and key != self.key:  # the key was replaced meanwhile
             self.planner.failed(uid, OK, result.headers, self._clock())
             self.agenda.poll_again(uid)
@@ -319,7 +331,11 @@ class Poller:
         """How to read the job, by its source."""
         resource = self.account.settings.definition.resource_of(job.resource)
         wait, etag = resource.wait, self.poll_handler.etag_of(job) if resource.etag else None
-        holds = wait is not None and self.planner.expects_end(job.uid, wait.max_seconds, self._clock())
+        holds = (
+            wait is not None
+            and not self.account.stopping
+            and self.planner.expects_end(job.uid, wait.max_seconds, self._clock())
+        )
         if etag is None and not holds:
             return PLAIN
         seconds = wait.max_seconds if wait is not None and holds else 0.0

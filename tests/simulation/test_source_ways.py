@@ -1,5 +1,6 @@
 """What the poller makes of a source's ways: answers that the upstream holds, ETags, results, addresses."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,35 @@ async def test_job_that_waits_for_its_start_is_read_at_once(tmp_path: Path) -> N
         await world.register("1", seen("queued"))
         await world.run(60)
         assert set(source.ways) == {PLAIN}
+
+
+async def test_stop_waits_for_no_answer_that_the_upstream_holds(tmp_path: Path) -> None:
+    """It would keep every caller of the next process waiting."""
+    async with open_world(tmp_path) as world:
+        source = of_source(world, wait=WAIT)
+        running = seen("running", started_at=world.clock())
+        await world.register("1", running, running, seen("succeeded"))
+        await world.step()
+        poll, began = source.poll, asyncio.Event()
+
+        async def held(external_id: str, api_key: str, resource: str = "", ways: Any = PLAIN) -> ScriptedPoll:
+            if ways.hold_seconds:
+                began.set()
+                await asyncio.Event().wait()
+            return await poll(external_id, api_key, resource, ways)
+
+        source.poll = held  # type: ignore[method-assign]
+        while not began.is_set():
+            world.clock.advance(1.0)
+            await world.poller.run_once()
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            await world.poller.stop(3600)
+        source.poll = poll  # type: ignore[method-assign]
+        await world.restart()
+        world.poller.account.upstream = source  # type: ignore[assignment]
+        await world.run(60)
+        assert await world.types() == ["running", "succeeded"]
 
 
 async def test_source_without_a_wait_is_read_plainly(tmp_path: Path) -> None:
