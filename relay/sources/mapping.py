@@ -202,13 +202,15 @@ def observe(
     """
     of_job = definition.resource_of(resource)
     answer = read_answer(definition, body)
-    if status_code in of_job.statuses and isinstance(answer, Malformed) and answer.reason == "not_json":
+    is_proof = status_code in of_job.statuses
+    is_error = is_proof and status_code >= 300  # its body is that of an error, and has the id of one
+    if isinstance(answer, Malformed) and (is_error or (is_proof and answer.reason == "not_json")):
         answer = {}
     if isinstance(answer, Malformed):
         return answer
     item = at(answer, of_job.item)
     if not isinstance(item, dict):
-        if status_code not in of_job.statuses:
+        if not is_proof:
             where = f"at {written(of_job.item)}" if of_job.item else "as the whole answer"
             return Malformed(reason="no_item", detail=f"there is no object {where}")
         item = {}
@@ -219,7 +221,7 @@ def observe(
         now=now,
         resource=resource,
         request_id=request_id,
-        external_id=external_id,
+        external_id=None if is_error else external_id,
         status_code=status_code,
     )
 

@@ -12,7 +12,7 @@ from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Progress, Recipient, detect
 from relay.core.jsontext import dumps
-from relay.sources.definition import Create, load_definition
+from relay.sources.definition import Create, Rule, SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ITEMS,
     MAX_UNITS,
@@ -448,3 +448,28 @@ def test_only_what_is_captured_is_read_of_a_recipient(
 )  # fmt: skip
 def test_a_body_that_cannot_be_read_names_nobody(body: bytes | None) -> None:
     assert read_create(REVOR.resource.request, body, EVERY).recipient is None
+
+
+def of_revor(*states: dict[str, Any]) -> SourceDefinition:
+    """Revor, whose jobs have other states."""
+    rules = tuple(map(Rule.model_validate, states))
+    resource = REVOR.resource.model_copy(update={"states": rules, "statuses": frozenset({200, 404})})
+    return REVOR.model_copy(update={"resources": {"jobs": resource}})
+
+
+@pytest.mark.parametrize(
+    ("status_code", "body", "found"),
+    [
+        (404, b'{"ok": false, "error": {"code": "gone"}}', "cancelled"),
+        (404, b'{"ok": true, "item": {"id": "trace-7", "status": "gone"}}', "cancelled"),
+        (404, b"<html>", "cancelled"),
+        (404, b"", "cancelled"),
+        (200, b"", "succeeded"),
+        (200, b'{"ok": false, "error": {"code": "gone"}}', "refused"),
+        (200, b'{"ok": true, "item": {"id": "other"}}', "other_job"),
+    ],
+)
+def test_state_by_the_status_of_an_error_counts_whatever_its_body(status_code: int, body: bytes, found: str) -> None:
+    definition = of_revor({"http": [404], "state": "cancelled"}, {"http": [200], "state": "succeeded"})
+    seen = observe(definition, body, now=NOW, external_id="one", status_code=status_code)
+    assert (seen.status if isinstance(seen, Observation) else seen.reason) == found
