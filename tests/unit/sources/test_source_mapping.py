@@ -473,3 +473,15 @@ def test_state_by_the_status_of_an_error_counts_whatever_its_body(status_code: i
     definition = of_revor({"http": [404], "state": "cancelled"}, {"http": [200], "state": "succeeded"})
     seen = observe(definition, body, now=NOW, external_id="one", status_code=status_code)
     assert (seen.status if isinstance(seen, Observation) else seen.reason) == found
+
+
+@pytest.mark.parametrize(
+    ("item", "status"), [({"id": "a"}, None), ({"id": "a", "status": "done"}, "succeeded"), ({"id": "a", "x": 1}, None)]
+)
+def test_create_proves_no_state_that_the_status_of_a_read_tells(item: dict[str, Any], status: str | None) -> None:
+    """Its own 200 or 202 says that the job was made."""
+    done = {"at": "/status", "is": "done", "state": "succeeded"}
+    definition = of_revor(done, {"http": [404], "state": "cancelled"}, {"http": [200], "state": "succeeded"})
+    found = registered(definition, {"ok": True, "item": item}, now=NOW)
+    assert found is not None
+    assert (found.external_id, found.observation and found.observation.status) == ("a", status)
