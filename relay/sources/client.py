@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -146,13 +146,13 @@ def problem_of(result: PollResult, now: float) -> dict[str, Any]:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """A response. `key`: the API key or token that was sent, which the upstream may echo."""
+    """A response. `secrets`: the API key or token as it was sent, which the upstream may echo."""
 
     status_code: int
     headers: Mapping[str, str]
     body: bytes
     complete: bool
-    key: str = field(repr=False)
+    secrets: Sequence[str] = field(repr=False)
 
 
 _Got = TypeVar("_Got", _Answer, Response)
@@ -329,16 +329,20 @@ class UpstreamClient:
         times["elsewhere"] = True
         if response.status_code is None or response.detail is not None:
             kind: PollKind = "forbidden" if response.error == "refused" else "unavailable"
-            detail = _fit(_redacted(f"{response.error or 'no whole answer'}: {response.detail}", key))
+            detail = _fit(
+                _redacted(f"{response.error or 'no whole answer'}: {response.detail}", self._definition.secrets_of(key))
+            )
             return PollResult(kind=kind, detail=detail[:_MAX_DETAIL_CHARACTERS], **times)
         limits = self._definition.headers.limits
         given = {name: value for name, value in response.headers if name.lower() not in limits}
         answer = _Answer(
             status_code=response.status_code,
-            headers=_bounded_headers(given, key, () if resource is None else resource.follows),
+            headers=_bounded_headers(
+                given, self._definition.secrets_of(key), () if resource is None else resource.follows
+            ),
             body=response.excerpt,
             complete=len(response.excerpt) < MAX_RESULT_BYTES,
-            key=key,
+            secrets=self._definition.secrets_of(key),
         )
         result = self._judge(answer, read, times, resource)
         return replace(result, kind="forbidden") if result.kind == "unauthorized" else result
@@ -358,10 +362,10 @@ class UpstreamClient:
         now = self._clock()
         answer = _Answer(
             status_code=status_code,
-            headers=_bounded_headers(headers, api_key),
+            headers=_bounded_headers(headers, self._definition.secrets_of(api_key)),
             body=body or b"",
             complete=body is not None,
-            key=api_key,
+            secrets=self._definition.secrets_of(api_key),
         )
         times = {"sent_at": sent_at, "received_at": now, "duration_ms": round((now - sent_at) * 1000, 1)}
         reader = self._reader_of(external_id, resource)
@@ -404,11 +408,11 @@ class UpstreamClient:
             except NoAccessToken as error:
                 kind, detail = "unauthorized" if error.is_refused else "unavailable", str(error)
             except aiohttp.ClientPayloadError as error:
-                detail = _line("the answer broke off", error, api_key)
+                detail = _line("the answer broke off", error, self._definition.secrets_of(api_key))
             except aiohttp.ClientConnectorError as error:
                 detail = _unreachable(error)
             except Exception as error:  # whatever goes wrong, the job is polled again
-                detail = _line("no answer", error, api_key)
+                detail = _line("no answer", error, self._definition.secrets_of(api_key))
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         if answer is None:
@@ -444,10 +448,12 @@ class UpstreamClient:
                 body += chunk
             return _Answer(
                 status_code=answer.status,
-                headers=_bounded_headers(answer.headers, key, () if resource is None else resource.follows),
+                headers=_bounded_headers(
+                    answer.headers, self._definition.secrets_of(key), () if resource is None else resource.follows
+                ),
                 body=bytes(body[:MAX_BODY_BYTES]),
                 complete=len(body) <= MAX_BODY_BYTES,
-                key=key,
+                secrets=self._definition.secrets_of(key),
             )
         finally:
             answer.close()
@@ -496,7 +502,7 @@ class UpstreamClient:
                 media_type = answer.headers.get("content-type", "no content type")
                 return result("malformed", detail=f"{answer.status_code} {media_type}: {seen}")
             refused = f", where {seen.detail}"
-        error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), answer.key).encode())
+        error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), answer.secrets).encode())
         return result(
             self._kind_of_error(answer, error.code),
             error=error if error != UpstreamError() else None,
@@ -531,7 +537,9 @@ def _read_result(body: bytes, *_: object) -> Document | Malformed:
     return read_result(body)
 
 
-def _bounded_headers(headers: Mapping[str, str], api_key: str, addresses: Collection[str] = ()) -> Mapping[str, str]:
+def _bounded_headers(
+    headers: Mapping[str, str], secrets: Sequence[str], addresses: Collection[str] = ()
+) -> Mapping[str, str]:
     """`addresses`: the names of those that hold one; a longer one is cut too, but never to one that is valid."""
     kept: dict[str, str] = {}
     for name, value in headers.items():
@@ -539,8 +547,8 @@ def _bounded_headers(headers: Mapping[str, str], api_key: str, addresses: Collec
         if name != "set-cookie" and name not in kept and len(kept) < _MAX_HEADERS:
             kept[name] = value
     every = " ".join((*kept, *kept.values()))  # one look at all of them: few have anything to change
-    if _fit(_redacted(every, api_key)) != every:
-        kept = {_fit(name): _fit(_redacted(value, api_key)) for name, value in kept.items()}
+    if _fit(_redacted(every, secrets)) != every:
+        kept = {_fit(name): _fit(_redacted(value, secrets)) for name, value in kept.items()}
     longest = _MAX_HEADER_CHARACTERS
     found = {name[:longest]: value[:longest] for name, value in kept.items()}
     if addresses:
@@ -563,15 +571,15 @@ def _unreachable(error: aiohttp.ClientConnectorError) -> str:
     return f"no connection: {cause.strerror or type(cause).__name__}"
 
 
-def _line(what: str, error: Exception, api_key: str) -> str:
+def _line(what: str, error: Exception, secrets: Sequence[str]) -> str:
     text = f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"
-    return _fit(_redacted(text, api_key)[:_MAX_DETAIL_CHARACTERS])
+    return _fit(_redacted(text, secrets)[:_MAX_DETAIL_CHARACTERS])
 
 
 def _fit(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _redacted(text: str, api_key: str) -> str:
+def _redacted(text: str, secrets: Sequence[str]) -> str:
     """The text without the key, in case the upstream echoes it. Apply before truncating."""
-    return without(text, (api_key,)) if len(api_key) >= MIN_SECRET_CHARACTERS else text
+    return without(text, tuple(one for one in secrets if len(one) >= MIN_SECRET_CHARACTERS))

@@ -919,14 +919,24 @@ class SourceDefinition(Part):
         """The header that carries the key."""
         way = self.credential
         if way.basic is not None:
-            text = way.basic.replace("{key}", api_key)
-            return {"Authorization": f"Basic {b64encode(text.encode()).decode()}"}
+            return {"Authorization": f"Basic {self.secrets_of(api_key)[0]}"}
         return {} if way.header is None else {way.header: way.format.replace("{key}", api_key)}
 
+    def secrets_of(self, api_key: str) -> Sequence[str]:
+        """The key in each form in which a request has it, the longest first."""
+        basic = self.credential.basic
+        if basic is None:
+            return (api_key,)
+        return b64encode(basic.replace("{key}", api_key).encode()).decode(), api_key
+
     def with_key(self, url: str, api_key: str) -> str:
-        """The URL with the key, if it is sent there."""
+        """The URL with the key, if it is sent there: in place of one that an address of the upstream has."""
         name = self.credential.query
-        return url if name is None else _with_parameter(url, name, api_key)
+        if name is None:
+            return url
+        before, mark, query = url.partition("?")
+        left = without_parameter(query, name)
+        return _with_parameter(f"{before}{mark}{left}" if left else before, name, api_key)
 
     def answer_body(self, item: Mapping[str, Any], request_id: str, resource: str = "") -> bytes:
         """The answer to a job read in the upstream's shape."""

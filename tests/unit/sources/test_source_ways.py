@@ -10,8 +10,8 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from relay.clock import wall_clock
-from relay.sources.client import HOLDS_AGAIN_SECONDS, MAX_HELD, PLAIN, UpstreamClient, Ways
-from relay.sources.definition import LongPoll, SourceDefinition, load_definition
+from relay.sources.client import HOLDS_AGAIN_SECONDS, MAX_HELD, PLAIN, UpstreamClient, Ways, problem_of
+from relay.sources.definition import Credential, LongPoll, SourceDefinition, load_definition
 
 KEY = "key-0123456789abcdef"
 APIFY = load_definition("apify")
@@ -169,3 +169,32 @@ async def test_answer_304_that_nothing_stands_for_is_no_observation(ways: Ways) 
 
 def test_plain_read_is_the_default() -> None:
     assert Ways() == PLAIN
+
+
+async def test_key_in_an_address_of_the_upstream_is_sent_once() -> None:
+    asked = Asked()
+    definition = APIFY.model_copy(update={"credential": Credential(query="token")})
+    async with upstream(definition, asked) as client:
+        for query in ("?token=old&z=1", "?tok%65n=old", "?z=1&token=old"):
+            await client.poll("run1", KEY, ways=Ways(address=f"/v2/actor-runs/run1{query}"))
+    assert [one.query_string for one in asked.requests] == [f"z=1&token={KEY}", f"token={KEY}", f"z=1&token={KEY}"]
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [Credential(basic="{key}:"), Credential(basic="me:{key}"), Credential(query="token"), Credential(header="X-Key")],
+    ids=str,
+)
+async def test_key_is_not_kept_in_whatever_form_the_upstream_echoes_it(credential: Credential) -> None:
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        said = f"{request.path_qs} {dict(request.headers)}"
+        return web.json_response({"error": {"type": "bad", "message": said}}, status=400, headers={"X-Said": said})
+
+    definition = APIFY.model_copy(update={"credential": credential})
+    async with upstream(definition, echo) as client:
+        result = await client.poll("run1", KEY)
+    assert result.error is not None
+    kept = f"{result} {dict(result.headers)} {problem_of(result, 0.0)}"
+    assert "[redacted]" in kept
+    for secret in definition.secrets_of(KEY):
+        assert secret not in kept
