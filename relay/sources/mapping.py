@@ -378,7 +378,9 @@ def registered(
     external_id = external_id or _id_text(_value(item, of_job.fields.id))
     if external_id is None or len(external_id) > MAX_EXTERNAL_ID_CHARACTERS or not external_id.isprintable():
         return None
-    if is_elsewhere or of_job.needs_status(item):  # the status of this answer is about the create
+    rule = None if is_elsewhere else of_job.rule_of(item)
+    is_partial = rule is not None and rule.there is False  # such an answer may lack what a read has
+    if is_elsewhere or is_partial or of_job.needs_status(item):  # the status of this answer is about the create
         return Registered(external_id=external_id, observation=None)
     request_id = _request_id(_request_id_in(definition, body))
     seen = observe_item(definition, item, now=now, resource=resource, request_id=request_id)

@@ -485,3 +485,10 @@ def test_create_proves_no_state_that_the_status_of_a_read_tells(item: dict[str, 
     found = registered(definition, {"ok": True, "item": item}, now=NOW)
     assert found is not None
     assert (found.external_id, found.observation and found.observation.status) == ("a", status)
+
+
+def test_create_proves_no_state_by_what_it_lacks() -> None:
+    """It may have the id alone."""
+    definition = of_revor({"at": "/pending", "there": False, "state": "succeeded"})
+    found = registered(definition, {"ok": True, "item": {"id": "a"}}, now=NOW)
+    assert (found and found.external_id, found and found.observation) == ("a", None)
