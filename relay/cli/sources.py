@@ -125,7 +125,10 @@ def draft_definition(
         raise UsageError("it asks six questions. Run it on a terminal")
     document = ask(url, headers) if sample is None else sample_in(sample)
     answers = _asked(url, document)
-    text = draft(url, document, answers, headers)
+    try:
+        text = draft(url, document, answers, headers)
+    except RecursionError:
+        raise UsageError("the sample is nested too deeply. Use --sample with a part of it") from None
     path = output or Path(f"{name_of(Path(f'{answers.title}.yaml'))}.yaml")
     read_text(text, path)
     write_file(path, text, force=force, mode=0o666 & ~umask())
@@ -145,7 +148,8 @@ def _asked(url: str, document: Any) -> "Answers":
     from relay.sources.pointers import at, parse
 
     def asked(question: str, proposal: str) -> str:
-        answer: str = typer.prompt(question, default=proposal or NONE).strip()
+        shown = proposal if proposal.isprintable() else ""  # it may come from the answer
+        answer: str = typer.prompt(question, default=shown or NONE).strip()
         return "" if answer == NONE else answer
 
     found = guess(url, document)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from relay.core.access.netguard import is_loopback_host
 from relay.core.jsontext import JSONDecodeError, loads
@@ -39,19 +40,31 @@ def ask(url: str, headers: Sequence[tuple[str, str]]) -> Any:
     parts = urlsplit(url)
     if headers and parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
         raise UsageError("the URL is plain http, which would send the key unencrypted. Use https, or --sample")
+    found: list[tuple[int, bytes] | str] = []
+    # The time limits of `http.client` begin anew with each byte.
+    asking = Thread(target=lambda: found.append(_asked(parts, headers)), daemon=True)
+    asking.start()
+    asking.join(TIMEOUT_SECONDS)
+    answer = found[0] if found else f"no whole answer within {TIMEOUT_SECONDS:g} s"
+    if isinstance(answer, str):
+        raise RelayError(f"the URL cannot be asked: {answer}. Use --sample with a file")
+    status, raw = answer
+    if not 200 <= status < 300:
+        raise RelayError(f"the URL answers {status}. Check the URL and --header, or use --sample")
+    return _json(raw, "the answer")
+
+
+def _asked(parts: SplitResult, headers: Sequence[tuple[str, str]]) -> tuple[int, bytes] | str:
+    """Status and body of the answer, or why there is none."""
     connection_to = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     try:
         with closing(connection_to(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)) as connection:
             connection.request("GET", target, headers={"Accept": "application/json", **dict(headers)})
             answer = connection.getresponse()
-            raw = answer.read(MAX_BYTES + 1)
+            return answer.status, answer.read(MAX_BYTES + 1)
     except (HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise RelayError(f"the URL cannot be asked: {reason}. Use --sample with a file") from None
-    if not 200 <= answer.status < 300:
-        raise RelayError(f"the URL answers {answer.status}. Check the URL and --header, or use --sample")
-    return _json(raw, "the answer")
+        return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _json(raw: bytes, what: str) -> Any:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,49 @@ def test_urls_that_are_not_asked(url: str, message: str, capsys: pytest.CaptureF
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert "s3cr3t" not in line
+
+
+def test_proposal_that_would_control_the_terminal_is_not_made(answering: list[str]) -> None:
+    sample = {"\x1b]0;x\x07": {"id": "job_17"}, "status": "waiting \x1b[2J"}
+    Path("sample.json").write_text(json.dumps(sample))
+    assert draft([], URL, "--sample", "sample.json") == 2
+    assert answering
+    assert all(one.isprintable() for one in answering), answering
+
+
+def test_sample_that_is_nested_too_deeply_is_refused(answering: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    sample = '{"id": "job_17", "status": "done", "x": ' + "[" * 900 + "]" * 900 + "}"
+    Path("sample.json").write_text(sample)
+    assert draft([], URL, "--sample", "sample.json") == 2
+    assert "the sample is nested too deeply" in capsys.readouterr().err
+    assert list(Path().glob("*.yaml")) == []
+
+
+def test_answer_that_does_not_end_is_not_waited_for(
+    answering: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("relay.cli.definitions.sample.TIMEOUT_SECONDS", 0.5)
+    over = threading.Event()
+
+    class Drip(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not over.wait(0.05):
+                    self.wfile.write(b" ")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing is printed."""
+
+    server = HTTPServer(("127.0.0.1", 0), Drip)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    try:
+        assert draft([], f"http://127.0.0.1:{server.server_port}/v1/jobs/1") == 1
+    finally:
+        over.set()
+        server.shutdown()
+        serving.join()
+        server.server_close()
+    assert "no whole answer within 0.5 s" in capsys.readouterr().err
