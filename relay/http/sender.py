@@ -261,16 +261,17 @@ class Sender:
 
     async def _exchange(self, exchanges: Exchanges, request: OutboundRequest, route: Route, trail: _Trail) -> None:
         answer = await exchanges.begin(route, request.method, self._headers(request), request.body, trail.sends)
+        most = request.max_answer_bytes or MAX_BODY_BYTES
         try:
             trail.answered_at = time.perf_counter()
             trail.status_code = answer.status
             # names are a subclass of str
             trail.headers = tuple((str(name), value) for name, value in answer.headers.items())
             body = answer.content
-            while not body.at_eof() and len(trail.excerpt) < MAX_BODY_BYTES:
-                trail.excerpt += await body.read(MAX_BODY_BYTES - len(trail.excerpt))
+            while not body.at_eof() and len(trail.excerpt) < most:
+                trail.excerpt += await body.read(most - len(trail.excerpt))
         except Exception:
-            trail.excerpt += answer.left()[: MAX_BODY_BYTES - len(trail.excerpt)]
+            trail.excerpt += answer.left()[: most - len(trail.excerpt)]
             raise
         finally:
             answer.close()

@@ -19,7 +19,6 @@ from relay.http.exchange import Exchanges, Route
 from relay.redaction import MIN_SECRET_CHARACTERS, without
 from relay.sources.definition import MAX_ADDRESS_CHARACTERS, Resource, SourceDefinition
 from relay.sources.mapping import (
-    MAX_RESULT_BYTES,
     Document,
     Malformed,
     UpstreamError,
@@ -316,7 +315,10 @@ class UpstreamClient:
             key = sent
             headers = {**self._headers, **self._definition.send_headers, **self._definition.auth_headers(key)}
             request = OutboundRequest(
-                url=self._definition.with_key(url, key), method="GET", headers=tuple(headers.items())
+                url=self._definition.with_key(url, key),
+                method="GET",
+                headers=tuple(headers.items()),
+                max_answer_bytes=MAX_BODY_BYTES + 1,
             )
             return await sender.send(request, timeout_seconds=self._timeout_seconds)
 
@@ -341,7 +343,7 @@ class UpstreamClient:
                 given, self._definition.secrets_of(key), () if resource is None else resource.follows
             ),
             body=response.excerpt,
-            complete=len(response.excerpt) < MAX_RESULT_BYTES,
+            complete=len(response.excerpt) <= MAX_BODY_BYTES,
             secrets=self._definition.secrets_of(key),
         )
         result = self._judge(answer, read, times, resource)

@@ -36,12 +36,13 @@ def due_since(due_at: float) -> float:
 
 @value_class(frozen=True, slots=True, kw_only=True)
 class OutboundRequest:
-    """One HTTP request to a sink, ready to send."""
+    """One HTTP request to a sink, ready to send. `max_answer_bytes`: read of the answer; None: an excerpt."""
 
     url: str = field(repr=False)
     method: str = "POST"
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
+    max_answer_bytes: int | None = None
 
 
 class Timings(NamedTuple):

@@ -6,11 +6,12 @@ import pytest
 from aiohttp import web
 
 from relay.clock import wall_clock
+from relay.config.settings import LOOPBACK_NETWORKS
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jsontext import dumps
 from relay.http.sender import Sender
-from relay.sources.client import PollResult, UpstreamClient, Ways
+from relay.sources.client import MAX_BODY_BYTES, PollResult, UpstreamClient, Ways
 from relay.sources.definition import Credential, SourceDefinition, load_definition
 from relay.sources.mapping import MAX_RESULT_BYTES, Document, Malformed, read_result
 from tests.unit.sources.test_source_ways import KEY, Asked, changed, upstream
@@ -239,7 +240,8 @@ async def test_other_origins_are_asked_nothing() -> None:
         ({"status_code": None, "error": "refused", "detail": "a private address"}, "forbidden"),
         ({"status_code": None, "error": "connect", "detail": "refused connections"}, "unavailable"),
         ({"detail": "the body broke off"}, "unavailable"),
-        ({"excerpt": b"x" * MAX_RESULT_BYTES}, "oversized"),
+        ({"excerpt": b"x" * (MAX_BODY_BYTES + 1)}, "oversized"),
+        ({"excerpt": dumps("x" * MAX_RESULT_BYTES)}, "malformed"),
         ({"excerpt": b"<html>"}, "malformed"),
         ({"status_code": 404, "excerpt": b""}, "not_found"),
     ],
@@ -301,6 +303,20 @@ async def test_job_with_an_address_on_a_listed_origin_is_read_there() -> None:
     assert poll.observation is not None
     assert poll.observation.status == "running"
     assert (poll.headers.get("retry-after"), poll.headers.get("x-limit")) == ("5", None)
+
+
+@pytest.mark.parametrize("size", [100, 500_000])
+async def test_job_on_a_listed_origin_may_be_as_large_as_any(size: int) -> None:
+    """Else its end would never be seen."""
+    policy = GuardPolicy(allow_http=True, allow_networks=LOOPBACK_NETWORKS)
+    asked = Asked(body={"status": "Succeeded", "log": "x" * size})
+    async with upstream(AZURE, asked) as other, Sender(policy, clock=wall_clock) as sender:
+        here = other._base_url.rstrip("/")
+        definition = AZURE.model_copy(update={"origins": (here,)})
+        poll = await client_of(sender, definition).poll("operations/1", KEY, ways=Ways(address=f"{here}/operations/1"))
+    assert (poll.kind, poll.elsewhere) == ("observed", True)
+    assert poll.observation is not None
+    assert poll.observation.status == "succeeded"
 
 
 @pytest.mark.parametrize("status", [401, 403])
