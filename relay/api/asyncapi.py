@@ -104,7 +104,7 @@ def _messages(settings: ApiSettings) -> Iterator[tuple[str, dict[str, Any]]]:
         replace(
             origin,
             source="https://upstream.example/api/jobs",
-            account_source="https://upstream.example/api/accounts",
+            account_source=origin.account_source and "https://upstream.example/api/accounts",
             dataschema=f"{_EXAMPLE_URL}/schemas/job-status.v1.json",
         )
         for origin in settings.origins.values()

@@ -167,7 +167,7 @@ def sample_event(
         data, subject = _relay_sample(type, now, origin, source, account)
         dataschema = relay_events.dataschema_for(type, dataschema_base)
         return relay_event(event_id, type, now, data, dataschema=dataschema, subject=subject)
-    if type in account_event_types(origin.type_prefix):
+    if type in account_event_types(origin):
         dataschema = relay_events.dataschema_for(type, dataschema_base)
         return _account_sample(type, event_id, now, origin, dataschema, source, account)
     if type not in job_event_types(origin):

@@ -26,7 +26,8 @@ OF_SAMPLES = Origin(
 
 def origin_of(type_prefix: str = "ai.revor.job", **more: Any) -> Origin:
     """The attributes of the events of a resource's jobs with these types."""
-    return Origin(source="https://api.example/jobs", type_prefix=type_prefix, dataschema=OF_SAMPLES.dataschema, **more)
+    own = {"account_source": "https://api.example/accounts", "dataschema": OF_SAMPLES.dataschema, **more}
+    return Origin(source="https://api.example/jobs", type_prefix=type_prefix, **own)
 
 
 SAMPLE_ID = "evt_01jvpq0000000000000000000e"

@@ -101,7 +101,7 @@ class Origin:
     """Attributes shared by the events of a resource.
 
     source, type_prefix, dataschema  of the events of a resource's jobs
-    account_source                   CloudEvents `source` of its account events; None: as `source`
+    account_source                   CloudEvents `source` of its account events; None: it has none
     title                            the upstream's name, in texts for people
     succeeded_as                     the last word of the type of a success
     tells_progress                   True if changes of progress are events
@@ -189,14 +189,16 @@ def job_event_types(origin: Origin) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def account_event_types(prefix: str) -> tuple[str, ...]:
-    """All event types of a source's connect accounts. `prefix`: that of its job events."""
-    return tuple(f"{account_type_prefix(prefix)}.{kind}" for kind in ACCOUNT_EVENTS)
+def account_event_types(origin: Origin) -> tuple[str, ...]:
+    """All event types of a source's connect accounts; none if they are not watched."""
+    if origin.account_source is None:
+        return ()
+    return tuple(f"{account_type_prefix(origin.type_prefix)}.{kind}" for kind in ACCOUNT_EVENTS)
 
 
 def source_event_types(origin: Origin) -> tuple[str, ...]:
     """All event types of a resource, and of its source's connect accounts."""
-    return (*job_event_types(origin), *account_event_types(origin.type_prefix))
+    return (*job_event_types(origin), *account_event_types(origin))
 
 
 def account_type_prefix(prefix: str) -> str:

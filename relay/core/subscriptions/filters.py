@@ -9,6 +9,7 @@ paused, so its events wait.
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -479,7 +480,7 @@ def known_types(origins: Iterable[Origin]) -> tuple[str, ...]:
     """
     of_each = tuple(origins)
     jobs = dict.fromkeys(name for origin in of_each for name in job_event_types(origin))
-    accounts = (name for origin in of_each for name in account_event_types(origin.type_prefix))
+    accounts = (name for origin in of_each for name in account_event_types(origin))
     return (*jobs, *RELAY_EVENTS, *dict.fromkeys(accounts))
 
 
@@ -507,8 +508,11 @@ def is_misspelt(name: str, known: Iterable[str]) -> bool:
 
 
 def reserved_prefix(name: str, known: Iterable[str]) -> str | None:
-    """The prefix of known types that a type is under; None if there is none."""
-    of_sources = {f"{one.rpartition('.')[0]}." for one in known if not one.startswith(RELAY_PREFIX)}
+    """The prefix of known types that a type is under, or that some of them share, as `ai.revor.`; None if there is
+    none."""
+    own = {one.rpartition(".")[0] for one in known if not one.startswith(RELAY_PREFIX)}
+    shared = Counter(one.rpartition(".")[0] for one in own)
+    of_sources = {f"{one}." for one in (*own, *(one for one, count in shared.items() if one and count > 1))}
     return next((one for one in sorted({RELAY_PREFIX, *of_sources}) if name.lower().startswith(one)), None)
 
 

@@ -212,8 +212,16 @@ def test_a_type_of_another_program_is_free(name: str) -> None:
     [
         *("order", "faild", "", ".", "com.acme order.paid", "com.acme.\xfcber", "a." + "b" * 199, "com.acme.\n"),
         *("relay.order.paid", "Relay.x", "ai.revor.job.paid", "AI.revor.account.moved", "relay.source.down.twice"),
+        "ai.revor.order.paid",
         *("ai.rever.job.failed", "ai.revor.jobs.failed", "job.faild", "Job.Failed", "revor.job.failed.", "rely.test"),
     ],
 )
 def test_a_reserved_or_misspelt_type_is_not_free(name: str) -> None:
     assert wanted_type(name, KNOWN) is None
+
+
+def test_a_source_with_one_prefix_reserves_what_is_under_it_only() -> None:
+    known = known_types([origin_of("com.acme.render", account_source=None)])
+    assert wanted_type("com.acme.order.paid", known) == "com.acme.order.paid"
+    assert wanted_type("com.acme.render.paid", known) is None
+    assert not [name for name in known if ".account." in name], "it has no connect accounts"
