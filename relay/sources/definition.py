@@ -783,7 +783,7 @@ class SourceDefinition(Part):
 
     version: Literal[2]
     name: str
-    title: Annotated[str, Field(min_length=1)]
+    title: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
     documentation: str = ""
     seen: bool = True
     base_url: _Url | None = None

@@ -135,6 +135,8 @@ RULE, HOST, SECRET, PLACE = (
         ),
         # a line break at an end, as YAML's block texts have one: no request could be sent
         ({"title: Mine": "title: Mine\nsend_headers:\n  X-Team: |\n    a"}, "4: send_headers.X-Team: 'a\\n' does not"),
+        ({"title: Mine": "title: |\n  Mine"}, "2: title: 'Mine\\n' does not match"),
+        ({"title: Mine": "title: " + "x" * 101}, f"2: title: '{'x' * 100}' does not match"),
         ({"{header: X-Key}": '{header: "X-Key\\n"}'}, "3: credential.header: 'X-Key\\n' does not match"),
         ({"{header: X-Key}": '{header: X-Key, format: "a {key}\\n"}'}, "3: credential.format: 'a {key}\\n' does not"),
         ({PATH: 'path: "/v1/runs/{id}?a=b\\n"\n'}, "11: resources.runs.path: '/v1/runs/{id}?a=b\\n' does not"),
