@@ -17,7 +17,7 @@ from relay import __version__
 from relay.api.app import asyncapi_json
 from relay.core.deliveries.broker import Message
 from relay.core.deliveries.delivery import OutboundRequest
-from relay.core.events.event import Event
+from relay.core.events.event import Event, source_event_types
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import Subscription
@@ -122,8 +122,9 @@ KINDS: dict[str, tuple[ToBroker, dict[str, str]]] = {
 
 
 def _event(type: str) -> Event:
+    origin = next((one for one in REVOR.values() if type in source_event_types(one)), ORIGIN)
     return sample_event(
-        type, event_id="evt_01jvpq0000000000000000000e", now=1779271208.0, origin=ORIGIN, dataschema_base="http://x"
+        type, event_id="evt_01jvpq0000000000000000000e", now=1779271208.0, origin=origin, dataschema_base="http://x"
     )
 
 
