@@ -236,14 +236,16 @@ class PollHandler:
         return None
 
     async def _failed(self, job: Job, result: PollResult, now: float) -> list[str]:
-        # Another origin's 429 says nothing of the account's limit: it concerns the job alone.
-        status_code = OK if result.elsewhere and result.kind == "rate_limited" else result.status_code
+        # What another origin refuses or fails to answer says nothing of the account: it concerns the job alone.
+        status_code = OK if result.elsewhere and result.kind != "not_found" else result.status_code
         self._agenda.planner.failed(job.uid, status_code, result.headers, now)
         problem = problem_of(result, now)
         missing = result.kind in ("not_found", "forbidden")
         missing_count = job.missing_count + 1 if missing else 0
         missing_since = (job.missing_since or now) if missing else None
-        if result.kind == "unauthorized":
+        if result.elsewhere:
+            pass
+        elif result.kind == "unauthorized":
             await self._health.unauthorized(problem, now)
         elif result.kind == "forbidden":
             await self._health.forbidden(job.uid, problem, now)

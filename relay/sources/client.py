@@ -325,7 +325,7 @@ class UpstreamClient:
         try:
             response = await self._with_token(api_key, ask)
         except NoAccessToken as error:
-            return replace(self._unsent("unavailable", str(error)), elsewhere=True)
+            return self._unsent("unavailable", str(error))  # of the account, whatever the token is for
         duration_ms = round(response.duration_ms, 1)
         times: dict[str, Any] = {"sent_at": sent_at, "received_at": self._clock(), "duration_ms": duration_ms}
         times["elsewhere"] = True

@@ -432,6 +432,29 @@ async def test_limit_of_another_origin_concerns_the_job_alone(tmp_path: Path) ->
         assert await world.types() == ["running"]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ScriptedPoll(kind="forbidden", status_code=403, elsewhere=True),
+        ScriptedPoll(kind="forbidden", status_code=None, elsewhere=True, detail="refused: a private address"),
+        ScriptedPoll(kind="unavailable", status_code=503, elsewhere=True),
+        ScriptedPoll(kind="unavailable", status_code=None, elsewhere=True),
+    ],
+    ids=["refused", "guarded", "failing", "silent"],
+)
+async def test_trouble_of_another_origin_concerns_its_jobs_alone(tmp_path: Path, answer: ScriptedPoll) -> None:
+    async with open_world(tmp_path) as world:
+        of_source(world, follows=("location",))
+        for number in range(40):
+            await world.register(f"elsewhere-{number}", answer)
+        for _ in range(12):
+            await world.step(10.0)
+            assert world.poller.state.state == "ok"
+        await world.register("here", seen("running"))
+        await world.run(30)
+        assert "running" in await world.types()
+
+
 class Listed(Source):
     """Knows which addresses a registration may name."""
 

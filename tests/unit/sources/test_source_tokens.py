@@ -253,6 +253,14 @@ async def test_read_without_a_token_is_not_sent(answers: tuple[Response, ...], k
     assert "secret" not in poll.detail
 
 
+async def test_read_of_another_origin_without_a_token_is_trouble_of_the_account() -> None:
+    definition = DEFINITION.model_copy(update={"origins": ("https://files.example",)})
+    endpoint = Endpoint(FakeClock(), refusal(503))
+    client = UpstreamClient(definition, "https://api.example", clock=FakeClock(), user_agent="x", sender=endpoint)
+    poll = await client.poll("p1", KEY, ways=Ways(address="https://files.example/p1"))
+    assert (poll.kind, poll.elsewhere, len(endpoint.requests)) == ("unavailable", False, 1)
+
+
 def test_source_with_oauth_needs_a_guarded_client() -> None:
     with pytest.raises(ValueError, match="guarded client"):
         UpstreamClient(DEFINITION, "https://api.example", clock=FakeClock(), user_agent="x")
