@@ -166,7 +166,7 @@ def test_any_poll_gives_a_known_result(
     raw: bytes, status: int, headers: dict[str, str], complete: bool, api_key: str
 ) -> None:
     seen = MappingProxyType(headers)
-    CLIENT.answer = _Answer(status_code=status, headers=seen, body=raw, complete=complete, key=api_key)
+    CLIENT.answer = _Answer(status_code=status, headers=seen, body=raw, complete=complete, secrets=(api_key,))
     for ask in (CLIENT.poll("a", api_key), CLIENT.probe(api_key), CLIENT.list_accounts(api_key)):
         poll = asyncio.run(ask)
         assert isinstance(poll, PollResult)
