@@ -202,7 +202,8 @@ class UpstreamClient:
         elif (found := definition.address(self._base_url, ways.address)) is not None:
             url, is_own = found
         else:
-            return self._unsent("malformed", "the job's address is on no origin that the definition lists")
+            why = "the job's address is on no origin that the definition lists"
+            return replace(self._unsent("malformed", why), elsewhere=True)
         read = self._reader_of(external_id, resource)
         headers = _NO_HEADERS if ways.etag is None else {"If-None-Match": ways.etag}
         if not is_own:

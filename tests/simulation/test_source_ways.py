@@ -439,8 +439,9 @@ async def test_limit_of_another_origin_concerns_the_job_alone(tmp_path: Path) ->
         ScriptedPoll(kind="forbidden", status_code=None, elsewhere=True, detail="refused: a private address"),
         ScriptedPoll(kind="unavailable", status_code=503, elsewhere=True),
         ScriptedPoll(kind="unavailable", status_code=None, elsewhere=True),
+        ScriptedPoll(kind="malformed", status_code=None, elsewhere=True, detail="no origin that is listed"),
     ],
-    ids=["refused", "guarded", "failing", "silent"],
+    ids=["refused", "guarded", "failing", "silent", "no longer listed"],
 )
 async def test_trouble_of_another_origin_concerns_its_jobs_alone(tmp_path: Path, answer: ScriptedPoll) -> None:
     async with open_world(tmp_path) as world:

@@ -329,7 +329,7 @@ async def test_refusal_at_another_origin_is_no_refusal_of_the_key(status: int) -
 async def test_address_that_the_definition_no_longer_lists_is_asked_nothing() -> None:
     elsewhere = Elsewhere()
     poll = await client_of(elsewhere, AZURE).poll("operations/1", KEY, ways=Ways(address="https://evil.example/1"))
-    assert (poll.kind, elsewhere.requests) == ("malformed", [])
+    assert (poll.kind, poll.elsewhere, elsewhere.requests) == ("malformed", True, [])
     assert "no origin" in poll.detail
 
 
