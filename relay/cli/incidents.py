@@ -69,5 +69,4 @@ def sentence(incident: Mapping[str, Any]) -> str:
 
 
 def _job_row(job: dict[str, Any]) -> list[Any]:
-    error = (job.get("upstream") or {}).get("error") or {}
-    return [job["id"], job["closed_at"], job["repeat"], error.get("code")]
+    return [job["id"], job["closed_at"], job["repeat"], (job["problem"] or {}).get("code")]

@@ -164,12 +164,11 @@ def list_jobs(
 
 
 def _row(job: dict[str, Any]) -> list[Any]:
-    """The job's columns. The error is the upstream's, else that of the last poll."""
-    upstream = job.get("upstream") or {}
-    error = upstream.get("error") or job.get("last_error") or {}
+    """The job's columns. The error is what the job failed with, else that of the last poll."""
+    error = job["problem"] or job["last_error"] or {}
     status = job["outcome"] if job["outcome"] in ("not_found", "untracked") else job["status"]
     times = [job["tracked_at"], job["next_poll_at"]]
-    return [job["id"], upstream.get("channel"), job["account"], status, *times, error.get("code")]
+    return [job["id"], job["channel"], job["account"], status, *times, error.get("code")]
 
 
 @app.command()

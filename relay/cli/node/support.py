@@ -31,11 +31,8 @@ COLLECTIONS = {
     "sub_": ("subscription", "subscriptions"),
 }
 
-# Only these parts of the upstream's item and a sink's answer: others may contain personal data or credentials.
-ITEM_FIELDS = (
-    *("status", "action", "channel", "attempt_count"),
-    *("scheduled_at", "started_at", "finished_at", "next_attempt_at"),
-)
+# Only these parts of a job and a sink's answer: others may contain personal data or credentials.
+JOB_FIELDS = ("action", "channel", "attempt_count", "scheduled_at", "started_at", "next_attempt_at", "error")
 ANSWER_HEADERS = ("server", "via", "content-type", "retry-after", "x-request-id", "cf-ray")
 
 Document = Mapping[str, Any]
@@ -261,12 +258,8 @@ def _job(job: Document, explanation: Document | None) -> Iterator[str]:
     yield _facts(job, "id", "source", "account", "priority")
     yield _facts(job, "status", "outcome", "open", "sequence", "poll_count")
     yield _facts(job, "tracked_at", "last_polled_at", "next_poll_at", "closed_at")
-    item = job.get("upstream") or {}
-    error = item.get("error")
-    seen = {name: item[name] for name in ITEM_FIELDS if isinstance(item.get(name), str | int | float)}
-    if isinstance(error, dict) and isinstance(error.get("code"), str):
-        seen["error"] = error["code"]
-    yield "upstream: " + (_facts(seen, *seen) or "nothing")
+    seen = {**job, "error": (job["problem"] or {}).get("code")}
+    yield "upstream: " + (_facts(seen, *JOB_FIELDS) or "nothing")
     if job.get("last_error"):
         yield "last error: " + _facts(job["last_error"], "code", "message", "request_id", "at")
     if explanation is not None:

@@ -29,7 +29,8 @@ JOB = {
     "id": "job-1",
     "closed_at": "2026-05-20T10:00:01.000Z",
     "repeat": "safe",
-    "upstream": {"error": {"code": "reconnect"}},
+    "problem": {"code": "reconnect"},
+    "upstream": {"error": "The account is not connected"},
 }
 
 

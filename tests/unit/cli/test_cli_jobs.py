@@ -34,6 +34,27 @@ def test_list_sends_every_filter(stub: Stub, capsys: pytest.CaptureFixture[str])
     assert run(["jobs", "list", "--since", "yesterday"]) == 2
 
 
+@pytest.mark.parametrize("upstream", [{"error": "No speech was found", "channel": 7}, {"error": ["a"]}, [], None])
+@pytest.mark.parametrize(
+    ("problem", "last_error", "shown"),
+    [
+        ({"code": "no_speech"}, {"code": "unavailable"}, "no_speech"),
+        (None, {"code": "unavailable"}, "unavailable"),
+        (None, None, "-"),
+    ],
+)
+def test_list_shows_what_a_job_failed_with_whatever_its_upstream_answers(
+    stub: Stub, capsys: pytest.CaptureFixture[str], upstream: Any, problem: Any, last_error: Any, shown: str
+) -> None:
+    job = {"id": "1", "channel": "email", "account": "default", "status": "error", "outcome": "failed"}
+    times = {"tracked_at": "2026-05-20T10:00:00.000Z", "next_poll_at": None}
+    found = {**job, **times, "upstream": upstream, "problem": problem, "last_error": last_error}
+    stub.says("GET /v1/jobs", {"items": [found], "next_cursor": None})
+    assert run(["jobs", "list"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1].split("\t")
+    assert (row[1], row[-1]) == ("email", shown)
+
+
 @pytest.mark.parametrize("action", ["refresh", "untrack"])
 def test_several_jobs_are_one_request(stub: Stub, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("POST /v1/jobs/bulk", {"items": [item("a"), item("b", "no job 'b' is tracked here")]})

@@ -51,7 +51,9 @@ def job(**changes: Any) -> dict[str, Any]:
         "closed_at": "2026-05-20T10:00:08.000Z",
         "poll_count": 7,
         "last_error": {"code": "unavailable", "message": "503", "request_id": "req_8", "at": None},
-        "upstream": {"status": "failed", "channel": "email", "error": {"code": "reconnect_required", "message": "…"}},
+        "channel": "email",
+        "problem": {"code": "reconnect_required", "message": "…"},
+        "upstream": {"state": "failed", "error": "The account is not connected"},
     }
     return {**made, **changes}
 
@@ -163,8 +165,8 @@ def test_text_has_everything_about_the_id(id: str, stub: Stub, capsys: pytest.Ca
     for what in (
         *(f"node 0.2.0, command {__version__}, Python 3.", "/readyz: unavailable", "database: nothing can be written"),
         *("note: revor/default is down", "checks: database failing, api running", "source revor/default: state: ok"),
-        *(f"JOB {UID}", "status: failed, outcome: failed", "upstream: status: failed, channel: email"),
-        *("error: reconnect_required", "last error: code: unavailable", "explained: The job is closed"),
+        *(f"JOB {UID}", "status: failed, outcome: failed", "upstream: channel: email, error: reconnect_required"),
+        *("last error: code: unavailable", "explained: The job is closed"),
         *("EVENTS (1)", "(running → failed)", "request_id: req_7", "DELIVERIES (1)", f"{DELIVERY}: {EVENT}"),
         *(f"SUBSCRIPTION {SUBSCRIPTION}", "sink: https://receiver.example/…, POST, webhook"),
         "state: disabled, state_since: 2026-05-20T09:00:00.000Z, state_reason: http_410",
@@ -200,7 +202,7 @@ def test_text_is_limited_in_length() -> None:
 
 
 def test_text_cannot_control_the_terminal() -> None:
-    broken = case(job=job(upstream={"status": "\x1b[2J\nfaked: line"}))
+    broken = case(job=job(channel="\x1b[2J\nfaked: line"))
     assert all(line.isprintable() for line in report(broken, now=NOW))
 
 
