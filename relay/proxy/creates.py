@@ -31,6 +31,7 @@ from relay.proxy.spool import Spool
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
 from relay.proxy.types import MAX_ADOPTED, ForwardedRequest, ProxyResponse, name_of, texts
 from relay.proxy.unrecorded import MadeJob, UnknownCreates, Unrecorded
+from relay.sources.client import without_key
 from relay.sources.mapping import Malformed, read_create, read_error, read_object
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class Creates:
         """Records what the answer proves about the create. Returns headers for its caller."""
         definition, content = self._gateway.definitions[intent.source], answer.body or b""
         readable = plain(content, answer.headers, MAX_ANSWER_BYTES) or b""
+        readable = without_key(readable, definition.secrets_of(request.caller.key or ""))
         code = read_error(definition, readable).code if answer.status >= 500 else ""
         fate = fate_of(answer.status, says_nothing_done=code in definition.error.meanings.unavailable)
         if fate == "refused":

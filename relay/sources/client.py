@@ -2,10 +2,12 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -492,7 +494,8 @@ class UpstreamClient:
             return result("oversized", detail=f"the answer is larger than {MAX_BODY_BYTES} bytes")
         shows_a_job, refused = resource is not None and answer.status_code in resource.statuses, ""
         if 200 <= answer.status_code < 300 or shows_a_job:
-            seen = read(answer.body, answer.status_code, times["received_at"], header_request_id)
+            body = without_key(answer.body, answer.secrets)
+            seen = read(body, answer.status_code, times["received_at"], header_request_id)
             if isinstance(seen, Observation):
                 return result("observed", observation=seen, request_id=seen.request_id)
             if isinstance(seen, Listing):
@@ -581,6 +584,22 @@ def _line(what: str, error: Exception, secrets: Sequence[str]) -> str:
 
 def _fit(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def without_key(body: bytes, secrets: Iterable[str]) -> bytes:
+    """A body without the key, which some upstreams repeat in the addresses of a job: its item goes into events."""
+    for secret in secrets:
+        if len(secret) >= MIN_SECRET_CHARACTERS and not secret.isdigit():  # digits may be a number
+            for form in _forms(secret):
+                body = body.replace(form, b"[redacted]")
+    return body
+
+
+@lru_cache(maxsize=1000)
+def _forms(secret: str) -> tuple[bytes, ...]:
+    """A key as it stands in JSON, and in the query of a URL there."""
+    forms = {secret, secret.replace("/", "\\/"), quote(secret, safe=""), quote(secret, safe="/")}
+    return tuple(form.encode() for form in sorted(forms, key=len, reverse=True))
 
 
 def _redacted(text: str, secrets: Sequence[str]) -> str:

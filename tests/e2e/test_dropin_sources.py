@@ -198,6 +198,22 @@ async def test_key_in_the_query_is_kept_nowhere(tmp_path: Path, capsys: pytest.C
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("relay.db*"))
 
 
+async def test_key_in_the_addresses_of_a_job_is_passed_on_and_kept_nowhere(tmp_path: Path) -> None:
+    def says(call: Call) -> bytes:
+        link = f"https://mine.example/v1/jobs/one?api_key={KEY}"
+        return json_answer({"id": "one", "state": "on" if call.request.method == "POST" else "done", "link": link})
+
+    changed = {"credential": {"query": "api_key"}}
+    async with open_mine(tmp_path, changed, says=says, clock=FakeClock(), **STILL) as (world, _):
+        created = await world.api.post(f"{MOUNT}/v1/jobs?api_key={KEY}", json={})
+        assert created.json()["link"].endswith(KEY), "all other bytes pass as they are"
+        assert (await job_of(world, "one"))["upstream"]["link"].endswith("api_key=[redacted]")
+        await polled(world)
+        events = await world.api.get("/v1/events")
+        assert [one["data"]["job"]["link"][-10:] for one in events.json()["items"]] == ["[redacted]"] * 2
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("relay.db*"))
+
+
 # --- headers that official clients add
 
 

@@ -1,9 +1,11 @@
 """How a read may ask: for an answer that the upstream holds, or that differs from the last one. Over real sockets."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -198,3 +200,24 @@ async def test_key_is_not_kept_in_whatever_form_the_upstream_echoes_it(credentia
     assert "[redacted]" in kept
     for secret in definition.secrets_of(KEY):
         assert secret not in kept
+
+
+@pytest.mark.parametrize("key", [KEY, "key/with+more==0123", "0123456789"])
+@pytest.mark.parametrize("credential", [Credential(query="token"), Credential(basic="{key}:")], ids=str)
+async def test_item_that_repeats_the_key_is_kept_without_it(key: str, credential: Credential) -> None:
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        link = f"https://x.example{request.raw_path}"
+        given = {"link": link, "key": key, "headers": dict(request.headers), "count": 123456789012}
+        text = json.dumps({"data": {**RUN["data"], **given}})
+        return web.Response(body=text.replace("/", "\\/"), content_type="application/json")
+
+    definition = APIFY.model_copy(update={"credential": credential})
+    async with upstream(definition, echo) as client:
+        result = await client.poll("run1", key)
+    assert result.observation is not None
+    kept = result.observation.upstream
+    assert kept["count"] == 123456789012
+    if not key.isdigit():
+        for secret in (*definition.secrets_of(key), quote(key, safe="")):
+            assert secret not in json.dumps(kept)
+        assert kept["key"] == "[redacted]"
