@@ -53,6 +53,8 @@ NODE_HEADER = "Relay-Node"
 """Names the sending node. A node that receives its own name answers 508 (Loop Detected)."""
 
 MAX_BODY_BYTES = 1 << 20
+MAX_SEARCHED_BYTES = 64 * 1024
+"""In an error up to this size the key is found however it is escaped: 1 MiB would hold up all others for seconds."""
 MAX_CONNECTIONS = 100
 MAX_HELD = MAX_CONNECTIONS // 4
 """Maximum concurrent requests that the upstream is asked to hold."""
@@ -508,7 +510,10 @@ class UpstreamClient:
                 media_type = answer.headers.get("content-type", "no content type")
                 return result("malformed", detail=f"{answer.status_code} {media_type}: {seen}")
             refused = f", where {seen.detail}"
-        error = read_error(self._definition, _redacted(answer.body.decode(errors="replace"), answer.secrets).encode())
+        body = without_key(answer.body, answer.secrets)
+        if len(body) <= MAX_SEARCHED_BYTES:
+            body = _redacted(body.decode(errors="replace"), answer.secrets).encode()
+        error = read_error(self._definition, body)
         return result(
             self._kind_of_error(answer, error.code),
             error=error if error != UpstreamError() else None,

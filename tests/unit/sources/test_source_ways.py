@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from relay.clock import wall_clock
+from relay.redaction import without
 from relay.sources.client import HOLDS_AGAIN_SECONDS, MAX_HELD, PLAIN, UpstreamClient, Ways, problem_of
 from relay.sources.definition import Credential, LongPoll, SourceDefinition, load_definition
 
@@ -221,3 +222,22 @@ async def test_item_that_repeats_the_key_is_kept_without_it(key: str, credential
         for secret in (*definition.secrets_of(key), quote(key, safe="")):
             assert secret not in json.dumps(kept)
         assert kept["key"] == "[redacted]"
+
+
+async def test_large_error_is_not_searched_for_every_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    def counting(text: str, secrets: Sequence[str]) -> str:
+        searched.append(len(text))
+        return without(text, secrets)
+
+    async def echo(_: web.BaseRequest) -> web.StreamResponse:
+        error = {"type": "bad", "message": f"no such key: {KEY}", "more": "a+%" * 300_000}
+        return web.json_response({"error": error}, status=400)
+
+    monkeypatch.setattr("relay.sources.client.without", counting)
+    async with upstream(APIFY, echo) as client:
+        result = await client.poll("run1", KEY)
+    assert result.error is not None
+    assert result.error.message == "no such key: [redacted]"
+    assert max(searched) < 70_000
