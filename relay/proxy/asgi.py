@@ -159,6 +159,8 @@ class Proxy:
         response = await _unless_left(gateway.forward(request, upload), receive, upload)
         if request.method not in SAFE_METHODS and response is not None and response.status < 400:
             self._dependencies.audit.count("proxy.write", request.actor)
+            if (changed := gateway.job_changed(request)) is not None:
+                await gateway.reads.changed(changed)
         return response
 
     async def _create(

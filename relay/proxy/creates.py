@@ -65,7 +65,7 @@ class Creates:
     ) -> None:
         self._gateway = gateway
         self._intents = intents
-        self._tracking = tracking
+        self.tracking = tracking
         self._unknown = unknown
         self._adopt = adopt
         self.capture = capture
@@ -104,7 +104,7 @@ class Creates:
         try:
             if intent.callback_url is not None and not is_new:
                 # Now: a create that was sent is answered as the upstream did.
-                await self._tracking.claim_host(intent.callback_url, request.by)
+                await self.tracking.claim_host(intent.callback_url, request.by)
             await self._intents.begin(intent)
         except InvalidRequest as error:
             detail = f"Relay-Callback: {error.errors[0].detail}. Nothing was sent"
@@ -154,7 +154,7 @@ class Creates:
         location = None if create is None else resource.address_with_id(create, answered, headers)
         found = None
         if not isinstance(document, Malformed) or location is not None:
-            found = self._tracking.read_answer(
+            found = self.tracking.read_answer(
                 intent.source, answered, intent.resource, create=create, location=location
             )
         is_read = not content or not isinstance(document, Malformed) or document.reason == "not_an_object"
@@ -202,7 +202,7 @@ class Creates:
         place = (request.source, request.account)
         if self._adopt is not None and caller.key is not None and place not in self._gateway.pollers:
             await self._adopt(request.source, caller.key)
-        tracking = self._tracking.within(place) if caller.bound else self._tracking
+        tracking = self.tracking.within(place) if caller.bound else self.tracking
         return (await tracking.register_made(request)).not_attached
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:

@@ -205,6 +205,15 @@ class Gateway:
         found = self.definitions[caller.source].read_by(path, query)
         return None if found is None or found[2] else (unquote(found[1]), caller.source, caller.account, found[0])
 
+    def job_changed(self, request: ForwardedRequest) -> JobKey | None:
+        """The job at whose address, or one segment below it, the request writes, as a cancellation does; None for any
+        other request."""
+        if request.method in SAFE_METHODS:
+            return None
+        paths = (request.path, request.path.rpartition("/")[0])
+        found = (self.job_read(request.caller, "GET", path, request.query) for path in paths)
+        return next(filter(None, found), None)
+
     def read_with_query(self, caller: Caller, method: str, path: str, query: str) -> QueriedRead | None:
         """As `job_read`, of a request whose query asks the upstream to wait, or may be that of the job's own address;
         None for any other request."""

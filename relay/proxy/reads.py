@@ -14,7 +14,7 @@ import structlog
 from relay.api.http.auth import TOKEN_GONE
 from relay.core.access.forwarding import counts_as_poll, readable_only, without_wait
 from relay.core.jobs.job import TERMINAL, Job, JobKey
-from relay.errors import NoAnswer, NotSent, StoreError, Unauthorized
+from relay.errors import NoAnswer, NotSent, RequestError, StoreError, Unauthorized
 from relay.ids import new_id
 from relay.polling.poller import Poller, PollInFlight
 from relay.proxy.transport import MAX_ANSWER_BYTES, plain
@@ -205,6 +205,16 @@ class Reads:
             term=poller.account.term,
             due_at=None if job.failure_count else job.next_poll_at,
         )
+
+    async def changed(self, place: JobKey) -> None:
+        """A caller's request may have changed the job: its answer is current no more, and it is polled soon."""
+        self.answers.drop(place)
+        try:
+            for job in await self._jobs.find(*place):
+                if job.open:
+                    await self._gateway.creates.tracking.refresh(job)
+        except (StoreError, RequestError) as error:  # its next poll shows the change
+            log.warning("change_not_looked_at", error=str(error))
 
     def polled(self, job: Job, result: PollResult) -> None:
         """A poll or a borrowed read showed the job."""

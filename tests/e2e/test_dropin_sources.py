@@ -436,6 +436,39 @@ async def test_creates_with_one_path_are_told_apart_by_their_methods(tmp_path: P
         assert (await world.api.get("/v1/intents")).json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "state"),
+    [
+        ("POST", "/v1/jobs/one/cancel", 200, "lost"),
+        ("DELETE", "/v1/jobs/one", 204, "lost"),
+        ("POST", "/v1/jobs/one/cancel", 409, "on"),
+        ("POST", "/v1/jobs/two/cancel", 200, "on"),
+        ("POST", "/v1/other", 200, "on"),
+    ],
+)
+async def test_caller_that_changes_a_job_reads_it_as_it_is(
+    tmp_path: Path, method: str, path: str, status: int, state: str
+) -> None:
+    """Its next poll may be a quarter of an hour away."""
+    changed = False
+
+    def says(call: Call) -> bytes:
+        nonlocal changed
+        if call.request.method == "GET":
+            return json_answer({"id": "one", "state": "lost" if changed else "on"})
+        changed = True
+        return answer(204) if status == 204 else json_answer({}, status)
+
+    async with open_mine(tmp_path, {"creates": []}, says=says, clock=FakeClock(), **STILL) as (world, _):
+        await world.api.post("/v1/jobs", json={"id": "one", "source": "mine"})
+        await polled(world)
+        assert (await world.api.request(method, MOUNT + path, headers=AUTH)).status_code == status
+        read = await world.api.get(f"{MOUNT}/v1/jobs/one", headers=AUTH)
+        await world.node.dropin.reads.settling.drain()
+        assert (read.json()["state"], read.headers["relay-cache"]) == (state, "miss" if state == "lost" else "hit")
+        assert (await job_of(world, "one"))["open"] is (state == "on")
+
+
 NAMES_NO_JOB = (json_answer({"count": 1}), json_answer([1]), answer(204), answer(202))
 
 

@@ -408,6 +408,9 @@ class FakeGateway:
     def job_read(self, caller: Caller, method: str, path: str, query: str) -> JobKey | None:
         return None
 
+    def job_changed(self, request: ForwardedRequest) -> JobKey | None:
+        return None
+
     def from_memory(self, place: JobKey, *, ended: bool) -> ProxyResponse | None:
         return None
 
