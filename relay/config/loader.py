@@ -6,7 +6,7 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,8 @@ def _compose(text: str, name: str, loader: Any = yaml.SafeLoader) -> yaml.Node |
         problem = error.problem or "not YAML"
         if "alias" in problem or "anchor" in problem:
             problem += " (text that begins with * or & needs quotes)"
+        if mark is not None:
+            problem = _explained(problem, text.splitlines()[: mark.line + 1], mark.column)
         # Quoted text may be part of a password.
         problem = _QUOTED.sub(lambda quoted: quoted[0] if len(quoted[1]) < 2 or quoted[1][0] == "<" else "'…'", problem)
         raise SettingsError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {problem}") from None
@@ -227,6 +229,18 @@ def _compose(text: str, name: str, loader: Any = yaml.SafeLoader) -> yaml.Node |
         raise SettingsError(f"{name}:{line}: YAML does not allow control characters: remove it") from None
     except RecursionError:
         raise SettingsError(f"{name}: nested too deeply") from None
+
+
+def _explained(problem: str, lines: Sequence[str], column: int) -> str:
+    """A problem in the last one of these lines, with a cause that its indentation suggests."""
+    if "cannot start any token" in problem and lines[-1][column : column + 1] == "\t":
+        return "a tab: indent with spaces"
+    places = [number for number, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"]
+    if len(places) > 1 and ("mapping values" in problem or "expected key" in problem or "<block end>" in problem):
+        before, here = (len(lines[number - 1]) - len(lines[number - 1].lstrip()) for number in places[-2:])
+        if before != here:
+            return f"{problem} (line {places[-1]} is indented otherwise than line {places[-2]})"
+    return problem
 
 
 class _Unfold:

@@ -12,7 +12,7 @@ becomes its value, of whatever type.
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
@@ -28,6 +28,7 @@ _SIGMA = 0.5
 _PLACEHOLDER = re.compile(r"\{(id|base|at|created|job|body)((?:/[^/{}]+)*)(?:\+([0-9]{1,9}))?(?::(s|ms|n))?\}")
 _RANDOM = re.compile(r"\{(random|number):([1-9][0-9]?)\}")
 _TOO_LONG = re.compile(r"\{number:(19|[2-9][0-9])\}")
+_LIKE_ONE = re.compile(r"\{[A-Za-z][A-Za-z0-9_]*(?:[/+:][^{}]*)?\}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -270,6 +271,21 @@ def _filled(value: Any, words: _Words) -> Any:
     if whole is not None:
         return words.value(*whole.groups())
     return _PLACEHOLDER.sub(lambda match: str(words.value(*match.groups())), value)
+
+
+def unknown_placeholders(value: Any, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The place of each text below `place` that has a placeholder which nothing fills, and what is wrong
+    with it."""
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from unknown_placeholders(each, (*place, key))
+    elif isinstance(value, str):
+        is_id = len(place) == 3 and place[2] == "id"
+        known = _RANDOM if is_id else _PLACEHOLDER
+        names = "{random:N} and {number:N}" if is_id else "{id}, {base}, {at}, {created}, {body/NAME} and {job}"
+        for found in _LIKE_ONE.findall(value):
+            if not known.fullmatch(found):
+                yield place, f"has {found:.70}, which is no placeholder here: {names} are"
 
 
 def _made_id(pattern: str, rng: Random) -> str | int:

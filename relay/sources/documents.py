@@ -47,7 +47,7 @@ class Document:
                 while there and there not in self.lines:
                     there = there[:-1]
                 shown = (*place, *below) if error["type"] == "missing" or not there else there
-                words = _words(fault, place[-1] if place else "", known if len(found) < MAX_FAULTS else ())
+                words = _words(fault, place, known if len(found) < MAX_FAULTS else ())
                 text = f"{self.name}:{self.lines.get(there, 1)}: {'.'.join(map(str, shown))}: {words}"
                 # A value that is none of several types is one fault, with one error for each of them.
                 mark = "" if len(there) < len(place) and error["type"] != "missing" else words
@@ -69,19 +69,48 @@ def refused(faults: Sequence[str]) -> SettingsError:
     return SettingsError(*faults[:MAX_FAULTS], *([f"{more} more"] if more > 0 else []))
 
 
-def _words(error: Mapping[str, Any], key: object, known: Collection[str]) -> str:
+_TYPES = {
+    "string": "text: put it in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "a section, such as {key: value}",
+    "mapping": "a section, such as {key: value}",
+    "model": "a section, such as {key: value}",
+}
+"""What a value must be, by the beginning of pydantic's name for an error about its type."""
+_LISTS = frozenset({"tuple", "list", "set", "frozen"})
+
+
+def _words(error: Mapping[str, Any], place: Loc, known: Collection[str]) -> str:
+    kind, _, rest = error["type"].partition("_")
     match error["type"]:
         case "missing":
             return "is missing"
         case "extra_forbidden":
+            key = place[-1] if place else ""
             near = get_close_matches(str(key), sorted(set(known) - {key}), 1)
             return f"is not a known key{f': is it {near[0]}?' if near else ''}"
         case "string_pattern_mismatch":
-            pattern, text = error["ctx"]["pattern"], str(error["input"])[:100]
-            if pattern.startswith("^/") and "://" in text:
-                return "is no path: requests go to `base_url`, and to `origins` where an answer gives an address"
-            return f"{text!r} does not match {pattern}"
-    return str(error["msg"]).removeprefix("Value error, ")
+            return _mismatch(error["ctx"]["pattern"], str(error["input"])[:100], place)
+    if rest.endswith(("type", "parsing")) and kind in _LISTS:
+        return f"must be a list, such as [{error['input'] if isinstance(error['input'], str) else 'a, b'}]"
+    if rest.endswith(("type", "parsing", "from_float")) and kind in _TYPES:
+        return f"must be {_TYPES[kind]}"
+    return str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _mismatch(pattern: str, text: str, place: Loc) -> str:
+    """Why a text does not match a pattern. Text that may hold a key is not shown."""
+    if r"\{key\}" in pattern and "{key}" not in text:
+        return "needs {key}, where the key goes: the key itself goes into relay.yaml"
+    if place[:1] in (("credential",), ("send_headers",)):
+        return f"does not match {pattern}"
+    if pattern.startswith("^/") and "://" in text:
+        return "is no path: requests go to `base_url`, and to `origins` where an answer gives an address"
+    if r"id\}" in pattern and "{id}" not in text and "{+id}" not in text:
+        return f"{text!r} needs {{id}}, where the id goes"
+    return f"{text!r} does not match {pattern}"
 
 
 def read_document(path: Path, name: str = "") -> Document:

@@ -8,10 +8,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from relay.errors import SettingsError, UsageError
-from relay.sandbox.recorded import Call, Calls, RecordedFate, RecordedResource, Recording, Reply, Stage
+from relay.sandbox.recorded import (
+    Call,
+    Calls,
+    RecordedFate,
+    RecordedResource,
+    Recording,
+    Reply,
+    Stage,
+    unknown_placeholders,
+)
 from relay.sources import definition as definition_module
 from relay.sources.definition import ANSWERS, SourceDefinition, definition_in, load_definition, presets
-from relay.sources.documents import Document, parse_document, read_document, refused
+from relay.sources.documents import Document, Loc, parse_document, read_document, refused
 
 _SOURCES = Path(definition_module.__file__).parent
 _MODELS = (Recording, RecordedResource, RecordedFate, Stage, Reply, Call)
@@ -85,15 +94,15 @@ def _recording(answers: Document, definition: SourceDefinition | None) -> Record
         recording = Recording.model_validate(answers.values)
     except ValidationError as error:
         raise refused(answers.faults(error.errors(include_url=False), _KEYS)) from None
-    if definition is None:
-        return recording
-    is_none = f"is no resource: {', '.join(definition.resources)} are"
-    wrong = {name: is_none for name in recording.resources if name not in definition.resources}
-    wrong |= {
-        name: f"nothing is recorded of {name}" for name in definition.resources if name not in recording.resources
-    }
-    errors = ({"type": "value_error", "loc": ("resources", name), "msg": words} for name, words in wrong.items())
-    faults = answers.faults(errors, ())
+    wrong: list[tuple[Loc, str]] = [
+        fault for part in ("answer", "resources") for fault in unknown_placeholders(answers.values.get(part), (part,))
+    ]
+    if definition is not None:
+        is_none = f"is no resource: {', '.join(definition.resources)} are"
+        of, known = definition.resources, recording.resources
+        wrong += [(("resources", name), is_none) for name in known if name not in of]
+        wrong += [(("resources", name), f"nothing is recorded of {name}") for name in of if name not in known]
+    faults = answers.faults(({"type": "value_error", "loc": place, "msg": words} for place, words in wrong), ())
     if faults:
         raise refused(faults)
     return recording

@@ -67,6 +67,8 @@ def faults(changes: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> li
 
 DONE = "      - {at: /state, is: done, state: succeeded}\n"
 PATH = "path: /v1/runs/{id}\n"
+LIST = "resources.runs.creates: must be a list, such as [/v1/runs]"
+NEEDS_KEY = "needs {key}, where the key goes: the key itself goes into relay.yaml"
 RULE, HOST, SECRET, PLACE = (
     "can never match, or not all of it",
     "is no path: requests go to `base_url`, and to `origins`",
@@ -134,16 +136,41 @@ RULE, HOST, SECRET, PLACE = (
             "12: resources.runs.creates.1.path: has two placeholders in one segment",
         ),
         # a line break at an end, as YAML's block texts have one: no request could be sent
-        ({"title: Mine": "title: Mine\nsend_headers:\n  X-Team: |\n    a"}, "4: send_headers.X-Team: 'a\\n' does not"),
+        (
+            {"title: Mine": "title: Mine\nsend_headers:\n  X-Team: |\n    a"},
+            "4: send_headers.X-Team: does not match",
+        ),
         ({"title: Mine": "title: |\n  Mine"}, "2: title: 'Mine\\n' does not match"),
         ({"title: Mine": "title: " + "x" * 101}, f"2: title: '{'x' * 100}' does not match"),
-        ({"{header: X-Key}": '{header: "X-Key\\n"}'}, "3: credential.header: 'X-Key\\n' does not match"),
-        ({"{header: X-Key}": '{header: X-Key, format: "a {key}\\n"}'}, "3: credential.format: 'a {key}\\n' does not"),
+        ({"{header: X-Key}": '{header: "X-Key\\n"}'}, "3: credential.header: does not match ^[A-Za-z0-9-]+$"),
+        ({"{header: X-Key}": '{header: X-Key, format: "a {key}\\n"}'}, "3: credential.format: does not match ^[ -~]*"),
         ({PATH: 'path: "/v1/runs/{id}?a=b\\n"\n'}, "11: resources.runs.path: '/v1/runs/{id}?a=b\\n' does not"),
         (
             {"example.mine.run.job": '"example.mine.job\\n"'},
             "9: resources.runs.type_prefix: 'example.mine.job\\n' does",
         ),
+        # the key itself
+        ({"{header: X-Key}": "{header: X-Key, format: abcdef0123456789}"}, f"3: credential.format: {NEEDS_KEY}"),
+        ({"{header: X-Key}": "{basic: abcdef0123456789}"}, f"3: credential.basic: {NEEDS_KEY}"),
+        ({"{header: X-Key}": '{header: "X-Key: abcdef0123456789"}'}, "3: credential.header: does not match"),
+        ({"{header: X-Key}": '{query: "k=abcdef0123456789"}'}, "3: credential.query: does not match"),
+        ({PATH: "path: /v1/runs\n"}, "11: resources.runs.path: '/v1/runs' needs {id}, where the id goes"),
+        # a value of another type
+        ({"creates: [/v1/runs, {path: /v1/batch, location: Location}]": "creates: /v1/runs"}, f"12: {LIST}"),
+        ({"is: broken": "is: [broken]"}, "18: resources.runs.states.2.is: must be text"),
+        ({"title: Mine": "title: yes"}, "2: title: must be text: put it in quotes"),
+        ({"title: Mine": "title: {mine}"}, "2: title: must be text: put it in quotes"),
+        (
+            {"title: Mine": "title: Mine\nlimit: {requests: many, per_seconds: x}"},
+            "3: limit.requests: must be a whole number",
+        ),
+        (
+            {"title: Mine": "title: Mine\nlimit: {requests: 0, per_seconds: x}"},
+            "3: limit.requests: must be greater than or equal to 1",
+        ),
+        ({"problem: {at: /error}": "problem: /error"}, "21: resources.runs.problem: must be a section"),
+        ({"version: 2": "version: 3"}, "1: version: must be 2"),
+        ({"state: queued": "state: waiting"}, "16: resources.runs.states.0.state: must be 'queued', 'scheduled'"),
         # a number that nothing can show
         ({"is: broken": f"is: 0x{'f' * 5000}"}, "18: resources.runs.states[2].is is a number of more than 64 bits"),
         ({"probe: /v1/me": "probe: /v1/{me}"}, "6: probe: has a placeholder: this path is sent as it is"),
@@ -215,7 +242,7 @@ def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("done: {stages", "done: {share: 1.0e+308, stages", "resources.runs.fates.done.share: Input should be less"),
+        ("done: {stages", "done: {share: 1.0e+308, stages", "resources.runs.fates.done.share: must be less"),
         ("X: y", "X: y", "resources.runs.created.headers.Location: 'a\\r\\nX: y' does not match"),
         (
             "      job: {",
@@ -225,6 +252,16 @@ def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
         ("      job: {", '      id: ""\n      job: {', "resources.runs.id: String should have at least 1 character"),
         ("GET /v1/me", "GET /v1/{a}/{a}", "calls.0.call: has two placeholders of one kind"),
         ("GET /v1/me", "GET /{+a}/{+b}", "calls.0.call: has two placeholders of one kind"),
+        (
+            "waiting, done",
+            '"{boddy/tags}", done',
+            "job.state: has {boddy/tags}, which is no placeholder",
+        ),
+        ("state: done, since: 17", 'state: ["x{at:S}"]', "stages.1.show.state.0: has {at:S}, which is no placeholder"),
+        ("      job: {", '      id: "{id}"\n      job: {', "resources.runs.id: has {id}, which is no placeholder"),
+        ('"{base}/x"', '"{random:5}"', "resources.runs.created.body.url: has {random:5}, which is no placeholder"),
+        ('data: "{job}"', 'data: "{Job}"', "answer.data: has {Job}, which is no placeholder"),
+        ("      job: {", "      id: {random:24}\n      job: {", "resources.runs.id: must be text: put it in quotes"),
         ("done: 1}", f"done: {2**64}}}", "answers.resources.runs.job.done is a number of more than 64 bits"),
     ],
 )

@@ -42,6 +42,8 @@ def problem(tmp_path: Path, text: str | bytes | None = None, **environ: str) -> 
         ("sources:\n revor:\n  accounts:\n   a:\n    apikey: x", "yaml:5: unknown key sources.revor.accounts.a.apikey"),
         ("server: {port: 1,\n port: 2}", "relay.yaml:2: server.port is set twice, first at"),
         ("server: {port: 1\nport: 2", "relay.yaml:2: not YAML: expected ',' or '}'"),
+        ("a:\n\tb: 1", "relay.yaml:2: not YAML: a tab: indent with spaces"),
+        ("a: 1\n  b: 2", "relay.yaml:2: not YAML: mapping values are not allowed here (line 2 is indented otherwise"),
         ("a: b: c", "relay.yaml:1: not YAML: mapping values are not allowed here"),
         ("auth: *hidden", "relay.yaml:1: not YAML: found undefined alias '…' (text that begins with * or &"),
         ("a: 1\n--- \nb: 2", "not YAML: but found another document"),
