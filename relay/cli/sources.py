@@ -206,7 +206,8 @@ def _delay(seconds: float | None) -> str:
 def judgement(account: Mapping[str, Any]) -> str:
     """Advice on one account: the expected delay, and whether another budget would change it."""
     if account["state"] in TROUBLES:
-        return TROUBLES[account["state"]]
+        said = (account.get("problem") or {}).get("message")
+        return f"{TROUBLES[account['state']]}{f' It said: {said}' if said else ''}"
     if not account["open_jobs"]:
         return "no open jobs, so nothing is polled."
     delay = account.get("expected_detection_delay_seconds")

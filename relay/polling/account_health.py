@@ -43,6 +43,8 @@ class AccountHealth:
         self.state = AccountState(source=account.settings.source, name=account.settings.account)
         self.is_proven = False
         """True once the upstream has answered a request with this key since this node polls the account."""
+        self._tries_jobs = False
+        """True after a probe of a refused key that neither refused nor proved it: the next polls do."""
         self._silent: AccountState | None = None
         """The state to show until then, if the upstream does not answer."""
         self._failures = 0
@@ -53,7 +55,7 @@ class AccountHealth:
         """Forgets the state: another node polls the account now."""
         self.state = AccountState(source=self._account.settings.source, name=self._account.settings.account)
         self._forget_failures()
-        self.is_proven, self._silent = False, None
+        self.is_proven, self._silent, self._tries_jobs = False, None, False
 
     @property
     def key_refused(self) -> bool:
@@ -65,8 +67,8 @@ class AccountHealth:
 
     @property
     def paused(self) -> bool:
-        """True if the key is missing or refused."""
-        return self.key is None or self.key_refused
+        """True if the key is missing or refused, unless polls are to find out whether it still is."""
+        return self.key is None or (self.key_refused and not self._tries_jobs)
 
     def configure(self) -> None:
         """Reads the key of reloaded settings."""
@@ -78,6 +80,7 @@ class AccountHealth:
         """While the key is refused: reads it again and tries one cheap call. Returns True if polling continues.
 
         A refusal of an earlier key does not pause polling; without any job to poll, the call shows that it is over.
+        An answer to something else than the key, such as 404, proves nothing: polls go on, and the first one decides.
         """
         if not self.paused and self.state.state != "unauthorized":
             return True
@@ -89,13 +92,16 @@ class AccountHealth:
             if self.state.state != "unauthorized":
                 return True
         result = await self._account.upstream.probe(self.key)
-        log.info("probe", **self._account.place, result=result.kind)
+        log.info("probe", **self._account.place, result=result.kind, detail=result.detail)
         now = self._account.clock()
         if result.kind == "observed":
             await self.recover(now)
             return True
         if result.kind == "unauthorized":
             await self.unauthorized(problem_of(result, now), now)
+        elif result.kind not in ("unavailable", "rate_limited") and not self._tries_jobs:
+            self._tries_jobs = True
+            self._account.reschedule()
         return not self.paused
 
     @property
@@ -153,7 +159,7 @@ class AccountHealth:
 
     async def unauthorized(self, problem: Mapping[str, Any], now: float) -> None:
         """The upstream refuses the key. Recorded once per key."""
-        self.is_proven, self._silent = True, None
+        self.is_proven, self._silent, self._tries_jobs = True, None, False
         if not self.key_refused:
             await self._change("unauthorized", {**problem, "key": fingerprint(self.key)}, now)
             self._account.reschedule()
@@ -161,6 +167,7 @@ class AccountHealth:
     async def recover(self, now: float) -> None:
         """Records that polling works again."""
         self._forget_failures()
+        self._tries_jobs = False
         await self._change("ok", None, now)
         self._account.reschedule()
 

@@ -276,7 +276,12 @@ class UpstreamClient:
         return self._held < MAX_HELD and not 0 < self._holds_at - self._clock() <= HOLDS_AGAIN_SECONDS
 
     async def probe(self, api_key: str) -> PollResult:
-        """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError."""
+        """Makes the source's cheapest call: `observed` if the key works. Raises only CancelledError.
+
+        `malformed`, and nothing is asked, if the definition has none.
+        """
+        if self._definition.probe is None:
+            return self._unsent("malformed", "the definition has no `probe`")
         url = self._definition.root(self._base_url) + self._definition.probe
         return await self._get(url, api_key, lambda body, *_: read_answer(self._definition, body))
 

@@ -774,7 +774,7 @@ class SourceDefinition(Part):
     error             what an error answer has
     headers           response headers with limits and pauses
     limit             applies where no header tells one
-    probe             path of a cheap call that shows whether a key works
+    probe             path of a cheap GET that answers 2xx if the key works; without one, polls of jobs show it
     passed            path prefixes that the drop-in forwards at the root; all paths are below /sources/NAME
     resources         by name; a registration that names none means the first
     connect_accounts  without it they are not watched
@@ -797,7 +797,7 @@ class SourceDefinition(Part):
     error: ErrorFields = ErrorFields()
     headers: HeaderNames = HeaderNames()
     limit: Limit | None = None
-    probe: _Path
+    probe: _Path | None = None
     passed: frozenset[Annotated[_Path, AfterValidator(_not_own)]] = frozenset()
     resources: Annotated[Mapping[_Name, Resource], Field(min_length=1)]
     connect_accounts: ConnectAccounts | None = None
@@ -814,7 +814,7 @@ class SourceDefinition(Part):
             faults += [(("resources", name), f"the path {path} belongs to resources.{owner[path]}") for path in taken]
             if self._has_key(resource.path):
                 faults.append((("resources", name, "path"), _KEY_HERE))
-        if self._has_key(self.probe):
+        if self.probe is not None and self._has_key(self.probe):
             faults.append((("probe",), _KEY_HERE))
         if faults:
             raise Faults(faults)

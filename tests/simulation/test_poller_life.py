@@ -5,6 +5,7 @@ import inspect
 import itertools
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -89,6 +90,35 @@ async def test_refused_key_pauses_the_account_and_a_new_key_resumes_it(tmp_path)
         assert await world.poller.probe()
         await world.run(60)
         assert await world.types() == ["relay.source.unauthorized", "relay.source.recovered", "queued"]
+
+
+@pytest.mark.parametrize(("kind", "status"), [("not_found", 404), ("malformed", 400), ("forbidden", 403)])
+async def test_probe_that_says_nothing_of_the_key_lets_a_poll_try_it(tmp_path, monkeypatch, kind, status):
+    async with open_world(tmp_path) as world:
+        probed = AsyncMock(return_value=ScriptedPoll(kind=kind, status_code=status))
+        monkeypatch.setattr(world.source, "probe", probed)
+        await world.register("a", UNAUTHORIZED, UNAUTHORIZED, seen("queued"))
+        await world.step()
+        assert world.poller.paused
+        assert await world.poller.probe()
+        await world.run(60)
+        assert len(world.source.polled) == 2
+        assert world.poller.paused
+        assert await world.types() == ["relay.source.unauthorized"]
+        assert await world.poller.probe()
+        await world.run(60)
+        assert sorted(await world.types()) == ["queued", "relay.source.recovered", "relay.source.unauthorized"]
+
+
+@pytest.mark.parametrize(("kind", "status"), [("unavailable", 503), ("unavailable", None), ("rate_limited", 429)])
+async def test_probe_without_a_real_answer_leaves_the_account_paused(tmp_path, monkeypatch, kind, status):
+    async with open_world(tmp_path) as world:
+        probed = AsyncMock(return_value=ScriptedPoll(kind=kind, status_code=status))
+        monkeypatch.setattr(world.source, "probe", probed)
+        await world.register("a", UNAUTHORIZED, seen("queued"))
+        await world.step()
+        assert not await world.poller.probe()
+        assert world.poller.paused
 
 
 async def test_nothing_is_polled_without_a_key(tmp_path):

@@ -65,7 +65,7 @@ def coverage_of(recorded: Recorded) -> Coverage:
     answer = recorded.definition.answer
     found.gaps.extend(_unshown(answer, "answer", bodies))
     probe, credits = recorded.definition.probe, recorded.definition.credits
-    if not _answers(recording, probe):
+    if probe is not None and not _answers(recording, probe):
         found.gaps.append(f"probe: GET {probe.partition('?')[0]} is not among the recorded calls")
     if credits is not None:
         read = [read_credits(recorded.definition, dumps(body)) for body in _answers(recording, credits.path)]

@@ -250,6 +250,8 @@ async def _key(
         variable = f"{KEY_VARIABLE} (or {variable})"
     if account.api_key is None:
         raise _Found(f"no key. Set {variable}")
+    if definition.connect_accounts is None and definition.probe is None:
+        return "set, and not tried: the definition has no `probe`"
     async with Sender(guard_policy(settings), clock=wall_clock, proxy=egress_proxy(settings)) as sender:
         client = UpstreamClient(
             definition, source.base_url, clock=wall_clock, user_agent="revor-relay-check", sender=sender
@@ -295,7 +297,9 @@ def _trouble(definition: SourceDefinition, source: SourceSettings, poll: PollRes
         case "unavailable":
             return f"{definition.title} is not working: {source.base_url} {poll.detail}; try again later"
         case "not_found":
-            return f"there is no such API at {source.base_url}: it {poll.detail}; check {where}"
+            listed = definition.connect_accounts
+            path, place = (definition.probe, " and the `probe`") if listed is None else (listed.path, "")
+            return f"GET {source.base_url}{path} {poll.detail}: check {where}{place}"
     return f"{meaning}: {source.base_url}: {poll.detail}; {fix}"
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -129,6 +130,27 @@ def test_each_key_error_of_the_upstream_is_explained(
 ) -> None:
     upstream["kind"] = kind
     assert "revor.ai" in checked(capsys, code)["key revor/default"]["detail"]
+
+
+def checked_acme(probe: str, capsys: pytest.CaptureFixture[str]) -> str:
+    text = (SOURCES / "openai-batch" / "definition.yaml").read_text()
+    Path("acme.yaml").write_text(text.replace("probe: /v1/models\n", probe))
+    Path("relay.yaml").write_text("sources: {acme: {file: ./acme.yaml, accounts: {default: {api_key: sk-acme-key}}}}\n")
+    return str(checked(capsys, 2 if probe else 0)["key acme/default"]["detail"])
+
+
+def test_probe_that_is_not_found_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    poll = PollResult(kind="not_found", sent_at=0, received_at=0, duration_ms=1, detail="answered 404")
+    monkeypatch.setattr(UpstreamClient, "probe", AsyncMock(return_value=poll))
+    assert checked_acme("probe: /v1/me\n", capsys) == (
+        "GET https://api.openai.com/v1/me answered 404: check sources.acme.base_url and the `probe`"
+    )
+
+
+def test_key_of_a_definition_without_a_probe_is_not_tried(
+    upstream: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert checked_acme("", capsys) == "set, and not tried: the definition has no `probe`"
 
 
 def test_database_in_use_is_not_a_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,12 @@ def test_command_shows_what_each_stage_proves(capsys: pytest.CaptureFixture[str]
     assert not document["ok"]
 
 
+def test_probe_is_not_needed() -> None:
+    Path("mine.yaml").write_text(MINE.replace("probe: /v1/me\n", ""))
+    assert run(["sources", "test", "mine.yaml"]) == 0
+
+
 def test_definition_that_is_wrong_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine.yaml").write_text(MINE.replace("probe", "prob"))
+    Path("mine.yaml").write_text(MINE.replace("credential:", "credentials:"))
     assert run(["sources", "test", "mine.yaml"]) == 2
-    assert "mine.yaml:1: probe: is missing" in capsys.readouterr().err
+    assert "mine.yaml:1: credential: is missing" in capsys.readouterr().err

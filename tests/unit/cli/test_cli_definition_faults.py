@@ -222,7 +222,7 @@ def test_all_faults_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> Non
 def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    changes = {"probe: /v1/me": "prob: /v1/me", "fates:\n": "fate:\n", "unavailable: {status": "unavailable: {statu"}
+    changes = {"credential:": "credentials:", "fates:\n": "fate:\n", "unavailable: {status": "unavailable: {statu"}
     text = WHOLE
     for old, new in changes.items():
         assert old in text
@@ -231,8 +231,8 @@ def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
     assert run(["sources", "test", "mine.yaml"]) == 2
     said = capsys.readouterr().err
     for part in (
-        "probe: is missing",
-        "prob: is not a known key: is it probe?",
+        "credential: is missing",
+        "credentials: is not a known key: is it credential?",
         "fate: is not a known key: is it fates?",
     ):
         assert part in said

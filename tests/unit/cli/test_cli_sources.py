@@ -51,6 +51,15 @@ def test_sources_are_json_or_a_table_with_advice(stub: Stub, capsys: pytest.Capt
     assert "a job's end is known about 1.2 s after it happens" in out
 
 
+def test_trouble_is_shown_with_what_the_upstream_said(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"code": "bad_key", "message": "answered 401 No such key", "request_id": None, "at": None}
+    listed = [{**ACCOUNT, "state": "unauthorized", "problem": problem}]
+    stub.says("GET /v1/sources", {"items": listed, "next_cursor": None})
+    assert run(["sources"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Nothing is polled until the key works again. It said: answered 401 No such key" in shown
+
+
 def point(hour: int, count: int, total: float, p50: float | None = None) -> dict[str, Any]:
     return {"time": f"2026-05-20T{hour:02}:00:00.000Z", "count": count, "total": total, "p50": p50, "p95": p50}
 
