@@ -74,8 +74,9 @@ def read_text(path: Path, name: str, kind: str = "", remedy: str = "") -> str:
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(f"{name}: the {kind}file cannot be read ({error.strerror}){remedy}") from None
+    except (OSError, ValueError) as error:  # a ValueError: the path has a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{name}: the {kind}file cannot be read ({reason}){remedy}") from None
     if len(raw) > MAX_FILE_BYTES:
         raise SettingsError(f"{name}: larger than 1 MiB, the limit for a file")
     try:

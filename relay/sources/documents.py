@@ -1,6 +1,7 @@
 """YAML files of a source: read within limits, with the line of each key for the errors about it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import itemgetter
@@ -116,8 +117,9 @@ def _mismatch(pattern: str, text: str, place: Loc) -> str:
 def read_document(path: Path, name: str = "") -> Document:
     """The document in a file. `name`: in messages; default: the path. Raises SettingsError with file and line."""
     name = name or str(path)
-    if path.is_fifo():  # it might be waited for without an end
-        raise SettingsError(f"{name}: is a named pipe, not a file")
+    with suppress(OSError):  # `read_text` says it
+        if path.is_fifo():  # it might be waited for without an end
+            raise SettingsError(f"{name}: is a named pipe, not a file")
     return parse_document(read_text(path, name), name)
 
 

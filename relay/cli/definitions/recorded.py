@@ -1,6 +1,7 @@
 """A definition with its recorded answers: of a preset, in `answers.yaml` beside it, or of a file, in its section
 `answers`."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_recorded(source: str) -> Recorded:
     if source in presets():
         return _of_preset(source)
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(source):
         raise UsageError(f"there is neither a preset nor a file {source!r:.70}. Presets are {', '.join(presets())}")
     return _of_file(read_document(path), path)
 

@@ -114,6 +114,7 @@ def test_what_is_wrong_in_a_file_is_one_line(changes: Mapping[str, str], message
         (["--source", "openai-batch", "--rate-limit", "1/1"], "--rate-limit and --count-attempts are for the sandbox"),
         (["--source", "openai-batch", "--host", "0.0.0.0"], "is not a loopback address"),
         (["--source", "."], "Is a directory"),
+        (["--source", "a" * 5000], "there is neither a preset nor a file 'aaa"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,10 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SettingsError, match=message):
             read_document(tmp_path / name)
+    with pytest.raises(SettingsError, match="name too long"):
+        read_document(tmp_path / ("a" * 5000))
+    with pytest.raises(SettingsError, match="null byte"):
+        read_document(tmp_path / "a\0b")
     with pytest.raises(SettingsError, match="No such file"):
         read_document(tmp_path / "none.yaml")
     with pytest.raises(SettingsError, match="Is a directory"):
