@@ -22,11 +22,23 @@ Loc = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """The mapping in a file. `name`: of the file in messages; `lines`: of its keys and items."""
+    """The mapping in a file. `name`: of the file in messages; `lines`: of its keys and items;
+    `first`: of itself."""
 
     name: str
     values: dict[str, Any]
     lines: Mapping[Loc, int]
+    first: int = 1
+
+    def line(self, place: Loc) -> int:
+        """The line of a place. Of what is not there: of what it would be in."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, self.first)
+
+    def where(self, place: Loc) -> str:
+        """File and line of a place."""
+        return f"{self.name}:{self.line(place)}"
 
     def section(self, key: str) -> "Document | None":
         """The mapping at a key as a document of its own; None if there is none."""
@@ -34,7 +46,7 @@ class Document:
         if not isinstance(values, dict):
             return None
         lines = {place[1:]: line for place, line in self.lines.items() if place[0] == key and len(place) > 1}
-        return Document(self.name, values, lines)
+        return Document(self.name, values, lines, self.lines[key,])
 
     def faults(self, errors: Iterable[Mapping[str, Any]], known: Collection[str]) -> list[str]:
         """Pydantic's errors, each in one line: file, line, key, and what is wrong; in the order of the lines. `known`:
@@ -49,10 +61,10 @@ class Document:
                     there = there[:-1]
                 shown = (*place, *below) if error["type"] == "missing" or not there else there
                 words = _words(fault, place, known if len(found) < MAX_FAULTS else ())
-                text = f"{self.name}:{self.lines.get(there, 1)}: {'.'.join(map(str, shown))}: {words}"
+                text = f"{self.name}:{self.line(there)}: {'.'.join(map(str, shown))}: {words}"
                 # A value that is none of several types is one fault, with one error for each of them.
                 mark = "" if len(there) < len(place) and error["type"] != "missing" else words
-                found.setdefault((shown, mark), (self.lines.get(there, 1), redact_text(" ".join(text.split()))))
+                found.setdefault((shown, mark), (self.line(there), redact_text(" ".join(text.split()))))
         return [text for _, text in sorted(found.values(), key=itemgetter(0))]
 
 

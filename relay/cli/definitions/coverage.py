@@ -4,7 +4,7 @@ Each stage of each fate is read as a poll would read it. `Coverage.gaps` has a l
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -47,10 +47,18 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What the recorded answers prove. `gaps`: what is wrong, or not covered, in one line each."""
+    """What the recorded answers prove. `gaps`: what is wrong, or not covered, in one line each, which begins with file
+    and line."""
 
     fates: list[Fate] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+
+    def add(self, recorded: Recorded, problems: Iterable[str]) -> None:
+        """Adds problems that begin with their place in the definition, or below `errors`."""
+        for problem in problems:
+            place = problem.partition(": ")[0].split(".")
+            where = recorded.where(*(int(one) if one.isdecimal() else one for one in place))
+            self.gaps.append(f"{where}: {problem}")
 
 
 def coverage_of(recorded: Recorded) -> Coverage:
@@ -59,19 +67,19 @@ def coverage_of(recorded: Recorded) -> Coverage:
     shown: list[Any] = []
     for name in recorded.definition.resources:
         shown += _of_resource(recorded, name, found)
-    _check_errors(recorded, found)
+    found.add(recorded, _error_problems(recorded))
     recording = recorded.recording
     bodies = [*shown, *(one.body for one in (*recording.calls, *recording.errors.values()))]
     answer = recorded.definition.answer
-    found.gaps.extend(_unshown(answer, "answer", bodies))
+    found.add(recorded, _unshown(answer, "answer", bodies))
     probe, credits = recorded.definition.probe, recorded.definition.credits
     if probe is not None and not _answers(recording, probe):
-        found.gaps.append(f"probe: GET {probe.partition('?')[0]} is not among the recorded calls")
+        found.add(recorded, [f"probe: GET {probe.partition('?')[0]} is not among the recorded calls"])
     if credits is not None:
         read = [read_credits(recorded.definition, dumps(body)) for body in _answers(recording, credits.path)]
         if not any(isinstance(one, Document) for one in read):
             places = " or ".join(map(written, credits.available))
-            found.gaps.append(f"credits: no recorded GET {credits.path} has a number at {places}")
+            found.add(recorded, [f"credits: no recorded GET {credits.path} has a number at {places}"])
     return found
 
 
@@ -86,6 +94,7 @@ def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
     """Checks a resource. Returns the bodies of its answers."""
     definition = recorded.definition
     resource, proven = definition.resources[name], set[Rule]()
+    shadowed: dict[int, int] = {}
     bodies, items, sent = [], [], _sent_to(recorded.recording)
     observed: list[tuple[Any, Observation]] = []
     for fate in recorded.recording.resources[name].fates:
@@ -100,23 +109,32 @@ def _of_resource(recorded: Recorded, name: str, found: Coverage) -> list[Any]:
             bodies.append(reply.body)
             items.append(item)
             rule = resource.rule_of(item, reply.status)
-            proven |= set() if rule is None else {rule}
+            if rule is not None:
+                proven.add(rule)
+                later = (number for number, one in enumerate(resource.states) if one.holds(item, reply.status))
+                shadowed |= {number: resource.states.index(rule) for number in later if number not in shadowed}
             word = at(item, resource.status)
             text = str(reply.status) if word is None else str(word)
             observed += [] if isinstance(one, Malformed) else [(item, one)]
             stages.append(Stage(text, one.status if isinstance(one, Observation) and one.known else ""))
         found.fates.append(Fate(name, fate, stages))
-        found.gaps.extend(f"{name}, {fate}: {problem}" for problem in _problems(resource, seen, stages))
+        place = ("answers", "resources", name, "fates", fate, "stages")
+        for number, problem in _problems(resource, seen, stages):
+            found.gaps.append(f"{recorded.where(*place, number)}: {name}, {fate}: {problem}")
     for number, rule in enumerate(resource.states):
         if rule not in proven:
-            found.gaps.append(f"resources.{name}.states.{number}: no answer proves this rule ({_rule(rule)})")
-    found.gaps.extend(_unshown(resource, f"resources.{name}", items))
-    found.gaps.extend(f"resources.{name}.fields.{problem}" for problem in _unread_times(resource, observed))
+            words = f"resources.{name}.states.{number}: no answer proves this rule ({_rule(rule)})"
+            if (first := shadowed.get(number)) is not None:
+                line = recorded.document.line(("resources", name, "states", first))
+                words = f"{words}: states.{first}, line {line}, matches first. Move this rule up"
+            found.add(recorded, [words])
+    found.add(recorded, _unshown(resource, f"resources.{name}", items))
+    found.add(recorded, (f"resources.{name}.fields.{problem}" for problem in _unread_times(resource, observed)))
     results = {str(url) for item in items if resource.result_url and (url := at(item, resource.result_url))}
     for url in sorted(url for url in results if definition.address(BASE, url) is None):
-        found.gaps.append(f"resources.{name}.result_url: {url!r:.200} is {_ELSEWHERE}")
-    found.gaps.extend(_create_problems(recorded, name))
-    found.gaps.extend(_path_problems(recorded, name))
+        found.add(recorded, [f"resources.{name}.result_url: {url!r:.200} is {_ELSEWHERE}"])
+    found.add(recorded, _create_problems(recorded, name))
+    found.add(recorded, _path_problems(recorded, name))
     return bodies
 
 
@@ -134,21 +152,24 @@ def _observed(definition: SourceDefinition, name: str, reply: Reply, id: str) ->
     return observe(definition, body, now=NOW, resource=name, external_id=id, status_code=reply.status)
 
 
-def _problems(resource: Resource, seen: Sequence[Observation | Malformed], stages: Sequence[Stage]) -> Iterator[str]:
-    for number, (one, stage) in enumerate(zip(seen, stages, strict=True), 1):
-        is_last = number == len(seen)
+def _problems(
+    resource: Resource, seen: Sequence[Observation | Malformed], stages: Sequence[Stage]
+) -> Iterator[tuple[int, str]]:
+    """(stage, problem) of a fate; stages are counted from 0."""
+    for place, (one, stage) in enumerate(zip(seen, stages, strict=True)):
+        number, is_last = place + 1, place + 1 == len(seen)
         if isinstance(one, Malformed):
-            yield f"stage {number} cannot be read: {one.detail or one.reason}"
+            yield place, f"stage {number} cannot be read: {one.detail or one.reason}"
         elif not one.known:
-            yield f"stage {number}: no rule knows {stage.word!r:.70}"
+            yield place, f"stage {number}: no rule knows {stage.word!r:.70}"
         elif one.status in TERMINAL and not is_last:
-            yield f"stage {number} of {len(seen)}: {stage.word!r:.70} already ends the job as {one.status}"
+            yield place, f"stage {number} of {len(seen)}: {stage.word!r:.70} already ends the job as {one.status}"
         elif is_last and one.status not in TERMINAL:
-            yield f"its last stage does not end the job: {stage.word!r:.70} is {one.status}"
+            yield place, f"its last stage does not end the job: {stage.word!r:.70} is {one.status}"
         elif one.problem is not None and one.status not in TERMINAL:
-            yield f"stage {number}: an open job shows an error ({one.problem.message:.70})"
+            yield place, f"stage {number}: an open job shows an error ({one.problem.message:.70})"
         elif one.status == "failed" and (one.problem is None or not one.problem.message):
-            yield "the job fails, and no error is found at `problem`"
+            yield place, "the job fails, and no error is found at `problem`"
 
 
 def _create_problems(recorded: Recorded, name: str) -> Iterator[str]:
@@ -181,12 +202,11 @@ def _path_problems(recorded: Recorded, name: str) -> Iterator[str]:
     """A job that cannot be registered by its id, and a read that another resource's path takes first."""
     world, definition = RecordedWorld(recording=recorded.recording), recorded.definition
     id = str(world.create(name, NOW).id)
-    is_listed = not definition.resources[name].has_paths_as_ids or definition.may_name(
-        BASE, definition.job_url(BASE, id, name), name
-    )
-    if escapes_segment(id) or not is_listed:
-        yield f"resources.{name}.path: the id {id!r:.70} of a job escapes its place, or is not in `status_paths`"
     path = definition.job_url("", id, name)
+    if escapes_segment(id):
+        yield f"resources.{name}.path: the id {id!r:.70} of a job has a segment . or .., which leads elsewhere"
+    elif definition.resources[name].has_paths_as_ids and not definition.may_name(BASE, BASE + path, name):
+        yield f"resources.{name}.path: no pattern of `status_paths` matches {path:.200}: add one that does"
     method = recorded.definition.resources[name].method
     for other, verb, pattern in recorded.calls.reads:
         if other == name:
@@ -196,19 +216,19 @@ def _path_problems(recorded: Recorded, name: str) -> Iterator[str]:
             return
 
 
-def _check_errors(recorded: Recorded, found: Coverage) -> None:
+def _error_problems(recorded: Recorded) -> Iterator[str]:
     answers = {name: recorded.recording.errors.get(name) for name in ERRORS}
     for name, reply in answers.items():
         if reply is None:
-            found.gaps.append(f"errors.{name} is not recorded")
+            yield f"errors.{name}: is not recorded"
             continue
         error = read_error(recorded.definition, b"" if reply.body is None else dumps(reply.body))
         if not (error.code or error.message):
-            found.gaps.append(f"errors.{name}: neither code nor message is found at `error`")
+            yield f"errors.{name}: neither code nor message is found at `error`"
         elif 200 <= reply.status < 300 and not isinstance(
             read_answer(recorded.definition, dumps(reply.body)), Malformed
         ):
-            found.gaps.append(f"errors.{name}: its status is {reply.status}, and `answer.ok` does not make it an error")
+            yield f"errors.{name}: its status is {reply.status}, and `answer.ok` does not make it an error"
 
 
 def _unread_times(resource: Resource, observed: Sequence[tuple[Any, Observation]]) -> Iterator[str]:
@@ -246,4 +266,7 @@ def _rule(rule: Rule) -> str:
         return f"http {', '.join(map(str, sorted(rule.http or ())))}"
     if rule.there is not None:
         return f"{written(rule.at)} is {'' if rule.there else 'not '}there"
-    return f"{written(rule.at)} is {' or '.join(map(str, rule.values))}"
+    values = (
+        f"{dumps(one).decode()}, no text: quote words" if isinstance(one, bool) else str(one) for one in rule.values
+    )
+    return f"{written(rule.at)} is {' or '.join(values)}"

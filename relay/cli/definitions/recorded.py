@@ -30,12 +30,26 @@ _KEYS = frozenset(key for model in _MODELS for key in model.model_fields)
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A definition and what its upstream answers. `path`: of a file; None: of a preset."""
+    """A definition and what its upstream answers, with the documents that they were read from. `path`: of a file; None:
+    of a preset."""
 
     definition: SourceDefinition
     recording: Recording
-    calls: Calls
+    document: Document
+    answers: Document
     path: Path | None = None
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of the definition."""
+        return Calls(self.document.values)
+
+    def where(self, *place: int | str) -> str:
+        """File and line of a place in the definition, or in `answers` and `errors`, which are recorded. Of what is not
+        written there: of what it would be in."""
+        is_recorded = place[0] in (ANSWERS, "errors")
+        document = self.answers if is_recorded else self.document
+        return document.where(place[1:] if place[0] == ANSWERS else place)
 
 
 def read_recorded(source: str) -> Recorded:
@@ -71,7 +85,7 @@ def _of_file(document: Document, path: Path) -> Recorded:
         faults += error.lines
     if faults:
         raise SettingsError(*faults)
-    return Recorded(definition=definition, recording=recording, calls=Calls(document.values), path=path)
+    return Recorded(definition=definition, recording=recording, document=document, answers=answers, path=path)
 
 
 def name_of(path: Path) -> str:
@@ -85,7 +99,8 @@ def _of_preset(name: str) -> Recorded:
         raise UsageError(f"{name} has no recorded answers: `relay sandbox` plays it by itself")
     answers = read_document(folder / "answers.yaml", f"{name}/answers.yaml")
     document = read_document(folder / "definition.yaml", f"{name}/definition.yaml")
-    return Recorded(definition=definition, recording=_recording(answers, definition), calls=Calls(document.values))
+    recording = _recording(answers, definition)
+    return Recorded(definition=definition, recording=recording, document=document, answers=answers)
 
 
 def _recording(answers: Document, definition: SourceDefinition | None) -> Recording:

@@ -1,6 +1,7 @@
 """`relay sources test`: what is wrong in a definition or its recorded answers, and what they leave unproven."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,8 +58,10 @@ credits: {path: "/v1/me?full=1", available: [/credits, /left]}
 
 
 def gaps(text: str) -> list[str]:
+    """Without the file and the line of each."""
     Path("mine.yaml").write_text(text)
-    return coverage_of(read_recorded("mine.yaml")).gaps
+    found = [re.fullmatch(r"mine\.yaml:[0-9]+: (.*)", one) for one in coverage_of(read_recorded("mine.yaml")).gaps]
+    return [one[1] for one in found if one is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -124,10 +127,24 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
         ),
         (
             {'      job: {id: "{id}"': '      id: ../accounts\n      job: {id: "{id}"'},
-            "resources.runs.path: the id '../accounts' of a job escapes its place",
+            "resources.runs.path: the id '../accounts' of a job has a segment . or ..",
         ),
+        (
+            {"path: /v1/runs/{id}\n": 'path: "/v1/runs/{+id}"\n    status_paths: ["/v1/walks/{+id}"]\n'},
+            "resources.runs.path: no pattern of `status_paths` matches /v1/runs/",
+        ),
+        (
+            {
+                "      - {at: /state, is: done, state: succeeded}\n": """\
+      - {at: /result, there: true, state: succeeded}
+      - {at: /state, is: done, state: succeeded}
+"""
+            },
+            "resources.runs.states.2: no answer proves this rule (/state is done): states.1, line 17, matches first",
+        ),
+        ({"is: waiting": "is: yes"}, "resources.runs.states.0: no answer proves this rule (/state is true, no text"),
         ({"error: {at: /error}": "error: {at: /err}"}, "errors.unauthorized: neither code nor message is found at"),
-        ({"    not_found": "    unknown_call"}, "errors.not_found is not recorded"),
+        ({"    not_found": "    unknown_call"}, "errors.not_found: is not recorded"),
         ({"{ok: false, error": "{ok: true, error"}, "errors.unavailable: its status is 200, and `answer.ok` does not"),
         (
             {
@@ -161,17 +178,43 @@ def test_each_gap_is_one_line(changes: Mapping[str, str], gap: str) -> None:
     assert any(one.startswith(gap) for one in gaps(text)), gaps(text)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("is: waiting", "is: wait", 16),
+        ("percent: /done", "percent: /percent", 23),
+        ("show: {state: done", "show: {state: odd", 38),
+        ("left: 7", "left: many", 42),
+        ("    not_found", "    unknown_call", 26),
+        ("location: Location", "location: Operation", 12),
+    ],
+)
+def test_each_gap_has_its_line(old: str, new: str, line: int) -> None:
+    assert old in MINE
+    Path("mine.yaml").write_text(MINE.replace(old, new))
+    found = coverage_of(read_recorded("mine.yaml")).gaps
+    assert f"mine.yaml:{line}" in {one.split(": ")[0] for one in found}, found
+
+
+def test_gaps_of_presets_name_their_files() -> None:
+    recorded = read_recorded("replicate")
+    assert recorded.where("resources", "predictions", "states", 1).startswith("replicate/definition.yaml:")
+    assert recorded.where("answers", "resources", "predictions", "fates").startswith("replicate/answers.yaml:")
+    assert recorded.where("errors", "unknown").startswith("replicate/answers.yaml:")
+
+
 def test_command_shows_what_each_stage_proves(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(MINE)
     assert run(["sources", "test", "mine.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "waiting: queued > broken: failed" in shown
-    assert "everything is covered" in shown
+    assert "every rule and place is covered" in shown
+    assert "not proven: base_url, paths, creates, headers, limits and how the key is sent" in shown
     Path("mine.yaml").write_text(MINE.replace("is: broken", "is: brok"))
     assert run(["sources", "test", "mine.yaml"]) == 1
     shown = capsys.readouterr().out
     assert "waiting: queued > broken: ?" in shown
-    assert "gap: resources.runs.states.2: no answer proves this rule (/state is brok)" in shown
+    assert "gap: mine.yaml:18: resources.runs.states.2: no answer proves this rule (/state is brok)" in shown
     assert run(["sources", "test", "mine.yaml", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["fates"][1]["stages"] == [
