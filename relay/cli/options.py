@@ -51,33 +51,34 @@ def one_of(name: str, known: Sequence[str], what: str) -> str:
 
 
 def type_names(text: str | None) -> list[str] | None:
-    """The types of a list such as `failed,relay.test,com.acme.order.paid`. A name without a dot stands for that job
-    event of every resource. Raises UsageError."""
+    """The types of a list such as `failed,relay.test,com.acme.order.paid`. A short one stands for the types of every
+    resource. Raises UsageError."""
     names = split_names(text, "--types", "failed,overdue")
     if names is None:
         return None
-    return [_meant(name) if "." in name else one_of(name, (*JOB_EVENTS, *OTHER_WORDS), "event type") for name in names]
+    return [_known(name) if "." in name else one_of(name, (*JOB_EVENTS, *OTHER_WORDS), "event type") for name in names]
 
 
-def _meant(name: str) -> str:
+def _known(name: str) -> str:
     """A type of the relay or of the default source, by its full name or ending, or one with a dot that is of another
-    source or program."""
-    from relay.core.subscriptions.filters import known_types, nearest_type, wanted_type
+    source or program. The ending of a job event is left as it is: other sources may have it too."""
+    from relay.core.events.event import job_event_kind
+    from relay.core.subscriptions.filters import known_types, nearest_type, wanted_types
     from relay.sources.definition import load_definition
 
     known = known_types(load_definition(DEFAULT_SOURCE).event_origins("", "").values())
-    found = wanted_type(name, known)
-    if found is None:
+    found = wanted_types(name, known)
+    if not found:
         near = nearest_type(name[:200], known)
         hint = f"did you mean {near}?" if near else "`relay subscriptions add --help` names some"
         raise UsageError(f"unknown event type {name!r:.80}: {hint}")
-    return found
+    return found[0] if job_event_kind(found[0]) is None else name
 
 
-def full_type(text: str | None) -> str | None:
-    """The full type of `failed`: the first one of a list. Raises UsageError."""
+def type_name(text: str | None) -> str | None:
+    """The name of a type, such as `failed`: the first one of a list. Raises UsageError."""
     names = type_names(text)
-    return _meant(names[0]) if names else None
+    return names[0] if names else None
 
 
 def time_or_age(text: str | None) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Select, bindparam, func, literal_column, select, text
+from sqlalchemy import Select, bindparam, func, literal_column, select, text, union_all
 from sqlalchemy.engine import Connection
 from sqlmodel import col
 
@@ -104,17 +104,19 @@ class EventFilter(NamedTuple):
     """The conditions of a page of events. None: any.
 
     owner         the account of a bound token
+    types         one of these; empty: any
     since, until  recorded at or after, and before, a time
     """
 
     subject: str | None = None
     owner: str | None = None
-    type: str | None = None
+    types: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
 
 
-_FILTERS = ("subject", "owner", "type")
+_KEY = [EVENTS.c.recorded_at, EVENTS.c.position]
+_COLUMNS = {"subject": EVENTS.c.subject, "owner": EVENTS.c.owner, "types": EVENTS.c.type}
 
 
 class EventStore(Scoped):
@@ -177,14 +179,14 @@ class EventStore(Scoped):
         *,
         limit: int,
         cursor: str | None = None,
-        type: str | None = None,
+        types: tuple[str, ...] = (),
         subject: str | None = None,
         since: float | None = None,
         until: float | None = None,
     ) -> Page[Event]:
         """Newest first. `since` (inclusive) and `until` (exclusive) refer to the time of recording. With several
         filters a page may be short although there is a next one."""
-        wanted = EventFilter(subject=subject, owner=self._owner, type=type, since=since, until=until)
+        wanted = EventFilter(subject=subject, owner=self._owner, types=types, since=since, until=until)
         return await self._database.read(_page, wanted, limit, decode_moment(cursor, prefix="evt_"))
 
     @locking(lambda _: [MATCH])
@@ -275,20 +277,32 @@ def drivers_of(wanted: EventFilter) -> list[str]:
     own rows, but for a subject, which few events have: how short a page is must not tell how many others have."""
     if wanted.owner is not None:
         return ["owner" if wanted.subject is None else "subject"]
-    return [name for name in ("subject", "type") if getattr(wanted, name) is not None] or [""]
+    if wanted.subject is not None and len(wanted.types) > 1:
+        return ["subject"]
+    return [name for name in ("subject", "types") if _values(wanted, name)] or [""]
 
 
-def _walked(wanted: EventFilter, driver: str, before: tuple[float, str] | None, end: float | None) -> Select[Any]:
-    """The rows of a walk, newest first: from the time `end` on, of `before`, and of the filter's times."""
+def _values(wanted: EventFilter, name: str) -> tuple[str, ...]:
+    """The values that a filter lets through; empty: any."""
+    if name == "types":
+        return wanted.types
+    value = getattr(wanted, name)
+    return () if value is None else (value,)
+
+
+def _walked(
+    wanted: EventFilter, driver: str, before: tuple[float, str] | None, end: float | None, value: str | None = None
+) -> Select[Any]:
+    """The rows of a walk along a filter's `value`, its only one by default, newest first: from the time `end` on, of
+    `before`, and of the filter's times."""
     since = [time for time in (wanted.since, end) if time is not None]
     last: Sequence[Any] = () if wanted.until is None else (wanted.until,)
     if before is not None and (wanted.until is None or before[0] < wanted.until):
         moment, event_id = before
         position = select(EVENTS.c.position).where(EVENTS.c.id == event_id).scalar_subquery()
         last = (moment, func.coalesce(position, 0))  # erased meanwhile: on with what was recorded earlier
-    given = [(EVENTS.c[driver], getattr(wanted, driver))] if driver else []
-    key = [EVENTS.c.recorded_at, EVENTS.c.position]
-    return newest_first(select(EVENTS), given, key, since=[max(since)] if since else (), before=last)
+    given = [(_COLUMNS[driver], value or _values(wanted, driver)[0])] if driver else []
+    return newest_first(select(EVENTS), given, _KEY, since=[max(since)] if since else (), before=last)
 
 
 def end_statement(wanted: EventFilter, driver: str, before: tuple[float, str] | None) -> Select[Any]:
@@ -302,14 +316,28 @@ def page_statement(
 ) -> Select[Any]:
     """One page, newest first by time of recording, which every filter's index ends with: found by the filter `driver`,
     down to the time `end`."""
-    others = [name for name in _FILTERS if name != driver and getattr(wanted, name) is not None]
-    checks = [unindexed(EVENTS.c[name]) == getattr(wanted, name) for name in others]
+    if driver == "types" and len(wanted.types) > 1:
+        return _merged(limit, before, wanted)
+    others = [name for name in _COLUMNS if name != driver and _values(wanted, name)]
+    checks = [unindexed(_COLUMNS[name]).in_(_values(wanted, name)) for name in others]
     return _walked(wanted, driver, before, end).where(*checks).limit(limit + 1)
+
+
+def _merged(limit: int, before: tuple[float, str] | None, wanted: EventFilter) -> Select[Any]:
+    """A page of several types, without another filter: the keys of each type's page, of which the newest are read."""
+    walks = [
+        _walked(wanted, "types", before, None, one).with_only_columns(*_KEY).limit(limit + 1) for one in wanted.types
+    ]
+    keys = union_all(*(select(walk.subquery(f"walk_{nth}")) for nth, walk in enumerate(walks))).subquery()
+    newest = [keys.c.recorded_at.desc(), keys.c.position.desc()]
+    found = select(keys).order_by(*newest).limit(limit + 1).subquery("found")
+    order = found.c.recorded_at.desc(), found.c.position.desc()
+    return select(EVENTS).join(found, found.c.position == EVENTS.c.position).order_by(*order).limit(limit + 1)
 
 
 def _page(connection: Connection, wanted: EventFilter, limit: int, before: tuple[float, str] | None) -> Page[Event]:
     drivers = drivers_of(wanted)
-    several = sum(getattr(wanted, name) is not None for name in _FILTERS) > 1
+    several = sum(bool(_values(wanted, name)) for name in _COLUMNS) > 1
     driver, end = drivers[0], None
     if several and not (wanted.owner and wanted.subject):
         driver, end = furthest(connection, {one: end_statement(wanted, one, before) for one in drivers})

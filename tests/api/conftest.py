@@ -7,9 +7,10 @@ import httpx2
 import pytest
 
 from relay.api.app import create_api
+from relay.core.events.event import Origin
 from tests.support.api_conformity import check_answer
 from tests.support.api_fixtures import empty_database, world
-from tests.support.api_world import World
+from tests.support.api_world import SETTINGS, World
 
 __all__ = ["empty_database", "world"]
 
@@ -31,6 +32,16 @@ async def open_client(world: World) -> AsyncIterator[Callable[..., Client]]:
     yield make
     for client in clients:
         await client.aclose()
+
+
+WEBSET = Origin(source="https://x/sets", type_prefix="ai.revor.webset", dataschema="https://x/job-status.v1.json")
+
+
+@pytest.fixture
+def several(open_client: Callable[..., Client]) -> Client:
+    """A client of a relay whose source has two resources."""
+    origins = {**SETTINGS.origins, ("revor", "websets"): WEBSET}
+    return open_client(resources={"revor": ("jobs", "websets")}, origins=origins)
 
 
 @pytest.fixture

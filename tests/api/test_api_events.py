@@ -1,9 +1,11 @@
 import orjson
+import pytest
 from pydantic import TypeAdapter
 
 from relay.api.deliveries.deliveries import DeliveryWithAttempts
 from relay.core.deliveries.delivery import Timings
-from tests.support.api_world import HOOK
+from tests.api.conftest import WEBSET
+from tests.support.api_world import HOOK, SETTINGS
 from tests.support.store_kit import attempt, claim, result_of
 
 
@@ -41,6 +43,63 @@ async def test_events_are_filtered_by_type_subject_and_time(client, world):
     assert await found("until=2027-01-15T08:01:00Z") == [("a", "queued")]
     assert await found("since=2027-01-15T10:01:00%2B02:00&subject=a") == [("a", "running")]
     assert await found("since=2027-01-15T10:01:00+02:00&subject=a") == [("a", "running")]
+
+
+async def fail_both(world):
+    """A job and a webset that have both failed: the types of their events with the ids, the oldest first."""
+    found = []
+    for id, origin in ("a", SETTINGS.origins["revor", ""]), ("b", WEBSET), ("c", WEBSET):
+        job = await world.job(id)
+        for status in ("running", "failed"):
+            world.now += 1
+            found += await world.poll(job, status, origin=origin)
+    return [(event.type, event.id) for event in found]
+
+
+BOTH = ("ai.revor.job.failed", "ai.revor.webset.failed")
+NAMES = (("failed", BOTH), ("job.failed", BOTH[:1]), ("webset.failed", BOTH[1:]), (BOTH[1], BOTH[1:]))
+
+
+@pytest.mark.parametrize(("name", "types"), NAMES)
+async def test_a_short_type_stands_for_that_of_every_resource(several, world, name, types):
+    of_both = await fail_both(world)
+    wanted = [id for type, id in of_both if type in types]
+    for filters in ("", "&subject=b", '&filters={"exact":{"subject":"b"}}'):
+        listed, cursor = [], ""
+        while cursor is not None:
+            query = f"type={name}{filters}&limit=1" + (f"&cursor={cursor}" if cursor else "")
+            page = (await several.get(f"/v1/events?{query}")).json()
+            listed, cursor = [*listed, *page["ids"]], page["next_cursor"]
+        assert listed == [id for id in reversed(wanted) if not filters or id == of_both[3][1]]
+    last = {"Last-Event-ID": of_both[0][1]}
+    streamed = await several.get(f"/v1/events/stream?type={name}", headers=last)
+    assert [line[4:] for line in streamed.text.splitlines() if line.startswith("id: ")] == wanted
+
+
+@pytest.mark.parametrize(("name", "types"), NAMES)
+async def test_deliveries_of_a_short_type_are_retried(several, world, name, types):
+    await subscribe(several)
+    of_both = await fail_both(world)
+    world.now += 1
+    body = {"filter": {"type": name, "state": "pending"}}
+    counted = await several.post("/v1/deliveries/retry?dry_run=true", json=body)
+    assert counted.json()["matched"] == len([type for type, _ in of_both if type in types])
+
+
+@pytest.mark.parametrize(
+    ("fields", "type"),
+    [
+        ({}, BOTH[0]),
+        ({"types": ["webset.failed"]}, BOTH[1]),
+        ({"types": ["running"]}, BOTH[0]),
+        ({"source": WEBSET.source}, BOTH[1]),
+    ],
+)
+async def test_a_sample_of_a_short_type_is_one_that_the_subscription_gets(several, fields, type):
+    body = {"subscription": {"sink": HOOK, **fields}, "type": "failed"}
+    shown = (await several.post("/v1/subscriptions/preview", json=body)).json()
+    assert shown["event"]["type"] == type
+    assert shown["matches"] is (fields.get("types") != ["running"])
 
 
 async def test_deliveries_are_listed_and_filtered(client, world):

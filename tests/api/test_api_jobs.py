@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from relay.core.events.event import Hint, Origin
+from relay.core.events.event import Hint
 from relay.core.jobs.job import Problem
 from relay.errors import Conflict
-from tests.support.api_world import HOOK, SETTINGS
+from tests.support.api_world import HOOK
 from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import registration
 
@@ -173,16 +173,6 @@ async def test_an_id_in_two_accounts_needs_the_account_or_the_uid(client, world)
     assert (await client.get(f"/v1/jobs/{first.uid}?account=emea")).status_code == 404
     assert (await client.post("/v1/jobs/same/refresh")).json()["code"] == "ambiguous_job"
     assert (await client.delete("/v1/jobs/same?account=emea")).status_code == 200
-
-
-WEBSET = Origin(source="https://x/sets", type_prefix="ai.revor.webset", dataschema="https://x/job-status.v1.json")
-
-
-@pytest.fixture
-def several(open_client):
-    """A client of a relay whose source has two resources."""
-    origins = {**SETTINGS.origins, ("revor", "websets"): WEBSET}
-    return open_client(resources={"revor": ("jobs", "websets")}, origins=origins)
 
 
 async def test_a_job_is_of_the_first_resource_unless_another_is_named(several, world):

@@ -83,7 +83,7 @@ async def test_uncertain_record_is_told_in_words_and_without_addresses(tmp_path)
         one = await delivery(world)
         assert (one.state, one.reason) == ("uncertain", "target_gone")
         await world.step()
-        (event,) = (await world.store.events.page(limit=5, type="relay.delivery.uncertain")).items
+        (event,) = (await world.store.events.page(limit=5, types=("relay.delivery.uncertain",))).items
         data = check_event(event.body)["data"]
         assert (data["delivery"], data["event"], data["kind"]) == (one.id, one.event_id, "pipedrive")
         assert (data["record"], data["target"], data["reason"]) == ("note", {"deal_id": 2}, "cannot_tell")

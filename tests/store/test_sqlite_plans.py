@@ -41,7 +41,7 @@ HARMLESS_SCANS = re.compile(
     r"|CONSTANT ROW|\d+ CONSTANT ROWS?"
     r"|member|due(?:_\d)?|found|oldest|counted"  # the rows that a subquery found, which is explained by itself
     r"|pending"  # the recursion over subscriptions, one seek a step
-    r"|\(subquery-\d+\)"  # the rows that a subquery found, which is explained by itself
+    r"|\(subquery-\d+\)|walk_\d+"  # the rows that a subquery found, which is explained by itself
     r")$"
 )
 ORDERED_WALK = re.compile(r"SCAN \w+ USING (?:COVERING )?INDEX \w+$")
@@ -179,7 +179,7 @@ def test_the_plan_of_every_hot_statement(explaining: sqlite3.Connection) -> None
 def test_later_page_of_a_filter_begins_at_its_cursor(explaining: sqlite3.Connection) -> None:
     """Rather than at the filter's newest row."""
     pages = [
-        (case.name, plan_of(explaining, compiled(case.statement))[0])
+        (case.name, next(step for step in plan_of(explaining, compiled(case.statement)) if step.startswith("S")))
         for case in CATALOGUE
         if re.match(r"(jobs|events|deliveries|audit|incidents|groups) by .*, cursor", case.name)
         and not (case.walks or "event_id" in case.name)  # few rows, sorted

@@ -93,13 +93,21 @@ async def test_jobs(full: Store, filters: dict[str, Any], wanted: Callable[[Any]
     ("filters", "wanted"),
     [
         ({}, lambda event: True),
-        ({"type": "ai.revor.job.failed"}, lambda event: event.type == "ai.revor.job.failed"),
+        ({"types": ("ai.revor.job.failed",)}, lambda event: event.type == "ai.revor.job.failed"),
+        (
+            {"types": ("ai.revor.job.failed", "ai.revor.webset.failed", "ai.revor.job.queued")},
+            lambda event: event.type in ("ai.revor.job.failed", "ai.revor.job.queued"),
+        ),
         ({"since": NOW + 3}, lambda event: event.recorded_at >= NOW + 3),
         ({"until": NOW + 3}, lambda event: event.recorded_at < NOW + 3),
         ({"since": NOW + 3, "until": NOW + 3}, lambda event: False),
         (
-            {"type": "ai.revor.job.queued", "since": NOW + 3, "until": NOW + 7},
+            {"types": ("ai.revor.job.queued",), "since": NOW + 3, "until": NOW + 7},
             lambda event: event.type == "ai.revor.job.queued" and NOW + 3 <= event.recorded_at < NOW + 7,
+        ),
+        (
+            {"types": ("ai.revor.job.queued", "ai.revor.job.running"), "since": NOW + 3, "until": NOW + 7},
+            lambda event: "failed" not in event.type and NOW + 3 <= event.recorded_at < NOW + 7 and event.job_uid,
         ),
     ],
 )
@@ -113,6 +121,7 @@ async def test_events(full: Store, filters: dict[str, Any], wanted: Callable[[An
 
 
 MOMENT_ROWS = 5
+BOTH = ("ai.revor.job.failed", "ai.revor.job.running")
 
 
 async def test_rows_that_share_a_value_and_a_time_come_once(store: Store) -> None:
@@ -142,11 +151,14 @@ async def test_rows_that_share_a_value_and_a_time_come_once(store: Store) -> Non
     of_events: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
         ({"subject": "subject 1"}, lambda event: event.subject == "subject 1"),
         (
-            {"type": "ai.revor.job.failed", **times},
+            {"types": ("ai.revor.job.failed",), **times},
             lambda event: "failed" in event.type and event.recorded_at == NOW + 1,
         ),
-        ({"type": "ai.revor.job.failed", "subject": "subject 1"}, lambda event: event.subject == "subject 1"),
-        ({"type": "ai.revor.job.failed", "subject": "subject 0"}, lambda event: False),
+        ({"types": BOTH}, lambda event: True),
+        ({"types": BOTH, **times}, lambda event: event.recorded_at == NOW + 1),
+        ({"types": BOTH, "subject": "subject 0"}, lambda event: event.subject == "subject 0"),
+        ({"types": BOTH[:1], "subject": "subject 1"}, lambda event: event.subject == "subject 1"),
+        ({"types": BOTH[:1], "subject": "subject 0"}, lambda event: False),
     ]
     for limit in (1, MOMENT_ROWS - 1, MOMENT_ROWS):
         for filters, wanted in of_jobs:

@@ -521,6 +521,7 @@ class World:
         problem: Problem | None = None,
         connect: str | None = None,
         hint: Hint | None = None,
+        origin: Origin = ORIGIN,
     ) -> list[Event]:
         """A poll of the job that observes this status. Returns the new events."""
         now_known = await self.store.jobs.get(job.uid)
@@ -533,7 +534,7 @@ class World:
         )
         transitions, progress = detect(now_known.progress, seen)
         events = tuple(
-            from_transition(new_id("evt", self.now), job, transition, ORIGIN, seen=seen) for transition in transitions
+            from_transition(new_id("evt", self.now), job, transition, origin, seen=seen) for transition in transitions
         )
         await self.store.jobs.record(
             PollRecord(

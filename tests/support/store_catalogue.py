@@ -27,6 +27,8 @@ from relay.store.outbox import recording as outbox
 from relay.store.subscriptions import handshakes, secrets, subscriptions
 from tests.support.store_kit import NOW
 
+FAILED = "ai.revor.job.failed"
+
 
 def is_page(statement: str) -> bool:
     """Whether a statement is an ordered page."""
@@ -105,16 +107,20 @@ def group_pages() -> Iterator[Case]:
 def event_pages() -> Iterator[Case]:
     filters: dict[str, dict[str, Any]] = {
         "nothing": {},
-        "type": {"type": "ai.revor.job.failed"},
+        "type": {"types": (FAILED,)},
+        "types": {"types": (FAILED, "ai.revor.webset.failed", "ai.revor.job.succeeded")},
         "subject": {"subject": "a"},
         "since": {"since": NOW},
         "until": {"until": NOW},
         "since and until": {"since": NOW, "until": NOW},
-        "type and since": {"type": "ai.revor.job.failed", "since": NOW},
-        "subject, type and until": {"subject": "a", "type": "ai.revor.job.failed", "until": NOW},
+        "type and since": {"types": (FAILED,), "since": NOW},
+        "types and times": {"types": (FAILED, "ai.revor.job.succeeded"), "since": NOW, "until": NOW + 9},
+        "subject, type and until": {"subject": "a", "types": (FAILED,), "until": NOW},
+        "subject and types": {"subject": "a", "types": (FAILED, "ai.revor.webset.failed")},
         "owner": {"owner": "revor/a"},
         "owner and since": {"owner": "revor/a", "since": NOW},
-        "owner and type": {"owner": "revor/a", "type": "ai.revor.job.failed"},
+        "owner and type": {"owner": "revor/a", "types": (FAILED,)},
+        "owner and types": {"owner": "revor/a", "types": (FAILED, "ai.revor.webset.failed")},
         "owner and subject": {"owner": "revor/a", "subject": "a"},
     }
     for name, given in filters.items():
@@ -123,8 +129,9 @@ def event_pages() -> Iterator[Case]:
             where = "first page" if before is None else "cursor"
             for driver in events.drivers_of(wanted):
                 along = f"events by {name}, along {driver or 'time'}, {where}"
-                yield Case(along, events.page_statement(51, before, wanted, driver), walks=not given)
-                if driver:
+                is_merged = driver == "types" and len(wanted.types) > 1
+                yield Case(along, events.page_statement(51, before, wanted, driver), walks=not given, sorts=is_merged)
+                if driver and not is_merged:
                     yield Case(f"{along}: how far", events.end_statement(wanted, driver, before))
 
 

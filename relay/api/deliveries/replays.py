@@ -21,7 +21,7 @@ from relay.api.http.operations import (
 from relay.api.http.params import boolean
 from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time
-from relay.api.http.validation import event_type, event_types, invalid, pointer_of, validate
+from relay.api.http.validation import event_types, invalid, pointer_of, types_named, validate
 from relay.clock import from_rfc3339
 from relay.core.deliveries import replay as core
 from relay.core.deliveries.replay import Only, ReplayState
@@ -60,7 +60,9 @@ class DeliveryFilter(Body):
     state: Literal["pending", "dead", "cancelled", "uncertain", "delivered"] = Field(
         default="dead", description="Their state. With `pending`, deliveries that wait for a retry are tried now."
     )
-    type: str | None = Field(default=None, description="Events of this type, full or short.")
+    type: str | None = Field(
+        default=None, description="Events of this type, full or short (`failed`: of every resource)."
+    )
     since: Moment | None = Field(default=None, description="Events recorded at or after this time.")
     until: Moment | None = Field(default=None, description="Events recorded before this time.")
     reason: str | None = Field(
@@ -170,9 +172,13 @@ async def retry_deliveries(call: Call) -> Response:
     events.
     """
     wanted = validate(DeliveriesRetry, call.document).filter
-    type, errors = event_type(wanted.type, call.context.known_types, "/filter/type")
-    types = None if type is None else (type,)
-    fields = {"subscription_id": wanted.subscription, "types": types, "only": wanted.state, "reason": wanted.reason}
+    types, errors = types_named(wanted.type, call.context.known_types, "/filter/type")
+    fields = {
+        "subscription_id": wanted.subscription,
+        "types": types or None,
+        "only": wanted.state,
+        "reason": wanted.reason,
+    }
     return await _replay(call, wanted.since, wanted.until, "/filter", errors, fields)
 
 

@@ -13,7 +13,7 @@ from relay.api.http.params import PAGE, Parameter, text, time
 from relay.api.http.problems import invalid_detail, known
 from relay.api.http.shown import Shown
 from relay.api.http.stream import fragment, of_all
-from relay.api.http.validation import event_type
+from relay.api.http.validation import types_named
 from relay.core.events.event import Event, Origin
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.samples import sample_event
@@ -26,16 +26,16 @@ MAX_CHARACTERS = 8_000
 
 
 class Wanted:
-    """The events that a caller asks for. Filters have the bounds of those of a subscription."""
+    """The events that a caller asks for. `types`: empty for any. Filters have the bounds of those of a subscription."""
 
-    def __init__(self, type: str | None, filters: Filters | None) -> None:
-        self._type = type
+    def __init__(self, types: tuple[str, ...], filters: Filters | None) -> None:
+        self._types = types
         self._filters = filters
 
     async def of(self, events: Sequence[Event], computations: Computations, caller: str) -> Sequence[Event]:
         """Those of these events that are wanted. `computations`: of all callers with filters."""
-        if self._type is not None:
-            events = [event for event in events if event.type == self._type]
+        if self._types:
+            events = [event for event in events if event.type in self._types]
         if self._filters is None:
             return events
         filters = self._filters
@@ -112,7 +112,7 @@ class EventPage(Shown):
 
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Events")
-_TYPE = text("type", "The event's type: full, short (`failed`), or of another program.")
+_TYPE = text("type", "The event's type: full, short (`failed`: of every resource), or of another program.")
 
 
 @operation(
@@ -136,8 +136,9 @@ _TYPE = text("type", "The event's type: full, short (`failed`), or of another pr
 )
 async def list_events(call: Call) -> Response:
     """List events, newest first."""
-    query = {**call.query, "type": _type(call)}
-    wanted = Wanted(None, query.pop("filters"))
+    query = {**call.query, "types": _types(call)}
+    del query["type"]
+    wanted = Wanted((), query.pop("filters"))
     page = await call.dependencies.store.events.page(**query)
     shown = await wanted.of(page.items, call.dependencies.admission.filtering, call.caller)
     return page_response(call.request, map(fragment, shown), page.next_cursor, {"ids": [event.id for event in shown]})
@@ -157,14 +158,14 @@ async def stream_events(call: Call) -> Response:
 
     Without `Last-Event-ID` the stream starts with the next event. A comment every 15 seconds keeps it open.
     """
-    return await of_all(call, Wanted(_type(call), call.query["filters"]))
+    return await of_all(call, Wanted(_types(call), call.query["filters"]))
 
 
-def _type(call: Call) -> str | None:
-    type, errors = event_type(call.query["type"], call.context.known_types, "type")
+def _types(call: Call) -> tuple[str, ...]:
+    types, errors = types_named(call.query["type"], call.context.known_types, "type")
     if errors:
         raise InvalidRequest(invalid_detail(errors), code="invalid_parameter", errors=errors)
-    return type
+    return types
 
 
 @operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from relay.api.http.problems import MAX_ERRORS, MAX_WORD, did_you_mean, invalid_detail, known_are, suggested
 from relay.core.jsontext import dumps
-from relay.core.subscriptions.filters import full_types, nearest_type, wanted_type, wanted_types
+from relay.core.subscriptions.filters import full_types, nearest_type, wanted_types
 from relay.errors import FieldError, InvalidRequest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -255,13 +255,12 @@ def event_types(
     return tuple(dict.fromkeys(one for types in found for one in types)), errors
 
 
-def event_type(name: str | None, known: Sequence[str], pointer: str) -> tuple[str | None, list[FieldError]]:
-    """The full event type for one name, None for None, and an error if it is unknown."""
-    if name is None:
-        return None, []
-    found = wanted_type(name, known)
-    unknown = FieldError(pointer=pointer, code="unknown_type", detail=_unknown_type(name, known))
-    return found, [] if found is not None else [unknown]
+def types_named(name: str | None, known: Sequence[str], pointer: str) -> tuple[tuple[str, ...], list[FieldError]]:
+    """The same for one name, which is at `pointer` itself; no types for None."""
+    found = () if name is None else wanted_types(name, known)
+    if name is None or found:
+        return found, []
+    return (), [FieldError(pointer=pointer, code="unknown_type", detail=_unknown_type(name, known))]
 
 
 def _unknown_type(name: str, known: Sequence[str]) -> str:

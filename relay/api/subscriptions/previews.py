@@ -200,7 +200,7 @@ async def _event(call: Call, body: SubscriptionPreview, subscription: Subscripti
             raise invalid(FieldError(pointer="/event_id", code="event_not_found", detail=detail))
         return found, found.owner
     wanted = _usual(call, subscription) if body.type is None else body.type
-    return sample_of(call, wanted, body.metadata, subscription.owner), subscription.owner
+    return sample_of(call, wanted, body.metadata, subscription), subscription.owner
 
 
 def _usual(call: Call, subscription: Subscription) -> str:

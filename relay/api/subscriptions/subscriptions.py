@@ -31,7 +31,7 @@ from relay.api.http.operations import (
 from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time
-from relay.api.http.validation import event_type, invalid, validate
+from relay.api.http.validation import invalid, types_named, validate
 from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.api.subscriptions.checks import (
     CHECK,
@@ -61,7 +61,7 @@ from relay.core.jsontext import dumps
 from relay.core.records import SubscriptionRoom
 from relay.core.samples import sample_event
 from relay.core.subscriptions import subscription as core
-from relay.core.subscriptions.filters import is_free_type
+from relay.core.subscriptions.filters import is_free_type, matches
 from relay.core.subscriptions.handshake import WAITS, with_facts
 from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import SigningSecret
@@ -311,7 +311,7 @@ async def test_subscription(call: Call) -> Response:
         raise Conflict(detail, code="no_consent")
     given = validate(TestRequest, call.document)
     wanted = DEFAULT_TEST_TYPE if given.type is None else given.type
-    event = sample_of(call, wanted, given.metadata, subscription.owner)
+    event = sample_of(call, wanted, given.metadata, subscription)
     with call.dependencies.admission.tests.held(call.caller):
         attempt, outcome = await call.dependencies.dispatcher.test(subscription, event)
     shown = {"delivered": outcome.verdict == "delivered", "event": event.document()}
@@ -460,16 +460,18 @@ def _refuse_callback(subscription: core.Subscription, why: str) -> None:
         )
 
 
-def sample_of(call: Call, type: str, metadata: Mapping[str, Any] | None, owner: str | None) -> Event:
-    """A sample event. `metadata`: added to that of its job; `owner`: the account that its subscription belongs to.
-    Raises InvalidRequest for an unknown type, and for metadata that are larger than a job's can be."""
+def sample_of(call: Call, type: str, metadata: Mapping[str, Any] | None, subscription: core.Subscription) -> Event:
+    """A sample event. `metadata`: added to that of its job. Of the types that a short name stands for, it has the first
+    one that the subscription gets, or the first one. Raises InvalidRequest for an unknown type, and for metadata that
+    are larger than a job's can be."""
     if metadata is not None and len(dumps(metadata)) > MAX_METADATA_BYTES:
         detail = f"it is larger than {MAX_METADATA_BYTES:,} bytes of JSON"
         raise invalid(FieldError(pointer="/metadata", code="too_large", detail=detail))
-    wanted, errors = event_type(type, call.context.known_types, "/type")
-    if wanted is None:
+    types, errors = types_named(type, call.context.known_types, "/type")
+    if errors:
         raise invalid(*errors)
-    name, origin, account = _origin(call, wanted, owner)
+    wanted = next((one for one in types if _gets(call, subscription, one)), types[0])
+    name, origin, account = _origin(call, wanted, subscription.owner)
     now = call.dependencies.clock()
     return sample_event(
         wanted,
@@ -481,6 +483,17 @@ def sample_of(call: Call, type: str, metadata: Mapping[str, Any] | None, owner: 
         account=account,
         metadata=metadata,
     )
+
+
+def _gets(call: Call, subscription: core.Subscription, event_type: str) -> bool:
+    """True if a subscription gets job events of this type."""
+    for (source, _), origin in call.dependencies.settings.origins.items():
+        owner = subscription.owner if (subscription.owner or "").startswith(f"{source}/") else None
+        if event_type in source_event_types(origin) and matches(
+            subscription, event_type, origin.source, job_event=True, owner=owner
+        ):
+            return True
+    return False
 
 
 def _origin(call: Call, event_type: str, owner: str | None) -> tuple[str, Origin, str]:

@@ -9,7 +9,7 @@ import typer
 from relay.cli.client import api, path_of
 from relay.cli.deliveries.replays import COUNT_TIMEOUT_SECONDS, DryRun, dry_run_of, follow_up
 from relay.cli.deliveries.report import describe_delivery
-from relay.cli.options import Json, Limit, Since, Type, Until, Wait, full_type, given, time_or_age
+from relay.cli.options import Json, Limit, Since, Type, Until, Wait, given, time_or_age, type_name
 from relay.cli.output import note, print_json, print_list, print_result, print_table, terminal_width
 from relay.errors import UsageError
 
@@ -125,7 +125,7 @@ def retry(
         {
             "state": state,
             "subscription": subscription,
-            "type": full_type(type),
+            "type": type_name(type),
             "since": time_or_age(since),
             "until": time_or_age(until),
             "reason": reason,

@@ -10,7 +10,7 @@ import typer
 
 from relay.cli.client import api, path_of
 from relay.cli.events.stream import ServerEvent, follow
-from relay.cli.options import Json, Limit, Since, Type, Types, Until, full_type, time_or_age, type_names
+from relay.cli.options import Json, Limit, Since, Type, Types, Until, time_or_age, type_name, type_names
 from relay.cli.output import inert_json, note, print_json, print_list, say
 from relay.clock import MAX_EPOCH_SECONDS, to_rfc3339
 from relay.core.events.event import job_kind_in
@@ -39,7 +39,7 @@ def list_events(
 ) -> None:
     """List events, newest first."""
     query = {
-        "type": full_type(type),
+        "type": type_name(type),
         "subject": subject,
         "since": time_or_age(since),
         "until": time_or_age(until),
@@ -162,7 +162,7 @@ def show_event(event: ServerEvent, wanted: list[str] | None, *, json: bool) -> b
 
 def _is_one_of(document: dict[str, Any], wanted: list[str]) -> bool:
     type, kind = str(document.get("type")), job_kind_in(document)
-    return type in wanted or (kind is not None and not {kind, type.rpartition(".")[2]}.isdisjoint(wanted))
+    return type in wanted or (kind is not None and any(kind == one or type.endswith(f".{one}") for one in wanted))
 
 
 def sequence_of(event: dict[str, Any]) -> str:

@@ -17,10 +17,10 @@ from relay.cli.options import (
     Types,
     Until,
     Wait,
-    full_type,
     given,
     read_metadata,
     time_or_age,
+    type_name,
     type_names,
 )
 from relay.cli.output import (
@@ -258,7 +258,7 @@ def send_sample(
     json: Json = False,
 ) -> None:
     """Send a realistic sample now. Exit code 1: the sink did not accept it."""
-    tested = _send_sample(id, full_type(type), read_metadata(metadata), raising=True)
+    tested = _send_sample(id, type_name(type), read_metadata(metadata), raising=True)
     print_result(tested, _verdict(id, tested), json=json)
     if not json and _is_refused(tested) and _may_check_a_secret(api().get(path_of("subscriptions", id)), tested):
         say(
@@ -291,7 +291,7 @@ def preview(
         body["protocol"] = "PULL"
     elif body:
         raise UsageError(f"{subscription} is no URL, and an option describes a new subscription. Give its URL")
-    asked = {"type": full_type(type), "event_id": event, "metadata": read_metadata(metadata)}
+    asked = {"type": type_name(type), "event_id": event, "metadata": read_metadata(metadata)}
     with working("reading the events of the last days"):
         shown = api().post(
             "/v1/subscriptions/preview",

@@ -476,7 +476,7 @@ def matches(
 def known_types(origins: Iterable[Origin]) -> tuple[str, ...]:
     """All event types: the job events of each origin, those about the relay, the account events of each origin.
 
-    The order matters if several have the same last word: it stands for the first of them.
+    The order matters where several have the same last word: see `full_types`.
     """
     of_each = tuple(origins)
     jobs = dict.fromkeys(name for origin in of_each for name in job_event_types(origin))
@@ -528,13 +528,6 @@ def full_types(name: str, known: Sequence[str]) -> tuple[str, ...]:
 def wanted_types(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """As `full_types`; a free type stands for itself."""
     return full_types(name, known) or ((name,) if is_free_type(name, tuple(known)) else ())
-
-
-def wanted_type(name: str, known: Sequence[str]) -> str | None:
-    """The type that a name stands for: a known one, by its full name or ending, or a free one. None if it is
-    neither."""
-    found = full_type(name, known)
-    return name if found is None and is_free_type(name, tuple(known)) else found
 
 
 def nearest_type(text: str, known: Sequence[str]) -> str | None:

@@ -250,11 +250,6 @@ def short_type(type: str, known: Sequence[str]) -> str:
     return ".".join(words[2 if len(words) > 3 else 1 :])
 
 
-def full_type(name: str, known: Sequence[str]) -> str:
-    """The type that a short one names, such as `job.failed`; any other as it is."""
-    return next((one for one in known if short_type(one, known) == name), name)
-
-
 def _shown_attempts(attempts: Sequence[T]) -> tuple[Sequence[T], int]:
     left_out = len(attempts) - FIRST_ATTEMPTS - LAST_ATTEMPTS
     if left_out <= 0:

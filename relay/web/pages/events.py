@@ -11,7 +11,7 @@ from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
 from relay.web.delivery_words import reason_words
 from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, options, page
-from relay.web.pages.deliveries import full_type, name_of, short_type, subscriptions
+from relay.web.pages.deliveries import name_of, short_type, subscriptions
 from relay.web.texts import english
 from subscribers.wording.jobs import job_sentence
 
@@ -77,8 +77,6 @@ def _query(asked: Mapping[str, str], known: Sequence[str], now: float) -> dict[s
         meant = {prefix, *begins}
         starts = [{"prefix": {"type": one}} for one in sorted(meant)]
         filters = [*([{"any": starts}] if prefix else []), *filters]
-    elif "type" in query:
-        query["type"] = full_type(query["type"], known)
     return query | ({"filters": dumps(filters).decode()} if filters else {})
 
 

@@ -8,7 +8,7 @@ from relay.core.values import moment
 from relay.errors import RequestError
 from relay.web.delivery_words import reason_words
 from relay.web.page import Content, Done, Equivalent, PageRequest, action, equivalent, options, page
-from relay.web.pages.deliveries import day_after, full_type, name_of, subscriptions
+from relay.web.pages.deliveries import day_after, name_of, subscriptions
 from relay.web.texts import english
 
 FILTER = ("state", "subscription", "type", "reason")
@@ -122,8 +122,7 @@ def _given(page_request: PageRequest) -> dict[str, str]:
 
 
 def _body(page_request: PageRequest, given: Mapping[str, str]) -> dict[str, Any]:
-    now, known = page_request.now, page_request.context.known_types
-    types = [full_type(one, known) for one in given["types"].replace(",", " ").split()]
+    now, types = page_request.now, given["types"].replace(",", " ").split()
     body: dict[str, Any] = {"since": moment(given["since"], now), "only": given["only"] or "undelivered"}
     body |= {"until": moment(given["until"], now)} if given["until"] else {}
     return body | ({"types": types[:MAX_TYPES]} if types else {})

@@ -8,6 +8,7 @@ import pytest
 from relay.cli import run
 from relay.cli.events.events import show_event
 from relay.cli.events.stream import ServerEvent
+from relay.cli.options import type_name, type_names
 from relay.cli.output import note, print_fields, print_json, print_table, say
 from tests.unit.cli.test_cli_sources import Terminal
 
@@ -60,3 +61,45 @@ def test_nothing_that_a_command_prints_controls_the_terminal(
     show_event(event, None, json=False)
     shown = capsys.readouterr()
     assert not set(printed + shown.out + shown.err) & set(CONTROLS)
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ("failed", "ai.revor.job.failed com.acme.render.job.failed ai.revor.webset.failed"),
+        ("job.failed", "ai.revor.job.failed com.acme.render.job.failed"),
+        ("webset.failed", "ai.revor.webset.failed"),
+        ("ai.revor.job.failed", "ai.revor.job.failed"),
+        ("succeeded", "ai.revor.webset.completed"),
+        ("account.recovered", "ai.revor.account.recovered"),
+        ("com.acme.deploy.failed", "com.acme.deploy.failed"),
+    ],
+)
+def test_short_type_shows_the_events_of_every_resource(
+    names: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = ("ai.revor.job.failed", "com.acme.render.job.failed", "ai.revor.webset.failed", "ai.revor.webset.completed")
+    others = ("ai.revor.account.recovered", "com.acme.deploy.failed", "relay.source.recovered")
+    for type in (*jobs, *others):
+        document = {
+            "type": type,
+            "dataschema": "http://relay.example/schemas/job-status.v1.json" if type in jobs else "",
+        }
+        show_event(ServerEvent(id="1", data=orjson.dumps(document)), type_names(names), json=True)
+    printed = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
+    assert printed == shown.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("failed", "failed"),
+        ("job.failed", "job.failed"),
+        ("account.recovered", "ai.revor.account.recovered"),
+        ("com.acme.order.paid", "com.acme.order.paid"),
+        (None, None),
+    ],
+)
+def test_relay_is_asked_for_short_types_of_job_events(given: str | None, asked: str | None) -> None:
+    """It knows its sources, and the command does not."""
+    assert type_name(given) == asked

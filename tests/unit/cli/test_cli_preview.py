@@ -44,7 +44,7 @@ def test_request_and_count_are_printed(calls: Calls, capsys: pytest.CaptureFixtu
     assert calls == [
         (
             "/v1/subscriptions/preview",
-            {"subscription": "crm", "type": "ai.revor.job.failed", "metadata": {"deal": 42}},
+            {"subscription": "crm", "type": "failed", "metadata": {"deal": 42}},
         )
     ]
     assert capsys.readouterr().out.splitlines() == [

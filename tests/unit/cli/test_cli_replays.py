@@ -97,7 +97,7 @@ def test_deliveries_are_retried_by_filter(stub: Stub, capsys: pytest.CaptureFixt
     assert sent(stub)["filter"] == {
         "state": "dead",
         "subscription": "sub_1",
-        "type": "ai.revor.job.failed",
+        "type": "failed",
         "since": "2026-05-20T00:00:00Z",
         "reason": "http_500",
     }

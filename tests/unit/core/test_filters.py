@@ -8,7 +8,6 @@ from relay.core.subscriptions.filters import (
     known_types,
     matches,
     nearest_type,
-    wanted_type,
     wanted_types,
 )
 from relay.core.subscriptions.subscription import Subscription, has_failures
@@ -204,7 +203,7 @@ def test_incidents_are_made_of_failed_jobs_of_every_resource(type: str, has: boo
     ],
 )
 def test_a_type_of_another_program_is_free(name: str) -> None:
-    assert wanted_type(name, KNOWN) == name
+    assert wanted_types(name, KNOWN) == (name,)
 
 
 @pytest.mark.parametrize(
@@ -217,11 +216,11 @@ def test_a_type_of_another_program_is_free(name: str) -> None:
     ],
 )
 def test_a_reserved_or_misspelt_type_is_not_free(name: str) -> None:
-    assert wanted_type(name, KNOWN) is None
+    assert wanted_types(name, KNOWN) == ()
 
 
 def test_a_source_with_one_prefix_reserves_what_is_under_it_only() -> None:
     known = known_types([origin_of("com.acme.render", account_source=None)])
-    assert wanted_type("com.acme.order.paid", known) == "com.acme.order.paid"
-    assert wanted_type("com.acme.render.paid", known) is None
+    assert wanted_types("com.acme.order.paid", known) == ("com.acme.order.paid",)
+    assert wanted_types("com.acme.render.paid", known) == ()
     assert not [name for name in known if ".account." in name], "it has no connect accounts"
