@@ -5,7 +5,7 @@ import pytest
 from relay.core.events.event import Hint
 from relay.core.jobs.job import Problem
 from relay.errors import Conflict
-from tests.support.api_world import HOOK
+from tests.support.api_world import HOOK, ORIGIN
 from tests.support.loop_watch import LoopWatch
 from tests.support.store_kit import registration
 
@@ -425,3 +425,21 @@ async def test_a_list_of_messages_that_are_slow_to_redact_does_not_hold_up_other
             page = (await client.get("/v1/jobs?limit=150")).json()
     assert {job["problem"]["fix"] for job in page["items"]} == {"Fix it."}
     assert watch.longest_cpu_seconds < 0.06
+
+
+@pytest.mark.parametrize(
+    ("accounts", "given", "place"),
+    [
+        ({"acme": ("main",)}, {}, ("acme", "main")),
+        ({"acme": ("main", "default")}, {}, ("acme", "default")),
+        ({"acme": ("main",)}, {"source": "acme"}, ("acme", "main")),
+        ({"acme": ("a",), "revor": ("default",)}, {}, ("revor", "default")),
+        ({"acme": ("a",), "revor": ("default",)}, {"source": "acme"}, ("acme", "a")),
+    ],
+)
+async def test_the_only_source_and_account_need_not_be_named(open_client, accounts, given, place):
+    origins = {(source, ""): ORIGIN for source in accounts}
+    resources = dict.fromkeys(accounts, ("jobs",))
+    client = open_client(accounts=accounts, origins=origins, resources=resources)
+    job = (await client.post("/v1/jobs", json={"id": "a", **given})).json()
+    assert (job["source"], job["account"]) == place

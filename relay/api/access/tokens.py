@@ -14,7 +14,7 @@ from relay.api.http.idempotency import STORED, Repeats, members
 from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE
 from relay.api.http.shown import Shown, Time, page_of
-from relay.api.http.validation import account_errors, invalid, validate
+from relay.api.http.validation import account_errors, account_meant, invalid, validate
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.access.client_address import network_of
 from relay.core.access.sign_in import HOME, new_session
@@ -73,7 +73,9 @@ class TokenCreate(Body):
         examples=[["read", "jobs:write"]],
     )
     expires_at: Moment | None = Field(default=None, description="When it ends. null: never.")
-    source: str | None = Field(default=None, description=f"The source of `account`. Default: `{DEFAULT_SOURCE}`.")
+    source: str | None = Field(
+        default=None, description=f"The source of `account`. Default: the only one, else `{DEFAULT_SOURCE}`."
+    )
     account: str | None = Field(
         default=None,
         description="The only account whose jobs, events and subscriptions it reaches, and which it stands for in the "
@@ -138,7 +140,7 @@ def token_of(
         errors.append(FieldError(pointer="/expires_at", code="invalid_time", detail="the time is over already"))
     account = None
     if body.account is not None:
-        account = (DEFAULT_SOURCE if body.source is None else body.source, body.account)
+        account = (account_meant(accounts, body.source)[0], body.account)
         errors += account_errors(*account, accounts)
     elif body.source is not None:
         errors.append(FieldError(pointer="/source", code="invalid", detail="a source needs an account of it"))

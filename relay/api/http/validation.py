@@ -13,7 +13,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from relay.api.http.dependencies import Account
 from relay.api.http.problems import MAX_ERRORS, MAX_WORD, did_you_mean, invalid_detail, known_are, suggested
+from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.filters import full_types, nearest_type, wanted_types
 from relay.errors import FieldError, InvalidRequest
@@ -223,6 +225,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) in (Union, UnionType, list):
         return next((found for one in get_args(annotation) if (found := _model_in(one)) is not None), None)
     return None
+
+
+def account_meant(accounts: Mapping[str, tuple[str, ...]], source: object = None) -> Account:
+    """The account that is meant by this source alone, or by none: the only one, else those named by default."""
+    if not isinstance(source, str):
+        source = next(iter(accounts)) if len(accounts) == 1 else DEFAULT_SOURCE
+    names = accounts.get(source, ())
+    return source, names[0] if len(names) == 1 else "default"
 
 
 def account_errors(source: str, account: str, accounts: Mapping[str, tuple[str, ...]]) -> list[FieldError]:

@@ -26,7 +26,7 @@ from relay.api.http.fields import (
 )
 from relay.api.http.problems import MAX_ERRORS, did_you_mean, few_suggestions, invalid_parameter
 from relay.api.http.shown import Shown
-from relay.api.http.validation import account_errors, event_types, invalid, validate
+from relay.api.http.validation import account_errors, account_meant, event_types, invalid, validate
 from relay.core.access.netguard import refusal_of_url
 from relay.core.events.event import job_event_types
 from relay.core.jobs.job import DEFAULT_SOURCE, Observation, Priority
@@ -58,8 +58,10 @@ class JobRegistration(Body):
         description="The upstream's id of the job: 1 to 200 printable characters.",
         examples=[JOB_ID],
     )
-    source: str = Field(default=DEFAULT_SOURCE, description="A configured source.")
-    account: str = Field(default="default", description="A configured account of the source.")
+    source: str = Field(default=DEFAULT_SOURCE, description="A configured source. If there is only one: that one.")
+    account: str = Field(
+        default="default", description="A configured account of the source. If it has only one: that one."
+    )
     resource: str | None = Field(
         default=None, description="The kind of job, by its name in the source's definition. Default: its first one."
     )
@@ -154,7 +156,6 @@ class Rejected(Shown):
 
 
 _BESIDE_ANSWER = frozenset(JobRegistration.model_fields) - {"priority"}  # an upstream may have a field of this name
-_SOURCE: str = JobRegistration.model_fields["source"].default
 
 
 def read_registration(
@@ -162,11 +163,11 @@ def read_registration(
 ) -> TrackRequest:
     """The job to track, from a request body. Raises InvalidRequest, or SinkRefused for its callback URL."""
     settings, seen = dependencies.settings, None
-    if settings.account is not None and isinstance(document, dict):
-        source, account = settings.account
+    if isinstance(document, dict):
+        source, account = settings.account or account_meant(settings.accounts, document.get("source"))
+        if "id" not in document:
+            document, seen = _from_upstream(document, document.get("source", source), dependencies)
         document = {"source": source, "account": account, **document}
-    if isinstance(document, dict) and "id" not in document:
-        document, seen = _from_upstream(document, dependencies)
     job = validate(JobRegistration, document, max_errors)
     errors = account_errors(job.source, job.account, settings.accounts)
     resource = settings.resource_key(job.source, job.resource)
@@ -203,13 +204,12 @@ def read_registration(
 
 
 def _from_upstream(
-    document: dict[str, Any], dependencies: ApiDependencies
+    document: dict[str, Any], source: object, dependencies: ApiDependencies
 ) -> tuple[dict[str, Any], Observation | None]:
     """The registration in the upstream's own answer to a create, and the job's state in it.
 
     Other fields of a registration may stand beside the answer. A body that is not such an answer is returned unchanged.
     """
-    source = document.get("source", _SOURCE)
     if not isinstance(source, str) or source not in dependencies.settings.accounts:
         return document, None
     name = document.get("resource")

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.options import one_of
+from relay.cli.options import given, one_of
 from relay.cli.output import note
 from relay.core.access.netguard import is_loopback_host
+from relay.core.jobs.job import DEFAULT_SOURCE
+from relay.core.jsontext import dumps
 from relay.errors import RelayError, UsageError
 from relay.server import sockets
 
@@ -276,7 +278,8 @@ def _print_examples(url: str, secret: str, sources: Mapping[str, Any]) -> None:
     dropins = "".join(
         f"drop-in:          {url}/sources/{name} in place of {source.base_url}\n" for name, source in sources.items()
     )
-    job = '\'{"id": "JOB_ID"}\''
+    one = next(iter(sources)) if len(sources) > 1 and DEFAULT_SOURCE not in sources else None
+    job = "'" + dumps(given({"id": "JOB_ID", "source": one})).decode() + "'"
     sink = '\'{"sink": "http://127.0.0.1:3000/hook"}\''
     json = "-H 'Content-Type: application/json'"
     typer.echo(

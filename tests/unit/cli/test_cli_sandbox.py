@@ -8,7 +8,8 @@ import pytest
 from relay.cli import run
 from relay.cli.definitions.recorded import name_of, read_recorded
 from relay.cli.node.sandbox import settings_for
-from relay.config.settings import load_settings
+from relay.cli.node.serve import _print_examples
+from relay.config.settings import SourceSettings, load_settings
 from relay.errors import SettingsError, UsageError
 from relay.node.definitions import definitions_of, with_base_urls
 from relay.sources.definition import presets
@@ -126,3 +127,19 @@ def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: 
 def test_preset_without_answers_says_so() -> None:
     with pytest.raises(UsageError, match="revor has no recorded answers"):
         read_recorded("revor")
+
+
+@pytest.mark.parametrize(
+    ("sources", "body"),
+    [
+        (["acme"], '{"id":"JOB_ID"}'),
+        (["acme", "revor"], '{"id":"JOB_ID"}'),
+        (["acme", "openai"], '{"id":"JOB_ID","source":"acme"}'),
+    ],
+)
+def test_example_of_a_job_names_a_source_where_one_is_needed(
+    sources: list[str], body: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SourceSettings(base_url="https://api.example")
+    _print_examples("http://127.0.0.1:8080", "whsec", dict.fromkeys(sources, settings))
+    assert f"/v1/jobs -H 'Content-Type: application/json' -d '{body}'" in capsys.readouterr().out
