@@ -255,7 +255,9 @@ class Tracking:
             return None
         else:
             code = "invalid_id" if request.status_url is None else "status_url_not_listed"
-            detail = f"it is none of the addresses that the definition of {request.source} lists in `status_paths`"
+            is_elsewhere = request.status_url is not None and account.upstream.address(request.status_url) is None
+            where = "is below neither the base URL nor `origins`" if is_elsewhere else "matches none of `status_paths`"
+            detail = f"it {where} of the definition of {request.source}"
         errors = [FieldError(pointer=pointer, code=code, detail=detail)]
         return InvalidRequest(f"{pointer}: {detail}", errors=errors)
 

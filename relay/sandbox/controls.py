@@ -45,7 +45,7 @@ class Controls:
         if request.method == "POST":
             spec = await body_of(FaultSpec, request)
             if spec.kind not in self.kinds:
-                raise invalid(f"{spec.kind} is a fault of Revor's sandbox only")
+                raise invalid(f"{spec.kind} is a fault of Revor's sandbox only. Here are {', '.join(self.kinds)}")
             return answered({"ok": True, "fault": self.faults.add(spec, now).shown(now)}, 201)
         return answered({"ok": True, "faults": [one.shown(now) for one in self.faults.faults()], "kinds": self.kinds})
 

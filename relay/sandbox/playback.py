@@ -160,11 +160,14 @@ class Playback:
         if request.method == "GET":
             return answered({"ok": True, "jobs": [_truth(job) for job in self.world.jobs()]})
         wanted = await body_of(_NewJob, request)
-        try:
-            resource = wanted.resource or next(iter(self.world.recording.resources))
-            job = self.world.create(resource, self.clock(), fate=wanted.fate)
-        except KeyError as error:
-            raise invalid(f"{error.args[0]} is not recorded") from None
+        recorded = self.world.recording.resources
+        resource = wanted.resource or next(iter(recorded))
+        if resource not in recorded:
+            raise invalid(f"resource: {resource!r:.70} is not recorded: known are {', '.join(recorded)}")
+        fates = recorded[resource].fates
+        if wanted.fate is not None and wanted.fate not in fates:
+            raise invalid(f"fate: {wanted.fate!r:.70} is not recorded: known are {', '.join(fates)}")
+        job = self.world.create(resource, self.clock(), fate=wanted.fate)
         return answered({"ok": True, "job": _truth(job)}, 201)
 
     async def _step(self, request: Request) -> Response:

@@ -56,6 +56,17 @@ async def test_address_that_is_not_listed_is_refused_and_asked_nothing(tmp_path:
         assert stub.received == []
 
 
+async def test_refusal_tells_a_wrong_host_from_a_wrong_path(tmp_path: Path) -> None:
+    async with open_mine(tmp_path, FOLLOWS, tokens=TOKENS, clock=FakeClock(), **STILL) as (world, stub):
+        for url, words in (
+            ("http://evil.example/v1/ops/1", "is below neither the base URL nor `origins` of the definition of mine"),
+            (f"{stub.url}/v1/accounts", "matches none of `status_paths` of the definition of mine"),
+        ):
+            body = {"id": "1", "source": "mine", "status_url": url}
+            answered = await world.api.post("/v1/jobs", json=body, headers=AUTH)
+            assert answered.json()["detail"] == f"/status_url: it {words}"
+
+
 async def test_listed_address_is_read_with_the_credential(tmp_path: Path) -> None:
     async with open_mine(tmp_path, FOLLOWS, tokens=TOKENS, clock=FakeClock(), **STILL) as (world, stub):
         assert await register(world, "1", status_url=f"{stub.url}/v1/ops/9?v=2") == (201, [])

@@ -230,6 +230,7 @@ def test_silence_is_counted_as_no_answer(peer: Peer) -> None:
 def test_faults_that_it_cannot_make_are_refused(peer: Peer, kind: str) -> None:
     answer = peer.post("/_sandbox/faults", json={"kind": kind})
     assert answer.status_code == 400
+    assert "503" in answer.json()["error"]["message"], "the known ones are named"
     assert kind not in peer.get("/_sandbox/faults").json()["kinds"]
 
 
@@ -252,6 +253,14 @@ def test_requests_are_counted_by_kind_and_status(peer: Peer) -> None:
     assert shown["by_status"] == {"200": 2, "202": 1, "401": 1, "404": 1}
     peer.delete("/_sandbox/requests")
     assert peer.get("/_sandbox/requests").json()["total"] == 0
+
+
+def test_unknown_resource_or_fate_is_answered_with_the_known_ones(peer: Peer) -> None:
+    answers = [peer.post("/_sandbox/jobs", json=body).json() for body in ({"resource": "fate"}, {"fate": "runs"})]
+    assert [one["error"]["message"] for one in answers] == [
+        "resource: 'fate' is not recorded: known are runs, tasks, builds, things",
+        "fate: 'runs' is not recorded: known are done, stopped, gone",
+    ]
 
 
 @pytest.mark.parametrize(
