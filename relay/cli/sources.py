@@ -3,10 +3,10 @@
 are sent from. `relay figures`: what happened in each minute, hour or day."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from relay.cli.definitions.coverage import Stage
     from relay.cli.definitions.drafting import Answers
 
+T = TypeVar("T")
 MAX_ACCOUNTS = 100_000
 NONE = "-"
 MIN_IMPROVEMENT = 0.1
@@ -148,30 +149,61 @@ def _is_terminal() -> bool:
 
 def _asked(url: str, document: Any) -> "Answers":
     """The six answers of a person. Each question has a proposal."""
-    from relay.cli.definitions.drafting import STATES, Answers, guess, guessed_words
+    from relay.cli.definitions import drafting
     from relay.sources.pointers import at, parse
 
-    def asked(question: str, proposal: str) -> str:
-        shown = proposal if proposal.isprintable() else ""  # it may come from the answer
-        answer: str = typer.prompt(question, default=shown or NONE).strip()
-        return "" if answer == NONE else answer
+    def asked(question: str, proposal: str, check: Callable[[str], object] = str) -> str:
+        def ask() -> str:
+            shown = proposal if proposal.isprintable() else ""  # it may come from the answer
+            typed: str = typer.prompt(question, default=shown or NONE).strip()
+            answer = "" if typed == NONE else typed
+            check(answer)
+            return answer
 
-    found = guess(url, document)
-    title = asked("1/6 Title", found.title)
-    id = asked("2/6 Where the id is, as a JSON pointer", found.id)
-    status = asked("3/6 Where the status is", found.status)
-    try:
-        word = at(document, parse(status))
-    except ValueError:
-        word = None
+        return _again(ask)
+
+    def asked_words() -> dict[str, list[str]]:
+        found = {}
+        for state in drafting.STATES:
+            text = asked(f"    {state}; {NONE}: none", ",".join(drafting.guessed_words(state, word)))
+            found[state] = [one.strip() for one in text.split(",") if one.strip()]
+        drafting.check_words(found)
+        return found
+
+    def check_title(text: str) -> None:
+        if not (text and text.isprintable()):
+            raise UsageError("a title is needed, in one line")
+
+    def check_create(text: str) -> None:
+        if text and not text.startswith("/"):
+            raise UsageError("creates: a path begins with /")
+
+    def check_error(text: str) -> None:
+        if text:
+            drafting.place_of_error(document, text, drafting.item_at(parse(id), parse(status)))
+
+    found = drafting.guess(url, document)
+    title = asked("1/6 Title", found.title, check_title)
+    id = asked("2/6 Where the id is, as a JSON pointer", found.id, lambda text: drafting.place_of_id(document, text))
+    status = asked("3/6 Where the status is", found.status, lambda text: drafting.place_of_status(document, id, text))
+    word = at(document, parse(status))
     say(f"4/6 Its words, separated by commas. This answer has: {clean(word)}")
-    words = {
-        state: [one.strip() for one in asked(f"    {state}", ",".join(guessed_words(state, word))).split(",") if one]
-        for state in STATES
-    }
-    error = asked(f"5/6 Where the error of a failed job is; {NONE}: nowhere", found.error)
-    create = asked(f"6/6 Path of the POST that creates a job; {NONE}: none", found.create)
-    return Answers(title=title, id=id, status=status, error=error, create=create, words=words)
+    words = _again(asked_words)
+    if not words["failed"]:
+        say("no word means failed: a job with another word stays open")
+    error = asked(f"5/6 Where the error of a failed job is; {NONE}: nowhere", found.error, check_error)
+    create = asked(f"6/6 Path of the POST that creates a job; {NONE}: none", found.create, check_create)
+    return drafting.Answers(title=title, id=id, status=status, error=error, create=create, words=words)
+
+
+def _again(ask: Callable[[], T]) -> T:
+    """What a question brings that is asked until the answer fits, three times at most."""
+    for _ in range(2):
+        try:
+            return ask()
+        except UsageError as error:
+            say(f"{error}. Try again")
+    return ask()
 
 
 def _stages(stages: "Sequence[Stage]") -> str:

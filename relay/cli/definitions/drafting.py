@@ -16,13 +16,14 @@ import yaml
 from relay.errors import UsageError
 from relay.sources.pointers import at, parse, written
 
-STATES = ("running", "succeeded", "failed")
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+_ENDS = STATES[2:]
 WORDS: Mapping[str, re.Pattern[str]] = {
-    "running": re.compile(
-        r"active|creat(ed|ing)|in[_-]progress|new|pending|processing|queued|running|scheduled|wait.*"
-    ),
-    "succeeded": re.compile(r"completed?|done|ended|finished|ok|succeeded|success(ful)?"),
-    "failed": re.compile(r"aborted|cancell?ed|crashed|error(ed)?|expired|fail(ed|ure)|timed[_-]out"),
+    "queued": re.compile(r"created|new|pending|queued|scheduled|submitted|wait.*"),
+    "running": re.compile(r"active|creating|in[_-]progress|processing|running|started"),
+    "succeeded": re.compile(r"completed?|done|ended|finished|ok|ready|succeeded|success(ful)?"),
+    "failed": re.compile(r"aborted|crashed|error(ed)?|expired|fail(ed|ure)|timed[_-]out"),
+    "cancelled": re.compile(r"cancell?ed|stopped"),
 }
 """Usual words of APIs for a state, in lower case."""
 _STATUS_NAMES = ("status", "state", "job_status", "lifecycle_state", "life_cycle_state", "phase", "stage")
@@ -82,30 +83,24 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
         if _KEY_HEADERS.search(name):
             raise UsageError(f"--header {name}: only the first one may hold a key, since the others are written down")
     parts = urlsplit(url)
-    id_at, status_at = _pointer(answers.id, "the id"), _pointer(answers.status, "the status")
-    id = at(sample, id_at)
-    if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
-        raise UsageError(f"no id is at {answers.id} of the sample")
-    pairs = zip(id_at[:-1], status_at[:-1], strict=False)
-    item_at = tuple(name for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    item = at(sample, item_at)
-    shown = at(sample, status_at)
-    if not isinstance(item, dict) or not isinstance(shown, str | int):
-        raise UsageError(f"no status is at {answers.status} of the sample")
-    words = {state: [_typed(word, shown) for word in answers.words[state]] for state in STATES}
-    if not words["succeeded"] and not words["failed"]:
-        raise UsageError("no word ends a job: name those that mean succeeded or failed")
+    id_at, status_at = place_of_id(sample, answers.id), place_of_status(sample, answers.id, answers.status)
+    id, shown = at(sample, id_at), at(sample, status_at)
+    job_at = item_at(id_at, status_at)
+    check_words(answers.words)
+    words = {state: [_typed(word, shown) for word in answers.words.get(state, ())] for state in STATES}
     path = _path_with_id(url, str(id))
     name = _resource_name(path)
-    error_at = _below(_pointer(answers.error, "the error"), item_at) if answers.error else ()
-    depth = len(item_at)
+    error_at = place_of_error(sample, answers.error, job_at) if answers.error else ()
+    sample = _templated(sample, f"{parts.scheme}://{parts.netloc}", str(id))
+    item = at(sample, job_at)
+    depth = len(job_at)
     status, source_path = written(status_at[depth:]), path.partition("{id}")[0].partition("?")[0].rstrip("/") or "/"
     resource: dict[str, Any] = {
         "type_prefix": f"{_reversed_host(parts.hostname or '')}.job",
         "source_path": source_path,
         "path": path,
         "creates": [answers.create] if answers.create else None,
-        "item": written(item_at) or None,
+        "item": written(job_at) or None,
         "status": status,
         "states": list(_rules(words, status, has_error=bool(error_at))),
         "fields": {"id": written(id_at[depth:])},
@@ -121,7 +116,7 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
         "probe": source_path,
         "resources": {name: {key: value for key, value in resource.items() if value is not None}},
         "answers": {
-            "answer": _with(sample, (item_at, "{job}")),
+            "answer": _with(sample, (job_at, "{job}")),
             "errors": {meaning: {"status": code, "body": {"error": meaning}} for meaning, code in ERRORS.items()},
             "resources": {name: _recording(item, id_at[depth:], status_at[depth:], error_at, words)},
             "calls": [{"call": f"GET {source_path}", "body": {}}],
@@ -146,7 +141,8 @@ def _recording(
     item: Mapping[str, Any], id_at: Place, status_at: Place, error_at: Place, words: Mapping[str, Sequence[str | int]]
 ) -> dict[str, Any]:
     """The recorded answers of a resource: a fate for each word that ends a job."""
-    first = next(word for state in STATES for word in words[state])
+    before = [*words["queued"], *words["running"]]
+    first = next(iter((*before, *(word for state in _ENDS for word in words[state]))))
     error = at(item, error_at) if error_at else None
     job = _with(item, (id_at, "{id}"), (status_at, first), *([(error_at, None)] if error_at else []))
 
@@ -154,9 +150,9 @@ def _recording(
         changed = _with(job, *values)
         return {names[0]: changed[names[0]] for names, _ in values}
 
-    stages = [{"seconds": _SECONDS, "show": showing((status_at, word))} for word in words["running"]]
+    stages = [{"seconds": _SECONDS, "show": showing((status_at, word))} for word in before]
     fates = {}
-    for state in ("succeeded", "failed"):
+    for state in _ENDS:
         failure = [(error_at, "It failed" if error is None else error)] if state == "failed" and error_at else []
         for word in words[state]:
             last = {"show": showing((status_at, word), *failure)}
@@ -183,10 +179,9 @@ def _rules(words: Mapping[str, Sequence[str | int]], status: str, *, has_error: 
     """The rules of the words. Where no answer has an error, the word of a failure is its code."""
     for state in STATES:
         for word in words[state]:
-            canceled = state == "failed" and str(word).lower() in ("cancelled", "canceled")
             coded = state == "failed" and not has_error and _CODE.fullmatch(str(word))
             code = {"code": str(word)} if coded else {}
-            yield {"at": status, "is": word, "state": "cancelled" if canceled else state, **code}
+            yield {"at": status, "is": word, "state": state, **code}
 
 
 def _typed(word: str, shown: str | int) -> str | int:
@@ -245,7 +240,7 @@ def _resource_name(path: str) -> str:
 
 def _title(host: str) -> str:
     labels = host.split(".")
-    return (labels[-2] if len(labels) > 1 and not labels[-1].isdigit() else labels[0]).capitalize()
+    return "My API" if labels[-1].isdigit() else labels[-2 if len(labels) > 1 else 0].capitalize()
 
 
 def _reversed_host(host: str) -> str:
@@ -255,10 +250,59 @@ def _reversed_host(host: str) -> str:
     return ".".join(known) if known and not known[-1].isdigit() else "local"
 
 
-def _below(names: Sequence[str], item_at: Sequence[str]) -> tuple[str, ...]:
-    if tuple(names[: len(item_at)]) != tuple(item_at) or len(names) == len(item_at):
+def place_of_id(sample: Any, text: str) -> tuple[str, ...]:
+    """The place of the id that a person names. Raises UsageError, as the functions below."""
+    names = _pointer(text, "the id")
+    id = at(sample, names)
+    if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
+        raise UsageError(f"no id is at {text} of the sample. It must be the answer for one job, not a list")
+    return names
+
+
+def place_of_status(sample: Any, id: str, text: str) -> tuple[str, ...]:
+    """The place of the status. `id`: the pointer of the id."""
+    names = _pointer(text, "the status")
+    item = at(sample, item_at(place_of_id(sample, id), names))
+    if not isinstance(item, dict) or not isinstance(at(sample, names), str | int):
+        raise UsageError(f"no status is at {text} of the sample")
+    return names
+
+
+def place_of_error(sample: Any, text: str, item_at: Place) -> tuple[str, ...]:
+    """The place of the error below the job's, which the text may begin with or leave out."""
+    names, depth = _pointer(text, "the error"), len(item_at)
+    if names[:depth] == tuple(item_at) and len(names) > depth:
+        return names[depth:]
+    if at(sample, names) is not None:
         raise UsageError(f"the error must be below {written(item_at)}, where the job is")
-    return tuple(names[len(item_at) :])
+    return names
+
+
+def check_words(words: Mapping[str, Sequence[str]]) -> None:
+    """Refuses words of which none ends a job, or one stands for two states."""
+    every = [word for state in STATES for word in words.get(state, ())]
+    if not any(words.get(state) for state in _ENDS):
+        raise UsageError("no word ends a job: name those that mean succeeded, failed or cancelled")
+    for word in sorted({word for word in every if every.count(word) > 1}):
+        raise UsageError(f"{word!r:.70} stands for two states: the second rule can never match")
+
+
+def item_at(id_at: Place, status_at: Place) -> tuple[str, ...]:
+    """The place of the job: what the places of its id and its status begin with."""
+    pairs = zip(id_at[:-1], status_at[:-1], strict=False)
+    return tuple(name for name, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _templated(value: Any, base: str, id: str) -> Any:
+    """The sample with placeholders for the API's address and the id in paths, and without other braces."""
+    if isinstance(value, dict):
+        return {name: _templated(one, base, id) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_templated(one, base, id) for one in value]
+    if not isinstance(value, str):
+        return value
+    text = value.replace("{", "(").replace("}", ")").replace(base, "{base}")
+    return re.sub(rf"/{re.escape(id)}(?![\w-])", "/{id}", text)
 
 
 def _pointer(text: str, what: str) -> tuple[str, ...]:

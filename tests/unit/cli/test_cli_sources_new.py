@@ -22,7 +22,9 @@ SAMPLE: Mapping[str, Any] = {
     "data": {"id": "job_17", "kind": "x", "status": "running", "error": None, "owner": {"name": "Ada"}},
     "ok": True,
 }
-ANSWERS = ["Acme", "/data/id", "/data/status", "queued, running", "done", "failed, canceled", "/data/error", "/v1/jobs"]
+ANSWERS = [
+    *("Acme", "/data/id", "/data/status", "queued", "running", "done", "failed", "canceled", "/data/error", "/v1/jobs"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("sample.json").write_text(json.dumps(SAMPLE))
 
 
+WORDS = ["-", "running", "-", "-", "-"]
 TYPED: list[str] = []
 """What a person types next; Enter alone after that."""
 
@@ -58,7 +61,7 @@ def test_draft_is_accepted_and_covers_its_own_answers(answering: list[str], caps
     arguments = [URL, "--sample", "sample.json", "--header", "X-Key: s3cr3t", "--header", "Accept-Version: 2"]
     assert draft(list(ANSWERS), *arguments) == 0
     assert "wrote acme.yaml" in capsys.readouterr().out
-    assert answering == ["Acme", "/data/id", "/data/status", "running", "-", "-", "/data/error", "/v1/jobs"]
+    assert answering == ["Acme", "/data/id", "/data/status", *WORDS, "/data/error", "/v1/jobs"]
     text = Path("acme.yaml").read_text()
     assert "s3cr3t" not in text
     Path("relay.yaml").write_text("sources: {acme: {file: acme.yaml}}")
@@ -69,7 +72,7 @@ def test_draft_is_accepted_and_covers_its_own_answers(answering: list[str], caps
     resource = definition.resources["jobs"]
     assert (resource.path, resource.item, resource.type_prefix) == ("/v1/jobs/{id}", ("data",), "example.acme.job")
     assert [(rule.is_, rule.state) for rule in resource.states] == [
-        *(("queued", "running"), ("running", "running"), ("done", "succeeded")),
+        *(("queued", "queued"), ("running", "running"), ("done", "succeeded")),
         *(("failed", "failed"), ("canceled", "cancelled")),
     ]
     found = coverage_of(read_recorded("acme.yaml"))
@@ -80,16 +83,38 @@ def test_draft_is_accepted_and_covers_its_own_answers(answering: list[str], caps
 @pytest.mark.parametrize(
     ("url", "sample", "answers", "path"),
     [
-        ("https://x.example/run?run_id=5&key=k", {"run_id": 5, "state": 1}, ["", "/run_id", "/state", "1", "2", "3"],
-         "/run?run_id={id}"),
-        ("http://127.0.0.1:9/{id}", {"id": "a", "state": {"life": "ON"}}, ["X", "/id", "/state/life", "ON", "OFF", ""],
-         "/{id}"),
-        ("https://h.example/a/b%2Fc/", {"id": "b/c", "status": "s"}, ["X", "/id", "/status", "s", "t", ""],
-         "/a/{id}/"),
-        ("https://h.example/a", {"uuid": "u", "phase": "s"}, ["X", "/uuid", "/phase", "s", "t", "u"], "/a/{id}"),
-        ("https://h.example/a/u", {"a": [{"id": "u", "s": "s"}]}, ["X", "/a/0/id", "/a/0/s", "s", "t", "u"], "/a/{id}"),
+        (
+            "https://x.example/run?run_id=5&key=k",
+            {"run_id": 5, "state": 1},
+            ["", "/run_id", "/state", "-", "1", "2", "3", "-"],
+            "/run?run_id={id}",
+        ),
+        (
+            "http://127.0.0.1:9/{id}",
+            {"id": "a", "state": {"life": "ON"}},
+            ["X", "/id", "/state/life", "", "ON", "OFF", "", ""],
+            "/{id}",
+        ),
+        (
+            "https://h.example/a/b%2Fc/",
+            {"id": "b/c", "status": "s"},
+            ["X", "/id", "/status", "-", "s", "t", "", "-"],
+            "/a/{id}/",
+        ),
+        (
+            "https://h.example/a",
+            {"uuid": "u", "phase": "s"},
+            ["X", "/uuid", "/phase", "-", "s", "t", "u", "-"],
+            "/a/{id}",
+        ),
+        (
+            "https://h.example/a/u",
+            {"a": [{"id": "u", "s": "s"}]},
+            ["X", "/a/0/id", "/a/0/s", "-", "s", "t", "u", "-"],
+            "/a/{id}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_shapes_of_answers(url: str, sample: Any, answers: list[str], path: str, answering: list[str]) -> None:
     Path("sample.json").write_text(json.dumps(sample))
     assert draft([answers[0] or "X", *answers[1:], "-", "-"], url, "--sample", "sample.json") == 0
@@ -105,10 +130,10 @@ def test_shapes_of_answers(url: str, sample: Any, answers: list[str], path: str,
         ({1: "/data/no"}, [], "no id is at /data/no of the sample"),
         ({1: "id"}, [], "the id: 'id' is no JSON pointer"),
         ({2: "/data/owner"}, [], "no status is at /data/owner of the sample"),
-        ({3: "-", 4: "-", 5: "-"}, [], "no word ends a job"),
-        ({4: "running"}, [], "can never match"),
-        ({6: "/ok"}, [], "the error must be below /data, where the job is"),
-        ({7: "v1"}, [], "creates"),
+        ({5: "-", 6: "-", 7: "-"}, [], "no word ends a job"),
+        ({5: "running"}, [], "'running' stands for two states: the second rule can never match"),
+        ({8: "/ok"}, [], "the error must be below /data, where the job is"),
+        ({9: "v1"}, [], "creates: a path begins with /"),
         ({}, ["--header", "nonsense"], "a --header is not of the form 'NAME: VALUE'"),
         ({}, ["--header", "A: s3cr3t", "--header", "X-Api-Key: s3cr3t"], "only the first one may hold a key"),
         ({}, ["--sample", "none.json"], "cannot read none.json"),
@@ -125,11 +150,50 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(
     Path("relay.yaml").write_text("")
     before = sorted(Path().iterdir())
     given = [answers.get(number, answer) for number, answer in enumerate(ANSWERS)]
+    for number in sorted(answers, reverse=True):  # each question is asked three times; the words are one
+        asked = slice(3, 8) if 3 <= number < 8 else slice(number, number + 1)
+        given[asked] = given[asked] * 3
+        if 3 <= number < 8:
+            break
     assert draft(given, URL, "--sample", "sample.json", *arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert "s3cr3t" not in line
     assert sorted(Path().iterdir()) == before
+
+
+def test_wrong_answer_is_asked_for_again_at_once(answering: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    given = [ANSWERS[0], "id", ANSWERS[1], "/no", *ANSWERS[2:3], *["-"] * 5, *ANSWERS[3:]]
+    assert draft(given, URL, "--sample", "sample.json") == 0
+    shown = capsys.readouterr().out
+    assert "the id: 'id' is no JSON pointer" in shown
+    assert "no status is at /no of the sample. Try again" in shown
+    assert "no word ends a job" in shown
+    assert read_recorded("acme.yaml").definition.resource.item == ("data",)
+
+
+def test_error_may_be_named_as_the_file_names_it(answering: list[str]) -> None:
+    assert draft([*ANSWERS[:8], "/reason/text", ANSWERS[9]], URL, "--sample", "sample.json") == 0
+    problem = read_recorded("acme.yaml").definition.resource.problem
+    assert problem is not None
+    assert problem.at == ("reason", "text")
+
+
+def test_draft_keeps_neither_the_id_nor_the_address(answering: list[str]) -> None:
+    links = {"self": "https://api.acme.example/v1/jobs/job_17", "note": "job_17b and {name}"}
+    Path("sample.json").write_text(json.dumps({"data": {**SAMPLE["data"], "links": links}, "ok": True}))
+    assert draft(list(ANSWERS), URL, "--sample", "sample.json") == 0
+    recorded = read_recorded("acme.yaml")
+    job = recorded.recording.resources["jobs"].job
+    assert job["links"] == {"self": "{base}/v1/jobs/{id}", "note": "job_17b and (name)"}
+    assert coverage_of(recorded).gaps == []
+
+
+def test_words_without_failed_are_remarked_upon(answering: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    answers = ["-" if number == 6 else answer for number, answer in enumerate(ANSWERS)]
+    draft(answers, "http://127.0.0.1:9/v1/jobs/job_17", "--sample", "sample.json")
+    assert answering[0] == "My API"
+    assert "no word means failed: a job with another word stays open" in capsys.readouterr().out
 
 
 def test_without_a_terminal_it_asks_nothing(
