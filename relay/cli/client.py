@@ -75,15 +75,25 @@ class Items(list[Any]):
 class Api:
     """The HTTP API of one relay. Opens a connection for each request."""
 
-    def __init__(self, url: str, token: str | None) -> None:
-        """Raises UsageError if `url` is not an http URL, or the token has invalid characters."""
+    def __init__(self, url: str, token: str | None, stored: Callable[[], str | None] = lambda: None) -> None:
+        """Raises UsageError if `url` is not an http URL, or the token has invalid characters.
+
+        `stored`: reads the token to send without a `token`, again after a 401: a relay's next start may have made it.
+        """
         self.url = url.rstrip("/")
         self._parts = _parts(self.url)
         self._headers = {"Accept": "application/json", "User-Agent": "revor-relay-cli"}
-        if token:
-            if not token.isascii() or not token.isprintable():
-                raise UsageError("RELAY_TOKEN contains invalid characters. Copy it again")
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._stored = (lambda: None) if token else stored
+        self._send_token(token or stored())
+
+    def _send_token(self, token: str | None) -> bool:
+        """Sends this token from now on. Returns False if there is none, or it was sent already."""
+        if not token:
+            return False
+        if not token.isascii() or not token.isprintable():
+            raise UsageError("RELAY_TOKEN contains invalid characters. Copy it again")
+        before, self._headers["Authorization"] = self._headers.get("Authorization"), f"Bearer {token}"
+        return before != self._headers["Authorization"]
 
     @property
     def host(self) -> str:
@@ -147,14 +157,18 @@ class Api:
         accepted: int = 0,
     ) -> Iterator[http.client.HTTPResponse]:
         """A response to read from while inside. `timeout`: seconds. Raises like `send`."""
-        sent = {**self._headers, **(headers or {})}
         if body is not None:
-            sent.setdefault("Content-Type", "application/json")
+            headers = {"Content-Type": "application/json", **(headers or {})}
         connection = self._connect(timeout)
         try:
             data = None if body is None else dumps(body)
-            connection.request(method, self._target(path, query), body=data, headers=sent)
-            response = connection.getresponse()
+            while True:
+                sent = {**self._headers, **(headers or {})}
+                connection.request(method, self._target(path, query), body=data, headers=sent)
+                response = connection.getresponse()
+                if response.status != 401 or not self._send_token(self._stored()):
+                    break
+                response.read()
             if response.status >= 300 and response.status != accepted:
                 raise _refusal(response.status, response.read(), response.headers.get("Retry-After"))
             yield response
@@ -181,7 +195,7 @@ class Api:
 def api(default_url: str = DEFAULT_URL) -> Api:
     """The client for RELAY_URL and RELAY_TOKEN."""
     url = os.environ.get("RELAY_URL") or default_url
-    return Api(url, os.environ.get("RELAY_TOKEN") or _local_token(url))
+    return Api(url, os.environ.get("RELAY_TOKEN"), lambda: _local_token(url))
 
 
 def _local_token(url: str) -> str | None:

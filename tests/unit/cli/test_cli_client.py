@@ -179,6 +179,30 @@ def test_stream_begins_at_the_relays_id_of_a_published_event(stub: Stub) -> None
     assert [headers["last-event-id"] for what, headers, _ in stub.seen if "stream" in what] == ["evt_0"]
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "made later"), ("old", "new")])
+def test_stream_goes_on_with_the_token_that_the_next_start_of_the_relay_stored(
+    stub: Stub, before: str | None, after: str
+) -> None:
+    stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
+    stub.streams(frame(event(1)))
+    stub.streams(b'{"detail": "no"}', status=401)
+    stub.streams(frame(event(2)))
+    stored = iter([before, after])
+    found = follow(Api(stub.url, None, lambda: next(stored)))
+    assert [next(found).id for _ in range(2)] == ["evt_1", "evt_2"]
+    found.close()
+    sent = [headers.get("authorization") for what, headers, _ in stub.seen if "stream" in what]
+    assert sent == [*[before and f"Bearer {before}"] * 2, f"Bearer {after}"]
+
+
+def test_refused_token_is_sent_once(stub: Stub) -> None:
+    stub.says("GET /v1/jobs", {"detail": "no"}, 401)
+    for client in (Api(stub.url, None, lambda: "stored"), Api(stub.url, "given", lambda: "stored")):
+        with pytest.raises(ApiError, match="RELAY_TOKEN"):
+            client.get("/v1/jobs")
+    assert [headers["authorization"] for _, headers, _ in stub.seen] == ["Bearer stored", "Bearer given"]
+
+
 def test_refused_stream_ends(stub: Stub) -> None:
     stub.says("GET /v1/events", {"items": [], "ids": [], "next_cursor": None})
     stub.streams(b'{"detail": "no"}', status=403)
