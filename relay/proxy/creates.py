@@ -203,7 +203,11 @@ class Creates:
         if self._adopt is not None and caller.key is not None and place not in self._gateway.pollers:
             await self._adopt(request.source, caller.key)
         tracking = self.tracking.within(place) if caller.bound else self.tracking
-        return (await tracking.register_made(request)).not_attached
+        made_job = await tracking.register_made(request)
+        if not (made_job.created or made_job.resumed or made_job.job.open):
+            hint = "the upstream gave the id of a job that had ended: no events follow"
+            log.warning("job_already_closed", job=request.external_id, source=request.source, hint=hint)
+        return made_job.not_attached
 
     async def _settle(self, intent: Intent, reason: str | None, status_code: int | None = None) -> None:
         """Ends the intent, or with a `reason` marks its outcome unknown.

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from relay.config.settings import PollingSettings, TokenSettings
 from relay.core.deliveries.credentials import NoToken
@@ -77,6 +78,20 @@ async def test_create_whose_answer_is_no_open_job_is_tracked_and_polled_at_once(
         (job,) = (await world.api.get("/v1/jobs?source=mine")).json()["items"]
         assert (job["status"], job["outcome"], job["poll_count"]) == ("succeeded", "succeeded", 1)
         assert [one.method for one in stub.received] == ["POST", "GET"]
+
+
+async def test_create_that_gives_the_id_of_an_ended_job_is_logged(tmp_path: Path) -> None:
+    def says(call: Call) -> bytes:
+        return json_answer({"id": "a", "state": "on" if call.request.method == "POST" else "done"})
+
+    async with open_mine(tmp_path, says=says, clock=FakeClock(), **STILL) as (world, _):
+        with capture_logs() as logs:
+            for ended in (False, True):
+                assert (await world.api.post(f"{MOUNT}/v1/jobs", json={}, headers=AUTH)).status_code == 200
+                closed = [line["job"] for line in logs if line["event"] == "job_already_closed"]
+                assert closed == (["a"] if ended else [])
+                if not ended:
+                    await polled(world)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def playback(recorded: "Recorded", *, seed: int = 0, speed: float = 1.0) -> Any:
 
 def _further(url: str) -> str:
     return (
+        "started again: the ids are the same. Delete the relay's database, or choose another --seed\n"
         f"true times:    curl {url}/_sandbox/jobs\n"
         f'inject faults: curl -X POST {url}/_sandbox/faults {JSON} -d \'{{"kind": "429", "count": 3}}\''
     )
