@@ -10,6 +10,8 @@ from relay.proxy.transport import MAX_ANSWER_BYTES, plain
 from relay.proxy.types import ProxyResponse
 from relay.sources.pointers import at
 
+READ_SECONDS = 10.0
+"""An answer that comes more slowly is passed on as it comes, with its own addresses: it might have no end."""
 _HOST = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 _NAMES = frozenset({b"location", b"operation-location", b"azure-asyncoperation", b"content-location"})
 """Headers with an address at which a job is read."""
@@ -33,7 +35,7 @@ async def give_own(answer: ProxyResponse, upstream: str, own: str, places: Seque
     places of a JSON body, and in headers. All else stays as it is, and so does a body too large to be parsed. Raises
     NoAnswer if the rest of the body does not come."""
     if answer.body is None and answer.upstream is not None and places and not answer.begun:
-        begun, is_whole = await answer.upstream.read(MAX_ANSWER_BYTES)
+        begun, is_whole = await answer.upstream.read(MAX_ANSWER_BYTES, seconds=READ_SECONDS)
         answer.body, answer.begun = (begun, b"") if is_whole else (None, begun)
         if is_whole:
             answer.close()

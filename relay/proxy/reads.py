@@ -259,7 +259,9 @@ class Reads:
             except (NotSent, NoAnswer) as error:
                 return self._gateway.unreachable(request, error)
             try:
-                body, is_whole = await self._gateway.unless_stopping(answer.read(MAX_ANSWER_BYTES))
+                body, is_whole = await self._gateway.unless_stopping(
+                    answer.read(MAX_ANSWER_BYTES, seconds=BORROWED_SECONDS)
+                )
             except NoAnswer as error:
                 answer.close()
                 return self._gateway.unreachable(request, error)

@@ -1,5 +1,7 @@
 """HTTP transport for forwarded requests: unchanged, streamed both ways, and never sent twice where that matters."""
 
+import math
+import time
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from functools import lru_cache
@@ -73,14 +75,16 @@ class UpstreamResponse:
         content.set_exception(None)  # type: ignore[arg-type]  # the only way to read on
         return content.read_nowait()
 
-    async def read(self, max_bytes: int) -> tuple[bytes, bool]:
-        """Up to about `max_bytes` of the body, and whether that is all. `body` yields the rest."""
+    async def read(self, max_bytes: int, *, seconds: float = math.inf) -> tuple[bytes, bool]:
+        """Up to about `max_bytes` of the body, or what came in about `seconds`, and whether that is all. `body` yields
+        the rest."""
+        ends_at = time.monotonic() + seconds
         parts: list[bytes] = []
         size = 0
         async for part in self._parts:
             parts.append(part)
             size += len(part)
-            if size > max_bytes:
+            if size > max_bytes or time.monotonic() > ends_at:
                 return b"".join(parts), False
         return b"".join(parts), True
 

@@ -3,6 +3,7 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from relay.cli.demo.environment import listen, served, url_of
 from relay.config.settings import PollingSettings, TokenSettings
 from relay.core.deliveries.credentials import NoToken
 from relay.sources.tokens import NoAccessToken
 from relay.testing import FakeClock
 from tests.support.e2e_world import POLLING, RELAY_URL, World
 from tests.support.mount_world import KEY, MOUNT, json_answer, open_mine
-from tests.support.wire import Call, answer
+from tests.support.wire import Call, Client, answer, request
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
 ADMIN = "rl_admin_0123456789abcdefghijklmnopqrstuvw"
@@ -310,6 +312,27 @@ async def test_large_answer_passes_unchanged_and_one_that_breaks_off_is_an_error
         broken = await reading
         assert broken.status_code == 502
         assert "safe to send it again" in broken.text
+
+
+async def test_answer_that_comes_slowly_is_passed_on_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not read as a whole for its addresses: an upstream may send a byte now and then, without an end."""
+    monkeypatch.setattr("relay.proxy.addresses.READ_SECONDS", 0.0)
+
+    async def drip(call: Call) -> None:
+        await call.body()
+        await call.send(answer(200, [("Content-Length", "9")], None) + b"{")
+        await call.left()
+
+    async with open_mine(tmp_path, {"addresses": ["/links/self"]}, clock=FakeClock(), **STILL) as (world, stub):
+        stub.handler = drip
+        with closing(listen()) as listener:
+            async with served(world.node, listener), Client(url_of(listener)) as caller, asyncio.timeout(20):
+                caller.writer.write(request("GET", f"{MOUNT}/v1/jobs/one", AUTH.items()))
+                head = await caller.reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                assert await caller.reader.read(1) == b"{"
 
 
 # --- waits and events
