@@ -273,19 +273,31 @@ def _filled(value: Any, words: _Words) -> Any:
     return _PLACEHOLDER.sub(lambda match: str(words.value(*match.groups())), value)
 
 
-def unknown_placeholders(value: Any, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The place of each text below `place` that has a placeholder which nothing fills, and what is wrong
-    with it."""
+Place = tuple[str | int, ...]
+
+
+def unfilled(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """The place of each text below `place`, a place in a Recording, with a placeholder that nothing fills, and what is
+    wrong with it."""
     if isinstance(value, dict | list):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from unknown_placeholders(each, (*place, key))
-    elif isinstance(value, str):
-        is_id = len(place) == 3 and place[2] == "id"
-        known = _RANDOM if is_id else _PLACEHOLDER
-        names = "{random:N} and {number:N}" if is_id else "{id}, {base}, {at}, {created}, {body/NAME} and {job}"
+            yield from unfilled(each, (*place, key))
+    elif isinstance(value, str) and not (place[0] == "calls" and place[2:] == ("call",)):
+        known, names = _filled_at(place)
         for found in _LIKE_ONE.findall(value):
-            if not known.fullmatch(found):
+            if known is None and (_PLACEHOLDER.fullmatch(found) or _RANDOM.fullmatch(found)):
+                yield place, f"has {found:.70}, and only answers about a job have placeholders: write a value"
+            elif known is not None and not known.fullmatch(found):
                 yield place, f"has {found:.70}, which is no placeholder here: {names} are"
+
+
+def _filled_at(place: Place) -> tuple[re.Pattern[str] | None, str]:
+    """The placeholders that are filled at a place of a Recording, and their names."""
+    if place[0] not in ("answer", "resources") or (place[4:5] == ("stages",) and place[6:7] == ("headers",)):
+        return None, ""
+    if place[0] == "resources" and place[2:] == ("id",):
+        return _RANDOM, "{random:N} and {number:N}"
+    return _PLACEHOLDER, "{id}, {base}, {at}, {created}, {body/NAME} and {job}"
 
 
 def _made_id(pattern: str, rng: Random) -> str | int:

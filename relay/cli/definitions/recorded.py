@@ -17,7 +17,7 @@ from relay.sandbox.recorded import (
     Recording,
     Reply,
     Stage,
-    unknown_placeholders,
+    unfilled,
 )
 from relay.sources import definition as definition_module
 from relay.sources.definition import ANSWERS, SourceDefinition, definition_in, load_definition, presets
@@ -111,7 +111,7 @@ def _recording(answers: Document, definition: SourceDefinition | None) -> Record
     except ValidationError as error:
         raise refused(answers.faults(error.errors(include_url=False), _KEYS)) from None
     wrong: list[tuple[Loc, str]] = [
-        fault for part in ("answer", "resources") for fault in unknown_placeholders(answers.values.get(part), (part,))
+        fault for part, value in answers.values.items() for fault in unfilled(value, (part,))
     ]
     if definition is not None:
         is_none = f"is no resource: {', '.join(definition.resources)} are"

@@ -276,6 +276,11 @@ def test_answer_that_cannot_be_played_is_refused(
     assert fault in line
 
 
+def test_braces_of_an_answer_that_has_no_placeholders_are_kept() -> None:
+    Path("mine.yaml").write_text(WHOLE.replace("{message: b}", '{message: "no {thing}"}'))
+    assert run(["sources", "test", "mine.yaml"]) == 0
+
+
 def test_thousands_of_rules_are_compared_in_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
     """Each one with all before it takes minutes for the most that a file has room for."""
     rules = "".join(f"      - {{at: /state, is: w{number}, state: running}}\n" for number in range(12_000))
