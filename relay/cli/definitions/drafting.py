@@ -252,16 +252,16 @@ def _reversed_host(host: str) -> str:
 
 def place_of_id(sample: Any, text: str) -> tuple[str, ...]:
     """The place of the id that a person names. Raises UsageError, as the functions below."""
-    names = _pointer(text, "the id")
+    names = _pointer_in(sample, text, "the id")
     id = at(sample, names)
     if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
-        raise UsageError(f"no id is at {text} of the sample. It must be the answer for one job, not a list")
+        raise UsageError(f"no id is at {text} of the sample")
     return names
 
 
 def place_of_status(sample: Any, id: str, text: str) -> tuple[str, ...]:
     """The place of the status. `id`: the pointer of the id."""
-    names = _pointer(text, "the status")
+    names = _pointer_in(sample, text, "the status")
     item = at(sample, item_at(place_of_id(sample, id), names))
     if not isinstance(item, dict) or not isinstance(at(sample, names), str | int):
         raise UsageError(f"no status is at {text} of the sample")
@@ -303,6 +303,16 @@ def _templated(value: Any, base: str, id: str) -> Any:
         return value
     text = value.replace("{", "(").replace("}", ")").replace(base, "{base}")
     return re.sub(rf"/{re.escape(id)}(?![\w-])", "/{id}", text)
+
+
+def _pointer_in(sample: Any, text: str, what: str) -> tuple[str, ...]:
+    """A pointer that does not lead into a list of several jobs."""
+    names = _pointer(text, what)
+    for depth in range(len(names)):
+        found = at(sample, names[:depth])
+        if isinstance(found, list) and len(found) > 1:
+            raise UsageError(f"{what}: {written(names[:depth]) or 'the sample'} is a list. Use the URL of one job")
+    return names
 
 
 def _pointer(text: str, what: str) -> tuple[str, ...]:

@@ -196,6 +196,23 @@ def test_words_without_failed_are_remarked_upon(answering: list[str], capsys: py
     assert "no word means failed: a job with another word stays open" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("sample", "place"),
+    [
+        ([{"id": "a", "status": "on"}, {"id": "b", "status": "on"}], "the sample"),
+        ({"page": {"limit": 1}, "jobs": [{"id": "a", "status": "on"}, {"id": "b", "status": "on"}]}, "/jobs"),
+    ],
+)
+def test_list_of_jobs_is_no_sample(
+    sample: Any, place: str, answering: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("sample.json").write_text(json.dumps(sample))
+    at = "" if place == "the sample" else place
+    given = ["X", f"{at}/0/id", f"{at}/0/id", f"{at}/0/id"]
+    assert draft(given, "https://api.acme.example/v1/jobs?limit=1", "--sample", "sample.json") == 2
+    assert f"the id: {place} is a list. Use the URL of one job" in capsys.readouterr().err
+
+
 def test_without_a_terminal_it_asks_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
