@@ -199,7 +199,7 @@ class Meanings(Part):
 class ErrorFields(Part):
     """Where an error answer says why.
 
-    at          the error; the other places begin there. A text there is the code
+    at          the error; the other places begin there. A text there is the code, or the message if it has spaces
     code        a word for programs
     message     a sentence for people
     request_id  the upstream's id of the request

@@ -343,7 +343,9 @@ def read_error(definition: SourceDefinition, body: bytes) -> UpstreamError:
     outer_request_id = _request_id(_request_id_in(definition, answer))
     error = at(answer, names.at)
     if not isinstance(error, dict):
-        return UpstreamError(code=_text(error, _MAX_CODE_CHARACTERS), request_id=outer_request_id)
+        text = _text(error, _MAX_MESSAGE_CHARACTERS)
+        said = {"message": text} if " " in text else {"code": text[:_MAX_CODE_CHARACTERS]}
+        return UpstreamError(**said, request_id=outer_request_id)
     return UpstreamError(
         code=_text(at(error, names.code), _MAX_CODE_CHARACTERS),
         message=_text(at(error, names.message), _MAX_MESSAGE_CHARACTERS),

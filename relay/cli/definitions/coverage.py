@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from relay.cli.definitions.drafting import ERRORS
 from relay.cli.definitions.recorded import Recorded
 from relay.core.access.forwarding import escapes_segment
-from relay.core.jobs.job import TERMINAL, Observation
+from relay.core.jobs.job import NO_CODE, TERMINAL, Observation
 from relay.core.jsontext import dumps
 from relay.sandbox.recorded import RecordedWorld, Recording, Reply, pattern_of
 from relay.sources.definition import Resource, Rule, SourceDefinition, TimePlace
@@ -170,6 +170,8 @@ def _problems(
             yield place, f"stage {number}: an open job shows an error ({one.problem.message:.70})"
         elif one.status == "failed" and (one.problem is None or not one.problem.message):
             yield place, "the job fails, and no error is found at `problem`"
+        elif one.status == "failed" and one.problem is not None and one.problem.code == NO_CODE:
+            yield place, "the job fails without a code, which hints are found by: add `code` to its rule, and a hint"
 
 
 def _create_problems(recorded: Recorded, name: str) -> Iterator[str]:

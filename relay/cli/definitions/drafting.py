@@ -102,7 +102,7 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
         "creates": [answers.create] if answers.create else None,
         "item": written(job_at) or None,
         "status": status,
-        "states": list(_rules(words, status, has_error=bool(error_at))),
+        "states": list(_rules(words, status)),
         "fields": {"id": written(id_at[depth:])},
         "problem": {"at": written(error_at)} if error_at else None,
     }
@@ -175,11 +175,11 @@ def _with(document: Any, *values: tuple[Place, Any]) -> Any:
     return changed[""]
 
 
-def _rules(words: Mapping[str, Sequence[str | int]], status: str, *, has_error: bool) -> Iterator[dict[str, Any]]:
-    """The rules of the words. Where no answer has an error, the word of a failure is its code."""
+def _rules(words: Mapping[str, Sequence[str | int]], status: str) -> Iterator[dict[str, Any]]:
+    """The rules of the words. The word of a failure is its code where the answer has none."""
     for state in STATES:
         for word in words[state]:
-            coded = state == "failed" and not has_error and _CODE.fullmatch(str(word))
+            coded = state == "failed" and _CODE.fullmatch(str(word))
             code = {"code": str(word)} if coded else {}
             yield {"at": status, "is": word, "state": state, **code}
 

@@ -69,6 +69,11 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_failure_with_only_a_sentence_needs_a_code_of_its_rule() -> None:
+    sentence = MINE.replace("{code: boom, message: It broke}", "It broke")
+    assert gaps(sentence.replace("is: broken, state: failed", "is: broken, state: failed, code: broken")) == []
+
+
 def test_whole_definition_has_no_gap() -> None:
     assert gaps(MINE) == []
 
@@ -82,6 +87,7 @@ RULE = "      - {at: /state, is: waiting, state: queued}\n"
         ({"is: waiting": "is: wait"}, "runs, done: stage 1: no rule knows 'waiting'"),
         ({"is: waiting": "is: wait"}, "resources.runs.states.0: no answer proves this rule (/state is wait)"),
         ({RULE: ""}, "runs, broken: stage 1: no rule knows 'waiting'"),
+        ({"{code: boom, message: It broke}": "It broke"}, "runs, broken: the job fails without a code, which hints"),
         (
             {"state: queued": "state: cancelled"},
             "runs, done: stage 1 of 2: 'waiting' already ends the job as cancelled",

@@ -12,7 +12,7 @@ from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Progress, Recipient, detect
 from relay.core.jsontext import dumps
-from relay.sources.definition import Create, Rule, SourceDefinition, load_definition
+from relay.sources.definition import Create, ErrorFields, Rule, SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ITEMS,
     MAX_UNITS,
@@ -23,6 +23,7 @@ from relay.sources.mapping import (
     observe_item,
     read_create,
     read_credits,
+    read_error,
     read_listing,
     registered,
 )
@@ -492,3 +493,13 @@ def test_create_proves_no_state_by_what_it_lacks() -> None:
     definition = of_revor({"at": "/pending", "there": False, "state": "succeeded"})
     found = registered(definition, {"ok": True, "item": {"id": "a"}}, now=NOW)
     assert (found and found.external_id, found and found.observation) == ("a", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [("quota_exceeded", "quota_exceeded", ""), ("No such key: see the docs", "", "No such key: see the docs")],
+)
+def test_error_that_is_a_text_is_a_code_or_a_sentence(text: str, code: str, message: str) -> None:
+    definition = REVOR.model_copy(update={"error": ErrorFields.model_validate({"at": "/error"})})
+    error = read_error(definition, dumps({"error": text}))
+    assert (error.code, error.message) == (code, message)
