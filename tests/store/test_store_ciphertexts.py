@@ -35,7 +35,7 @@ OLD_ID, NEW_ID = key_id(OLD), key_id(NEW)
 FILLED = 3 * 7 + 3
 """What `fill` encrypts."""
 PLAIN = {
-    *("jobs.metadata", "jobs.upstream", "jobs.request", "events.body", "attempts.details"),
+    *("jobs.metadata", "jobs.upstream", "jobs.request", "jobs.told", "events.body", "attempts.details"),
     *("intents.request", "intents.metadata"),
     "job_search.digest",
     *("audit.detail", "audit.mac", "audit.previous"),

@@ -20,6 +20,7 @@ OF_SAMPLES = Origin(
     source="https://api.example/jobs",
     type_prefix="ai.revor.job",
     dataschema="http://x/schemas/job-status.v1.json",
+    account_source="https://api.example/accounts",
     title="Revor",
 )
 

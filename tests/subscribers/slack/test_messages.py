@@ -22,7 +22,7 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.sources.definition import load_definition
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.support.job_events import JOB_ID, NOW, ORIGIN, origin_of
+from tests.support.job_events import JOB_ID, NOW, origin_of
 from tests.support.job_events import job_event as made
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -86,7 +86,14 @@ def samples() -> Iterator[tuple[str, Event]]:
     for type in known_types([origin_of()]):
         yield (
             f"sample of {type}",
-            sample_event(type, event_id="evt_1", now=NOW, origin=ORIGIN, dataschema_base="http://x", source="revor"),
+            sample_event(
+                type,
+                event_id="evt_1",
+                now=NOW,
+                origin=origin_of(title="Revor"),
+                dataschema_base="http://x",
+                source="revor",
+            ),
         )
 
 
