@@ -30,7 +30,7 @@ from relay.core.events.event import (
 from relay.core.incidents import Incident, data_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import JobGroup
-from relay.core.jobs.job import Advance, Job, Observation, Transition, kind_of_type
+from relay.core.jobs.job import Advance, Job, Observation, Problem, Transition, kind_of_type
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
 from relay.core.subscriptions.filters import is_free_type, known_types
@@ -214,7 +214,8 @@ def _job_sample(
         advance=Advance(percent=28, done=14, total=50, stage="verifying") if kind == "progress" else None,
         request_id="req_sample",
     )
-    error = {"code": "sample_error", "message": "This is a sample", "retryable": False} if step.explained else None
+    problem = Problem(code="sample_error", message="This is a sample", retryable=False) if step.explained else None
+    error = None if problem is None else {"code": problem.code, "message": problem.message, "retryable": False}
     result = None if seen.result_status is None else {"status": seen.result_status, "account_id": _SENDER_ID}
     item = {name: to_rfc3339(value) if isinstance(value, float) else value for name, value in seen.item().items()}
     item = {"id": SAMPLE_JOB_ID, **item, "result": result, "error": error}
@@ -243,7 +244,7 @@ def _job_sample(
         job,
         transition,
         origin,
-        seen=None if kind in ("overdue", "not_found") else replace(seen, upstream=item),
+        seen=None if kind in ("overdue", "not_found") else replace(seen, upstream=item, problem=problem),
         hint=_filled(_HINTS.get(kind), origin, source),
     )
 

@@ -585,8 +585,8 @@ class Resource(Part):
 
     @cached_property
     def read_fields(self) -> tuple[tuple[str, ...], ...]:
-        """The places in an item that the relay reads, except those of the problem."""
-        fields = self.fields
+        """The places in an item that the relay reads."""
+        fields, problem = self.fields, self.problem
         times = (fields.scheduled_at, fields.started_at, fields.finished_at, fields.next_attempt_at)
         places: Iterable[tuple[str, ...] | None] = (
             *(fields.id, self.status, fields.action, fields.channel, fields.attempt_count),
@@ -595,7 +595,11 @@ class Resource(Part):
         )
         result = self.result
         shown = () if result is None else tuple((*result.at, *names) for names in result.shown)
-        return (*(place for place in places if place), *shown)
+        of_problem: tuple[tuple[str, ...], ...] = ()
+        if problem is not None:
+            inner = ((), problem.code, problem.message, problem.retryable)
+            of_problem = tuple((*problem.at, *names) for names in inner if names is not None)
+        return (*(place for place in (*places, *of_problem) if place), *shown)
 
     def address_of(self, create: Create, answer: Any, headers: Mapping[str, str]) -> str | None:
         """The address at which a job is read, in the answer to its create; None if it names none. It may be one that is

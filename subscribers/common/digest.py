@@ -201,7 +201,7 @@ class _Item:
         self.sender = sending_account(data) if self.is_job or self.kind == "unknown" else ""
         self.what = published_words(event.type) if event.published else ""
         self.account = relay_account(event, context)
-        code = mapping(mapping(data.get("job")).get("error")).get("code") if self.is_job else None
+        code = mapping(data.get("problem")).get("code") if self.is_job else None
         self.code = code if isinstance(code, str) and _CODE.fullmatch(code) else ""
         self.reason = reason_of(document) if self.kind in WITH_REASON else ""
         hint = mapping(data.get("hint"))

@@ -41,8 +41,8 @@ def fields(event: Event, context: RenderContext) -> dict[str, Scalar]:
     """The fields of an event."""
     document = event.document()
     data = data_of(document)
-    job, hint, of_job = mapping(data.get("job")), mapping(data.get("hint")), job_kind(event) is not None
-    error = mapping(job.get("error"))
+    hint, of_job = mapping(data.get("hint")), job_kind(event) is not None
+    error = mapping(data.get("problem"))
     found: dict[str, Any] = {name: document.get(attribute) for name, attribute in _ATTRIBUTES.items()}
     found |= {
         "account": found["account"] or data.get("account"),

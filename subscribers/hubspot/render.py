@@ -76,7 +76,7 @@ def _properties(event: Event, subscription: Subscription, context: RenderContext
     return {
         "relay_status": word(document.get("status")),
         "relay_outcome": crm.subject_of(event, subscription, context, MAX_SENTENCE),
-        "relay_error": word(mapping(mapping(data_of(document).get("job")).get("error")).get("code")),
+        "relay_error": word(mapping(data_of(document).get("problem")).get("code")),
         "relay_channel": word(document.get("channel")),
         UPDATED_AT: _moment(event),
     }

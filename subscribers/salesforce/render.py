@@ -135,7 +135,7 @@ def fields(event: Event, subscription: Subscription, context: RenderContext, obj
 def _job_event(event: Event, message: chat.Message) -> dict[str, Any]:
     document = event.document()
     data = data_of(document)
-    error = mapping(mapping(data.get("job")).get("error"))
+    error = mapping(data.get("problem"))
     found: dict[str, Any] = {name: _text(document.get(source), size) for name, (source, size) in _TEXTS.items()}
     found |= {
         "Status__c": _text(job_kind(event) or document.get("status"), 40),

@@ -131,7 +131,7 @@ def _of_group(event: Event, content: Message, memory: Memory) -> Update:
         counted = "skipped" if kind == "succeeded" and document.get("resultstatus") == "skipped" else kind
         counts[counted] = counts.get(counted, 0) + 1
         if kind == "failed":
-            code = word(mapping(mapping(data_of(document).get("job")).get("error")).get("code")) or "unknown"
+            code = word(mapping(data_of(document).get("problem")).get("code")) or "unknown"
             code = code if code in codes or len(codes) < MAX_CODES else OTHER
             codes[code] = codes.get(code, 0) + 1
         seen = [*seen, end][-MAX_SEEN:]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, Event, Hint, Repeat, relay_event
-from relay.core.jobs.job import JOB_EVENTS
+from relay.core.jobs.job import JOB_EVENTS, Problem
 from relay.core.subscriptions.filters import known_types
 from relay.core.subscriptions.subscription import PROTOCOLS, Subscription
 from subscribers import registry
@@ -276,8 +276,8 @@ def test_only_the_name_given_by_the_user_is_shown(kind: Kind, job_kind: str) -> 
             "recipient": {"address": "alex@example.com", "phone": "+14155552671"},
             "profile_url": "https://www.linkedin.com/in/alex",
             "content": {"text": "Hi Alex, saw your work"},
-            "error": {"code": "x", "message": "no mailbox alex@example.com"},
         },
+        problem=Problem(code="x", message="no mailbox alex@example.com"),
         hint=Hint(
             meaning="alex@example.com, +1 415 555 2671, (415) 555-2671, https://linkedin.com/in/alex do not answer",
             fix="Write to alex@example.com",

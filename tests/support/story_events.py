@@ -41,7 +41,6 @@ def of_job(
 ) -> Event:
     """A job about `name` whose status became `kind`."""
     given = {"recipient_name": name} | {key: value for key, value in metadata.items() if value is not None}
-    error = {} if code is None else {"error": {"code": code}}
     job = Job(
         uid=f"job_{name}",
         external_id=f"3f2a9c1e-{name}",
@@ -52,7 +51,7 @@ def of_job(
         metadata=given,
         connect_account_id=sender,
         group=group,
-        upstream={"id": name, **error},
+        upstream={"id": name},
     )
     seen = Observation(
         status=kind,
@@ -60,7 +59,7 @@ def of_job(
         channel=channel,
         action="outreach.dispatch",
         problem=None if code is None else Problem(code=code, message=""),
-        upstream={"id": name, **error},
+        upstream={"id": name},
         connect_account_id=sender,
     )
     transition = Transition(

@@ -63,6 +63,7 @@ _NO_HEADER_TEXT = re.compile(r'[^!-~]|["%]')
 NOT_IN_ATTRIBUTES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 """Characters that no attribute's value may contain: CloudEvents 1.0.2 §3.1."""
 _KEPT_TEXT_BYTES = 1536
+_WITH_PROBLEM = frozenset(("failed", "cancelled", "retrying"))
 _LEFT_OUT: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("request", {"metadata": {}, "truncated": True}),
     ("metadata", {}),
@@ -240,6 +241,12 @@ def from_transition(
     }
     if hint is not None:
         data["hint"] = hint.document()
+    if seen is not None and seen.problem is not None and transition.kind in _WITH_PROBLEM:
+        data["problem"] = {
+            "code": _cut(seen.problem.code),
+            "message": _cut(seen.problem.message),
+            "retryable": seen.problem.retryable,
+        }
     if seen is not None and seen.advance is not None and transition.kind == "progress":
         data["progress"] = {name: getattr(seen.advance, name) for name in ("percent", "done", "total", "stage")}
     if seen is not None and transition.kind == "succeeded":
@@ -459,12 +466,6 @@ def _truncated(data: Mapping[str, Any], job: Job, seen: Observation | None) -> d
     if seen is not None:
         for place in seen.read_fields:
             _keep(kept, place, seen.upstream)
-        if seen.problem is not None:
-            kept["error"] = {
-                "code": _cut(seen.problem.code),
-                "message": _cut(seen.problem.message),
-                "retryable": seen.problem.retryable,
-            }
     return {**data, "job": kept, "truncated": True}
 
 

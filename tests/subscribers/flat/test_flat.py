@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Event
+from relay.core.jobs.job import Problem
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
@@ -27,7 +28,8 @@ def test_failed_job_has_these_fields() -> None:
     event = job_event(
         hint=RECONNECT,
         metadata={"recipient_name": "Alex", "deal": 42, "paid": True, "url": "https://crm.example/deals/42"},
-        upstream={"id": "1", "error": ERROR, "recipient": {"address": "alex@example.com"}},
+        problem=Problem(**ERROR),
+        upstream={"id": "1", "recipient": {"address": "alex@example.com"}},
     )
     assert flat(event) == {
         "id": "evt_1",

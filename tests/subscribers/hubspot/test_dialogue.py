@@ -40,7 +40,6 @@ def event(kind: str = "failed", nth: int = 1, **metadata: Any) -> Event:
         id=f"evt_01jvpq00000000000000{nth:06}",
         job_id=f"job-{nth}",
         problem=Problem(code="account_disconnected", message="Ada <ada@example.com>") if failed else None,
-        upstream={"id": f"job-{nth}", **({"error": {"code": "account_disconnected"}} if failed else {})},
         metadata=metadata,
         hint=HINT if failed else None,
     )

@@ -54,7 +54,6 @@ def job(
         action=None,
         problem=Problem(code=code, message="", retryable=False) if failed else None,
         result_status=result,
-        upstream={"id": f"job-{nth}", **({"error": {"code": code}} if failed else {})},
         at=at,
     )
 

@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.deliveries.delivery import Response
 from relay.core.events.event import Event
+from relay.core.jobs.job import Problem
 from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
@@ -24,8 +25,8 @@ def variables(event: Event, **options: Any) -> dict[str, str]:
 
 def test_failed_job_sets_these_variables() -> None:
     metadata = {"recipient_name": "Alex", "deal": 42, "url": "https://crm.example/deals/42"}
-    upstream = {"id": "1", "error": {"code": "connect_account_reconnect_required"}}
-    assert variables(job_event(hint=RECONNECT, metadata=metadata, upstream=upstream)) == {
+    problem = Problem(code="connect_account_reconnect_required", message="reconnect first")
+    assert variables(job_event(hint=RECONNECT, metadata=metadata, problem=problem)) == {
         "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
         "what_to_do": (
             "How to fix it: Reconnect it\nWho can fix it: account owner\n"

@@ -128,6 +128,7 @@ def test_a_job_event_is_as_the_contract_shows_it() -> None:
                 "who": "account owner",
                 "repeat": "safe",
             },
+            "problem": {"code": "gone", "message": "gone", "retryable": False},
         },
     }
     assert (event.sequence, event.job_uid, event.recorded_at) == (3, "job_01", AT + 1.25)
@@ -215,8 +216,8 @@ def test_a_large_item_is_cut_to_what_the_relay_reads() -> None:
         "status": "failed",
         "attempt_count": 2,
         "result": {"status": "x"},
-        "error": {"code": "gone", "message": "gone", "retryable": False},
     }
+    assert document["data"]["problem"] == {"code": "gone", "message": "gone", "retryable": False}
     assert document["data"]["metadata"] == {"deal": 42}
 
 
@@ -234,8 +235,8 @@ def test_the_worst_text_still_fits_beside_the_largest_metadata() -> None:
     fields = [f"field{n}" for n in range(15)]
     seen = replace(
         SEEN,
-        upstream={**dict.fromkeys(fields, worst), "result": {"status": worst}},
-        read_fields=(*((name,) for name in fields), ("result", "status")),
+        upstream={**dict.fromkeys(fields, worst), "result": {"status": worst}, "error": {"a": worst, "b": worst}},
+        read_fields=(*((name,) for name in fields), ("result", "status"), ("error", "a"), ("error", "b")),
         problem=Problem(code=worst, message=worst),
     )
     kept = {"note": "m" * 16_000}
