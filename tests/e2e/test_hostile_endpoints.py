@@ -47,7 +47,7 @@ def says(*raw: bytes, then: bytes = b"", pause_seconds: float = 0.0) -> Talk:
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr("relay.delivery.credentials.TOKEN_SECONDS", TIMEOUT_SECONDS)
+    monkeypatch.setattr("relay.http.tokens.TOKEN_SECONDS", TIMEOUT_SECONDS)
     async with open_e2e_world(tmp_path) as opened:
         yield opened
 

@@ -510,7 +510,7 @@ class World:
             repeat="safe",
             points_at="connect_account",
         )
-        await self.poll(job, "failed", problem=Problem(code=code, message=""), connect=connect, hint=hint)
+        await self.poll(job, "failed", problem=Problem(code=code, message=code), connect=connect, hint=hint)
         return job
 
     async def poll(
