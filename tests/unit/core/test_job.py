@@ -2,7 +2,17 @@
 
 import pytest
 
-from relay.core.jobs.job import Advance, Job, Observation, PlannedJob, Problem, Progress, deadline_after, deadline_of
+from relay.core.jobs.job import (
+    Advance,
+    Job,
+    Observation,
+    PlannedJob,
+    Problem,
+    Progress,
+    deadline_after,
+    deadline_of,
+    short_type,
+)
 
 NOW = 1_779_271_200.0
 FIELDS = {
@@ -119,3 +129,14 @@ def test_planner_reads_what_is_left_of_an_open_job(advance: Advance, status: str
 
 def test_planner_reads_nothing_of_progress_where_there_is_none() -> None:
     assert "left" not in Observation(status="running", observed_at=NOW).item()
+
+
+@pytest.mark.parametrize(
+    ("type", "short"),
+    [
+        *(("ai.revor.job.failed", "failed"), ("com.acme.render.job.queued", "queued"), ("com.acme.job.paid",) * 2),
+        *((name, name) for name in ("ai.revor.webset.completed", "relay.source.down", "failed")),
+    ],
+)
+def test_only_the_type_of_a_job_is_shortened(type: str, short: str) -> None:
+    assert short_type(type) == short

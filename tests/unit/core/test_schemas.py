@@ -30,7 +30,10 @@ from tests.support.schema_check import SCHEMAS, check_event
 NOW = 1779271208.0
 PREFIX = "ai.revor.job"
 ORIGIN = Origin(
-    source="https://api.example/jobs", type_prefix=PREFIX, dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json"
+    source="https://api.example/jobs",
+    type_prefix=PREFIX,
+    dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
+    account_source="https://api.example/accounts",
 )
 WEBSETS = replace(ORIGIN, type_prefix="ai.revor.webset", succeeded_as="completed", tells_progress=True)
 TYPES = known_types([ORIGIN, WEBSETS])
