@@ -518,8 +518,9 @@ def presets() -> str:
     """What each preset covers, by its definition, and the clients that judged it, by tests/vendors/judges.yaml."""
     import yaml
 
-    from relay.sources.definition import State, load_definition
+    from relay.sources.definition import load_definition
     from relay.sources.definition import presets as names
+    from relay.sources.sections import State
 
     judges = yaml.safe_load((ROOT / "tests" / "vendors" / "judges.yaml").read_text(encoding="utf-8"))
     rows = []

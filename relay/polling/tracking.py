@@ -30,9 +30,10 @@ from relay.ids import new_id
 from relay.log import shows_deliveries
 from relay.polling.poller import Poller
 from relay.signals import Signals
-from relay.sources.definition import Create, SourceDefinition
+from relay.sources.definition import SourceDefinition
 from relay.sources.mapping import observe_item
 from relay.sources.mapping import registered as read_registered
+from relay.sources.sections import Create
 from relay.store.jobs.registrations import CALLBACK_REMOVED, too_many_callbacks
 from relay.store.store import Store
 from relay.tasks import Tasks

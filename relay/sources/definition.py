@@ -6,8 +6,8 @@ file has its hints in the section `hints`.
 
 import re
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache, cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -16,25 +16,52 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
 
-from relay.core.access.forwarding import KeyPlace, path_refusal, without_parameter
+from relay.core.access.forwarding import path_refusal, without_parameter
 from relay.core.access.netguard import is_within
 from relay.core.events.event import JOB_PREFIX, Hint, Origin
-from relay.core.jobs.connect_accounts import LISTED_STATES
-from relay.core.jobs.job import TERMINAL, Problem
+from relay.core.jobs.job import Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
-from relay.redaction import redact_text
 from relay.sources.documents import Document, Faults, Loc, read_document, refused
 from relay.sources.hints import Hints, Part
+from relay.sources.paths import (
+    KEY_HERE,
+    FixedPath,
+    HeaderName,
+    LowerHeader,
+    PathPattern,
+    RawPath,
+    ResourceName,
+    Url,
+    headers_without_secrets,
+    pattern_of,
+    with_id,
+    with_parameter,
+)
 from relay.sources.pointers import Pointer, at, document_of
+from relay.sources.sections import (
+    Answer,
+    ConnectAccounts,
+    Create,
+    Credential,
+    Credits,
+    ErrorFields,
+    Fields,
+    HeaderNames,
+    Limit,
+    LongPoll,
+    ProblemFields,
+    ProgressFields,
+    RequestFields,
+    ResultFields,
+    Rule,
+    create_of,
+    distinct,
+)
 
 ANSWERS = "answers"
 """The section of a user's file with its recorded answers. Those of a preset are in `answers.yaml` beside it."""
@@ -43,477 +70,6 @@ _PRESET = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 MAX_ADDRESS_CHARACTERS = 2_000
 _ADDRESS = re.compile(r"(?:https?://[a-z0-9.-]+(?::[0-9]{1,5})?/|/(?!/))[!\"$-\[\]-~]*", re.IGNORECASE)
 """An absolute URL with a path and without user, password and fragment, or a path."""
-
-_KEY_HERE = "has a secret: leave it out, `credential` says how the key is sent"
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-_ESCAPED_NAME = re.compile(r"\\\{(\\\+)?([a-z_]+)\\\}")
-_SEGMENTS = re.compile(r"\{(?!key\})\+?[a-z_]+\}")
-_CROWDED = re.compile(r"\}[^/]*\{")
-
-
-def _path(text: str) -> str:
-    """A path that goes to the base URL as it is written, and names what it says on every server."""
-    if redact_text(text) != text or "{key}" in text:
-        raise ValueError(_KEY_HERE)
-    if "#" in text or "{" in (left := _PLACEHOLDER.sub("x", text)) or "}" in left:
-        raise ValueError("has a # or a brace too many: neither can be sent")
-    refusal = path_refusal(left.partition("?")[0].encode(), ("/",))
-    if refusal is not None:
-        raise ValueError(f"names another place: {refusal}")
-    return text
-
-
-def _fixed(text: str) -> str:
-    if "{" in _path(text):
-        raise ValueError("has a placeholder: this path is sent as it is")
-    return text
-
-
-def _of_segments(text: str) -> str:
-    if "{" in _SEGMENTS.sub("", _path(text)):
-        raise ValueError("has a placeholder that is no name such as {owner}")
-    names = [name.strip("{+}") for name in _SEGMENTS.findall(text)]
-    if text.count("{+") > 1 or len(set(names)) < len(names):
-        raise ValueError("has two placeholders of one kind: {+name} and each name may be there once")
-    if _CROWDED.search(text):
-        raise ValueError("has two placeholders in one segment: one of them stands for all of it")
-    return text
-
-
-def _with_id(text: str) -> str:
-    if len(_PLACEHOLDER.findall(_path(text))) != 1:
-        raise ValueError("has another placeholder than {id}, which the id is put at: write the others out")
-    return text
-
-
-def _address(text: str) -> str:
-    parts = urlsplit(text)
-    if "@" in parts.netloc or redact_text(text) != text:
-        raise ValueError(_KEY_HERE)
-    return text
-
-
-def _headers(values: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in values.items():
-        if redact_text(f"{name}: {value}") != f"{name}: {value}":
-            raise ValueError(f"{name} {_KEY_HERE}")
-    return values
-
-
-_RawPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
-_Path = Annotated[_RawPath, AfterValidator(_fixed)]
-_Pattern = Annotated[_RawPath, AfterValidator(_of_segments)]
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-_Url = Annotated[str, Field(pattern=r"^https?://[!-~]+$"), AfterValidator(_address)]
-_WithKey = Annotated[str, Field(pattern=r"^[ -~]*\{key\}[ -~]*$")]
-_HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
-_Header = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", to_lower=True)]
-_Scalar = StrictStr | StrictBool | StrictInt
-State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
-
-
-class OAuth(Part):
-    """OAuth 2.0 client credentials (RFC 6749, 4.4). The account's key is `CLIENT_ID:CLIENT_SECRET`.
-
-    token_url  where a token is got
-    scope      that is asked for
-    """
-
-    token_url: _Url
-    scope: str = ""
-
-
-class Credential(Part):
-    """How the API key is sent, in one way: in a header, in the query, or as HTTP Basic authentication.
-
-    header  the header's name; also for the token of `oauth`
-    format  the header's value, as `Bearer {key}`
-    query   the parameter's name
-    basic   the text that HTTP Basic encodes, as `{key}:`
-    oauth   trades the key for a token, which is sent in its place
-    """
-
-    header: _HeaderName | None = None
-    format: _WithKey = "{key}"
-    query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    basic: _WithKey | None = None
-    oauth: OAuth | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "Credential":
-        if sum(one is not None for one in (self.header, self.query, self.basic)) != 1:
-            raise ValueError("a credential has one of `header`, `query` and `basic`")
-        if self.oauth is not None and self.header is None:
-            raise ValueError("the token of `oauth` goes into a `header`")
-        return self
-
-    @cached_property
-    def place(self) -> KeyPlace:
-        """Where a request has the key."""
-        if self.query is not None:
-            return KeyPlace(parameter=self.query)
-        before, _, after = (self.basic or self.format).partition("{key}")
-        header = (self.header or "authorization").lower().encode()
-        return KeyPlace(header=header, before=before, after=after, is_basic=self.basic is not None)
-
-
-class Expected(Part):
-    """A value that an answer has at a place, if it has one there.
-
-    at  the place
-    is  the value
-    """
-
-    at: Pointer
-    is_: _Scalar = Field(alias="is")
-
-
-class Answer(Part):
-    """What every answer has in common.
-
-    ok          another value there makes a 2xx answer an error
-    request_id  the upstream's id of the request
-    """
-
-    ok: Expected | None = None
-    request_id: Pointer | None = None
-
-
-class Meanings(Part):
-    """The upstream's error codes by meaning, whatever the 4xx status. Without them the status decides.
-
-    key_trouble   the key is missing, wrong, expired or revoked: polling stops until there is another
-    forbidden     the key may not see this job
-    not_found     there is no such job
-    rate_limited  too many requests
-    unavailable   it passes by itself
-    """
-
-    key_trouble: frozenset[str] = frozenset()
-    forbidden: frozenset[str] = frozenset()
-    not_found: frozenset[str] = frozenset()
-    rate_limited: frozenset[str] = frozenset()
-    unavailable: frozenset[str] = frozenset()
-
-
-class ErrorFields(Part):
-    """Where an error answer says why.
-
-    at          the error; the other places begin there. A text there is the code, or the message if it has spaces
-    code        a word for programs
-    message     a sentence for people
-    request_id  the upstream's id of the request
-    meanings    codes that mean more than their status
-    """
-
-    at: Pointer = ()
-    code: Pointer = ("code",)
-    message: Pointer = ("message",)
-    request_id: Pointer | None = None
-    meanings: Meanings = Meanings()
-
-
-class HeaderNames(Part):
-    """Response headers, by name. Each may be absent from any answer.
-
-    limit              requests that the key may send in a window
-    remaining          what is left of them
-    window_ms          length of the window, in milliseconds
-    reset              when the window ends: in seconds, as an epoch second or as a date
-    account_limit      the same for all keys of the account
-    account_remaining  what is left of these
-    retry_after        a pause, in seconds or until a date
-    retry_after_ms     a pause, in milliseconds
-    request_id         the upstream's id of the request
-    """
-
-    limit: _Header | None = None
-    remaining: _Header | None = None
-    window_ms: _Header | None = None
-    reset: _Header | None = None
-    account_limit: _Header | None = None
-    account_remaining: _Header | None = None
-    retry_after: _Header = "retry-after"
-    retry_after_ms: _Header | None = None
-    request_id: _Header | None = None
-
-    @cached_property
-    def limits(self) -> frozenset[str | None]:
-        """The headers that tell of an account's or a key's budget."""
-        own = (self.limit, self.remaining, self.window_ms, self.reset)
-        return frozenset((*own, self.account_limit, self.account_remaining))
-
-
-class Limit(Part):
-    """A documented limit on requests, for an API whose headers do not tell it.
-
-    requests     so many requests
-    per_seconds  in so many seconds
-    """
-
-    requests: Annotated[int, Field(ge=1)]
-    per_seconds: Annotated[float, Field(gt=0, le=86_400)]
-
-
-class LongPoll(Part):
-    """How a read asks the upstream to answer only after a change, or after some seconds: a header or a parameter.
-
-    header, query  the header's or the parameter's name: one of the two
-    value          of the header or parameter; `{seconds}` is the time
-    max_seconds    the longest time that the upstream takes
-    """
-
-    header: _HeaderName | None = None
-    query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    value: Annotated[str, Field(pattern=r"^[ -~]*\{seconds\}[ -~]*$")] = "{seconds}"
-    max_seconds: Annotated[float, Field(gt=0, le=120)]
-
-    @model_validator(mode="after")
-    def _check(self) -> "LongPoll":
-        if (self.header is None) is (self.query is None):
-            raise ValueError("a wait has one of `header` and `query`")
-        return self
-
-    def asked(self, url: str, seconds: float) -> tuple[str, dict[str, str]]:
-        """The URL and the headers of a request that the upstream may hold for so long."""
-        value = self.value.replace("{seconds}", f"{seconds:g}")
-        if self.query is None:
-            return url, {} if self.header is None else {self.header: value}
-        return _with_parameter(url, self.query, value), {}
-
-
-class Rule(Part):
-    """A condition on the answer to a read, and the state that it proves.
-
-    at      the place in the job of a value
-    is      the value is this one
-    in      the value is one of these
-    there   true: there is a value that is not null; false: there is none
-    http    the status of the answer is one of these, whatever its body
-    state   that the job then has
-    code    the error code of such a job, if its answer has none
-    result  the result status of such a job, if its answer has none
-    """
-
-    at: Pointer | None = None
-    is_: _Scalar | None = Field(None, alias="is")
-    in_: tuple[_Scalar, ...] | None = Field(None, alias="in", min_length=1)
-    there: bool | None = None
-    http: frozenset[Annotated[int, Field(ge=200, le=599)]] | None = Field(None, min_length=1)
-    state: State
-    code: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")] | None = None
-    result: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "Rule":
-        if sum(one is not None for one in (self.is_, self.in_, self.there, self.http)) != 1:
-            raise ValueError("a rule has one of `is`, `in`, `there` and `http`")
-        if (self.at is None) is (self.http is None):
-            raise ValueError("a rule has `at` with `is`, `in` or `there`, or else `http`")
-        return self
-
-    @cached_property
-    def values(self) -> tuple[_Scalar, ...]:
-        """The values that match; none: `there` or `http` decides."""
-        return self.in_ or (() if self.is_ is None else (self.is_,))
-
-    def holds(self, item: Any, status_code: int) -> bool:
-        """True if the answer matches."""
-        if self.at is None:
-            return self.http is not None and status_code in self.http
-        found = at(item, self.at)
-        if self.there is not None:
-            return (found is not None) is self.there
-        for value in self.values:  # noqa: SIM110 (any() costs twice as much)
-            if type(found) is type(value) and found == value:
-                return True
-        return False
-
-    @property
-    def matches(self) -> Collection[object]:
-        """What it matches, each as one value that a rule of the same has too."""
-        if self.at is None:
-            return self.http or ()
-        if self.there is not None:
-            return ((self.at, self.there),)
-        return [(self.at, type(value), value) for value in self.values]
-
-    @property
-    def within(self) -> Collection[object]:
-        """What matches all that this rule does, among the `matches` of others."""
-        return ((self.at, True),) if self.values else ()
-
-
-def is_exactly(found: object, value: object) -> bool:
-    """True if both are the same JSON value. In Python, true is 1."""
-    return type(found) is type(value) and found == value
-
-
-class TimePlace(Part):
-    """A time in an item: RFC 3339, or seconds or milliseconds since 1970."""
-
-    at: Pointer
-    as_: Literal["rfc3339", "seconds", "milliseconds"] = Field("rfc3339", alias="as")
-
-
-def _time_place(value: object) -> object:
-    return {"at": value} if isinstance(value, str) else value
-
-
-_Time = Annotated[TimePlace, BeforeValidator(_time_place, json_schema_input_type=Pointer | TimePlace)]
-
-
-class Fields(Part):
-    """The places in a job of what the relay reads.
-
-    id               its id
-    action, channel  what it does, and where: jobs of one action and channel take about equally long, which decides
-                     when to poll
-    attempt_count    how often it was tried
-    scheduled_at     when it is to start
-    started_at       when it started
-    finished_at      when it ended; the event's time
-    next_attempt_at  when it is tried again
-    """
-
-    id: Pointer | None = None
-    action: Pointer | None = None
-    channel: Pointer | None = None
-    attempt_count: Pointer | None = None
-    scheduled_at: _Time | None = None
-    started_at: _Time | None = None
-    finished_at: _Time | None = None
-    next_attempt_at: _Time | None = None
-
-
-class ProgressFields(Part):
-    """How far a job says that it is.
-
-    percent      from 0 to 100
-    fraction     from 0 to 1
-    done, total  so many parts of so many
-    stage        a word for what it does now
-    position     its place in a queue
-    events       true: its changes are events `….progress`, at once for another stage and else at most one a minute
-    """
-
-    percent: Pointer | None = None
-    fraction: Pointer | None = None
-    done: Pointer | None = None
-    total: Pointer | None = None
-    stage: Pointer | None = None
-    position: Pointer | None = None
-    events: StrictBool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> "ProgressFields":
-        if self.events and all(one is None for one in (self.percent, self.fraction, self.done, self.stage)):
-            raise ValueError("events: nothing to tell: name `percent`, `fraction`, `done` or `stage`")
-        return self
-
-    @property
-    def places(self) -> tuple[tuple[str, ...] | None, ...]:
-        """Every place; None for one that is not given."""
-        return (self.percent, self.fraction, self.done, self.total, self.stage, self.position)
-
-
-class ProblemFields(Part):
-    """Where a job says why it failed.
-
-    at         the problem; the other places begin there. A text there is the message
-    code       a word for programs, which hints are found by
-    message    a sentence for people
-    retryable  whether the upstream says that trying again can help
-    """
-
-    at: Pointer
-    code: Pointer = ("code",)
-    message: Pointer = ("message",)
-    retryable: Pointer | None = None
-
-
-class ResultFields(Part):
-    """Where a job holds its result, once it has succeeded.
-
-    at                  the result; the other places begin there
-    status              how it succeeded, such as accepted or skipped
-    connect_account_id  the account that it was sent from
-    shown               the places that an event keeps if the job is too large for it
-    """
-
-    at: Pointer
-    status: Pointer | None = None
-    connect_account_id: Pointer | None = None
-    shown: tuple[Pointer, ...] = ()
-
-
-class RecipientPlaces(Part):
-    """The places of each part of the recipient: the first one with a text counts. Read for `proxy.capture` only.
-
-    address      an e-mail address
-    profile_url  the address of a profile
-    phone        a telephone number
-    """
-
-    address: tuple[Pointer, ...] = ()
-    profile_url: tuple[Pointer, ...] = ()
-    phone: tuple[Pointer, ...] = ()
-
-
-class RequestFields(Part):
-    """The places in a create's body of what the relay reads.
-
-    spacing_seconds     shortest time to the job before it in its channel
-    channel             of the job
-    metadata            the caller's own data, which every event of the job then has
-    connect_account_id  the account to send from
-    recipient           whom the job is for
-    """
-
-    spacing_seconds: Pointer | None = None
-    channel: Pointer | None = None
-    metadata: Pointer | None = None
-    connect_account_id: Pointer | None = None
-    recipient: RecipientPlaces = RecipientPlaces()
-
-
-class Create(Part):
-    """A request that makes a job.
-
-    path        may have names in braces: `{name}` stands for one segment, `{+name}` for several
-    methods     of such requests. Default: POST
-    id          where its answer has the job's id; default: where the job has it, else in its address
-    location    the header with the job's address, which ends with the id
-    status_url  where its answer has the address at which the job is read
-    optional    an answer that names no job means that there is none. Default: the outcome is unknown
-    """
-
-    path: _Pattern
-    methods: Annotated[frozenset[Literal["POST", "PUT", "PATCH", "DELETE"]], Field(min_length=1)] = frozenset({"POST"})
-    id: Pointer | None = None
-    location: _Header | None = None
-    status_url: Pointer | None = None
-    optional: bool = False
-
-
-def _create(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
-
-
-def _distinct(states: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    faults: list[tuple[Loc, str]] = []
-    first: dict[object, int] = {}
-    for place, rule in enumerate(states):
-        before = min((first[one] for one in (*rule.matches, *rule.within) if one in first), default=None)
-        for one in rule.matches:
-            first.setdefault(one, place)
-        if before is not None:
-            faults.append(((place,), f"can never match, or not all of it: states.{before} matches first"))
-    if TERMINAL.isdisjoint(rule.state for rule in states):
-        faults.append(((), "no rule ends a job (succeeded, failed or cancelled)"))
-    if faults:
-        raise Faults(faults)
-    return states
 
 
 class Resource(Part):
@@ -548,18 +104,18 @@ class Resource(Part):
 
     type_prefix: Annotated[str, Field(pattern=re.compile(rf"^{JOB_PREFIX}$(?!\n)"))]
     succeeded_as: Literal["succeeded", "completed"] = "succeeded"
-    source_path: _Path
-    path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$"), AfterValidator(_with_id)]
+    source_path: FixedPath
+    path: Annotated[str, Field(pattern=r"^/[!-~]*\{\+?id\}[!-~]*$"), AfterValidator(with_id)]
     method: Literal["GET", "POST"] = "GET"
-    status_paths: tuple[_Pattern, ...] = ()
-    follows: tuple[_Header, ...] = ()
+    status_paths: tuple[PathPattern, ...] = ()
+    follows: tuple[LowerHeader, ...] = ()
     wait: LongPoll | None = None
     min_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     etag: bool = False
-    creates: tuple[Annotated[Create, BeforeValidator(_create, json_schema_input_type=_RawPath | Create)], ...] = ()
+    creates: tuple[Annotated[Create, BeforeValidator(create_of, json_schema_input_type=RawPath | Create)], ...] = ()
     item: Pointer = ()
     status: Pointer
-    states: Annotated[tuple[Rule, ...], Field(min_length=1), AfterValidator(_distinct)]
+    states: Annotated[tuple[Rule, ...], Field(min_length=1), AfterValidator(distinct)]
     fields: Fields
     problem: ProblemFields | None = None
     result: ResultFields | None = None
@@ -630,7 +186,7 @@ class Resource(Part):
 
     def may_be_at(self, path: str) -> bool:
         """True if a registration may name this path, however often a server decodes it."""
-        while any(_pattern(one).fullmatch(path) for one in self.status_paths):
+        while any(pattern_of(one).fullmatch(path) for one in self.status_paths):
             decoded = unquote(path)
             if decoded == path:
                 return True
@@ -675,7 +231,7 @@ class Resource(Part):
     def create_at(self, path: str, method: str | None = None) -> Create | None:
         """The create that a request to this path is; None if it makes no job. `method`: of the request; None: any."""
         found = (one for one in self.creates if method is None or method in one.methods)
-        return next((one for one in found if _pattern(one.path).fullmatch(path)), None)
+        return next((one for one in found if pattern_of(one.path).fullmatch(path)), None)
 
     def id_at(self, address: str) -> str | None:
         """The id of the job at an address: where the path of a read has it, below whatever base; else the last segment;
@@ -692,62 +248,8 @@ class Resource(Part):
 
     def job_id_of(self, path: str) -> str | None:
         """The percent-encoded job id in this path; None for any other path."""
-        found = _pattern(self.path).fullmatch(path)
+        found = pattern_of(self.path).fullmatch(path)
         return None if found is None else found.groupdict().get("id")
-
-
-@lru_cache(maxsize=256)
-def _pattern(path: str) -> re.Pattern[str]:
-    """The pattern of the path, whose `{id}` is the group `id`, if the query does not have it. `{name}` stands for one
-    segment, `{+name}` for several."""
-    return re.compile(_ESCAPED_NAME.sub(_stands_for, re.escape(path.partition("?")[0])))
-
-
-def _stands_for(name: re.Match[str]) -> str:
-    text = r"[^\\?#]+" if name[1] else r"[^/\\?#]+"
-    return f"(?P<id>{text})" if name[2] == "id" else text
-
-
-class ConnectAccounts(Part):
-    """The listing of the accounts that jobs are sent from.
-
-    source_path  the CloudEvents source of their events is the base URL with this path
-    path         a GET lists them
-    items        where the answer has the list; the places below begin at each of them
-    id           its id, as jobs name it
-    channel      such as email
-    name         for people
-    status       a word for its state
-    can_send     false: it cannot, whatever its status
-    states       what each status means: ok, needs_reconnect or cannot_send
-    """
-
-    source_path: _Path
-    path: _Path
-    items: Pointer
-    id: Pointer
-    channel: Pointer
-    name: Pointer
-    status: Pointer
-    can_send: Pointer
-    states: Mapping[str, str]
-
-    @model_validator(mode="after")
-    def _check(self) -> "ConnectAccounts":
-        if not set(self.states.values()) <= set(LISTED_STATES):
-            raise ValueError(f"states must map to {', '.join(LISTED_STATES)}")
-        return self
-
-
-class Credits(Part):
-    """The call that tells what an account has left to spend.
-
-    path       a GET of it
-    available  the places of the number: the first one with a value counts
-    """
-
-    path: _Path
-    available: Annotated[tuple[Pointer, ...], Field(min_length=1)]
 
 
 _OWN_PATHS = ("/v1/", "/ui/", "/sources/", "/schemas/", "/.well-known/")
@@ -790,20 +292,20 @@ class SourceDefinition(Part):
     title: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
     documentation: str = ""
     seen: bool = True
-    base_url: _Url | None = None
-    origins: tuple[_Url, ...] = ()
-    base_path: _Path = "/"
+    base_url: Url | None = None
+    origins: tuple[Url, ...] = ()
+    base_path: FixedPath = "/"
     credential: Credential
     send_headers: Annotated[
-        Mapping[_HeaderName, Annotated[str, Field(pattern=r"^[ -~]+$")]], AfterValidator(_headers)
+        Mapping[HeaderName, Annotated[str, Field(pattern=r"^[ -~]+$")]], AfterValidator(headers_without_secrets)
     ] = Field(default_factory=dict)
     answer: Answer = Answer()
     error: ErrorFields = ErrorFields()
     headers: HeaderNames = HeaderNames()
     limit: Limit | None = None
-    probe: _Path | None = None
-    passed: frozenset[Annotated[_Path, AfterValidator(_not_own)]] = frozenset()
-    resources: Annotated[Mapping[_Name, Resource], Field(min_length=1)]
+    probe: FixedPath | None = None
+    passed: frozenset[Annotated[FixedPath, AfterValidator(_not_own)]] = frozenset()
+    resources: Annotated[Mapping[ResourceName, Resource], Field(min_length=1)]
     connect_accounts: ConnectAccounts | None = None
     credits: Credits | None = None
     hints: Hints
@@ -817,9 +319,9 @@ class SourceDefinition(Part):
             taken = [path for path in paths if owner.setdefault(path, name) != name]
             faults += [(("resources", name), f"the path {path} belongs to resources.{owner[path]}") for path in taken]
             if self._has_key(resource.path):
-                faults.append((("resources", name, "path"), _KEY_HERE))
+                faults.append((("resources", name, "path"), KEY_HERE))
         if self.probe is not None and self._has_key(self.probe):
-            faults.append((("probe",), _KEY_HERE))
+            faults.append((("probe",), KEY_HERE))
         if faults:
             raise Faults(faults)
         return self
@@ -940,7 +442,7 @@ class SourceDefinition(Part):
             return url
         before, mark, query = url.partition("?")
         left = without_parameter(query, name)
-        return _with_parameter(f"{before}{mark}{left}" if left else before, name, api_key)
+        return with_parameter(f"{before}{mark}{left}" if left else before, name, api_key)
 
     def answer_body(self, item: Mapping[str, Any], request_id: str, resource: str = "") -> bytes:
         """The answer to a job read in the upstream's shape."""
@@ -981,10 +483,6 @@ def _is_below(url: str, base: str) -> bool:
         return is_within(url, base)
     except ValueError:  # its port is none
         return False
-
-
-def _with_parameter(url: str, name: str, value: str) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"
 
 
 def _segment(text: str) -> str:

@@ -14,7 +14,9 @@ from relay.clock import MAX_EPOCH_SECONDS, from_rfc3339
 from relay.core.jobs.connect_accounts import CANNOT_SEND, MAX_ACCOUNTS, OK, ListedAccount, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, NO_CODE, TERMINAL, Advance, Observation, Problem, Recipient, part_of
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from relay.sources.definition import (
+from relay.sources.definition import SourceDefinition
+from relay.sources.pointers import at, written
+from relay.sources.sections import (
     ConnectAccounts,
     Create,
     ProblemFields,
@@ -22,11 +24,9 @@ from relay.sources.definition import (
     RecipientPlaces,
     RequestFields,
     Rule,
-    SourceDefinition,
     TimePlace,
     is_exactly,
 )
-from relay.sources.pointers import at, written
 
 MAX_ATTEMPT_COUNT = 1_000_000
 MAX_UNITS = 1e15

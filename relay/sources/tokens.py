@@ -13,7 +13,7 @@ from relay.clock import Clock
 from relay.core.deliveries import credentials
 from relay.core.deliveries.credentials import NoToken, SinkCredential, Token
 from relay.http.tokens import fetch_token
-from relay.sources.definition import OAuth
+from relay.sources.sections import OAuth
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport

@@ -13,7 +13,7 @@ from relay.errors import DecryptError, InvalidRequest, StoreError
 from relay.polling import poll_handler
 from relay.polling.tracking import Tracking
 from relay.sources.client import PLAIN, Ways
-from relay.sources.definition import LongPoll
+from relay.sources.sections import LongPoll
 from relay.testing import FakeClock, ScriptedPoll, ScriptedSource
 from tests.support.simulation_world import World, open_world, seen
 

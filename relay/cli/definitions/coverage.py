@@ -17,9 +17,10 @@ from relay.core.access.forwarding import escapes_segment
 from relay.core.jobs.job import NO_CODE, TERMINAL, Observation
 from relay.core.jsontext import dumps
 from relay.sandbox.recorded import RecordedWorld, Recording, Reply, pattern_of
-from relay.sources.definition import Resource, Rule, SourceDefinition, TimePlace
+from relay.sources.definition import Resource, SourceDefinition
 from relay.sources.mapping import Document, Malformed, observe, read_answer, read_credits, read_error, registered
 from relay.sources.pointers import at, document_of, written
+from relay.sources.sections import Rule, TimePlace
 
 NOW = 1_779_271_300.0
 BASE = "https://upstream.example"

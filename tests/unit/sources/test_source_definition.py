@@ -14,9 +14,10 @@ from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, POLL, Observation, P
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources import definition as definition_module
-from relay.sources.definition import Create, Resource, load_definition, presets
+from relay.sources.definition import Resource, load_definition, presets
 from relay.sources.hints import Who
 from relay.sources.mapping import observe, registered
+from relay.sources.sections import Create
 
 ROOT = Path(__file__).parents[3]
 SOURCES = Path(definition_module.__file__).parent

@@ -12,7 +12,7 @@ from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.connect_accounts import MAX_ACCOUNTS, Listing
 from relay.core.jobs.job import KNOWN_STATUSES, Job, Observation, Progress, Recipient, detect
 from relay.core.jsontext import dumps
-from relay.sources.definition import Create, ErrorFields, Rule, SourceDefinition, load_definition
+from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import (
     MAX_ITEMS,
     MAX_UNITS,
@@ -27,6 +27,7 @@ from relay.sources.mapping import (
     read_listing,
     registered,
 )
+from relay.sources.sections import Create, ErrorFields, Rule
 
 SAMPLES = json.loads((Path(__file__).parents[2] / "fixtures" / "revor-samples.json").read_text())
 REVOR = load_definition("revor")

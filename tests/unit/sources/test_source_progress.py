@@ -7,8 +7,9 @@ import pytest
 from relay.core.events.event import Origin, from_transition
 from relay.core.jobs.job import NOT_SEEN, Advance, Job, Observation, detect
 from relay.core.jsontext import loads
-from relay.sources.definition import ProgressFields, SourceDefinition, load_definition
+from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import observe_item
+from relay.sources.sections import ProgressFields
 
 PLACES = {
     "percent": "/progress/percent",

@@ -12,8 +12,9 @@ from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jsontext import dumps
 from relay.http.sender import Sender
 from relay.sources.client import MAX_BODY_BYTES, PollResult, UpstreamClient, Ways
-from relay.sources.definition import Credential, SourceDefinition, load_definition
+from relay.sources.definition import SourceDefinition, load_definition
 from relay.sources.mapping import MAX_RESULT_BYTES, Document, Malformed, read_result
+from relay.sources.sections import Credential
 from tests.unit.sources.test_source_ways import KEY, Asked, changed, upstream
 
 BASE = "https://api.example/v2"

@@ -12,7 +12,8 @@ from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.jsontext import dumps
 from relay.sources import tokens as module
 from relay.sources.client import UpstreamClient, Ways
-from relay.sources.definition import Credential, OAuth, load_definition
+from relay.sources.definition import load_definition
+from relay.sources.sections import Credential, OAuth
 from relay.sources.tokens import AccountTokens, NoAccessToken
 from relay.testing import FakeClock
 from tests.unit.sources.test_source_ways import upstream

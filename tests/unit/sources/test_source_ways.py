@@ -14,7 +14,8 @@ from aiohttp.test_utils import RawTestServer
 from relay.clock import wall_clock
 from relay.redaction import without
 from relay.sources.client import HOLDS_AGAIN_SECONDS, MAX_HELD, PLAIN, UpstreamClient, Ways, problem_of
-from relay.sources.definition import Credential, LongPoll, SourceDefinition, load_definition
+from relay.sources.definition import SourceDefinition, load_definition
+from relay.sources.sections import Credential, LongPoll
 
 KEY = "key-0123456789abcdef"
 APIFY = load_definition("apify")
