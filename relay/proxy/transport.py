@@ -76,8 +76,8 @@ class UpstreamResponse:
         return content.read_nowait()
 
     async def read(self, max_bytes: int, *, seconds: float = math.inf) -> tuple[bytes, bool]:
-        """Up to about `max_bytes` of the body, or what came in about `seconds`, and whether that is all. `body` yields
-        the rest."""
+        """Up to about `max_bytes` of the body, or what arrived in about `seconds`, and whether that is all. `body`
+        yields the rest."""
         ends_at = time.monotonic() + seconds
         parts: list[bytes] = []
         size = 0

@@ -59,7 +59,7 @@ MAX_CONNECTIONS = 100
 MAX_HELD = MAX_CONNECTIONS // 4
 """Maximum concurrent requests that the upstream is asked to hold."""
 HOLDS_AGAIN_SECONDS = 600.0
-"""After a held request that got no answer, none is held for so long: something on the way may cut idle connections."""
+"""Pause of held requests after one that got no answer: something on the way may cut idle connections."""
 NOT_MODIFIED = 304
 _CUT = frozenset({None, 408, 502, 503, 504})
 

@@ -97,7 +97,7 @@ class Resource(Part):
                 headers such as `Location`, as its own
     fields      what the relay reads of a job
     problem     why it failed
-    result      what came of it
+    result      where a success says more
     progress    how far it is
     request     what the relay reads of a create's body
     """

@@ -152,8 +152,8 @@ class HeaderNames(Part):
 class Limit(Part):
     """A documented limit on requests, for an API whose headers do not tell it.
 
-    requests     so many requests
-    per_seconds  in so many seconds
+    requests     the number of requests
+    per_seconds  in which they may be sent
     """
 
     requests: Annotated[int, Field(ge=1)]
@@ -180,7 +180,7 @@ class LongPoll(Part):
         return self
 
     def asked(self, url: str, seconds: float) -> tuple[str, dict[str, str]]:
-        """The URL and the headers of a request that the upstream may hold for so long."""
+        """The URL and the headers of a request that the upstream may hold, `seconds` at most."""
         value = self.value.replace("{seconds}", f"{seconds:g}")
         if self.query is None:
             return url, {} if self.header is None else {self.header: value}
@@ -296,7 +296,7 @@ class ProgressFields(Part):
 
     percent      from 0 to 100
     fraction     from 0 to 1
-    done, total  so many parts of so many
+    done, total  the parts that are done, and all parts
     stage        a word for what it does now
     position     its place in a queue
     events       true: its changes are events `….progress`, at once for another stage and else at most one a minute

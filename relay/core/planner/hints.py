@@ -38,7 +38,7 @@ class Hint(NamedTuple):
 
     def read(self, left: float, at: float, slack: float) -> tuple[Hint, float | None]:
         """The estimate with a later reading, and how wrong this one was, from 0 to 1; None if that is unknown.
-        `slack`: an error of so many seconds is none."""
+        `slack`: the error in seconds that counts as none."""
         passed, estimated = at - self.at, self.ends_at - self.at
         if passed <= 0 or passed < LEAST_SHARE * estimated < math.inf:
             return self, None
