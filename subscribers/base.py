@@ -17,7 +17,7 @@ from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.deliveries.retry import http_outcome
-from relay.core.events.event import Event, Origin
+from relay.core.events.event import Event, Hint, Origin
 from relay.core.events.sentences import enumerated
 from relay.core.jobs.job import Recipient, short_type
 from relay.core.subscriptions.subscription import Incidents, Subscription
@@ -28,18 +28,32 @@ from subscribers.options import Options, Settings
 _METHODS = ("POST", "PUT", "PATCH")
 
 
+Explain = Callable[[str, str], Hint | None]
+"""The hint for failed jobs, by the source's name in the settings and their error code; empty: it gave none."""
+
+
+def unexplained(source: str, code: str) -> Hint | None:
+    """No hint."""
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
     """The facts for rendering besides the event and the subscription.
 
     account_names  display names of accounts, by their name in the settings
-    public_url     the relay's public URL without a trailing slash, for links; None = unknown
+    public_url     the relay's public URL without a trailing slash, for links to its pages; None = unknown, or it shows
+                   none
+    search_keys    keys of metadata that jobs are found by, see `web.search_keys`
+    explain        the hint for the error code of failed jobs of a source; None = unknown
     recipient      the recipient that the job's create names, if it was captured and the kind asked for it
     known          the memories that the subscriptions to a portal share, one for each key of `Dialogue.shared`
     """
 
     account_names: Mapping[str, str] = field(default_factory=dict)
     public_url: str | None = None
+    search_keys: Sequence[str] = ()
+    explain: Explain = unexplained
     recipient: Recipient | None = None
     known: Sequence[Memory] = ()
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint, Repeat, owner_of
-from relay.core.events.sentences import incident_sentence, titled
+from relay.core.events.sentences import incident_sentence, subscription_to, titled
 from relay.core.jobs.job import Observation
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
@@ -256,7 +256,7 @@ def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict
         source=incident.source or "",
         channel=cut(incident.channel) or "",
         account=cut(name or (incident.connect_account_id and f"account {incident.connect_account_id}")) or "",
-        sink=f"{subscription} to {sink}" if sink else f"{subscription}",
+        sink=subscription_to(sink or "", f"{subscription}"),
         code=cut(incident.code) or "",
         meaning=hint.meaning if hint else "",
     )

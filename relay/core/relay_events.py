@@ -244,6 +244,7 @@ def group_finished_data(group: JobGroup) -> dict[str, Any]:
     finished_at, reported = group.finished_at or group.last_at, _ranked_failures(group.failures)
     ended = {state: group.counts.get(state, 0) for state in ENDED_STATES}
     figures = {"skipped": group.skipped, "missing": group.missing}
+    causes = [(f"with the error {code}", count) for code, count in reported]
     return {
         "group": group.name,
         "source": group.source,
@@ -255,7 +256,7 @@ def group_finished_data(group: JobGroup) -> dict[str, Any]:
         "first_at": to_rfc3339(group.first_at),
         "finished_at": to_rfc3339(finished_at),
         "duration_seconds": round(max(finished_at - group.first_at, 0.0), 3),
-        "summary": group_sentence(group.name, round=group.round, failures=reported, **figures, **ended),
+        "summary": group_sentence(group.name, round=group.round, failures=causes, **figures, **ended),
     }
 
 

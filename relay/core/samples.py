@@ -89,7 +89,7 @@ _SOURCE_HINTS = {
     ),
     "relay.source.down": Hint(
         meaning="{title} does not answer",
-        fix="Check the network and sources.{source}.base_url; if both are well, wait for {title}",
+        fix="Check the network and the source's address in the settings. If both are right, wait for {title}",
         who="administrator",
         repeat="may_send_twice",
     ),

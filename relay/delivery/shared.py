@@ -18,6 +18,7 @@ from relay.delivery.publishing import Publish, no_brokers
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.signals import Signals
+from subscribers.base import Explain, unexplained
 from subscribers.registry import kinds
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class DeliverySettings:
 
     handshake  the minimum handshake for every sink
     base_url   URL of this relay
-    public_url  the same if it is for links, see `RenderContext`
+    public_url, search_keys, explain  for texts, see `RenderContext`
     callback_secrets  sign requests to callback URLs; without any the stored ones do
     """
 
@@ -48,6 +49,8 @@ class DeliverySettings:
     handshake: Handshake = "off"
     base_url: str = ""
     public_url: str | None = None
+    search_keys: tuple[str, ...] = ()
+    explain: Explain = field(default=unexplained, compare=False)
     callback_secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)
 
     def timeout_of(self, subscription: Subscription) -> float:

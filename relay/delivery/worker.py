@@ -126,7 +126,8 @@ class Worker:
         """Number of completed exchanges with sinks."""
         self.undecryptable: dict[str, DecryptError] = {}
         """See `Dispatcher.undecryptable`."""
-        self.context = RenderContext(public_url=shared.settings.public_url)
+        given = shared.settings
+        self.context = RenderContext(public_url=given.public_url, search_keys=given.search_keys, explain=given.explain)
         self.credentials = Credentials(
             transport=shared.transport, store=shared.store.credentials, clock=shared.clock, tasks=tasks
         )

@@ -12,8 +12,8 @@ from relay.config.settings import AccountSettings as AccountConfig
 from relay.config.settings import Settings, SourceSettings
 from relay.core import relay_events
 from relay.core.access.netguard import GuardPolicy
-from relay.core.events.event import Origin
-from relay.core.jobs.job import PARTS
+from relay.core.events.event import Hint, Origin
+from relay.core.jobs.job import PARTS, Problem
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.polling.tracking import CallbackLimits
@@ -85,9 +85,17 @@ class ComponentSettings:
             dataschema_base=self.base_url,
             handshake=self.settings.security.handshake,
             base_url=self.base_url,
-            public_url=self.base_url if self.settings.server.public_url else None,
+            public_url=self.base_url if self.settings.server.public_url and self.settings.web.enabled else None,
+            search_keys=self.settings.web.search_keys,
+            explain=self._explained,
             callback_secrets=tuple(SigningSecret(value=secret) for secret in delivery.callback_secret or ()),
         )
+
+    def _explained(self, source: str, code: str) -> Hint | None:
+        """The hint for failed jobs with this code."""
+        definition = self.definitions.get(source)
+        problem = Problem(code=code, message="") if code else None
+        return None if definition is None else definition.hint_for(problem, "failed")
 
     def of_tracking(self) -> CallbackLimits:
         """For the registration of jobs."""

@@ -19,7 +19,7 @@ from subscribers.base import Bundle, Kind, RenderContext, events_of
 from subscribers.common.digest import Digest, Limits, digest
 from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE, ChatOptions, DigestOptions
 from subscribers.options import Options
-from subscribers.wording import advice, facts, heading, ids, job_details, link, sentence
+from subscribers.wording import Link, advice, facts, heading, ids, job_details, link, sentence
 from subscribers.wording.text import Pairs
 
 MAX_BUNDLED = 1_000
@@ -175,13 +175,13 @@ class Message:
 
     heading   of an incident or a group that has finished, in two words; empty for other events
     sentence  of the event, without the full stop
-    link      a well-formed http(s) URL; None without one, because a service refuses a message with a malformed one
-    pairs     advice, metadata, channel and sending account, as (label, text)
+    link      None without one
+    pairs     next step, metadata, channel and sending account, as (label, text)
     place     job, account and time; `ids`: those that support asks for
     """
 
     sentence: str
-    link: str | None
+    link: Link | None
     pairs: Pairs
     place: Pairs
     ids: Pairs
@@ -192,7 +192,7 @@ class Message:
 def message(event: Event, subscription: Subscription, context: RenderContext) -> Message:
     """The parts of the message about an event."""
     options = ChatOptions.of(subscription)
-    pairs = (*advice(event), *job_details(event, options.metadata_keys))
+    pairs = (*advice(event, context), *job_details(event, options.metadata_keys))
     return Message(
         sentence=sentence(event, context),
         link=link(event, context),

@@ -25,7 +25,7 @@ from subscribers import base
 from subscribers.base import RenderContext
 from subscribers.common import chat, templates
 from subscribers.common.options import CrmOptions
-from subscribers.wording import heading
+from subscribers.wording import heading, own_link
 from subscribers.wording.jobs import metadata_of
 from subscribers.wording.text import Pairs
 
@@ -203,7 +203,7 @@ def key_of(event: Event, subscription: Subscription) -> str:
 
 def message(event: Event, subscription: Subscription, context: RenderContext) -> chat.Message:
     """The parts of a record. A sample is written about a real person, so its sentence says that it is a sample."""
-    shown = chat.message(event, subscription, context)
+    shown = replace(chat.message(event, subscription, context), link=own_link(event))
     is_sample = event.subject in (SAMPLE_JOB_ID, SAMPLE_SUBJECT) and metadata_of(event.document()).get("sample") is True
     return replace(shown, sentence=f"This is a sample: {shown.sentence}") if is_sample else shown
 
@@ -216,7 +216,8 @@ def html_of(event: Event, subscription: Subscription, context: RenderContext) ->
         title = f"<b>{html.escape(heading(event))}</b>: {html.escape(shown.sentence)}"
     lines = [title, *_lines(shown.pairs)]
     if shown.link is not None:
-        lines.append(f'<a href="{html.escape(shown.link)}">{html.escape(shown.link)}</a>')
+        url = html.escape(shown.link.url)
+        lines.append(f'<a href="{url}">{url}</a>')
     lines.append(" · ".join(_lines((*shown.place, *(pair for pair in shown.ids if pair[0] != "Event")))))
     return "<br>".join(line for line in lines if line)
 

@@ -26,24 +26,24 @@ from relay.core.events.event import (
 )
 from relay.core.events.sentences import counted, duration, titled
 from subscribers.base import RenderContext
-from subscribers.wording import advice, heading, link, published_words, relay_account, sentence
-from subscribers.wording.jobs import SENDING_AGAIN, WITH_REASON, job_kind, reason_of, sending_account
+from subscribers.wording import Link, advice, heading, link, published_words, relay_account, sentence
+from subscribers.wording.jobs import WITH_REASON, job_kind, reason_of, sending_account
 from subscribers.wording.summaries import REPEAT_OPEN
-from subscribers.wording.text import Pairs, data_of, mapping, name, upstream_of, word, zone_of
+from subscribers.wording.text import NEXT_STEP, SENDING_AGAIN, Pairs, data_of, mapping, name, upstream_of, word, zone_of
 
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One event: a sentence without the full stop, and an http(s) URL without chat markup."""
+    """One event: a sentence without the full stop, and its link."""
 
     sentence: str
-    link: str | None = None
+    link: Link | None = None
 
-    def url(self, limit_characters: int) -> str | None:
-        """The link; None if it is longer."""
-        return self.link if self.link is not None and len(self.link) <= limit_characters else None
+    def short_link(self, limit_characters: int) -> Link | None:
+        """The link; None if its URL is longer."""
+        return self.link if self.link is not None and len(self.link.url) <= limit_characters else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Cluster:
     """Events of one kind, one account and one error.
 
     title   their number and kind: `8 failed on LinkedIn account acc_17: the account needs reconnecting`
-    advice  that holds for all of them, as (label, text); with the error's code
+    advice  that holds for all of them, as (label, text)
     lines   the first of them
     more    number of the others
     """
@@ -121,7 +121,7 @@ def digest(
         heading=_heading(items),
         span=_span(events, time_zone),
         sections=tuple(
-            Section(heading=heading(one.event), line=one.line(), advice=advice(one.event))
+            Section(heading=heading(one.event), line=one.line(), advice=advice(one.event, context))
             for one in apart[: limits.sections]
         ),
         brief=tuple(one.line() for one in apart[limits.sections : brief_end]),
@@ -134,14 +134,14 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "opened": ("incident opened", "incidents opened"),
     "grew": ("incident grew", "incidents grew"),
     "failed": ("failed", "failed"),
-    "unknown": ("create of unknown outcome", "creates of unknown outcome"),
-    "uncertain": ("record of unknown fate", "records of unknown fate"),
+    "unknown": ("unknown send", "unknown sends"),
+    "uncertain": ("CRM record that may be missing", "CRM records that may be missing"),
     "not_found": ("not found", "not found"),
     "overdue": ("overdue", "overdue"),
     "account_trouble": ("account trouble", "account troubles"),
-    "source_trouble": ("upstream trouble", "upstream troubles"),
-    "sink_trouble": ("sink trouble", "sink troubles"),
-    "finished": ("group finished", "groups finished"),
+    "source_trouble": ("source trouble", "source troubles"),
+    "sink_trouble": ("receiver trouble", "receiver troubles"),
+    "finished": ("campaign finished", "campaigns finished"),
     "closed": ("incident closed", "incidents closed"),
     "status_unknown": ("of unknown status", "of unknown status"),
     "retrying": ("retrying", "retrying"),
@@ -177,11 +177,11 @@ _AGAIN = {
     "overdue": "could run them twice: they are still open",
     "status_unknown": "could run them twice: they are still open",
     "unknown": "could run them twice: check first which were done",
-    "retrying": "is not needed: they are tried again by themselves",
+    "retrying": "not needed: they are tried again by themselves",
 }
 _CHECKS = {
-    "unknown": "Check in {} which of them went out: relay intents list",
-    "uncertain": "Look which of them are there, and settle each: relay deliveries list --state uncertain",
+    "unknown": "Check in {} which of them went out, and mark each as sent or not sent",
+    "uncertain": "Look which of them are there, and mark each as sent or not sent",
 }
 _MAX_COUNTED = 8
 """Maximum number of kinds in the heading."""
@@ -284,19 +284,19 @@ def _cluster(found: Sequence[_Item], names: Mapping[str, str], max_lines: int) -
 def _advice(found: Sequence[_Item]) -> Pairs:
     """The advice that is the same for all events of a cluster."""
     first = found[0]
-    pairs = advice(first.event)
+    pairs = advice(first.event, first.context)
     if len(found) > 1:
         if first.is_job:  # it is made of the hint
             same = all(one.hint == first.hint for one in found)
             pairs = tuple(pair for pair in pairs if same and pair[0] != SENDING_AGAIN)
         else:
-            rest = [set(advice(one.event)) for one in found[1:]]
+            rest = [set(advice(one.event, one.context)) for one in found[1:]]
             pairs = tuple(pair for pair in pairs if all(pair in others for others in rest))
         if first.kind in _CHECKS and not pairs:
-            pairs = (("How to fix it", _CHECKS[first.kind].format(upstream_of(first.data))),)
+            pairs = ((NEXT_STEP, _CHECKS[first.kind].format(upstream_of(first.data))),)
         again = _again(first.kind, {one.repeat for one in found})
-        pairs += (("Sending them again", again),) if again else ()
-    return (*pairs, ("Error", first.code)) if first.code else pairs
+        pairs += ((SENDING_AGAIN, again),) if again else ()
+    return pairs
 
 
 def _again(kind: str, repeats: Set[str]) -> str:
@@ -320,7 +320,7 @@ def _names(items: Sequence[_Item]) -> Mapping[str, str]:
 def _rest(unseen: Sequence[_Item], left: Sequence[_Item]) -> str:
     parts = []
     if unseen:
-        parts.append(f"{len(unseen):,} more incidents and groups: relay incidents list, relay groups list")
+        parts.append(f"{len(unseen):,} more incidents and campaigns")
     if left:
         parts.append(f"{counted(len(left), 'more event')}: {_counts(left)}")
     return ". ".join(parts)

@@ -6,7 +6,7 @@ Sources: CommonMark 0.31 (backslash escapes, entities), Microsoft's text feature
 
 import re
 
-from relay.redaction import host_of
+from subscribers.wording import Link
 
 _JOINER = "\u2060"
 """WORD JOINER has no width. After such a mark it makes the mark plain text."""
@@ -28,6 +28,6 @@ def escape(text: str) -> str:
     return _NUMBER.sub(r"\1\\\2", escaped)
 
 
-def linked(url: str) -> str:
-    """A link to a well-formed URL, titled with its host."""
-    return f"[Open in {escape(host_of(url))}]({url})"
+def linked(link: Link) -> str:
+    """A link with its title."""
+    return f"[{escape(link.title)}]({link.url})"

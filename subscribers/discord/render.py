@@ -53,7 +53,7 @@ def digest_embed(found: Digest, tone: Tone, length: int) -> Embed:
     characters of each text and URL."""
     fields = []
     for section in found.sections:
-        below = [linked(url)] if (url := section.line.url(length)) else []
+        below = [linked(link)] if (link := section.line.short_link(length)) else []
         fields.append(_field(section.line.sentence, [*below, *_advice(section.advice, length)], length))
     for cluster in found.clusters:
         lines = [_line(line, length) for line in cluster.lines]
@@ -81,8 +81,8 @@ def _field(name: str, lines: Sequence[str], length: int) -> Embed:
 
 def _line(line: Line, length: int) -> str:
     """A sentence with its link behind it."""
-    text, url = f"• {fitted(line.sentence, length, escape)}", line.url(length)
-    return f"{text} {linked(url)}" if url else text
+    text, link = f"• {fitted(line.sentence, length, escape)}", line.short_link(length)
+    return f"{text} {linked(link)}" if link else text
 
 
 def _advice(pairs: Pairs, length: int) -> list[str]:

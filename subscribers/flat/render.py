@@ -43,6 +43,7 @@ def fields(event: Event, context: RenderContext) -> dict[str, Scalar]:
     data = data_of(document)
     hint, of_job = mapping(data.get("hint")), job_kind(event) is not None
     error = mapping(data.get("problem"))
+    shown = link(event, context)
     found: dict[str, Any] = {name: document.get(attribute) for name, attribute in _ATTRIBUTES.items()}
     found |= {
         "account": found["account"] or data.get("account"),
@@ -51,7 +52,7 @@ def fields(event: Event, context: RenderContext) -> dict[str, Scalar]:
         "sequence": event.sequence or 0,
         "job_id": event.subject if of_job else data.get("job"),
         "sentence": sentence(event, context),
-        "link": link(event, context),
+        "link": shown and shown.url,
         "connect_account_id": data.get("connect_account_id"),
         "request_id": data.get("request_id"),
         "error_code": error.get("code") or data.get("code"),

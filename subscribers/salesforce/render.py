@@ -145,7 +145,7 @@ def _job_event(event: Event, message: chat.Message) -> dict[str, Any]:
         "Error_Code__c": _text(error.get("code") or data.get("code"), 80),
         "Details__c": fitted("\n".join(f"{label}: {text}" for label, text in message.pairs), MAX_DESCRIPTION, str),
         "Request_Id__c": _text(data.get("request_id"), 80),
-        "Link__c": _short(message.link, 255),
+        "Link__c": _short(message.link and message.link.url, 255),
     }
     return {name: value for name, value in found.items() if value not in (None, "")}
 
@@ -155,7 +155,7 @@ def _task(event: Event, message: chat.Message) -> dict[str, Any]:
     lines = [f"{label}: {text}" for label, text in (*message.pairs, *message.place, *message.ids)]
     return {
         "Subject": fitted(message.sentence, 255, str),
-        "Description": fitted("\n".join([*lines, *([message.link] if message.link else [])]), MAX_DESCRIPTION, str),
+        "Description": fitted("\n".join([*lines, *([message.link.url] if message.link else [])]), MAX_DESCRIPTION, str),
         "Status": "Completed" if kind in _ENDED_WELL else "Not Started",
         "Priority": "High" if kind in _BAD else "Normal",
         "ActivityDate": to_rfc3339(event.time)[:10],

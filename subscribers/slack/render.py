@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from relay.core.jsontext import dumps
-from relay.redaction import host_of
 from subscribers.common.chat import Message
 from subscribers.common.digest import Digest, Line
+from subscribers.wording import Link
 from subscribers.wording.text import Pairs
 
 SECTION_CHARACTERS = 3000
@@ -58,9 +58,9 @@ def plain(text: str) -> str:
     return clip("\n".join(escape(line) for line in text.split("\n")), SECTION_CHARACTERS)
 
 
-def section(text: str, url: str | None, pairs: Pairs, limit_characters: int = SECTION_CHARACTERS) -> Block:
+def section(text: str, link: Link | None, pairs: Pairs, limit_characters: int = SECTION_CHARACTERS) -> Block:
     """A sentence with its link below, and fields. `limit_characters`: of each text."""
-    linked = "" if url is None else f"\n{_link(url)}"
+    linked = "" if link is None else f"\n{_link(link)}"
     body = clip(escape(text), min(limit_characters, SECTION_CHARACTERS - len(linked))) + linked
     block: Block = {"type": "section", "text": _mrkdwn(body)}
     if pairs:
@@ -92,7 +92,7 @@ def digest_blocks(found: Digest, length: int) -> list[Block]:
     characters of each text and URL; a longer URL is left out."""
     blocks = [_header(found.heading), small_print([("", found.span)])]
     for one in found.sections:
-        rendered = section(one.line.sentence, one.line.url(length), one.advice, length)
+        rendered = section(one.line.sentence, one.line.short_link(length), one.advice, length)
         blocks.append({**rendered, "text": _mrkdwn(f"*{one.heading}*\n{rendered['text']['text']}")})
     blocks += _sections(_line(line, length) for line in found.brief)
     if len(blocks) > 2 and found.clusters:
@@ -130,13 +130,12 @@ def _sections(lines: Iterable[str]) -> list[Block]:
 
 
 def _line(line: Line, length: int) -> str:
-    text, url = clip(escape(line.sentence), length), line.url(length)
-    return f"• {text}" if url is None else f"• {text} {_link(url)}"
+    text, link = clip(escape(line.sentence), length), line.short_link(length)
+    return f"• {text}" if link is None else f"• {text} {_link(link)}"
 
 
-def _link(url: str) -> str:
-    """The URL titled with its host."""
-    return f"<{url.replace('&', '&amp;')}|Open in {escape(host_of(url))}>"
+def _link(link: Link) -> str:
+    return f"<{link.url.replace('&', '&amp;')}|{escape(link.title)}>"
 
 
 def _mrkdwn(text: str) -> Block:

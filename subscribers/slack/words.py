@@ -14,17 +14,18 @@ from relay.clock import local_time
 from relay.core.deliveries.dialogue import Memory, group_key
 from relay.core.events.event import GROUP_FINISHED, INCIDENT_EVENTS, INCIDENT_OPENED, RELAY_SOURCE, Event
 from relay.core.jobs.groups import OTHER
+from relay.core.jobs.job import NO_CODE
 from relay.core.subscriptions.subscription import Subscription
 from subscribers.base import RenderContext
 from subscribers.common.chat import Message, message
 from subscribers.common.options import ChatOptions
 from subscribers.wording.jobs import job_kind
-from subscribers.wording.text import Pairs, count, data_of, mapping, moment_of, one_line, word, zone_of
+from subscribers.wording.summaries import cause_of, reasons
+from subscribers.wording.text import Pairs, count, data_of, mapping, moment_of, name, one_line, word, zone_of
 
 MAX_SEEN = 256
 """Latest events of a group that are known to be counted. An older one that is sent again counts twice."""
 MAX_CODES = 20
-CODES_SHOWN = 5
 _GROUP_CHARACTERS = 200
 _END_CHARACTERS = 12
 _INCIDENT_ID = re.compile(r"inc_[0-9a-z]{1,40}")
@@ -87,7 +88,7 @@ def update_of(event: Event, subscription: Subscription, context: RenderContext, 
         return _of_incident(event, content, memory, ChatOptions.of(subscription).time_zone)
     if event.type == GROUP_FINISHED:
         return _end_of_group(event, content, memory)
-    return _of_group(event, content, memory)
+    return _of_group(event, content, memory, context)
 
 
 def _of_incident(event: Event, content: Message, memory: Memory, zone: str | None) -> Update:
@@ -96,32 +97,29 @@ def _of_incident(event: Event, content: Message, memory: Memory, zone: str | Non
     shown = replace(content, ids=())
     kept = {"at": event.recorded_at, "event": event.id} if newest else memory
     if event.type == INCIDENT_OPENED:
-        detail = replace(
-            content, sentence=f"Incident {word(event.subject)}", link=None, pairs=_facts_of(event, zone), place=()
-        )
+        detail = replace(content, sentence="The first failures", link=None, pairs=_facts_of(event, zone), place=())
         return Update(shown=shown, edits=newest, detail=detail, repeats=False, memory=kept)
     return Update(shown=shown, edits=newest, detail=replace(content, pairs=()), repeats=True, memory=kept)
 
 
 def _facts_of(event: Event, zone: str | None) -> Pairs:
     data = data_of(event.document())
-    first, latest = (moment_of(data.get(name)) or 0.0 for name in ("first_failure_at", "last_failure_at"))
+    first, latest = (moment_of(data.get(key)) or 0.0 for key in ("first_failure_at", "last_failure_at"))
     found = (
-        ("Error", word(data.get("code"))),
-        ("Account", word(data.get("connect_account_id"))),
+        ("Sending account", name(data.get("connect_account_name")) or word(data.get("connect_account_id"))),
         ("First failure", local_time(first, zone_of(zone)) if first else ""),
         ("Latest failure", local_time(latest, zone_of(zone)) if latest > first else ""),
     )
     return tuple((label, text) for label, text in found if text)
 
 
-def _of_group(event: Event, content: Message, memory: Memory) -> Update:
+def _of_group(event: Event, content: Message, memory: Memory, context: RenderContext) -> Update:
     kind = job_kind(event) or ""
     finished_at = memory.get("finished_at")
     if finished_at is not None and event.recorded_at <= _number(finished_at):  # it was sent late
         return Update(shown=content, edits=False, detail=content, repeats=True, memory=memory)
     if finished_at is not None:
-        again = _of_group(event, content, {})
+        again = _of_group(event, content, {}, context)
         return replace(again, restarts=True)
     document = event.document()
     counts, codes, seen = _counts(memory.get("counts")), _counts(memory.get("codes")), _seen(memory)
@@ -131,7 +129,7 @@ def _of_group(event: Event, content: Message, memory: Memory) -> Update:
         counted = "skipped" if kind == "succeeded" and document.get("resultstatus") == "skipped" else kind
         counts[counted] = counts.get(counted, 0) + 1
         if kind == "failed":
-            code = word(mapping(data_of(document).get("problem")).get("code")) or "unknown"
+            code = word(mapping(data_of(document).get("problem")).get("code")) or NO_CODE
             code = code if code in codes or len(codes) < MAX_CODES else OTHER
             codes[code] = codes.get(code, 0) + 1
         seen = [*seen, end][-MAX_SEEN:]
@@ -146,7 +144,7 @@ def _of_group(event: Event, content: Message, memory: Memory) -> Update:
         content,
         sentence=_so_far(document, counts),
         link=None,
-        pairs=_errors(codes),
+        pairs=_reasons(codes, (event.owner or "").partition("/")[0], context),
         place=tuple(pair for pair in content.place if pair[0] != "Job"),
         ids=(),
     )
@@ -168,15 +166,14 @@ def _end_of_group(event: Event, content: Message, memory: Memory) -> Update:
 def _so_far(document: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     group = one_line(document.get("group"), _GROUP_CHARACTERS)
     parts = [f"{counts[kind]:,} {words}" for kind, words in _COUNTED.items() if kind in counts]
-    return f"Group {group} so far: {', '.join(parts)}"
+    return f"Campaign {group} so far: {', '.join(parts)}"
 
 
-def _errors(codes: Mapping[str, int]) -> Pairs:
+def _reasons(codes: Mapping[str, int], source: str, context: RenderContext) -> Pairs:
     ranked = sorted(codes.items(), key=lambda one: (-one[1], one[0]))
-    shown = [f"{code} {number:,}" for code, number in ranked[:CODES_SHOWN]]
-    rest = sum(number for _, number in ranked[CODES_SHOWN:])
-    text = ", ".join((*shown, *([f"others {rest:,}"] if rest else [])))
-    return (("Errors", text),) if text else ()
+    causes = [cause_of(code, number, source, context) for code, number in ranked]
+    text = ", ".join(f"{number:,} {why}" for why, number in reasons(causes, sum(codes.values())))
+    return (("Why they failed", text),) if text else ()
 
 
 def _moment(event: Event) -> tuple[float, str]:

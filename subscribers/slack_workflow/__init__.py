@@ -49,14 +49,14 @@ class SlackWorkflow(chat.ForPeople):
         message = chat.message(event, subscription, context)
         variables = {
             "sentence": message.sentence,
-            "what_to_do": _lines(advice(event)),
+            "what_to_do": _lines(advice(event, context)),
             "details": _lines(job_details(event, options.metadata_keys)),
             **{name: one_line(known[name]) for name in _SHOWN},
             "time": dict(message.place)["Time"],
             "event_id": one_line(event.id),
         }
         texts = {name: chat.fitted(text, _VALUE_CHARACTERS, _plain) or _NOTHING for name, text in variables.items()}
-        return chat.post(subscription.sink, {**texts, "link": message.link or _NOTHING})
+        return chat.post(subscription.sink, {**texts, "link": message.link.url if message.link else _NOTHING})
 
     def classify(self, response: Response, now: float) -> Outcome:
         """2xx is success unless the body says `"ok": false`. 400: the workflow asks for other variables. 401, 403, 404

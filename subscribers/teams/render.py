@@ -7,10 +7,10 @@ Adaptive Cards 1.4.
 from collections.abc import Mapping
 from typing import Any
 
-from relay.redaction import host_of
 from subscribers.common.chat import Message, Tone, fitted, footnote
 from subscribers.common.digest import Digest, Line
 from subscribers.common.markdown import escape, linked
+from subscribers.wording import Link
 from subscribers.wording.text import Pairs
 
 Block = dict[str, Any]
@@ -21,8 +21,8 @@ _SCHEMA = "http://adaptivecards.io/schemas/adaptive-card.json"
 _STYLES: Mapping[Tone, str] = {"bad": "attention", "warning": "warning", "good": "good", "plain": "emphasis"}
 
 
-def card_message(blocks: list[Block], url: str | None) -> Block:
-    """A message with a card, and a button for the URL."""
+def card_message(blocks: list[Block], link: Link | None) -> Block:
+    """A message with a card, and a button for the link."""
     card: Block = {
         "$schema": _SCHEMA,
         "type": "AdaptiveCard",
@@ -30,8 +30,8 @@ def card_message(blocks: list[Block], url: str | None) -> Block:
         "msteams": {"width": "Full"},
         "body": blocks,
     }
-    if url is not None:
-        card["actions"] = [{"type": "Action.OpenUrl", "title": f"Open in {host_of(url)}", "url": url}]
+    if link is not None:
+        card["actions"] = [{"type": "Action.OpenUrl", "title": link.title, "url": link.url}]
     attachment = {"contentType": _CARD_TYPE, "contentUrl": None, "content": card}
     return {"type": "message", "attachments": [attachment]}
 
@@ -77,8 +77,8 @@ def _facts(pairs: Pairs, length: int) -> Block:
 def _line(line: Line, length: int, mark: str = "") -> Block:
     """A sentence with its link behind it."""
     text = mark + fitted(line.sentence, length, escape)
-    if url := line.url(length):
-        text = f"{text} {linked(url)}"
+    if link := line.short_link(length):
+        text = f"{text} {linked(link)}"
     return {"type": "TextBlock", "text": text, "wrap": True, "spacing": "None"}
 
 

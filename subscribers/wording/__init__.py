@@ -6,16 +6,22 @@ sentences of their events.
 """
 
 import re
+from typing import NamedTuple
 from urllib.parse import quote
 
 from relay.clock import local_time
-from relay.core.events.event import RELAY_SOURCE, Event, account_event_kind
+from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, account_event_kind
+from relay.redaction import host_of
 from subscribers.base import RenderContext
-from subscribers.wording.jobs import SENDING_AGAIN, job_details, job_kind, job_sentence, metadata_link, sending_again
+from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_again
+from subscribers.wording.pages import page_of
 from subscribers.wording.relay import relay_fix, relay_sentence
-from subscribers.wording.summaries import HEADINGS, incident_link, is_summary, summary_advice, summary_sentence
+from subscribers.wording.summaries import HEADINGS, is_summary, summary_advice, summary_sentence
 from subscribers.wording.text import (
     DEFAULT_ACCOUNT,
+    NEXT_STEP,
+    SENDING_AGAIN,
+    WHOSE_TURN,
     Document,
     Pairs,
     account_of,
@@ -24,6 +30,7 @@ from subscribers.wording.text import (
     name,
     one_line,
     without_addresses,
+    word,
     zone_of,
 )
 
@@ -35,10 +42,11 @@ _URL = re.compile(
 # Characters that RFC 3986 does not allow, brackets and quotes included.
 _NOT_IN_URLS = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9._~:/?#@!$&*+,;=%-]")
 _SUBJECT_CHARACTERS = 120
+_MAX_URL = 1_500
 _VERSION = re.compile(r"v?[0-9]+", re.IGNORECASE)
 _BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 
-__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "published_words", "sentence")
+__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "own_link", "published_words", "sentence")
 
 
 def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
@@ -48,9 +56,9 @@ def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> st
         return _published(document)
     kind = job_kind(event)
     if kind is not None:
-        return job_sentence(kind, document, reason=reason)
+        return job_sentence(kind, document, context.search_keys, reason=reason)
     if _is_summary(event):
-        return summary_sentence(event.type, data_of(document))
+        return summary_sentence(event.type, data_of(document), context)
     found = relay_sentence(event.type, data_of(document), context) if event.source == RELAY_SOURCE else None
     if found is not None:
         return found
@@ -63,22 +71,22 @@ def heading(event: Event) -> str:
     return HEADINGS.get(event.type, "") if event.source == RELAY_SOURCE else ""
 
 
-def advice(event: Event) -> Pairs:
-    """The remedy, the person who can apply it, and advice on sending again, as (label, text); empty if unknown."""
+def advice(event: Event, context: RenderContext) -> Pairs:
+    """The next step, whose turn it is, and advice on sending again, as (label, text); empty if unknown."""
     if event.published:
         return ()
     data = data_of(event.document())
     if _is_summary(event):
-        return _said(summary_advice(event.type, data))
+        return _said(summary_advice(event.type, data, context))
     kind = job_kind(event)
     hint = mapping(data.get("hint"))
-    fix = without_addresses(hint.get("fix"))
+    fix, who = without_addresses(hint.get("fix")), without_addresses(hint.get("who"))
     if not fix and event.source == RELAY_SOURCE:
-        fix = relay_fix(event.type, data)
+        fix, who = relay_fix(event.type, data)
     return _said(
         (
-            ("How to fix it", fix),
-            ("Who can fix it", without_addresses(hint.get("who"))),
+            (NEXT_STEP, fix),
+            (WHOSE_TURN, who),
             (SENDING_AGAIN, sending_again(kind, data) if kind else ""),
         )
     )
@@ -102,20 +110,44 @@ def relay_account(event: Event, context: RenderContext) -> str:
     return "" if account == DEFAULT_ACCOUNT else account_of(account, context)
 
 
-def link(event: Event, context: RenderContext) -> str | None:
-    """The link: the URL in the job's metadata, or the incident in the relay's API; None without one.
+class Link(NamedTuple):
+    """A link. `url` is a well-formed http(s) one, because a service refuses a message with a malformed one."""
 
-    A well-formed http(s) URL, because a service refuses a message with a malformed one.
-    """
-    url = metadata_link(event) or incident_link(event, context)
+    url: str
+    title: str
+
+
+def link(event: Event, context: RenderContext) -> Link | None:
+    """The link: the URL in the job's metadata, titled with its host, else the relay's page about the event; None
+    without one. A create of unknown fate is settled on its page."""
+    page = _page_link(event, context)
+    return page if page is not None and event.type == CREATE_UNKNOWN else own_link(event) or page
+
+
+def own_link(event: Event) -> Link | None:
+    """The URL in the job's metadata, titled with its host."""
+    url = _well_formed(metadata_link(event))
+    return None if url is None else Link(url, f"Open in {host_of(url)}")
+
+
+def _page_link(event: Event, context: RenderContext) -> Link | None:
+    """The page of the dashboard about the event."""
+    found = None if context.public_url is None or event.published else page_of(event)
+    url = None if found is None else _well_formed(f"{context.public_url}/ui/{found[0]}")
+    return None if found is None or url is None or len(url) > _MAX_URL else Link(url, f"Open {found[1]}")
+
+
+def _well_formed(url: str | None) -> str | None:
     parts = None if url is None else _URL.fullmatch(url)
     return parts and parts[1] + _NOT_IN_URLS.sub(lambda found: quote(found[0]), parts[2])
 
 
 def ids(event: Event) -> Pairs:
-    """The ids that support asks for, as (label, text): Revor's request id and the event id."""
+    """The ids that support asks for, as (label, text)."""
     data = {} if event.published else data_of(event.document())
-    return _said((("Request", one_line(data.get("request_id"))), ("Event", one_line(event.id))))
+    of_relay = ("subscription", "delivery", "intent", "incident") if event.source == RELAY_SOURCE else ()
+    found = [(label.capitalize(), word(data.get(label))) for label in of_relay]
+    return _said((*found, ("Request", one_line(data.get("request_id"))), ("Event", one_line(event.id))))
 
 
 def _is_summary(event: Event) -> bool:

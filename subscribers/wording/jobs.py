@@ -14,6 +14,7 @@ from subscribers.wording.text import (
     data_of,
     has_address,
     mapping,
+    name,
     one_line,
     without_addresses,
     word,
@@ -21,7 +22,6 @@ from subscribers.wording.text import (
 
 MAX_METADATA = 5
 """Maximum number of metadata fields in a message."""
-SENDING_AGAIN = "Sending it again"
 WITH_REASON = ("failed", "cancelled", "retrying", "not_found")
 """Members of JOB_EVENTS whose sentence gives a reason."""
 _VALUE_CHARACTERS = 200
@@ -37,6 +37,9 @@ _PRIVATE_KEY = re.compile(
     r"|.*(?:token|secret|password|passwd|credential|authorization|cookie|api_?key|private_?key).*"
 )
 
+_NAMES = ("recipient_name", "name", "full_name", "contact_name", "person_name")
+"""Keys of metadata for the name of the person whom a job is about."""
+
 _LINK = re.compile(r"https?://[!-;=?-{}~]{1,1500}", re.IGNORECASE)  # visible ASCII except `<`, `>` and `|`
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
@@ -47,18 +50,19 @@ def job_kind(event: Event) -> str | None:
     return None if event.published else job_event_kind(event.type)
 
 
-def job_sentence(kind: str, document: Document, *, reason: bool = True) -> str:
-    """The event of a job in one sentence without the full stop. `reason`: with the reason that its hint gives."""
+def job_sentence(kind: str, document: Document, search_keys: Sequence[str] = (), *, reason: bool = True) -> str:
+    """The event of a job in one sentence without the full stop. `search_keys`: see `person_of`; `reason`: with the
+    reason that its hint gives."""
     if not reason:
         document = {**document, "data": {**data_of(document), "hint": None}}
-    return _SENTENCES[kind](document, _what(document))
+    return _SENTENCES[kind](document, _what(document, search_keys))
 
 
 def sending_again(kind: str, data: Document) -> str:
     """The effect of sending the create of a job again; empty if nothing is known."""
     repeat = mapping(data.get("hint")).get("repeat")
     if kind == "retrying":
-        return "" if data.get("inferred") is True else "is not needed: it is tried again by itself"
+        return "" if data.get("inferred") is True else "not needed: it is tried again by itself"
     if kind in _OPEN and repeat == "may_send_twice":
         return "could run it twice: the job is still open"
     return _REPEAT.get(repeat, "") if isinstance(repeat, str) else ""
@@ -120,7 +124,7 @@ def _has_user_metadata(event: Event) -> bool:
     return of_create or event.published or job_event_kind(event.type) is not None
 
 
-def _what(document: Document) -> str:
+def _what(document: Document, search_keys: Sequence[str]) -> str:
     """`LinkedIn outreach to Alex`, or `LinkedIn outreach (job 3f2a9c1e…)` without a name."""
     channel = word(document.get("channel"))
     segments = one_line(document.get("action"), 2 * WORD_CHARACTERS).replace("_", " ").split(".")
@@ -131,9 +135,8 @@ def _what(document: Document) -> str:
         action = " ".join(segments[:-1] if sent_to_someone else segments)
     words = f"{titled(channel)} {action.strip() or _noun(document.get('type'))}".strip()
     words = words[0].upper() + words[1:]
-    name = _recipient_name(document)
-    if name:
-        return f"{words} {'to' if sent_to_someone else 'for'} {name}"
+    if person := whom(document, search_keys, sent="to" if sent_to_someone else "for"):
+        return f"{words}{person}"
     job_id = one_line(document.get("subject"), 200)
     short = job_id if len(job_id) <= _SHORT_ID_CHARACTERS + 4 else job_id[:_SHORT_ID_CHARACTERS] + "…"
     return f"{words} (job {short})"
@@ -144,14 +147,17 @@ def _noun(event_type: object) -> str:
     return word(str(event_type).rpartition(".")[0].rpartition(".")[2]) or "job"
 
 
-def _recipient_name(document: Document) -> str:
-    """The name in the user's metadata; empty if there is none or it looks like an address."""
+def whom(document: Document, search_keys: Sequence[str], *, sent: str = "to") -> str:
+    """` to Alex`, by the name in the user's metadata, else ` for Example Ltd`, by the first of the keys that jobs are
+    searched by; empty if there is neither, or it looks like an address. `sent`: the preposition of a person."""
     metadata = metadata_of(document)
-    for field in ("recipient_name", "name"):
-        name = one_line(metadata.get(field), NAME_CHARACTERS)
-        if name and not has_address(name):
-            return name
-    return ""
+    first_and_last = [one_line(metadata.get(key), NAME_CHARACTERS) for key in ("first_name", "last_name")]
+    names = [*(one_line(metadata.get(key), NAME_CHARACTERS) for key in _NAMES), " ".join(filter(None, first_and_last))]
+    if person := next((one for one in names if one and not has_address(one)), ""):
+        return f" {sent} {person}"
+    found = (_scalar_text(metadata.get(key)) for key in search_keys)
+    other = next((name(one) for one in found if one and (_DIGITS.fullmatch(one) or not has_address(one))), "")
+    return f" for {other}" if other else ""
 
 
 def metadata_of(document: Document) -> Document:
@@ -196,7 +202,7 @@ def _succeeded(document: Document, what: str) -> str:
 
 _OPEN = ("overdue", "status_unknown")
 _REPEAT: Mapping[str, str] = {
-    "safe": "is safe once this is fixed: nothing was done",
+    "safe": "safe once this is fixed: nothing was done",
     "useless": "fails again until this is fixed",
     "may_send_twice": "could run it twice: check first whether it was done",
 }

@@ -1,15 +1,26 @@
 """Events about sources, subscriptions, deliveries and creates in words."""
 
+from collections.abc import Mapping
+
 from relay.core.deliveries.ledger import DOUBTS
 from relay.core.events.event import job_event_kind
-from relay.core.events.sentences import cause_of_unknown, continued, titled, with_article
+from relay.core.events.sentences import (
+    cause_of_unknown,
+    continued,
+    counted,
+    failure,
+    subscription_to,
+    titled,
+    with_article,
+)
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
+from subscribers.wording.jobs import whom
 from subscribers.wording.text import (
     DEFAULT_ACCOUNT,
     Document,
     account_of,
-    command,
+    count,
     mapping,
     one_line,
     upstream_of,
@@ -17,29 +28,33 @@ from subscribers.wording.text import (
     word,
 )
 
+_ADMINISTRATOR, _OWNER, _DEVELOPER = "administrator", "account owner", "developer"
+_MAX_TARGETS = 5
+
 
 def relay_sentence(type: str, data: Document, context: RenderContext) -> str | None:
     """The event in one sentence without the full stop; None for other types."""
-    upstream, account = upstream_of(data), account_of(data.get("account"), context) or DEFAULT_ACCOUNT
+    upstream = upstream_of(data)
+    account = "" if data.get("account") == DEFAULT_ACCOUNT else account_of(data.get("account"), context)
+    of, for_ = (f" {word} account {account}" if account else "" for word in ("of", "for"))
     match type:
         case "relay.source.unauthorized":
-            return f"{upstream} refuses the API key of account {account}{_why(data)}{_waiting(data)}"
+            return f"{upstream} refuses the API key{of}{_why(data)}{_waiting(data)}"
         case "relay.source.down":
             sentence = f"{upstream} does not answer"
             why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data)
-            return f"{sentence} for account {account}{why}{_waiting(data)}"
+            return f"{sentence}{for_}{why}{_waiting(data)}"
         case "relay.source.recovered":
-            return f"{upstream} answers again for account {account}"
+            return f"{upstream} answers again{for_}"
         case "relay.credits.low":
             left = data.get("available")
-            amount = f": {left:,.15g} left" if isinstance(left, int | float) else ""
-            return f"Credits of {upstream} account {account} are low{amount}"
+            amount = f"only {left:,.15g} credits left" if isinstance(left, int | float) else "few credits left"
+            return f"The {upstream} account{account and f' {account}'} has {amount}"
         case "relay.subscription.disabled":
-            because = _after_colon(without_addresses(data.get("reason")).rstrip(".! "))
-            sentence = f"Subscription {subscription_of(data)} was disabled{because}"
-            return f"{sentence}. Its events are kept until it is enabled again"
+            because = _after_colon(failure(without_addresses(data.get("reason")).rstrip(".! ")))
+            return f"{subscription_of(data)} was disabled{because}. Its events are kept"
         case "relay.subscription.recovered":
-            return f"Subscription {subscription_of(data)} takes events again"
+            return f"{subscription_of(data)} takes events again"
         case "relay.delivery.expired":
             return _expired(data)
         case "relay.delivery.uncertain":
@@ -47,73 +62,92 @@ def relay_sentence(type: str, data: Document, context: RenderContext) -> str | N
         case "relay.create.unknown":
             channel = titled(word(data.get("channel")))
             what = f"{channel} message" if channel else "request"
+            to = whom({"data": data}, context.search_keys)
             because = _after_colon(cause_of_unknown(str(data.get("cause")), upstream))
-            return f"It is unknown whether a {what} for account {account} was sent{because}"
+            return f"It is unknown whether a {what}{to}{for_} was sent{because}"
         case "relay.test":
             return without_addresses(data.get("message")).rstrip(".") or "This is a test of the relay"
     return None
 
 
-def relay_fix(type: str, data: Document) -> str:
-    """The remedy; empty if nothing is known."""
+def relay_fix(type: str, data: Document) -> tuple[str, str]:
+    """The next step, and whose turn it is; empty if nothing is known."""
     match type:
         case "relay.create.unknown":
             return _create_fix(data)
         case "relay.subscription.disabled":
-            return _then("relay subscriptions resume", data.get("subscription"))
+            return "Fix the receiver, then resume the subscription", _ADMINISTRATOR
         case "relay.delivery.expired":
-            return _then("relay deliveries retry", data.get("delivery"))
+            return "Fix the receiver, then send the event again", _ADMINISTRATOR
         case "relay.delivery.uncertain":
-            return one_line(data.get("fix"))
-    return ""
+            return _uncertain_fix(data), _OWNER
+    return "", ""
 
 
 def subscription_of(data: Document) -> str:
-    """A subscription and its sink."""
-    return f"{one_line(data.get('subscription'))} to {redacted_url(one_line(data.get('sink')))}"
+    """`The subscription to crm.example`."""
+    return subscription_to(redacted_url(one_line(data.get("sink"))), one_line(data.get("subscription")))
 
 
 def _waiting(data: Document) -> str:
-    waiting = data.get("open_jobs")
-    if not isinstance(waiting, int) or not waiting:
-        return ""
-    return ". 1 open job waits" if waiting == 1 else f". {waiting} open jobs wait"
+    waiting = count(data.get("open_jobs"))
+    return f". {counted(waiting, 'open job')} {'waits' if waiting == 1 else 'wait'}" if waiting else ""
 
 
 def _expired(data: Document) -> str:
-    attempts = data.get("attempts")
-    tries = f" after {attempts} attempt{'' if attempts == 1 else 's'}" if isinstance(attempts, int) else ""
+    attempts = count(data.get("attempts"))
+    tries = f" after {counted(attempts, 'attempt')}" if attempts else ""
     last = without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
-    type = one_line(data.get("event_type"))
-    event = f"{_kind_or(type)} event to subscription {one_line(data.get('subscription'))}"
-    return f"Delivery of one {event} was given up{tries}{_after_colon(last)}"
+    what = _told(one_line(data.get("event_type")))
+    return f"An event{what} could not be delivered{tries}{_after_colon(failure(last))}"
 
 
-def _kind_or(type: str) -> str:
-    """`failed` for `ai.revor.job.failed`. A type of another program stays whole."""
-    return (job_event_kind(type) if ".job." in type else None) or type
+def _told(type: str) -> str:
+    """` about a failed job` for `ai.revor.job.failed`. A type of another program stays whole."""
+    kind = job_event_kind(type) if ".job." in type else None
+    if kind is None:
+        return f" of type {type}" if type else ""
+    return f" about {_JOBS.get(kind) or with_article(f'{kind} job')}"
+
+
+_JOBS: Mapping[str, str] = {
+    "succeeded": "a job that was accepted",
+    "not_found": "a job that was not found",
+    "status_unknown": "a job of unknown status",
+    "retrying": "a job that is tried again",
+    "progress": "the progress of a job",
+}
 
 
 def _uncertain(data: Document) -> str:
     what, where = with_article(word(data.get("record")) or "record"), titled(word(data.get("kind"))) or "the CRM"
-    type = one_line(data.get("event_type"))
-    about = f" about one {_kind_or(type)} event" if type else ""
     last = without_addresses(data.get("last_error"))
-    because = _after_colon(DOUBTS.get(last, last))
+    because = _after_colon(DOUBTS.get(last) or failure(last))
+    about = _told(one_line(data.get("event_type")))
     return f"{what[0].upper()}{what[1:]} in {where}{about} may or may not have been written{because}"
 
 
-def _create_fix(data: Document) -> str:
+def _uncertain_fix(data: Document) -> str:
+    where, record = titled(word(data.get("kind"))) or "the CRM", word(data.get("record")) or "record"
+    if record == "person":  # for whom nothing is written yet
+        return (
+            f"Look in {where} for the person whom job {one_line(data.get('job'), 200)} is about. If they are there, "
+            "send the event again, which writes the rest. If not, mark it as not sent, which creates them first"
+        )
+    target = list(mapping(data.get("target")).items())[:_MAX_TARGETS]
+    of = " and ".join(f"{word(key.removesuffix('_id'))} {word(str(id))}" for key, id in target)
+    named = f"that names {word(data.get('event'))}"
+    return (
+        f"Look in {where} for {with_article(record)}{of and f' of {of}'} {named}. Mark it as sent if it is there, else "
+        "as not sent, which writes it again"
+    )
+
+
+def _create_fix(data: Document) -> tuple[str, str]:
     if data.get("idempotency_key_given") is True:
-        return "Send the same request again with the same Idempotency-Key: that is safe"
+        return "Send the same request again with the same Idempotency-Key: that is safe", _DEVELOPER
     check = f"Check in {upstream_of(data)} whether it went out, and send it again only if it did not"
-    intent = word(data.get("intent"))
-    return f"{check}. Then run: relay intents resolve {intent} --fate sent (or not_sent)" if intent else check
-
-
-def _then(text: str, id: object) -> str:
-    run = command(text, id)
-    return f"Fix the receiver, then run: {run}" if run else ""
+    return f"{check}. Then mark it as sent or not sent", _OWNER
 
 
 def _why(data: Document) -> str:

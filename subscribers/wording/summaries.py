@@ -1,7 +1,7 @@
 """Events about connect accounts, groups and incidents in words: the event, whose turn it is, and the remedy."""
 
-import re
-import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from relay.core.events.event import (
     GROUP_FINISHED,
@@ -9,17 +9,20 @@ from relay.core.events.event import (
     INCIDENT_EVENTS,
     INCIDENT_GREW,
     INCIDENT_OPENED,
-    RELAY_SOURCE,
-    Event,
+    Hint,
     account_event_kind,
 )
-from relay.core.events.sentences import account_sentence, group_sentence, incident_end
+from relay.core.events.sentences import account_sentence, continued, group_sentence, incident_end
+from relay.core.jobs.groups import OTHER
+from relay.core.jobs.job import NO_CODE
 from subscribers.base import RenderContext
 from subscribers.wording.relay import subscription_of
 from subscribers.wording.text import (
+    NEXT_STEP,
+    SENDING_AGAIN,
+    WHOSE_TURN,
     Document,
     Pairs,
-    command,
     count,
     mapping,
     moment_of,
@@ -31,31 +34,42 @@ from subscribers.wording.text import (
 )
 
 _GROUP_CHARACTERS = 200
-_INCIDENT_ID = re.compile(r"inc_[0-9a-z]{26}")
-_MAX_CODES = 5
-"""Maximum number of error codes in the sentence about a group."""
+_MAX_CAUSES = 5
+"""Maximum number of causes in the sentence about a group."""
 
 HEADINGS = {
     INCIDENT_OPENED: "Incident opened",
     INCIDENT_GREW: "Incident grew",
     INCIDENT_CLOSED: "Incident closed",
-    GROUP_FINISHED: "Group finished",
+    GROUP_FINISHED: "Campaign finished",
 }
 _ACCOUNT_FIXES = {
     "needs_reconnect": "Reconnect it in {upstream}",
     "cannot_send": "Check in {upstream} why it cannot send",
     "removed": "Connect it again in {upstream} if its jobs are still wanted",
 }
+_INCIDENT_FIXES = {
+    "creates": "Check in {upstream} which of them went out, and mark each as sent or not sent",
+    "sink": "Fix the receiver. Resume the subscription if it is disabled. Then send again what was given up",
+}
 REPEAT_OPEN = {
-    "safe": "is safe once this is fixed: nothing was done",
+    "safe": "safe once this is fixed: nothing was done",
     "useless": "fails again until this is fixed",
     "may_send_twice": "could run them twice: check first which were done",
 }
 _REPEAT_CLOSED = {
-    "safe": "is safe: nothing was sent",
+    "safe": "safe: nothing was sent",
     "useless": "fails again unless the cause was fixed",
     "may_send_twice": "could run them twice: check first which were done",
 }
+
+
+class Cause(NamedTuple):
+    """An error of several failed jobs: why they failed, such as `because the account needs reconnecting`."""
+
+    why: str
+    number: int
+    hint: Hint | None = None
 
 
 def is_summary(type: str) -> bool:
@@ -63,22 +77,22 @@ def is_summary(type: str) -> bool:
     return type == GROUP_FINISHED or type in INCIDENT_EVENTS or account_event_kind(type) is not None
 
 
-def summary_sentence(type: str, data: Document) -> str:
+def summary_sentence(type: str, data: Document, context: RenderContext) -> str:
     """The event, in a sentence or two without the last full stop."""
     kind = account_event_kind(type)
     if kind is not None:
         who = name(data.get("name")) or word(data.get("account_id"))
         channel = word(data.get("channel"))
         return account_sentence(kind, channel=channel, name=who, open_jobs=count(data.get("open_jobs")))
-    return _group(data) if type == GROUP_FINISHED else _incident(type, data)
+    return _group(data, context) if type == GROUP_FINISHED else _incident(type, data)
 
 
-def summary_advice(type: str, data: Document) -> Pairs:
+def summary_advice(type: str, data: Document, context: RenderContext) -> Pairs:
     """The remedy, the person who can apply it, and advice on sending again, as (label, text). Texts may be empty."""
     kind = account_event_kind(type)
     if kind is not None:
         return _account_advice(kind, data)
-    return _group_advice(data) if type == GROUP_FINISHED else _incident_advice(type, data)
+    return _group_advice(data, context) if type == GROUP_FINISHED else _incident_advice(type, data)
 
 
 def _account_advice(kind: str, data: Document) -> Pairs:
@@ -90,17 +104,13 @@ def _account_advice(kind: str, data: Document) -> Pairs:
     who = without_addresses(hint.get("who")) or ("account owner" if fix else "")
     again = "could run them twice: they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
     if kind == "recovered":
-        again = "is needed only for those that have failed: relay incidents list"
-    return ("How to fix it", fix), ("Who can fix it", who), ("Sending its jobs again", again)
+        again = "needed only for those that have failed"
+    return (NEXT_STEP, fix), (WHOSE_TURN, who), (SENDING_AGAIN, again)
 
 
-def _group(data: Document) -> str:
+def _group(data: Document, context: RenderContext) -> str:
     counts = mapping(data.get("counts"))
-    listed = data.get("failures")
-    failures = [mapping(one) for one in listed[: _MAX_CODES + 1]] if isinstance(listed, list) else []
-    codes = [(word(one.get("code")) or "unknown", count(one.get("count"))) for one in failures]
-    failed, shown = count(counts.get("failed")), codes[:_MAX_CODES]
-    rest = failed - sum(number for _, number in shown)
+    failed, causes = count(counts.get("failed")), _causes(data, context)
     return group_sentence(
         one_line(data.get("group"), _GROUP_CHARACTERS),
         round=count(data.get("round")),
@@ -111,20 +121,34 @@ def _group(data: Document) -> str:
         untracked=count(counts.get("untracked")),
         skipped=count(data.get("skipped")),
         missing=count(data.get("missing")),
-        failures=(*shown, ("others", rest)) if len(codes) > _MAX_CODES and rest > 0 else shown,
+        failures=reasons(causes, failed),
     )
 
 
-def _group_advice(data: Document) -> Pairs:
-    counts = mapping(data.get("counts"))
-    failed = count(counts.get("failed"))
-    group = one_line(data.get("group"), _GROUP_CHARACTERS)
-    if not group or not (failed or count(counts.get("not_found")) or count(data.get("missing"))):
+def _causes(data: Document, context: RenderContext) -> list[Cause]:
+    """The error codes of a group with their hints and numbers, the largest number first."""
+    source, listed = word(data.get("source")), data.get("failures")
+    found = [mapping(one) for one in listed] if isinstance(listed, list) else []
+    counted = [(word(one.get("code")), count(one.get("count"))) for one in found]
+    return [cause_of(code, number, source, context) for code, number in counted]
+
+
+def _group_advice(data: Document, context: RenderContext) -> Pairs:
+    """What to do about the commonest cause."""
+    counts, causes = mapping(data.get("counts")), _causes(data, context)
+    failed, missing = count(counts.get("failed")), count(data.get("missing"))
+    if not (failed or missing or count(counts.get("not_found"))):
         return ()
+    hint = next((one.hint for one in causes if one.hint is not None), None)
+    fix, who = ("See what became of them", "account owner")
+    if hint is not None:
+        fix, who = without_addresses(hint.fix), without_addresses(hint.who)
+    elif missing:
+        fix, who = ("Find out why they were not created", "developer")
     return (
-        ("What is left to do", f"See what went wrong: relay groups show {shlex.quote(group)}"),
-        ("Who can do it", "account owner"),
-        ("Sending again", "depends on the error: each failed job says whether it is safe" if failed else ""),
+        (NEXT_STEP, fix),
+        (WHOSE_TURN, who),
+        (SENDING_AGAIN, "depends on the cause: each failed job says whether it is safe" if failed else ""),
     )
 
 
@@ -155,18 +179,27 @@ def _incident_advice(type: str, data: Document) -> Pairs:
     closed = type == INCIDENT_CLOSED
     repeat = data.get("repeat")
     again = (_REPEAT_CLOSED if closed else REPEAT_OPEN).get(repeat, "") if isinstance(repeat, str) else ""
-    see = command("relay incidents show", data.get("incident")) if data.get("kind") != "sink" else ""
+    fix = _INCIDENT_FIXES.get(word(data.get("kind")), "").format(upstream=upstream_of(data))
     return (
-        ("How to fix it", "" if closed else without_addresses(data.get("fix"))),
-        ("Who can fix it", "" if closed else without_addresses(data.get("who"))),
-        ("Sending them again", again),
-        ("See them", see),
+        (NEXT_STEP, "" if closed else fix or without_addresses(data.get("fix"))),
+        (WHOSE_TURN, "" if closed else without_addresses(data.get("who"))),
+        (SENDING_AGAIN, again),
     )
 
 
-def incident_link(event: Event, context: RenderContext) -> str | None:
-    """The incident of an event in the relay's API, if the relay's public URL is known."""
-    if context.public_url is None or event.source != RELAY_SOURCE or event.type not in INCIDENT_EVENTS:
-        return None
-    id = _INCIDENT_ID.fullmatch(event.subject or "")
-    return None if id is None else f"{context.public_url}/v1/incidents/{id[0]}"
+def cause_of(code: str, number: int, source: str, context: RenderContext) -> Cause:
+    """The cause behind an error code. `source`: its name in the settings."""
+    if code == OTHER:
+        return Cause("for other reasons", number)
+    if code in ("", NO_CODE):
+        return Cause("without a reason", number, context.explain(source, ""))
+    hint = context.explain(source, code)
+    meaning = without_addresses(hint.meaning).rstrip(".! ") if hint is not None else ""
+    return Cause(f"because {continued(meaning, source)}" if meaning else f"with the error {code}", number, hint)
+
+
+def reasons(causes: Sequence[Cause], failed: int) -> list[tuple[str, int]]:
+    """The commonest causes with their numbers, and the others as one. `failed`: number of failed jobs."""
+    shown = [(one.why, one.number) for one in causes[:_MAX_CAUSES]]
+    rest = failed - sum(number for _, number in shown)
+    return [*shown, ("for other reasons", rest)] if len(causes) > _MAX_CAUSES and rest > 0 else shown

@@ -16,6 +16,8 @@ from subscribers.base import RenderContext
 Document = Mapping[str, Any]
 Pairs = tuple[tuple[str, str], ...]
 """Labels with their texts."""
+NEXT_STEP, WHOSE_TURN, SENDING_AGAIN = "Next step", "Whose turn", "Sending again"
+"""Labels of the remedy, of the person who can apply it, and of the effect of sending the create again."""
 
 NAME_CHARACTERS = 80
 TEXT_CHARACTERS = 500
@@ -125,9 +127,3 @@ def zone_of(time_zone: object) -> tzinfo:
         return zone_named(time_zone) if isinstance(time_zone, str) else UTC
     except ValueError:
         return UTC
-
-
-def command(text: str, id: object) -> str:
-    """A command with an id; empty without one."""
-    shown = word(id)
-    return f"{text} {shown}" if shown else ""

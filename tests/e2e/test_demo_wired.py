@@ -35,6 +35,6 @@ async def test_every_target_gets_exactly_its_events_and_refuses_none(monkeypatch
         assert (len(found[name].due), found[name].skipped, found[name].lost) == (MIN_JOBS - 1, 1, 1), name
     (bot,) = (one.stand_in for one in wired.wires if one.target.name == "slack, bot")
     [incident] = [post for post in bot.channel() if " work again: " in post.text]
-    [group] = [post for post in bot.channel() if "Group q4-launch finished: " in post.text]
+    [group] = [post for post in bot.channel() if "Campaign q4-launch has finished: " in post.text]
     assert incident.edits
     assert len(group.replies) == 3

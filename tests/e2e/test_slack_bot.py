@@ -47,11 +47,11 @@ async def test_group_is_one_message_that_is_edited(tmp_path: Path) -> None:
         await job("insufficient_credits")
         await world.until(lambda: len(slack.channel()[0].replies) == 2)
         (head,) = slack.channel()
-        assert head.text == "Group spring so far: 2 failed"
+        assert head.text == "Campaign spring so far: 2 failed"
         closed = await world.api.post("/v1/groups/spring/close", json={})
         assert closed.status_code == 200, closed.text
         await world.until(lambda: len(head.replies) == 3)
-        assert head.text.startswith("Group spring finished: 0 of 2 accepted, 2 failed")
+        assert head.text.startswith("Campaign spring has finished: 0 of 2 jobs were accepted. 2 failed")
         assert slack.channel() == [head]
 
         await world.node.dispatcher.drain()

@@ -68,7 +68,7 @@ CONTEXTS = st.builds(
 )
 
 
-LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open in [^<>|\n]+>\Z", re.IGNORECASE)
+LINK = re.compile(r"\n<https?://(?:[!-%'-;=?-{}~]|&amp;)+\|Open [^<>|\n]+>\Z", re.IGNORECASE)
 
 
 def check_message(event: Event, context: RenderContext) -> None:

@@ -100,7 +100,7 @@ async def test_incident_and_finished_group_are_messages_of_their_own_at_once(tmp
         await tell(world, "relay.incident.opened")
         await tell(world, "relay.group.finished", "q4")
         await pass_time(world, 3)
-        assert sorted(messages(world)) == ["12 jobs failed", "Group q4 finished: 0 of 0 accepted"]
+        assert sorted(messages(world)) == ["12 jobs failed", "Campaign q4 has finished: 0 of 0 jobs were accepted"]
         await pass_time(world, 300)
         assert messages(world)[2:] == ["3 events: 3 cancelled"]
 

@@ -18,7 +18,7 @@ TOLD = {
     "the account needs reconnecting": "account {name} needs reconnecting",
     "an incident opened": " of {name} failed: ",
     "it works again": "jobs of {name} work again",
-    "the group finished": "Group {group} finished",
+    "the group finished": "Campaign {group} has finished",
 }
 """What the channel must be told, and a part of the sentence."""
 

@@ -107,10 +107,10 @@ def check_teams(request: OutboundRequest, event: Event) -> None:
     for action in card.get("actions", []):
         assert action["type"] == "Action.OpenUrl"
         assert OPEN_LINK.fullmatch(action["url"])
-        assert re.fullmatch(r"Open in [a-z0-9._:%-]+", action["title"])
+        assert re.fullmatch(r"Open in [a-z0-9._:%-]+|Open [a-z ]+", action["title"])
 
 
-DISCORD_LINK = re.compile(r"(?:^|\n)\[Open in [a-z0-9.\\_:%-]+\]\((https?://[^()\s]+)\)\Z")
+DISCORD_LINK = re.compile(r"(?:^|\n)\[(?:Open in [a-z0-9.\\_:%-]+|Open [a-z ]+)\]\((https?://[^()\s]+)\)\Z")
 
 
 def check_discord(request: OutboundRequest, event: Event) -> None:

@@ -122,9 +122,9 @@ def group_made(id: str = "evt_1", at: float = NOW, **changes: Any) -> Event:
     )
 
 
-def incident_made(kind: str = "opened", id: str = "evt_1", at: float = NOW, **changes: Any) -> Event:
+def incident_made(what: str = "opened", /, id: str = "evt_1", at: float = NOW, **changes: Any) -> Event:
     """An incident is opened, grows or is closed."""
-    closed = kind == "closed"
+    closed = what == "closed"
     values: dict[str, Any] = {
         **{"incident": "inc_1", "kind": "jobs", "state": "closed" if closed else "open", "source": "revor"},
         **{"account": "default", "channel": "linkedin", "subscription": None, "sink": None, "failed": 12, "likely": 37},
@@ -133,6 +133,6 @@ def incident_made(kind: str = "opened", id: str = "evt_1", at: float = NOW, **ch
         **{"closed_at": at if closed else None, "closed_because": "account_recovered" if closed else None},
     }
     values |= changes
-    data, type = incident_data(**values), f"relay.incident.{kind}"
+    data, type = incident_data(**values), f"relay.incident.{what}"
     subject = values["incident"]
     return relay_event(id, type, at, data, dataschema="http://x/s.json", subject=subject, owner="revor/default")

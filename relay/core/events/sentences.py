@@ -3,16 +3,45 @@
 Events carry them, the API shows them, and chat messages are made of them. Names and codes are the caller's to clean.
 """
 
+import re
 from collections.abc import Sequence
 
 _BRANDS = {"hubspot": "HubSpot", "linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
 _CAUSES = {
     "no_answer": "{upstream} gave no answer",
-    "server_error": "{upstream} answered with an error that proves nothing",
+    "server_error": "{upstream} answered with an error of its own",
     "unreadable": "{upstream} took it, and its answer names no job",
     "cut_off": "the relay ended before an answer came",
 }
 """Causes of an unknown outcome of a create, by the intent's reason."""
+
+_STATUS = re.compile(r"(?:http_)?([1-5]\d\d)(?![\w.])", re.ASCII)
+_STATUSES = {
+    "3": "has moved",
+    "4": "refused it",
+    "401": "refused the credentials",
+    "403": "refused the credentials",
+    "404": "was not found at this URL",
+    "410": "says that it is gone",
+    "413": "takes no event of this size",
+    "429": "takes no more for now",
+    "5": "had an error of its own",
+}
+"""Answers of receivers, by status or its first digit."""
+_FAILURES = {
+    "dns": "the receiver's host name is not known",
+    "connect": "the receiver takes no connections",
+    "timeout": "the receiver did not answer in time",
+    "tls": "the receiver's certificate is not valid",
+    "read": "the connection to the receiver was lost",
+    "protocol": "the receiver did not answer in HTTP",
+    "refused": "the relay may not send there",
+    "proxy": "the relay's egress proxy made no connection",
+    "credential": "the receiver's credential is not valid",
+    "too_large": "the event is too large for the receiver",
+    "unmatched": "the receiver knows no such person",
+}
+"""Errors and reasons of deliveries, in words."""
 
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
@@ -83,24 +112,50 @@ def group_sentence(
     missing: int,
     failures: Sequence[tuple[str, int]],
 ) -> str:
-    """A sentence about the finish of a group. `succeeded` includes the `skipped` ones; `failures`: code and count, the
-    largest first."""
+    """Sentences about the finish of a group. `succeeded` includes the `skipped` ones; `failures`: the cause, such as
+    `because the account needs reconnecting`, and count, the largest first."""
     total = succeeded + failed + cancelled + not_found + untracked + missing
-    codes = ", ".join(f"{code} {count:,}" for code, count in failures)
-    parts = [f"{succeeded - skipped:,} of {total:,} accepted"]
-    parts += [
-        f"{count:,} {what}"
-        for count, what in (
-            (skipped, "skipped"),
-            (failed, f"failed ({codes})" if codes else "failed"),
-            (cancelled, "cancelled"),
-            (not_found, "not found"),
-            (untracked, "no longer tracked"),
-            (missing, "missing"),
+    accepted = succeeded - skipped
+    of_all = f"all {counted(total, 'job')}" if accepted == total > 1 else f"{accepted:,} of {counted(total, 'job')}"
+    sentences = [
+        f"Campaign {name} has finished{f' round {round}' if round > 1 else ''}: {of_all} {_were(accepted)} accepted"
+    ]
+    if failed:
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in failures)
+        only = len(failures) == 1 and failures[0][1] == failed
+        because = f" {failures[0][0]}" if only else f": {causes}" if causes else ""
+        sentences.append(f"{failed:,} failed{because}")
+    others = [
+        f"{count:,} {_were(count) if verb == 'were' else verb} {what}".replace("  ", " ")
+        for count, verb, what in (
+            (skipped, "had", "nothing to do"),
+            (cancelled, "were", "cancelled"),
+            (not_found, "were", "not found"),
+            (untracked, "were", "given up by the relay"),
+            (missing, "were", "never created"),
         )
         if count
     ]
-    return f"Group {name} finished{f' round {round}' if round > 1 else ''}: {', '.join(parts)}"
+    return ". ".join([*sentences, *([enumerated(others)] if others else [])])
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def subscription_to(sink: str, id: str) -> str:
+    """`The subscription to crm.example`. `sink`: its URL without what is secret; empty: its id shows which one."""
+    host = sink.partition("://")[2].partition("/")[0]
+    return f"The subscription to {host}" if host else f"Subscription {id}"
+
+
+def failure(reason: str) -> str:
+    """The failure of a delivery, such as `the receiver answered 503` for `http_503`. An unknown one stays as it is."""
+    status = _STATUS.match(reason)
+    if status is not None:
+        what = _STATUSES.get(status[1]) or _STATUSES.get(status[1][0]) or "answered"
+        return f"the receiver {what} ({status[1]})"
+    return _FAILURES.get(reason.partition(":")[0], reason)
 
 
 def jobs_of(channel: str, account: str, noun: str = "job") -> str:
@@ -112,13 +167,13 @@ def incident_sentence(
     kind: str, *, failed: int, source: str, channel: str, account: str, sink: str, code: str, meaning: str
 ) -> str:
     """A sentence about the failure behind an incident. `account` shows which connect account, `sink` which
-    subscription; any text may be empty.
+    subscription, as `subscription_to` does; any text may be empty.
 
     meaning  of the error, from its hint
     code     of the error; of creates: the intent's reason
     """
     if kind == "sink":
-        return f"Subscription {sink} does not take its events{f': {code}' if code else ''}"
+        return f"{sink} does not take its events{f': {failure(code)}' if code else ''}"
     if kind == "creates":
         what = counted(failed, f"{titled(channel)} message" if channel else "create")
         why = cause_of_unknown(code, titled(source) or "the upstream")
@@ -137,7 +192,7 @@ def incident_end(kind: str, *, because: str, failed: int, seconds: float, channe
     failure to its last."""
     if kind == "sink":
         ended = {"subscription_removed": "was removed", "quiet": "has had no failure for a day"}
-        return f"Subscription {sink} {ended.get(because, 'takes events again')}"
+        return f"{sink} {ended.get(because, 'takes events again')}"
     within = f" in {duration(seconds)}" if failed > 1 else ""
     if kind == "creates":
         ended_creates = {"quiet": "have had a known outcome for a day"}.get(because, "have a known outcome again")

@@ -10,6 +10,7 @@ from relay.core.subscriptions.subscription import Subscription
 from subscribers import registry
 from subscribers.base import RenderContext
 from subscribers.common.digest import Digest, digest
+from subscribers.wording import Link
 from tests.support.hostile_texts import TEXTS, events_with
 from tests.support.scale import scaled
 from tests.support.slack_check import check_message
@@ -47,23 +48,22 @@ def test_events_are_told_by_account_and_error_the_most_serious_first() -> None:
     ]
     first = found.clusters[0]
     assert [line.sentence for line in first.lines] == [f"LinkedIn outreach to P{n} failed" for n in range(5)]
-    assert {line.link for line in first.lines} == {URL}
+    assert {line.link for line in first.lines} == {Link(URL, "Open in crm.example")}
     assert first.more == 2
     assert first.advice == (
-        ("How to fix it", "Reconnect it in Revor"),
-        ("Who can fix it", "account owner"),
-        ("Sending them again", "is safe once this is fixed: nothing was done"),
-        ("Error", CODE),
+        ("Next step", "Reconnect it in Revor"),
+        ("Whose turn", "account owner"),
+        ("Sending again", "safe once this is fixed: nothing was done"),
     )
-    assert dict(found.clusters[-1].advice)["Sending them again"] == "could run them twice: they are still open"
+    assert dict(found.clusters[-1].advice)["Sending again"] == "could run them twice: they are still open"
 
 
 def test_no_incident_is_swallowed_whatever_their_number() -> None:
     incidents = [of_incident("opened", "10:23:10", 1, 1, id=f"inc_{n}") for n in range(60)]
     found = of(*incidents, *[finished(group=f"group {n}") for n in range(5)])
     assert (len(found.sections), len(found.brief)) == (10, 40)
-    assert found.rest == "15 more incidents and groups: relay incidents list, relay groups list"
-    assert "60 incidents opened, 5 groups finished" in found.heading
+    assert found.rest == "15 more incidents and campaigns"
+    assert "60 incidents opened, 5 campaigns finished" in found.heading
 
 
 def rendered(events: list[Event], **options: Any) -> Any:

@@ -19,7 +19,7 @@ from tests.vendors.stand_ins import VENDORS
 
 CONTEXT = RenderContext(public_url="https://relay.example")
 KINDS = ("teams", "discord")
-LINK = re.compile(r" ?\[Open in [a-z0-9.\\_:%-]+\]\(https?://[^()\s]+\)$")
+LINK = re.compile(r" ?\[(?:Open in [a-z0-9.\\_:%-]+|Open [a-z ]+)\]\(https?://[^()\s]+\)$")
 
 
 def rendered(kind: str, events: Sequence[Event], context: RenderContext = CONTEXT, **options: Any) -> Any:

@@ -29,9 +29,9 @@ def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
     assert shown["title"] == "LinkedIn outreach to Alex failed: the account needs reconnecting"
     assert shown["description"] == "[Open in crm.example](https://crm.example/deals/%2842%29)"
     assert [(field["name"], field["value"]) for field in shown["fields"]] == [
-        ("How to fix it", "Reconnect it"),
-        ("Who can fix it", "account owner"),
-        ("Sending it again", "is safe once this is fixed: nothing was done"),
+        ("Next step", "Reconnect it"),
+        ("Whose turn", "account owner"),
+        ("Sending again", "safe once this is fixed: nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),
     ]

@@ -94,7 +94,7 @@ def test_event_becomes_a_record_that_is_linked_to_the_contact_with_the_address()
     [row] = org.rows()
     assert (row["Event_Id__c"], row["Contact__c"], row["Status__c"]) == (KEY, contact, "failed")
     assert row["Sentence__c"] == "This is a sample: LinkedIn outreach to Alex failed: the account needs reconnecting"
-    assert row["Details__c"].startswith("How to fix it: Reconnect it in Revor")
+    assert row["Details__c"].startswith("Next step: Reconnect it in Revor")
     assert (row["Sequence__c"], row["Occurred_At__c"]) == (4, "2026-05-20T10:00:07.000Z")
     assert (row["Error_Code__c"], row["Request_Id__c"], row["Link__c"]) == (
         "sample_error",

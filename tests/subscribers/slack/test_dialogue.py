@@ -135,12 +135,12 @@ def test_incident_is_one_message_that_shows_its_present_state() -> None:
     delivered(channel, incident("opened", 1, 3))
     (head,) = channel.posts()
     assert head.text.startswith("3 LinkedIn jobs of Ada failed")
-    assert [reply.text for reply in head.replies] == ["Incident inc_01jvpq"]
+    assert [reply.text for reply in head.replies] == ["The first failures"]
     delivered(channel, incident("grew", 2, 10), incident("closed", 3, 12))
     (head,) = channel.posts()
     assert head.text.startswith("LinkedIn jobs of Ada work again: 12 failed")
     assert [text[:22] for text in head.edits] == ["3 LinkedIn jobs of Ada", "10 LinkedIn jobs of Ad"]
-    assert [reply.text[:15] for reply in head.replies] == ["Incident inc_01", "10 LinkedIn job", "LinkedIn jobs o"]
+    assert [reply.text[:15] for reply in head.replies] == ["The first failu", "10 LinkedIn job", "LinkedIn jobs o"]
     assert channel.calls() == [POST, f"{POST} in thread", UPDATE, f"{POST} in thread", UPDATE, f"{POST} in thread"]
 
 
@@ -149,7 +149,7 @@ def test_event_that_comes_late_does_not_turn_the_message_back() -> None:
     delivered(channel, incident("opened", 1, 3), incident("closed", 3, 12), incident("grew", 2, 10))
     (head,) = channel.posts()
     assert head.text.startswith("LinkedIn jobs of Ada work again")
-    assert [reply.text[:2] for reply in head.replies] == ["In", "Li", "10"]
+    assert [reply.text[:2] for reply in head.replies] == ["Th", "Li", "10"]
 
 
 # --- groups
@@ -168,9 +168,9 @@ def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
         job("overdue", 7),
     )
     (head,) = channel.posts()
-    assert head.text == "Group spring so far: 1 accepted, 1 skipped, 3 failed, 1 overdue, 1 started"
-    assert head.edits[0] == "Group spring so far: 1 started"
-    assert "proxy 2, invalid_phone 1" in orjson.dumps(head.blocks).decode()
+    assert head.text == "Campaign spring so far: 1 accepted, 1 skipped, 3 failed, 1 overdue, 1 started"
+    assert head.edits[0] == "Campaign spring so far: 1 started"
+    assert "2 with the error proxy, 1 with the error invalid_phone" in orjson.dumps(head.blocks).decode()
     assert [reply.text for reply in head.replies] == [
         "LinkedIn job (job job-4) failed",
         "LinkedIn job (job job-5) failed",
@@ -179,7 +179,7 @@ def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
     ]
     delivered(channel, finished())
     (head,) = channel.posts()
-    assert head.text == "Group spring finished: 3 of 5 accepted, 2 failed (proxy 2)"
+    assert head.text == "Campaign spring has finished: 3 of 5 jobs were accepted. 2 failed with the error proxy"
     assert head.replies[-1].text == head.text
     assert not any(arguments.get("reply_broadcast") for _, arguments in channel.slack.calls)
 
@@ -188,12 +188,12 @@ def test_event_of_a_finished_round_goes_into_its_thread_and_the_next_round_is_a_
     channel = Channel()
     delivered(channel, job("failed", 1), finished(), job("failed", 2, at=NOW + 50), job("succeeded", 3, at=NOW + 60))
     (first,) = channel.posts()
-    assert first.text.startswith("Group spring finished")
+    assert first.text.startswith("Campaign spring has finished")
     assert len(first.replies) == 4
     delivered(channel, job("failed", 4, at=NOW + 200), finished(901, at=NOW + 300, round=2))
     _, second = channel.posts()
-    assert second.edits == ["Group spring so far: 1 failed"]
-    assert second.text.startswith("Group spring finished round 2")
+    assert second.edits == ["Campaign spring so far: 1 failed"]
+    assert second.text.startswith("Campaign spring has finished round 2")
     delivered(channel, finished(902, at=NOW + 400, round=3))
     assert len(channel.posts()) == 3
 
@@ -202,7 +202,7 @@ def test_event_that_is_sent_again_counts_once() -> None:
     channel = Channel()
     delivered(channel, job("failed", 1), job("failed", 1), job("succeeded", 2), job("succeeded", 2))
     (head,) = channel.posts()
-    assert head.text == "Group spring so far: 1 accepted, 1 failed"
+    assert head.text == "Campaign spring so far: 1 accepted, 1 failed"
     assert len(head.replies) == 2, "whoever replays wants to see it again"
 
 
@@ -248,13 +248,13 @@ def test_message_that_somebody_deleted_is_posted_anew() -> None:
     channel.slack.delete(channel.posts()[0])
     delivered(channel, job("failed", 2))
     (head,) = channel.posts()
-    assert (head.text, len(head.replies)) == ("Group spring so far: 2 failed", 1)
+    assert (head.text, len(head.replies)) == ("Campaign spring so far: 2 failed", 1)
     channel.slack.delete(head)
     delivered(channel, job("failed", 2))
     assert [len(post.replies) for post in channel.posts()] == [1]
     channel.slack.delete(channel.posts()[0])
     delivered(channel, finished())
-    assert channel.posts()[0].text.startswith("Group spring finished")
+    assert channel.posts()[0].text.startswith("Campaign spring has finished")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_kill_between_any_two_requests_doubles_at_most_one_message(nth: int, req
             channel.deliver(event(), dies_before=request_number)
         delivered(channel, event())
     last = channel.posts()[-1]
-    assert last.text.startswith("Group spring finished"), "edits follow the message that is remembered"
+    assert last.text.startswith("Campaign spring has finished"), "edits follow the message that is remembered"
     replies = [reply.text for post in channel.posts() for reply in post.replies]
     assert len(channel.posts()) == 1, "the message is remembered before its first detail is sent"
     assert len(replies) == 3
@@ -308,8 +308,8 @@ def test_kill_before_the_new_message_is_remembered_doubles_it_once() -> None:
     for event in STORY:
         delivered(channel, event())
     orphan, head = channel.posts()
-    assert (orphan.text, orphan.edits, orphan.replies) == ("Group spring so far: 1 failed", [], [])
-    assert head.text.startswith("Group spring finished")
+    assert (orphan.text, orphan.edits, orphan.replies) == ("Campaign spring so far: 1 failed", [], [])
+    assert head.text.startswith("Campaign spring has finished")
 
 
 # --- answers

@@ -22,13 +22,18 @@ from relay.core.subscriptions.subscription import Subscription
 from relay.sources.definition import load_definition
 from subscribers import registry
 from subscribers.base import RenderContext
-from tests.support.job_events import JOB_ID, NOW, origin_of
+from tests.support.job_events import JOB_ID, NOW, group_made, incident_made, origin_of
 from tests.support.job_events import job_event as made
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 MESSAGES = FIXTURES / "slack-messages.txt"
 HINTS = FIXTURES / "hints.txt"
 REVOR = load_definition("revor")
+CONTEXT = RenderContext(
+    public_url="https://relay.example",
+    search_keys=("deal",),
+    explain=lambda source, code: REVOR.hint_for(Problem(code=code, message="") if code else None, "failed"),
+)
 SUBSCRIPTION = Subscription(id="sub_1", sink="https://hooks.slack.com/services/T0/B0/secret", kind="slack")
 METADATA = {
     "recipient_name": "Alex",
@@ -140,9 +145,50 @@ def stories() -> Iterator[tuple[str, Event]]:
     )
 
 
+def troubles() -> Iterator[tuple[str, Event]]:
+    """Incidents and groups of every sort, and events that name a person in another way."""
+    sink = {"subscription": "sub_9", "sink": "https://crm.example/…", "likely": None, "channel": None, "hint": None}
+    sink |= dict.fromkeys(("source", "account", "connect_account_id", "connect_account_name"))
+    yield "an incident of creates", incident_made(kind="creates", code="no_answer", hint=None, likely=None)
+    yield "an incident of a sink", incident_made(kind="sink", code="http_503", **sink)
+    yield "the end of an incident of a sink", incident_made("closed", kind="sink", code="http_503", **sink)
+    codes = {"connect_account_reconnect_required": 4, "insufficient_credits": 2, "other": 1, "unknown": 1}
+    counts = {"succeeded": 186, "failed": 8, "cancelled": 3, "not_found": 2}
+    yield "a campaign with failures of several causes", group_made(counts=counts, failures=codes, missing=1)
+    yield "a campaign without failures", group_made(counts={"succeeded": 200}, failures={}, skipped=0)
+    yield "a campaign whose jobs were not created", group_made(counts={"succeeded": 41}, failures={}, missing=19)
+    full = {"first_name": "Ada", "last_name": "Lovelace"}
+    yield "a person with a first and a last name", job_event("failed", problem=RECONNECT, metadata=full)
+    yield "a job that is searched by its deal", job_event("failed", problem=RECONNECT, metadata={"deal": "Example Ltd"})
+
+
+def digests() -> Iterator[tuple[str, str]]:
+    """A digest of a morning, and one that is too long."""
+    named = [job_event("failed", problem=RECONNECT, metadata={"name": f"Person {letter}"}) for letter in "ABCDEFG"]
+    morning = [
+        *named,
+        job_event("overdue", metadata={"name": "Alex"}),
+        group_made(failures={RECONNECT.code: 6}),
+        incident_made(),
+    ]
+    yield "a digest of a morning", digest_shown(morning)
+    many = [
+        event for n in range(60) for event in (incident_made(incident=f"inc_{n}"), group_made(group=f"campaign {n}"))
+    ]
+    yield "the end of a digest of 120 incidents and campaigns", digest_shown(many).rpartition("\n")[2]
+
+
+def digest_shown(events: list[Event]) -> str:
+    return text_of(registry.kind_named("slack").render_bundle(events, SUBSCRIPTION, CONTEXT).body)
+
+
 def shown(event: Event, subscription: Subscription = SUBSCRIPTION) -> str:
     """A message as text: its blocks from top to bottom, as Slack shows them."""
-    payload = orjson.loads(registry.kind_named("slack").render(event, subscription, RenderContext()).body)
+    return text_of(registry.kind_named("slack").render(event, subscription, CONTEXT).body)
+
+
+def text_of(body: bytes) -> str:
+    payload = orjson.loads(body)
     lines = []
     for block in payload["blocks"]:
         if block["type"] == "header":
@@ -150,20 +196,20 @@ def shown(event: Event, subscription: Subscription = SUBSCRIPTION) -> str:
         elif block["type"] == "section":
             lines.append(block["text"]["text"])
             lines += ["  " + field["text"].replace("\n", " ", 1) for field in block.get("fields", [])]
-        else:
+        elif block["type"] == "context":
             lines.append("  (" + " · ".join(element["text"] for element in block["elements"]) + ")")
     return "\n".join(lines).replace("\u2060", "").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def messages() -> str:
-    parts = [f"== {title}\n{shown(event)}\n" for title, event in (*stories(), *samples())]
-    return "\n".join(parts)
+    parts = [(title, shown(event)) for title, event in (*stories(), *troubles(), *samples())]
+    return "\n".join(f"== {title}\n{text}\n" for title, text in (*parts, *digests()))
 
 
 def plain(event: Event) -> str:
     """Sentence, fix and advice of a message, on one line."""
     section, *rest = shown(event).split("\n")
-    advice = [line.strip() for line in rest if re.match(r"  \*(How|Who|Sending)", line)]
+    advice = [line.strip() for line in rest if re.match(r"  \*(Next|Whose|Sending)", line)]
     return " | ".join([section, *(re.sub(r"^\*(.*?)\*", r"\1", line) for line in advice)])
 
 
@@ -205,6 +251,16 @@ def test_no_message_shows_a_recipient_or_message_text() -> None:
     text = messages()
     for private in ("Robin", "robin@", "Hello", "alex@example.com", "555", "s3cr3t"):
         assert private not in text
+
+
+def test_no_message_has_a_command_for_a_shell_or_an_error_code() -> None:
+    text = re.sub(r"sample_error|“on_hold”", "", messages())
+    assert not re.search(
+        r"\brelay [a-z]+ [a-z]+ [a-z]{3}_|\brelay (?:jobs|groups|incidents|intents|deliveries)\b", text
+    )
+    for line in text.split("\n"):
+        of_metadata = re.match(r"  \*(?:Deal|Campaign|Sending account)", line)
+        assert of_metadata or line.startswith(("==", "  (", "<")) or not re.search(r"[a-z]+_[a-z]+", line), line
 
 
 def test_subscription_selects_the_metadata_shown() -> None:

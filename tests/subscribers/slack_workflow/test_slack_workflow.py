@@ -29,8 +29,8 @@ def test_failed_job_sets_these_variables() -> None:
     assert variables(job_event(hint=RECONNECT, metadata=metadata, problem=problem)) == {
         "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
         "what_to_do": (
-            "How to fix it: Reconnect it\nWho can fix it: account owner\n"
-            "Sending it again: is safe once this is fixed: nothing was done"
+            "Next step: Reconnect it\nWhose turn: account owner\n"
+            "Sending again: safe once this is fixed: nothing was done"
         ),
         "details": "Deal: 42\nChannel: LinkedIn",
         "type": "ai.revor.job.failed",

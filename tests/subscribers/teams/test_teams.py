@@ -34,9 +34,9 @@ def test_card_has_the_sentence_advice_metadata_place_and_ids() -> None:
     assert (box["style"], box["items"][0]["weight"]) == ("attention", "Bolder")
     assert box["items"][0]["text"] == "LinkedIn outreach to Alex failed: the account needs reconnecting"
     assert [(fact["title"], fact["value"]) for fact in facts["facts"]] == [
-        ("How to fix it", "Reconnect it"),
-        ("Who can fix it", "account owner"),
-        ("Sending it again", "is safe once this is fixed: nothing was done"),
+        ("Next step", "Reconnect it"),
+        ("Whose turn", "account owner"),
+        ("Sending again", "safe once this is fixed: nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),
     ]

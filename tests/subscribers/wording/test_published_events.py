@@ -9,7 +9,7 @@ from subscribers.base import RenderContext
 from subscribers.common import chat, crm
 from subscribers.registry import kinds
 from subscribers.slack.words import message_key
-from subscribers.wording import published_words, sentence
+from subscribers.wording import Link, published_words, sentence
 
 CONTEXT = RenderContext()
 NOW = 1779271208.0
@@ -47,7 +47,7 @@ def test_message_has_short_texts_of_the_data_and_nothing_of_a_person():
     event = published(data=data)
     of_default = chat.message(event, Subscription(id="sub_1", sink="https://x.example/"), CONTEXT)
     assert of_default.pairs == (("Deal", "D-7"), ("Total", "42"), ("Currency", "EUR"), ("Paid", "yes"))
-    assert of_default.link == "https://shop.example/17"
+    assert of_default.link == Link("https://shop.example/17", "Open in shop.example")
     named = Subscription(id="sub_1", sink="https://x.example/", options={"metadata_keys": ["first_name"]})
     assert chat.message(event, named, CONTEXT).pairs == (("First name", "Kim"),)
 

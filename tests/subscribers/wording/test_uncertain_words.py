@@ -23,4 +23,4 @@ def test_every_reason_of_a_kind_has_words_and_no_other_has() -> None:
 def test_reason_is_told_in_words(reason: str) -> None:
     data = {"kind": "hubspot", "record": "task", "event_type": "ai.revor.job.failed", "last_error": reason}
     told = relay_sentence(DELIVERY_UNCERTAIN, data, RenderContext())
-    assert told == f"A task in HubSpot about one failed event may or may not have been written: {DOUBTS[reason]}"
+    assert told == f"A task in HubSpot about a failed job may or may not have been written: {DOUBTS[reason]}"

@@ -18,6 +18,7 @@ from relay.config.settings import (
 from relay.errors import SettingsError
 from relay.node.component_settings import ComponentSettings
 from relay.resources import default_settings_file
+from relay.sources.definition import load_definition
 
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 OTHER_KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU="
@@ -291,3 +292,29 @@ def test_durations(written: object, seconds: float) -> None:
 def test_invalid_durations(written: object) -> None:
     with pytest.raises(ValueError, match="must be a duration such as 5s"):
         parse_duration(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "linked"),
+    [
+        ("server: {public_url: 'https://relay.example'}", "https://relay.example"),
+        ("server: {public_url: 'https://relay.example'}\nweb: {enabled: false}", None),
+        ("web: {enabled: true}", None),
+    ],
+)
+def test_messages_link_to_pages_that_can_be_opened(tmp_path: Path, text: str, linked: str | None) -> None:
+    settings = load(tmp_path, f"{text}\nsources: {{revor: {{accounts: {{default: }}}}}}")
+    made = ComponentSettings(settings=settings, base_url="https://relay.example", definitions={}).of_dispatcher()
+    assert made.public_url == linked
+
+
+def test_messages_explain_error_codes_by_the_hints_of_their_source(tmp_path: Path) -> None:
+    definitions = {"revor": load_definition("revor")}
+    explain = ComponentSettings(settings=load(tmp_path), base_url="", definitions=definitions).of_dispatcher().explain
+    hint = explain("revor", "insufficient_credits")
+    assert hint is not None
+    assert (hint.meaning, hint.fix) == ("The Revor account has too few credits", "Add credits in Revor")
+    without_code = explain("revor", "")
+    assert without_code is not None
+    assert without_code.meaning == "Revor gives no reason"
+    assert explain("gone", "insufficient_credits") is None

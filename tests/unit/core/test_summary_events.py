@@ -179,13 +179,16 @@ def test_an_incident_event_has_the_attributes_that_filters_of_its_failures_use()
                 "kind": "creates",
             }
             | {"failed": 1, "code": "server_error"},
-            "It is unknown whether 1 create was sent: the upstream answered with an error that proves nothing",
+            "It is unknown whether 1 create was sent: the upstream answered with an error of its own",
         ),
         (
             {"kind": "creates", "code": "x", "failed": 1},
             "It is unknown whether 1 LinkedIn message of Ada Lovelace was sent",
         ),
-        (SINK | {"code": "http_503"}, "Subscription sub_1 to https://crm.example/… does not take its events: http_503"),
+        (
+            SINK | {"code": "http_503"},
+            "The subscription to crm.example does not take its events: the receiver had an error of its own (503)",
+        ),
         (SINK | {"code": None, "sink": None}, "Subscription sub_1 does not take its events"),
     ],
 )
@@ -205,9 +208,9 @@ def test_an_incident_in_a_sentence(changes: dict[str, Any], what: str) -> None:
         ("jobs", "quiet", 1, "LinkedIn jobs of Ada have not failed for a day: 1 failed"),
         ("creates", "succeeded", 2, "… creates of Ada have a known outcome again: that of 2 is unknown in 35 minutes"),
         ("creates", "quiet", 1, "LinkedIn creates of Ada have had a known outcome for a day: that of 1 is unknown"),
-        ("sink", "subscription_recovered", 3, "Subscription sub_1 takes events again"),
-        ("sink", "subscription_removed", 3, "Subscription sub_1 was removed"),
-        ("sink", "quiet", 3, "Subscription sub_1 has had no failure for a day"),
+        ("sink", "subscription_recovered", 3, "sub_1 takes events again"),
+        ("sink", "subscription_removed", 3, "sub_1 was removed"),
+        ("sink", "quiet", 3, "sub_1 has had no failure for a day"),
     ],
 )
 def test_the_end_of_an_incident_in_a_sentence(kind: str, because: str, failed: int, ended: str) -> None:
@@ -234,3 +237,45 @@ def test_an_account_in_a_sentence(kind: str, open_jobs: int, said: str) -> None:
 @pytest.mark.parametrize(("words", "said"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
 def test_words_in_a_list(words: list[str], said: str) -> None:
     assert sentences.enumerated(words) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "182 of 200 jobs were accepted. 6 failed: 4 because of A, 2 because of B. 12 had nothing to do"),
+        (
+            {"failures": (("because of A", 6),)},
+            "182 of 200 jobs were accepted. 6 failed because of A. 12 had nothing to do",
+        ),
+        ({"failures": (), "skipped": 0}, "194 of 200 jobs were accepted. 6 failed"),
+        ({"failed": 0, "skipped": 0}, "all 194 jobs were accepted"),
+        ({"failed": 0, "skipped": 0, "succeeded": 1}, "1 of 1 job was accepted"),
+        (
+            {"failed": 0, "skipped": 0, "cancelled": 1, "not_found": 2, "untracked": 3, "missing": 4},
+            "194 of 204 jobs were accepted. 1 was cancelled, 2 were not found, 3 were given up by the relay and 4 were "
+            "never created",
+        ),
+    ],
+)
+def test_finish_of_a_group_in_sentences(changes: dict[str, Any], told: str) -> None:
+    counts: dict[str, Any] = dict.fromkeys(("cancelled", "not_found", "untracked", "missing"), 0)
+    counts |= {"succeeded": 194, "failed": 6, "skipped": 12, "failures": (("because of A", 4), ("because of B", 2))}
+    assert sentences.group_sentence("q4", round=1, **counts | changes) == f"Campaign q4 has finished: {told}"
+    assert sentences.group_sentence("q4", round=2, **counts).startswith("Campaign q4 has finished round 2: ")
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("http_503", "the receiver had an error of its own (503)"),
+        ("410 Gone", "the receiver says that it is gone (410)"),
+        ("http_403: no_service", "the receiver refused the credentials (403)"),
+        ("http_418", "the receiver refused it (418)"),
+        ("http_200: not ok", "the receiver answered (200)"),
+        ("timeout: after 15 s", "the receiver did not answer in time"),
+        ("4031 jobs", "4031 jobs"),
+        ("a person removed it", "a person removed it"),
+    ],
+)
+def test_failure_of_a_delivery_in_words(reason: str, told: str) -> None:
+    assert sentences.failure(reason) == told
