@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from relay.core.requirements import requirement
 from relay.errors import RelayError, SettingsError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
@@ -151,6 +152,9 @@ def run(arguments: Sequence[str]) -> int:
 def _misused(error: TyperException) -> int:
     context = getattr(error, "ctx", None)
     text = error.format_message().replace(": Value error, ", ": ")
+    faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, of an option's value
+    if faults and (needed := requirement(faults[0]["type"], faults[0].get("ctx", {}))) is not None:
+        text = text.replace(faults[0]["msg"], f"it {needed}, not {faults[0]['input']!r:.60}")
     if type(error).__name__ == "NoArgsIsHelpError":
         if text.strip():
             typer.echo(text, err=True)

@@ -21,6 +21,7 @@ from relay.errors import RelayError, UsageError
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 30.0
 MAX_PAGE = 500
+CHECK_URL = f"Set RELAY_URL to the address of a relay, such as {DEFAULT_URL}"
 PATIENCE_SECONDS = 60.0
 """A relay that is waited for may be away this long."""
 
@@ -137,6 +138,8 @@ class Api:
         cursor = None
         while len(found) < limit:
             page = self.get(path, {**query, "limit": min(limit - len(found), MAX_PAGE), "cursor": cursor})
+            if not isinstance(page, dict) or not isinstance(page.get("items"), list):
+                raise not_a_relay(self.url)
             found += page["items"]
             ids += page.get("ids", ())
             cursor = page.get("next_cursor")
@@ -170,7 +173,7 @@ class Api:
                     break
                 response.read()
             if response.status >= 300 and response.status != accepted:
-                raise _refusal(response.status, response.read(), response.headers.get("Retry-After"))
+                raise _refusal(self.url, response.status, response.read(), response.headers.get("Retry-After"))
             yield response
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
@@ -245,7 +248,7 @@ def reason_of(error: Exception) -> str:
 
 def not_a_relay(url: str) -> RelayError:
     """The error for an answer that no relay gives."""
-    return RelayError(f"the server at {url} is not a relay. Set RELAY_URL to the relay's address")
+    return RelayError(f"the server at {url} is not a relay. {CHECK_URL}")
 
 
 def _text(value: Any) -> str:
@@ -272,13 +275,13 @@ def _document(raw: bytes, url: str) -> Any:
         raise not_a_relay(url) from None
 
 
-def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiError:
+def _refusal(url: str, status: int, raw: bytes, retry_after: str | None = None) -> ApiError:
     try:
         problem = loads(raw)
     except JSONDecodeError:
         problem = None
-    if not isinstance(problem, dict):
-        text = f"answered {status}, but not as a relay does. Check RELAY_URL"
+    if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
+        text = f"the server at {url} answered {status}, but not as a relay does. {CHECK_URL}"
         return ApiError(text, status=status, retry_after=retry_after)
     listed = problem.get("errors")
     errors = [error for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
@@ -290,11 +293,10 @@ def _refusal(status: int, raw: bytes, retry_after: str | None = None) -> ApiErro
     if status == 401:
         # Before the detail: the log redaction hides whatever follows `Authorization:`.
         text = f"set RELAY_TOKEN to a token of the relay: {text}"
-    code = problem.get("code")
     return ApiError(
         text,
         status=status,
-        problem=code if isinstance(code, str) else None,
+        problem=problem["code"],
         retry_after=retry_after,
         errors=[(str(error.get("pointer") or ""), in_cli_words(str(error.get("detail") or ""))) for error in errors],
     )

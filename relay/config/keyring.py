@@ -173,13 +173,13 @@ def key_id(key: str) -> str:
 
 def _read_keys(keys: Sequence[str]) -> _Keys:
     if not keys:
-        raise SettingsError(f"encryption.keys is empty: create a key with {MAKE_KEY}")
+        raise SettingsError("encryption.keys is empty: create a key with `relay keys generate`")
     ciphers: dict[bytes, AESGCM] = {}
     for index, key in enumerate(keys):
         try:
             raw = decode_encryption_key(key)
         except ValueError as error:
-            raise SettingsError(f"encryption.keys[{index}] {error}: create one with {MAKE_KEY}") from None
+            raise SettingsError(f"encryption.keys[{index}] {error}: create one with `relay keys generate`") from None
         ciphers.setdefault(_key_id(raw), AESGCM(raw))
     return _Keys(next(iter(ciphers)), ciphers)
 

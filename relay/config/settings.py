@@ -5,6 +5,7 @@ with its type, default and meaning. `describe_settings` lists them for the docum
 """
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ from relay.config.fields import (
     internal,
     setting,
 )
-from relay.config.loader import Value, overlay, overlay_environment, read_file, read_secret_file, resolve
+from relay.config.loader import PREFIX, Value, overlay, overlay_environment, read_file, read_secret_file, resolve
 from relay.core.access import netguard
 from relay.core.access.tokens import MAX_SCOPE, PUBLISH, SCOPE_FORM, SCOPE_PATTERN, SCOPES, weakness_of
 from relay.core.jobs.job import DEFAULT_SOURCE
@@ -439,6 +440,26 @@ def load_settings(
     _require_proxy(settings)
     settings = _with_token_file(settings, environ)
     return _opened_for_development(settings) if dev else settings
+
+
+def misnamed_variables(environ: Mapping[str, str]) -> list[str]:
+    """A warning for each variable that is named like a setting, but with single underscores, and so is not read.
+    Kubernetes sets such names to the addresses of services: those are no mistake."""
+    keys = [one.key for one in describe_settings() if "[]" not in one.key]
+    forms = {key: re.compile(key.replace(".", "_").replace("NAME", "([a-z0-9_]+?)")) for key in keys}
+    found = []
+    for name in sorted(environ):
+        rest = name.removeprefix(PREFIX)
+        if rest == name or "__" in rest or name in VARIABLES or environ[name].startswith("tcp://"):
+            continue
+        for key, form in forms.items():
+            if match := form.fullmatch(rest.lower()):
+                right = key.replace("NAME", "{}").format(*match.groups()).replace(".", "__").upper()
+                found.append(
+                    f"{name} is not read. Parts of a setting are joined by two underscores: set {PREFIX}{right}"
+                )
+                break
+    return found
 
 
 def describe_settings() -> list[SettingDoc]:

@@ -27,8 +27,8 @@ from relay.store.store import Store, open_store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
 
 NO_KEY = (
-    "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of this command, "
-    f"and keep a copy: {MAKE_KEY}"
+    "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of "
+    f"`relay keys generate`, and keep a copy. Without that command: {MAKE_KEY}"
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.config.loader import Value, parse_yaml, read_text
+from relay.core.requirements import requirement
 from relay.errors import SettingsError
 from relay.redaction import redact_text
 
@@ -84,14 +85,11 @@ def refused(faults: Sequence[str]) -> SettingsError:
 
 _TYPES = {
     "string": "text: put it in quotes",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
     "dict": "a section, such as {key: value}",
     "mapping": "a section, such as {key: value}",
     "model": "a section, such as {key: value}",
 }
-"""What a value must be, by the beginning of pydantic's name for an error about its type."""
+"""What a value of a file must be, by the beginning of pydantic's name for an error about its type; others: `requirement`."""
 _LISTS = frozenset({"tuple", "list", "set", "frozen"})
 
 
@@ -110,7 +108,8 @@ def _words(error: Mapping[str, Any], place: Loc, known: Collection[str]) -> str:
         return f"must be a list, such as [{error['input'] if isinstance(error['input'], str) else 'a, b'}]"
     if rest.endswith(("type", "parsing", "from_float")) and kind in _TYPES:
         return f"must be {_TYPES[kind]}"
-    return str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    own_words = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    return requirement(error["type"], error.get("ctx", {})) or own_words
 
 
 def _mismatch(pattern: str, text: str, place: Loc) -> str:

@@ -161,7 +161,7 @@ async def test_file_that_cannot_be_written(world: RelayWorld, tmp_path: Path) ->
 async def test_a_folder_that_is_not_there(world: RelayWorld, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'nowhere' / 'relay.db'}"
     line = await world.refused(DATABASE_URL=url)
-    assert "No such file or directory" in line
+    assert "does not exist. Create it" in line
     code, lines = await world.run("check", REVOR_API_KEY="sk-revor-test", DATABASE_URL=url)
     assert code == 2
     assert any("Create it, or set database.url" in line for line in lines)

@@ -17,6 +17,7 @@ from relay.api.http.dependencies import Account
 from relay.api.http.problems import MAX_ERRORS, MAX_WORD, did_you_mean, invalid_detail, known_are, suggested
 from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.core.jsontext import dumps
+from relay.core.requirements import requirement
 from relay.core.subscriptions.filters import full_types, nearest_type, wanted_types
 from relay.errors import FieldError, InvalidRequest
 
@@ -158,7 +159,7 @@ def _field_error(model: type[BaseModel], found: ErrorDetails) -> FieldError:
         location = (location[0], *location[2:])  # pydantic names the chosen model too
     kind = found["type"]
     code = kind if kind in _OWN_CODES else _CODES.get(kind) or ("wrong_type" if kind.endswith("_type") else "invalid")
-    detail = found["msg"][:1].lower() + found["msg"][1:]
+    detail = requirement(kind, found.get("ctx", {})) or found["msg"][:1].lower() + found["msg"][1:]
     if kind in ("missing", "union_tag_not_found"):
         detail = "it is missing"
     elif kind == "extra_forbidden":
@@ -169,8 +170,6 @@ def _field_error(model: type[BaseModel], found: ErrorDetails) -> FieldError:
         detail = "1 to 200 printable characters are expected"
     elif kind == "union_tag_invalid":
         detail = _unknown(str(found["ctx"]["tag"]), str(found["ctx"]["expected_tags"]))
-    elif kind in ("model_type", "model_attributes_type"):
-        detail = "an object is expected"
     return FieldError(pointer=pointer_of(*location), code=code, detail=detail + _given(location, found))
 
 

@@ -24,6 +24,7 @@ from relay.config.settings import (
     Settings,
     SourceSettings,
     load_settings,
+    misnamed_variables,
     require_strong_access,
 )
 from relay.core.access.netguard import GuardPolicy, refusal_of_url
@@ -48,7 +49,7 @@ from relay.sources.client import PollResult, UpstreamClient
 from relay.sources.definition import SourceDefinition
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres, postgres_url, shown
-from relay.store.databases.sqlite import HolderLock, lock_path, sqlite_url
+from relay.store.databases.sqlite import HolderLock, check_place, lock_path, sqlite_url
 from relay.store.schema import migrations
 from relay.store.store import Store, open_store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER
@@ -73,7 +74,7 @@ class Finding:
     """The result of one check. `detail` says how to fix a problem."""
 
     name: str
-    state: Literal["ok", "problem", "skipped"]
+    state: Literal["ok", "warning", "problem", "skipped"]
     detail: str
 
 
@@ -93,6 +94,7 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     except RelayError as error:
         return [Finding("settings", "problem", str(error))]
     found = [Finding("settings", "ok", str(path or "no file, only defaults and variables"))]
+    found += [Finding("settings", "warning", line) for line in misnamed_variables(environ)]
     found += await _checked("API token", _token(settings, environ))
     on_postgres = is_postgres(settings.database.url)
     database = await _checked("database", _postgres(settings) if on_postgres else asyncio.to_thread(_sqlite, settings))
@@ -172,11 +174,9 @@ def _tokens_of_file(path: str) -> int:
 def _sqlite(settings: Settings) -> str:
     url = sqlite_url(settings.database.url)
     path = Path(str(url.database))
+    check_place(path)
     if not path.exists():
-        folder = path.absolute().parent
-        if folder.is_dir():
-            raise _Skipped(f"{path} does not exist yet. `relay serve` creates it")
-        raise _Found(f"the folder {folder} of the database does not exist. Create it, or set database.url")
+        raise _Skipped(f"{path} does not exist yet. `relay serve` creates it")
     lock = HolderLock(lock_path(url))
     try:
         lock.acquire()

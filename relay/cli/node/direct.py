@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.cli.client import DEFAULT_URL, Api, Unreachable, api
 from relay.cli.node.serve import ConfigFile, settings_file
+from relay.cli.output import note
 from relay.errors import DatabaseHeld, UsageError
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def _asks_relay(local_first: bool) -> bool:
 
 def settings_of(config: ConfigFile) -> "Settings":
     """The settings of this file, with the environment's."""
-    from relay.config.settings import load_settings
+    from relay.config.settings import load_settings, misnamed_variables
 
+    for line in misnamed_variables(os.environ):
+        note(f"relay: {line}")
     return load_settings(settings_file(config), os.environ)
 
 

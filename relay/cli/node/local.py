@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from relay import private_files
-from relay.cli.node.direct import database_path, has_database
+from relay.cli.node.direct import database_path, has_database, settings_of
 from relay.cli.node.serve import DEFAULT_FILE, ConfigFile, settings_file
 from relay.cli.options import Json
 from relay.cli.output import note, print_result, say, working
@@ -48,10 +48,9 @@ def init(
 
 def migrate(config: ConfigFile = None) -> None:
     """Migrate the database to the newest schema. No node may use a SQLite file meanwhile."""
-    from relay.config.settings import load_settings
     from relay.store.schema import migrations
 
-    settings = load_settings(settings_file(config), os.environ)
+    settings = settings_of(config)
     is_there = has_database(settings)
     with working("migrating"):
         revision = migrations.migrate(settings.database.url)

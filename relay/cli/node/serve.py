@@ -64,8 +64,11 @@ def serve(
             import relay.node.opening
             import relay.server.http_server  # noqa: F401 (what `run` needs)
             from relay import log
+            from relay.config.settings import misnamed_variables
 
         log.configure(dev=dev)
+        for line in misnamed_variables(os.environ):
+            note(f"relay: {line}")
         uvloop.run(_Service(source, settings, listeners, chosen, auto_migrate, shares_sockets=bool(passed)).run())
     finally:
         for listener in listeners:

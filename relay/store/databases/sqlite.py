@@ -63,6 +63,15 @@ def lock_path(url: URL) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+def check_place(path: Path) -> None:
+    """Raises StoreError if the folder of a database does not exist, or `path` is a folder itself."""
+    if path.is_dir():
+        raise StoreError(f"database.url names the folder {path}. Name a file in it: {url_of(path / 'relay.db')}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise StoreError(f"the folder {folder} of the database does not exist. Create it, or set database.url")
+
+
 class SqliteDatabase:
     """A SQLite file, held by this process alone.
 
@@ -358,6 +367,7 @@ class HolderLock:
     def acquire(self) -> None:
         """Takes the lock. Raises DatabaseHeld with the holder's process id, or StoreError if the folder cannot be
         written."""
+        check_place(self.path.with_name(self.path.name.removesuffix(".lock")))
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
         except OSError as error:

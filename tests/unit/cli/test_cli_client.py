@@ -115,21 +115,42 @@ def test_exit_code_says_whether_a_user_can_fix_it(
 
 
 def test_problems_become_one_line(stub: Stub) -> None:
-    problem = {"detail": "the body is wrong", "errors": [{"pointer": "/id", "code": "x", "detail": "is empty"}]}
+    problem = {
+        "code": "x",
+        "detail": "the body is wrong",
+        "errors": [{"pointer": "/id", "code": "x", "detail": "is empty"}],
+    }
     stub.says("POST /v1/jobs", problem, status=422)
     with pytest.raises(ApiError, match=r"^is empty \(in id\)$"):
         Api(stub.url, None).post("/v1/jobs")
-    stub.says("GET /v1/jobs", {"title": "Unauthorized"}, status=401)
+    stub.says("GET /v1/jobs", {"code": "unauthorized", "title": "Unauthorized"}, status=401)
     with pytest.raises(ApiError, match="RELAY_TOKEN"):
         Api(stub.url, None).get("/v1/jobs")
     with pytest.raises(ApiError, match="answered 404"):
         Api(stub.url, None).get("/elsewhere")
-    stub.says("GET /v1/events", {"detail": "a\nb", "errors": 5}, status=422)
+    stub.says("GET /v1/events", {"code": "x", "detail": "a\nb", "errors": 5}, status=422)
     with pytest.raises(ApiError, match=r"^a b$"):
         Api(stub.url, None).get("/v1/events")
-    stub.answers["GET /page"] = [(200, "text/html", b"<html>")]
-    with pytest.raises(RelayError, match="is not a relay"):
-        Api(stub.url, None).get("/page")
+
+
+@pytest.mark.parametrize(
+    ("status", "media_type", "body"),
+    [
+        (200, "text/html", b"<html>"),
+        (200, "application/json", b"[]"),
+        (200, "application/json", b'{"items": 5}'),
+        (301, "text/html", b""),
+        (404, "text/html", b"<html>"),
+        (404, "application/json", b'{"detail": "Not Found"}'),
+        (501, "text/plain", b"Unsupported method"),
+    ],
+)
+def test_server_that_is_no_relay_is_named(stub: Stub, status: int, media_type: str, body: bytes) -> None:
+    stub.answers["GET /v1/jobs"] = [(status, media_type, body)]
+    with pytest.raises(RelayError) as caught:
+        Api(stub.url, None).items("/v1/jobs", {}, 10)
+    assert str(caught.value).startswith(f"the server at {stub.url} ")
+    assert str(caught.value).endswith("Set RELAY_URL to the address of a relay, such as http://127.0.0.1:8080")
 
 
 def test_token_with_invalid_characters_is_refused() -> None:
@@ -414,7 +435,9 @@ def test_rejected_sample_exits_with_1_and_keeps_the_subscription(
     assert run(["subscriptions", "add", SINK, "--no-test"]) == 0
     capsys.readouterr()
 
-    stub.answers["POST /v1/subscriptions/sub_1/test"] = [(503, "application/json", b'{"detail": "no database"}')]
+    stub.answers["POST /v1/subscriptions/sub_1/test"] = [
+        (503, "application/json", b'{"code": "store", "detail": "no database"}')
+    ]
     assert run(["subscriptions", "add", SINK]) == 1
     assert f"relay: no sample was sent (no database). {next_command}" in capsys.readouterr().err
 

@@ -50,6 +50,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["sandbox", "--rate-limit", f"{'9' * 400}/60"], 2, "--rate-limit"),
         (["sandbox", "--count-attempts", "middle"], 2, "'start', 'end'"),
         (["sandbox", "--speed", "0"], 2, "--speed"),
+        (["demo", "--speed", "fast"], 2, "Invalid value for '--speed': it must be a number, not 'fast'"),
+        (["jobs", "list", "--limit", "many"], 2, "Invalid value for '--limit': it must be a whole number, not 'many'"),
+        (["serve", "--port", "99999"], 2, "Invalid value for '--port': it must be at most 65535, not '99999'"),
         (["sandbox", "--host", "0.0.0.0"], 2, "loopback only"),
         (["listen", "--forward-to", "http://example.com/x"], 2, "another machine"),
         (["listen", "--forward-to", "ftp://x"], 2, "not a URL"),
@@ -271,3 +274,46 @@ def test_closed_input_is_like_an_empty_one(
     assert ended.value.code == 2
     assert f"{option} - is not JSON" in capsys.readouterr().err
     sys.stdin.close()
+
+
+@pytest.mark.parametrize(
+    "command", [["serve", "--port", "0"], ["migrate"], ["check"], ["tokens", "create", "a", "--scopes", "read"]]
+)
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (
+            "nowhere/relay.db",
+            "the folder {root}/nowhere of the database does not exist. Create it, or set database.url",
+        ),
+        ("folder", "database.url names the folder {root}/folder. Name a file in it: sqlite:///{root}/folder/relay.db"),
+    ],
+)
+def test_place_that_cannot_hold_the_database_is_named(
+    command: list[str],
+    place: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / place}")
+    monkeypatch.setenv("REVOR_BASE_URL", "http://127.0.0.1:1")
+    if command[0] == "tokens" and place != "folder":
+        text = "there is no database at {root}/nowhere/relay.db"  # it asks a running relay first
+    assert run(command) == 2
+    captured = capfd.readouterr()
+    assert text.format(root=tmp_path) in captured.out + captured.err
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".lock"] == []
+
+
+def test_variable_with_single_underscores_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELAY_SERVER_PORT", "9999")
+    warning = "RELAY_SERVER_PORT is not read. Parts of a setting are joined by two underscores: set RELAY_SERVER__PORT"
+    assert run(["migrate"]) == 0
+    assert f"relay: {warning}\n" in capfd.readouterr().err
+    run(["check"])
+    assert f"settings\twarning\t{warning}\n" in capfd.readouterr().out

@@ -11,6 +11,7 @@ from relay.config.settings import (
     Settings,
     describe_settings,
     load_settings,
+    misnamed_variables,
     needs_restart,
     require_strong_access,
     takes_over,
@@ -318,3 +319,24 @@ def test_messages_explain_error_codes_by_the_hints_of_their_source(tmp_path: Pat
     assert without_code is not None
     assert without_code.meaning == "Revor gives no reason"
     assert explain("gone", "insufficient_credits") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("RELAY_SERVER_PORT", "9999", "RELAY_SERVER__PORT"),
+        ("RELAY_DATABASE_URL", "sqlite:///a.db", "RELAY_DATABASE__URL"),
+        ("RELAY_SOURCES_REVOR_POLLING_RESERVE", "0.5", "RELAY_SOURCES__REVOR__POLLING__RESERVE"),
+        ("RELAY_SOURCES_REVOR_ACCOUNTS_MAIN_API_KEY", "k", "RELAY_SOURCES__REVOR__ACCOUNTS__MAIN__API_KEY"),
+        ("RELAY_SERVER__PORT", "9999", None),
+        ("RELAY_SERVER_PORT", "tcp://10.0.0.1:80", None),
+        ("RELAY_TOKEN_FILE", "/run/token", None),
+        ("RELAY_TOKEN", "t", None),
+        ("RELAY_SERVICE_HOST", "10.0.0.1", None),
+        ("SERVER_PORT", "1", None),
+    ],
+)
+def test_variable_that_looks_like_a_setting_is_named(name: str, value: str, right: str | None) -> None:
+    found = misnamed_variables({name: value, "PATH": "/bin"})
+    assert [line.split()[0] for line in found] == ([] if right is None else [name])
+    assert all(line.endswith(f" set {right}") for line in found)
