@@ -89,7 +89,7 @@ _TYPES = {
     "mapping": "a section, such as {key: value}",
     "model": "a section, such as {key: value}",
 }
-"""What a value of a file must be, by the beginning of pydantic's name for an error about its type; others: `requirement`."""
+"""What a value of a file must be, by the beginning of pydantic's name for its error, in place of `requirement`."""
 _LISTS = frozenset({"tuple", "list", "set", "frozen"})
 
 

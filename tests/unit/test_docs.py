@@ -215,6 +215,16 @@ def test_every_make_target_is_documented() -> None:
     assert [target for target in targets if target not in shown] == []
 
 
+@pytest.mark.parametrize("secret", [None, ""])
+def test_the_receiver_in_the_readme_asks_for_its_secret(secret: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
+    if secret is not None:
+        monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    with pytest.raises(SystemExit, match="WEBHOOK_SECRET=\\$\\(relay signing-secret\\)"):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
 def test_the_receiver_in_the_readme_verifies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

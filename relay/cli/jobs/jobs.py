@@ -25,6 +25,8 @@ from relay.errors import UsageError
 WAIT_SECONDS = 60
 TIMEOUT_MARGIN_SECONDS = 15.0
 MIN_REPEAT_SECONDS = 1.0
+TIME_IS_UP = 124
+"""The exit code, as of timeout(1)."""
 MAX_EVENTS = 1000
 BULK_IDS = 100
 """In one request."""
@@ -196,7 +198,7 @@ def wait(
     resource: Resource = None,
     json: Json = False,
 ) -> None:
-    """Wait for a job. Exit code 0: it succeeded (or runs, with --until running). 1: it did not, or timed out."""
+    """Wait for a job. Exit code 0: it succeeded (or runs, with --until running). 1: it did not. 124: time is up."""
     ends_at = None if timeout is None else time.monotonic() + timeout
     client, query = api(), {**_which(source, account, resource), "until": until}
     with working(f"waiting for {id}"):
@@ -218,9 +220,10 @@ def wait(
     if json or satisfied:
         print_result(job, f"{job['id']} is {job['status'] if job['open'] else job['outcome']}", json=json)
     else:
-        note(f"timed out: {job['id']} is still {job['status'] or 'not polled'}")
-    good = job["outcome"] == "succeeded" or (until == "running" and satisfied and job["open"])
-    raise typer.Exit(0 if good else 1)
+        note(f"time is up: {job['id']} is still {job['status'] or 'not polled'}")
+    if not satisfied:
+        raise typer.Exit(TIME_IS_UP)
+    raise typer.Exit(0 if job["outcome"] == "succeeded" or job["open"] else 1)
 
 
 @app.command()

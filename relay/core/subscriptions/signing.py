@@ -48,6 +48,7 @@ Reason = Literal[
     "old_timestamp",
     "future_timestamp",
     "reserialised_body",
+    "changed_body",
     "wrong_secret",
     "wrong_key",
 ]
@@ -61,6 +62,7 @@ Reason = Literal[
 - `old_timestamp`: sent more than five minutes ago: a replayed request, or a wrong clock
 - `future_timestamp`: more than five minutes ahead: a wrong clock
 - `reserialised_body`: the secret is right, but the body was parsed and serialised again: verify the raw bytes
+- `changed_body`: the body has another length than `Content-Length` says, is cut off, or is that of another event
 - `wrong_secret`: no signature matches: the secret of another subscription, or one that was rotated out
 - `wrong_key`: no `v1a` signature matches: the public key of another relay, or one that was rotated out
 """
@@ -228,11 +230,33 @@ def verify(
             detail=f"the {what} is right, but the body was re-serialised before verification: it verifies {how}. "
             "Verify the raw bytes of the request, before any JSON parser",
         )
+    changed = _change_of(given, body)
+    if changed is not None:
+        return Verification(
+            reason="changed_body",
+            detail=f"the body was changed after it was signed: {changed}. Verify the raw bytes of the request",
+        )
     wrong = f"no signature matches: the {what} is another one, or the id, timestamp or body was changed"
     timely = _judged_by_time(age_seconds, tolerance_seconds)
     if not timely.ok:
         return Verification(reason=timely.reason, detail=f"{timely.detail}; also, {wrong}")
     return Verification(reason="wrong_secret" if scheme == "v1" else "wrong_key", detail=wrong)
+
+
+def _change_of(headers: Mapping[str, str], body: bytes) -> str | None:
+    """What proves that this is not the body of these headers (with lower-case names); None without a proof."""
+    length = headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and length.lstrip("0") != str(len(body)).lstrip("0"):
+        return f"it has {len(body)} bytes, and Content-Length says {length[:20]}"
+    if "json" not in headers.get("content-type", ""):
+        return None
+    try:
+        value: Any = orjson.loads(body)
+    except ValueError:
+        return "it is not complete JSON"
+    if isinstance(value, dict) and "specversion" in value and value.get("id") != headers[ID_HEADER]:
+        return f"its event has another id than {ID_HEADER}"
+    return None
 
 
 def _of_scheme(scheme: str, header: str) -> list[bytes]:

@@ -342,7 +342,9 @@ def job(**more: Any) -> dict[str, Any]:
         ([job(), job(open=False, outcome="succeeded")], ["--until", "running"], 0),
         ([job(status="running")], ["--until", "running"], 0),
         ([job(open=False, outcome="cancelled")], ["--until", "running"], 1),
-        ([job()], ["--timeout", "0"], 1),
+        ([job()], ["--timeout", "0"], 124),
+        ([job()], ["--timeout", "0", "--until", "running"], 124),
+        ([job(open=False, outcome="failed")], ["--timeout", "0"], 1),
     ],
 )
 def test_wait_ends_with_the_outcome(

@@ -20,10 +20,18 @@ BODY = b'{"b":1,"a":"x"}'
 
 
 def request(
-    *, body: bytes = BODY, sent: bytes | None = None, at: object = AT, without: str = "", signature: str | None = None
+    *,
+    body: bytes = BODY,
+    sent: bytes | None = None,
+    at: object = AT,
+    without: str = "",
+    signature: str | None = None,
+    length: int | None = None,
 ) -> bytes:
     signed = signature or sign([SECRET], "evt_1", AT, body)
     headers = {"Host": "x", "Webhook-Id": "evt_1", "Webhook-Timestamp": str(at), "Webhook-Signature": signed}
+    if length is not None:
+        headers["Content-Length"] = str(length)
     lines = [f"{name}: {value}" for name, value in headers.items() if name.lower() != without]
     return ("POST /hook HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode() + (body if sent is None else sent)
 
@@ -40,6 +48,9 @@ def request(
         (request(), OTHER, AT, "wrong_secret"),
         (request(sent=b'{"b": 1, "a": "x"}'), SECRET, AT, "reserialised_body"),
         (request(sent=b'{"b":1,"a":"y"}'), SECRET, AT, "wrong_secret"),
+        (request(length=len(BODY), sent=b'{"b":1,"a":"xy"}'), SECRET, AT, "changed_body"),
+        (request(length=len(BODY), sent=b'{"b":1,"a":"xy"}'), SECRET, AT + 301, "changed_body"),
+        (request(length=len(BODY)), OTHER, AT, "wrong_secret"),
         (request(without="webhook-id"), SECRET, AT, "missing_header"),
         (request(without="webhook-signature"), SECRET, AT, "missing_header"),
         (request(at="soon"), SECRET, AT, "malformed_timestamp"),

@@ -161,6 +161,31 @@ def test_accidental_body_changes_are_detected(sent: bytes, received: bytes) -> N
     assert reason(signed(sent), received) == expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "proof"),
+    [
+        ({"content-length": "5"}, b"{}", "it has 2 bytes, and Content-Length says 5"),
+        ({"content-length": "0"}, b"", None),
+        ({"content-length": "many"}, b"{}", None),
+        ({"content-type": "application/cloudevents+json"}, b'{"id":', "it is not complete JSON"),
+        ({"content-type": "application/json"}, b'{"id":"other"}', None),
+        ({"content-type": "application/json"}, b'[{"specversion":"1.0"}]', None),
+        (
+            {"content-type": "application/cloudevents+json"},
+            b'{"specversion":"1.0","id":"evt_other"}',
+            "its event has another id than webhook-id",
+        ),
+        ({"content-type": "text/plain"}, b'{"id":', None),
+    ],
+)
+def test_change_of_the_body_is_proven_where_the_headers_tell(
+    headers: dict[str, str], body: bytes, proof: str | None
+) -> None:
+    verification = verify(SECRET, {**signed(b"another"), **headers}, body, now=NOW)
+    assert verification.reason == ("wrong_secret" if proof is None else "changed_body")
+    assert proof is None or proof in verification.detail
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 900 + b"]" * 900, b"[" * 200 + b"]" * 200, b"{", b"1e999"])
 def test_unusual_bodies_do_not_raise(body: bytes) -> None:
     assert reason(signed(b"another"), body) == "wrong_secret"
