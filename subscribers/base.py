@@ -42,6 +42,7 @@ class RenderContext:
     """The facts for rendering besides the event and the subscription.
 
     account_names  display names of accounts, by their name in the settings
+    titles         titles of the upstreams, by the names of their sources in the settings
     public_url     the relay's public URL without a trailing slash, for links to its pages; None = unknown, or it shows
                    none
     search_keys    keys of metadata that jobs are found by, see `web.search_keys`
@@ -51,6 +52,7 @@ class RenderContext:
     """
 
     account_names: Mapping[str, str] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
     public_url: str | None = None
     search_keys: Sequence[str] = ()
     explain: Explain = unexplained

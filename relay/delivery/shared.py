@@ -35,7 +35,7 @@ class DeliverySettings:
 
     handshake  the minimum handshake for every sink
     base_url   URL of this relay
-    public_url, search_keys, explain  for texts, see `RenderContext`
+    public_url, titles, search_keys, explain  for texts, see `RenderContext`
     callback_secrets  sign requests to callback URLs; without any the stored ones do
     """
 
@@ -49,6 +49,7 @@ class DeliverySettings:
     handshake: Handshake = "off"
     base_url: str = ""
     public_url: str | None = None
+    titles: Mapping[str, str] = field(default_factory=dict)
     search_keys: tuple[str, ...] = ()
     explain: Explain = field(default=unexplained, compare=False)
     callback_secrets: tuple[SigningSecret, ...] = field(default=(), repr=False)

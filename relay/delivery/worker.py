@@ -127,7 +127,9 @@ class Worker:
         self.undecryptable: dict[str, DecryptError] = {}
         """See `Dispatcher.undecryptable`."""
         given = shared.settings
-        self.context = RenderContext(public_url=given.public_url, search_keys=given.search_keys, explain=given.explain)
+        self.context = RenderContext(
+            public_url=given.public_url, titles=given.titles, search_keys=given.search_keys, explain=given.explain
+        )
         self.credentials = Credentials(
             transport=shared.transport, store=shared.store.credentials, clock=shared.clock, tasks=tasks
         )

@@ -86,6 +86,7 @@ class ComponentSettings:
             handshake=self.settings.security.handshake,
             base_url=self.base_url,
             public_url=self.base_url if self.settings.server.public_url and self.settings.web.enabled else None,
+            titles={name: definition.title for name, definition in self.definitions.items()},
             search_keys=self.settings.web.search_keys,
             explain=self._explained,
             callback_secrets=tuple(SigningSecret(value=secret) for secret in delivery.callback_secret or ()),

@@ -138,7 +138,7 @@ class WithDigests(ForPeople):
     def render_bundle(
         self, events: Sequence[Event], subscription: Subscription, context: RenderContext
     ) -> OutboundRequest:
-        """A digest: numbers by kind, incidents and groups with advice, the others by account and error. It tells
+        """A digest: numbers by kind, incidents and groups with advice, the others by account and cause. It tells
         less of each until the message fits."""
         zone, worst = ChatOptions.of(subscription).time_zone, tone(*events)
         digests = ((digest(events, context, zone, limits), length) for limits, length in self.steps)

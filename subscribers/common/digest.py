@@ -1,11 +1,10 @@
-"""Several events as one message: their numbers by kind, account and error, with the first of each. Plain text.
+"""Several events as one message: their numbers by kind, account and cause, with the first of each. Plain text.
 
 Incidents and groups that have finished stand for many jobs already. They are messages of their own where they come
 alone (`bundle` in `chat.py`); in a digest they come first, each in a section of its own. An incident is shown as of its
 last event.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from subscribers.wording.jobs import WITH_REASON, job_kind, reason_of, sending_a
 from subscribers.wording.summaries import REPEAT_OPEN
 from subscribers.wording.text import NEXT_STEP, SENDING_AGAIN, Pairs, data_of, mapping, name, upstream_of, word, zone_of
 
-_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,60}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -57,7 +54,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Events of one kind, one account and one error.
+    """Events of one kind, one account and one cause.
 
     title   their number and kind: `8 failed on LinkedIn account acc_17: the account needs reconnecting`
     advice  that holds for all of them, as (label, text)
@@ -174,10 +171,10 @@ _RELAY_KINDS = {
 _ACCOUNT_KINDS = {"needs_reconnect": "account_trouble", "cannot_send": "account_trouble", "recovered": "recovered"}
 _APART = ("opened", "grew", "closed", "finished")
 _AGAIN = {
-    "overdue": "could run them twice: they are still open",
-    "status_unknown": "could run them twice: they are still open",
-    "unknown": "could run them twice: check first which were done",
-    "retrying": "not needed: they are tried again by themselves",
+    "overdue": "could run them twice, because they are still open",
+    "status_unknown": "could run them twice, because they are still open",
+    "unknown": "could run them twice, so check first which were done",
+    "retrying": "not needed, because they are tried again by themselves",
 }
 _CHECKS = {
     "unknown": "Check in {} which of them went out, and mark each as sent or not sent",
@@ -201,8 +198,6 @@ class _Item:
         self.sender = sending_account(data) if self.is_job or self.kind == "unknown" else ""
         self.what = published_words(event.type) if event.published else ""
         self.account = relay_account(event, context)
-        code = mapping(data.get("problem")).get("code") if self.is_job else None
-        self.code = code if isinstance(code, str) and _CODE.fullmatch(code) else ""
         self.reason = reason_of(document) if self.kind in WITH_REASON else ""
         hint = mapping(data.get("hint"))
         self.hint, self.repeat = (hint.get("fix"), hint.get("who")), str(hint.get("repeat"))
@@ -211,7 +206,7 @@ class _Item:
     def cluster(self) -> tuple[str, ...]:
         """The facts that the events of one cluster share."""
         whose = (self.channel, self.sender) if self.sender else ()
-        return self.kind, self.what, self.account, self.code, self.reason, *whose
+        return self.kind, self.what, self.account, self.reason, *whose
 
     def line(self, *, reason: bool = True) -> Line:
         """Its line. In a cluster, whose title has the reason, it is left out."""
@@ -293,7 +288,7 @@ def _advice(found: Sequence[_Item]) -> Pairs:
             rest = [set(advice(one.event, one.context)) for one in found[1:]]
             pairs = tuple(pair for pair in pairs if all(pair in others for others in rest))
         if first.kind in _CHECKS and not pairs:
-            pairs = ((NEXT_STEP, _CHECKS[first.kind].format(upstream_of(first.data))),)
+            pairs = ((NEXT_STEP, _CHECKS[first.kind].format(upstream_of(first.data, first.context))),)
         again = _again(first.kind, {one.repeat for one in found})
         pairs += ((SENDING_AGAIN, again),) if again else ()
     return pairs

@@ -49,7 +49,7 @@ def message_embed(message: Message, length: int) -> Embed:
 
 
 def digest_embed(found: Digest, tone: Tone, length: int) -> Embed:
-    """A digest: a field for each incident and group, and for the others by account and error. `length`: maximum
+    """A digest: a field for each incident and group, and for the others by account and cause. `length`: maximum
     characters of each text and URL."""
     fields = []
     for section in found.sections:

@@ -82,7 +82,7 @@ def advice(event: Event, context: RenderContext) -> Pairs:
     hint = mapping(data.get("hint"))
     fix, who = without_addresses(hint.get("fix")), without_addresses(hint.get("who"))
     if not fix and event.source == RELAY_SOURCE:
-        fix, who = relay_fix(event.type, data)
+        fix, who = relay_fix(event.type, data, context)
     return _said(
         (
             (NEXT_STEP, fix),

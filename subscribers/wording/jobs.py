@@ -62,9 +62,9 @@ def sending_again(kind: str, data: Document) -> str:
     """The effect of sending the create of a job again; empty if nothing is known."""
     repeat = mapping(data.get("hint")).get("repeat")
     if kind == "retrying":
-        return "" if data.get("inferred") is True else "not needed: it is tried again by itself"
+        return "" if data.get("inferred") is True else "not needed, because it is tried again by itself"
     if kind in _OPEN and repeat == "may_send_twice":
-        return "could run it twice: the job is still open"
+        return "could run it twice, because the job is still open"
     return _REPEAT.get(repeat, "") if isinstance(repeat, str) else ""
 
 
@@ -202,9 +202,9 @@ def _succeeded(document: Document, what: str) -> str:
 
 _OPEN = ("overdue", "status_unknown")
 _REPEAT: Mapping[str, str] = {
-    "safe": "safe once this is fixed: nothing was done",
+    "safe": "safe once this is fixed, because nothing was done",
     "useless": "fails again until this is fixed",
-    "may_send_twice": "could run it twice: check first whether it was done",
+    "may_send_twice": "could run it twice, so check first whether it was done",
 }
 
 

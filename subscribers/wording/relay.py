@@ -34,15 +34,15 @@ _MAX_TARGETS = 5
 
 def relay_sentence(type: str, data: Document, context: RenderContext) -> str | None:
     """The event in one sentence without the full stop; None for other types."""
-    upstream = upstream_of(data)
+    upstream = upstream_of(data, context)
     account = "" if data.get("account") == DEFAULT_ACCOUNT else account_of(data.get("account"), context)
     of, for_ = (f" {word} account {account}" if account else "" for word in ("of", "for"))
     match type:
         case "relay.source.unauthorized":
-            return f"{upstream} refuses the API key{of}{_why(data)}{_waiting(data)}"
+            return f"{upstream} refuses the API key{of}{_why(data, upstream)}{_waiting(data)}"
         case "relay.source.down":
             sentence = f"{upstream} does not answer"
-            why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data)
+            why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data, upstream)
             return f"{sentence}{for_}{why}{_waiting(data)}"
         case "relay.source.recovered":
             return f"{upstream} answers again{for_}"
@@ -70,11 +70,11 @@ def relay_sentence(type: str, data: Document, context: RenderContext) -> str | N
     return None
 
 
-def relay_fix(type: str, data: Document) -> tuple[str, str]:
+def relay_fix(type: str, data: Document, context: RenderContext) -> tuple[str, str]:
     """The next step, and whose turn it is; empty if nothing is known."""
     match type:
         case "relay.create.unknown":
-            return _create_fix(data)
+            return _create_fix(data, context)
         case "relay.subscription.disabled":
             return "Fix the receiver, then resume the subscription", _ADMINISTRATOR
         case "relay.delivery.expired":
@@ -143,18 +143,18 @@ def _uncertain_fix(data: Document) -> str:
     )
 
 
-def _create_fix(data: Document) -> tuple[str, str]:
+def _create_fix(data: Document, context: RenderContext) -> tuple[str, str]:
     if data.get("idempotency_key_given") is True:
         return "Send the same request again with the same Idempotency-Key: that is safe", _DEVELOPER
-    check = f"Check in {upstream_of(data)} whether it went out, and send it again only if it did not"
+    check = f"Check in {upstream_of(data, context)} whether it went out, and send it again only if it did not"
     return f"{check}. Then mark it as sent or not sent", _OWNER
 
 
-def _why(data: Document) -> str:
+def _why(data: Document, upstream: str) -> str:
     """The meaning of the error, else the reason in the event."""
     hint = mapping(data.get("hint"))
     meaning = (without_addresses(hint.get("meaning")) or without_addresses(data.get("reason"))).rstrip(".! ")
-    return _after_colon(meaning and continued(meaning, str(data.get("source"))))
+    return _after_colon(meaning and continued(meaning, f"{upstream} {data.get('source')}"))
 
 
 def _after_colon(text: str) -> str:

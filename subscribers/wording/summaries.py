@@ -53,14 +53,14 @@ _INCIDENT_FIXES = {
     "sink": "Fix the receiver. Resume the subscription if it is disabled. Then send again what was given up",
 }
 REPEAT_OPEN = {
-    "safe": "safe once this is fixed: nothing was done",
+    "safe": "safe once this is fixed, because nothing was done",
     "useless": "fails again until this is fixed",
-    "may_send_twice": "could run them twice: check first which were done",
+    "may_send_twice": "could run them twice, so check first which were done",
 }
 _REPEAT_CLOSED = {
-    "safe": "safe: nothing was sent",
+    "safe": "safe, because nothing was done",
     "useless": "fails again unless the cause was fixed",
-    "may_send_twice": "could run them twice: check first which were done",
+    "may_send_twice": "could run them twice, so check first which were done",
 }
 
 
@@ -91,18 +91,18 @@ def summary_advice(type: str, data: Document, context: RenderContext) -> Pairs:
     """The remedy, the person who can apply it, and advice on sending again, as (label, text). Texts may be empty."""
     kind = account_event_kind(type)
     if kind is not None:
-        return _account_advice(kind, data)
-    return _group_advice(data, context) if type == GROUP_FINISHED else _incident_advice(type, data)
+        return _account_advice(kind, data, context)
+    return _group_advice(data, context) if type == GROUP_FINISHED else _incident_advice(type, data, context)
 
 
-def _account_advice(kind: str, data: Document) -> Pairs:
+def _account_advice(kind: str, data: Document, context: RenderContext) -> Pairs:
     hint = mapping(data.get("hint"))
     fix = without_addresses(hint.get("fix"))
     waiting = count(data.get("open_jobs")) > 0
     if not fix and kind in _ACCOUNT_FIXES and (kind != "removed" or waiting):
-        fix = _ACCOUNT_FIXES[kind].format(upstream=upstream_of(data))
+        fix = _ACCOUNT_FIXES[kind].format(upstream=upstream_of(data, context))
     who = without_addresses(hint.get("who")) or ("account owner" if fix else "")
-    again = "could run them twice: they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
+    again = "could run them twice, because they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
     if kind == "recovered":
         again = "needed only for those that have failed"
     return (NEXT_STEP, fix), (WHOSE_TURN, who), (SENDING_AGAIN, again)
@@ -148,7 +148,7 @@ def _group_advice(data: Document, context: RenderContext) -> Pairs:
     return (
         (NEXT_STEP, fix),
         (WHOSE_TURN, who),
-        (SENDING_AGAIN, "depends on the cause: each failed job says whether it is safe" if failed else ""),
+        (SENDING_AGAIN, "depends on the cause. Each failed job says whether it is safe" if failed else ""),
     )
 
 
@@ -175,11 +175,11 @@ def _ended(data: Document) -> str:
     )
 
 
-def _incident_advice(type: str, data: Document) -> Pairs:
+def _incident_advice(type: str, data: Document, context: RenderContext) -> Pairs:
     closed = type == INCIDENT_CLOSED
     repeat = data.get("repeat")
     again = (_REPEAT_CLOSED if closed else REPEAT_OPEN).get(repeat, "") if isinstance(repeat, str) else ""
-    fix = _INCIDENT_FIXES.get(word(data.get("kind")), "").format(upstream=upstream_of(data))
+    fix = _INCIDENT_FIXES.get(word(data.get("kind")), "").format(upstream=upstream_of(data, context))
     return (
         (NEXT_STEP, "" if closed else fix or without_addresses(data.get("fix"))),
         (WHOSE_TURN, "" if closed else without_addresses(data.get("who"))),
@@ -195,7 +195,13 @@ def cause_of(code: str, number: int, source: str, context: RenderContext) -> Cau
         return Cause("without a reason", number, context.explain(source, ""))
     hint = context.explain(source, code)
     meaning = without_addresses(hint.meaning).rstrip(".! ") if hint is not None else ""
-    return Cause(f"because {continued(meaning, source)}" if meaning else f"with the error {code}", number, hint)
+    return Cause(
+        f"because {continued(meaning, f'{source} {context.titles.get(source)}')}"
+        if meaning
+        else f"with the error {code}",
+        number,
+        hint,
+    )
 
 
 def reasons(causes: Sequence[Cause], failed: int) -> list[tuple[str, int]]:

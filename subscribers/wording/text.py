@@ -110,9 +110,10 @@ def mapping(value: object) -> Document:
     return value if isinstance(value, Mapping) else {}
 
 
-def upstream_of(data: Document) -> str:
-    """The upstream's name, from the source in the data."""
-    return titled(word(data.get("source"))) or "The upstream"
+def upstream_of(data: Document, context: RenderContext) -> str:
+    """The upstream's title, else the name of the source in the data."""
+    source = word(data.get("source"))
+    return name(context.titles.get(source)) or titled(source) or "The upstream"
 
 
 def account_of(value: object, context: RenderContext) -> str:

@@ -31,7 +31,7 @@ def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
     assert [(field["name"], field["value"]) for field in shown["fields"]] == [
         ("Next step", "Reconnect it"),
         ("Whose turn", "account owner"),
-        ("Sending again", "safe once this is fixed: nothing was done"),
+        ("Sending again", "safe once this is fixed, because nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),
     ]

@@ -30,7 +30,7 @@ def test_failed_job_sets_these_variables() -> None:
         "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
         "what_to_do": (
             "Next step: Reconnect it\nWhose turn: account owner\n"
-            "Sending again: safe once this is fixed: nothing was done"
+            "Sending again: safe once this is fixed, because nothing was done"
         ),
         "details": "Deal: 42\nChannel: LinkedIn",
         "type": "ai.revor.job.failed",

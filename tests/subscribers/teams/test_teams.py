@@ -36,7 +36,7 @@ def test_card_has_the_sentence_advice_metadata_place_and_ids() -> None:
     assert [(fact["title"], fact["value"]) for fact in facts["facts"]] == [
         ("Next step", "Reconnect it"),
         ("Whose turn", "account owner"),
-        ("Sending again", "safe once this is fixed: nothing was done"),
+        ("Sending again", "safe once this is fixed, because nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),
     ]

@@ -311,7 +311,9 @@ def test_messages_link_to_pages_that_can_be_opened(tmp_path: Path, text: str, li
 
 def test_messages_explain_error_codes_by_the_hints_of_their_source(tmp_path: Path) -> None:
     definitions = {"revor": load_definition("revor")}
-    explain = ComponentSettings(settings=load(tmp_path), base_url="", definitions=definitions).of_dispatcher().explain
+    made = ComponentSettings(settings=load(tmp_path), base_url="", definitions=definitions).of_dispatcher()
+    explain = made.explain
+    assert made.titles == {"revor": "Revor"}
     hint = explain("revor", "insufficient_credits")
     assert hint is not None
     assert (hint.meaning, hint.fix) == ("The Revor account has too few credits", "Add credits in Revor")
