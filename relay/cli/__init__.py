@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from relay.core.requirements import requirement
+from relay.cli.help import SECTIONS, examples, explain, line_of
 from relay.errors import RelayError, SettingsError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
@@ -72,26 +72,34 @@ def _command(name: str, place: str) -> Any:
         alone.add_typer(found, name=name)
     else:
         alone.command(name)(found)
-    return typer.main.get_group(alone).commands[name]
+    made = typer.main.get_group(alone).commands[name]
+    explain(name, made)
+    return made
 
 
 class _Root(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "commands": _Commands(PLACES)})
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """The option with a default: to convert None, Typer would import pydantic, which takes half of `--version`."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.default = False
-        return option
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, PLACES))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", line_of(self.commands[name])) for name in names])
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options with a default: to convert None, Typer would import pydantic, which takes half of `--version`."""
+        params = super().get_params(ctx)
+        for param in params:
+            param.default = False
+        return params
 
 
 app = typer.Typer(
     name="relay",
     cls=_Root,
     help="Turns APIs that can only be polled into events. Try `relay demo`, then `relay init` and `relay serve`.",
-    add_completion=False,
+    epilog=examples(""),
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -150,6 +158,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _misused(error: TyperException) -> int:
+    from relay.core.requirements import requirement
+
     context = getattr(error, "ctx", None)
     text = error.format_message().replace(": Value error, ", ": ")
     faults: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, of an option's value

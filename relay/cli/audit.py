@@ -11,7 +11,7 @@ from relay.cli.options import Json, Limit, given, time_or_age
 from relay.cli.output import note, print_json, print_list, say
 from relay.errors import UsageError
 
-app = typer.Typer(help="List who did what, and verify that the record was not changed.", invoke_without_command=True)
+app = typer.Typer(help="List who did what, and verify the record.", invoke_without_command=True)
 
 COLUMNS = ("at", "actor", "action", "target", "address", "result", "count")
 VERIFY_SECONDS = 3_600.0
@@ -28,7 +28,7 @@ def list_audit(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """List who did what, newest first, and verify that the record was not changed."""
+    """List who did what, and verify the record. The newest entry is first."""
     if context.invoked_subcommand is not None:
         return
     query = given({"since": time_or_age(since), "until": time_or_age(until), "actor": actor, "action": action})

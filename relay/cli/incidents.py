@@ -9,7 +9,7 @@ from relay.cli.client import api, path_of
 from relay.cli.options import Json, Limit
 from relay.cli.output import note_limit, print_fields, print_json, print_list, print_table, say
 
-app = typer.Typer(help="Show failures with one cause, and the jobs that failed for it.", no_args_is_help=True)
+app = typer.Typer(help="Show failures with one cause, and their jobs.", no_args_is_help=True)
 
 COLUMNS = ("id", "state", "what", "who", "likely", "opened")
 IN_SENTENCE = ("what", "who", "fix")

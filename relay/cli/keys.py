@@ -33,7 +33,7 @@ MAX_OVERLAP_SECONDS = 30 * 86_400
 
 @app.command()
 def generate(json: Json = False) -> None:
-    """Print a new encryption key, for encryption.keys or RELAY_ENCRYPTION_KEY. Nothing is stored."""
+    """Print a new encryption key. It is for encryption.keys or RELAY_ENCRYPTION_KEY. Nothing is stored."""
     from relay.config.keyring import key_id, new_key
 
     key = new_key()

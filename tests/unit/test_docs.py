@@ -117,7 +117,7 @@ def test_every_documented_command_line_is_valid(document: Path) -> None:
         if known:
             assert set(options) - {*commands[max(known, key=len)], "--help"} == set(), f"{document.name}: {line}"
         else:  # `relay --version`, `relay COMMAND --help`, or a whole group
-            assert set(options) <= {"--help", "--version"}, f"{document.name}: {line}"
+            assert set(options) <= {"--help", "--version", "--install-completion"}, f"{document.name}: {line}"
             rest = [word for word in words[1:] if not word.startswith("--") and not word.isupper()]
             assert not rest or " ".join(words) in groups, f"{document.name}: there is no {line}"
 

@@ -13,9 +13,7 @@ from relay.cli.options import Json, Limit, Since, Type, Until, Wait, given, time
 from relay.cli.output import note, print_json, print_list, print_result, print_table, terminal_width
 from relay.errors import UsageError
 
-app = typer.Typer(
-    help="List deliveries, explain one, send them again, and settle uncertain ones.", no_args_is_help=True
-)
+app = typer.Typer(help="List deliveries, explain one, send them again.", no_args_is_help=True)
 
 DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="The delivery's id (dlv_…).")]
 Subscription = Annotated[str | None, typer.Option(help="Only deliveries to this subscription (sub_…).")]
@@ -151,7 +149,7 @@ def settle(
     fate: Annotated[Literal["sent", "not_sent"], typer.Option(help="Whether the record is there.")],
     json: Json = False,
 ) -> None:
-    """Record the outcome of an uncertain delivery, once you have checked the CRM. With not_sent it is sent again."""
+    """Record the outcome of an uncertain delivery. Check the CRM first. With not_sent it is sent again."""
     answer = api().post(path_of("deliveries", id, "settle"), {"fate": fate})
     done = "is delivered" if fate == "sent" else "is pending again"
     print_result(answer, f"{id} is settled as {fate}: it {done}", json=json)

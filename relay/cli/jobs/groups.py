@@ -19,7 +19,7 @@ COLUMNS = ("name", "account", "state", "round", "ended", "failed", "missing", "l
 _FORECAST = ("rate_per_hour", "expected_finish", "expected_finish_note")
 OPEN_STATES = ("queued", "scheduled", "running", "retrying")
 
-app = typer.Typer(help="Follow groups of jobs: a campaign, an import, a customer.", no_args_is_help=True)
+app = typer.Typer(help="Follow groups of jobs, such as a campaign.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The group's name.")]
 
@@ -48,7 +48,7 @@ def show(
     account: Account = None,
     json: Json = False,
 ) -> None:
-    """Show one group: its jobs by state, and its failures by error code."""
+    """Show one group, its jobs by state, and its failures by code."""
     query = {"source": source, "account": account}
     group = _watched(name, query) if watch else api().get(path_of("groups", name), query)
     if json:
@@ -76,7 +76,7 @@ def close(
     account: Account = None,
     json: Json = False,
 ) -> None:
-    """State that no more jobs come: the group finishes with its last one."""
+    """State that no more jobs come. The group finishes with its last one."""
     client, query = api(), {"source": source, "account": account}
     group = client.post(path_of("groups", name, "close"), given({"expected": expected}), query=query)
     print_result(group, sentence(group), json=json)

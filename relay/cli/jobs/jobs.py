@@ -328,7 +328,7 @@ def erase(
     account: Account = None,
     json: Json = False,
 ) -> None:
-    """Erase a person, a group or a job: jobs, events, deliveries, attempts, intents. It cannot be undone."""
+    """Erase a person, a group or a job. Removes jobs, events, deliveries, attempts and intents. It cannot be undone."""
     if [metadata, group, job, subject].count(None) != 3:
         raise UsageError("use exactly one of --metadata, --group, --job and --subject")
     fields = None

@@ -43,7 +43,7 @@ def sandbox(
         typer.Option(help="Whether attempt_count rises at the start or end of a run. Of Revor only."),
     ] = "start",
 ) -> None:
-    """Run a faithful stand-in for Revor's API, or for another source. It needs no account or key and sends nothing."""
+    """Run a stand-in for Revor's API, or another source. It needs no account or key and sends nothing."""
     from relay.core.access.netguard import is_loopback_host
 
     if not is_loopback_host(host):

@@ -27,8 +27,8 @@ LISTS = {
 
 
 def status(json: Json = False) -> None:
-    """Show whether the relay is ready, which subscriptions are failing, which deliveries are uncertain, dead or
-    skipped, and what programs that pull have not acknowledged. Exit code 1: not ready."""
+    """Show whether the relay is ready, and what fails. Lists subscriptions that fail, deliveries that are uncertain,
+    dead or skipped, and what programs that pull have not acknowledged. Exit code 1: not ready."""
     client = api()
     ready = client.get("/readyz", accepted=503)
     groups = {

@@ -84,7 +84,7 @@ def export(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Write the subscriptions as a section of relay.yaml, for `relay apply`. Secrets are placeholders."""
+    """Write the subscriptions as a section of relay.yaml. `relay apply` reads it. Secrets are placeholders."""
     from relay.cli.subscriptions.exporting import as_yaml, document_of, escaped, restore_references
 
     settings = settings_of(config)

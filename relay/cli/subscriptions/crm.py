@@ -212,7 +212,7 @@ def wants_sample(kind: "Kind", metadata: Any, sample: bool | None, *, json: bool
 def salesforce_definition(
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")] = Path("salesforce"),
 ) -> None:
-    """Write what a subscription to Salesforce needs in the org, as files for Salesforce's own command sf."""
+    """Write the files that Salesforce's command sf installs. A subscription to Salesforce needs them in the org."""
     from relay import resources
 
     if folder.exists() or folder.is_symlink():

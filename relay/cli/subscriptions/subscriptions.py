@@ -280,7 +280,7 @@ def preview(
     metadata: Annotated[str | None, typer.Option(help="A JSON object, added to the metadata of the sample.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a subscription would send, and how many events of the last days it would have got. Sends nothing.
+    """Show what a subscription would send. Counts the events of the last days that it would have got. Sends nothing.
 
     With a URL, or pull, it takes the options of `add`. Exit code 1: the subscription does not get the event.
     """

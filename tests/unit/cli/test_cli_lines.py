@@ -98,27 +98,13 @@ def test_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    listed = re.findall(r"^  ([a-z-]+)  ", out.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([a-z-]+)  ", out.partition("\nRun:")[2], re.MULTILINE)
     assert listed == [
-        *(
-            "demo",
-            "serve",
-            "init",
-            "migrate",
-            "check",
-            "sandbox",
-            "apply",
-            "export",
-            "sources",
-            "status",
-            "settings",
-            "ui",
-            "figures",
-            "accounts",
-        ),
-        *("erase", "support", "signing-secret", "salesforce-definition", "listen", "verify"),
-        *("jobs", "groups", "subscriptions", "events", "deliveries", "replays", "incidents", "intents"),
-        *("tokens", "keys", "audit"),
+        *("demo", "init", "check", "serve", "migrate", "sandbox", "status", "settings", "support"),
+        *("jobs", "groups", "accounts", "incidents", "intents", "sources", "figures", "erase"),
+        *("subscriptions", "events", "deliveries", "replays", "listen", "verify", "signing-secret"),
+        *("ui", "tokens", "keys", "audit"),
+        *("apply", "export", "salesforce-definition"),
     ]
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("relay ")
