@@ -111,6 +111,7 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
         audit=audit or absent,
         forecasts=absent,
         dial=absent,
+        unresolved=absent,
         count_request=absent,
         published=absent,
     )

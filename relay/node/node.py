@@ -31,6 +31,7 @@ from relay.delivery.dispatcher import Dispatcher
 from relay.delivery.pulls import Pulls
 from relay.delivery.shared import Shared
 from relay.errors import RelayError, StoreError
+from relay.http.host_check import HostCheck
 from relay.http.sender import Sender
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
@@ -103,6 +104,7 @@ class Node:
         self.keys = keys
         self._reloads = Tasks()
         self._publishers = publishers
+        self._hosts = HostCheck(None if sender.policy.by_proxy else sender.resolver, clock)
         self._dispatching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._loading: list[asyncio.Task[None]] = []
@@ -503,6 +505,7 @@ class Node:
             audit=self.audit,
             forecasts=self._forecasts,
             dial=self._publishers.dial,
+            unresolved=self._hosts.unresolved,
             count_request=self.metrics_registry.count_request,
             published=self._on_published,
             admission=self._admission,

@@ -60,6 +60,18 @@ async def test_a_new_job_is_201_with_its_location(client, world):
     assert (await client.get(answer.headers["location"])).json() == job
 
 
+async def test_callback_whose_host_does_not_resolve_is_a_warning(client):
+    body = {"id": "a", "callback_url": "https://hooks.typo.invalid/secret-path"}
+    for status in (201, 200):
+        answer = await client.post("/v1/jobs", json=body)
+        assert answer.status_code == status
+        (warning,) = answer.json()["warnings"]
+        assert "the host hooks.typo.invalid of callback_url does not resolve (Name or service not known)" in warning
+        assert "secret-path" not in warning
+    answer = await client.post("/v1/jobs", json={"id": "b", "callback_url": HOOK})
+    assert list(answer.json()) == FIELDS
+
+
 async def test_a_job_that_is_already_tracked_is_200_and_keeps_its_metadata(client):
     await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 42}})
     again = await client.post("/v1/jobs", json={"id": "a"})

@@ -451,6 +451,10 @@ class World:
         self.dialled.append((broker, place))
         return self.broker_says
 
+    async def unresolved(self, host: str) -> str | None:
+        """What a look at the host of a callback finds."""
+        return "Name or service not known" if host.endswith(".invalid") else None
+
     def __post_init__(self) -> None:
         self.node.store = self.store
         self.store.outbox.incidents.base_url = "http://127.0.0.1:8080"
@@ -481,6 +485,7 @@ class World:
             store=self.store,
             tracking=self.tracking,
             dial=self.dial,
+            unresolved=self.unresolved,
             signals=self.signals,
             dispatcher=self.dispatcher,
             pulls=self.pulls,

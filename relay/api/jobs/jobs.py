@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 from starlette.responses import Response
@@ -242,6 +243,14 @@ class Explanation(Shown):
     )
 
 
+class RegisteredJob(Job):
+    """A job as its registration answers."""
+
+    warnings: list[str] = Field(
+        default=[], description="What is likely to be wrong, such as a callback whose host does not resolve."
+    )
+
+
 def job_view(call: Call, job: core.Job) -> dict[str, Any]:
     """A job as this caller sees it."""
     problem = None
@@ -339,8 +348,8 @@ _AMBIGUOUS = {409: "Several jobs have this id: use `source`, `account` and `reso
     body=JobRegistration,
     also_bodies=(UpstreamAnswer,),
     answers={
-        201: Answer("The job is now tracked.", Job, headers=LOCATION),
-        200: Answer("The job was already tracked; the callback and metadata of the body were added.", Job),
+        201: Answer("The job is now tracked.", RegisteredJob, headers=LOCATION),
+        200: Answer("The job was already tracked; the callback and metadata of the body were added.", RegisteredJob),
     },
     problems={409: "The job belongs to another group."},
 )
@@ -355,7 +364,17 @@ async def register_job(call: Call) -> Response:
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
     shown = job_view(call, result.job)
+    if request.callback_url is not None and (warning := await _warning_of(call, request.callback_url)) is not None:
+        shown["warnings"] = [warning]
     return json_response(shown, 201 if result.created else 200, headers if result.created else None)
+
+
+async def _warning_of(call: Call, callback_url: str) -> str | None:
+    host = urlsplit(callback_url).hostname or ""
+    reason = await call.dependencies.unresolved(host)
+    if reason is None:
+        return None
+    return f"the host {host} of callback_url does not resolve ({reason}). Its events are retried: check the name"
 
 
 @operation(

@@ -92,6 +92,8 @@ def add(
         job = answer.document
         known = "tracked" if answer.status == 201 else "already tracked"
         say(f"{job['id']} is {known} as {job['uid']} (status: {job['status'] or 'not polled yet'})")
+        for warning in job.get("warnings", ()):
+            note(f"relay: {warning}")
 
 
 @app.command("import")

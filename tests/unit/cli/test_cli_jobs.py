@@ -161,3 +161,10 @@ def test_anything_but_one_selection_is_misuse(
     assert run(["erase", *options]) == 2
     assert stub.seen == []
     assert capsys.readouterr().err.startswith("relay: ")
+
+
+def test_warnings_of_a_registration_are_shown(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    job = {"uid": "job_1", "id": "a", "status": None, "warnings": ["the host x of callback_url does not resolve"]}
+    stub.says("POST /v1/jobs", job, status=201)
+    assert run(["jobs", "add", "a", "--callback", "https://x/hook"]) == 0
+    assert capsys.readouterr().err == "relay: the host x of callback_url does not resolve\n"

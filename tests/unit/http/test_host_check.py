@@ -1,0 +1,56 @@
+"""Whether the host of a callback resolves: right or silent, and asked once in a while only."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from relay.http import host_check
+from relay.http.host_check import KEPT_SECONDS, MAX_HOSTS, HostCheck
+
+UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+class Names(AbstractResolver):
+    """Knows `good`, does not answer for `slow`, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
+        self.asked.append(host)
+        if host == "slow":
+            await asyncio.Event().wait()
+        if host != "good":
+            raise UNKNOWN
+        return []
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("host", "reason"), [("good", None), ("slow", None), ("bad", "Name or service not known")])
+async def test_answer_is_kept_for_a_while(host: str, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 0.01)
+    names, now = Names(), [1000.0]
+    check = HostCheck(names, lambda: now[0])
+    for _ in range(3):
+        assert await check.unresolved(host) == reason
+    assert names.asked == [host]
+    for now[0] in (1000.0 + KEPT_SECONDS, 1.0):  # also after the clock was set back
+        assert await check.unresolved(host) == reason
+    assert names.asked == [host] * 3
+
+
+async def test_hosts_are_not_kept_without_end() -> None:
+    names = Names()
+    check = HostCheck(names, lambda: 1000.0)
+    for number in range(MAX_HOSTS + 1):
+        await check.unresolved(f"h{number}")
+    await check.unresolved("h0")
+    assert names.asked.count("h0") == 2
+
+
+async def test_behind_a_proxy_nothing_is_looked_up() -> None:
+    assert await HostCheck(None, lambda: 1000.0).unresolved("bad") is None
