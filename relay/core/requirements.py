@@ -16,9 +16,9 @@ _TYPES = {
     "bool": "true or false",
 }
 _LIMITS = {
-    "greater_than": "must be above {gt}",
+    "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
+    "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
     "finite_number": "must be a finite number",
     "string_too_short": "is too short: its length must be at least {min_length}",
@@ -33,7 +33,8 @@ def requirement(kind: str, context: Mapping[str, Any]) -> str | None:
     """What a value must be, as the rest of a sentence about it: "must be a number". `kind` and `context`: the type and
     `ctx` of pydantic's error. None for a kind that has words of its own."""
     if kind in _LIMITS:
-        return _LIMITS[kind].format_map(context)
+        limits = {name: int(value) if str(value).endswith(".0") else value for name, value in context.items()}
+        return _LIMITS[kind].format_map(limits)
     for fault in _FAULTS:
         name = kind.removesuffix(fault)
         if name != kind and name in _TYPES:

@@ -34,7 +34,7 @@ class Scripted(Api):
 
 
 def refusal(status: int, retry_after: str | None = None) -> ApiError:
-    return _refusal(status, b'{"detail": "not now", "code": "store"}', retry_after)
+    return _refusal("http://relay", status, b'{"detail": "not now", "code": "store"}', retry_after)
 
 
 def bodies(ids: str) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_entry_that_makes_its_batch_fail_is_isolated() -> None:
         def send(self, method: str, path: str, **options: Any) -> Answer:  # type: ignore[override]
             answer = super().send(method, path, **options)
             if "x" in self.sent[-1]:
-                raise _refusal(400, b'{"detail": "nested too deep", "code": "too_deep"}')
+                raise _refusal("http://relay", 400, b'{"detail": "nested too deep", "code": "too_deep"}')
             return answer
 
     api = Picky()
