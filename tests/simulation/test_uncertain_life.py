@@ -89,8 +89,9 @@ async def test_uncertain_record_is_told_in_words_and_without_addresses(tmp_path)
         assert (data["record"], data["target"], data["reason"]) == ("note", {"deal_id": 2}, "cannot_tell")
         (message,) = world.chat.requests  # type: ignore[attr-defined]
         text = orjson.dumps(orjson.loads(message.body)).decode()
-        assert "A note in Pipedrive about one failed event may or may not have been written" in text
-        assert f"relay deliveries settle {one.id} --fate sent" in text
+        assert "A note in Pipedrive about a failed job may or may not have been written" in text
+        assert f"Look in Pipedrive for a note of deal 2 that names {one.event_id}" in text
+        assert f"Delivery {one.id}" in text
         assert "jane" not in text + event.body.decode()
         assert await world.store.deliveries.uncertain() == 1
 

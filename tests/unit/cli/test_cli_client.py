@@ -217,7 +217,7 @@ def test_stream_goes_on_with_the_token_that_the_next_start_of_the_relay_stored(
 
 
 def test_refused_token_is_sent_once(stub: Stub) -> None:
-    stub.says("GET /v1/jobs", {"detail": "no"}, 401)
+    stub.says("GET /v1/jobs", {"code": "unauthorized", "detail": "no"}, 401)
     for client in (Api(stub.url, None, lambda: "stored"), Api(stub.url, "given", lambda: "stored")):
         with pytest.raises(ApiError, match="RELAY_TOKEN"):
             client.get("/v1/jobs")

@@ -166,7 +166,7 @@ RULE, HOST, SECRET, PLACE = (
         ),
         (
             {"title: Mine": "title: Mine\nlimit: {requests: 0, per_seconds: x}"},
-            "3: limit.requests: must be greater than or equal to 1",
+            "3: limit.requests: must be at least 1",
         ),
         ({"problem: {at: /error}": "problem: /error"}, "21: resources.runs.problem: must be a section"),
         ({"version: 2": "version: 3"}, "1: version: must be 2"),
@@ -242,14 +242,14 @@ def test_faults_of_recorded_answers_are_named_beside_those_of_the_definition(
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("done: {stages", "done: {share: 1.0e+308, stages", "resources.runs.fates.done.share: must be less"),
+        ("done: {stages", "done: {share: 1.0e+308, stages", "resources.runs.fates.done.share: must be at most 1000000"),
         ("X: y", "X: y", "resources.runs.created.headers.Location: 'a\\r\\nX: y' does not match"),
         (
             "      job: {",
             '      id: "{number:19}"\n      job: {',
             "resources.runs: its `id` is a number of more than 18",
         ),
-        ("      job: {", '      id: ""\n      job: {', "resources.runs.id: String should have at least 1 character"),
+        ("      job: {", '      id: ""\n      job: {', "resources.runs.id: is too short: its length must be"),
         ("GET /v1/me", "GET /v1/{a}/{a}", "calls.0.call: has two placeholders of one kind"),
         ("GET /v1/me", "GET /{+a}/{+b}", "calls.0.call: has two placeholders of one kind"),
         (

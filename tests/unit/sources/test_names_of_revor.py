@@ -34,6 +34,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "relay/cli/node/local.py": {"REVOR_API_KEY", "${REVOR_API_KEY}"},
     "relay/web/templates/sources.html": {"REVOR_API_KEY"},
     "relay/web/texts/en/sources.yaml": {"REVOR_API_KEY"},
+    "relay/cli/help.py": {"revor"},  # the value of an example
     "relay/api/http/fields.py": {"revor", "ai.revor.job.failed"},  # values of examples
 }
 
