@@ -83,14 +83,15 @@ def alerts() -> str:
     import yaml
 
     def linked(found: "re.Match[str]") -> str:
-        file, anchor = found[1], found[2] or ""
-        target = anchor if file == "production.md" else f"{file}{anchor}"
+        folder, file, anchor = found[1], found[2], found[3] or ""
+        here = "" if folder == "operate" else f"../{folder}/"
+        target = anchor if file == "production.md" else f"{here}{file}{anchor}"
         return f"[{(anchor[1:] or file.removesuffix('.md')).replace('-', ' ')}]({target})"
 
     (group,) = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
     parts = []
     for one in group["rules"]:
-        text = re.sub(r"docs/([a-z]+[.]md)(#[a-z-]+)?", linked, one["annotations"]["description"])
+        text = re.sub(r"docs/([a-z-]+)/([a-z]+[.]md)(#[a-z-]+)?", linked, one["annotations"]["description"])
         parts.append(f"### {one['alert']}\n\n{text}")
     return "\n\n".join(parts)
 

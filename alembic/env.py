@@ -1,5 +1,5 @@
 """Run by Alembic within `relay.store.schema.migrations.upgrade`, or by its own command line to write a new migration,
-which needs a configuration (see docs/developing.md)."""
+which needs a configuration (see docs/how-it-works/developing.md)."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -23,7 +23,7 @@ _CLASS = re.compile(r"[A-Za-z0-9_.:-]{1,40}(/[A-Za-z0-9_.:-]{1,40})?")
 
 
 class Metrics:
-    """Every metric. Names and labels are part of the public interface (docs/metrics.md)."""
+    """Every metric. Names and labels are part of the public interface (docs/operate/metrics.md)."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -31,7 +31,7 @@ LEASE_MARGIN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySettings:
-    """Limits, timeout and retry policy: see docs/settings.md. A subscription's timeout and schedule take precedence.
+    """Limits, timeout and retry policy: see docs/reference/settings.md. Those of a subscription take precedence.
 
     handshake  the minimum handshake for every sink
     base_url   URL of this relay

@@ -1,7 +1,8 @@
 """CONNECT tunnels through the operator's own proxy (`security.egress_proxy`).
 
 The proxy gets the host as it stands in the URL: it resolves names and decides about their addresses. TLS to the sink is
-negotiated inside the tunnel and verified as without a proxy. See docs/settings.md for what that means for the guard.
+negotiated inside the tunnel and verified as without a proxy.
+See docs/reference/settings.md for what that means for the guard.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The fields of kind `flat`, which `docs/integrations/zapier-make-n8n.md` names. They are there in every event, empty
+"""The fields of kind `flat`, which `docs/guides/zapier-make-n8n.md` names. They are there in every event, empty
 where nothing is known."""
 
 import re

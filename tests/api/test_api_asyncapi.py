@@ -79,7 +79,7 @@ def test_parser_of_asyncapi_accepts_it_without_a_warning(tmp_path: Path) -> None
 
 
 def test_every_documented_event_type_is_described_and_no_other() -> None:
-    documented = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+    documented = (Path(__file__).parents[2] / "docs" / "reference" / "events.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `((?:relay|ai\.revor)\.[a-z_.]+)`", documented, flags=re.MULTILINE)
     described = {name for name in DOCUMENT["channels"]["webhook"]["messages"] if name in TYPES}
     as_of_jobs = {name.replace(".job.", ".webset.") for name in rows}  # "the other types of a webset are those above"

@@ -140,7 +140,7 @@ async def test_an_invalid_subscription_names_field_and_code(client) -> None:
         ({"filters": [{"exact": {"channel": "a\0"}}]}, "/filters/0/exact/channel", "invalid_text", "NUL"),
         ({"filters": [{"sufix": {"type": "a"}}]}, "/filters/0/sufix", "unknown_dialect", "'suffix'"),
         ({"filters": [{"not": {"any": []}}]}, "/filters/0/not/any", "too_short", "at least one"),
-        ({"filters": [{"cel": "status == 'a'"}]}, "/filters/0/cel", "unknown_dialect", "docs/upgrading.md"),
+        ({"filters": [{"cel": "status == 'a'"}]}, "/filters/0/cel", "unknown_dialect", "docs/operate/upgrading.md"),
         (
             {"filters": [{"all": [{"range": {"/data/total": {"gt": "5"}}}]}]},
             "/filters/0/all/0/range/~1data~1total/gt",
@@ -562,7 +562,7 @@ async def test_a_subscription_whose_filters_cannot_be_read_is_corrected_and_then
     assert "its filters cannot be read: filters[0].cel: expressions in CEL are gone" in shown["state_reason"]
     refused = await client.post(f"{path}/resume")
     assert (refused.status_code, refused.json()["code"]) == (409, "filters_unreadable")
-    assert "docs/upgrading.md" in refused.json()["detail"]
+    assert "docs/operate/upgrading.md" in refused.json()["detail"]
     preview = (await client.post("/v1/subscriptions/preview", json={"subscription": made["id"]})).json()
     assert (preview["matches"], "cannot be read" in preview["why"]) == (False, True)
     again = await client.put(path, json=shown)

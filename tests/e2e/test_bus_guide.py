@@ -1,4 +1,4 @@
-"""Runs every command and program in docs/bus.md as written. Only addresses differ."""
+"""Runs every command and program in docs/guides/bus.md as written. Only addresses differ."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="BUS PAGE NOT R
 
 @needs_curl
 async def test_commands_of_the_bus_guide(start: Start, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "bus.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "bus.md").read_text(encoding="utf-8")
     serve, listen, *calls = [line for block in blocks(page, "console") for line in prompts(block)]
     (program,) = blocks(page, "python")
     relay = start(*serve.removeprefix("relay ").split(), "--port", "0")
@@ -33,7 +33,9 @@ async def test_commands_of_the_bus_guide(start: Start, tmp_path: Path) -> None:
 
     structured, binary, batch, webhook, nats = calls
     promised = [
-        json.loads(line) for line in section("docs/bus.md", "Publish in two minutes").splitlines() if line[:1] == "{"
+        json.loads(line)
+        for line in section("docs/guides/bus.md", "Publish in two minutes").splitlines()
+        if line[:1] == "{"
     ]
     for command, told in zip((structured, binary, batch), promised, strict=True):
         found = answer(command)

@@ -198,7 +198,7 @@ def arrived(got: Received, *left_out: str) -> tuple[str, bytes, list[tuple[str, 
 
 
 def readable(codings: list[bytes]) -> list[bytes]:
-    """`Accept-Encoding` as a create is forwarded (docs/drop-in.md)."""
+    """`Accept-Encoding` as a create is forwarded (docs/guides/drop-in.md)."""
     known = {b"gzip", b"x-gzip", b"deflate", b"identity"}
     words = [[word.strip() for word in value.split(b",")] for value in codings]
     kept = [[word for word in each if word.partition(b";")[0].strip().lower() in known] for each in words]

@@ -272,7 +272,7 @@ async def test_every_form_of_request_target(upstream: Stub, caller: Client) -> N
     for target, wanted in (
         ("http://127.0.0.1:1/api/v1/a%2Fb?c=d", b"/api/v1/a%2Fb?c=d"),
         ("/api/v1/x?y#z", b"/api/v1/x?y"),  # a fragment is never sent
-        ("/api/v1/x?", b"/api/v1/x"),  # docs/drop-in.md
+        ("/api/v1/x?", b"/api/v1/x"),  # docs/guides/drop-in.md
         ("/api/v1/x??", b"/api/v1/x??"),
         ("/api/v1/%2e%2e%2e/..x/x..;y", b"/api/v1/%2e%2e%2e/..x/x..;y"),
     ):

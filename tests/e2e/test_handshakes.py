@@ -57,9 +57,12 @@ async def sink() -> AsyncIterator[Sink]:
 
 
 def documented() -> dict[str, Handler]:
-    """The receiver in docs/events.md, by method."""
+    """The receiver in docs/reference/events.md, by method."""
     section = (
-        (ROOT / "docs" / "events.md").read_text(encoding="utf-8").partition("## Agreeing")[2].partition("\n## ")[0]
+        (ROOT / "docs" / "reference" / "events.md")
+        .read_text(encoding="utf-8")
+        .partition("## Agreeing")[2]
+        .partition("\n## ")[0]
     )
     scope: dict[str, Any] = {"Response": Response}
     for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):

@@ -1,4 +1,4 @@
-"""Runs the recipes of docs/recipes.md as written. Only addresses, ids, keys and the pause of a loop differ.
+"""Runs the recipes of docs/guides/recipes.md as written. Only addresses, ids, keys and the pause of a loop differ.
 
 The upstream is the sandbox, the relay is a separate process, and the sink is this one. Hosted tools cannot run here:
 the test sends the requests that their tables describe.
@@ -28,7 +28,7 @@ from tests.support.process_world import API_TOKEN
 from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
 from tests.support.typed import ROOT, blocks, prompts, section, shell_path, with_places
 
-DOCUMENT = "docs/recipes.md"
+DOCUMENT = "docs/guides/recipes.md"
 REVOR, RELAY, HOOK = "https://revor.ai", "http://127.0.0.1:8080", "http://127.0.0.1:3000/hook"
 RUN_SECONDS = 120
 ENDS = ("succeeded", "failed", "cancelled")

@@ -1,4 +1,4 @@
-"""Runs every command in docs/sandbox.md as written."""
+"""Runs every command in docs/start/sandbox.md as written."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="SANDBOX PAGE N
 
 @needs_curl
 def test_commands_in_the_sandbox_guide(start: Start, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "start" / "sandbox.md").read_text(encoding="utf-8")
     begin, *calls = [line for block in blocks(page, "console") for line in prompts(block)]
     sandbox = start(*begin.removeprefix("relay ").split(), "--port", "0")
     url = sandbox.until(r"serving (http://\S+) \(seed 7, speed 20\)")

@@ -1,4 +1,4 @@
-"""docs/sqlite.md, typed as it is written: a backup of a relay that runs, its restore, an upgrade and the way back."""
+"""docs/operate/sqlite.md, typed as it is written: a backup of a running relay, its restore, an upgrade, and back."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from relay.store.schema.migrations import newest_revision
 from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
 from tests.support.typed import blocks, prompts, section, shell_path
 
-DOCUMENT = "docs/sqlite.md"
+DOCUMENT = "docs/operate/sqlite.md"
 NEWER = "9999"
 
 

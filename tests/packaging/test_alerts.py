@@ -16,7 +16,7 @@ from tests.support.system_programs import system_program
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "alerts.yml"
-PRODUCTION = ROOT / "docs" / "production.md"
+PRODUCTION = ROOT / "docs" / "operate" / "production.md"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -62,9 +62,9 @@ def test_every_alert_says_what_it_means_and_leads_to_its_runbook(name: str) -> N
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
     assert rule["annotations"]["summary"].endswith(".")
-    assert rule["annotations"]["runbook"] == f"docs/production.md#{name.lower()}"
+    assert rule["annotations"]["runbook"] == f"docs/operate/production.md#{name.lower()}"
     runbook = re.search(rf"^### {name}\n\n(.+)$", PRODUCTION.read_text(encoding="utf-8"), re.MULTILINE)
-    assert runbook is not None, f"docs/production.md has no runbook of {name}"
+    assert runbook is not None, f"docs/operate/production.md has no runbook of {name}"
     assert len(runbook[1]) > 80
 
 
@@ -75,8 +75,8 @@ def test_every_runbook_has_its_alert() -> None:
 
 
 def scraped_job() -> str:
-    """The job under which docs/metrics.md scrapes a node."""
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    """The job under which docs/operate/metrics.md scrapes a node."""
+    text = (ROOT / "docs" / "operate" / "metrics.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```", text, re.MULTILINE | re.DOTALL)
     (job,) = yaml.safe_load(block)["scrape_configs"]
     return str(job["job_name"])

@@ -39,7 +39,7 @@ def test_systemd_rates_the_service_as_little_exposed() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     (exposure,) = re.findall(r"Overall exposure level for revor-relay\.service: ([\d.]+)", ran.stdout)
     assert float(exposure) <= MAX_EXPOSURE, ran.stdout
-    said = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
+    said = (ROOT / "docs" / "operate" / "production.md").read_text(encoding="utf-8")
     assert re.search(r"`systemd-analyze security revor-relay.service` rates it ([\d.]+)", said)[1] == exposure  # type: ignore[index]
 
 
@@ -78,7 +78,7 @@ def test_files_in_deploy_agree_with_each_other() -> None:
 
 @pytest.fixture
 def runner(start: Start, tmp_path: Path) -> Iterator[UnitRunner]:
-    """The unit, its settings and its credentials where `docs/production.md` puts them."""
+    """The unit, its settings and its credentials where `docs/operate/production.md` puts them."""
     made = UnitRunner(start, tmp_path / "root")
     place = Path(below(made.folder, "/etc/revor-relay"))
     (place / "credentials").mkdir(parents=True, mode=0o700)

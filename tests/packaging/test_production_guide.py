@@ -1,4 +1,4 @@
-"""docs/production.md, typed as it is written: install, tokens, backup, restore and upgrade.
+"""docs/operate/production.md, typed as it is written: install, tokens, backup, restore and upgrade.
 
 The paths are below a folder of the test, and what needs root or systemd is done by stand-ins: `systemctl` starts and
 stops the relay as `deploy/systemd` says (`tests/support/systemd_unit.py`).
@@ -23,7 +23,7 @@ from tests.support.systemd_unit import ROOT, UnitRunner, below, can_confine
 from tests.support.typed import blocks, prompts, section
 from tests.support.wire import Client, request
 
-DOCUMENT = "docs/production.md"
+DOCUMENT = "docs/operate/production.md"
 API_KEY = "sk-revor-default"
 STUBS = {
     "useradd": 'test "$1" = --system',

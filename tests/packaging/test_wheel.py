@@ -115,7 +115,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_ways_to_install_work_as_they_are_written(wheel: Path, tmp_path: Path) -> None:
-    """docs/install.md, in a copy of what is in the repository."""
+    """docs/operate/install.md, in a copy of what is in the repository."""
     clone, home = tmp_path / "clone", tmp_path / "home"
     home.mkdir()
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -123,7 +123,7 @@ def test_the_ways_to_install_work_as_they_are_written(wheel: Path, tmp_path: Pat
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
-    first, extras, second = blocks((ROOT / "docs" / "install.md").read_text(encoding="utf-8"), "console")
+    first, extras, second = blocks((ROOT / "docs" / "operate" / "install.md").read_text(encoding="utf-8"), "console")
     pins = constraints(home)  # pip splits the variable at spaces
     make, *rest = prompts(first)
     between = []

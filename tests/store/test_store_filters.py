@@ -160,7 +160,7 @@ async def test_filters_that_cannot_be_read_pause_their_subscription(store: Store
     assert (stored.state, stored.probe_at, stored.handshake_at) == ("paused", None, None)
     assert stored.state_reason is not None
     assert stored.state_reason.startswith(f"{UNREADABLE}: filters[0].cel: ")
-    assert "docs/upgrading.md" in stored.state_reason
+    assert "docs/operate/upgrading.md" in stored.state_reason
     assert store.subscriptions.version > version
     again = store.subscriptions.version
     await hold(store)

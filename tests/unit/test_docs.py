@@ -27,15 +27,21 @@ from tests.support.job_events import origin_of
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted((ROOT / "README.md", *DOCS.rglob("*.md")))
-OF_THE_CODE = (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "architecture.md", DOCS / "developing.md")
+HOW_IT_WORKS = (DOCS / "how-it-works" / "architecture.md", DOCS / "how-it-works" / "developing.md")
+OF_THE_CODE = (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *HOW_IT_WORKS)
 CODE = sorted(path for folder in ("relay", "subscribers") for path in (ROOT / folder).rglob("*.py"))
 OF_THE_SANDBOX = ROOT / "relay" / "sandbox"  # speaks the upstream's codes, not ours
 OF_SAMPLES = ROOT / "relay" / "core" / "samples.py"
 
 
+def text_of(name: str) -> str:
+    """A page of docs/, by its path there."""
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
 def quoted(name: str) -> set[str]:
     """What stands in `backticks` in one of the documents."""
-    return set(re.findall(r"`([^`\n]+)`", (DOCS / name).read_text(encoding="utf-8")))
+    return set(re.findall(r"`([^`\n]+)`", text_of(name)))
 
 
 def modules_of(package_name: str) -> Iterator[object]:
@@ -53,7 +59,7 @@ def test_generated_parts_are_current() -> None:
 
 
 def test_every_variable() -> None:
-    assert set(VARIABLES) <= quoted("settings.md")
+    assert set(VARIABLES) <= quoted("reference/settings.md")
 
 
 OF_WEBSETS = ("ai.revor.webset.completed", "ai.revor.webset.progress")
@@ -61,13 +67,13 @@ OF_WEBSETS = ("ai.revor.webset.completed", "ai.revor.webset.progress")
 
 @pytest.mark.parametrize("type", [*source_event_types(origin_of()), *OF_WEBSETS, *RELAY_EVENTS])
 def test_every_event_type(type: str) -> None:
-    assert type in quoted("events.md")
+    assert type in quoted("reference/events.md")
 
 
 def test_every_endpoint() -> None:
     from relay.api.catalogue import OPERATIONS
 
-    text = (DOCS / "http-api.md").read_text(encoding="utf-8")
+    text = text_of("reference/http-api.md")
     rows = {row.split("`")[1] for row in text.splitlines() if re.match(r"\| `[A-Z]+ /", row)}
     assert {f"{operation.method} {operation.path}".replace(":path}", "}") for operation in OPERATIONS} == rows
 
@@ -89,7 +95,7 @@ def commands_with_options() -> dict[str, list[str]]:
 
 
 def test_every_command() -> None:
-    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    text = text_of("reference/commands.md")
     assert sorted(re.findall(r"^#### (relay .+)$", text, re.MULTILINE)) == sorted(commands_with_options())
 
 
@@ -140,13 +146,13 @@ def error_codes() -> set[str]:
 
 
 def test_every_error_code() -> None:
-    documented = quoted("http-api.md") | quoted("troubles.md")
-    documented |= {code.removeprefix("relay_") for code in quoted("drop-in.md")}
+    documented = quoted("reference/http-api.md") | quoted("operate/troubles.md")
+    documented |= {code.removeprefix("relay_") for code in quoted("guides/drop-in.md")}
     assert error_codes() - documented == set()
 
 
 def test_every_test_named_in_why_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / "design" / "why.md").read_text(encoding="utf-8"))
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text_of("design/why.md"))
     assert named
     for file, test in named:
         assert (ROOT / file).is_file(), file
@@ -198,7 +204,7 @@ def test_every_module_that_the_code_names_exists() -> None:
 
 
 def test_every_package_has_its_place_on_the_map() -> None:
-    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    text = text_of("how-it-works/architecture.md")
     relay_dir = ROOT / "relay"
     packages = {f"relay/{path.parent.name}/" for path in relay_dir.glob("*/__init__.py")}
     assert {name for name in packages if f"`{name}`" not in text} == set()
@@ -208,9 +214,7 @@ def test_every_package_has_its_place_on_the_map() -> None:
 
 def test_every_make_target_is_documented() -> None:
     targets = re.findall(r"^# (make [\w-]+)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    shown = inspect.cleandoc((DOCS / "developing.md").read_text(encoding="utf-8")) + (ROOT / "README.md").read_text(
-        encoding="utf-8"
-    )
+    shown = inspect.cleandoc(text_of("how-it-works/developing.md")) + (ROOT / "README.md").read_text(encoding="utf-8")
     assert targets
     assert [target for target in targets if target not in shown] == []
 

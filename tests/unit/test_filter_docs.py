@@ -1,4 +1,4 @@
-"""The examples of docs/filters.md: each is a list of filters that is allowed and does what its sentence says."""
+"""The examples of docs/reference/filters.md: each is a list of valid filters and does what its sentence says."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import parse_filters
 from tests.unit.test_docs import ROOT
 
-PAGE = (ROOT / "docs" / "filters.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "filters.md").read_text()
 EXAMPLES = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)]
 
 
@@ -62,12 +62,12 @@ def test_every_example_is_tried() -> None:
 
 
 def test_what_is_written_instead_of_cel_is_allowed() -> None:
-    upgrading = (ROOT / "docs" / "upgrading.md").read_text()
+    upgrading = (ROOT / "docs" / "operate" / "upgrading.md").read_text()
     section = upgrading.partition("## Filters instead of CEL\n")[2].partition("\n## ")[0]
     assert section
     shown = [json.loads(text) for text in re.findall(r"`(\{[^`]+\})`", section) if '"cel"' not in text]
     assert len(shown) >= 13
     for one in (*shown, *(json.loads(text) for text in re.findall(r"\| `(\{.+?\})` \|$", PAGE, re.MULTILINE))):
         parse_filters([one])
-    assert "docs/upgrading.md" in filters.INSTEAD_OF_CEL
+    assert "docs/operate/upgrading.md" in filters.INSTEAD_OF_CEL
     assert "Filters instead of CEL" in filters.INSTEAD_OF_CEL

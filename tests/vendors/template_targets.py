@@ -1,4 +1,4 @@
-"""Strict validators of the requests that docs/integrations/templates.md makes, from the vendors' public documentation.
+"""Strict validators of the requests that docs/guides/more-chats.md makes, from the vendors' public documentation.
 
 Sources: Google Chat REST reference (spaces.messages, cards v2); Telegram Bot API (sendMessage); docs.ntfy.sh (publish
 as JSON); PagerDuty developer documentation (Events API v2, alert events); Opsgenie documentation (create alert). Fields

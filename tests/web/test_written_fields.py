@@ -75,7 +75,9 @@ async def test_every_field_is_in_the_form_the_options_the_description_and_the_do
     page = (await browser.get("/ui/subscriptions/new")).soup
     controls = {one.get("name") for tag in ("input", "select", "textarea") for one in page.all(f"//{tag}[@name]")}
     options, program = options_of_add(), runpy.run_path(str(ROOT / ".ci" / "docs.py"))
-    documents = {name: (ROOT / "docs" / name).read_text("utf-8") for name in ("http-reference.md", "commands.md")}
+    documents = {
+        name: (ROOT / "docs" / "reference" / name).read_text("utf-8") for name in ("http-reference.md", "commands.md")
+    }
     assert len(models.written_fields()) > 50
     for field in models.written_fields():
         schema = schema_of(program, field)

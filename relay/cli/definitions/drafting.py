@@ -128,7 +128,7 @@ def draft(url: str, sample: Any, answers: Answers, headers: Sequence[tuple[str, 
 
 
 _HEAD = """\
-# {title}: written by `relay sources new` from one answer. Every key is explained in docs/sources.md.
+# {title}: written by `relay sources new` from one answer. Every key is explained in docs/guides/sources.md.
 #   probe           a cheap call that shows whether a key works: check it
 #   states          the first rule that matches counts; a job whose status has none stays open
 #   answers         what `relay sources test` and `relay sandbox --source` play: your sample, and guesses. Remove what

@@ -78,7 +78,9 @@ def _of_file(document: Document, path: Path) -> Recorded:
             raise
         faults += error.lines
     if answers is None:
-        raise SettingsError(f"{path}: has no section `{ANSWERS}`, with what the upstream answers: see docs/sandbox.md")
+        raise SettingsError(
+            f"{path}: has no section `{ANSWERS}`, with what the upstream answers: see docs/start/sandbox.md"
+        )
     try:
         recording = _recording(answers, None if faults else definition)
     except SettingsError as error:

@@ -1,7 +1,7 @@
 """The expected finish of a group: its open jobs' ends, drawn from the times that jobs of their classes have taken.
 
 Pure: values in, `ExpectedFinish` or the reason why there is none out; the same values give the same result. The jobs of
-a channel run one after another, others side by side. docs/campaigns.md describes the limits of the estimate.
+a channel run one after another, others side by side. docs/guides/campaigns.md describes the limits of the estimate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Comparisons: a place in an event, and its expected value. Filters consist of them.
 
 A comparison never raises, whatever the event is, and searches at most MAX_SEARCHED characters of a text. An event is
-parsed once, and each distinct comparison is evaluated once for it, however many subscriptions have it. docs/filters.md
-defines the comparison of each dialect.
+parsed once, and each distinct comparison is evaluated once for it, however many subscriptions have it.
+docs/reference/filters.md defines the comparison of each dialect.
 """
 
 import operator

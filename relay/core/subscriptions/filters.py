@@ -67,7 +67,7 @@ REMOVED = "cel"
 """A removed dialect, with expressions in CEL."""
 INSTEAD_OF_CEL = (
     "expressions in CEL are gone: compare places in the event, such as "
-    '{"range": {"/data/metadata/deal": {"gt": 40}}}. The section "Filters instead of CEL" of docs/upgrading.md '
+    '{"range": {"/data/metadata/deal": {"gt": 40}}}. The section "Filters instead of CEL" of docs/operate/upgrading.md '
     "has a filter for each kind of expression"
 )
 UNREADABLE = "its filters cannot be read"

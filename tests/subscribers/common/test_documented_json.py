@@ -1,4 +1,4 @@
-"""The JSON in docs/integrations/ is what catch hooks and workflows of Slack get.
+"""The JSON in docs/guides/ is what catch hooks and workflows of Slack get.
 
 `UPDATE_MESSAGES=1 pytest tests/subscribers/common/test_documented_json.py` writes it anew.
 """
@@ -16,7 +16,7 @@ from subscribers import registry
 from subscribers.base import RenderContext
 from tests.subscribers.slack.test_messages import RECONNECT, job_event
 
-FOLDER = Path(__file__).resolve().parents[3] / "docs" / "integrations"
+FOLDER = Path(__file__).resolve().parents[3] / "docs" / "guides"
 METADATA = {
     "recipient_name": "Alex",
     "deal": "Example Ltd, renewal",

@@ -1,4 +1,4 @@
-"""The files that docs/integrations/templates.md names, rendered for every event that they get, and held to the
+"""The files that docs/guides/more-chats.md names, rendered for every event that they get, and held to the
 vendors' limits."""
 
 import json
@@ -22,7 +22,7 @@ from subscribers.common import templates
 from tests.support.job_events import OF_SAMPLES, sample
 from tests.vendors import template_targets
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "integrations" / "templates.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "guides" / "more-chats.md"
 CONTEXT = RenderContext(account_names={"default": "Sales"}, public_url="https://relay.example")
 TARGETS: dict[str, Callable[[str, dict[str, str], bytes], None]] = {
     "Google Chat": template_targets.google_chat,

@@ -151,7 +151,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"Exact": {"type": "a"}}, "/filters/0/Exact", "unknown_dialect", "did you mean 'exact'"),
         ({"suffx": {"type": "a"}}, "/filters/0/suffx", "unknown_dialect", "did you mean 'suffix'"),
         ({"sql": "a = 'b'"}, "/filters/0/sql", "unknown_dialect", "use one of exact, prefix"),
-        ({"cel": "a == 1"}, "/filters/0/cel", "unknown_dialect", "docs/upgrading.md"),
+        ({"cel": "a == 1"}, "/filters/0/cel", "unknown_dialect", "docs/operate/upgrading.md"),
         ({"a/b~c": 1}, "/filters/0/a~1b~0c", "unknown_dialect", "use one of"),
         ({7: 1}, "/filters/0/7", "unknown_dialect", "use one of"),
         ({"exact": {}}, "/filters/0/exact", "too_short", "at least one attribute"),

@@ -1,4 +1,4 @@
-"""Templates: what they render, where their mistakes are, and that docs/templates.md says so."""
+"""Templates: what they render, where their mistakes are, and that docs/reference/templates.md says so."""
 
 import gc
 import re
@@ -16,7 +16,7 @@ from relay.expressions import liquid_limits as limits
 from relay.expressions.liquid import compile_template
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCUMENT = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "reference" / "templates.md").read_text(encoding="utf-8")
 VARIABLES: dict[str, Any] = {
     "event": {"status": "failed", "type": "ai.revor.job.not_found", "time": "2026-05-20T10:00:08.000Z"},
     "metadata": {"deal": 42, "tags": ["a", "b"]},

@@ -1,4 +1,4 @@
-"""docs/sources.md: its example loads, plays through every fate, and every key of a definition is described."""
+"""docs/guides/sources.md: its example loads, plays through every fate, and every key of a definition is described."""
 
 import re
 import runpy
@@ -17,7 +17,7 @@ from relay.sources.mapping import observe_item, read_create, read_error, registe
 from relay.sources.pointers import at
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "sources.md").read_text(encoding="utf-8")
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
 NOW = 1_779_271_300.0
 BASE = "https://api.acme.example"
