@@ -97,7 +97,7 @@ _SOURCE_HINTS = {
 _BUY = Hint(
     meaning="The account at {title} has few credits left",
     fix="Buy credits in {title}",
-    who="account owner",
+    who="administrator",
     repeat="safe",
 )
 _NAME = "Ada Lovelace"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from relay.clock import from_rfc3339
 from relay.core.events.sentences import titled
 from relay.core.subscriptions.filters import UNREADABLE
+from relay.core.turns import turn_of_incident
 from relay.web.delivery_words import reason_and_cause
 
 LATE_SECONDS = 300.0
@@ -27,7 +28,7 @@ Level = Literal["bad", "warn"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
     """`key`: the text `overview.KEY`, with its values. `path`: the page with details. `fix`: the API's advice.
-    `oldest`: `since` is the time of the oldest of several."""
+    `oldest`: `since` is the time of the oldest of several. `turn`: whose it is, one of those of `core/turns.py`."""
 
     level: Level
     key: str
@@ -36,6 +37,7 @@ class Concern:
     since: str | None = None
     fix: str | None = None
     oldest: bool = False
+    turn: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +101,10 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
         if one.get("kind") == "creates" and seen.intents:
             continue  # the concern about unknown sends covers it
         path = f"/ui/incidents/{one['id']}"
-        values = {"what": one["what"]}
-        yield Concern(level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one.get("fix"))
+        values, turn = {"what": one["what"]}, turn_of_incident(one)
+        yield Concern(
+            level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one["fix"], turn=turn
+        )
 
 
 def _accounts(seen: Seen) -> Iterator[Concern]:

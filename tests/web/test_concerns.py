@@ -11,13 +11,15 @@ NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
 HELD = "its filters cannot be read: filters[0].cel: expressions in CEL are gone"
 WELL: Mapping[str, Any] = {"status": "ok", "problems": []}
 
+CAUSE: Mapping[str, Any] = {"kind": "jobs", "who": "account owner", "connect_account_id": None, "code": None}
+
 
 def source(**changes: object) -> dict[str, Any]:
     return {"source": "revor", "account": "default", "state": "ok", "since": None, "problem": None, **changes}
 
 
 def incident(**changes: object) -> dict[str, Any]:
-    return {"id": "inc_1", "what": "8 jobs failed", "opened_at": NEW, "fix": "Reconnect it", **changes}
+    return {"id": "inc_1", "what": "8 jobs failed", "opened_at": NEW, "fix": "Reconnect it", **CAUSE, **changes}
 
 
 def account(**changes: object) -> dict[str, Any]:
