@@ -133,7 +133,7 @@ def _commands() -> Mapping[str, Any]:
 
     def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         children = getattr(command, "commands", {})
-        if not children or (words and command.invoke_without_command):
+        if not children:
             yield " ".join(words), command
         for name, child in children.items():
             if not child.hidden:

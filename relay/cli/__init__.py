@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from relay.cli.help import SECTIONS, examples, explain, line_of
+from relay.cli.verbs import Noun
 from relay.errors import RelayError, SettingsError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
@@ -32,7 +33,7 @@ PLACES = {
     "settings": "node.status:settings",
     "ui": "tokens:ui",
     "figures": "sources:figures",
-    "accounts": "sources:accounts",
+    "accounts": "sources:accounts_app",
     "erase": "jobs.jobs:erase",
     "support": "node.support:support",
     "signing-secret": "subscriptions.subscriptions:signing_secret",
@@ -69,7 +70,7 @@ def _command(name: str, place: str) -> Any:
     found = getattr(import_module(f"relay.cli.{module}"), attribute)
     alone = typer.Typer(rich_markup_mode=None)
     if isinstance(found, typer.Typer):
-        alone.add_typer(found, name=name)
+        alone.add_typer(found, name=name, cls=Noun)
     else:
         alone.command(name)(found)
     made = typer.main.get_group(alone).commands[name]

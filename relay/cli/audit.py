@@ -11,15 +11,14 @@ from relay.cli.options import Json, Limit, given, time_or_age
 from relay.cli.output import note, print_json, print_list, say
 from relay.errors import UsageError
 
-app = typer.Typer(help="List who did what, and verify the record.", invoke_without_command=True)
+app = typer.Typer(help="List who did what, and verify the record.")
 
 COLUMNS = ("at", "actor", "action", "target", "address", "result", "count")
 VERIFY_SECONDS = 3_600.0
 
 
-@app.callback()
+@app.command("list")
 def list_audit(
-    context: typer.Context,
     since: Annotated[str | None, typer.Option(help="Only entries since a time or age (1d, 6h, 30m).")] = None,
     until: Annotated[str | None, typer.Option(help="Only entries before this time or age.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only entries of the token with this name.")] = None,
@@ -28,9 +27,7 @@ def list_audit(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """List who did what, and verify the record. The newest entry is first."""
-    if context.invoked_subcommand is not None:
-        return
+    """List who did what. The newest entry is first."""
     query = given({"since": time_or_age(since), "until": time_or_age(until), "actor": actor, "action": action})
 
     async def directly(database: Opened) -> Items:

@@ -314,7 +314,7 @@ _COMMANDS = {
     "?check=false": "`--no-check`",
     "GET /v1/signing-secret": "`relay signing-secret`",
     "POST …/rotate-secret": "`relay subscriptions rotate-secret`",
-    "GET /v1/sources": "`relay sources`",
+    "GET /v1/sources": "`relay sources list`",
     "GET /v1/intents": "`relay intents list`",
 }
 

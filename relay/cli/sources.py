@@ -48,16 +48,14 @@ NOT_PROVEN = (
 )
 
 app = typer.Typer(
-    help="Show the polling of each account. Includes its budget, expected delay, and what a larger budget would bring.",
-    invoke_without_command=True,
+    help="Show the polling of each account, test and draft definitions.",
 )
+accounts_app = typer.Typer(help="List the accounts that jobs are sent from.")
 
 
-@app.callback()
-def sources(context: typer.Context, json: Json = False) -> None:
-    """Show the polling of each account."""
-    if context.invoked_subcommand is not None:
-        return
+@app.command("list")
+def sources(json: Json = False) -> None:
+    """List the polling of each account. Includes its budget, expected delay, and what a larger budget would bring."""
     found = api().items("/v1/sources", {}, MAX_ACCOUNTS)
     print_list(found, COLUMNS, _row, empty="no accounts. Add one to the settings", json=json)
     if json or not found:
@@ -265,6 +263,7 @@ def judgement(account: Mapping[str, Any]) -> str:
 ACCOUNT_COLUMNS = ("id", "name", "channel", "account", "state", "since", "open jobs", "trouble")
 
 
+@accounts_app.command("list")
 def accounts(
     source: Annotated[str | None, typer.Option(help="Only those of this source.")] = None,
     account: Annotated[str | None, typer.Option(help="Only those that this account lists.")] = None,
@@ -281,7 +280,7 @@ def accounts(
     if state is not None:
         one_of(state, SHOWN_STATES, "state")
     found = api().items("/v1/connect-accounts", given({"source": source, "account": account, "state": state}), limit)
-    empty = "no accounts. They are listed once polling has begun: see `relay sources`"
+    empty = "no accounts. They are listed once polling has begun: see `relay sources list`"
     print_list(found, ACCOUNT_COLUMNS, _account_row, empty=empty, json=json)
 
 

@@ -1,4 +1,4 @@
-"""`relay tokens`: creates, lists and revokes API tokens.
+"""`relay tokens`: adds, lists and removes API tokens.
 
 Through the relay where RELAY_URL names another machine, a node holds the SQLite file or there is none, else directly in
 the database: with PostgreSQL the first token can be made before the first start.
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 Tokens = tuple["TokenStore", "Settings"]
 """The tokens of a database, and the settings that name it."""
 
-app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
+app = typer.Typer(help="Add, list and remove API tokens.", no_args_is_help=True)
 
 COLUMNS = ("id", "name", "scopes", "account", "expires_at", "last_used_at")
 
 
 @app.command()
-def create(
+def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the token is called in lists and logs.")],
     scopes: Annotated[
         str,
@@ -54,7 +54,7 @@ def create(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Create a token. It is printed this once; the database keeps only a digest of it."""
+    """Add a token. It is printed this once; the database keeps only a digest of it."""
     from relay.core.access.tokens import SCOPES, is_scope
 
     named = split_names(scopes, "--scopes", "read,jobs:write") or []
@@ -82,22 +82,22 @@ def create(
 def list_tokens(limit: Limit = 50, config: ConfigFile = None, json: Json = False) -> None:
     """List the tokens of the database, newest first. Those of the settings are not listed."""
     found = _done(config, lambda relay: relay.items("/v1/tokens", {}, limit), partial(_list, limit))
-    print_list(found, COLUMNS, _row, empty="no tokens: `relay tokens create` makes one", json=json)
+    print_list(found, COLUMNS, _row, empty="no tokens: `relay tokens add` makes one", json=json)
 
 
 @app.command()
-def revoke(
+def remove(
     token: Annotated[str, typer.Argument(metavar="ID|NAME", help="The token's id (tok_…) or name.")],
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Revoke a token. Every node refuses it within a second, and ends its open streams."""
+    """Remove a token. Every node refuses it within a second, and ends its open streams."""
 
     def through(relay: Api) -> Any:
         return relay.delete(path_of("tokens", _id_of(token, relay.items("/v1/tokens", {}, limit=100_000))))
 
     gone = _done(config, through, partial(_revoke, token))
-    print_result(gone, f"{gone['id']} ({gone['name']}) is revoked", json=json)
+    print_result(gone, f"{gone['id']} ({gone['name']}) is removed", json=json)
 
 
 def _row(token: Mapping[str, Any]) -> list[Any]:

@@ -169,7 +169,7 @@ def delivery_uncertain_data(
     record, target = _in_doubt(memory)
     places = " and ".join(f"{name.removesuffix('_id')} {id}" for name, id in target.items())
     what = f"{with_article(record or 'record')}{f' of {places}' if places else ''} that names {data['event']}"
-    settle = f"relay deliveries settle {data['delivery']} --fate"
+    settle = f"relay deliveries resolve {data['delivery']} --fate"
     if record == _PERSON:  # for whom nothing is written yet
         fix = f"the person whom job {data['job']} is about. If they are there, run: relay deliveries retry "
         fix += f"{data['delivery']}, which writes the rest. If not, run: {settle} not_sent, which creates them first"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOCAL_NAME = "token file"
 """Cannot clash with a token of the settings, whose names have no spaces."""
 NO_ACCESS = (
-    "there is no API token: create one with `relay tokens create NAME --scopes admin`, or set RELAY_TOKEN_FILE to a "
+    "there is no API token: create one with `relay tokens add NAME --scopes admin`, or set RELAY_TOKEN_FILE to a "
     "file with an API token, the same for every node. With PostgreSQL none is created at the first start"
 )
 

@@ -406,6 +406,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
         Request("POST", "/v1/deliveries/retry", body={"filter": {"reason": f"refused by {of.account[1]}"}}),
         Request("POST", "/v1/deliveries/retry", body={"filter": {"state": "uncertain"}}),
     ],
+    "listReplays": lists("/v1/replays", lambda of: {}, lambda of: {"cursor": cursor_of(of.replay)}),
     "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
     "listGroups": lists("/v1/groups", named, lambda of: {"cursor": cursor_of(of.group)}),
@@ -568,6 +569,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
         Request("POST", "/v1/deliveries/retry", body={"filter": {"state": state}})
         for state in ("pending", "dead", "delivered", "cancelled", "uncertain")
     ],
+    "listReplays": lists("/v1/replays", lambda of: {}, lambda of: {"cursor": cursor_of(of.replay)}),
     "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
     "resolveIntent": lambda of: by_id(

@@ -162,6 +162,7 @@ CALLS = {
     "settleDelivery": (an_uncertain_delivery, {"fate": "sent"}, 200),
     "replaySubscription": (a_dead_delivery, {"since": "2020-01-01T00:00:00Z", "types": ["ai.revor.job.queued"]}, 202),
     "retryDeliveries": (None, {"filter": {}}, 202),
+    "listReplays": (a_replay, None, 200),
     "getReplay": (a_replay, None, 200),
     "stopReplay": (a_replay, None, 200),
     "listGroups": (a_group, None, 200),

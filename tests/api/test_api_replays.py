@@ -151,3 +151,18 @@ async def test_a_dry_run_of_a_range_counts_what_the_replay_sends(client, world, 
     assert (await client.post(path, json=body)).json()["matched"] == counted.json()["matched"]
     refused = await client.post(f"{path}?dry_run=true", json={**body, "since": "2040-01-01T00:00:00Z"})
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/since")
+
+
+async def test_replays_are_listed_newest_first_in_pages(client, world):
+    id = await dead(world, client)
+    made = []
+    for _ in range(3):
+        world.now += 1
+        started = await client.post(f"/v1/subscriptions/{id}/replay", json={"since": SINCE, "only": "all"})
+        made.append(started.json()["replay_id"])
+    first = (await client.get("/v1/replays", params={"limit": 2})).json()
+    rest = (await client.get("/v1/replays", params={"limit": 2, "cursor": first["next_cursor"]})).json()
+    listed = [*first["items"], *rest["items"]]
+    assert [one["id"] for one in listed] == made[::-1]
+    assert rest["next_cursor"] is None
+    assert listed[0] == (await client.get(f"/v1/replays/{made[-1]}")).json()

@@ -114,7 +114,7 @@ def test_serve_requires_a_token_and_says_how_to_create_one(here: Here, tmp_path:
     line = here.refused(*SERVE, RELAY_TOKEN_FILE="")
     assert "RELAY_TOKEN_FILE" in line
     assert not (tmp_path / "state").exists()  # no token of this machine, of which another node would not know
-    assert "`relay tokens create NAME --scopes admin`" in line
+    assert "`relay tokens add NAME --scopes admin`" in line
     made = here.json("tokens", "create", "ops", "--scopes", "admin", RELAY_TOKEN_FILE="")
     assert not (tmp_path / "state").exists()
     node = here.begin(*SERVE, RELAY_TOKEN_FILE="")

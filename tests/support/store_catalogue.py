@@ -18,6 +18,7 @@ from relay.store.deliveries import (
     past_events,
     pulls,
     replay_statements,
+    replays,
 )
 from relay.store.deliveries import counts as delivery_groups
 from relay.store.jobs import erasure, group_work, intents, job_pages, jobs, learned, registrations
@@ -293,6 +294,13 @@ def incident_pages() -> Iterator[Case]:
         yield Case(f"jobs of an incident, {'first page' if before is None else 'cursor'}", made)
 
 
+def replay_pages() -> Iterator[Case]:
+    for owner in (None, "revor/default"):
+        for before in (None, "rpl_01"):
+            made = replays.page_statement(51, before, owner)
+            yield Case(f"replays of {owner or 'all'}, {'first page' if before is None else 'cursor'}", made, walks=True)
+
+
 RUNNING_REPLAYS = ("SCAN replays USING INDEX ix_replays_running",)  # a hundred at most
 CATALOGUE = (
     *(Case(f"rotation: {one.table}", one.stale, walks=True) for one in ciphertexts.sealed_columns()),
@@ -535,6 +543,7 @@ CATALOGUE = (
     Case("incidents: delivery since", incidents.DELIVERED_SINCE),
     Case("retention: incidents", upkeep.DELETE_OLD_INCIDENTS),
     *incident_pages(),
+    *replay_pages(),
     Case("account: keep plan", accounts.KEEP_PLAN),
     Case("account: keep plan, held", accounts.KEEP_PLAN_HELD),
     Case("account: plan", accounts.PLAN),

@@ -24,7 +24,7 @@ async def test_entries_are_listed_and_filtered(browser: Browser, world: World) -
     one = await browser.get("/ui/audit", action="subscriptions.pause")
     assert [row["Action"] for row in one.soup.rows()] == ["subscriptions.pause"]
     assert one.soup.one("//input[@name='action']").get("value") == "subscriptions.pause"
-    assert "relay audit --action subscriptions.pause" in one.soup.text
+    assert "relay audit list --action subscriptions.pause" in one.soup.text
     assert (await browser.get("/ui/audit", actor="somebody")).soup.texts("//*[@class='empty']") == ["No entries match."]
     assert "No entries match." in (await browser.get("/ui/audit", until="2001-01-01T00:00:00Z")).soup.text
     assert (await browser.get("/ui/audit", since="yesterday")).status == 422

@@ -11,16 +11,18 @@ from relay.api.http.fields import ID_PATTERN, MAX_TYPES, REPLAY_ID, SUBSCRIPTION
 from relay.api.http.idempotency import STORED
 from relay.api.http.operations import (
     LOCATION,
+    NEXT,
     READS_SUBSCRIPTIONS,
     WRITES_SUBSCRIPTIONS,
     Answer,
     Call,
     Operation,
     json_response,
+    page_response,
 )
-from relay.api.http.params import boolean
+from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
-from relay.api.http.shown import Shown, Time
+from relay.api.http.shown import Shown, Time, page_of
 from relay.api.http.validation import event_types, invalid, pointer_of, types_named, validate
 from relay.clock import from_rfc3339
 from relay.core.deliveries import replay as core
@@ -112,6 +114,8 @@ class Replay(Shown):
     ended_at: Time | None
 
 
+ReplayPage = page_of(Replay, "replays")
+
 OPERATIONS: list[Operation] = []
 operation = partial(Operation, into=OPERATIONS, tag="Replays")
 
@@ -180,6 +184,19 @@ async def retry_deliveries(call: Call) -> Response:
         "reason": wanted.reason,
     }
     return await _replay(call, wanted.since, wanted.until, "/filter", errors, fields)
+
+
+@operation(
+    "GET /v1/replays",
+    bound=True,
+    scopes=READS_SUBSCRIPTIONS,
+    query=PAGE,
+    answers={200: Answer("A page.", ReplayPage, headers=NEXT)},
+)
+async def list_replays(call: Call) -> Response:
+    """List replays, newest first. Those that ended are kept as long as events are."""
+    page = await call.dependencies.store.replays.page(**call.query)
+    return page_response(call.request, map(Replay.of, page.items), page.next_cursor)
 
 
 @operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})

@@ -144,7 +144,7 @@ def retry(
 
 
 @app.command()
-def settle(
+def resolve(
     id: DeliveryId,
     fate: Annotated[Literal["sent", "not_sent"], typer.Option(help="Whether the record is there.")],
     json: Json = False,
@@ -152,4 +152,4 @@ def settle(
     """Record the outcome of an uncertain delivery. Check the CRM first. With not_sent it is sent again."""
     answer = api().post(path_of("deliveries", id, "settle"), {"fate": fate})
     done = "is delivered" if fate == "sent" else "is pending again"
-    print_result(answer, f"{id} is settled as {fate}: it {done}", json=json)
+    print_result(answer, f"{id} is resolved as {fate}: it {done}", json=json)

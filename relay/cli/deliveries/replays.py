@@ -1,21 +1,34 @@
-"""`relay replays`: the progress of a replay, which sends many events again."""
+"""`relay replays`: replays, which send many events again, and their progress."""
 
 from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import api, ended, path_of
-from relay.cli.options import Json, Wait
-from relay.cli.output import Progress, print_json, print_object, print_result, progress, say
+from relay.cli.options import Json, Limit, Wait
+from relay.cli.output import Progress, print_json, print_list, print_object, print_result, progress, say
 from relay.core.events.sentences import counted
 
-app = typer.Typer(help="Show the progress of a replay, and stop it.", no_args_is_help=True)
+app = typer.Typer(help="List replays, show their progress, and stop them.", no_args_is_help=True)
 
 ReplayId = Annotated[str, typer.Argument(metavar="ID", help="The replay's id (rpl_…).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent.")]
 COUNT_TIMEOUT_SECONDS = 300.0
 """The relay counts the matching events before it answers, which takes a while for many millions."""
 POLL_SECONDS = 0.5
+COLUMNS = ("id", "state", "started", "matched", "delivered", "dead", "left", "sends", "subscription")
+
+
+@app.command("list")
+def list_replays(limit: Limit = 50, json: Json = False) -> None:
+    """List replays, newest first."""
+    empty = "no replays. `relay subscriptions replay ID --since 1d` starts one"
+    print_list(api().items("/v1/replays", {}, limit), COLUMNS, _row, empty=empty, json=json)
+
+
+def _row(replay: dict[str, Any]) -> list[Any]:
+    counts = [str(replay[name]) for name in ("matched", "delivered", "dead", "left")]
+    return [replay["id"], replay["state"], replay["created_at"], *counts, replay["only"], replay["subscription_id"]]
 
 
 @app.command()

@@ -255,7 +255,7 @@ def _commands(delivery: Document, subscription: Document | None) -> Iterator[tup
     """The possible actions, and the command for each."""
     id, sink, state, failed = (delivery[name] for name in ("id", "subscription_id", "state", "attempt_count"))
     if state == "uncertain":
-        yield "it is there", f"relay deliveries settle {id} --fate sent"
+        yield "it is there", f"relay deliveries resolve {id} --fate sent"
     if subscription is None:
         pass  # no sink to send it to
     elif state == "pending" and subscription["state"] in ("paused", "disabled"):
@@ -265,7 +265,7 @@ def _commands(delivery: Document, subscription: Document | None) -> Iterator[tup
     elif state == "pending" and failed:
         yield "try it now", f"relay deliveries retry {id}"
     elif state == "uncertain":
-        yield "it is not", f"relay deliveries settle {id} --fate not_sent"
+        yield "it is not", f"relay deliveries resolve {id} --fate not_sent"
         yield "ask the CRM", f"relay deliveries retry {id}"
     elif state != "pending":
         yield "send it again", f"relay deliveries retry {id}"

@@ -262,7 +262,7 @@ def refresh(
 
 
 @app.command()
-def untrack(
+def remove(
     ids: JobIds,
     purge: Annotated[bool, typer.Option("--purge", help="Also erase the job, its events and attempts.")] = False,
     source: Source = None,
@@ -384,7 +384,7 @@ def resolve(
     print_result(answer, f"{id} is resolved as {fate}{tracked}", json=json)
 
 
-@intents_app.command()
-def dismiss(id: IntentId, json: Json = False) -> None:
+@intents_app.command("remove")
+def remove_intent(id: IntentId, json: Json = False) -> None:
     """Remove an intent from the list. Nothing is sent upstream."""
     print_result(api().delete(path_of("intents", id)), f"{id} is removed from the list", json=json)

@@ -6,14 +6,16 @@ continues when the lease expires.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, insert, select
 from sqlalchemy.engine import Connection, Row
 from sqlmodel import col
 
 from relay.core.deliveries.delivery import at_once
 from relay.core.deliveries.replay import JOINS, SENDS, Replay, ReplayCount, ReplayRequest, ReplayStep
+from relay.core.records import Page
 from relay.core.subscriptions.comparisons import EventView
 from relay.core.subscriptions.filters import Filters, filters_of
 from relay.core.subscriptions.subscription import Subscription
@@ -23,6 +25,7 @@ from relay.store.databases.database import Database, Scoped
 from relay.store.databases.group_commit import alone, each
 from relay.store.databases.locks import MATCH, locking
 from relay.store.databases.notices import notify
+from relay.store.databases.pages import decode_cursor, read_page
 from relay.store.databases.statements import fetch, fetch_json, in_turns, json_list, run, run_many, run_rows
 from relay.store.deliveries import replay_statements as sql
 from relay.store.deliveries.attempt_results import promote_manual
@@ -101,6 +104,11 @@ class ReplayStore(Scoped):
     async def get(self, replay_id: str) -> Replay | None:
         """One replay with its current progress."""
         return await self._database.read(_get, replay_id, self._owner)
+
+    async def page(self, *, limit: int, cursor: str | None = None) -> Page[Replay]:
+        """Newest first, each with its current progress."""
+        statement = page_statement(limit, decode_cursor(cursor, prefix="rpl_"), self._owner)
+        return await self._database.read(_page, statement, limit)
 
     async def stop(self, replay_id: str, now: float) -> Replay:
         """Stops a replay and restores the deliveries it has not sent. One that has ended is unchanged. Raises
@@ -221,9 +229,23 @@ def _insert(connection: Connection, items: Sequence[dict[str, Any]]) -> Sequence
 
 def _get(connection: Connection, replay_id: str, owner: str | None) -> Replay | None:
     row = connection.execute(select(ReplayRow).where(col(ReplayRow.id) == replay_id)).one_or_none()
-    if row is None or owner not in (None, row.owner):
-        return None
-    progress = _progress(connection, replay_id)
+    return None if row is None or owner not in (None, row.owner) else _replay_from(connection, row)
+
+
+def page_statement(limit: int, before: str | None, owner: str | None = None) -> Select[Any]:
+    """One page of replays, newest first."""
+    statement = select(ReplayRow).order_by(col(ReplayRow.id).desc()).limit(limit + 1)
+    if before is not None:
+        statement = statement.where(col(ReplayRow.id) < before)
+    return statement if owner is None else statement.where(col(ReplayRow.owner) == owner)
+
+
+def _page(connection: Connection, statement: Select[Any], limit: int) -> Page[Replay]:
+    return read_page(connection, statement, limit, partial(_replay_from, connection), "id")
+
+
+def _replay_from(connection: Connection, row: Row[Any]) -> Replay:
+    progress = _progress(connection, row.id)
     ahead = max(0, row.matched - row.passed) if row.position < row.last_position or row.state == "stopped" else 0
     return made(
         Replay,

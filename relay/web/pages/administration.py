@@ -118,7 +118,7 @@ def _form(page_request: PageRequest, typed: Form, error: RequestError | None) ->
             "errors": {} if error is None else _errors(error),
         },
         equivalent=equivalent(
-            ["relay", "tokens", "create", "NAME", "--scopes", "read"],
+            ["relay", "tokens", "add", "NAME", "--scopes", "read"],
             "POST /v1/tokens",
             body='{"name": "NAME", "scopes": ["read"]}',
         ),
@@ -146,7 +146,7 @@ async def audit(page_request: PageRequest) -> Content:
         "/v1/audit",
         template="audit.html",
         title=text("audit.title"),
-        command=["relay", "audit"],
+        command=["relay", "audit", "list"],
         columns=AUDIT_COLUMNS,
         filters=("actor", "action", "since", "until"),
         values={"actions": ACTIONS},

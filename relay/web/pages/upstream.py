@@ -28,7 +28,7 @@ async def sources(page_request: PageRequest) -> Content:
         "/v1/sources",
         template="sources.html",
         title=english()("sources.title"),
-        command=["relay", "sources"],
+        command=["relay", "sources", "list"],
         columns=SOURCE_COLUMNS,
     )
     state = page_request.asked("state")

@@ -1,4 +1,4 @@
-"""`relay sources`, `relay accounts` and `relay figures`: their tables and JSON."""
+"""`relay sources list`, `relay accounts list` and `relay figures`: their tables and JSON."""
 
 import io
 import json

@@ -120,7 +120,7 @@ NEXT_COMMANDS = [
     ({"state": "dead"}, [FAILED], "enabled", f"deliveries retry --state dead --subscription {SUBSCRIPTION}"),
     ({"state": "cancelled", "reason": "subscription_removed"}, [], None, f"support {DELIVERY}"),
     ({"state": "uncertain", "reason": "not_found_in_time"}, [FAILED], "enabled", "--fate not_sent"),
-    ({"state": "uncertain", "reason": "http_503"}, [FAILED], None, f"deliveries settle {DELIVERY} --fate sent"),
+    ({"state": "uncertain", "reason": "http_503"}, [FAILED], None, f"deliveries resolve {DELIVERY} --fate sent"),
     ({"state": "cancelled", "reason": "unmatched"}, [ACCEPTED], "enabled", "--state cancelled --reason unmatched"),
     ({"state": "cancelled", "reason": "unmatched", "job_uid": "job_1"}, [NOT_ASKED], "enabled", "jobs show job_1"),
     ({"state": "cancelled", "reason": "ambiguous"}, [ACCEPTED], "enabled", f"deliveries retry {DELIVERY}"),
@@ -175,10 +175,10 @@ def test_command_reads_the_event_and_the_subscription(stub: Stub, capsys: pytest
 
 
 @pytest.mark.parametrize(("fate", "then"), [("sent", "is delivered"), ("not_sent", "is pending again")])
-def test_command_settles_an_uncertain_delivery(
+def test_command_resolves_an_uncertain_delivery(
     stub: Stub, capsys: pytest.CaptureFixture[str], fate: str, then: str
 ) -> None:
     stub.says("POST /v1/deliveries/dlv_1/settle", delivery(attempt(), state="delivered"))
-    assert run(["deliveries", "settle", "dlv_1", "--fate", fate]) == 0
+    assert run(["deliveries", "resolve", "dlv_1", "--fate", fate]) == 0
     assert json.loads(stub.seen[-1][2]) == {"fate": fate}
-    assert capsys.readouterr().out == f"dlv_1 is settled as {fate}: it {then}\n"
+    assert capsys.readouterr().out == f"dlv_1 is resolved as {fate}: it {then}\n"
