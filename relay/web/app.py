@@ -23,7 +23,7 @@ from relay.signals import ALL_EVENTS
 from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
-from relay.web.page import ADMINISTRATION, NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest
+from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, WebSettings, wrong_method
@@ -33,10 +33,10 @@ log = structlog.get_logger()
 UI = "/ui"
 MAX_FORM_BYTES = 256 << 10
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy. `data:` allows the small pictures inside pico's stylesheet."""
+"""Content-Security-Policy."""
 HEADERS = {
     "content-security-policy": POLICY,
     "referrer-policy": "same-origin",
@@ -165,7 +165,10 @@ class Web:
             **made.values,
             "page_request": page_request,
             "title": made.title,
-            "navigation": [one for one in SECTIONS if one[0] != ADMINISTRATION or page_request.may()],
+            "navigation": [
+                (name, [place for place in places if not place.admin or page_request.may()])
+                for name, places in SECTIONS
+            ],
             "here": _place_of(page_request.place),
             "equivalent": made.equivalent,
             "export": page_request.path(format="csv", cursor=None) if made.export is not None else None,

@@ -1,10 +1,10 @@
-"""Charts as SVG, drawn on the server, so they need no JavaScript. With JavaScript, `static/relay.js` redraws the larger
-ones with uPlot, which shows single values.
+"""Charts as SVG, drawn on the server: they start at zero, have labels, and need no JavaScript. The pointer shows the
+values of a time.
 """
 
+import math
 from collections.abc import Sequence
 
-import orjson
 from markupsafe import Markup
 
 from relay.clock import to_rfc3339
@@ -13,49 +13,128 @@ Point = tuple[float, float | None]
 """A time in epoch seconds, and a value or None."""
 
 rfc3339 = to_rfc3339
+WIDTH, HEIGHT = 600, 100
+"""Of a chart's drawing, which is stretched to its place."""
+GAP = 0.2
+"""The space between bars, as a part of a bar's width."""
 
 
 def spark(points: Sequence[Point], label: str, width: int = 160, height: int = 36) -> Markup:
     """A line without axes. `label`: its text for screen readers."""
-    drawn = _line(points, width, height)
+    known = _known(points)
+    drawn = _line(known, _span(known), max((value for _, value in known), default=0.0), width, height)
     return Markup('<svg class="spark" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, label, drawn
     )
 
 
-def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str = "", height: int = 160) -> Markup:
-    """Lines over time on one scale. Each series has a name; all share their times. Series without a value are left out;
-    without any, nothing is drawn. Without JavaScript the legend shows the largest values."""
-    series = [(name, points) for name, points in series if any(value is not None for _, value in points)]
-    if not series:
+def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str = "", kind: str = "line") -> Markup:
+    """Series over time on one scale, as lines, or as bars (`kind="bars"`) with later series before earlier ones. Each
+    has a name; all share their times, which are evenly apart. Series without a value are left out; without any,
+    nothing is drawn. `unit`: follows each number, such as `s`."""
+    drawn = [(name, _known(points)) for name, points in series if _known(points)]
+    if not drawn:
         return Markup()
-    times = sorted({time for _, points in series for time, _ in points})
-    values = [[dict(points).get(time) for time in times] for _, points in series]
-    data = orjson.dumps({"times": times, "names": [name for name, _ in series], "values": values, "unit": unit})
-    tops = [max(value for _, value in points if value is not None) for _, points in series]
-    lines = Markup().join(_line(points, 600, height, index, max(tops)) for index, (_, points) in enumerate(series))
-    names = Markup(" ").join(
-        Markup('<span class="key-{}">{} ≤ {}</span>').format(index, name, f"{round(top, 3):g} {unit}".strip())
-        for index, ((name, _), top) in enumerate(zip(series, tops, strict=True))
+    times = sorted({time for _, points in drawn for time, _ in points})
+    top = nice(max(value for _, points in drawn for _, value in points))
+    bars = kind == "bars"
+    lines = Markup().join(
+        _bars(points, times, top, index) if bars else _line(points, (times[0], times[-1]), top, WIDTH, HEIGHT, index)
+        for index, (_, points) in enumerate(drawn)
+    )
+    legend = Markup().join(
+        Markup('<span class="key-{}">{}</span>').format(index, name) for index, (name, _) in enumerate(drawn)
+    )
+    grid = Markup().join(
+        Markup('<line class="grid-line" x1="0" x2="{}" y1="{}" y2="{}"/>').format(WIDTH, y, y) for y in (0, 50, 100)
     )
     return Markup(
-        '<figure class="chart" data-chart="{}" hx-morph-skip-children>'
-        '<svg viewBox="0 0 600 {}" role="img" aria-label="{}" preserveAspectRatio="none">{}</svg>'
-        '<figcaption class="legend">{}</figcaption></figure>'
-    ).format(data.decode(), height, label, lines, names)
+        '<figure class="chart"><div class="plot"><span class="scale top">{}</span><span class="scale middle">{}</span>'
+        '<span class="scale zero">0</span><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" '
+        'aria-label="{}">{}{}{}</svg></div><div class="times">{}{}</div>{}</figure>'
+    ).format(
+        _amount(top, unit),
+        _amount(top / 2, unit),
+        WIDTH,
+        HEIGHT,
+        label,
+        grid,
+        lines,
+        _hovers(drawn, times, unit),
+        _time(times[0]),
+        _time(times[-1]),
+        Markup('<figcaption class="legend">{}</figcaption>').format(legend) if len(drawn) > 1 else "",
+    )
 
 
-def _line(points: Sequence[Point], width: int, height: int, index: int = 0, top: float = 0.0) -> Markup:
-    """`top`: the value at the upper edge; 0: the largest one."""
-    known = [(time, value) for time, value in points if value is not None]
-    if not known:
+def nice(value: float) -> float:
+    """The next 1, 2, 4 or 6 times a power of ten at or above a value: half of it is a short number too."""
+    if value <= 0:
+        return 1.0
+    size: float = 10.0 ** math.floor(math.log10(value))
+    return next((step * size for step in (1, 2, 4, 6) if value <= step * size), 10 * size)
+
+
+def _known(points: Sequence[Point]) -> list[tuple[float, float]]:
+    return [(time, max(value, 0.0)) for time, value in points if value is not None]
+
+
+def _span(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return (points[0][0], points[-1][0]) if points else (0.0, 0.0)
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:,.3g} {unit}".strip() if value < 1000 else f"{value:,.0f} {unit}".strip()
+
+
+def _time(at: float) -> Markup:
+    text = rfc3339(at)
+    return Markup('<time datetime="{}">{} UTC</time>').format(text, text[11:16])
+
+
+def _hovers(drawn: Sequence[tuple[str, Sequence[tuple[float, float]]]], times: Sequence[float], unit: str) -> Markup:
+    """An area for each time, which shows its values under the pointer."""
+    width = WIDTH / len(times)
+    of_time = [(name, dict(points)) for name, points in drawn]
+    return Markup().join(
+        Markup('<rect class="hover" x="{:.1f}" y="0" width="{:.1f}" height="{}"><title>{}</title></rect>').format(
+            index * width,
+            width,
+            HEIGHT,
+            f"{rfc3339(time)[11:16]} UTC: "
+            + ", ".join(f"{name} {_amount(found[time], unit)}" for name, found in of_time if time in found),
+        )
+        for index, time in enumerate(times)
+    )
+
+
+def _bars(points: Sequence[tuple[float, float]], times: Sequence[float], top: float, index: int) -> Markup:
+    width = WIDTH / len(times)
+    places = {time: place for place, time in enumerate(times)}
+    return Markup().join(
+        Markup('<rect class="bar line-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+            index, (places[time] + GAP / 2) * width, HEIGHT * (1 - value / top), width * (1 - GAP), HEIGHT * value / top
+        )
+        for time, value in points
+        if value
+    )
+
+
+def _line(
+    points: Sequence[tuple[float, float]],
+    span: tuple[float, float],
+    top: float,
+    width: int,
+    height: int,
+    index: int = 0,
+) -> Markup:
+    """`top`: the value at the upper edge."""
+    if not points:
         return Markup()
-    first, last = known[0][0], known[-1][0]
-    top = top or max(value for _, value in known) or 1.0
-    across = max(last - first, 1e-9)
+    across = max(span[1] - span[0], 1e-9)
     at = [
-        f"{(time - first) / across * width:.1f},{height - 2 - max(value, 0.0) / top * (height - 4):.1f}"
-        for time, value in known
+        f"{(time - span[0]) / across * width:.1f},{height - 1 - value / (top or 1.0) * (height - 2):.1f}"
+        for time, value in points
     ]
     if len(at) == 1:
         at.append(f"{width},{at[0].partition(',')[2]}")

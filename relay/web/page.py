@@ -306,30 +306,36 @@ def equivalent(
 
 
 class Place(NamedTuple):
-    """A page of the navigation. `key`: the key pressed after `g` to open it."""
+    """A page of the navigation. `key`: the key pressed after `g` to open it. `admin`: it needs the scope `admin`."""
 
     name: str
     path: str
     key: str
+    admin: bool = False
 
 
-ADMINISTRATION = "administration"
-"""The section whose pages need the scope `admin`."""
 SECTIONS = (
-    ("watch", (Place("overview", "/ui", "o"), Place("incidents", "/ui/incidents", "i"))),
-    ("work", (Place("jobs", "/ui/jobs", "j"), Place("groups", "/ui/groups", "g"))),
     (
-        "delivery",
+        "main",
         (
-            Place("events", "/ui/events", "e"),
+            Place("overview", "/ui", "o"),
+            Place("incidents", "/ui/incidents", "i"),
+            Place("groups", "/ui/groups", "c"),
+            Place("jobs", "/ui/jobs", "j"),
             Place("deliveries", "/ui/deliveries", "d"),
             Place("subscriptions", "/ui/subscriptions", "s"),
+            Place("events", "/ui/events", "e"),
         ),
     ),
-    ("upstream", (Place("sources", "/ui/sources", "u"), Place("intents", "/ui/intents", "n"))),
     (
-        ADMINISTRATION,
-        (Place("tokens", "/ui/tokens", "t"), Place("audit", "/ui/audit", "a"), Place("settings", "/ui/settings", "c")),
+        "operations",
+        (
+            Place("sources", "/ui/sources", "r"),
+            Place("intents", "/ui/intents", "u"),
+            Place("tokens", "/ui/tokens", "t", admin=True),
+            Place("audit", "/ui/audit", "l", admin=True),
+            Place("settings", "/ui/settings", "p", admin=True),
+        ),
     ),
 )
 """The navigation: sections by name (the text `base.section_NAME`), each with its pages."""

@@ -1,7 +1,6 @@
 """Turns values into HTML. Everything is escaped unless a template or `charts.py` made it."""
 
 import hashlib
-import mimetypes
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -20,6 +19,14 @@ from relay.web.texts import Texts, english
 
 HERE = Path(__file__).parent
 STATIC = "/ui/static"
+MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml; charset=utf-8",
+    ".woff2": "font/woff2",
+}
+"""Of the files in static/ that are served, by suffix."""
+_URL = re.compile(r'url\("([\w./-]+)"\)')
 _UNSEEN = re.compile(
     r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
@@ -30,9 +37,10 @@ class Pages:
 
     t(key, …)        a text of the catalogue
     asset(name)      the path of a file of static/, which changes with the file
-    chart, spark, stack  see `charts.py`
+    draw_chart, spark, stack  see `charts.py`
     m                the macros of macros.html
-    filters: when (a time), duration, count, json, link (only for http and https), query, inert (bytes from outside)
+    filters: when (a time), duration, count, json, link (only for http and https), query, inert (bytes from outside),
+    short (a long id)
     """
 
     def __init__(self, texts: Texts | None = None) -> None:
@@ -49,7 +57,7 @@ class Pages:
             "t": self.texts,
             "asset": asset,
             "spark": charts.spark,
-            "chart": charts.chart,
+            "draw_chart": charts.chart,
             "stack": charts.stack,
         }
         self.environment.filters |= {
@@ -60,6 +68,7 @@ class Pages:
             "link": link,
             "query": query,
             "inert": inert,
+            "short": short,
         }
         # A global, because a block rendered alone does not see its page's imports.
         self.environment.globals["m"] = self.environment.get_template("macros.html").module
@@ -129,6 +138,11 @@ def inert(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def short(id: str) -> str:
+    """The beginning and the end of a long id, which tell one from another."""
+    return id if len(id) <= 14 else f"{id[:6]}…{id[-4:]}"
+
+
 def query(path: str, **values: str | int | None) -> str:
     """The path with a query of the values that are present."""
     encoded = urlencode(shown(values))
@@ -137,14 +151,18 @@ def query(path: str, **values: str | int | None) -> str:
 
 @cache
 def static_files() -> Mapping[str, tuple[bytes, str]]:
-    """Every file of static/ by name: its bytes and its media type."""
+    """Every file of static/ by name: its bytes and its media type. The files that a stylesheet names have their
+    versions."""
     folder = HERE / "static"
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in (".js", ".css", ".svg"):
-            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            found[path.relative_to(folder).as_posix()] = (path.read_bytes(), f"{kind}; charset=utf-8")
-    return found
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in MEDIA_TYPES
+    }
+    for name in [name for name in found if name.endswith(".css")]:
+        versioned = _URL.sub(lambda named: f'url("{named[1]}?v={_version(found[named[1]])}")', found[name].decode())
+        found[name] = versioned.encode()
+    return {name: (body, MEDIA_TYPES[Path(name).suffix]) for name, body in found.items()}
 
 
 @cache
@@ -156,4 +174,8 @@ def asset(name: str) -> str:
 @cache
 def version_of(name: str) -> str:
     """A part of a static file's digest, as its version."""
-    return hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
+    return _version(static_files()[name][0])
+
+
+def _version(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:12]

@@ -5,15 +5,13 @@ import re
 
 import pytest
 
-from relay.web.rendering import HERE, asset, static_files
+from relay.web.rendering import HERE, MEDIA_TYPES, asset, static_files
 
 VENDOR = HERE / "static" / "vendor"
 DIGESTS = {
     "htmx.min.js": "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130",
     "hx-sse.min.js": "18ef2761356ec1fe0bb6d92612315b37517a7c1e9856b661c5ae81fef239d103",
-    "pico.classless.min.css": "61207a40ffc02a42d1e50143651c121beab70ed413c934c1ff84fa263ba436b0",
-    "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
-    "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    "inter-latin-wght-normal.woff2": "3100e775e8616cd2611beecfa23a4263d7037586789b43f035236a2e6fbd4c62",
 }
 """SHA-256 of the vendored files, as README.md there says where they come from."""
 LONG = {"accept-encoding": "gzip"}
@@ -23,7 +21,7 @@ def test_vendored_files_are_unchanged():
     found = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in VENDOR.iterdir()
-        if path.suffix in (".js", ".css")
+        if path.suffix in MEDIA_TYPES
     }
     assert found == DIGESTS
 
@@ -40,7 +38,7 @@ def test_vendored_files_have_a_version_and_a_licence():
 def test_files_name_no_other_host():
     """Comments, namespaces and messages may have URLs; what is loaded may not."""
     for name, (body, _) in static_files().items():
-        text = body.decode()
+        text = body.decode("latin-1")
         assert not re.search(r"""url\(\s*["']?(?!data:|favicon|["']?data:)[a-z]*:?//""", text), name
         assert not re.search(r"@import|sourceMappingURL|\beval\(|document\.write", text), name
 
@@ -59,6 +57,21 @@ async def test_file_is_served_for_ever_by_its_digest(name, browser):
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert packed.headers["content-encoding"] == "gzip"
     assert hashlib.sha256(body).hexdigest()[:12] in asset(name)
+
+
+def test_stylesheet_names_files_by_their_digests():
+    """Else the font and the logo would be asked for again on every page."""
+    css = static_files()["relay.css"][0].decode()
+    named = re.findall(r"url\(([^)]*)\)", css)
+    assert len(named) >= 2
+    assert {one.strip('"') for one in named} <= {asset(name).removeprefix("/ui/static/") for name in static_files()}
+
+
+def test_every_page_loads_the_font_that_the_stylesheet_names():
+    font = asset("vendor/inter-latin-wght-normal.woff2")
+    for template in ("base.html", "bare.html"):
+        assert "asset('vendor/inter-latin-wght-normal.woff2')" in (HERE / "templates" / template).read_text()
+    assert font.removeprefix("/ui/static/") in static_files()["relay.css"][0].decode()
 
 
 async def test_no_other_file_is_served(browser) -> None:

@@ -1,4 +1,4 @@
-// What pages do beyond HTML: times, charts, keys, copying, the theme, and the state of the live connection.
+// What pages do beyond HTML: times, keys, copying, the theme, and the state of the live connection.
 // Every page works without it.
 "use strict";
 
@@ -30,58 +30,6 @@ function showTimes(root = document) {
     if (element.title !== title) element.title = title;
   }
 }
-
-// --- charts
-
-const plots = new WeakMap();
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-function drawChart(figure) {
-  const text = figure.dataset.chart;
-  const before = plots.get(figure);
-  if (before?.text === text) return;
-  const { times, names, values, unit } = JSON.parse(text);
-  if (before) {
-    before.plot.setData([times, ...values]);
-    before.text = text;
-    return;
-  }
-  if (times.length < 2) return;
-  const axis = { stroke: color("--pico-color"), grid: { stroke: color("--pico-muted-border-color"), width: 1 } };
-  const days = times.at(-1) - times[0] > 3 * 86400;
-  const format = new Intl.DateTimeFormat(undefined, days ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-  const withUnit = (value) => `${+value.toFixed(3)} ${unit}`.trim();
-  // What the legend shows: the value below the pointer; without one the last value.
-  const shown = (plot, value, index, at) => (at == null ? plot.data[index].findLast((one) => one != null) : value);
-  const series = names.map((name, index) => ({
-    label: name,
-    stroke: color(`--line-${index % 4}`),
-    width: 2,
-    dash: index ? [6, 4] : undefined, // the line below it stays visible
-    value: (...given) => {
-      const value = shown(...given);
-      return value == null ? "—" : withUnit(value);
-    },
-  }));
-  figure.replaceChildren();
-  const options = {
-    width: figure.clientWidth || 600,
-    height: 180,
-    cursor: { drag: { x: false, y: false } },
-    scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.05] } },
-    series: [{ value: (...given) => ABSOLUTE.format(shown(...given) * 1000) }, ...series],
-    axes: [{ ...axis, values: (_, at) => at.map((time) => format.format(time * 1000)) }, { ...axis, size: unit ? 75 : 60, values: (_, at) => at.map(withUnit) }],
-  };
-  plots.set(figure, { plot: new uPlot(options, [times, ...values], figure), text });
-}
-
-function drawCharts(root = document) {
-  if (window.uPlot) find("figure[data-chart]", root).forEach(drawChart);
-}
-
-addEventListener("resize", () => {
-  for (const figure of find("figure[data-chart]")) plots.get(figure)?.plot.setSize({ width: figure.clientWidth, height: 180 });
-});
 
 // --- keys: / searches, ? helps, g and a letter goes to a page, Escape folds what asks
 
@@ -124,7 +72,7 @@ document.addEventListener("click", async (event) => {
   const button = event.target instanceof Element ? event.target.closest("button, [data-all]") : null;
   if (!button) return;
   if (button.matches("[data-copy]")) {
-    const text = button.parentElement.querySelector("code").textContent;
+    const text = button.dataset.copy || button.parentElement.querySelector("code").textContent;
     const before = button.textContent;
     try {
       await navigator.clipboard.writeText(text);
@@ -140,7 +88,6 @@ document.addEventListener("click", async (event) => {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {}
-    if (find("figure[data-chart]").length) location.reload(); // charts take their colours when they are drawn
   } else if (button.matches("[data-help]")) {
     document.getElementById("help").showModal();
   } else if (button.matches("[data-all]")) {
@@ -216,7 +163,6 @@ if (live) {
   live.addEventListener("failed", () => showLive("lost"));
   // What comes is made ready before it is compared with what is there, so that nothing flickers.
   live.addEventListener("htmx:before:swap", (event) => event.detail.tasks.forEach((task) => prepare(task.fragment)));
-  live.addEventListener("htmx:sse:after:message", () => drawCharts(live));
   document.addEventListener("visibilitychange", connect);
   addEventListener("load", () => setTimeout(connect));
   setInterval(() => {
@@ -236,7 +182,6 @@ function prepare(root) {
 }
 
 prepare(document);
-drawCharts(document);
 setInterval(() => showTimes(), 1000);
 
 // From a page without a search: after the browser has searched for an element of this name.
