@@ -28,6 +28,9 @@ class ConnectAccount(Shown):
     state: ShownState = Field(description="removed: no listing has it any more.", examples=["needs_reconnect"])
     since: Time = Field(description="When a listing first showed this state.")
     open_jobs: int = Field(description="The number of open jobs that name it.", examples=[12])
+    failed_jobs: int = Field(
+        description="The number of jobs that failed because of it, as its open incidents count them.", examples=[10]
+    )
     listed_at: Time | None = Field(description="When the accounts were last listed.", examples=[TIME])
     trouble: str | None = Field(
         description="The open incident whose jobs failed because of it, perhaps since that listing.",
@@ -60,7 +63,13 @@ async def list_connect_accounts(call: Call) -> Response:
     """
     page = await call.dependencies.store.connect_accounts.page(**call.query)
     items = [
-        ConnectAccount.of(one.account, open_jobs=one.open_jobs, listed_at=one.listed_at, trouble=one.trouble)
+        ConnectAccount.of(
+            one.account,
+            open_jobs=one.open_jobs,
+            failed_jobs=one.failed_jobs,
+            listed_at=one.listed_at,
+            trouble=one.trouble,
+        )
         for one in page.items
     ]
     return page_response(call.request, items, page.next_cursor)

@@ -341,13 +341,18 @@ class ListingRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectAccountReport:
-    """A connect account to show, with the number of open jobs that name it. `listed_at`: the latest listing; `trouble`:
-    the open incident that shows that it cannot send, whatever the latest listing says."""
+    """A connect account to show, with the number of open jobs that name it.
+
+    listed_at    the latest listing
+    trouble      the newest open incident that shows that it cannot send, whatever the latest listing says
+    failed_jobs  of all such incidents
+    """
 
     account: ConnectAccount
     open_jobs: int
     listed_at: float | None
     trouble: str | None = None
+    failed_jobs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from relay.config.settings import Settings, SourceSettings
 from relay.core import relay_events
 from relay.core.access.netguard import GuardPolicy
 from relay.core.events.event import Hint, Origin
-from relay.core.jobs.job import PARTS, Problem
+from relay.core.jobs.job import PARTS
 from relay.core.planner import PlannerConfig
 from relay.core.planner.config import RateLimitHeaders
 from relay.core.polling.tracking import CallbackLimits
@@ -95,8 +95,7 @@ class ComponentSettings:
     def _explained(self, source: str, code: str) -> Hint | None:
         """The hint for failed jobs with this code."""
         definition = self.definitions.get(source)
-        problem = Problem(code=code, message="") if code else None
-        return None if definition is None else definition.hint_for(problem, "failed")
+        return None if definition is None else definition.explained(code)
 
     def of_tracking(self) -> CallbackLimits:
         """For the registration of jobs."""

@@ -461,6 +461,11 @@ class Tracking:
         hint = definition.hint_for(seen.problem, kind, channel=job.channel)
         return None if hint is None else (seen.problem, hint)
 
+    def explained(self, source: str, code: str) -> Hint | None:
+        """The hint for failed jobs of a source with this error code; None if the source is no longer configured."""
+        definition = self._definitions.get(source)
+        return None if definition is None else definition.explained(code)
+
     def repeat_of(self, job: Job) -> Repeat | None:
         """The effect of sending the create of a failed job again; None if its source is no longer configured."""
         definition = self._definitions.get(job.source)

@@ -23,7 +23,7 @@ from pydantic import (
 from relay.core.access.forwarding import path_refusal, without_parameter
 from relay.core.access.netguard import is_within
 from relay.core.events.event import JOB_PREFIX, Hint, Origin
-from relay.core.jobs.job import Problem
+from relay.core.jobs.job import NO_CODE, Problem
 from relay.core.jsontext import dumps
 from relay.errors import SettingsError
 from relay.sources.documents import Document, Faults, Loc, read_document, refused
@@ -472,6 +472,11 @@ class SourceDefinition(Part):
         `problem` is the Observation's, `channel` the job's.
         """
         return self.hints.find(problem, kind, channel, title=self.title, source=self.name)
+
+    def explained(self, code: str) -> Hint | None:
+        """The hint for failed jobs with this error code; empty, or NO_CODE: without one."""
+        problem = None if code in ("", NO_CODE) else Problem(code=code, message="")
+        return self.hint_for(problem, "failed")
 
 
 def _scheme(url: str) -> str:

@@ -356,11 +356,13 @@ def _page(connection: Connection, statement: Select[Any], limit: int) -> Page[Co
     troubles = open_by_connect_account(connection, {owner_of(row.source, row.account) for row in rows}) if rows else {}
 
     def report(row: Row[Any]) -> ConnectAccountReport:
+        incidents = troubles.get((owner_of(row.source, row.account), row.id), [])
         return ConnectAccountReport(
             account=_account_from(row),
             open_jobs=counts[row.source, row.account, row.id],
             listed_at=row.listed_at,
-            trouble=troubles.get((owner_of(row.source, row.account), row.id)),
+            trouble=incidents[-1].id if incidents else None,
+            failed_jobs=sum(one.failed for one in incidents),
         )
 
     return page_of(rows, limit, report, lambda row: row.uid)

@@ -411,6 +411,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
     "listGroups": lists("/v1/groups", named, lambda of: {"cursor": cursor_of(of.group)}),
     "getGroup": on_group("GET"),
+    "getGroupEnds": on_group("GET", "/ends"),
     "closeGroup": on_group("POST", "/close"),
     "listIncidents": lists("/v1/incidents", named, lambda of: {"cursor": cursor_of(of.incidents[0])}),
     "getIncident": lambda of: by_id("GET", "/v1/incidents/{id}", *of.incidents),
@@ -466,6 +467,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "getJob": lambda of: by_id("GET", "/v1/jobs/{id}", *of.jobs, of.own_id, SHARED),
     "listGroups": lists("/v1/groups", lambda of: {}, lambda of: {"limit": "1"}, lambda of: {"state": "open"}),
     "getGroup": lambda of: by_id("GET", "/v1/groups/{id}", of.own_group, SHARED),
+    "getGroupEnds": lambda of: by_id("GET", "/v1/groups/{id}/ends", of.own_group, SHARED),
     "closeGroup": lambda of: by_id("POST", "/v1/groups/{id}/close", SHARED, body={"expected": 7}),
     "explainJob": lambda of: by_id("GET", "/v1/jobs/{id}/explain", SHARED),
     "listJobEvents": lambda of: [

@@ -37,6 +37,7 @@ async def test_an_account_is_shown_with_its_open_jobs(client, listed):
         "state": "needs_reconnect",
         "since": "2027-01-15T08:00:00.000Z",
         "open_jobs": 3,
+        "failed_jobs": 0,
         "listed_at": "2027-01-15T08:01:00.000Z",
         "trouble": None,
     }
@@ -51,8 +52,12 @@ async def test_an_open_incident_is_shown_before_a_listing_shows_why(client, worl
     await fail_for(world.store, "acc_2", now=NOW + 61, code="insufficient_credits", points_at=None)
     assert await shown() == [others[0], ("default", "acc_2", None), others[1]], "no fault of the account"
     await fail_for(world.store, "acc_2", now=NOW + 62)
+    await fail_for(world.store, "acc_2", now=NOW + 62)
     ((incident, *_),) = [[one["id"]] for one in (await client.get("/v1/incidents?state=open")).json()["items"]]
     assert await shown() == [others[0], ("default", "acc_2", incident), others[1]]
+    await fail_for(world.store, "acc_2", now=NOW + 63, code="another_code")
+    items = (await client.get("/v1/connect-accounts")).json()["items"]
+    assert [one["failed_jobs"] for one in items] == [0, 3, 0], "of all its open incidents"
 
 
 async def test_accounts_are_filtered_and_paged(client, listed):

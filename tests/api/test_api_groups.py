@@ -1,7 +1,10 @@
 import pytest
 
+from relay.clock import from_rfc3339
+from relay.core.events.event import Hint
 from relay.core.jobs.groups import MAX_EXPECTED
-from tests.support.store_kit import poll
+from relay.core.jobs.job import Problem
+from tests.support.store_kit import list_accounts, poll, seen
 
 NAME = "Q4 campaign"
 PATH = "/v1/groups/Q4%20campaign"
@@ -31,6 +34,73 @@ async def test_a_group_counts_its_jobs(client, world):
     (listed,) = (await client.get("/v1/groups", params={"state": "open"})).json()["items"]
     assert listed.items() <= found.items()
     assert (await client.get("/v1/groups", params={"state": "finished"})).json()["items"] == []
+
+
+async def test_failures_say_their_cause_and_who_can_fix_it(client, world):
+    hint = Hint(meaning="It needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
+    world.tracking.hints["reconnect"] = hint
+    await add(client, "a", "b", "c")
+    for id, code in (("a", "reconnect"), ("b", "reconnect"), ("c", "odd")):
+        (job,) = await world.store.jobs.find(id)
+        failed = seen("failed", world.now, problem=Problem(code=code, message=""))
+        await world.store.jobs.record(poll(job.uid, 0, "failed", outcome="failed", now=world.now, seen=failed))
+    expected = [
+        {"code": "reconnect", "count": 2, **hint.document()},
+        {"code": "odd", "count": 1, "meaning": None, "fix": None, "who": None, "repeat": None},
+    ]
+    assert (await client.get(PATH)).json()["failures"] == expected
+    assert (await client.get("/v1/groups")).json()["items"][0]["failures"] == expected
+
+
+async def test_a_group_shows_the_accounts_it_is_sent_from(client, world):
+    await list_accounts(world.store, ("revor", "default"), "acc_1", name="Ada", state="needs_reconnect", now=world.now)
+    await list_accounts(world.store, ("revor", "default"), "acc_2", name="New", state="new", now=world.now + 1)
+    await add(client, "a", "b", "c", "d")
+    for id, account in (("a", "acc_1"), ("b", "acc_1"), ("c", "acc_2"), ("d", "acc_2")):
+        (job,) = await world.store.jobs.find(id)
+        running = seen("running", world.now, connect_account_id=account, channel="linkedin")
+        await world.store.jobs.record(poll(job.uid, 0, "running", now=world.now, seen=running))
+    found = (await client.get(PATH)).json()
+    assert [(one["id"], one["name"], one["state"], one["waiting"]) for one in found["connect_accounts"]] == [
+        ("acc_1", "Ada", "needs_reconnect", 2),
+        ("acc_2", "New", None, 2),
+    ]
+    assert found["expected_finish_note"] == "2 jobs wait for the account Ada, which needs reconnecting."
+    assert found["last_ended_at"] is None
+    world.now += 10
+    await end(world, "d")
+    found = (await client.get(PATH)).json()
+    assert from_rfc3339(found["last_ended_at"]) == world.now
+
+
+async def test_ends_of_a_round_over_time(client, world):
+    await add(client, "a", "b", "c", "d")
+    await end(world, "a")
+    world.now += 3_600
+    await end(world, "b")
+    await end(world, "c")
+    found = (await client.get(f"{PATH}/ends")).json()
+    assert len(found["points"]) == 24
+    ended = {from_rfc3339(one["time"]): one["ended"] for one in found["points"]}
+    assert [at for at, count in ended.items() if count] == [world.now - 3_600, world.now]
+    assert list(ended.values())[-1] == 2
+    await end(world, "d")
+    await client.post(f"{PATH}/close")
+    world.now += 86_400
+    found = (await client.get(f"{PATH}/ends")).json()
+    assert [one["ended"] for one in found["points"] if one["ended"]] == [1, 3], "up to its finish"
+    assert (await client.get("/v1/groups/unknown/ends")).status_code == 404
+
+
+async def test_ends_of_an_earlier_round_are_not_counted(client, world):
+    await add(client, "a")
+    await client.post(f"{PATH}/close")
+    await end(world, "a")
+    world.now += 5
+    await add(client, "b")
+    await end(world, "b")
+    found = (await client.get(f"{PATH}/ends")).json()
+    assert sum(one["ended"] for one in found["points"]) == 1
 
 
 async def test_a_closed_group_finishes(client, world):

@@ -167,6 +167,7 @@ CALLS = {
     "stopReplay": (a_replay, None, 200),
     "listGroups": (a_group, None, 200),
     "getGroup": (a_group, None, 200),
+    "getGroupEnds": (a_group, None, 200),
     "closeGroup": (a_group, {"expected": 3}, 200),
     "listIncidents": (an_incident, None, 200),
     "getIncident": (an_incident, None, 200),

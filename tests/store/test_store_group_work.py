@@ -1,13 +1,14 @@
 """What is read of a group for its forecast: bounded, complete at the ends of each channel, and of one account."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from relay.store.jobs import group_work
+from relay.store.jobs import group_work, groups
 from relay.store.jobs.group_work import GroupReading
 from relay.store.store import Store
-from tests.support.store_kit import NOW, poll, registration, seen, track
+from tests.support.store_kit import NOW, fail_for, list_accounts, poll, registration, seen, track
 
 
 async def read(store: Store, name: str = "q4", since: float = 0.0) -> GroupReading:
@@ -36,7 +37,7 @@ async def test_a_small_group_is_read_whole(store: Store) -> None:
     (email,) = (part for part in reading.jobs if part.channel == "email")
     assert email.first[1].scheduled_at == NOW + 60
     assert (email.first[1].status, email.first[1].seen_at, email.first[1].tracked_at) == ("scheduled", NOW, NOW)
-    assert (reading.health, reading.broken, reading.others, reading.ended) == ("ok", (), (), ())
+    assert (reading.health, reading.accounts, reading.others, reading.ended) == ("ok", (), (), ())
 
 
 async def test_of_a_large_group_the_ends_of_each_channel_are_read(
@@ -58,3 +59,55 @@ async def test_of_a_large_group_the_ends_of_each_channel_are_read(
     assert [parts[name].is_cut for name in ("email", "linkedin", "whatsapp", "fax", None)] == [
         *(True, True, False, True, True)
     ]
+
+
+async def end(store: Store, uid: str, at: float, **fields: Any) -> None:
+    observed = seen("succeeded", at, channel="email", **fields)
+    await store.jobs.record(poll(uid, 0, "succeeded", outcome="succeeded", now=at, seen=observed))
+
+
+async def test_accounts_of_open_jobs_and_of_the_last_ended_ones_are_read_the_most_urgent_first(store: Store) -> None:
+    place = ("revor", "default")
+    await list_accounts(store, place, "acc_ok", channel="email", name="Grace", now=NOW)
+    await list_accounts(store, place, "acc_bad", "acc_idle", channel="linkedin", state="needs_reconnect", now=NOW + 1)
+    await list_accounts(store, place, "acc_new", state="new", now=NOW + 2)
+    await list_accounts(store, place, "acc_unused", state="cannot_send", now=NOW + 3)
+    await fail_for(store, "acc_fails", now=NOW + 4)
+    await fill(store, 3, name="q4", channel="linkedin", connect_account_id="acc_bad")
+    for number, id in enumerate(("acc_ok", "acc_ok", "acc_new", "acc_fails", None)):
+        await track(store, f"job {number}", group="q4", connect_account_id=id)
+    await track(store, "of another group", group="q5", connect_account_id="acc_ok")
+    await end(store, await track(store, "ended", group="q4"), NOW + 5, connect_account_id="acc_idle")
+    accounts = (await read(store)).accounts
+    assert [(one.id, one.waiting, one.cannot_send, one.trouble is not None) for one in accounts] == [
+        ("acc_bad", 3, True, False),
+        ("acc_fails", 1, True, True),
+        ("acc_idle", 0, True, False),
+        ("acc_ok", 2, False, False),
+        ("acc_new", 1, False, False),
+    ]
+    bad, fails, *_ = accounts
+    assert (bad.channel, bad.state, bad.since, bad.is_least) == ("linkedin", "needs_reconnect", NOW + 1, False)
+    assert (fails.channel, fails.name, fails.state, fails.since) == (None, None, None, None)
+
+
+async def test_jobs_of_an_account_are_at_least_those_read_of_a_large_group(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_work, "OPEN_READ", 5)
+    monkeypatch.setattr(group_work, "EDGE_READ", 2)
+    await fill(store, 6, connect_account_id="acc_1")
+    (account,) = (await read(store)).accounts
+    assert (account.waiting, account.is_least) == (4, True)
+
+
+async def test_ends_are_counted_by_span_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "COUNTED_ENDS", 3)
+    for number, after in enumerate((0, 9.5, 10, 20, 21, 22, 23, 40)):
+        await end(store, await track(store, f"job {number}", group="q4"), NOW + after)
+    await end(store, await track(store, "of another group", group="q5"), NOW)
+    await track(store, "open", group="q4")
+    spans = [(NOW, NOW + 10), (NOW + 10, NOW + 20), (NOW + 20, NOW + 30), (NOW + 30, NOW + 40)]
+    (group,) = await store.groups.find("q4")
+    assert await store.groups.ends(group, spans) == [2, 1, 3, 0]
+    assert await store.groups.ends(replace(group, account="other"), spans) == [0, 0, 0, 0]

@@ -131,6 +131,7 @@ class FakeTracking:
         self.chunks: list[int] = []
         self.refusals: dict[str, RequestError] = {}
         self.problems: dict[str, tuple[Problem, Hint]] = {}
+        self.hints: dict[str, Hint] = {}
         self.outlook: Outlook | None = None
         self.account: tuple[str, str] | None = None
         self.credits: dict[str, CreditsReading] = {}
@@ -176,6 +177,9 @@ class FakeTracking:
 
     def problem_of(self, job: Job) -> tuple[Problem, Hint] | None:
         return self.problems.get(job.external_id)
+
+    def explained(self, source: str, code: str) -> Hint | None:
+        return self.hints.get(code)
 
     def repeat_of(self, job: Job) -> Repeat | None:
         return "safe" if job.external_id.startswith("safe") else "may_send_twice"

@@ -435,7 +435,8 @@ CATALOGUE = (
     Case("forecast: open jobs of the account", group_work.OPEN_OF_ACCOUNT),
     Case("forecast: ended jobs of a group", group_work.ENDED_OF_GROUP),
     Case("forecast: ended jobs of the account", group_work.ENDED_OF_ACCOUNT, walks=True),
-    Case("forecast: broken accounts", group_work.NEEDED),
+    Case("forecast: accounts of jobs", group_work.NEEDED),
+    Case("group: ends over time", job_groups.COUNT_ENDS),
     Case("forecast: health", group_work.HEALTH),
     Case("group: insert", job_groups.INSERT_GROUP),
     Case(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.fields import SOURCE, Body
+from relay.api.http.fields import SOURCE, TIME, Body
 from relay.api.http.idempotency import Repeats, members
 from relay.api.http.operations import (
     NEXT,
@@ -24,8 +24,11 @@ from relay.api.http.shown import Shown, Time, example_of, page_of
 from relay.api.http.validation import validate
 from relay.api.jobs import waiting
 from relay.api.jobs.group_finish import GroupForecast
-from relay.core.jobs.groups import MAX_EXPECTED, JobGroup
+from relay.core.events.event import Hint, Repeat
+from relay.core.jobs.connect_accounts import NEW
+from relay.core.jobs.groups import MAX_EXPECTED, OTHER, SPANS, JobGroup, spans_until
 from relay.errors import Conflict, NotFound
+from relay.store.jobs.groups import COUNTED_ENDS
 
 
 class GroupClose(Body):
@@ -56,10 +59,16 @@ class GroupCounts(Shown):
 
 
 class FailureCount(Shown):
-    """Failed jobs with one error code."""
+    """Failed jobs with one error code, and how to fix it. The words are null if the code has none."""
 
-    code: str
-    count: int
+    code: str = Field(examples=["account_disconnected"])
+    count: int = Field(examples=[4])
+    meaning: str | None = Field(description="What the error means.", examples=["The account needs reconnecting"])
+    fix: str | None = Field(description="What to do about the cause.", examples=["Reconnect the account"])
+    who: str | None = Field(description="Who can do it.", examples=["account owner"])
+    repeat: Repeat | None = Field(
+        description="The effect of sending such a create again, for all that the code tells.", examples=["safe"]
+    )
 
 
 class Group(Shown):
@@ -76,7 +85,7 @@ class Group(Shown):
     missing: int = Field(description="Expected jobs that had not come when the round finished.")
     failures: list[FailureCount] = Field(
         description="The most frequent first. Beyond 100 codes the rest is counted as `other`.",
-        examples=[[{"code": "account_disconnected", "count": 4}, {"code": "recipient_not_found", "count": 1}]],
+        examples=[[example_of(FailureCount)]],
     )
     first_at: Time
     last_at: Time = Field(description="When its latest job was registered.", examples=["2026-05-20T10:00:41.000Z"])
@@ -92,6 +101,23 @@ class ExpectedFinish(Shown):
     p90: Time = Field(examples=["2026-05-20T14:41:12.000Z"])
 
 
+class UsedAccount(Shown):
+    """An account that a group's jobs are sent from."""
+
+    id: str = Field(description="The upstream's id.", examples=["acc_1"])
+    channel: str | None = Field(examples=["linkedin"])
+    name: str | None = Field(examples=["Ada Example"])
+    state: Literal["ok", "needs_reconnect", "cannot_send", "removed"] | None = Field(
+        description="As in `GET /v1/connect-accounts`; null: no listing has shown it.", examples=["needs_reconnect"]
+    )
+    since: Time | None = Field(examples=[TIME])
+    trouble: str | None = Field(
+        description="The open incident whose jobs failed because of it.", examples=["inc_01jvpq3m8n0000000000000009"]
+    )
+    waiting: int = Field(description="Open jobs of the group that name it, among those that were read.", examples=[32])
+    is_least: bool = Field(description="True if the group has so many open jobs that not all were read.")
+
+
 class GroupWithForecast(Group):
     """A group of jobs in its current round, and when it is expected to finish."""
 
@@ -102,28 +128,64 @@ class GroupWithForecast(Group):
         description="When the last of its jobs ends. Null if that is unknown.", examples=[example_of(ExpectedFinish)]
     )
     expected_finish_note: str | None = Field(description="Why there is no expected finish, or what it leaves out.")
+    last_ended_at: Time | None = Field(description="When its last job ended.", examples=[TIME])
+    connect_accounts: list[UsedAccount] = Field(
+        description="The accounts that its open jobs, and the 200 that ended last, are sent from. Those that cannot "
+        "send come first."
+    )
+
+
+class GroupEnd(Shown):
+    """The jobs that ended in one span of time."""
+
+    time: Time = Field(description="The beginning of the span.", examples=[TIME])
+    ended: int = Field(description=f"At most {COUNTED_ENDS:,} are counted.", examples=[41])
+
+
+class GroupEnds(Shown):
+    """A round's ends over time."""
+
+    points: list[GroupEnd] = Field(
+        description=f"{SPANS} equal spans, the oldest first, up to now or to the round's finish."
+    )
 
 
 GroupPage = page_of(Group, "groups")
 
 
-def group_view(group: JobGroup, model: type[Group] = Group, **more: object) -> dict[str, Any]:
+def group_view(call: Call, group: JobGroup, model: type[Group] = Group, **more: object) -> dict[str, Any]:
     """A group."""
+    explained = call.dependencies.tracking.explained
     return model.of(
         group,
         state="open" if group.finished_at is None else "finished",
         closed=group.closed_at is not None,
         counts=group.all_counts,
-        failures=[{"code": code, "count": count} for code, count in group.most_failures],
+        failures=[_failure(code, count, explained(group.source, code)) for code, count in group.most_failures],
         **more,
     )
 
 
-def forecast_view(group: JobGroup, forecast: GroupForecast) -> dict[str, Any]:
+def _failure(code: str, count: int, hint: Hint | None) -> dict[str, Any]:
+    if code == OTHER or hint is None:
+        return {"code": code, "count": count, "meaning": None, "fix": None, "who": None, "repeat": None}
+    return {"code": code, "count": count, **hint.document()}
+
+
+def forecast_view(call: Call, group: JobGroup, forecast: GroupForecast) -> dict[str, Any]:
     """A group and its forecast."""
-    rate = None if forecast.rate_per_hour is None else round(forecast.rate_per_hour, 1)
-    words = {"expected_finish": forecast.finish, "expected_finish_note": forecast.note}
-    return group_view(group, GroupWithForecast, rate_per_hour=rate, **words)
+    return group_view(
+        call,
+        group,
+        GroupWithForecast,
+        rate_per_hour=None if forecast.rate_per_hour is None else round(forecast.rate_per_hour, 1),
+        expected_finish=forecast.finish,
+        expected_finish_note=forecast.note,
+        last_ended_at=forecast.last_ended_at,
+        connect_accounts=[
+            UsedAccount.of(one, state=None if one.state == NEW else one.state) for one in forecast.accounts
+        ],
+    )
 
 
 OPERATIONS: list[Operation] = []
@@ -151,7 +213,7 @@ _AMBIGUOUS = {409: "Several accounts have a group of this name: use `source` and
 async def list_groups(call: Call) -> Response:
     """List groups, newest first."""
     page = await call.dependencies.store.groups.page(**call.query)
-    return page_response(call.request, map(group_view, page.items), page.next_cursor)
+    return page_response(call.request, [group_view(call, one) for one in page.items], page.next_cursor)
 
 
 @operation(
@@ -177,10 +239,30 @@ async def get_group(call: Call) -> Response:
     group = await _find_group(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
-        return json_response(forecast_view(group, await call.dependencies.forecasts.of(group)))
+        return json_response(forecast_view(call, group, await call.dependencies.forecasts.of(group)))
     group = await waiting.wait_for_group(call, group, seconds)
-    view = forecast_view(group, await call.dependencies.forecasts.of(group))
+    view = forecast_view(call, group, await call.dependencies.forecasts.of(group))
     return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
+
+
+@operation(
+    "GET /v1/groups/{name}/ends",
+    bound=True,
+    scopes=READS_JOBS,
+    query=_WHICH,
+    answers={200: Answer("The ends.", GroupEnds)},
+    problems=_AMBIGUOUS,
+)
+async def get_group_ends(call: Call) -> Response:
+    """Read how many jobs of a group ended over time, for a chart of its round."""
+    group = await _find_group(call)
+    until = call.dependencies.clock() if group.finished_at is None else group.finished_at
+    spans = spans_until(until, group.first_at)
+    # what ended before the round is not part of it
+    counted = [(max(began_at, group.first_at), ended_at) for began_at, ended_at in spans]
+    ends = await call.dependencies.store.groups.ends(group, counted)
+    points = [GroupEnd.of(None, time=began_at, ended=ended) for (began_at, _), ended in zip(spans, ends, strict=True)]
+    return json_response(GroupEnds.of(None, points=points))
 
 
 async def _group_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +270,7 @@ async def _group_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     found = await call.dependencies.store.groups.find(name, kept["source"], kept["account"])
     if not found:
         raise _not_found(name)
-    return group_view(found[0])
+    return group_view(call, found[0])
 
 
 @operation(
@@ -215,7 +297,7 @@ async def close_group(call: Call) -> Response:
     closed = await call.dependencies.store.groups.close(group, body.expected, call.dependencies.clock())
     if closed is None:
         raise _not_found(group.name)
-    return json_response(group_view(closed))
+    return json_response(group_view(call, closed))
 
 
 async def _find_group(call: Call) -> JobGroup:

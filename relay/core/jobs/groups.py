@@ -22,6 +22,13 @@ OTHER = "other"
 GAPS = 3.0
 """A round without a stated size is over after this many times the longest gap between two arrivals."""
 MAX_EXPECTED = 1_000_000_000
+SPANS = 24
+"""Spans of time in a chart of a round's ends."""
+_MINUTE, _HOUR, _DAY = 60.0, 3_600.0, 86_400.0
+_SPAN_SECONDS = (
+    *(10.0, 30.0, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE),
+    *(_HOUR, 2 * _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY, 2 * _DAY, 7 * _DAY, 30 * _DAY),
+)
 
 
 class Place(NamedTuple):
@@ -229,3 +236,11 @@ def _due_at(group: JobGroup, now: float, settle_seconds: float) -> float | None:
         return now
     quiet_seconds = max(settle_seconds, GAPS * group.max_gap_seconds)
     return max(group.last_at, group.closed_at or 0.0) + quiet_seconds
+
+
+def spans_until(until: float, since: float) -> list[tuple[float, float]]:
+    """Equal spans of time, each by its beginning and its end: the last one has `until`. They reach back to `since`,
+    unless that is two years before, and may begin earlier. Epoch seconds."""
+    seconds = next((one for one in _SPAN_SECONDS if until - since <= one * (SPANS - 1)), _SPAN_SECONDS[-1])
+    last = until // seconds
+    return [(number * seconds, (number + 1) * seconds) for number in (last - back for back in reversed(range(SPANS)))]

@@ -1,6 +1,7 @@
 """Reads a group's remaining work for its forecast, in a bounded number of rows however large the group is."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,13 +67,13 @@ ORDER BY source, account, uid LIMIT :count
 # The last ended jobs of a group. Bounds instead of an equality: see `newest_first`.
 ENDED_OF_GROUP = json_query(
     """
-SELECT channel, started_at, closed_at FROM jobs
+SELECT channel, started_at, closed_at, connect_account_id FROM jobs
 WHERE (source, account, group_name) <= (:source, :account, :name)
   AND (source, account, group_name, closed_at) >= (:source, :account, :name, :since)
   AND group_name IS NOT NULL AND closed_at IS NOT NULL
 ORDER BY source DESC, account DESC, group_name DESC, closed_at DESC LIMIT :count
 """,
-    ("channel", "started_at", "closed_at"),
+    ("channel", "started_at", "closed_at", "connect_account_id"),
 )
 # An account's jobs among the last ended jobs of all accounts.
 ENDED_OF_ACCOUNT = json_query(
@@ -88,7 +89,7 @@ WHERE source = :source AND account = :account AND (group_name IS NULL OR group_n
 # Connect accounts by id.
 NEEDED = sql(
     """
-SELECT id, channel, name, state FROM connect_accounts
+SELECT id, channel, name, state, since FROM connect_accounts
 WHERE source = :source AND account = :account AND id IN $json_values(ids) ORDER BY id
 """
 )
@@ -97,23 +98,36 @@ HEALTH = "SELECT state FROM accounts WHERE source = :source AND name = :account"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokenAccount:
-    """A connect account that a group's open jobs need and that cannot send. `trouble`: its open incident, which may be
-    newer than the last listing."""
+class UsedAccount:
+    """A connect account of jobs that were read.
+
+    state    None, as channel, name and since: no listing has it
+    trouble  its open incident, which may be newer than the last listing
+    waiting  number of these jobs that are open; `is_least`: the group may have more that were not read
+    """
 
     id: str
-    channel: str | None
-    name: str | None
-    state: str
+    channel: str | None = None
+    name: str | None = None
+    state: str | None = None
+    since: float | None = None
     trouble: str | None = None
+    waiting: int = 0
+    is_least: bool = False
+
+    @property
+    def cannot_send(self) -> bool:
+        """True if its jobs fail until it is connected or repaired."""
+        return self.state not in (None, "ok", "new") or self.trouble is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReading:
-    """A group's remaining work. `health`: of its account; `broken`: its jobs' connect accounts that cannot send."""
+    """A group's remaining work. `health`: of its account; `accounts`: those of its open jobs and of those that ended
+    last, the most urgent first."""
 
     health: str
-    broken: tuple[BrokenAccount, ...]
+    accounts: tuple[UsedAccount, ...]
     jobs: tuple[ReadJobs, ...]
     others: tuple[OpenJob, ...]
     ended: tuple[EndedJob, ...]
@@ -145,30 +159,35 @@ def _read(connection: Connection, source: str, account: str, name: str, since: f
     others = [row for row in fetch_json(connection, OPEN_OF_ACCOUNT, **key, count=OTHERS_READ) if not row[0]]
     ended = fetch_json(connection, ENDED_OF_GROUP, **key, since=since, count=ENDED_READ)
     beside = fetch_json(connection, ENDED_OF_ACCOUNT, **key, count=ENDED_READ)
-    used = {row[2] for part in parts for row in (*part.first, *part.last) if row[2] is not None}
+    waiting = Counter(row[2] for part in parts for row in (*part.first, *part.last) if row[2] is not None)
+    used = [*waiting, *(row[3] for row in ended if row[3] is not None)]
+    is_cut = any(part.is_cut for part in parts)
     return GroupReading(
         health=run(connection, HEALTH, source=source, account=account).scalar_one_or_none() or "ok",
-        broken=_broken(connection, source, account, used) if used else (),
+        accounts=_accounts(connection, (source, account), dict.fromkeys(used, 0) | waiting, is_cut) if used else (),
         jobs=tuple(each for part in parts for each in _by_channel(part)),
         others=tuple(OpenJob(*row[3:]) for row in others),
         ended=(
-            *(EndedJob(channel, started_at, closed_at, in_group=True) for channel, started_at, closed_at in ended),
+            *(EndedJob(channel, started_at, closed_at, in_group=True) for channel, started_at, closed_at, _ in ended),
             *(EndedJob(channel, started_at, closed_at, in_group=False) for channel, started_at, closed_at in beside),
         ),
     )
 
 
-def _broken(connection: Connection, source: str, account: str, ids: Collection[str]) -> tuple[BrokenAccount, ...]:
+def _accounts(
+    connection: Connection, place: tuple[str, str], waiting: Mapping[str, int], is_cut: bool
+) -> tuple[UsedAccount, ...]:
+    source, account = place
     owner = owner_of(source, account)
     troubles = open_by_connect_account(connection, [owner])
-    rows = run(connection, NEEDED, source=source, account=account, ids=json_list(sorted(ids)))
-    found = [
-        BrokenAccount(
-            id=row.id, channel=row.channel, name=row.name, state=row.state, trouble=troubles.get((owner, row.id))
-        )
-        for row in rows
-    ]
-    return tuple(one for one in found if one.state not in ("ok", "new") or one.trouble is not None)
+    rows = run(connection, NEEDED, source=source, account=account, ids=json_list(sorted(waiting)))
+    listed = {row.id: {name: getattr(row, name) for name in ("channel", "name", "state", "since")} for row in rows}
+    found = []
+    for id, count in waiting.items():
+        incidents = troubles.get((owner, id))
+        trouble = incidents[-1].id if incidents else None
+        found.append(UsedAccount(id=id, waiting=count, is_least=is_cut, trouble=trouble, **listed.get(id, {})))
+    return tuple(sorted(found, key=lambda one: (not one.cannot_send, -one.waiting, one.name or one.id)))
 
 
 def _edges(connection: Connection, key: dict[str, str]) -> list[_Part]:

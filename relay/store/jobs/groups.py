@@ -23,8 +23,10 @@ from relay.store.databases.notices import notify
 from relay.store.databases.pages import decode_cursor, newest_first, read_page, unindexed
 from relay.store.databases.statements import (
     INTEGER,
+    REAL,
     SQLITE,
     TEXT,
+    fetch,
     insert_into,
     json_list,
     run,
@@ -41,6 +43,8 @@ from relay.store.schema.tables import GroupRow
 
 GROUPS = table_of(GroupRow)
 SETTLE_SECONDS = 900.0
+COUNTED_ENDS = 5_000
+"""Maximum ends counted in one span of time: of a million jobs that ended in a day, a read takes 20 ms."""
 
 Key = tuple[str, str, str]
 """The source, account and name of a group."""
@@ -91,6 +95,21 @@ SELECT source, account, name FROM groups WHERE due_at IS NOT NULL AND due_at <= 
 """
 # Groups by name.
 BY_NAME = select(GROUPS).where(GROUPS.c.name == bindparam("name")).order_by(GROUPS.c.id)
+# Counts a group's jobs that ended in each span of time, up to a limit each.
+COUNT_ENDS = sql(
+    """
+SELECT wanted.began_at, (
+  SELECT COUNT(*) FROM (
+    SELECT 1 FROM jobs
+    WHERE source = :source AND account = :account AND group_name = :name
+      AND closed_at >= wanted.began_at AND closed_at < wanted.ended_at
+    LIMIT :most
+  ) AS counted
+) AS ended_count
+FROM $json_rows(spans) AS wanted
+""",
+    spans={"began_at": REAL, "ended_at": REAL},
+)
 
 
 class Review(NamedTuple):
@@ -261,6 +280,11 @@ class GroupStore(Scoped):
         statement = page_statement(limit, before, state, source, account, self._account)
         return await self._database.read(read_page, statement, limit, group_from, "id")
 
+    async def ends(self, group: JobGroup, spans: Sequence[tuple[float, float]]) -> list[int]:
+        """How many jobs of a group that the caller has read ended in each span of time, COUNTED_ENDS at most. A span
+        has its beginning and not its end, in epoch seconds."""
+        return await self._database.read(_ends, group, spans)
+
     async def close(self, group: JobGroup, expected: int | None, now: float) -> JobGroup | None:
         """States that no more jobs come. A round that has finished is unchanged. None if the group is gone."""
         key = group.source, group.account, group.name
@@ -286,6 +310,12 @@ def _get(connection: Connection, id: str) -> JobGroup | None:
 
 def _by_name(connection: Connection, name: str) -> list[JobGroup]:
     return [group_from(row) for row in connection.execute(BY_NAME, {"name": name})]
+
+
+def _ends(connection: Connection, group: JobGroup, spans: Sequence[tuple[float, float]]) -> list[int]:
+    key = {"source": group.source, "account": group.account, "name": group.name}
+    rows = fetch(connection, COUNT_ENDS, **key, spans=json_list(spans), most=COUNTED_ENDS)
+    return [int(count) for _, count in sorted((row[0], row[1]) for row in rows)]
 
 
 def _due(connection: Connection, now: float, count: int) -> list[Key]:

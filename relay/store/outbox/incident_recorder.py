@@ -292,11 +292,16 @@ def _values_of(incident: Incident) -> dict[str, Any]:
     }
 
 
-def open_by_connect_account(connection: Connection, owners: Iterable[str]) -> dict[tuple[str | None, str], str]:
-    """The newest open incident of each connect account of these owners, by owner and connect account. Only incidents
-    that end with the account's recovery."""
-    found = sorted((one for one in _open(connection, owners) if one.waits_for_account), key=lambda one: one.id)
-    return {(one.owner, one.connect_account_id or ""): one.id for one in found}
+def open_by_connect_account(
+    connection: Connection, owners: Iterable[str]
+) -> dict[tuple[str | None, str], list[Incident]]:
+    """The open incidents of each connect account of these owners, by owner and connect account, the newest last. Only
+    incidents that end with the account's recovery."""
+    found: dict[tuple[str | None, str], list[Incident]] = {}
+    for one in sorted(_open(connection, owners), key=lambda one: one.id):
+        if one.waits_for_account:
+            found.setdefault((one.owner, one.connect_account_id or ""), []).append(one)
+    return found
 
 
 def _open(connection: Connection, owners: Iterable[str]) -> list[Incident]:

@@ -7,6 +7,7 @@ import pytest
 from relay.core.jobs.groups import (
     MAX_CODES,
     OTHER,
+    SPANS,
     STATES,
     Closing,
     Folded,
@@ -16,6 +17,7 @@ from relay.core.jobs.groups import (
     fold,
     place_of,
     place_of_job,
+    spans_until,
 )
 from relay.core.jobs.job import Job, Progress
 
@@ -171,3 +173,16 @@ def test_last_stated_size_holds(closings: list[Closing], expected: int | None, c
 def test_finished_round_cannot_be_closed() -> None:
     done = group(counts={"failed": 1}, finished_at=NOW)
     assert folded(done, Closing(NOW, 9)) == Folded(done, {}, False)
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"),
+    [(0, 10), (230, 10), (231, 30), (3_600, 300), (86_400, 7_200), (30 * 86_400, 2 * 86_400), (9e8, 30 * 86_400)],
+)
+def test_spans_of_a_chart_cover_the_round_up_to_its_end(age: float, seconds: float) -> None:
+    found = spans_until(NOW, NOW - age)
+    assert len(found) == SPANS
+    assert [before[1] for before in found[:-1]] == [after[0] for after in found[1:]]
+    assert {ended_at - began_at for began_at, ended_at in found} == {seconds}
+    assert found[-1][0] <= NOW < found[-1][1]
+    assert found[0][0] <= NOW - age or age > 2 * 365 * 86_400
