@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from relay import log
 from relay.cli.demo.environment import listen, served, url_of
-from relay.clock import to_rfc3339
+from relay.clock import Clock, to_rfc3339, wall_clock
 from relay.config.keyring import new_key
 from relay.config.settings import (
     LOOPBACK_NETWORKS,
@@ -53,6 +53,8 @@ from tests.support.html_probes import PROBE
 
 SPEED = 60.0
 PATIENCE_SECONDS = 120.0
+KEY = "sk-revor-default"
+REFUSED_KEY = "sk-revor-revoked-emea"
 TOKEN = "rl_of_the_dashboards_tests_0123456789"
 PEOPLE = {"email-1": ("email", "Grace Hopper"), "linkedin-1": ("linkedin", "Ada Lovelace")}
 PLAIN: dict[str, Any] = {"attempt_failures": 0, "start_delay_seconds": 1, "run_seconds": 4, "in_lane": False}
@@ -104,6 +106,7 @@ class Loader:
     api: httpx2.AsyncClient
     sandbox: httpx2.AsyncClient
     receiver_url: str
+    receivers: "Receivers"
     subscriptions: dict[str, str] = field(default_factory=dict)
 
     async def load(self) -> Shown:
@@ -124,10 +127,7 @@ class Loader:
             "/v1/intents",
             "/v1/groups?state=finished",
         )
-        for name in ("figures", "statistics"):
-            for work in self.node._upkeep():
-                if work.name == name:
-                    await work.run()
+        await self.take_figures()
         replay = {"since": to_rfc3339(time.time() - 3600), "only": "all"}
         made = await self.post(self.api, f"/v1/subscriptions/{self.subscriptions['Jobs to the CRM']}/replay", replay)
         return await self._shown(jobs, made["replay_id"])
@@ -145,14 +145,14 @@ class Loader:
         found: dict[str, Any] = items[0]
         return found
 
-    async def until_there(self, *paths: str) -> None:
-        """Waits until each of these lists has an item."""
+    async def until_there(self, *paths: str, count: int = 1) -> None:
+        """Waits until each of these lists has so many items."""
         missing = list(paths)
         with self.node.signals.watch(ALL_EVENTS) as watch:
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     while missing:
-                        if (await self.api.get(missing[0])).json().get("items"):
+                        if len((await self.api.get(missing[0])).json().get("items", ())) >= count:
                             missing.pop(0)
                         else:
                             await watch.wait(0.2)
@@ -230,7 +230,7 @@ class Loader:
         """A create whose answer is lost."""
         fault = {"kind": "timeout", "method": "POST", "path_prefix": DISPATCH_PATH, "count": 1, "hold_seconds": 0.1}
         await self.post(self.sandbox, "/_sandbox/faults", fault)
-        headers = {"authorization": "Bearer sk-revor-default", "relay-metadata": orjson.dumps(_metadata(99)).decode()}
+        headers = {"authorization": f"Bearer {KEY}", "relay-metadata": orjson.dumps(_metadata(99)).decode()}
         body = campaign_body(0, {"email": "email-1"})
         await self.api.post(DISPATCH_PATH, json=body, headers=headers)
 
@@ -248,6 +248,13 @@ class Loader:
         tally = _tally_before(labels, time.time())
         while cells := tally.take(500):
             await self.node.store.figures.add(rows_of(cells))
+
+    async def take_figures(self) -> None:
+        """Does now what the timetable does every minute."""
+        for name in ("figures", "statistics"):
+            for work in self.node._upkeep():
+                if work.name == name:
+                    await work.run()
 
     async def _shown(self, jobs: list[str], replay: str) -> Shown:
         return Shown(
@@ -302,6 +309,7 @@ class Receivers:
     def __init__(self) -> None:
         self.crm = Account(crm=PIPEDRIVE, jobs=100)
         self.lost = 0
+        self.broken = {"/down": 503, "/refuses": 400, "/gone": 410}
 
     def app(self) -> Starlette:
         """The application."""
@@ -318,29 +326,33 @@ class Receivers:
 
     async def _take(self, request: Request) -> Response:
         await request.body()
-        status = {"/down": 503, "/refuses": 400, "/gone": 410}.get(request.url.path, 200)
+        status = self.broken.get(request.url.path, 200)
         text = f"The importer is down for maintenance. {PROBE}" if status != 200 else "ok"
         return PlainTextResponse(text, status)
 
 
 @contextlib.asynccontextmanager
-async def open_dashboard(folder: Path) -> AsyncIterator[Shown]:
-    """Runs everything while inside."""
+async def open_world(
+    folder: Path,
+    *,
+    keys: Mapping[str, str],
+    search_keys: tuple[str, ...] = ("deal", "company"),
+    clock: Clock = wall_clock,
+) -> AsyncIterator[Loader]:
+    """Runs a sandbox, the receivers and an empty relay while inside. `keys`: the upstream's key of each account."""
     async with contextlib.AsyncExitStack() as stack:
         at_sandbox, at_receiver, at_relay = (stack.enter_context(contextlib.closing(listen())) for _ in range(3))
-        upstream = Sandbox(seed=1, speed=SPEED, rate_limit=None).app()
+        upstream = Sandbox(seed=1, speed=SPEED, rate_limit=None).app(clock=clock)
         await stack.enter_async_context(served(upstream, at_sandbox))
-        await stack.enter_async_context(served(Receivers().app(), at_receiver))
+        receivers = Receivers()
+        await stack.enter_async_context(served(receivers.app(), at_receiver))
         polling = PollingSettings(
             min_interval_seconds=0.05,
             max_interval_seconds=1.0,
             max_requests_per_second=200.0,
             connect_accounts_interval_seconds=0.3,
         )
-        accounts = {
-            name: AccountSettings(name=name, api_key=key)
-            for name, key in (("default", "sk-revor-default"), ("emea", "sk-revor-revoked-emea"))
-        }
+        accounts = {name: AccountSettings(name=name, api_key=key) for name, key in keys.items()}
         source = SourceSettings(base_url=url_of(at_sandbox), accounts=accounts, polling=polling)
         settings = Settings(
             server=ServerSettings(port=at_relay.getsockname()[1], shutdown_seconds=2.0),
@@ -349,18 +361,25 @@ async def open_dashboard(folder: Path) -> AsyncIterator[Shown]:
             encryption=EncryptionSettings(keys=(new_key(),)),
             sources={source.name: source},
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
-            web=WebSettings(search_keys=("deal", "company")),
+            web=WebSettings(search_keys=search_keys),
             dev=True,
         )
         node = await stack.enter_async_context(
-            open_node(settings, base_url=url_of(at_relay), state_dir=folder, auto_migrate=True)
+            open_node(settings, base_url=url_of(at_relay), clock=clock, state_dir=folder, auto_migrate=True)
         )
         await stack.enter_async_context(served(node, at_relay, dates=False))
         api, sandbox = [
             await stack.enter_async_context(httpx2.AsyncClient(base_url=url_of(at), timeout=120))
             for at in (at_relay, at_sandbox)
         ]
-        yield await Loader(node=node, api=api, sandbox=sandbox, receiver_url=url_of(at_receiver)).load()
+        yield Loader(node=node, api=api, sandbox=sandbox, receiver_url=url_of(at_receiver), receivers=receivers)
+
+
+@contextlib.asynccontextmanager
+async def open_dashboard(folder: Path) -> AsyncIterator[Shown]:
+    """Runs everything while inside."""
+    async with open_world(folder, keys={"default": KEY, "emea": REFUSED_KEY}) as loader:
+        yield await loader.load()
 
 
 async def _main(folder: Path) -> None:
