@@ -109,14 +109,8 @@ class Day:
 
     async def until_ended(self) -> None:
         """Waits until all jobs have ended and their events are delivered."""
-        await self.until_none("/v1/jobs?open=true", "/v1/deliveries?state=pending")
-
-    async def until_none(self, *paths: str) -> None:
-        """Waits until these lists are empty."""
-        async with asyncio.timeout(120):
-            for path in paths:
-                while (await self.loader.api.get(path)).json()["items"]:
-                    await asyncio.sleep(0.05)
+        for path in ("/v1/jobs?open=true", "/v1/deliveries?state=pending"):
+            await self.loader.until(path, lambda items: not items)
 
 
 async def _nothing(day: Day) -> None:
@@ -146,9 +140,7 @@ async def _down(day: Day) -> None:
 
 
 async def _until_source(day: Day, state: str) -> None:
-    async with asyncio.timeout(120):
-        while state not in [one["state"] for one in (await day.loader.api.get("/v1/sources")).json()["items"]]:
-            await asyncio.sleep(0.1)
+    await day.loader.until("/v1/sources", lambda items: state in [one["state"] for one in items])
 
 
 async def _sink(day: Day) -> None:

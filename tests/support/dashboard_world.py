@@ -12,7 +12,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,17 +147,18 @@ class Loader:
 
     async def until_there(self, *paths: str, count: int = 1) -> None:
         """Waits until each of these lists has so many items."""
-        missing = list(paths)
+        for path in paths:
+            await self.until(path, lambda items: len(items) >= count)
+
+    async def until(self, path: str, holds: Callable[[list[Any]], bool]) -> None:
+        """Waits until this holds for the items of a list."""
         with self.node.signals.watch(ALL_EVENTS) as watch:
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    while missing:
-                        if len((await self.api.get(missing[0])).json().get("items", ())) >= count:
-                            missing.pop(0)
-                        else:
-                            await watch.wait(0.2)
+                    while not holds((await self.api.get(path)).json().get("items", [])):
+                        await watch.wait(0.2)
             except TimeoutError:
-                raise AssertionError(f"there is nothing at {missing[0]}") from None
+                raise AssertionError(f"this does not come at {path}") from None
 
     async def _subscribe(self) -> None:
         secret = {"credentialtype": "ACCESSTOKEN", "accesstoken": PIPEDRIVE.token}
