@@ -61,6 +61,22 @@ class RenderContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A kind in the words of people who choose one.
+
+    name     as its owner writes it; empty: the kind's title
+    words    the thing that an event becomes there, in a sentence; empty: one that fits its family
+    address  the place to find the address of a sink, in a sentence
+    example  an address
+    """
+
+    name: str = ""
+    words: str = ""
+    address: str = ""
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ByName:
     """The questions of `relay subscriptions add NAME`.
 
@@ -103,6 +119,7 @@ class Kind:
     name                its value of `config.kind`
     family              name of the kinds of its sort; empty: it is of none
     title               the vendor's name, or its placeholder in a sentence
+    offer               the kind in the words of people who choose one
     form                of an event that arrives, if it is not a CloudEvent
     by_name             the questions if it is added by its name alone; None: it is added by the URL of a sink
     options             its fields of `config`
@@ -116,6 +133,7 @@ class Kind:
     name: str
     family: str = ""
     title: str = "The sink"
+    offer: Offer = Offer()
     form: str = ""
     by_name: ByName | None = None
     options: type[Options] = Options

@@ -1,29 +1,33 @@
 """The form of a subscription: converts its fields to a body of the API, and a subscription to its fields.
 
-The fields are those of the API's models (`written_fields`), named by their paths, such as `config.kind`. Secrets are
-never put into a field: such a field is empty on the next page.
+The fields are those of the API's models (`written_fields`), named by their paths, such as `config.kind`.
+
+A form that is refused or previewed comes back with all that was typed, secrets too: only in the answer to the POST that
+carried them, which no cache keeps (`no-store`), to the browser that sent it, which a form token proves. The relay keeps
+nothing of it. Stored secrets are never put into a field.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from relay.api.deliveries.sink_credentials import CREDENTIALS
-from relay.api.http.fields import header_view
 from relay.api.subscriptions.models import written_fields
 from relay.core.jsontext import JSONDecodeError
 from relay.errors import FieldError, InvalidRequest
-from relay.redaction import REDACTED
 from relay.web.page import Form
+from subscribers import registry
 from subscribers.fields import WrittenField
 
 KEEP, NO_CREDENTIAL = "keep", ""
 CREDENTIAL = "sinkcredential.credentialtype"
 KIND = "config.kind"
+TILE = "tile"
+"""The kind that the form was drawn for."""
 OTHER_TYPES = "other_types"
 """Types that have no box to tick."""
-_MORE = (OTHER_TYPES, "event", "check")
+_MORE = (OTHER_TYPES, "event", "check", TILE)
 """Fields of the page that are not of a subscription."""
 _PLACES = {"protocol": "sink", "event_id": "event", "type": "event"}
 """The fields that show errors of the API about other fields."""
@@ -36,7 +40,6 @@ class Filled:
     text: Mapping[str, str] = field(default_factory=dict)
     types: frozenset[str] = frozenset()
     credential_shown: str = ""
-    retype_sink: bool = False
 
     def get(self, name: str) -> str:
         """The text of a field."""
@@ -49,9 +52,28 @@ def form_fields(*, creates: bool) -> Mapping[str, WrittenField]:
     return {one.path: one for one in fields if one.path != "sinkcredential" and (creates or not one.cli.creates)}
 
 
-def body_of(form: Form, known_types: Iterable[str]) -> dict[str, Any]:
-    """The body that the fields describe, as for `POST` and `PUT`. Raises InvalidRequest for a value that cannot be
-    read."""
+def kind_of(form: Form) -> str:
+    """The kind that the form's subscription has: the one that was chosen, else that of its sink; without a sink, the
+    one that the form was drawn for."""
+    chosen, sink, tile = form.get(KIND), form.get("sink"), form.get(TILE)
+    if chosen in registry.kinds():
+        return chosen
+    return registry.infer_kind(sink) if sink else tile if tile in registry.kinds() else "webhook"
+
+
+def new_fields(kind: str, usual: frozenset[str]) -> Filled:
+    """The fields of a new subscription of a kind, with its usual types. The kind of a webhook stays open: the address
+    may say another one."""
+    by_name = registry.kinds()[kind].by_name
+    home = "" if by_name is None or "{" in by_name.home else by_name.home
+    credential = NO_CREDENTIAL if by_name is None else "CLIENTCREDENTIALS" if by_name.token_path else "ACCESSTOKEN"
+    own = "" if kind == "webhook" else kind
+    return Filled({TILE: kind, KIND: own, "sink": home, CREDENTIAL: credential}, usual)
+
+
+def body_of(form: Form, known_types: Iterable[str], usual: Collection[str]) -> dict[str, Any]:
+    """The body that the fields describe, as for `POST` and `PUT`. `usual`: the types that need no mention. Raises
+    InvalidRequest for a value that cannot be read."""
     errors: list[FieldError] = []
     known = frozenset(known_types)
     given: dict[str, dict[str, Any]] = {"": {}, "protocolsettings": {}, "config": {}, "sinkcredential": {}}
@@ -68,7 +90,10 @@ def body_of(form: Form, known_types: Iterable[str]) -> dict[str, Any]:
     types = [*(one for one in form.all("types") if one in known), *re.split(r"[,\s]+", form.get(OTHER_TYPES))]
     parts = {name: value for name, value in given.items() if value and name not in ("", "sinkcredential")}
     body: dict[str, Any] = {**given[""], **parts}
-    if types := list(filter(None, types)):
+    types = list(filter(None, types))
+    if not types:
+        errors.append(_error("types", "choose at least one event"))
+    elif set(types) != set(usual):
         body["types"] = types
     type = form.get(CREDENTIAL, NO_CREDENTIAL)
     if type not in (KEEP, NO_CREDENTIAL, *CREDENTIALS):
@@ -82,10 +107,11 @@ def body_of(form: Form, known_types: Iterable[str]) -> dict[str, Any]:
     return body
 
 
-def fields_of(subscription: Mapping[str, Any], known_types: Iterable[str]) -> Filled:
-    """The fields of a subscription as GET shows it."""
-    known, types = frozenset(known_types), frozenset(subscription["types"] or ())
-    text = {OTHER_TYPES: "\n".join(sorted(types - known))}
+def fields_of(subscription: Mapping[str, Any], known_types: Iterable[str], usual: frozenset[str]) -> Filled:
+    """The fields of a subscription as GET shows it. `usual`: its types if it names none."""
+    known = frozenset(known_types)
+    types = usual if subscription["types"] is None else frozenset(subscription["types"])
+    text = {OTHER_TYPES: "\n".join(sorted(types - known)), TILE: subscription["config"]["kind"]}
     for path, one in form_fields(creates=False).items():
         if one.part != "sinkcredential":
             value = (subscription[one.part] if one.part else subscription).get(one.name)
@@ -103,20 +129,11 @@ def credential_sentence(credential: Mapping[str, Any] | None) -> str:
     return ", ".join([str(credential["credentialtype"]), *more])
 
 
-def typed_again(
-    form: Form, known_types: Iterable[str], is_secret_sink: Callable[[str], bool], before: Filled | None
-) -> Filled:
-    """The fields as they were typed, without secrets."""
-    sink, known = form.get("sink"), frozenset(known_types)
-    hides = bool(sink) and (before is None or sink != before.get("sink")) and is_secret_sink(sink)
-    text = {name: form.get(name) for name in _MORE}
-    for path, one in form_fields(creates=True).items():
-        text[path] = "" if one.is_secret else form.get(path)
-        if one.shape == "pairs":
-            text[path] = "\n".join(_without_credential(line) for line in text[path].split("\n") if line.strip())
-    text["sink"] = "" if hides else sink
+def typed_again(form: Form, known_types: Iterable[str], kind: str, before: Filled | None) -> Filled:
+    """The fields as they were typed. `kind`: the one that the form is drawn for now."""
+    text = {name: form.get(name) for name in (*_MORE, *form_fields(creates=True))}
     shown = "" if before is None else before.credential_shown
-    return Filled(text, frozenset(form.all("types")) & known, shown, retype_sink=hides)
+    return Filled({**text, TILE: kind}, frozenset(form.all("types")) & frozenset(known_types), shown)
 
 
 def errors_by_field(errors: Sequence[FieldError]) -> dict[str, list[str]]:
@@ -137,9 +154,3 @@ def errors_by_field(errors: Sequence[FieldError]) -> dict[str, list[str]]:
 
 def _error(path: str, detail: str) -> FieldError:
     return FieldError(pointer=f"/{path.replace('.', '/')}", code="invalid", detail=detail)
-
-
-def _without_credential(line: str) -> str:
-    """A header as it was typed; its value is hidden if it looks like a credential."""
-    name, colon, value = line.partition(":")
-    return f"{name.strip()}: {header_view(name.strip(), value.strip())}" if colon else REDACTED

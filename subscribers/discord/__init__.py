@@ -28,6 +28,11 @@ class Discord(chat.WithDigests):
 
     name = "discord"
     title = "Discord"
+    offer = base.Offer(
+        words="A channel gets a message with the next step and a link.",
+        address="The URL of a webhook: in the settings of the channel, Integrations, Webhooks.",
+        example="https://discord.com/api/webhooks/000/XXXX",
+    )
     gets = "Discord gets one message"
     rate_per_second = 0.5
     """30 requests a minute for each webhook."""

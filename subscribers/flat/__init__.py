@@ -21,6 +21,12 @@ class Flat(base.Kind):
     """
 
     name = "flat"
+    offer = base.Offer(
+        name="Zapier, Make or n8n",
+        words="A workflow gets each event as a webhook with fields to pick from. Also Pipedream and IFTTT.",
+        address="The URL of the webhook that the workflow begins with.",
+        example="https://hooks.zapier.com/hooks/catch/000/XXXX",
+    )
     options = TemplateOptions
     form = ", as one flat JSON object"
     signed = True

@@ -12,6 +12,7 @@ from relay.core.deliveries.broker import Login, Message
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError
+from subscribers import base
 from subscribers.common.brokers import ID_HEADER, ToBroker, settings_of
 from subscribers.kafka.options import KafkaSettings
 
@@ -26,6 +27,11 @@ class Kafka(ToBroker):
 
     name = "kafka"
     title = "Kafka"
+    offer = base.Offer(
+        words="A topic gets each event, in order within a job.",
+        address="The bootstrap servers.",
+        example="kafkas://one.example:9093,two.example:9093",
+    )
     destination = "Topic {} of Kafka"
     schemes = ("kafka", "kafkas")
     settings = KafkaSettings

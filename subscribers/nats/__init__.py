@@ -11,6 +11,7 @@ from typing import ClassVar
 from relay.core.deliveries.broker import Login, Message
 from relay.core.events.event import NOT_IN_ATTRIBUTES, Event, header_text
 from relay.core.subscriptions.subscription import Subscription
+from subscribers import base
 from subscribers.common.brokers import ID_HEADER, ToBroker
 from subscribers.nats.options import NatsSettings
 
@@ -26,6 +27,11 @@ class Nats(ToBroker):
 
     name = "nats"
     title = "NATS"
+    offer = base.Offer(
+        words="A stream of JetStream gets each event.",
+        address="The server; tls:// for an encrypted connection.",
+        example="tls://nats.example:4222",
+    )
     destination = "Subject {} of NATS"
     schemes = ("nats", "tls")
     settings = NatsSettings

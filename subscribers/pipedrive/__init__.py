@@ -26,6 +26,11 @@ class Pipedrive(crm.Crm):
 
     name = "pipedrive"
     title = "Pipedrive"
+    offer = base.Offer(
+        words="The deal or person gets a note or an activity.",
+        address="The address of your company, as Pipedrive shows it in your browser.",
+        example="https://acme.pipedrive.com",
+    )
     by_name = base.ByName(
         token="API token (Pipedrive: Personal preferences, API)",  # noqa: S106  (no token)
         home="https://{domain}.pipedrive.com",

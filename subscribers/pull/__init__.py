@@ -16,6 +16,10 @@ class Pull(base.Kind):
     """No sink: a program that pulls gets the event as it is stored."""
 
     name = "pull"
+    offer = base.Offer(
+        name="Pull",
+        words="Your program asks for its events. It needs no address, and works behind a firewall.",
+    )
     settings = Settings
 
     def arriving(self, shown: Mapping[str, Any], *, types_given: bool) -> str:

@@ -15,6 +15,7 @@ from relay.core.deliveries.broker import Message
 from relay.core.events.event import NOT_IN_ATTRIBUTES, Event
 from relay.core.subscriptions.subscription import Subscription
 from relay.errors import FieldError, NotRenderable
+from subscribers import base
 from subscribers.common.brokers import ToBroker, settings_of
 from subscribers.rabbitmq.options import RabbitMqSettings
 
@@ -33,6 +34,11 @@ class RabbitMq(ToBroker):
 
     name = "rabbitmq"
     title = "RabbitMQ"
+    offer = base.Offer(
+        words="A queue or an exchange gets each event.",
+        address="The broker, with its virtual host.",
+        example="amqps://rabbit.example/vhost",
+    )
     destination = "{} of RabbitMQ"
     schemes = ("amqp", "amqps")
     settings = RabbitMqSettings

@@ -37,6 +37,11 @@ class Salesforce(crm.Crm):
 
     name = "salesforce"
     title = "Salesforce"
+    offer = base.Offer(
+        words="The contact or lead gets a record of the outcome.",
+        address="The address of your org: in Salesforce under Setup, My Domain.",
+        example="https://acme.my.salesforce.com",
+    )
     by_name = base.ByName(
         token="consumer secret of the external client app, whose Run As user has the permissions",  # noqa: S106
         home="https://{domain}.my.salesforce.com",

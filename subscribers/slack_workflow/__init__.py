@@ -32,6 +32,12 @@ class SlackWorkflow(chat.ForPeople):
 
     name = "slack_workflow"
     title = "Slack"
+    offer = base.Offer(
+        name="Slack workflow",
+        words="Each event starts a workflow of yours in Slack.",
+        address="The URL of the workflow’s trigger: in Slack under Tools, Workflow Builder, From a webhook.",
+        example="https://hooks.slack.com/triggers/T000/0000/XXXX",
+    )
     gets = "The workflow in Slack runs once"
 
     def errors(self, subscription: Subscription) -> list[FieldError]:

@@ -24,6 +24,12 @@ class Webhook(base.Kind):
     the rendered template, as `application/json`."""
 
     name = "webhook"
+    offer = base.Offer(
+        name="Webhook",
+        words="Your own program gets each event as a signed HTTP request.",
+        address="The https address of your receiver.",
+        example="https://receiver.example/hooks",
+    )
     options = WebhookOptions
     signed = True
 

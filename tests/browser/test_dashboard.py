@@ -285,21 +285,23 @@ def test_token_signs_in_and_the_button_signs_out(
 
 
 def test_preview_follows_what_is_typed(open_tab: Callable[[str], Page], shown: Shown) -> None:
-    """The kind, the filter and the template, against an event that the relay has recorded."""
+    """The kind, the filter and the template, against an event that the relay has recorded; then, by the button, the
+    whole page with all that was typed."""
     page = open_tab("checked")
     faults = Faults().watch(page)
     id, subject = ended(shown)
     page.goto("/ui/subscriptions/new")
+    page.locator("a.tile").first.click()
     preview = page.locator("#preview")
     sink = page.get_by_label(t("forms.field_sink"), exact=True)
     sink.press_sequentially("https://crm.example/hooks")
     expect(preview).to_contain_text("POST https://crm.example/hooks")
     page.get_by_label(t("forms.field_event")).select_option(id)
     expect(preview).to_contain_text(subject)
-    page.get_by_text(t("subscriptions.kind_fields"), exact=True).click()
+    page.get_by_text(t("subscriptions.more"), exact=True).click()
     page.get_by_label("Template", exact=True).press_sequentially('{"about": "{{ event.subject }}"}')
     expect(preview.locator("code")).to_have_text('{\n  "about": "' + subject + '"\n}')
-    filter = page.get_by_label("Filters", exact=True)
+    filter = page.get_by_label(t("forms.field_filters"), exact=True)
     filter.press_sequentially('[{"exact": {"subject": "another"}}]')
     expect(preview).to_contain_text(t("subscriptions.gets_not"))
     filter.press_sequentially(" ]")
@@ -309,12 +311,20 @@ def test_preview_follows_what_is_typed(open_tab: Callable[[str], Page], shown: S
     expect(preview).to_contain_text(t("subscriptions.gets"))
     assert page.evaluate("document.activeElement.id") == "filters"
     page.get_by_label("Template", exact=True).fill("")
+    page.get_by_label(t("subscriptions.type_succeeded"), exact=True).uncheck()
     sink.fill("https://hooks.slack.com/services/T0/B0/x")
-    page.get_by_label(t("forms.field_kind"), exact=True).select_option("slack")
-    expect(preview).to_contain_text(t("subscriptions.gets_not"))  # its default types are others
-    page.get_by_label("job.succeeded").check()
-    expect(preview).to_contain_text('"blocks"')
-    assert page.url.endswith("/ui/subscriptions/new")
+    expect(preview).to_contain_text(t("subscriptions.gets_not"))
+    page.get_by_label(t("subscriptions.type_succeeded"), exact=True).check()
+    expect(preview).to_contain_text(t("subscriptions.gets_not"))  # the usual types are Slack's now
+    page.get_by_label(t("subscriptions.type_queued"), exact=True).uncheck()
+    expect(preview).to_contain_text(t("subscriptions.gets"))
+    page.get_by_label(t("forms.field_description"), exact=True).fill("typed")
+    page.get_by_role("button", name=t("subscriptions.preview_now")).click()
+    page.wait_for_url("**/ui/subscriptions/preview")
+    assert (sink.input_value(), page.get_by_label(t("forms.field_description"), exact=True).input_value()) == (
+        "https://hooks.slack.com/services/T0/B0/x",
+        "typed",
+    )
     assert faults.found == []
 
 

@@ -18,7 +18,8 @@ from relay.api.subscriptions import kind_fields as kind_schemas
 from relay.api.subscriptions import models
 from relay.cli.subscriptions import settings as command_line
 from relay.core.values import duration_seconds
-from subscribers import fields
+from subscribers import fields, registry
+from subscribers.base import Offer
 from subscribers.fields import WrittenField
 from subscribers.registry import kinds
 from tests.support import api_fixtures
@@ -72,8 +73,9 @@ def schema_of(program: dict[str, Any], field: WrittenField) -> Any:
 
 
 async def test_every_field_is_in_the_form_the_options_the_description_and_the_documents(browser: Browser) -> None:
-    page = (await browser.get("/ui/subscriptions/new")).soup
-    controls = {one.get("name") for tag in ("input", "select", "textarea") for one in page.all(f"//{tag}[@name]")}
+    forms = [(await browser.get("/ui/subscriptions/new", kind=kind)).soup for kind in kinds()]
+    xpath = "//*[self::input or self::select or self::textarea][@name]"
+    controls = {one.get("name") for form in forms for one in form.all(xpath)}
     options, program = options_of_add(), runpy.run_path(str(ROOT / ".ci" / "docs.py"))
     documents = {
         name: (ROOT / "docs" / "reference" / name).read_text("utf-8") for name in ("http-reference.md", "commands.md")
@@ -93,7 +95,7 @@ async def test_every_field_is_in_the_form_the_options_the_description_and_the_do
 
 
 async def test_form_has_the_fields_of_the_chosen_kind(browser: Browser, world: World) -> None:
-    page = await browser.get("/ui/subscriptions/new")
+    page = await browser.get("/ui/subscriptions/new", kind="webhook")
     chosen = {**page.soup.form("/ui/subscriptions/new").fields, "config.kind": "nats", "config.channel": "typed"}
     shown = (await browser.post("/ui/subscriptions/preview", chosen)).soup.form("/ui/subscriptions/new").fields
     of_kinds = {one.path for one in models.written_fields() if one.part in ("config", "protocolsettings")}
@@ -106,9 +108,12 @@ async def test_form_has_the_fields_of_the_chosen_kind(browser: Browser, world: W
 async def test_new_field_shows_up_everywhere(browser: Browser, world: World, colour: WrittenField) -> None:
     words = "slack: The colour of the bar beside a message."
     assert colour.words == words
-    page = await browser.get("/ui/subscriptions/new")
+    page = await browser.get("/ui/subscriptions/new", kind="slack")
     assert [one.get("value") for one in page.soup.all("//select[@name='config.colour']/option")] == ["", "red", "blue"]
-    assert f"{words} Example: red" in page.soup.one("//*[@id='config.colour-hint']").text_content()
+    assert (
+        page.soup.one("//*[@id='config.colour-hint']").text_content()
+        == "The colour of the bar beside a message. Example: red"
+    )
     assert options_of_add()["--colour"] == f"{words} Example: red"
 
     program = runpy.run_path(str(ROOT / ".ci" / "docs.py"))
@@ -123,6 +128,30 @@ async def test_new_field_shows_up_everywhere(browser: Browser, world: World, col
     assert stored.options["colour"] == "blue"
     edit = await browser.get(f"/ui/subscriptions/{stored.id}/edit")
     assert edit.soup.one("//select[@name='config.colour']/option[@selected]").get("value") == "blue"
+
+
+class Gong(type(kinds()["webhook"])):  # type: ignore[misc]
+    """A kind that no other module knows."""
+
+    name = "gong"
+    offer = Offer(name="Gong", words="It sounds.", address="The address of the gong.", example="https://gong.example")
+
+
+class Bare(type(kinds()["webhook"])):  # type: ignore[misc]
+    """One that says nothing of itself."""
+
+    name = "bare"
+    offer = Offer()
+
+
+async def test_new_kind_has_a_tile_and_a_form(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_KINDS", {**kinds(), "gong": Gong(), "bare": Bare()})
+    tiles = (await browser.get("/ui/subscriptions/new")).soup.links()
+    assert tiles["Gong It sounds."] == "/ui/subscriptions/new?kind=gong"
+    assert tiles["Bare Your own program gets each event."] == "/ui/subscriptions/new?kind=bare"
+    form = (await browser.get(tiles["Gong It sounds."])).soup
+    assert form.one("//small[@id='sink-hint']").text == "The address of the gong. Example: https://gong.example"
+    assert form.form("/ui/subscriptions/new").fields["config.kind"] == "gong"
 
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), max_size=4)

@@ -1,35 +1,42 @@
 """Subscriptions at /ui/subscriptions: the list, one of them, its form with a preview, and what can be done with it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from relay.api.deliveries.sink_credentials import CREDENTIALS
 from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.events.event import Origin
 from relay.core.jsontext import JSONDecodeError, loads
-from relay.core.subscriptions.filters import RELAY_PREFIX
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.delivery_words import listed_reason, reason_and_cause
+from relay.web.event_choices import grouped, type_words, usual_types
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
-from relay.web.pages.deliveries import short_type
 from relay.web.rendering import pretty
 from relay.web.subscription_form import (
     CREDENTIAL,
     KEEP,
     KIND,
     NO_CREDENTIAL,
+    OTHER_TYPES,
+    TILE,
     Filled,
     body_of,
     credential_sentence,
     errors_by_field,
     fields_of,
     form_fields,
+    kind_of,
+    new_fields,
     typed_again,
 )
 from relay.web.texts import english
 from subscribers import registry
-from subscribers.fields import WrittenField, model_of
+from subscribers.base import Kind
+from subscribers.fields import Part, WrittenField, model_of
 
 SHOWN = 25
 """Subscriptions on one page of the list: each has its own figures."""
@@ -43,6 +50,8 @@ HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
 OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 """Lifetimes of an old secret, in seconds, and the word of the catalogue for each."""
 WRITES = "subscriptions:write"
+PARTS: Sequence[Part] = ("config", "protocolsettings")
+"""The parts with fields of a kind's own."""
 FIGURES = "attempts,attempts_failed,attempt_seconds"
 COLUMNS = columns(
     "id description state since=state_since why=state_reason failing_since failing_why=failing_reason "
@@ -159,12 +168,38 @@ def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[s
 
 # --- the form
 
+NEW_BODY = '{"sink": "SINK"}'
+
+
+def _tile(kind: Kind) -> dict[str, str]:
+    return {
+        "kind": kind.name,
+        "name": kind_words(kind.name),
+        "words": kind.offer.words or text.get(f"subscriptions.tile_{kind.family.lower()}", text("subscriptions.tile_")),
+    }
+
+
+def kind_words(name: str) -> str:
+    """A kind's name as its owner writes it."""
+    kind = registry.kinds().get(name)
+    if kind is None:
+        return name
+    return kind.offer.name or (name.capitalize() if kind.title == Kind.title else kind.title)
+
 
 @page("GET /ui/subscriptions/new")
 async def new(page_request: PageRequest) -> Content:
-    """An empty form."""
+    """The kinds to choose from; with `kind` the form of one."""
     _require_writes(page_request)
-    return await _form(page_request, Filled())
+    kind = page_request.query.get("kind")
+    if kind in registry.kinds():
+        return await _form(page_request, new_fields(kind, _usual(page_request, kind)))
+    return Content(
+        template="subscription_kinds.html",
+        title=text("subscriptions.new"),
+        values={"tiles": [_tile(one) for one in registry.kinds().values()]},
+        equivalent=equivalent(["relay", "subscriptions", "add", "SINK"], "POST /v1/subscriptions", body=NEW_BODY),
+    )
 
 
 @page("POST /ui/subscriptions/new")
@@ -195,11 +230,11 @@ async def edit(page_request: PageRequest) -> Content:
     """The form with the settings of a subscription."""
     _require_writes(page_request)
     before = await page_request.api.get("/v1/subscriptions/{}", page_request.id())
-    return await _form(page_request, fields_of(before, page_request.context.known_types), before=before)
+    return await _form(page_request, _fields_of(page_request, before), before=before)
 
 
 @page("POST /ui/subscriptions/{id}/edit")
-async def replace(page_request: PageRequest) -> Content | Done:
+async def change(page_request: PageRequest) -> Content | Done:
     """Changes the subscription."""
     _require_writes(page_request)
     before = await page_request.api.get("/v1/subscriptions/{}", page_request.id())
@@ -227,7 +262,7 @@ async def preview(page_request: PageRequest) -> Content:
     except RequestError as refused:
         error = refused
     values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error), "explained": ""}
-    values["fields"] = form_fields(creates=True)
+    values["labels"] = _labels(kind_of(page_request.form))
     if page_request.request.headers.get("hx-request") == "true":
         return Content(template="subscription_preview.html", title="", values=values)
     return await _form(
@@ -250,7 +285,9 @@ def _readable(body: str | None) -> str | None:
 def _body(page_request: PageRequest, before: Answer | None) -> dict[str, Any]:
     """The body that the form stands for. The same types in another order are as before: they may be the kind's
     default."""
-    body = body_of(page_request.form, page_request.context.known_types)
+    drawn_for = page_request.form.get(TILE)
+    usual = _usual(page_request, drawn_for if drawn_for in registry.kinds() else kind_of(page_request.form))
+    body = body_of(page_request.form, page_request.context.known_types, usual)
     same = before is not None and before["types"] and set(body.get("types", ())) == set(before["types"])
     return {**body, "types": before["types"]} if before is not None and same else body
 
@@ -259,14 +296,25 @@ def _check(page_request: PageRequest) -> Mapping[str, object]:
     return {"check": "false" if page_request.form.get("check") == "off" else None}
 
 
-def _typed(page_request: PageRequest, before: Answer | None) -> Filled:
+def _usual(page_request: PageRequest, kind: str) -> frozenset[str]:
+    settings = page_request.context.settings
+    origins, all_origins = settings.origins, (settings.unrestricted or settings).origins
     known = page_request.context.known_types
+    return usual_types(registry.kinds()[kind], known, origins.values(), all_origins.values())
 
-    def is_secret(sink: str) -> bool:
-        kind = page_request.form.get(KIND) or registry.infer_kind(sink)
-        return kind in registry.kinds() and registry.redacted_url(kind, sink) != sink
 
-    return typed_again(page_request.form, known, is_secret, None if before is None else fields_of(before, known))
+def _fields_of(page_request: PageRequest, before: Answer) -> Filled:
+    usual = _usual(page_request, before["config"]["kind"])
+    return fields_of(before, page_request.context.known_types, usual)
+
+
+def _typed(page_request: PageRequest, before: Answer | None) -> Filled:
+    """The form as it was typed. If its kind is another one now, usual types are those of this kind."""
+    form, known = page_request.form, page_request.context.known_types
+    kind, drawn_for = kind_of(form), form.get(TILE)
+    filled = typed_again(form, known, kind, None if before is None else _fields_of(page_request, before))
+    is_usual = drawn_for in registry.kinds() and filled.types == _usual(page_request, drawn_for)
+    return replace(filled, types=_usual(page_request, kind)) if is_usual else filled
 
 
 async def _form(
@@ -277,26 +325,37 @@ async def _form(
     error: RequestError | None = None,
     preview: Answer | None = None,
 ) -> Content:
-    name = "subscriptions.new" if before is None else "subscriptions.edit"
+    fields, wrong = form_fields(creates=before is None), _errors(error)
+    kind = registry.kinds()[filled.get(TILE)]
     events = await page_request.api.allowed("/v1/events", query={"limit": RECENT_EVENTS})
     recent = () if events is None else tuple(zip(events["ids"], events["items"], strict=True))
-    fields, wrong = form_fields(creates=before is None), _errors(error)
-    known = page_request.context.known_types
+    known, origins = page_request.context.known_types, page_request.context.settings.origins.values()
+    groups = grouped(known, origins)
     command = ["relay", "subscriptions", *(["add", "SINK"] if before is None else ["edit", before["id"]])]
     call = "POST /v1/subscriptions" if before is None else "PUT /v1/subscriptions/{}"
+    title = "subscriptions.new_of" if before is None else "subscriptions.edit_of"
+    samples = [one for group in groups for one in group.choices if one[0] in filled.types]
     return Content(
         template="subscription_form.html",
-        title=text(name),
+        title=text(title, kind=kind_words(kind.name), name=before and (before["description"] or kind_words(kind.name))),
         status=200 if error is None or preview is not None or page_request.place.endswith("preview") else error.status,
         values={
             "filled": filled,
             "before": before,
             "fields": fields,
-            "sections": _sections(fields.values(), filled, wrong["errors"]),
+            "labels": _labels(kind.name),
+            "sections": _sections(fields, filled, wrong["errors"]),
             "options": _options(page_request, filled, fields),
-            "known_types": [(one, one if one.startswith(RELAY_PREFIX) else short_type(one, known)) for one in known],
-            "keep": KEEP,
-            "event_options": [("", text("subscriptions.event_sample")), *map(_event_option, recent)],
+            "words": _words(kind),
+            "kind_name": kind_words(kind.name),
+            "offer": kind.offer,
+            "pulled": kind.name == PULL,
+            "groups": groups,
+            "events": [
+                ("", [("", text("subscriptions.event_sample"))]),
+                (text("subscriptions.event_samples"), samples),
+                (text("subscriptions.event_recorded"), [_event_option(one, origins) for one in recent]),
+            ],
             "preview": preview,
             **wrong,
         },
@@ -304,9 +363,35 @@ async def _form(
             command,
             call,
             *([] if before is None else [before["id"]]),
-            body='{"sink": "SINK"}' if before is None else None,
+            body=NEW_BODY if before is None else None,
         ),
     )
+
+
+def _words(kind: Kind) -> Mapping[str, str]:
+    """The descriptions of the fields that not all kinds have, as far as they are about this one."""
+    models = {part: model for part in PARTS if (model := model_of(kind.name, part)) is not None}
+    token: dict[str, str] = {}
+    if (asks := kind.by_name) is not None:
+        secret = "client_secret" if asks.token_path else "accesstoken"
+        token = {f"sinkcredential.{secret}": f"{asks.token[:1].upper()}{asks.token[1:]}. {text('forms.write_only')}"}
+        if asks.token_path:
+            token["sinkcredential.token_url"] = f"{asks.home.format(domain='acme')}{asks.token_path}"
+    return token | {
+        f"{part}.{name}": field.description or ""
+        for part, model in models.items()
+        for name, field in model.model_fields.items()
+    }
+
+
+def _labels(kind: str) -> Mapping[str, str]:
+    """The names of the fields, as people who did not read the API know them."""
+    by_name = registry.kinds()[kind].by_name
+    token = (
+        {} if by_name is None else {"sinkcredential.accesstoken": text("subscriptions.token", kind=kind_words(kind))}
+    )
+    own = {path: text.get(f"forms.field_{path}", one.label) for path, one in form_fields(creates=True).items()}
+    return {**own, KIND: text("forms.field_kind"), "event": text("forms.field_event"), **token}
 
 
 def _same(values: Iterable[str]) -> list[tuple[str, str]]:
@@ -315,30 +400,39 @@ def _same(values: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _sections(
-    fields: Iterable[WrittenField], filled: Filled, errors: Mapping[str, Sequence[str]]
-) -> Mapping[str, Mapping[str, Any]]:
-    """The fields that are not at the top: those of the credential, of the chosen kind or of all, and the rest. One is
-    open if there is something to see."""
-    parts = [one for one in fields if one.part and one.path not in (KIND, CREDENTIAL)]
-    credential = [one for one in parts if one.part == "sinkcredential"]
-    chosen = filled.get(KIND)
+    fields: Mapping[str, WrittenField], filled: Filled, errors: Mapping[str, Sequence[str]]
+) -> Mapping[str, Any]:
+    """The fields besides address, name and types: `needed` by the kind, and the rest under "More", which is open if
+    there is something to see in it."""
+    parts = [one for one in fields.values() if one.part and one.path not in (KIND, CREDENTIAL)]
+    kind = registry.kinds()[filled.get(TILE)]
+    names = {part: model.model_fields for part in PARTS if (model := model_of(kind.name, part)) is not None}
+    needed = [one for one in parts if one.name in names.get(one.part, ()) and names[one.part][one.name].is_required()]
 
     def is_shown(one: WrittenField) -> bool:
-        model = model_of(chosen, one.part)
-        is_of_kind = chosen not in registry.kinds() or (model is not None and one.name in model.model_fields)
-        return is_of_kind or bool(filled.get(one.path)) or one.path in errors
+        return one.name in names.get(one.part, ()) or bool(filled.get(one.path)) or one.path in errors
 
-    kind = [one for one in parts if one not in credential and not one.is_common and is_shown(one)]
+    credential = [one for one in parts if one.part == "sinkcredential"]
+    wanted = CREDENTIALS[chosen].model_fields if (chosen := filled.get(CREDENTIAL)) in CREDENTIALS else {}
+    own = [one for one in credential if one.name in wanted and wanted[one.name].is_required()]
+    more = [one for one in parts if one not in credential and not one.is_common and one not in needed and is_shown(one)]
     common = [one for one in parts if one.is_common]
-    is_new = filled.get(CREDENTIAL) not in (KEEP, NO_CREDENTIAL)
-    shown = {
-        "credential": (credential, is_new),
-        "kind": (kind, any(filled.get(one.path) for one in kind)),
-        "common": (common, False),
-    }
+    rare = [*more, *common, fields["filters"], fields["source"], fields[KIND]]
+    asked = [KIND] if kind.by_name is not None else [KIND, CREDENTIAL, *(one.path for one in credential)]
+    typed = any(filled.get(one.path) for one in (*more, fields["filters"], fields["source"])) or filled.get(OTHER_TYPES)
+    wrong = any(path in errors for path in (*(one.path for one in rare), *asked))
+    is_new = kind.by_name is None and filled.get(CREDENTIAL) not in (KEEP, NO_CREDENTIAL)
     return {
-        name: {"fields": some, "open": is_open or any(one.path in errors for one in some)}
-        for name, (some, is_open) in shown.items()
+        "needed": needed,
+        "asks_credential": kind.by_name is not None,
+        "credential": own,
+        "other_credential": [one for one in credential if one not in own],
+        "other_credential_open": any(
+            filled.get(one.path) or one.path in errors for one in credential if one not in own
+        ),
+        "kind": more,
+        "common": common,
+        "open": bool(wrong or typed or is_new),
     }
 
 
@@ -356,15 +450,23 @@ def _options(
     keep = [(KEEP, text("subscriptions.credential_keep", shown=filled.credential_shown))]
     none = (NO_CREDENTIAL, text("subscriptions.credential_none"))
     return found | {
-        KIND: [("", text("subscriptions.automatic")), *_same(registry.kinds())],
+        KIND: [("", text("subscriptions.automatic")), *((one, kind_words(one)) for one in registry.kinds())],
         "source": [("", text("subscriptions.any_source")), *_same(sources)],
-        CREDENTIAL: [*(keep if filled.credential_shown else []), none, *_same(fields[CREDENTIAL].choices)],
+        CREDENTIAL: [
+            *(keep if filled.credential_shown else []),
+            none,
+            *((one, text.get(f"subscriptions.credential_{one}", one)) for one in fields[CREDENTIAL].choices),
+        ],
     }
 
 
-def _event_option(event: tuple[str, Answer]) -> tuple[str, str]:
+def _event_option(event: tuple[str, Answer], origins: Iterable[Origin]) -> tuple[str, str]:
     id, document = event
-    parts = (document["type"], document.get("subject"), str(document.get("time", ""))[:19].replace("T", " "))
+    parts = (
+        type_words(document["type"], origins),
+        document.get("subject"),
+        str(document.get("time", ""))[:16].replace("T", " "),
+    )
     return id, " · ".join(str(one)[:80] for one in parts if one)
 
 
