@@ -17,15 +17,21 @@ async def acted(browser: Browser, world: World) -> str:
 async def test_entries_are_listed_and_filtered(browser: Browser, world: World) -> None:
     id = await acted(browser, world)
     rows = (await browser.get("/ui/audit")).soup.rows()
-    assert [(row["Action"], row["What"], row["Result"]) for row in rows] == [
-        ("subscriptions.pause", id, "done 200"),
-        ("subscriptions.create", id, "done 201"),
+    who = "This machine"
+    assert [(row["What happened"].partition(" Detail")[0], row["Result"]) for row in rows] == [
+        (f"{who} paused the subscription {HOOK}", "done"),
+        (f"{who} made the subscription {HOOK}", "done"),
     ]
     one = await browser.get("/ui/audit", action="subscriptions.pause")
-    assert [row["Action"] for row in one.soup.rows()] == ["subscriptions.pause"]
-    assert one.soup.one("//input[@name='action']").get("value") == "subscriptions.pause"
+    assert one.soup.attributes("//tbody//a[@title]", "title") == [id], "the id is on hover"
+    assert one.soup.attributes("//tbody//span[@title]", "title") == ["subscriptions.pause"]
+    assert one.soup.texts("//select[@name='action']/option[@selected]") == ["pause the subscription"]
+    other = await browser.get("/ui/audit", action="of.a.newer.version")
+    assert other.soup.texts("//select[@name='action']/option[@selected]") == ["of.a.newer.version"]
     assert "relay audit list --action subscriptions.pause" in one.soup.text
-    assert (await browser.get("/ui/audit", actor="somebody")).soup.texts("//*[@class='empty']") == ["No entries match."]
+    assert (await browser.get("/ui/audit", actor="somebody")).soup.texts("//*[@class='empty']/p") == [
+        "No entries match."
+    ]
     assert "No entries match." in (await browser.get("/ui/audit", until="2001-01-01T00:00:00Z")).soup.text
     assert (await browser.get("/ui/audit", since="yesterday")).status == 422
 

@@ -1,6 +1,8 @@
 """For admins: API tokens at /ui/tokens, the audit at /ui/audit, and the settings in force at /ui/settings."""
 
 from collections.abc import Mapping
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -10,6 +12,8 @@ from relay.clock import to_rfc3339
 from relay.core.access.tokens import PUBLISH, SCOPES
 from relay.core.values import DEFAULT
 from relay.errors import RequestError
+from relay.web.api_client import together
+from relay.web.audit_words import said, words_of
 from relay.web.page import Content, Form, PageRequest, action, columns, equivalent, list_page, page
 from relay.web.texts import english
 
@@ -28,7 +32,9 @@ AUDIT_COLUMNS = columns(
 ACTIONS = tuple(
     sorted({one.audited for one in OPERATIONS if isinstance(one.audited, str)} | {"settings.reload", "node.start"})
 )
-"""Actions to choose from. Others can be typed."""
+"""Actions to choose from."""
+NAMED = 50
+"""Maximum subscriptions, and tokens, whose names the audit shows."""
 NEEDED = "(needed)"
 """The default of a setting that has none."""
 text = english()
@@ -141,6 +147,14 @@ def _errors(error: RequestError) -> Mapping[str, list[str]]:
 @page("GET /ui/audit", live=True)
 async def audit(page_request: PageRequest) -> Content:
     """Its entries, newest first: who did what, when and from where."""
+    subscriptions, tokens = await together(
+        page_request.api.allowed("/v1/subscriptions", query={"limit": NAMED}),
+        page_request.api.allowed("/v1/tokens", query={"limit": NAMED}),
+    )
+    names = {one["id"]: one["description"] or one["sink"] for one in (subscriptions or {"items": ()})["items"]}
+    names |= {one["id"]: one["name"] for one in (tokens or {"items": ()})["items"]}
+    chosen = page_request.query.get("action")
+    choices = [(one, words_of(one)) for one in dict.fromkeys((*ACTIONS, *([chosen] if chosen else [])))]
     return await list_page(
         page_request,
         "/v1/audit",
@@ -149,7 +163,7 @@ async def audit(page_request: PageRequest) -> Content:
         command=["relay", "audit", "list"],
         columns=AUDIT_COLUMNS,
         filters=("actor", "action", "since", "until"),
-        values={"actions": ACTIONS},
+        values={"actions": sorted(choices, key=itemgetter(1)), "chosen": chosen, "said": partial(said, names=names)},
     )
 
 
@@ -183,6 +197,8 @@ async def settings(page_request: PageRequest) -> Content:
         values={
             "sections": sections,
             "changed": changed,
+            "total": len(found["items"]),
+            "total_changed": sum(one["place"] != DEFAULT for one in found["items"]),
             "node_id": found["node_id"],
             "default": DEFAULT,
             "needed": NEEDED,
