@@ -455,3 +455,39 @@ async def test_the_only_source_and_account_need_not_be_named(open_client, accoun
     client = open_client(accounts=accounts, origins=origins, resources=resources)
     job = (await client.post("/v1/jobs", json={"id": "a", **given})).json()
     assert (job["source"], job["account"]) == place
+
+
+# --- one text, and counts
+
+
+async def test_a_text_finds_jobs_and_says_what_it_was_found_as(open_client, world):
+    client = open_client(search_keys=("deal",))
+    for id, group, person in (("a1b2c3", "Q4 launch", "Ada Lovelace"), ("d4e5f6", "Q4 launch", "Grace Hopper")):
+        await client.post("/v1/jobs", json={"id": id, "group": group, "metadata": {"deal": person}})
+    for text, ids, matches in (
+        ("ada", ["a1b2c3"], [{"by": "metadata", "value": "Ada Lovelace", "key": "deal", "name": None}]),
+        ("launch", ["a1b2c3", "d4e5f6"], [{"by": "group", "value": "Q4 launch", "key": None, "name": None}]),
+        ("d4e5", ["d4e5f6"], [{"by": "id", "value": "d4e5", "key": None, "name": None}]),
+        ("%", [], []),
+    ):
+        answer = (await client.get("/v1/jobs", params={"search": text})).json()
+        assert sorted(job["id"] for job in answer["items"]) == ids, text
+        assert answer["search"] == {"matches": matches, "more": False}
+        found = await client.get("/v1/jobs", params={"search": text, "status": "failed"})
+        assert (found.status_code, found.json()["items"]) == (200, [])
+    assert "search" not in (await client.get("/v1/jobs")).json()
+    for text in ("", "a\0b", "x" * 257):
+        assert (await client.get("/v1/jobs", params={"search": text})).status_code == 422
+
+
+async def test_jobs_are_counted_by_state_within_the_other_filters(client):
+    for id, group in (("a", "q4"), ("b", "q4"), ("c", None)):
+        await client.post("/v1/jobs", json={"id": id, **({"group": group} if group else {})})
+    await client.delete("/v1/jobs/a")
+    for query, numbers in (
+        ({}, {"all": 3, "open": 2, "failed": 0, "cancelled": 0, "succeeded": 0}),
+        ({"group": "q4", "open": "true"}, {"all": 2, "open": 1, "failed": 0, "cancelled": 0, "succeeded": 0}),
+    ):
+        counts = (await client.get("/v1/jobs", params={**query, "counts": "true"})).json()["counts"]
+        assert counts == {name: {"count": number, "more": False} for name, number in numbers.items()}
+    assert "counts" not in (await client.get("/v1/jobs")).json()

@@ -30,7 +30,7 @@ from sqlalchemy.schema import CreateIndex
 
 from relay.clock import to_rfc3339
 from relay.config.keyring import Keyring, new_key
-from relay.core.jobs.job import digest_of
+from relay.core.jobs.job import indexed
 from relay.core.jsontext import dumps
 from relay.core.subscriptions.subscription import Subscription
 from relay.ids import new_id
@@ -158,7 +158,7 @@ def search_rows(jobs: Sequence[Made]) -> Iterator[Row]:
     """What jobs are found by."""
     for job in jobs:
         for key in SEARCH_KEYS:
-            yield {"key": key, "digest": digest_of(str(job.metadata[key])), "job_uid": job.uid}
+            yield {"key": key, "digest": indexed(str(job.metadata[key])), "job_uid": job.uid}
 
 
 def event_rows(jobs: Sequence[Made], size: Size) -> Iterator[tuple[Made, Row]]:

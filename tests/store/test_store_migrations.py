@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sqlmodel import SQLModel
 
 import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay import resources
+from relay.core.jobs.job import indexed
 from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import url_of
@@ -202,8 +204,51 @@ def test_migrating_twice_changes_nothing(migrated: str) -> None:
     migrations.check(migrated)
 
 
+def undo_to(url: str, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _: command.downgrade(config, revision))
+        on(url, migrations.run_migrations)
+
+
+def test_searchable_values_are_written_again_in_another_form(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = {
+        "job_1": ('{"deal": "Ada L", "n": 4.5}', None),
+        "job_2": ('{"deal": 42}', '{"metadata": {"deal": true}}'),
+        "job_3": ('{"deal": "other"}', "[1"),
+        "job_4": ("{", '{"metadata": "deal"}'),
+    }
+    texts = {"Ada L": ("job_1", "deal"), "4.5": ("job_1", "n"), "42": ("job_2", "deal"), "true": ("job_2", "deal")}
+    gone = {"before": ("job_3", "deal"), "unread": ("job_4", "deal"), "of no job": ("job_5", "deal")}
+
+    def fill(connection: Connection) -> None:
+        for uid, (metadata, request) in documents.items():
+            values = {"uid": uid, "metadata": metadata.encode(), "request": request and request.encode()}
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (uid, source, account, external_id, sequence, retry_count, running_sent, overdue,"
+                    " attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata, request)"
+                    " VALUES (:uid, 'revor', 'default', :uid, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, :metadata, :request)"
+                ),
+                values,
+            )
+        for value, (uid, key) in {**texts, **gone}.items():
+            row = {"key": key, "digest": sha256(value.encode()).digest()[:16], "uid": uid}
+            connection.execute(text("INSERT INTO job_search (key, digest, job_uid) VALUES (:key, :digest, :uid)"), row)
+
+    def found(connection: Connection) -> set[tuple[str, str, bytes]]:
+        rows = connection.execute(text("SELECT job_uid, key, digest FROM job_search"))
+        return {(row.job_uid, row.key, bytes(row.digest)) for row in rows}
+
+    undo_to(migrated, "0028", monkeypatch)
+    on(migrated, fill)
+    on(migrated, migrations.run_migrations)
+    assert on(migrated, found) == {(*place, indexed(value)) for value, place in texts.items()}
+    undo_to(migrated, "0028", monkeypatch)
+    assert on(migrated, found) == {(*place, sha256(value.encode()).digest()[:16]) for value, place in texts.items()}
+
+
 @pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
-def test_the_newest_migration_is_undone_and_done_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migration_of_resources_is_undone_and_done_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job = (
         "INSERT INTO jobs (uid, source, account, external_id, status, sequence, retry_count, running_sent, overdue,"
         " attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata%s)"
@@ -212,9 +257,7 @@ def test_the_newest_migration_is_undone_and_done_again(migrated: str, monkeypatc
     change(migrated, job % ("", 1, ""), job % (", resource", 2, ", 'websets'"))
     assert jobs_of(migrated) == [("job_1", "a", ""), ("job_2", "a", "websets")]
     before = description(migrated)
-    with monkeypatch.context() as patched:
-        patched.setattr(command, "upgrade", lambda config, _: command.downgrade(config, "-1"))
-        on(migrated, migrations.run_migrations)
+    undo_to(migrated, "0027", monkeypatch)
     added = {
         *("jobs.resource", "jobs.status_url", "jobs.told", "jobs.ix_jobs_status_url", "intents.resource"),
         "accounts.credits_low_since",

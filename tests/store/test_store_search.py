@@ -8,6 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from relay.core.erasure import ErasureRequest
+from relay.core.jobs.connect_accounts import ConnectAccount
+from relay.core.records import ListingRecord
 from relay.store.databases.pages import decode_cursor
 from relay.store.jobs import job_pages
 from relay.store.jobs.job_pages import JobFilter
@@ -185,3 +187,167 @@ async def test_no_cursor_names_a_job_of_another_account(store: Store, monkeypatc
     others = [job.uid for nth in range(4) for job in await store.jobs.find(str(nth))]
     assert shown is not None
     assert shown not in others
+
+
+# --- one text for all of it
+
+
+async def searched(store: Store, text: str, limit: int = 50, **filters: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The ids of all pages of a search, newest first, and what the first page matched."""
+    ids: list[str] = []
+    matches = None
+    cursor = None
+    for _ in range(200):
+        page = await store.jobs.search(text, KEYS, limit=limit, cursor=cursor, **filters)
+        assert len(page.items) <= limit
+        ids += [job.external_id for job in page.items]
+        matches = [tuple(one)[:3] for one in page.matches] if matches is None else matches
+        cursor = page.next_cursor
+        if cursor is None:
+            return ids, matches
+    raise AssertionError("the search has no end")
+
+
+async def _campaign(store: Store) -> None:
+    """Four jobs of two people in two campaigns, sent from two accounts, one of which has a name."""
+    for nth, (id, person, group, account) in enumerate(
+        [
+            ("3f2a9c1e-6b75", "Ada Lovelace", "Q4 launch", "acc_1"),
+            ("81d68d40-57a7", "Grace Hopper", "Q4 launch", "acc_2"),
+            ("3f2aFFFF", "ada lovelace", "spring 100%", "acc_2"),
+            ("job_x", "Adam_1", None, None),
+        ]
+    ):
+        await store.jobs.register(
+            registration(id, tracked_at=NOW + nth, group=group, connect_account_id=account, metadata={"deal": person})
+        )
+    account = ConnectAccount(
+        source="revor",
+        account="default",
+        id="acc_1",
+        state="ok",
+        since=NOW,
+        told_state="ok",
+        channel="linkedin",
+        name="Sales EMEA",
+    )
+    known = await store.connect_accounts.known("revor", "default")
+    await store.connect_accounts.record(ListingRecord(known=known, now=NOW, changed=(account,)))
+
+
+FOUND: tuple[tuple[str, list[str], list[tuple[Any, ...]]], ...] = (
+    ("3f2a9c1e-6b75", ["3f2a9c1e-6b75"], [("id", "3f2a9c1e-6b75", None)]),
+    ("3f2a", ["3f2aFFFF", "3f2a9c1e-6b75"], [("id", "3f2a", None)]),
+    ("3f2A", [], []),
+    ("3f2", [], []),
+    ("job_x", ["job_x"], [("id", "job_x", None)]),
+    (
+        "ada l",
+        ["3f2aFFFF", "3f2a9c1e-6b75"],
+        [("metadata", "ada lovelace", "deal"), ("metadata", "Ada Lovelace", "deal")],
+    ),
+    ("Adam_", ["job_x"], [("metadata", "Adam_1", "deal")]),
+    ("Ada%", [], []),
+    ("A_a", [], []),
+    ("lovelace", [], []),
+    ("q4", ["81d68d40-57a7", "3f2a9c1e-6b75"], [("group", "Q4 launch", None)]),
+    ("LAUNCH", ["81d68d40-57a7", "3f2a9c1e-6b75"], [("group", "Q4 launch", None)]),
+    ("100%", ["3f2aFFFF"], [("group", "spring 100%", None)]),
+    ("%", [], []),
+    ("acc_2", ["3f2aFFFF", "81d68d40-57a7"], [("connect_account", "acc_2", None)]),
+    ("emea", ["3f2a9c1e-6b75"], [("connect_account", "acc_1", None)]),
+    ("(", [], []),
+    ("'; DROP TABLE jobs --", [], []),
+)
+
+
+async def test_one_text_finds_ids_people_campaigns_and_sending_accounts(store: Store) -> None:
+    await _campaign(store)
+    for wanted, ids, matches in FOUND:
+        assert await searched(store, wanted) == (ids, matches), wanted
+
+
+async def test_a_job_is_found_by_the_beginning_of_the_relay_s_id(store: Store) -> None:
+    await _campaign(store)
+    (job,) = await store.jobs.find("81d68d40-57a7")
+    for id in (job.uid, job.uid[:-3]):
+        assert await searched(store, id) == (["81d68d40-57a7"], [("id", id, None)])
+
+
+async def test_a_sending_account_is_named(store: Store) -> None:
+    await _campaign(store)
+    page = await store.jobs.search("Sales", KEYS, limit=5)
+    assert [one.name for one in page.matches] == ["Sales EMEA"]
+    names = await store.jobs.sending_account_names([*page.items, *await store.jobs.find("3f2aFFFF")])
+    assert names == {page.items[0].uid: "Sales EMEA"}
+
+
+@pytest.mark.parametrize("scanned", [2, 5_000])
+async def test_every_page_of_a_search_goes_on_where_the_last_one_ended(
+    store: Store, scanned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_pages, "SCANNED", scanned)
+    jobs = [
+        registration(
+            str(nth),
+            tracked_at=NOW + nth,
+            group="spring" if nth % 3 == 0 else None,
+            metadata={"deal": f"Spring {nth % 5}", "campaign": "spring" if nth % 2 else "autumn"},
+        )
+        for nth in range(40)
+    ]
+    await store.jobs.register_many(jobs)
+    for limit in (3, 50):
+        assert (await searched(store, "spring", limit))[0] == [str(nth) for nth in reversed(range(40))]
+        assert (await searched(store, "spring 4", limit))[0] == [str(nth) for nth in reversed(range(4, 40, 5))]
+        found, _ = await searched(store, "spring", limit, group="spring", since=NOW + 20, open=True)
+        assert found == [str(nth) for nth in reversed(range(21, 40, 3))]
+    assert await searched(store, "spring", status="failed") == ([], [])
+
+
+async def test_a_search_of_too_many_values_says_that_there_are_more(store: Store) -> None:
+    await store.jobs.register_many([registration(f"j{nth}", metadata={"deal": 1000 + nth}) for nth in range(30)])
+    page = await store.jobs.search("10", KEYS, limit=50)
+    assert (len(page.items), page.more) == (20, True)
+    page = await store.jobs.search("101", KEYS, limit=50)
+    assert (len(page.items), page.more) == (10, False)
+
+
+async def test_a_changed_value_is_no_longer_found(store: Store) -> None:
+    await store.jobs.register(registration("a", metadata={"deal": "Ada"}))
+    await store.jobs.register(registration("a", metadata={"deal": "Bob"}))
+    assert await searched(store, "ada") == ([], [])
+    assert (await searched(store, "bo"))[0] == ["a"]
+    other = await store.jobs.search("bo", ("campaign",), limit=5)
+    assert (other.items, other.matches) == ([], [])
+
+
+async def test_a_bound_token_searches_its_own_jobs_and_learns_no_name_of_others(store: Store) -> None:
+    await _campaign(store)
+    own = registration("mine", source="revor", account="emea", group="spring own", metadata={"deal": "Ada B"})
+    await store.jobs.register(own)
+    mine = store.within(("revor", "emea"))
+    for wanted, ids in {"ada": ["mine"], "spring": ["mine"], "q4": [], "3f2a": [], "emea": [], "acc_2": []}.items():
+        found, matches = await searched(mine, wanted)
+        assert found == ids, wanted
+        assert len(matches) == len(ids), wanted
+    assert await searched(mine, "ada", account="default") == ([], [])
+
+
+@pytest.mark.parametrize("scanned", [3, 5_000])
+async def test_jobs_are_counted_up_to_a_number(store: Store, scanned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_pages, "SCANNED", scanned)
+    made = await _varied(store)
+    wanted: list[dict[str, Any]] = [{}, {"open": True}, {"status": "failed"}, {"group": "q4", "status": "failed"}]
+    for filters in [*wanted, {"metadata": ("deal", "1")}, {"metadata": ("deal", "1"), "open": True}]:
+        right = sum(all(one[name] == value for name, value in filters.items()) for one in made)
+        for most in (5, 100):
+            number, more = await store.jobs.count(most, **filters)
+            assert number <= right
+            assert number == min(right, most) or (more and scanned == 3), filters
+            assert more or number == right, filters
+    mine = store.within(("revor", "default"))
+    assert await mine.jobs.count(5, account="second") == (0, False)
+    own = sum(one["source"] == "revor" and one["account"] == "default" for one in made)
+    number, more = await mine.jobs.count(100)
+    assert number == own or (more and scanned == 3)

@@ -21,7 +21,7 @@ from relay.store.deliveries import (
     replays,
 )
 from relay.store.deliveries import counts as delivery_groups
-from relay.store.jobs import erasure, group_work, intents, job_pages, jobs, learned, registrations
+from relay.store.jobs import erasure, group_work, intents, job_pages, job_search, jobs, learned, registrations
 from relay.store.jobs import groups as job_groups
 from relay.store.outbox import incident_recorder, ordering
 from relay.store.outbox import recording as outbox
@@ -84,8 +84,24 @@ def pages_of_jobs() -> Iterator[Case]:
                 made = job_pages.page_statement(51, before, wanted, driver, None if len(given) < 2 else "job_00")
                 # with several filters at most `SCANNED` rows, which may be sorted if they are few
                 yield Case(along, made, walks=not driver, sorts=len(drivers) > 1)
+                if before is None:
+                    counted = job_pages.count_statement(1_001, wanted, driver, None if len(given) < 2 else "job_00")
+                    yield Case(f"{along}: count", counted, walks=not driver, sorts=len(drivers) > 1)
                 if len(drivers) > 1:
                     yield Case(f"{along}: how far", job_pages.end_statement(wanted, driver, before))
+
+
+def searches_of_jobs() -> Iterator[Case]:
+    yield Case("search: ids", job_search.IDS_FROM, harmless=("SCAN near",))
+    yield Case("search: ids of the relay", job_search.UIDS_FROM)
+    yield Case("search: values", job_search.VALUES_FROM)
+    wanted = job_pages.JobFilter(uids=("job_10000501", "job_10000502"), status="failed")
+    yield Case("search: of these ids", job_pages.page_statement(51, "job_2", wanted, ("uids",)), sorts=True)
+    for place in (None, ("revor", "default")):
+        # the newest groups, and all connect accounts, which are a thousand for each account at most
+        yield Case(f"search: groups of {place}", job_search.groups_statement(place), walks=place is None)
+        statement = job_search.connect_accounts_statement(place)
+        yield Case(f"search: sending accounts of {place}", statement, walks=True, sorts=place is not None)
 
 
 def group_pages() -> Iterator[Case]:
@@ -550,6 +566,7 @@ CATALOGUE = (
     Case("account: plan", accounts.PLAN),
     *intent_pages(),
     *pages_of_jobs(),
+    *searches_of_jobs(),
     *group_pages(),
     *event_pages(),
     *pages_of_deliveries(),

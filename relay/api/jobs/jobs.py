@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from relay.api.events.events import EventPage
 from relay.api.http import stream
-from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, SOURCE, Body, Nothing
+from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, SOURCE, Body, NextCursor, Nothing
 from relay.api.http.idempotency import REFUSED_BEFORE, STORED, Repeats, members, stored
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
 from relay.api.http.operations import (
@@ -36,7 +36,6 @@ from relay.api.http.shown import (
     example_of,
     job_request_view,
     last_error_view,
-    page_of,
 )
 from relay.api.http.validation import validate
 from relay.api.jobs import waiting
@@ -52,10 +51,12 @@ from relay.api.jobs.registration import (
 from relay.core.jobs import job as core
 from relay.core.jobs.job import KNOWN_STATUSES, MAX_VALUE_CHARACTERS, Priority
 from relay.core.polling import tracking
+from relay.core.records import Page
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
 from relay.store.databases.pages import decode_position, encode_cursor
 from relay.store.jobs.job_pages import OfResource
+from relay.store.jobs.job_search import FoundJobs
 from relay.tasks import Turns
 
 BATCH_CHUNK = 250
@@ -65,6 +66,14 @@ MAX_METADATA_CHARACTERS = 64 + 1 + MAX_VALUE_CHARACTERS
 """A key of `web.search_keys`, a colon and a value."""
 
 MAX_BULK_IDS = 100
+
+MAX_COUNTED = 1_000
+COUNTED: Mapping[str, Mapping[str, Any]] = {
+    "all": {},
+    "open": {"open": True},
+    **{status: {"status": status} for status in ("failed", "cancelled", "succeeded")},
+}
+"""The filters of `counts`."""
 
 Outcome = Literal["succeeded", "failed", "cancelled", "not_found", "untracked"]
 
@@ -101,6 +110,9 @@ class Job(Shown):
     metadata: Mapping[str, Any] = Field(examples=[{"deal": 42}])
     request: JobRequest
     connect_account_id: str | None = Field(description="The upstream's id of the sending account.", examples=["acc_1"])
+    connect_account_name: str | None = Field(
+        default=None, description="The name of the sending account, if it is known, in lists and where one job is read."
+    )
     group: str | None = Field(description="The name of its group.", examples=["Q4 campaign"])
     priority: Priority = Field(examples=["normal"])
     tracked_at: Time
@@ -131,7 +143,51 @@ class Job(Shown):
     )
 
 
-JobPage = page_of(Job, "jobs")
+class SearchMatch(Shown):
+    """What a search was found as."""
+
+    by: Literal["id", "group", "connect_account", "metadata"] = Field(examples=["metadata"])
+    value: str = Field(
+        description="The id as given, the group's name, the upstream's id of the sending account, or the value.",
+        examples=["Ada Lovelace"],
+    )
+    key: str | None = Field(description="The key of the metadata.", examples=["contact"])
+    name: str | None = Field(description="The name of the sending account, if it is known.")
+
+
+class JobSearch(Shown):
+    """What `search` was found as."""
+
+    matches: list[SearchMatch] = Field(
+        description="As far as jobs of this page or of later ones have it.", examples=[[example_of(SearchMatch)]]
+    )
+    more: bool = Field(description="True if more values begin so than are searched: search for more of the value.")
+
+
+class JobCount(Shown):
+    """A number of jobs."""
+
+    count: int = Field(examples=[412])
+    more: bool = Field(description="True if there may be more: at most 1,000 are counted.")
+
+
+class JobCounts(Shown):
+    """Numbers of the jobs that the other filters find, without `status`, `open` and `search`."""
+
+    all: JobCount = Field(examples=[{"count": 1000, "more": True}])
+    open: JobCount
+    failed: JobCount
+    cancelled: JobCount
+    succeeded: JobCount
+
+
+class JobPage(Shown):
+    """One page of jobs."""
+
+    items: list[Job]
+    search: JobSearch | None = Field(default=None, description="With `search`.")
+    counts: JobCounts | None = Field(default=None, description="With `counts=true`.")
+    next_cursor: NextCursor
 
 
 class BatchResult(Shown):
@@ -273,11 +329,18 @@ def job_view(call: Call, job: core.Job) -> dict[str, Any]:
 
 async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any]]:
     """Many of them. To redact the message of one can take a millisecond, so others have their turn in between."""
+    names = await call.dependencies.store.jobs.sending_account_names(jobs)
     turns, shown = Turns(), list[dict[str, Any]]()
     for job in jobs:
-        shown.append(job_view(call, job))
+        name = names.get(job.uid)
+        shown.append(job_view(call, job) | ({} if name is None else {"connect_account_name": name}))
         if turns.over:
             await turns.next()
+    return shown
+
+
+async def _shown(call: Call, job: core.Job) -> dict[str, Any]:
+    (shown,) = await shown_jobs(call, [job])
     return shown
 
 
@@ -453,9 +516,15 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
         text("group", "The name of its group."),
         text("channel", "The channel, as the upstream names it."),
         text("connect_account", "The upstream's id of the sending account."),
+        text(
+            "search",
+            "A text that finds jobs by an id or its beginning, a group, the name or id of a sending account, or the "
+            "beginning of a value of `web.search_keys`, whatever the case of its letters.",
+        ),
         _METADATA,
         time("since", "Jobs registered at or after this time."),
         time("until", "Jobs registered before this time."),
+        boolean("counts", "Adds the numbers of jobs by state.", default=False),
         *_WHICH,
         *PAGE,
     ),
@@ -465,15 +534,35 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
 )
 async def list_jobs(call: Call) -> Response:
     """List jobs, newest first."""
-    wanted = {"metadata": _searched_for(call), "resource": _of_resource(call)}
-    page = await call.dependencies.store.jobs.page(**{**call.query, **wanted})
+    query = {**call.query, "metadata": _searched_for(call), "resource": _of_resource(call)}
+    searched, counted, jobs = query.pop("search"), query.pop("counts"), call.dependencies.store.jobs
+    page: Page[core.Job] | FoundJobs
+    if searched is None:
+        page = await jobs.page(**query)
+    else:
+        page = await jobs.search(searched, call.dependencies.settings.search_keys, **query)
+    more: dict[str, Any] = {}
+    if isinstance(page, FoundJobs):
+        matches = [SearchMatch.of(one) for one in page.matches]
+        more["search"] = JobSearch.of(page, matches=matches)
+    if counted:
+        more["counts"] = await _counts(call, query)
     status = call.query["status"]
-    nothing = not page.items and page.next_cursor is None
+    nothing = not page.items and page.next_cursor is None and searched is None
     if status is not None and nothing and status not in KNOWN_STATUSES:
         # Upstreams may send other statuses, so only an unknown one without jobs counts as a misspelling.
         detail = f"no job has the status {status[:100]!r}{did_you_mean(status, sorted(KNOWN_STATUSES))}"
         raise invalid_parameter("status", detail, code="invalid_parameter", field_code="unknown_value")
-    return page_response(call.request, await shown_jobs(call, page.items), page.next_cursor)
+    return page_response(call.request, await shown_jobs(call, page.items), page.next_cursor, more)
+
+
+async def _counts(call: Call, query: Mapping[str, Any]) -> dict[str, Any]:
+    filters = {name: value for name, value in query.items() if name not in ("status", "open", "limit", "cursor")}
+    counts = {}
+    for name, of_state in COUNTED.items():
+        found = await call.dependencies.store.jobs.count(MAX_COUNTED, **filters, **of_state)
+        counts[name] = JobCount.of(found, count=found.number)
+    return JobCounts.of(None, **counts)
 
 
 def _of_resource(call: Call) -> OfResource | None:
@@ -526,9 +615,9 @@ async def get_job(call: Call) -> Response:
     job = await find_job(call)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is None:
-        return json_response(job_view(call, job))
+        return json_response(await _shown(call, job))
     job = await waiting.wait_for(call, job, seconds, until_running=call.query["until"] == "running")
-    return json_response(job_view(call, job), headers={"Preference-Applied": f"wait={seconds}"})
+    return json_response(await _shown(call, job), headers={"Preference-Applied": f"wait={seconds}"})
 
 
 @operation(

@@ -139,6 +139,10 @@ def list_jobs(
     metadata: Annotated[
         str | None, typer.Option(metavar="KEY:VALUE", help="Only jobs with this metadata, such as deal:42.")
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Only jobs with this id, group, sending account or beginning of metadata."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help="Only jobs registered since a time (2026-05-20T10:00:00Z) or age (1d, 6h, 30m).")
     ] = None,
@@ -151,6 +155,7 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     query = {
+        "search": search,
         "status": status,
         "open": open,
         "group": group,

@@ -536,15 +536,23 @@ def part_of(value: object) -> str | None:
 
 # --- search by metadata, of the job's own and of its create's
 #
-# A value is found by a digest of its text, so that a stored row has the same size for every value and none of its text.
+# A value is found by the beginning of its text, in lower case, and by a digest of the whole: an index of these serves
+# its beginning and its exact text, and a row is small whatever the value.
 
 MAX_VALUE_CHARACTERS = 1_000
-DIGEST_BYTES = 16
+INDEXED_BYTES = 32
+DIGEST_BYTES = 8
 
 
-def digest_of(text: str) -> bytes:
-    """The digest that a value is found by: the first 16 bytes of the SHA-256 of its text."""
-    return sha256(text.encode(errors="surrogatepass")).digest()[:DIGEST_BYTES]
+def indexed(text: str) -> bytes:
+    """The bytes that a value is found by. Two values may share them: compare the texts."""
+    digest = sha256(text.encode(errors="surrogatepass")).digest()
+    return beginning_of(text) + b"\0" + digest[:DIGEST_BYTES]
+
+
+def beginning_of(text: str) -> bytes:
+    """The bytes that `indexed` of every value with this beginning has at its own, whatever the case of its letters."""
+    return text.casefold().encode(errors="surrogatepass")[:INDEXED_BYTES]
 
 
 def text_of(value: Any) -> str | None:
@@ -565,7 +573,7 @@ def texts_of(job: Job, key: str) -> Iterator[str]:
 
 
 def searchable(job: Job, keys: Sequence[str]) -> set[tuple[str, bytes]]:
-    """The keys and the digests that a job can be found by."""
+    """The keys, and the indexed bytes of their values, that a job can be found by."""
     if not job.metadata and job.request is None:
         return set()
-    return {(key, digest_of(text)) for key in keys for text in texts_of(job, key)}
+    return {(key, indexed(text)) for key in keys for text in texts_of(job, key)}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, func, literal_column, or_, select, text
 from sqlalchemy.engine import Connection
 
-from relay.core.jobs.job import TERMINAL, Job, digest_of, searchable, texts_of
+from relay.core.jobs.job import TERMINAL, Job, indexed, searchable, texts_of
 from relay.core.records import Page
 from relay.ids import least_id
 from relay.store.databases.database import Account
@@ -44,6 +44,13 @@ BY_UIDS = {
 LISTED_BYTES = size_of(JOBS.c.upstream, JOBS.c.metadata, JOBS.c.request)
 
 
+class Counted(NamedTuple):
+    """A number of jobs. `more`: there may be more, which were not counted."""
+
+    number: int
+    more: bool
+
+
 class OfResource(NamedTuple):
     """Jobs of the resources with a name. `first_of`: the sources whose first one has it."""
 
@@ -57,6 +64,7 @@ class JobFilter(NamedTuple):
     connect_account  the upstream's id of the sending account
     since, until     registered at or after, and before, a time
     metadata         a key of the metadata, and the text of its value
+    uids             these jobs, which are few
     """
 
     status: str | None = None
@@ -70,6 +78,7 @@ class JobFilter(NamedTuple):
     until: float | None = None
     metadata: tuple[str, str] | None = None
     resource: OfResource | None = None
+    uids: tuple[str, ...] | None = None
 
     def within(self, account: Account) -> "JobFilter | None":
         """The same of one account's jobs; None if these are none."""
@@ -86,6 +95,7 @@ _COLUMNS: Mapping[str, ColumnElement[Any]] = {
     "channel": JOBS.c.channel,
     "source": JOBS.c.source,
 }
+GIVEN = ("metadata", *_COLUMNS, "open", "resource")
 _DRIVERS: tuple[tuple[str, ...], ...] = (
     ("metadata",),
     ("source", "account", "open"),
@@ -93,6 +103,7 @@ _DRIVERS: tuple[tuple[str, ...], ...] = (
 )
 """Filters that have an index, together; those that are rare as a rule come first. Most jobs have succeeded, and are of
 one source: such pages are walked along the table."""
+_UIDS_GIVEN = ("uids",)
 _UNENDED = ("unended",)
 """The walk along the jobs that have not ended, for filters that hold for some of them only."""
 _UNSUCCESSFUL = TERMINAL - {"succeeded"}
@@ -106,6 +117,8 @@ def drivers_of(wanted: JobFilter, *, bound: bool = False) -> list[tuple[str, ...
     without = {name for name in JobFilter._fields if getattr(wanted, name) is None}
     without |= set() if wanted.open else {"open"}
     without |= set() if wanted.status in _UNSUCCESSFUL else {"status"}
+    if wanted.uids is not None:
+        return [_UIDS_GIVEN]
     found = [names for names in _DRIVERS if without.isdisjoint(names) and (not bound or set(names) & _OF_ACCOUNT)]
     if not bound and (wanted.open or wanted.status not in (None, *TERMINAL)):
         found.append(_UNENDED)
@@ -134,7 +147,7 @@ def _checked(wanted: JobFilter, name: str) -> ColumnElement[Any]:
 def _of_metadata(wanted: JobFilter) -> list[tuple[ColumnElement[Any], Any]]:
     assert wanted.metadata is not None
     key, value = wanted.metadata
-    return [(SEARCH.c.key, key), (SEARCH.c.digest, digest_of(value))]
+    return [(SEARCH.c.key, key), (SEARCH.c.digest, indexed(value))]
 
 
 def _walked(
@@ -147,6 +160,8 @@ def _walked(
     statement = select(uid)
     conditions = {"open": "closed_at IS NULL", "status": UNSUCCESSFUL_JOB, "unended": UNENDED_JOB}
     statement = statement.where(*(literal_column(conditions[name]) for name in driver if name in conditions))
+    if "uids" in driver and wanted.uids is not None:
+        statement = statement.where(uid.in_(wanted.uids))
     since = [end, None if wanted.since is None else least_id("job", wanted.since)]
     # An id has milliseconds, and a time may have more: one on, and `tracked_at` decides.
     until = [before, None if wanted.until is None else least_id("job", wanted.until + 0.001)]
@@ -164,12 +179,7 @@ def page_statement(
 ) -> Select[Any]:
     """The uids of one page, newest first, with their bytes: found by the filters of `driver`, down to `end`."""
     statement, uid = _walked(wanted, driver, before, end)
-    others = [name for name in ("metadata", *_COLUMNS, "open", "resource") if name not in driver]
-    checks = [_checked(wanted, name) for name in others if getattr(wanted, name) is not None]
-    if wanted.since is not None:
-        checks.append(JOBS.c.tracked_at >= wanted.since)
-    if wanted.until is not None:
-        checks.append(JOBS.c.tracked_at < wanted.until)
+    checks = _checks(wanted, driver)
     size: ColumnElement[Any] = LISTED_BYTES
     if "metadata" in driver:  # one seek a row; a join could become one that begins with the jobs
         size = select(size).where(JOBS.c.uid == uid, *checks).scalar_subquery()
@@ -177,18 +187,47 @@ def page_statement(
     return statement.where(*checks).with_only_columns(uid.label("uid"), size.label("size")).limit(limit + 1)
 
 
+def _checks(wanted: JobFilter, driver: Sequence[str]) -> list[ColumnElement[Any]]:
+    """The conditions of the filters that are not in `driver`."""
+    others = [name for name in GIVEN if name not in driver]
+    checks = [_checked(wanted, name) for name in others if getattr(wanted, name) is not None]
+    if wanted.since is not None:
+        checks.append(JOBS.c.tracked_at >= wanted.since)
+    if wanted.until is not None:
+        checks.append(JOBS.c.tracked_at < wanted.until)
+    return checks
+
+
+def count_statement(most: int, wanted: JobFilter, driver: Sequence[str], end: str | None = None) -> Select[Any]:
+    """The number of the jobs of `page_statement`, as many as `most`."""
+    statement, uid = _walked(wanted, driver, None, end)
+    checks = _checks(wanted, driver)
+    if "metadata" in driver and checks:  # as for a page
+        found: Select[Any] = select(literal_column("1")).where(JOBS.c.uid == uid, *checks)
+        checks = [found.scalar_subquery().is_not(None)]
+    counted: Select[Any] = statement.where(*checks).limit(most)
+    return select(func.count()).select_from(counted.subquery("counted"))
+
+
 def read_jobs(
     connection: Connection, wanted: JobFilter, limit: int, before: str | None, bound: bool = False
 ) -> Page[Job]:
     """A page of jobs. It may be short although there are more, where several filters are given."""
-    driver, end = _walk(connection, wanted, before, bound=bound)
+    driver, end = walk_of(connection, wanted, before, bound=bound)
     found = connection.execute(page_statement(limit, before, wanted, driver, end)).all()
     shown = found[: fitting_sizes((row.size for row in found), limit)]
     uids = [row.uid for row in shown]
     jobs = {job.uid: job for job in jobs_by_uid(connection, uids)}
-    items = tuple(jobs[uid] for uid in uids if uid in jobs and _is_meant(jobs[uid], wanted))
+    items = tuple(jobs[uid] for uid in uids if uid in jobs and is_meant(jobs[uid], wanted))
     last = uids[-1] if len(found) > len(shown) else end
     return Page(items=items, next_cursor=None if last is None else encode_cursor(last))
+
+
+def count_jobs(connection: Connection, wanted: JobFilter, most: int, bound: bool = False) -> Counted:
+    """The number of jobs that pass, read like a page: their own rows only, or SCANNED rows at most."""
+    driver, end = walk_of(connection, wanted, None, bound=bound)
+    count = int(connection.execute(count_statement(most + 1, wanted, driver, end)).scalar_one())
+    return Counted(min(count, most), more=count > most or end is not None)
 
 
 def jobs_by_uid(connection: Connection, uids: Sequence[str]) -> list[Job]:
@@ -198,18 +237,18 @@ def jobs_by_uid(connection: Connection, uids: Sequence[str]) -> list[Job]:
     return [job_from(row) for row in connection.execute(BY_UIDS[connection.dialect.name], {"uids": json_list(uids)})]
 
 
-def _is_meant(job: Job, wanted: JobFilter) -> bool:
+def is_meant(job: Job, wanted: JobFilter) -> bool:
     """True if the metadata still has the value: it may have changed while its key was not searchable."""
     return wanted.metadata is None or wanted.metadata[1] in texts_of(job, wanted.metadata[0])
 
 
-def _walk(
+def walk_of(
     connection: Connection, wanted: JobFilter, before: str | None, *, bound: bool
 ) -> tuple[tuple[str, ...], str | None]:
     """The filters to walk along, and the uid at which this page's walk ends, as `rarest` says."""
     drivers = drivers_of(wanted, bound=bound)
-    given = {name for name in ("metadata", *_COLUMNS, "open", "resource") if getattr(wanted, name) is not None}
-    if set(drivers[0]) == given:
+    given = {name for name in GIVEN if getattr(wanted, name) is not None}
+    if drivers[0] == _UIDS_GIVEN or set(drivers[0]) == given:
         return drivers[0], None
     return rarest(connection, {driver: end_statement(wanted, driver, before) for driver in drivers}, "job")
 

@@ -1,6 +1,6 @@
 """Jobs: records of polls, and lists. Registration is in `registrations`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -34,8 +34,10 @@ from relay.store.databases.statements import (
 )
 from relay.store.jobs.erasure import erase_job
 from relay.store.jobs.groups import GroupLedger
-from relay.store.jobs.job_pages import JobFilter, jobs_by_uid, read_jobs
+from relay.store.jobs.job_pages import Counted, JobFilter, count_jobs, jobs_by_uid, read_jobs
+from relay.store.jobs.job_search import FoundJobs, search_jobs
 from relay.store.jobs.registrations import BY_UID, SET_STATUS_URL, SET_TOLD, Registrar
+from relay.store.outbox.incident_recorder import ACCOUNT_NAMES
 from relay.store.outbox.recording import (
     Outbox,
 )
@@ -289,6 +291,37 @@ class JobStore(Scoped):
             return Page(items=(), next_cursor=None)
         return await self._database.read(read_jobs, wanted, limit, before, self._account is not None)
 
+    async def count(self, most: int, **filters: Any) -> Counted:
+        """The number of jobs that `page` finds, up to `most`, at the cost of a page."""
+        wanted: JobFilter | None = JobFilter(**filters)
+        if wanted is not None and self._account is not None:
+            wanted = wanted.within(self._account)
+        if wanted is None:
+            return Counted(0, more=False)
+        return await self._database.read(count_jobs, wanted, most, self._account is not None)
+
+    async def search(
+        self, text: str, keys: Sequence[str], *, limit: int, cursor: str | None = None, **filters: Any
+    ) -> FoundJobs:
+        """Like `page`, of the jobs that a text finds, as `relay.store.jobs.job_search` says. `keys`: the keys of the
+        metadata whose values are searched."""
+        wanted: JobFilter | None = JobFilter(**filters)
+        before = decode_cursor(cursor, prefix="job_")
+        if wanted is not None and self._account is not None:
+            wanted = wanted.within(self._account)
+        if wanted is None:
+            return FoundJobs()
+        return await self._database.read(search_jobs, text, keys, wanted, limit, before, self._account is not None)
+
+    async def sending_account_names(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        """The display names of the connect accounts of jobs, by the uid of the job, as far as they are known."""
+        named = sorted({(job.source, job.account, job.connect_account_id) for job in jobs if job.connect_account_id})
+        if not named:
+            return {}
+        names = await self._database.read(_account_names, named)
+        found = ((job.uid, names.get((job.source, job.account, job.connect_account_id))) for job in jobs)
+        return {uid: name for uid, name in found if name}
+
     # --- batches
 
     @quick
@@ -464,6 +497,13 @@ def _status_url(connection: Connection, uid: str) -> bytes | None:
 def _set_status_url(connection: Connection, item: tuple[str, bytes]) -> None:
     uid, sealed = item
     run(connection, SET_STATUS_URL, uid=uid, status_url=sealed)
+
+
+def _account_names(
+    connection: Connection, accounts: Sequence[tuple[str, str, str]]
+) -> dict[tuple[str, str, str | None], str | None]:
+    rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(accounts))
+    return {(source, account, id): name for source, account, id, name in rows}
 
 
 def _captured(connection: Connection, uid: str) -> Row[Any] | None:

@@ -665,7 +665,8 @@ class SessionRow(SQLModel, table=True):
 
 
 class JobSearchRow(SQLModel, table=True):
-    """A value in a job's metadata that `web.search_keys` makes searchable. `digest` is of the value."""
+    """A value in a job's metadata that `web.search_keys` makes searchable. `digest`: the beginning of the
+    value and a digest of it, see `relay.core.jobs.job.indexed`."""
 
     __tablename__: ClassVar[str] = "job_search"
     # erasure and retention: the rows of a job

@@ -19,11 +19,22 @@ def item(id: str, error: str | None = None) -> dict[str, Any]:
 
 def test_list_sends_every_filter(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.says("GET /v1/jobs", {"items": [], "next_cursor": None})
-    filters = ["--channel", "email", "--connect-account", "acc_1", "--metadata", "deal:42", "--closed"]
+    filters = [
+        "--channel",
+        "email",
+        "--connect-account",
+        "acc_1",
+        "--metadata",
+        "deal:42",
+        "--closed",
+        "--search",
+        "ada",
+    ]
     times = ["--since", "2026-05-20T10:00:00Z", "--until", "2026-05-21T10:00:00Z"]
     assert run(["jobs", "list", *filters, *times]) == 0
     assert parse_qs(urlsplit(stub.seen[0][0].split()[1]).query) == {
         "channel": ["email"],
+        "search": ["ada"],
         "connect_account": ["acc_1"],
         "metadata": ["deal:42"],
         "open": ["false"],

@@ -1,6 +1,17 @@
 import pytest
 
-from relay.core.jobs.job import MAX_VALUE_CHARACTERS, Job, Progress, digest_of, searchable, text_of, texts_of
+from relay.core.jobs.job import (
+    DIGEST_BYTES,
+    INDEXED_BYTES,
+    MAX_VALUE_CHARACTERS,
+    Job,
+    Progress,
+    beginning_of,
+    indexed,
+    searchable,
+    text_of,
+    texts_of,
+)
 
 
 def job_with(metadata, request=None):
@@ -46,7 +57,7 @@ def test_strings_numbers_and_booleans_have_a_text(value, text):
 def test_only_the_given_keys_with_searchable_values_are_found():
     job = job_with({"deal": 42, "tags": ["a"], "secret": "x", "empty": ""})
     found = searchable(job, ("deal", "tags", "empty", "missing"))
-    assert found == {("deal", digest_of("42")), ("empty", digest_of(""))}
+    assert found == {("deal", indexed("42")), ("empty", indexed(""))}
 
 
 @pytest.mark.parametrize(
@@ -62,8 +73,30 @@ def test_only_the_given_keys_with_searchable_values_are_found():
 def test_a_job_is_found_by_the_metadata_of_its_create_too(request_, texts):
     job = job_with({"deal": 42}, request_)
     assert list(texts_of(job, "deal")) == texts
-    assert searchable(job, ("deal",)) == {("deal", digest_of(text)) for text in texts}
+    assert searchable(job, ("deal",)) == {("deal", indexed(text)) for text in texts}
 
 
 def test_a_job_without_metadata_is_found_by_nothing():
     assert searchable(job_with({}), ("deal",)) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "beginnings", "others"),
+    [
+        ("Ada Lovelace", ("", "a", "ada", "ADA L", "Ada Lovelace"), ("Ada  ", "lovelace", "ada%", "a_a", "Adb")),
+        ("42", ("4", "42"), ("2", "420")),
+        ("Straße", ("STRASSE", "strass"), ("strat",)),
+        (LONGEST, ("x" * (INDEXED_BYTES - 1), LONGEST), ("y",)),
+        ("\ud800", ("\ud800",), ("\ud801",)),
+        ("", ("",), ("a",)),
+    ],
+)
+def test_a_value_is_found_by_its_beginning_whatever_the_case(text, beginnings, others):
+    assert all(indexed(text).startswith(beginning_of(one)) for one in beginnings)
+    assert not any(indexed(text).startswith(beginning_of(one)) for one in others)
+    assert len(indexed(text)) <= INDEXED_BYTES + 1 + DIGEST_BYTES
+
+
+def test_values_with_the_same_beginning_are_told_apart():
+    longer = [LONGEST[:-1] + end for end in "xy"]
+    assert len({indexed(text) for text in ("Ada", "ada", "ada ", *longer)}) == 5
