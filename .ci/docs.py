@@ -185,6 +185,13 @@ def commands(*groups: str) -> str:
     return "\n\n".join(parts)
 
 
+def columns() -> str:
+    """The columns of each table of a command, the most useful first."""
+    from relay.cli.columns import ORDER
+
+    return table(("table", "columns"), ([f"`relay {name}`", ", ".join(order)] for name, order in ORDER.items()))
+
+
 # the API
 
 
@@ -618,6 +625,7 @@ PARTS = {
     "figures": figures,
     "words": words,
     "commands": commands,
+    "columns": columns,
     "api": api,
     "api-reference": api_reference,
     "error-codes": error_codes,

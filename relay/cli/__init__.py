@@ -32,7 +32,7 @@ PLACES = {
     "status": "node.status:status",
     "settings": "node.status:settings",
     "ui": "tokens:ui",
-    "figures": "sources:figures",
+    "figures": "figures:figures",
     "accounts": "sources:accounts_app",
     "erase": "jobs.jobs:erase",
     "support": "node.support:support",

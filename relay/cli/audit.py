@@ -41,7 +41,7 @@ def list_audit(
         return Items([entry_view(entry) for entry in page.items], limit, more=page.next_cursor is not None)
 
     found = through_or_directly(config, lambda relay: relay.items("/v1/audit", query, limit), directly)
-    print_list(found, COLUMNS, empty="no entries", json=json)
+    print_list(found, COLUMNS, empty="no entries", json=json, table="audit list")
 
 
 @app.command()

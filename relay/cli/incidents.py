@@ -27,7 +27,7 @@ def list_incidents(
     """List incidents, newest first. LIKELY: how many open jobs are likely to fail too."""
     query = {"state": state, "source": source, "account": account}
     found = api().items("/v1/incidents", query, limit)
-    print_list(found, COLUMNS, _row, empty="no incidents", json=json)
+    print_list(found, COLUMNS, _row, empty="no incidents", json=json, table="incidents list")
 
 
 def _row(incident: dict[str, Any]) -> list[Any]:
@@ -56,7 +56,7 @@ def show(
     print_fields(shown)
     if incident["kind"] == "jobs":
         typer.echo()
-        print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs")
+        print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs", table="incidents show")
     note_limit(jobs)
 
 

@@ -7,12 +7,12 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import Any
 
 import orjson
 import typer
 
+from relay.cli.columns import ORDER, kept_in
 from relay.clock import from_rfc3339, in_words
 from relay.core.jobs.job import JOB_EVENTS
 from relay.core.jsontext import dumps
@@ -21,12 +21,12 @@ _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 _SCHEME = re.compile("^[a-z]+://")
 _JOB_TYPE = re.compile(rf"(?<![\w.])(?:[a-z0-9]+\.)+job\.(?=(?:{'|'.join(JOB_EVENTS)})\b)")
 _CONTROL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-MAX_UNBROKEN_ID_WIDTH = 40
 SHORTENED_WIDTHS = {"job": 9, "about": 9, "sink": 16}
 """Columns that only help to recognise a row, and the width they are cut to on a narrow terminal."""
 COLUMN_GAP = 2
-NARROW_WIDTH = 72
-"""On a terminal narrower than this, a table that does not fit is printed as a block of lines for each row."""
+MIN_TEXT_WIDTH = 24
+"""A column of sentences is not made narrower than this: columns are left out instead."""
+UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 def print_json(value: Any) -> None:
@@ -56,14 +56,16 @@ def print_list(
     *,
     empty: str,
     json: bool,
+    table: str = "",
 ) -> None:
     """Prints a list as JSON, or as a table with `row(item)` for each item, by default the fields of its columns.
-    Without items the table is `empty`. A line on stderr says if the limit has left out others."""
+    Without items the table is `empty`. `table`: as of `print_table`. A line on stderr says if the limit has left out
+    others."""
     if json:
         print_json(items)
     else:
         rows = [[item.get(name) for name in columns] if row is None else row(item) for item in items]
-        print_table(columns, rows, empty=empty)
+        print_table(columns, rows, empty=empty, table=table)
     note_limit(items)
 
 
@@ -102,11 +104,19 @@ def clean(value: Any) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str, now: float | None = None) -> None:
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    empty: str,
+    table: str = "",
+    now: float | None = None,
+) -> None:
     """Prints a table on a terminal, and tab-separated values elsewhere. Without rows it prints `empty` on stderr.
 
     On a terminal times are relative to `now` (`3 min ago`) and event types are short (`failed`). Elsewhere both are as
-    in the API, for scripts.
+    in the API, for scripts. Columns that do not fit a terminal are left out, from the end of the `table`'s ORDER, and
+    named below.
     """
     if not rows:
         note(empty)
@@ -121,96 +131,64 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     from rich.text import Text
 
     width, at_time = shutil.get_terminal_size().columns, time.time() if now is None else now
-    cells = [[_humanized(cell, at_time) for cell in row] for row in cells]
-    room = width - COLUMN_GAP * (len(columns) - 1)
-    if sum(_widths(columns, cells)) > room:
-        limits = [SHORTENED_WIDTHS.get(column) for column in columns]
-        cells = [list(map(_shortened, row, limits)) for row in cells]
-        if width < NARROW_WIDTH:
-            _print_blocks(columns, cells, width)
-            return
-    table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
-    # Ids are copied into the next command, so they stay on one line. Other columns wrap: between words if there is room
-    # for the longest one of each.
-    full, least = _widths(columns, cells), _widths(columns, [[_longest_word(cell) for cell in row] for row in cells])
-    is_id = [
-        column in ("id", "example_id") and full[place] <= MAX_UNBROKEN_ID_WIDTH for place, column in enumerate(columns)
-    ]
-    least = [full[place] if is_id[place] else least[place] for place in range(len(columns))]
-    fitted = _fitted(full, least, room)
-    if fitted is None and True in is_id:
-        at = is_id.index(True)
-        others = _fitted([*full[:at], *full[at + 1 :]], [*least[:at], *least[at + 1 :]], room)
-        if others is not None:
-            _print_below_ids(columns, cells, at, others)
-            return
-    for place, column in enumerate(columns):
-        table.add_column(
-            column.upper(), overflow="fold", no_wrap=is_id[place], width=None if fitted is None else fitted[place]
-        )
-    for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(width=width, height=1).print(table)
+    by_row = [[_humanized(cell, at_time) for cell in row] for row in cells]
+    by_column = dict(zip(columns, zip(*by_row, strict=True), strict=True))
+    widths, fitting = fitted(by_column, kept_in(columns, ORDER.get(table, ())), width)
+    shown = [column for column in columns if column in widths]
+    grid = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
+    for column in shown:
+        grid.add_column(column.upper(), overflow="fold", width=widths[column])
+    for texts in zip(*(fitting[column] for column in shown), strict=True):
+        grid.add_row(*(Text(text.replace(UNBROKEN, " ")) for text in texts))
+    Console(width=width, height=1).print(grid)
+    if left_out := [column for column in columns if column not in widths]:
+        text = f"not shown: {', '.join(left_out)}. A wider terminal or --json has them"
+        typer.echo(textwrap.fill(text, width), err=True)
 
 
-def _print_below_ids(columns: Sequence[str], cells: Sequence[Sequence[str]], id_at: int, widths: Sequence[int]) -> None:
-    """Prints the id of each row on a line of its own, and the other columns below it."""
-    gap = " " * COLUMN_GAP
-    for row in ([column.upper() for column in columns], *cells):
-        others = [cell for at, cell in enumerate(row) if at != id_at]
-        typer.echo(row[id_at])
-        wrapped = [textwrap.wrap(cell, width) for cell, width in zip(others, widths, strict=True)]
-        for parts in zip_longest(*wrapped, fillvalue=""):
-            padded = (f"{part:<{width}}" for part, width in zip(parts, widths, strict=True))
-            typer.echo(f"{gap}{gap.join(padded)}".rstrip())
-
-
-def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-
-
-def _longest_word(cell: str) -> str:
-    return max(cell.split() or [""], key=len)
-
-
-def _fitted(full: Sequence[int], least: Sequence[int], room: int) -> list[int] | None:
-    """The widths of columns that have `room` together, each from its `least` to its `full` one; None if there is too
-    little. Columns that lack little are widened first."""
-    fitted, spare = list(least), room - sum(least)
-    if spare < 0:
-        return None
-    for at in sorted(range(len(full)), key=lambda at: full[at] - least[at]):
-        more = min(full[at] - least[at], spare)
-        fitted[at] += more
+def fitted(
+    cells: Mapping[str, Sequence[str]], order: Sequence[str], width: int
+) -> tuple[dict[str, int], dict[str, Sequence[str]]]:
+    """The columns that fit a terminal of `width` without a broken word, with their widths; and the cells of all, some
+    of them shortened. `order`: the columns, the most useful first, of which the first one always stays."""
+    names, fitting = list(order), dict(cells)
+    if sum(_width(name, fitting[name]) + COLUMN_GAP for name in names) - COLUMN_GAP > width:
+        for name in set(names) & set(SHORTENED_WIDTHS):
+            fitting[name] = [_shortened(cell, SHORTENED_WIDTHS[name]) for cell in fitting[name]]
+    full = {name: _width(name, fitting[name]) for name in names}
+    least = {name: _least(name, fitting[name], full[name]) for name in names}
+    while len(names) > 1 and sum(least[name] + COLUMN_GAP for name in names) - COLUMN_GAP > width:
+        del names[-1]
+    spare, widths = width - sum(least[name] + COLUMN_GAP for name in names) + COLUMN_GAP, {}
+    for name in sorted(names, key=lambda name: full[name] - least[name]):  # those that lack little first
+        more = max(0, min(full[name] - least[name], spare))
+        widths[name] = min(least[name] + more, width)
         spare -= more
-    return fitted
+    return widths, fitting
 
 
-def _print_blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> None:
-    """Prints each row as lines of `COLUMN  value`, for a terminal too narrow for columns side by side."""
-    label = max(map(len, columns)) + COLUMN_GAP
-    for number, row in enumerate(cells):
-        if number:
-            typer.echo()
-        for column, cell in zip(columns, row, strict=True):
-            head, room = f"{column.upper():<{label}}", max(width - label, 1)
-            lines = textwrap.wrap(cell, room, break_on_hyphens=False) or [""]
-            typer.echo(f"{head}{lines[0]}".rstrip())
-            for line in lines[1:]:
-                typer.echo(" " * label + line)
+def _width(name: str, cells: Sequence[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(cell_len(text) for text in (name, *cells))
+
+
+def _least(name: str, cells: Sequence[str], full: int) -> int:
+    """The width that a column needs to be read: that of its longest word, or of a few words."""
+    return max(min(full, MIN_TEXT_WIDTH), *(_width(word, ()) for text in (name, *cells) for word in text.split(" ")))
 
 
 def _humanized(cell: str, now: float) -> str:
     if _TIME.fullmatch(cell):
         at = from_rfc3339(cell)
-        return f"{in_words(now - at)} ago" if at <= now else f"in {in_words(at - now)}"
+        shown = f"{in_words(now - at)} ago" if at <= now else f"in {in_words(at - now)}"
+        return shown.replace(" ", UNBROKEN)
     return _JOB_TYPE.sub("", _TIME.sub(r"\1 \2", cell)).removeprefix("https://")
 
 
-def _shortened(cell: str, width: int | None) -> str:
-    if width is not None:
-        cell = _SCHEME.sub("", cell)
-    return cell if width is None or len(cell) <= width else f"{cell[: width - 1]}…"
+def _shortened(cell: str, width: int) -> str:
+    cell = _SCHEME.sub("", cell)
+    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
 
 
 def print_fields(value: Mapping[str, Any]) -> None:

@@ -1,21 +1,19 @@
 """`relay sources`: the polling of each account, and what a larger budget would bring; tests of definitions, and drafts.
-`relay accounts`: those that jobs
-are sent from. `relay figures`: what happened in each minute, hour or day."""
+`relay accounts`: those that jobs are sent from."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from relay.cli.client import api
-from relay.cli.options import Json, Limit, given, one_of, time_or_age
+from relay.cli.options import Json, Limit, given, one_of
 from relay.cli.output import clean, print_json, print_list, print_table, say, say_wrapped
 from relay.clock import in_words
 from relay.core.events.sentences import counted
-from relay.core.figures import FIGURES, NAMES
 from relay.core.jobs.connect_accounts import SHOWN_STATES
 from relay.errors import UsageError
 
@@ -57,7 +55,7 @@ accounts_app = typer.Typer(help="List the accounts that jobs are sent from.")
 def sources(json: Json = False) -> None:
     """List the polling of each account. Includes its budget, expected delay, and what a larger budget would bring."""
     found = api().items("/v1/sources", {}, MAX_ACCOUNTS)
-    print_list(found, COLUMNS, _row, empty="no accounts. Add one to the settings", json=json)
+    print_list(found, COLUMNS, _row, empty="no accounts. Add one to the settings", json=json, table="sources list")
     if json or not found:
         return
     say("")
@@ -281,68 +279,10 @@ def accounts(
         one_of(state, SHOWN_STATES, "state")
     found = api().items("/v1/connect-accounts", given({"source": source, "account": account, "state": state}), limit)
     empty = "no accounts. They are listed once polling has begun: see `relay sources list`"
-    print_list(found, ACCOUNT_COLUMNS, _account_row, empty=empty, json=json)
+    print_list(found, ACCOUNT_COLUMNS, _account_row, empty=empty, json=json, table="accounts list")
 
 
 def _account_row(one: Mapping[str, Any]) -> list[str | None]:
     place = f"{one['source']}/{one['account']}"
     known = [one["id"], one["name"], one["channel"], place, one["state"], one["since"], str(one["open_jobs"])]
     return [*known, one.get("trouble")]
-
-
-BARS = "▁▂▃▄▅▆▇█"
-FIGURE_COLUMNS = ("began", "count", "total", "p50", "p95", "bar")
-
-
-def figures(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help=f"Any of {', '.join(NAMES)}. Default: all.")
-    ] = None,
-    span: Annotated[Literal["minute", "hour", "day"], typer.Option(help="The length of a row.")] = "hour",
-    label: Annotated[
-        str | None, typer.Option(help="Only of this account (source/account) or subscription (id).")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only from a time (2026-05-20T10:00:00Z) or age (1d, 6h, 30m) on.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Show figures over time, with bars. With names also a row for each minute, hour or day."""
-    name = ",".join(names) if names else None
-    query = {"name": name, "span": span, "label": label, "since": time_or_age(since)}
-    found = api().get("/v1/figures", query)
-    if json:
-        print_json(found)
-        return
-    for number, one in enumerate(found["items"]):
-        if number:
-            typer.echo()
-        points = one["points"]
-        line = bars([shown_value(one["name"], point) for point in points])
-        say(f"{one['name']} per {span}: {line or 'nothing yet'}")
-        if points and names:
-            print_table(FIGURE_COLUMNS, _rows(one["name"], points), empty="")
-
-
-def shown_value(name: str, point: Mapping[str, Any]) -> float:
-    """The value that the bar of a point shows: the median of durations, the value of a gauge, else the count."""
-    kind = FIGURES[name].kind if name in FIGURES else "count"
-    if kind == "values":
-        return float(point["p50"] or 0.0)
-    return float(point["total"] if kind == "gauge" else point["count"])
-
-
-def bars(values: Sequence[float]) -> str:
-    """One character for each value: the highest bar is the largest one."""
-    most = max(values, default=0.0)
-    if most <= 0.0:
-        return BARS[0] * len(values)
-    return "".join(BARS[min(int(max(value, 0.0) / most * len(BARS)), len(BARS) - 1)] for value in values)
-
-
-def _rows(name: str, points: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    line = bars([shown_value(name, point) for point in points])
-    return [
-        [point["time"], point["count"], round(point["total"], 3), point["p50"], point["p95"], bar]
-        for point, bar in zip(points, line, strict=True)
-    ]

@@ -82,7 +82,7 @@ def add(
 def list_tokens(limit: Limit = 50, config: ConfigFile = None, json: Json = False) -> None:
     """List the tokens of the database, newest first. Those of the settings are not listed."""
     found = _done(config, lambda relay: relay.items("/v1/tokens", {}, limit), partial(_list, limit))
-    print_list(found, COLUMNS, _row, empty="no tokens: `relay tokens add` makes one", json=json)
+    print_list(found, COLUMNS, _row, empty="no tokens: `relay tokens add` makes one", json=json, table="tokens list")
 
 
 @app.command()

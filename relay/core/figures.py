@@ -41,27 +41,31 @@ class Figure(NamedTuple):
     kind   count: a number; values: durations with quantiles; gauge: the mean of the measurements
     label  its dimension: accounts as `source/account`, subscriptions by id, or nothing
     about  what it counts or measures
+    unit   of what its values are
     """
 
     kind: Literal["count", "values", "gauge"]
     label: Literal["account", "subscription", ""]
     about: str
+    unit: str
 
 
 FIGURES: Mapping[Name, Figure] = {
-    "jobs_ended": Figure("count", "account", "Tracked jobs whose end was recorded"),
-    "jobs_failed": Figure("count", "account", "Those that failed"),
-    "detection_delay_seconds": Figure("values", "account", "Time from a job's end upstream to its detection"),
-    "events": Figure("count", "account", "Recorded events. Published events have no account"),
-    "attempts": Figure("count", "subscription", "Attempts of deliveries"),
-    "attempts_failed": Figure("count", "subscription", "Those that did not deliver"),
-    "attempt_seconds": Figure("values", "subscription", "Duration of a request to a sink"),
-    "deliveries_dead": Figure("count", "subscription", "Deliveries that were given up"),
-    "jobs_open": Figure("gauge", "account", "Open jobs"),
-    "requests_own": Figure("gauge", "account", "Polls of this relay, per second"),
-    "requests_others": Figure("gauge", "account", "Requests of other clients of the account, as it seems, per second"),
-    "price_seconds": Figure("gauge", "account", "Seconds of delay a poll must save to be worth a request"),
-    "deliveries_undelivered": Figure("gauge", "", "Pending deliveries"),
+    "jobs_ended": Figure("count", "account", "Tracked jobs whose end was recorded", "jobs"),
+    "jobs_failed": Figure("count", "account", "Those that failed", "jobs"),
+    "detection_delay_seconds": Figure("values", "account", "Time from a job's end upstream to its detection", "s"),
+    "events": Figure("count", "account", "Recorded events. Published events have no account", "events"),
+    "attempts": Figure("count", "subscription", "Attempts of deliveries", "attempts"),
+    "attempts_failed": Figure("count", "subscription", "Those that did not deliver", "attempts"),
+    "attempt_seconds": Figure("values", "subscription", "Duration of a request to a sink", "s"),
+    "deliveries_dead": Figure("count", "subscription", "Deliveries that were given up", "deliveries"),
+    "jobs_open": Figure("gauge", "account", "Open jobs", "jobs"),
+    "requests_own": Figure("gauge", "account", "Polls of this relay, per second", "requests/s"),
+    "requests_others": Figure(
+        "gauge", "account", "Requests of other clients of the account, as it seems, per second", "requests/s"
+    ),
+    "price_seconds": Figure("gauge", "account", "Seconds of delay a poll must save to be worth a request", "s"),
+    "deliveries_undelivered": Figure("gauge", "", "Pending deliveries", "deliveries"),
 }
 NAMES: tuple[Name, ...] = tuple(FIGURES)
 

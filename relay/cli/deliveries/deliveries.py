@@ -48,7 +48,7 @@ def list_deliveries(
     }
     if group_by is None:
         found = api().items("/v1/deliveries", query, limit)
-        print_list(found, COLUMNS, _row, empty="no deliveries", json=json)
+        print_list(found, COLUMNS, _row, empty="no deliveries", json=json, table="deliveries list")
         return
     groups = api().get("/v1/deliveries", {**query, "group_by": group_by, "limit": min(limit, MAX_GROUPS)})
     print_json(groups) if json else _print_groups(groups)

@@ -23,7 +23,7 @@ COLUMNS = ("id", "state", "started", "matched", "delivered", "dead", "left", "se
 def list_replays(limit: Limit = 50, json: Json = False) -> None:
     """List replays, newest first."""
     empty = "no replays. `relay subscriptions replay ID --since 1d` starts one"
-    print_list(api().items("/v1/replays", {}, limit), COLUMNS, _row, empty=empty, json=json)
+    print_list(api().items("/v1/replays", {}, limit), COLUMNS, _row, empty=empty, json=json, table="replays list")
 
 
 def _row(replay: dict[str, Any]) -> list[Any]:

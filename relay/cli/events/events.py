@@ -47,7 +47,14 @@ def list_events(
     empty = "no events yet. Track a job with `relay jobs add ID`"
     found = api().items("/v1/events", query, limit)
     ids = iter(found.ids)
-    print_list(found, COLUMNS, lambda event: _row(event, next(ids, event.get("id"))), empty=empty, json=json)
+    print_list(
+        found,
+        COLUMNS,
+        lambda event: _row(event, next(ids, event.get("id"))),
+        empty=empty,
+        json=json,
+        table="events list",
+    )
 
 
 def _row(event: dict[str, Any], id: Any) -> list[Any]:

@@ -37,7 +37,7 @@ def list_groups(
         one_of(state, ("open", "finished"), "state")
     query = {"state": state, "source": source, "account": account}
     empty = "no groups. Start one with `relay jobs add ID --group NAME`"
-    print_list(api().items("/v1/groups", query, limit), COLUMNS, _row, empty=empty, json=json)
+    print_list(api().items("/v1/groups", query, limit), COLUMNS, _row, empty=empty, json=json, table="groups list")
 
 
 @app.command()

@@ -169,7 +169,7 @@ def list_jobs(
         "resource": resource,
     }
     empty = "no jobs. Track one with `relay jobs add ID`"
-    print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json)
+    print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json, table="jobs list")
 
 
 def _row(job: dict[str, Any]) -> list[Any]:
@@ -373,7 +373,7 @@ INTENT_COLUMNS = ("id", "sent_at", "account", "path", "reason", "idempotency_key
 def list_intents(limit: Limit = 50, json: Json = False) -> None:
     """List creates that may or may not have been sent, newest first."""
     empty = "no intents: the fate of every create is known"
-    print_list(api().items("/v1/intents", {}, limit), INTENT_COLUMNS, empty=empty, json=json)
+    print_list(api().items("/v1/intents", {}, limit), INTENT_COLUMNS, empty=empty, json=json, table="intents list")
 
 
 @intents_app.command()

@@ -104,7 +104,7 @@ def settings(
     """Show the settings that the relay runs with. Includes where each was written, and what SIGHUP applies."""
     items = api().get("/v1/settings")["items"]
     found = [one for one in items if not changed or one["place"] != DEFAULT]
-    print_list(found, SETTING_COLUMNS, _setting_row, empty="every setting has its default", json=json)
+    print_list(found, SETTING_COLUMNS, _setting_row, empty="every setting has its default", json=json, table="settings")
 
 
 def _setting_row(setting: Mapping[str, Any]) -> list[str]:

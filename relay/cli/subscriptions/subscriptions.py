@@ -172,10 +172,9 @@ def list_subscriptions(
     """List subscriptions, newest first."""
     found = api().items("/v1/subscriptions", {"callbacks": True if callbacks else None}, limit)
     empty = "no subscriptions. Add one with `relay subscriptions add URL`"
-    if any("lag" in one for one in found):
-        print_list(found, (*COLUMNS, "lag"), lambda one: [*_row(one), lag_of(one)], empty=empty, json=json)
-    else:
-        print_list(found, COLUMNS, _row, empty=empty, json=json)
+    pulled = any("lag" in one for one in found)
+    columns, row = ((*COLUMNS, "lag"), lambda one: [*_row(one), lag_of(one)]) if pulled else (COLUMNS, _row)
+    print_list(found, columns, row, empty=empty, json=json, table="subscriptions list")
 
 
 def lag_of(subscription: dict[str, Any]) -> str | None:
