@@ -22,6 +22,7 @@ from relay.api.http.operations import (
     page_response,
 )
 from relay.api.http.shown import LastError, Shown, Time, last_error_view, page_of
+from relay.core.events.event import Origin
 from relay.core.polling.tracking import SourceReport
 from relay.errors import NotFound
 from relay.store.databases.pages import decode_position, encode_cursor
@@ -130,6 +131,10 @@ class Source(Shown):
 
     source: str = Field(examples=[SOURCE])
     account: str = Field(examples=["default"])
+    title: str = Field(description="The upstream's name, in texts for people.", examples=["Acme"])
+    website: str | None = Field(
+        description="Where people sign in at the upstream; null: unknown.", examples=["https://acme.example"]
+    )
     state: str = Field(
         description="ok, down, unauthorized, no_key, or elsewhere (another node polls it).", examples=["ok"]
     )
@@ -167,10 +172,16 @@ class Source(Shown):
 SourcePage = page_of(Source, "accounts")
 
 
-def source_view(report: SourceReport) -> dict[str, Any]:
-    """The polling state of one account."""
+def source_view(report: SourceReport, origin: Origin) -> dict[str, Any]:
+    """The polling state of one account. `origin`: of its source."""
     credits = None if report.credits is None else Credits.of(report.credits)
-    return Source.of(report, problem=last_error_view(report.problem), credits=credits)
+    return Source.of(
+        report,
+        title=origin.title,
+        website=origin.website,
+        problem=last_error_view(report.problem),
+        credits=credits,
+    )
 
 
 @operation("GET /v1/sources", bound=True, query=params.PAGE, answers={200: Answer("A page.", SourcePage, headers=NEXT)})
@@ -179,7 +190,9 @@ async def list_sources(call: Call) -> Response:
     reports = call.dependencies.tracking.reports()
     first, limit = decode_position(call.query["cursor"]), call.query["limit"]
     cursor = encode_cursor(first + limit) if len(reports) > first + limit else None
-    return page_response(call.request, map(source_view, reports[first : first + limit]), cursor)
+    origins = {source: origin for (source, _), origin in call.context.settings.origins.items()}
+    shown = [source_view(one, origins[one.source]) for one in reports[first : first + limit]]
+    return page_response(call.request, shown, cursor)
 
 
 class Setting(Shown):

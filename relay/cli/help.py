@@ -38,7 +38,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         "relay sources new https://api.example.com/v1/jobs/42 --header 'Authorization: Bearer KEY'",
         "relay sources new https://api.example.com/v1/jobs/42 --sample answer.json --output acme.yaml",
     ),
-    "status": ("relay status", "relay status --json"),
+    "status": ("relay status", "relay status --watch"),
     "settings": ("relay settings", "relay settings --changed"),
     "ui": ("relay ui", "relay ui --open"),
     "figures": ("relay figures", "relay figures events_delivered --span hour --since 1d"),

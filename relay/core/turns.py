@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 OWNER = "the owner of the sending account"
 ADMINISTRATOR = "an administrator"
@@ -13,19 +13,22 @@ RECEIVER = "whoever runs the receiver"
 RELAY = "none: the relay goes on by itself"
 """The fifth is the title of the source, such as `Revor`."""
 
-Kind = Literal["account", "creates", "uncertain", "key", "credits", "node", "down", "late"]
+Turn: TypeAlias = str
+"""One of the five."""
+Kind = Literal["account", "creates", "uncertain", "given_up", "key", "credits", "node", "down", "late"]
 """Troubles with one kind of owner each.
 
 account    a sending account needs reconnecting, or cannot send
 creates    it is unknown whether the upstream carried out a create
 uncertain  it is unknown whether a delivery was written
+given_up   deliveries were given up, and the receiver works again
 key        the upstream refuses the API key, or there is none
 credits    the upstream account has too few credits
 node       the relay is not ready
 down       the upstream does not answer
 late       something waits for a little longer than usual
 """
-_ADMINISTRATORS = frozenset({"creates", "uncertain", "key", "credits", "node"})
+_ADMINISTRATORS = frozenset({"creates", "uncertain", "given_up", "key", "credits", "node"})
 
 _OF_THE_SUBSCRIPTION = frozenset(
     {"credential", "denied", "refused", "proxy", "render", "extra_missing", "cancelled", "too_large", "unmatched"}
@@ -34,7 +37,7 @@ _OF_THE_SUBSCRIPTION = frozenset(
 _STATUSES_OF_THE_SUBSCRIPTION = frozenset({"401", "403", "404", "405"})
 
 
-def turn_of(kind: Kind, title: str = "the upstream") -> str:
+def turn_of(kind: Kind, title: str = "the upstream") -> Turn:
     """Whose turn a trouble of this kind is. `title`: of its source, for `down`."""
     if kind == "account":
         return OWNER
@@ -43,15 +46,19 @@ def turn_of(kind: Kind, title: str = "the upstream") -> str:
     return ADMINISTRATOR if kind in _ADMINISTRATORS else RELAY
 
 
-def turn_of_failure(who: str, connect_account_id: str | None) -> str:
-    """Whose turn a job's error is. `who`: of its hint, as `problem.who` of a job and `who` of an incident have it: a
-    role, or the title of the source if it passes by itself."""
+def turn_of_failure(who: str, sender: str | None) -> Turn:
+    """Whose turn a job's error is.
+
+    who     of its hint, as `problem.who` of a job and `who` of an incident have it: a role, or the title of the source
+            if it passes by itself
+    sender  what shows that it was sent from somebody's account: the id of that, or the channel; None: it was not
+    """
     if who == "account owner":
-        return OWNER if connect_account_id else ADMINISTRATOR
+        return OWNER if sender else ADMINISTRATOR
     return ADMINISTRATOR if who in ("administrator", "developer") else who
 
 
-def turn_of_sink(reason: str | None) -> str:
+def turn_of_sink(reason: str | None) -> Turn:
     """Whose turn a failing or disabled subscription is. `reason`: why, such as `http_503`, `connect` or `410`."""
     word = (reason or "").partition(":")[0].removeprefix("http_")
     if word in _OF_THE_SUBSCRIPTION or word in _STATUSES_OF_THE_SUBSCRIPTION or word[:1] == "3":
@@ -59,8 +66,8 @@ def turn_of_sink(reason: str | None) -> str:
     return RECEIVER
 
 
-def turn_of_incident(incident: Mapping[str, Any]) -> str:
+def turn_of_incident(incident: Mapping[str, Any]) -> Turn:
     """Whose turn an incident is, as `GET /v1/incidents` shows it."""
     if incident["kind"] == "jobs":
-        return turn_of_failure(incident["who"], incident["connect_account_id"])
+        return turn_of_failure(incident["who"], incident["connect_account_id"] or incident["channel"])
     return turn_of("creates") if incident["kind"] == "creates" else turn_of_sink(incident["code"])

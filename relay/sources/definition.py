@@ -270,6 +270,7 @@ class SourceDefinition(Part):
     version           of this format
     title             the upstream's name, in texts for people
     documentation     where the upstream documents it
+    website           where people sign in at the upstream; pages link to it
     seen              false: written from the documentation alone
     base_url          default of the setting; without it that has to be set
     origins           where requests may go besides the base URL: addresses that answers give
@@ -291,6 +292,7 @@ class SourceDefinition(Part):
     name: str
     title: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
     documentation: str = ""
+    website: Url | None = None
     seen: bool = True
     base_url: Url | None = None
     origins: tuple[Url, ...] = ()
@@ -385,6 +387,7 @@ class SourceDefinition(Part):
                 dataschema=dataschema,
                 account_source=None if listed is None else root + listed.source_path,
                 title=self.title,
+                website=self.website,
             )
             for key, resource in self.keyed
         }

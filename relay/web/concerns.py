@@ -1,64 +1,154 @@
-"""Problems that need a person, found in the API's answers: values in, values out.
+"""Problems that need a person, found in the API's answers: values in, values out. For the overview and `relay status`.
 
-Each concern is one sentence, a link and the fix. The worst come first: a relay that is not ready, then problems that
-could lead to a message sent twice or a CRM record written twice. All problems of one sink are one concern.
+Each concern says what to do, whose turn it is, what it holds up in numbers, and how to act. One cause is one concern.
+The worst come first: a relay that is not ready, then problems that could lead to a message sent twice or a CRM record
+written twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from relay.clock import from_rfc3339
-from relay.core.events.sentences import titled
+from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.events.sentences import enumerated, titled
 from relay.core.subscriptions.filters import UNREADABLE
-from relay.core.turns import turn_of_incident
+from relay.core.turns import ADMINISTRATOR, Turn, turn_of, turn_of_incident, turn_of_sink
 from relay.web.delivery_words import reason_and_cause
+from relay.web.texts import english
 
 LATE_SECONDS = 300.0
 """Age from which a waiting delivery is late."""
 MAX_INTENTS = 100
 """Maximum unknown sends that are counted."""
+MAX_SUBSCRIPTIONS = 200
 RECENT_SECONDS = 86_400.0
 """Deliveries given up within this time are urgent; older ones are a warning."""
+LIST = 20
+"""Incidents, sending accounts and sinks that are read."""
+NEWEST = 500
+"""Deliveries of a state that are counted: of an outage there may be very many."""
+NAMES = 2
+"""Sinks that are named in one sentence."""
+WRITES_SUBSCRIPTIONS, WRITES_JOBS, READS = "subscriptions:write", "jobs:write", "read"
 
 Item = Mapping[str, Any]
 Level = Literal["bad", "warn"]
+Counted = tuple[str, int, bool]
+"""A number of things: the text `overview.holds_KEY`, how many, and True if there may be more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A button or link with the text `overview.act_KEY`. `posts`: it acts by a POST to `path`, else it leads there.
+    `scope`: what the token needs."""
+
+    key: str
+    path: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    posts: bool = False
+    scope: str = READS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """`key`: the text `overview.KEY`, with its values. `path`: the page with details. `fix`: the API's advice.
-    `oldest`: `since` is the time of the oldest of several. `turn`: whose it is, one of those of `core/turns.py`."""
+    """
+    key      the text `overview.do_KEY` with `values`: what to do, or what goes on if nothing is to be done
+    turn     whose it is, one of those of `core/turns.py`
+    holds    what it holds up, in numbers
+    why      the cause, in words
+    since    its beginning; `oldest`: that of the oldest of several
+    acts     the most useful first
+    command  what to type in a terminal
+    """
 
     level: Level
     key: str
     values: Mapping[str, object] = field(default_factory=dict)
-    path: str
+    turn: Turn
+    holds: Sequence[Counted] = ()
+    why: str | None = None
     since: str | None = None
-    fix: str | None = None
     oldest: bool = False
-    turn: str = ""
+    acts: Sequence[Act] = ()
+    command: str
+
+    @property
+    def sentence(self) -> str:
+        """What to do, without the full stop."""
+        return english()(f"overview.do_{self.key}", **self.values)
+
+    @property
+    def held(self) -> str:
+        """What it holds up, such as `10 jobs failed, 33 wait`; "" if nothing."""
+        return ", ".join(_counted_words(self.holds))
+
+    @property
+    def headline(self) -> str:
+        """Both in one sentence, with the full stop."""
+        held = self.held
+        return f"{self.sentence}: {held}." if held else f"{self.sentence}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """A list of the API to look into. It fills the field of Seen with its name."""
+
+    path: str
+    query: Mapping[str, object] = field(default_factory=dict)
+
+
+def reads(now: float) -> Mapping[str, Read]:
+    """The lists in which concerns are found, besides `/readyz`, by the fields of Seen."""
+    by_sink = {"group_by": "sink", "newest": NEWEST, "limit": LIST}
+    late = to_rfc3339(now - LATE_SECONDS)
+    return {
+        "sources": Read(path="/v1/sources"),
+        "incidents": Read(path="/v1/incidents", query={"state": "open", "limit": LIST}),
+        "needing": Read(path="/v1/connect-accounts", query={"state": "needs_reconnect", "limit": LIST}),
+        "silent": Read(path="/v1/connect-accounts", query={"state": "cannot_send", "limit": LIST}),
+        "subscriptions": Read(path="/v1/subscriptions", query={"limit": MAX_SUBSCRIPTIONS}),
+        "intents": Read(path="/v1/intents", query={"limit": MAX_INTENTS}),
+        "dead": Read(path="/v1/deliveries", query={"state": "dead", **by_sink}),
+        "uncertain": Read(path="/v1/deliveries", query={"state": "uncertain", **by_sink}),
+        "pending": Read(path="/v1/deliveries", query={"state": "pending", **by_sink}),
+        "late": Read(path="/v1/deliveries", query={"state": "pending", "until": late, **by_sink}),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """The items of the API's lists in which concerns are found. Lists that the caller may not read are empty.
 
-    upstream  title of the upstreams of the intents
-    late  deliveries that have waited longer than LATE_SECONDS, by sink. These, like `dead` and `uncertain`, are counted
-          among the newest ones; `least`: there may be more
+    needing, silent                 sending accounts that need reconnecting, and others that cannot send
+    dead, uncertain, pending, late  deliveries by sink, counted among the newest ones; `least`: there may be more.
+                                    late: pending for longer than LATE_SECONDS
     """
 
     ready: Item
     sources: Sequence[Item] = ()
     incidents: Sequence[Item] = ()
-    accounts: Sequence[Item] = ()
+    needing: Sequence[Item] = ()
+    silent: Sequence[Item] = ()
     subscriptions: Sequence[Item] = ()
+    intents: Sequence[Item] = ()
     dead: Sequence[Item] = ()
     uncertain: Sequence[Item] = ()
+    pending: Sequence[Item] = ()
     late: Sequence[Item] = ()
-    intents: Sequence[Item] = ()
-    upstream: str = ""
+
+
+def seen_in(ready: Item, answers: Mapping[str, Item | None]) -> Seen:
+    """What the answers of `reads` show. None: the caller may not read it."""
+    found = {name: answer for name, answer in answers.items() if answer is not None}
+    return Seen(
+        ready=ready,
+        **{
+            name: [{**one, "least": answer["truncated"]} for one in answer["items"]]
+            if "truncated" in answer
+            else answer["items"]
+            for name, answer in found.items()
+        },
+    )
 
 
 def concerns(seen: Seen, now: float) -> list[Concern]:
@@ -68,120 +158,338 @@ def concerns(seen: Seen, now: float) -> list[Concern]:
         *_intents(seen),
         *_uncertain(seen),
         *_sources(seen),
-        *_incidents(seen),
         *_accounts(seen),
+        *_incidents(seen),
         *_subscriptions(seen),
         *_dead(seen, now),
         *_late(seen),
+        *_credits(seen),
     ]
     return sorted(found, key=lambda one: one.level)  # "bad" sorts before "warn", and the order above is kept
 
 
+# --- the relay and its upstreams
+
+
 def _readiness(seen: Seen) -> Iterator[Concern]:
+    keyless = [_no_key_problem(seen, one) for one in seen.sources if one["state"] == "no_key"]
     for problem in seen.ready.get("problems", ()):
-        yield Concern(level="bad", key="problem", values={"problem": problem}, path="/ui/sources")
+        if problem in keyless:
+            continue  # the concern of the source covers it
+        yield Concern(level="bad", key="node", values={"problem": problem}, turn=turn_of("node"), command="relay check")
+
+
+def _no_key_problem(seen: Seen, source: Item) -> str | None:
+    """The problem of the relay that says which setting has no key."""
+    place = f"{source['source']}/{source['account']} has no API key"
+    return next((one for one in seen.ready.get("problems", ()) if one.startswith(place)), None)
 
 
 def _sources(seen: Seen) -> Iterator[Concern]:
+    down: dict[str, list[Item]] = {}
     for one in seen.sources:
-        if one["state"] in ("down", "unauthorized"):
-            values = {"account": f"{one['source']}/{one['account']}"}
-            fix = (one.get("problem") or {}).get("message")
-            path = "/ui/sources"
+        if one["state"] == "down":
+            down.setdefault(one["title"], []).append(one)
+        elif one["state"] in ("unauthorized", "no_key"):
+            default = one["account"] == "default"
             yield Concern(
-                level="bad", key=f"source_{one['state']}", values=values, path=path, since=one["since"], fix=fix
+                level="bad",
+                key="key" if default else "key_of",
+                values={"title": one["title"], "account": one["account"]},
+                turn=turn_of("key"),
+                holds=_some(("jobs_wait", one["open_jobs"], False)),
+                why=_no_key_problem(seen, one) or english()(f"overview.why_{one['state']}", title=one["title"]),
+                since=one["since"],
+                acts=(*_opens(one), Act(key="source", path="/ui/sources")),
+                command="relay sources list",
             )
-
-
-def _incidents(seen: Seen) -> Iterator[Concern]:
-    covered = _broken(seen) | {one["subscription_id"] for one in seen.dead}
-    for one in seen.incidents:
-        if one.get("subscription") in covered:
-            continue  # the concern of the subscription or its dead deliveries has the name and the likely cause
-        if one.get("kind") == "creates" and seen.intents:
-            continue  # the concern about unknown sends covers it
-        path = f"/ui/incidents/{one['id']}"
-        values, turn = {"what": one["what"]}, turn_of_incident(one)
+    for title, accounts in down.items():
         yield Concern(
-            level="bad", key="incident", values=values, path=path, since=one["opened_at"], fix=one["fix"], turn=turn
+            level="bad",
+            key="down",
+            values={"title": title},
+            turn=turn_of("down", title),
+            holds=_some(("jobs_wait", sum(one["open_jobs"] for one in accounts), False)),
+            why=english()("overview.why_down"),
+            since=min((one["since"] for one in accounts if one["since"]), default=None),
+            acts=(Act(key="source", path="/ui/sources"), *_opens(accounts[0])),
+            command="relay sources list",
         )
 
 
-def _accounts(seen: Seen) -> Iterator[Concern]:
-    covered = {one.get("connect_account_id") for one in seen.incidents}
-    for one in seen.accounts:
-        if one["id"] not in covered and one["state"] in ("needs_reconnect", "cannot_send"):
-            channel = titled(one["channel"] or "")
-            values = {"name": one["name"] or one["id"], "channel": channel, "n": one["open_jobs"]}
-            path, key = "/ui/sources#accounts", f"account_{one['state']}"
-            if one["open_jobs"]:
-                yield Concern(level="bad", key=key, values=values, path=path, since=one["since"])
-            else:
-                yield Concern(level="warn", key=f"{key}_idle", values=values, path=path, since=one["since"])
+def _credits(seen: Seen) -> Iterator[Concern]:
+    spent = {(one["source"], one["account"]) for one in seen.incidents if "credit" in (one["code"] or "")}
+    for one in seen.sources:
+        credits = one.get("credits")
+        if not credits or not credits["low_since"] or (one["source"], one["account"]) in spent:
+            continue
+        left = credits["available"] or 0
+        yield Concern(
+            level="warn" if left >= 1 else "bad",
+            key="credits",
+            values={"title": one["title"], "account": one["account"]},
+            turn=turn_of("credits"),
+            holds=(("credits_left", int(left), False),),
+            since=credits["low_since"],
+            acts=(*_opens(one), Act(key="source", path="/ui/sources")),
+            command="relay sources list",
+        )
 
 
-def _uncertain(seen: Seen) -> Iterator[Concern]:
-    if count := sum(one["count"] for one in seen.uncertain):
-        oldest = min(one["oldest_at"] for one in seen.uncertain)
-        path = "/ui/deliveries?state=uncertain"
-        key = _counted("uncertain", seen.uncertain)
-        yield Concern(level="bad", key=key, values={"n": count}, path=path, since=oldest, oldest=True)
+def _opens(source: Item | None) -> Iterator[Act]:
+    """The link to the upstream, if its address is known."""
+    if source is not None and source.get("website"):
+        yield Act(key="upstream", path=source["website"], values={"title": source["title"]})
+
+
+def _source(seen: Seen, name: str | None) -> Item | None:
+    return next((one for one in seen.sources if one["source"] == name), None)
+
+
+def _title(seen: Seen, name: str | None) -> str:
+    known = _source(seen, name)
+    return str(known["title"]) if known is not None else titled(name or "the upstream")
+
+
+# --- jobs, and what they are sent from
 
 
 def _intents(seen: Seen) -> Iterator[Concern]:
     if count := len(seen.intents):
-        all_are_counted = count < MAX_INTENTS
-        oldest = min(one["sent_at"] for one in seen.intents) if all_are_counted else None
-        key = "intents" if all_are_counted else "intents_least"
-        values = {"n": count, "upstream": seen.upstream}
-        yield Concern(level="bad", key=key, values=values, path="/ui/intents", since=oldest, oldest=True)
+        least = count >= MAX_INTENTS
+        sources = dict.fromkeys(one["source"] for one in seen.intents)
+        yield Concern(
+            level="bad",
+            key="intents_least" if least else "intents",
+            values={"n": count, "title": " or ".join(_title(seen, one) for one in sources)},
+            turn=turn_of("creates"),
+            holds=(("sends", count, least),),
+            why=english()("overview.why_intents"),
+            since=None if least else min(one["sent_at"] for one in seen.intents),
+            oldest=count > 1,
+            acts=(
+                Act(key="settle_sends", path="/ui/intents", scope=WRITES_JOBS),
+                *(act for one in sources for act in _opens(_source(seen, one))),
+            ),
+            command="relay intents list",
+        )
+
+
+def _incidents(seen: Seen) -> Iterator[Concern]:
+    sinks = _broken(seen) | {one["subscription_id"] for one in seen.dead}
+    covered = {one["trouble"] for one in (*seen.needing, *seen.silent)}
+    for one in seen.incidents:
+        if one["subscription"] in sinks or one["id"] in covered:
+            continue  # the concern of the subscription, its dead deliveries or the account covers it
+        if one["kind"] == "creates" and seen.intents:
+            continue  # so does the one of unknown sends
+        if one["kind"] == "jobs":
+            yield _of_incident(seen, one)
+        else:
+            yield Concern(
+                level="bad",
+                key="incident",
+                values={"what": one["what"]},
+                turn=turn_of_incident(one),
+                why=one["fix"],
+                since=one["opened_at"],
+                acts=(Act(key="incident", path=f"/ui/incidents/{one['id']}"),),
+                command=f"relay incidents show {one['id']}",
+            )
+
+
+def _of_incident(seen: Seen, incident: Item) -> Concern:
+    """Failed jobs with one cause. A fix that says `it` names the account."""
+    name = _account_name(incident["channel"], incident["connect_account_name"])
+    fix = incident["fix"].replace("Reconnect it", f"Reconnect the {name}")
+    return Concern(
+        level="bad",
+        key="incident",
+        values={"what": fix},
+        turn=turn_of_incident(incident),
+        holds=_failed(incident, incident["likely"]),
+        why=incident["what"],
+        since=incident["first_failure_at"],
+        acts=(*_opens(_source(seen, incident["source"])), _jobs_of(incident)),
+        command=f"relay incidents show {incident['id']}",
+    )
+
+
+def _accounts(seen: Seen) -> Iterator[Concern]:
+    for key, accounts in (("reconnect", seen.needing), ("silent", seen.silent)):
+        for one in accounts:
+            trouble = next((incident for incident in seen.incidents if incident["id"] == one["trouble"]), None)
+            open_jobs = one["open_jobs"]
+            yield Concern(
+                level="bad" if open_jobs or trouble else "warn",
+                key=key,
+                values={
+                    "account": _account_name(one["channel"], one["name"] or one["id"]),
+                    "title": _title(seen, one["source"]),
+                },
+                turn=turn_of("account"),
+                holds=_failed(trouble, open_jobs) if trouble else _some(("jobs_wait", open_jobs, False)),
+                why=None if open_jobs or trouble else english()("overview.why_idle"),
+                since=min(one["since"], trouble["first_failure_at"]) if trouble else one["since"],
+                acts=(
+                    *_opens(_source(seen, one["source"])),
+                    _jobs_of(trouble) if trouble else Act(key="account", path="/ui/sources#accounts"),
+                ),
+                command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",
+            )
+
+
+def _account_name(channel: str | None, name: str | None) -> str:
+    """`LinkedIn account Sales EMEA`."""
+    return f"{titled(channel or '')} account {name or ''}".strip()
+
+
+def _failed(incident: Item, waiting: int | None) -> Sequence[Counted]:
+    return (("jobs_failed", incident["failed"], False), *_some(("others_wait", waiting or 0, False)))
+
+
+def _jobs_of(incident: Item) -> Act:
+    return Act(key="failed_jobs", values={"n": incident["failed"]}, path=f"/ui/incidents/{incident['id']}")
+
+
+# --- deliveries
+
+
+def _uncertain(seen: Seen) -> Iterator[Concern]:
+    if count := sum(one["count"] for one in seen.uncertain):
+        sinks = list(dict.fromkeys(_sink(seen, one) for one in seen.uncertain))
+        least = any(one["least"] for one in seen.uncertain)
+        yield Concern(
+            level="bad",
+            key="uncertain",
+            values={"n": count, "sinks": enumerated(sinks) if len(sinks) <= NAMES else english()("overview.crms")},
+            turn=turn_of("uncertain"),
+            holds=(("records", count, least),),
+            why=english()("overview.why_uncertain"),
+            since=min(one["oldest_at"] for one in seen.uncertain),
+            oldest=count > 1,
+            acts=(Act(key="settle_records", path="/ui/deliveries?state=uncertain", scope=WRITES_SUBSCRIPTIONS),),
+            command="relay deliveries list --state uncertain",
+        )
 
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
-    dead = {one["subscription_id"]: one for one in seen.dead}
-    doubted = {one["subscription_id"] for one in seen.uncertain}
     for one in seen.subscriptions:
-        given_up = dead.get(one["id"])
-        also = "" if given_up is None else _counted("_dead", [given_up])
-        path = f"/ui/subscriptions/{one['id']}"
-        values = {"sink": _name(one), **({} if given_up is None else {"n": given_up["count"]})}
+        id, path, values = one["id"], f"/ui/subscriptions/{one['id']}", {"sink": _name(one)}
+        shows = Act(key="subscription", path=path)
         if one["state"] == "disabled":
-            why, since = reason_and_cause(one.get("disabled_reason")), one.get("state_since")
-            yield Concern(level="bad", key=f"disabled{also}", values=values, path=path, since=since, fix=why)
-        elif one["state"] == "paused" and (one.get("state_reason") or "").startswith(UNREADABLE):
-            values, why, since = {"sink": _name(one)}, one["state_reason"], one.get("state_since")
-            yield Concern(level="bad", key="held", values=values, path=path, since=since, fix=why)
+            turn = turn_of_sink(one["disabled_reason"])
+            yield Concern(
+                level="bad",
+                key="switched_off_here" if turn == ADMINISTRATOR else "switched_off",
+                values=values,
+                turn=turn,
+                holds=(*_given_up(seen, id), *_waiting(seen, id)),
+                why=reason_and_cause(one["disabled_reason"]),
+                since=one["state_since"],
+                acts=(
+                    Act(key="resume", path=f"{path}/resume", posts=True, scope=WRITES_SUBSCRIPTIONS),
+                    *_send_again(seen, id),
+                    shows,
+                ),
+                command=f"relay subscriptions resume {id}",
+            )
+        elif one["state"] == "paused" and (one["state_reason"] or "").startswith(UNREADABLE):
+            yield Concern(
+                level="bad",
+                key="filters",
+                values=values,
+                turn=ADMINISTRATOR,
+                holds=_waiting(seen, id),
+                why=one["state_reason"],
+                since=one["state_since"],
+                acts=(Act(key="edit", path=f"{path}/edit", scope=WRITES_SUBSCRIPTIONS), shows),
+                command=f"relay subscriptions edit {id}",
+            )
         elif _fails(one):
-            why, since = reason_and_cause(one.get("failing_reason")), one["failing_since"]
-            also = also or ("_in_doubt" if one["id"] in doubted else "")
-            yield Concern(level="bad", key=f"failing{also}", values=values, path=path, since=since, fix=why)
+            turn = turn_of_sink(one["failing_reason"])
+            yield Concern(
+                level="bad",
+                key="failing_here" if turn == ADMINISTRATOR else "failing",
+                values=values,
+                turn=turn,
+                holds=(*_given_up(seen, id), *_waiting(seen, id)),
+                why=reason_and_cause(one["failing_reason"]),
+                since=one["failing_since"],
+                acts=(
+                    *_send_again(seen, id),
+                    shows,
+                    Act(key="pause", path=f"{path}/pause", posts=True, scope=WRITES_SUBSCRIPTIONS),
+                ),
+                command=_retry(id) if _of(seen.dead, id) else f"relay subscriptions show {id}",
+            )
 
 
 def _dead(seen: Seen, now: float) -> Iterator[Concern]:
-    covered, open_ones = _broken(seen), {one.get("subscription") for one in seen.incidents}
+    covered, open_ones = _broken(seen), {one["subscription"]: one for one in seen.incidents if one["subscription"]}
     for one in seen.dead:
-        if one["subscription_id"] in covered:
+        id = one["subscription_id"]
+        if id in covered:
             continue
         recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
-        values = {"n": one["count"], "sink": _sink(seen, one)}
-        path = f"/ui/deliveries?state=dead&subscription={one['subscription_id']}"
-        level: Level = "bad" if recent or one["subscription_id"] in open_ones else "warn"
-        yield Concern(level=level, key=_counted("dead", [one]), values=values, path=path, since=one["newest_at"])
+        yield Concern(
+            level="bad" if recent or id in open_ones else "warn",
+            key="send_again_least" if one["least"] else "send_again",
+            values={"n": one["count"], "sink": _sink(seen, one)},
+            turn=turn_of("given_up"),
+            holds=_given_up(seen, id),
+            why=reason_and_cause(open_ones[id]["code"]) if id in open_ones else None,
+            since=one["oldest_at"],
+            oldest=one["count"] > 1,
+            acts=(
+                *_send_again(seen, id),
+                Act(key="deliveries", path=f"/ui/deliveries?state=dead&subscription={id}"),
+            ),
+            command=_retry(id),
+        )
 
 
 def _late(seen: Seen) -> Iterator[Concern]:
-    covered = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one.get("failing_since")}
+    covered = {one["id"] for one in seen.subscriptions if one["state"] != "enabled" or one["failing_since"]}
     for one in seen.late:
-        if one["subscription_id"] not in covered:
-            values = {"n": one["count"], "sink": _sink(seen, one)}
-            path = f"/ui/deliveries?state=pending&subscription={one['subscription_id']}"
-            key, since = _counted("late", [one]), one["oldest_at"]
-            yield Concern(level="warn", key=key, values=values, path=path, since=since, oldest=True)
+        id = one["subscription_id"]
+        if id not in covered:
+            yield Concern(
+                level="warn",
+                key="late",
+                values={"sink": _sink(seen, one)},
+                turn=turn_of("late"),
+                holds=(("events_wait", one["count"], one["least"]),),
+                since=one["oldest_at"],
+                oldest=one["count"] > 1,
+                acts=(Act(key="deliveries", path=f"/ui/deliveries?state=pending&subscription={id}"),),
+                command=f"relay deliveries list --state pending --subscription {id}",
+            )
 
 
-def _counted(key: str, groups: Sequence[Item]) -> str:
-    """The key of the text: a different one if the count is a minimum."""
-    return f"{key}_least" if any(one["least"] for one in groups) else key
+def _send_again(seen: Seen, id: str) -> Iterator[Act]:
+    """Leads to the page that counts what was given up, and sends it again."""
+    for one in _of(seen.dead, id):
+        key = "send_again_least" if one["least"] else "send_again"
+        path = f"/ui/deliveries/retry?state=dead&subscription={id}"
+        yield Act(key=key, values={"n": one["count"]}, path=path, scope=WRITES_SUBSCRIPTIONS)
+
+
+def _retry(id: str) -> str:
+    return f"relay deliveries retry --state dead --subscription {id}"
+
+
+def _given_up(seen: Seen, id: str) -> Sequence[Counted]:
+    return [("events_given_up", one["count"], one["least"]) for one in _of(seen.dead, id)]
+
+
+def _waiting(seen: Seen, id: str) -> Sequence[Counted]:
+    others = bool(_of(seen.dead, id))
+    return [("others_wait" if others else "events_wait", one["count"], one["least"]) for one in _of(seen.pending, id)]
+
+
+def _of(groups: Sequence[Item], id: str) -> Sequence[Item]:
+    return [one for one in groups if one["subscription_id"] == id]
 
 
 def _broken(seen: Seen) -> set[str]:
@@ -190,14 +498,27 @@ def _broken(seen: Seen) -> set[str]:
 
 
 def _fails(subscription: Item) -> bool:
-    return bool(subscription["state"] == "enabled" and subscription.get("failing_since"))
+    return bool(subscription["state"] == "enabled" and subscription["failing_since"])
 
 
 def _name(subscription: Item) -> str:
     """A subscription's name for people: its description, else its sink."""
-    return str(subscription.get("description") or subscription["sink"])
+    return str(subscription["description"] or subscription["sink"] or subscription["id"])
 
 
 def _sink(seen: Seen, group: Item) -> str:
     known = (_name(one) for one in seen.subscriptions if one["id"] == group["subscription_id"])
     return next(known, None) or str(group["sink"] or group["subscription_id"])
+
+
+# --- numbers
+
+
+def _some(*counted: Counted) -> Sequence[Counted]:
+    """Those that are not zero."""
+    return [one for one in counted if one[1]]
+
+
+def _counted_words(holds: Sequence[Counted]) -> Iterator[str]:
+    for key, count, least in holds:
+        yield english()(f"overview.holds_{key}", n=count, least=english()("overview.at_least") if least else "")

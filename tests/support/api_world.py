@@ -49,6 +49,7 @@ ORIGIN = Origin(
     dataschema="http://127.0.0.1:8080/schemas/job-status.v1.json",
     account_source="https://revor.ai/api/v1/connect/accounts",
     title="Revor",
+    website="https://revor.ai",
 )
 SETTINGS = ApiSettings(
     host="127.0.0.1",

@@ -1,93 +1,236 @@
-"""What the overview tells a person to look at, from the API's answers."""
+"""What needs someone, from the API's answers: the sentence, whose turn it is, what it holds up, and how to act."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from relay.clock import to_rfc3339
-from relay.web.concerns import Seen, concerns
+from relay.core.turns import ADMINISTRATOR, OWNER, RECEIVER, RELAY
+from relay.web.concerns import Concern, Seen, concerns, reads, seen_in
 
 NOW = 1_800_000_000.0
 NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
 HELD = "its filters cannot be read: filters[0].cel: expressions in CEL are gone"
 WELL: Mapping[str, Any] = {"status": "ok", "problems": []}
-
-CAUSE: Mapping[str, Any] = {"kind": "jobs", "who": "account owner", "connect_account_id": None, "code": None}
+REVOR = "https://revor.example"
 
 
 def source(**changes: object) -> dict[str, Any]:
-    return {"source": "revor", "account": "default", "state": "ok", "since": None, "problem": None, **changes}
+    found = {"source": "revor", "account": "default", "title": "Revor", "website": REVOR, "state": "ok", "since": OLD}
+    return {**found, "open_jobs": 12, "credits": None, **changes}
 
 
 def incident(**changes: object) -> dict[str, Any]:
-    return {"id": "inc_1", "what": "8 jobs failed", "opened_at": NEW, "fix": "Reconnect it", **CAUSE, **changes}
+    found = {"id": "inc_1", "kind": "jobs", "source": "revor", "account": "default", "channel": "linkedin"}
+    found |= {"connect_account_id": None, "connect_account_name": None, "subscription": None, "code": "some_code"}
+    found |= {"what": "7 jobs failed: too few credits", "who": "administrator", "fix": "Add credits in Revor"}
+    return {**found, "failed": 7, "likely": None, "first_failure_at": OLD, "opened_at": NEW, **changes}
+
+
+RECONNECT = {"who": "account owner", "fix": "Reconnect it in Revor", "failed": 10, "likely": 33}
+OF_ACCOUNT = {"connect_account_id": "emea", "connect_account_name": "Sales EMEA", **RECONNECT}
 
 
 def account(**changes: object) -> dict[str, Any]:
-    found = {"id": "acc", "name": "Ada", "channel": "linkedin", "state": "ok", "since": NEW, "open_jobs": 3}
-    return {**found, **changes}
+    found = {
+        "id": "emea",
+        "source": "revor",
+        "name": "Sales EMEA",
+        "channel": "linkedin",
+        "since": NEW,
+        "open_jobs": 33,
+    }
+    return {**found, "trouble": None, **changes}
 
 
 def subscription(**changes: object) -> dict[str, Any]:
-    return {"id": "sub_1", "sink": "https://a.example/…", "state": "enabled", **changes}
+    found = {"id": "sub_1", "sink": "https://a.example/…", "description": "Data warehouse", "state": "enabled"}
+    found |= {"state_reason": None, "state_since": NEW, "disabled_reason": None, "failing_since": None}
+    return {**found, "failing_reason": None, **changes}
 
 
 def group(**changes: object) -> dict[str, Any]:
-    found = {"subscription_id": "sub_1", "sink": "https://a.example/…", "count": 2, "least": False}
+    found = {"subscription_id": "sub_1", "sink": "https://a.example/…", "count": 58, "least": False}
     return {**found, "oldest_at": OLD, "newest_at": OLD, **changes}
 
 
-def keys(seen: Seen) -> list[tuple[str, str]]:
-    return [(one.level, one.key) for one in concerns(seen, NOW)]
+def found_in(**seen: Any) -> list[Concern]:
+    return concerns(Seen(**{"ready": WELL, "sources": [source()], **seen}), NOW)
 
 
-def test_what_needs_a_person() -> None:
-    for seen, found in [
+FAILING = subscription(failing_since=OLD, failing_reason="http_503")
+GONE = subscription(state="disabled", disabled_reason="http_410")
+INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
+
+
+@pytest.mark.parametrize(
+    ("seen", "headline", "turn", "acts", "command"),
+    [
+        pytest.param(
+            {"needing": [account(trouble="inc_1")], "incidents": [incident(**OF_ACCOUNT)]},
+            "Reconnect the LinkedIn account Sales EMEA in Revor: 10 jobs failed, 33 wait.",
+            OWNER,
+            ["upstream https://revor.example", "failed_jobs /ui/incidents/inc_1"],
+            "relay incidents show inc_1",
+            id="account-needs-reconnecting",
+        ),
+        pytest.param(
+            {"incidents": [incident(**OF_ACCOUNT)]},
+            "Reconnect the LinkedIn account Sales EMEA in Revor: 10 jobs failed, 33 wait.",
+            OWNER,
+            ["upstream https://revor.example", "failed_jobs /ui/incidents/inc_1"],
+            "relay incidents show inc_1",
+            id="account-that-no-listing-has-shown-yet",
+        ),
+        pytest.param(
+            {"sources": [source(state="unauthorized", account="emea")]},
+            "Give the relay a valid Revor key for the account emea: 12 jobs wait.",
+            ADMINISTRATOR,
+            ["upstream https://revor.example", "source /ui/sources"],
+            "relay sources list",
+            id="key-refused",
+        ),
+        pytest.param(
+            {"subscriptions": [FAILING], "dead": [group()], "pending": [group(count=3)]},
+            "Repair the receiver Data warehouse: 58 events were given up, 3 wait.",
+            RECEIVER,
+            [
+                "send_again /ui/deliveries/retry?state=dead&subscription=sub_1",
+                "subscription /ui/subscriptions/sub_1",
+                "POST pause /ui/subscriptions/sub_1/pause",
+            ],
+            "relay deliveries retry --state dead --subscription sub_1",
+            id="sink-fails-and-58-are-given-up",
+        ),
+        pytest.param(
+            {"subscriptions": [GONE], "pending": [group(count=3)]},
+            "Bring the receiver Data warehouse back, then resume it: 3 events wait.",
+            RECEIVER,
+            ["POST resume /ui/subscriptions/sub_1/resume", "subscription /ui/subscriptions/sub_1"],
+            "relay subscriptions resume sub_1",
+            id="disabled-by-410",
+        ),
+        pytest.param(
+            {"intents": [INTENT]},
+            "Check in Revor whether one send went out: it is not sent again meanwhile.",
+            ADMINISTRATOR,
+            ["settle_sends /ui/intents", "upstream https://revor.example"],
+            "relay intents list",
+            id="unknown-send",
+        ),
+        pytest.param(
+            {"subscriptions": [subscription()], "uncertain": [group(count=2)]},
+            "Check in Data warehouse whether 2 records were written: they are not written again meanwhile.",
+            ADMINISTRATOR,
+            ["settle_records /ui/deliveries?state=uncertain"],
+            "relay deliveries list --state uncertain",
+            id="delivery-in-doubt",
+        ),
+        pytest.param(
+            {"sources": [source(state="down"), source(state="down", account="emea", open_jobs=3)]},
+            "Revor does not answer: 15 jobs wait.",
+            "Revor",
+            ["source /ui/sources", "upstream https://revor.example"],
+            "relay sources list",
+            id="upstream-down",
+        ),
+        pytest.param(
+            {"subscriptions": [subscription()], "late": [group(count=3)]},
+            "Data warehouse gets its events late: 3 events wait.",
+            RELAY,
+            ["deliveries /ui/deliveries?state=pending&subscription=sub_1"],
+            "relay deliveries list --state pending --subscription sub_1",
+            id="events-late",
+        ),
+        pytest.param(
+            {"incidents": [incident()]},
+            "Add credits in Revor: 7 jobs failed.",
+            ADMINISTRATOR,
+            ["upstream https://revor.example", "failed_jobs /ui/incidents/inc_1"],
+            "relay incidents show inc_1",
+            id="out-of-credits",
+        ),
+    ],
+)
+def test_a_trouble_says_what_to_do_whose_turn_it_is_and_how(
+    seen: dict[str, Any], headline: str, turn: str, acts: list[str], command: str
+) -> None:
+    (one,) = found_in(**seen)
+    assert (one.headline, one.turn) == (headline, turn)
+    assert [f"{'POST ' * act.posts}{act.key} {act.path}" for act in one.acts] == acts
+    assert one.command == command
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
         ({}, []),
-        ({"sources": [source()], "accounts": [account()], "subscriptions": [subscription()]}, []),
-        ({"ready": {"status": "failing", "problems": ["database: full"]}}, [("bad", "problem")]),
-        ({"sources": [source(state="down")]}, [("bad", "source_down")]),
-        ({"sources": [source(state="unauthorized")]}, [("bad", "source_unauthorized")]),
+        ({"subscriptions": [subscription()]}, []),
+        ({"ready": {"status": "failing", "problems": ["database: full"]}}, ["bad node"]),
+        ({"sources": [source(state="no_key")]}, ["bad key"]),
         ({"sources": [source(state="elsewhere")]}, []),
-        ({"incidents": [incident()]}, [("bad", "incident")]),
-        ({"accounts": [account(state="needs_reconnect")]}, [("bad", "account_needs_reconnect")]),
-        ({"accounts": [account(state="cannot_send", open_jobs=0)]}, [("warn", "account_cannot_send_idle")]),
-        (
-            {"incidents": [incident(connect_account_id="acc")], "accounts": [account(state="needs_reconnect")]},
-            [("bad", "incident")],
-        ),
-        ({"uncertain": [group(), group(subscription_id="sub_2")]}, [("bad", "uncertain")]),
-        ({"intents": [{"id": "int_1", "sent_at": OLD}]}, [("bad", "intents")]),
-        ({"intents": [{"id": "int_1", "sent_at": OLD}] * 100}, [("bad", "intents_least")]),
-        (
-            {"intents": [{"id": "int_1", "sent_at": OLD}], "incidents": [incident(kind="creates")]},
-            [("bad", "intents")],
-        ),
-        ({"incidents": [incident(kind="creates")]}, [("bad", "incident")]),
-        ({"incidents": [incident(subscription="sub_1")], "dead": [group()]}, [("bad", "dead")]),
-        ({"subscriptions": [subscription(state="disabled", disabled_reason="410")]}, [("bad", "disabled")]),
+        ({"sources": [source(credits={"low_since": NEW, "available": 20, "threshold": 500})]}, ["warn credits"]),
+        ({"sources": [source(credits={"low_since": NEW, "available": 0, "threshold": 500})]}, ["bad credits"]),
+        ({"sources": [source(credits={"low_since": None, "available": 900, "threshold": 500})]}, []),
+        ({"needing": [account()]}, ["bad reconnect"]),
+        ({"silent": [account(open_jobs=0)]}, ["warn silent"]),
+        ({"needing": [account()], "incidents": [incident()]}, ["bad reconnect", "bad incident"]),
+        ({"uncertain": [group(), group(subscription_id="sub_2"), group(subscription_id="sub_3")]}, ["bad uncertain"]),
+        ({"intents": [INTENT] * 100}, ["bad intents_least"]),
+        ({"intents": [INTENT], "incidents": [incident(kind="creates")]}, ["bad intents"]),
+        ({"incidents": [incident(kind="creates")]}, ["bad incident"]),
+        ({"incidents": [incident(kind="sink", subscription="sub_1")], "dead": [group()]}, ["bad send_again"]),
+        ({"subscriptions": [subscription(state="disabled", disabled_reason="http_401")]}, ["bad switched_off_here"]),
         ({"subscriptions": [subscription(state="paused", state_reason="paused by ops")]}, []),
-        ({"subscriptions": [subscription(state="paused", state_reason=HELD)]}, [("bad", "held")]),
+        ({"subscriptions": [subscription(state="paused", state_reason=HELD)]}, ["bad filters"]),
         (
             {"subscriptions": [subscription(state="paused", state_reason=HELD)], "dead": [group()]},
-            [("bad", "held"), ("warn", "dead")],
+            ["bad filters", "warn send_again"],
         ),
-        ({"subscriptions": [subscription(state="paused")]}, []),
-        ({"subscriptions": [subscription(failing_since=NEW, failing_reason="500")]}, [("bad", "failing")]),
-        (
-            {"subscriptions": [subscription(failing_since=NEW)], "uncertain": [group()]},
-            [("bad", "uncertain"), ("bad", "failing_in_doubt")],
-        ),
-        (
-            {"subscriptions": [subscription(failing_since=NEW)], "uncertain": [group(subscription_id="sub_2")]},
-            [("bad", "uncertain"), ("bad", "failing")],
-        ),
+        ({"subscriptions": [subscription(failing_since=NEW, failing_reason="credential")]}, ["bad failing_here"]),
+        ({"subscriptions": [FAILING], "uncertain": [group()]}, ["bad uncertain", "bad failing"]),
         ({"subscriptions": [subscription(state="paused", failing_since=NEW)]}, []),
-        ({"dead": [group(newest_at=NEW)]}, [("bad", "dead")]),
-        ({"dead": [group()]}, [("warn", "dead")]),
-        ({"late": [group()]}, [("warn", "late")]),
-        ({"late": [group(least=True)]}, [("warn", "late_least")]),
-        ({"dead": [group(least=True)]}, [("warn", "dead_least")]),
-        ({"uncertain": [group(), group(least=True)]}, [("bad", "uncertain_least")]),
+        ({"subscriptions": [FAILING], "late": [group()], "dead": [group()]}, ["bad failing"]),
+        ({"dead": [group(newest_at=NEW)]}, ["bad send_again"]),
+        ({"dead": [group()]}, ["warn send_again"]),
+        ({"dead": [group(least=True)]}, ["warn send_again_least"]),
         ({"late": [group()], "subscriptions": [subscription(state="paused")]}, []),
-    ]:
-        assert keys(Seen(**{"ready": WELL, **seen})) == found  # type: ignore[arg-type]
+    ],
+)
+def test_one_cause_is_one_concern_and_the_worst_is_first(seen: dict[str, Any], found: list[str]) -> None:
+    assert [f"{one.level} {one.key}" for one in found_in(**seen)] == found
+
+
+def test_credits_that_are_low_and_spent_are_one_concern() -> None:
+    low = source(credits={"low_since": NEW, "available": 0, "threshold": 500})
+    (one,) = found_in(sources=[low], incidents=[incident(code="insufficient_credits")])
+    assert one.headline == "Add credits in Revor: 7 jobs failed."
+
+
+def test_a_missing_key_is_one_concern_that_names_the_setting() -> None:
+    problem = "revor/default has no API key: set sources.revor.api_key"
+    (one,) = found_in(ready={"status": "unavailable", "problems": [problem]}, sources=[source(state="no_key")])
+    assert (one.key, one.why) == ("key", problem)
+
+
+def test_numbers_that_are_cut_off_are_a_minimum() -> None:
+    (failing,) = found_in(subscriptions=[FAILING], dead=[group(least=True, count=500)])
+    assert failing.held == "at least 500 events were given up"
+    assert failing.acts[0].key == "send_again_least"
+    (sends,) = found_in(intents=[INTENT] * 100)
+    assert sends.sentence == "Check in Revor whether at least 100 sends went out"
+    assert sends.since is None
+
+
+def test_a_source_that_cannot_be_read_has_a_title_and_no_link() -> None:
+    (one,) = found_in(sources=[], needing=[account()])
+    assert one.headline == "Reconnect the LinkedIn account Sales EMEA in Revor: 33 jobs wait."
+    assert [act.key for act in one.acts] == ["account"]
+
+
+def test_lists_that_the_caller_may_not_read_are_empty() -> None:
+    answers: dict[str, Any] = dict.fromkeys(reads(NOW))
+    answers["dead"] = {"items": [{"count": 1}], "truncated": True}
+    seen = seen_in(WELL, answers)
+    assert (seen.sources, seen.dead) == ((), [{"count": 1, "least": True}])

@@ -1,62 +1,167 @@
-"""`relay status`: whether the relay is well, and the deliveries that a person may have to resolve.
-`relay settings`: the settings that it runs with."""
+"""`relay status`: the overview in a terminal, from the same concerns as the dashboard's. `relay settings`."""
 
+import shutil
+import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from relay.cli.client import api
+from relay.cli.client import Api, ApiError, Unreachable, api
 from relay.cli.deliveries.report import SKIPPED
 from relay.cli.options import Json
-from relay.cli.output import print_json, print_list, print_table, say
-from relay.clock import from_rfc3339, in_words, to_rfc3339
+from relay.cli.output import clean, note, print_json, print_list, terminal_width
+from relay.clock import from_rfc3339, in_words
 from relay.core.jsontext import dumps
 from relay.core.values import DEFAULT
+from relay.web.concerns import Concern, concerns, reads, seen_in
+from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
+from relay.web.texts import english
 
-MAX_SUBSCRIPTIONS = 500
-MAX_FAILING = 10
-"""Maximum failing subscriptions that are named."""
-COLUMNS = ("deliveries", "count", "oldest", "show them")
-LISTS = {
-    "uncertain": "relay deliveries list --state uncertain",
-    "dead": "relay deliveries list --state dead --group-by reason,sink",
-    "skipped": "relay deliveries list --state cancelled --group-by reason,sink",
-}
+MAX_CARDS = 10
+MAX_LISTED = 500
+WATCH_SECONDS = 5.0
+INDENT = "  "
+DEFAULT_HEIGHT = 24
+BY_REASON = {"uncertain": "uncertain", "dead": "dead", "skipped": "cancelled"}
+"""The states of the deliveries that `--json` counts, by their names there."""
+
+Document = Mapping[str, Any]
 
 
-def status(json: Json = False) -> None:
-    """Show whether the relay is ready, and what fails. Lists subscriptions that fail, deliveries that are uncertain,
-    dead or skipped, and what programs that pull have not acknowledged. Exit code 1: not ready."""
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 5 seconds, until Ctrl-C, also while no relay answers.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show the worst thing, whose turn it is, and the command for it. Then a card for each other thing that needs
+    someone, and figures. Exit code 1: the relay is not ready."""
     client = api()
+    if watch:
+        _watch(client, json=json)
     ready = client.get("/readyz", accepted=503)
-    groups = {
-        state: client.get("/v1/deliveries", {"state": state, "group_by": "reason", "limit": 500})
-        for state in ("uncertain", "dead", "cancelled")
-    }
-    found = [_counted(name, groups["cancelled" if name == "skipped" else name]) for name in LISTS]
-    subscriptions = client.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)
-    lags = [{"subscription": one["id"], **one["lag"]} for one in subscriptions if "lag" in one]
-    failing = [_failing(one) for one in subscriptions if one.get("state") == "enabled" and one.get("failing_since")]
     if json:
-        print_json({**ready, "deliveries": found, "lags": lags, "failing": failing})
+        print_json(_document(client, ready))
     else:
-        for line in (*_readiness(ready), *_failing_lines(failing, time.time())):
-            say(line)
-        rows = [[one["deliveries"], _count(one), one["oldest_at"], LISTS[one["deliveries"]]] for one in found]
-        shown = [row for row, one in zip(rows, found, strict=True) if one["count"]]
-        print_table(COLUMNS, [*shown, *(_lag_row(one) for one in lags if one["count"])], empty="")
+        typer.echo("\n".join(_overview(client, ready, terminal_width())))
     raise typer.Exit(0 if ready.get("status") == "ok" else 1)
 
 
-def _readiness(ready: Mapping[str, Any]) -> Iterator[str]:
-    yield "the relay is ready" if ready.get("status") == "ok" else "the relay is not ready"
-    yield from (f"problem: {problem}" for problem in ready.get("problems") or ())
-    yield from (f"note: {note}" for note in ready.get("notes") or ())
+# --- what is shown
 
 
-def _failing(subscription: Mapping[str, Any]) -> dict[str, Any]:
+def overview_lines(
+    found: Sequence[Concern],
+    figures: Figures | None,
+    others: Sequence[str],
+    *,
+    open_jobs: int,
+    waiting: int,
+    now: float,
+    width: int | None,
+) -> list[str]:
+    """The overview as lines. `others`: what needs only a look. `width`: None: lines are not wrapped."""
+    texts = english()
+    if found:
+        lines = _wrapped(found[0].headline, width)
+        lines += [texts("overview.others", n=len(found) - 1)] if len(found) > 1 else []
+    else:
+        lines = _wrapped(texts("overview.well", n=open_jobs), width)
+    for one in found[:MAX_CARDS]:
+        lines += ["", *_card(one, now, width)]
+    if len(found) > MAX_CARDS:
+        lines += ["", f"and {len(found) - MAX_CARDS} more: relay incidents list --state open"]
+    if figures is not None:
+        lines += ["", *(f"{name:<17}{value}" for name, value in _figures(figures, open_jobs, waiting))]
+    for other in others:
+        lines += ["", *_wrapped(other, width)]
+    return lines
+
+
+def _card(one: Concern, now: float, width: int | None) -> Iterator[str]:
+    mark = "!" if one.level == "bad" else "-"
+    yield from _wrapped(f"{mark} {one.sentence}", width, INDENT)
+    since = "" if one.since is None else f", for {in_words(max(0.0, now - from_rfc3339(one.since)))}"
+    for text in (one.held, f"whose turn: {one.turn}{since}", one.why):
+        if text:
+            yield from _wrapped(INDENT + text, width, INDENT)
+    yield from command_lines(one.command, width)
+
+
+def command_lines(command: str, width: int | None) -> list[str]:
+    """A command to copy. One that is too long for the terminal goes on after a backslash."""
+    room = len(command) + 10 if width is None else width - 8
+    parts = textwrap.wrap(command, room, break_long_words=False, break_on_hyphens=False)
+    first = [f"{INDENT}$ {parts[0]}", *(f"{INDENT}    {part}" for part in parts[1:])]
+    return [f"{line} \\" for line in first[:-1]] + first[-1:]
+
+
+def _figures(figures: Figures, open_jobs: int, waiting: int) -> Iterator[tuple[str, str]]:
+    yield "open jobs", f"{open_jobs:,} now"
+    when = "this hour" if figures.by_hour else "the last hour"
+    failed = f", {figures.failed_lately:,} of them failed" if figures.failed_lately else ""
+    yield "ended jobs", f"{figures.ended_lately:,} in {when}{failed}, {sum(n for _, n in figures.ended):,.0f} in 24 h"
+    if figures.p50 is not None and figures.p95 is not None:
+        yield "detection delay", f"{in_words(figures.p50)} median, 95 of 100 within {in_words(figures.p95)}"
+    yield "waiting events", f"{waiting:,} now"
+
+
+def _wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
+    text = clean(text)
+    if width is None:
+        return [text]
+    own = text[: len(text) - len(text.lstrip())]
+    return textwrap.wrap(text.strip(), width, initial_indent=own, subsequent_indent=own or indent) or [text]
+
+
+# --- what is read
+
+
+def _overview(client: Api, ready: Document, width: int | None) -> list[str]:
+    now = time.time()
+    seen = seen_in(ready, {name: _allowed(client, one.path, one.query) for name, one in reads(now).items()})
+    hours = _allowed(client, "/v1/figures", hours_query(now))
+    figures = None if hours is None else figures_of(hours, _allowed(client, "/v1/figures", minutes_query(now)), now)
+    found = concerns(seen, now)
+    others = [f"note: {one}" for one in ready.get("notes") or () if "see GET" not in one]
+    others += [_lag_line(one) for one in seen.subscriptions if one.get("lag", {}).get("count")]
+    skipped = _allowed(client, "/v1/deliveries", _by_reason("skipped"))
+    others += [] if skipped is None else _skipped_lines(_counted("skipped", skipped))
+    open_jobs, waiting = sum(one["open_jobs"] for one in seen.sources), waiting_now(seen.pending, figures)
+    return overview_lines(found, figures, others, open_jobs=open_jobs, waiting=waiting, now=now, width=width)
+
+
+def _allowed(client: Api, path: str, query: Document) -> Any:
+    """The answer; None if the token may not read it."""
+    try:
+        return client.get(path, query)
+    except ApiError as error:
+        if error.status in (403, 404) or (error.exit_code == 2 and path == "/v1/figures"):  # of one account: no minutes
+            return None
+        raise
+
+
+def _document(client: Api, ready: Document) -> Document:
+    """What `--json` prints."""
+    found = [_counted(name, client.get("/v1/deliveries", _by_reason(name))) for name in BY_REASON]
+    subscriptions = client.items("/v1/subscriptions", {}, MAX_LISTED)
+    failing = [one for one in subscriptions if one.get("state") == "enabled" and one.get("failing_since")]
+    return {
+        **ready,
+        "deliveries": found,
+        "lags": [{"subscription": one["id"], **one["lag"]} for one in subscriptions if "lag" in one],
+        "failing": [_failing(one) for one in failing],
+    }
+
+
+def _by_reason(name: str) -> Document:
+    return {"state": BY_REASON[name], "group_by": "reason", "limit": MAX_LISTED}
+
+
+def _failing(subscription: Document) -> Document:
     return {
         "subscription": subscription["id"],
         "sink": subscription["sink"],
@@ -65,16 +170,7 @@ def _failing(subscription: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _failing_lines(failing: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
-    for one in failing[:MAX_FAILING]:
-        since = in_words(max(0.0, now - from_rfc3339(one["since"])))
-        shown = f"relay deliveries list --state pending --subscription {one['subscription']}"
-        yield f"failing: {one['sink']}, for {since} (first: {one['reason']}): {shown}"
-    if len(failing) > MAX_FAILING:
-        yield f"failing: {len(failing) - MAX_FAILING} more, see `relay subscriptions list`"
-
-
-def _counted(name: str, groups: Mapping[str, Any]) -> dict[str, Any]:
+def _counted(name: str, groups: Document) -> dict[str, Any]:
     """The deliveries of one name: how many, and when the oldest was made."""
     items = [one for one in groups["items"] if name != "skipped" or one["reason"] in SKIPPED]
     return {
@@ -85,13 +181,73 @@ def _counted(name: str, groups: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lag_row(lag: Mapping[str, Any]) -> list[Any]:
-    oldest = to_rfc3339(time.time() - lag["oldest_seconds"])
-    return ["not acknowledged", f"{lag['count']:,}", oldest, f"relay subscriptions show {lag['subscription']}"]
+def _skipped_lines(found: Document) -> list[str]:
+    if not found["count"]:
+        return []
+    least = "at least " if found["truncated"] else ""
+    fate = "fit no record of the CRM: relay deliveries list --state cancelled --group-by reason,sink"
+    return [f"{least}{found['count']:,} events {fate}"]
 
 
-def _count(found: Mapping[str, Any]) -> str:
-    return f"{found['count']:,}{' or more' if found['truncated'] else ''}"
+def _lag_line(subscription: Document) -> str:
+    count, oldest = subscription["lag"]["count"], in_words(subscription["lag"]["oldest_seconds"] or 0.0)
+    name, command = subscription["description"] or subscription["id"], f"relay subscriptions show {subscription['id']}"
+    return f"{name} has not acknowledged {count:,} events, the oldest for {oldest}: {command}"
+
+
+# --- --watch
+
+
+def _watch(client: Api, *, json: bool) -> None:
+    """Shows it until Ctrl-C. While no relay answers it says so, below what was shown last."""
+    screen, answered_at = _Screen(), time.time()
+    last: list[str] = []
+    while True:
+        try:
+            ready = client.get("/readyz", accepted=503)
+            if json:
+                print_json(_document(client, ready))
+            else:
+                last, answered_at = _overview(client, ready, terminal_width()), time.time()
+                screen.draw([*last, "", f"{time.strftime('%H:%M:%S')}, again every {WATCH_SECONDS:.0f} s"])
+        except (Unreachable, ApiError) as error:
+            if isinstance(error, ApiError) and error.exit_code == 2:
+                raise
+            lost = f"No answer for {in_words(time.time() - answered_at)}: {error}"
+            if json:
+                note(lost)
+            else:
+                screen.draw([*last, "", *_wrapped(lost, terminal_width())])
+        sys.stdout.flush()
+        time.sleep(WATCH_SECONDS)
+
+
+class _Screen:
+    """Draws blocks of lines: on a terminal each over the one before, else one after the other."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Shows the block. On a terminal what does not fit is left out from the middle: the first lines have the worst
+        thing, the last one the time."""
+        if terminal_width() is None:
+            typer.echo("\n".join([*lines, ""]))
+            return
+        shown = fitted(lines, shutil.get_terminal_size((80, DEFAULT_HEIGHT)).lines - 1)
+        over = f"\x1b[{self._drawn}A\r\x1b[J" if self._drawn else ""
+        sys.stdout.write(over + "\n".join([*shown, ""]))  # echo would leave out what moves the cursor
+        self._drawn = len(shown)
+
+
+def fitted(lines: Sequence[str], height: int) -> list[str]:
+    """The lines that fit on a terminal of this height."""
+    if len(lines) <= height:
+        return list(lines)
+    return [*lines[: max(height - 2, 1)], "…", lines[-1]]
+
+
+# --- relay settings
 
 
 SETTING_COLUMNS = ("key", "value", "place", "change")

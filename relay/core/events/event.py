@@ -104,6 +104,7 @@ class Origin:
     source, type_prefix, dataschema  of the events of a resource's jobs
     account_source                   CloudEvents `source` of its account events; None: it has none
     title                            the upstream's name, in texts for people
+    website                          where people sign in there; None: unknown
     succeeded_as                     the last word of the type of a success
     tells_progress                   True if changes of progress are events
     """
@@ -113,6 +114,7 @@ class Origin:
     dataschema: str
     account_source: str | None = None
     title: str = "the upstream"
+    website: str | None = None
     succeeded_as: str = "succeeded"
     tells_progress: bool = False
 

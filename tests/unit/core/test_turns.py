@@ -15,7 +15,7 @@ from relay.core.turns import (
 
 
 def incident(kind: str, **more: object) -> dict[str, object]:
-    return {"kind": kind, "who": "account owner", "connect_account_id": None, "code": None, **more}
+    return {"kind": kind, "who": "account owner", "connect_account_id": None, "channel": None, "code": None, **more}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,7 @@ def incident(kind: str, **more: object) -> dict[str, object]:
         (turn_of("account"), OWNER),
         (turn_of("creates"), ADMINISTRATOR),
         (turn_of("uncertain"), ADMINISTRATOR),
+        (turn_of("given_up"), ADMINISTRATOR),
         (turn_of("key"), ADMINISTRATOR),
         (turn_of("credits"), ADMINISTRATOR),
         (turn_of("node"), ADMINISTRATOR),
@@ -43,6 +44,8 @@ def incident(kind: str, **more: object) -> dict[str, object]:
         (turn_of_sink("301"), ADMINISTRATOR),
         (turn_of_sink("credential"), ADMINISTRATOR),
         (turn_of_incident(incident("jobs", connect_account_id="acc_1")), OWNER),
+        (turn_of_incident(incident("jobs", channel="linkedin")), OWNER),
+        (turn_of_incident(incident("jobs")), ADMINISTRATOR),
         (turn_of_incident(incident("creates", connect_account_id="acc_1")), ADMINISTRATOR),
         (turn_of_incident(incident("sink", code="503")), RECEIVER),
     ],
