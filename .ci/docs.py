@@ -121,6 +121,24 @@ def words(module: str, name: str) -> str:
     return table((name.lower(), "meaning"), ([value, " ".join(meaning.split())] for value, meaning in lines))
 
 
+def events(group: str) -> str:
+    """The event types of a group: `jobs`, `accounts` or `relay`, with schema and meaning."""
+    from relay.core.events.event import ACCOUNT_EVENTS, RELAY_EVENTS
+    from relay.core.events.meanings import meaning_of
+    from relay.core.jobs.job import JOB_EVENTS
+    from relay.core.relay_events import schema_name_for
+
+    jobs = [f"ai.revor.job.{kind}" for kind in JOB_EVENTS if kind != "progress"]
+    types = {
+        "jobs": [*jobs, "ai.revor.webset.completed", "ai.revor.webset.progress"],
+        "accounts": [f"ai.revor.account.{kind}" for kind in ACCOUNT_EVENTS],
+        "relay": RELAY_EVENTS,
+    }[group]
+    return table(
+        ("type", "schema", "when"), ([f"`{one}`", f"`{schema_name_for(one)}`", meaning_of(one)] for one in types)
+    )
+
+
 # commands
 
 
@@ -622,6 +640,7 @@ PARTS = {
     "variables": variables,
     "metrics": metrics,
     "alerts": alerts,
+    "events": events,
     "figures": figures,
     "words": words,
     "commands": commands,

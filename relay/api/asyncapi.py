@@ -13,6 +13,7 @@ from relay.api.http.dependencies import ApiSettings
 from relay.api.openapi import EXAMPLES, PUBLISHED, component_of, event_schemas, ref, schemas_of
 from relay.core.deliveries.broker import SINK_SCHEMES
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, source_event_types
+from relay.core.events.meanings import meaning_of
 from relay.core.relay_events import SCHEMA_NAMES, schema_name_for
 from relay.core.samples import sample_event
 from relay.core.subscriptions.filters import known_types
@@ -114,7 +115,7 @@ def _messages(settings: ApiSettings) -> Iterator[tuple[str, dict[str, Any]]]:
         id = "evt_01jvpq0000000000000000000e"
         sample = sample_event(type, event_id=id, now=1779271208.0, origin=origin, dataschema_base=_EXAMPLE_URL)
         schema = {"allOf": [ref(component_of(schema_name_for(type))), {"properties": {"type": {"const": type}}}]}
-        yield type, _message(type, schema, sample.document())
+        yield type, {**_message(type, schema, sample.document()), "description": meaning_of(type)}
 
 
 def _message(name: str, payload: Mapping[str, Any], example: Mapping[str, Any] | None = None) -> dict[str, Any]:
