@@ -13,6 +13,7 @@
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
+# make pictures   the pictures of the dashboard in docs/img: 6 minutes, needs Chromium
 # make clean      removes what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -62,7 +63,7 @@ NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wild
 ON_OLDEST = POSTGRES_TEST_VERSION=15 $(BIN)/python -m pytest $(AT_ONCE) -rs -n auto -k "postgres or Postgres"
 FOR_OLDEST := $(patsubst %,tests/store/test_%.py,postgres_statements store_registration store_job_groups store_group_work store_incidents)
 
-.PHONY: help demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
+.PHONY: help pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -80,6 +81,10 @@ SOURCE ?= openai-batch
 demo-source: $(READY)
 	@echo "==> $@ $(SOURCE)"
 	$(BIN)/python -m tests.stories.source "$(SOURCE)"
+
+pictures: $(READY)
+	@echo "==> pictures of the dashboard, into docs/img"
+	$(BIN)/python -m tests.support.dashboard_pictures
 
 lint: $(READY)
 	@echo "==> ruff: faults and format"
