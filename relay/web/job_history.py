@@ -41,11 +41,19 @@ def tone(state: str) -> str:
     return "bad" if state in BAD else "warn" if state in WARN else "good" if state in GOOD else f"is-{state}"
 
 
-def sentence_of(job: Answer, now: float, texts: Texts) -> str:
+def sentence_of(job: Answer, now: float, texts: Texts, search_keys: Sequence[str] = ()) -> str:
     """A job's state in a sentence, such as `LinkedIn outreach to Ada failed: the account needs reconnecting`."""
     state = state_of(job, now)
     kind = state if state in JOB_EVENTS else "queued"
-    document = {
+    sentence = _with_the_state(job_sentence(kind, document_of(job, kind), search_keys), kind, texts)
+    if state in JOB_EVENTS:
+        return sentence
+    return texts(f"jobs.is_{state}", what=sentence.removesuffix(" is queued"))
+
+
+def document_of(job: Answer, kind: str = "queued") -> dict[str, Any]:
+    """A job as its event of this kind would show it, for the sentences of messages."""
+    return {
         "type": f"{job['source']}.job.{kind}",
         "subject": job["id"],
         "channel": job["channel"],
@@ -54,10 +62,6 @@ def sentence_of(job: Answer, now: float, texts: Texts) -> str:
         "resultstatus": job["result_status"],
         "data": {"metadata": job["metadata"], "request": job["request"], "hint": job["problem"]},
     }
-    sentence = _with_the_state(job_sentence(kind, document), kind, texts)
-    if state in JOB_EVENTS:
-        return sentence
-    return texts(f"jobs.is_{state}", what=sentence.removesuffix(" is queued"))
 
 
 def event_kind(document: Answer) -> str:
@@ -65,10 +69,10 @@ def event_kind(document: Answer) -> str:
     return job_event_kind(str(document["type"])) or "status_unknown"
 
 
-def event_sentence(document: Answer, texts: Texts) -> str:
+def event_sentence(document: Answer, texts: Texts, search_keys: Sequence[str] = ()) -> str:
     """A job's event in a sentence."""
     kind = event_kind(document)
-    return _with_the_state(job_sentence(kind, document), kind, texts)
+    return _with_the_state(job_sentence(kind, document, search_keys), kind, texts)
 
 
 def _with_the_state(sentence: str, kind: str, texts: Texts) -> str:

@@ -51,7 +51,7 @@ def job_kind(event: Event) -> str | None:
 
 
 def job_sentence(kind: str, document: Document, search_keys: Sequence[str] = (), *, reason: bool = True) -> str:
-    """The event of a job in one sentence without the full stop. `search_keys`: see `person_of`; `reason`: with the
+    """The event of a job in one sentence without the full stop. `search_keys`: see `named`; `reason`: with the
     reason that its hint gives."""
     if not reason:
         document = {**document, "data": {**data_of(document), "hint": None}}
@@ -126,15 +126,7 @@ def _has_user_metadata(event: Event) -> bool:
 
 def _what(document: Document, search_keys: Sequence[str]) -> str:
     """`LinkedIn outreach to Alex`, or `LinkedIn outreach (job 3f2a9c1e…)` without a name."""
-    channel = word(document.get("channel"))
-    segments = one_line(document.get("action"), 2 * WORD_CHARACTERS).replace("_", " ").split(".")
-    sent_to_someone = segments[-1] == "dispatch" and len(segments) > 1
-    if channel:
-        action = segments[0] if sent_to_someone else segments[-1]
-    else:
-        action = " ".join(segments[:-1] if sent_to_someone else segments)
-    words = f"{titled(channel)} {action.strip() or _noun(document.get('type'))}".strip()
-    words = words[0].upper() + words[1:]
+    words, sent_to_someone = activity(document)
     if person := whom(document, search_keys, sent="to" if sent_to_someone else "for"):
         return f"{words}{person}"
     job_id = one_line(document.get("subject"), 200)
@@ -148,16 +140,38 @@ def _noun(event_type: object) -> str:
 
 
 def whom(document: Document, search_keys: Sequence[str], *, sent: str = "to") -> str:
-    """` to Alex`, by the name in the user's metadata, else ` for Example Ltd`, by the first of the keys that jobs are
-    searched by; empty if there is neither, or it looks like an address. `sent`: the preposition of a person."""
+    """` to Alex` or ` for Example Ltd`, as `named` finds them; empty if it finds nothing. `sent`: the preposition of a
+    person."""
+    found, key = named(document, search_keys)
+    return f" {sent if key is None else 'for'} {found}" if found else ""
+
+
+def named(document: Document, search_keys: Sequence[str]) -> tuple[str, str | None]:
+    """The person that a job is about, by the name in the user's metadata, and None; else what it is about, by the first
+    of the keys that jobs are searched by, and this key. Empty if there is neither, or it looks like an address."""
     metadata = metadata_of(document)
     first_and_last = [one_line(metadata.get(key), NAME_CHARACTERS) for key in ("first_name", "last_name")]
     names = [*(one_line(metadata.get(key), NAME_CHARACTERS) for key in _NAMES), " ".join(filter(None, first_and_last))]
     if person := next((one for one in names if one and not has_address(one)), ""):
-        return f" {sent} {person}"
-    found = (_scalar_text(metadata.get(key)) for key in search_keys)
-    other = next((name(one) for one in found if one and (_DIGITS.fullmatch(one) or not has_address(one))), "")
-    return f" for {other}" if other else ""
+        return person, None
+    for key in search_keys:
+        text = _scalar_text(metadata.get(key))
+        if text and (_DIGITS.fullmatch(text) or not has_address(text)) and (found := name(text)):
+            return found, key
+    return "", None
+
+
+def activity(document: Document) -> tuple[str, bool]:
+    """What a job does, such as `LinkedIn outreach`, and whether it is sent to a person."""
+    channel = word(document.get("channel"))
+    segments = one_line(document.get("action"), 2 * WORD_CHARACTERS).replace("_", " ").split(".")
+    sent_to_someone = segments[-1] == "dispatch" and len(segments) > 1
+    if channel:
+        action = segments[0] if sent_to_someone else segments[-1]
+    else:
+        action = " ".join(segments[:-1] if sent_to_someone else segments)
+    words = f"{titled(channel)} {action.strip() or _noun(document.get('type'))}".strip()
+    return words[0].upper() + words[1:], sent_to_someone
 
 
 def metadata_of(document: Document) -> Document:

@@ -4,9 +4,10 @@ import orjson
 import pytest
 
 from relay.core.events.event import Hint
+from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.job import Observation, Problem, detect
 from relay.core.polling.tracking import TrackRequest
-from relay.core.records import PollNote, PollRecord
+from relay.core.records import ListingRecord, PollNote, PollRecord
 from tests.support.api_world import NOW, ORIGIN, from_transition, new_id
 
 RECONNECT = Hint(
@@ -73,7 +74,7 @@ async def failed(world, id="job_1", **fields):
 async def jobs_shown(browser, path):
     page = await browser.get(path)
     assert page.status == 200, page.soup.text
-    return [row["Job"].rpartition(" ")[2] for row in page.soup.rows()] if page.soup.all("//table") else []
+    return [row["Job"].removesuffix("⧉") for row in page.soup.rows()] if page.soup.all("//table") else []
 
 
 async def audited(world):
@@ -83,11 +84,58 @@ async def audited(world):
 # --- the list
 
 
-async def test_the_list_says_what_became_of_each_job_in_words(browser, world):
-    await failed(world)
-    row = (await browser.get("/ui/jobs")).soup.rows()[0]
-    assert row["Job"] == "LinkedIn invite (job job_1) failed: the account needs reconnecting job_1"
-    assert row["State"] == "failed"
+async def test_the_list_has_a_line_for_each_job_with_whom_it_is_for_and_what_became_of_it(open_as, world):
+    browser = await open_as(search_keys=("deal",))
+    await failed(world, group="spring", metadata={"name": "Ada Lovelace"})
+    await add(world, "other_job", metadata={"deal": 42})
+    await add(world, "of_nothing")
+    known = await world.store.connect_accounts.known("revor", "default")
+    account = ConnectAccount(
+        source="revor", account="default", id="acc_1", state="ok", since=NOW, told_state="ok", name="Sales EMEA"
+    )
+    await world.store.connect_accounts.record(ListingRecord(known=known, now=NOW, changed=(account,)))
+    third = await add(world, "third", metadata={"first_name": "Grace", "last_name": "H"})
+    await poll(world, third, "succeeded", 3, connect_account_id="acc_1")
+    rows = {row["Job"].removesuffix("⧉"): row for row in (await browser.get("/ui/jobs")).soup.rows()}
+    lines = {id: [row[name] for name in ("For", "State", "Outcome", "From", "Campaign")] for id, row in rows.items()}
+    assert lines == {
+        "job_1": ["Ada Lovelace", "failed", "The account needs reconnecting", "LinkedIn", "spring"],
+        "other_job": ["deal 42", "not known yet", "Not looked at yet", "", ""],
+        "of_nothing": ["of_nothing", "not known yet", "Not looked at yet", "", ""],
+        "third": ["Grace H", "succeeded", "Accepted by LinkedIn", "LinkedIn · Sales EMEA", ""],
+    }
+
+
+async def test_tabs_filter_by_state_and_have_the_number_of_jobs(browser, world):
+    await failed(world, group="spring")
+    await add(world, "other")
+    page = await browser.get("/ui/jobs", group="spring")
+    tabs = page.soup.texts("//nav[@class='tabs']/a")
+    assert tabs == ["All 1", "Open 0", "Failed 1", "Cancelled 0", "Succeeded 0"]
+    assert page.soup.links()["Failed 1"] == "/ui/jobs?group=spring&status=failed"
+    page = await browser.get("/ui/jobs", group="spring", status="failed", cursor="am9iX3g")
+    assert page.soup.texts("//nav[@class='tabs']/a[@aria-current='true']") == ["Failed 1"]
+    assert page.soup.links()["Open 0"] == "/ui/jobs?group=spring&open=true"
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "found"),
+    [
+        ("ada", {"job_1"}, "Found as: deal Ada Lovelace."),
+        ("spring", {"job_1", "other"}, "Found as: the campaign Q4 spring."),
+        ("job_", {"job_1"}, "Found as: an id, or its beginning, “job_”."),
+        (EVIL, set(), "Nothing is found for “<img src=x onerror=alert(1)>”."),
+    ],
+)
+async def test_one_field_finds_jobs_and_says_how(open_as, world, text, ids, found):
+    browser = await open_as(search_keys=("deal",))
+    await add(world, "job_1", group="Q4 spring", metadata={"deal": "Ada Lovelace"})
+    await add(world, "other", group="Q4 spring")
+    page = await browser.get("/ui/jobs", search=text)
+    rows = page.soup.rows() if page.soup.all("//table") else []
+    assert {row["Job"].removesuffix("⧉") for row in rows} == ids
+    assert found in page.soup.text
+    assert page.soup.form("/ui/jobs").fields["search"] == text
 
 
 @pytest.mark.parametrize(
@@ -119,18 +167,15 @@ async def test_filters_are_a_plain_form(open_as, world, query, ids):
 
 async def test_an_exact_id_leads_to_its_job(browser, world):
     job = await add(world, "job 1")
-    answer = await browser.get("/ui/jobs", id=" job 1 ")
+    answer = await browser.get("/ui/jobs", search=" job 1 ")
     assert (answer.status, answer.headers["location"]) == (303, f"/ui/jobs/{job.uid}")
-    assert (await browser.get("/ui/jobs", id=job.uid)).headers["location"] == f"/ui/jobs/{job.uid}"
+    assert (await browser.get("/ui/jobs", search=job.uid)).headers["location"] == f"/ui/jobs/{job.uid}"
 
 
-async def test_an_id_of_several_accounts_asks_which(browser, world):
+async def test_an_id_of_several_accounts_shows_each(browser, world):
     uids = {account: (await add(world, "twin", account=account)).uid for account in ("default", "emea")}
-    page = await browser.get("/ui/jobs", id="twin")
-    assert {name: path for name, path in page.soup.links().items() if name.startswith("revor/")} == {
-        f"revor/{account}": f"/ui/jobs/{uid}" for account, uid in uids.items()
-    }
-    one = await browser.get("/ui/jobs", id="twin", account="emea")
+    assert await jobs_shown(browser, "/ui/jobs?search=twin") == ["twin", "twin"]
+    one = await browser.get("/ui/jobs", search="twin", account="emea")
     assert one.headers["location"] == f"/ui/jobs/{uids['emea']}"
 
 
@@ -270,7 +315,7 @@ async def test_a_bound_token_neither_finds_nor_changes_jobs_of_others(open_as, w
     job, own = await failed(world), await add(world, "own", account="emea")
     browser = await open_as(scopes=["read", "jobs:write"], account=("revor", "emea"))
     assert await jobs_shown(browser, "/ui/jobs") == ["own"]
-    assert (await browser.get("/ui/jobs", id="job_1")).status == 404
+    assert await jobs_shown(browser, "/ui/jobs?search=job_1") == []
     assert (await browser.get(f"/ui/jobs/{job.uid}")).status == 404
     page = await browser.post("/ui/jobs/bulk", {"action": "untrack", "id": [job.uid, own.uid]})
     assert "no job" in page.soup.text

@@ -31,6 +31,7 @@ LEAST_CHARACTERS = 4
 """Of the beginning of an id."""
 _ID_CHARACTERS = re.compile(r"[A-Za-z0-9_.:-]+", re.ASCII)
 _LAST_ID_CHARACTER = "z"
+_UID = "job_"
 _LONGEST_ID = 200
 
 # The uids of the jobs whose id upstream has a beginning. Collations differ in what lies between the bounds, so the
@@ -126,7 +127,7 @@ def _ids(connection: Connection, text: str, wanted: JobFilter) -> Filters:
     if len(text) >= LEAST_CHARACTERS and _ID_CHARACTERS.fullmatch(text) is not None:
         bounds["high"] = text.ljust(_LONGEST_ID, _LAST_ID_CHARACTER)
     found += run(connection, IDS_FROM, **bounds).scalars().all()
-    if text.startswith("job_"):
+    if text.startswith(_UID) and len(text) >= len(_UID) + LEAST_CHARACTERS:
         del bounds["length"]
         found += run(connection, UIDS_FROM, **bounds).scalars().all()
     return [(Match("id", text), wanted._replace(uids=tuple(found)))] if found else []

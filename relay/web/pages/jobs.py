@@ -1,6 +1,5 @@
 """The list of jobs at /ui/jobs with its search and bulk actions, and one job at /ui/jobs/{id}."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,24 +12,27 @@ from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
 from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
+from relay.web.job_words import TROUBLES, Line, is_due, line_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
 from relay.web.rendering import duration, pretty
 from relay.web.texts import english
 
-FILTERS = ("status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
-FEW_FILTERS = frozenset({"status", "open", "account"})
+FILTERS = ("search", "status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
+FEW_FILTERS = frozenset({"search", "status", "open"})
 """Filters that are shown at once; a page with another one shows all."""
+TABS: Mapping[str, Mapping[str, str]] = {
+    "all": {},
+    "open": {"open": "true"},
+    **{status: {"status": status} for status in ("failed", "cancelled", "succeeded")},
+}
+"""Filters by state, which the API counts."""
 AGES = {"1h": 3600, "1d": 86_400, "7d": 604_800, "30d": 2_592_000}
 CHANNELS = ("linkedin", "email", "whatsapp")
-MAX_ACCOUNTS_TRIED = 20
-"""Maximum accounts searched for a job whose id several of them have."""
 MAX_EVENTS = 100
 MAX_DELIVERIES = 100
 MAX_EVENTS_ASKED = 25
 """Events whose deliveries are read, the last ones."""
 MAX_BULK = 100
-TROUBLES = ("unauthorized", "no_key", "down")
-"""States of an account in which its polls are late or not made."""
 MAX_REQUEST_IDS = 20
 COLUMNS = columns(
     "id uid status outcome source account group channel tracked_at closed_at problem=problem.code "
@@ -42,42 +44,35 @@ Answer = Mapping[str, Any]
 
 @page("GET /ui/jobs", live=True)
 async def jobs(page_request: PageRequest) -> Content | Done:
-    """The jobs, newest first; with `id` the job of this id at once."""
-    note = None
-    if page_request.query.get("id"):
-        found = await _by_id(page_request, page_request.query.get("id"))
-        if isinstance(found, str):
-            return Done(key="", to=f"/ui/jobs/{found}")
-        note = found
-    return await _list(page_request, note)
-
-
-async def _list(page_request: PageRequest, note: Mapping[str, Any] | None) -> Content:
+    """The jobs, newest first; with `search` those that a text finds, and a job whose id it is at once."""
     texts = english()
     asked = _asked(page_request)
     errors: Sequence[FieldError] = ()
     found: Answer = {"items": [], "next_cursor": None}
-    if note is None:
-        try:
-            query = {**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
-            found = await page_request.api.get("/v1/jobs", query=query)
-        except RequestError as error:
-            if error.status not in (400, 422):
-                raise
-            errors = error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]
+    counts = {} if "search" in asked else {"counts": "true"}
+    try:
+        query = {**asked, **counts, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
+        found = await page_request.api.get("/v1/jobs", query=query)
+    except RequestError as error:
+        if error.status not in (400, 422):
+            raise
+        errors = error.errors or [FieldError(pointer="", code=error.code, detail=str(error))]
+    if len(found["items"]) == 1 and asked.get("search") in (found["items"][0]["id"], found["items"][0]["uid"]):
+        return Done(key="", to=f"/ui/jobs/{found['items'][0]['uid']}")
     settings = page_request.context.dependencies.settings
     key, _, value = asked.get("metadata", "").partition(":")
     return Content(
         template="jobs.html",
         title=texts("jobs.title"),
-        status=422 if errors else 404 if note is not None and not note["choices"] else 200,
+        status=422 if errors else 200,
         values={
-            "jobs": await _rows(page_request, found["items"]),
+            "jobs": await _lines(page_request, found["items"]),
             "next_cursor": found["next_cursor"],
             "asked": asked,
             "chosen": {name: asked.get(name, "") for name in FILTERS},
+            "tabs": _tabs(page_request, asked, found.get("counts")),
+            "search": found.get("search"),
             "errors": errors,
-            "note": note,
             "more": bool(asked.keys() - FEW_FILTERS - {"source"}),
             "statuses": sorted(KNOWN_STATUSES),
             "sources": sorted(settings.accounts),
@@ -89,7 +84,7 @@ async def _list(page_request: PageRequest, note: Mapping[str, Any] | None) -> Co
             "chosen_value": value,
         },
         equivalent=equivalent(["relay", "jobs", "list", *_options(asked)], "GET /v1/jobs", query=asked),
-        export=Export(path="/v1/jobs", query=asked, columns=COLUMNS) if note is None and not errors else None,
+        export=None if errors else Export(path="/v1/jobs", query=asked, columns=COLUMNS),
     )
 
 
@@ -110,27 +105,38 @@ def _options(asked: Mapping[str, str]) -> list[str]:
     return [*flags, *options({**asked, "open": None})]
 
 
-async def _rows(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[Mapping[str, Any]]:
-    """The jobs with their words. Of a poll whose time has passed: why it was not made, if the account says so."""
-    texts, now, found = english(), page_request.now, []
-    troubles = await _troubles(page_request) if any(_is_due(job, now) for job in jobs) else {}
-    for job in jobs:
-        state, trouble = state_of(job, now), troubles.get((job["source"], job["account"]))
-        due = "poll_due" if trouble is None else f"poll_due_{trouble}"
+def _tabs(page_request: PageRequest, asked: Mapping[str, str], counts: Answer | None) -> Sequence[Mapping[str, Any]]:
+    """The filters by state, each with its path and, without a search, its number of jobs."""
+    now = {"status": asked.get("status"), "open": asked.get("open")}
+    found = []
+    for name, filters in TABS.items():
+        wanted = {"status": None, "open": None, **filters}
+        count = None if counts is None else counts[name]
         found.append(
             {
-                "job": job,
-                "state": state,
-                "tone": tone(state),
-                "sentence": sentence_of(job, now, texts),
-                "due": due if _is_due(job, now) else None,
+                "name": name,
+                "path": page_request.path(**wanted, cursor=None),
+                "chosen": wanted == now,
+                "count": None if count is None else f"{count['count']:,}{'+' if count['more'] else ''}",
             }
         )
     return found
 
 
-def _is_due(job: Answer, now: float) -> bool:
-    return job["open"] and job["next_poll_at"] is not None and from_rfc3339(job["next_poll_at"]) <= now
+async def _lines(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[Line]:
+    now, keys = page_request.now, page_request.context.dependencies.settings.search_keys
+    troubles = await _troubles(page_request) if any(job["open"] and is_due(job, now) for job in jobs) else {}
+    return [
+        line_of(
+            job,
+            now,
+            english(),
+            search_keys=keys,
+            upstream=page_request.upstream(job["source"]),
+            trouble=troubles.get((job["source"], job["account"])),
+        )
+        for job in jobs
+    ]
 
 
 async def _troubles(page_request: PageRequest) -> Mapping[tuple[str, str], str]:
@@ -138,33 +144,6 @@ async def _troubles(page_request: PageRequest) -> Mapping[tuple[str, str], str]:
     found = await page_request.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
     sources = () if found is None else found["items"]
     return {(one["source"], one["account"]): one["state"] for one in sources if one["state"] in TROUBLES}
-
-
-async def _by_id(page_request: PageRequest, id: str) -> str | Mapping[str, Any]:
-    """The uid of the job with an id; or what to say if there is none, or one in each of several accounts."""
-    which = page_request.asked("source", "account")
-    try:
-        return str((await page_request.api.get("/v1/jobs/{}", id, query=which))["uid"])
-    except RequestError as error:
-        if error.status != 404 and error.code != "ambiguous_job":
-            raise
-        ambiguous = error.status != 404
-    choices = await _choices(page_request, id) if ambiguous else []
-    return {"id": id[:200], "choices": choices, "command": shlex.join(["relay", "jobs", "add", id])}
-
-
-async def _choices(page_request: PageRequest, id: str) -> list[Answer]:
-    accounts = page_request.context.dependencies.settings.accounts
-    found = []
-    for source, account in [(source, name) for source, names in accounts.items() for name in names][
-        :MAX_ACCOUNTS_TRIED
-    ]:
-        try:
-            found.append(await page_request.api.get("/v1/jobs/{}", id, query={"source": source, "account": account}))
-        except RequestError as error:
-            if error.status != 404:
-                raise
-    return found
 
 
 @page("POST /ui/jobs/bulk")
