@@ -168,6 +168,13 @@ def concerns(seen: Seen, now: float) -> list[Concern]:
     return sorted(found, key=lambda one: one.level)  # "bad" sorts before "warn", and the order above is kept
 
 
+def first_sentence(found: Sequence[Concern], open_jobs: int) -> str:
+    """The worst of these concerns, or that all is well."""
+    if not found:
+        return english()("overview.well", n=open_jobs)
+    return found[0].headline if found[0].level == "bad" else english()("overview.calm", sentence=found[0].headline)
+
+
 # --- the relay and its upstreams
 
 
@@ -200,7 +207,7 @@ def _sources(seen: Seen) -> Iterator[Concern]:
                 holds=_some(("jobs_wait", one["open_jobs"], False)),
                 why=_no_key_problem(seen, one) or english()(f"overview.why_{one['state']}", title=one["title"]),
                 since=one["since"],
-                acts=(*_opens(one), Act(key="source", path="/ui/sources")),
+                acts=(*_opens(one, "make_key"), Act(key="source", path="/ui/sources")),
                 command="relay sources list",
             )
     for title, accounts in down.items():
@@ -231,15 +238,15 @@ def _credits(seen: Seen) -> Iterator[Concern]:
             turn=turn_of("credits"),
             holds=(("credits_left", int(left), False),),
             since=credits["low_since"],
-            acts=(*_opens(one), Act(key="source", path="/ui/sources")),
+            acts=(*_opens(one, "buy"), Act(key="source", path="/ui/sources")),
             command="relay sources list",
         )
 
 
-def _opens(source: Item | None) -> Iterator[Act]:
-    """The link to the upstream, if its address is known."""
+def _opens(source: Item | None, key: str = "upstream") -> Iterator[Act]:
+    """The link to the upstream, if its address is known. `key`: what to do there."""
     if source is not None and source.get("website"):
-        yield Act(key="upstream", path=source["website"], values={"title": source["title"]})
+        yield Act(key=key, path=source["website"], values={"title": source["title"]})
 
 
 def _source(seen: Seen, name: str | None) -> Item | None:
@@ -269,7 +276,7 @@ def _intents(seen: Seen) -> Iterator[Concern]:
             oldest=count > 1,
             acts=(
                 Act(key="settle_sends", path="/ui/intents", scope=WRITES_JOBS),
-                *(act for one in sources for act in _opens(_source(seen, one))),
+                *(act for one in sources for act in _opens(_source(seen, one), "check")),
             ),
             command="relay intents list",
         )
@@ -302,6 +309,7 @@ def _of_incident(seen: Seen, incident: Item) -> Concern:
     """Failed jobs with one cause. A fix that says `it` names the account."""
     name = _account_name(incident["channel"], incident["connect_account_name"])
     fix = incident["fix"].replace("Reconnect it", f"Reconnect the {name}")
+    opens = "upstream" if fix == incident["fix"] else "reconnect"
     return Concern(
         level="bad",
         key="incident",
@@ -310,7 +318,7 @@ def _of_incident(seen: Seen, incident: Item) -> Concern:
         holds=_failed(incident, incident["likely"]),
         why=incident["what"],
         since=incident["first_failure_at"],
-        acts=(*_opens(_source(seen, incident["source"])), _jobs_of(incident)),
+        acts=(*_opens(_source(seen, incident["source"]), opens), _jobs_of(incident)),
         command=f"relay incidents show {incident['id']}",
     )
 
@@ -332,7 +340,7 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 why=None if open_jobs or trouble else english()("overview.why_idle"),
                 since=min(one["since"], trouble["first_failure_at"]) if trouble else one["since"],
                 acts=(
-                    *_opens(_source(seen, one["source"])),
+                    *_opens(_source(seen, one["source"]), key if key == "reconnect" else "upstream"),
                     _jobs_of(trouble) if trouble else Act(key="account", path="/ui/sources#accounts"),
                 ),
                 command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",

@@ -7,7 +7,7 @@ import pytest
 
 from relay.clock import to_rfc3339
 from relay.core.turns import ADMINISTRATOR, OWNER, RECEIVER, RELAY
-from relay.web.concerns import Concern, Seen, concerns, reads, seen_in
+from relay.web.concerns import Concern, Seen, concerns, first_sentence, reads, seen_in
 
 NOW = 1_800_000_000.0
 NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
@@ -71,7 +71,7 @@ INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
             {"needing": [account(trouble="inc_1")], "incidents": [incident(**OF_ACCOUNT)]},
             "Reconnect the LinkedIn account Sales EMEA in Revor: 10 jobs failed, 33 wait.",
             OWNER,
-            ["upstream https://revor.example", "failed_jobs /ui/incidents/inc_1"],
+            ["reconnect https://revor.example", "failed_jobs /ui/incidents/inc_1"],
             "relay incidents show inc_1",
             id="account-needs-reconnecting",
         ),
@@ -79,7 +79,7 @@ INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
             {"incidents": [incident(**OF_ACCOUNT)]},
             "Reconnect the LinkedIn account Sales EMEA in Revor: 10 jobs failed, 33 wait.",
             OWNER,
-            ["upstream https://revor.example", "failed_jobs /ui/incidents/inc_1"],
+            ["reconnect https://revor.example", "failed_jobs /ui/incidents/inc_1"],
             "relay incidents show inc_1",
             id="account-that-no-listing-has-shown-yet",
         ),
@@ -87,7 +87,7 @@ INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
             {"sources": [source(state="unauthorized", account="emea")]},
             "Give the relay a valid Revor key for the account emea: 12 jobs wait.",
             ADMINISTRATOR,
-            ["upstream https://revor.example", "source /ui/sources"],
+            ["make_key https://revor.example", "source /ui/sources"],
             "relay sources list",
             id="key-refused",
         ),
@@ -115,7 +115,7 @@ INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
             {"intents": [INTENT]},
             "Check in Revor whether one send went out: it is not sent again meanwhile.",
             ADMINISTRATOR,
-            ["settle_sends /ui/intents", "upstream https://revor.example"],
+            ["settle_sends /ui/intents", "check https://revor.example"],
             "relay intents list",
             id="unknown-send",
         ),
@@ -200,6 +200,15 @@ def test_a_trouble_says_what_to_do_whose_turn_it_is_and_how(
 )
 def test_one_cause_is_one_concern_and_the_worst_is_first(seen: dict[str, Any], found: list[str]) -> None:
     assert [f"{one.level} {one.key}" for one in found_in(**seen)] == found
+
+
+def test_the_first_sentence_is_calm_if_nothing_is_urgent() -> None:
+    idle = account(open_jobs=0)
+    assert first_sentence(found_in(), 7) == "All is well. 7 jobs are open, nothing is late, and every event arrived."
+    assert first_sentence(found_in(needing=[idle]), 7) == (
+        "Nothing is urgent. Reconnect the LinkedIn account Sales EMEA in Revor."
+    )
+    assert first_sentence(found_in(needing=[idle], intents=[INTENT]), 7).startswith("Check in Revor")
 
 
 def test_credits_that_are_low_and_spent_are_one_concern() -> None:

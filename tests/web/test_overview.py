@@ -152,7 +152,7 @@ async def test_a_token_that_may_only_read_gets_no_buttons(open_as, browser, worl
 async def test_a_link_leads_to_the_upstream(browser, world):
     world.tracking.credits["default"] = CreditsReading(threshold=500, available=120, low_since=world.now)
     soup = (await browser.get("/ui")).soup
-    assert soup.texts("//*[@class='actions']/a") == ["Open Revor", "Show the source"]
+    assert soup.texts("//*[@class='actions']/a") == ["Buy credits in Revor", "Show the source"]
     assert soup.attributes("//*[@class='actions']/a", "href") == ["https://revor.ai", "/ui/sources"]
 
 

@@ -16,7 +16,7 @@ from relay.cli.output import clean, note, print_json, print_list, terminal_width
 from relay.clock import from_rfc3339, in_words
 from relay.core.jsontext import dumps
 from relay.core.values import DEFAULT
-from relay.web.concerns import Concern, concerns, reads, seen_in
+from relay.web.concerns import Concern, concerns, first_sentence, reads, seen_in
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.texts import english
 
@@ -64,12 +64,9 @@ def overview_lines(
     width: int | None,
 ) -> list[str]:
     """The overview as lines. `others`: what needs only a look. `width`: None: lines are not wrapped."""
-    texts = english()
-    if found:
-        lines = _wrapped(found[0].headline, width)
-        lines += [texts("overview.others", n=len(found) - 1)] if len(found) > 1 else []
-    else:
-        lines = _wrapped(texts("overview.well", n=open_jobs), width)
+    lines = _wrapped(first_sentence(found, open_jobs), width)
+    if len(found) > 1:
+        lines.append(english()("overview.others", n=len(found) - 1))
     for one in found[:MAX_CARDS]:
         lines += ["", *_card(one, now, width)]
     if len(found) > MAX_CARDS:
@@ -185,8 +182,8 @@ def _skipped_lines(found: Document) -> list[str]:
     if not found["count"]:
         return []
     least = "at least " if found["truncated"] else ""
-    fate = "fit no record of the CRM: relay deliveries list --state cancelled --group-by reason,sink"
-    return [f"{least}{found['count']:,} events {fate}"]
+    why = "skipped, because the CRM has no person for them, or several"
+    return [f"{least}{found['count']:,} events {why}: relay deliveries list --state cancelled --group-by reason,sink"]
 
 
 def _lag_line(subscription: Document) -> str:

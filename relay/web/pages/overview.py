@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relay.web.api_client import together
-from relay.web.concerns import Act, Seen, concerns, reads, seen_in
+from relay.web.concerns import Act, Seen, concerns, first_sentence, reads, seen_in
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.page import Content, PageRequest, equivalent, page
 from relay.web.pages.groups import path_of
@@ -25,19 +25,20 @@ async def overview(page_request: PageRequest) -> Content:
     seen, figures, (groups, more_groups) = await together(
         _seen(page_request), _figures(page_request), _groups(page_request)
     )
-    found = concerns(seen, page_request.now)
+    found, open_jobs = concerns(seen, page_request.now), sum(one["open_jobs"] for one in seen.sources)
     return Content(
         template="overview.html",
         title=english()("overview.title"),
         values={
             "concerns": [(one, _acts(page_request, one.acts)) for one in found[:CARDS]],
             "count": len(found),
+            "first": first_sentence(found, open_jobs),
             "figures": figures,
             "waiting": waiting_now(seen.pending, figures),
             "groups": [(group, path_of(group)) for group in groups],
             "more_groups": more_groups,
             "sources": seen.sources,
-            "open_jobs": sum(one["open_jobs"] for one in seen.sources),
+            "open_jobs": open_jobs,
         },
         equivalent=equivalent(["relay", "status"], "GET /readyz"),
     )

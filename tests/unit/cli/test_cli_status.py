@@ -122,7 +122,7 @@ def test_status_counts_skipped_and_unacknowledged_events(stub: Stub, capsys: pyt
     assert run(["status"]) == 0
     assert capsys.readouterr().out.splitlines()[2::2] == [
         "Warehouse has not acknowledged 5 events, the oldest for 90 s: relay subscriptions show sub_1",
-        "at least 1,203 events fit no record of the CRM: "
+        "at least 1,203 events skipped, because the CRM has no person for them, or several: "
         "relay deliveries list --state cancelled --group-by reason,sink",
     ]
 
