@@ -68,8 +68,11 @@ class Offer:
     words    the thing that an event becomes there, in a sentence; empty: one that fits its family
     address  the place to find the address of a sink, in a sentence
     example  an address
+    look     the service whose messages its bodies are, which a preview draws: slack, teams or discord; empty: an event
+             or fields
     """
 
+    look: str = ""
     name: str = ""
     words: str = ""
     address: str = ""

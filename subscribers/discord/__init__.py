@@ -29,6 +29,7 @@ class Discord(chat.WithDigests):
     name = "discord"
     title = "Discord"
     offer = base.Offer(
+        look="discord",
         words="A channel gets a message with the next step and a link.",
         address="The URL of a webhook: in the settings of the channel, Integrations, Webhooks.",
         example="https://discord.com/api/webhooks/000/XXXX",

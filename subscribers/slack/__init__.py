@@ -31,6 +31,7 @@ class Slack(chat.WithDigests):
     name = "slack"
     title = "Slack"
     offer = base.Offer(
+        look="slack",
         words="A channel gets a message with the next step and a link.",
         address="The URL of an incoming webhook: in Slack under your app, Incoming Webhooks. Of a bot: https://slack.com/api/chat.postMessage.",
         example="https://hooks.slack.com/services/T000/B000/XXXX",

@@ -32,6 +32,7 @@ class Teams(chat.WithDigests):
     name = "teams"
     title = "Teams"
     offer = base.Offer(
+        look="teams",
         words="A channel gets a card with the next step and a button.",
         address="The URL of a workflow: in Teams, at the channel, Workflows, “Send webhook alerts to a channel”.",
         example="https://prod-00.westeurope.logic.azure.com/workflows/…",

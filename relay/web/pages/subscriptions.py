@@ -13,6 +13,7 @@ from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
 from relay.web.charts import Point
 from relay.web.delivery_words import listed_reason, reason_and_cause
+from relay.web.drawings import drawing
 from relay.web.event_choices import grouped, type_words, usual_types
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
 from relay.web.rendering import pretty
@@ -261,7 +262,8 @@ async def preview(page_request: PageRequest) -> Content:
         shown = await page_request.api.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
     except RequestError as refused:
         error = refused
-    values = {"preview": None if shown is None else _shown_preview(shown), **_errors(error), "explained": ""}
+    drawn = None if shown is None else _shown_preview(page_request, shown)
+    values: dict[str, Any] = {"preview": drawn, **_errors(error), "explained": ""}
     values["labels"] = _labels(kind_of(page_request.form))
     if page_request.request.headers.get("hx-request") == "true":
         return Content(template="subscription_preview.html", title="", values=values)
@@ -270,8 +272,13 @@ async def preview(page_request: PageRequest) -> Content:
     )
 
 
-def _shown_preview(found: Answer) -> Answer:
-    return {**found, "requests": [{**one, "body": _readable(one["body"])} for one in found["requests"]]}
+def _shown_preview(page_request: PageRequest, found: Answer) -> Answer:
+    look = registry.kinds()[kind_of(page_request.form)].offer.look
+    requests = [
+        {**one, "body": _readable(one["body"]), "drawing": drawing(look, one["body"])} for one in found["requests"]
+    ]
+    words = type_words(found["event"]["type"], page_request.context.settings.origins.values())
+    return {**found, "words": words, "requests": requests}
 
 
 def _readable(body: str | None) -> str | None:
