@@ -37,6 +37,8 @@ FILLED: dict[str, str] = {
 """The pages of one thing. A new page that is missing here fails."""
 PAGE_BYTES = 150_000
 """Over the wire, with all that it loads."""
+PHONE_PIXELS = 8_000
+"""Ten screens of a phone."""
 AXE = "axe-core@4.14.1"
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 MAX_TABS = 150
@@ -96,6 +98,7 @@ def test_page_has_no_fault_and_fits_a_phone(route: str, open_tab: Callable[[str]
     assert page.locator("h1").count() == 1
     assert page.evaluate("window.probed") is None
     page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollHeight") <= PHONE_PIXELS, "longer than ten screens"
     page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
     wide = page.evaluate(
         """() => {

@@ -16,6 +16,34 @@ async def test_every_page_leads_to_every_other(browser):
     assert page.soup.texts("//a[@data-key][@aria-current='page']") == ["Jobs"]
 
 
+MAIN = ["Overview", "Incidents", "Campaigns", "Jobs", "Deliveries", "Subscriptions", "Events"]
+OPERATIONS = ["Sources", "Unknown sends"]
+FOR_ADMINS = ["Tokens", "Audit", "Settings"]
+
+
+async def test_navigation_has_the_words_of_campaigns_and_what_the_token_may_see(open_as):
+    for token, operations in (("rl_admin", OPERATIONS + FOR_ADMINS), ("rl_read", OPERATIONS)):
+        page = await (await open_as(token=token)).get("/ui")
+        for menu in ("places", "menu"):
+            lists = page.soup.all(f"//header//*[@class='{menu}']//ul")
+            assert [one.get("aria-label") for one in lists] == ["Main pages", "Operations"]
+            assert [text.text_content() for text in lists[0].xpath(".//a")] == MAIN
+            assert [text.text_content() for text in lists[1].xpath(".//a")] == operations
+
+
+def test_each_place_has_a_key_of_its_own():
+    assert len({one.key for one in NAVIGATION}) == len(NAVIGATION)
+    assert all(len(one.key) == 1 and one.key not in "g/?" for one in NAVIGATION)
+
+
+async def test_page_that_asks_to_sign_in_says_where_a_token_comes_from(open_as):
+    browser = await open_as(dev=False)
+    page = await browser.get("/ui/login")
+    assert page.soup.texts("//h1") == ["Sign in with a relay token"]
+    assert page.soup.texts("//main//p[@class='brand']") == ["revor-relay"]
+    assert page.soup.texts("//pre") == ["relay tokens add NAME --scopes read", "relay ui"]
+
+
 async def test_no_link_can_say_that_something_was_done(open_as, world):
     one, other = await open_as(token="rl_admin"), await open_as(token="rl_admin")
     job = await world.job("job_1")
