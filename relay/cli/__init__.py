@@ -25,6 +25,7 @@ PLACES = {
     "init": "node.local:init",
     "migrate": "node.local:migrate",
     "check": "node.local:check",
+    "doctor": "node.doctor:doctor",
     "sandbox": "node.sandbox:sandbox",
     "apply": "subscriptions.apply:apply",
     "export": "subscriptions.apply:export",
@@ -35,7 +36,6 @@ PLACES = {
     "figures": "figures:figures",
     "accounts": "sources:accounts_app",
     "erase": "jobs.jobs:erase",
-    "support": "node.support:support",
     "signing-secret": "subscriptions.subscriptions:signing_secret",
     "salesforce-definition": "subscriptions.crm:salesforce_definition",
     "listen": "events.listen:listen",
@@ -53,6 +53,9 @@ PLACES = {
     "audit": "audit:app",
 }
 """Where each command is: the module of this package, and the function or group in it."""
+
+UNLISTED = {"support": "node.support:support"}
+"""Commands that a listed one replaces. They go on working."""
 
 
 class _Commands(UserDict[str, Any]):
@@ -81,6 +84,11 @@ def _command(name: str, place: str) -> Any:
 class _Root(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "commands": _Commands(PLACES)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in UNLISTED:
+            return _command(cmd_name, UNLISTED[cmd_name])
+        return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, PLACES))

@@ -316,6 +316,7 @@ _COMMANDS = {
     "POST …/rotate-secret": "`relay subscriptions rotate-secret`",
     "GET /v1/sources": "`relay sources list`",
     "GET /v1/intents": "`relay intents list`",
+    "GET /v1/deliveries?state=uncertain": "`relay deliveries list --state uncertain`",
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SECTIONS = {
-    "Run": ("demo", "init", "check", "serve", "migrate", "sandbox", "status", "settings", "support"),
+    "Run": ("demo", "init", "check", "serve", "migrate", "sandbox", "status", "doctor", "settings"),
     "Jobs and campaigns": ("jobs", "groups", "accounts", "incidents", "intents", "sources", "figures", "erase"),
     "Subscriptions and deliveries": (
         "subscriptions",
@@ -28,6 +28,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     "init": ("relay init", "relay init --force"),
     "migrate": ("relay migrate", "DATABASE_URL=postgresql://relay@db/relay relay migrate"),
     "check": ("relay check", "relay check --config /etc/revor-relay/relay.yaml --json"),
+    "doctor": ("relay doctor", "relay doctor --bundle ticket.txt --about dlv_01m8ss6t3a"),
     "sandbox": ("relay sandbox --port 8090 --speed 20", "relay sandbox --source openai-batch"),
     "apply": ("relay apply --dry-run", "relay apply --prune --yes"),
     "export": ("relay export", "relay export --with-secrets > subscriptions.yaml"),
@@ -45,7 +46,6 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
     "accounts": ("relay accounts list", "relay accounts list --state needs_reconnect"),
     "accounts list": ("relay accounts list", "relay accounts list --state needs_reconnect"),
     "erase": ("relay erase --metadata email=ada@example.com", "relay erase --job 7f0c"),
-    "support": ("relay support job_01m8ss6rjv", "relay support evt_01m8ss6rnk > ticket.txt"),
     "signing-secret": ("relay signing-secret", "export WEBHOOK_SECRET=$(relay signing-secret)"),
     "salesforce-definition": ("relay salesforce-definition", "relay salesforce-definition salesforce"),
     "listen": ("relay listen --types failed,overdue", "relay listen --forward-to http://127.0.0.1:3000/hook"),

@@ -276,7 +276,7 @@ def _commands(delivery: Document, subscription: Document | None) -> Iterator[tup
         yield "all skipped", f"relay deliveries retry --state cancelled --reason {reason} --subscription {sink}"
     if subscription is not None and state == "dead":
         yield "all dead ones", f"relay deliveries retry --state dead --subscription {sink}"
-    yield "for a ticket", f"relay support {id}"
+    yield "for a ticket", f"relay doctor --bundle ticket.txt --about {id}"
 
 
 def wrapped(text: str, width: int | None, *, first: str = "", later: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -69,12 +69,15 @@ ABOUT_THE_SERVER = text(
 )
 
 
+FindingState = Literal["ok", "warning", "problem", "skipped"]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The result of one check. `detail` says how to fix a problem."""
 
     name: str
-    state: Literal["ok", "warning", "problem", "skipped"]
+    state: FindingState
     detail: str
 
 
@@ -86,8 +89,11 @@ class _Skipped(Exception):
     """A check cannot run now. The text says why."""
 
 
-async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Finding]:
-    """Checks settings, database, keys and sinks, in this order. Wrong settings end the checks."""
+async def run_checks(
+    path: Path | None, environ: Mapping[str, str], asked: Callable[[str, PollResult], None] = lambda _name, _poll: None
+) -> list[Finding]:
+    """Checks settings, database, keys and sinks, in this order. Wrong settings end the checks. `asked`: called with the
+    source's name and the upstream's answer to its key."""
     try:
         settings = load_settings(path, environ)
         require_strong_access(settings)
@@ -102,7 +108,7 @@ async def run_checks(path: Path | None, environ: Mapping[str, str]) -> list[Find
     if on_postgres:
         found += await _checked("encryption key", _encryption_key(settings))
     for name in settings.sources:
-        found += await _source(settings, name)
+        found += await _source(settings, name, asked)
     if settings.security.egress_proxy is not None:
         found += await _checked("egress proxy", _proxy(EgressProxy.at(settings.security.egress_proxy)))
     found += await _checked("sinks", _sinks(settings, environ, database[0]))
@@ -226,7 +232,7 @@ async def _encryption_key(settings: Settings) -> str:
     return f"{len(settings.encryption.keys)} configured"
 
 
-async def _source(settings: Settings, name: str) -> list[Finding]:
+async def _source(settings: Settings, name: str, asked: Callable[[str, PollResult], None]) -> list[Finding]:
     """The findings about a source: its definition, if that is wrong or in a file, and its keys."""
     try:
         definition = definition_of(settings, name)
@@ -238,12 +244,16 @@ async def _source(settings: Settings, name: str) -> list[Finding]:
         detail = f"{source.file}: {definition.title}, {', '.join(definition.resources)}"
         found.append(Finding(f"source {name}", "ok", detail))
     for account in source.accounts.values():
-        found += await _checked(f"key {name}/{account.name}", _key(settings, source, account, definition))
+        found += await _checked(f"key {name}/{account.name}", _key(settings, source, account, definition, asked))
     return found
 
 
 async def _key(
-    settings: Settings, source: SourceSettings, account: AccountSettings, definition: SourceDefinition
+    settings: Settings,
+    source: SourceSettings,
+    account: AccountSettings,
+    definition: SourceDefinition,
+    asked: Callable[[str, PollResult], None],
 ) -> str:
     variable = f"sources.{source.name}.accounts.{account.name}.api_key"
     if (source.name, account.name) == (DEFAULT_SOURCE, DEFAULT_ACCOUNT):
@@ -261,6 +271,7 @@ async def _key(
             poll = await ask(account.api_key)
         finally:
             await client.close()
+    asked(source.name, poll)
     if poll.kind == "observed":
         return f"accepted by {source.base_url} ({poll.duration_ms:.0f} ms){_broken_accounts(poll.listing)}"
     if poll.kind == "rate_limited":
@@ -332,7 +343,7 @@ async def _proxy(proxy: EgressProxy) -> str:
 
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:
     asks = "`relay subscriptions list`"
-    async with _opened(settings, environ, database, asks) as store:
+    async with opened_database(settings, environ, database, asks) as store:
         for one in await store.subscriptions.all():  # fails with a wrong encryption key, like `relay serve`
             if (why := unreadable(one.filters)) is not None:
                 raise _Found(f"subscription {one.id} is paused, and its events wait: {UNREADABLE}: {why}")
@@ -343,7 +354,7 @@ async def _sinks(settings: Settings, environ: Mapping[str, str], database: Findi
 
 async def _declared(settings: Settings, environ: Mapping[str, str], database: Finding) -> str:
     check_declared(settings.subscriptions)
-    async with _opened(settings, environ, database, "`relay apply --dry-run`") as store:
+    async with opened_database(settings, environ, database, "`relay apply --dry-run`") as store:
         found = await differing(settings, await context_of(settings, store, None, wall_clock))
     declared = f"{len(settings.subscriptions)} declared"
     if not found:
@@ -352,7 +363,9 @@ async def _declared(settings: Settings, environ: Mapping[str, str], database: Fi
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, environ: Mapping[str, str], database: Finding, asks: str) -> AsyncIterator[Store]:
+async def opened_database(
+    settings: Settings, environ: Mapping[str, str], database: Finding, asks: str
+) -> AsyncIterator[Store]:
     """The database, unless a node holds it, which a command `asks`."""
     if database.state != "ok":
         raise _Skipped("there is no readable database")

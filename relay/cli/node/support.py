@@ -1,4 +1,5 @@
-"""`relay support`: one text for a support ticket about a job, an event, a delivery or a subscription."""
+"""The text for a support ticket: about the installation, or a job, an event, a delivery or a subscription. It is a part
+of `relay doctor --bundle`, and `relay support` prints it alone."""
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ MAX_READ_EVENTS, MAX_EVENTS = 1000, 100
 MAX_DELIVERIES = 30
 MAX_PER_STATE = 10
 MAX_ACCOUNTS = 20
+MAX_SUBSCRIPTIONS = 30
 COLLECTIONS = {
     "dlv_": ("delivery", "deliveries"),
     "evt_": ("event", "events"),
@@ -62,6 +64,15 @@ def support(
         case = gather(api(), id)
     for line in report(case, now=wall_clock()):
         typer.echo(line)
+
+
+def about_installation(client: Api) -> Case:
+    """Reads what concerns no single job: versions, readiness, accounts, and the first subscriptions."""
+    case = Case(about="this installation")
+    reader = _Reader(client, case)
+    reader.add_node()
+    case.subscriptions = reader.items("/v1/subscriptions", {}, MAX_SUBSCRIPTIONS)
+    return case
 
 
 def gather(client: Api, id: str) -> Case:

@@ -110,7 +110,7 @@ def test_report_of_a_failing_delivery() -> None:
         "Next  attempt 4 in 30 min, at 2026-05-20 10:35:13 UTC.",
         f"Do    try it now:      relay deliveries retry {DELIVERY}",
         f"      send a sample:   relay subscriptions test {SUBSCRIPTION}",
-        f"      for a ticket:    relay support {DELIVERY}",
+        f"      for a ticket:    relay doctor --bundle ticket.txt --about {DELIVERY}",
     ]
 
 
@@ -118,7 +118,7 @@ ACCEPTED, FAILED, NOT_ASKED = attempt(status_code=200), attempt(), attempt(statu
 NEXT_COMMANDS = [
     ({"state": "delivered"}, [ACCEPTED], "enabled", f"deliveries retry {DELIVERY}"),
     ({"state": "dead"}, [FAILED], "enabled", f"deliveries retry --state dead --subscription {SUBSCRIPTION}"),
-    ({"state": "cancelled", "reason": "subscription_removed"}, [], None, f"support {DELIVERY}"),
+    ({"state": "cancelled", "reason": "subscription_removed"}, [], None, f"--about {DELIVERY}"),
     ({"state": "uncertain", "reason": "not_found_in_time"}, [FAILED], "enabled", "--fate not_sent"),
     ({"state": "uncertain", "reason": "http_503"}, [FAILED], None, f"deliveries resolve {DELIVERY} --fate sent"),
     ({"state": "cancelled", "reason": "unmatched"}, [ACCEPTED], "enabled", "--state cancelled --reason unmatched"),
@@ -128,7 +128,7 @@ NEXT_COMMANDS = [
     ({"waiting_for": "dlv_before", "next_attempt_at": None}, [], "enabled", "deliveries show dlv_before"),
     ({}, [FAILED], "disabled", f"subscriptions resume {SUBSCRIPTION}"),
     ({}, [FAILED], "enabled", f"deliveries retry {DELIVERY}"),
-    ({"next_attempt_at": None}, [], "enabled", f"support {DELIVERY}"),
+    ({"next_attempt_at": None}, [], "enabled", f"--about {DELIVERY}"),
 ]
 
 
