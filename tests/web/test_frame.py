@@ -1,5 +1,7 @@
 """What goes around every page: who may see it, the navigation, forms and their tokens, errors as pages."""
 
+import re
+
 import pytest
 
 from relay.core.access.sign_in import NOTICE_SECONDS
@@ -91,6 +93,8 @@ async def test_name_that_the_api_takes_another_method_for_is_no_failure(browser,
 @pytest.mark.parametrize("path", sorted(page.path for page in PAGES if page.method == "GET" and "{" not in page.path))
 async def test_every_page_has_its_command_and_call(browser, path):
     page = await browser.get(path)
+    for name in ("div", "p", "section", "form", "details", "table", "nav"):
+        assert len(re.findall(rf"<{name}[ >]", page.html)) == page.html.count(f"</{name}>"), f"{name} is not closed"
     command, call = page.soup.texts("//details[@class='equivalent']//code")
     assert command.startswith("relay ")
     assert f"'{BASE_URL}/" in call
