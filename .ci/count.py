@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Prints how many lines of code the product has, and how many words its documents.
+"""Prints how many lines of code the product has, and how many words its documents. Exits with 1 above MOST_WORDS.
 
-Comments, docstrings and blank lines are no code. What `.ci/docs.py` writes is counted apart from what people wrote.
+Comments, docstrings and blank lines are no code. What `.ci/docs.py` writes, and docs/design/, are counted apart.
 """
 
 import ast
@@ -12,6 +12,8 @@ import tokenize
 from pathlib import Path
 
 FOLDERS = ("relay", "subscribers", "alembic")
+MOST_WORDS = 45_000
+"""Words written by hand outside docs/design/: README.md and its neighbours, and docs/."""
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
@@ -33,7 +35,19 @@ def words(text: str) -> tuple[int, int]:
     return len(by_hand.split()), len(text.split()) - len(by_hand.split())
 
 
-def main() -> None:
+def documents() -> dict[str, tuple[int, int]]:
+    """Words written by hand and generated ones of each document, by its path."""
+    root = Path(__file__).resolve().parent.parent
+    paths = (*root.glob("*.md"), *sorted((root / "docs").rglob("*.md")))
+    return {str(path.relative_to(root)): words(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def words_by_hand() -> int:
+    """The words that MOST_WORDS limits."""
+    return sum(by_hand for path, (by_hand, _) in documents().items() if not path.startswith("docs/design/"))
+
+
+def main() -> int:
     """With `--by-package`: also each package. With `--words`: also each document."""
     root = Path(__file__).resolve().parent.parent
     packages: dict[str, list[int]] = {}
@@ -46,13 +60,18 @@ def main() -> None:
             print(f"{package:24} {sum(counts):7,} {len(counts):4}")
     everything = [lines for counts in packages.values() for lines in counts]
     print(f"product: {sum(everything):,} lines of code in {len(everything)} files")
-    documents = {path: words(path.read_text()) for path in (*root.glob("*.md"), *sorted((root / "docs").rglob("*.md")))}
+    found = documents()
     if "--words" in sys.argv:
-        for path, (by_hand, generated) in documents.items():
-            print(f"{path.relative_to(root)!s:40} {by_hand:7,} {generated:7,}")
-    by_hand, generated = (sum(counts) for counts in zip(*documents.values(), strict=True))
-    print(f"documents: {by_hand:,} words written by hand, {generated:,} generated")
+        for path, (by_hand, generated) in found.items():
+            print(f"{path:40} {by_hand:7,} {generated:7,}")
+    by_hand, generated = (sum(counts) for counts in zip(*found.values(), strict=True))
+    limited = words_by_hand()
+    print(
+        f"documents: {limited:,} of {MOST_WORDS:,} words written by hand, {by_hand - limited:,} in docs/design", end=""
+    )
+    print(f", {generated:,} generated")
+    return int(limited > MOST_WORDS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -58,6 +58,12 @@ def test_generated_parts_are_current() -> None:
     assert list(map(str, program["stale"]())) == [], "run `python .ci/docs.py` and commit what it writes"
 
 
+def test_documents_stay_short() -> None:
+    """`.ci/count.py --words` shows each. A fact stands once, where its reader looks."""
+    program = runpy.run_path(str(ROOT / ".ci" / "count.py"))
+    assert program["words_by_hand"]() <= program["MOST_WORDS"]
+
+
 def test_every_variable() -> None:
     assert set(VARIABLES) <= quoted("reference/settings.md")
 
