@@ -15,6 +15,7 @@ from relay.cli.output import clean, print_json, print_list, print_table, say, sa
 from relay.clock import in_words
 from relay.core.events.sentences import counted
 from relay.core.jobs.connect_accounts import SHOWN_STATES
+from relay.core.polling.budget_effect import budget_effect
 from relay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_ACCOUNTS = 100_000
 NONE = "-"
-MIN_IMPROVEMENT = 0.1
-"""A change of the delay below this share of it, or below this many seconds, is not worth a larger budget."""
 LEAST_PER_MINUTE = 0.01
 """A lower rate is shown as none: an estimate that fades never becomes zero."""
 COLUMNS = ("account", "state", "open", "ours/limit", "others", "delay", "half", "double")
@@ -250,10 +249,10 @@ def judgement(account: Mapping[str, Any]) -> str:
     half = account.get("expected_detection_delay_at_half_budget_seconds")
     if double is None or half is None:
         return known
-    enough = max(MIN_IMPROVEMENT, MIN_IMPROVEMENT * delay)
-    if delay - double >= enough:
+    effect = budget_effect(delay, half, double)
+    if effect == "larger":
         return f"{known} With double the budget: {in_words(double)}, with half of it: {in_words(half)}."
-    if half - delay >= enough:
+    if effect == "smaller":
         return f"{known} A larger budget would hardly change that. With half of it: {in_words(half)}."
     return f"{known} Neither a larger nor a smaller budget would change much."
 

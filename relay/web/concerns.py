@@ -341,7 +341,7 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 since=min(one["since"], trouble["first_failure_at"]) if trouble else one["since"],
                 acts=(
                     *_opens(_source(seen, one["source"]), key if key == "reconnect" else "upstream"),
-                    _jobs_of(trouble) if trouble else Act(key="account", path="/ui/sources#accounts"),
+                    _jobs_of(trouble) if trouble else Act(key="account", path="/ui/accounts"),
                 ),
                 command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",
             )

@@ -321,6 +321,7 @@ SECTIONS = (
             Place("overview", "/ui", "o"),
             Place("incidents", "/ui/incidents", "i"),
             Place("groups", "/ui/groups", "c"),
+            Place("accounts", "/ui/accounts", "a"),
             Place("jobs", "/ui/jobs", "j"),
             Place("deliveries", "/ui/deliveries", "d"),
             Place("subscriptions", "/ui/subscriptions", "s"),

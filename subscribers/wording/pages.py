@@ -15,6 +15,7 @@ from relay.core.events.event import (
 from subscribers.wording.jobs import job_kind
 from subscribers.wording.text import data_of
 
+_MAX_ROW_CHARACTERS = 200
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{1,40}")
 
 
@@ -23,7 +24,7 @@ def page_of(event: Event) -> tuple[str, str] | None:
     if job_kind(event) is not None:
         return _with_id("jobs", "the job", event.job_uid)
     if account_event_kind(event.type) is not None:
-        return _jobs({"connect_account": "account_id", "source": "source", "account": "account"}, event)
+        return _account(event)
     if event.source != RELAY_SOURCE:
         return None
     if event.type in INCIDENT_EVENTS:
@@ -42,6 +43,14 @@ def page_of(event: Event) -> tuple[str, str] | None:
 
 def _with_id(page: str, words: str, id: object) -> tuple[str, str] | None:
     return (f"{page}/{id}", words) if isinstance(id, str) and _ID.fullmatch(id) else None
+
+
+def _account(event: Event) -> tuple[str, str]:
+    id = data_of(event.document()).get("account_id")
+    row = quote(f"account-{id}", safe="", errors="replace") if isinstance(id, str) and id else ""
+    if not 0 < len(row) <= _MAX_ROW_CHARACTERS:
+        return "accounts", "sending accounts"
+    return f"accounts#{row}", "the sending account"
 
 
 def _of_group(event: Event) -> tuple[str, str] | None:

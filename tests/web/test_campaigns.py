@@ -2,9 +2,11 @@
 
 import pytest
 
+from relay.core.events.event import Hint
+from relay.core.jobs.job import Problem
 from relay.core.polling.tracking import CreditsReading
 from tests.support.api_world import NOW
-from tests.support.store_kit import intent, list_accounts, poll, track
+from tests.support.store_kit import intent, list_accounts, poll, seen, track
 
 EVIL = "<img src=x onerror=alert(1)>\"'{{7*7}}"
 
@@ -31,11 +33,61 @@ async def test_a_group_shows_its_progress_and_its_failures(browser, world):
     await add(world, "a", "b")
     await add(world, "c", outcome="failed")
     (row,) = (await browser.get("/ui/groups")).soup.rows()
-    assert row["Failed"] == "1"
+    assert (row["Progress"], row["Trouble"]) == ("1 of 3", "1 failed: Other causes")
     page = await browser.get("/ui/groups/Q4%20campaign")
     assert page.soup.texts("//p[@class='lead']")[0].startswith("1 of 3 jobs have ended, 1 of them failed.")
     assert "/ui/jobs?group=Q4+campaign" in page.html
     assert "relay groups show 'Q4 campaign'" in page.soup.texts("//code")[0]
+
+
+async def hold_up(world):
+    """A campaign whose jobs wait for an account, and failed because of it."""
+    hint = Hint(meaning="The account needs reconnecting", fix="Reconnect it", who="account owner", repeat="safe")
+    world.tracking.hints["code 1"] = hint
+    await list_accounts(world.store, ("revor", "default"), "acc_1", channel="linkedin", name="Ada", now=NOW)
+    bad = {"channel": "linkedin", "name": "Sales EMEA", "state": "needs_reconnect"}
+    await list_accounts(world.store, ("revor", "default"), "acc_2", now=NOW + 1, **bad)
+    for number in range(4):
+        await track(world.store, f"job {number}", group="Q4 campaign", connect_account_id="acc_2")
+    uid = await track(world.store, "failed", group="Q4 campaign", connect_account_id="acc_2")
+    failed = seen("failed", NOW + 2, problem=Problem(code="code 1", message=""))
+    await world.store.jobs.record(poll(uid, 0, "failed", outcome="failed", now=NOW + 2, seen=failed, hint=hint))
+    world.now = NOW + 3
+
+
+async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, world):
+    await hold_up(world)
+    page = await browser.get("/ui/groups/Q4%20campaign")
+    (card,) = page.soup.texts("//section[contains(@class, 'card bad')]")
+    assert card.startswith("Reconnect the LinkedIn account Sales EMEA")
+    assert "Turn: the owner of the sending account. Reconnect it in Revor." in card
+    assert "4 jobs of this campaign wait for it." in card
+    (finish, *_) = page.soup.texts("//article[contains(@class, 'figure')]")
+    assert finish == (
+        "Expected finish Held up4 jobs wait for the LinkedIn account Sales EMEA, which needs reconnecting."
+    )
+    (cause,), (account,) = page.soup.rows(), page.soup.rows(1)
+    assert (cause["Cause"], cause["Jobs"], cause["Whose turn"], cause["Next step"]) == (
+        *("The account needs reconnecting", "1"),
+        *("the owner of the sending account", "Reconnect it"),
+    )
+    assert (account["Account"], account["Open jobs"]) == ("LinkedIn account Sales EMEA", "4")
+    assert "code 1" not in page.soup.text, "a word for programs"
+    assert page.soup.all("//figure[@class='chart']//*[contains(@class, 'bar')]")
+    (row,) = (await browser.get("/ui/groups")).soup.rows()
+    assert row["Trouble"] == "4 jobs wait for the LinkedIn account Sales EMEA"
+
+
+async def test_campaigns_are_chosen_by_state(browser, world):
+    await add(world, "a")
+    assert len((await browser.get("/ui/groups?state=open")).soup.rows()) == 1
+    assert "No campaign matches." in (await browser.get("/ui/groups?state=finished")).soup.text
+
+
+async def test_an_empty_relay_says_how_a_campaign_begins(browser):
+    page = await browser.get("/ui/groups")
+    assert "No job belongs to a campaign yet." in page.soup.text
+    assert page.soup.texts("//main//a[@role='button']") == ["See the jobs"]
 
 
 async def test_a_group_is_closed_with_the_number_of_its_jobs(browser, world):
@@ -87,17 +139,6 @@ async def test_a_create_is_resolved_with_the_job_it_made(browser, world):
 
 
 # --- sources
-
-
-async def test_accounts_that_cannot_send_stand_with_their_jobs(browser, world):
-    fields = {"channel": "linkedin", "name": "Ada", "status": "credentials", "can_send": False}
-    await list_accounts(world.store, ("revor", "default"), "acc_1", state="needs_reconnect", now=NOW, **fields)
-    await list_accounts(world.store, ("revor", "default"), "acc_2", now=NOW)
-    page = await browser.get("/ui/sources")
-    assert "With today's budget" in page.soup.text
-    assert "Ada" in page.html
-    only = await browser.get("/ui/sources?state=needs_reconnect")
-    assert ("Ada" in only.html, "acc_2" in only.html) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ PAGES = (
     "/ui/incidents",
     "/ui/incidents?state=open",
     "/ui/intents",
+    "/ui/accounts",
     "/ui/sources",
     "/ui/subscriptions",
     "/ui/subscriptions?callbacks=true",

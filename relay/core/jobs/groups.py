@@ -26,8 +26,10 @@ SPANS = 24
 """Spans of time in a chart of a round's ends."""
 _MINUTE, _HOUR, _DAY = 60.0, 3_600.0, 86_400.0
 _SPAN_SECONDS = (
-    *(10.0, 30.0, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE),
-    *(_HOUR, 2 * _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY, 2 * _DAY, 7 * _DAY, 30 * _DAY),
+    *(10.0, 20.0, 30.0),
+    *(count * _MINUTE for count in (1, 2, 3, 5, 10, 15, 20, 30)),
+    *(count * _HOUR for count in (1, 1.5, 2, 3, 4, 6, 8, 12)),
+    *(count * _DAY for count in (1, 2, 3, 7, 14, 30)),
 )
 
 

@@ -2,6 +2,7 @@
 
 from relay.web import page
 from relay.web.pages import (
+    accounts,
     administration,
     deliveries,
     events,
@@ -14,6 +15,9 @@ from relay.web.pages import (
     upstream,
 )
 
-_MODULES = (administration, deliveries, events, groups, incidents, jobs, overview, replays, subscriptions, upstream)
+_MODULES = (
+    *(accounts, administration, deliveries, events, groups, incidents, jobs, overview, replays, subscriptions),
+    upstream,
+)
 PAGES = tuple(sorted(page.PAGES, key=lambda one: "{" in one.path))
 """Those with a parameter last: pages are matched in order, and /ui/deliveries/retry is no id."""

@@ -1,30 +1,36 @@
-"""The groups of jobs at /ui/groups: campaigns, imports. One at /ui/groups/{name}."""
+"""The campaigns at /ui/groups: how far each is, when it finishes, what is wrong. One at /ui/groups/{name}."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from relay.clock import from_rfc3339
 from relay.errors import InvalidRequest
+from relay.store.jobs.groups import COUNTED_ENDS
+from relay.web import campaigns, senders
+from relay.web.api_client import together
 from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, columns, equivalent, list_page, options, page
+from relay.web.pages.accounts import websites
 from relay.web.rendering import query
 from relay.web.texts import english
 
-ENDED = ("succeeded", "failed", "cancelled", "not_found", "untracked")
-OPEN = ("running", "retrying", "scheduled", "queued")
 RATE_SECONDS = 600.0
-"""The rate of a group that is younger says little: it is not shown."""
+"""The rate of a campaign that is younger says little: it is not shown."""
+FORECASTS = 10
+"""Open campaigns of a page, the newest, whose expected finish is shown: each is worth a read of hundreds of jobs."""
+MAX_SENDERS = 20
 COLUMNS = (
     columns("name source account state expected")
-    | {state: f"counts.{state}" for state in (*ENDED, *OPEN)}
+    | {state: f"counts.{state}" for state in (*campaigns.ENDED, *campaigns.OPEN)}
     | columns("missing first_at finished_at")
 )
 
 
 @page("GET /ui/groups", live=True)
 async def groups(page_request: PageRequest) -> Content:
-    """The groups, newest first."""
-    return await list_page(
+    """The campaigns, newest first."""
+    made = await list_page(
         page_request,
         "/v1/groups",
         template="groups.html",
@@ -32,25 +38,63 @@ async def groups(page_request: PageRequest) -> Content:
         command=["relay", "groups", "list"],
         columns=COLUMNS,
         filters=("state", "source", "account"),
-        values={"progress_of": progress, "path_of": path_of},
     )
+    items: Sequence[Mapping[str, Any]] = made.values["items"]
+    first = [one for one in items if one["state"] == "open" and "/" not in one["name"]][:FORECASTS]
+    forecasts = await together(*(_forecast(page_request, one) for one in first))
+    known = {_key(one): one for one in forecasts}
+    shown = [known.get(_key(one), one) for one in items]
+    places = {(one["source"], one["account"]) for one in items}
+    values = {
+        "items": shown,
+        "c": campaigns.WORDS,
+        "path_of": path_of,
+        "has_places": len(places) > 1,
+        "texts": english(),
+    }
+    return replace(made, values={**made.values, **values})
+
+
+def _key(group: Mapping[str, Any]) -> tuple[str, str, str]:
+    return group["source"], group["account"], group["name"]
+
+
+async def _forecast(page_request: PageRequest, group: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A campaign with its forecast."""
+    which = {"source": group["source"], "account": group["account"]}
+    found: Mapping[str, Any] | None = await page_request.api.allowed("/v1/groups/{}", group["name"], query=which)
+    return found or group
 
 
 @page("GET /ui/groups/{name}", live=True)
 async def group(page_request: PageRequest) -> Content:
-    """One group: its progress, when it is expected to finish, and its failures."""
+    """One campaign: its progress, when it is expected to finish and why, its failures by cause, and its senders."""
     which = page_request.asked("source", "account")
     found = await page_request.api.get("/v1/groups/{}", page_request.id("name"), query=which)
+    incidents, ends, known = await together(
+        _incidents(page_request, found), _ends(page_request, found), websites(page_request)
+    )
+    upstream = page_request.upstream(found["source"])
     return Content(
         template="group.html",
         title=found["name"],
         values={
             "group": found,
-            "progress": progress(found),
+            "progress": campaigns.progress(found),
+            "parts": campaigns.parts(found),
+            "causes": campaigns.causes(found, incidents, english(), upstream),
+            "senders": found["connect_accounts"][:MAX_SENDERS],
+            "held_up": campaigns.held_up(found),
             "path": path_of(found),
-            "states": (*ENDED, *OPEN),
+            "took": from_rfc3339(found["finished_at"] or found["last_at"]) - from_rfc3339(found["first_at"]),
             "shows_rate": page_request.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,
-            "incidents": await _incidents(page_request, found) if found["failures"] else {},
+            "ends": ends,
+            "span": ends[1][0] - ends[0][0] if ends else 0.0,
+            "cut": any(ended >= COUNTED_ENDS for _, ended in ends),
+            "upstream": upstream,
+            "website": known.get(found["source"]),
+            "c": campaigns.WORDS,
+            "s": senders.WORDS,
         },
         equivalent=equivalent(
             ["relay", "groups", "show", found["name"], *options(which)], "GET /v1/groups/{}", found["name"], query=which
@@ -58,11 +102,19 @@ async def group(page_request: PageRequest) -> Content:
     )
 
 
-async def _incidents(page_request: PageRequest, group: Mapping[str, Any]) -> Mapping[str, str]:
-    """The ids of the newest incidents in the group's account, by error code; empty if the caller may not read them."""
+async def _incidents(page_request: PageRequest, group: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The newest incidents in the campaign's account since it began; none if the caller may not read them."""
     query = {"source": group["source"], "account": group["account"], "limit": PAGE_ITEMS}
-    found = await page_request.api.allowed("/v1/incidents", query=query) or {"items": ()}
-    return {one["code"]: one["id"] for one in reversed(found["items"]) if one["kind"] == "jobs" and one["code"]}
+    found = await page_request.api.allowed("/v1/incidents", query=query) if group["failures"] else None
+    return [one for one in (found or {"items": ()})["items"] if one["last_failure_at"] >= group["first_at"]]
+
+
+async def _ends(page_request: PageRequest, group: Mapping[str, Any]) -> Sequence[tuple[float, int]]:
+    """How many of its jobs ended in each span of time; none if no job has ended."""
+    which = {"source": group["source"], "account": group["account"]}
+    found = await page_request.api.allowed("/v1/groups/{}/ends", group["name"], query=which) or {"points": ()}
+    points = [(from_rfc3339(one["time"]), one["ended"]) for one in found["points"]]
+    return points if any(ended for _, ended in points) else ()
 
 
 @page("POST /ui/groups/{name}/close")
@@ -76,16 +128,9 @@ async def close(page_request: PageRequest) -> Done:
     return Done(key="group_closed", to=path_of(closed))
 
 
-def progress(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The progress of a group: ended and open jobs, and all of them, with those that are still expected."""
-    counts = group["counts"]
-    ended, still_open = sum(counts[state] for state in ENDED), sum(counts[state] for state in OPEN)
-    return {"ended": ended, "open": still_open, "all": max(group["expected"] or 0, ended + still_open, 1)}
-
-
 def path_of(group: Mapping[str, Any]) -> str:
-    """The page of a group. Another account may have one of the same name. A name with a slash has no page, as it has no
-    path in the API: its jobs are shown."""
+    """The page of a campaign. Another account may have one of the same name. A name with a slash has no page, as it has
+    no path in the API: its jobs are shown."""
     if "/" in group["name"]:
-        return query("/ui/jobs", group=group["name"], source=group["source"], account=group["account"])
+        return campaigns.jobs_path(group)
     return query(f"/ui/groups/{quote(group['name'], safe='')}", source=group["source"], account=group["account"])

@@ -1,12 +1,12 @@
-"""The upstream: its accounts at /ui/sources, with what polling costs and gains, and the accounts that jobs are sent
-from; creates whose fate is unknown, at /ui/intents."""
+"""The upstream: its accounts at /ui/sources, with what polling costs and gains; creates whose fate is unknown, at
+/ui/intents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.charts import Point
-from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, action, columns, list_page, page
+from relay.web.page import Content, Done, PageRequest, action, columns, list_page, page
 from relay.web.texts import english
 
 FIGURES = "requests_own,requests_others,price_seconds,detection_delay_seconds,jobs_open"
@@ -22,7 +22,7 @@ INTENT_COLUMNS = columns("id source account path channel group sent_at reason id
 
 @page("GET /ui/sources", live=True)
 async def sources(page_request: PageRequest) -> Content:
-    """Each account's budget, and the accounts that jobs are sent from."""
+    """Each account's key and budget, and how soon the end of a job is known."""
     made = await list_page(
         page_request,
         "/v1/sources",
@@ -31,11 +31,8 @@ async def sources(page_request: PageRequest) -> Content:
         command=["relay", "sources", "list"],
         columns=SOURCE_COLUMNS,
     )
-    state = page_request.asked("state")
-    senders = await page_request.api.get("/v1/connect-accounts", query={**state, "limit": PAGE_ITEMS})
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
-    more = {"senders": senders["items"], "more_senders": senders["next_cursor"], "asked": state}
-    return replace(made, values={**made.values, **more, "charts": await _charts(page_request, shown)})
+    return replace(made, values={**made.values, "charts": await _charts(page_request, shown)})
 
 
 async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:

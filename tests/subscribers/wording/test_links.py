@@ -45,9 +45,12 @@ WITHIN = "source=revor&account=default"
         (group_made(group=".."), Link(f"{UI}/jobs?group=..&{WITHIN}", "Open its jobs")),
         (
             account_made("needs_reconnect", account_id="acc 1"),
-            Link(f"{UI}/jobs?connect_account=acc%201&{WITHIN}", "Open its jobs"),
+            Link(f"{UI}/accounts#account-acc%201", "Open the sending account"),
         ),
-        (account_made("needs_reconnect", account_id="ü" * 256), None),
+        (
+            account_made("needs_reconnect", account_id="ü" * 256),
+            Link(f"{UI}/accounts", "Open sending accounts"),
+        ),
         (sample("relay.test"), None),
     ],
     ids=lambda value: value.type if isinstance(value, Event) else None,

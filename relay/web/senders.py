@@ -1,0 +1,93 @@
+"""Sending accounts in words, from the API's answers: values in, values out.
+
+A sending account is an item of `GET /v1/connect-accounts`, or of a group's `connect_accounts`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from relay.core.events.sentences import titled
+from relay.core.turns import RELAY, turn_of
+
+Sender = Mapping[str, Any]
+
+BROKEN = ("needs_reconnect", "cannot_send")
+"""States in which its jobs fail."""
+
+
+def name_of(sender: Sender) -> str:
+    """A sending account within a sentence, such as `LinkedIn account Sales EMEA`."""
+    return f"{titled(sender['channel'] or '')} account {sender['name'] or sender['id']}".strip()
+
+
+def title_of(sender: Sender) -> str:
+    """The same, as a title."""
+    name = name_of(sender)
+    return f"{name[:1].upper()}{name[1:]}"
+
+
+def state_of(sender: Sender) -> str:
+    """The key of its state in words: that of the upstream, `fails` if an incident shows more than the last listing, or
+    `unlisted`."""
+    if sender["trouble"] is not None and sender["state"] not in (*BROKEN, "removed"):
+        return "fails"
+    return sender["state"] or "unlisted"
+
+
+def waiting_of(sender: Sender) -> int:
+    """The number of open jobs that name it."""
+    count: int = sender["waiting"] if "waiting" in sender else sender["open_jobs"]
+    return count
+
+
+def needs_someone(sender: Sender) -> bool:
+    """True if it fails jobs, or would: a removed account only while jobs wait for it."""
+    state = state_of(sender)
+    return state in (*BROKEN, "fails") or (state == "removed" and waiting_of(sender) > 0)
+
+
+def holds_up(sender: Sender) -> bool:
+    """True if jobs failed because of it, or wait for it."""
+    return needs_someone(sender) and bool(sender["failed_jobs"] or sender["open_jobs"])
+
+
+def turn_of_sender(sender: Sender) -> str:
+    """Whose turn it is."""
+    return turn_of("account") if needs_someone(sender) else RELAY
+
+
+def kind_of(sender: Sender) -> str:
+    """The kind of its mark: good, bad or quiet."""
+    return "bad" if needs_someone(sender) else "good" if state_of(sender) == "ok" else "quiet"
+
+
+def urgency(sender: Sender) -> tuple[bool, int, str]:
+    """Sorts sending accounts: those that hold up most jobs come first."""
+    return not needs_someone(sender), -waiting_of(sender), name_of(sender)
+
+
+def anchor_of(sender: Sender) -> str:
+    """The id of its row on the page of sending accounts."""
+    return quote(f"account-{sender['id']}", safe="")
+
+
+def counts_of(senders: Sequence[Sender]) -> dict[str, int]:
+    """How many are in each state of the upstream; `all` of them."""
+    counts = {"all": len(senders)}
+    for one in senders:
+        counts[one["state"]] = counts.get(one["state"], 0) + 1
+    return counts
+
+
+WORDS: Mapping[str, Callable[[Sender], object]] = {
+    "name_of": name_of,
+    "title_of": title_of,
+    "state_of": state_of,
+    "needs_someone": needs_someone,
+    "holds_up": holds_up,
+    "turn_of_sender": turn_of_sender,
+    "kind_of": kind_of,
+    "anchor_of": anchor_of,
+}
+"""What templates ask of a sending account."""
