@@ -414,7 +414,7 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
                 acts=(Act(key="edit", path=f"{path}/edit", scope=WRITES_SUBSCRIPTIONS), shows),
                 command=f"relay subscriptions edit {id}",
             )
-        elif _fails(one):
+        elif _fails(one) and not _only_in_doubt(seen, id):
             turn = turn_of_sink(one["failing_reason"])
             yield Concern(
                 level="bad",
@@ -473,6 +473,11 @@ def _late(seen: Seen) -> Iterator[Concern]:
                 acts=(Act(key="deliveries", path=f"/ui/deliveries?state=pending&subscription={id}"),),
                 command=f"relay deliveries list --state pending --subscription {id}",
             )
+
+
+def _only_in_doubt(seen: Seen, id: str) -> bool:
+    """True if no delivery failed but those whose fate is unknown: the concern about these covers it."""
+    return bool(_of(seen.uncertain, id)) and not _of(seen.dead, id) and not _of(seen.pending, id)
 
 
 def _send_again(seen: Seen, id: str) -> Iterator[Act]:

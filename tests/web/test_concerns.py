@@ -121,7 +121,7 @@ INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
         ),
         pytest.param(
             {"subscriptions": [subscription()], "uncertain": [group(count=2)]},
-            "Check in Data warehouse whether 2 records were written: they are not written again meanwhile.",
+            "Find out whether 2 records were written to Data warehouse: they are not written again meanwhile.",
             ADMINISTRATOR,
             ["settle_records /ui/deliveries?state=uncertain"],
             "relay deliveries list --state uncertain",
@@ -189,7 +189,8 @@ def test_a_trouble_says_what_to_do_whose_turn_it_is_and_how(
             ["bad filters", "warn send_again"],
         ),
         ({"subscriptions": [subscription(failing_since=NEW, failing_reason="credential")]}, ["bad failing_here"]),
-        ({"subscriptions": [FAILING], "uncertain": [group()]}, ["bad uncertain", "bad failing"]),
+        ({"subscriptions": [FAILING], "uncertain": [group()]}, ["bad uncertain"]),
+        ({"subscriptions": [FAILING], "uncertain": [group()], "pending": [group()]}, ["bad uncertain", "bad failing"]),
         ({"subscriptions": [subscription(state="paused", failing_since=NEW)]}, []),
         ({"subscriptions": [FAILING], "late": [group()], "dead": [group()]}, ["bad failing"]),
         ({"dead": [group(newest_at=NEW)]}, ["bad send_again"]),
