@@ -139,16 +139,25 @@ class _Change:
 
 
 def history(
-    job: Answer, events: Sequence[Answer], deliveries: Sequence[Answer], explanation: Answer, now: float, texts: Texts
+    job: Answer,
+    events: Sequence[Answer],
+    deliveries: Sequence[Answer],
+    explanation: Answer,
+    now: float,
+    texts: Texts,
+    *,
+    names: Mapping[str, str],
+    search_keys: Sequence[str] = (),
 ) -> History:
-    """The history of a job, from the API's answers. `deliveries` are those of `events`."""
+    """The history of a job, from the API's answers. `deliveries` are those of `events`; `names`: of their
+    subscriptions, by the id of the delivery."""
     tracked, closed = from_rfc3339(job["tracked_at"]), _time(job["closed_at"])
     changes = [_change(document) for document in events]
     ended = now if closed is None else max(closed, tracked)
     phases = _phases(job, changes, tracked, ended, now)
     polls, quiet = _polls(job, changes, texts)
     deliveries = sorted(deliveries, key=lambda one: one["created_at"])
-    sent = [_delivery_mark(one, now, texts) for one in deliveries]
+    sent = [_delivery_mark(one, now, texts, names) for one in deliveries]
     began = min([tracked, *(phase.began for phase in phases)])
     deadline = _time(job["deadline_at"])
     until = _until(
@@ -160,13 +169,16 @@ def history(
         ended=until + MARGIN * (until - began),
         phases=phases,
         polls=polls,
-        events=[Mark(kind=one.kind, at=one.occurred, label=event_sentence(one.document, texts)) for one in changes],
+        events=[
+            Mark(kind=one.kind, at=one.occurred, label=event_sentence(one.document, texts, search_keys))
+            for one in changes
+        ],
         deliveries=sent,
         now=now if job["open"] else None,
         deadline=drawn,
     )
     return History(
-        entries=_entries(job, changes, deliveries, tracked, ended, now, texts),
+        entries=_entries(job, changes, deliveries, tracked, ended, now, texts, names, search_keys),
         timeline=timeline,
         quiet_polls=quiet,
         deadline_later=deadline - now if deadline is not None and drawn is None and job["open"] else None,
@@ -230,9 +242,11 @@ def _polls(job: Answer, changes: Sequence[_Change], texts: Texts) -> tuple[list[
     return marks, quiet
 
 
-def _delivery_mark(delivery: Answer, now: float, texts: Texts) -> Mark:
+def _delivery_mark(delivery: Answer, now: float, texts: Texts, names: Mapping[str, str]) -> Mark:
     ended = _time(delivery["ended_at"])
-    label = texts("jobs.delivery_mark", state=texts(f"jobs.state_{shown_state(delivery)}"), sink=_sink(delivery, texts))
+    label = texts(
+        "jobs.delivery_mark", state=texts(f"jobs.state_{shown_state(delivery)}"), sink=_sink(delivery, texts, names)
+    )
     return Mark(
         kind=delivery["state"],
         at=now if ended is None else ended,
@@ -265,6 +279,8 @@ def _entries(
     ended: float,
     now: float,
     texts: Texts,
+    names: Mapping[str, str],
+    search_keys: Sequence[str],
 ) -> list[Entry]:
     found = [Entry(at=tracked, kind="registered", text=texts("jobs.entry_registered"))]
     phases = [change for change in changes if change.kind != "progress"]
@@ -281,12 +297,12 @@ def _entries(
         entry = Entry(
             at=change.occurred,
             kind="event",
-            text=event_sentence(change.document, texts),
+            text=event_sentence(change.document, texts, search_keys),
             state=change.kind,
             notes=tuple(notes),
         )
         found.append(entry)
-    found += [_delivery_entry(one, texts) for one in deliveries]
+    found += [_delivery_entry(one, texts, names) for one in deliveries]
     closed = _time(job["closed_at"])
     if job["outcome"] == "untracked" and closed is not None:
         found.append(Entry(at=closed, kind="untracked", text=texts("jobs.entry_untracked"), state="untracked"))
@@ -315,13 +331,13 @@ def _to_come(job: Answer, now: float, texts: Texts) -> list[Entry]:
     return found
 
 
-def _delivery_entry(delivery: Answer, texts: Texts) -> Entry:
+def _delivery_entry(delivery: Answer, texts: Texts, names: Mapping[str, str]) -> Entry:
     ended, created = _time(delivery["ended_at"]), from_rfc3339(delivery["created_at"])
     kind = kind_of_type(str(delivery["event_type"]))
     notes = [] if ended is None else [texts("jobs.note_took", time=duration(ended - created))]
     if reason := listed_reason(delivery):
         notes.append(reason)
-    text = texts("jobs.entry_delivery", kind=texts.get(f"jobs.state_{kind}", kind), sink=_sink(delivery, texts))
+    text = texts("jobs.entry_delivery", kind=texts.get(f"jobs.state_{kind}", kind), sink=_sink(delivery, texts, names))
     return Entry(
         at=created if ended is None else ended,
         kind="delivery",
@@ -332,8 +348,8 @@ def _delivery_entry(delivery: Answer, texts: Texts) -> Entry:
     )
 
 
-def _sink(delivery: Answer, texts: Texts) -> str:
-    sink = delivery["sink"] or texts("jobs.sink_removed")
+def _sink(delivery: Answer, texts: Texts, names: Mapping[str, str]) -> str:
+    sink = names.get(delivery["id"]) or delivery["sink"] or texts("jobs.sink_removed")
     return sink if len(sink) <= _SINK_CHARACTERS else sink[: _SINK_CHARACTERS - 1] + "…"
 
 

@@ -83,5 +83,5 @@ def _outcome(
 
 
 def is_due(job: Answer, now: float) -> bool:
-    """True if the time of its next poll has passed."""
-    return job["next_poll_at"] is not None and from_rfc3339(job["next_poll_at"]) <= now
+    """True if the time of its next poll has passed, or none is planned."""
+    return job["next_poll_at"] is None or from_rfc3339(job["next_poll_at"]) <= now

@@ -97,3 +97,24 @@ async def test_a_bound_token_sees_the_events_of_its_account_only(browser, two, w
     bound = await open_as(scopes=["read"], account=("revor", "emea"))
     assert ids(await bound.get("/ui/events")) == [mine.id]
     assert (await bound.get(f"/ui/events/{two[0].id}")).status == 404
+
+
+async def test_an_event_is_a_sentence_about_something_with_a_name(open_as, world):
+    browser = await open_as(search_keys=("deal",))
+    await world.poll(await world.job("job-1"), "queued")
+    for id in ("a", "b", "c"):
+        await world.fail(id)
+    rows = (await browser.get("/ui/events")).soup.rows()
+    assert list(rows[0]) == ["Time", "What happened", "About", "Type"]
+    told = {row["Type"]: (row["What happened"], row["About"]) for row in rows}
+    assert told["job.queued"] == ("Job for 42 is queued", "deal 42")
+    assert told["job.failed"] == ("Job for 42 failed", "deal 42")
+    assert "need" in told["incident.opened"][0]
+    page = await browser.get(f"/ui/events/{ids(await browser.get('/ui/events', type='queued'))[0]}")
+    assert page.soup.headings[0] == "Job for 42 is queued"
+
+
+async def test_filters_are_folded_until_one_is_used(browser, two):
+    for query, opened in ({}, 0), ({"subject": "job-1"}, 1), ({"since": "yesterday"}, 1):
+        page = await browser.get("/ui/events", **query)
+        assert len(page.soup.all("//form//details[@open]")) == opened

@@ -100,9 +100,9 @@ async def test_the_list_has_a_line_for_each_job_with_whom_it_is_for_and_what_bec
     lines = {id: [row[name] for name in ("For", "State", "Outcome", "From", "Campaign")] for id, row in rows.items()}
     assert lines == {
         "job_1": ["Ada Lovelace", "failed", "The account needs reconnecting", "LinkedIn", "spring"],
-        "other_job": ["deal 42", "not known yet", "Not looked at yet", "", ""],
-        "of_nothing": ["of_nothing", "not known yet", "Not looked at yet", "", ""],
-        "third": ["Grace H", "succeeded", "Accepted by LinkedIn", "LinkedIn · Sales EMEA", ""],
+        "other_job": ["deal 42", "not seen yet", "Not looked at yet", "", ""],
+        "of_nothing": ["of_nothing", "not seen yet", "Not looked at yet", "", ""],
+        "third": ["Grace H", "succeeded", "The channel accepted it", "LinkedIn · Sales EMEA", ""],
     }
 
 
@@ -213,7 +213,9 @@ async def test_a_failed_job_says_what_to_do_and_who_can(browser, world):
     page = await browser.get(f"/ui/jobs/{job.uid}")
     assert page.soup.headings[0] == "LinkedIn invite (job job_1) failed: the account needs reconnecting"
     told = page.soup.texts("//section[@aria-labelledby='to-do']")[0]
-    assert "Reconnect it in Revor (account owner)" in told
+    assert told.startswith(
+        "Reconnect it in Revor Whose turn: an administrator The LinkedIn account needs reconnecting."
+    )
     assert "Nothing was sent: after the fix it can be sent again safely." in told
     assert "connect_account_reconnect_required" in told
 

@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.core.events.event import job_kind_in
+from relay.core.events.event import RELAY_SOURCE, account_event_kind, job_kind_in
 from relay.core.jobs.job import kind_of_type
 from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.core.values import moment
 from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
 from relay.web.delivery_words import reason_words
+from relay.web.job_history import event_sentence
+from relay.web.job_words import about_of
 from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, options, page
 from relay.web.pages.deliveries import name_of, short_type, subscriptions
+from relay.web.rendering import inert
 from relay.web.texts import english
-from subscribers.wording.jobs import job_sentence
+from subscribers.base import RenderContext
+from subscribers.wording.relay import relay_sentence
+from subscribers.wording.summaries import is_summary, summary_sentence
 
 FILTERS = ("type", "subject", "filter", "since", "until")
 PAGES_READ, ITEMS_READ = 3, 100
@@ -34,12 +39,17 @@ async def events(page_request: PageRequest) -> Content:
     errors: Mapping[str, str] = {}
     items: list[Answer] = []
     cursor, scanned = page_request.query.get("cursor") or None, 0
+    sinks = {
+        id: name_of(one, {**one, "subscription_id": id}) for id, one in (await subscriptions(page_request)).items()
+    }
     try:
         for _ in range(PAGES_READ):
             limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
             found = await page_request.api.get("/v1/events", query={**query, "limit": limit, "cursor": cursor})
             cursor, scanned = found["next_cursor"], scanned + limit
-            items += [_row(event, id, known) for event, id in zip(found["items"], found["ids"], strict=True)]
+            items += [
+                _row(event, id, page_request, sinks) for event, id in zip(found["items"], found["ids"], strict=True)
+            ]
             # With filters, or with a type and others, a page may be short although there is a next one.
             if cursor is None or not {"filters", "type"} & query.keys() or len(items) >= PAGE_ITEMS:
                 break
@@ -98,17 +108,25 @@ def _by_field(error: InvalidRequest) -> Mapping[str, str]:
     return found
 
 
-def _row(event: Answer, id: str, known: Sequence[str]) -> Mapping[str, Any]:
+def _row(event: Answer, id: str, page_request: PageRequest, sinks: Mapping[str, str]) -> Mapping[str, Any]:
+    kind = short_type(event["type"], page_request.context.known_types)
+    subject = event.get("subject")
     return {
         "id": id,
         "at": made_at(id),
         "type": event["type"],
-        "kind": short_type(event["type"], known),
-        "subject": event.get("subject"),
-        "group": event.get("group"),
-        "words": words_of(event)[:MAX_WORDS],
+        "kind": kind,
+        "subject": subject,
+        "about": about_of_event(event, page_request.context.dependencies.settings.search_keys)
+        or (sinks.get(subject) if isinstance(subject, str) else None),
+        "words": words_of(event, page_request)[:MAX_WORDS] or kind,
         "tone": tone_of(event["type"]),
     }
+
+
+def about_of_event(event: Answer, search_keys: Sequence[str]) -> str:
+    """The person or thing that an event is about, by the metadata of its job; "" if they name none."""
+    return about_of(event, search_keys) if isinstance(event.get("data"), dict) else ""
 
 
 def tone_of(type: str) -> str:
@@ -121,14 +139,20 @@ def tone_of(type: str) -> str:
     return "good" if last in ("succeeded", "recovered", "finished", "closed") else "quiet"
 
 
-def words_of(event: Answer) -> str:
-    """An event as a sentence; "" if its type is unknown."""
+def words_of(event: Answer, page_request: PageRequest) -> str:
+    """An event as a sentence, in the words of messages; "" if its type is unknown."""
     kind, data = job_kind_in(event), event.get("data")
     if not isinstance(data, dict):
         return ""
+    keys = page_request.context.dependencies.settings.search_keys
     if kind is not None and event.get("subject"):
-        return job_sentence(kind, dict(event))
-    text = data.get("summary") or data.get("what")
+        return event_sentence(event, english(), keys)
+    titles = {source: origin.title for (source, _), origin in page_request.context.settings.origins.items()}
+    context = RenderContext(titles=titles, search_keys=keys)
+    of_relay = event["source"] == RELAY_SOURCE
+    if is_summary(event["type"]) and (of_relay or account_event_kind(event["type"]) is not None):
+        return summary_sentence(event["type"], data, context)
+    text = (relay_sentence(event["type"], data, context) if of_relay else None) or data.get("summary")
     return text if isinstance(text, str) else ""
 
 
@@ -147,12 +171,12 @@ async def event(page_request: PageRequest) -> Content:
         job = await page_request.api.allowed("/v1/jobs/{}", uid) if uid and "/" not in uid else None
     return Content(
         template="event.html",
-        title=texts("events.one_title", type=kind),
+        title=inert(words_of(found, page_request)[:MAX_WORDS] or texts("events.one_title", type=kind)),
         values={
             "event": found,
             "id": id,
             "at": made_at(id),
-            "words": words_of(found)[:MAX_WORDS],
+            "about": about_of_event(found, page_request.context.dependencies.settings.search_keys),
             "tone": tone_of(found["type"]),
             "kind": kind,
             "job": job,

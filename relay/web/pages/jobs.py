@@ -8,13 +8,15 @@ import orjson
 from relay.api.http.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import KNOWN_STATUSES
+from relay.core.turns import turn_of_failure
 from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
 from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
 from relay.web.job_words import TROUBLES, Line, is_due, line_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
-from relay.web.rendering import duration, pretty
+from relay.web.pages.deliveries import name_of, subscriptions
+from relay.web.rendering import duration, inert, pretty
 from relay.web.texts import english
 
 FILTERS = ("search", "status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
@@ -193,18 +195,25 @@ async def job(page_request: PageRequest) -> Content:
     explanation = await page_request.api.get("/v1/jobs/{}/explain", uid)
     events = await page_request.api.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
     deliveries = await _deliveries(page_request, events["ids"])
-    past = history(job, events["items"], deliveries or (), explanation, now, texts)
+    keys, upstream = page_request.context.dependencies.settings.search_keys, page_request.upstream(job["source"])
+    line = line_of(job, now, texts, search_keys=keys, upstream=upstream)
+    known = await subscriptions(page_request) if deliveries else {}
+    names = {one["id"]: name_of(known.get(one["subscription_id"]), one) for one in deliveries or ()}
+    past = history(job, events["items"], deliveries or (), explanation, now, texts, names=names, search_keys=keys)
     kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
     state = state_of(job, now)
     body = pretty(_registration(job))
     return Content(
         template="job.html",
-        title=texts("jobs.job_title", id=job["id"][:60]),
+        title=texts("jobs.job_title", about=inert(line.about[:60])),
         values={
             "job": job,
             "state": state,
             "tone": tone(state),
-            "sentence": sentence_of(job, now, texts),
+            "sentence": sentence_of(job, now, texts, keys),
+            "line": line,
+            "upstream": upstream,
+            "turn": _turn(job, explanation),
             "explanation": explanation,
             "story": past.entries,
             "quiet_polls": past.quiet_polls,
@@ -219,6 +228,7 @@ async def job(page_request: PageRequest) -> Content:
             "deliveries": deliveries,
             "more_deliveries": _is_cut(events["ids"], deliveries),
             "kinds": kinds,
+            "names": names,
             "tones": tone,
             "shown_state": shown_state,
             "listed_reason": listed_reason,
@@ -246,6 +256,12 @@ async def _deliveries(page_request: PageRequest, event_ids: Sequence[str]) -> li
 
 def _is_cut(event_ids: Sequence[str], deliveries: Sequence[Answer] | None) -> bool:
     return len(event_ids) > MAX_EVENTS_ASKED or len(deliveries or ()) >= MAX_DELIVERIES
+
+
+def _turn(job: Answer, explanation: Answer) -> str | None:
+    """Whose turn the job's error is, or that of its account; None without one."""
+    what = job["problem"] or explanation["last_error"]
+    return None if what is None else turn_of_failure(what["who"], job["connect_account_id"])
 
 
 def _hazard(explanation: Answer, now: float) -> Mapping[str, Any] | None:
