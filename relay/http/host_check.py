@@ -1,16 +1,21 @@
-"""Whether the host of a callback resolves, for a warning at its registration. Answers are kept for a while, so that a
-registration waits for a name server once in that time. Deliveries look names up by themselves."""
+"""Whether the hosts of callbacks and sinks resolve, for a warning at their registration. Answers are kept for a while:
+a registration waits for a name server once in that time. Deliveries look names up by themselves."""
 
 import asyncio
+from collections.abc import Iterable, Sequence
 
 from aiohttp.abc import AbstractResolver
 
 from relay.clock import Clock
 
 MAX_WAIT_SECONDS = 1.0
-"""After this the host counts as found: a warning must be right."""
+"""Of one call, however many hosts it names. One not known by then counts as found: a warning must be right."""
 KEPT_SECONDS = 60.0
 MAX_HOSTS = 4096
+MAX_LOOKED_UP = 32
+"""Hosts of one call that are looked up. Others of a large batch count as found."""
+MAX_AT_ONCE = 4
+"""Look-ups at the same time: deliveries use the same threads."""
 
 
 class HostCheck:
@@ -20,26 +25,40 @@ class HostCheck:
         self._resolver = resolver
         self._clock = clock
         self._known: dict[str, tuple[float, str | None]] = {}
+        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
 
-    async def unresolved(self, host: str) -> str | None:
-        """Why the host does not resolve; None if it does, or it is unknown."""
+    async def unresolved(self, hosts: Iterable[str]) -> dict[str, str]:
+        """Why hosts do not resolve. Those that do, and those of which nothing is known, are not in it."""
         if self._resolver is None:
-            return None
-        now = self._clock()
-        until, reason = self._known.pop(host, (now, None))
-        if not now < until <= now + KEPT_SECONDS:
-            until, reason = now + KEPT_SECONDS, await self._looked_up(self._resolver, host)
-        self._known[host] = (until, reason)
-        if len(self._known) > MAX_HOSTS:
+            return {}
+        now, different = self._clock(), dict.fromkeys(hosts)
+        unknown = [host for host in different if not self._is_known(host, now)][:MAX_LOOKED_UP]
+        if unknown:
+            await self._look_up(self._resolver, unknown, now + KEPT_SECONDS)
+        found = {host: self._known.get(host, (now, None))[1] for host in different}
+        while len(self._known) > MAX_HOSTS:
             del self._known[next(iter(self._known))]
-        return reason
+        return {host: reason for host, reason in found.items() if reason is not None}
 
-    async def _looked_up(self, resolver: AbstractResolver, host: str) -> str | None:
+    def _is_known(self, host: str, now: float) -> bool:
+        until, _ = self._known.get(host, (now, None))
+        return now < until <= now + KEPT_SECONDS
+
+    async def _look_up(self, resolver: AbstractResolver, hosts: Sequence[str], until: float) -> None:
+        tasks = {host: asyncio.create_task(self._reason(resolver, host)) for host in hosts}
         try:
-            async with asyncio.timeout(MAX_WAIT_SECONDS):
+            await asyncio.wait(tasks.values(), timeout=MAX_WAIT_SECONDS)
+            for host, task in tasks.items():
+                self._known.pop(host, None)
+                self._known[host] = (until, task.result() if task.done() else None)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+
+    async def _reason(self, resolver: AbstractResolver, host: str) -> str | None:
+        async with self._turns:
+            try:
                 await resolver.resolve(host)
-        except TimeoutError:
-            return None
-        except (OSError, UnicodeError) as error:
-            return getattr(error, "strerror", None) or "no reason given"
+            except (OSError, UnicodeError) as error:
+                return getattr(error, "strerror", None) or "no reason given"
         return None

@@ -72,6 +72,20 @@ async def test_callback_whose_host_does_not_resolve_is_a_warning(client):
     assert list(answer.json()) == FIELDS
 
 
+async def test_callbacks_of_a_batch_whose_hosts_do_not_resolve_are_warnings(client):
+    urls = [HOOK, None, *(f"https://typo{number % 12}.invalid/secret-path" for number in range(30))]
+    jobs = [{"id": str(place), "callback_url": url} for place, url in enumerate(urls)]
+    answer = await client.post("/v1/jobs/batch", json={"jobs": jobs}, headers={"Idempotency-Key": "one"})
+    said = answer.json()["warnings"]
+    assert said[0].startswith("the host typo0.invalid of callback_url does not resolve")
+    assert (len(said), said[-1]) == (11, "2 more hosts of callback_url do not resolve")
+    assert "secret-path" not in answer.text
+    again = await client.post("/v1/jobs/batch", json={"jobs": jobs}, headers={"Idempotency-Key": "one"})
+    assert again.json() == {"created": 32, "existing": 0, "rejected": []}
+    answer = await client.post("/v1/jobs/batch", json={"jobs": jobs[:2]})
+    assert answer.json() == {"created": 0, "existing": 2, "rejected": []}
+
+
 async def test_a_job_that_is_already_tracked_is_200_and_keeps_its_metadata(client):
     await client.post("/v1/jobs", json={"id": "a", "metadata": {"deal": 42}})
     again = await client.post("/v1/jobs", json={"id": "a"})

@@ -570,3 +570,18 @@ async def test_a_subscription_whose_filters_cannot_be_read_is_corrected_and_then
     body = {"sink": HOOK, "filters": [{"range": {"/data/metadata/deal": {"gt": 40}}}]}
     assert (await client.put(path, json=body)).json()["state"] == "paused"
     assert (await client.post(f"{path}/resume")).json()["state"] == "enabled"
+
+
+async def test_sink_whose_host_does_not_resolve_is_a_warning(client):
+    answer = await client.post("/v1/subscriptions", json={"sink": "https://hooks.typo.invalid/secret-path"})
+    assert answer.status_code == 201
+    (warning,) = answer.json()["warnings"]
+    assert warning.startswith("the host hooks.typo.invalid of sink does not resolve (Name or service not known)")
+    assert "secret-path" not in warning
+    path = answer.headers["location"]
+    body = (await client.get(path)).json()
+    assert "warnings" not in body
+    body["sink"] = "https://hooks.other.invalid/x"
+    changed = await client.put(path, json=body)
+    assert "hooks.other.invalid" in changed.json()["warnings"][0]
+    assert "warnings" not in (await client.put(path, json=body)).json(), "the sink is the same"

@@ -1,6 +1,6 @@
 """The API's surroundings in tests: a real store on SQLite, and stand-ins for the rest of the relay."""
 
-from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -456,9 +456,9 @@ class World:
         self.dialled.append((broker, place))
         return self.broker_says
 
-    async def unresolved(self, host: str) -> str | None:
-        """What a look at the host of a callback finds."""
-        return "Name or service not known" if host.endswith(".invalid") else None
+    async def unresolved(self, hosts: Iterable[str]) -> dict[str, str]:
+        """What a look at the hosts of callbacks and sinks finds."""
+        return {host: "Name or service not known" for host in hosts if host.endswith(".invalid")}
 
     def __post_init__(self) -> None:
         self.node.store = self.store

@@ -3,7 +3,7 @@
 `relay/node/node.py` passes the real objects; tests pass stand-ins (`tests/support/api_world.py`).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -123,7 +123,7 @@ class ApiDependencies:
     """Everything the API needs.
 
     dial           looks at a broker, and for a destination there; publishes nothing
-    unresolved     why a host does not resolve; None if it does, or it is unknown
+    unresolved     why hosts do not resolve; of those that do, or are unknown, nothing
     count_request  is called after each response with the method and status
     published      is called with the number of events that were published, after their commit
     access         the tokens, of the node that outlives this object. Open streams and waits ask it after each signal
@@ -144,7 +144,7 @@ class ApiDependencies:
     audit: "AuditLog"
     forecasts: "GroupForecasts"
     dial: Callable[[Broker, Message | None], Awaitable[Published]]
-    unresolved: Callable[[str], Awaitable[str | None]]
+    unresolved: Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
     count_request: Callable[[str, int], None]
     published: Callable[[int], None]
     admission: Admission = field(default_factory=Admission)

@@ -1,9 +1,8 @@
 """`/v1/jobs`: register, read, wait, refresh, explain, untrack."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 from starlette.responses import Response
@@ -38,6 +37,7 @@ from relay.api.http.shown import (
     last_error_view,
 )
 from relay.api.http.validation import validate
+from relay.api.http.warnings import warnings_of_hosts
 from relay.api.jobs import waiting
 from relay.api.jobs.registration import (
     JobBatch,
@@ -51,6 +51,7 @@ from relay.api.jobs.registration import (
 from relay.core.jobs import job as core
 from relay.core.jobs.job import KNOWN_STATUSES, MAX_VALUE_CHARACTERS, Priority
 from relay.core.polling import tracking
+from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Page
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
@@ -196,6 +197,7 @@ class BatchResult(Shown):
     created: int = Field(examples=[9998])
     existing: int = Field(examples=[1])
     rejected: list[Rejected]
+    warnings: list[str] = Field(default=[], description="Hosts of callbacks that do not resolve.")
 
 
 class BulkChange(Body):
@@ -396,7 +398,8 @@ async def _by_uid(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {**answer, "rejected": [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]}
+    rejected = [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]
+    return {**{name: answer[name] for name in ("created", "existing")}, "rejected": rejected}
 
 
 _AMBIGUOUS = {409: "Several jobs have this id: use `source`, `account` and `resource`, or the uid."}
@@ -427,17 +430,14 @@ async def register_job(call: Call) -> Response:
         raise result
     headers = {"Location": f"/v1/jobs/{result.job.uid}"}
     shown = job_view(call, result.job)
-    if request.callback_url is not None and (warning := await _warning_of(call, request.callback_url)) is not None:
-        shown["warnings"] = [warning]
+    if warnings := await _warnings(call, [request]):
+        shown["warnings"] = warnings
     return json_response(shown, 201 if result.created else 200, headers if result.created else None)
 
 
-async def _warning_of(call: Call, callback_url: str) -> str | None:
-    host = urlsplit(callback_url).hostname or ""
-    reason = await call.dependencies.unresolved(host)
-    if reason is None:
-        return None
-    return f"the host {host} of callback_url does not resolve ({reason}). Its events are retried: check the name"
+async def _warnings(call: Call, requests: Iterable[TrackRequest]) -> list[str]:
+    urls = (request.callback_url for request in requests)
+    return await warnings_of_hosts(call.dependencies, filter(None, urls), "callback_url")
 
 
 @operation(
@@ -471,7 +471,10 @@ async def _register_batch(call: Call) -> dict[str, Any]:
                 counts[outcome.created] += 1
     rejected.sort(key=lambda one: one["index"])
     call.count = counts[True] + counts[False]
-    return {"created": counts[True], "existing": counts[False], "rejected": rejected}
+    answer: dict[str, Any] = {"created": counts[True], "existing": counts[False], "rejected": rejected}
+    if warnings := await _warnings(call, (request for _, request in requests)):
+        answer["warnings"] = warnings
+    return answer
 
 
 @operation(

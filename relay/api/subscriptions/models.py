@@ -145,6 +145,12 @@ class Subscription(Shown):
     created_at: Time
 
 
+class NewSubscription(Subscription):
+    """A subscription as its creation or change answers."""
+
+    warnings: list[str] = Field(default=[], description="What is likely to be wrong, such as a host without address.")
+
+
 class Skipped(Shown):
     """Deliveries that were not sent because no contact in the CRM matches, or more than one."""
 

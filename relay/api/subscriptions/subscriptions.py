@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -32,6 +32,7 @@ from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, types_named, validate
+from relay.api.http.warnings import warnings_of_hosts
 from relay.api.jobs.registration import MAX_METADATA_BYTES
 from relay.api.subscriptions.checks import (
     CHECK,
@@ -46,6 +47,7 @@ from relay.api.subscriptions.checks import (
 from relay.api.subscriptions.kind_fields import place_of
 from relay.api.subscriptions.models import (
     Lag,
+    NewSubscription,
     RemovedSubscription,
     Skipped,
     Subscription,
@@ -144,7 +146,7 @@ async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> dict[str, 
     ),
     answers={
         200: Answer("With `reuse`: the existing subscription of this sink, unchanged.", Subscription),
-        201: Answer("The new subscription. `config.secret` is only in this response.", Subscription, headers=LOCATION),
+        201: Answer("The new subscription. `config.secret` is only here.", NewSubscription, headers=LOCATION),
     },
     problems={
         409: "The token has made too many subscriptions, or filters would make too many distinct comparisons.",
@@ -174,7 +176,7 @@ async def create_subscription(call: Call) -> Response:
     room = SubscriptionRoom(call.caller, fewer_than=call.dependencies.settings.max_subscriptions_of_caller)
     await call.dependencies.store.subscriptions.create(made, room)
     call.dependencies.signals.deliveries_due()
-    return _made(call, made)
+    return _made(call, made, await _warnings(call, made))
 
 
 def _place(one: core.Subscription) -> tuple[object, ...]:
@@ -183,10 +185,15 @@ def _place(one: core.Subscription) -> tuple[object, ...]:
     return _comparable(one.sink), portal, *place_of(one)
 
 
-def _made(call: Call, made: core.Subscription) -> Response:
+async def _warnings(call: Call, subscription: core.Subscription) -> list[str]:
+    sinks = [subscription.sink] if subscription.protocol == "HTTP" else []
+    return await warnings_of_hosts(call.dependencies, sinks, "sink")
+
+
+def _made(call: Call, made: core.Subscription, warnings: Sequence[str] = ()) -> Response:
     secret = made.secrets[0].value
     view = subscription_view(made, call.shown_sink, call.dependencies.settings, secret=secret)
-    return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
+    return json_response(_with(view, warnings), 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
 @operation(
@@ -228,7 +235,7 @@ async def get_subscription(call: Call) -> Response:
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionReplace,
     query=(CHECK,),
-    answers={200: _SUBSCRIPTION},
+    answers={200: Answer("The subscription.", NewSubscription)},
     problems={
         409: "The subscription was created by a `callback_url`, another request has changed it meanwhile, or filters "
         "would make too many distinct comparisons.",
@@ -250,7 +257,7 @@ async def replace_subscription(call: Call) -> Response:
         after = with_facts(again, facts)
     await call.dependencies.store.subscriptions.replace(after, call.dependencies.clock(), awaits)
     call.dependencies.signals.deliveries_due()
-    return _shown(call, await _find(call))
+    return _shown(call, await _find(call), [] if after.sink == before.sink else await _warnings(call, after))
 
 
 @operation(
@@ -434,8 +441,12 @@ async def _view(call: Call, subscription: core.Subscription, *, lag: bool = Fals
     return shown
 
 
-def _shown(call: Call, subscription: core.Subscription) -> Response:
-    return json_response(subscription_view(subscription, call.shown_sink, call.dependencies.settings))
+def _shown(call: Call, subscription: core.Subscription, warnings: Sequence[str] = ()) -> Response:
+    return json_response(_with(subscription_view(subscription, call.shown_sink, call.dependencies.settings), warnings))
+
+
+def _with(view: dict[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
+    return {**view, "warnings": list(warnings)} if warnings else view
 
 
 async def _find(call: Call) -> core.Subscription:

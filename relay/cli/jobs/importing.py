@@ -274,6 +274,7 @@ class Result:
     created: int = 0
     existing: int = 0
     faults: dict[int, Fault] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Relay:
@@ -298,6 +299,7 @@ class Relay:
             created=first.created + second.created,
             existing=first.existing + second.existing,
             faults={**first.faults, **{middle + index: fault for index, fault in second.faults.items()}},
+            warnings=(*first.warnings, *second.warnings),
         )
 
     def _send(self, bodies: Sequence[Body]) -> Any:
@@ -329,7 +331,8 @@ class Relay:
 def _result(document: Any, url: str) -> Result:
     try:
         faults = {one["index"]: Fault(str(one["code"]), str(one["detail"])) for one in document["rejected"]}
-        return Result(created=int(document["created"]), existing=int(document["existing"]), faults=faults)
+        counts = {name: int(document[name]) for name in ("created", "existing")}
+        return Result(**counts, faults=faults, warnings=tuple(map(str, document.get("warnings", ()))))
     except (TypeError, KeyError, ValueError):
         raise not_a_relay(url) from None
 
@@ -346,9 +349,14 @@ class Report:
     rejected: int = 0
     line: int = 0
     listed: list[dict[str, Any]] = field(default_factory=list)
+    warnings: dict[str, None] = field(default_factory=dict)
 
     def add(self, batch: Sequence[Entry], result: Result) -> None:
-        """Adds a batch, and prints a line on stderr for each entry that was rejected."""
+        """Adds a batch, and prints a line on stderr for each entry that was rejected, and each new warning."""
+        for warning in result.warnings:
+            if warning not in self.warnings and len(self.warnings) < MAX_LISTED:
+                self.warnings[warning] = None
+                note(f"relay: {warning}")
         self.created += result.created
         self.existing += result.existing
         place = 0
@@ -368,7 +376,9 @@ class Report:
         """Prints the totals, or the JSON object of them."""
         totals = {"created": self.created, "existing": self.existing}
         if json:
-            print_json({"complete": complete, **totals, "rejected_count": self.rejected, "rejected": self.listed})
+            rejected = {"rejected_count": self.rejected, "rejected": self.listed}
+            warnings = {"warnings": list(self.warnings)} if self.warnings else {}
+            print_json({"complete": complete, **totals, **rejected, **warnings})
         else:
             say(f"{self.created:,} created, {self.existing:,} already tracked, {self.rejected:,} rejected")
 

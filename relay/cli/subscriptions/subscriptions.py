@@ -156,6 +156,12 @@ def _introduce(subscription: dict[str, Any], *, types_given: bool) -> None:
     if config.get("secret") and _is_signed(config):
         say(f"signing secret, shown only once: {config['secret']}")
     say(expectation(subscription, types_given=types_given))
+    _warn(subscription)
+
+
+def _warn(subscription: Mapping[str, Any]) -> None:
+    for warning in subscription.get("warnings", ()):
+        note(f"relay: {warning}")
 
 
 def _sample_type(types: list[str] | None) -> str:
@@ -244,6 +250,7 @@ def edit(
     print_result(changed, f"{id} is changed", json=json)
     if not json:
         say(expectation(changed, types_given=True))
+        _warn(changed)
 
 
 @app.command("test")

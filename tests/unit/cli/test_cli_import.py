@@ -160,6 +160,21 @@ def test_rejections_of_the_relay_have_the_line_of_their_entry(
     assert (first.partition(":")[0], second) == ("line 2 (a)", "line 6 (c): why ")
 
 
+def test_warning_of_several_batches_is_printed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importing, "BATCH_ENTRIES", 1)
+    file = tmp_path / "ids"
+    file.write_text("a\nb\n")
+    warned = {"created": 1, "existing": 0, "rejected": [], "warnings": ["the host a.invalid does not resolve\x07"]}
+    assert importing.run(Scripted(dict(warned), dict(warned)), file, {})
+    out, err = capsys.readouterr()
+    assert out == "2 created, 0 already tracked, 0 rejected\n"
+    assert err == "relay: the host a.invalid does not resolve \n"
+    assert importing.run(Scripted(dict(warned), dict(warned)), file, {}, json=True)
+    assert json.loads(capsys.readouterr().out)["warnings"] == warned["warnings"]
+
+
 def test_reading_stays_one_batch_ahead_of_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of any size needs the memory of one batch."""
     read_ahead: list[int] = []

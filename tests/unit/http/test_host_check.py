@@ -1,4 +1,4 @@
-"""Whether the host of a callback resolves: right or silent, and asked once in a while only."""
+"""Whether hosts resolve: right or silent, in a second for all of them, and asked once in a while only."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from relay.http import host_check
-from relay.http.host_check import KEPT_SECONDS, MAX_HOSTS, HostCheck
+from relay.http.host_check import KEPT_SECONDS, MAX_AT_ONCE, MAX_HOSTS, MAX_LOOKED_UP, HostCheck
 
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -21,7 +21,7 @@ class Names(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
         self.asked.append(host)
-        if host == "slow":
+        if host.startswith("slow"):
             await asyncio.Event().wait()
         if host != "good":
             raise UNKNOWN
@@ -33,13 +33,13 @@ class Names(AbstractResolver):
 @pytest.mark.parametrize(("host", "reason"), [("good", None), ("slow", None), ("bad", "Name or service not known")])
 async def test_answer_is_kept_for_a_while(host: str, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 0.01)
-    names, now = Names(), [1000.0]
+    names, now, expected = Names(), [1000.0], {} if reason is None else {host: reason}
     check = HostCheck(names, lambda: now[0])
     for _ in range(3):
-        assert await check.unresolved(host) == reason
+        assert await check.unresolved([host, host]) == expected
     assert names.asked == [host]
     for now[0] in (1000.0 + KEPT_SECONDS, 1.0):  # also after the clock was set back
-        assert await check.unresolved(host) == reason
+        assert await check.unresolved([host]) == expected
     assert names.asked == [host] * 3
 
 
@@ -47,10 +47,36 @@ async def test_hosts_are_not_kept_without_end() -> None:
     names = Names()
     check = HostCheck(names, lambda: 1000.0)
     for number in range(MAX_HOSTS + 1):
-        await check.unresolved(f"h{number}")
-    await check.unresolved("h0")
+        await check.unresolved([f"h{number}"])
+    await check.unresolved(["h0"])
     assert names.asked.count("h0") == 2
 
 
 async def test_behind_a_proxy_nothing_is_looked_up() -> None:
-    assert await HostCheck(None, lambda: 1000.0).unresolved("bad") is None
+    assert await HostCheck(None, lambda: 1000.0).unresolved(["bad"]) == {}
+
+
+async def test_many_hosts_cost_one_call_no_more_than_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 0.05)
+    names = Names()
+    check = HostCheck(names, lambda: 1000.0)
+    slow = [f"slow{number}" for number in range(MAX_AT_ONCE - 1)]
+    async with asyncio.timeout(5):
+        found = await check.unresolved([*slow, *(f"h{number}" for number in range(10_000))])
+    assert len(names.asked) == MAX_LOOKED_UP
+    assert set(found) == {f"h{number}" for number in range(MAX_LOOKED_UP - len(slow))}, "slow ones count as found"
+
+
+async def test_second_call_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names()
+    check = HostCheck(names, lambda: 1000.0)
+    hosts = ["bad", "good", *(f"h{number}" for number in range(MAX_LOOKED_UP - 2))]
+    first = await check.unresolved(hosts)
+    asked = len(names.asked)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a known host needs no task")
+
+    monkeypatch.setattr(asyncio, "create_task", refuse)
+    assert await check.unresolved(hosts) == first
+    assert len(names.asked) == asked
