@@ -14,6 +14,7 @@ from relay.core.events.sentences import enumerated, titled
 from relay.core.subscriptions.filters import UNREADABLE
 from relay.core.turns import ADMINISTRATOR, Turn, turn_of, turn_of_incident, turn_of_sink
 from relay.web.delivery_words import reason_and_cause
+from relay.web.senders import anchor_of, name_of
 from relay.web.texts import english
 
 LATE_SECONDS = 300.0
@@ -307,7 +308,7 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
 
 def _of_incident(seen: Seen, incident: Item) -> Concern:
     """Failed jobs with one cause. A fix that says `it` names the account."""
-    name = _account_name(incident["channel"], incident["connect_account_name"])
+    name = name_of({**incident, "name": incident["connect_account_name"], "id": ""})
     fix = incident["fix"].replace("Reconnect it", f"Reconnect the {name}")
     opens = "upstream" if fix == incident["fix"] else "reconnect"
     return Concern(
@@ -332,7 +333,7 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 level="bad" if open_jobs or trouble else "warn",
                 key=key,
                 values={
-                    "account": _account_name(one["channel"], one["name"] or one["id"]),
+                    "account": name_of(one),
                     "title": _title(seen, one["source"]),
                 },
                 turn=turn_of("account"),
@@ -341,15 +342,10 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 since=min(one["since"], trouble["first_failure_at"]) if trouble else one["since"],
                 acts=(
                     *_opens(_source(seen, one["source"]), key if key == "reconnect" else "upstream"),
-                    _jobs_of(trouble) if trouble else Act(key="account", path="/ui/accounts"),
+                    _jobs_of(trouble) if trouble else Act(key="account", path=f"/ui/accounts#{anchor_of(one)}"),
                 ),
                 command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",
             )
-
-
-def _account_name(channel: str | None, name: str | None) -> str:
-    """`LinkedIn account Sales EMEA`."""
-    return f"{titled(channel or '')} account {name or ''}".strip()
 
 
 def _failed(incident: Item, waiting: int | None) -> Sequence[Counted]:

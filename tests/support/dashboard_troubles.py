@@ -134,7 +134,7 @@ async def _key(day: Day) -> None:
 
 
 async def _down(day: Day) -> None:
-    fault = {"kind": "error", "method": "GET", "status": 503, "count": 100_000}
+    fault = {"kind": "503", "method": "GET", "count": 100_000}
     await day.loader.post(day.loader.sandbox, "/_sandbox/faults", fault)
     await _until_source(day, "down")
 
@@ -154,7 +154,7 @@ async def _gone(day: Day) -> None:
     day.loader.receivers.broken["/warehouse"] = 410
     for _ in range(3):
         await day.job("mail", final="succeeded")
-    await day.loader.until_there("/v1/subscriptions?state=disabled")
+    await day.loader.until("/v1/subscriptions", lambda items: "disabled" in [one["state"] for one in items])
 
 
 async def _unknown_send(day: Day) -> None:

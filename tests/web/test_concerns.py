@@ -236,7 +236,7 @@ def test_numbers_that_are_cut_off_are_a_minimum() -> None:
 def test_a_source_that_cannot_be_read_has_a_title_and_no_link() -> None:
     (one,) = found_in(sources=[], needing=[account()])
     assert one.headline == "Reconnect the LinkedIn account Sales EMEA in Revor: 33 jobs wait."
-    assert [act.key for act in one.acts] == ["account"]
+    assert [(act.key, act.path) for act in one.acts] == [("account", "/ui/accounts#account-emea")]
 
 
 def test_lists_that_the_caller_may_not_read_are_empty() -> None:
