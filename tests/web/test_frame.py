@@ -18,7 +18,16 @@ async def test_every_page_leads_to_every_other(browser):
     assert page.soup.texts("//a[@data-key][@aria-current='page']") == ["Jobs"]
 
 
-MAIN = ["Overview", "Incidents", "Campaigns", "Jobs", "Deliveries", "Subscriptions", "Events"]
+MAIN = [
+    "Overview",
+    "Incidents",
+    "Campaigns",
+    "Sending accounts",
+    "Jobs",
+    "Deliveries",
+    "Subscriptions",
+    "Events",
+]
 OPERATIONS = ["Sources", "Unknown sends"]
 FOR_ADMINS = ["Tokens", "Audit", "Settings"]
 
