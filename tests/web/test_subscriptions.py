@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay.clock import from_rfc3339
 from relay.core.deliveries.credentials import SECRET_FIELDS
 from relay.core.figures import Row
+from relay.core.turns import ADMINISTRATOR, RECEIVER
+from relay.web.subscription_words import concerns_of
 from subscribers.registry import kinds
 from tests.support.api_world import HOOK, SLACK, World
 from tests.support.web_world import Answer, Browser
@@ -70,15 +73,83 @@ async def test_list_shows_how_each_stands(browser: Browser, world: World) -> Non
     await world.store.figures.add(stored)
 
     page = await browser.get("/ui/subscriptions")
-    rows = {row["Subscription"].split(" ")[0]: row for row in page.soup.rows()}
+    rows = {row["Subscription"]: row for row in page.soup.rows()}
 
-    assert rows["The"]["State"] == "enabled"
-    assert rows["The"]["Success"] == "75.0 %"
-    assert rows["The"]["Time, p95"].endswith("ms")
-    assert rows["The"]["Backlog"].startswith("1 oldest")
-    other = next(row for name, row in rows.items() if name != "The")
-    assert other["State"] == "paused paused by hand"
+    assert rows["The CRM"]["State"] == "Works"
+    assert rows["The CRM"]["Where to"] == "Webhook"
+    assert rows["The CRM"]["Success"] == "75.0 %"
+    assert rows["The CRM"]["Waiting"] == "1"
+    assert rows["The CRM"]["Last delivery"] == "none yet"
+    assert rows["The CRM"]["Whose turn"] == ""
+    other = next(row for name, row in rows.items() if name != "The CRM")
+    assert other["State"] == "Paused"
     assert other["Success"] == "—"
+    assert other["Whose turn"] == "an administrator"
+    assert list(rows)[-1] == "The CRM", "those that need someone come first"
+    one = await browser.get(f"/ui/subscriptions/{well['id']}")
+    assert one.soup.texts("//article[@aria-label='Time, p95']/p[@class='value']")[0].endswith("ms")
+
+
+SUBSCRIPTION: Mapping[str, Any] = {
+    "id": "sub_1",
+    "sink": HOOK,
+    "description": "The CRM",
+    "config": {"kind": "webhook"},
+    "state": "enabled",
+    "state_since": "2026-05-20T10:00:00.000Z",
+    "state_reason": None,
+    "disabled_reason": None,
+    "failing_since": None,
+    "failing_reason": None,
+}
+FAILING = {"failing_since": "2026-05-20T10:00:00.000Z", "failing_reason": "http_503"}
+OFF = {"state": "disabled", "disabled_reason": "http_410"}
+NOW = from_rfc3339("2026-05-20T11:00:00.000Z")
+WRONG_WITH_IT: tuple[tuple[str, Mapping[str, Any], dict[str, int], list[tuple[str, str, list[str]]]], ...] = (
+    ("well", {}, {}, []),
+    ("fails", FAILING, {"dead": 58}, [("failing", RECEIVER, ["send_again", "pause", "test"])]),
+    ("credential", {**FAILING, "failing_reason": "http_401"}, {}, [("failing_here", ADMINISTRATOR, ["pause", "test"])]),
+    ("off", OFF, {"pending": 4}, [("switched_off", RECEIVER, ["resume", "test"])]),
+    ("given up", {}, {"dead": 1}, [("send_again", ADMINISTRATOR, ["send_again", "deliveries", "test"])]),
+    ("paused", {"state": "paused"}, {"pending": 61}, [("paused", ADMINISTRATOR, ["resume"])]),
+    ("consent", {"state": "pending"}, {}, [("consent", RECEIVER, ["ask_again"])]),
+    ("in doubt", {}, {"uncertain": 2}, [("uncertain", ADMINISTRATOR, ["settle_records"])]),
+    ("pulled", {"config": {"kind": "pull"}, "sink": None}, {"pending": 9}, []),
+)
+
+
+@pytest.mark.parametrize(("changes", "counts", "expected"), [case[1:] for case in WRONG_WITH_IT])
+def test_what_is_wrong_has_a_turn_and_its_actions(
+    changes: Mapping[str, Any], counts: dict[str, int], expected: list[tuple[str, str, list[str]]]
+) -> None:
+    group = {"subscription_id": "sub_1", "sink": HOOK, "least": False, "oldest_at": "2026-05-20T10:00:00.000Z"}
+    groups = {
+        state: [{**group, "newest_at": group["oldest_at"], "count": counts[state]}] if state in counts else []
+        for state in ("dead", "uncertain", "pending")
+    }
+    found = concerns_of({**SUBSCRIPTION, **changes}, groups["dead"], groups["uncertain"], groups["pending"], NOW)
+    assert [(one.key, one.turn, [act.key for act in one.acts]) for one in found] == expected
+    assert all("{" not in one.sentence and (not counts or one.held) for one in found)
+
+
+async def test_page_begins_with_what_is_wrong_and_the_button(
+    browser: Browser, world: World, open_as: Callable[..., Any]
+) -> None:
+    id = (await subscribed(world, browser, description="The CRM"))["id"]
+    path = f"/ui/subscriptions/{id}"
+    assert (await browser.get(path)).soup.headings[:2] == ["The CRM", "Nothing was sent to it yet"]
+    await browser.post(f"{path}/pause")
+    for _ in range(2):
+        await world.poll(await world.job("job_1"), "queued")
+    page = (await browser.get(path)).soup
+    assert page.headings[:2] == ["The CRM", "Resume The CRM when it may get events again"]
+    (card,) = page.all("//section[contains(@class, 'card warn')]")
+    assert " ".join(card.xpath("string(p[@class='turn'])").split()) == "Whose turn: an administrator"
+    assert "1 event waits" in card.xpath("string(p[@class='holds'])")
+    assert card.xpath(".//form/@action") == [f"{path}/resume"]
+    assert page.form(f"{path}/resume").buttons == ["Resume"], "once on the page"
+    reader = await open_as(token="rl_read")
+    assert (await reader.get(path)).soup.all("//section[contains(@class, 'card')]//button") == []
 
 
 # --- actions
@@ -159,7 +230,7 @@ async def test_a_bound_token_sees_its_own(open_as: Callable[..., Any], browser: 
     bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "emea"))
     page = await bound.get("/ui/subscriptions/new", kind="webhook")
     assert (await bound.post("/ui/subscriptions/new", filled(page, sink=HOOK, description="mine"))).status == 200
-    assert [row["Subscription"].split()[0] for row in (await bound.get("/ui/subscriptions")).soup.rows()] == ["mine"]
+    assert [row["Subscription"] for row in (await bound.get("/ui/subscriptions")).soup.rows()] == ["mine"]
     assert (await bound.get(f"/ui/subscriptions/{other['id']}")).status == 404
     assert (await bound.post("/ui/subscriptions/preview", {"id": other["id"], "sink": HOOK})).status == 404
 

@@ -30,7 +30,7 @@ async def overview(page_request: PageRequest) -> Content:
         template="overview.html",
         title=english()("overview.title"),
         values={
-            "concerns": [(one, _acts(page_request, one.acts)) for one in found[:CARDS]],
+            "concerns": [(one, acts_of(page_request, one.acts)) for one in found[:CARDS]],
             "count": len(found),
             "first": first_sentence(found, open_jobs),
             "figures": figures,
@@ -79,7 +79,7 @@ async def _forecast(page_request: PageRequest, group: Answer) -> Answer:
     return await page_request.api.allowed("/v1/groups/{}", group["name"], query=query) or group
 
 
-def _acts(page_request: PageRequest, acts: Sequence[Act]) -> Sequence[tuple[str, str, bool]]:
+def acts_of(page_request: PageRequest, acts: Sequence[Act]) -> Sequence[tuple[str, str, bool]]:
     """The label and the path of those that the token may do, and True if it acts by a POST."""
     return [
         (english()(f"overview.act_{act.key}", **act.values), act.path, act.posts)

@@ -1,7 +1,7 @@
 """Subscriptions at /ui/subscriptions: the list, one of them, its form with a preview, and what can be done with it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.api.deliveries.sink_credentials import CREDENTIALS
@@ -16,6 +16,7 @@ from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.drawings import drawing
 from relay.web.event_choices import grouped, type_words, usual_types
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
+from relay.web.pages.overview import acts_of
 from relay.web.rendering import pretty
 from relay.web.subscription_form import (
     CREDENTIAL,
@@ -34,6 +35,7 @@ from relay.web.subscription_form import (
     new_fields,
     typed_again,
 )
+from relay.web.subscription_words import concerns_of
 from relay.web.texts import english
 from subscribers import registry
 from subscribers.base import Kind
@@ -53,6 +55,8 @@ OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 WRITES = "subscriptions:write"
 PARTS: Sequence[Part] = ("config", "protocolsettings")
 """The parts with fields of a kind's own."""
+POSTED = ("method", "POST")
+WORST_FIRST = ("disabled", "failing", "pending", "paused", "enabled")
 FIGURES = "attempts,attempts_failed,attempt_seconds"
 COLUMNS = columns(
     "id description state since=state_since why=state_reason failing_since failing_why=failing_reason "
@@ -71,24 +75,33 @@ async def subscriptions(page_request: PageRequest) -> Content:
     """Each with its state, its success and its backlog."""
     asked = page_request.asked("callbacks")
     query = {**asked, "limit": SHOWN, "cursor": page_request.query.get("cursor")}
-    (found, figures), backlogs, dead = await together(
-        _with_figures(page_request, query), _counts(page_request, "pending"), _counts(page_request, "dead")
+    (found, figures), pending, dead, uncertain, delivered = await together(
+        _with_figures(page_request, query),
+        *(_counts(page_request, state) for state in ("pending", "dead", "uncertain", "delivered")),
     )
-    items = found["items"]
+    rows = []
+    for one in found["items"]:
+        id = one["id"]
+        wrong = concerns_of(one, dead.of(id), uncertain.of(id), pending.of(id), page_request.now)
+        rows.append(
+            {
+                **one,
+                **_standing(one),
+                **figures.get(id, NO_FIGURES),
+                "name": _name(one),
+                "kind": kind_words(one["config"]["kind"]),
+                "backlog": _backlog(one, pending),
+                "given_up": _given_up(one, dead),
+                "last": _last(one, delivered),
+                "turn": wrong[0].turn if wrong else "",
+            }
+        )
     return Content(
         template="subscriptions.html",
         title=text("subscriptions.title"),
         values={
-            "subscriptions": [
-                {
-                    **one,
-                    **_standing(one),
-                    **figures.get(one["id"], NO_FIGURES),
-                    "backlog": _backlog(one, backlogs),
-                    "given_up": _given_up(one, dead),
-                }
-                for one in items
-            ],
+            "subscriptions": sorted(rows, key=lambda row: WORST_FIRST.index(row["standing"])),
+            "last_known": not delivered.truncated,
             "next_cursor": found["next_cursor"],
             "callbacks": bool(asked),
             "writes": page_request.may(WRITES),
@@ -140,16 +153,36 @@ def _summed(points: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
     return {"success": success, "p95": times[-1] if times else None, "attempts": attempts}
 
 
-async def _counts(page_request: PageRequest, state: str, id: str | None = None) -> tuple[Mapping[str, Answer], bool]:
-    """The deliveries of each subscription in a state, and whether there are more than were counted."""
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The newest deliveries of a state by subscription. `truncated`: there are more than were counted."""
+
+    groups: Mapping[str, Answer]
+    truncated: bool
+
+    def of(self, id: str) -> list[dict[str, Any]]:
+        """The group of a subscription, if it has one, as `Seen` has it."""
+        return [{**self.groups[id], "least": self.truncated}] if id in self.groups else []
+
+
+async def _counts(page_request: PageRequest, state: str, id: str | None = None) -> Counted:
     query = {"state": state, "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
     found = await page_request.api.get("/v1/deliveries", query=query)
-    return {one["subscription_id"]: one for one in found["items"]}, found["truncated"]
+    return Counted({one["subscription_id"]: one for one in found["items"]}, found["truncated"])
 
 
-def _given_up(one: Answer, dead: tuple[Mapping[str, Answer], bool]) -> dict[str, Any]:
-    counted, truncated = dead
-    return {"count": counted[one["id"]]["count"] if one["id"] in counted else 0, "more": truncated}
+def _name(one: Answer) -> str:
+    return str(one["description"] or one["sink"] or text("subscriptions.pulled_by"))
+
+
+def _last(one: Answer, delivered: Counted) -> str | None:
+    """When the newest delivery that arrived was made."""
+    return next((group["newest_at"] for group in delivered.of(one["id"])), None)
+
+
+def _given_up(one: Answer, dead: Counted) -> dict[str, Any]:
+    count = next((group["count"] for group in dead.of(one["id"])), 0)
+    return {"count": count, "more": dead.truncated}
 
 
 def _tries(config: Answer) -> dict[str, Any]:
@@ -158,13 +191,12 @@ def _tries(config: Answer) -> dict[str, Any]:
     return {"n": len(pauses) + 1, "seconds": sum(pauses)}
 
 
-def _backlog(one: Answer, backlogs: tuple[Mapping[str, Answer], bool]) -> dict[str, Any]:
-    counted, truncated = backlogs
+def _backlog(one: Answer, pending: Counted) -> dict[str, Any]:
     if (lag := one.get("lag")) is not None:
         return {"count": lag["count"], "seconds": lag["oldest_seconds"], "oldest_at": None, "more": False}
-    found = counted.get(one["id"])
+    found = pending.groups.get(one["id"])
     count, oldest_at = (0, None) if found is None else (found["count"], found["oldest_at"])
-    return {"count": count, "seconds": None, "oldest_at": oldest_at, "more": truncated}
+    return {"count": count, "seconds": None, "oldest_at": oldest_at, "more": pending.truncated}
 
 
 # --- the form
@@ -500,41 +532,58 @@ async def subscription(page_request: PageRequest) -> Content:
     """One of them: how it stands, its charts, its last deliveries."""
     id = page_request.id()
     found = await page_request.api.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
-    deliveries, recent, hours, backlogs, dead = await together(
+    deliveries, recent, hours, pending, dead, uncertain, delivered = await together(
         page_request.api.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
         _recent_figures(page_request, [id]),
         _hours(page_request, id),
-        _counts(page_request, "pending", id),
-        _counts(page_request, "dead", id),
+        *(_counts(page_request, state, id) for state in ("pending", "dead", "uncertain", "delivered")),
     )
     figures = recent.get(id, NO_FIGURES)
     kind = found["config"]["kind"]
+    origins = page_request.context.settings.origins.values()
+    wrong = concerns_of(found, dead.of(id), uncertain.of(id), pending.of(id), page_request.now)
+    cards = [(one, acts_of(page_request, one.acts)) for one in wrong]
     return Content(
         template="subscription.html",
-        title=found["description"] or found["sink"] or text("subscriptions.pulled_by"),
+        title=_name(found),
         values={
             "one": {
                 **found,
                 **_standing(found),
                 **figures,
-                "backlog": _backlog(found, backlogs),
+                "backlog": _backlog(found, pending),
                 "given_up": _given_up(found, dead),
+                "last": _last(found, delivered),
             },
+            "cards": cards,
+            "offered": {path for _, acts in cards for _, path, _ in acts},
+            "kind_name": kind_words(kind),
+            "types_words": [type_words(one, origins) for one in found["types"] or ()],
             "tries": _tries(found["config"]),
             "hours": hours,
-            "deliveries": [{**one, "reason_words": listed_reason(one)} for one in deliveries["items"]],
+            "deliveries": [
+                {**one, "reason_words": listed_reason(one), "words": type_words(one["event_type"], origins)}
+                for one in deliveries["items"]
+            ],
             "credential": credential_sentence(found["sinkcredential"]),
             "settings": pretty({name: value for name, value in found["config"].items() if value is not None}),
-            "protocolsettings": pretty(found["protocolsettings"]) if found["protocolsettings"] else "",
+            "protocolsettings": pretty(own) if (own := _own_settings(found)) else "",
             "filters": pretty(found["filters"]) if found["filters"] else "",
             "writes": page_request.may(WRITES),
             "pulled": kind == PULL,
             "signed": registry.kind_named(kind).signed,
-            "types_sent": _same(found["types"] or page_request.context.known_types),
+            "types_sent": [
+                (one, type_words(one, origins)) for one in found["types"] or page_request.context.known_types
+            ],
             "overlaps": OVERLAPS,
         },
         equivalent=equivalent(["relay", "subscriptions", "show", id], "GET /v1/subscriptions/{}", id),
     )
+
+
+def _own_settings(one: Answer) -> dict[str, Any]:
+    """The settings of the protocol that are not the usual ones of HTTP."""
+    return {name: value for name, value in one["protocolsettings"].items() if value and (name, value) != POSTED}
 
 
 async def _hours(page_request: PageRequest, id: str) -> Answer | None:
