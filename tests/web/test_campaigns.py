@@ -158,6 +158,14 @@ async def test_credits_of_an_account_are_one_line(browser, world, reading, line)
     assert page.soup.texts("//dt[. = 'Credits']/following-sibling::dd[1]") == [line]
 
 
+async def test_a_source_says_how_soon_ends_are_known_and_nothing_of_prices(browser):
+    page = await browser.get("/ui/sources")
+    assert page.soup.texts("//main//section/h2") == ["Revor · default works", "Revor · emea works"]
+    assert "The relay knows of a job's end 1.2 s after it happens, on average." in page.soup.text
+    assert page.soup.texts("//dt[. = 'API key']/following-sibling::dd[1]")[0].startswith("works")
+    assert "rice" not in page.soup.text
+
+
 # --- the overview
 
 

@@ -20,6 +20,7 @@ from relay.cli.output import (
     say,
     working,
 )
+from relay.clock import in_words
 from relay.errors import UsageError
 
 WAIT_SECONDS = 60
@@ -243,9 +244,12 @@ def explain(
         print_json(answer)
         return
     fields = dict(answer)
-    sentence, error = fields.pop("sentence", None), fields.pop("last_error", None)
+    sentence, error, outlook = (fields.pop(name, None) for name in ("sentence", "last_error", "outlook"))
     if sentence:
         say(sentence)
+    if outlook:
+        price = "less than 0.1 s" if outlook["price_seconds"] < 0.1 else in_words(outlook["price_seconds"])
+        say(f"Price of a poll: {price}. The job is polled once that is expected to save so much delay.")
     if error:
         at = "" if error["at"] is None else f", at {error['at']}"
         what = f"{error['code']} ({error['message']})" if error["message"] else error["code"]

@@ -7,14 +7,15 @@ from dataclasses import replace
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.charts import Point
 from relay.web.page import Content, Done, PageRequest, action, columns, list_page, page
+from relay.web.source_words import WORDS
 from relay.web.texts import english
 
-FIGURES = "requests_own,requests_others,price_seconds,detection_delay_seconds,jobs_open"
+FIGURES = "requests_own,requests_others,detection_delay_seconds"
 DAY_SECONDS = 86_400
 MAX_CHARTS = 6
-"""Accounts that get charts; the page of one account has them always."""
+"""Accounts that get charts."""
 SOURCE_COLUMNS = columns(
-    "source account state open_jobs own_requests_per_second others_requests_per_second price_seconds "
+    "source account state open_jobs own_requests_per_second others_requests_per_second "
     "expected_delay_seconds=expected_detection_delay_seconds"
 )
 INTENT_COLUMNS = columns("id source account path channel group sent_at reason idempotency_key metadata")
@@ -32,7 +33,7 @@ async def sources(page_request: PageRequest) -> Content:
         columns=SOURCE_COLUMNS,
     )
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
-    return replace(made, values={**made.values, "charts": await _charts(page_request, shown)})
+    return replace(made, values={**made.values, "charts": await _charts(page_request, shown), "s": WORDS})
 
 
 async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:
@@ -55,7 +56,6 @@ async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping
         account: {
             "own": of(account, "requests_own", "total"),
             "others": of(account, "requests_others", "total"),
-            "price": of(account, "price_seconds", "total"),
             "p50": of(account, "detection_delay_seconds", "p50"),
             "p95": of(account, "detection_delay_seconds", "p95"),
         }

@@ -92,6 +92,18 @@ def test_explanation_has_the_message_of_the_last_poll(stub: Stub, capsys: pytest
     assert f"Last error: malformed ({message}). M. To fix it (W): F." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(0.8, "0.8 s"), (0.003, "less than 0.1 s"), (300, "5 min")])
+def test_explanation_has_the_price_of_a_poll(
+    stub: Stub, capsys: pytest.CaptureFixture[str], seconds: float, words: str
+) -> None:
+    outlook = {"change": "end", "price_seconds": seconds, "points": [{"hazard_per_second": 0.123}]}
+    stub.says("GET /v1/jobs/1/explain", {"sentence": "It waits.", "outlook": outlook, "reason": "before_anchor"})
+    assert run(["jobs", "explain", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"Price of a poll: {words}. The job is polled once that is expected to save so much delay." in out
+    assert "0.123" not in out, "the points of the drawing"
+
+
 URL = "https://api.example/subscriptions/7/operations/1?v=2"
 
 
