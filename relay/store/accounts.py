@@ -5,7 +5,7 @@ is their version: the write changes nothing if another listing was recorded mean
 So a takeover, a restart or two listings at once never report a change twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ from relay.store.databases.group_commit import in_order_of
 from relay.store.databases.locks import MATCH, TransactionLock, incidents_of, locking
 from relay.store.databases.pages import decode_cursor, page_of
 from relay.store.databases.statements import SQLITE, insert_into, json_list, run, run_many, sql, table_of
-from relay.store.outbox.incident_recorder import Summary, joined, open_by_connect_account, open_jobs
+from relay.store.outbox.incident_recorder import Summary, account_names, joined, open_by_connect_account, open_jobs
 from relay.store.outbox.recording import Outbox
 from relay.store.rows import columns, made
 from relay.store.schema.tables import AccountRow, ConnectAccountRow
@@ -247,6 +247,11 @@ class ConnectAccountStore(Scoped):
         """Number of open jobs that name each of these connect accounts."""
         counts = await self._database.read(open_jobs, [(source, account, id) for id in ids])
         return {id: count for (_, _, id), count in counts.items()}
+
+    async def names(self, accounts: Iterable[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], str]:
+        """Display names of connect accounts, by source, account and id. Those without one are left out."""
+        wanted = sorted(set(accounts))
+        return await self._database.read(account_names, wanted) if wanted else {}
 
     async def record(self, record: ListingRecord) -> bool:
         """Writes the changes from a listing, with its events, in one transaction. False if another listing was recorded

@@ -68,6 +68,14 @@ async def test_accounts_are_kept_as_they_are(store: Store) -> None:
     assert (await store.connect_accounts.known("revor", "other")).accounts == {}
 
 
+async def test_accounts_are_found_by_their_names(store: Store) -> None:
+    assert await record(store, account("é/日", name="Ada “the” Example"), account("b"), account("c", name="Kim"))
+    ada, nameless, unknown = (("revor", "default", id) for id in ("é/日", "b", "nothing"))
+    assert await store.connect_accounts.names([ada, nameless, unknown, ada]) == {ada: "Ada “the” Example"}
+    assert await store.connect_accounts.names([("revor", "other", "c")]) == {}
+    assert await store.connect_accounts.names([]) == {}
+
+
 async def test_a_change_and_its_event_are_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     await store.subscriptions.create(subscription("sub_1", types=(TYPE,)))
     await store.subscriptions.create(subscription("sub_2"))

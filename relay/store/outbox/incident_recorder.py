@@ -362,13 +362,18 @@ def shown(connection: Connection, incidents: Sequence[Incident]) -> list[ShownIn
     keys = [(one.source, one.account, one.connect_account_id) for one in incidents]
     named = sorted({key for key in keys if key[2] is not None})
     opened = sorted({key for key, one in zip(keys, incidents, strict=True) if key[2] and one.state == "open"})
-    rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(named)) if named else ()
-    names = {(source, account, id): name for source, account, id, name in rows}
+    names = account_names(connection, named)
     counts = open_jobs(connection, opened, MAX_LIKELY)
     return [
         ShownIncident(one, names.get(key), counts.get(key) if one.state == "open" else None)
         for key, one in zip(keys, incidents, strict=True)
     ]
+
+
+def account_names(connection: Connection, accounts: Sequence[tuple[str | None, ...]]) -> dict[tuple[Any, ...], str]:
+    """The display names of connect accounts, by source, account and id. Those without one are left out."""
+    rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(accounts)) if accounts else ()
+    return {(source, account, id): name for source, account, id, name in rows if name}
 
 
 def open_jobs(
