@@ -248,6 +248,12 @@ class ProxySettings(Section):
         "parts of a create's recipient to keep, encrypted, so that a CRM subscription can look the person up",
         reloaded=True,
     )
+    capture_shown: bool = setting(
+        False,
+        "show the kept parts of an unknown send's recipient to people with the scope jobs:write; each look is in the "
+        "audit",
+        reloaded=True,
+    )
 
 
 class DeliverySettings(Section):
@@ -514,7 +520,7 @@ def takes_over(old: Settings, new: Settings) -> Settings:
         auth=new.auth,
         delivery=new.delivery,
         encryption=new.encryption,
-        proxy=old.proxy.replace(capture=new.proxy.capture),
+        proxy=old.proxy.replace(capture=new.proxy.capture, capture_shown=new.proxy.capture_shown),
         sources=sources,
         subscriptions=new.subscriptions,
     )

@@ -135,6 +135,7 @@ class ComponentSettings:
             node_id=node_id,
             passed_paths=self._passed_paths(),
             search_keys=settings.web.search_keys,
+            recipients_shown=settings.proxy.capture_shown,
             dev=settings.dev,
             callback_secret_given=settings.delivery.callback_secret is not None,
             dashboard=settings.web.enabled,

@@ -43,7 +43,8 @@ class Token:
 class ApiSettings:
     """The settings of the API. `accounts`: the account names of each source; `origins`: by source and key of the
     resource; `resources`: the names of each source's, the first one first; `passed_paths`: the path prefixes that are
-    forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by."""
+    forwarded to an upstream; `search_keys`: the keys of metadata that jobs are searched by; `recipients_shown`: whether
+    the recipients of unknown sends may be shown."""
 
     host: str
     port: int
@@ -60,6 +61,7 @@ class ApiSettings:
     node_id: str
     passed_paths: tuple[str, ...] = ()
     search_keys: tuple[str, ...] = ()
+    recipients_shown: bool = False
     handshake: Handshake = "off"
     dev: bool = False
     callback_secret_given: bool = False

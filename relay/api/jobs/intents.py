@@ -1,5 +1,6 @@
 """`/v1/intents`: creates that were sent through the relay and whose fate is unknown."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -25,7 +26,8 @@ from relay.api.http.validation import invalid, validate
 from relay.core import records
 from relay.core.access.forwarding import NOT_ATTACHED_HEADER, not_attached
 from relay.core.polling.tracking import TrackRequest
-from relay.errors import Conflict, FieldError, NotFound
+from relay.errors import Conflict, FieldError, Forbidden, NotFound
+from relay.store.jobs.intents import CUT_OFF
 
 NOT_ATTACHED = {"Relay-Not-Attached": "Parts of the create that the job is tracked without, each with the reason."}
 UnknownReason = Literal["no_answer", "server_error", "unreadable", "cut_off"]
@@ -66,6 +68,7 @@ class Intent(Shown):
     status_code: int | None = Field(description="The status of the response; null if there was none.")
     channel: str | None = Field(description="The channel of the create.", examples=["linkedin"])
     connect_account_id: str | None = Field(description="The sending account named in the create.", examples=["acc_1"])
+    connect_account_name: str | None = Field(examples=["Ada Lovelace"])
     metadata: dict[str, Any] = Field(description="The value of `Relay-Metadata`.", examples=[{"deal": 42}])
     group: str | None = Field(description="The value of `Relay-Group`.", examples=["Q4 campaign"])
     request: JobRequest
@@ -76,15 +79,42 @@ class Intent(Shown):
 IntentPage = page_of(Intent, "creates whose fate is unknown")
 
 
-def intent_view(intent: records.Intent) -> dict[str, Any]:
-    """A create whose fate is unknown."""
+class Recipient(Shown):
+    """Whom a create was for: the parts that `proxy.capture` kept of it. null: not given, or not kept."""
+
+    address: str | None = Field(examples=["alex@example.com"])
+    profile_url: str | None
+    phone: str | None
+
+
+class IntentWithRecipient(Intent):
+    """A create whose fate is unknown, and whom it was for."""
+
+    recipient: Recipient | None = Field(description="null: nothing was kept.")
+
+
+def intent_view(intent: records.Intent, name: str | None) -> dict[str, Any]:
+    """A create whose fate is unknown. `name`: of its sending account."""
     return Intent.of(
         intent,
+        connect_account_name=name,
         body_digest=f"sha256:{intent.body_digest}",
         sent_at=intent.created_at,
         metadata=intent.metadata or {},
         request=job_request_view(intent.request),
     )
+
+
+async def _views(call: Call, intents: Sequence[records.Intent]) -> list[dict[str, Any]]:
+    """The creates with the names of their sending accounts."""
+    keys = [(one.source, one.account, one.connect_account_id or "") for one in intents]
+    names = await call.dependencies.store.connect_accounts.names(key for key in keys if key[2])
+    return [intent_view(one, names.get(key)) for one, key in zip(intents, keys, strict=True)]
+
+
+async def _view(call: Call, intent: records.Intent) -> dict[str, Any]:
+    (shown,) = await _views(call, [intent])
+    return shown
 
 
 OPERATIONS: list[Operation] = []
@@ -105,14 +135,49 @@ async def list_intents(call: Call) -> Response:
     again. A create that is repeated with its Idempotency-Key and answered leaves the list.
     """
     page = await call.dependencies.store.intents.page(**call.query, now=call.dependencies.clock())
-    return page_response(call.request, map(intent_view, page.items), page.next_cursor)
+    return page_response(call.request, await _views(call, page.items), page.next_cursor)
 
 
 async def _intent_again(call: Call, _kept: object) -> dict[str, Any]:
     intent = await call.dependencies.store.intents.get(call.id)
     if intent is None:
         raise _not_found(call)
-    return intent_view(intent)
+    return await _view(call, intent)
+
+
+async def _unresolved(call: Call) -> records.Intent:
+    """The create of the path. Raises NotFound, and Conflict if it is resolved or in flight."""
+    intents = call.dependencies.store.intents
+    intent = await intents.get(call.id)
+    if intent is None:
+        raise _not_found(call)
+    if intent.fate is not None:
+        raise Conflict(f"{intent.id} was resolved already: {intent.fate}", code="intent_resolved")
+    if intents.in_flight(intent, call.dependencies.clock()):
+        raise Conflict(f"{intent.id} is still in flight: its answer may come", code="intent_in_flight")
+    return replace(intent, reason=intent.reason or CUT_OFF)
+
+
+@operation(
+    "POST /v1/intents/{id}/recipient",
+    bound=True,
+    audited="intents.recipient",
+    scopes=WRITES_JOBS,
+    answers={200: Answer("The create, and whom it was for.", IntentWithRecipient)},
+    problems={403: "`proxy.capture_shown` is off.", 409: "The create was already resolved, or is still in flight."},
+)
+async def show_recipient(call: Call) -> Response:
+    """Show whom a create was for.
+
+    For people who have to find out whether it was carried out. Only with the setting `proxy.capture_shown`, and only
+    what `proxy.capture` kept. Each call is in the audit. The text of a message is never stored.
+    """
+    if not call.dependencies.settings.recipients_shown:
+        detail = "recipients are not shown: set proxy.capture_shown to true"
+        raise Forbidden(detail, code="recipient_not_shown")
+    intent = await _unresolved(call)
+    kept = None if intent.recipient is None else Recipient.of(intent.recipient)
+    return json_response({**await _view(call, intent), "recipient": kept})
 
 
 @operation(
@@ -137,22 +202,16 @@ async def resolve_intent(call: Call) -> Response:
         raise invalid(FieldError(pointer="/job_id", code="invalid", detail=detail))
     dependencies, now = call.dependencies, call.dependencies.clock()
     intents = dependencies.store.intents
-    intent = await intents.get(call.id)
-    if intent is None:
-        raise _not_found(call)
-    if intent.fate is not None:
-        raise Conflict(f"{intent.id} was resolved already: {intent.fate}", code="intent_resolved")
-    if intents.in_flight(intent, now):
-        raise Conflict(f"{intent.id} is still in flight: its answer may come", code="intent_in_flight")
+    intent = await _unresolved(call)
     if body.job_id is None:
         resolved = await intents.resolve(intent.id, body.fate, now)
         if resolved is None:
             raise Conflict(f"{intent.id} was resolved meanwhile", code="intent_resolved")
-        return json_response(intent_view(resolved))
+        return json_response(await _view(call, resolved))
     request = TrackRequest.of_create(intent, body.job_id, resolves=intent, caller=call.caller)
     missing = (await dependencies.tracking.register_made(request)).not_attached
     headers = {NOT_ATTACHED_HEADER: not_attached(missing)} if missing else {}
-    return json_response(intent_view(replace(intent, fate=body.fate, job_id=body.job_id)), headers=headers)
+    return json_response(await _view(call, replace(intent, fate=body.fate, job_id=body.job_id)), headers=headers)
 
 
 @operation(
@@ -170,7 +229,7 @@ async def dismiss_intent(call: Call) -> Response:
     intent = await call.dependencies.store.intents.dismiss(call.id, call.dependencies.clock())
     if intent is None:
         raise _not_found(call)
-    return json_response(intent_view(intent))
+    return json_response(await _view(call, intent))
 
 
 def _not_found(call: Call) -> NotFound:

@@ -497,7 +497,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class Recipient:
     """The parts of a create's recipient that `proxy.capture` keeps; None: not given, or not captured.
 
-    Never shown, logged or stored in clear.
+    Never logged or stored in clear. Shown by `POST /v1/intents/{id}/recipient` alone.
     """
 
     address: str | None = field(default=None, repr=False)

@@ -37,7 +37,7 @@ from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.job_pages import Counted, JobFilter, count_jobs, jobs_by_uid, read_jobs
 from relay.store.jobs.job_search import FoundJobs, search_jobs
 from relay.store.jobs.registrations import BY_UID, SET_STATUS_URL, SET_TOLD, Registrar
-from relay.store.outbox.incident_recorder import ACCOUNT_NAMES
+from relay.store.outbox.incident_recorder import account_names
 from relay.store.outbox.recording import (
     Outbox,
 )
@@ -318,7 +318,7 @@ class JobStore(Scoped):
         named = sorted({(job.source, job.account, job.connect_account_id) for job in jobs if job.connect_account_id})
         if not named:
             return {}
-        names = await self._database.read(_account_names, named)
+        names = await self._database.read(account_names, named)
         found = ((job.uid, names.get((job.source, job.account, job.connect_account_id))) for job in jobs)
         return {uid: name for uid, name in found if name}
 
@@ -497,13 +497,6 @@ def _status_url(connection: Connection, uid: str) -> bytes | None:
 def _set_status_url(connection: Connection, item: tuple[str, bytes]) -> None:
     uid, sealed = item
     run(connection, SET_STATUS_URL, uid=uid, status_url=sealed)
-
-
-def _account_names(
-    connection: Connection, accounts: Sequence[tuple[str, str, str]]
-) -> dict[tuple[str, str, str | None], str | None]:
-    rows = fetch(connection, ACCOUNT_NAMES, accounts=json_list(accounts))
-    return {(source, account, id): name for source, account, id, name in rows}
 
 
 def _captured(connection: Connection, uid: str) -> Row[Any] | None:

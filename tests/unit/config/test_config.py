@@ -248,12 +248,15 @@ def test_settings_applied_by_sighup_need_no_restart(tmp_path: Path) -> None:
         REVOR_API_KEY="sk-2",
         RELAY_DELIVERY__JITTER="0",
         RELAY_PROXY__CAPTURE='["recipient.phone", "recipient.address"]',
+        RELAY_PROXY__CAPTURE_SHOWN="true",
     )
     assert needs_restart(old, reread) == []
     taken = takes_over(old, reread)
     assert taken.sources["revor"].credits_low == 500
     assert (taken.proxy.capture, taken.proxy.enabled) == (("recipient.phone", "recipient.address"), True)
-    assert ComponentSettings(settings=taken, base_url="", definitions={}).of_capture() == ("address", "phone")
+    components = ComponentSettings(settings=taken, base_url="", definitions={})
+    assert components.of_capture() == ("address", "phone")
+    assert (taken.proxy.capture_shown, old.proxy.capture_shown) == (True, False)
     rest = load(
         tmp_path,
         f"server: {{port: 1}}\nencryption: {{keys: [{KEY}]}}\nretention: {{jobs_days: 1}}\n"
