@@ -280,11 +280,12 @@ async def list_page(
     columns: Mapping[str, str],
     filters: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
+    limit: int = PAGE_ITEMS,
 ) -> Content:
     """A page of one of the API's lists, as `items`, with its filters, pages, export and equivalents."""
     asked = page_request.asked(*filters)
     found = await page_request.api.get(
-        path, query={**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
+        path, query={**asked, "limit": limit, "cursor": page_request.query.get("cursor")}
     )
     return Content(
         template=template,

@@ -3,7 +3,7 @@
 import pytest
 
 from relay.core.events.event import Hint
-from relay.core.jobs.job import Problem
+from relay.core.jobs.job import Problem, Recipient
 from relay.core.polling.tracking import CreditsReading
 from tests.support.api_world import NOW
 from tests.support.store_kit import intent, list_accounts, poll, seen, track
@@ -20,7 +20,7 @@ async def add(world, *ids, group="Q4 campaign", outcome=None):
 
 
 async def unknown(world, **fields):
-    one = intent(NOW, channel="email", **fields)
+    one = intent(NOW, **{"channel": "email", **fields})
     await world.store.intents.begin(one)
     await world.store.intents.unknown(one.id, "no_answer")
     return one
@@ -127,15 +127,56 @@ async def test_an_incident_says_what_to_do_and_which_jobs_failed(browser, world)
 # --- creates with an unknown fate
 
 
-async def test_a_create_is_resolved_with_the_job_it_made(browser, world):
-    one = await unknown(world)
+async def test_an_unknown_send_is_told_by_names_and_settled_with_the_job_it_made(browser, world):
+    await list_accounts(world.store, ("revor", "default"), "acc_1", name="Ada Lovelace", now=NOW)
+    metadata = {"recipient_name": "Alex", "deal": 42}
+    one = await unknown(world, channel="linkedin", connect_account_id="acc_1", group="Q4 campaign", metadata=metadata)
     page = await browser.get("/ui/intents")
-    assert "Email create" in page.html
-    assert "No answer arrived." in page.html
-    assert "I have checked in Revor" in page.html
+    (row,) = page.soup.rows()
+    assert row["What"].startswith("LinkedIn message to Alex No answer arrived.")
+    assert (row["Sending account"], row["Campaign"]) == ("Ada Lovelace", "Q4 campaign")
+    assert page.soup.texts("//p[@class='turn']") == ["Whose turn: an administrator."]
+    assert page.soup.texts("//tbody//summary[@role='button']") == [
+        "It was sent",
+        "It was not sent",
+        "I cannot find out",
+    ]
     done = await browser.post(f"/ui/intents/{one.id}/resolve", {"fate": "sent", "job_id": "made"})
-    assert done.said == "Recorded. The create has left the list."
+    assert done.said == "Recorded. It has left the list."
     assert [job.external_id for job in await world.store.jobs.find("made")] == ["made"]
+
+
+KIM = Recipient(address="kim@example.com", profile_url="https://x.example/<b>kim")
+LOOK = "Show whom it was for"
+
+
+async def test_recipient_is_shown_by_a_button_of_its_own(open_as, world):
+    one = await unknown(world, recipient=KIM)
+    browser = await open_as(token="rl_jobs", recipients_shown=True)
+    page = await browser.get("/ui/intents")
+    assert (LOOK in page.html, "kim" in page.html) == (True, False)
+    shown = await browser.post(f"/ui/intents/{one.id}/recipient")
+    assert shown.soup.texts("//tbody//dd") == [KIM.address, KIM.profile_url]
+    assert "It was not sent" in shown.html
+    assert LOOK not in shown.html
+    assert "kim" not in (await browser.get("/ui/intents")).html
+    nothing = await unknown(world)
+    shown = await browser.post(f"/ui/intents/{nothing.id}/recipient")
+    assert "Whom it was for was not kept." in shown.html
+
+
+@pytest.mark.parametrize(
+    ("token", "setting"), [("rl_jobs", False), ("rl_admin", False), ("rl_read", True), ("rl_subs", True)]
+)
+async def test_recipient_is_not_offered_and_not_shown_without_setting_and_scope(open_as, world, token, setting):
+    one = await unknown(world, recipient=KIM)
+    browser = await open_as(token=token, recipients_shown=setting)
+    listed = await browser.get("/ui/intents")
+    refused = await browser.post(f"/ui/intents/{one.id}/recipient")
+    csv = await browser.get("/ui/intents?format=csv")
+    assert (refused.status, LOOK in listed.html) == (403, False)
+    for page in (listed, refused, csv):
+        assert "kim" not in page.html
 
 
 # --- sources

@@ -58,6 +58,7 @@ async def test_texts_stay_texts(first, browser, world):
     paths = [f"/ui{path}" for path in LISTS] + [f"/ui/audit?actor={quote(PROBES[first])}"]
     for path in LISTS:
         page = await browser.get(f"/ui{path}")
+        paths += [str(one.get("href")) for one in page.soup.all("//a[@rel='next']")]
         links = [str(one.get("href")) for one in page.soup.all("//main//tbody//th//a[starts-with(@href, '/ui/')]")]
         paths += [*links[:DETAILS], *(f"{link}/edit" for link in links[:DETAILS] if path == "/subscriptions")]
     assert len(paths) > 3 * len(LISTS)

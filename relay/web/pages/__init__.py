@@ -8,6 +8,7 @@ from relay.web.pages import (
     events,
     groups,
     incidents,
+    intents,
     jobs,
     overview,
     replays,
@@ -16,7 +17,7 @@ from relay.web.pages import (
 )
 
 _MODULES = (
-    *(accounts, administration, deliveries, events, groups, incidents, jobs, overview, replays, subscriptions),
+    *(accounts, administration, deliveries, events, groups, incidents, intents, jobs, overview, replays, subscriptions),
     upstream,
 )
 PAGES = tuple(sorted(page.PAGES, key=lambda one: "{" in one.path))

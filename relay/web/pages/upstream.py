@@ -1,12 +1,11 @@
-"""The upstream: its accounts at /ui/sources, with what polling costs and gains; creates whose fate is unknown, at
-/ui/intents."""
+"""The upstream: its accounts at /ui/sources, with what polling costs and gains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.charts import Point
-from relay.web.page import Content, Done, PageRequest, action, columns, list_page, page
+from relay.web.page import Content, PageRequest, columns, list_page, page
 from relay.web.source_words import WORDS
 from relay.web.texts import english
 
@@ -18,7 +17,6 @@ SOURCE_COLUMNS = columns(
     "source account state open_jobs own_requests_per_second others_requests_per_second "
     "expected_delay_seconds=expected_detection_delay_seconds"
 )
-INTENT_COLUMNS = columns("id source account path channel group sent_at reason idempotency_key metadata")
 
 
 @page("GET /ui/sources", live=True)
@@ -61,28 +59,3 @@ async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping
         }
         for account in accounts
     }
-
-
-@page("GET /ui/intents", live=True)
-async def intents(page_request: PageRequest) -> Content:
-    """The creates, newest first."""
-    return await list_page(
-        page_request,
-        "/v1/intents",
-        template="intents.html",
-        title=english()("intents.title"),
-        command=["relay", "intents", "list"],
-        columns=INTENT_COLUMNS,
-    )
-
-
-@page("POST /ui/intents/{id}/resolve")
-async def resolve(page_request: PageRequest) -> Done:
-    """Records whether the message was sent."""
-    job_id = page_request.form.get("job_id")
-    body = {"fate": page_request.form.get("fate"), **({"job_id": job_id} if job_id else {})}
-    await page_request.api.post("/v1/intents/{}/resolve", page_request.id(), body=body)
-    return Done(key="intent_resolved", to="/ui/intents")
-
-
-action("POST /ui/intents/{id}/dismiss", "DELETE /v1/intents/{}", done="intent_dismissed", to="/ui/intents")

@@ -1,0 +1,72 @@
+"""Unknown sends at /ui/intents: creates that may or may not have been carried out, and what a person found out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from relay.core.events.sentences import titled
+from relay.core.turns import turn_of
+from relay.web.page import Content, Done, PageRequest, action, columns, list_page, page
+from relay.web.pages.groups import path_of
+from relay.web.texts import Texts, english
+from subscribers.wording.jobs import whom
+
+PAGE_SENDS = 20
+"""Unknown sends on one page: each has its buttons, and a phone shows two of them at once."""
+COLUMNS = columns(
+    "id source account path channel sending_account=connect_account_name group sent_at reason idempotency_key metadata"
+)
+
+
+@page("GET /ui/intents", live=True)
+async def intents(page_request: PageRequest) -> Content:
+    """The unknown sends, newest first."""
+    made = await list_page(
+        page_request,
+        "/v1/intents",
+        template="intents.html",
+        title=english()("intents.title"),
+        command=["relay", "intents", "list"],
+        columns=COLUMNS,
+        limit=PAGE_SENDS,
+    )
+    return _with_words(page_request, made, made.values["items"])
+
+
+@page("POST /ui/intents/{id}/recipient")
+async def recipient(page_request: PageRequest) -> Content:
+    """One unknown send, with whom it was for. Each look is in the audit."""
+    found = await page_request.api.post("/v1/intents/{}/recipient", page_request.id())
+    values = {"items": [found], "next_cursor": None}
+    made = Content(template="intents.html", title=english()("intents.one"), values=values)
+    return _with_words(page_request, made, [found])
+
+
+def _with_words(page_request: PageRequest, made: Content, sends: Sequence[Mapping[str, Any]]) -> Content:
+    """Adds, by id, what each is and whom its metadata name, such as `LinkedIn message to Alex`, and the page of its
+    campaign."""
+    settings, texts = page_request.context.settings, english()
+    more = {
+        "what": {one["id"]: _kind(one, texts) + whom({"data": one}, settings.search_keys) for one in sends},
+        "campaigns": {one["id"]: path_of({**one, "name": one["group"]}) for one in sends if one["group"]},
+        "turn": turn_of("creates"),
+        "shows_recipients": settings.recipients_shown and page_request.may("jobs:write"),
+    }
+    return replace(made, values={**made.values, **more})
+
+
+def _kind(send: Mapping[str, Any], texts: Texts) -> str:
+    channel = send["channel"]
+    return texts("intents.channel", channel=titled(channel)) if channel else texts("intents.message")
+
+
+@page("POST /ui/intents/{id}/resolve")
+async def resolve(page_request: PageRequest) -> Done:
+    """Records whether it was carried out."""
+    job_id = page_request.form.get("job_id")
+    body = {"fate": page_request.form.get("fate"), **({"job_id": job_id} if job_id else {})}
+    await page_request.api.post("/v1/intents/{}/resolve", page_request.id(), body=body)
+    return Done(key="intent_resolved", to="/ui/intents")
+
+
+action("POST /ui/intents/{id}/dismiss", "DELETE /v1/intents/{}", done="intent_dismissed", to="/ui/intents")
