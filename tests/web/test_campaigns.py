@@ -2,11 +2,12 @@
 
 import pytest
 
-from relay.core.events.event import Hint
+from relay.core.events.event import SUBSCRIPTION_DISABLED, Hint
 from relay.core.jobs.job import Problem, Recipient
 from relay.core.polling.tracking import CreditsReading
-from tests.support.api_world import NOW
-from tests.support.store_kit import intent, list_accounts, poll, seen, track
+from relay.web.pages import incidents
+from tests.support.api_world import HOOK, NOW
+from tests.support.store_kit import claim, intent, list_accounts, poll, relay_event, result_of, seen, track
 
 EVIL = "<img src=x onerror=alert(1)>\"'{{7*7}}"
 
@@ -109,19 +110,66 @@ async def test_a_token_that_may_only_read_closes_no_group(open_as, world):
 # --- incidents
 
 
-async def test_an_incident_says_what_to_do_and_which_jobs_failed(browser, world):
+async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reached(open_as, world):
+    browser = await open_as(search_keys=("deal",))
+    await list_accounts(world.store, ("revor", "default"), "acc_1", name="Ada Lovelace", now=NOW)
     await world.fail("safe 1", "code 1")
     world.now += 5
     await world.fail("other 1", "code 1")
-    (row,) = (await browser.get("/ui/incidents?state=open")).soup.rows()
-    assert row["Failures"] == "2"
+    page = await browser.get("/ui/incidents?state=open")
+    (row,) = page.soup.rows()
+    assert (row["Whose turn"], row["Failed"]) == ("the owner of the sending account", "2")
+    path = str(page.soup.all("//tbody//a")[0].get("href"))
+    page = await browser.get(path)
+    assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
+    assert page.soup.texts("//section//h2") == ["Reconnect it"]
+    assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account."]
+    assert page.soup.texts("//dd")[0] == "Yes, once the cause is gone: none of them was carried out."
+    assert [one["Person"] for one in page.soup.rows()] == ["42", "42"]
+    assert "code 1" not in page.soup.text
+    assert [one["Send again?"] for one in (await browser.get(f"{path}?repeat=safe")).soup.rows()] == ["Yes"]
+    csv = await browser.get(str(page.soup.all("//a[@download]")[0].get("href")))
+    assert csv.html.splitlines()[1].startswith("other 1,")
+
+
+async def test_an_incident_of_a_sink_names_the_subscription_and_sends_again_what_was_given_up(browser, world):
+    sink = await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "description": "Data warehouse"})
+    id = sink.json()["id"]
+    await world.poll(await world.job("a"), "running")
+    (claimed,) = await claim(world.store, id, now=world.now)
+    events = (relay_event(SUBSCRIPTION_DISABLED, subject=id, now=world.now),)
+    ended = result_of(
+        claimed, "dead", now=world.now, reason="http_410", disable="http_410", events=events, sink="https://x.example"
+    )
+    await world.store.deliveries.record(ended)
+    (row,) = (await browser.get("/ui/incidents")).soup.rows()
+    assert row["What happened"].startswith("Open Data warehouse does not take its events:")
+    assert row["Whose turn"] == "whoever runs the receiver"
     path = str((await browser.get("/ui/incidents")).soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
-    assert "Reconnect it" in page.html
-    assert [one["Job"] for one in page.soup.rows()] == ["other 1", "safe 1"]
-    assert [one["Job"] for one in (await browser.get(f"{path}?repeat=safe")).soup.rows()] == ["safe 1"]
-    csv = await browser.get(f"{path}?format=csv")
-    assert csv.html.splitlines()[1].startswith("other 1,")
+    links = page.soup.links()
+    assert links["Open the subscription"] == f"/ui/subscriptions/{id}"
+    assert links["Send what was given up again"] == f"/ui/deliveries/retry?state=dead&subscription={id}"
+    main = page.soup.texts("//div[@id='live']")[0]
+    assert ("relay " in main, "http_410" in main, main.count("Data warehouse")) == (False, False, 1)
+
+
+async def test_open_jobs_of_the_incidents_account_are_polled_again_once_asked(browser, open_as, world, monkeypatch):
+    await world.fail("failed")
+    for number in range(5):
+        await world.poll(await world.job(f"open {number}"), "running", connect="acc_1")
+    monkeypatch.setattr(incidents, "MAX_REFRESHED", 4)
+    monkeypatch.setattr(incidents, "MAX_BULK", 3)
+    (path,) = [str(one.get("href")) for one in (await browser.get("/ui/incidents")).soup.all("//tbody//a")]
+    page = await browser.get(path)
+    assert "the newest 4 of its 5 open jobs" in page.html
+    assert world.tracking.refreshed == []
+    done = await browser.post(f"{path}/refresh")
+    assert done.said == "4 jobs are polled again now."
+    assert len(set(world.tracking.refreshed)) == 4
+    reader = await open_as(token="rl_read")
+    assert "Poll its open jobs again" not in (await reader.get(path)).html
+    assert (await reader.post(f"{path}/refresh")).status == 403
 
 
 # --- creates with an unknown fate

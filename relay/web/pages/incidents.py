@@ -1,16 +1,32 @@
 """The incidents at /ui/incidents: failures with one cause, and the jobs of each."""
 
-from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, list_page, page
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from relay.core.events.sentences import subscription_to
+from relay.core.turns import turn_of_incident
+from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, columns, equivalent, list_page, page
+from relay.web.pages.groups import path_of
+from relay.web.pages.jobs import MAX_BULK
 from relay.web.texts import english
+from subscribers.wording.jobs import person_of
+from subscribers.wording.text import name
 
 COLUMNS = columns("id what state source account code failed fix opened_at closed_at")
-JOB_COLUMNS = columns("id status group repeat metadata closed_at")
+JOB_COLUMNS = columns("id status channel group repeat meaning=problem.meaning metadata closed_at")
+MAX_REFRESHED = 500
+"""Maximum open jobs that are polled again at once."""
+MAX_NAMED = 100
+"""Subscriptions among which the names of sinks are found."""
+
+Answer = Mapping[str, Any]
 
 
 @page("GET /ui/incidents", live=True)
 async def incidents(page_request: PageRequest) -> Content:
     """The incidents, newest first."""
-    return await list_page(
+    made = await list_page(
         page_request,
         "/v1/incidents",
         template="incidents.html",
@@ -19,28 +35,80 @@ async def incidents(page_request: PageRequest) -> Content:
         columns=COLUMNS,
         filters=("state", "source", "account"),
     )
+    names = await _names(page_request, made.values["items"])
+    rows = [
+        {"incident": one, "what": _sentence(one, names.get(one["subscription"])), "turn": turn_of_incident(one)}
+        for one in made.values["items"]
+    ]
+    return replace(made, values={**made.values, "rows": rows})
+
+
+async def _names(page_request: PageRequest, incidents: Sequence[Answer]) -> Mapping[str, str]:
+    """The descriptions of the subscriptions of incidents, as far as the caller may see them."""
+    if not any(one["subscription"] for one in incidents):
+        return {}
+    found = await page_request.api.allowed("/v1/subscriptions", query={"limit": MAX_NAMED})
+    return {one["id"]: one["description"] for one in (found or {"items": ()})["items"]}
+
+
+def _sentence(incident: Answer, description: str | None) -> str:
+    """What happened, with the subscription's own name in place of its host."""
+    known, by_host = name(description), subscription_to(incident["sink"] or "", f"{incident['subscription']}")
+    return str(incident["what"]).replace(by_host, known or by_host)
 
 
 @page("GET /ui/incidents/{id}", live=True)
 async def incident(page_request: PageRequest) -> Content:
-    """One incident: what happened, what to do, and which jobs failed."""
-    asked = page_request.asked("repeat")
+    """One incident: what happened, whose turn it is, what to do, and which jobs failed."""
+    asked, settings = page_request.asked("repeat"), page_request.context.settings
     found = await page_request.api.get("/v1/incidents/{}", page_request.id())
-    values = {"incident": found, "asked": asked, "jobs": None, "next_cursor": None}
     id = found["subscription"]
-    values["subscription"] = None if id is None else await page_request.api.allowed("/v1/subscriptions/{}", id)
-    export = None
+    subscription = None if id is None else await page_request.api.allowed("/v1/subscriptions/{}", id)
+    jobs, next_cursor, export = None, None, None
     if found["kind"] == "jobs":
         query = {**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
         failed = await page_request.api.get("/v1/incidents/{}/jobs", page_request.id(), query=query)
-        values |= {"jobs": failed["items"], "next_cursor": failed["next_cursor"]}
+        jobs, next_cursor = failed["items"], failed["next_cursor"]
         export = Export(path="/v1/incidents/{}/jobs", segments=(page_request.id(),), query=asked, columns=JOB_COLUMNS)
+    what = _sentence(found, (subscription or {}).get("description"))
     return Content(
         template="incident.html",
         title=english()("incidents.one"),
-        values=values,
+        values={
+            "incident": found,
+            "what": what,
+            "turn": turn_of_incident(found),
+            "subscription": subscription,
+            "effects_differ": bool(asked) or any(job["repeat"] != found["repeat"] for job in jobs or ()),
+            "rows": None if jobs is None else [_row(job, settings.search_keys) for job in jobs],
+            "next_cursor": next_cursor,
+            "most": MAX_REFRESHED,
+        },
         equivalent=equivalent(
             ["relay", "incidents", "show", page_request.id()], "GET /v1/incidents/{}", page_request.id()
         ),
         export=export,
     )
+
+
+def _row(job: Answer, search_keys: Sequence[str]) -> Mapping[str, Any]:
+    group = None if job["group"] is None else path_of({**job, "name": job["group"]})
+    return {"job": job, "person": person_of(job, search_keys), "campaign": group}
+
+
+@page("POST /ui/incidents/{id}/refresh")
+async def refresh(page_request: PageRequest) -> Done:
+    """Polls the open jobs of the incident's sending account again, the newest MAX_REFRESHED."""
+    found = await page_request.api.get("/v1/incidents/{}", page_request.id())
+    sender = {"source": found["source"], "account": found["account"], "connect_account": found["connect_account_id"]}
+    uids: list[str] = []
+    if all(sender.values()):
+        query = {**sender, "open": "true"}
+        async for some in page_request.api.pages("/v1/jobs", query=query, at_most=MAX_REFRESHED):
+            uids += [job["uid"] for job in some["items"]]
+    polled = 0
+    for first in range(0, len(uids), MAX_BULK):
+        body = {"action": "refresh", "ids": uids[first : first + MAX_BULK]}
+        answer = await page_request.api.post("/v1/jobs/bulk", body=body)
+        polled += sum(one["status"] < 400 for one in answer["items"])
+    return Done(key="jobs_refresh", to=f"/ui/incidents/{found['id']}", n=polled)
