@@ -17,7 +17,7 @@ from relay.core.deliveries.credentials import TOKEN_HERE
 from relay.core.deliveries.delivery import OutboundRequest, Outcome, Response
 from relay.core.deliveries.dialogue import Memory, Steps
 from relay.core.deliveries.retry import http_outcome
-from relay.core.events.event import Event, Hint, Origin
+from relay.core.events.event import Event, Explain, Origin, unexplained
 from relay.core.events.sentences import enumerated
 from relay.core.jobs.job import Recipient, short_type
 from relay.core.subscriptions.subscription import Incidents, Subscription
@@ -26,15 +26,6 @@ from relay.redaction import redacted_url
 from subscribers.options import Options, Settings
 
 _METHODS = ("POST", "PUT", "PATCH")
-
-
-Explain = Callable[[str, str], Hint | None]
-"""The hint for failed jobs, by the source's name in the settings and their error code; empty: it gave none."""
-
-
-def unexplained(source: str, code: str) -> Hint | None:
-    """No hint."""
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.events.event import INCIDENT_CLOSED, INCIDENT_GREW, INCIDENT_OPENED, Event, Hint, Repeat, owner_of
-from relay.core.events.sentences import incident_sentence, subscription_to, titled
+from relay.core.events.sentences import incident_fix, incident_sentence, subscription_to, titled
 from relay.core.jobs.job import Observation
 from relay.core.jsontext import dumps
 from relay.core.records import Intent
@@ -45,14 +45,6 @@ FIRST_GROWTH = 10
 _SHARED = ("digest", "kind", "source", "account", "owner", "connect_account_id", "subscription_id", "channel")
 """Attributes that an incident takes from its first failure."""
 _RANKS: Mapping[Repeat, int] = {"safe": 0, "useless": 1, "may_send_twice": 2}
-_FIX = {
-    "jobs": "Open one of its jobs in {upstream} to see why it failed",
-    "creates": "Check in {upstream} which of them went out: relay intents list",
-    "sink": "Fix the receiver. If the subscription is disabled, resume it (relay subscriptions resume {subscription}). "
-    "Then send again what was given up (relay deliveries retry --state dead --subscription {subscription})",
-}
-"""The fix by kind. The one of a sink holds in every state: an enabled subscription retries by itself, and neither that
-nor a resume sends again what was given up."""
 _WHO = {"jobs": "account owner", "creates": "account owner", "sink": "administrator"}
 _REPEAT: Mapping[str, Repeat | None] = {"jobs": "may_send_twice", "creates": "may_send_twice", "sink": None}
 
@@ -275,7 +267,7 @@ def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict
         "code": cut(incident.code),
         "what": what,
         "who": hint.who if hint else _WHO[kind],
-        "fix": hint.fix if hint else _FIX[kind].format(subscription=subscription, upstream=upstream),
+        "fix": hint.fix if hint else incident_fix(kind, upstream),
         "repeat": hint.repeat if hint else _REPEAT[kind],
         "failed": incident.failed,
         "likely": likely,

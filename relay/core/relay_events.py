@@ -13,10 +13,11 @@ from typing import Any, Literal
 from relay.clock import optional_rfc3339, to_rfc3339
 from relay.core.deliveries import ledger
 from relay.core.deliveries.dialogue import Memory
-from relay.core.events.event import JOB_SCHEMA, Hint, account_event_kind, job_event_kind
-from relay.core.events.sentences import cause_of_unknown, group_sentence, titled, with_article
+from relay.core.events.event import JOB_SCHEMA, Explain, Hint, account_event_kind, job_event_kind, unexplained
+from relay.core.events.sentences import cause_of_unknown, create_fix, group_sentence, titled, uncertain_fix, why_failed
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import ENDED_STATES, OTHER, JobGroup
+from relay.core.jobs.job import NO_CODE
 from relay.core.records import Intent
 
 MAX_FAILURES = 20
@@ -151,8 +152,6 @@ def delivery_expired_data(
 _WORD = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
 _ID = re.compile(r"[0-9]{1,20}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[A-Za-z0-9]{15,18}")
 _MAX_TARGETS = 5
-_PERSON = "person"
-"""A record that is made first, so that the event's own can be attached to it."""
 
 
 def delivery_uncertain_data(
@@ -167,15 +166,8 @@ def delivery_uncertain_data(
     """
     data = delivery_expired_data(reason=reason, **ended)
     record, target = _in_doubt(memory)
-    places = " and ".join(f"{name.removesuffix('_id')} {id}" for name, id in target.items())
-    what = f"{with_article(record or 'record')}{f' of {places}' if places else ''} that names {data['event']}"
-    settle = f"relay deliveries resolve {data['delivery']} --fate"
-    if record == _PERSON:  # for whom nothing is written yet
-        fix = f"the person whom job {data['job']} is about. If they are there, run: relay deliveries retry "
-        fix += f"{data['delivery']}, which writes the rest. If not, run: {settle} not_sent, which creates them first"
-    else:
-        fix = f"{what}. Then run: {settle} sent, or --fate not_sent, which writes it again"
-    fix = f"Look in {titled(kind)} for {fix}"
+    places = [(name, str(id)) for name, id in target.items()]
+    fix = uncertain_fix(titled(kind), record or "", places, job=f"{data['job']}", event=data["event"])
     return {**data, "kind": kind, "record": record, "target": target or None, "fix": fix}
 
 
@@ -198,13 +190,7 @@ def create_unknown_data(intent: Intent) -> dict[str, Any]:
     fix     the next step for a person
     """
     cause = intent.reason or "cut_off"
-    if intent.idempotency_key is not None:
-        fix = "Send the same request again with the same Idempotency-Key: the upstream answers with the original"
-    else:
-        fix = (
-            "Check in the upstream whether it went out, and send it again only if it did not. Then run "
-            f"relay intents resolve {intent.id} --fate sent, or not_sent"
-        )
+    fix = create_fix("the upstream", has_key=intent.idempotency_key is not None)
     return {
         "intent": intent.id,
         "source": intent.source,
@@ -239,12 +225,12 @@ def account_data(account: ConnectAccount, *, open_jobs: int, hint: Hint | None =
     return data if hint is None else {**data, "hint": hint.document()}
 
 
-def group_finished_data(group: JobGroup) -> dict[str, Any]:
-    """For `relay.group.finished`: a group whose round has finished."""
+def group_finished_data(group: JobGroup, explain: Explain = unexplained) -> dict[str, Any]:
+    """For `relay.group.finished`: a group whose round has finished. `explain`: for its summary."""
     finished_at, reported = group.finished_at or group.last_at, _ranked_failures(group.failures)
     ended = {state: group.counts.get(state, 0) for state in ENDED_STATES}
     figures = {"skipped": group.skipped, "missing": group.missing}
-    causes = [(f"with the error {code}", count) for code, count in reported]
+    causes = [(_why(group.source, code, explain), count) for code, count in reported]
     return {
         "group": group.name,
         "source": group.source,
@@ -260,9 +246,14 @@ def group_finished_data(group: JobGroup) -> dict[str, Any]:
     }
 
 
+def _why(source: str, code: str, explain: Explain) -> str:
+    hint = None if code in (OTHER, NO_CODE) else explain(source, code)
+    return why_failed(code, "" if hint is None else cut(hint.meaning) or "", source)
+
+
 def _ranked_failures(failures: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Error codes with their counts, the largest first; the rarest under OTHER if there are too many."""
-    counted = [(cut(code) or "unknown", count) for code, count in failures.items() if count]
+    counted = [(cut(code) or NO_CODE, count) for code, count in failures.items() if count]
     ranked = sorted(counted, key=lambda one: (-one[1], one[0]))
     if len(ranked) <= MAX_FAILURES:
         return tuple(ranked)

@@ -6,7 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from relay.clock import Clock
-from relay.core.events.event import Event
+from relay.core.events.event import Event, Explain, unexplained
 from relay.core.records import Lease
 from relay.core.subscriptions.subscription import (
     DEFAULT_RETRY_SCHEDULE_SECONDS,
@@ -18,7 +18,6 @@ from relay.delivery.publishing import Publish, no_brokers
 from relay.lease_owner import LeaseOwner
 from relay.metrics import Metrics
 from relay.signals import Signals
-from subscribers.base import Explain, unexplained
 from subscribers.registry import kinds
 
 if TYPE_CHECKING:

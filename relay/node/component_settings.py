@@ -88,11 +88,11 @@ class ComponentSettings:
             public_url=self.base_url if self.settings.server.public_url and self.settings.web.enabled else None,
             titles={name: definition.title for name, definition in self.definitions.items()},
             search_keys=self.settings.web.search_keys,
-            explain=self._explained,
+            explain=self.explained,
             callback_secrets=tuple(SigningSecret(value=secret) for secret in delivery.callback_secret or ()),
         )
 
-    def _explained(self, source: str, code: str) -> Hint | None:
+    def explained(self, source: str, code: str) -> Hint | None:
         """The hint for failed jobs with this code."""
         definition = self.definitions.get(source)
         return None if definition is None else definition.explained(code)

@@ -127,6 +127,7 @@ class Node:
         store.group_ledger.configure(
             settle_seconds=settings.groups.settle_seconds,
             base_url=self.base_url,
+            explain=self._components.explained,
             finished=self._from_writer(self._on_groups_finished),
         )
 

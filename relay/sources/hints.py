@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relay.core.events.event import Hint, PointsAt, Repeat
+from relay.core.events.sentences import words_of
 from relay.core.jobs.job import POLL, Problem
 
 Who = Literal["account owner", "administrator", "developer", "upstream"]
 """The role that can act. `upstream` is shown by its title."""
-_WORDS = ("title", "source", "channel", "code")
+_WORDS = ("title", "source", "channel", "code", "reason")
 UNDECIDED = frozenset({"retrying", "overdue", "not_found", "status_unknown"})
 """Kinds of events after which the job may still be carried out."""
 KINDS_WITH_A_PROBLEM = frozenset({"failed", "cancelled", "retrying"})
@@ -109,6 +110,7 @@ class Hints(Part):
         else:
             return None
         words = {"channel": self._channel_name(channel), "code": _short(code) or "an error"}
+        words["reason"] = words_of(words["code"])
         return template.fill({"title": title, "source": source, **words}, retryable=retryable, kind=kind)
 
     def _of_poll(self, code: str) -> HintTemplate | None:

@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 from relay.clock import local_time
 from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, account_event_kind
+from relay.core.turns import turn_of_failure
 from relay.redaction import host_of
 from subscribers.base import RenderContext
-from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_again
+from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_account, sending_again
 from subscribers.wording.pages import page_of
 from subscribers.wording.relay import relay_fix, relay_sentence
 from subscribers.wording.summaries import HEADINGS, is_summary, summary_advice, summary_sentence
@@ -75,18 +76,21 @@ def advice(event: Event, context: RenderContext) -> Pairs:
     """The next step, whose turn it is, and advice on sending again, as (label, text); empty if unknown."""
     if event.published:
         return ()
-    data = data_of(event.document())
+    document = event.document()
+    data = data_of(document)
     if _is_summary(event):
         return _said(summary_advice(event.type, data, context))
     kind = job_kind(event)
     hint = mapping(data.get("hint"))
     fix, who = without_addresses(hint.get("fix")), without_addresses(hint.get("who"))
+    sender = sending_account(data) or word(document.get("channel"))  # a job of a channel has one, known or not
+    turn = turn_of_failure(who, sender) if who else ""
     if not fix and event.source == RELAY_SOURCE:
-        fix, who = relay_fix(event.type, data, context)
+        fix, turn = relay_fix(event.type, data, context)
     return _said(
         (
             (NEXT_STEP, fix),
-            (WHOSE_TURN, who),
+            (WHOSE_TURN, turn),
             (SENDING_AGAIN, sending_again(kind, data) if kind else ""),
         )
     )

@@ -8,11 +8,14 @@ from relay.core.events.sentences import (
     cause_of_unknown,
     continued,
     counted,
+    create_fix,
     failure,
     subscription_to,
     titled,
+    uncertain_fix,
     with_article,
 )
+from relay.core.turns import turn_of, turn_of_sink
 from relay.redaction import redacted_url
 from subscribers.base import RenderContext
 from subscribers.wording.jobs import whom
@@ -28,7 +31,6 @@ from subscribers.wording.text import (
     word,
 )
 
-_ADMINISTRATOR, _OWNER, _DEVELOPER = "administrator", "account owner", "developer"
 _MAX_TARGETS = 5
 
 
@@ -74,13 +76,14 @@ def relay_fix(type: str, data: Document, context: RenderContext) -> tuple[str, s
     """The next step, and whose turn it is; empty if nothing is known."""
     match type:
         case "relay.create.unknown":
-            return _create_fix(data, context)
+            fix = create_fix(upstream_of(data, context), has_key=data.get("idempotency_key_given") is True)
+            return fix, turn_of("creates")
         case "relay.subscription.disabled":
-            return "Fix the receiver, then resume the subscription", _ADMINISTRATOR
+            return "Fix the receiver, then resume the subscription", turn_of_sink(_reason(data))
         case "relay.delivery.expired":
-            return "Fix the receiver, then send the event again", _ADMINISTRATOR
+            return "Fix the receiver, then send the event again", turn_of_sink(_reason(data))
         case "relay.delivery.uncertain":
-            return _uncertain_fix(data), _OWNER
+            return _uncertain_fix(data), turn_of("uncertain")
     return "", ""
 
 
@@ -97,9 +100,12 @@ def _waiting(data: Document) -> str:
 def _expired(data: Document) -> str:
     attempts = count(data.get("attempts"))
     tries = f" after {counted(attempts, 'attempt')}" if attempts else ""
-    last = without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
     what = _told(one_line(data.get("event_type")))
-    return f"An event{what} could not be delivered{tries}{_after_colon(failure(last))}"
+    return f"An event{what} could not be delivered{tries}{_after_colon(failure(_reason(data)))}"
+
+
+def _reason(data: Document) -> str:
+    return without_addresses(data.get("last_error")) or without_addresses(data.get("reason"))
 
 
 def _told(type: str) -> str:
@@ -128,26 +134,14 @@ def _uncertain(data: Document) -> str:
 
 
 def _uncertain_fix(data: Document) -> str:
-    where, record = titled(word(data.get("kind"))) or "the CRM", word(data.get("record")) or "record"
-    if record == "person":  # for whom nothing is written yet
-        return (
-            f"Look in {where} for the person whom job {one_line(data.get('job'), 200)} is about. If they are there, "
-            "send the event again, which writes the rest. If not, mark it as not sent, which creates them first"
-        )
     target = list(mapping(data.get("target")).items())[:_MAX_TARGETS]
-    of = " and ".join(f"{word(key.removesuffix('_id'))} {word(str(id))}" for key, id in target)
-    named = f"that names {word(data.get('event'))}"
-    return (
-        f"Look in {where} for {with_article(record)}{of and f' of {of}'} {named}. Mark it as sent if it is there, else "
-        "as not sent, which writes it again"
+    return uncertain_fix(
+        titled(word(data.get("kind"))) or "the CRM",
+        word(data.get("record")),
+        [(word(key), word(str(id))) for key, id in target],
+        job=one_line(data.get("job"), 200),
+        event=word(data.get("event")),
     )
-
-
-def _create_fix(data: Document, context: RenderContext) -> tuple[str, str]:
-    if data.get("idempotency_key_given") is True:
-        return "Send the same request again with the same Idempotency-Key: that is safe", _DEVELOPER
-    check = f"Check in {upstream_of(data, context)} whether it went out, and send it again only if it did not"
-    return f"{check}. Then mark it as sent or not sent", _OWNER
 
 
 def _why(data: Document, upstream: str) -> str:

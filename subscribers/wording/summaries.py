@@ -12,9 +12,10 @@ from relay.core.events.event import (
     Hint,
     account_event_kind,
 )
-from relay.core.events.sentences import account_sentence, continued, group_sentence, incident_end
+from relay.core.events.sentences import account_sentence, group_sentence, incident_end, incident_fix, why_failed
 from relay.core.jobs.groups import OTHER
 from relay.core.jobs.job import NO_CODE
+from relay.core.turns import ADMINISTRATOR, turn_of_failure, turn_of_incident
 from subscribers.base import RenderContext
 from subscribers.wording.relay import subscription_of
 from subscribers.wording.text import (
@@ -47,10 +48,6 @@ _ACCOUNT_FIXES = {
     "needs_reconnect": "Reconnect it in {upstream}",
     "cannot_send": "Check in {upstream} why it cannot send",
     "removed": "Connect it again in {upstream} if its jobs are still wanted",
-}
-_INCIDENT_FIXES = {
-    "creates": "Check in {upstream} which of them went out, and mark each as sent or not sent",
-    "sink": "Fix the receiver. Resume the subscription if it is disabled. Then send again what was given up",
 }
 REPEAT_OPEN = {
     "safe": "safe once this is fixed, because nothing was done",
@@ -101,11 +98,12 @@ def _account_advice(kind: str, data: Document, context: RenderContext) -> Pairs:
     waiting = count(data.get("open_jobs")) > 0
     if not fix and kind in _ACCOUNT_FIXES and (kind != "removed" or waiting):
         fix = _ACCOUNT_FIXES[kind].format(upstream=upstream_of(data, context))
-    who = without_addresses(hint.get("who")) or ("account owner" if fix else "")
+    who = without_addresses(hint.get("who")) or "account owner"
+    turn = turn_of_failure(who, word(data.get("account_id"))) if fix else ""
     again = "could run them twice, because they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
     if kind == "recovered":
         again = "needed only for those that have failed"
-    return (NEXT_STEP, fix), (WHOSE_TURN, who), (SENDING_AGAIN, again)
+    return (NEXT_STEP, fix), (WHOSE_TURN, turn), (SENDING_AGAIN, again)
 
 
 def _group(data: Document, context: RenderContext) -> str:
@@ -140,14 +138,14 @@ def _group_advice(data: Document, context: RenderContext) -> Pairs:
     if not (failed or missing or count(counts.get("not_found"))):
         return ()
     hint = next((one.hint for one in causes if one.hint is not None), None)
-    fix, who = ("See what became of them", "account owner")
+    fix, turn = "See what became of them", ADMINISTRATOR
     if hint is not None:
-        fix, who = without_addresses(hint.fix), without_addresses(hint.who)
+        fix, turn = without_addresses(hint.fix), turn_of_failure(without_addresses(hint.who), hint.points_at)
     elif missing:
-        fix, who = ("Find out why they were not created", "developer")
+        fix = "Find out why they were not created"
     return (
         (NEXT_STEP, fix),
-        (WHOSE_TURN, who),
+        (WHOSE_TURN, turn),
         (SENDING_AGAIN, "depends on the cause. Each failed job says whether it is safe" if failed else ""),
     )
 
@@ -179,29 +177,29 @@ def _incident_advice(type: str, data: Document, context: RenderContext) -> Pairs
     closed = type == INCIDENT_CLOSED
     repeat = data.get("repeat")
     again = (_REPEAT_CLOSED if closed else REPEAT_OPEN).get(repeat, "") if isinstance(repeat, str) else ""
-    fix = _INCIDENT_FIXES.get(word(data.get("kind")), "").format(upstream=upstream_of(data, context))
+    if closed:
+        return ((SENDING_AGAIN, again),)
+    kind = word(data.get("kind"))
+    fix = incident_fix(kind, upstream_of(data, context)) if kind != "jobs" else without_addresses(data.get("fix"))
     return (
-        (NEXT_STEP, "" if closed else fix or without_addresses(data.get("fix"))),
-        (WHOSE_TURN, "" if closed else without_addresses(data.get("who"))),
+        (NEXT_STEP, fix),
+        (WHOSE_TURN, _turn(kind, data)),
         (SENDING_AGAIN, again),
+    )
+
+
+def _turn(kind: str, data: Document) -> str:
+    who, code = (without_addresses(data.get(field)) for field in ("who", "code"))
+    return turn_of_incident(
+        {"kind": kind, "who": who, "code": code, "connect_account_id": data.get("connect_account_id")}
     )
 
 
 def cause_of(code: str, number: int, source: str, context: RenderContext) -> Cause:
     """The cause behind an error code. `source`: its name in the settings."""
-    if code == OTHER:
-        return Cause("for other reasons", number)
-    if code in ("", NO_CODE):
-        return Cause("without a reason", number, context.explain(source, ""))
-    hint = context.explain(source, code)
-    meaning = without_addresses(hint.meaning).rstrip(".! ") if hint is not None else ""
-    return Cause(
-        f"because {continued(meaning, f'{source} {context.titles.get(source)}')}"
-        if meaning
-        else f"with the error {code}",
-        number,
-        hint,
-    )
+    hint = None if code == OTHER else context.explain(source, "" if code == NO_CODE else code)
+    meaning = "" if hint is None else without_addresses(hint.meaning)
+    return Cause(why_failed(code, meaning, f"{source} {context.titles.get(source)}"), number, hint)
 
 
 def reasons(causes: Sequence[Cause], failed: int) -> list[tuple[str, int]]:

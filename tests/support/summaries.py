@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from relay.core import relay_events
-from relay.core.events.event import Hint
+from relay.core.events.event import Explain, Hint, unexplained
 from relay.core.incidents import Incident, data_of
 from relay.core.jobs.connect_accounts import ConnectAccount
 from relay.core.jobs.groups import JobGroup
@@ -15,9 +15,9 @@ def account_data(*, account_id: str, open_jobs: int, hint: Hint | None = None, *
     return relay_events.account_data(account, open_jobs=open_jobs, hint=hint)
 
 
-def group_finished_data(*, group: str, missing: int, **fields: Any) -> dict[str, Any]:
+def group_finished_data(*, group: str, missing: int, explain: Explain = unexplained, **fields: Any) -> dict[str, Any]:
     made = JobGroup(id="grp_1", name=group, last_at=fields["first_at"], **fields)
-    return relay_events.group_finished_data(replace(made, expected=made.arrived + missing))
+    return relay_events.group_finished_data(replace(made, expected=made.arrived + missing), explain)
 
 
 def incident_data(

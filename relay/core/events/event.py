@@ -7,7 +7,7 @@ extensions `sequence` and `partitionkey`.
 
 import re
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -95,6 +95,15 @@ class Hint:
     def document(self) -> dict[str, str]:
         """The hint as JSON in an event."""
         return {"meaning": self.meaning, "fix": self.fix, "who": self.who, "repeat": self.repeat}
+
+
+Explain = Callable[[str, str], Hint | None]
+"""The hint for failed jobs, by the source's name in the settings and their error code; empty: it gave none."""
+
+
+def unexplained(source: str, code: str) -> Hint | None:
+    """No hint."""
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

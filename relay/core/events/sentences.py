@@ -6,6 +6,9 @@ Events carry them, the API shows them, and chat messages are made of them. Names
 import re
 from collections.abc import Sequence
 
+from relay.core.jobs.groups import OTHER
+from relay.core.jobs.job import NO_CODE
+
 _BRANDS = {"hubspot": "HubSpot", "linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
 _CAUSES = {
     "no_answer": "{upstream} gave no answer",
@@ -14,6 +17,18 @@ _CAUSES = {
     "cut_off": "the relay ended before an answer came",
 }
 """Causes of an unknown outcome of a create, by the intent's reason."""
+
+_INCIDENT_FIXES = {
+    "jobs": "Open one of its jobs in {upstream} to see why it failed",
+    "creates": "Check in {upstream} which of them went out, and mark each as sent or not sent",
+    "sink": "Fix the receiver. Resume the subscription if it is disabled. Then send again what was given up",
+}
+"""What to do about an incident, by its kind. The one of a sink holds in every state: an enabled subscription retries by
+itself, and neither that nor a resume sends again what was given up."""
+
+PERSON = "person"
+"""A record that is made first, so that the event's own can be attached to it."""
+_BETWEEN_WORDS = re.compile(r"[\s_./:-]+")
 
 _STATUS = re.compile(r"(?:http_)?([1-5]\d\d)(?![\w.])", re.ASCII)
 _STATUSES = {
@@ -84,6 +99,49 @@ def continued(text: str, source: str) -> str:
 def cause_of_unknown(cause: str, upstream: str) -> str:
     """The cause of an unknown outcome of a create; empty for an unknown cause."""
     return _CAUSES.get(cause, "").format(upstream=upstream)
+
+
+def incident_fix(kind: str, upstream: str) -> str:
+    """What to do about an incident whose failures have no hint; empty for an unknown kind."""
+    return _INCIDENT_FIXES.get(kind, "").format(upstream=upstream)
+
+
+def create_fix(upstream: str, *, has_key: bool) -> str:
+    """What to do about a create of unknown outcome. `has_key`: its caller gave an Idempotency-Key."""
+    if has_key:
+        return "Send the same request again with the same Idempotency-Key: that is safe"
+    check = f"Check in {upstream} whether it went out, and send it again only if it did not"
+    return f"{check}. Then mark it as sent or not sent"
+
+
+def uncertain_fix(where: str, record: str, target: Sequence[tuple[str, str]], *, job: str, event: str) -> str:
+    """What to do about a record that may have been written. `target`: fields with ids of what it is attached to;
+    `event`: the id that the record names."""
+    if record == PERSON:  # for whom nothing is written yet
+        return (
+            f"Look in {where} for the person whom job {job} is about. If they are there, send the event again, which "
+            "writes the rest. If not, mark it as not sent, which creates them first"
+        )
+    of = " and ".join(f"{field.removesuffix('_id')} {id}" for field, id in target)
+    named = f"{with_article(record or 'record')}{of and f' of {of}'} that names {event}"
+    return f"Look in {where} for {named}. Mark it as sent if it is there, else as not sent, which writes it again"
+
+
+def why_failed(code: str, meaning: str, upstream: str) -> str:
+    """Why jobs failed, as the end of `4 failed`. `code`: as a group counts it; `meaning`: of its hint, if there is
+    one; `upstream`: the names of the source."""
+    if code == OTHER:
+        return "for other reasons"
+    if code in ("", NO_CODE):
+        return "without a reason"
+    if meaning.strip(".! "):
+        return f"because {continued(meaning.rstrip('.! '), upstream)}"
+    return f"because of “{words_of(code)}”"
+
+
+def words_of(code: str) -> str:
+    """An error code as words: `mailbox full` for `mailbox_full`."""
+    return _BETWEEN_WORDS.sub(" ", code).strip() or code
 
 
 def account_sentence(kind: str, *, channel: str, name: str, open_jobs: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, select, text
 from sqlalchemy.engine import Connection
 
-from relay.core.events.event import GROUP_FINISHED, Event, owner_of, relay_event
+from relay.core.events.event import GROUP_FINISHED, Event, Explain, owner_of, relay_event, unexplained
 from relay.core.jobs.groups import Closing, Folded, JobChange, JobGroup, Place, fold
 from relay.core.jobs.job import Job
 from relay.core.records import Page
@@ -128,18 +128,28 @@ class GroupLedger:
         self._outbox = outbox
         self._settle_seconds = SETTLE_SECONDS
         self._base_url = "http://127.0.0.1:8080"
+        self._explain: Explain = unexplained
         self._finished: Callable[[Sequence[str]], object] = lambda ids: None
         self._ids: list[str] = []
         """Groups that the open transaction finishes."""
 
-    def configure(self, *, settle_seconds: float, base_url: str, finished: Callable[[Sequence[str]], object]) -> None:
+    def configure(
+        self,
+        *,
+        settle_seconds: float,
+        base_url: str,
+        explain: Explain,
+        finished: Callable[[Sequence[str]], object],
+    ) -> None:
         """Sets the node's values, before anything is written.
 
         base_url  the relay's public URL
+        explain   for the sentences about a finished group
         finished  called after the commit, perhaps in another thread, with the ids of groups that finished
         """
         self._settle_seconds = settle_seconds
         self._base_url = base_url
+        self._explain = explain
         self._finished = finished
 
     def note(self, connection: Connection, key: Key, note: Note) -> None:
@@ -176,7 +186,7 @@ class GroupLedger:
             self._ids.append(group.id)
             notify(connection, f"group {group.id}")
         # All jobs of a round may be erased: then there is nothing to tell.
-        events = tuple(finished_event(group, self._base_url) for group in finished if group.arrived)
+        events = tuple(finished_event(group, self._base_url, self._explain) for group in finished if group.arrived)
         self._outbox.insert(connection, (), Summary(events=events))
         for made, folded in found:
             erases = any(isinstance(note, JobChange) and note.after is None for note in made)
@@ -227,14 +237,14 @@ def _rounds(notes: Sequence[Note], folded: Folded) -> list[tuple[str, int]]:
     return [(uid, round) for uid, round in folded.joined.items() if stored[uid] != round]
 
 
-def finished_event(group: JobGroup, base_url: str) -> Event:
+def finished_event(group: JobGroup, base_url: str, explain: Explain = unexplained) -> Event:
     """The event of a round that has finished."""
     finished_at = group.finished_at or group.last_at
     return relay_event(
         new_id("evt", finished_at),
         GROUP_FINISHED,
         finished_at,
-        group_finished_data(group),
+        group_finished_data(group, explain),
         dataschema=dataschema_for(GROUP_FINISHED, base_url),
         subject=group.name,
         owner=owner_of(group.source, group.account),

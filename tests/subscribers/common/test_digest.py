@@ -51,7 +51,7 @@ def test_events_are_told_by_account_and_error_the_most_serious_first() -> None:
     assert first.more == 3, "another code of the same meaning is the same cause"
     assert first.advice == (
         ("Next step", "Reconnect it in Revor"),
-        ("Whose turn", "account owner"),
+        ("Whose turn", "the owner of the sending account"),
         ("Sending again", "safe once this is fixed, because nothing was done"),
     )
     assert dict(found.clusters[-1].advice)["Sending again"] == "could run them twice, because they are still open"

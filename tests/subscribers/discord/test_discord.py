@@ -30,7 +30,7 @@ def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
     assert shown["description"] == "[Open in crm.example](https://crm.example/deals/%2842%29)"
     assert [(field["name"], field["value"]) for field in shown["fields"]] == [
         ("Next step", "Reconnect it"),
-        ("Whose turn", "account owner"),
+        ("Whose turn", "the owner of the sending account"),
         ("Sending again", "safe once this is fixed, because nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),

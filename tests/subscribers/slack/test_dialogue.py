@@ -170,7 +170,7 @@ def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
     (head,) = channel.posts()
     assert head.text == "Campaign spring so far: 1 accepted, 1 skipped, 3 failed, 1 overdue, 1 started"
     assert head.edits[0] == "Campaign spring so far: 1 started"
-    assert "2 with the error proxy, 1 with the error invalid_phone" in orjson.dumps(head.blocks).decode()
+    assert "2 because of “proxy”, 1 because of “invalid phone”" in orjson.dumps(head.blocks).decode()
     assert [reply.text for reply in head.replies] == [
         "LinkedIn job (job job-4) failed",
         "LinkedIn job (job job-5) failed",
@@ -179,7 +179,7 @@ def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
     ]
     delivered(channel, finished())
     (head,) = channel.posts()
-    assert head.text == "Campaign spring has finished: 3 of 5 jobs were accepted. 2 failed with the error proxy"
+    assert head.text == "Campaign spring has finished: 3 of 5 jobs were accepted. 2 failed because of “proxy”"
     assert head.replies[-1].text == head.text
     assert not any(arguments.get("reply_broadcast") for _, arguments in channel.slack.calls)
 

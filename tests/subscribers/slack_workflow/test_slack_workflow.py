@@ -29,7 +29,7 @@ def test_failed_job_sets_these_variables() -> None:
     assert variables(job_event(hint=RECONNECT, metadata=metadata, problem=problem)) == {
         "sentence": "LinkedIn outreach to Alex failed: the account needs reconnecting",
         "what_to_do": (
-            "Next step: Reconnect it\nWhose turn: account owner\n"
+            "Next step: Reconnect it\nWhose turn: the owner of the sending account\n"
             "Sending again: safe once this is fixed, because nothing was done"
         ),
         "details": "Deal: 42\nChannel: LinkedIn",

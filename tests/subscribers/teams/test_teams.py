@@ -35,7 +35,7 @@ def test_card_has_the_sentence_advice_metadata_place_and_ids() -> None:
     assert box["items"][0]["text"] == "LinkedIn outreach to Alex failed: the account needs reconnecting"
     assert [(fact["title"], fact["value"]) for fact in facts["facts"]] == [
         ("Next step", "Reconnect it"),
-        ("Whose turn", "account owner"),
+        ("Whose turn", "the owner of the sending account"),
         ("Sending again", "safe once this is fixed, because nothing was done"),
         ("Deal", "Example Ltd"),
         ("Channel", "LinkedIn"),

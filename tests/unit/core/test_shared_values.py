@@ -30,7 +30,7 @@ def test_the_end_of_a_head_is_found(raw: bytes, ends: bool) -> None:
     assert ends_in(raw) is ends
 
 
-@pytest.mark.parametrize(("key", "advice"), [("key 1", "Idempotency-Key"), (None, "relay intents resolve")])
+@pytest.mark.parametrize(("key", "advice"), [("key 1", "Idempotency-Key"), (None, "mark it as sent or not sent")])
 def test_what_to_do_about_a_create_of_unknown_fate_depends_on_its_key(key: str | None, advice: str) -> None:
     data = create_unknown_data(intent(idempotency_key=key))
     assert data["idempotency_key_given"] is (key is not None)

@@ -147,6 +147,43 @@ def test_a_finished_group_is_told_with_its_counts() -> None:
     assert "channel" not in document
 
 
+def test_summary_of_a_group_tells_its_failures_in_words() -> None:
+    failures = {"connect_account_reconnect_required": 4, "mailbox_full": 2, "unknown": 1}
+    changes = {"counts": {"succeeded": 0, "failed": 7}, "failures": failures, "skipped": 0}
+
+    def explain(source: str, code: str) -> Hint | None:
+        return RECONNECT if (source, code) == ("revor", "connect_account_reconnect_required") else None
+
+    summary = of_group(explain=explain, **changes)["summary"]
+    because = "4 because the LinkedIn account needs reconnecting, 2 because of “mailbox full”, 1 without a reason"
+    assert summary == f"Campaign q4-launch has finished: 0 of 7 jobs were accepted. 7 failed: {because}"
+    assert "because of “connect account reconnect required”" in of_group(**changes)["summary"]
+
+
+@pytest.mark.parametrize("kind", ["jobs", "creates", "sink"])
+def test_fix_of_an_incident_has_no_command(kind: str) -> None:
+    fix = of_incident(**{**(SINK if kind == "sink" else {}), "kind": kind, "hint": None})["fix"]
+    assert fix
+    assert "relay " not in fix
+    assert "sub_1" not in fix
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning", "told"),
+    [
+        ("other", "", "for other reasons"),
+        ("unknown", "", "without a reason"),
+        ("", "", "without a reason"),
+        ("x", "The account is full.", "because the account is full"),
+        ("x", "Revor is full", "because Revor is full"),
+        ("mailbox_full", " . ", "because of “mailbox full”"),
+        ("__", "", "because of “__”"),
+    ],
+)
+def test_cause_of_failures_is_told_in_words(code: str, meaning: str, told: str) -> None:
+    assert sentences.why_failed(code, meaning, "revor") == told
+
+
 def test_an_incident_event_has_the_attributes_that_filters_of_its_failures_use() -> None:
     event = relay_event(
         "evt_1", "relay.incident.opened", NOW, of_incident(), dataschema=INCIDENT_SCHEMA, subject="inc_1"

@@ -62,13 +62,13 @@ def test_event_names_the_record_and_what_it_hangs_on(
     assert (data["record"], data["target"]) == (record, target)
     assert look_for in data["fix"]
     assert data["fix"].startswith("Look in HubSpot for ")
-    assert data["fix"].endswith("relay deliveries resolve dlv_1 --fate sent, or --fate not_sent, which writes it again")
+    assert data["fix"].endswith(". Mark it as sent if it is there, else as not sent, which writes it again")
 
 
 def test_person_in_doubt_is_no_end_since_nothing_was_written_for_them() -> None:
     data = data_of(entry("person", {}), "pipedrive")
     assert (data["record"], data["target"]) == ("person", None)
     assert data["fix"] == (
-        "Look in Pipedrive for the person whom job 1 is about. If they are there, run: relay deliveries retry dlv_1, "
-        "which writes the rest. If not, run: relay deliveries resolve dlv_1 --fate not_sent, which creates them first"
+        "Look in Pipedrive for the person whom job 1 is about. If they are there, send the event again, which writes "
+        "the rest. If not, mark it as not sent, which creates them first"
     )

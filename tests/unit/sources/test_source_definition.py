@@ -256,7 +256,7 @@ def test_repeat_may_send_twice_while_a_job_is_undecided(kind: str, code: str) ->
         ("unavailable", "Revor does not answer"),
         ("idempotency_conflict", "The idempotency key was used before with another request"),
         ("x_job_concurrency_limit_exceeded", "Too many Revor jobs of this account at once"),
-        ("never_heard_of", "Revor reports never_heard_of"),
+        ("never_heard_of", "Revor says “never heard of”"),
     ],
 )
 def test_failed_poll_has_a_hint(code: str, meaning: str) -> None:
