@@ -13,6 +13,14 @@ app = typer.Typer(help="Show failures with one cause, and their jobs.", no_args_
 
 COLUMNS = ("id", "state", "what", "who", "likely", "opened")
 IN_SENTENCE = ("what", "who", "fix")
+COMMANDS = {
+    "creates": ("relay intents list",),
+    "sink": (
+        "relay subscriptions resume {subscription}",
+        "relay deliveries retry --state dead --subscription {subscription}",
+    ),
+}
+"""The commands of the fix, by the kind of an open incident."""
 JOB_COLUMNS = ("id", "failed", "repeat", "error")
 
 
@@ -54,6 +62,8 @@ def show(
     say(sentence(incident))
     shown = {name: value for name, value in incident.items() if value is not None and name not in IN_SENTENCE}
     print_fields(shown)
+    for command in COMMANDS.get(incident["kind"], ()) if incident["state"] == "open" else ():
+        typer.echo(command.format(subscription=incident["subscription"]))
     if incident["kind"] == "jobs":
         typer.echo()
         print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs", table="incidents show")

@@ -8,7 +8,7 @@ from relay.clock import from_rfc3339
 from relay.core.events.sentences import titled
 from relay.web.job_history import document_of, state_of, tone
 from relay.web.texts import Texts
-from subscribers.wording.jobs import activity, named
+from subscribers.wording.jobs import about_of, activity
 
 Answer = Mapping[str, Any]
 TROUBLES = ("unauthorized", "no_key", "down")
@@ -52,12 +52,6 @@ def line_of(
         channel=titled(job["channel"] or ""),
         sender=job.get("connect_account_name") or job["connect_account_id"] or "",
     )
-
-
-def about_of(document: Mapping[str, Any], search_keys: Sequence[str]) -> str:
-    """The person or thing of a job's metadata, as messages name it; a number with its key, such as `deal 42`."""
-    name, key = named(document, search_keys)
-    return f"{key.replace('_', ' ')} {name}" if key is not None and name.isdigit() else name
 
 
 def _outcome(

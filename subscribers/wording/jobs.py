@@ -140,13 +140,22 @@ def _noun(event_type: object) -> str:
 
 
 def whom(document: Document, search_keys: Sequence[str], *, sent: str = "to") -> str:
-    """` to Alex` or ` for Example Ltd`, as `named` finds them; empty if it finds nothing. `sent`: the preposition of a
+    """` to Alex` or ` for deal 42`, as `about_of` finds them; empty if it finds nothing. `sent`: the preposition of a
     person."""
-    found, key = named(document, search_keys)
-    return f" {sent if key is None else 'for'} {found}" if found else ""
+    found, key = _named(document, search_keys)
+    return f" {sent if key is None else 'for'} {_with_key(found, key)}" if found else ""
 
 
-def named(document: Document, search_keys: Sequence[str]) -> tuple[str, str | None]:
+def about_of(document: Document, search_keys: Sequence[str]) -> str:
+    """The person or thing of a job's metadata; a number with its key, such as `deal 42`. Empty if there is neither."""
+    return _with_key(*_named(document, search_keys))
+
+
+def _with_key(found: str, key: str | None) -> str:
+    return f"{word(key.replace('_', ' '))} {found}" if key is not None and found.isdigit() else found
+
+
+def _named(document: Document, search_keys: Sequence[str]) -> tuple[str, str | None]:
     """The person that a job is about, by the name in the user's metadata, and None; else what it is about, by the first
     of the keys that jobs are searched by, and this key. Empty if there is neither, or it looks like an address."""
     metadata = metadata_of(document)

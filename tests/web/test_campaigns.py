@@ -125,7 +125,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     assert page.soup.texts("//section//h2") == ["Reconnect it"]
     assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account."]
     assert page.soup.texts("//dd")[0] == "Yes, once the cause is gone: none of them was carried out."
-    assert [one["Person"] for one in page.soup.rows()] == ["42", "42"]
+    assert [one["Person"] for one in page.soup.rows()] == ["deal 42", "deal 42"]
     assert "code 1" not in page.soup.text
     assert [one["Send again?"] for one in (await browser.get(f"{path}?repeat=safe")).soup.rows()] == ["Yes"]
     csv = await browser.get(str(page.soup.all("//a[@download]")[0].get("href")))

@@ -138,7 +138,7 @@ class GroupLedger:
         *,
         settle_seconds: float,
         base_url: str,
-        explain: Explain,
+        explain: Explain = unexplained,
         finished: Callable[[Sequence[str]], object],
     ) -> None:
         """Sets the node's values, before anything is written.

@@ -6,11 +6,12 @@ from typing import Any
 
 from relay.core.events.sentences import subscription_to
 from relay.core.turns import turn_of_incident
+from relay.web.job_history import document_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, columns, equivalent, list_page, page
 from relay.web.pages.groups import path_of
 from relay.web.pages.jobs import MAX_BULK
 from relay.web.texts import english
-from subscribers.wording.jobs import person_of
+from subscribers.wording.jobs import about_of
 from subscribers.wording.text import name
 
 COLUMNS = columns("id what state source account code failed fix opened_at closed_at")
@@ -93,7 +94,7 @@ async def incident(page_request: PageRequest) -> Content:
 
 def _row(job: Answer, search_keys: Sequence[str]) -> Mapping[str, Any]:
     group = None if job["group"] is None else path_of({**job, "name": job["group"]})
-    return {"job": job, "person": person_of(job, search_keys), "campaign": group}
+    return {"job": job, "person": about_of(document_of(job), search_keys), "campaign": group}
 
 
 @page("POST /ui/incidents/{id}/refresh")

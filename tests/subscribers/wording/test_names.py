@@ -19,7 +19,7 @@ from subscribers.wording.relay import relay_sentence
         ({"first_name": "Ada"}, " to Ada"),
         ({"name": "ada@example.com", "first_name": "Ada"}, " to Ada"),
         ({"name": ["Ada"], "deal": "Example Ltd"}, " for Example Ltd"),
-        ({"email": "ada@example.com", "deal": 42}, " for 42"),
+        ({"email": "ada@example.com", "deal": 42}, " for deal 42"),
         ({"email": "ada@example.com"}, ""),
         ({"phone": "+1 415 555 2671"}, ""),
         ({"customer": "Example Ltd"}, ""),

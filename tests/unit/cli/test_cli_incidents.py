@@ -1,14 +1,12 @@
 """`relay incidents` against a stub server."""
 
 import json
-import re
 import shlex
 from typing import Any
 
 import pytest
 
 from relay.cli import run
-from relay.core.incidents import Incident, data_of
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -63,12 +61,15 @@ def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pyte
     assert json.loads(capsys.readouterr().out) == {**INCIDENT, "jobs": [JOB]}
 
 
-def test_the_commands_that_an_incident_of_a_sink_advises_can_be_run(stub: Stub) -> None:
-    at = {"first_failure_at": 0.0, "last_failure_at": 0.0, "opened_at": 0.0}
-    incident = Incident(id="inc_1", digest="", kind="sink", state="open", subscription_id="sub_1", **at)
-    commands = re.findall(r"\(relay ([^)]+)\)", data_of(incident, name=None, likely=None)["fix"])
+def test_the_commands_that_an_incident_of_a_sink_advises_can_be_run(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.says("GET /v1/incidents/inc_1", {**INCIDENT, "kind": "sink", "subscription": "sub_1"})
+    stub.says("GET /v1/incidents/inc_1/jobs", {"items": [], "next_cursor": None})
+    assert run(["incidents", "show", "inc_1"]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("relay ")]
     stub.says("POST /v1/subscriptions/sub_1/resume", {"id": "sub_1", "state": "enabled"})
     stub.says("POST /v1/deliveries/retry", {"replay_id": "rpl_1", "matched": 3}, status=202)
-    assert [run(shlex.split(command)) for command in commands] == [0, 0]
-    assert stub.seen[0][0] == "POST /v1/subscriptions/sub_1/resume"
-    assert json.loads(stub.seen[1][2]) == {"filter": {"state": "dead", "subscription": "sub_1"}}
+    assert [run(shlex.split(command.removeprefix("relay "))) for command in commands] == [0, 0]
+    assert stub.seen[2][0] == "POST /v1/subscriptions/sub_1/resume"
+    assert json.loads(stub.seen[3][2]) == {"filter": {"state": "dead", "subscription": "sub_1"}}
