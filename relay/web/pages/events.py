@@ -11,12 +11,12 @@ from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
 from relay.web.delivery_words import reason_words
 from relay.web.job_history import event_sentence
-from relay.web.job_words import about_of
 from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, options, page
 from relay.web.pages.deliveries import name_of, short_type, subscriptions
 from relay.web.rendering import inert
 from relay.web.texts import english
 from subscribers.base import RenderContext
+from subscribers.wording.jobs import about_of
 from subscribers.wording.relay import relay_sentence
 from subscribers.wording.summaries import is_summary, summary_sentence
 
