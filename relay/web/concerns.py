@@ -317,7 +317,7 @@ def _of_incident(seen: Seen, incident: Item) -> Concern:
         values={"what": fix},
         turn=turn_of_incident(incident),
         holds=_failed(incident, incident["likely"]),
-        why=incident["what"],
+        why=_cause(incident["what"]),
         since=incident["first_failure_at"],
         acts=(*_opens(_source(seen, incident["source"]), opens), _jobs_of(incident)),
         command=f"relay incidents show {incident['id']}",
@@ -346,6 +346,12 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 ),
                 command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",
             )
+
+
+def _cause(what: str) -> str:
+    """The cause in the sentence of an incident. The numbers before it stand elsewhere."""
+    cause = what.partition(": ")[2] or what
+    return f"{cause[:1].upper()}{cause[1:]}"
 
 
 def _failed(incident: Item, waiting: int | None) -> Sequence[Counted]:

@@ -212,6 +212,13 @@ def test_the_first_sentence_is_calm_if_nothing_is_urgent() -> None:
     assert first_sentence(found_in(needing=[idle], intents=[INTENT]), 7).startswith("Check in Revor")
 
 
+def test_the_cause_of_an_incident_does_not_repeat_its_numbers() -> None:
+    (one,) = found_in(incidents=[incident(what="7 Email jobs failed: the Revor account has too few credits")])
+    assert one.why == "The Revor account has too few credits"
+    (one,) = found_in(incidents=[incident(what="7 Email jobs failed")])
+    assert one.why == "7 Email jobs failed"
+
+
 def test_credits_that_are_low_and_spent_are_one_concern() -> None:
     low = source(credits={"low_since": NEW, "available": 0, "threshold": 500})
     (one,) = found_in(sources=[low], incidents=[incident(code="insufficient_credits")])
