@@ -11,7 +11,9 @@ from relay.clock import from_rfc3339
 from relay.core.deliveries.causes import cause_of_reason
 from relay.core.deliveries.delivery import SKIPPED_REASONS
 from relay.core.deliveries.ledger import DOUBTS
+from relay.core.events.sentences import failure
 from relay.core.subscriptions.subscription import PULL
+from relay.core.turns import ADMINISTRATOR, RECEIVER, RELAY, turn_of, turn_of_sink
 from relay.web.texts import english
 
 STATES = ("dead", "uncertain", "pending", "cancelled", "delivered")
@@ -147,6 +149,26 @@ def advice(state: str, reason: str | None, subscription: Answer | None, oldest_a
             return f"do_{reason}"
         return "do_incident" if (reason or "").startswith(INCIDENT) else "do_cancelled"
     return f"do_{state}"
+
+
+def turn_of_delivery(state: str, reason: str | None, subscription: Answer | None, oldest_at: str, now: float) -> str:
+    """Whose turn deliveries of one state, reason and subscription are; empty if nothing is left to do."""
+    advised = advice(state, reason, subscription, oldest_at, now)
+    if state == "dead" or advised in ("do_failing", "do_disabled", "do_unmatched", "do_ambiguous"):
+        return turn_of_sink("unmatched" if state == "cancelled" else reason)
+    if state == "uncertain":
+        return turn_of("uncertain")
+    if advised == "do_paused":
+        return ADMINISTRATOR
+    if advised in ("do_pending", "do_pulled"):
+        return RECEIVER
+    return RELAY if state == "pending" else ""
+
+
+def why(reason: str | None) -> str:
+    """A reason as a sentence of a list: of an answer, what it means."""
+    words = failure(reason) if reason and reason.startswith("http_") else reason_words(reason)
+    return words[:1].upper() + words[1:]
 
 
 def reason_words(reason: str | None) -> str:

@@ -56,19 +56,19 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     page = await browser.get("/ui/deliveries")
     assert page.soup.texts("//h2/span[1]") == ["Failed", "In doubt", "Waiting"]
     (dead,) = page.soup.rows(0)
-    assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM synchttps://receiver.example/hooks", "2", "2027-01-15")
-    assert dead["Why"].startswith("HTTP 503")
-    assert "the sink fails. Check its log." in dead["Why"]
-    assert "Repair the sink, then send them again" in dead["What to do"]
+    assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM sync", "2", "2027-01-15")
+    assert dead["Why"] == "The receiver had an error of its own (503)"
+    assert dead["Whose turn"] == "whoever runs the receiver"
+    assert "Repair the receiver, then send them again" in page.soup.text
     (uncertain,) = page.soup.rows(1)
-    assert "settle each of them" in uncertain["What to do"]
-    assert "no clear answer" in uncertain["Why"]
+    assert "settle each of them" in page.soup.text
+    assert (uncertain["Why"].partition(",")[0], uncertain["Whose turn"]) == ("No clear answer", "an administrator")
     assert "No waiting delivery needs a person." in page.html
     assert "relay deliveries list --group-by sink,reason,day" in page.html
     other = await browser.get("/ui/deliveries", state="cancelled")
-    assert "Add or correct the contact in the CRM" in other.soup.rows(0)[0]["What to do"]
+    assert "Add or correct the contact in the CRM" in other.soup.text
     one = await browser.get("/ui/deliveries", state="dead", by="reason")
-    assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "What to do"]
+    assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "Whose turn", "What to do"]
 
 
 # --- the list
@@ -229,6 +229,16 @@ async def test_a_group_is_counted_before_it_is_sent_again(world, browser):
     await world.store.replays.advance(started.path[12:].partition("?")[0], "node", world.now)
     assert await state_of(world, other) == "dead"
     assert len((await browser.get("/ui/deliveries", view="list", state="pending")).soup.rows()) == 2
+
+
+async def test_nothing_to_send_again_is_a_sentence_without_a_button(world, browser):
+    id = await subscribe(browser)
+    page = await browser.get("/ui/deliveries/retry", state="dead", subscription=id)
+    assert page.soup.texts("//div[@class='empty']/p") == ["There is nothing to send again: no such delivery is left."]
+    counted = await browser.post("/ui/replays/new", {"subscription": id, "since": "1d", "only": "undelivered"})
+    assert counted.soup.texts("//div[@class='empty']/p") == ["There is nothing to send again in this range."]
+    for one in (page, counted):
+        assert [form for form in one.soup.forms() if form.method == "post"] == []
 
 
 async def test_pages_are_sent_again_while_they_are_open(world, browser, monkeypatch):

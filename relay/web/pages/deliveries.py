@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from relay.core.deliveries.causes import cause_of_reason, likely_cause
+from relay.core.deliveries.causes import likely_cause
 from relay.core.subscriptions.filters import RELAY_PREFIX
 from relay.errors import InvalidRequest
 from relay.web import attempts as drawing
@@ -20,10 +20,12 @@ from relay.web.delivery_words import (
     shown_state,
     state_of,
     trouble_of,
+    turn_of_delivery,
     waits_for_a_person,
+    why,
 )
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
-from relay.web.rendering import duration
+from relay.web.rendering import duration, inert
 from relay.web.texts import english
 from subscribers.registry import kind_named
 
@@ -100,11 +102,14 @@ async def _section(
     items = found["items"]
     if held:
         items = [one for one in items if waits_for_a_person(known.get(one["subscription_id"] or ""))]
+    groups = [_group(one, state, by, known, page_request.now) for one in items]
+    advised = {group["advice"] for group in groups}
     return {
         "state": state,
         "key": "held" if held else state,
         "by": by,
-        "groups": [_group(one, state, by, known, page_request.now) for one in items],
+        "groups": groups,
+        "advice": advised.pop() if len(advised) == 1 and state != "delivered" else None,
         "count": sum(one["count"] for one in items),
         "oldest_at": min((one["oldest_at"] for one in items), default=None),
         "truncated": found["truncated"],
@@ -122,8 +127,9 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
         "name": name_of(subscription, group),
         "held": subscription,
         "reason_words": reason_words(group["reason"]),
-        "cause": cause_of_reason(reason) if state in ("dead", "pending") else None,
+        "why": why(group["reason"]),
         "advice": advice(state, reason, subscription, group["oldest_at"], now),
+        "turn": turn_of_delivery(state, reason, subscription, group["oldest_at"], now),
         "incident": reason.removeprefix(INCIDENT) if reason.startswith(INCIDENT) else None,
         "found": found,
         # the API has no filter for those without a reason
@@ -134,6 +140,7 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
 async def _list(page_request: PageRequest) -> Content:
     asked, day = page_request.asked("state", "subscription", "event", "reason"), page_request.query.get("day")
     known = await subscriptions(page_request)
+    names = {id: name_of(one, {**one, "subscription_id": id}) for id, one in known.items()}
     query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
     cursor = page_request.query.get("cursor")
     found = await page_request.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
@@ -146,8 +153,9 @@ async def _list(page_request: PageRequest) -> Content:
                     **one,
                     "kind": short_type(one["event_type"], page_request.context.known_types),
                     "shown_state": shown_state(one),
+                    "about": names.get(one["subject"]),
                     "name": name_of(known.get(one["subscription_id"]), one),
-                    "reason_words": listed_reason(one),
+                    "why": why(one["reason"]) if listed_reason(one) else "",
                 }
                 for one in found["items"]
             ],
@@ -206,11 +214,12 @@ async def delivery(page_request: PageRequest) -> Content:
     planned, _ = _shown_attempts(drawing.planned_waits(found["attempts"]))
     scale = drawing.longest(attempts)
     state = state_of(found, subscription)
+    kind = short_type(found["event_type"], page_request.context.known_types)
     cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
     actions = actions_of(found, subscription) if page_request.may("subscriptions:write") else ()
     return Content(
         template="delivery.html",
-        title=texts("deliveries.one_title", type=short_type(found["event_type"], page_request.context.known_types)),
+        title=inert(texts("deliveries.one_title", type=kind, name=name_of(subscription, found))),
         values={
             "delivery": found,
             "event": event,
@@ -220,6 +229,9 @@ async def delivery(page_request: PageRequest) -> Content:
             "became": state,
             "ahead": next_of(found, subscription, page_request.now),
             "cause": cause,
+            "turn": turn_of_delivery(
+                found["state"], found["reason"], subscription, found["created_at"], page_request.now
+            ),
             "plain": _sends_events(subscription),
             "reason_words": listed_reason(found),
             "actions": actions,
