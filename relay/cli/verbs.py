@@ -37,8 +37,9 @@ class Noun(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """With `list` before the options of a noun that has no verb."""
-        if self.name in LISTED and (not args or args[0].startswith("-")) and not set(args) & set(ctx.help_option_names):
-            args = ["list", *args]
+        bare = not args or args[0].startswith("-")
+        if self.name in LISTED and bare and not (ctx.resilient_parsing or set(args) & set(ctx.help_option_names)):
+            args = ["list", *args]  # not while a shell completes the verb
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

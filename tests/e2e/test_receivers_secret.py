@@ -1,16 +1,26 @@
 """A receiver that was started with the secret for callbacks, and what the commands say to bring it together with a
 subscription, which has a secret of its own."""
 
+import base64
+import os
 import re
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import httpx2
 import pytest
 from standardwebhooks import Webhook
 
 from tests.e2e.test_tokens import World
 from tests.support.process_world import Start
+
+ROOT = Path(__file__).parents[2]
 
 
 class Receiver(ThreadingHTTPServer):
@@ -37,6 +47,37 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
+
+
+def test_receiver_of_the_readme_runs_as_written_with_its_secret(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "HTTPServer" in part]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = tmp_path / "receiver.py"
+    file.write_text(code.replace("3000", str(port)))
+    environ = {name: value for name, value in os.environ.items() if name != "WEBHOOK_SECRET"}
+    refused = subprocess.run(
+        [sys.executable, file], env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (refused.returncode, refused.stderr) == (1, "run first: export WEBHOOK_SECRET=$(relay signing-secret)\n")
+    secret = "whsec_" + base64.b64encode(bytes(32)).decode()
+    running = subprocess.Popen(
+        [sys.executable, "-u", file], env={**environ, "WEBHOOK_SECRET": secret}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        body, now = '{"type": "ai.revor.job.failed", "subject": "7f0c", "sequence": "0000000003"}', datetime.now(UTC)
+        headers = {"webhook-id": "evt_1", "webhook-timestamp": str(int(now.timestamp()))}
+        for signer, status in ((Webhook(secret), 204), (Webhook(secret), 204), (Webhook("whsec_" + "B" * 44), 401)):
+            headers["webhook-signature"] = signer.sign("evt_1", now, body)
+            answer = httpx2.Client(transport=httpx2.HTTPTransport(retries=20)).post(
+                f"http://127.0.0.1:{port}/hook", content=body, headers=headers
+            )
+            assert answer.status_code == status
+    finally:
+        running.terminate()
+        out, _ = running.communicate(timeout=30)
+    assert out == "ai.revor.job.failed 7f0c 0000000003\n", "the second one is known"
 
 
 @pytest.fixture

@@ -91,6 +91,8 @@ def test_shells_complete_commands_and_options(shell: str) -> None:
     for line, expected in (
         ("relay subs", "subscriptions"),
         ("relay jobs wa", "wait"),
+        ("relay sources te", "test"),
+        ("relay tokens rem", "remove"),
         ("relay jobs wait --ti", "--timeout"),
     ):
         count = str(len(line.split()) - 1)

@@ -29,6 +29,8 @@ from relay.core.requirements import requirement
         (Annotated[str, Field(min_length=1)], "", "is too short: its length must be at least 1"),
         (Annotated[str, Field(max_length=2)], "abc", "is too long: its length must be at most 2"),
         (Annotated[list[int], Field(min_length=1)], [], "has too few entries: at least 1"),
+        (Annotated[tuple[int, ...], Field(min_length=1)], [], "has too few entries: at least 1"),
+        (Annotated[frozenset[int], Field(min_length=2)], [1], "has too few entries: at least 2"),
         (Annotated[list[int], Field(max_length=1)], [1, 2], "has too many entries: at most 1"),
         (Annotated[str, Field(pattern="^a$")], "b", None),
     ],
