@@ -79,3 +79,12 @@ async def test_no_other_file_is_served(browser) -> None:
         answer = await browser.client.get(f"/ui/static/{path}")
         assert answer.status_code == 404
         assert "Traceback" not in answer.text
+
+
+def test_stylesheet_has_no_class_that_no_page_uses():
+    css = re.sub(r"/\*.*?\*/|url\([^)]*\)", "", (HERE / "static" / "relay.css").read_text(), flags=re.DOTALL)
+    classes = set(re.findall(r"\.([a-z][\w-]*)", re.sub(r"\{[^{}]*\}", "{}", css)))
+    sources = [*HERE.rglob("*.html"), *HERE.rglob("*.py"), *HERE.rglob("relay.js"), *HERE.rglob("*.yaml")]
+    words = {word for path in sources for word in re.findall(r"[a-z][\w-]*", path.read_text())}
+    made_of_numbers = {name for name in classes if re.fullmatch(r"(line|key)-\d", name)}
+    assert classes - words - made_of_numbers == set()
