@@ -63,8 +63,8 @@ def _outcome(
         return texts(f"jobs.out_{trouble}", **values), None
     if job["problem"] is not None and state in ("failed", "cancelled", "retrying"):
         meaning = str(job["problem"]["meaning"] or job["problem"]["message"]).rstrip(". ")
-        if job["channel"]:  # another column has it
-            meaning = meaning.replace(f"The {titled(job['channel'])} ", "The ", 1)
+        meaning = meaning.removeprefix("The ").removeprefix(f"{titled(job['channel'] or '')} ")  # another column has it
+        meaning = meaning[:1].upper() + meaning[1:]
         return meaning, job["next_attempt_at"] if state == "retrying" else None
     if job["open"] and job["last_error"] is not None:
         return texts("jobs.out_poll_failed", **values), None

@@ -204,7 +204,7 @@ async def test_a_token_that_may_only_read_sees_no_buttons_and_no_path_of_a_sink(
 async def test_a_bound_token_sees_the_deliveries_of_its_account_only(world, browser, open_as):
     (id,) = await ended(world, await subscribe(browser), "dead", "http_500")
     bound = await open_as(scopes=["read", "subscriptions:write"], account=("revor", "emea"))
-    assert "Nothing has failed for good." in (await bound.get("/ui/deliveries")).html
+    assert "Nothing has failed for good." in (await bound.get("/ui/deliveries", state="dead")).html
     assert (await bound.get("/ui/deliveries?view=list")).soup.all("//tbody/tr") == []
     assert (await bound.get(f"/ui/deliveries/{id}")).status == 404
     assert (await bound.post(f"/ui/deliveries/{id}/retry")).status == 404
@@ -229,6 +229,15 @@ async def test_a_group_is_counted_before_it_is_sent_again(world, browser):
     await world.store.replays.advance(started.path[12:].partition("?")[0], "node", world.now)
     assert await state_of(world, other) == "dead"
     assert len((await browser.get("/ui/deliveries", view="list", state="pending")).soup.rows()) == 2
+
+
+async def test_where_nothing_needs_a_person_one_sentence_says_so(world, browser):
+    assert "Nothing is sent yet." in (await browser.get("/ui/deliveries")).soup.text
+    await ended(world, await subscribe(browser), "delivered", "http_200")
+    page = await browser.get("/ui/deliveries")
+    assert page.soup.all("//table") == []
+    assert len(page.soup.texts("//div[@class='empty']/p")) == 1
+    assert "Nothing has failed for good." in (await browser.get("/ui/deliveries", state="dead")).soup.text
 
 
 async def test_nothing_to_send_again_is_a_sentence_without_a_button(world, browser):

@@ -107,11 +107,11 @@ async def test_an_event_is_a_sentence_about_something_with_a_name(open_as, world
     rows = (await browser.get("/ui/events")).soup.rows()
     assert list(rows[0]) == ["Time", "What happened", "About", "Type"]
     told = {row["Type"]: (row["What happened"], row["About"]) for row in rows}
-    assert told["job.queued"] == ("Job for 42 is queued", "deal 42")
-    assert told["job.failed"] == ("Job for 42 failed", "deal 42")
+    assert told["job.queued"] == ("Job for deal 42 is queued", "deal 42")
+    assert told["job.failed"] == ("Job for deal 42 failed", "deal 42")
     assert "need" in told["incident.opened"][0]
     page = await browser.get(f"/ui/events/{ids(await browser.get('/ui/events', type='queued'))[0]}")
-    assert page.soup.headings[0] == "Job for 42 is queued"
+    assert page.soup.headings[0] == "Job for deal 42 is queued"
 
 
 async def test_filters_are_folded_until_one_is_used(browser, two):

@@ -65,13 +65,15 @@ async def deliveries(page_request: PageRequest) -> Content:
     known = await subscriptions(page_request)
     shown = (state,) if state else NEED_A_PERSON
     asked = {"state": state, "subscription": subscription}
+    sections = await together(
+        *(_section(page_request, one, by, subscription, known, alone=bool(state)) for one in shown)
+    )
     return Content(
         template="deliveries.html",
         title=english()("deliveries.title"),
         values={
-            "sections": await together(
-                *(_section(page_request, one, by, subscription, known, alone=bool(state)) for one in shown)
-            ),
+            "sections": sections,
+            "calm": not state and not any(one["groups"] or one["truncated"] for one in sections),
             "states": STATES,
             "groupings": GROUPINGS,
             "by": by,

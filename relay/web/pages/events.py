@@ -125,8 +125,15 @@ def _row(event: Answer, id: str, page_request: PageRequest, sinks: Mapping[str, 
 
 
 def about_of_event(event: Answer, search_keys: Sequence[str]) -> str:
-    """The person or thing that an event is about, by the metadata of its job; "" if they name none."""
-    return about_of(event, search_keys) if isinstance(event.get("data"), dict) else ""
+    """The person or thing that an event is about, by the metadata of its job, or the name of a sending account; "" if
+    there is none."""
+    data = event.get("data")
+    if not isinstance(data, dict):
+        return ""
+    if str(event["type"]).startswith("relay.incident."):
+        return english()("events.incident")
+    name = data.get("name") if account_event_kind(event["type"]) is not None else None
+    return name if isinstance(name, str) else about_of(event, search_keys)
 
 
 def tone_of(type: str) -> str:
