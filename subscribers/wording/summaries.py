@@ -190,9 +190,8 @@ def _incident_advice(type: str, data: Document, context: RenderContext) -> Pairs
 
 def _turn(kind: str, data: Document) -> str:
     who, code = (without_addresses(data.get(field)) for field in ("who", "code"))
-    return turn_of_incident(
-        {"kind": kind, "who": who, "code": code, "connect_account_id": data.get("connect_account_id")}
-    )
+    sender = {name: data.get(name) for name in ("connect_account_id", "channel")}
+    return turn_of_incident({"kind": kind, "who": who, "code": code, **sender})
 
 
 def cause_of(code: str, number: int, source: str, context: RenderContext) -> Cause:

@@ -214,7 +214,7 @@ async def test_a_failed_job_says_what_to_do_and_who_can(browser, world):
     assert page.soup.headings[0] == "LinkedIn invite (job job_1) failed: the account needs reconnecting"
     told = page.soup.texts("//section[@aria-labelledby='to-do']")[0]
     assert told.startswith(
-        "Reconnect it in Revor Whose turn: an administrator The LinkedIn account needs reconnecting."
+        "Reconnect it in Revor Whose turn: the owner of the sending account The LinkedIn account needs reconnecting."
     )
     assert "Nothing was sent: after the fix it can be sent again safely." in told
     assert "connect_account_reconnect_required" in told

@@ -25,6 +25,8 @@ MAX_LISTED = 500
 WATCH_SECONDS = 5.0
 INDENT = "  "
 DEFAULT_HEIGHT = 24
+IN_CARDS = ("see GET", "credits left, below")
+"""Parts of the notes of `/readyz` that say what a card says."""
 BY_REASON = {"uncertain": "uncertain", "dead": "dead", "skipped": "cancelled"}
 """The states of the deliveries that `--json` counts, by their names there."""
 
@@ -123,7 +125,7 @@ def _overview(client: Api, ready: Document, width: int | None) -> list[str]:
     hours = _allowed(client, "/v1/figures", hours_query(now))
     figures = None if hours is None else figures_of(hours, _allowed(client, "/v1/figures", minutes_query(now)), now)
     found = concerns(seen, now)
-    others = [f"note: {one}" for one in ready.get("notes") or () if "see GET" not in one]
+    others = [f"note: {one}" for one in ready.get("notes") or () if not any(part in one for part in IN_CARDS)]
     others += [_lag_line(one) for one in seen.subscriptions if one.get("lag", {}).get("count")]
     skipped = _allowed(client, "/v1/deliveries", _by_reason("skipped"))
     others += [] if skipped is None else _skipped_lines(_counted("skipped", skipped))

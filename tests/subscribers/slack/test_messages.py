@@ -149,6 +149,8 @@ def troubles() -> Iterator[tuple[str, Event]]:
     """Incidents and groups of every sort, and events that name a person in another way."""
     sink = {"subscription": "sub_9", "sink": "https://crm.example/…", "likely": None, "channel": None, "hint": None}
     sink |= dict.fromkeys(("source", "account", "connect_account_id", "connect_account_name"))
+    nameless = dict.fromkeys(("connect_account_id", "connect_account_name"))
+    yield "an incident whose sending account is not known", incident_made(**nameless)
     yield "an incident of creates", incident_made(kind="creates", code="no_answer", hint=None, likely=None)
     yield "an incident of a sink", incident_made(kind="sink", code="http_503", **sink)
     yield "the end of an incident of a sink", incident_made("closed", kind="sink", code="http_503", **sink)

@@ -106,7 +106,8 @@ def test_a_small_terminal_keeps_the_first_and_the_last_line(height: int, shown: 
 
 
 def test_status_reads_the_lists_of_the_overview(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    answers(stub, {**OK, "notes": ["revor/default: credits are not read", "2 creates: see GET /v1/intents"]})
+    told = ["2 creates: see GET /v1/intents", "revor/default has 12 credits left, below 500 since t"]
+    answers(stub, {**OK, "notes": ["revor/default: credits are not read", *told]})
     assert run(["status"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "All is well. 0 jobs are open, nothing is late, and every event arrived.",
