@@ -154,7 +154,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except TyperException as error:
-        return _misused(error)
+        return _misused(error, arguments)
     except BrokenPipeError:  # such as `relay events list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -166,7 +166,7 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _misused(error: TyperException) -> int:
+def _misused(error: TyperException, arguments: Sequence[str]) -> int:
     from relay.core.requirements import requirement
 
     context = getattr(error, "ctx", None)
@@ -178,8 +178,20 @@ def _misused(error: TyperException) -> int:
         if text.strip():
             typer.echo(text, err=True)
         return 2
-    command = context.command_path if context is not None else "relay"
-    return _failed(f"{text.strip().rstrip('.')}: see `{command} --help`", 2)
+    text = text.strip().rstrip(".")
+    between = " " if text.endswith("?") else ". "
+    return _failed(f"{text}{between}See `{_path_of(arguments) if context is None else context.command_path} --help`", 2)
+
+
+def _path_of(arguments: Sequence[str]) -> str:
+    """The command that these arguments begin with."""
+    command, words = typer.main.get_command(app), ["relay"]
+    for word in arguments:
+        found = command.get_command(None, word) if isinstance(command, TyperGroup) else None  # type: ignore[arg-type]
+        if found is None:
+            break
+        command, words = found, [*words, found.name or word]
+    return " ".join(words)
 
 
 def _failed(text: str, code: int) -> int:

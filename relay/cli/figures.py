@@ -36,7 +36,7 @@ def figures(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show figures over time: all of the last 24 hours, or with names a row for each minute, hour or day."""
+    """Show figures over time. All of the last 24 hours, or with names a row for each minute, hour or day."""
     first = time_or_age(since)
     if first is None and not names and not json:
         first = to_rfc3339(time.time() - (SUMMARY_SPANS - 1) * SPAN_SECONDS[span])

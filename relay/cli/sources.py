@@ -45,7 +45,7 @@ NOT_PROVEN = (
 )
 
 app = typer.Typer(
-    help="Show the polling of each account, test and draft definitions.",
+    help="Show the polling of accounts, test definitions.",
 )
 accounts_app = typer.Typer(help="List the accounts that jobs are sent from.")
 

@@ -295,7 +295,7 @@ async def test_person_resolves_a_create(world: RelayWorld) -> None:
         assert (code, lines) == (2, [f"relay: {intent['id']} was resolved already: {fate}"])
     code, lines = await world.run("intents", "resolve", intent["id"], "--fate", "perhaps")
     refusal = "Invalid value for '--fate': 'perhaps' is not one of 'sent', 'not_sent'"
-    assert (code, lines) == (2, [f"relay: {refusal}: see `relay intents resolve --help`"])
+    assert (code, lines) == (2, [f"relay: {refusal}. See `relay intents resolve --help`"])
 
 
 async def test_upstream_never_answers_a_create(tmp_path: Path) -> None:

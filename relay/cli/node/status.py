@@ -39,7 +39,7 @@ def status(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show the worst thing, whose turn it is, and the command for it. Then a card for each other thing that needs
+    """Show the worst thing, whose turn it is, what to do. Then a card for each other thing that needs
     someone, and figures. Exit code 1: the relay is not ready."""
     client = api()
     if watch:

@@ -56,9 +56,17 @@ def is_interactive() -> bool:
 
 def refuse_unknown(word: str) -> None:
     """Raises UsageError for a word that is neither a URL nor a CRM, but was meant as one."""
+    from subscribers.registry import kinds
+
     near = difflib.get_close_matches(word.lower(), names(), n=1)
-    if "://" not in word and near:
+    if "://" in word:
+        return
+    if near:
         raise UsageError(f"{word!r:.40} is no URL: did you mean {near[0]}?")
+    if word.lower() in kinds():
+        raise UsageError(f"{word!r:.40} is a kind of sink. Give its URL: the kind of known hosts is found by itself")
+    if "." in word:
+        raise UsageError(f"{word!r:.80} is no URL: did you mean https://{word:.80}?")
 
 
 def completed(kind: "Kind", settings: Body, domain: str | None) -> Body:

@@ -36,7 +36,13 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["tokens", "create", "crm", "--scopes", "reed"], 2, "did you mean read?"),
         (["tokens", "create", "crm", "--scopes", ","], 2, "--scopes is empty"),
         (["tokens", "create", "crm", "--scopes", "read", "--expires", "soon"], 2, "invalid --expires 'soon'"),
-        (["jobs", "add"], 2, "Missing argument"),
+        (["jobs", "add"], 2, "Missing argument 'ID'. See `relay jobs add --help`"),
+        (["job", "list"], 2, "No such command 'job'. Did you mean 'jobs'? See `relay --help`"),
+        (["doctor", "--bundle"], 2, "requires an argument. See `relay doctor --help`"),
+        (["keys", "rotate", "all"], 2, "'callback-secret'. See `relay keys rotate --help`"),
+        (["subscriptions", "add", "slack"], 2, "'slack' is a kind of sink. Give its URL"),
+        (["subscriptions", "add", "hooks.example.com/x"], 2, "did you mean https://hooks.example.com/x?"),
+        (["subscriptions", "add", "hubspott"], 2, "did you mean hubspot?"),
         (["jobs", "add", "a", "--metadata", "[1]"], 2, "--metadata is not a JSON object"),
         (["jobs", "wait", "a", "--until", "never"], 2, "'running'"),
         (["jobs", "list", "--nope"], 2, "--nope"),
@@ -100,7 +106,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     listed = re.findall(r"^  ([a-z-]+)  ", out.partition("\nRun:")[2], re.MULTILINE)
     assert listed == [
-        *("demo", "init", "check", "serve", "migrate", "sandbox", "status", "settings", "support"),
+        *("demo", "init", "check", "serve", "migrate", "sandbox", "status", "doctor", "settings"),
         *("jobs", "groups", "accounts", "incidents", "intents", "sources", "figures", "erase"),
         *("subscriptions", "events", "deliveries", "replays", "listen", "verify", "signing-secret"),
         *("ui", "tokens", "keys", "audit"),
