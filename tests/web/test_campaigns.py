@@ -118,7 +118,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     await world.fail("other 1", "code 1")
     page = await browser.get("/ui/incidents?state=open")
     (row,) = page.soup.rows()
-    assert (row["Whose turn"], row["Failed"]) == ("the owner of the sending account", "2")
+    assert (row["Whose turn"], row["Failures"]) == ("the owner of the sending account", "2")
     path = str(page.soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
     assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
@@ -204,7 +204,7 @@ async def test_recipient_is_shown_by_a_button_of_its_own(open_as, world):
     page = await browser.get("/ui/intents")
     assert (LOOK in page.html, "kim" in page.html) == (True, False)
     shown = await browser.post(f"/ui/intents/{one.id}/recipient")
-    assert shown.soup.texts("//tbody//dd") == [KIM.address, KIM.profile_url]
+    assert shown.soup.texts("//tbody//b") == [KIM.address, KIM.profile_url]
     assert "It was not sent" in shown.html
     assert LOOK not in shown.html
     assert "kim" not in (await browser.get("/ui/intents")).html

@@ -8,8 +8,10 @@ from relay.core.events.sentences import subscription_to
 from relay.core.turns import turn_of_incident
 from relay.web.job_history import document_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, columns, equivalent, list_page, page
+from relay.web.pages.accounts import websites
 from relay.web.pages.groups import path_of
 from relay.web.pages.jobs import MAX_BULK
+from relay.web.senders import anchor_of
 from relay.web.texts import english
 from subscribers.wording.jobs import about_of
 from subscribers.wording.text import name
@@ -79,6 +81,8 @@ async def incident(page_request: PageRequest) -> Content:
             "incident": found,
             "what": what,
             "turn": turn_of_incident(found),
+            "website": (await websites(page_request)).get(found["source"]),
+            "anchor": anchor_of({**found, "id": found["connect_account_id"]}),
             "subscription": subscription,
             "effects_differ": bool(asked) or any(job["repeat"] != found["repeat"] for job in jobs or ()),
             "rows": None if jobs is None else [_row(job, settings.search_keys) for job in jobs],

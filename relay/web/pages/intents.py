@@ -7,7 +7,9 @@ from typing import Any
 from relay.core.events.sentences import titled
 from relay.core.turns import turn_of
 from relay.web.page import Content, Done, PageRequest, action, columns, list_page, page
+from relay.web.pages.accounts import websites
 from relay.web.pages.groups import path_of
+from relay.web.senders import anchor_of
 from relay.web.texts import Texts, english
 from subscribers.wording.jobs import whom
 
@@ -30,7 +32,7 @@ async def intents(page_request: PageRequest) -> Content:
         columns=COLUMNS,
         limit=PAGE_SENDS,
     )
-    return _with_words(page_request, made, made.values["items"])
+    return await _with_words(page_request, made, made.values["items"])
 
 
 @page("POST /ui/intents/{id}/recipient")
@@ -39,16 +41,18 @@ async def recipient(page_request: PageRequest) -> Content:
     found = await page_request.api.post("/v1/intents/{}/recipient", page_request.id())
     values = {"items": [found], "next_cursor": None}
     made = Content(template="intents.html", title=english()("intents.one"), values=values)
-    return _with_words(page_request, made, [found])
+    return await _with_words(page_request, made, [found])
 
 
-def _with_words(page_request: PageRequest, made: Content, sends: Sequence[Mapping[str, Any]]) -> Content:
-    """Adds, by id, what each is and whom its metadata name, such as `LinkedIn message to Alex`, and the page of its
-    campaign."""
+async def _with_words(page_request: PageRequest, made: Content, sends: Sequence[Mapping[str, Any]]) -> Content:
+    """Adds, by id, what each is and whom its metadata name, such as `LinkedIn message to Alex`, and where its campaign
+    and its sending account are shown."""
     settings, texts = page_request.context.settings, english()
     more = {
         "what": {one["id"]: _kind(one, texts) + whom({"data": one}, settings.search_keys) for one in sends},
         "campaigns": {one["id"]: path_of({**one, "name": one["group"]}) for one in sends if one["group"]},
+        "anchors": {one["id"]: anchor_of({**one, "id": one["connect_account_id"]}) for one in sends},
+        "websites": await websites(page_request) if sends else {},
         "turn": turn_of("creates"),
         "shows_recipients": settings.recipients_shown and page_request.may("jobs:write"),
     }
