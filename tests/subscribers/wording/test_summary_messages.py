@@ -52,6 +52,14 @@ def test_no_name_or_code_can_mention_link_or_break_a_message(text: str) -> None:
             assert mention not in shown, mention
 
 
+@pytest.mark.parametrize("channel", ["linkedin", None])
+def test_incident_without_an_account_has_a_message_too(channel: str | None) -> None:
+    """Failures of a channel, or of a source: an error here would end the delivery as dead."""
+    for what in ("opened", "grew", "closed"):
+        shown = text_of(incident_made(what, channel=channel, **NOBODY))
+        assert ("Whose turn" in shown) is (what != "closed")
+
+
 def text_of(event: Event) -> str:
     """Everything in the Slack message, without Slack's own bold labels."""
     payload = orjson.loads(registry.kind_named("slack").render(event, SLACK, CONTEXT).body)
