@@ -32,7 +32,6 @@ ALLOWED: Mapping[str, set[str]] = {
     "relay/core/jobs/job.py": {"revor"},  # the default source, and its preset
     "relay/config/settings.py": {"REVOR_API_KEY", "${REVOR_API_KEY}", "REVOR_BASE_URL"},
     "relay/cli/node/local.py": {"REVOR_API_KEY", "${REVOR_API_KEY}"},
-    "relay/web/templates/sources.html": {"REVOR_API_KEY"},
     "relay/web/texts/en/sources.yaml": {"REVOR_API_KEY"},
     "relay/cli/help.py": {"revor"},  # the value of an example
     "relay/api/http/fields.py": {"revor", "ai.revor.job.failed"},  # values of examples
