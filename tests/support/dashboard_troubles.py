@@ -118,8 +118,8 @@ async def _nothing(day: Day) -> None:
 
 
 async def _reconnect(day: Day) -> None:
-    for _ in range(14):  # one starts each second: the first ones before the account is signed out
-        await day.send("emea", interval_seconds=DEFAULT_INTERVAL_SECONDS)
+    for _ in range(10):  # one starts every three seconds: the first ones before the account is signed out
+        await day.send("emea", interval_seconds=3 * DEFAULT_INTERVAL_SECONDS)
     for _ in range(33):
         await day.send("emea", interval_seconds=MAX_INTERVAL_SECONDS)
     await day.loader.post(day.loader.sandbox, "/_sandbox/accounts", {"id": "emea", "status": "credentials"})
