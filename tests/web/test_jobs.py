@@ -218,6 +218,7 @@ async def test_a_failed_job_says_what_to_do_and_who_can(browser, world):
     )
     assert "Nothing was sent: after the fix it can be sent again safely." in told
     assert "connect_account_reconnect_required" in told
+    assert page.soup.links()["Open Revor"].startswith("https://")
 
 
 async def test_the_story_has_each_event_with_its_durations(browser, world):

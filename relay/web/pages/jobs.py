@@ -16,7 +16,7 @@ from relay.web.job_history import event_kind, history, sentence_of, state_of, to
 from relay.web.job_words import TROUBLES, Line, is_due, line_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
 from relay.web.pages.deliveries import name_of, subscriptions
-from relay.web.rendering import duration, inert, pretty
+from relay.web.rendering import duration, inert, link, pretty
 from relay.web.texts import english
 
 FILTERS = ("search", "status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
@@ -213,7 +213,8 @@ async def job(page_request: PageRequest) -> Content:
             "sentence": sentence_of(job, now, texts, keys),
             "line": line,
             "upstream": upstream,
-            "turn": _turn(job, explanation),
+            "turn": (turn := _turn(job, explanation)),
+            "website": await _website(page_request, job["source"]) if turn is not None else "",
             "explanation": explanation,
             "story": past.entries,
             "quiet_polls": past.quiet_polls,
@@ -256,6 +257,13 @@ async def _deliveries(page_request: PageRequest, event_ids: Sequence[str]) -> li
 
 def _is_cut(event_ids: Sequence[str], deliveries: Sequence[Answer] | None) -> bool:
     return len(event_ids) > MAX_EVENTS_ASKED or len(deliveries or ()) >= MAX_DELIVERIES
+
+
+async def _website(page_request: PageRequest, source: str) -> str:
+    """Where people open the upstream; empty if that is not known."""
+    found = await page_request.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
+    sites = (one.get("website") for one in (found or {"items": ()})["items"] if one["source"] == source)
+    return link(next(sites, None))
 
 
 def _turn(job: Answer, explanation: Answer) -> str | None:
