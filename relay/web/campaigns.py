@@ -5,7 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 from relay.core.turns import ADMINISTRATOR, turn_of_failure
 from relay.web.rendering import query
-from relay.web.senders import name_of, needs_someone, waiting_of
+from relay.web.senders import name_of, needs_someone, turn_of_sender, waiting_of
+from relay.web.source_words import turn_of_source
 from relay.web.texts import Texts
 
 Group = Mapping[str, Any]
@@ -55,10 +56,11 @@ class Cause(NamedTuple):
 
 
 class Worst(NamedTuple):
-    """The worst trouble of a campaign, in words."""
+    """The worst trouble of a campaign, in words. `turn`: whose turn it is; None: it is not known."""
 
     words: str
     kind: Literal["bad", "warn"]
+    turn: str | None = None
 
 
 def progress(group: Group) -> dict[str, Any]:
@@ -139,17 +141,27 @@ def held_up(group: Group) -> list[Mapping[str, Any]]:
     return [one for one in group.get("connect_accounts", ()) if needs_someone(one) and waiting_of(one)]
 
 
-def worst(group: Group, texts: Texts, upstream: str) -> Worst | None:
-    """Its worst trouble: a sending account that holds up its jobs, else its commonest failure. None: it has none."""
+def silent(group: Group, source: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The source of its jobs, if nothing is heard of them because of it. `source`: None if it is not known."""
+    if source is None or group["state"] != "open" or source["state"] not in ("unauthorized", "no_key", "down"):
+        return None
+    return source
+
+
+def worst(group: Group, texts: Texts, upstream: str, source: Mapping[str, Any] | None = None) -> Worst | None:
+    """Its worst trouble: a source that is silent, a sending account that holds up its jobs, else its commonest failure.
+    None: it has none."""
+    if (quiet := silent(group, source)) is not None:
+        return Worst(texts(f"groups.source_{quiet['state']}", upstream=upstream), "bad", turn_of_source(quiet))
     if held := held_up(group):
         count = waiting_of(held[0])
         key = "groups.worst_held_least" if held[0]["is_least"] else "groups.worst_held"
-        return Worst(texts(key, n=count, sender=name_of(held[0])), "bad")
+        return Worst(texts(key, n=count, sender=name_of(held[0])), "bad", turn_of_sender(held[0]))
     found = sorted(causes(group, (), texts, upstream), key=lambda one: -one.number)
     if not found:
         return None
     kind: Literal["bad", "warn"] = "bad" if group["state"] == "open" else "warn"
-    return Worst(texts("groups.worst_failed", n=found[0].number, cause=found[0].words), kind)
+    return Worst(texts("groups.worst_failed", n=found[0].number, cause=found[0].words), kind, found[0].turn)
 
 
 def last_activity(group: Group) -> str:

@@ -76,7 +76,8 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     assert "code 1" not in page.soup.text, "a word for programs"
     assert page.soup.all("//figure[@class='chart']//*[contains(@class, 'bar')]")
     (row,) = (await browser.get("/ui/groups")).soup.rows()
-    assert row["Trouble"] == "4 jobs wait for the LinkedIn account Sales EMEA"
+    words = "4 jobs wait for the LinkedIn account Sales EMEA"
+    assert row["Trouble"] == f"{words}Turn: the owner of the sending account"
 
 
 async def test_campaigns_are_chosen_by_state(browser, world):

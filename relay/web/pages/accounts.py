@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from relay.web import senders
 from relay.web.page import Content, PageRequest, columns, list_page, page
@@ -38,5 +39,10 @@ async def accounts(page_request: PageRequest) -> Content:
 
 async def websites(page_request: PageRequest) -> Mapping[str, str | None]:
     """Where people work with each source in a browser; None if that is not known."""
+    return {source: one["website"] for (source, _), one in (await sources_of(page_request)).items()}
+
+
+async def sources_of(page_request: PageRequest) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+    """The sources by their name and account; none if the caller may not read them."""
     found = await page_request.api.allowed("/v1/sources", query={"limit": MAX_SOURCES}) or {"items": ()}
-    return {one["source"]: one["website"] for one in found["items"]}
+    return {(one["source"], one["account"]): one for one in found["items"]}

@@ -11,8 +11,9 @@ from relay.store.jobs.groups import COUNTED_ENDS
 from relay.web import campaigns, senders
 from relay.web.api_client import together
 from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, columns, equivalent, list_page, options, page
-from relay.web.pages.accounts import websites
+from relay.web.pages.accounts import sources_of
 from relay.web.rendering import query
+from relay.web.source_words import turn_of_source
 from relay.web.texts import english
 
 RATE_SECONDS = 600.0
@@ -42,6 +43,7 @@ async def groups(page_request: PageRequest) -> Content:
     items: Sequence[Mapping[str, Any]] = made.values["items"]
     first = [one for one in items if one["state"] == "open" and "/" not in one["name"]][:FORECASTS]
     forecasts = await together(*(_forecast(page_request, one) for one in first))
+    sources = await sources_of(page_request) if first else {}
     known = {_key(one): one for one in forecasts}
     shown = [known.get(_key(one), one) for one in items]
     places = {(one["source"], one["account"]) for one in items}
@@ -50,6 +52,7 @@ async def groups(page_request: PageRequest) -> Content:
         "c": campaigns.WORDS,
         "path_of": path_of,
         "has_places": len(places) > 1,
+        "source_of": lambda one: sources.get((one["source"], one["account"])),
         "texts": english(),
     }
     return replace(made, values={**made.values, **values})
@@ -72,8 +75,9 @@ async def group(page_request: PageRequest) -> Content:
     which = page_request.asked("source", "account")
     found = await page_request.api.get("/v1/groups/{}", page_request.id("name"), query=which)
     incidents, ends, known = await together(
-        _incidents(page_request, found), _ends(page_request, found), websites(page_request)
+        _incidents(page_request, found), _ends(page_request, found), sources_of(page_request)
     )
+    source = known.get((found["source"], found["account"]))
     upstream = page_request.upstream(found["source"])
     return Content(
         template="group.html",
@@ -92,9 +96,11 @@ async def group(page_request: PageRequest) -> Content:
             "span": ends[1][0] - ends[0][0] if ends else 0.0,
             "cut": any(ended >= COUNTED_ENDS for _, ended in ends),
             "upstream": upstream,
-            "website": known.get(found["source"]),
+            "source": campaigns.silent(found, source),
+            "website": None if source is None else source["website"],
             "c": campaigns.WORDS,
             "s": senders.WORDS,
+            "turn_of_source": turn_of_source,
         },
         equivalent=equivalent(
             ["relay", "groups", "show", found["name"], *options(which)], "GET /v1/groups/{}", found["name"], query=which

@@ -11,6 +11,7 @@ from relay.web.texts import english
 
 JOBS = "/ui/jobs?group=Q4&source=revor&account=default"
 OF_ADA = ("/ui/incidents/inc_1", "Incident of the LinkedIn account Ada")
+BROKEN, LOST = "3 failed: It needs reconnecting", "9 failed: Not found in Revor"
 STATES = (*campaigns.ENDED, *campaigns.OPEN)
 
 
@@ -104,16 +105,22 @@ def test_causes_name_whose_turn_it_is_and_the_next_step(
         ({}, None),
         (
             {"failures": [failure()], "connect_accounts": [sender()]},
-            Worst("32 jobs wait for the LinkedIn account Ada", "bad"),
+            Worst("32 jobs wait for the LinkedIn account Ada", "bad", OWNER),
         ),
         (
             {"connect_accounts": [sender(is_least=True)]},
-            Worst("At least 32 jobs wait for the LinkedIn account Ada", "bad"),
+            Worst("At least 32 jobs wait for the LinkedIn account Ada", "bad", OWNER),
         ),
         ({"connect_accounts": [sender(waiting=0), sender(state="ok")]}, None),
-        ({"failures": [failure()]}, Worst("3 failed: It needs reconnecting", "bad")),
-        ({"failures": [failure()], "state": "finished"}, Worst("3 failed: It needs reconnecting", "warn")),
-        ({"failures": [failure()], "counts": {"not_found": 9}}, Worst("9 failed: Not found in Revor", "bad")),
+        ({"failures": [failure()]}, Worst(BROKEN, "bad", ADMINISTRATOR)),
+        (
+            {"failures": [failure()], "state": "finished"},
+            Worst(BROKEN, "warn", ADMINISTRATOR),
+        ),
+        (
+            {"failures": [failure()], "counts": {"not_found": 9}},
+            Worst(LOST, "bad", ADMINISTRATOR),
+        ),
     ],
 )
 def test_worst_trouble_in_words(changes: dict[str, Any], worst: Worst | None) -> None:
@@ -123,7 +130,7 @@ def test_worst_trouble_in_words(changes: dict[str, Any], worst: Worst | None) ->
 def test_a_campaign_of_a_list_has_no_sending_accounts() -> None:
     listed = group(failures=[failure()])
     del listed["connect_accounts"]
-    assert campaigns.worst(listed, english(), "Revor") == Worst("3 failed: It needs reconnecting", "bad")
+    assert campaigns.worst(listed, english(), "Revor") == Worst(BROKEN, "bad", ADMINISTRATOR)
 
 
 def test_last_activity_is_the_latest_time_that_is_known() -> None:
@@ -131,3 +138,19 @@ def test_last_activity_is_the_latest_time_that_is_known() -> None:
     assert campaigns.last_activity(group(last_ended_at="2026-05-20T11:00:00.000Z")) == "2026-05-20T11:00:00.000Z"
     finished = group(last_ended_at="2026-05-20T11:00:00.000Z", finished_at="2026-05-20T11:15:00.000Z")
     assert campaigns.last_activity(finished) == "2026-05-20T11:15:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("state", "worst"),
+    [
+        ("unauthorized", Worst("Revor refuses the API key of its jobs", "bad", ADMINISTRATOR)),
+        ("no_key", Worst("The API key of Revor is missing", "bad", ADMINISTRATOR)),
+        ("down", Worst("Revor does not answer", "bad", "Revor")),
+        ("ok", None),
+        ("elsewhere", None),
+    ],
+)
+def test_a_silent_source_is_the_worst_trouble(state: str, worst: Worst | None) -> None:
+    source = {"state": state, "title": "Revor", "credits": None}
+    assert campaigns.worst(group(), english(), "Revor", source) == worst
+    assert campaigns.silent(group(state="finished"), source) is None
