@@ -322,6 +322,9 @@ async def test_errors_stand_at_their_fields(browser: Browser, world: World) -> N
         assert refused.status == 422, changes
         found = errors_of(refused)
         assert text in found[field], (changes, found)
+        (summary,) = refused.soup.all("//div[@class='refused'][@role='alert']")
+        assert summary.xpath(f".//a[@href='#{field}']"), "the summary leads to the field"
+        assert "/config/" not in summary.text_content()
         again = filled(refused)
         assert again["description"] == "kept"
         for name in ("filters", "config.template", "other_types"):
