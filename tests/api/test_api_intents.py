@@ -114,20 +114,22 @@ async def test_recipient_is_shown_to_those_who_may_settle_it_and_each_look_is_in
 
 
 @pytest.mark.parametrize(
-    ("settings", "token", "code"),
+    ("settings", "token", "status", "code"),
     [
-        ({"recipients_shown": False}, "rl_jobs", "recipient_not_shown"),
-        ({"recipients_shown": False}, "rl_admin", "recipient_not_shown"),
-        ({}, "rl_read", "scope_missing"),
-        ({}, "rl_subs", "scope_missing"),
-        ({}, "rl_proxy", "scope_missing"),
+        ({"recipients_shown": False}, "rl_jobs", 409, "recipient_not_shown"),
+        ({"recipients_shown": False}, "rl_admin", 409, "recipient_not_shown"),
+        ({}, "rl_read", 403, "scope_missing"),
+        ({}, "rl_subs", 403, "scope_missing"),
+        ({}, "rl_proxy", 403, "scope_missing"),
     ],
 )
-async def test_no_answer_has_the_recipient_without_the_setting_and_the_scope(open_client, world, settings, token, code):
+async def test_no_answer_has_the_recipient_without_the_setting_and_the_scope(
+    open_client, world, settings, token, status, code
+):
     one = await lost(world, recipient=KIM)
     client = open_client(**{**SHOWN, **settings})
     refused = await client.post(f"/v1/intents/{one.id}/recipient", headers=bearer(token))
-    assert (refused.status_code, refused.json()["code"]) == (403, code)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
     listed = await client.get("/v1/intents", headers=bearer("rl_jobs"))
     resolved = await client.post(
         f"/v1/intents/{one.id}/resolve", headers=bearer("rl_jobs"), json={"fate": "sent", "job_id": "made"}

@@ -176,7 +176,7 @@ CALLS = {
     "listIntents": (an_intent, None, 200),
     "listConnectAccounts": (a_connect_account, None, 200),
     "dismissIntent": (an_intent, None, 200),
-    "showRecipient": (an_intent, None, 403),
+    "showRecipient": (an_intent, None, 409),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),
     "createSession": (None, {}, 201),
     "createToken": (None, {"name": "crm", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00Z"}, 201),

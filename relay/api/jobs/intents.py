@@ -26,7 +26,7 @@ from relay.api.http.validation import invalid, validate
 from relay.core import records
 from relay.core.access.forwarding import NOT_ATTACHED_HEADER, not_attached
 from relay.core.polling.tracking import TrackRequest
-from relay.errors import Conflict, FieldError, Forbidden, NotFound
+from relay.errors import Conflict, FieldError, NotFound
 from relay.store.jobs.intents import CUT_OFF
 
 NOT_ATTACHED = {"Relay-Not-Attached": "Parts of the create that the job is tracked without, each with the reason."}
@@ -164,7 +164,7 @@ async def _unresolved(call: Call) -> records.Intent:
     audited="intents.recipient",
     scopes=WRITES_JOBS,
     answers={200: Answer("The create, and whom it was for.", IntentWithRecipient)},
-    problems={403: "`proxy.capture_shown` is off.", 409: "The create was already resolved, or is still in flight."},
+    problems={409: "`proxy.capture_shown` is off, or the create was already resolved or is still in flight."},
 )
 async def show_recipient(call: Call) -> Response:
     """Show whom a create was for.
@@ -174,7 +174,7 @@ async def show_recipient(call: Call) -> Response:
     """
     if not call.dependencies.settings.recipients_shown:
         detail = "recipients are not shown: set proxy.capture_shown to true"
-        raise Forbidden(detail, code="recipient_not_shown")
+        raise Conflict(detail, code="recipient_not_shown")
     intent = await _unresolved(call)
     kept = None if intent.recipient is None else Recipient.of(intent.recipient)
     return json_response({**await _view(call, intent), "recipient": kept})
