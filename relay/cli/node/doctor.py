@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -46,7 +47,7 @@ ABOUT_POSTGRES = text(
     "SELECT pg_database_size(current_database()), extract(epoch from clock_timestamp())::double precision"
 )
 INSIDE = (
-    "What this installation's check says, versions, settings that are not the default, the state of the relay, its "
+    "what this installation's check says, versions, settings that are not the default, the state of the relay, its "
     "sources and its subscriptions"
 )
 
@@ -320,6 +321,8 @@ def _upstreams(settings: Settings) -> Iterator[tuple[str, str]]:
 
 # --- what is printed
 
+_NAMED = re.compile(r"these cannot send: .*")
+
 
 def _print(findings: Sequence[Finding], bundle: Path | None, *, json: bool) -> None:
     bad, warn = (sum(one.state == state for one in findings) for state in ("problem", "warning"))
@@ -345,7 +348,7 @@ def _bundle(seen: Seen, client: Api, about: str | None) -> list[str]:
         yield ""
         yield "DOCTOR"
         for one in seen.findings:
-            yield f"{WORDS[one.state]:<4} {one.name}: {_without_paths(one.detail, seen.subscriptions)}"
+            yield f"{WORDS[one.state]:<4} {one.name}: {_without_people(one.detail, seen.subscriptions)}"
         yield ""
         yield "SETTINGS that are not the default"
         yield from _setting_lines(seen.settings) if seen.settings is not None else ("not read",)
@@ -363,12 +366,12 @@ def _bundle(seen: Seen, client: Api, about: str | None) -> list[str]:
 def _setting_lines(settings: Settings) -> Iterator[str]:
     for one in effective_settings(settings):
         if one.place != DEFAULT:
-            value = "(secret)" if one.secret else one.value
-            yield f"{one.key}: {clean(value)} ({one.place})"
+            yield f"{one.key} is set ({one.place})" if one.secret else f"{one.key}: {clean(one.value)} ({one.place})"
 
 
-def _without_paths(detail: str, subscriptions: Sequence[Mapping[str, Any]]) -> str:
-    """A sentence with the hosts of sinks only: a path of a chat's webhook is its secret."""
+def _without_people(detail: str, subscriptions: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence without names of sending accounts, and with the hosts of sinks only: a chat's path is its secret."""
+    detail = _NAMED.sub("some cannot send", detail)
     for sink in {str(one["sink"]) for one in subscriptions if one.get("sink")}:
         if sink in detail and "://" in sink:
             scheme, _, rest = sink.partition("://")

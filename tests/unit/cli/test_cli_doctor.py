@@ -191,6 +191,7 @@ def test_bundle_says_what_is_inside_and_names_no_secret(
         "server: {port: 8099}\nauth: {tokens: [{name: ci, "
         "token: t0ken-of-thirty-two-characters-abc, scopes: [admin]}]}\n"
     )
+    upstream["accounts"] = "one"
     assert run(["doctor", "--bundle", "ticket.txt"]) == 0
     err = capsys.readouterr().err
     assert "wrote ticket.txt" in err
@@ -207,7 +208,9 @@ def test_bundle_says_what_is_inside_and_names_no_secret(
     ):
         assert heading in text
     assert "server.port: 8099 (relay.yaml:1)" in text
-    for secret in ("SECRETPATH", "t0ken", "sk-revor-default"):
+    assert "sources.revor.accounts.default.api_key is set (REVOR_API_KEY)" in text
+    assert "Of 2 connect accounts some cannot send" in text
+    for secret in ("SECRETPATH", "t0ken", "sk-revor-default", "acc_0"):
         assert secret not in text
     assert run(["doctor", "--bundle", "ticket.txt", "--force"]) == 0
     capsys.readouterr()
