@@ -37,7 +37,7 @@ class Pages:
 
     t(key, …)        a text of the catalogue
     asset(name)      the path of a file of static/, which changes with the file
-    draw_chart, spark, stack  see `charts.py`
+    chart, spark, stack  see `charts.py`
     m                the macros of macros.html
     filters: when (a time), duration, count, json, link (only for http and https), query, inert (bytes from outside),
     short (a long id)
@@ -57,7 +57,7 @@ class Pages:
             "t": self.texts,
             "asset": asset,
             "spark": charts.spark,
-            "draw_chart": charts.chart,
+            "chart": charts.chart,
             "stack": charts.stack,
         }
         self.environment.filters |= {

@@ -24,7 +24,7 @@ async def test_the_page_names_the_account_that_holds_jobs_up(browser, world, lis
     page = await browser.get("/ui/accounts")
     (card,) = page.soup.texts("//section[contains(@class, 'card bad')]")
     assert card.startswith("Reconnect the LinkedIn account Sales EMEA")
-    assert f"Turn: {OWNER}. Reconnect it in Revor." in card
+    assert f"Whose turn: {OWNER}. Reconnect it in Revor." in card
     assert "One job failed. 3 jobs wait for it." in card
     assert page.soup.texts("//section//a[@role='button']") == ["Open Revor", "See the incident", "Its jobs"]
     bad, well = page.soup.rows()

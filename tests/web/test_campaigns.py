@@ -61,7 +61,7 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     page = await browser.get("/ui/groups/Q4%20campaign")
     (card,) = page.soup.texts("//section[contains(@class, 'card bad')]")
     assert card.startswith("Reconnect the LinkedIn account Sales EMEA")
-    assert "Turn: the owner of the sending account. Reconnect it in Revor." in card
+    assert "Whose turn: the owner of the sending account. Reconnect it in Revor." in card
     assert "4 jobs of this campaign wait for it." in card
     (finish, *_) = page.soup.texts("//article[contains(@class, 'figure')]")
     assert finish == (
@@ -77,7 +77,7 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     assert page.soup.all("//figure[@class='chart']//*[contains(@class, 'bar')]")
     (row,) = (await browser.get("/ui/groups")).soup.rows()
     words = "4 jobs wait for the LinkedIn account Sales EMEA"
-    assert row["Trouble"] == f"{words}Turn: the owner of the sending account"
+    assert row["Trouble"] == f"{words}Whose turn: the owner of the sending account"
 
 
 async def test_campaigns_are_chosen_by_state(browser, world):
@@ -124,7 +124,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     page = await browser.get(path)
     assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
     assert page.soup.texts("//section//h2") == ["Reconnect it"]
-    assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account."]
+    assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account"]
     assert page.soup.texts("//dd")[0] == "Yes, once the cause is gone: none of them was carried out."
     assert [one["Person"] for one in page.soup.rows()] == ["deal 42", "deal 42"]
     assert "code 1" not in page.soup.text
@@ -184,7 +184,7 @@ async def test_an_unknown_send_is_told_by_names_and_settled_with_the_job_it_made
     (row,) = page.soup.rows()
     assert row["What"].startswith("LinkedIn message to Alex No answer arrived.")
     assert (row["Sending account"], row["Campaign"]) == ("Ada Lovelace", "Q4 campaign")
-    assert page.soup.texts("//p[@class='turn']") == ["Whose turn: an administrator."]
+    assert page.soup.texts("//p[@class='turn']") == ["Whose turn: an administrator"]
     assert page.soup.texts("//tbody//summary[@role='button']") == [
         "It was sent",
         "It was not sent",
