@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from relay.core.turns import ADMINISTRATOR, turn_of_failure
 from relay.web.rendering import query
 from relay.web.senders import name_of, needs_someone, turn_of_sender, waiting_of
-from relay.web.source_words import turn_of_source
+from relay.web.source_words import SILENT, turn_of_source
 from relay.web.texts import Texts
 
 Group = Mapping[str, Any]
@@ -143,7 +143,7 @@ def held_up(group: Group) -> list[Mapping[str, Any]]:
 
 def silent(group: Group, source: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The source of its jobs, if nothing is heard of them because of it. `source`: None if it is not known."""
-    if source is None or group["state"] != "open" or source["state"] not in ("unauthorized", "no_key", "down"):
+    if source is None or group["state"] != "open" or source["state"] not in SILENT:
         return None
     return source
 

@@ -12,7 +12,6 @@ from relay.clock import to_rfc3339
 Point = tuple[float, float | None]
 """A time in epoch seconds, and a value or None."""
 
-rfc3339 = to_rfc3339
 WIDTH, HEIGHT = 600, 100
 """Of a chart's drawing, which is stretched to its place."""
 GAP = 0.2
@@ -88,7 +87,7 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _time(at: float) -> Markup:
-    text = rfc3339(at)
+    text = to_rfc3339(at)
     return Markup('<time datetime="{}">{} UTC</time>').format(text, text[11:16])
 
 
@@ -101,7 +100,7 @@ def _hovers(drawn: Sequence[tuple[str, Sequence[tuple[float, float]]]], times: S
             index * width,
             width,
             HEIGHT,
-            f"{rfc3339(time)[11:16]} UTC: "
+            f"{to_rfc3339(time)[11:16]} UTC: "
             + ", ".join(f"{name} {_amount(found[time], unit)}" for name, found in of_time if time in found),
         )
         for index, time in enumerate(times)

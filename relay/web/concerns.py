@@ -13,7 +13,7 @@ from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.events.sentences import enumerated, titled
 from relay.core.subscriptions.filters import UNREADABLE
 from relay.core.turns import ADMINISTRATOR, Turn, turn_of, turn_of_incident, turn_of_sink
-from relay.web.delivery_words import reason_and_cause
+from relay.web.delivery_words import reason_and_cause, subscription_name
 from relay.web.senders import anchor_of, name_of
 from relay.web.texts import english
 
@@ -385,7 +385,11 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
     for one in seen.subscriptions:
-        id, path, values = one["id"], f"/ui/subscriptions/{one['id']}", {"sink": _name(one)}
+        id, path, values = (
+            one["id"],
+            f"/ui/subscriptions/{one['id']}",
+            {"sink": subscription_name(one)},
+        )
         shows = Act(key="subscription", path=path)
         if one["state"] == "disabled":
             turn = turn_of_sink(one["disabled_reason"])
@@ -516,14 +520,9 @@ def _fails(subscription: Item) -> bool:
     return bool(subscription["state"] == "enabled" and subscription["failing_since"])
 
 
-def _name(subscription: Item) -> str:
-    """A subscription's name for people: its description, else its sink."""
-    return str(subscription["description"] or subscription["sink"] or subscription["id"])
-
-
 def _sink(seen: Seen, group: Item) -> str:
-    known = (_name(one) for one in seen.subscriptions if one["id"] == group["subscription_id"])
-    return next(known, None) or str(group["sink"] or group["subscription_id"])
+    known = (one for one in seen.subscriptions if one["id"] == group["subscription_id"])
+    return subscription_name(next(known, None), group)
 
 
 # --- numbers

@@ -44,6 +44,14 @@ def shown_state(delivery: Answer) -> str:
     return "skipped" if delivery["state"] == "cancelled" and skipped else str(delivery["state"])
 
 
+def subscription_name(subscription: Answer | None, delivery: Answer | None = None) -> str:
+    """The name of a subscription for people: its description, else its sink, else its id. `delivery`: one of its
+    deliveries, or a group of them, which outlive it; its sink comes first."""
+    known, own = subscription or {}, delivery or {}
+    found = (known.get("description"), own.get("sink"), known.get("sink"), own.get("subscription_id"), known.get("id"))
+    return str(next(filter(None, found), ""))
+
+
 def held_by(subscription: Answer | None) -> str | None:
     """The state of a subscription that gets no deliveries; None if it gets them."""
     return None if subscription is None or subscription["state"] == "enabled" else str(subscription["state"])

@@ -11,8 +11,6 @@ from relay.web.texts import Texts
 from subscribers.wording.jobs import about_of, activity
 
 Answer = Mapping[str, Any]
-TROUBLES = ("unauthorized", "no_key", "down")
-"""States of an account in which its polls are late or not made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,7 @@ def line_of(
     job: Answer, now: float, texts: Texts, *, search_keys: Sequence[str], upstream: str, trouble: str | None = None
 ) -> Line:
     """The line of a job. `upstream`: the title of its source; `trouble`: the state of its account, if it is one of
-    TROUBLES."""
+    SILENT."""
     state = state_of(job, now)
     about = about_of(document_of(job), search_keys)
     outcome, at = _outcome(job, state, now, texts, upstream, trouble)

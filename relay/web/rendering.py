@@ -12,7 +12,7 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from relay.clock import from_rfc3339
+from relay.clock import from_rfc3339, to_rfc3339
 from relay.web import charts
 from relay.web.api_client import shown
 from relay.web.texts import Texts, english
@@ -87,7 +87,7 @@ def when(time: str | float | None) -> Markup:
     """A time as the browser shows it: relative, with the absolute time on hover. Without JavaScript: in UTC."""
     if time is None:
         return Markup("—")
-    text = time if isinstance(time, str) else charts.rfc3339(time)
+    text = time if isinstance(time, str) else to_rfc3339(time)
     try:
         from_rfc3339(text)
     except ValueError:

@@ -10,6 +10,8 @@ from relay.web.rendering import duration
 Source = Mapping[str, Any]
 
 _KEYLESS = ("unauthorized", "no_key")
+SILENT = (*_KEYLESS, "down")
+"""States in which polls are late or not made."""
 
 
 class Delay(NamedTuple):

@@ -13,6 +13,7 @@ from relay.core.subscriptions.filters import UNREADABLE
 from relay.core.subscriptions.subscription import PULL
 from relay.core.turns import ADMINISTRATOR, RECEIVER
 from relay.web.concerns import LATE_SECONDS, WRITES_SUBSCRIPTIONS, Act, Concern, Counted, Seen, concerns
+from relay.web.delivery_words import subscription_name
 
 Answer = Mapping[str, Any]
 TRIED = ("failing", "failing_here", "switched_off", "switched_off_here", "send_again", "send_again_least")
@@ -48,7 +49,7 @@ def _held(one: Answer, path: str, pending: Sequence[Answer]) -> Iterator[Concern
         yield Concern(
             level="warn",
             key="paused" if is_paused else "consent",
-            values={"sink": one["description"] or one["sink"]},
+            values={"sink": subscription_name(one)},
             turn=ADMINISTRATOR if is_paused else RECEIVER,
             holds=holds,
             why=one["state_reason"],

@@ -15,6 +15,7 @@ from relay.errors import RequestError
 from relay.web.api_client import together
 from relay.web.audit_words import said, words_of
 from relay.web.page import Content, Form, PageRequest, action, columns, equivalent, list_page, page
+from relay.web.pages.deliveries import names_of, subscriptions
 from relay.web.texts import english
 
 PREFIX = f"{PUBLISH}:"
@@ -34,7 +35,7 @@ ACTIONS = tuple(
 )
 """Actions to choose from."""
 NAMED = 50
-"""Maximum subscriptions, and tokens, whose names the audit shows."""
+"""Maximum tokens whose names the audit shows."""
 NEEDED = "(needed)"
 """The default of a setting that has none."""
 text = english()
@@ -147,12 +148,10 @@ def _errors(error: RequestError) -> Mapping[str, list[str]]:
 @page("GET /ui/audit", live=True)
 async def audit(page_request: PageRequest) -> Content:
     """Its entries, newest first: who did what, when and from where."""
-    subscriptions, tokens = await together(
-        page_request.api.allowed("/v1/subscriptions", query={"limit": NAMED}),
-        page_request.api.allowed("/v1/tokens", query={"limit": NAMED}),
+    known, tokens = await together(
+        subscriptions(page_request), page_request.api.allowed("/v1/tokens", query={"limit": NAMED})
     )
-    names = {one["id"]: one["description"] or one["sink"] for one in (subscriptions or {"items": ()})["items"]}
-    names |= {one["id"]: one["name"] for one in (tokens or {"items": ()})["items"]}
+    names = {**names_of(known), **{one["id"]: one["name"] for one in (tokens or {"items": ()})["items"]}}
     chosen = page_request.query.get("action")
     choices = [(one, words_of(one)) for one in dict.fromkeys((*ACTIONS, *([chosen] if chosen else [])))]
     return await list_page(

@@ -19,6 +19,7 @@ from relay.web.delivery_words import (
     reason_words,
     shown_state,
     state_of,
+    subscription_name,
     trouble_of,
     turn_of_delivery,
     waits_for_a_person,
@@ -126,7 +127,7 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
     found = {"state": state, "subscription": group["subscription_id"], "reason": reason, "day": group["day"]}
     return {
         **group,
-        "name": name_of(subscription, group),
+        "name": subscription_name(subscription, group),
         "held": subscription,
         "reason_words": reason_words(group["reason"]),
         "why": why(group["reason"]),
@@ -142,7 +143,7 @@ def _group(group: Answer, state: str, by: str, known: Mapping[str, Answer], now:
 async def _list(page_request: PageRequest) -> Content:
     asked, day = page_request.asked("state", "subscription", "event", "reason"), page_request.query.get("day")
     known = await subscriptions(page_request)
-    names = {id: name_of(one, {**one, "subscription_id": id}) for id, one in known.items()}
+    names = names_of(known)
     query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
     cursor = page_request.query.get("cursor")
     found = await page_request.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
@@ -156,7 +157,7 @@ async def _list(page_request: PageRequest) -> Content:
                     "kind": short_type(one["event_type"], page_request.context.known_types),
                     "shown_state": shown_state(one),
                     "about": names.get(one["subject"]),
-                    "name": name_of(known.get(one["subscription_id"]), one),
+                    "name": subscription_name(known.get(one["subscription_id"]), one),
                     "why": why(one["reason"]) if listed_reason(one) else "",
                 }
                 for one in found["items"]
@@ -186,16 +187,14 @@ async def subscriptions(page_request: PageRequest) -> Mapping[str, Answer]:
     return {one["id"]: one for one in (found or {"items": ()})["items"]}
 
 
-def name_of(subscription: Answer | None, shown: Answer) -> str:
-    """The name of a subscription for people: its description, else its sink, else its id."""
-    if subscription is not None and subscription.get("description"):
-        return str(subscription["description"])
-    return str(shown.get("sink") or (subscription or {}).get("sink") or shown["subscription_id"] or "")
+def names_of(known: Mapping[str, Answer]) -> Mapping[str, str]:
+    """The names of subscriptions by id."""
+    return {id: subscription_name(one) for id, one in known.items()}
 
 
 def _named(known: Mapping[str, Answer], chosen: str) -> Sequence[tuple[str, str]]:
     """The subscriptions for a choice, by name."""
-    named = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
+    named = sorted((name, id) for id, name in names_of(known).items())
     choices = [(id, f"{name} ({id[-6:]})") for name, id in named]
     return choices if not chosen or chosen in known else [*choices, (chosen, chosen)]
 
@@ -221,13 +220,13 @@ async def delivery(page_request: PageRequest) -> Content:
     actions = actions_of(found, subscription) if page_request.may("subscriptions:write") else ()
     return Content(
         template="delivery.html",
-        title=inert(texts("deliveries.one_title", type=kind, name=name_of(subscription, found))),
+        title=inert(texts("deliveries.one_title", type=kind, name=subscription_name(subscription, found))),
         values={
             "delivery": found,
             "event": event,
             "job": job,
             "subscription": subscription,
-            "name": name_of(subscription, found),
+            "name": subscription_name(subscription, found),
             "became": state,
             "ahead": next_of(found, subscription, page_request.now),
             "cause": cause,

@@ -9,10 +9,10 @@ from relay.core.jsontext import JSONDecodeError, dumps, loads
 from relay.core.values import moment
 from relay.errors import FieldError, InvalidRequest
 from relay.ids import made_at
-from relay.web.delivery_words import reason_words
+from relay.web.delivery_words import reason_words, subscription_name
 from relay.web.job_history import event_sentence
 from relay.web.page import PAGE_ITEMS, Content, Export, PageRequest, columns, equivalent, options, page
-from relay.web.pages.deliveries import name_of, short_type, subscriptions
+from relay.web.pages.deliveries import names_of, short_type, subscriptions
 from relay.web.rendering import inert
 from relay.web.texts import english
 from subscribers.base import RenderContext
@@ -39,9 +39,7 @@ async def events(page_request: PageRequest) -> Content:
     errors: Mapping[str, str] = {}
     items: list[Answer] = []
     cursor, scanned = page_request.query.get("cursor") or None, 0
-    sinks = {
-        id: name_of(one, {**one, "subscription_id": id}) for id, one in (await subscriptions(page_request)).items()
-    }
+    sinks = names_of(await subscriptions(page_request))
     try:
         for _ in range(PAGES_READ):
             limit = ITEMS_READ if "filters" in query else PAGE_ITEMS
@@ -192,7 +190,7 @@ async def event(page_request: PageRequest) -> Content:
             else [
                 {
                     **one,
-                    "name": name_of(known.get(one["subscription_id"]), one),
+                    "name": subscription_name(known.get(one["subscription_id"]), one),
                     "reason_words": reason_words(one["reason"]) if one["reason"] else "",
                 }
                 for one in sent

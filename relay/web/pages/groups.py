@@ -42,7 +42,7 @@ async def groups(page_request: PageRequest) -> Content:
     )
     items: Sequence[Mapping[str, Any]] = made.values["items"]
     first = [one for one in items if one["state"] == "open" and "/" not in one["name"]][:FORECASTS]
-    forecasts = await together(*(_forecast(page_request, one) for one in first))
+    forecasts = await together(*(forecast_of(page_request, one) for one in first))
     sources = await sources_of(page_request) if first else {}
     known = {_key(one): one for one in forecasts}
     shown = [known.get(_key(one), one) for one in items]
@@ -62,7 +62,7 @@ def _key(group: Mapping[str, Any]) -> tuple[str, str, str]:
     return group["source"], group["account"], group["name"]
 
 
-async def _forecast(page_request: PageRequest, group: Mapping[str, Any]) -> Mapping[str, Any]:
+async def forecast_of(page_request: PageRequest, group: Mapping[str, Any]) -> Mapping[str, Any]:
     """A campaign with its forecast."""
     which = {"source": group["source"], "account": group["account"]}
     found: Mapping[str, Any] | None = await page_request.api.allowed("/v1/groups/{}", group["name"], query=which)

@@ -9,6 +9,7 @@ from relay.core.turns import turn_of_incident
 from relay.web.job_history import document_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, columns, equivalent, list_page, page
 from relay.web.pages.accounts import websites
+from relay.web.pages.deliveries import subscriptions
 from relay.web.pages.groups import path_of
 from relay.web.pages.jobs import MAX_BULK
 from relay.web.senders import anchor_of
@@ -20,8 +21,6 @@ COLUMNS = columns("id what state source account code failed fix opened_at closed
 JOB_COLUMNS = columns("id status channel group repeat meaning=problem.meaning metadata closed_at")
 MAX_REFRESHED = 500
 """Maximum open jobs that are polled again at once."""
-MAX_NAMED = 100
-"""Subscriptions among which the names of sinks are found."""
 
 Answer = Mapping[str, Any]
 
@@ -38,26 +37,18 @@ async def incidents(page_request: PageRequest) -> Content:
         columns=COLUMNS,
         filters=("state", "source", "account"),
     )
-    names = await _names(page_request, made.values["items"])
+    known = await subscriptions(page_request) if any(one["subscription"] for one in made.values["items"]) else {}
     rows = [
-        {"incident": one, "what": _sentence(one, names.get(one["subscription"])), "turn": turn_of_incident(one)}
+        {"incident": one, "what": _sentence(one, known.get(one["subscription"])), "turn": turn_of_incident(one)}
         for one in made.values["items"]
     ]
     return replace(made, values={**made.values, "rows": rows})
 
 
-async def _names(page_request: PageRequest, incidents: Sequence[Answer]) -> Mapping[str, str]:
-    """The descriptions of the subscriptions of incidents, as far as the caller may see them."""
-    if not any(one["subscription"] for one in incidents):
-        return {}
-    found = await page_request.api.allowed("/v1/subscriptions", query={"limit": MAX_NAMED})
-    return {one["id"]: one["description"] for one in (found or {"items": ()})["items"]}
-
-
-def _sentence(incident: Answer, description: str | None) -> str:
+def _sentence(incident: Answer, subscription: Answer | None) -> str:
     """What happened, with the subscription's own name in place of its host."""
-    known, by_host = name(description), subscription_to(incident["sink"] or "", f"{incident['subscription']}")
-    return str(incident["what"]).replace(by_host, known or by_host)
+    by_host = subscription_to(incident["sink"] or "", f"{incident['subscription']}")
+    return str(incident["what"]).replace(by_host, name((subscription or {}).get("description")) or by_host)
 
 
 @page("GET /ui/incidents/{id}", live=True)
@@ -73,13 +64,12 @@ async def incident(page_request: PageRequest) -> Content:
         failed = await page_request.api.get("/v1/incidents/{}/jobs", page_request.id(), query=query)
         jobs, next_cursor = failed["items"], failed["next_cursor"]
         export = Export(path="/v1/incidents/{}/jobs", segments=(page_request.id(),), query=asked, columns=JOB_COLUMNS)
-    what = _sentence(found, (subscription or {}).get("description"))
     return Content(
         template="incident.html",
         title=english()("incidents.one"),
         values={
             "incident": found,
-            "what": what,
+            "what": _sentence(found, subscription),
             "turn": turn_of_incident(found),
             "website": (await websites(page_request)).get(found["source"]),
             "anchor": anchor_of({**found, "id": found["connect_account_id"]}),

@@ -11,12 +11,14 @@ from relay.core.jobs.job import KNOWN_STATUSES
 from relay.core.turns import turn_of_failure
 from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
-from relay.web.delivery_words import listed_reason, shown_state
+from relay.web.delivery_words import listed_reason, shown_state, subscription_name
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
-from relay.web.job_words import TROUBLES, Line, is_due, line_of
+from relay.web.job_words import Line, is_due, line_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
-from relay.web.pages.deliveries import name_of, subscriptions
-from relay.web.rendering import duration, inert, link, pretty
+from relay.web.pages.accounts import sources_of, websites
+from relay.web.pages.deliveries import subscriptions
+from relay.web.rendering import duration, inert, pretty
+from relay.web.source_words import SILENT
 from relay.web.texts import english
 
 FILTERS = ("search", "status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
@@ -143,9 +145,8 @@ async def _lines(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[
 
 async def _troubles(page_request: PageRequest) -> Mapping[tuple[str, str], str]:
     """The state of each account that is not polled as it should be, as far as the caller may see them."""
-    found = await page_request.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
-    sources = () if found is None else found["items"]
-    return {(one["source"], one["account"]): one["state"] for one in sources if one["state"] in TROUBLES}
+    sources = await sources_of(page_request)
+    return {key: one["state"] for key, one in sources.items() if one["state"] in SILENT}
 
 
 @page("POST /ui/jobs/bulk")
@@ -198,7 +199,7 @@ async def job(page_request: PageRequest) -> Content:
     keys, upstream = page_request.context.dependencies.settings.search_keys, page_request.upstream(job["source"])
     line = line_of(job, now, texts, search_keys=keys, upstream=upstream)
     known = await subscriptions(page_request) if deliveries else {}
-    names = {one["id"]: name_of(known.get(one["subscription_id"]), one) for one in deliveries or ()}
+    names = {one["id"]: subscription_name(known.get(one["subscription_id"]), one) for one in deliveries or ()}
     past = history(job, events["items"], deliveries or (), explanation, now, texts, names=names, search_keys=keys)
     kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
     state = state_of(job, now)
@@ -214,7 +215,7 @@ async def job(page_request: PageRequest) -> Content:
             "line": line,
             "upstream": upstream,
             "turn": (turn := _turn(job, explanation)),
-            "website": await _website(page_request, job["source"]) if turn is not None else "",
+            "website": (await websites(page_request)).get(job["source"]) if turn is not None else None,
             "explanation": explanation,
             "story": past.entries,
             "quiet_polls": past.quiet_polls,
@@ -257,13 +258,6 @@ async def _deliveries(page_request: PageRequest, event_ids: Sequence[str]) -> li
 
 def _is_cut(event_ids: Sequence[str], deliveries: Sequence[Answer] | None) -> bool:
     return len(event_ids) > MAX_EVENTS_ASKED or len(deliveries or ()) >= MAX_DELIVERIES
-
-
-async def _website(page_request: PageRequest, source: str) -> str:
-    """Where people open the upstream; empty if that is not known."""
-    found = await page_request.api.allowed("/v1/sources", query={"limit": PAGE_ITEMS})
-    sites = (one.get("website") for one in (found or {"items": ()})["items"] if one["source"] == source)
-    return link(next(sites, None))
 
 
 def _turn(job: Answer, explanation: Answer) -> str | None:

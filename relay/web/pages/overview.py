@@ -7,7 +7,7 @@ from relay.web.api_client import together
 from relay.web.concerns import Act, Seen, concerns, first_sentence, reads, seen_in
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.page import Content, PageRequest, equivalent, page
-from relay.web.pages.groups import path_of
+from relay.web.pages.groups import forecast_of, path_of
 from relay.web.texts import english
 
 CARDS = 10
@@ -70,13 +70,8 @@ async def _groups(page_request: PageRequest) -> tuple[Sequence[Answer], bool]:
     found = await page_request.api.allowed("/v1/groups", query={"state": "open", "limit": GROUPS})
     if found is None:
         return (), False
-    groups = await together(*(_forecast(page_request, group) for group in found["items"]))
+    groups = await together(*(forecast_of(page_request, group) for group in found["items"]))
     return groups, found["next_cursor"] is not None
-
-
-async def _forecast(page_request: PageRequest, group: Answer) -> Answer:
-    query = {"source": group["source"], "account": group["account"]}
-    return await page_request.api.allowed("/v1/groups/{}", group["name"], query=query) or group
 
 
 def acts_of(page_request: PageRequest, acts: Sequence[Act]) -> Sequence[tuple[str, str, bool]]:

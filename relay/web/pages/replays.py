@@ -6,9 +6,9 @@ from typing import Any
 from relay.core.jsontext import dumps
 from relay.core.values import moment
 from relay.errors import RequestError
-from relay.web.delivery_words import reason_words
+from relay.web.delivery_words import reason_words, subscription_name
 from relay.web.page import Content, Done, Equivalent, PageRequest, action, equivalent, options, page
-from relay.web.pages.deliveries import day_after, name_of, subscriptions
+from relay.web.pages.deliveries import day_after, names_of, subscriptions
 from relay.web.texts import english
 
 FILTER = ("state", "subscription", "type", "reason")
@@ -37,7 +37,7 @@ async def count_group(page_request: PageRequest) -> Content:
             "found": found,
             "state": filter.get("state", "dead"),
             "reason_words": reason_words(filter["reason"]) if "reason" in filter else None,
-            "name": None if id is None else name_of(known, {"subscription_id": id}),
+            "name": None if id is None else subscription_name(known, {"subscription_id": id}),
             "subscription": known,
             "subscription_id": id,
             "kept": {name: page_request.query.get(name) for name in (*FILTER, "day")},
@@ -95,7 +95,7 @@ async def count_range(page_request: PageRequest) -> Content:
             "body": body,
             "kept": {**given, "since": body["since"], "until": body.get("until", "")},
             "subscription": subscription,
-            "name": name_of(subscription, {"subscription_id": given["subscription"]}),
+            "name": subscription_name(subscription, {"subscription_id": given["subscription"]}),
         },
         equivalent=_replay(given["subscription"], body),
     )
@@ -138,7 +138,7 @@ def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
 async def _form(page_request: PageRequest, given: Mapping[str, str], error: RequestError | None = None) -> Content:
     known = await subscriptions(page_request)
     chosen = given["subscription"]
-    choices = sorted((name_of(one, {**one, "subscription_id": id}), id) for id, one in known.items())
+    choices = sorted((name, id) for id, name in names_of(known).items())
     return Content(
         template="replay_form.html",
         title=english()("replays.new_title"),
@@ -183,7 +183,7 @@ async def replay(page_request: PageRequest) -> Content:
             "others": max(0, done - found["delivered"] - found["dead"]),
             "percent": 100 if not found["matched"] else int(100 * done / found["matched"]),
             "subscription": subscription,
-            "name": None if id is None else name_of(subscription, {"subscription_id": id}),
+            "name": None if id is None else subscription_name(subscription, {"subscription_id": id}),
             "reason_words": reason_words(found["reason"]) if found["reason"] else None,
         },
         equivalent=equivalent(["relay", "replays", "show", found["id"]], "GET /v1/replays/{}", found["id"]),
