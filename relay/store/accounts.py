@@ -248,9 +248,9 @@ class ConnectAccountStore(Scoped):
         counts = await self._database.read(open_jobs, [(source, account, id) for id in ids])
         return {id: count for (_, _, id), count in counts.items()}
 
-    async def names(self, accounts: Iterable[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], str]:
-        """Display names of connect accounts, by source, account and id. Those without one are left out."""
-        wanted = sorted(set(accounts))
+    async def names(self, accounts: Iterable[tuple[str, str, str | None]]) -> Mapping[tuple[str, str, str | None], str]:
+        """Display names of connect accounts, by source, account and id. Those without an id or a name are left out."""
+        wanted = sorted({one for one in accounts if one[2]})
         return await self._database.read(account_names, wanted) if wanted else {}
 
     async def record(self, record: ListingRecord) -> bool:

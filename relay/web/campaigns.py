@@ -7,9 +7,10 @@ from relay.core.turns import ADMINISTRATOR, turn_of_failure
 from relay.web.rendering import query
 from relay.web.senders import name_of, needs_someone, turn_of_sender, waiting_of
 from relay.web.source_words import SILENT, turn_of_source
-from relay.web.texts import Texts
+from relay.web.texts import english
 
 Group = Mapping[str, Any]
+texts = english()
 
 ENDED = ("succeeded", "failed", "cancelled", "not_found", "untracked")
 OPEN = ("running", "retrying", "scheduled", "queued")
@@ -95,10 +96,10 @@ def jobs_path(group: Group, **filters: str | None) -> str:
     return query("/ui/jobs", group=group["name"], source=group["source"], account=group["account"], **filters)
 
 
-def causes(group: Group, incidents: Sequence[Mapping[str, Any]], texts: Texts, upstream: str) -> list[Cause]:
+def causes(group: Group, incidents: Sequence[Mapping[str, Any]], upstream: str) -> list[Cause]:
     """Why its jobs failed, the commonest cause first. `incidents`: of its account, the newest first; `upstream`: the
     title of its source."""
-    found = [_cause(one, group, incidents, texts) for one in group["failures"]]
+    found = [_cause(one, group, incidents) for one in group["failures"]]
     counts = group["counts"]
     if lost := counts["not_found"]:
         words = texts("groups.cause_not_found", upstream=upstream)
@@ -110,9 +111,9 @@ def causes(group: Group, incidents: Sequence[Mapping[str, Any]], texts: Texts, u
     return found
 
 
-def _cause(failure: Mapping[str, Any], group: Group, incidents: Sequence[Mapping[str, Any]], texts: Texts) -> Cause:
+def _cause(failure: Mapping[str, Any], group: Group, incidents: Sequence[Mapping[str, Any]]) -> Cause:
     of_code = [one for one in incidents if one["kind"] == "jobs" and one["code"] == failure["code"]]
-    links = {f"/ui/incidents/{one['id']}": _about(one, texts) for one in of_code}
+    links = {f"/ui/incidents/{one['id']}": _about(one) for one in of_code}
     if failure["meaning"] is None:
         return Cause(texts("groups.cause_other"), failure["count"], incidents=tuple(links.items()))
     sender = next((one["connect_account_id"] for one in of_code), None) or _any_sender(group)
@@ -129,7 +130,7 @@ def _any_sender(group: Group) -> str | None:
     return next((one["id"] for one in group.get("connect_accounts", ())), None)
 
 
-def _about(incident: Mapping[str, Any], texts: Texts) -> str:
+def _about(incident: Mapping[str, Any]) -> str:
     if incident["connect_account_id"] is None:
         return texts("groups.incident")
     sender = {**incident, "name": incident["connect_account_name"], "id": incident["connect_account_id"]}
@@ -148,7 +149,7 @@ def silent(group: Group, source: Mapping[str, Any] | None) -> Mapping[str, Any] 
     return source
 
 
-def worst(group: Group, texts: Texts, upstream: str, source: Mapping[str, Any] | None = None) -> Worst | None:
+def worst(group: Group, upstream: str, source: Mapping[str, Any] | None = None) -> Worst | None:
     """Its worst trouble: a source that is silent, a sending account that holds up its jobs, else its commonest failure.
     None: it has none."""
     if (quiet := silent(group, source)) is not None:
@@ -157,7 +158,7 @@ def worst(group: Group, texts: Texts, upstream: str, source: Mapping[str, Any] |
         count = waiting_of(held[0])
         key = "groups.worst_held_least" if held[0]["is_least"] else "groups.worst_held"
         return Worst(texts(key, n=count, sender=name_of(held[0])), "bad", turn_of_sender(held[0]))
-    found = sorted(causes(group, (), texts, upstream), key=lambda one: -one.number)
+    found = sorted(causes(group, (), upstream), key=lambda one: -one.number)
     if not found:
         return None
     kind: Literal["bad", "warn"] = "bad" if group["state"] == "open" else "warn"

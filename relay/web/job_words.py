@@ -7,10 +7,11 @@ from typing import Any
 from relay.clock import from_rfc3339
 from relay.core.events.sentences import titled
 from relay.web.job_history import document_of, state_of, tone
-from relay.web.texts import Texts
+from relay.web.texts import english
 from subscribers.wording.jobs import about_of, activity
 
 Answer = Mapping[str, Any]
+texts = english()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +33,12 @@ class Line:
     sender: str
 
 
-def line_of(
-    job: Answer, now: float, texts: Texts, *, search_keys: Sequence[str], upstream: str, trouble: str | None = None
-) -> Line:
+def line_of(job: Answer, now: float, *, search_keys: Sequence[str], upstream: str, trouble: str | None = None) -> Line:
     """The line of a job. `upstream`: the title of its source; `trouble`: the state of its account, if it is one of
     SILENT."""
     state = state_of(job, now)
     about = about_of(document_of(job), search_keys)
-    outcome, at = _outcome(job, state, now, texts, upstream, trouble)
+    outcome, at = _outcome(job, state, now, upstream, trouble)
     return Line(
         job=job,
         state=state,
@@ -52,9 +51,7 @@ def line_of(
     )
 
 
-def _outcome(
-    job: Answer, state: str, now: float, texts: Texts, upstream: str, trouble: str | None
-) -> tuple[str, str | None]:
+def _outcome(job: Answer, state: str, now: float, upstream: str, trouble: str | None) -> tuple[str, str | None]:
     """The words, and the time that follows them."""
     values = {"upstream": upstream, "channel": titled(job["channel"] or "") or upstream, "status": job["status"] or ""}
     if trouble is not None and job["open"] and is_due(job, now):

@@ -278,8 +278,6 @@ async def test_a_sending_account_is_named(store: Store) -> None:
     await _campaign(store)
     page = await store.jobs.search("Sales", KEYS, limit=5)
     assert [one.name for one in page.matches] == ["Sales EMEA"]
-    names = await store.jobs.sending_account_names([*page.items, *await store.jobs.find("3f2aFFFF")])
-    assert names == {page.items[0].uid: "Sales EMEA"}
 
 
 @pytest.mark.parametrize("scanned", [2, 5_000])

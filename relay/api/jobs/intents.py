@@ -107,8 +107,8 @@ def intent_view(intent: records.Intent, name: str | None) -> dict[str, Any]:
 
 async def _views(call: Call, intents: Sequence[records.Intent]) -> list[dict[str, Any]]:
     """The creates with the names of their sending accounts."""
-    keys = [(one.source, one.account, one.connect_account_id or "") for one in intents]
-    names = await call.dependencies.store.connect_accounts.names(key for key in keys if key[2])
+    keys = [(one.source, one.account, one.connect_account_id) for one in intents]
+    names = await call.dependencies.store.connect_accounts.names(keys)
     return [intent_view(one, names.get(key)) for one, key in zip(intents, keys, strict=True)]
 
 

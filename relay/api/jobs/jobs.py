@@ -331,10 +331,11 @@ def job_view(call: Call, job: core.Job) -> dict[str, Any]:
 
 async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any]]:
     """Many of them. To redact the message of one can take a millisecond, so others have their turn in between."""
-    names = await call.dependencies.store.jobs.sending_account_names(jobs)
+    keys = [(job.source, job.account, job.connect_account_id) for job in jobs]
+    names = await call.dependencies.store.connect_accounts.names(keys)
     turns, shown = Turns(), list[dict[str, Any]]()
-    for job in jobs:
-        name = names.get(job.uid)
+    for job, key in zip(jobs, keys, strict=True):
+        name = names.get(key)
         shown.append(job_view(call, job) | ({} if name is None else {"connect_account_name": name}))
         if turns.over:
             await turns.next()

@@ -37,7 +37,6 @@ from relay.store.jobs.groups import GroupLedger
 from relay.store.jobs.job_pages import Counted, JobFilter, count_jobs, jobs_by_uid, read_jobs
 from relay.store.jobs.job_search import FoundJobs, search_jobs
 from relay.store.jobs.registrations import BY_UID, SET_STATUS_URL, SET_TOLD, Registrar
-from relay.store.outbox.incident_recorder import account_names
 from relay.store.outbox.recording import (
     Outbox,
 )
@@ -283,20 +282,14 @@ class JobStore(Scoped):
     async def page(self, *, limit: int, cursor: str | None = None, **filters: Any) -> Page[Job]:
         """Newest first; `filters`: the fields of `JobFilter`. With any a page may be short, or empty, although
         there is a next one. Raises InvalidRequest for an invalid cursor."""
-        wanted: JobFilter | None = JobFilter(**filters)
-        before = decode_cursor(cursor, prefix="job_")
-        if wanted is not None and self._account is not None:
-            wanted = wanted.within(self._account)
+        wanted, before = self._filter(filters), decode_cursor(cursor, prefix="job_")
         if wanted is None:
             return Page(items=(), next_cursor=None)
         return await self._database.read(read_jobs, wanted, limit, before, self._account is not None)
 
     async def count(self, most: int, **filters: Any) -> Counted:
         """The number of jobs that `page` finds, up to `most`, at the cost of a page."""
-        wanted: JobFilter | None = JobFilter(**filters)
-        if wanted is not None and self._account is not None:
-            wanted = wanted.within(self._account)
-        if wanted is None:
+        if (wanted := self._filter(filters)) is None:
             return Counted(0, more=False)
         return await self._database.read(count_jobs, wanted, most, self._account is not None)
 
@@ -305,22 +298,15 @@ class JobStore(Scoped):
     ) -> FoundJobs:
         """Like `page`, of the jobs that a text finds, as `relay.store.jobs.job_search` says. `keys`: the keys of the
         metadata whose values are searched."""
-        wanted: JobFilter | None = JobFilter(**filters)
-        before = decode_cursor(cursor, prefix="job_")
-        if wanted is not None and self._account is not None:
-            wanted = wanted.within(self._account)
+        wanted, before = self._filter(filters), decode_cursor(cursor, prefix="job_")
         if wanted is None:
             return FoundJobs()
         return await self._database.read(search_jobs, text, keys, wanted, limit, before, self._account is not None)
 
-    async def sending_account_names(self, jobs: Sequence[Job]) -> Mapping[str, str]:
-        """The display names of the connect accounts of jobs, by the uid of the job, as far as they are known."""
-        named = sorted({(job.source, job.account, job.connect_account_id) for job in jobs if job.connect_account_id})
-        if not named:
-            return {}
-        names = await self._database.read(account_names, named)
-        found = ((job.uid, names.get((job.source, job.account, job.connect_account_id))) for job in jobs)
-        return {uid: name for uid, name in found if name}
+    def _filter(self, filters: Mapping[str, Any]) -> JobFilter | None:
+        """The filter of a page as this store's account sees it; None: it has no such jobs."""
+        wanted = JobFilter(**filters)
+        return wanted if self._account is None else wanted.within(self._account)
 
     # --- batches
 

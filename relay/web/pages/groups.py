@@ -53,7 +53,6 @@ async def groups(page_request: PageRequest) -> Content:
         "path_of": path_of,
         "has_places": len(places) > 1,
         "source_of": lambda one: sources.get((one["source"], one["account"])),
-        "texts": english(),
     }
     return replace(made, values={**made.values, **values})
 
@@ -86,7 +85,7 @@ async def group(page_request: PageRequest) -> Content:
             "group": found,
             "progress": campaigns.progress(found),
             "parts": campaigns.parts(found),
-            "causes": campaigns.causes(found, incidents, english(), upstream),
+            "causes": campaigns.causes(found, incidents, upstream),
             "senders": found["connect_accounts"][:MAX_SENDERS],
             "held_up": campaigns.held_up(found),
             "path": path_of(found),

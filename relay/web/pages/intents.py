@@ -10,7 +10,7 @@ from relay.web.page import Content, Done, PageRequest, action, columns, list_pag
 from relay.web.pages.accounts import websites
 from relay.web.pages.groups import path_of
 from relay.web.senders import anchor_of
-from relay.web.texts import Texts, english
+from relay.web.texts import english
 from subscribers.wording.jobs import whom
 
 PAGE_SENDS = 20
@@ -47,9 +47,9 @@ async def recipient(page_request: PageRequest) -> Content:
 async def _with_words(page_request: PageRequest, made: Content, sends: Sequence[Mapping[str, Any]]) -> Content:
     """Adds, by id, what each is and whom its metadata name, such as `LinkedIn message to Alex`, and where its campaign
     and its sending account are shown."""
-    settings, texts = page_request.context.settings, english()
+    settings = page_request.context.settings
     more = {
-        "what": {one["id"]: _kind(one, texts) + whom({"data": one}, settings.search_keys) for one in sends},
+        "what": {one["id"]: _kind(one) + whom({"data": one}, settings.search_keys) for one in sends},
         "campaigns": {one["id"]: path_of({**one, "name": one["group"]}) for one in sends if one["group"]},
         "anchors": {one["id"]: anchor_of({**one, "id": one["connect_account_id"]}) for one in sends},
         "websites": await websites(page_request) if sends else {},
@@ -59,8 +59,8 @@ async def _with_words(page_request: PageRequest, made: Content, sends: Sequence[
     return replace(made, values={**made.values, **more})
 
 
-def _kind(send: Mapping[str, Any], texts: Texts) -> str:
-    channel = send["channel"]
+def _kind(send: Mapping[str, Any]) -> str:
+    texts, channel = english(), send["channel"]
     return texts("intents.channel", channel=titled(channel)) if channel else texts("intents.message")
 
 

@@ -134,7 +134,6 @@ async def _lines(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[
         line_of(
             job,
             now,
-            english(),
             search_keys=keys,
             upstream=page_request.upstream(job["source"]),
             trouble=troubles.get((job["source"], job["account"])),
@@ -197,7 +196,7 @@ async def job(page_request: PageRequest) -> Content:
     events = await page_request.api.get("/v1/jobs/{}/events", uid, query={"limit": MAX_EVENTS})
     deliveries = await _deliveries(page_request, events["ids"])
     keys, upstream = page_request.context.dependencies.settings.search_keys, page_request.upstream(job["source"])
-    line = line_of(job, now, texts, search_keys=keys, upstream=upstream)
+    line = line_of(job, now, search_keys=keys, upstream=upstream)
     known = await subscriptions(page_request) if deliveries else {}
     names = {one["id"]: subscription_name(known.get(one["subscription_id"]), one) for one in deliveries or ()}
     past = history(job, events["items"], deliveries or (), explanation, now, texts, names=names, search_keys=keys)

@@ -96,7 +96,7 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
 def test_causes_name_whose_turn_it_is_and_the_next_step(
     changes: dict[str, Any], incidents: list[dict[str, Any]], causes: list[Cause]
 ) -> None:
-    assert campaigns.causes(group(**changes), incidents, english(), "Revor") == causes
+    assert campaigns.causes(group(**changes), incidents, "Revor") == causes
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_causes_name_whose_turn_it_is_and_the_next_step(
     ],
 )
 def test_worst_trouble_in_words(changes: dict[str, Any], worst: Worst | None) -> None:
-    assert campaigns.worst(group(**changes), english(), "Revor") == worst
+    assert campaigns.worst(group(**changes), "Revor") == worst
 
 
 def test_a_campaign_of_a_list_has_no_sending_accounts() -> None:
     listed = group(failures=[failure()])
     del listed["connect_accounts"]
-    assert campaigns.worst(listed, english(), "Revor") == Worst(BROKEN, "bad", ADMINISTRATOR)
+    assert campaigns.worst(listed, "Revor") == Worst(BROKEN, "bad", ADMINISTRATOR)
 
 
 def test_last_activity_is_the_latest_time_that_is_known() -> None:
@@ -152,5 +152,5 @@ def test_last_activity_is_the_latest_time_that_is_known() -> None:
 )
 def test_a_silent_source_is_the_worst_trouble(state: str, worst: Worst | None) -> None:
     source = {"state": state, "title": "Revor", "credits": None}
-    assert campaigns.worst(group(), english(), "Revor", source) == worst
+    assert campaigns.worst(group(), "Revor", source) == worst
     assert campaigns.silent(group(state="finished"), source) is None
