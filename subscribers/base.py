@@ -61,6 +61,7 @@ class Offer:
     example  an address
     look     the service whose messages its bodies are, which a preview draws: slack, teams or discord; empty: an event
              or fields
+    website  where people work with it in a browser; `{origin}`: the scheme and host of the sink; empty: unknown
     """
 
     look: str = ""
@@ -68,6 +69,7 @@ class Offer:
     words: str = ""
     address: str = ""
     example: str = ""
+    website: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

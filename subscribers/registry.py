@@ -73,6 +73,15 @@ def kind_named(name: str) -> Kind:
     raise InvalidRequest(detail, errors=[FieldError(pointer="/config/kind", code="unknown_kind", detail=detail)])
 
 
+def website_of(name: str, sink: str) -> tuple[str, str] | None:
+    """The name of a kind, and where people work with it in a browser; None if that is not known."""
+    kind = _KINDS.get(name)
+    if kind is None or not kind.offer.website:
+        return None
+    scheme, _, rest = sink.partition("://")
+    return kind.offer.name or kind.title, kind.offer.website.format(origin=f"{scheme}://{rest.partition('/')[0]}")
+
+
 def redacted_url(name: str, url: str) -> str:
     """The URL of a sink of the kind of this name, as it may be shown. Of an unknown kind only the host."""
     known = _KINDS.get(name)

@@ -12,10 +12,12 @@ from typing import Any, Literal
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.events.sentences import enumerated, titled
 from relay.core.subscriptions.filters import UNREADABLE
-from relay.core.turns import ADMINISTRATOR, Turn, turn_of, turn_of_incident, turn_of_sink
-from relay.web.delivery_words import reason_and_cause, subscription_name
+from relay.core.turns import ADMINISTRATOR, OWNER, Turn, turn_of, turn_of_incident, turn_of_sink
+from relay.web.delivery_words import advice_of, subscription_name, trouble_words
 from relay.web.senders import anchor_of, name_of
 from relay.web.texts import english
+from subscribers.registry import website_of
+from subscribers.wording.jobs import whom
 
 LATE_SECONDS = 300.0
 """Age from which a waiting delivery is late."""
@@ -30,6 +32,9 @@ NEWEST = 500
 """Deliveries of a state that are counted: of an outage there may be very many."""
 NAMES = 2
 """Sinks that are named in one sentence."""
+RENDER = "render"
+"""Reason of deliveries of which the relay cannot make a message: its own fault, and no setting corrects it."""
+ISSUES = "https://github.com/revor-relay/revor-relay/issues"
 WRITES_SUBSCRIPTIONS, WRITES_JOBS, READS = "subscriptions:write", "jobs:write", "read"
 
 Item = Mapping[str, Any]
@@ -41,13 +46,14 @@ Counted = tuple[str, int, bool]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
     """A button or link with the text `overview.act_KEY`. `posts`: it acts by a POST to `path`, else it leads there.
-    `scope`: what the token needs."""
+    `scope`: what the token needs. `after`: it helps only once the trouble is fixed."""
 
     key: str
     path: str
     values: Mapping[str, object] = field(default_factory=dict)
     posts: bool = False
     scope: str = READS
+    after: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +64,9 @@ class Concern:
     holds    what it holds up, in numbers
     why      the cause, in words
     since    its beginning; `oldest`: that of the oldest of several
-    acts     the most useful first
+    acts     the most useful first; those for after the fix last
     command  what to type in a terminal
+    incident  the id of the incident that tells of it too
     """
 
     level: Level
@@ -72,10 +79,16 @@ class Concern:
     oldest: bool = False
     acts: Sequence[Act] = ()
     command: str
+    incident: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        """True if the first act is what is to be done: a receiver is fixed elsewhere, and some troubles pass."""
+        return self.turn in (OWNER, ADMINISTRATOR)
 
     @property
     def sentence(self) -> str:
-        """What to do, without the full stop."""
+        """What is wrong or what to do, without the full stop."""
         return english()(f"overview.do_{self.key}", **self.values)
 
     @property
@@ -152,11 +165,11 @@ def seen_in(ready: Item, answers: Mapping[str, Item | None]) -> Seen:
     )
 
 
-def concerns(seen: Seen, now: float) -> list[Concern]:
-    """All concerns, the worst first."""
+def concerns(seen: Seen, now: float, search_keys: Sequence[str] = ()) -> list[Concern]:
+    """All concerns, the worst first. `search_keys`: of metadata, that name what a send is about, see `whom`."""
     found = [
         *_readiness(seen),
-        *_intents(seen),
+        *_intents(seen, search_keys),
         *_uncertain(seen),
         *_sources(seen),
         *_accounts(seen),
@@ -197,18 +210,18 @@ def _sources(seen: Seen) -> Iterator[Concern]:
     down: dict[str, list[Item]] = {}
     for one in seen.sources:
         if one["state"] == "down":
-            down.setdefault(one["title"], []).append(one)
+            down.setdefault(_title_of(one), []).append(one)
         elif one["state"] in ("unauthorized", "no_key"):
             default = one["account"] == "default"
             yield Concern(
                 level="bad",
-                key="key" if default else "key_of",
-                values={"title": one["title"], "account": one["account"]},
+                key=f"{one['state']}{'' if default else '_of'}",
+                values={"title": _title_of(one), "account": one["account"]},
                 turn=turn_of("key"),
-                holds=_some(("jobs_wait", one["open_jobs"], False)),
-                why=_no_key_problem(seen, one) or english()(f"overview.why_{one['state']}", title=one["title"]),
+                holds=_some(("jobs_unseen", one["open_jobs"], False)),
+                why=_no_key_problem(seen, one) or english()("overview.why_key", title=_title_of(one)),
                 since=one["since"],
-                acts=(*_opens(one, "make_key"), Act(key="source", path="/ui/sources")),
+                acts=(*_opens(one, "make_key"), Act(key="put_key", path="/ui/sources")),
                 command="relay sources list",
             )
     for title, accounts in down.items():
@@ -217,7 +230,7 @@ def _sources(seen: Seen) -> Iterator[Concern]:
             key="down",
             values={"title": title},
             turn=turn_of("down", title),
-            holds=_some(("jobs_wait", sum(one["open_jobs"] for one in accounts), False)),
+            holds=_some(("jobs_unseen", sum(one["open_jobs"] for one in accounts), False)),
             why=english()("overview.why_down"),
             since=min((one["since"] for one in accounts if one["since"]), default=None),
             acts=(Act(key="source", path="/ui/sources"), *_opens(accounts[0])),
@@ -235,7 +248,7 @@ def _credits(seen: Seen) -> Iterator[Concern]:
         yield Concern(
             level="warn" if left >= 1 else "bad",
             key="credits",
-            values={"title": one["title"], "account": one["account"]},
+            values={"title": _title_of(one), "account": one["account"]},
             turn=turn_of("credits"),
             holds=(("credits_left", int(left), False),),
             since=credits["low_since"],
@@ -247,7 +260,7 @@ def _credits(seen: Seen) -> Iterator[Concern]:
 def _opens(source: Item | None, key: str = "upstream") -> Iterator[Act]:
     """The link to the upstream, if its address is known. `key`: what to do there."""
     if source is not None and source.get("website"):
-        yield Act(key=key, path=source["website"], values={"title": source["title"]})
+        yield Act(key=key, path=source["website"], values={"title": _title_of(source)})
 
 
 def _source(seen: Seen, name: str | None) -> Item | None:
@@ -256,31 +269,47 @@ def _source(seen: Seen, name: str | None) -> Item | None:
 
 def _title(seen: Seen, name: str | None) -> str:
     known = _source(seen, name)
-    return str(known["title"]) if known is not None else titled(name or "the upstream")
+    return _title_of(known) if known is not None else titled(name or "the upstream")
+
+
+def _title_of(source: Item) -> str:
+    """The title of a source; of a relay of another version, which may give none, its name as a title."""
+    return str(source.get("title") or titled(source["source"]))
 
 
 # --- jobs, and what they are sent from
 
 
-def _intents(seen: Seen) -> Iterator[Concern]:
+def _intents(seen: Seen, search_keys: Sequence[str]) -> Iterator[Concern]:
     if count := len(seen.intents):
         least = count >= MAX_INTENTS
         sources = dict.fromkeys(one["source"] for one in seen.intents)
         yield Concern(
             level="bad",
             key="intents_least" if least else "intents",
-            values={"n": count, "title": " or ".join(_title(seen, one) for one in sources)},
+            values={
+                "n": count,
+                "what": _send(seen.intents[0], search_keys),
+                "title": " or ".join(_title(seen, one) for one in sources),
+            },
             turn=turn_of("creates"),
-            holds=(("sends", count, least),),
-            why=english()("overview.why_intents"),
+            why=english()("overview.why_intents", n=count),
             since=None if least else min(one["sent_at"] for one in seen.intents),
             oldest=count > 1,
             acts=(
-                Act(key="settle_sends", path="/ui/intents", scope=WRITES_JOBS),
-                *(act for one in sources for act in _opens(_source(seen, one), "check")),
+                *(act for one in sources for act in _opens(_source(seen, one), "look_up")),
+                Act(key="settle", path="/ui/intents", scope=WRITES_JOBS),
             ),
             command="relay intents list",
+            incident=next((one["id"] for one in seen.incidents if one["kind"] == "creates"), None),
         )
+
+
+def _send(intent: Item, search_keys: Sequence[str]) -> str:
+    """What was sent to whom, as far as it is known: `email to Ada Allen`."""
+    channel = intent.get("channel") or ""
+    kind = english().get(f"overview.send_{channel}", english()("overview.send", channel=titled(channel)).strip())
+    return kind + whom({"data": intent}, search_keys)
 
 
 def _incidents(seen: Seen) -> Iterator[Concern]:
@@ -303,6 +332,7 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
                 since=one["opened_at"],
                 acts=(Act(key="incident", path=f"/ui/incidents/{one['id']}"),),
                 command=f"relay incidents show {one['id']}",
+                incident=one["id"],
             )
 
 
@@ -321,6 +351,7 @@ def _of_incident(seen: Seen, incident: Item) -> Concern:
         since=incident["first_failure_at"],
         acts=(*_opens(_source(seen, incident["source"]), opens), _jobs_of(incident)),
         command=f"relay incidents show {incident['id']}",
+        incident=incident["id"],
     )
 
 
@@ -338,20 +369,21 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 },
                 turn=turn_of("account"),
                 holds=_failed(trouble, open_jobs) if trouble else _some(("jobs_wait", open_jobs, False)),
-                why=None if open_jobs or trouble else english()("overview.why_idle"),
+                why=english()(f"overview.why_{key}" if open_jobs or trouble else "overview.why_idle"),
                 since=min(one["since"], trouble["first_failure_at"]) if trouble else one["since"],
                 acts=(
                     *_opens(_source(seen, one["source"]), key if key == "reconnect" else "upstream"),
                     _jobs_of(trouble) if trouble else Act(key="account", path=f"/ui/accounts#{anchor_of(one)}"),
                 ),
                 command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",
+                incident=one["trouble"],
             )
 
 
 def _cause(what: str) -> str:
     """The cause in the sentence of an incident. The numbers before it stand elsewhere."""
     cause = what.partition(": ")[2] or what
-    return f"{cause[:1].upper()}{cause[1:]}"
+    return f"{cause[:1].upper()}{cause[1:]}."
 
 
 def _failed(incident: Item, waiting: int | None) -> Sequence[Counted]:
@@ -369,50 +401,49 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
     if count := sum(one["count"] for one in seen.uncertain):
         sinks = list(dict.fromkeys(_sink(seen, one) for one in seen.uncertain))
         least = any(one["least"] for one in seen.uncertain)
+        only = f"&subscription={seen.uncertain[0]['subscription_id']}" if len(seen.uncertain) == 1 else ""
         yield Concern(
             level="bad",
-            key="uncertain",
+            key="uncertain_least" if least else "uncertain",
             values={"n": count, "sinks": enumerated(sinks) if len(sinks) <= NAMES else english()("overview.crms")},
             turn=turn_of("uncertain"),
-            holds=(("records", count, least),),
-            why=english()("overview.why_uncertain"),
+            why=english()("overview.why_uncertain", n=count),
             since=min(one["oldest_at"] for one in seen.uncertain),
             oldest=count > 1,
-            acts=(Act(key="settle_records", path="/ui/deliveries?state=uncertain", scope=WRITES_SUBSCRIPTIONS),),
+            acts=(
+                *_crms(seen),
+                Act(key="settle", path=f"/ui/deliveries?view=list&state=uncertain{only}", scope=WRITES_SUBSCRIPTIONS),
+            ),
             command="relay deliveries list --state uncertain",
         )
 
 
+def _crms(seen: Seen) -> Iterator[Act]:
+    """Links to the CRMs that may have the records, as far as their addresses are known."""
+    doubted = {one["subscription_id"] for one in seen.uncertain}
+    for one in seen.subscriptions:
+        if one["id"] in doubted and (found := website_of(one["config"]["kind"], one["sink"] or "")):
+            yield Act(key="upstream", path=found[1], values={"title": found[0]})
+
+
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
     for one in seen.subscriptions:
-        id, path, values = (
-            one["id"],
-            f"/ui/subscriptions/{one['id']}",
-            {"sink": subscription_name(one)},
-        )
+        id, path = one["id"], f"/ui/subscriptions/{one['id']}"
         shows = Act(key="subscription", path=path)
         if one["state"] == "disabled":
-            turn = turn_of_sink(one["disabled_reason"])
-            yield Concern(
-                level="bad",
-                key="switched_off_here" if turn == ADMINISTRATOR else "switched_off",
-                values=values,
-                turn=turn,
-                holds=(*_given_up(seen, id), *_waiting(seen, id)),
-                why=reason_and_cause(one["disabled_reason"]),
+            yield _of_sink(
+                seen,
+                one,
+                "switched_off",
+                one["disabled_reason"],
                 since=one["state_since"],
-                acts=(
-                    Act(key="resume", path=f"{path}/resume", posts=True, scope=WRITES_SUBSCRIPTIONS),
-                    *_send_again(seen, id),
-                    shows,
-                ),
                 command=f"relay subscriptions resume {id}",
             )
         elif one["state"] == "paused" and (one["state_reason"] or "").startswith(UNREADABLE):
             yield Concern(
                 level="bad",
                 key="filters",
-                values=values,
+                values={"sink": subscription_name(one)},
                 turn=ADMINISTRATOR,
                 holds=_waiting(seen, id),
                 why=one["state_reason"],
@@ -421,45 +452,96 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
                 command=f"relay subscriptions edit {id}",
             )
         elif _fails(one) and not _only_in_doubt(seen, id):
-            turn = turn_of_sink(one["failing_reason"])
-            yield Concern(
-                level="bad",
-                key="failing_here" if turn == ADMINISTRATOR else "failing",
-                values=values,
-                turn=turn,
-                holds=(*_given_up(seen, id), *_waiting(seen, id)),
-                why=reason_and_cause(one["failing_reason"]),
+            yield _of_sink(
+                seen,
+                one,
+                "failing",
+                one["failing_reason"],
                 since=one["failing_since"],
-                acts=(
-                    *_send_again(seen, id),
-                    shows,
-                    Act(key="pause", path=f"{path}/pause", posts=True, scope=WRITES_SUBSCRIPTIONS),
-                ),
                 command=_retry(id) if _of(seen.dead, id) else f"relay subscriptions show {id}",
             )
 
 
+def _of_sink(
+    seen: Seen, one: Item, key: Literal["failing", "switched_off"], reason: str | None, *, since: str, command: str
+) -> Concern:
+    """A subscription whose deliveries fail, or that was switched off because of that."""
+    id, path, turn = one["id"], f"/ui/subscriptions/{one['id']}", turn_of_sink(reason)
+    incident = _incident_of(seen, id)
+    shows, scope = Act(key="subscription", path=path), WRITES_SUBSCRIPTIONS
+    if (reason or "").partition(":")[0] == RENDER:
+        return _fault(seen, one, since)
+    acts = [shows]
+    if turn == ADMINISTRATOR:
+        acts.insert(0, Act(key="correct", path=f"{path}/edit", scope=scope))
+    if key == "failing":
+        acts.append(Act(key="pause", path=f"{path}/pause", posts=True, scope=scope))
+    else:
+        acts.append(Act(key="resume", path=f"{path}/resume", posts=True, scope=scope, after=True))
+    probes = "" if key == "failing" else english()(f"overview.why_{'probed' if one.get('next_probe_at') else 'off'}")
+    return Concern(
+        level="bad",
+        key=key,
+        values={"sink": subscription_name(one), "trouble": trouble_words(reason)},
+        turn=turn,
+        holds=(*_given_up(seen, id), *_waiting(seen, id)),
+        why=" ".join(filter(None, (advice_of(reason), probes))) or None,
+        since=since,
+        acts=(*acts, *_send_again(seen, id, after=True)),
+        command=command,
+        incident=None if incident is None else incident["id"],
+    )
+
+
+def _fault(seen: Seen, subscription: Item, since: str) -> Concern:
+    """Events of which the relay cannot make the message of a subscription."""
+    id, incident = subscription["id"], _incident_of(seen, subscription["id"])
+    count = sum(one["count"] for one in (*_of(seen.dead, id), *_of(seen.pending, id)))
+    return Concern(
+        level="bad",
+        key="fault",
+        values={"n": count or 1, "sink": subscription_name(subscription)},
+        turn=ADMINISTRATOR,
+        why=english()("overview.why_fault"),
+        since=since,
+        acts=(
+            Act(key="report", path=ISSUES),
+            Act(key="deliveries", path=f"/ui/deliveries?view=list&state=dead&subscription={id}"),
+        ),
+        command="relay doctor --bundle",
+        incident=None if incident is None else incident["id"],
+    )
+
+
+def _incident_of(seen: Seen, id: str) -> Item | None:
+    return next((one for one in seen.incidents if one["subscription"] == id), None)
+
+
 def _dead(seen: Seen, now: float) -> Iterator[Concern]:
-    covered, open_ones = _broken(seen), {one["subscription"]: one for one in seen.incidents if one["subscription"]}
+    covered = _broken(seen)
     for one in seen.dead:
         id = one["subscription_id"]
         if id in covered:
             continue
-        recent = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS
+        recent, incident = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS, _incident_of(seen, id)
+        known = next((known for known in seen.subscriptions if known["id"] == id), None)
+        if incident is not None and known is not None and (incident["code"] or "").startswith(RENDER):
+            yield _fault(seen, known, one["oldest_at"])
+            continue
         yield Concern(
-            level="bad" if recent or id in open_ones else "warn",
+            level="bad" if recent or incident else "warn",
             key="send_again_least" if one["least"] else "send_again",
             values={"n": one["count"], "sink": _sink(seen, one)},
             turn=turn_of("given_up"),
-            holds=_given_up(seen, id),
-            why=reason_and_cause(open_ones[id]["code"]) if id in open_ones else None,
+            why=None if incident is None else advice_of(incident["code"]),
             since=one["oldest_at"],
             oldest=one["count"] > 1,
             acts=(
                 *_send_again(seen, id),
-                Act(key="deliveries", path=f"/ui/deliveries?state=dead&subscription={id}"),
+                Act(key="deliveries", path=f"/ui/deliveries?view=list&state=dead&subscription={id}"),
             ),
             command=_retry(id),
+            incident=None if incident is None else incident["id"],
         )
 
 
@@ -486,12 +568,12 @@ def _only_in_doubt(seen: Seen, id: str) -> bool:
     return bool(_of(seen.uncertain, id)) and not _of(seen.dead, id) and not _of(seen.pending, id)
 
 
-def _send_again(seen: Seen, id: str) -> Iterator[Act]:
+def _send_again(seen: Seen, id: str, *, after: bool = False) -> Iterator[Act]:
     """Leads to the page that counts what was given up, and sends it again."""
     for one in _of(seen.dead, id):
         key = "send_again_least" if one["least"] else "send_again"
         path = f"/ui/deliveries/retry?state=dead&subscription={id}"
-        yield Act(key=key, values={"n": one["count"]}, path=path, scope=WRITES_SUBSCRIPTIONS)
+        yield Act(key=key, values={"n": one["count"]}, path=path, scope=WRITES_SUBSCRIPTIONS, after=after)
 
 
 def _retry(id: str) -> str:

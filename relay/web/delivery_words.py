@@ -22,6 +22,7 @@ LATE_SECONDS = 60.0
 """Age from which a pending delivery is shown as waiting instead of on its way."""
 INCIDENT = "incident "
 """Prefix of the reason of an event that was reported by an incident."""
+_ALIKE = {"403": "401", "405": "404"}
 _DELIVERED = ("dry_run", "settled", "already_written")
 
 Answer = Mapping[str, Any]
@@ -189,6 +190,25 @@ def reason_words(reason: str | None) -> str:
     if reason.startswith(INCIDENT):
         return texts("deliveries.reason_incident")
     return texts.get(f"deliveries.reason_{reason}", reason)
+
+
+def trouble_words(reason: str | None) -> str:
+    """What a receiver does wrong, such as `has errors (503)`."""
+    word = (reason or "").partition(":")[0]
+    status, texts = word.removeprefix("http_"), english()
+    for key in (status, _ALIKE.get(status, status), f"{status[:1]}xx" if status.isdigit() else "other", "other"):
+        if found := texts.get(f"deliveries.sink_{key}", ""):
+            return found.replace("{status}", status)
+    return ""  # there is a text for others
+
+
+def advice_of(reason: str | None) -> str | None:
+    """What to do about a reason, beside `trouble_words`. None if that is not known."""
+    cause = cause_of_reason(reason)
+    if cause is None:
+        return None
+    advice = cause.partition(". ")[2] or cause
+    return f"{advice[:1].upper()}{advice[1:]}"
 
 
 def reason_and_cause(reason: str | None) -> str | None:

@@ -16,7 +16,7 @@ from relay.web.concerns import LATE_SECONDS, WRITES_SUBSCRIPTIONS, Act, Concern,
 from relay.web.delivery_words import subscription_name
 
 Answer = Mapping[str, Any]
-TRIED = ("failing", "failing_here", "switched_off", "switched_off_here", "send_again", "send_again_least")
+TRIED = ("failing", "switched_off", "send_again", "send_again_least")
 """Concerns in which a test shows whether the sink works again."""
 
 
@@ -31,7 +31,11 @@ def concerns_of(
     found = []
     for one in concerns(seen, now):
         acts = [act for act in one.acts if act.path != path]
-        found.append(replace(one, acts=[*acts, test] if one.key in TRIED and not pulled else acts))
+        if one.key in TRIED and not pulled:
+            fixed_first = any(act.after for act in acts) or one.key == "failing"
+            first = len([act for act in acts if not act.after]) if fixed_first else len(acts)
+            acts.insert(first, replace(test, after=fixed_first))
+        found.append(replace(one, acts=acts))
     return [*found, *_held(subscription, path, pending)]
 
 

@@ -30,6 +30,7 @@ class HubSpot(crm.Crm):
         words="The contact and the deal get the outcome, a note, and a task after a failure.",
         address="HubSpot’s API, which is the same for every account.",
         example="https://api.hubapi.com",
+        website="https://app.hubspot.com",
     )
     by_name = base.ByName(
         token="service key (HubSpot: Development, Keys, Service keys)",  # noqa: S106  (no token)

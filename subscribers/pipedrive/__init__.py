@@ -30,6 +30,7 @@ class Pipedrive(crm.Crm):
         words="The deal or person gets a note or an activity.",
         address="The address of your company, as Pipedrive shows it in your browser.",
         example="https://acme.pipedrive.com",
+        website="{origin}",
     )
     by_name = base.ByName(
         token="API token (Pipedrive: Personal preferences, API)",  # noqa: S106  (no token)

@@ -41,6 +41,7 @@ class Salesforce(crm.Crm):
         words="The contact or lead gets a record of the outcome.",
         address="The address of your org: in Salesforce under Setup, My Domain.",
         example="https://acme.my.salesforce.com",
+        website="{origin}",
     )
     by_name = base.ByName(
         token="consumer secret of the external client app, whose Run As user has the permissions",  # noqa: S106

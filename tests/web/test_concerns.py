@@ -47,7 +47,7 @@ def account(**changes: object) -> dict[str, Any]:
 def subscription(**changes: object) -> dict[str, Any]:
     found = {"id": "sub_1", "sink": "https://a.example/…", "description": "Data warehouse", "state": "enabled"}
     found |= {"state_reason": None, "state_since": NEW, "disabled_reason": None, "failing_since": None}
-    return {**found, "failing_reason": None, **changes}
+    return {**found, "failing_reason": None, "config": {"kind": changes.pop("kind", "webhook")}, **changes}
 
 
 def group(**changes: object) -> dict[str, Any]:
@@ -60,8 +60,10 @@ def found_in(**seen: Any) -> list[Concern]:
 
 
 FAILING = subscription(failing_since=OLD, failing_reason="http_503")
+PIPEDRIVE = subscription(description="Deals in Pipedrive", sink="https://acme.pipedrive.com/…", kind="pipedrive")
 GONE = subscription(state="disabled", disabled_reason="http_410")
-INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
+INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD, "channel": "email"}
+INTENT |= {"metadata": {"name": "Radia Hamilton", "email": "radia@example.com"}}
 
 
 @pytest.mark.parametrize(
@@ -85,51 +87,54 @@ INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD}
         ),
         pytest.param(
             {"sources": [source(state="unauthorized", account="emea")]},
-            "Give the relay a valid Revor key for the account emea: 12 jobs wait.",
+            "Revor refuses the API key of emea: 12 jobs are not followed.",
             ADMINISTRATOR,
-            ["make_key https://revor.example", "source /ui/sources"],
+            ["make_key https://revor.example", "put_key /ui/sources"],
             "relay sources list",
             id="key-refused",
         ),
         pytest.param(
             {"subscriptions": [FAILING], "dead": [group()], "pending": [group(count=3)]},
-            "Repair the receiver Data warehouse: 58 events were given up, 3 wait.",
+            "The Data warehouse receiver has errors (503): 58 events were not delivered, 3 wait.",
             RECEIVER,
             [
-                "send_again /ui/deliveries/retry?state=dead&subscription=sub_1",
                 "subscription /ui/subscriptions/sub_1",
                 "POST pause /ui/subscriptions/sub_1/pause",
+                "after: send_again /ui/deliveries/retry?state=dead&subscription=sub_1",
             ],
             "relay deliveries retry --state dead --subscription sub_1",
             id="sink-fails-and-58-are-given-up",
         ),
         pytest.param(
             {"subscriptions": [GONE], "pending": [group(count=3)]},
-            "Bring the receiver Data warehouse back, then resume it: 3 events wait.",
+            "The Data warehouse receiver is gone (410), so the relay switched it off: 3 events wait.",
             RECEIVER,
-            ["POST resume /ui/subscriptions/sub_1/resume", "subscription /ui/subscriptions/sub_1"],
+            ["subscription /ui/subscriptions/sub_1", "after: POST resume /ui/subscriptions/sub_1/resume"],
             "relay subscriptions resume sub_1",
             id="disabled-by-410",
         ),
         pytest.param(
             {"intents": [INTENT]},
-            "Check in Revor whether one send went out: it is not sent again meanwhile.",
+            "Did the email to Radia Hamilton go out? Look in Revor.",
             ADMINISTRATOR,
-            ["settle_sends /ui/intents", "check https://revor.example"],
+            ["look_up https://revor.example", "settle /ui/intents"],
             "relay intents list",
             id="unknown-send",
         ),
         pytest.param(
-            {"subscriptions": [subscription()], "uncertain": [group(count=2)]},
-            "Find out whether 2 records were written to Data warehouse: they are not written again meanwhile.",
+            {"subscriptions": [PIPEDRIVE], "uncertain": [group(count=2)]},
+            "Were 2 records written to Deals in Pipedrive? Look there.",
             ADMINISTRATOR,
-            ["settle_records /ui/deliveries?state=uncertain"],
+            [
+                "upstream https://acme.pipedrive.com",
+                "settle /ui/deliveries?view=list&state=uncertain&subscription=sub_1",
+            ],
             "relay deliveries list --state uncertain",
             id="delivery-in-doubt",
         ),
         pytest.param(
             {"sources": [source(state="down"), source(state="down", account="emea", open_jobs=3)]},
-            "Revor does not answer: 15 jobs wait.",
+            "Revor does not answer: 15 jobs are not followed.",
             "Revor",
             ["source /ui/sources", "upstream https://revor.example"],
             "relay sources list",
@@ -158,7 +163,7 @@ def test_a_trouble_says_what_to_do_whose_turn_it_is_and_how(
 ) -> None:
     (one,) = found_in(**seen)
     assert (one.headline, one.turn) == (headline, turn)
-    assert [f"{'POST ' * act.posts}{act.key} {act.path}" for act in one.acts] == acts
+    assert [f"{'after: ' * act.after}{'POST ' * act.posts}{act.key} {act.path}" for act in one.acts] == acts
     assert one.command == command
 
 
@@ -168,7 +173,7 @@ def test_a_trouble_says_what_to_do_whose_turn_it_is_and_how(
         ({}, []),
         ({"subscriptions": [subscription()]}, []),
         ({"ready": {"status": "failing", "problems": ["database: full"]}}, ["bad node"]),
-        ({"sources": [source(state="no_key")]}, ["bad key"]),
+        ({"sources": [source(state="no_key")]}, ["bad no_key"]),
         ({"sources": [source(state="elsewhere")]}, []),
         ({"sources": [source(credits={"low_since": NEW, "available": 20, "threshold": 500})]}, ["warn credits"]),
         ({"sources": [source(credits={"low_since": NEW, "available": 0, "threshold": 500})]}, ["bad credits"]),
@@ -181,14 +186,14 @@ def test_a_trouble_says_what_to_do_whose_turn_it_is_and_how(
         ({"intents": [INTENT], "incidents": [incident(kind="creates")]}, ["bad intents"]),
         ({"incidents": [incident(kind="creates")]}, ["bad incident"]),
         ({"incidents": [incident(kind="sink", subscription="sub_1")], "dead": [group()]}, ["bad send_again"]),
-        ({"subscriptions": [subscription(state="disabled", disabled_reason="http_401")]}, ["bad switched_off_here"]),
+        ({"subscriptions": [subscription(state="disabled", disabled_reason="http_401")]}, ["bad switched_off"]),
         ({"subscriptions": [subscription(state="paused", state_reason="paused by ops")]}, []),
         ({"subscriptions": [subscription(state="paused", state_reason=HELD)]}, ["bad filters"]),
         (
             {"subscriptions": [subscription(state="paused", state_reason=HELD)], "dead": [group()]},
             ["bad filters", "warn send_again"],
         ),
-        ({"subscriptions": [subscription(failing_since=NEW, failing_reason="credential")]}, ["bad failing_here"]),
+        ({"subscriptions": [subscription(failing_since=NEW, failing_reason="credential")]}, ["bad failing"]),
         ({"subscriptions": [FAILING], "uncertain": [group()]}, ["bad uncertain"]),
         ({"subscriptions": [FAILING], "uncertain": [group()], "pending": [group()]}, ["bad uncertain", "bad failing"]),
         ({"subscriptions": [subscription(state="paused", failing_since=NEW)]}, []),
@@ -209,14 +214,16 @@ def test_the_first_sentence_is_calm_if_nothing_is_urgent() -> None:
     assert first_sentence(found_in(needing=[idle]), 7) == (
         "Nothing is urgent. Reconnect the LinkedIn account Sales EMEA in Revor."
     )
-    assert first_sentence(found_in(needing=[idle], intents=[INTENT]), 7).startswith("Check in Revor")
+    assert first_sentence(found_in(needing=[idle], intents=[INTENT]), 7).startswith(
+        "Did the email to Radia Hamilton go out?"
+    )
 
 
 def test_the_cause_of_an_incident_does_not_repeat_its_numbers() -> None:
     (one,) = found_in(incidents=[incident(what="7 Email jobs failed: the Revor account has too few credits")])
-    assert one.why == "The Revor account has too few credits"
+    assert one.why == "The Revor account has too few credits."
     (one,) = found_in(incidents=[incident(what="7 Email jobs failed")])
-    assert one.why == "7 Email jobs failed"
+    assert one.why == "7 Email jobs failed."
 
 
 def test_credits_that_are_low_and_spent_are_one_concern() -> None:
@@ -228,15 +235,15 @@ def test_credits_that_are_low_and_spent_are_one_concern() -> None:
 def test_a_missing_key_is_one_concern_that_names_the_setting() -> None:
     problem = "revor/default has no API key: set sources.revor.api_key"
     (one,) = found_in(ready={"status": "unavailable", "problems": [problem]}, sources=[source(state="no_key")])
-    assert (one.key, one.why) == ("key", problem)
+    assert (one.key, one.why) == ("no_key", problem)
 
 
 def test_numbers_that_are_cut_off_are_a_minimum() -> None:
     (failing,) = found_in(subscriptions=[FAILING], dead=[group(least=True, count=500)])
-    assert failing.held == "at least 500 events were given up"
-    assert failing.acts[0].key == "send_again_least"
+    assert failing.held == "at least 500 events were not delivered"
+    assert failing.acts[-1].key == "send_again_least"
     (sends,) = found_in(intents=[INTENT] * 100)
-    assert sends.sentence == "Check in Revor whether at least 100 sends went out"
+    assert sends.sentence == "Did these messages go out, at least 100? Look in Revor"
     assert sends.since is None
 
 
@@ -251,3 +258,61 @@ def test_lists_that_the_caller_may_not_read_are_empty() -> None:
     answers["dead"] = {"items": [{"count": 1}], "truncated": True}
     seen = seen_in(WELL, answers)
     assert (seen.sources, seen.dead) == ((), [{"count": 1, "least": True}])
+
+
+@pytest.mark.parametrize(
+    ("reason", "sentence", "why"),
+    [
+        ("http_500", "The Data warehouse receiver has errors (500)", "Check its log."),
+        (
+            "http_403",
+            "The Data warehouse receiver rejects the relay's signature or credential (403)",
+            "Check the secret",
+        ),
+        ("http_301", "The Data warehouse receiver has moved (301)", "Set its new URL in the subscription."),
+        ("http_422", "The Data warehouse receiver refuses events (422)", "Check its answer and its log."),
+        ("timeout", "The Data warehouse receiver does not answer in time", "Let it answer 2xx"),
+        ("tls: expired", "The Data warehouse receiver has a certificate that is not valid", "Renew it"),
+        ("a reason of tomorrow", "The Data warehouse receiver does not take its events", ""),
+    ],
+)
+def test_the_trouble_of_a_receiver_is_said_once(reason: str, sentence: str, why: str) -> None:
+    (one,) = found_in(subscriptions=[subscription(failing_since=OLD, failing_reason=reason)])
+    assert one.sentence == sentence
+    assert (one.why or "").startswith(why)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"subscriptions": [subscription(failing_since=OLD, failing_reason="render")], "dead": [group(count=1)]},
+        {
+            "subscriptions": [subscription()],
+            "dead": [group(count=1)],
+            "incidents": [incident(kind="sink", subscription="sub_1", code="render")],
+        },
+    ],
+)
+def test_a_message_that_cannot_be_made_is_a_fault_of_the_relay(seen: dict[str, Any]) -> None:
+    (one,) = found_in(**seen)
+    assert one.sentence == (
+        "A fault in revor-relay: one event cannot be made into a message for Data warehouse. Please report it"
+    )
+    assert (one.turn, [act.key for act in one.acts]) == (ADMINISTRATOR, ["report", "deliveries"])
+
+
+def test_what_is_asked_of_others_has_no_first_button() -> None:
+    asked = found_in(intents=[INTENT], subscriptions=[FAILING], sources=[source(state="down")])
+    assert [(one.key, one.asks) for one in asked] == [("intents", True), ("down", False), ("failing", False)]
+
+
+def test_a_subscription_that_is_off_says_whether_the_relay_tries_again() -> None:
+    (gone,), (probed,) = (found_in(subscriptions=[{**GONE, "next_probe_at": at}]) for at in (None, NEW))
+    assert (gone.why or "").endswith("The relay does not try again by itself. Its events are kept.")
+    assert (probed.why or "").endswith("The relay tries it again by itself.")
+
+
+def test_a_relay_of_another_version_may_give_no_title() -> None:
+    old = {key: value for key, value in source(state="down").items() if key != "title"}
+    (one,) = found_in(sources=[old])
+    assert one.sentence == "Revor does not answer"

@@ -131,7 +131,7 @@ async def test_the_first_sentence_is_the_worst_and_its_card_has_buttons_that_act
     id = await failing(world, browser)
     soup = (await browser.get("/ui")).soup
     assert soup.texts("//p[@role='status' and contains(@class, 'health')]") == [
-        "Repair the receiver Data warehouse. Whose turn: whoever runs the receiver."
+        "The Data warehouse receiver has errors (503). Whose turn: whoever runs the receiver."
     ]
     assert soup.texts("//*[contains(@class, 'card')]//p[@class='turn']") == ["Whose turn: whoever runs the receiver"]
     pause, link = f"/ui/subscriptions/{id}/pause", f"/ui/subscriptions/{id}"
@@ -164,4 +164,4 @@ async def test_after_ten_cards_the_others_are_counted(browser, world):
     assert soup.texts("//*[@class='others']") == [
         "Whose turn: whoever runs the receiver. 11 other things need someone."
     ]
-    assert "And 2 more. See all incidents" in soup.text
+    assert "And 2 more. Show all" in soup.text

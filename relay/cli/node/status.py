@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from relay import __version__
 from relay.cli.client import Api, ApiError, Unreachable, api
 from relay.cli.deliveries.report import SKIPPED
 from relay.cli.options import Json
@@ -16,6 +17,7 @@ from relay.cli.output import clean, note, print_json, print_list, terminal_width
 from relay.clock import from_rfc3339, in_words
 from relay.core.jsontext import dumps
 from relay.core.values import DEFAULT
+from relay.errors import RelayError
 from relay.web.concerns import Concern, concerns, first_sentence, reads, seen_in
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.texts import english
@@ -31,6 +33,12 @@ BY_REASON = {"uncertain": "uncertain", "dead": "dead", "skipped": "cancelled"}
 """The states of the deliveries that `--json` counts, by their names there."""
 
 Document = Mapping[str, Any]
+
+
+class OtherVersion(RelayError):
+    """An answer lacks what this version of the command needs."""
+
+    code = "other_version"
 
 
 def status(
@@ -87,6 +95,8 @@ def _card(one: Concern, now: float, width: int | None) -> Iterator[str]:
     for text in (one.held, f"whose turn: {one.turn}{since}", one.why):
         if text:
             yield from _wrapped(INDENT + text, width, INDENT)
+    if any(act.after for act in one.acts):
+        yield f"{INDENT}after the fix:"
     yield from command_lines(one.command, width)
 
 
@@ -120,6 +130,15 @@ def _wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
 
 
 def _overview(client: Api, ready: Document, width: int | None) -> list[str]:
+    """The lines of the overview. Raises OtherVersion."""
+    try:
+        return _read(client, ready, width)
+    except KeyError as missing:
+        detail = f"the relay's answer has no {missing}: it is of another version than this command, {__version__}"
+        raise OtherVersion(f"{detail}. Use the command of the relay's version.") from None
+
+
+def _read(client: Api, ready: Document, width: int | None) -> list[str]:
     now = time.time()
     seen = seen_in(ready, {name: _allowed(client, one.path, one.query) for name, one in reads(now).items()})
     hours = _allowed(client, "/v1/figures", hours_query(now))

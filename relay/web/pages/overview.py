@@ -1,10 +1,10 @@
 """The overview at /ui: the worst thing and whose turn it is, a card for each thing that needs someone, and figures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.web.api_client import together
-from relay.web.concerns import Act, Seen, concerns, first_sentence, reads, seen_in
+from relay.web.concerns import Concern, Seen, concerns, first_sentence, reads, seen_in
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.page import Content, PageRequest, equivalent, page
 from relay.web.pages.groups import forecast_of, path_of
@@ -23,14 +23,15 @@ async def overview(page_request: PageRequest) -> Content:
     """The worst thing in one sentence, a card for each that needs someone, four figures, campaigns and sources."""
     # beside deliveries each read waits for its turn, so several are under way at once
     seen, figures, (groups, more_groups) = await together(
-        _seen(page_request), _figures(page_request), _groups(page_request)
+        seen_by(page_request), _figures(page_request), _groups(page_request)
     )
-    found, open_jobs = concerns(seen, page_request.now), sum(one["open_jobs"] for one in seen.sources)
+    found = concerns(seen, page_request.now, page_request.context.settings.search_keys)
+    open_jobs = sum(one["open_jobs"] for one in seen.sources)
     return Content(
         template="overview.html",
         title=english()("overview.title"),
         values={
-            "concerns": [(one, acts_of(page_request, one.acts)) for one in found[:CARDS]],
+            "concerns": [(one, buttons_of(page_request, one)) for one in found[:CARDS]],
             "count": len(found),
             "first": first_sentence(found, open_jobs),
             "figures": figures,
@@ -44,7 +45,7 @@ async def overview(page_request: PageRequest) -> Content:
     )
 
 
-async def _seen(page_request: PageRequest) -> Seen:
+async def seen_by(page_request: PageRequest) -> Seen:
     """What may need someone."""
     wanted = reads(page_request.now)
     ready, *answers = await together(
@@ -74,10 +75,27 @@ async def _groups(page_request: PageRequest) -> tuple[Sequence[Answer], bool]:
     return groups, found["next_cursor"] is not None
 
 
-def acts_of(page_request: PageRequest, acts: Sequence[Act]) -> Sequence[tuple[str, str, bool]]:
-    """The label and the path of those that the token may do, and True if it acts by a POST."""
+class Button(NamedTuple):
+    """An act that the token may do. `posts`: it acts by a POST. `filled`: it is what is asked. `after`: it is for after
+    the fix."""
+
+    label: str
+    path: str
+    posts: bool
+    filled: bool
+    after: bool
+
+
+def buttons_of(page_request: PageRequest, concern: Concern) -> Sequence[Button]:
+    """The acts of a concern that the token may do."""
+    allowed = [act for act in concern.acts if page_request.may(act.scope)]
     return [
-        (english()(f"overview.act_{act.key}", **act.values), act.path, act.posts)
-        for act in acts
-        if page_request.may(act.scope)
+        Button(
+            label=english()(f"overview.act_{act.key}", **act.values),
+            path=act.path,
+            posts=act.posts,
+            filled=concern.asks and act is concern.acts[0] and not act.after,
+            after=act.after,
+        )
+        for act in allowed
     ]

@@ -10,7 +10,7 @@ from relay.cli.node import status as module
 from relay.cli.node.status import command_lines, fitted, overview_lines
 from relay.clock import to_rfc3339
 from relay.core.turns import OWNER
-from relay.web.concerns import Concern
+from relay.web.concerns import Act, Concern
 from tests.unit.cli.test_cli_client import Stub, stub
 
 __all__ = ["stub"]
@@ -131,7 +131,7 @@ def test_status_counts_skipped_and_unacknowledged_events(stub: Stub, capsys: pyt
 def test_relay_that_is_not_ready_has_exit_code_1(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     answers(stub, {**OK, "status": "unavailable", "problems": ["database: the disk is full"]}, status=503)
     assert run(["status"]) == 1
-    assert capsys.readouterr().out.startswith("Repair the relay: database: the disk is full.\n")
+    assert capsys.readouterr().out.startswith("Fix the relay: database: the disk is full.\n")
 
 
 def test_a_token_that_may_read_little_sees_what_it_may(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,6 +168,20 @@ def test_json_has_what_scripts_read(stub: Stub, capsys: pytest.CaptureFixture[st
             }
         ],
     }
+
+
+def test_a_relay_of_another_version_is_said_in_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    answers(stub, sources=[{"source": "revor"}])
+    assert run(["status"]) == 1
+    assert "has no 'state': it is of another version than this command" in capsys.readouterr().err
+
+
+def test_a_command_for_after_the_fix_says_so() -> None:
+    resume = Act(key="resume", path="/ui/subscriptions/sub_1/resume", posts=True, after=True)
+    assert lines_of(concern(acts=(resume,)))[-2:] == [
+        "  after the fix:",
+        "  $ relay incidents show inc_01jvpq3m8n0000000000000009",
+    ]
 
 
 class Pauses:
