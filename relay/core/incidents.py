@@ -45,7 +45,6 @@ FIRST_GROWTH = 10
 _SHARED = ("digest", "kind", "source", "account", "owner", "connect_account_id", "subscription_id", "channel")
 """Attributes that an incident takes from its first failure."""
 _RANKS: Mapping[Repeat, int] = {"safe": 0, "useless": 1, "may_send_twice": 2}
-_WHO = {"jobs": "account owner", "creates": "account owner", "sink": "administrator"}
 _REPEAT: Mapping[str, Repeat | None] = {"jobs": "may_send_twice", "creates": "may_send_twice", "sink": None}
 
 
@@ -266,7 +265,7 @@ def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict
         "sink": sink,
         "code": cut(incident.code),
         "what": what,
-        "who": hint.who if hint else _WHO[kind],
+        "who": hint.who if hint else "administrator",
         "fix": hint.fix if hint else incident_fix(kind, upstream),
         "repeat": hint.repeat if hint else _REPEAT[kind],
         "failed": incident.failed,

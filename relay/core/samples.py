@@ -63,7 +63,7 @@ _HINTS = {
     "overdue": Hint(
         meaning="The job has not ended by its deadline; the relay goes on polling, less often",
         fix="Open the job in {title} to see what holds it up",
-        who="account owner",
+        who="administrator",
         repeat="may_send_twice",
     ),
     "not_found": Hint(

@@ -46,15 +46,11 @@ def turn_of(kind: Kind, title: str = "the upstream") -> Turn:
     return ADMINISTRATOR if kind in _ADMINISTRATORS else RELAY
 
 
-def turn_of_failure(who: str, sender: str | None) -> Turn:
-    """Whose turn a job's error is.
-
-    who     of its hint, as `problem.who` of a job and `who` of an incident have it: a role, or the title of the source
-            if it passes by itself
-    sender  what shows that it was sent from somebody's account: the id of that, or the channel; None: it was not
-    """
+def turn_of_failure(who: str) -> Turn:
+    """Whose turn a job's error is. `who`: of its hint, as `problem.who` of a job and `who` of an incident have it: a
+    role, or the title of the source if it passes by itself."""
     if who == "account owner":
-        return OWNER if sender else ADMINISTRATOR
+        return OWNER
     return ADMINISTRATOR if who in ("administrator", "developer") else who
 
 
@@ -69,5 +65,5 @@ def turn_of_sink(reason: str | None) -> Turn:
 def turn_of_incident(incident: Mapping[str, Any]) -> Turn:
     """Whose turn an incident is, as `GET /v1/incidents` shows it."""
     if incident["kind"] == "jobs":
-        return turn_of_failure(incident["who"], incident["connect_account_id"] or incident["channel"])
+        return turn_of_failure(incident["who"])
     return turn_of("creates") if incident["kind"] == "creates" else turn_of_sink(incident["code"])

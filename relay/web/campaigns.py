@@ -116,18 +116,13 @@ def _cause(failure: Mapping[str, Any], group: Group, incidents: Sequence[Mapping
     links = {f"/ui/incidents/{one['id']}": _about(one) for one in of_code}
     if failure["meaning"] is None:
         return Cause(texts("groups.cause_other"), failure["count"], incidents=tuple(links.items()))
-    sender = next((one["connect_account_id"] for one in of_code), None) or _any_sender(group)
     return Cause(
         words=failure["meaning"],
         number=failure["count"],
-        turn=turn_of_failure(failure["who"], sender),
+        turn=turn_of_failure(failure["who"]),
         step=failure["fix"],
         incidents=tuple(links.items()),
     )
-
-
-def _any_sender(group: Group) -> str | None:
-    return next((one["id"] for one in group.get("connect_accounts", ())), None)
 
 
 def _about(incident: Mapping[str, Any]) -> str:

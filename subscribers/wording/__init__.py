@@ -14,7 +14,7 @@ from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, account
 from relay.core.turns import turn_of_failure
 from relay.redaction import host_of
 from subscribers.base import RenderContext
-from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_account, sending_again
+from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_again
 from subscribers.wording.pages import page_of
 from subscribers.wording.relay import relay_fix, relay_sentence
 from subscribers.wording.summaries import HEADINGS, is_summary, summary_advice, summary_sentence
@@ -83,8 +83,7 @@ def advice(event: Event, context: RenderContext) -> Pairs:
     kind = job_kind(event)
     hint = mapping(data.get("hint"))
     fix, who = without_addresses(hint.get("fix")), without_addresses(hint.get("who"))
-    sender = sending_account(data) or word(document.get("channel"))  # a job of a channel has one, known or not
-    turn = turn_of_failure(who, sender) if who else ""
+    turn = turn_of_failure(who) if who else ""
     if not fix and event.source == RELAY_SOURCE:
         fix, turn = relay_fix(event.type, data, context)
     return _said(

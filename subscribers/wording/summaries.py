@@ -99,7 +99,7 @@ def _account_advice(kind: str, data: Document, context: RenderContext) -> Pairs:
     if not fix and kind in _ACCOUNT_FIXES and (kind != "removed" or waiting):
         fix = _ACCOUNT_FIXES[kind].format(upstream=upstream_of(data, context))
     who = without_addresses(hint.get("who")) or "account owner"
-    turn = turn_of_failure(who, word(data.get("account_id"))) if fix else ""
+    turn = turn_of_failure(who) if fix else ""
     again = "could run them twice, because they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
     if kind == "recovered":
         again = "needed only for those that have failed"
@@ -140,7 +140,7 @@ def _group_advice(data: Document, context: RenderContext) -> Pairs:
     hint = next((one.hint for one in causes if one.hint is not None), None)
     fix, turn = "See what became of them", ADMINISTRATOR
     if hint is not None:
-        fix, turn = without_addresses(hint.fix), turn_of_failure(without_addresses(hint.who), hint.points_at)
+        fix, turn = without_addresses(hint.fix), turn_of_failure(without_addresses(hint.who))
     elif missing:
         fix = "Find out why they were not created"
     return (
@@ -190,8 +190,7 @@ def _incident_advice(type: str, data: Document, context: RenderContext) -> Pairs
 
 def _turn(kind: str, data: Document) -> str:
     who, code = (without_addresses(data.get(field)) for field in ("who", "code"))
-    sender = {name: data.get(name) for name in ("connect_account_id", "channel")}
-    return turn_of_incident({"kind": kind, "who": who, "code": code, **sender})
+    return turn_of_incident({"kind": kind, "who": who, "code": code})
 
 
 def cause_of(code: str, number: int, source: str, context: RenderContext) -> Cause:

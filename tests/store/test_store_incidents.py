@@ -57,7 +57,7 @@ RECONNECT = Hint(
     points_at="connect_account",
 )
 CREDITS = Hint(
-    meaning="The Revor account has too few credits", fix="Add credits in Revor", who="account owner", repeat="safe"
+    meaning="The Revor account has too few credits", fix="Add credits in Revor", who="administrator", repeat="safe"
 )
 FAILED = "ai.revor.job.failed"
 TYPES = (FAILED, "ai.revor.job.running", CREATE_UNKNOWN, DELIVERY_EXPIRED, SUBSCRIPTION_DISABLED)
@@ -128,7 +128,7 @@ async def test_third_failure_opens_an_incident_in_the_transaction_of_the_failure
     assert (data["source"], data["account"], data["connect_account_id"]) == ("revor", "default", "acc_1")
     assert (data["code"], data["channel"], data["who"], data["repeat"]) == (
         *("insufficient_credits", "linkedin"),
-        *("account owner", "safe"),
+        *("administrator", "safe"),
     )
     jobs = (await store.incidents.jobs(shown, limit=10)).items
     assert [job.external_id for job in jobs] == ["c", "b", "a"]

@@ -10,12 +10,12 @@ RECONNECT = Hint(
     meaning="The LinkedIn account needs reconnecting", fix="Reconnect it in Revor", who="account owner", repeat="safe"
 )
 CREDITS = Hint(
-    meaning="The Revor account has too few credits", fix="Add credits in Revor", who="account owner", repeat="safe"
+    meaning="The Revor account has too few credits", fix="Add credits in Revor", who="administrator", repeat="safe"
 )
 OVERDUE = Hint(
     meaning="The job has not ended by its deadline; the relay goes on polling, less often",
     fix="Open the job in Revor to see what holds it up",
-    who="account owner",
+    who="administrator",
     repeat="may_send_twice",
 )
 CODE = "connect_account_reconnect_required"

@@ -262,7 +262,7 @@ def _is_cut(event_ids: Sequence[str], deliveries: Sequence[Answer] | None) -> bo
 def _turn(job: Answer, explanation: Answer) -> str | None:
     """Whose turn the job's error is, or that of its account; None without one."""
     what = job["problem"] or explanation["last_error"]
-    return None if what is None else turn_of_failure(what["who"], job["connect_account_id"] or job["channel"])
+    return None if what is None else turn_of_failure(what["who"])
 
 
 def _hazard(explanation: Answer, now: float) -> Mapping[str, Any] | None:

@@ -25,7 +25,7 @@ from relay.core.jobs.job import Observation, Problem
 from relay.core.records import Intent
 
 NOW = 1_800_000_000.0
-HINT = Hint(meaning="The account has too few credits", fix="Add credits", who="account owner", repeat="safe")
+HINT = Hint(meaning="The account has too few credits", fix="Add credits", who="administrator", repeat="safe")
 RECONNECT = Hint(
     meaning="The LinkedIn account needs reconnecting",
     fix="Reconnect it",

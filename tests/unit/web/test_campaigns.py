@@ -76,11 +76,11 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
             [incident(connect_account_id=None)],
             [Cause("It needs reconnecting", 3, "Revor", "Wait", (("/ui/incidents/inc_1", "See the incident"),))],
         ),
-        ({"failures": [failure()]}, [], [Cause("It needs reconnecting", 3, ADMINISTRATOR, "Reconnect it")]),
+        ({"failures": [failure()]}, [], [Cause("It needs reconnecting", 3, OWNER, "Reconnect it")]),
         (
-            {"failures": [failure()], "connect_accounts": [sender()]},
+            {"failures": [failure(fix="Add credits", who="administrator")], "connect_accounts": [sender()]},
             [],
-            [Cause("It needs reconnecting", 3, OWNER, "Reconnect it")],
+            [Cause("It needs reconnecting", 3, ADMINISTRATOR, "Add credits")],
         ),
         ({"failures": [failure(code="other", meaning=None, fix=None, who=None)]}, [], [Cause("Other causes", 3)]),
         (
@@ -112,10 +112,10 @@ def test_causes_name_whose_turn_it_is_and_the_next_step(
             Worst("At least 32 jobs wait for the LinkedIn account Ada", "bad", OWNER),
         ),
         ({"connect_accounts": [sender(waiting=0), sender(state="ok")]}, None),
-        ({"failures": [failure()]}, Worst(BROKEN, "bad", ADMINISTRATOR)),
+        ({"failures": [failure()]}, Worst(BROKEN, "bad", OWNER)),
         (
             {"failures": [failure()], "state": "finished"},
-            Worst(BROKEN, "warn", ADMINISTRATOR),
+            Worst(BROKEN, "warn", OWNER),
         ),
         (
             {"failures": [failure()], "counts": {"not_found": 9}},
@@ -130,7 +130,7 @@ def test_worst_trouble_in_words(changes: dict[str, Any], worst: Worst | None) ->
 def test_a_campaign_of_a_list_has_no_sending_accounts() -> None:
     listed = group(failures=[failure()])
     del listed["connect_accounts"]
-    assert campaigns.worst(listed, "Revor") == Worst(BROKEN, "bad", ADMINISTRATOR)
+    assert campaigns.worst(listed, "Revor") == Worst(BROKEN, "bad", OWNER)
 
 
 def test_last_activity_is_the_latest_time_that_is_known() -> None:
