@@ -217,7 +217,10 @@ class Web:
         if visitor is not None:
             plain = Request({**request.scope, "query_string": b""})  # the query may be the invalid part
             values = self._values(self._page_request(plain, visitor, None), content, None)
-        html = self._shared.pages.page(content.template, {**values, "error": error})
+        html = self._shared.pages.page(
+            content.template,
+            {**values, "error": error, "filtered": request.method == "GET" and bool(request.url.query)},
+        )
         return _html(html, error.status, error.headers)
 
     def _headers(self, request: Request) -> Mapping[str, str]:

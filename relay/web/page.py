@@ -18,6 +18,7 @@ from relay.api.http.auth import ADMIN, Identity
 from relay.api.http.operations import Context
 from relay.core.access.netguard import browsed_url
 from relay.core.access.sign_in import came_by_tls, is_sealed, sealed
+from relay.core.values import moment
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
 from relay.web.api_client import ApiClient, Query, filled, shown
@@ -28,6 +29,8 @@ MAX_VALUE = 65_536
 MAX_NAME = 200
 PAGE_ITEMS = 50
 """Items of a list on one page."""
+TIMES = ("since", "until")
+"""Filters that are also read as an age such as `1d`, or as a day with or without a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,15 +287,16 @@ async def list_page(
 ) -> Content:
     """A page of one of the API's lists, as `items`, with its filters, pages, export and equivalents."""
     asked = page_request.asked(*filters)
+    query = {**asked, **{name: moment(asked[name], page_request.now) for name in TIMES if name in asked}}
     found = await page_request.api.get(
-        path, query={**asked, "limit": limit, "cursor": page_request.query.get("cursor")}
+        path, query={**query, "limit": limit, "cursor": page_request.query.get("cursor")}
     )
     return Content(
         template=template,
         title=title,
         values={"items": found["items"], "next_cursor": found["next_cursor"], "asked": asked, **(values or {})},
-        equivalent=equivalent([*command, *options(asked)], f"GET {path}", query=asked),
-        export=Export(path=path, query=asked, columns=columns),
+        equivalent=equivalent([*command, *options(query)], f"GET {path}", query=query),
+        export=Export(path=path, query=query, columns=columns),
     )
 
 

@@ -48,3 +48,17 @@ async def test_audit_is_verified(browser: Browser, world: World) -> None:
     page = await browser.post("/ui/audit/verify")
     assert "The audit is not intact." in page.soup.text
     assert page.soup.texts("//main//li") == ["entry 2 was changed or inserted: its MAC is wrong"]
+
+
+async def test_time_is_also_an_age_or_a_day(browser: Browser, world: World) -> None:
+    await acted(browser, world)
+    assert len((await browser.get("/ui/audit", since="1d")).soup.rows()) == 2
+    assert "No entries match." in (await browser.get("/ui/audit", until="1d")).soup.text
+    assert "No entries match." in (await browser.get("/ui/audit", until="2001-01-01")).soup.text
+
+
+async def test_time_that_cannot_be_read_leads_back_to_the_page(browser: Browser) -> None:
+    refused = await browser.get("/ui/audit", since="yesterday")
+    assert refused.status == 422
+    assert refused.soup.attributes("//main//a[text()='Show this page without its filters']", "href") == ["/ui/audit"]
+    assert refused.soup.text.count("'yesterday'") == 1, "the mistake is told once"

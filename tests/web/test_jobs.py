@@ -324,3 +324,9 @@ async def test_a_bound_token_neither_finds_nor_changes_jobs_of_others(open_as, w
     assert "no job" in page.soup.text
     assert (await world.store.jobs.get(own.uid)).outcome == "untracked"
     assert (await world.store.jobs.get(job.uid)).outcome == "failed"
+
+
+async def test_time_of_registration_is_also_an_age(browser, world):
+    await add(world, "a")
+    assert len((await browser.get("/ui/jobs", since="1d")).soup.rows()) == 1
+    assert "No jobs match" in (await browser.get("/ui/jobs", until="1d")).soup.text

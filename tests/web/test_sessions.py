@@ -594,7 +594,7 @@ async def test_with_dev_a_caller_on_this_machine_needs_no_sign_in(open_as: OpenA
         page = await browser.get("/ui/jobs")
         assert page.status == status
         if status == 200:
-            assert "Signed in as loopback" in page.html
+            assert "On this machine, without a token" in page.html
             assert (await browser.get("/ui/login")).headers["location"] == "/ui"
 
 

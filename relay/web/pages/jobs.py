@@ -9,12 +9,25 @@ from relay.api.http.limits import parse_json
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import KNOWN_STATUSES
 from relay.core.turns import turn_of_failure
+from relay.core.values import moment
 from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
 from relay.web.delivery_words import listed_reason, shown_state, subscription_name
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
 from relay.web.job_words import Line, is_due, line_of
-from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
+from relay.web.page import (
+    PAGE_ITEMS,
+    TIMES,
+    Content,
+    Done,
+    Export,
+    PageRequest,
+    action,
+    columns,
+    equivalent,
+    options,
+    page,
+)
 from relay.web.pages.accounts import sources_of, websites
 from relay.web.pages.deliveries import subscriptions
 from relay.web.rendering import duration, inert, pretty
@@ -98,6 +111,7 @@ def _asked(page_request: PageRequest) -> dict[str, str]:
     key, value = page_request.query.get("key"), page_request.query.get("value")
     if key and value:
         asked["metadata"] = f"{key}:{value}"
+    asked |= {name: moment(asked[name], page_request.now) for name in TIMES if name in asked}
     age = AGES.get(page_request.query.get("age"))
     if age is not None:
         asked.setdefault("since", to_rfc3339(page_request.now - age))

@@ -86,4 +86,5 @@ def test_each_action_has_words(action):
 def test_action_to_choose_has_no_number_and_no_gap():
     assert words_of("jobs.register") == "register jobs"
     assert words_of("deliveries.retry") == "send the delivery again"
+    assert words_of("intents.recipient") == "look up whom the unknown send was for"
     assert words_of("of.a.newer.version") == "of.a.newer.version"
