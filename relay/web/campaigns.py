@@ -1,16 +1,24 @@
 """What the pages of campaigns say, from the API's answers: values in, values out. A campaign is a group of the API."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from relay.core.turns import ADMINISTRATOR, turn_of_failure
-from relay.web.rendering import query
-from relay.web.senders import name_of, needs_someone, turn_of_sender, waiting_of
-from relay.web.source_words import SILENT, turn_of_source
+from relay.clock import from_rfc3339
+from relay.core.turns import ADMINISTRATOR, OWNER, turn_of_failure
+from relay.web.concerns import Concern
+from relay.web.rendering import query, rough
+from relay.web.senders import name_of, needs_someone, waiting_of
 from relay.web.texts import english
 
 Group = Mapping[str, Any]
 texts = english()
+Kind: TypeAlias = Literal["bad", "warn", "quiet"]
+
+SOON_SECONDS = 120.0
+"""A finish within this time is not told more exactly: it changes from one look to the next."""
+_STEPS = ((600.0, 60.0), (3_600.0, 300.0), (172_800.0, 3_600.0), (math.inf, 86_400.0))
+"""Seconds to which a time until a finish is rounded, if it is below the first of a pair."""
 
 ENDED = ("succeeded", "failed", "cancelled", "not_found", "untracked")
 OPEN = ("running", "retrying", "scheduled", "queued")
@@ -47,6 +55,7 @@ class Cause(NamedTuple):
     turn       whose turn it is; None: it is not known
     step       what to do
     incidents  open or past ones with this cause: their paths and what they are about
+    passed     True if it was a trouble of the source that passes by itself; `latest`: when it last happened
     """
 
     words: str
@@ -54,14 +63,42 @@ class Cause(NamedTuple):
     turn: str | None = None
     step: str | None = None
     incidents: tuple[tuple[str, str], ...] = ()
+    passed: bool = False
+    latest: str | None = None
 
 
 class Worst(NamedTuple):
-    """The worst trouble of a campaign, in words. `turn`: whose turn it is; None: it is not known."""
+    """The worst trouble of a campaign, in words. `turn`: whose turn it is; None: nobody's, or it is not known.
+    `latest`: when it last happened, of one that has passed."""
 
     words: str
-    kind: Literal["bad", "warn"]
+    kind: Kind
     turn: str | None = None
+    latest: str | None = None
+
+
+class Latest(NamedTuple):
+    """The failed jobs of a campaign with one error that were read. `at`: when the last one ended; `is_safe`: True if
+    none of them was carried out."""
+
+    at: str | None
+    is_safe: bool
+
+
+Lately: TypeAlias = Mapping[str, Latest]
+"""What was read of failed jobs, by their errors."""
+
+
+def lately_in(jobs: Sequence[Mapping[str, Any]]) -> Lately:
+    """What failed jobs of a campaign tell, as `GET /v1/jobs` lists them."""
+    found: dict[str, Latest] = {}
+    for job in jobs:
+        if (problem := job["problem"]) is None:
+            continue
+        known = found.get(problem["code"], Latest(None, is_safe=True))
+        at = max((one for one in (known.at, job["closed_at"]) if one is not None), default=None)
+        found[problem["code"]] = Latest(at, known.is_safe and problem["repeat"] != "may_send_twice")
+    return found
 
 
 def progress(group: Group) -> dict[str, Any]:
@@ -96,10 +133,15 @@ def jobs_path(group: Group, **filters: str | None) -> str:
     return query("/ui/jobs", group=group["name"], source=group["source"], account=group["account"], **filters)
 
 
-def causes(group: Group, incidents: Sequence[Mapping[str, Any]], upstream: str) -> list[Cause]:
+def causes(
+    group: Group,
+    incidents: Sequence[Mapping[str, Any]],
+    upstream: str,
+    lately: Lately | None = None,
+) -> list[Cause]:
     """Why its jobs failed, the commonest cause first. `incidents`: of its account, the newest first; `upstream`: the
     title of its source."""
-    found = [_cause(one, group, incidents) for one in group["failures"]]
+    found = [_cause(one, incidents, upstream, lately or {}) for one in group["failures"]]
     counts = group["counts"]
     if lost := counts["not_found"]:
         words = texts("groups.cause_not_found", upstream=upstream)
@@ -111,11 +153,31 @@ def causes(group: Group, incidents: Sequence[Mapping[str, Any]], upstream: str) 
     return found
 
 
-def _cause(failure: Mapping[str, Any], group: Group, incidents: Sequence[Mapping[str, Any]]) -> Cause:
+def has_passed(failure: Mapping[str, Any]) -> bool:
+    """True of a failure whose cause is the source's own, and passes by itself."""
+    return failure["who"] is not None and turn_of_failure(failure["who"]) not in (OWNER, ADMINISTRATOR)
+
+
+def has_only_passed(group: Group) -> bool:
+    """True if its jobs failed, and all for causes that pass by themselves."""
+    return bool(group["failures"]) and all(map(has_passed, group["failures"]))
+
+
+def _cause(
+    failure: Mapping[str, Any],
+    incidents: Sequence[Mapping[str, Any]],
+    upstream: str,
+    lately: Lately,
+) -> Cause:
     of_code = [one for one in incidents if one["kind"] == "jobs" and one["code"] == failure["code"]]
     links = {f"/ui/incidents/{one['id']}": _about(one) for one in of_code}
     if failure["meaning"] is None:
         return Cause(texts("groups.cause_other"), failure["count"], incidents=tuple(links.items()))
+    if has_passed(failure):
+        latest = lately.get(failure["code"], Latest(None, is_safe=failure["repeat"] != "may_send_twice"))
+        step = texts("groups.step_again" if latest.is_safe else "groups.step_check", upstream=upstream)
+        links_of = tuple(links.items())
+        return Cause(failure["meaning"], failure["count"], None, step, links_of, passed=True, latest=latest.at)
     return Cause(
         words=failure["meaning"],
         number=failure["count"],
@@ -132,32 +194,83 @@ def _about(incident: Mapping[str, Any]) -> str:
     return texts("groups.incident_of", sender=name_of(sender))
 
 
-def held_up(group: Group) -> list[Mapping[str, Any]]:
-    """The sending accounts that hold up its jobs. They are known of a group with its forecast only."""
-    return [one for one in group.get("connect_accounts", ()) if needs_someone(one) and waiting_of(one)]
+def troubles(group: Group, concerns: Sequence[Concern]) -> list[Concern]:
+    """The concerns that hold up its jobs, made them fail, or keep its events from arriving; the worst first. None of a
+    campaign that has finished."""
+    return [one for one in concerns if _touches(one, group)] if group["state"] == "open" else []
 
 
-def silent(group: Group, source: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The source of its jobs, if nothing is heard of them because of it. `source`: None if it is not known."""
-    if source is None or group["state"] != "open" or source["state"] not in SILENT:
+def held_by(group: Group, concerns: Sequence[Concern]) -> str | None:
+    """Why it does not finish, in two words; None if nothing holds it up."""
+    words = (one.word for one in troubles(group, concerns) if one.reach.sender is None or waiting_for(one, group))
+    return next((word for word in words if word is not None), None)
+
+
+def waiting_for(concern: Concern, group: Group) -> int:
+    """How many of its open jobs, as far as they were read, are sent from the sending account of a concern. They are
+    known of a group with its forecast only."""
+    used = (one for one in group.get("connect_accounts", ()) if one["id"] == concern.reach.sender)
+    return sum(waiting_of(one) for one in used)
+
+
+def _touches(concern: Concern, group: Group) -> bool:
+    reach = concern.reach
+    if concern.every:
+        return concern.since is None or last_activity(group) >= concern.since
+    if (group["source"], group["account"]) not in reach.accounts:
+        return False
+    if reach.groups is not None:
+        return group["name"] in reach.groups
+    if reach.sender is None and reach.code is None:
+        return True
+    has_failed = any(one["code"] == reach.code for one in group["failures"])
+    if reach.sender is None or "connect_accounts" not in group:
+        return has_failed
+    used = any(one["id"] == reach.sender for one in group["connect_accounts"])
+    return used and (has_failed or waiting_for(concern, group) > 0)
+
+
+def worst(group: Group, upstream: str, concerns: Sequence[Concern] = (), lately: Lately | None = None) -> Worst | None:
+    """Its worst trouble: the first that needs someone, else its commonest failure; a failure that passes by itself
+    comes last. None: it has none."""
+    if found := troubles(group, concerns):
+        return Worst(found[0].sentence, "warn" if found[0].every else found[0].level, found[0].turn)
+    failures = sorted(causes(group, (), upstream, lately), key=lambda one: (one.passed, -one.number))
+    if not failures:
         return None
-    return source
+    first = failures[0]
+    kind: Kind = "quiet" if first.passed else "bad" if group["state"] == "open" else "warn"
+    return Worst(texts("groups.worst_failed", n=first.number, cause=first.words), kind, first.turn, first.latest)
 
 
-def worst(group: Group, upstream: str, source: Mapping[str, Any] | None = None) -> Worst | None:
-    """Its worst trouble: a source that is silent, a sending account that holds up its jobs, else its commonest failure.
-    None: it has none."""
-    if (quiet := silent(group, source)) is not None:
-        return Worst(texts(f"groups.source_{quiet['state']}", upstream=upstream), "bad", turn_of_source(quiet))
-    if held := held_up(group):
-        count = waiting_of(held[0])
-        key = "groups.worst_held_least" if held[0]["is_least"] else "groups.worst_held"
-        return Worst(texts(key, n=count, sender=name_of(held[0])), "bad", turn_of_sender(held[0]))
-    found = sorted(causes(group, (), upstream), key=lambda one: -one.number)
-    if not found:
-        return None
-    kind: Literal["bad", "warn"] = "bad" if group["state"] == "open" else "warn"
-    return Worst(texts("groups.worst_failed", n=found[0].number, cause=found[0].words), kind, found[0].turn)
+def finish_of(group: Group, concerns: Sequence[Concern], now: float) -> str:
+    """When an open campaign is expected to finish, in words; else what holds it up."""
+    if (word := held_by(group, concerns)) is not None:
+        return texts("groups.held_by", word=word)
+    if (expected := group.get("expected_finish")) is None:
+        return texts("groups.held_up" if _is_held(group) else "groups.finish_unknown")
+    left = from_rfc3339(expected["p50"]) - now
+    if left <= SOON_SECONDS:
+        return texts("groups.finish_soon")
+    step = next(step for limit, step in _STEPS if left < limit)
+    return texts("groups.finish_in", time=rough(max(round(left / step), 1) * step))
+
+
+def range_of(group: Group, now: float) -> str:
+    """Between which times it probably finishes; "" if that is all soon, or not known."""
+    if (expected := group.get("expected_finish")) is None:
+        return ""
+    first, last = (from_rfc3339(expected[name]) - now for name in ("p10", "p90"))
+    if last <= SOON_SECONDS:
+        return ""
+    low, high = rough(max(first, 0.0)), rough(last)
+    if first <= 0 or low == high:
+        return texts("groups.finish_until", last=high)
+    return texts("groups.finish_between", first=low, last=high)
+
+
+def _is_held(group: Group) -> bool:
+    return any(needs_someone(one) and waiting_of(one) for one in group.get("connect_accounts", ()))
 
 
 def last_activity(group: Group) -> str:
@@ -172,7 +285,9 @@ WORDS: Mapping[str, Callable[..., object]] = {
     "bar": bar,
     "failed": failed,
     "jobs_path": jobs_path,
-    "held_up": held_up,
+    "finish_of": finish_of,
+    "range_of": range_of,
+    "waiting_for": waiting_for,
     "worst": worst,
     "last_activity": last_activity,
 }

@@ -57,6 +57,22 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """The jobs that a concern holds up. By default none.
+
+    accounts  those of these sources and accounts
+    sender    of these only what is sent from this sending account
+    code      of these only jobs that failed with this error, and those of the same sending account
+    groups    of these only those of these campaigns
+    """
+
+    accounts: frozenset[tuple[str, str]] = frozenset()
+    sender: str | None = None
+    code: str | None = None
+    groups: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
     """
     key      the text `overview.do_KEY` with `values`: what to do, or what goes on if nothing is to be done
@@ -67,6 +83,9 @@ class Concern:
     acts     the most useful first; those for after the fix last
     command  what to type in a terminal
     incident  the id of the incident that tells of it too
+    reach    the jobs that it holds up
+    state    the text `overview.state_KEY`: why these jobs do not end, in two words; None if they may
+    every    True if it keeps events of all jobs from a sink
     """
 
     level: Level
@@ -86,10 +105,19 @@ class Concern:
         """True if the first act is what is to be done: a receiver is fixed elsewhere, and some troubles pass."""
         return self.turn in (OWNER, ADMINISTRATOR)
 
+    reach: Reach = Reach()
+    state: str | None = None
+    every: bool = False
+
     @property
     def sentence(self) -> str:
         """What is wrong or what to do, without the full stop."""
         return english()(f"overview.do_{self.key}", **self.values)
+
+    @property
+    def word(self) -> str | None:
+        """Why the jobs that it reaches do not end, in two words; None if they may."""
+        return None if self.state is None else english()(f"overview.state_{self.state}")
 
     @property
     def held(self) -> str:
@@ -120,6 +148,7 @@ def reads(now: float) -> Mapping[str, Read]:
         "incidents": Read(path="/v1/incidents", query={"state": "open", "limit": LIST}),
         "needing": Read(path="/v1/connect-accounts", query={"state": "needs_reconnect", "limit": LIST}),
         "silent": Read(path="/v1/connect-accounts", query={"state": "cannot_send", "limit": LIST}),
+        "removed": Read(path="/v1/connect-accounts", query={"state": "removed", "limit": LIST}),
         "subscriptions": Read(path="/v1/subscriptions", query={"limit": MAX_SUBSCRIPTIONS}),
         "intents": Read(path="/v1/intents", query={"limit": MAX_INTENTS}),
         "dead": Read(path="/v1/deliveries", query={"state": "dead", **by_sink}),
@@ -133,7 +162,8 @@ def reads(now: float) -> Mapping[str, Read]:
 class Seen:
     """The items of the API's lists in which concerns are found. Lists that the caller may not read are empty.
 
-    needing, silent                 sending accounts that need reconnecting, and others that cannot send
+    needing, silent, removed        sending accounts that need reconnecting, others that cannot send, and those that are
+                                    not listed any more
     dead, uncertain, pending, late  deliveries by sink, counted among the newest ones; `least`: there may be more.
                                     late: pending for longer than LATE_SECONDS
     """
@@ -143,6 +173,7 @@ class Seen:
     incidents: Sequence[Item] = ()
     needing: Sequence[Item] = ()
     silent: Sequence[Item] = ()
+    removed: Sequence[Item] = ()
     subscriptions: Sequence[Item] = ()
     intents: Sequence[Item] = ()
     dead: Sequence[Item] = ()
@@ -223,6 +254,8 @@ def _sources(seen: Seen) -> Iterator[Concern]:
                 since=one["since"],
                 acts=(*_opens(one, "make_key"), Act(key="put_key", path="/ui/sources")),
                 command="relay sources list",
+                reach=_reach(one),
+                state=one["state"],
             )
     for title, accounts in down.items():
         yield Concern(
@@ -235,6 +268,8 @@ def _sources(seen: Seen) -> Iterator[Concern]:
             since=min((one["since"] for one in accounts if one["since"]), default=None),
             acts=(Act(key="source", path="/ui/sources"), *_opens(accounts[0])),
             command="relay sources list",
+            reach=_reach(*accounts),
+            state="down",
         )
 
 
@@ -254,7 +289,14 @@ def _credits(seen: Seen) -> Iterator[Concern]:
             since=credits["low_since"],
             acts=(*_opens(one, "buy"), Act(key="source", path="/ui/sources")),
             command="relay sources list",
+            reach=_reach(one) if left < 1 else Reach(),
+            state="credits" if left < 1 else None,
         )
+
+
+def _reach(*items: Item, **only: Any) -> Reach:
+    """The jobs of these items' accounts."""
+    return Reach(accounts=frozenset((one["source"], one["account"]) for one in items), **only)
 
 
 def _opens(source: Item | None, key: str = "upstream") -> Iterator[Act]:
@@ -302,6 +344,7 @@ def _intents(seen: Seen, search_keys: Sequence[str]) -> Iterator[Concern]:
             ),
             command="relay intents list",
             incident=next((one["id"] for one in seen.incidents if one["kind"] == "creates"), None),
+            reach=_reach(*seen.intents, groups=frozenset(one["group"] for one in seen.intents if one["group"])),
         )
 
 
@@ -314,7 +357,7 @@ def _send(intent: Item, search_keys: Sequence[str]) -> str:
 
 def _incidents(seen: Seen) -> Iterator[Concern]:
     sinks = _broken(seen) | {one["subscription_id"] for one in seen.dead}
-    covered = {one["trouble"] for one in (*seen.needing, *seen.silent)}
+    covered = {one["trouble"] for one in (*seen.needing, *seen.silent, *_removed(seen))}
     for one in seen.incidents:
         if one["subscription"] in sinks or one["id"] in covered:
             continue  # the concern of the subscription, its dead deliveries or the account covers it
@@ -352,11 +395,15 @@ def _of_incident(seen: Seen, incident: Item) -> Concern:
         acts=(*_opens(_source(seen, incident["source"]), opens), _jobs_of(incident)),
         command=f"relay incidents show {incident['id']}",
         incident=incident["id"],
+        reach=_reach(incident)
+        if (spent := "credit" in (incident["code"] or ""))
+        else _reach(incident, sender=incident["connect_account_id"], code=incident["code"]),
+        state="credits" if spent else "account" if opens == "reconnect" else None,
     )
 
 
 def _accounts(seen: Seen) -> Iterator[Concern]:
-    for key, accounts in (("reconnect", seen.needing), ("silent", seen.silent)):
+    for key, accounts in (("reconnect", seen.needing), ("silent", seen.silent), ("removed", _removed(seen))):
         for one in accounts:
             trouble = next((incident for incident in seen.incidents if incident["id"] == one["trouble"]), None)
             open_jobs = one["open_jobs"]
@@ -377,7 +424,14 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
                 ),
                 command=f"relay incidents show {trouble['id']}" if trouble else "relay accounts list",
                 incident=one["trouble"],
+                reach=_reach(one, sender=one["id"], code=trouble["code"] if trouble else None),
+                state="account" if key == "reconnect" else key,
             )
+
+
+def _removed(seen: Seen) -> Sequence[Item]:
+    """The removed sending accounts that jobs wait for."""
+    return [one for one in seen.removed if one["open_jobs"]]
 
 
 def _cause(what: str) -> str:
@@ -438,6 +492,7 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
                 one["disabled_reason"],
                 since=one["state_since"],
                 command=f"relay subscriptions resume {id}",
+                every=not one.get("filters"),
             )
         elif one["state"] == "paused" and (one["state_reason"] or "").startswith(UNREADABLE):
             yield Concern(
@@ -459,11 +514,19 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
                 one["failing_reason"],
                 since=one["failing_since"],
                 command=_retry(id) if _of(seen.dead, id) else f"relay subscriptions show {id}",
+                every=not one.get("filters"),
             )
 
 
 def _of_sink(
-    seen: Seen, one: Item, key: Literal["failing", "switched_off"], reason: str | None, *, since: str, command: str
+    seen: Seen,
+    one: Item,
+    key: Literal["failing", "switched_off"],
+    reason: str | None,
+    *,
+    since: str,
+    command: str,
+    every: bool,
 ) -> Concern:
     """A subscription whose deliveries fail, or that was switched off because of that."""
     id, path, turn = one["id"], f"/ui/subscriptions/{one['id']}", turn_of_sink(reason)
@@ -490,6 +553,7 @@ def _of_sink(
         acts=(*acts, *_send_again(seen, id, after=True)),
         command=command,
         incident=None if incident is None else incident["id"],
+        every=every,
     )
 
 

@@ -39,8 +39,8 @@ class Pages:
     asset(name)      the path of a file of static/, which changes with the file
     chart, spark, stack  see `charts.py`
     m                the macros of macros.html
-    filters: when (a time), duration, count, json, link (only for http and https), query, inert (bytes from outside),
-    short (a long id)
+    filters: when (a time), lasting (how long ago), duration, count, json, link (only for http and https), query,
+    inert (bytes from outside), short (a long id)
     """
 
     def __init__(self, texts: Texts | None = None) -> None:
@@ -63,6 +63,7 @@ class Pages:
         self.environment.filters |= {
             "when": when,
             "duration": duration,
+            "lasting": lasting,
             "count": count,
             "json": pretty,
             "link": link,
@@ -109,6 +110,20 @@ def duration(seconds: float | None) -> str:
         if amount:
             parts.append(f"{amount} {unit}")
     return " ".join(parts[:2])
+
+
+def rough(seconds: float) -> str:
+    """A duration in its largest unit, such as `59 sec.` or `1 day`, as the browser shows times."""
+    for unit, size in (("day", 86_400), ("hr.", 3_600), ("min.", 60)):
+        if seconds >= size:
+            amount = round(seconds / size)
+            return f"{amount} {unit}{'s' if unit == 'day' and amount != 1 else ''}"
+    return f"{max(round(seconds), 0)} sec."
+
+
+def lasting(since: str, now: float) -> str:
+    """How long something has lasted, in its largest unit."""
+    return rough(now - from_rfc3339(since))
 
 
 def count(number: float | None) -> str:

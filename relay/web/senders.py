@@ -47,19 +47,16 @@ def needs_someone(sender: Sender) -> bool:
     return state in (*BROKEN, "fails") or (state == "removed" and waiting_of(sender) > 0)
 
 
-def holds_up(sender: Sender) -> bool:
-    """True if jobs failed because of it, or wait for it."""
-    return needs_someone(sender) and bool(sender["failed_jobs"] or sender["open_jobs"])
-
-
 def turn_of_sender(sender: Sender) -> str:
     """Whose turn it is."""
     return turn_of("account") if needs_someone(sender) else RELAY
 
 
 def kind_of(sender: Sender) -> str:
-    """The kind of its mark: good, bad or quiet."""
-    return "bad" if needs_someone(sender) else "good" if state_of(sender) == "ok" else "quiet"
+    """The kind of its mark: good, bad, warn or quiet."""
+    if needs_someone(sender):
+        return "bad" if sender.get("failed_jobs") or waiting_of(sender) or sender["trouble"] is not None else "warn"
+    return "good" if state_of(sender) == "ok" else "quiet"
 
 
 def urgency(sender: Sender) -> tuple[bool, int, str]:
@@ -85,7 +82,6 @@ WORDS: Mapping[str, Callable[[Sender], object]] = {
     "title_of": title_of,
     "state_of": state_of,
     "needs_someone": needs_someone,
-    "holds_up": holds_up,
     "turn_of_sender": turn_of_sender,
     "kind_of": kind_of,
     "anchor_of": anchor_of,

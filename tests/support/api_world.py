@@ -136,6 +136,7 @@ class FakeTracking:
         self.outlook: Outlook | None = None
         self.account: tuple[str, str] | None = None
         self.credits: dict[str, CreditsReading] = {}
+        self.states: dict[str, str] = {}
 
     def within(self, account: tuple[str, str]) -> "FakeTracking":
         view = copy(self)
@@ -223,7 +224,7 @@ class FakeTracking:
             SourceReport(
                 source="revor",
                 account=account,
-                state="ok",
+                state=self.states.get(account, "ok"),
                 since=None,
                 problem=None,
                 open_jobs=1,

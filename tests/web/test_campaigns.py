@@ -61,12 +61,13 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     page = await browser.get("/ui/groups/Q4%20campaign")
     (card,) = page.soup.texts("//section[contains(@class, 'card bad')]")
     assert card.startswith("Reconnect the LinkedIn account Sales EMEA")
-    assert "Whose turn: the owner of the sending account. Reconnect it in Revor." in card
+    assert "Whose turn: the owner of the sending account" in card
     assert "4 jobs of this campaign wait for it." in card
+    (overview,) = (await browser.get("/ui")).soup.texts("//section[contains(@class, 'card bad')]")
+    assert card.replace("4 jobs of this campaign wait for it.", "").split() == overview.split()
     (finish, *_) = page.soup.texts("//article[contains(@class, 'figure')]")
-    assert finish == (
-        "Expected finish Held up4 jobs wait for the LinkedIn account Sales EMEA, which needs reconnecting."
-    )
+    note = "4 jobs wait for the LinkedIn account Sales EMEA, which needs reconnecting."
+    assert finish == f"Expected finish Held up: account signed out{note}"
     (cause,), (account,) = page.soup.rows(), page.soup.rows(1)
     assert (cause["Cause"], cause["Jobs"], cause["Whose turn"], cause["Next step"]) == (
         *("The account needs reconnecting", "1"),
@@ -76,8 +77,11 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     assert "code 1" not in page.soup.text, "a word for programs"
     assert page.soup.all("//figure[@class='chart']//*[contains(@class, 'bar')]")
     (row,) = (await browser.get("/ui/groups")).soup.rows()
-    words = "4 jobs wait for the LinkedIn account Sales EMEA"
-    assert row["Trouble"] == f"{words}Whose turn: the owner of the sending account"
+    what, turn = "Reconnect the LinkedIn account Sales EMEA in Revor", "the owner of the sending account"
+    assert row["Trouble"] == f"{what}Whose turn: {turn}"
+    assert row["Expected finish"] == "Held up: account signed out"
+    (listed,) = (await browser.get("/ui")).soup.rows()[:1]
+    assert listed["Expected finish"] == row["Expected finish"]
 
 
 async def test_campaigns_are_chosen_by_state(browser, world):

@@ -7,7 +7,7 @@ import pytest
 
 from relay.clock import to_rfc3339
 from relay.core.turns import ADMINISTRATOR, OWNER, RECEIVER, RELAY
-from relay.web.concerns import Concern, Seen, concerns, first_sentence, reads, seen_in
+from relay.web.concerns import Concern, Reach, Seen, concerns, first_sentence, reads, seen_in
 
 NOW = 1_800_000_000.0
 NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
@@ -36,6 +36,7 @@ def account(**changes: object) -> dict[str, Any]:
     found = {
         "id": "emea",
         "source": "revor",
+        "account": "default",
         "name": "Sales EMEA",
         "channel": "linkedin",
         "since": NEW,
@@ -62,7 +63,7 @@ def found_in(**seen: Any) -> list[Concern]:
 FAILING = subscription(failing_since=OLD, failing_reason="http_503")
 PIPEDRIVE = subscription(description="Deals in Pipedrive", sink="https://acme.pipedrive.com/…", kind="pipedrive")
 GONE = subscription(state="disabled", disabled_reason="http_410")
-INTENT = {"id": "int_1", "source": "revor", "sent_at": OLD, "channel": "email"}
+INTENT = {"id": "int_1", "source": "revor", "account": "default", "group": "Q4", "sent_at": OLD, "channel": "email"}
 INTENT |= {"metadata": {"name": "Radia Hamilton", "email": "radia@example.com"}}
 
 
@@ -316,3 +317,70 @@ def test_a_relay_of_another_version_may_give_no_title() -> None:
     old = {key: value for key, value in source(state="down").items() if key != "title"}
     (one,) = found_in(sources=[old])
     assert one.sentence == "Revor does not answer"
+
+
+EMEA = ("revor", "emea")
+DEFAULT = ("revor", "default")
+
+
+@pytest.mark.parametrize(
+    ("seen", "reach", "word"),
+    [
+        ({"sources": [source(state="unauthorized", account="emea")]}, Reach(accounts=frozenset({EMEA})), "key refused"),
+        ({"sources": [source(state="no_key")]}, Reach(accounts=frozenset({DEFAULT})), "no key"),
+        (
+            {"sources": [source(state="down"), source(state="down", account="emea")]},
+            Reach(accounts=frozenset({DEFAULT, EMEA})),
+            "no answer",
+        ),
+        (
+            {"sources": [source(credits={"low_since": NEW, "available": 0, "threshold": 500})]},
+            Reach(accounts=frozenset({DEFAULT})),
+            "no credits",
+        ),
+        ({"sources": [source(credits={"low_since": NEW, "available": 20, "threshold": 500})]}, Reach(), None),
+        ({"incidents": [incident(code="insufficient_credits")]}, Reach(accounts=frozenset({DEFAULT})), "no credits"),
+        (
+            {"incidents": [incident(**OF_ACCOUNT)]},
+            Reach(accounts=frozenset({DEFAULT}), sender="emea", code="some_code"),
+            "account signed out",
+        ),
+        ({"incidents": [incident()]}, Reach(accounts=frozenset({DEFAULT}), code="some_code"), None),
+        (
+            {"needing": [account(trouble="inc_1")], "incidents": [incident(**OF_ACCOUNT)]},
+            Reach(accounts=frozenset({DEFAULT}), sender="emea", code="some_code"),
+            "account signed out",
+        ),
+        (
+            {"silent": [account()]},
+            Reach(accounts=frozenset({DEFAULT}), sender="emea"),
+            "account cannot send",
+        ),
+        ({"removed": [account()]}, Reach(accounts=frozenset({DEFAULT}), sender="emea"), "account removed"),
+        (
+            {"intents": [INTENT, {**INTENT, "group": None}]},
+            Reach(accounts=frozenset({DEFAULT}), groups=frozenset({"Q4"})),
+            None,
+        ),
+        ({"subscriptions": [FAILING]}, Reach(), None),
+    ],
+)
+def test_a_concern_says_which_jobs_it_holds_up_and_why(seen: dict[str, Any], reach: Reach, word: str | None) -> None:
+    (one,) = found_in(**seen)
+    assert (one.reach, one.word) == (reach, word)
+
+
+def test_a_removed_account_is_a_concern_while_jobs_wait_for_it() -> None:
+    (one,) = found_in(removed=[account(), account(id="idle", open_jobs=0)])
+    assert one.headline == "Connect the LinkedIn account Sales EMEA again in Revor: 33 jobs wait."
+    assert (one.level, one.turn) == ("bad", OWNER)
+    assert found_in(removed=[account(trouble="inc_1")], incidents=[incident(**OF_ACCOUNT)])[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("subscriptions", "every"),
+    [([FAILING], True), ([GONE], True), ([{**FAILING, "filters": [{"exact": {"channel": "linkedin"}}]}], False)],
+)
+def test_a_sink_without_filters_misses_events_of_all_jobs(subscriptions: list[Any], every: bool) -> None:
+    (one,) = found_in(subscriptions=subscriptions)
+    assert one.every == every

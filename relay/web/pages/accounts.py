@@ -1,17 +1,22 @@
 """The sending accounts at /ui/accounts: which can send, what waits for each, and whose turn it is."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from relay.web import senders
+from relay.web.concerns import Concern
 from relay.web.page import Content, PageRequest, columns, list_page, page
+from relay.web.pages.cards import cards_of, concerns_for
 from relay.web.texts import english
 
 COLUMNS = columns("id name channel source account state since open_jobs failed_jobs trouble")
 MAX_COUNTED = 200
 """With more sending accounts the states have no counts."""
 MAX_SOURCES = 50
+CARDS = 4
+"""Cards of what needs someone."""
 
 
 @page("GET /ui/accounts", live=True)
@@ -27,14 +32,37 @@ async def accounts(page_request: PageRequest) -> Content:
         filters=("state", "source", "account"),
     )
     every = await page_request.api.get("/v1/connect-accounts", query={"limit": MAX_COUNTED})
+    found = [one for one in await concerns_for(page_request) if _is_about_senders(one)]
     values = {
         "items": sorted(made.values["items"], key=senders.urgency),
-        "broken": sorted(filter(senders.needs_someone, every["items"]), key=senders.urgency),
+        "cards": cards_of(page_request, [_without_this_page(one) for one in found[:CARDS]]),
+        "more_cards": len(found) - CARDS if len(found) > CARDS else 0,
+        "blocked": _blocked(found),
         "counts": None if every["next_cursor"] else senders.counts_of(every["items"]),
         "websites": await websites(page_request),
         "s": senders.WORDS,
     }
     return replace(made, values={**made.values, **values})
+
+
+def _is_about_senders(concern: Concern) -> bool:
+    """True of a concern of one sending account, or of a source from which nothing can be sent."""
+    reach = concern.reach
+    return bool(reach.accounts) and reach.groups is None and (reach.sender is not None or reach.code is None)
+
+
+def _without_this_page(concern: Concern) -> Concern:
+    """The concern without what leads to this page."""
+    return replace(concern, acts=[act for act in concern.acts if not act.path.startswith("/ui/accounts")])
+
+
+def _blocked(concerns: Sequence[Concern]) -> Mapping[tuple[str, str], str]:
+    """Why nothing is known, or sent, from all sending accounts of an account, in two words; "" for all others."""
+    found: dict[tuple[str, str], str] = defaultdict(str)
+    for one in concerns:
+        if one.reach.sender is None:
+            found |= dict.fromkeys(one.reach.accounts, one.word or "")
+    return found
 
 
 async def websites(page_request: PageRequest) -> Mapping[str, str | None]:

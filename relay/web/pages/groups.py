@@ -11,9 +11,8 @@ from relay.store.jobs.groups import COUNTED_ENDS
 from relay.web import campaigns, senders
 from relay.web.api_client import together
 from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, columns, equivalent, list_page, options, page
-from relay.web.pages.accounts import sources_of
+from relay.web.pages.cards import cards_of, concerns_for
 from relay.web.rendering import query
-from relay.web.source_words import turn_of_source
 from relay.web.texts import english
 
 RATE_SECONDS = 600.0
@@ -43,22 +42,32 @@ async def groups(page_request: PageRequest) -> Content:
     items: Sequence[Mapping[str, Any]] = made.values["items"]
     first = [one for one in items if one["state"] == "open" and "/" not in one["name"]][:FORECASTS]
     forecasts = await together(*(forecast_of(page_request, one) for one in first))
-    sources = await sources_of(page_request) if first else {}
+    found = await concerns_for(page_request) if any(one["state"] == "open" for one in items) else ()
     known = {_key(one): one for one in forecasts}
     shown = [known.get(_key(one), one) for one in items]
+    past = [one for one in first if campaigns.has_only_passed(one)]
+    lately = dict(zip(map(_key, past), await together(*(_lately(page_request, one) for one in past)), strict=True))
     places = {(one["source"], one["account"]) for one in items}
     values = {
         "items": shown,
         "c": campaigns.WORDS,
         "path_of": path_of,
         "has_places": len(places) > 1,
-        "source_of": lambda one: sources.get((one["source"], one["account"])),
+        "concerns": found,
+        "lately_of": lambda one: lately.get(_key(one)),
     }
     return replace(made, values={**made.values, **values})
 
 
 def _key(group: Mapping[str, Any]) -> tuple[str, str, str]:
     return group["source"], group["account"], group["name"]
+
+
+async def _lately(page_request: PageRequest, group: Mapping[str, Any]) -> campaigns.Lately:
+    """What the newest failed jobs of a campaign tell."""
+    query = {"group": group["name"], "source": group["source"], "account": group["account"], "status": "failed"}
+    found = await page_request.api.allowed("/v1/jobs", query={**query, "limit": PAGE_ITEMS})
+    return campaigns.lately_in(() if found is None else found["items"])
 
 
 async def forecast_of(page_request: PageRequest, group: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -73,10 +82,10 @@ async def group(page_request: PageRequest) -> Content:
     """One campaign: its progress, when it is expected to finish and why, its failures by cause, and its senders."""
     which = page_request.asked("source", "account")
     found = await page_request.api.get("/v1/groups/{}", page_request.id("name"), query=which)
-    incidents, ends, known = await together(
-        _incidents(page_request, found), _ends(page_request, found), sources_of(page_request)
-    )
-    source = known.get((found["source"], found["account"]))
+    is_open, has_passed = found["state"] == "open", any(map(campaigns.has_passed, found["failures"]))
+    incidents, ends = await together(_incidents(page_request, found), _ends(page_request, found))
+    concerns = await concerns_for(page_request) if is_open else ()
+    lately = await _lately(page_request, found) if has_passed else None
     upstream = page_request.upstream(found["source"])
     return Content(
         template="group.html",
@@ -85,9 +94,11 @@ async def group(page_request: PageRequest) -> Content:
             "group": found,
             "progress": campaigns.progress(found),
             "parts": campaigns.parts(found),
-            "causes": campaigns.causes(found, incidents, upstream),
+            "causes": campaigns.causes(found, incidents, upstream, lately),
             "senders": found["connect_accounts"][:MAX_SENDERS],
-            "held_up": campaigns.held_up(found),
+            "cards": cards_of(page_request, campaigns.troubles(found, concerns)),
+            "finish": campaigns.finish_of(found, concerns, page_request.now),
+            "range": "" if campaigns.held_by(found, concerns) else campaigns.range_of(found, page_request.now),
             "path": path_of(found),
             "took": from_rfc3339(found["finished_at"] or found["last_at"]) - from_rfc3339(found["first_at"]),
             "shows_rate": page_request.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,
@@ -95,11 +106,8 @@ async def group(page_request: PageRequest) -> Content:
             "span": ends[1][0] - ends[0][0] if ends else 0.0,
             "cut": any(ended >= COUNTED_ENDS for _, ended in ends),
             "upstream": upstream,
-            "source": campaigns.silent(found, source),
-            "website": None if source is None else source["website"],
             "c": campaigns.WORDS,
             "s": senders.WORDS,
-            "turn_of_source": turn_of_source,
         },
         equivalent=equivalent(
             ["relay", "groups", "show", found["name"], *options(which)], "GET /v1/groups/{}", found["name"], query=which

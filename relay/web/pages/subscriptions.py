@@ -16,7 +16,7 @@ from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.drawings import drawing
 from relay.web.event_choices import grouped, type_words, usual_types
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
-from relay.web.pages.overview import buttons_of
+from relay.web.pages.cards import cards_of
 from relay.web.rendering import pretty
 from relay.web.subscription_form import (
     CREDENTIAL,
@@ -542,7 +542,7 @@ async def subscription(page_request: PageRequest) -> Content:
     kind = found["config"]["kind"]
     origins = page_request.context.settings.origins.values()
     wrong = concerns_of(found, dead.of(id), uncertain.of(id), pending.of(id), page_request.now)
-    cards = [(one, buttons_of(page_request, one)) for one in wrong]
+    cards = cards_of(page_request, wrong)
     return Content(
         template="subscription.html",
         title=_name(found),

@@ -1,14 +1,19 @@
 """What the pages of campaigns say: parts of the bar, causes of failures, the worst trouble."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from relay.clock import to_rfc3339
 from relay.core.turns import ADMINISTRATOR, OWNER
 from relay.web import campaigns
-from relay.web.campaigns import Cause, Part, Worst
+from relay.web.campaigns import Cause, Latest, Part, Worst
+from relay.web.concerns import Concern, Reach
 from relay.web.texts import english
 
+NOW = 1_800_000_000.0
+OLDER, ENDED_AT = "2026-05-20T06:00:00.000Z", "2026-05-20T07:00:00.000Z"
 JOBS = "/ui/jobs?group=Q4&source=revor&account=default"
 OF_ADA = ("/ui/incidents/inc_1", "Incident of the LinkedIn account Ada")
 BROKEN, LOST = "3 failed: It needs reconnecting", "9 failed: Not found in Revor"
@@ -74,7 +79,16 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
         (
             {"failures": [failure(who="Revor", fix="Wait")]},
             [incident(connect_account_id=None)],
-            [Cause("It needs reconnecting", 3, "Revor", "Wait", (("/ui/incidents/inc_1", "See the incident"),))],
+            [
+                Cause(
+                    "It needs reconnecting",
+                    3,
+                    None,
+                    "They were not sent. Send them again in Revor if they are still wanted",
+                    (("/ui/incidents/inc_1", "See the incident"),),
+                    passed=True,
+                )
+            ],
         ),
         ({"failures": [failure()]}, [], [Cause("It needs reconnecting", 3, OWNER, "Reconnect it")]),
         (
@@ -99,38 +113,121 @@ def test_causes_name_whose_turn_it_is_and_the_next_step(
     assert campaigns.causes(group(**changes), incidents, "Revor") == causes
 
 
+def concern(**changes: Any) -> Concern:
+    known: dict[str, Any] = {"level": "bad", "key": "down", "values": {"title": "Revor"}, "turn": "Revor"}
+    return Concern(**{**known, "command": "relay status", "reach": EVERYTHING, "state": "down", **changes})
+
+
+EVERYTHING = Reach(accounts=frozenset({("revor", "default")}))
+DOWN = concern()
+OF_ANOTHER = concern(reach=Reach(accounts=frozenset({("revor", "emea")})))
+SIGNED_OUT = concern(state="account", reach=replace(EVERYTHING, sender="acc_1", code="reconnect"))
+WORDLESS = concern(state=None, reach=replace(EVERYTHING, code="reconnect"))
+SEND = concern(state=None, reach=replace(EVERYTHING, groups=frozenset({"Q4"})))
+SINK = concern(state=None, reach=Reach(), every=True, since="2026-05-20T09:00:00.000Z")
+PAST = failure(code="busy", count=5, meaning="Revor had no worker", fix="Wait", who="Revor")
+
+
 @pytest.mark.parametrize(
-    ("changes", "worst"),
+    ("concerns", "changes", "touched", "held"),
     [
-        ({}, None),
-        (
-            {"failures": [failure()], "connect_accounts": [sender()]},
-            Worst("32 jobs wait for the LinkedIn account Ada", "bad", OWNER),
-        ),
-        (
-            {"connect_accounts": [sender(is_least=True)]},
-            Worst("At least 32 jobs wait for the LinkedIn account Ada", "bad", OWNER),
-        ),
-        ({"connect_accounts": [sender(waiting=0), sender(state="ok")]}, None),
-        ({"failures": [failure()]}, Worst(BROKEN, "bad", OWNER)),
-        (
-            {"failures": [failure()], "state": "finished"},
-            Worst(BROKEN, "warn", OWNER),
-        ),
-        (
-            {"failures": [failure()], "counts": {"not_found": 9}},
-            Worst(LOST, "bad", ADMINISTRATOR),
-        ),
+        ([], {}, False, None),
+        ([DOWN], {}, True, "no answer"),
+        ([DOWN], {"state": "finished"}, False, None),
+        ([OF_ANOTHER], {}, False, None),
+        ([SIGNED_OUT], {"connect_accounts": [sender()]}, True, "account signed out"),
+        ([SIGNED_OUT], {"connect_accounts": [sender(id="acc_2")], "failures": [failure()]}, False, None),
+        ([SIGNED_OUT], {"connect_accounts": [sender(waiting=0)]}, False, None),
+        ([SIGNED_OUT], {"connect_accounts": [sender(waiting=0)], "failures": [failure()]}, True, None),
+        ([WORDLESS], {"failures": [failure()]}, True, None),
+        ([WORDLESS], {"failures": [PAST]}, False, None),
+        ([SEND], {}, True, None),
+        ([SEND], {"name": "Q5"}, False, None),
+        ([SEND, DOWN], {}, True, "no answer"),
+        ([SINK], {}, True, None),
+        ([SINK], {"last_at": "2026-05-20T08:00:00.000Z"}, False, None),
     ],
 )
-def test_worst_trouble_in_words(changes: dict[str, Any], worst: Worst | None) -> None:
-    assert campaigns.worst(group(**changes), "Revor") == worst
+def test_what_touches_a_campaign_and_holds_it_up(
+    concerns: list[Concern], changes: dict[str, Any], touched: bool, held: str | None
+) -> None:
+    one = group(**changes)
+    assert campaigns.troubles(one, concerns) == (concerns if touched else [])
+    assert campaigns.held_by(one, concerns) == held
 
 
 def test_a_campaign_of_a_list_has_no_sending_accounts() -> None:
     listed = group(failures=[failure()])
     del listed["connect_accounts"]
-    assert campaigns.worst(listed, "Revor") == Worst(BROKEN, "bad", OWNER)
+    assert campaigns.troubles(listed, [SIGNED_OUT]) == [SIGNED_OUT]
+    assert campaigns.held_by(listed, [SIGNED_OUT]) is None
+
+
+@pytest.mark.parametrize(
+    ("concerns", "changes", "worst"),
+    [
+        ([], {}, None),
+        ([DOWN], {"failures": [failure()]}, Worst("Revor does not answer", "bad", "Revor")),
+        ([SINK], {}, Worst("Revor does not answer", "warn", "Revor")),
+        ([], {"failures": [failure()]}, Worst(BROKEN, "bad", OWNER)),
+        ([], {"failures": [failure()], "state": "finished"}, Worst(BROKEN, "warn", OWNER)),
+        ([], {"failures": [failure()], "counts": {"not_found": 9}}, Worst(LOST, "bad", ADMINISTRATOR)),
+        ([], {"failures": [PAST, failure()]}, Worst(BROKEN, "bad", OWNER)),
+        ([], {"failures": [PAST]}, Worst("5 failed: Revor had no worker", "quiet", None, ENDED_AT)),
+    ],
+)
+def test_worst_trouble_in_words(concerns: list[Concern], changes: dict[str, Any], worst: Worst | None) -> None:
+    lately = {"busy": Latest(ENDED_AT, is_safe=True)}
+    assert campaigns.worst(group(**changes), "Revor", concerns, lately) == worst
+
+
+def test_failures_that_pass_by_themselves_say_the_honest_next_step() -> None:
+    def job(code: str, repeat: str, at: str | None) -> dict[str, Any]:
+        return {"problem": {"code": code, "repeat": repeat}, "closed_at": at}
+
+    jobs = [job("busy", "safe", OLDER), job("busy", "useless", ENDED_AT), job("odd", "may_send_twice", None)]
+    lately = campaigns.lately_in([*jobs, {"problem": None, "closed_at": None}])
+    assert lately == {"busy": Latest(ENDED_AT, is_safe=True), "odd": Latest(None, is_safe=False)}
+    one = group(failures=[PAST, failure(code="odd", who="Revor", meaning="Odd")])
+    busy, odd = campaigns.causes(one, (), "Revor", lately)
+    assert (busy.turn, busy.passed, busy.latest) == (None, True, ENDED_AT)
+    assert busy.step == "They were not sent. Send them again in Revor if they are still wanted"
+    assert odd.step == "Check in Revor whether they were sent, before you send them again"
+    assert campaigns.has_only_passed(one)
+    assert not campaigns.has_only_passed(group(failures=[PAST, failure()]))
+    assert not campaigns.has_only_passed(group())
+
+
+def finish(first: float, middle: float, last: float) -> dict[str, Any]:
+    return {name: to_rfc3339(NOW + at) for name, at in (("p10", first), ("p50", middle), ("p90", last))}
+
+
+@pytest.mark.parametrize(
+    ("times", "words", "between"),
+    [
+        ((-2.0, 4.0, 60.0), "Within 2 minutes", ""),
+        ((11.0, 90.0, 380.0), "Within 2 minutes", "Probably 11 sec. to 6 min. from now."),
+        ((4.0, 205.0, 380.0), "In about 3 min.", "Probably 4 sec. to 6 min. from now."),
+        ((-9.0, 1_400.0, 3_700.0), "In about 25 min.", "Probably within 1 hr. from now."),
+        ((86_000.0, 90_000.0, 95_000.0), "In about 1 day", "Probably 24 hr. to 1 day from now."),
+        ((3_700.0, 3_800.0, 3_900.0), "In about 1 hr.", "Probably within 1 hr. from now."),
+        ((200_000.0, 300_000.0, 400_000.0), "In about 3 days", "Probably 2 days to 5 days from now."),
+    ],
+)
+def test_expected_finish_is_rounded_so_that_pages_agree(
+    times: tuple[float, float, float], words: str, between: str
+) -> None:
+    one = group(expected_finish=finish(*times))
+    assert campaigns.finish_of(one, (), NOW) == words
+    assert campaigns.range_of(one, NOW) == between
+
+
+def test_expected_finish_of_a_campaign_that_is_held_up_says_by_what() -> None:
+    one = group(expected_finish=finish(1.0, 2.0, 3.0))
+    assert campaigns.finish_of(one, [DOWN], NOW) == "Held up: no answer"
+    assert campaigns.finish_of(group(connect_accounts=[sender()]), (), NOW) == "Held up"
+    assert campaigns.finish_of(group(), (), NOW) == "Not known yet"
+    assert campaigns.range_of(group(), NOW) == ""
 
 
 def test_last_activity_is_the_latest_time_that_is_known() -> None:
@@ -138,19 +235,3 @@ def test_last_activity_is_the_latest_time_that_is_known() -> None:
     assert campaigns.last_activity(group(last_ended_at="2026-05-20T11:00:00.000Z")) == "2026-05-20T11:00:00.000Z"
     finished = group(last_ended_at="2026-05-20T11:00:00.000Z", finished_at="2026-05-20T11:15:00.000Z")
     assert campaigns.last_activity(finished) == "2026-05-20T11:15:00.000Z"
-
-
-@pytest.mark.parametrize(
-    ("state", "worst"),
-    [
-        ("unauthorized", Worst("Revor refuses the API key of its jobs", "bad", ADMINISTRATOR)),
-        ("no_key", Worst("The API key of Revor is missing", "bad", ADMINISTRATOR)),
-        ("down", Worst("Revor does not answer", "bad", "Revor")),
-        ("ok", None),
-        ("elsewhere", None),
-    ],
-)
-def test_a_silent_source_is_the_worst_trouble(state: str, worst: Worst | None) -> None:
-    source = {"state": state, "title": "Revor", "credits": None}
-    assert campaigns.worst(group(), "Revor", source) == worst
-    assert campaigns.silent(group(state="finished"), source) is None

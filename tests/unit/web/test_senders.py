@@ -30,7 +30,9 @@ def test_name(changes: dict[str, Any], words: str) -> None:
     ("changes", "state", "kind", "turn"),
     [
         ({}, "ok", "good", RELAY),
-        ({"state": "needs_reconnect"}, "needs_reconnect", "bad", OWNER),
+        ({"state": "needs_reconnect"}, "needs_reconnect", "warn", OWNER),
+        ({"state": "needs_reconnect", "open_jobs": 1}, "needs_reconnect", "bad", OWNER),
+        ({"state": "needs_reconnect", "failed_jobs": 1}, "needs_reconnect", "bad", OWNER),
         ({"state": "cannot_send", "trouble": "inc_1"}, "cannot_send", "bad", OWNER),
         ({"trouble": "inc_1"}, "fails", "bad", OWNER),
         ({"state": None, "trouble": "inc_1"}, "fails", "bad", OWNER),
