@@ -65,10 +65,10 @@ def figures_of(hours: Answer, minutes: Answer | None, now: float) -> Figures | N
     after = began(now, "hour") - 1 if minutes is None else now - HOUR_SECONDS
     delays = by_name.get("detection_delay_seconds") or ({"p50": None, "p95": None},)
     return Figures(
-        open=_day(by_name, "jobs_open", "total", now),
-        ended=_day(by_name, "jobs_ended", "count", now),
-        delay=_day(by_name, "detection_delay_seconds", "p50", now),
-        undelivered=_day(by_name, "deliveries_undelivered", "total", now),
+        open=day_of(by_name.get("jobs_open", ()), "total", now),
+        ended=day_of(by_name.get("jobs_ended", ()), "count", now),
+        delay=day_of(by_name.get("detection_delay_seconds", ()), "p50", now),
+        undelivered=day_of(by_name.get("deliveries_undelivered", ()), "total", now),
         ended_lately=_total(lately, "jobs_ended", after),
         failed_lately=_total(lately, "jobs_failed", after),
         by_hour=minutes is None,
@@ -90,10 +90,11 @@ def _by_name(answer: Answer) -> Mapping[Name, Sequence[Answer]]:
     return {one["name"]: one["points"] for one in answer["items"]}
 
 
-def _day(by_name: Mapping[Name, Sequence[Answer]], name: Name, value: str, now: float) -> Points:
-    known = {from_rfc3339(one["time"]): one[value] or 0 for one in by_name.get(name, ())}
+def day_of(points: Sequence[Answer], value: str, now: float, missing: float | None = 0) -> list[tuple[float, Any]]:
+    """A value in each of the 24 hours. `missing`: in an hour without a point."""
+    known = {from_rfc3339(one["time"]): missing if one[value] is None else one[value] for one in points}
     first = first_hour(now)
-    return [(at, known.get(at, 0)) for at in (first + number * HOUR_SECONDS for number in range(HOURS))]
+    return [(at, known.get(at, missing)) for at in (first + number * HOUR_SECONDS for number in range(HOURS))]
 
 
 def _total(by_name: Mapping[Name, Sequence[Answer]], name: Name, after: float) -> int:

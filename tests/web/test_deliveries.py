@@ -59,7 +59,7 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM sync", "2", "2027-01-15")
     assert dead["Why"] == "The receiver had an error of its own (503)"
     assert dead["Whose turn"] == "whoever runs the receiver"
-    assert "Repair the receiver, then send them again" in page.soup.text
+    assert "Fix the receiver, then send them again" in page.soup.text
     (uncertain,) = page.soup.rows(1)
     assert "settle each of them" in page.soup.text
     assert (uncertain["Why"].partition(",")[0], uncertain["Whose turn"]) == ("No clear answer", "an administrator")

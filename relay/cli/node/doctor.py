@@ -36,10 +36,9 @@ from relay.sources.client import PollResult
 from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.schema import migrations
+from relay.web.concerns import LATE_SECONDS
 
 WORDS = {"ok": "ok", "warning": "warn", "problem": "bad", "skipped": "skip"}
-LATE_SECONDS = 300.0
-"""A delivery that waits longer is late."""
 MAX_NAMED = 10
 """Subscriptions of one kind of trouble that are named."""
 MIN_FREE_BYTES = 500_000_000

@@ -75,7 +75,7 @@ def begin_of(subscription: Subscription) -> str | None:
     its filters cannot be read."""
     why = unreadable(subscription.filters)
     if why is not None:
-        raise Conflict(f"{UNREADABLE}: {why}. Correct them, then resume it", code="filters_unreadable")
+        raise Conflict(f"{UNREADABLE}: {why}. Fix them, then resume the subscription", code="filters_unreadable")
     if not is_held(subscription):
         return None
     return least_id("dlv", (subscription.state_since or 0.0) - SKEW_SECONDS)

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.api.deliveries.sink_credentials import CREDENTIALS
-from relay.clock import from_rfc3339, to_rfc3339
+from relay.clock import to_rfc3339
 from relay.core.events.event import Origin
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
-from relay.web.charts import Point
 from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.drawings import drawing
 from relay.web.event_choices import grouped, type_words, usual_types
+from relay.web.figures import day_of, first_hour
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
 from relay.web.pages.cards import cards_of
 from relay.web.rendering import pretty
@@ -49,7 +49,7 @@ RECENT_EVENTS = 20
 MAX_SINKS = 500
 COUNTED = 2_000
 """Deliveries that a backlog and what was given up are counted from, the newest."""
-HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
+DAY_SECONDS = 86_400
 OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 """Lifetimes of an old secret, in seconds, and the word of the catalogue for each."""
 WRITES = "subscriptions:write"
@@ -588,24 +588,19 @@ def _own_settings(one: Answer) -> dict[str, Any]:
 
 async def _hours(page_request: PageRequest, id: str) -> Answer | None:
     """A day by hours: attempts, failures, and how long they took."""
-    first = (page_request.now // HOUR_SECONDS - 23) * HOUR_SECONDS
-    query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first)}
+    now = page_request.now
+    query = {"name": FIGURES, "span": "hour", "label": id, "since": to_rfc3339(first_hour(now))}
     found = await page_request.api.allowed("/v1/figures", query=query)
     if found is None or not any(one["points"] for one in found["items"]):
         return None
-    names = {one["name"]: {from_rfc3339(point["time"]): point for point in one["points"]} for one in found["items"]}
-    times = [first + hour * HOUR_SECONDS for hour in range(24) if first + hour * HOUR_SECONDS <= page_request.now]
-
-    def of(name: str, value: str, missing: float | None) -> list[Point]:
-        return [(at, names[name][at][value] if at in names[name] else missing) for at in times]
-
+    points = {one["name"]: one["points"] for one in found["items"]}
     columns = {
-        "attempts": of("attempts", "count", 0),
-        "failed": of("attempts_failed", "count", 0),
-        "p50": of("attempt_seconds", "p50", None),
-        "p95": of("attempt_seconds", "p95", None),
+        "attempts": day_of(points["attempts"], "count", now),
+        "failed": day_of(points["attempts_failed"], "count", now),
+        "p50": day_of(points["attempt_seconds"], "p50", now, None),
+        "p95": day_of(points["attempt_seconds"], "p95", now, None),
     }
-    rows = [(at, *(columns[name][index][1] for name in columns)) for index, at in enumerate(times)]
+    rows = [(values[0][0], *(value for _, value in values)) for values in zip(*columns.values(), strict=True)]
     return {**columns, "rows": [row for row in reversed(rows) if row[1]]}
 
 
