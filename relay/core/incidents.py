@@ -266,7 +266,7 @@ def data_of(incident: Incident, *, name: str | None, likely: int | None) -> dict
         "code": cut(incident.code),
         "what": what,
         "who": hint.who if hint else "administrator",
-        "fix": hint.fix if hint else incident_fix(kind, upstream),
+        "fix": hint.fix if hint else incident_fix(kind, upstream, incident.code),
         "repeat": hint.repeat if hint else _REPEAT[kind],
         "failed": incident.failed,
         "likely": likely,

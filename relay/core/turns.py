@@ -55,8 +55,8 @@ def turn_of_failure(who: str) -> Turn:
 
 
 def turn_of_sink(reason: str | None) -> Turn:
-    """Whose turn a failing or disabled subscription is. `reason`: why, such as `http_503`, `connect` or `410`."""
-    word = (reason or "").partition(":")[0].removeprefix("http_")
+    """Whose turn a failing or disabled subscription is. `reason`: why, such as `http_503`, `connect` or `410 Gone`."""
+    word = (reason or "").partition(":")[0].removeprefix("http_").partition(" ")[0]
     if word in _OF_THE_SUBSCRIPTION or word in _STATUSES_OF_THE_SUBSCRIPTION or word[:1] == "3":
         return ADMINISTRATOR
     return RECEIVER

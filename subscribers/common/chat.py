@@ -19,7 +19,7 @@ from subscribers.base import Bundle, Kind, RenderContext, events_of
 from subscribers.common.digest import Digest, Limits, digest
 from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE, ChatOptions, DigestOptions
 from subscribers.options import Options
-from subscribers.wording import Link, advice, facts, heading, ids, job_details, link, sentence
+from subscribers.wording import Link, advice, below, facts, heading, ids, job_details, link, sentence
 from subscribers.wording.text import Pairs
 
 MAX_BUNDLED = 1_000
@@ -173,10 +173,10 @@ class WithDigests(ForPeople):
 class Message:
     """An event as a message: plain text, which no markup has been added to.
 
-    heading   of an incident or a group that has finished, in two words; empty for other events
+    heading   of an incident or a group that has finished; empty for other events. `below`: the sentence below it
     sentence  of the event, without the full stop
     link      None without one
-    pairs     next step, metadata, channel and sending account, as (label, text)
+    pairs     next step, metadata and sending account, as (label, text)
     place     job, account and time; `ids`: those that support asks for
     """
 
@@ -187,6 +187,11 @@ class Message:
     ids: Pairs
     tone: Tone
     heading: str = ""
+
+    @property
+    def below(self) -> str:
+        """The sentence, which does not repeat the heading."""
+        return below(self.heading, self.sentence)
 
 
 def message(event: Event, subscription: Subscription, context: RenderContext) -> Message:

@@ -213,7 +213,7 @@ def html_of(event: Event, subscription: Subscription, context: RenderContext) ->
     shown = message(event, subscription, context)
     title = f"<b>{html.escape(shown.sentence)}</b>"
     if heading(event):
-        title = f"<b>{html.escape(heading(event))}</b>: {html.escape(shown.sentence)}"
+        title = f"<b>{html.escape(heading(event))}</b>: {html.escape(shown.below)}"
     lines = [title, *_lines(shown.pairs)]
     if shown.link is not None:
         url = html.escape(shown.link.url)

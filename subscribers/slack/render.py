@@ -11,7 +11,7 @@ from typing import Any
 from relay.core.jsontext import dumps
 from subscribers.common.chat import Message
 from subscribers.common.digest import Digest, Line
-from subscribers.wording import Link
+from subscribers.wording import Link, below
 from subscribers.wording.text import Pairs
 
 SECTION_CHARACTERS = 3000
@@ -81,9 +81,9 @@ def message_blocks(content: Message) -> list[Block]:
     time and one with ids. Texts are cut shorter if all of them are too long."""
     top = [_header(content.heading)] if content.heading else []
     small = [small_print(found) for found in (content.place, content.ids) if found]
-    blocks = [*top, section(content.sentence, content.link, content.pairs), *small]
+    blocks = [*top, section(content.below, content.link, content.pairs), *small]
     if characters(blocks) > MESSAGE_CHARACTERS:
-        blocks = [*top, section(content.sentence, content.link, content.pairs, SHORT_CHARACTERS), *small]
+        blocks = [*top, section(content.below, content.link, content.pairs, SHORT_CHARACTERS), *small]
     return blocks
 
 
@@ -92,8 +92,10 @@ def digest_blocks(found: Digest, length: int) -> list[Block]:
     characters of each text and URL; a longer URL is left out."""
     blocks = [_header(found.heading), small_print([("", found.span)])]
     for one in found.sections:
-        rendered = section(one.line.sentence, one.line.short_link(length), one.advice, length)
-        blocks.append({**rendered, "text": _mrkdwn(f"*{one.heading}*\n{rendered['text']['text']}")})
+        sentence = below(one.heading, one.line.sentence)
+        rendered = section(sentence, one.line.short_link(length), one.advice, length)
+        title = clip(escape(one.heading), length)
+        blocks.append({**rendered, "text": _mrkdwn(f"*{title}*\n{rendered['text']['text']}")})
     blocks += _sections(_line(line, length) for line in found.brief)
     if len(blocks) > 2 and found.clusters:
         blocks.append({"type": "divider"})
@@ -115,7 +117,10 @@ def characters(blocks: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _header(text: str) -> Block:
-    return {"type": "header", "text": {"type": "plain_text", "text": clip(text, HEADER_CHARACTERS), "emoji": False}}
+    return {
+        "type": "header",
+        "text": {"type": "plain_text", "text": clip(escape(text), HEADER_CHARACTERS), "emoji": False},
+    }
 
 
 def _sections(lines: Iterable[str]) -> list[Block]:

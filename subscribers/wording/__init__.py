@@ -17,7 +17,7 @@ from subscribers.base import RenderContext
 from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_again
 from subscribers.wording.pages import page_of
 from subscribers.wording.relay import relay_fix, relay_sentence
-from subscribers.wording.summaries import HEADINGS, is_summary, summary_advice, summary_sentence
+from subscribers.wording.summaries import is_summary, summary_advice, summary_heading, summary_sentence
 from subscribers.wording.text import (
     DEFAULT_ACCOUNT,
     NEXT_STEP,
@@ -47,7 +47,18 @@ _MAX_URL = 1_500
 _VERSION = re.compile(r"v?[0-9]+", re.IGNORECASE)
 _BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 
-__all__ = ("advice", "facts", "heading", "ids", "job_details", "link", "own_link", "published_words", "sentence")
+__all__ = (
+    "advice",
+    "below",
+    "facts",
+    "heading",
+    "ids",
+    "job_details",
+    "link",
+    "own_link",
+    "published_words",
+    "sentence",
+)
 
 
 def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:
@@ -68,8 +79,14 @@ def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> st
 
 
 def heading(event: Event) -> str:
-    """The heading of an incident or a group, in two words; empty for other events."""
-    return HEADINGS.get(event.type, "") if event.source == RELAY_SOURCE else ""
+    """The heading of an incident, or of a group that has finished; empty for other events."""
+    return summary_heading(event.type, data_of(event.document())) if event.source == RELAY_SOURCE else ""
+
+
+def below(heading: str, sentence: str) -> str:
+    """The sentence without the heading that is above it."""
+    rest = sentence.removeprefix(f"{heading}: ")
+    return sentence if rest == sentence else rest[:1].upper() + rest[1:]
 
 
 def advice(event: Event, context: RenderContext) -> Pairs:

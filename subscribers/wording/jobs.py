@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, job_event_kind
-from relay.core.events.sentences import continued, titled
+from relay.core.events.sentences import continued, titled, words_of
 from relay.redaction import split_url
 from subscribers.wording.text import (
     NAME_CHARACTERS,
@@ -69,7 +69,7 @@ def sending_again(kind: str, data: Document) -> str:
 
 
 def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
-    """The job's metadata, channel and sending account, or the data of a published event, as (label, text).
+    """The job's metadata and sending account, or the data of a published event, as (label, text).
 
     metadata_keys  the fields that the subscription selects; None: the first that say nothing about a person
     """
@@ -85,7 +85,6 @@ def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
         shown = [(key, text) for key in metadata_keys if (text := _scalar_text(metadata.get(key)))]
     found = [(_label(key), text) for key, text in shown[:MAX_METADATA]]
     if not event.published:
-        found.append(("Channel", titled(word(document.get("channel") or data_of(document).get("channel")))))
         found.append(("Sending account", sending_account(data_of(document))))
     return tuple((label, text) for label, text in found if text)
 
@@ -226,7 +225,7 @@ def _succeeded(document: Document, what: str) -> str:
 _OPEN = ("overdue", "status_unknown")
 _REPEAT: Mapping[str, str] = {
     "safe": "safe once this is fixed, because nothing was done",
-    "useless": "fails again until this is fixed",
+    "useless": "would fail until this is fixed",
     "may_send_twice": "could run it twice, so check first whether it was done",
 }
 
@@ -238,12 +237,12 @@ def _retrying(document: Document, what: str) -> str:
 
 def _not_found(document: Document, what: str) -> str:
     because = reason_of(document) or ": the upstream does not know it"
-    return f"{what} was not found, so its end will not be seen{because}"
+    return f"{what} was not found, so its outcome stays unknown{because}"
 
 
 def _status_unknown(document: Document, what: str) -> str:
-    status = without_addresses(document.get("status"))
-    return f"{what} has a status that the relay does not know: “{status}”. The relay goes on polling"
+    status = words_of(without_addresses(document.get("status")))
+    return f"{what} has a status that the relay does not know: “{status}”. The relay goes on checking"
 
 
 def _progress(document: Document, what: str) -> str:
@@ -261,7 +260,7 @@ _SENTENCES: Mapping[str, Callable[[Document, str], str]] = {
     "failed": lambda document, what: f"{what} failed{reason_of(document)}",
     "cancelled": lambda document, what: f"{what} was cancelled{reason_of(document)}",
     "retrying": _retrying,
-    "overdue": lambda _, what: f"{what} has not ended by its deadline: the relay goes on polling, less often",
+    "overdue": lambda _, what: f"{what} has not ended by its deadline. The relay goes on checking, less often",
     "not_found": _not_found,
     "status_unknown": _status_unknown,
     "progress": _progress,

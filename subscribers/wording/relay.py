@@ -10,6 +10,7 @@ from relay.core.events.sentences import (
     counted,
     create_fix,
     failure,
+    sink_fix,
     subscription_to,
     titled,
     uncertain_fix,
@@ -41,11 +42,10 @@ def relay_sentence(type: str, data: Document, context: RenderContext) -> str | N
     of, for_ = (f" {word} account {account}" if account else "" for word in ("of", "for"))
     match type:
         case "relay.source.unauthorized":
-            return f"{upstream} refuses the API key{of}{_why(data, upstream)}{_waiting(data)}"
+            return f"{upstream} refuses the API key{of}{_why_refused(data, upstream)}{_waiting(data)}"
         case "relay.source.down":
             sentence = f"{upstream} does not answer"
-            why = "" if mapping(data.get("hint")).get("meaning") == sentence else _why(data, upstream)
-            return f"{sentence}{for_}{why}{_waiting(data)}"
+            return f"{sentence}{for_}{_why(data, upstream, said=sentence)}{_waiting(data)}"
         case "relay.source.recovered":
             return f"{upstream} answers again{for_}"
         case "relay.credits.low":
@@ -79,9 +79,9 @@ def relay_fix(type: str, data: Document, context: RenderContext) -> tuple[str, s
             fix = create_fix(upstream_of(data, context), has_key=data.get("idempotency_key_given") is True)
             return fix, turn_of("creates")
         case "relay.subscription.disabled":
-            return "Fix the receiver, then resume the subscription", turn_of_sink(_reason(data))
+            return sink_fix(_reason(data), "resume the subscription"), turn_of_sink(_reason(data))
         case "relay.delivery.expired":
-            return "Fix the receiver, then send the event again", turn_of_sink(_reason(data))
+            return sink_fix(_reason(data), "send the event again"), turn_of_sink(_reason(data))
         case "relay.delivery.uncertain":
             return _uncertain_fix(data), turn_of("uncertain")
     return "", ""
@@ -144,11 +144,17 @@ def _uncertain_fix(data: Document) -> str:
     )
 
 
-def _why(data: Document, upstream: str) -> str:
-    """The meaning of the error, else the reason in the event."""
+def _why(data: Document, upstream: str, *, said: str) -> str:
+    """The meaning of the error, else the reason in the event; empty if it is what was said."""
     hint = mapping(data.get("hint"))
     meaning = (without_addresses(hint.get("meaning")) or without_addresses(data.get("reason"))).rstrip(".! ")
-    return _after_colon(meaning and continued(meaning, f"{upstream} {data.get('source')}"))
+    return "" if meaning == said else _after_colon(meaning and continued(meaning, f"{upstream} {data.get('source')}"))
+
+
+def _why_refused(data: Document, upstream: str) -> str:
+    """The same of a key, which the sentence has named."""
+    why = _why(data, upstream, said=f"{upstream} refuses the API key")
+    return why.replace(f": the {upstream} API key ", ": it ", 1)
 
 
 def _after_colon(text: str) -> str:

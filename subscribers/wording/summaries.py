@@ -12,7 +12,14 @@ from relay.core.events.event import (
     Hint,
     account_event_kind,
 )
-from relay.core.events.sentences import account_sentence, group_sentence, incident_end, incident_fix, why_failed
+from relay.core.events.sentences import (
+    account_sentence,
+    group_finish,
+    group_sentence,
+    incident_end,
+    incident_fix,
+    why_failed,
+)
 from relay.core.jobs.groups import OTHER
 from relay.core.jobs.job import NO_CODE
 from relay.core.turns import ADMINISTRATOR, turn_of_failure, turn_of_incident
@@ -38,11 +45,10 @@ _GROUP_CHARACTERS = 200
 _MAX_CAUSES = 5
 """Maximum number of causes in the sentence about a group."""
 
-HEADINGS = {
+_HEADINGS = {
     INCIDENT_OPENED: "Incident opened",
     INCIDENT_GREW: "Incident grew",
     INCIDENT_CLOSED: "Incident closed",
-    GROUP_FINISHED: "Campaign finished",
 }
 _ACCOUNT_FIXES = {
     "needs_reconnect": "Reconnect it in {upstream}",
@@ -51,12 +57,12 @@ _ACCOUNT_FIXES = {
 }
 REPEAT_OPEN = {
     "safe": "safe once this is fixed, because nothing was done",
-    "useless": "fails again until this is fixed",
+    "useless": "would fail until this is fixed",
     "may_send_twice": "could run them twice, so check first which were done",
 }
 _REPEAT_CLOSED = {
     "safe": "safe, because nothing was done",
-    "useless": "fails again unless the cause was fixed",
+    "useless": "would fail unless the cause was fixed",
     "may_send_twice": "could run them twice, so check first which were done",
 }
 
@@ -72,6 +78,13 @@ class Cause(NamedTuple):
 def is_summary(type: str) -> bool:
     """True for the events of this module."""
     return type == GROUP_FINISHED or type in INCIDENT_EVENTS or account_event_kind(type) is not None
+
+
+def summary_heading(type: str, data: Document) -> str:
+    """The heading; empty for an event that has none. A group's sentence begins with it."""
+    if type == GROUP_FINISHED:
+        return group_finish(one_line(data.get("group"), _GROUP_CHARACTERS), count(data.get("round")))
+    return _HEADINGS.get(type, "")
 
 
 def summary_sentence(type: str, data: Document, context: RenderContext) -> str:
@@ -102,7 +115,7 @@ def _account_advice(kind: str, data: Document, context: RenderContext) -> Pairs:
     turn = turn_of_failure(who) if fix else ""
     again = "could run them twice, because they are still open" if waiting and kind in _ACCOUNT_FIXES else ""
     if kind == "recovered":
-        again = "needed only for those that have failed"
+        again = "needed only for jobs that have failed"
     return (NEXT_STEP, fix), (WHOSE_TURN, turn), (SENDING_AGAIN, again)
 
 
@@ -180,7 +193,9 @@ def _incident_advice(type: str, data: Document, context: RenderContext) -> Pairs
     if closed:
         return ((SENDING_AGAIN, again),)
     kind = word(data.get("kind"))
-    fix = incident_fix(kind, upstream_of(data, context)) if kind != "jobs" else without_addresses(data.get("fix"))
+    fix = without_addresses(data.get("fix"))
+    if kind != "jobs":
+        fix = incident_fix(kind, upstream_of(data, context), without_addresses(data.get("code")))
     return (
         (NEXT_STEP, fix),
         (WHOSE_TURN, _turn(kind, data)),

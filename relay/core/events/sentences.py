@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from relay.core.jobs.groups import OTHER
 from relay.core.jobs.job import NO_CODE
+from relay.core.turns import ADMINISTRATOR, turn_of_sink
 
 _BRANDS = {"hubspot": "HubSpot", "linkedin": "LinkedIn", "whatsapp": "WhatsApp"}
 _CAUSES = {
@@ -21,10 +22,11 @@ _CAUSES = {
 _INCIDENT_FIXES = {
     "jobs": "Open one of its jobs in {upstream} to see why it failed",
     "creates": "Check in {upstream} which of them went out, and mark each as sent or not sent",
-    "sink": "Fix the receiver. Resume the subscription if it is disabled. Then send again what was given up",
 }
-"""What to do about an incident, by its kind. The one of a sink holds in every state: an enabled subscription retries by
-itself, and neither that nor a resume sends again what was given up."""
+"""What to do about an incident, by its kind."""
+_AFTER_SINK = "resume the subscription if it is disabled, and send again what was given up"
+"""It holds in every state: an enabled subscription retries by itself, and neither that nor a resume sends again what
+was given up."""
 
 PERSON = "person"
 """A record that is made first, so that the event's own can be attached to it."""
@@ -101,9 +103,15 @@ def cause_of_unknown(cause: str, upstream: str) -> str:
     return _CAUSES.get(cause, "").format(upstream=upstream)
 
 
-def incident_fix(kind: str, upstream: str) -> str:
-    """What to do about an incident whose failures have no hint; empty for an unknown kind."""
-    return _INCIDENT_FIXES.get(kind, "").format(upstream=upstream)
+def incident_fix(kind: str, upstream: str, code: str | None) -> str:
+    """What to do about an incident whose failures have no hint; empty for an unknown kind. `code`: of its error."""
+    return sink_fix(code, _AFTER_SINK) if kind == "sink" else _INCIDENT_FIXES.get(kind, "").format(upstream=upstream)
+
+
+def sink_fix(reason: str | None, then: str) -> str:
+    """What to do about a subscription whose deliveries fail. `then`: the step after that."""
+    ours = turn_of_sink(reason) == ADMINISTRATOR
+    return f"{'Correct the settings' if ours else 'Fix the receiver'}, then {then}"
 
 
 def create_fix(upstream: str, *, has_key: bool) -> str:
@@ -157,6 +165,11 @@ def account_sentence(kind: str, *, channel: str, name: str, open_jobs: int) -> s
     return f"{text}: {counted(open_jobs, 'open job')} {'uses' if open_jobs == 1 else 'use'} it" if open_jobs else text
 
 
+def group_finish(name: str, round: int) -> str:
+    """`Campaign q4 has finished`."""
+    return f"Campaign {name} has finished{f' round {round}' if round > 1 else ''}"
+
+
 def group_sentence(
     name: str,
     *,
@@ -175,9 +188,7 @@ def group_sentence(
     total = succeeded + failed + cancelled + not_found + untracked + missing
     accepted = succeeded - skipped
     of_all = f"all {counted(total, 'job')}" if accepted == total > 1 else f"{accepted:,} of {counted(total, 'job')}"
-    sentences = [
-        f"Campaign {name} has finished{f' round {round}' if round > 1 else ''}: {of_all} {_were(accepted)} accepted"
-    ]
+    sentences = [f"{group_finish(name, round)}: {of_all} {_were(accepted)} accepted"]
     if failed:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in failures)
         only = len(failures) == 1 and failures[0][1] == failed

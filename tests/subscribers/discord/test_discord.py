@@ -33,7 +33,6 @@ def test_embed_has_the_sentence_link_advice_metadata_place_and_ids() -> None:
         ("Whose turn", "the owner of the sending account"),
         ("Sending again", "safe once this is fixed, because nothing was done"),
         ("Deal", "Example Ltd"),
-        ("Channel", "LinkedIn"),
     ]
     assert shown["footer"]["text"] == (
         "Job 3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70 · Time 2026-05-20 10:00:08 UTC · Event evt_1"

@@ -175,7 +175,7 @@ def test_group_is_one_message_with_counts_and_failures_in_its_thread() -> None:
         "LinkedIn job (job job-4) failed",
         "LinkedIn job (job job-5) failed",
         "LinkedIn job (job job-6) failed",
-        "LinkedIn job (job job-7) has not ended by its deadline: the relay goes on polling, less often",
+        "LinkedIn job (job job-7) has not ended by its deadline. The relay goes on checking, less often",
     ]
     delivered(channel, finished())
     (head,) = channel.posts()

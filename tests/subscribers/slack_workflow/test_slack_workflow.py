@@ -32,7 +32,7 @@ def test_failed_job_sets_these_variables() -> None:
             "Next step: Reconnect it\nWhose turn: the owner of the sending account\n"
             "Sending again: safe once this is fixed, because nothing was done"
         ),
-        "details": "Deal: 42\nChannel: LinkedIn",
+        "details": "Deal: 42",
         "type": "ai.revor.job.failed",
         "status": "failed",
         "job_id": "3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",

@@ -38,3 +38,16 @@ def test_upstream_is_named_by_its_title(source: str) -> None:
     assert relay_sentence("relay.source.down", data, context) == "Revor does not answer"
     data["hint"] = {"meaning": "Revor gave no answer in time"}
     assert relay_sentence("relay.source.down", data, context) == "Revor does not answer: Revor gave no answer in time"
+
+
+@pytest.mark.parametrize(
+    ("meaning", "sentence"),
+    [
+        ("Revor refuses the API key", "Revor refuses the API key"),
+        ("The Revor API key has expired", "Revor refuses the API key: it has expired"),
+        ("Revor does not know this API key", "Revor refuses the API key: Revor does not know this API key"),
+    ],
+)
+def test_refused_key_is_named_once(meaning: str, sentence: str) -> None:
+    data = {"source": "revor", "account": "default", "hint": {"meaning": meaning}}
+    assert relay_sentence("relay.source.unauthorized", data, RenderContext(titles={"revor": "Revor"})) == sentence

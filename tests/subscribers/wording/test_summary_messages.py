@@ -75,3 +75,27 @@ def text_of(event: Event) -> str:
             *(one["text"] for foot in footers for one in foot["elements"]),
         ]
     )
+
+
+def test_heading_and_sentence_say_nothing_twice() -> None:
+    payload = orjson.loads(registry.kind_named("slack").render(group_made(), SLACK, CONTEXT).body)
+    header, section, *_ = payload["blocks"]
+    assert header["text"]["text"] == "Campaign q4-launch has finished"
+    assert section["text"]["text"].startswith("182 of 200 jobs were accepted. 6 failed")
+    assert payload["text"].startswith("Campaign q4-launch has finished: 182 of 200 jobs were accepted")
+
+
+@pytest.mark.parametrize(
+    ("code", "step", "turn"),
+    [
+        ("http_503", "Fix the receiver, then", "whoever runs the receiver"),
+        ("503 Service Unavailable", "Fix the receiver, then", "whoever runs the receiver"),
+        ("http_401", "Correct the settings, then", "an administrator"),
+        ("401 Unauthorized", "Correct the settings, then", "an administrator"),
+        ("credential", "Correct the settings, then", "an administrator"),
+    ],
+)
+def test_next_step_about_a_receiver_is_for_the_person_whose_turn_it_is(code: str, step: str, turn: str) -> None:
+    shown = text_of(incident_made(**SINK | {"code": code}))
+    assert f"Next step\n{step}" in shown
+    assert f"Whose turn\n{turn}" in shown
