@@ -18,15 +18,6 @@ GAP = 0.2
 """The space between bars, as a part of a bar's width."""
 
 
-def spark(points: Sequence[Point], label: str, width: int = 160, height: int = 36) -> Markup:
-    """A line without axes. `label`: its text for screen readers."""
-    known = _known(points)
-    drawn = _line(known, _span(known), max((value for _, value in known), default=0.0), width, height)
-    return Markup('<svg class="spark" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        width, height, label, drawn
-    )
-
-
 def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str = "", kind: str = "line") -> Markup:
     """Series over time on one scale, as lines, or as bars (`kind="bars"`) with later series before earlier ones. Each
     has a name; all share their times, which are evenly apart. Series without a value are left out; without any,
@@ -36,11 +27,8 @@ def chart(series: Sequence[tuple[str, Sequence[Point]]], label: str, unit: str =
         return Markup()
     times = sorted({time for _, points in drawn for time, _ in points})
     top = nice(max(value for _, points in drawn for _, value in points))
-    bars = kind == "bars"
-    lines = Markup().join(
-        _bars(points, times, top, index) if bars else _line(points, (times[0], times[-1]), top, WIDTH, HEIGHT, index)
-        for index, (_, points) in enumerate(drawn)
-    )
+    draw = _bars if kind == "bars" else _line
+    lines = Markup().join(draw(points, times, top, index) for index, (_, points) in enumerate(drawn))
     legend = Markup().join(
         Markup('<span class="key-{}">{}</span>').format(index, name) for index, (name, _) in enumerate(drawn)
     )
@@ -76,10 +64,6 @@ def nice(value: float) -> float:
 
 def _known(points: Sequence[Point]) -> list[tuple[float, float]]:
     return [(time, max(value, 0.0)) for time, value in points if value is not None]
-
-
-def _span(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return (points[0][0], points[-1][0]) if points else (0.0, 0.0)
 
 
 def _amount(value: float, unit: str) -> str:
@@ -119,24 +103,14 @@ def _bars(points: Sequence[tuple[float, float]], times: Sequence[float], top: fl
     )
 
 
-def _line(
-    points: Sequence[tuple[float, float]],
-    span: tuple[float, float],
-    top: float,
-    width: int,
-    height: int,
-    index: int = 0,
-) -> Markup:
-    """`top`: the value at the upper edge."""
-    if not points:
-        return Markup()
-    across = max(span[1] - span[0], 1e-9)
+def _line(points: Sequence[tuple[float, float]], times: Sequence[float], top: float, index: int) -> Markup:
+    across = max(times[-1] - times[0], 1e-9)
     at = [
-        f"{(time - span[0]) / across * width:.1f},{height - 1 - value / (top or 1.0) * (height - 2):.1f}"
+        f"{(time - times[0]) / across * WIDTH:.1f},{HEIGHT - 1 - value / top * (HEIGHT - 2):.1f}"
         for time, value in points
     ]
     if len(at) == 1:
-        at.append(f"{width},{at[0].partition(',')[2]}")
+        at.append(f"{WIDTH},{at[0].partition(',')[2]}")
     return Markup('<polyline class="line-{}" points="{}"/>').format(index, " ".join(at))
 
 

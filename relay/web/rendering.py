@@ -37,7 +37,7 @@ class Pages:
 
     t(key, …)        a text of the catalogue
     asset(name)      the path of a file of static/, which changes with the file
-    chart, spark, stack  see `charts.py`
+    chart, stack     see `charts.py`
     m                the macros of macros.html
     filters: when (a time), lasting (how long ago), duration, count, json, link (only for http and https), query,
     inert (bytes from outside), short (a long id)
@@ -56,7 +56,6 @@ class Pages:
         self.environment.globals |= {
             "t": self.texts,
             "asset": asset,
-            "spark": charts.spark,
             "chart": charts.chart,
             "stack": charts.stack,
         }

@@ -3,7 +3,7 @@
 import lxml.html
 import pytest
 
-from relay.web.charts import HEIGHT, WIDTH, chart, nice, spark, stack
+from relay.web.charts import HEIGHT, WIDTH, chart, nice, stack
 
 NOW = 1_779_271_200.0
 EVIL = "<script>alert(1)</script>\"'"
@@ -54,15 +54,10 @@ def test_bars_stand_on_zero_within_their_frame():
 @pytest.mark.parametrize("points", [[], hours(None, None)])
 def test_nothing_is_drawn_of_nothing(points):
     assert chart([("Jobs", points)], "Jobs") == ""
-    assert "polyline" not in spark(points, "Jobs")
 
 
 @pytest.mark.parametrize("kind", ["line", "bars"])
 def test_one_point_and_hostile_names_are_drawn(kind):
-    html = (
-        chart([(EVIL, hours(3)), (EVIL, hours(0))], EVIL, EVIL, kind)
-        + spark(hours(2), EVIL)
-        + stack([("own", 0)], EVIL)
-    )
+    html = chart([(EVIL, hours(3)), (EVIL, hours(0))], EVIL, EVIL, kind) + stack([("own", 0)], EVIL)
     assert "<script" not in html
     assert "nan" not in html
