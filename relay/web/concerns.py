@@ -366,12 +366,17 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
         if one["kind"] == "jobs":
             yield _of_incident(seen, one)
         else:
+            sink = next((known for known in seen.subscriptions if known["id"] == one["subscription"]), None)
+            state = "paused" if sink is not None and sink["state"] == "paused" else "tried"
             yield Concern(
                 level="bad",
-                key="incident",
-                values={"what": one["what"]},
+                key="incident" if sink is None else "failing",
+                values={"what": one["what"]}
+                if sink is None
+                else {"sink": subscription_name(sink), "trouble": trouble_words(one["code"])},
                 turn=turn_of_incident(one),
-                why=one["fix"],
+                holds=() if sink is None else _waiting(seen, sink["id"]),
+                why=one["fix"] if sink is None else english()(f"overview.why_{state}"),
                 since=one["opened_at"],
                 acts=(Act(key="incident", path=f"/ui/incidents/{one['id']}"),),
                 command=f"relay incidents show {one['id']}",

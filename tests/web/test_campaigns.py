@@ -127,9 +127,9 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     path = str(page.soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
     assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
-    assert page.soup.texts("//section//h2") == ["Reconnect it"]
+    assert page.soup.texts("//section//h2") == ["Reconnect the account Ada Lovelace"]
     assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account"]
-    assert page.soup.texts("//dd")[0] == "Yes, once the cause is gone: none of them was carried out."
+    assert page.soup.texts("//dd")[1] == "Yes, once the cause is gone: none of them was carried out."
     assert [one["Person"] for one in page.soup.rows()] == ["deal 42", "deal 42"]
     assert "code 1" not in page.soup.text
     assert [one["Send again?"] for one in (await browser.get(f"{path}?repeat=safe")).soup.rows()] == ["Yes"]
@@ -137,7 +137,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     assert csv.html.splitlines()[1].startswith("other 1,")
 
 
-async def test_an_incident_of_a_sink_names_the_subscription_and_sends_again_what_was_given_up(browser, world):
+async def test_an_incident_of_a_sink_says_what_waits_and_what_is_for_after_the_fix(browser, world):
     sink = await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "description": "Data warehouse"})
     id = sink.json()["id"]
     await world.poll(await world.job("a"), "running")
@@ -148,15 +148,33 @@ async def test_an_incident_of_a_sink_names_the_subscription_and_sends_again_what
     )
     await world.store.deliveries.record(ended)
     (row,) = (await browser.get("/ui/incidents")).soup.rows()
-    assert row["What happened"].startswith("Open Data warehouse does not take its events:")
+    assert row["What happened"] == "Open The Data warehouse receiver is gone (410)"
     assert row["Whose turn"] == "whoever runs the receiver"
     path = str((await browser.get("/ui/incidents")).soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
     links = page.soup.links()
-    assert links["Open the subscription"] == f"/ui/subscriptions/{id}"
-    assert links["Send what was given up again"] == f"/ui/deliveries/retry?state=dead&subscription={id}"
+    assert page.soup.texts("//section/h2") == [
+        "The Data warehouse receiver is gone (410), so the relay switched it off"
+    ]
+    assert links["Show the subscription"] == f"/ui/subscriptions/{id}"
+    assert links["Send 1 again"] == f"/ui/deliveries/retry?state=dead&subscription={id}"
+    assert page.soup.texts("//span[@class='then']/following-sibling::*") == ["Resume", "Send 1 again"]
+    assert page.soup.all("//div[@class='actions']//*[(self::a or self::button) and not(@class='secondary')]") == []
     main = page.soup.texts("//div[@id='live']")[0]
-    assert ("relay " in main, "http_410" in main, main.count("Data warehouse")) == (False, False, 1)
+    assert ("relay subscriptions" in main, "http_410" in main, main.count("Data warehouse")) == (False, False, 1)
+
+
+async def test_without_an_incident_the_page_shows_what_else_needs_someone(browser, world):
+    empty = (await browser.get("/ui/incidents")).soup
+    assert "No incident." in empty.text
+    sink = await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "description": "Data warehouse"})
+    await world.store.subscriptions.set_sink_health(
+        sink.json()["id"], failing_since=world.now, failing_reason="http_503", paused_until=None
+    )
+    page = (await browser.get("/ui/incidents")).soup
+    assert page.texts("//section/h2") == ["No incident is open. One thing needs someone."]
+    assert page.texts("//section//h3") == ["The Data warehouse receiver has errors (503)"]
+    assert (await browser.get("/ui/incidents?state=closed")).soup.texts("//section//h3") == []
 
 
 async def test_open_jobs_of_the_incidents_account_are_polled_again_once_asked(browser, open_as, world, monkeypatch):
@@ -173,7 +191,7 @@ async def test_open_jobs_of_the_incidents_account_are_polled_again_once_asked(br
     assert done.said == "4 jobs are polled again now."
     assert len(set(world.tracking.refreshed)) == 4
     reader = await open_as(token="rl_read")
-    assert "Poll its open jobs again" not in (await reader.get(path)).html
+    assert "Check its open jobs again" not in (await reader.get(path)).html
     assert (await reader.post(f"{path}/refresh")).status == 403
 
 

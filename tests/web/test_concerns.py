@@ -264,7 +264,7 @@ def test_lists_that_the_caller_may_not_read_are_empty() -> None:
 @pytest.mark.parametrize(
     ("reason", "sentence", "why"),
     [
-        ("http_500", "The Data warehouse receiver has errors (500)", "Check its log."),
+        ("http_500", "The Data warehouse receiver has errors (500)", "Fix it: its log says what is wrong."),
         (
             "http_403",
             "The Data warehouse receiver rejects the relay's signature or credential (403)",

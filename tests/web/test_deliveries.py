@@ -92,7 +92,7 @@ async def test_a_delivery_is_told_with_its_attempts(world, browser):
     page = await browser.get(f"/ui/deliveries/{id}")
     told = facts(page.soup)
     assert "Given up after one attempt." in page.soup.texts("//p[@class='lead']")[0]
-    assert told["Likely cause"] == "the receiver fails. Check its log."
+    assert told["Likely cause"] == "the receiver fails. Fix it: its log says what is wrong."
     assert told["What next"].startswith("Nothing, unless you send it again.")
     (row,) = page.soup.rows()
     assert (row["DNS"], row["Connect"], row["TLS"], row["Wait"], row["Rest"], row["Total"]) == (

@@ -34,7 +34,7 @@ LIKELY_CAUSES = {
     "413": "the event is too large for the receiver, or for a proxy in front of it.",
     "429": "the receiver limits the rate. The relay waits for as long as it asks.",
     "4xx": "the receiver refuses the request. Check its answer and its log.",
-    "5xx": "the receiver fails. Check its log.",
+    "5xx": "the receiver fails. Fix it: its log says what is wrong.",
 }
 BROKER_CAUSES = {
     "connect": "the broker takes no connections. Check that it runs, and the host and port of the receiver.",

@@ -4,30 +4,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from relay.core.events.sentences import subscription_to
 from relay.core.turns import turn_of_incident
+from relay.web.api_client import together
+from relay.web.concerns import Concern, concerns, reads, seen_in
+from relay.web.delivery_words import subscription_name, trouble_words
 from relay.web.job_history import document_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, columns, equivalent, list_page, page
-from relay.web.pages.accounts import websites
+from relay.web.pages.cards import buttons_of, cards_of, concerns_for
 from relay.web.pages.deliveries import subscriptions
 from relay.web.pages.groups import path_of
 from relay.web.pages.jobs import MAX_BULK
 from relay.web.senders import anchor_of
 from relay.web.texts import english
 from subscribers.wording.jobs import about_of
-from subscribers.wording.text import name
 
 COLUMNS = columns("id what state source account code failed fix opened_at closed_at")
 JOB_COLUMNS = columns("id status channel group repeat meaning=problem.meaning metadata closed_at")
 MAX_REFRESHED = 500
 """Maximum open jobs that are polled again at once."""
+LISTS = {"sink": ("dead", "uncertain", "pending"), "creates": ("sources", "intents"), "jobs": ("sources",)}
+"""The lists that say of an incident of each kind what is to be done, see `concerns.reads`."""
 
 Answer = Mapping[str, Any]
 
 
 @page("GET /ui/incidents", live=True)
 async def incidents(page_request: PageRequest) -> Content:
-    """The incidents, newest first."""
+    """The incidents, newest first, and what needs someone without being one."""
     made = await list_page(
         page_request,
         "/v1/incidents",
@@ -42,13 +45,52 @@ async def incidents(page_request: PageRequest) -> Content:
         {"incident": one, "what": _sentence(one, known.get(one["subscription"])), "turn": turn_of_incident(one)}
         for one in made.values["items"]
     ]
-    return replace(made, values={**made.values, "rows": rows})
+    others: Sequence[Concern] = ()
+    if not page_request.asked("source", "account", "cursor") and page_request.query.get("state") != "closed":
+        others = [one for one in await concerns_for(page_request) if one.incident is None]
+    return replace(
+        made,
+        values={
+            **made.values,
+            "rows": rows,
+            "any_open": any(one["incident"]["state"] == "open" for one in rows),
+            "others": cards_of(page_request, others),
+        },
+    )
 
 
 def _sentence(incident: Answer, subscription: Answer | None) -> str:
-    """What happened, with the subscription's own name in place of its host."""
-    by_host = subscription_to(incident["sink"] or "", f"{incident['subscription']}")
-    return str(incident["what"]).replace(by_host, name((subscription or {}).get("description")) or by_host)
+    """What happened."""
+    if incident["kind"] != "sink":
+        return str(incident["what"])
+    shown = {"sink": incident["sink"], "subscription_id": incident["subscription"]}
+    called = subscription_name(subscription, shown)
+    return english()("overview.do_failing", sink=called, trouble=trouble_words(incident["code"]))
+
+
+async def _concern(page_request: PageRequest, incident: Answer, subscription: Answer | None) -> Concern | None:
+    """What is to be done about an open incident."""
+    wanted, kind = reads(page_request.now), incident["kind"]
+    only = {"subscription": incident["subscription"]} if kind == "sink" else {}
+    names = LISTS.get(kind, ())
+    answers = await together(
+        *(page_request.api.allowed(wanted[name].path, query={**wanted[name].query, **only}) for name in names)
+    )
+    seen = seen_in(
+        {},
+        {
+            **dict(zip(names, answers, strict=True)),
+            "incidents": {"items": [incident]},
+            "subscriptions": {"items": [] if subscription is None else [subscription]},
+        },
+    )
+    found = concerns(seen, page_request.now, page_request.context.settings.search_keys)
+    one = next((one for one in found if one.incident == incident["id"]), None)
+    if one is None:
+        return None
+    here = f"/ui/incidents/{incident['id']}"
+    why = None if kind == "jobs" else one.why  # the title says it
+    return replace(one, why=why, acts=[act for act in one.acts if act.path != here])
 
 
 @page("GET /ui/incidents/{id}", live=True)
@@ -64,14 +106,15 @@ async def incident(page_request: PageRequest) -> Content:
         failed = await page_request.api.get("/v1/incidents/{}/jobs", page_request.id(), query=query)
         jobs, next_cursor = failed["items"], failed["next_cursor"]
         export = Export(path="/v1/incidents/{}/jobs", segments=(page_request.id(),), query=asked, columns=JOB_COLUMNS)
+    one = await _concern(page_request, found, subscription) if found["state"] == "open" else None
     return Content(
         template="incident.html",
         title=english()("incidents.one"),
         values={
             "incident": found,
             "what": _sentence(found, subscription),
-            "turn": turn_of_incident(found),
-            "website": (await websites(page_request)).get(found["source"]),
+            "card": one,
+            "buttons": [] if one is None else buttons_of(page_request, one),
             "anchor": anchor_of({**found, "id": found["connect_account_id"]}),
             "subscription": subscription,
             "effects_differ": bool(asked) or any(job["repeat"] != found["repeat"] for job in jobs or ()),
