@@ -15,7 +15,8 @@ MAX_HOSTS = 4096
 MAX_LOOKED_UP = 32
 """Hosts of one call that are looked up. Others of a large batch count as found."""
 MAX_AT_ONCE = 4
-"""Look-ups at the same time: deliveries use the same threads."""
+"""Look-ups at the same time, also those that no call waits for any more: deliveries use the same threads, and a thread
+waits for a dead name server for half a minute."""
 
 
 class HostCheck:
@@ -26,6 +27,8 @@ class HostCheck:
         self._clock = clock
         self._known: dict[str, tuple[float, str | None]] = {}
         self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+        self._left: set[asyncio.Future[object]] = set()
+        """Look-ups that took longer than the call that began them."""
 
     async def unresolved(self, hosts: Iterable[str]) -> dict[str, str]:
         """Why hosts do not resolve. Those that do, and those of which nothing is known, are not in it."""
@@ -33,7 +36,7 @@ class HostCheck:
             return {}
         now, different = self._clock(), dict.fromkeys(hosts)
         unknown = [host for host in different if not self._is_known(host, now)][:MAX_LOOKED_UP]
-        if unknown:
+        if unknown and len(self._left) < MAX_AT_ONCE:  # else none would have its turn
             await self._look_up(self._resolver, unknown, now + KEPT_SECONDS)
         found = {host: self._known.get(host, (now, None))[1] for host in different}
         while len(self._known) > MAX_HOSTS:
@@ -56,9 +59,21 @@ class HostCheck:
                 task.cancel()
 
     async def _reason(self, resolver: AbstractResolver, host: str) -> str | None:
-        async with self._turns:
-            try:
-                await resolver.resolve(host)
-            except (OSError, UnicodeError) as error:
-                return getattr(error, "strerror", None) or "no reason given"
+        await self._turns.acquire()
+        looked_up: asyncio.Future[object] = asyncio.ensure_future(resolver.resolve(host))
+        looked_up.add_done_callback(self._ended)
+        try:
+            await asyncio.shield(looked_up)
+        except (OSError, UnicodeError) as error:
+            return getattr(error, "strerror", None) or "no reason given"
+        except asyncio.CancelledError:
+            if not looked_up.done():
+                self._left.add(looked_up)
+            raise
         return None
+
+    def _ended(self, looked_up: asyncio.Future[object]) -> None:
+        self._turns.release()
+        self._left.discard(looked_up)
+        if not looked_up.cancelled():
+            looked_up.exception()  # a call that has ended does not ask for it

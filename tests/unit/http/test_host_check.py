@@ -80,3 +80,39 @@ async def test_second_call_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(asyncio, "create_task", refuse)
     assert await check.unresolved(hosts) == first
     assert len(names.asked) == asked
+
+
+async def test_slow_names_take_few_threads_however_many_calls_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 0.02)
+    names, calls = SlowNames(), 3
+    check = HostCheck(names, lambda: 1000.0)
+    hosts = [[f"slow{call}-{number}" for number in range(MAX_AT_ONCE)] for call in range(calls)]
+    assert await asyncio.gather(*map(check.unresolved, hosts)) == [{}] * calls
+    assert await check.unresolved(["slow"]) == {}
+    assert names.most == MAX_AT_ONCE, "a thread goes on after the call that began its look-up"
+    monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 5.0)
+    names.answer.set()
+    async with asyncio.timeout(5):
+        while not (found := await check.unresolved(["bad"])):
+            await asyncio.sleep(0)
+    assert found == {"bad": "Name or service not known"}, "the turns are free again"
+
+
+class SlowNames(AbstractResolver):
+    """Answers when it is told to. Like a thread, a look-up goes on when nothing waits for it."""
+
+    def __init__(self) -> None:
+        self.answer = asyncio.Event()
+        self.running = self.most = 0
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
+        return await asyncio.shield(asyncio.ensure_future(self._look_up()))
+
+    async def _look_up(self) -> list[ResolveResult]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await self.answer.wait()
+        self.running -= 1
+        raise UNKNOWN
+
+    async def close(self) -> None: ...
