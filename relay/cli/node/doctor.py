@@ -370,9 +370,11 @@ def _setting_lines(settings: Settings) -> Iterator[str]:
 
 def _without_people(detail: str, subscriptions: Sequence[Mapping[str, Any]]) -> str:
     """A sentence without names of sending accounts, and with the hosts of sinks only: a chat's path is its secret."""
+    from relay.cli.node.support import host_of_sink
+
     detail = _NAMED.sub("some cannot send", detail)
-    for sink in {str(one["sink"]) for one in subscriptions if one.get("sink")}:
-        if sink in detail and "://" in sink:
-            scheme, _, rest = sink.partition("://")
-            detail = detail.replace(sink, f"{scheme}://{rest.partition('/')[0]}/…")
+    sinks = {str(one["sink"]) for one in subscriptions if one.get("sink")}
+    for sink in sorted(sinks, key=len, reverse=True):  # one sink may begin with another
+        if "://" in sink:
+            detail = detail.replace(sink, host_of_sink(sink))
     return detail

@@ -295,7 +295,7 @@ def _subscription(subscription: Document) -> Iterator[str]:
     settings = subscription.get("protocolsettings") or {}
     yield f"SUBSCRIPTION {subscription['id']}"
     how = settings.get("method") or subscription.get("protocol", "HTTP")
-    yield f"sink: {_host(subscription['sink'])}, {how}, {config['kind']}"
+    yield f"sink: {host_of_sink(subscription['sink'])}, {how}, {config['kind']}"
     yield _facts(subscription, "state", "state_since", "state_reason", "created_at", "source")
     yield from filter(None, [_facts(subscription, "failing_since", "failing_reason", "paused_until", "next_probe_at")])
     yield f"types: {', '.join(subscription.get('types') or ['all of jobs'])}"
@@ -306,7 +306,8 @@ def _subscription(subscription: Document) -> Iterator[str]:
     yield ""
 
 
-def _host(sink: str | None) -> str:
+def host_of_sink(sink: str | None) -> str:
+    """The URL of a sink without its credentials, path and query."""
     if sink is None:
         return "none"
     parts = urlsplit(sink)

@@ -42,11 +42,16 @@ WAITING = {"count": 7, "oldest_at": "2026-05-20T10:00:00.000Z"}
 
 
 def relay(
-    stub: Stub, *, ready: Mapping[str, Any] = READY, sink: Mapping[str, Any] | None = None, waiting: Any = ()
+    stub: Stub,
+    *,
+    ready: Mapping[str, Any] = READY,
+    sink: Mapping[str, Any] | None = None,
+    sinks: Any = None,
+    waiting: Any = (),
 ) -> None:
     stub.says("GET /livez", {"status": "ok"})
     stub.says("GET /readyz", ready, status=200 if ready["status"] == "ok" else 503)
-    stub.says("GET /v1/subscriptions", {"items": [{**SINK, **(sink or {})}], "next_cursor": None})
+    stub.says("GET /v1/subscriptions", {"items": sinks or [{**SINK, **(sink or {})}], "next_cursor": None})
     for items in (waiting, ()):
         stub.says("GET /v1/deliveries", {"items": list(items), "truncated": False})
     stub.says("GET /v1/sources", {"items": [], "next_cursor": None})
@@ -216,6 +221,27 @@ def test_bundle_says_what_is_inside_and_names_no_secret(
     capsys.readouterr()
     assert run(["doctor", "--bundle", "-"]) == 0
     assert capsys.readouterr().out.startswith("revor-relay, support bundle")
+
+
+@pytest.mark.parametrize(
+    "sinks",
+    [
+        ["https://one.example/hooks/T0", "https://one.example/hooks/T0/SECRETPATH"],
+        ["https://one.example/hooks/T0/SECRETPATH", "https://one.example/hooks/T0"],
+        ["https://one.example?SECRETPATH"],
+        ["https://one.example#SECRETPATH"],
+        ["https://SECRETPATH:SECRETPATH@one.example/hooks"],
+    ],
+)
+def test_bundle_has_of_a_sink_its_host_only(
+    stub: Stub, upstream: dict[str, str], capsys: pytest.CaptureFixture[str], sinks: list[str]
+) -> None:
+    failing = {"failing_since": "2026-05-20T10:00:00.000Z", "failing_reason": "http_503"}
+    relay(stub, sinks=[{**SINK, **failing, "id": f"sub_{number}", "sink": sink} for number, sink in enumerate(sinks)])
+    run(["doctor", "--bundle", "-"])
+    text = capsys.readouterr().out
+    assert text.count("https://one.example/… fails") == len(sinks)
+    assert "SECRETPATH" not in text
 
 
 def test_bundle_is_not_written_over_a_file_without_asking(
