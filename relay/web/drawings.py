@@ -25,6 +25,8 @@ _SLACK_COLOURS = {"good": "#2eb886", "warning": "#daa038", "danger": "#a30200"}
 _HTML_FIELDS = frozenset({"hs_note_body", "hs_task_body", "content", "note"})
 """Fields of CRMs that hold HTML."""
 _MAX_DATA = 20_000
+_MAX_HTML = 5_000
+"""Characters of a note that are drawn. Python's parser takes a time that grows with the square of a hostile one."""
 _NOTHING = Markup("")
 
 
@@ -122,7 +124,7 @@ def _slack_buttons(given: object) -> list[Inside]:
 
 
 _SLACK_MARKS = re.compile(
-    r"<(?P<url>https?://[^|>\s]+)(?:\|(?P<title>[^>]*))?>"
+    r"<(?P<url>https?://[^<|>\s]{1,3000})(?:\|(?P<title>[^<>]*))?>"
     r"|(?<!\u2060)`(?P<code>[^`\n]+)(?<!\u2060)`"
     r"|(?<![\w\u2060*])\*(?=\S)(?P<b>[^*\n]+)(?<![\s\u2060])\*(?![\w\u2060*])"
     r"|(?<![\w\u2060_])_(?=\S)(?P<i>[^_\n]+)(?<![\s\u2060])_(?![\w\u2060_])"
@@ -139,7 +141,7 @@ def slack_text(text: str) -> Markup:
 
 _MARKDOWN = re.compile(
     r"\\(?P<literal>[^0-9A-Za-z\s])"
-    r"|\[(?P<title>(?:\\.|[^\]\\])*)\]\((?P<url>https?://[^)\s]+)\)"
+    r"|\[(?P<title>(?:\\.|[^\[\]\\])*)\]\((?P<url>https?://[^)\s]{1,3000})\)"
     r"|\*\*(?P<b>(?:\\.|[^*\\])+)\*\*"
     r"|(?<![\w*])\*(?P<i>(?:\\.|[^*\\\s])(?:\\.|[^*\\])*)\*(?!\w)"
     r"|`(?P<code>[^`\n]+)`"
@@ -318,8 +320,11 @@ class _Reader(HTMLParser):
 def html_text(text: str) -> Markup:
     """HTML of a CRM's note: its text, bold, italics, lists and links. All else is left out."""
     reader = _Reader()
-    reader.feed(text)
-    reader.close()
+    try:
+        reader.feed(text[:_MAX_HTML])
+        reader.close()
+    except AssertionError:  # of the parser, for a declaration that it cannot read
+        return _lines(escape(text[:_MAX_HTML]))
     for tag in list(reversed(reader.open)):
         reader.handle_endtag(tag)
     return Markup().join(reader.parts)

@@ -1,9 +1,12 @@
 """Requests drawn as their receivers show them: the right marks, and no text of a stranger that is more than text."""
 
 import re
+import time
+from collections.abc import Callable
 
 import lxml.html
 import pytest
+from markupsafe import Markup
 
 from relay.core.jsontext import dumps
 from relay.web.drawings import drawing, html_text, markdown_text, slack_text
@@ -163,3 +166,14 @@ def test_bodies_of_wrong_shapes_are_no_failure(look):
         drawing(look, dumps(dict.fromkeys(names, value)).decode())
         drawing(look, dumps({"attachments": [{"content": dict.fromkeys(names, value)}]}).decode())
         drawing(look, dumps({"embeds": [dict.fromkeys(("title", "fields", "footer", "url", "color"), value)]}).decode())
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[a", "[a](http://", "[\\]", "\\[", "<http://a|", "<http://a", "<a href=", "**a", "<![", "`"]
+)
+@pytest.mark.parametrize("drawn", [slack_text, markdown_text, html_text])
+def test_no_text_holds_the_page_up(drawn: Callable[[str], Markup], text: str) -> None:
+    """Texts of templates are those of users. Each took a minute, or raised."""
+    began = time.process_time()
+    assert drawn(text * (10_000 // len(text)))
+    assert time.process_time() - began < 5
