@@ -91,11 +91,11 @@ async def test_slow_names_take_few_threads_however_many_calls_name_them(monkeypa
     assert await check.unresolved(["slow"]) == {}
     assert names.most == MAX_AT_ONCE, "a thread goes on after the call that began its look-up"
     monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 5.0)
+    monkeypatch.setattr(host_check, "MAX_WAIT_SECONDS", 5.0)
     names.answer.set()
-    async with asyncio.timeout(5):
-        while not (found := await check.unresolved(["bad"])):
-            await asyncio.sleep(0)
-    assert found == {"bad": "Name or service not known"}, "the turns are free again"
+    for _ in range(10):  # the look-ups end, and give their turns back
+        await asyncio.sleep(0)
+    assert await check.unresolved(["bad"]) == {"bad": "Name or service not known"}
 
 
 class SlowNames(AbstractResolver):
