@@ -219,7 +219,7 @@ class Web:
             values = self._values(self._page_request(plain, visitor, None), content, None)
         html = self._shared.pages.page(
             content.template,
-            {**values, "error": error, "filtered": request.method == "GET" and bool(request.url.query)},
+            {**values, "error": error, "filtered": request.method == "GET" and bool(request.scope["query_string"])},
         )
         return _html(html, error.status, error.headers)
 
