@@ -403,7 +403,7 @@ def _of_incident(seen: Seen, incident: Item) -> Concern:
         reach=_reach(incident)
         if (spent := "credit" in (incident["code"] or ""))
         else _reach(incident, sender=incident["connect_account_id"], code=incident["code"]),
-        state="credits" if spent else "account" if opens == "reconnect" else None,
+        state="credits" if spent else "account" if opens == "reconnect" and incident["connect_account_id"] else None,
     )
 
 

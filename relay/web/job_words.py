@@ -1,17 +1,21 @@
 """A job as one line of a list: whom it is for, from where it is sent, and what became of it in words. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from relay.clock import from_rfc3339
 from relay.core.events.sentences import titled
+from relay.web.concerns import Concern
 from relay.web.job_history import document_of, state_of, tone
 from relay.web.texts import english
 from subscribers.wording.jobs import about_of, activity
 
 Answer = Mapping[str, Any]
 texts = english()
+_SHORT = re.compile("credit|reconnect")
+"""Errors that have a name of two words on every page, by a part of their code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +37,13 @@ class Line:
     sender: str
 
 
-def line_of(job: Answer, now: float, *, search_keys: Sequence[str], upstream: str, trouble: str | None = None) -> Line:
-    """The line of a job. `upstream`: the title of its source; `trouble`: the state of its account, if it is one of
-    SILENT."""
+def line_of(
+    job: Answer, now: float, *, search_keys: Sequence[str], upstream: str, concerns: Sequence[Concern] = ()
+) -> Line:
+    """The line of a job. `upstream`: the title of its source; `concerns`: what needs someone."""
     state = state_of(job, now)
     about = about_of(document_of(job), search_keys)
-    outcome, at = _outcome(job, state, now, upstream, trouble)
+    outcome, at = _outcome(job, state, now, upstream, troubles(job, concerns))
     return Line(
         job=job,
         state=state,
@@ -51,16 +56,38 @@ def line_of(job: Answer, now: float, *, search_keys: Sequence[str], upstream: st
     )
 
 
-def _outcome(job: Answer, state: str, now: float, upstream: str, trouble: str | None) -> tuple[str, str | None]:
-    """The words, and the time that follows them."""
+def troubles(job: Answer, concerns: Sequence[Concern]) -> list[Concern]:
+    """The concerns that hold an open job up; the worst first."""
+    place = (job["source"], job["account"])
+    return [
+        one
+        for one in concerns
+        if job["open"]
+        and one.word is not None
+        and place in one.reach.accounts
+        and one.reach.sender in (None, job["connect_account_id"])
+    ]
+
+
+def _outcome(job: Answer, state: str, now: float, upstream: str, concerns: Sequence[Concern]) -> tuple[str, str | None]:
+    """The words, with the cause first, and the time that follows them."""
     values = {"upstream": upstream, "channel": titled(job["channel"] or "") or upstream, "status": job["status"] or ""}
-    if trouble is not None and job["open"] and is_due(job, now):
-        return texts(f"jobs.out_{trouble}", **values), None
+    started = state in ("running", "retrying")
+    for one in concerns:
+        word = f"{one.word}"
+        word = word[:1].upper() + word[1:]
+        if one.reach.sender is None and one.state != "credits":
+            return texts("jobs.out_unseen" if started else "jobs.out_unpolled_for", word=word), None
+        if not started:  # what runs has passed its start
+            ahead = job["scheduled_at"] is not None and from_rfc3339(job["scheduled_at"]) > now
+            return texts("jobs.out_would_fail", word=word), job["scheduled_at"] if ahead else None
     if job["problem"] is not None and state in ("failed", "cancelled", "retrying"):
+        at = job["next_attempt_at"] if state == "retrying" else None
+        if (known := _SHORT.search(job["problem"]["code"])) is not None:
+            return texts(f"jobs.out_of_{known[0]}"), at
         meaning = str(job["problem"]["meaning"] or job["problem"]["message"]).rstrip(". ")
         meaning = meaning.removeprefix("The ").removeprefix(f"{titled(job['channel'] or '')} ")  # another column has it
-        meaning = meaning[:1].upper() + meaning[1:]
-        return meaning, job["next_attempt_at"] if state == "retrying" else None
+        return meaning[:1].upper() + meaning[1:], at
     if job["open"] and job["last_error"] is not None:
         return texts("jobs.out_poll_failed", **values), None
     if state == "succeeded" and job["result_status"] == "skipped":
@@ -69,8 +96,3 @@ def _outcome(job: Answer, state: str, now: float, upstream: str, trouble: str | 
         if state == of_state and job[name] is not None and (state == "running" or from_rfc3339(job[name]) > now):
             return texts(f"jobs.out_{state}_at", **values), job[name]
     return texts(f"jobs.out_{state}", **values), None
-
-
-def is_due(job: Answer, now: float) -> bool:
-    """True if the time of its next poll has passed, or none is planned."""
-    return job["next_poll_at"] is None or from_rfc3339(job["next_poll_at"]) <= now

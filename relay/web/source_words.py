@@ -44,8 +44,14 @@ def level_of(source: Source) -> str:
     return "bad" if source["state"] != "ok" else "warn"
 
 
+def urgency(source: Source) -> tuple[int, str]:
+    """Sorts sources: those that do not work come first, then those that need someone."""
+    return ("bad", "warn", "").index(level_of(source)), f"{source['title']} {source['account']}"
+
+
 def delays(source: Source) -> list[Delay]:
-    """The expected delays with half of today's budget, with today's and with twice of it; none unless all are known."""
+    """The expected delays with half of today's budget, with today's and with twice of it; none unless all are known and
+    differ."""
     found = {
         "half": source["expected_detection_delay_at_half_budget_seconds"],
         "now": source["expected_detection_delay_seconds"],
@@ -53,6 +59,8 @@ def delays(source: Source) -> list[Delay]:
     }
     if any(seconds is None for seconds in found.values()):
         return []
+    if source["state"] == "down" or len({duration(seconds) for seconds in found.values()}) == 1:
+        return []  # three equal bars say nothing
     top = max(found.values()) or 1.0
     return [Delay(budget, seconds, round(seconds / top * 1000)) for budget, seconds in found.items()]
 
@@ -60,7 +68,7 @@ def delays(source: Source) -> list[Delay]:
 def delay_of(source: Source) -> str | None:
     """How soon the end of a job is known; None without enough data, or if another node polls."""
     seconds = source["expected_detection_delay_seconds"]
-    return None if seconds is None else duration(seconds)
+    return None if seconds is None or source["state"] == "down" else duration(seconds)
 
 
 def effect_of(source: Source) -> str | None:

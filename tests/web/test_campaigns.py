@@ -90,6 +90,29 @@ async def test_campaigns_are_chosen_by_state(browser, world):
     assert "No campaign matches." in (await browser.get("/ui/groups?state=finished")).soup.text
 
 
+async def test_a_name_that_two_accounts_have_is_a_choice(browser, world):
+    await add(world, "a")
+    await track(world.store, "b", group="Q4 campaign", account="emea")
+    page = await browser.get("/ui/groups/Q4%20campaign")
+    assert (page.status, page.soup.texts("//p[@class='lead']")) == (
+        200,
+        ["2 accounts have a campaign of this name. Choose one."],
+    )
+    links = [str(one.get("href")) for one in page.soup.all("//ul[@class='choices']//a")]
+    assert len(links) == 2
+    for link in links:
+        assert "0 of 1 jobs have ended" in (await browser.get(link)).html
+
+
+@pytest.mark.parametrize("state", ["unauthorized", "down"])
+async def test_a_source_that_does_not_work_comes_first(browser, world, state):
+    world.tracking.states["emea"] = state
+    page = await browser.get("/ui/sources")
+    first, second = page.soup.texts("//main//section[contains(@class, 'card')]/h2")
+    assert (first.startswith("Revor · emea"), second) == (True, "Revor · default works")
+    assert ("sources.revor.accounts.emea.api_key" in page.html) == (state == "unauthorized")
+
+
 async def test_an_empty_relay_says_how_a_campaign_begins(browser):
     page = await browser.get("/ui/groups")
     assert "No job belongs to a campaign yet." in page.soup.text

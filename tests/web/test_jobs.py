@@ -99,7 +99,7 @@ async def test_the_list_has_a_line_for_each_job_with_whom_it_is_for_and_what_bec
     rows = {row["Job"].removesuffix("⧉"): row for row in (await browser.get("/ui/jobs")).soup.rows()}
     lines = {id: [row[name] for name in ("For", "State", "Outcome", "From", "Campaign")] for id, row in rows.items()}
     assert lines == {
-        "job_1": ["Ada Lovelace", "failed", "Account needs reconnecting", "LinkedIn", "spring"],
+        "job_1": ["Ada Lovelace", "failed", "Account signed out", "LinkedIn", "spring"],
         "other_job": ["deal 42", "not seen yet", "Not looked at yet", "", ""],
         "of_nothing": ["of_nothing", "not seen yet", "Not looked at yet", "", ""],
         "third": ["Grace H", "succeeded", "The channel accepted it", "LinkedIn · Sales EMEA", ""],

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from relay.clock import from_rfc3339
-from relay.errors import InvalidRequest
+from relay.errors import InvalidRequest, RequestError
 from relay.store.jobs.groups import COUNTED_ENDS
 from relay.web import campaigns, senders
 from relay.web.api_client import together
@@ -20,6 +20,8 @@ RATE_SECONDS = 600.0
 FORECASTS = 10
 """Open campaigns of a page, the newest, whose expected finish is shown: each is worth a read of hundreds of jobs."""
 MAX_SENDERS = 20
+MAX_PLACES = 50
+"""Accounts in which campaigns of one name are looked for."""
 COLUMNS = (
     columns("name source account state expected")
     | {state: f"counts.{state}" for state in (*campaigns.ENDED, *campaigns.OPEN)}
@@ -81,7 +83,12 @@ async def forecast_of(page_request: PageRequest, group: Mapping[str, Any]) -> Ma
 async def group(page_request: PageRequest) -> Content:
     """One campaign: its progress, when it is expected to finish and why, its failures by cause, and its senders."""
     which = page_request.asked("source", "account")
-    found = await page_request.api.get("/v1/groups/{}", page_request.id("name"), query=which)
+    try:
+        found = await page_request.api.get("/v1/groups/{}", page_request.id("name"), query=which)
+    except RequestError as error:
+        if error.status != 409:
+            raise
+        return await _choice(page_request, page_request.id("name"))
     is_open, has_passed = found["state"] == "open", any(map(campaigns.has_passed, found["failures"]))
     incidents, ends = await together(_incidents(page_request, found), _ends(page_request, found))
     concerns = await concerns_for(page_request) if is_open else ()
@@ -112,6 +119,21 @@ async def group(page_request: PageRequest) -> Content:
         equivalent=equivalent(
             ["relay", "groups", "show", found["name"], *options(which)], "GET /v1/groups/{}", found["name"], query=which
         ),
+    )
+
+
+async def _choice(page_request: PageRequest, name: str) -> Content:
+    """The campaigns of this name, of which the visitor chooses one."""
+    known = page_request.context.dependencies.settings.accounts
+    places = [{"source": source, "account": account} for source, names in known.items() for account in sorted(names)]
+    asked = await together(
+        *(page_request.api.allowed("/v1/groups/{}", name, query=which) for which in places[:MAX_PLACES])
+    )
+    items = [one for one in asked if one is not None]
+    return Content(
+        template="group_choice.html",
+        title=name,
+        values={"items": items, "path_of": path_of, "progress": campaigns.progress},
     )
 
 

@@ -14,7 +14,7 @@ from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
 from relay.web.delivery_words import listed_reason, shown_state, subscription_name
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
-from relay.web.job_words import Line, is_due, line_of
+from relay.web.job_words import Line, line_of, troubles
 from relay.web.page import (
     PAGE_ITEMS,
     TIMES,
@@ -28,10 +28,10 @@ from relay.web.page import (
     options,
     page,
 )
-from relay.web.pages.accounts import sources_of, websites
+from relay.web.pages.accounts import websites
+from relay.web.pages.cards import cards_of, concerns_for
 from relay.web.pages.deliveries import subscriptions
 from relay.web.rendering import duration, inert, pretty
-from relay.web.source_words import SILENT
 from relay.web.texts import english
 
 FILTERS = ("search", "status", "open", "group", "source", "account", "channel", "connect_account", "since", "until")
@@ -143,23 +143,11 @@ def _tabs(page_request: PageRequest, asked: Mapping[str, str], counts: Answer | 
 
 async def _lines(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[Line]:
     now, keys = page_request.now, page_request.context.dependencies.settings.search_keys
-    troubles = await _troubles(page_request) if any(job["open"] and is_due(job, now) for job in jobs) else {}
+    found = await concerns_for(page_request) if any(job["open"] for job in jobs) else ()
     return [
-        line_of(
-            job,
-            now,
-            search_keys=keys,
-            upstream=page_request.upstream(job["source"]),
-            trouble=troubles.get((job["source"], job["account"])),
-        )
+        line_of(job, now, search_keys=keys, upstream=page_request.upstream(job["source"]), concerns=found)
         for job in jobs
     ]
-
-
-async def _troubles(page_request: PageRequest) -> Mapping[tuple[str, str], str]:
-    """The state of each account that is not polled as it should be, as far as the caller may see them."""
-    sources = await sources_of(page_request)
-    return {key: one["state"] for key, one in sources.items() if one["state"] in SILENT}
 
 
 @page("POST /ui/jobs/bulk")
@@ -211,6 +199,7 @@ async def job(page_request: PageRequest) -> Content:
     deliveries = await _deliveries(page_request, events["ids"])
     keys, upstream = page_request.context.dependencies.settings.search_keys, page_request.upstream(job["source"])
     line = line_of(job, now, search_keys=keys, upstream=upstream)
+    held = troubles(job, await concerns_for(page_request)) if job["open"] else ()
     known = await subscriptions(page_request) if deliveries else {}
     names = {one["id"]: subscription_name(known.get(one["subscription_id"]), one) for one in deliveries or ()}
     past = history(job, events["items"], deliveries or (), explanation, now, texts, names=names, search_keys=keys)
@@ -226,6 +215,7 @@ async def job(page_request: PageRequest) -> Content:
             "tone": tone(state),
             "sentence": sentence_of(job, now, texts, keys),
             "line": line,
+            "cards": cards_of(page_request, held),
             "upstream": upstream,
             "turn": (turn := _turn(job, explanation)),
             "website": (await websites(page_request)).get(job["source"]) if turn is not None else None,

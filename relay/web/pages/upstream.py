@@ -6,7 +6,7 @@ from dataclasses import replace
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web.charts import Point
 from relay.web.page import Content, PageRequest, columns, list_page, page
-from relay.web.source_words import WORDS
+from relay.web.source_words import WORDS, urgency
 from relay.web.texts import english
 
 FIGURES = "requests_own,requests_others,detection_delay_seconds"
@@ -31,7 +31,9 @@ async def sources(page_request: PageRequest) -> Content:
         columns=SOURCE_COLUMNS,
     )
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
-    return replace(made, values={**made.values, "charts": await _charts(page_request, shown), "s": WORDS})
+    items = sorted(made.values["items"], key=urgency)
+    values = {"items": items, "charts": await _charts(page_request, shown), "s": WORDS}
+    return replace(made, values={**made.values, **values})
 
 
 async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:

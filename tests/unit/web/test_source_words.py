@@ -47,7 +47,7 @@ def test_delays_with_another_limit_begin_at_zero() -> None:
         Delay("now", 1.2, 600),
         Delay("double", 0.6, 300),
     ]
-    assert source_words.delays(source(0.0, 0.0, 0.0))[0] == Delay("half", 0.0, 0)
+    assert source_words.delays(source(0.0, 0.0, 0.0)) == []
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def test_delays_with_another_limit_begin_at_zero() -> None:
         ((1.25, 1.2, 1.15), "1.2 s", "neither"),
         ((None, 1.2, 0.6), "1.2 s", None),
         ((None, None, None), None, None),
+        ((1.2, 1.2, 1.2), "1.2 s", None),
     ],
 )
 def test_delay_and_what_another_limit_would_change(
@@ -65,3 +66,14 @@ def test_delay_and_what_another_limit_would_change(
 ) -> None:
     one = source(*values)
     assert (source_words.delay_of(one), source_words.effect_of(one)) == (delay, effect)
+
+
+def test_delay_of_a_source_that_does_not_answer_is_not_known() -> None:
+    assert source_words.delay_of(source(state="down")) is None
+    assert source_words.delays(source(state="down")) == []
+
+
+def test_sources_that_do_not_work_come_first() -> None:
+    well, low, gone = (source(account=name) | more for name, more in (("a", {}), ("b", {"credits": LOW}), ("c", {})))
+    gone["state"] = "no_key"
+    assert sorted([well, low, gone], key=source_words.urgency) == [gone, low, well]
