@@ -45,6 +45,14 @@ def type_words(type: str, origins: Iterable[Origin]) -> str:
     return type
 
 
+def event_words(type: str, origins: Iterable[Origin]) -> str:
+    """A type beside the state of its delivery: of a job it says so, such as `Job succeeded`."""
+    all_origins = list(origins)
+    words = type_words(type, all_origins)
+    of_job = type.startswith(tuple(f"{one.type_prefix}." for one in all_origins))
+    return english()("deliveries.event_of_job", words=f"{words[:1].lower()}{words[1:]}") if of_job else words
+
+
 def grouped(known: Iterable[str], origins: Iterable[Origin]) -> list[Choices]:
     """The known types by group, each in words."""
     all_origins = list(origins)

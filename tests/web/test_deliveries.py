@@ -54,7 +54,7 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     await ended(world, id, "pending", "timeout", status_code=None, error="timeout")
     await ended(world, id, "cancelled", "unmatched")
     page = await browser.get("/ui/deliveries")
-    assert page.soup.texts("//h2/span[1]") == ["Failed", "In doubt", "Waiting"]
+    assert page.soup.texts("//h2/span[1]") == ["Not delivered", "In doubt"]
     (dead,) = page.soup.rows(0)
     assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM sync", "2", "2027-01-15")
     assert dead["Why"] == "The receiver had an error of its own (503)"

@@ -87,7 +87,7 @@ async def test_list_shows_how_each_stands(browser: Browser, world: World) -> Non
     assert other["Whose turn"] == "an administrator"
     assert list(rows)[-1] == "The CRM", "those that need someone come first"
     one = await browser.get(f"/ui/subscriptions/{well['id']}")
-    assert one.soup.texts("//article[@aria-label='Time, p95']/p[@class='value']")[0].endswith("ms")
+    assert one.soup.texts("//article[@aria-label='Response time']/p[@class='value']")[0].endswith("ms")
 
 
 SUBSCRIPTION: Mapping[str, Any] = {
@@ -184,7 +184,7 @@ async def test_a_test_shows_the_answer_of_the_sink(browser: Browser, world: Worl
         f"/ui/subscriptions/{id}/test", {"type": "ai.revor.job.failed", "metadata": '{"deal": 42}'}
     )
     assert page.status == 200
-    assert "The sink accepted it 200 OK" in page.soup.text
+    assert "The receiver accepted it 200 OK" in page.soup.text
     assert "ok" in page.soup.texts("//pre")
     ((_, event),) = world.dispatcher.tested
     assert event.type == "ai.revor.job.failed"

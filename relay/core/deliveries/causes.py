@@ -14,7 +14,7 @@ LIKELY_CAUSES = {
     "proxy": "the relay's egress proxy made no connection. Check security.egress_proxy, and the proxy's log and rules.",
     "read": "the connection was lost. Check the log of the receiver, or of a proxy in front of it.",
     "protocol": "the answer is not valid HTTP. Check the port.",
-    "render": "this event cannot be rendered for this kind of sink. Please report it, with the reason in the log.",
+    "render": "the relay cannot make a message of this event. Please report it, with the error in the log.",
     "extra_missing": "the node that sends lacks the client of the broker. Install the extra that the error names.",
     "cancelled": "the relay was shutting down. There is nothing to do.",
     "unsent": "the requests before it took all of config.timeout_seconds. Raise it if that happens again.",

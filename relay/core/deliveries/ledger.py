@@ -37,7 +37,7 @@ SETTLED: Memory = {"settled": "sent"}
 
 DOUBTS: Mapping[str, str] = {
     "written_elsewhere": "the subscription writes to another account by now",
-    "target_gone": "the record that it belongs to is gone",
+    "target_gone": "the CRM no longer has the deal or contact that it was for",
     "not_found_in_time": "it is not among the newest ones, and there are too many to read",
     "not_found": "it is not among those that can be read",
     "not_readable": "the answer cannot be read",

@@ -25,10 +25,13 @@ from relay.web.delivery_words import (
     waits_for_a_person,
     why,
 )
+from relay.web.event_choices import event_words
+from relay.web.job_history import document_of
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, action, columns, equivalent, options, page
 from relay.web.rendering import duration, inert
 from relay.web.texts import english
 from subscribers.registry import kind_named
+from subscribers.wording.jobs import about_of
 
 NEED_A_PERSON = STATES[:3]
 GROUPINGS = ("sink,reason,day", "sink,reason", "reason", "day")
@@ -36,6 +39,8 @@ FEW_COUNTED, MANY_COUNTED = 1_000, 5_000
 """Deliveries of a state that are counted, the newest: on the page of several states, and on that of one. What the page
 costs is bounded, and a person sees enough."""
 FEW_GROUPS, MANY_GROUPS = 10, 100
+MAX_NAMED = 15
+"""Jobs that are read for the names of people: as many as a subscription's page has deliveries."""
 SUBSCRIPTIONS = 200
 """Subscriptions that are named in a filter."""
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 3, 20
@@ -147,6 +152,7 @@ async def _list(page_request: PageRequest) -> Content:
     query = {**asked, **({"since": f"{day}T00:00:00Z", "until": day_after(day)} if day else {})}
     cursor = page_request.query.get("cursor")
     found = await page_request.api.get("/v1/deliveries", query={**query, "limit": PAGE_ITEMS, "cursor": cursor})
+    named = await people_of(page_request, found["items"]) if asked.get("state") == "uncertain" else {}
     return Content(
         template="delivery_list.html",
         title=english()("deliveries.title"),
@@ -154,9 +160,9 @@ async def _list(page_request: PageRequest) -> Content:
             "deliveries": [
                 {
                     **one,
-                    "kind": short_type(one["event_type"], page_request.context.known_types),
+                    "kind": event_words(one["event_type"], page_request.context.settings.origins.values()),
                     "shown_state": shown_state(one),
-                    "about": names.get(one["subject"]),
+                    "about": named.get(one["job_uid"]) or names.get(one["subject"]),
                     "name": subscription_name(known.get(one["subscription_id"]), one),
                     "why": why(one["reason"]) if listed_reason(one) else "",
                 }
@@ -172,6 +178,14 @@ async def _list(page_request: PageRequest) -> Content:
         equivalent=equivalent(["relay", "deliveries", "list", *options(query)], "GET /v1/deliveries", query=query),
         export=Export(path="/v1/deliveries", query=query, columns=COLUMNS),
     )
+
+
+async def people_of(page_request: PageRequest, deliveries: Sequence[Answer]) -> Mapping[str, str]:
+    """Whom the jobs of these deliveries are about, by the ids of the first MAX_NAMED jobs."""
+    uids = list(dict.fromkeys(one["job_uid"] for one in deliveries if one["job_uid"]))[:MAX_NAMED]
+    jobs = await together(*(page_request.api.allowed("/v1/jobs/{}", uid) for uid in uids))
+    keys = page_request.context.settings.search_keys
+    return {job["uid"]: about_of(document_of(job), keys) for job in jobs if job is not None}
 
 
 def day_after(day: str) -> str:

@@ -13,10 +13,11 @@ from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
 from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.drawings import drawing
-from relay.web.event_choices import grouped, type_words, usual_types
+from relay.web.event_choices import event_words, grouped, type_words, usual_types
 from relay.web.figures import day_of, first_hour
 from relay.web.page import Content, Done, Export, PageRequest, action, columns, equivalent, page
 from relay.web.pages.cards import cards_of
+from relay.web.pages.deliveries import people_of
 from relay.web.rendering import pretty
 from relay.web.subscription_form import (
     CREDENTIAL,
@@ -538,6 +539,7 @@ async def subscription(page_request: PageRequest) -> Content:
         _hours(page_request, id),
         *(_counts(page_request, state, id) for state in ("pending", "dead", "uncertain", "delivered")),
     )
+    named = await people_of(page_request, deliveries["items"])
     figures = recent.get(id, NO_FIGURES)
     kind = found["config"]["kind"]
     origins = page_request.context.settings.origins.values()
@@ -562,7 +564,12 @@ async def subscription(page_request: PageRequest) -> Content:
             "tries": _tries(found["config"]),
             "hours": hours,
             "deliveries": [
-                {**one, "reason_words": listed_reason(one), "words": type_words(one["event_type"], origins)}
+                {
+                    **one,
+                    "reason_words": listed_reason(one),
+                    "words": event_words(one["event_type"], origins),
+                    "about": named.get(one["job_uid"]),
+                }
                 for one in deliveries["items"]
             ],
             "credential": credential_sentence(found["sinkcredential"]),
