@@ -256,10 +256,18 @@ def finish_of(group: Group, concerns: Sequence[Concern], now: float) -> str:
     return texts("groups.finish_in", time=rough(max(round(left / step), 1) * step))
 
 
-def range_of(group: Group, now: float) -> str:
-    """Between which times it probably finishes; "" if that is all soon, or not known."""
-    if (expected := group.get("expected_finish")) is None:
+def finish_note(group: Group, concerns: Sequence[Concern], now: float) -> str:
+    """Between which times it probably finishes, and why that is not known better; "" if there is nothing to say."""
+    note = group["expected_finish_note"] or ""
+    if (expected := group["expected_finish"]) is None:
+        return str(note)
+    if held_by(group, concerns) is not None:
         return ""
+    return f"{_range_of(expected, now)} {note}".strip()
+
+
+def _range_of(expected: Mapping[str, str], now: float) -> str:
+    """Between which times it probably finishes; "" if that is all soon."""
     first, last = (from_rfc3339(expected[name]) - now for name in ("p10", "p90"))
     if last <= SOON_SECONDS:
         return ""
@@ -286,7 +294,6 @@ WORDS: Mapping[str, Callable[..., object]] = {
     "failed": failed,
     "jobs_path": jobs_path,
     "finish_of": finish_of,
-    "range_of": range_of,
     "waiting_for": waiting_for,
     "worst": worst,
     "last_activity": last_activity,

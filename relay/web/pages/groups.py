@@ -105,7 +105,7 @@ async def group(page_request: PageRequest) -> Content:
             "senders": found["connect_accounts"][:MAX_SENDERS],
             "cards": cards_of(page_request, campaigns.troubles(found, concerns)),
             "finish": campaigns.finish_of(found, concerns, page_request.now),
-            "range": "" if campaigns.held_by(found, concerns) else campaigns.range_of(found, page_request.now),
+            "finish_note": campaigns.finish_note(found, concerns, page_request.now),
             "path": path_of(found),
             "took": from_rfc3339(found["finished_at"] or found["last_at"]) - from_rfc3339(found["first_at"]),
             "shows_rate": page_request.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,

@@ -84,7 +84,7 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
                     "It needs reconnecting",
                     3,
                     None,
-                    "They were not sent. Send them again in Revor if they are still wanted",
+                    "They were not sent: send them again in Revor if they are still wanted",
                     (("/ui/incidents/inc_1", "See the incident"),),
                     passed=True,
                 )
@@ -191,7 +191,7 @@ def test_failures_that_pass_by_themselves_say_the_honest_next_step() -> None:
     one = group(failures=[PAST, failure(code="odd", who="Revor", meaning="Odd")])
     busy, odd = campaigns.causes(one, (), "Revor", lately)
     assert (busy.turn, busy.passed, busy.latest) == (None, True, ENDED_AT)
-    assert busy.step == "They were not sent. Send them again in Revor if they are still wanted"
+    assert busy.step == "They were not sent: send them again in Revor if they are still wanted"
     assert odd.step == "Check in Revor whether they were sent, before you send them again"
     assert campaigns.has_only_passed(one)
     assert not campaigns.has_only_passed(group(failures=[PAST, failure()]))
@@ -217,17 +217,20 @@ def finish(first: float, middle: float, last: float) -> dict[str, Any]:
 def test_expected_finish_is_rounded_so_that_pages_agree(
     times: tuple[float, float, float], words: str, between: str
 ) -> None:
-    one = group(expected_finish=finish(*times))
+    one = group(expected_finish=finish(*times), expected_finish_note=None)
     assert campaigns.finish_of(one, (), NOW) == words
-    assert campaigns.range_of(one, NOW) == between
+    assert campaigns.finish_note(one, (), NOW) == between
 
 
 def test_expected_finish_of_a_campaign_that_is_held_up_says_by_what() -> None:
-    one = group(expected_finish=finish(1.0, 2.0, 3.0))
+    one = group(expected_finish=finish(1.0, 2.0, 400.0), expected_finish_note="More may come.")
+    assert campaigns.finish_note(one, [DOWN], NOW) == ""
+    assert campaigns.finish_note(one, (), NOW) == "Probably 1 sec. to 7 min. from now. More may come."
     assert campaigns.finish_of(one, [DOWN], NOW) == "Held up: no answer"
     assert campaigns.finish_of(group(connect_accounts=[sender()]), (), NOW) == "Held up"
     assert campaigns.finish_of(group(), (), NOW) == "Not known yet"
-    assert campaigns.range_of(group(), NOW) == ""
+    unknown = group(expected_finish=None, expected_finish_note="4 jobs wait.")
+    assert campaigns.finish_note(unknown, [DOWN], NOW) == "4 jobs wait."
 
 
 def test_last_activity_is_the_latest_time_that_is_known() -> None:
