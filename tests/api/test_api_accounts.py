@@ -428,6 +428,7 @@ CASES: Mapping[str, Callable[[Things], list[Request]]] = {
         *by_id("POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "sent", "job_id": "new"}),
     ],
     "dismissIntent": lambda of: by_id("DELETE", "/v1/intents/{id}", of.intent),
+    "showRecipient": lambda of: by_id("POST", "/v1/intents/{id}/recipient", of.intent),
     "listSources": lists("/v1/sources", lambda of: {}),
     "listConnectAccounts": lists("/v1/connect-accounts", lambda of: {}, named, lambda of: {"state": "cannot_send"}),
     "getKeys": lambda of: [Request("GET", "/v1/keys")],
@@ -574,6 +575,7 @@ OWN: Mapping[str, Callable[[Things], list[Request]]] = {
     "listReplays": lists("/v1/replays", lambda of: {}, lambda of: {"cursor": cursor_of(of.replay)}),
     "getReplay": lambda of: by_id("GET", "/v1/replays/{id}", of.replay),
     "stopReplay": lambda of: by_id("DELETE", "/v1/replays/{id}", of.replay),
+    "showRecipient": lambda of: by_id("POST", "/v1/intents/{id}/recipient", of.intent),
     "resolveIntent": lambda of: by_id(
         "POST", "/v1/intents/{id}/resolve", of.intent, body={"fate": "sent", "job_id": SHARED}
     ),

@@ -54,6 +54,7 @@ CASES = {
     "publishEvents": (None, EVENT, 202),
     "closeGroup": (a_group, {"expected": 3}, 200),
     "resolveIntent": (an_intent, {"fate": "not_sent"}, 200),
+    "showRecipient": (an_intent, None, 409),
     "testSubscription": (CALLS["testSubscription"][0], {"type": "ai.revor.job.failed", "metadata": PERSON}, 200),
     "previewSubscription": (recorded, {"subscription": {"sink": HOOK}, "event_id": None}, 200),
 }
@@ -62,7 +63,7 @@ SHOWN = {
     *("testSubscription", "previewSubscription", "pullDeliveries"),
 }
 """Those whose first answer shows the person."""
-WITHOUT_EFFECT = {"previewSubscription", "pullDeliveries"}
+WITHOUT_EFFECT = {"previewSubscription", "pullDeliveries", "showRecipient"}
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from relay.polling.poller import Poller
 from relay.polling.tracking import Tracking
 from relay.store.databases.probe import WriteProbe
 from relay.testing import ScriptedError, ScriptedPoll
+from tests.support.job_events import origin_of
 from tests.support.schema_check import check_event
 from tests.support.simulation_world import World, open_world, seen
 from tests.support.store_kit import rows
@@ -205,7 +206,7 @@ async def shown(world: World) -> tuple[Any, tuple[str, ...], list[str]]:
     found = await readiness(world.store, WriteProbe(world.store.database), pollers, {}, world.clock())
     measures = measured(world.metrics, world.store, pollers, world.dispatcher.slots, world.clock()).decode()
     gauges = [line for line in measures.splitlines() if line.startswith("relay_credits")]
-    return source_view(report)["credits"], found.notes, gauges
+    return source_view(report, origin_of())["credits"], found.notes, gauges
 
 
 LABELS = '{account="default",source="revor"}'
