@@ -15,6 +15,8 @@ MODULES = sorted(path for path in WEB.rglob("*.py"))
 _USED = re.compile(r"""(?:\bt|english\(\)|\btexts|\bt\.get|texts\.get)\(\s*["'](\w+\.\w+)["']""")
 _QUOTED = re.compile(r"""["'](\w+\.\w*)["'{]""")
 """A key, or what one begins with: `"done." ~ key`, f"done.{key}"."""
+_PART = re.compile(r"""["'](\w+)["'{]""")
+"""The name of a text, or a part of it, which is put behind the name of its file: `"done." ~ key`, `name ~ "_help"`."""
 _JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _SAID = re.compile(r"""\b(?:aria-label|title|placeholder|alt)=(["'])(.*?)\1""")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -41,10 +43,18 @@ def test_each_text_that_is_used_exists():
 def test_each_text_is_used():
     quoted = {found for source in sources().values() for found in _QUOTED.findall(source)}
     files = {key.partition(".")[0] for key in english().keys}
-    beginnings = tuple(
-        found for found in quoted if found.partition(".")[0] in files and found.endswith((".", "_")) and "." in found
-    )
-    assert {key for key in english().keys if key not in quoted and not key.startswith(beginnings)} == set()
+    beginnings = tuple(found for found in quoted if found.partition(".")[0] in files and found.endswith("_"))
+    whole_files = {found.rstrip(".") for found in quoted if found.endswith(".")}
+    parts = {found for source in sources().values() for found in _PART.findall(source)}
+    names_begin, names_end = (tuple(part for part in parts if part[at] == "_") for at in (-1, 0))
+
+    def is_used(key: str) -> bool:
+        if key in quoted or key.startswith(beginnings):
+            return True
+        file, _, name = key.partition(".")
+        return file in whole_files and (name in parts or name.startswith(names_begin) or name.endswith(names_end))
+
+    assert {key for key in english().keys if not is_used(key)} == set()
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
