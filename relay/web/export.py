@@ -47,7 +47,7 @@ async def _lines(
         for item in page["items"]:
             if not page_request.context.dependencies.access.holds(page_request.identity):
                 raise Unauthorized("the token has ended: this export is not complete")
-            yield line(value_at(item, path) for path in export.columns.values())
+            yield line(path(item) if callable(path) else value_at(item, path) for path in export.columns.values())
             await asyncio.sleep(0)  # if the server takes each part at once, only this lets other tasks run
         cursor = page.get("next_cursor")
         page = await anext(pages, None)

@@ -1,7 +1,7 @@
 """A job as one line of a list: whom it is for, from where it is sent, and what became of it in words. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ class Line:
     at: str | None
     channel: str
     sender: str
+
+
+def with_names(columns: Mapping[str, str], search_keys: Sequence[str]) -> dict[str, str | Callable[[Answer], object]]:
+    """The columns of a list of jobs after one that has the person or thing that each is for."""
+    return {"for": lambda job: about_of(document_of(job), search_keys), **columns}
 
 
 def line_of(

@@ -45,12 +45,13 @@ class Equivalent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A list's export as CSV: the API's list, and the columns as heading and dotted path into an item."""
+    """A list's export as CSV: the API's list, and the columns as heading and dotted path into an item, or what an item
+    has there."""
 
     path: str
     segments: Sequence[str] = ()
     query: Query = field(default_factory=dict)
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | Callable[[Mapping[str, Any]], object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from relay.api.http.auth import ADMIN
 from relay.clock import from_rfc3339
 from relay.core.subscriptions.filters import UNREADABLE
 from relay.core.subscriptions.subscription import PULL
@@ -16,6 +17,7 @@ from relay.web.concerns import LATE_SECONDS, WRITES_SUBSCRIPTIONS, Act, Concern,
 from relay.web.delivery_words import subscription_name
 
 Answer = Mapping[str, Any]
+WHO_PAUSED = Act(key="who_paused", path="/ui/audit?action=subscriptions.pause", scope=ADMIN)
 TRIED = ("failing", "switched_off", "send_again", "send_again_least")
 """Concerns in which a test shows whether the sink works again."""
 
@@ -58,6 +60,6 @@ def _held(one: Answer, path: str, pending: Sequence[Answer]) -> Iterator[Concern
             holds=holds,
             why=one["state_reason"],
             since=one["state_since"],
-            acts=(act,),
+            acts=(act, WHO_PAUSED) if is_paused else (act,),
             command=f"relay subscriptions resume {one['id']}",
         )

@@ -157,7 +157,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     assert "code 1" not in page.soup.text
     assert [one["Send again?"] for one in (await browser.get(f"{path}?repeat=safe")).soup.rows()] == ["Yes"]
     csv = await browser.get(str(page.soup.all("//a[@download]")[0].get("href")))
-    assert csv.html.splitlines()[1].startswith("other 1,")
+    assert csv.html.splitlines()[1].startswith("deal 42,other 1,")
 
 
 async def test_an_incident_of_a_sink_says_what_waits_and_what_is_for_after_the_fix(browser, world):

@@ -250,6 +250,29 @@ async def test_nothing_to_send_again_is_a_sentence_without_a_button(world, brows
         assert [form for form in one.soup.forms() if form.method == "post"] == []
 
 
+async def test_sending_again_to_a_receiver_that_fails_says_so(world, browser):
+    id = await subscribe(browser)
+    await ended(world, id, "dead", "http_503", status_code=503)
+    assert "Repair it first" not in (await browser.get("/ui/deliveries/retry", state="dead", subscription=id)).soup.text
+    await world.store.subscriptions.set_sink_health(
+        id, failing_since=world.now, failing_reason="http_503", paused_until=None
+    )
+    assert "Repair it first" in (await browser.get("/ui/deliveries/retry", state="dead", subscription=id)).soup.text
+
+
+async def test_a_delivery_to_a_chat_names_its_job_and_leads_to_its_request(world, open_as):
+    browser = await open_as(search_keys=("deal",))
+    id = await subscribe(browser, config={"kind": "slack"}, types=["ai.revor.job.queued"])
+    (delivery,) = await ended(world, id, "delivered", "http_200", status_code=200)
+    page = await browser.get(f"/ui/deliveries/{delivery}")
+    assert page.soup.texts("//h1") == ["“Job queued” to CRM sync"]
+    assert facts(page.soup)["Job"].startswith("deal 42")
+    assert "It was made from this event:" in page.soup.text
+    assert page.soup.attributes("//a[starts-with(text(), 'Show the request')]", "href") == [
+        f"/ui/deliveries/{delivery}/request"
+    ]
+
+
 async def test_pages_are_sent_again_while_they_are_open(world, browser, monkeypatch):
     async def pause(_seconds: float) -> bool:
         world.node.stop()  # a page that moves by itself waits for no signal

@@ -182,7 +182,7 @@ async def test_an_id_of_several_accounts_shows_each(browser, world):
 async def test_the_list_as_a_file_has_the_problem_and_its_fix(browser, world):
     await failed(world, metadata={"note": "=1+1"})
     lines = (await browser.get("/ui/jobs?format=csv&status=failed")).html.splitlines()
-    assert lines[0].split(",")[:4] == ["id", "uid", "status", "outcome"]
+    assert lines[0].split(",")[:5] == ["for", "id", "uid", "status", "outcome"]
     assert "Reconnect it in Revor" in lines[1]
 
 

@@ -116,7 +116,7 @@ WRONG_WITH_IT: tuple[tuple[str, Mapping[str, Any], dict[str, int], list[tuple[st
     ),
     ("off", OFF, {"pending": 4}, [("switched_off", RECEIVER, ["test", "resume"])]),
     ("given up", {}, {"dead": 1}, [("send_again", ADMINISTRATOR, ["send_again", "deliveries", "test"])]),
-    ("paused", {"state": "paused"}, {"pending": 61}, [("paused", ADMINISTRATOR, ["resume"])]),
+    ("paused", {"state": "paused"}, {"pending": 61}, [("paused", ADMINISTRATOR, ["resume", "who_paused"])]),
     ("consent", {"state": "pending"}, {}, [("consent", RECEIVER, ["ask_again"])]),
     ("in doubt", {}, {"uncertain": 2}, [("uncertain", ADMINISTRATOR, ["settle"])]),
     ("pulled", {"config": {"kind": "pull"}, "sink": None}, {"pending": 9}, []),
@@ -173,9 +173,18 @@ async def test_pause_and_resume_are_done_and_audited(browser: Browser, world: Wo
     assert done.said == "The subscription is paused. Its events are recorded and wait."
     assert (await shown(world, browser, id))["state"] == "paused"
     assert [one["target"] for one in await audited(world, browser, "subscriptions.pause")] == [id]
+    (who,) = done.soup.attributes("//a[text()='Who paused it']", "href")
+    assert who == "/ui/audit?action=subscriptions.pause"
     done = await browser.post(f"/ui/subscriptions/{id}/resume")
     assert done.said == "The subscription is enabled. Waiting events are sent."
     assert (await shown(world, browser, id))["state"] == "enabled"
+
+
+async def test_events_are_named_with_their_group(browser: Browser, world: World) -> None:
+    types = ["relay.incident.opened", "ai.revor.job.failed", "relay.incident.closed"]
+    made = await browser.client.post("/v1/subscriptions", json={"sink": HOOK, "types": types})
+    page = await browser.get(f"/ui/subscriptions/{made.json()['id']}")
+    assert "Jobs that need someone: FailedIncidents: Opened, Closed" in page.soup.text
 
 
 async def test_a_test_shows_the_answer_of_the_sink(browser: Browser, world: World) -> None:

@@ -229,7 +229,8 @@ async def delivery(page_request: PageRequest) -> Content:
     planned, _ = _shown_attempts(drawing.planned_waits(found["attempts"]))
     scale = drawing.longest(attempts)
     state = state_of(found, subscription)
-    kind = short_type(found["event_type"], page_request.context.known_types)
+    settings = page_request.context.settings
+    kind = event_words(found["event_type"], settings.origins.values())
     cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
     actions = actions_of(found, subscription) if page_request.may("subscriptions:write") else ()
     return Content(
@@ -239,6 +240,8 @@ async def delivery(page_request: PageRequest) -> Content:
             "delivery": found,
             "event": event,
             "job": job,
+            "about": "" if job is None else about_of(document_of(job), settings.search_keys),
+            "kind": kind,
             "subscription": subscription,
             "name": subscription_name(subscription, found),
             "became": state,

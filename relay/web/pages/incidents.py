@@ -9,6 +9,7 @@ from relay.web.api_client import together
 from relay.web.concerns import Concern, concerns, reads, seen_in
 from relay.web.delivery_words import subscription_name, trouble_words
 from relay.web.job_history import document_of
+from relay.web.job_words import with_names
 from relay.web.page import PAGE_ITEMS, Content, Done, Export, PageRequest, columns, equivalent, list_page, page
 from relay.web.pages.cards import buttons_of, cards_of, concerns_for
 from relay.web.pages.deliveries import subscriptions
@@ -105,7 +106,12 @@ async def incident(page_request: PageRequest) -> Content:
         query = {**asked, "limit": PAGE_ITEMS, "cursor": page_request.query.get("cursor")}
         failed = await page_request.api.get("/v1/incidents/{}/jobs", page_request.id(), query=query)
         jobs, next_cursor = failed["items"], failed["next_cursor"]
-        export = Export(path="/v1/incidents/{}/jobs", segments=(page_request.id(),), query=asked, columns=JOB_COLUMNS)
+        export = Export(
+            path="/v1/incidents/{}/jobs",
+            segments=(page_request.id(),),
+            query=asked,
+            columns=with_names(JOB_COLUMNS, settings.search_keys),
+        )
     one = await _concern(page_request, found, subscription) if found["state"] == "open" else None
     return Content(
         template="incident.html",

@@ -14,7 +14,7 @@ from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
 from relay.web.delivery_words import listed_reason, shown_state, subscription_name
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
-from relay.web.job_words import Line, line_of, troubles
+from relay.web.job_words import Line, line_of, troubles, with_names
 from relay.web.page import (
     PAGE_ITEMS,
     TIMES,
@@ -101,7 +101,9 @@ async def jobs(page_request: PageRequest) -> Content | Done:
             "chosen_value": value,
         },
         equivalent=equivalent(["relay", "jobs", "list", *_options(asked)], "GET /v1/jobs", query=asked),
-        export=None if errors else Export(path="/v1/jobs", query=asked, columns=COLUMNS),
+        export=None
+        if errors
+        else Export(path="/v1/jobs", query=asked, columns=with_names(COLUMNS, settings.search_keys)),
     )
 
 

@@ -560,7 +560,7 @@ async def subscription(page_request: PageRequest) -> Content:
             "cards": cards,
             "offered": {act.path for _, acts in cards for act in acts},
             "kind_name": kind_words(kind),
-            "types_words": [type_words(one, origins) for one in found["types"] or ()],
+            "types": grouped(found["types"] or (), origins),
             "tries": _tries(found["config"]),
             "hours": hours,
             "deliveries": [

@@ -12,7 +12,7 @@ const ABSOLUTE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle:
 
 function relative(seconds) {
   const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
-  return RELATIVE.format(Math.round(seconds / size), unit);
+  return RELATIVE.format(Math.round(seconds / size), unit).replace(".", "");
 }
 
 function showTimes(root = document) {
