@@ -87,7 +87,8 @@ def _print_summary(items: Sequence[Mapping[str, Any]], span: str) -> None:
         return
     length = SPAN_SECONDS[span]  # type: ignore[index]
     first, count = min(times), round((max(times) - min(times)) / length) + 1
-    rows = [_summary(one["name"], one["points"], first, length, count) for one in items]
+    known = (one for one in items if one["points"] or _kind_and_unit(one["name"])[0] == "count")
+    rows = [_summary(one["name"], one["points"], first, length, count) for one in known]
     print_table(SUMMARY, rows, empty="", table="figures")
     if terminal_width() is not None:
         say("")

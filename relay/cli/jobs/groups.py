@@ -55,7 +55,7 @@ def show(
         print_json(group)
         return
     fields = {name: value for name, value in group.items() if name not in _FORECAST}
-    counts, failures = fields.pop("counts"), fields.pop("failures")
+    counts, failures, senders = fields.pop("counts"), fields.pop("failures"), fields.pop("connect_accounts", [])
     say(sentence(group))
     if group["state"] == "open":
         say(finish_sentence(group, datetime.now().astimezone()))
@@ -64,6 +64,10 @@ def show(
     if failures:
         say("")
         print_table(("jobs", "error"), [(one["count"], one["code"]) for one in failures], empty="")
+    if senders:
+        say("")
+        rows = [(one["waiting"], one["name"] or one["id"], one["state"]) for one in senders]
+        print_table(("open jobs", "sending account", "state"), rows, empty="")
 
 
 @app.command()

@@ -65,15 +65,18 @@ def _on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
 
 def test_summary_has_numbers_units_and_times(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     delays = series("detection_delay_seconds", point(8, 3, 6.0, 1.5), point(9, 1, 2.0, 2.5))
-    shows(stub, series("events", point(8, 1200, 1200.0), point(10, 16, 16.0)), delays, series("new", point(9, 1, 1.0)))
+    none = series("jobs_failed"), series("price_seconds")
+    events = series("events", point(8, 1200, 1200.0), point(10, 16, 16.0))
+    shows(stub, events, delays, series("new", point(9, 1, 1.0)), *none)
     lines = _on_terminal(monkeypatch)
-    assert [line.split() for line in lines[:4]] == [
+    assert [line.split() for line in lines[:5]] == [
         ["FIGURE", "SUM/MEAN", "LAST", "PEAK", "UNIT", "COURSE"],
         ["events", "1,216", "16", "1,200", "events", "█▁▁"],
         ["detection_delay_seconds", "2", "-", "2.5", "s", "▅█"],
         ["new", "1", "0", "1", "count", "▁█▁"],
-    ]
-    assert " ".join(lines[5:]).startswith("2026-05-20 08:00 to 2026-05-20 11:00 UTC. SUM of what is counted")
+        ["jobs_failed", "0", "0", "0", "jobs", "▁▁▁"],
+    ], "what has no value has no row"
+    assert " ".join(lines[6:]).startswith("2026-05-20 08:00 to 2026-05-20 11:00 UTC. SUM of what is counted")
     assert max(map(len, lines)) <= 80
     assert "since=" in stub.seen[0][0], "by default the last 24 hours"
 

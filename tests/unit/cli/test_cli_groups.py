@@ -49,6 +49,18 @@ def test_group_is_shown_with_its_failures(stub: Stub, capsys: pytest.CaptureFixt
     assert "queued" not in out
 
 
+def test_group_is_shown_with_its_sending_accounts(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"id": "acc_1", "name": "Ada Lovelace", "channel": "linkedin", "state": "needs_reconnect", "waiting": 1}
+    unknown = {"id": "acc_2", "name": None, "channel": None, "state": "ok", "waiting": 0}
+    stub.says(PATH, group(running=1, connect_accounts=[known, unknown]))
+    assert run(["groups", "show", "Q4 campaign"]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "OPEN JOBS\tSENDING ACCOUNT\tSTATE",
+        "1\tAda Lovelace\tneeds_reconnect",
+        "0\tacc_2\tok",
+    ]
+
+
 FINISH = {"p10": "2026-05-20T12:20:00.000Z", "p50": "2026-05-20T12:40:00.000Z", "p90": "2026-05-21T13:05:00.000Z"}
 
 
