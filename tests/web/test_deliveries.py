@@ -56,19 +56,18 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     page = await browser.get("/ui/deliveries")
     assert page.soup.texts("//h2/span[1]") == ["Not delivered", "In doubt"]
     (dead,) = page.soup.rows(0)
-    assert (dead["To"], dead["Number"], dead["Day"]) == ("CRM sync", "2", "2027-01-15")
+    assert (dead["To"], dead["Events"], dead["Day"]) == ("CRM sync", "2", "2027-01-15")
     assert dead["Why"] == "The receiver had an error of its own (503)"
     assert dead["Whose turn"] == "whoever runs the receiver"
     assert "Fix the receiver, then send them again" in page.soup.text
     (uncertain,) = page.soup.rows(1)
-    assert "settle each of them" in page.soup.text
+    assert "then say what you found" in page.soup.text
     assert (uncertain["Why"].partition(",")[0], uncertain["Whose turn"]) == ("No clear answer", "an administrator")
-    assert "No waiting delivery needs a person." in page.html
     assert "relay deliveries list --group-by sink,reason,day" in page.html
     other = await browser.get("/ui/deliveries", state="cancelled")
     assert "Add or correct the contact in the CRM" in other.soup.text
     one = await browser.get("/ui/deliveries", state="dead", by="reason")
-    assert list(one.soup.rows(0)[0]) == ["Why", "Number", "Oldest", "Whose turn", "What to do"]
+    assert list(one.soup.rows(0)[0]) == ["Why", "Events", "Oldest", "Whose turn", "What to do"]
 
 
 # --- the list
