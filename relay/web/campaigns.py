@@ -234,7 +234,7 @@ def worst(group: Group, upstream: str, concerns: Sequence[Concern] = (), lately:
     """Its worst trouble: the first that needs someone, else its commonest failure; a failure that passes by itself
     comes last. None: it has none."""
     if found := troubles(group, concerns):
-        return Worst(found[0].sentence, "warn" if found[0].every else found[0].level, found[0].turn)
+        return Worst(found[0].sentence, found[0].level, found[0].turn)
     failures = sorted(causes(group, (), upstream, lately), key=lambda one: (one.passed, -one.number))
     if not failures:
         return None
@@ -251,7 +251,8 @@ def finish_of(group: Group, concerns: Sequence[Concern], now: float) -> str:
         return texts("groups.held_up" if _is_held(group) else "groups.finish_unknown")
     left = from_rfc3339(expected["p50"]) - now
     if left <= SOON_SECONDS:
-        return texts("groups.finish_soon")
+        is_sure = from_rfc3339(expected["p90"]) - now <= SOON_SECONDS
+        return texts("groups.finish_soon" if is_sure else "groups.finish_minutes")
     step = next(step for limit, step in _STEPS if left < limit)
     return texts("groups.finish_in", time=rough(max(round(left / step), 1) * step))
 

@@ -18,7 +18,8 @@ BROKEN = ("needs_reconnect", "cannot_send")
 
 def name_of(sender: Sender) -> str:
     """A sending account within a sentence, such as `LinkedIn account Sales EMEA`."""
-    return f"{titled(sender['channel'] or '')} account {sender['name'] or sender['id']}".strip()
+    kind, name = f"{titled(sender['channel'] or '')} account".strip(), str(sender["name"] or sender["id"])
+    return name if kind.lower() in name.lower() else f"{kind} {name}".strip()
 
 
 def title_of(sender: Sender) -> str:

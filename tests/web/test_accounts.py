@@ -31,7 +31,7 @@ async def test_the_page_names_the_account_that_holds_jobs_up(browser, world, lis
     assert bad["Account"] == "LinkedIn account Sales EMEA"
     assert (bad["Failed"], bad["Waiting"], bad["Whose turn"]) == ("1", "3", OWNER)
     assert bad["State"].startswith("needs reconnectingfor ")
-    assert (bad["Next step"], bad["See"]) == ("Reconnect it in Revor", "IncidentJobs")
+    assert (bad["Next step"], bad["Links"]) == ("Reconnect it in Revor", "IncidentJobs")
     assert (well["Account"], well["Whose turn"], well["Next step"]) == ("Email account Grace", "", "")
     assert (well["State"], well["Failed"], well["Waiting"]) == ("can send", "0", "0")
     assert "/ui/jobs?connect_account=acc_bad&amp;source=revor&amp;account=default" in page.html

@@ -168,7 +168,7 @@ def test_a_campaign_of_a_list_has_no_sending_accounts() -> None:
     [
         ([], {}, None),
         ([DOWN], {"failures": [failure()]}, Worst("Revor does not answer", "bad", "Revor")),
-        ([SINK], {}, Worst("Revor does not answer", "warn", "Revor")),
+        ([SINK], {}, Worst("Revor does not answer", "bad", "Revor")),
         ([], {"failures": [failure()]}, Worst(BROKEN, "bad", OWNER)),
         ([], {"failures": [failure()], "state": "finished"}, Worst(BROKEN, "warn", OWNER)),
         ([], {"failures": [failure()], "counts": {"not_found": 9}}, Worst(LOST, "bad", ADMINISTRATOR)),
@@ -206,7 +206,7 @@ def finish(first: float, middle: float, last: float) -> dict[str, Any]:
     ("times", "words", "between"),
     [
         ((-2.0, 4.0, 60.0), "Within 2 minutes", ""),
-        ((11.0, 90.0, 380.0), "Within 2 minutes", "Probably 11 sec. to 6 min. from now."),
+        ((11.0, 90.0, 380.0), "In a few minutes", "Probably 11 sec. to 6 min. from now."),
         ((4.0, 205.0, 380.0), "In about 3 min.", "Probably 4 sec. to 6 min. from now."),
         ((-9.0, 1_400.0, 3_700.0), "In about 25 min.", "Probably within 1 hr. from now."),
         ((86_000.0, 90_000.0, 95_000.0), "In about 1 day", "Probably 24 hr. to 1 day from now."),

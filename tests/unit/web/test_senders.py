@@ -19,6 +19,7 @@ def sender(**changes: Any) -> dict[str, Any]:
         ({}, "LinkedIn account Ada"),
         ({"channel": None}, "account Ada"),
         ({"name": None}, "LinkedIn account acc_1"),
+        ({"name": "Old LinkedIn Account"}, "Old LinkedIn Account"),
     ],
 )
 def test_name(changes: dict[str, Any], words: str) -> None:
