@@ -311,6 +311,13 @@ async def test_a_search_of_too_many_values_says_that_there_are_more(store: Store
     assert (len(page.items), page.more) == (10, False)
 
 
+async def test_a_search_of_too_many_ids_says_that_there_are_more(store: Store) -> None:
+    await store.jobs.register_many([registration(f"run_{nth:02}") for nth in range(30)])
+    for wanted, count, more in (("run_", 20, True), ("run_1", 10, False), ("run_17", 1, False)):
+        page = await store.jobs.search(wanted, KEYS, limit=50)
+        assert (len(page.items), page.more) == (count, more)
+
+
 async def test_a_changed_value_is_no_longer_found(store: Store) -> None:
     await store.jobs.register(registration("a", metadata={"deal": "Ada"}))
     await store.jobs.register(registration("a", metadata={"deal": "Bob"}))

@@ -162,7 +162,7 @@ class JobSearch(Shown):
     matches: list[SearchMatch] = Field(
         description="As far as jobs of this page or of later ones have it.", examples=[[example_of(SearchMatch)]]
     )
-    more: bool = Field(description="True if more values begin so than are searched: search for more of the value.")
+    more: bool = Field(description="True if more values or ids begin so than are searched: search for more of it.")
 
 
 class JobCount(Shown):

@@ -79,7 +79,7 @@ class FoundJobs(NamedTuple):
     """One page of a search, newest first.
 
     matches  what the text was found as, as far as jobs of this page or of later ones have it
-    more     more values begin with the text than are searched
+    more     more values or ids begin with the text than are searched
     """
 
     items: Sequence[Job] = ()
@@ -99,7 +99,8 @@ def search_jobs(
 ) -> FoundJobs:
     """The page of the jobs that pass `wanted` and that a text finds."""
     values, more = _values(connection, text, keys, wanted)
-    filters = [*_ids(connection, text, wanted), *_names(connection, text, wanted, bound=bound), *values]
+    ids, more_ids = _ids(connection, text, wanted)
+    filters = [*ids, *_names(connection, text, wanted, bound=bound), *values]
     sizes, found_by, floor, matches = dict[str, int](), dict[str, list[JobFilter]](), "", list[Match]()
     for match, filter in filters:
         driver, end = walk_of(connection, filter, before, bound=bound)
@@ -115,22 +116,24 @@ def search_jobs(
     jobs = {job.uid: job for job in jobs_by_uid(connection, shown)}
     items = [jobs[uid] for uid in shown if uid in jobs and any(is_meant(jobs[uid], one) for one in found_by[uid])]
     last = shown[-1] if len(shown) < len(ordered) else floor
-    return FoundJobs(items, encode_cursor(last) if last else None, matches, more and not bound)
+    return FoundJobs(items, encode_cursor(last) if last else None, matches, (more or more_ids) and not bound)
 
 
 Filters = list[tuple[Match, JobFilter]]
 
 
-def _ids(connection: Connection, text: str, wanted: JobFilter) -> Filters:
+def _ids(connection: Connection, text: str, wanted: JobFilter) -> tuple[Filters, bool]:
+    """The filter of the ids that begin with the text, and whether there are more."""
     found: list[str] = []
-    bounds: dict[str, Any] = {"low": text, "high": text, "length": len(text), "count": MAX_IDS}
+    bounds: dict[str, Any] = {"low": text, "high": text, "length": len(text), "count": MAX_IDS + 1}
     if len(text) >= LEAST_CHARACTERS and _ID_CHARACTERS.fullmatch(text) is not None:
         bounds["high"] = text.ljust(_LONGEST_ID, _LAST_ID_CHARACTER)
     found += run(connection, IDS_FROM, **bounds).scalars().all()
     if text.startswith(_UID) and len(text) >= len(_UID) + LEAST_CHARACTERS:
         del bounds["length"]
         found += run(connection, UIDS_FROM, **bounds).scalars().all()
-    return [(Match("id", text), wanted._replace(uids=tuple(found)))] if found else []
+    few = tuple(found[:MAX_IDS])
+    return [(Match("id", text), wanted._replace(uids=few))] if few else [], len(found) > MAX_IDS
 
 
 def _names(connection: Connection, text: str, wanted: JobFilter, *, bound: bool) -> Filters:
