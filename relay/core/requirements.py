@@ -1,4 +1,4 @@
-"""The words for what a value must be, in place of pydantic's own ("Input should be a valid dictionary")."""
+"""The requirement for a value in words, in place of pydantic's own ("Input should be a valid dictionary")."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -86,11 +86,11 @@ class Latest(NamedTuple):
 
 
 Lately: TypeAlias = Mapping[str, Latest]
-"""What was read of failed jobs, by their errors."""
+"""The newest failed jobs that were read, by their errors."""
 
 
 def lately_in(jobs: Sequence[Mapping[str, Any]]) -> Lately:
-    """What failed jobs of a campaign tell, as `GET /v1/jobs` lists them."""
+    """Summarizes failed jobs of a campaign, as `GET /v1/jobs` lists them."""
     found: dict[str, Latest] = {}
     for job in jobs:
         if (problem := job["problem"]) is None:
@@ -299,4 +299,4 @@ WORDS: Mapping[str, Callable[..., object]] = {
     "worst": worst,
     "last_activity": last_activity,
 }
-"""What templates ask of a campaign."""
+"""Functions for templates."""

@@ -183,7 +183,7 @@ class Seen:
 
 
 def seen_in(ready: Item, answers: Mapping[str, Item | None]) -> Seen:
-    """What the answers of `reads` show. None: the caller may not read it."""
+    """The items of the answers of `reads`. None: the caller may not read the list."""
     found = {name: answer for name, answer in answers.items() if answer is not None}
     return Seen(
         ready=ready,
@@ -349,7 +349,7 @@ def _intents(seen: Seen, search_keys: Sequence[str]) -> Iterator[Concern]:
 
 
 def _send(intent: Item, search_keys: Sequence[str]) -> str:
-    """What was sent to whom, as far as it is known: `email to Ada Allen`."""
+    """The send and its recipient, as far as they are known: `email to Ada Allen`."""
     channel = intent.get("channel") or ""
     kind = english().get(f"overview.send_{channel}", english()("overview.send", channel=titled(channel)).strip())
     return kind + whom({"data": intent}, search_keys)
@@ -638,7 +638,7 @@ def _only_in_doubt(seen: Seen, id: str) -> bool:
 
 
 def _send_again(seen: Seen, id: str, *, after: bool = False) -> Iterator[Act]:
-    """Leads to the page that counts what was given up, and sends it again."""
+    """Leads to the page that counts the deliveries given up, and sends them again."""
     for one in _of(seen.dead, id):
         key = "send_again_least" if one["least"] else "send_again"
         path = f"/ui/deliveries/retry?state=dead&subscription={id}"

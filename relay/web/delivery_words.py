@@ -175,7 +175,7 @@ def turn_of_delivery(state: str, reason: str | None, subscription: Answer | None
 
 
 def why(reason: str | None) -> str:
-    """A reason as a sentence of a list: of an answer, what it means."""
+    """A reason as a sentence of a list: the meaning of an HTTP status, else the reason's words."""
     words = failure(reason) if reason and reason.startswith("http_") else reason_words(reason)
     return words[:1].upper() + words[1:]
 
@@ -193,7 +193,7 @@ def reason_words(reason: str | None) -> str:
 
 
 def trouble_words(reason: str | None) -> str:
-    """What a receiver does wrong, such as `has errors (503)`."""
+    """The trouble of a receiver, such as `has errors (503)`."""
     word = (reason or "").partition(":")[0]
     status, texts = word.removeprefix("http_"), english()
     for key in (status, _ALIKE.get(status, status), f"{status[:1]}xx" if status.isdigit() else "other", "other"):

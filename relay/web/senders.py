@@ -87,4 +87,4 @@ WORDS: Mapping[str, Callable[[Sender], object]] = {
     "kind_of": kind_of,
     "anchor_of": anchor_of,
 }
-"""What templates ask of a sending account."""
+"""Functions for templates."""

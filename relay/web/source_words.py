@@ -72,7 +72,7 @@ def delay_of(source: Source) -> str | None:
 
 
 def effect_of(source: Source) -> str | None:
-    """What another budget would change: larger, smaller or neither; None if that is not known."""
+    """The effect of another budget: larger, smaller or neither; None if it is unknown."""
     found = delays(source)
     return budget_effect(found[1].seconds, found[0].seconds, found[2].seconds) if found else None
 
@@ -85,4 +85,4 @@ WORDS: Mapping[str, Callable[[Source], object]] = {
     "delay_of": delay_of,
     "effect_of": effect_of,
 }
-"""What templates ask of a source."""
+"""Functions for templates."""

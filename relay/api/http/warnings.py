@@ -1,4 +1,4 @@
-"""What is likely to be wrong in a request that is carried out all the same."""
+"""Warnings about requests that are accepted: hosts that do not resolve."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

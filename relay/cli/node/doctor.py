@@ -53,7 +53,7 @@ INSIDE = (
 
 @dataclass(slots=True)
 class Seen:
-    """What was found. `subscriptions`: of the relay or the database. `asked`: whether the relay answered."""
+    """The findings. `subscriptions`: of the relay or the database. `asked`: whether the relay answered."""
 
     findings: list[Finding] = field(default_factory=list)
     subscriptions: list[Mapping[str, Any]] = field(default_factory=list)
@@ -153,7 +153,7 @@ async def _examine(path: Path | None, client: Api, *, remote: bool) -> Seen:
 
 
 def _ask_relay(client: Api, seen: Seen) -> None:
-    """Adds what the relay says of itself. One that does not run is a problem only where RELAY_URL names it."""
+    """Adds the relay's own findings. A relay that does not run is a problem only if RELAY_URL names it."""
     try:
         began = time.time()
         with client.open("GET", "/livez") as response:
@@ -225,7 +225,7 @@ def _deliveries(state: str, what: str, groups: Mapping[str, Any], now: float) ->
 
 
 async def _database(seen: Seen, settings: Settings, database: Finding) -> list[Finding]:
-    """The size of the database, its schema, its clock, and what waits in it while no relay runs."""
+    """The size of the database, its schema, its clock and, while no relay runs, its backlog."""
     if database.state == "problem":
         return []
     if is_postgres(settings.database.url):

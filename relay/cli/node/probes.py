@@ -1,4 +1,4 @@
-"""What `relay doctor` measures: the difference of clocks, and when certificates end. Nothing is sent to a sink: a
+"""Measurements of `relay doctor`: differences of clocks, and the ends of certificates. Nothing is sent to a sink: a
 connection ends after its TLS handshake."""
 
 import asyncio
@@ -67,7 +67,7 @@ def place_of(url: str | None, whose: str, policy: GuardPolicy | None = None) -> 
 
 
 async def certificates(places: Iterable[Place], now: float) -> list[Finding]:
-    """What is wrong with the certificates of these places, or one line if nothing is. Each host is asked once."""
+    """Problems of the certificates of these places, or one line if there are none. Each host is asked once."""
     different = list({(place.host, place.port): place for place in places}.values())
     if not different:
         return []

@@ -28,7 +28,7 @@ WATCH_SECONDS = 5.0
 INDENT = "  "
 DEFAULT_HEIGHT = 24
 IN_CARDS = ("see GET", "credits left, below")
-"""Parts of the notes of `/readyz` that say what a card says."""
+"""Parts of notes of `/readyz` that repeat a card."""
 BY_REASON = {"uncertain": "uncertain", "dead": "dead", "skipped": "cancelled"}
 """The states of the deliveries that `--json` counts, by their names there."""
 
@@ -163,7 +163,7 @@ def _allowed(client: Api, path: str, query: Document) -> Any:
 
 
 def _document(client: Api, ready: Document) -> Document:
-    """What `--json` prints."""
+    """The output of `--json`."""
     found = [_counted(name, client.get("/v1/deliveries", _by_reason(name))) for name in BY_REASON]
     subscriptions = client.items("/v1/subscriptions", {}, MAX_LISTED)
     failing = [one for one in subscriptions if one.get("state") == "enabled" and one.get("failing_since")]

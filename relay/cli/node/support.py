@@ -67,7 +67,7 @@ def support(
 
 
 def about_installation(client: Api) -> Case:
-    """Reads what concerns no single job: versions, readiness, accounts, and the first subscriptions."""
+    """Reads the state of the installation: versions, readiness, accounts, and the first subscriptions."""
     case = Case(about="this installation")
     reader = _Reader(client, case)
     reader.add_node()

@@ -1,4 +1,4 @@
-"""What each event type tells, in a sentence or two: for the AsyncAPI description and for docs/reference/events.md."""
+"""The meaning of each event type in a sentence or two, for the AsyncAPI description and docs/reference/events.md."""
 
 from collections.abc import Mapping
 
@@ -60,7 +60,7 @@ _MEANINGS: Mapping[str, str] = {
 
 
 def meaning_of(type: str) -> str:
-    """What an event of this type tells. Markdown. Raises KeyError for a type that is not the relay's."""
+    """The meaning of an event type. Markdown. Raises KeyError for a type that is not the relay's."""
     kind = account_event_kind(type)
     known = type if type.startswith("relay.") else type.rpartition(".")[2]
     return _MEANINGS[known if kind is None else f"account.{kind}"]

@@ -23,7 +23,7 @@ _INCIDENT_FIXES = {
     "jobs": "Open one of its jobs in {upstream} to see why it failed",
     "creates": "Check in {upstream} which of them went out, and mark each as sent or not sent",
 }
-"""What to do about an incident, by its kind."""
+"""The fix of an incident, by its kind."""
 _AFTER_SINK = "resume the subscription if it is disabled, and send again what was given up"
 """It holds in every state: an enabled subscription retries by itself, and neither that nor a resume sends again what
 was given up."""
@@ -104,7 +104,7 @@ def cause_of_unknown(cause: str, upstream: str) -> str:
 
 
 def incident_fix(kind: str, upstream: str, code: str | None) -> str:
-    """What to do about an incident whose failures have no hint; empty for an unknown kind. `code`: of its error."""
+    """The fix of an incident whose failures have no hint; empty for an unknown kind. `code`: of its error."""
     return sink_fix(code, _AFTER_SINK) if kind == "sink" else _INCIDENT_FIXES.get(kind, "").format(upstream=upstream)
 
 

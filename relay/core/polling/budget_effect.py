@@ -10,7 +10,7 @@ Effect = Literal["larger", "smaller", "neither"]
 
 
 def budget_effect(delay: float, at_half: float, at_double: float) -> Effect:
-    """What another budget would change, by the expected delays in seconds with today's budget, half and twice of it."""
+    """The effect of another budget, by the expected delays in seconds with today's budget, half and twice of it."""
     enough = max(MIN_CHANGE, MIN_CHANGE * delay)
     if delay - at_double >= enough:
         return "larger"

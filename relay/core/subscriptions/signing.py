@@ -244,7 +244,7 @@ def verify(
 
 
 def _change_of(headers: Mapping[str, str], body: bytes) -> str | None:
-    """What proves that this is not the body of these headers (with lower-case names); None without a proof."""
+    """The proof that the body does not belong to these headers (lower-case names); None without one."""
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and length.lstrip("0") != str(len(body)).lstrip("0"):
         return f"it has {len(body)} bytes, and Content-Length says {length[:20]}"

@@ -16,7 +16,7 @@ MAX_COUNTED = 200
 """With more sending accounts the states have no counts."""
 MAX_SOURCES = 50
 CARDS = 4
-"""Cards of what needs someone."""
+"""Cards of concerns."""
 
 
 @page("GET /ui/accounts", live=True)

@@ -1,4 +1,4 @@
-"""What needs someone, read for a page and shown as cards."""
+"""Reads the concerns of a page, and shows them as cards."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from relay.web.texts import english
 
 
 async def seen_by(page_request: PageRequest) -> Seen:
-    """What may need someone."""
+    """Reads the lists in which concerns are found."""
     wanted = reads(page_request.now)
     ready, *answers = await together(
         page_request.api.get("/readyz", also=503),  # when it is not ready, pages are needed most
@@ -20,7 +20,7 @@ async def seen_by(page_request: PageRequest) -> Seen:
 
 
 async def concerns_for(page_request: PageRequest) -> Sequence[Concern]:
-    """What needs someone, the worst first."""
+    """The concerns, the worst first."""
     return concerns(await seen_by(page_request), page_request.now, page_request.context.settings.search_keys)
 
 

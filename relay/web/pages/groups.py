@@ -66,7 +66,7 @@ def _key(group: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 async def _lately(page_request: PageRequest, group: Mapping[str, Any]) -> campaigns.Lately:
-    """What the newest failed jobs of a campaign tell."""
+    """A summary of the newest failed jobs of a campaign."""
     query = {"group": group["name"], "source": group["source"], "account": group["account"], "status": "failed"}
     found = await page_request.api.allowed("/v1/jobs", query={**query, "limit": PAGE_ITEMS})
     return campaigns.lately_in(() if found is None else found["items"])
