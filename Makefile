@@ -13,7 +13,7 @@
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
-# make pictures   the pictures of the dashboard in docs/img: 6 minutes, needs Chromium
+# make pictures   the pictures of the dashboard in docs/img, and of messages in docs/guides: 6 minutes, needs Chromium
 # make clean      removes what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -85,6 +85,8 @@ demo-source: $(READY)
 pictures: $(READY)
 	@echo "==> pictures of the dashboard, into docs/img"
 	$(BIN)/python -m tests.support.dashboard_pictures
+	@echo "==> pictures of messages, into docs/guides"
+	$(BIN)/python -m tests.support.message_pictures
 
 lint: $(READY)
 	@echo "==> ruff: faults and format"

@@ -95,7 +95,7 @@ def _blocks(given: object) -> Iterator[Piece]:
                 yield Piece(look="buttons", buttons=buttons)
         elif kind == "context":
             texts = [_slack_element(element) for element in _dicts(one.get("elements"))]
-            yield Piece(look="small", text=Markup(" ").join(texts))
+            yield Piece(look="small", text=Markup(" · ").join(texts))
         elif kind == "divider":
             yield Piece(look="rule")
         elif kind == "actions" and (buttons := _slack_buttons(one.get("elements"))):

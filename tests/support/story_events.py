@@ -42,8 +42,8 @@ def of_job(
     """A job about `name` whose status became `kind`."""
     given = {"recipient_name": name} | {key: value for key, value in metadata.items() if value is not None}
     job = Job(
-        uid=f"job_{name}",
-        external_id=f"3f2a9c1e-{name}",
+        uid=f"job_{name.lower()}",
+        external_id="3f2a9c1e-5b7d-4e8f-9a10-2b3c4d5e6f70",
         source="revor",
         account=account,
         channel=channel,
@@ -66,10 +66,10 @@ def of_job(
         kind=kind, status=kind, previous_status="running", sequence=3, occurred_at=at(clock), detected_at=at(clock)
     )
     shown = None if kind in ("overdue", "not_found") else seen
-    return from_transition(f"evt_{name}", job, transition, ORIGIN, seen=shown, hint=hint)
+    return from_transition(f"evt_01jvpq{name.lower():0>20}", job, transition, ORIGIN, seen=shown, hint=hint)
 
 
-def of_incident(what: str, clock: str, failed: int, likely: int, *, id: str = "inc_01JVQ4") -> Event:
+def of_incident(what: str, clock: str, failed: int, likely: int, *, id: str = "inc_01jvq4") -> Event:
     """The incident of that account is opened, grows or is closed."""
     closed = what == "closed"
     data = incident_data(
@@ -93,7 +93,14 @@ def of_incident(what: str, clock: str, failed: int, likely: int, *, id: str = "i
         closed_at=at(clock) if closed else None,
         closed_because="account_recovered" if closed else None,
     )
-    return relay_event(f"evt_{id}", f"relay.incident.{what}", at(clock), data, dataschema="http://x/s.json", subject=id)
+    return relay_event(
+        f"evt_01jvpq{id[4:].lower():0>20}",
+        f"relay.incident.{what}",
+        at(clock),
+        data,
+        dataschema="http://x/s.json",
+        subject=id,
+    )
 
 
 def finished(clock: str = "11:08:40", group: str = "q4-launch") -> Event:
@@ -111,7 +118,7 @@ def finished(clock: str = "11:08:40", group: str = "q4-launch") -> Event:
         finished_at=at(clock),
     )
     return relay_event(
-        f"evt_{group}",
+        f"evt_01jvpq{group:0>20}",
         "relay.group.finished",
         at(clock),
         data,
