@@ -330,3 +330,10 @@ async def test_time_of_registration_is_also_an_age(browser, world):
     await add(world, "a")
     assert len((await browser.get("/ui/jobs", since="1d")).soup.rows()) == 1
     assert "No jobs match" in (await browser.get("/ui/jobs", until="1d")).soup.text
+
+
+async def test_search_in_a_tab_that_finds_nothing_offers_all_jobs(browser, world):
+    await add(world, "alpha")
+    page = await browser.get("/ui/jobs", search="none", status="failed")
+    assert "Nothing is found for “none” with these filters." in page.soup.text
+    assert page.soup.attributes("//a[text()='Search all jobs']", "href") == ["/ui/jobs?search=none"]

@@ -647,5 +647,13 @@ async def test_preview_shows_the_request_without_script(browser: Browser, world:
     assert (await api(world, browser, "GET", "/v1/subscriptions"))["items"] == []
 
 
+async def test_preview_needs_no_address_yet(browser: Browser) -> None:
+    page = await browser.get("/ui/subscriptions/new", kind="slack")
+    seen = await browser.post("/ui/subscriptions/preview", filled(page))
+    assert (seen.status, errors_of(seen)) == (200, {})
+    assert "It gets this event" in seen.soup.text
+    assert filled(seen)["sink"] == ""
+
+
 async def test_preview_needs_the_form_token(browser: Browser) -> None:
     assert (await browser.post("/ui/subscriptions/preview", {"sink": HOOK}, csrf=False)).status == 403

@@ -31,6 +31,7 @@ async def test_a_token_is_made_shown_once_listed_and_revoked(browser: Browser, w
     secret = made.soup.texts("//pre")[0]
     assert secret.startswith("rl_")
     assert made.soup.all("//button[@data-copy]")
+    assert "A person signs in with it at http" in made.soup.text
     _, (stored,) = await world.store.tokens.all()
     assert stored.digest == sha256(secret.encode()).hexdigest()
     assert stored.scopes == {"read", "jobs:write", "events:write:com.acme."}

@@ -289,7 +289,9 @@ async def preview(page_request: PageRequest) -> Content:
     shown: Answer | None = None
     error: RequestError | None = None
     try:
-        asked = {"subscription": _body(page_request, before), "replaces": id or None}
+        example = registry.kinds()[kind_of(page_request.form)].offer.example
+        body = {**({"sink": example} if example else {}), **_body(page_request, before)}
+        asked = {"subscription": body, "replaces": id or None}
         event = page_request.form.get("event")
         asked["event_id" if event.startswith("evt_") else "type"] = event or None
         shown = await page_request.api.post("/v1/subscriptions/preview", body={k: v for k, v in asked.items() if v})
