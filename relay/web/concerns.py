@@ -264,13 +264,21 @@ def _sources(seen: Seen) -> Iterator[Concern]:
             values={"title": title},
             turn=turn_of("down", title),
             holds=_some(("jobs_unseen", sum(one["open_jobs"] for one in accounts), False)),
-            why=english()("overview.why_down"),
+            why=" ".join([english()("overview.why_down"), *_said(accounts)]),
             since=min((one["since"] for one in accounts if one["since"]), default=None),
             acts=(Act(key="source", path="/ui/sources"), *_opens(accounts[0])),
             command="relay sources list",
             reach=_reach(*accounts),
             state="down",
         )
+
+
+def _said(sources: Sequence[Item]) -> Iterator[str]:
+    """What a source said last, if it is words and no code."""
+    for one in sources[:1]:
+        message = str((one.get("problem") or {}).get("message") or "").strip(". ")
+        if " " in message:
+            yield english()("overview.said", words=message)
 
 
 def _credits(seen: Seen) -> Iterator[Concern]:

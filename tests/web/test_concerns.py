@@ -384,3 +384,11 @@ def test_a_removed_account_is_a_concern_while_jobs_wait_for_it() -> None:
 def test_a_sink_without_filters_misses_events_of_all_jobs(subscriptions: list[Any], every: bool) -> None:
     (one,) = found_in(subscriptions=subscriptions)
     assert one.every == every
+
+
+@pytest.mark.parametrize(
+    ("message", "said"), [("task_unavailable", ""), ("The service is down.", " It last said: The service is down.")]
+)
+def test_a_source_that_is_down_asks_for_nothing_and_says_no_code(message: str, said: str) -> None:
+    (one,) = found_in(sources=[source(state="down", problem={"message": message})])
+    assert one.why == f"Nothing for you to do. The relay catches up by itself.{said}"

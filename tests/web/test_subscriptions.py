@@ -14,6 +14,7 @@ from relay.core.turns import ADMINISTRATOR, RECEIVER
 from relay.web.subscription_words import concerns_of
 from subscribers.registry import kinds
 from tests.support.api_world import HOOK, SLACK, World
+from tests.support.store_kit import claim, result_of
 from tests.support.web_world import Answer, Browser
 
 Fields = dict[str, str | Sequence[str]]
@@ -157,6 +158,15 @@ async def test_page_begins_with_what_is_wrong_and_the_button(
     assert page.form(f"{path}/resume").buttons == ["Resume"], "once on the page"
     reader = await open_as(token="rl_read")
     assert (await reader.get(path)).soup.all("//section[contains(@class, 'card')]//button") == []
+
+
+async def test_a_subscription_with_records_in_doubt_is_not_shown_as_failing(browser: Browser, world: World) -> None:
+    id = (await subscribed(world, browser, description="The CRM"))["id"]
+    await world.poll(await world.job("job_1"), "queued")
+    (claimed,) = await claim(world.store, id, now=world.now)
+    await world.store.deliveries.record(result_of(claimed, "uncertain", now=world.now, reason="not_found"))
+    (row,) = (await browser.get("/ui/subscriptions")).soup.rows()
+    assert row["State"] == "In doubt"
 
 
 # --- actions

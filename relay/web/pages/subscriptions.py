@@ -11,6 +11,7 @@ from relay.core.jsontext import JSONDecodeError, loads
 from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
+from relay.web.concerns import Concern
 from relay.web.delivery_words import listed_reason, reason_and_cause
 from relay.web.drawings import drawing
 from relay.web.event_choices import event_words, grouped, type_words, usual_types
@@ -57,7 +58,8 @@ WRITES = "subscriptions:write"
 PARTS: Sequence[Part] = ("config", "protocolsettings")
 """The parts with fields of a kind's own."""
 POSTED = ("method", "POST")
-WORST_FIRST = ("disabled", "failing", "pending", "paused", "enabled")
+WORST_FIRST = ("disabled", "failing", "doubt", "pending", "paused", "enabled")
+DOUBTED = {"uncertain", "uncertain_least"}
 FIGURES = "attempts,attempts_failed,attempt_seconds"
 COLUMNS = columns(
     "id description state since=state_since why=state_reason failing_since failing_why=failing_reason "
@@ -87,7 +89,7 @@ async def subscriptions(page_request: PageRequest) -> Content:
         rows.append(
             {
                 **one,
-                **_standing(one),
+                **_standing(one, wrong),
                 **figures.get(id, NO_FIGURES),
                 "name": _name(one),
                 "kind": kind_words(one["config"]["kind"]),
@@ -124,8 +126,11 @@ async def _with_figures(
     return found, await _recent_figures(page_request, [one["id"] for one in found["items"]])
 
 
-def _standing(one: Answer) -> dict[str, Any]:
-    """The state, since when, and why. An enabled one whose deliveries fail is failing."""
+def _standing(one: Answer, wrong: Sequence[Concern]) -> dict[str, Any]:
+    """The state, since when, and why. An enabled one whose deliveries fail is failing, or in doubt if that is all that
+    is wrong with it."""
+    if one["state"] == "enabled" and wrong and {concern.key for concern in wrong} <= DOUBTED:
+        return {"standing": "doubt", "since": wrong[0].since, "why": wrong[0].why}
     if one["state"] == "enabled" and one["failing_since"] is not None:
         return {"standing": "failing", "since": one["failing_since"], "why": reason_and_cause(one["failing_reason"])}
     why = reason_and_cause(one["disabled_reason"]) or one["state_reason"]
@@ -553,7 +558,7 @@ async def subscription(page_request: PageRequest) -> Content:
         values={
             "one": {
                 **found,
-                **_standing(found),
+                **_standing(found, wrong),
                 **figures,
                 "backlog": _backlog(found, pending),
                 "given_up": _given_up(found, dead),
