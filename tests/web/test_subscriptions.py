@@ -14,7 +14,7 @@ from relay.core.turns import ADMINISTRATOR, RECEIVER
 from relay.web.subscription_words import concerns_of
 from subscribers.registry import kinds
 from tests.support.api_world import HOOK, SLACK, World
-from tests.support.store_kit import claim, result_of
+from tests.support.store_kit import claim, result_of, subscription
 from tests.support.web_world import Answer, Browser
 
 Fields = dict[str, str | Sequence[str]]
@@ -667,3 +667,11 @@ async def test_preview_needs_no_address_yet(browser: Browser) -> None:
 
 async def test_preview_needs_the_form_token(browser: Browser) -> None:
     assert (await browser.post("/ui/subscriptions/preview", {"sink": HOOK}, csrf=False)).status == 403
+
+
+async def test_form_of_a_kind_that_this_version_lacks_says_so(browser: Browser, world: World) -> None:
+    one = subscription(id="sub_01jvpq0000000000000000000z", kind="telegraph")
+    await world.store.subscriptions.create(one)
+    page = await browser.get(f"/ui/subscriptions/{one.id}/edit")
+    assert page.status == 422
+    assert "is not a kind of subscription" in page.html

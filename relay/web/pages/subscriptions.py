@@ -347,7 +347,7 @@ def _usual(page_request: PageRequest, kind: str) -> frozenset[str]:
     settings = page_request.context.settings
     origins, all_origins = settings.origins, (settings.unrestricted or settings).origins
     known = page_request.context.known_types
-    return usual_types(registry.kinds()[kind], known, origins.values(), all_origins.values())
+    return usual_types(registry.kind_named(kind), known, origins.values(), all_origins.values())
 
 
 def _fields_of(page_request: PageRequest, before: Answer) -> Filled:
