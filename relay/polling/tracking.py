@@ -579,7 +579,8 @@ def _why(
     if poller.key is None:
         return "no_key", f"There is no API key for the account {job.account}: set one, and polling starts by itself."
     if poller.health.key_refused:
-        refused = f"{upstream} refuses the API key of account {job.account}{because}."
+        whose = "" if job.account == "default" else f" of {job.account}"
+        refused = f"{upstream} refuses the API key{whose}{because}."
         return "unauthorized", f"{refused} Polling resumes when the key works again or another one is set."
     if not poller.account.holds:
         return "elsewhere", "Another node polls this account: ask it for the reason, or see next_poll_at of the job."

@@ -40,9 +40,7 @@ async def test_explanation_names_the_refused_key_and_its_fix(tmp_path):
         await world.run(3)
         explanation = await explained(world, uid)
         assert explanation.reason == "unauthorized"
-        assert explanation.sentence.startswith(
-            "Revor refuses the API key of account default: The Revor API key was revoked."
-        )
+        assert explanation.sentence.startswith("Revor refuses the API key: The Revor API key was revoked.")
         error = explanation.last_error
         assert (error["code"], error["meaning"], error["fix"], error["who"]) == (
             "api_key_revoked",

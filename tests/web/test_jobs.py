@@ -337,3 +337,14 @@ async def test_search_in_a_tab_that_finds_nothing_offers_all_jobs(browser, world
     page = await browser.get("/ui/jobs", search="none", status="failed")
     assert "Nothing is found for “none” with these filters." in page.soup.text
     assert page.soup.attributes("//a[text()='Search all jobs']", "href") == ["/ui/jobs?search=none"]
+
+
+async def test_a_job_whose_source_does_not_work_says_so(browser, world):
+    job = await add(world, "job_1")
+    world.tracking.states["default"] = "unauthorized"
+    (row,) = (await browser.get("/ui/jobs")).soup.rows()
+    assert row["Outcome"] == "Key refused: not looked at"
+    page = await browser.get(f"/ui/jobs/{job.uid}")
+    (card,) = page.soup.texts("//section[contains(@class, 'card bad')]/h2")
+    assert card.startswith("Revor refuses")
+    assert "Poll again now" not in page.html, "it would be refused, too"
