@@ -13,7 +13,7 @@ from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.events.sentences import enumerated, titled
 from relay.core.subscriptions.filters import UNREADABLE
 from relay.core.turns import ADMINISTRATOR, OWNER, Turn, turn_of, turn_of_incident, turn_of_sink
-from relay.web.delivery_words import advice_of, subscription_name, trouble_words
+from relay.web.delivery_words import advice_of, is_failing, subscription_name, trouble_words
 from relay.web.senders import anchor_of, name_of
 from relay.web.texts import english
 from subscribers.registry import website_of
@@ -519,7 +519,7 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
                 acts=(Act(key="edit", path=f"{path}/edit", scope=WRITES_SUBSCRIPTIONS), shows),
                 command=f"relay subscriptions edit {id}",
             )
-        elif _fails(one) and not _only_in_doubt(seen, id):
+        elif is_failing(one) and not _only_in_doubt(seen, id):
             yield _of_sink(
                 seen,
                 one,
@@ -672,11 +672,7 @@ def _of(groups: Sequence[Item], id: str) -> Sequence[Item]:
 
 def _broken(seen: Seen) -> set[str]:
     """Ids of subscriptions that are disabled or failing."""
-    return {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or _fails(one)}
-
-
-def _fails(subscription: Item) -> bool:
-    return bool(subscription["state"] == "enabled" and subscription["failing_since"])
+    return {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or is_failing(one)}
 
 
 def _sink(seen: Seen, group: Item) -> str:

@@ -58,6 +58,11 @@ def held_by(subscription: Answer | None) -> str | None:
     return None if subscription is None or subscription["state"] == "enabled" else str(subscription["state"])
 
 
+def is_failing(subscription: Answer) -> bool:
+    """True if a subscription is enabled and its deliveries fail."""
+    return bool(subscription.get("state") == "enabled" and subscription.get("failing_since"))
+
+
 def waits_for_a_person(subscription: Answer | None) -> bool:
     """False only if the subscription is known to send its pending deliveries by itself."""
     return subscription is None or held_by(subscription) is not None or bool(subscription.get("failing_since"))

@@ -37,6 +37,7 @@ from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.schema import migrations
 from relay.web.concerns import LATE_SECONDS
+from relay.web.delivery_words import is_failing
 
 WORDS = {"ok": "ok", "warning": "warn", "problem": "bad", "skipped": "skip"}
 MAX_NAMED = 10
@@ -188,7 +189,7 @@ def _readiness(client: Api, ready: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _subscriptions(subscriptions: Sequence[Mapping[str, Any]], now: float) -> Iterator[Finding]:
-    failing = [one for one in subscriptions if one.get("state") == "enabled" and one.get("failing_since")]
+    failing = list(filter(is_failing, subscriptions))
     stopped = [one for one in subscriptions if one.get("state") in ("disabled", "pending")]
     for one in failing[:MAX_NAMED]:
         since = in_words(max(0.0, now - from_rfc3339(one["failing_since"])))

@@ -19,6 +19,7 @@ from relay.core.jsontext import dumps
 from relay.core.values import DEFAULT
 from relay.errors import RelayError
 from relay.web.concerns import Concern, concerns, first_sentence, reads, seen_in
+from relay.web.delivery_words import is_failing
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.texts import english
 
@@ -166,7 +167,7 @@ def _document(client: Api, ready: Document) -> Document:
     """The output of `--json`."""
     found = [_counted(name, client.get("/v1/deliveries", _by_reason(name))) for name in BY_REASON]
     subscriptions = client.items("/v1/subscriptions", {}, MAX_LISTED)
-    failing = [one for one in subscriptions if one.get("state") == "enabled" and one.get("failing_since")]
+    failing = list(filter(is_failing, subscriptions))
     return {
         **ready,
         "deliveries": found,

@@ -12,7 +12,7 @@ from relay.core.subscriptions.subscription import PULL
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.web.api_client import together
 from relay.web.concerns import Concern
-from relay.web.delivery_words import listed_reason, reason_and_cause
+from relay.web.delivery_words import is_failing, listed_reason, reason_and_cause
 from relay.web.drawings import drawing
 from relay.web.event_choices import event_words, grouped, type_words, usual_types
 from relay.web.figures import day_of, first_hour
@@ -131,7 +131,7 @@ def _standing(one: Answer, wrong: Sequence[Concern]) -> dict[str, Any]:
     is wrong with it."""
     if one["state"] == "enabled" and wrong and {concern.key for concern in wrong} <= DOUBTED:
         return {"standing": "doubt", "since": wrong[0].since, "why": wrong[0].why}
-    if one["state"] == "enabled" and one["failing_since"] is not None:
+    if is_failing(one):
         return {"standing": "failing", "since": one["failing_since"], "why": reason_and_cause(one["failing_reason"])}
     why = reason_and_cause(one["disabled_reason"]) or one["state_reason"]
     return {"standing": one["state"], "since": one["state_since"], "why": why}
