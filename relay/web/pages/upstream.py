@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from relay.clock import from_rfc3339, to_rfc3339
+from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.web.charts import Point
 from relay.web.page import Content, PageRequest, columns, list_page, page
 from relay.web.source_words import WORDS, urgency
@@ -32,7 +33,7 @@ async def sources(page_request: PageRequest) -> Content:
     )
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
     items = sorted(made.values["items"], key=urgency)
-    values = {"items": items, "charts": await _charts(page_request, shown), "s": WORDS}
+    values = {"items": items, "charts": await _charts(page_request, shown), "s": WORDS, "default": DEFAULT_SOURCE}
     return replace(made, values={**made.values, **values})
 
 
