@@ -1,6 +1,7 @@
 """A seeded run of schemathesis against a real server: every generated request is answered as documented."""
 
 import asyncio
+import contextlib
 import http.client
 import math
 import re
@@ -164,14 +165,13 @@ async def pace(stalls: list[float]) -> None:
 
 
 def watch(port: int, over: threading.Event, answers: list[int]) -> None:
-    """Asks for `/livez` until it is over."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    """Asks for `/livez` until it is over, each time on a new connection: a server may close an idle one."""
     while not over.wait(0.05):
-        connection.request("GET", "/livez")
-        with connection.getresponse() as answer:
-            answer.read()
-            answers.append(answer.status)
-    connection.close()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/livez")
+            with connection.getresponse() as answer:
+                answer.read()
+                answers.append(answer.status)
 
 
 def cases():

@@ -389,6 +389,13 @@ def accepts(world: World, headers: dict[str, str]) -> Callable[[], Awaitable[boo
     return ask
 
 
+def polled(world: World, job_id: str) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return bool((await world.api.get(f"/v1/jobs/{job_id}")).json()["last_polled_at"])
+
+    return ask
+
+
 def refuses(world: World, headers: dict[str, str]) -> Callable[[], Awaitable[bool]]:
     async def ask() -> bool:
         return not await accepts(world, headers)()
@@ -410,6 +417,7 @@ async def test_revoked_token_is_refused_by_every_node(
                 asyncio.ensure_future(world.api.get("/v1/events/stream", headers=headers)) for world in (by, other)
             ]
             job_id = await by.job(**LONG)
+            await until(polled(by, job_id))  # the first status would end the wait
             wait = asyncio.ensure_future(other.api.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=60", **headers}))
             await until(lambda: len(by.node.signals._watches) + len(other.node.signals._watches) >= 3)  # noqa: B023
             assert (await by.api.delete(f"/v1/tokens/{id}")).status_code == 200

@@ -64,7 +64,7 @@ async def test_setting_that_is_reloaded_while_the_relay_runs(world: RelayWorld) 
     check_event(dumps(world.received[0]))
     code, lines = await world.run("status")
     assert code == 1, "gpt has no key"
-    assert any(line.startswith("note: revor/default has 120 credits left, below 500 since ") for line in lines), lines
+    assert lines[lines.index("- Buy credits in Revor for the account default") + 1] == "  120 credits are left"
 
     settings(world, 100)  # the figure is enough now
     world.hang_up()

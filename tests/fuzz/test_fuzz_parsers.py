@@ -336,7 +336,7 @@ def test_urls_for_commands(url: str) -> None:
     status=st.integers(300, 599),
 )
 def test_an_answer_to_a_command(raw: bytes, status: int) -> None:
-    assert str(client._refusal(status, raw))
+    assert str(client._refusal("http://h", status, raw))
     document = value_or_refusal(lambda: client._document(raw, "http://h"), RelayError)
     if isinstance(document, dict):
         assert isinstance(one_line(document, "evt_01m8f7d6bj5129j65gwngwpkfw"), str)
