@@ -141,6 +141,16 @@ async def test_the_first_sentence_is_the_worst_and_its_card_has_buttons_that_act
     assert "All is well" in (await browser.get("/ui")).html
 
 
+@pytest.mark.parametrize("path", ["/ui/jobs", "/ui/groups", "/ui/accounts"])
+async def test_a_page_that_shows_no_card_of_it_names_the_worst(browser, world, path):
+    assert not (await browser.get(path)).soup.all("//p[contains(@class, 'worst')]")
+    await failing(world, browser)
+    overview = (await browser.get("/ui")).soup
+    (line,) = (await browser.get(path)).soup.texts("//p[contains(@class, 'worst')]")
+    (first,) = overview.texts("//p[contains(@class, 'health')]")
+    assert line.removesuffix(".") in first
+
+
 async def test_a_token_that_may_only_read_gets_no_buttons(open_as, browser, world):
     await failing(world, browser)
     reader = await open_as(scopes=["read"])

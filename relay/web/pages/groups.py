@@ -44,7 +44,7 @@ async def groups(page_request: PageRequest) -> Content:
     items: Sequence[Mapping[str, Any]] = made.values["items"]
     first = [one for one in items if one["state"] == "open" and "/" not in one["name"]][:FORECASTS]
     forecasts = await together(*(forecast_of(page_request, one) for one in first))
-    found = await concerns_for(page_request) if any(one["state"] == "open" for one in items) else ()
+    found = await concerns_for(page_request)
     known = {_key(one): one for one in forecasts}
     shown = [known.get(_key(one), one) for one in items]
     past = [one for one in first if campaigns.has_only_passed(one)]
@@ -92,6 +92,7 @@ async def group(page_request: PageRequest) -> Content:
     is_open, has_passed = found["state"] == "open", any(map(campaigns.has_passed, found["failures"]))
     incidents, ends = await together(_incidents(page_request, found), _ends(page_request, found))
     concerns = await concerns_for(page_request) if is_open else ()
+    here = campaigns.troubles(found, concerns)
     lately = await _lately(page_request, found) if has_passed else None
     upstream = page_request.upstream(found["source"])
     return Content(
@@ -103,7 +104,8 @@ async def group(page_request: PageRequest) -> Content:
             "parts": campaigns.parts(found),
             "causes": campaigns.causes(found, incidents, upstream, lately),
             "senders": found["connect_accounts"][:MAX_SENDERS],
-            "cards": cards_of(page_request, campaigns.troubles(found, concerns)),
+            "cards": cards_of(page_request, here),
+            "others": [one for one in concerns[:1] if one not in here],
             "finish": campaigns.finish_of(found, concerns, page_request.now),
             "finish_note": campaigns.finish_note(found, concerns, page_request.now),
             "path": path_of(found),

@@ -12,6 +12,7 @@ from relay.core.turns import turn_of_failure
 from relay.core.values import moment
 from relay.errors import FieldError, RequestError
 from relay.web import hazard, timeline
+from relay.web.concerns import Concern
 from relay.web.delivery_words import listed_reason, shown_state, subscription_name
 from relay.web.job_history import event_kind, history, sentence_of, state_of, tone
 from relay.web.job_words import Line, line_of, troubles, with_names
@@ -77,13 +78,15 @@ async def jobs(page_request: PageRequest) -> Content | Done:
     if len(found["items"]) == 1 and asked.get("search") in (found["items"][0]["id"], found["items"][0]["uid"]):
         return Done(key="", to=f"/ui/jobs/{found['items'][0]['uid']}")
     settings = page_request.context.dependencies.settings
+    concerns = await concerns_for(page_request)
     key, _, value = asked.get("metadata", "").partition(":")
     return Content(
         template="jobs.html",
         title=texts("jobs.title"),
         status=422 if errors else 200,
         values={
-            "jobs": await _lines(page_request, found["items"]),
+            "jobs": _lines(page_request, found["items"], concerns),
+            "concerns": concerns,
             "next_cursor": found["next_cursor"],
             "asked": asked,
             "chosen": {name: asked.get(name, "") for name in FILTERS},
@@ -143,9 +146,8 @@ def _tabs(page_request: PageRequest, asked: Mapping[str, str], counts: Answer | 
     return found
 
 
-async def _lines(page_request: PageRequest, jobs: Sequence[Answer]) -> Sequence[Line]:
+def _lines(page_request: PageRequest, jobs: Sequence[Answer], found: Sequence[Concern]) -> Sequence[Line]:
     now, keys = page_request.now, page_request.context.dependencies.settings.search_keys
-    found = await concerns_for(page_request) if any(job["open"] for job in jobs) else ()
     return [
         line_of(job, now, search_keys=keys, upstream=page_request.upstream(job["source"]), concerns=found)
         for job in jobs
