@@ -39,6 +39,7 @@ def given(stated: list[Stated]) -> list[Stated]:
     return [each for each in stated if isinstance(each.finish, ExpectedFinish)]
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("progress", PROGRESS)
 def test_the_true_finish_lies_within_the_range_as_often_as_it_says(stated: list[Stated], progress: float) -> None:
     some = [each for each in given(stated) if each.progress == progress]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
@@ -81,6 +82,7 @@ def events() -> Iterator[tuple[Event, RenderContext]]:
             yield event, context
 
 
+@pytest.mark.verify
 def test_adaptive_cards_and_discord_markdown_show_plain_text(tmp_path: Path) -> None:
     folder = npm_folder(tmp_path, NPM_PACKAGES)
     cards, embeds, digests = [], [], []

@@ -77,6 +77,7 @@ def test_example_is_understood(example: str) -> None:
     command.make_context(name, arguments)
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_and_options(shell: str) -> None:
     def answer(instruction: str, **variables: str) -> str:

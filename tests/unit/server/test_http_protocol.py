@@ -210,6 +210,7 @@ ENDLESS: dict[str, tuple[bytes, Callable[[], bytes]]] = {
 }
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("name", ENDLESS)
 async def test_endless_input_is_cut_off_in_bounded_memory(name: str) -> None:
     begin, more = ENDLESS[name]
