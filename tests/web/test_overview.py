@@ -141,7 +141,7 @@ async def test_the_first_sentence_is_the_worst_and_its_card_has_buttons_that_act
     assert "All is well" in (await browser.get("/ui")).html
 
 
-@pytest.mark.parametrize("path", ["/ui/jobs", "/ui/groups", "/ui/accounts"])
+@pytest.mark.parametrize("path", ["/ui/jobs", "/ui/groups", "/ui/accounts", "/ui/subscriptions"])
 async def test_a_page_that_shows_no_card_of_it_names_the_worst(browser, world, path):
     assert not (await browser.get(path)).soup.all("//p[contains(@class, 'worst')]")
     await failing(world, browser)

@@ -82,10 +82,11 @@ async def subscriptions(page_request: PageRequest) -> Content:
         _with_figures(page_request, query),
         *(_counts(page_request, state) for state in ("pending", "dead", "uncertain", "delivered")),
     )
-    rows = []
+    rows, troubles = [], []
     for one in found["items"]:
         id = one["id"]
         wrong = concerns_of(one, dead.of(id), uncertain.of(id), pending.of(id), page_request.now)
+        troubles += wrong[:1]
         rows.append(
             {
                 **one,
@@ -104,6 +105,7 @@ async def subscriptions(page_request: PageRequest) -> Content:
         title=text("subscriptions.title"),
         values={
             "subscriptions": sorted(rows, key=lambda row: WORST_FIRST.index(row["standing"])),
+            "troubles": sorted(troubles, key=lambda one: one.level),  # "bad" is before "warn"
             "last_known": not delivered.truncated,
             "next_cursor": found["next_cursor"],
             "callbacks": bool(asked),
