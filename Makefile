@@ -182,9 +182,10 @@ lock:
 		pyproject.toml -
 	echo pip-audit | uv pip compile $(LOCKED) --output-file .ci/audit.lock -
 	uv pip compile $(LOCKED) --group clients --output-file tests/clients.lock
+	uv pip compile $(LOCKED) --group artefacts --output-file tests/artefacts.lock
 
 clean:
-	rm -rf .venv .venv-audit .venv-bench .venv-clients .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
 
 $(READY): tests/requirements.lock pyproject.toml
 	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then

@@ -11,13 +11,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.support.lock import AUDIT_LOCK, CLIENTS_LOCK, LOCK, PRODUCTION_LOCK, ROOT, hashes, pins
+from tests.support.lock import ARTEFACTS_LOCK, AUDIT_LOCK, CLIENTS_LOCK, LOCK, PRODUCTION_LOCK, ROOT, hashes, pins
 
 AUDIT = ROOT / ".ci" / "audit"
 
 
 @pytest.mark.parametrize(
-    "path", [LOCK, PRODUCTION_LOCK, AUDIT_LOCK, CLIENTS_LOCK], ids=lambda path: f"{path.parent.name}/{path.name}"
+    "path",
+    [LOCK, PRODUCTION_LOCK, AUDIT_LOCK, CLIENTS_LOCK, ARTEFACTS_LOCK],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_every_pin_has_an_exact_version_and_hashes(path: Path) -> None:
     found = hashes(path)
@@ -60,10 +62,12 @@ def test_lock_pins_all_that_is_asked_for() -> None:
         assert requirement.specifier.contains(one.version, prereleases=True), f"{requirement}: run `make lock`"
 
 
-def test_lock_of_the_official_clients_pins_each() -> None:
+@pytest.mark.parametrize(("group", "lock"), [("clients", CLIENTS_LOCK), ("artefacts", ARTEFACTS_LOCK)])
+def test_lock_of_another_environment_pins_each_of_its_group(group: str, lock: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    pinned = {pin.partition("==")[0] for pin in pins(CLIENTS_LOCK)}
-    assert {canonicalize_name(name) for name in project["dependency-groups"]["clients"]} <= pinned
+    pinned = {pin.partition("==")[0] for pin in pins(lock)}
+    asked = project["dependency-groups"][group]
+    assert {canonicalize_name(Requirement(text).name) for text in asked} <= pinned
 
 
 def test_production_installs_what_the_tests_ran_with() -> None:

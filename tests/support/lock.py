@@ -9,6 +9,7 @@ LOCK = ROOT / "tests" / "requirements.lock"
 PRODUCTION_LOCK = ROOT / "deploy" / "requirements.lock"
 AUDIT_LOCK = ROOT / ".ci" / "audit.lock"
 CLIENTS_LOCK = ROOT / "tests" / "clients.lock"
+ARTEFACTS_LOCK = ROOT / "tests" / "artefacts.lock"
 
 
 def hashes(path: Path) -> Mapping[str, list[str]]:

@@ -53,8 +53,8 @@ from relay.signals import ALL_EVENTS
 from relay.sources import definition
 from relay.testing import FakeClock
 from tests.support.e2e_world import client_of
+from tests.support.environments import official_python
 from tests.support.npm import npm_folder
-from tests.support.official_environment import official_python
 
 pytestmark = pytest.mark.verify
 
