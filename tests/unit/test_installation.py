@@ -42,7 +42,7 @@ def place(tmp_path: Path) -> Path:
 def test_extra_comes_from_the_folder_or_the_wheel_that_the_relay_came_from(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = place / "revor_relay-0.1.0-py3-none-any.whl"
+    wheel = place / "revor_relay-0.2.0-py3-none-any.whl"
     wheel.touch()
     installed(monkeypatch, {"url": place.as_uri(), "dir_info": {}})
     assert shlex.split(install_command("postgres")) == [*PIP, f"{place}[postgres]"]
