@@ -8,6 +8,7 @@ import typer
 from relay.cli.client import api, path_of
 from relay.cli.options import Json, Limit
 from relay.cli.output import note_limit, print_fields, print_json, print_list, print_table, say
+from relay.core.turns import turn_of_incident
 
 app = typer.Typer(help="Show failures with one cause, and their jobs.", no_args_is_help=True)
 
@@ -75,7 +76,7 @@ def sentence(incident: Mapping[str, Any]) -> str:
     its owner."""
     likely = incident.get("likely") if incident["state"] == "open" else None
     more = f"{likely:,} more {'is' if likely == 1 else 'are'} likely to fail. " if likely else ""
-    return f"{incident['what']}. {more}To fix it ({incident['who']}): {incident['fix']}."
+    return f"{incident['what']}. {more}To fix it ({turn_of_incident(incident)}): {incident['fix']}."
 
 
 def _job_row(job: dict[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from relay.signals import ALL_EVENTS
 from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
-from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest
+from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest, Place
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, WebSettings, wrong_method
@@ -161,6 +161,7 @@ class Web:
     def _values(self, page_request: PageRequest, made: Content, page: Page | None) -> dict[str, Any]:
         done, n = page_request.notice() or ("", 0)
         key, texts = f"done.{done}", self._shared.pages.texts
+        place = _place_of(page_request.place)
         return {
             **made.values,
             "page_request": page_request,
@@ -169,9 +170,12 @@ class Web:
                 (name, [place for place in places if not place.admin or page_request.may()])
                 for name, places in SECTIONS
             ],
-            "here": _place_of(page_request.place),
+            "here": place.path if place else "",
+            "up": place if place and place.path not in (UI, page_request.place) else None,
             "equivalent": made.equivalent,
-            "export": page_request.path(format="csv", cursor=None) if made.export is not None else None,
+            "export": page_request.path(format="csv", cursor=None)
+            if made.export and made.values.get("items", True)
+            else None,
             "export_rows": MAX_ROWS,
             "live_path": page_request.path() if page is not None and page.live else None,
             "notice": texts(key, n=n) if key in texts else None,  # unknown if a node of a newer version did it
@@ -236,10 +240,10 @@ class Web:
         return request_id_of(scope, self._shared.context.dependencies.clock)
 
 
-def _place_of(path: str) -> str:
-    """The navigation page that a path belongs to; "" for none."""
-    below = [one.path for one in NAVIGATION if path == one.path or (one.path != UI and path.startswith(f"{one.path}/"))]
-    return below[0] if below else ""
+def _place_of(path: str) -> Place | None:
+    """The navigation page that a path belongs to; None for none."""
+    below = (one for one in NAVIGATION if path == one.path or (one.path != UI and path.startswith(f"{one.path}/")))
+    return next(below, None)
 
 
 def _is_live(request: Request) -> bool:

@@ -238,7 +238,7 @@ async def test_an_unknown_send_is_told_by_names_and_settled_with_the_job_it_made
         "I cannot find out",
     ]
     done = await browser.post(f"/ui/intents/{one.id}/resolve", {"fate": "sent", "job_id": "made"})
-    assert done.said == "Recorded. It has left the list."
+    assert done.said == "Recorded as sent. It has left the list."
     assert [job.external_id for job in await world.store.jobs.find("made")] == ["made"]
 
 

@@ -47,6 +47,41 @@ def test_each_place_has_a_key_of_its_own():
     assert all(len(one.key) == 1 and one.key not in "g/?" for one in NAVIGATION)
 
 
+async def test_page_below_another_leads_back_to_it(browser, world):
+    job = await world.job("job_1")
+    above = {
+        "/ui": "",
+        "/ui/jobs": "",
+        "/ui/login": "",
+        f"/ui/jobs/{job.uid}": "Jobs",
+        "/ui/tokens/new": "Tokens",
+        "/ui/subscriptions/new?kind=slack": "Subscriptions",
+    }
+    for path, name in above.items():
+        page = await browser.get(path)
+        assert page.soup.texts("//p[@class='up']/a") == ([name] if name else []), path
+
+
+async def test_page_that_changes_by_itself_says_without_scripts_that_it_does_not(browser):
+    for path, is_live in (("/ui", True), ("/ui/tokens/new", False)):
+        page = await browser.get(path)
+        assert bool(page.soup.all("//noscript")) == is_live, path
+
+
+async def test_an_empty_list_is_offered_no_file(browser, world):
+    path = "//aside//a[@download]"
+    assert (await browser.get("/ui/jobs")).soup.all(path) == []
+    await world.job("job_1")
+    assert len((await browser.get("/ui/jobs")).soup.all(path)) == 1
+
+
+async def test_limits_of_a_new_token_are_folded_until_one_is_given(browser):
+    page = await browser.get("/ui/tokens/new")
+    assert page.soup.all("//details[.//input[@name='prefix']][not(@open)]")
+    page = await browser.post("/ui/tokens/new", {"name": "", "prefix": "com.acme."})
+    assert page.soup.all("//details[@open][.//input[@name='prefix']]")
+
+
 async def test_page_that_asks_to_sign_in_says_where_a_token_comes_from(open_as):
     browser = await open_as(dev=False)
     page = await browser.get("/ui/login")

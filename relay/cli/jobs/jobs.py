@@ -21,6 +21,7 @@ from relay.cli.output import (
     working,
 )
 from relay.clock import in_words
+from relay.core.turns import turn_of_failure
 from relay.errors import UsageError
 
 WAIT_SECONDS = 60
@@ -253,7 +254,7 @@ def explain(
     if error:
         at = "" if error["at"] is None else f", at {error['at']}"
         what = f"{error['code']} ({error['message']})" if error["message"] else error["code"]
-        say(f"Last error: {what}{at}. {error['meaning']}. To fix it ({error['who']}): {error['fix']}.")
+        say(f"Last error: {what}{at}. {error['meaning']}. To fix it ({turn_of_failure(error['who'])}): {error['fix']}.")
     print_fields(fields)
 
 

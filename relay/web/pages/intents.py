@@ -70,7 +70,7 @@ async def resolve(page_request: PageRequest) -> Done:
     job_id = page_request.form.get("job_id")
     body = {"fate": page_request.form.get("fate"), **({"job_id": job_id} if job_id else {})}
     await page_request.api.post("/v1/intents/{}/resolve", page_request.id(), body=body)
-    return Done(key="intent_resolved", to="/ui/intents")
+    return Done(key=f"intent_{body['fate']}", to="/ui/intents")
 
 
 action("POST /ui/intents/{id}/dismiss", "DELETE /v1/intents/{}", done="intent_dismissed", to="/ui/intents")

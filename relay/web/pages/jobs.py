@@ -85,7 +85,7 @@ async def jobs(page_request: PageRequest) -> Content | Done:
         title=texts("jobs.title"),
         status=422 if errors else 200,
         values={
-            "jobs": _lines(page_request, found["items"], concerns),
+            "items": _lines(page_request, found["items"], concerns),
             "concerns": concerns,
             "next_cursor": found["next_cursor"],
             "asked": asked,

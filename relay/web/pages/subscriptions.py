@@ -257,7 +257,7 @@ async def create(page_request: PageRequest) -> Content:
     secret = (made["config"] or {}).get("secret")
     return Content(
         template="subscription_made.html",
-        title=text("subscriptions.made"),
+        title=text("subscriptions.made", name=_name(made)),
         values={
             "subscription": made,
             "secret": secret if registry.kind_named(made["config"]["kind"]).signed else None,

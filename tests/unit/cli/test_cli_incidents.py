@@ -52,7 +52,7 @@ def test_show_says_what_to_do_and_lists_the_failed_jobs(stub: Stub, capsys: pyte
     out = capsys.readouterr().out.splitlines()
     assert out[0] == (
         "12 LinkedIn jobs of Ada failed: the account needs reconnecting. 40 more are likely to fail. "
-        "To fix it (account owner): Reconnect it in Revor."
+        "To fix it (the owner of the sending account): Reconnect it in Revor."
     )
     assert not [line for line in out if line.endswith(" -")], "fields without a value are left out"
     assert out[-2:] == ["ID\tFAILED\tREPEAT\tERROR", "job-1\t2026-05-20T10:00:01.000Z\tsafe\treconnect"]
