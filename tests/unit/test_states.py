@@ -1,4 +1,4 @@
-"""docs/reference/states.md draws the code's state machines: their states are the same, and every function exists."""
+"""docs/design/states.md draws the code's state machines: their states are the same, and every function exists."""
 
 import importlib
 import re
@@ -38,7 +38,7 @@ class Arrow(NamedTuple):
 
 
 def diagrams() -> dict[str, list[Arrow]]:
-    text = (ROOT / "docs" / "reference" / "states.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "design" / "states.md").read_text(encoding="utf-8")
     found: dict[str, list[Arrow]] = {}
     for section in text.split("\n## ")[1:]:
         drawn = re.search(r"```mermaid\nstateDiagram-v2\n(.*?)```", section, re.DOTALL)
