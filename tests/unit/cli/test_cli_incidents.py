@@ -17,6 +17,7 @@ INCIDENT: dict[str, Any] = {
     "state": "open",
     "what": "12 LinkedIn jobs of Ada failed: the account needs reconnecting",
     "who": "account owner",
+    "code": "connect_account_reconnect_required",
     "fix": "Reconnect it in Revor",
     "failed": 12,
     "likely": 40,
