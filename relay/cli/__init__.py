@@ -118,9 +118,9 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
-        from relay import __version__
+        from relay import __version__, build
 
-        typer.echo(f"relay {__version__}")
+        typer.echo(f"relay {__version__} ({build()})")
         raise typer.Exit
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from relay import __version__
+from relay import __version__, build
 from relay.cli.client import Api, ApiError, Unreachable, api, path_of
 from relay.cli.deliveries.report import attempt_lines
 from relay.cli.output import clean, working
@@ -213,7 +213,8 @@ def _lines(case: Case, hidden: Sequence[str], now: float) -> Iterator[str]:
     yield "Left out: secrets, paths of sinks, recipients, metadata. Read the text before you paste it."
     yield ""
     yield "VERSIONS"
-    yield f"node {case.node_version or 'unknown'}, command {__version__}, Python {platform.python_version()}"
+    command = f"command {__version__} ({build()}), Python {platform.python_version()}"
+    yield f"node {case.node_version or 'unknown'}, {command}"
     yield f"the command runs on {platform.system()} {platform.release()} {platform.machine()}"
     yield ""
     yield from _node(case.readiness)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import __version__
+from relay import __version__, build
 from relay.cli import run
 from relay.cli.node.support import MAX_CHARACTERS, MAX_DELIVERIES, MAX_EVENTS, Case, report
 from tests.unit.cli.test_cli_client import Stub, stub
@@ -163,7 +163,8 @@ def test_text_has_everything_about_the_id(id: str, stub: Stub, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert id in out.splitlines()[0]
     for what in (
-        *(f"node 0.2.0, command {__version__}, Python 3.", "/readyz: unavailable", "database: nothing can be written"),
+        *(f"node 0.2.0, command {__version__} ({build()}), Python 3.", "/readyz: unavailable"),
+        "database: nothing can be written",
         *("note: revor/default is down", "checks: database failing, api running", "source revor/default: state: ok"),
         *(f"JOB {UID}", "status: failed, outcome: failed", "upstream: channel: email, error: reconnect_required"),
         *("last error: code: unavailable", "explained: The job is closed"),

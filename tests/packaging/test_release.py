@@ -1,0 +1,224 @@
+"""What a release consists of: each archive says what it is built from, and has the same bytes wherever it is built."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from packaging.metadata import Metadata
+
+import relay
+from tests.support.lock import ROOT
+
+SECONDS = 1795000000
+DAY = "2026-11-18"
+TOPS = {
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "PKG-INFO",
+    "README.md",
+    "hatch_build.py",
+    "pyproject.toml",
+    "relay.yaml",
+}
+FOLDERS = {"alembic", "deploy", "relay", "schemas", "subscribers"}
+
+pytestmark = pytest.mark.xdist_group("release")
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "REVOR_", "GIT_"))}
+    kept.pop("SOURCE_DATE_EPOCH", None)
+    ran = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=kept | variables, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, f"{command} ended with {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[-6000:]}"
+    return ran.stdout
+
+
+def git(folder: Path, *arguments: str) -> str:
+    named = (
+        "-c",
+        "user.name=A",
+        "-c",
+        "user.email=a@example.com",
+        "-c",
+        "commit.gpgsign=false",
+        "-c",
+        "core.hooksPath=/",
+    )
+    day = f"{SECONDS} +0000"
+    return run("git", *named, *arguments, cwd=folder, GIT_AUTHOR_DATE=day, GIT_COMMITTER_DATE=day).strip()
+
+
+def build(folder: Path, *kinds: str, into: Path, **variables: str) -> dict[str, Path]:
+    """What `python -m build` makes of the folder: the wheel, the sdist."""
+    run(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", into, folder, cwd=folder, **variables)
+    return {path.name: path for path in into.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with what is tracked here, without the tests, as one commit."""
+    folder = tmp_path_factory.mktemp("first") / "clone"
+    listed = git(ROOT, "ls-files", "-co", "--exclude-standard", "-z").split("\0")
+    for name in listed:
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/img/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "All")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build(clone, into=tmp_path_factory.mktemp("dist"), TZ="UTC")
+
+
+@pytest.fixture(scope="module")
+def wheel(built: dict[str, Path]) -> Path:
+    return built[f"revor_relay-{relay.__version__}-py3-none-any.whl"]
+
+
+@pytest.fixture(scope="module")
+def sdist(built: dict[str, Path]) -> Path:
+    return built[f"revor_relay-{relay.__version__}.tar.gz"]
+
+
+def stamp(wheel: Path) -> str | None:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read("relay/_build.txt").decode() if "relay/_build.txt" in archive.namelist() else None
+
+
+def version(wheel: Path, folder: Path) -> str:
+    """What `relay --version` prints from this wheel, which is unpacked into the folder."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return run(sys.executable, "-m", "relay", "--version", cwd=folder).strip()
+
+
+def test_version_names_the_commit_and_its_day(clone: Path, wheel: Path, tmp_path: Path) -> None:
+    commit = git(clone, "rev-parse", "HEAD")
+    assert version(wheel, tmp_path) == f"relay {relay.__version__} (commit {commit[:8]}, built {DAY})"
+
+
+def test_version_of_an_editable_install_says_so() -> None:
+    assert not (ROOT / "relay" / "_build.txt").exists()
+    printed = run(sys.executable, "-m", "relay", "--version", cwd=ROOT)
+    assert printed == f"relay {relay.__version__} (from source)\n"
+
+
+def test_second_build_elsewhere_has_the_same_bytes(
+    clone: Path, built: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In another folder, with other rights and times of files, in another time zone and order of creation."""
+    elsewhere = tmp_path / "another place"
+    shutil.copytree(clone, elsewhere, copy_function=shutil.copy)
+    for path in elsewhere.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    before = os.umask(0o077)
+    try:
+        again = build(elsewhere, into=tmp_path_factory.mktemp("again"), TZ="Asia/Tokyo", LC_ALL="C")
+    finally:
+        os.umask(before)
+    assert {name: _digest(path) for name, path in again.items()} == {
+        name: _digest(path) for name, path in built.items()
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_wheel_from_the_sdist_alone_names_the_same_commit(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    """A package of a distribution is built from the sdist, inside another repository."""
+    git(tmp_path, "init", "-q")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (again,) = build(tmp_path / sdist.name.removesuffix(".tar.gz"), "--wheel", into=tmp_path / "dist").values()
+    assert _digest(again) == _digest(wheel)
+
+
+@pytest.mark.parametrize(
+    ("has_git", "variables", "said"),
+    [
+        (
+            False,
+            {"REVOR_RELAY_COMMIT": "f00dfeed" * 5, "SOURCE_DATE_EPOCH": f"{SECONDS}"},
+            f"commit f00dfeed, built {DAY}",
+        ),
+        (True, {"REVOR_RELAY_COMMIT": "f00dfeed" * 5, "SOURCE_DATE_EPOCH": "0"}, "commit f00dfeed, built 1970-01-01"),
+        (False, {}, None),
+        (False, {"REVOR_RELAY_COMMIT": "f00dfeed"}, None),
+        (True, {}, "commit HEAD with changes, built " + DAY),
+    ],
+    ids=["named, no git", "named", "nothing", "no day", "changed"],
+)
+def test_build_says_what_is_known(
+    has_git: bool, variables: dict[str, str], said: str | None, clone: Path, tmp_path: Path
+) -> None:
+    """Of a folder that has what hatchling needs, and nothing else."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "relay.yaml"):
+        shutil.copy(clone / name, folder / name)
+    for name in ("alembic", "schemas", "deploy/salesforce", "subscribers", "relay"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(clone / "relay" / "__init__.py", folder / "relay" / "__init__.py")
+    if has_git:
+        git(folder, "init", "-q")
+        git(folder, "add", "-A")
+        git(folder, "commit", "-q", "-m", "All")
+        said = said and said.replace("HEAD", git(folder, "rev-parse", "HEAD")[:8])
+        (folder / "relay.yaml").write_text("# changed\n")
+    (made,) = build(folder, "--wheel", into=tmp_path / "dist", **variables).values()
+    assert stamp(made) == said
+
+
+def test_sdist_has_the_sources_and_nothing_else(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    root = sdist.name.removesuffix(".tar.gz")
+    names = {member.name.removeprefix(f"{root}/") for member in members}
+    assert {name for name in names if "/" not in name} == TOPS
+    assert {name.partition("/")[0] for name in names if "/" in name} == FOLDERS
+    tracked = set(git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines())
+    assert names - {"PKG-INFO", "relay/_build.txt"} - tracked == set()
+    assert {(member.uid, member.gid, member.uname, member.mode & 0o022) for member in members} == {(0, 0, "", 0)}
+
+
+def test_package_index_can_show_the_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Metadata.from_email(archive.read(name), validate=True)
+    assert metadata.version is not None
+    assert str(metadata.version) == relay.__version__
+    assert metadata.description_content_type == "text/markdown"
+    assert metadata.description
+    tokens = [inline for token in MarkdownIt().parse(metadata.description) for inline in token.children or ()]
+    shown = [str(one.attrs[key]) for one in tokens for key in ("href", "src") if key in one.attrs]
+    assert len(shown) > 30
+    assert [target for target in shown if not re.match(r"https://|#", target)] == []
+    written = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    home = "https://github.com/revor-relay/revor-relay"
+    for path in written:
+        assert (ROOT / path).exists()
+        assert any(target.startswith((f"{home}/blob/main/{path}", f"{home}/raw/main/{path}")) for target in shown)
+
+
+def test_nothing_else_says_the_version() -> None:
+    """Where a document names it as an example, it is this one."""
+    for path in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml"]:
+        text = path.read_text(encoding="utf-8")
+        found = set(re.findall(r"\b(?:revor[-_]relay-|relay )v?(\d+\.\d+\.\d+)\b", text))
+        assert found <= {relay.__version__}, path
