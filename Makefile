@@ -14,6 +14,7 @@
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
 # make pictures   the pictures of the dashboard in docs/img, and of messages in docs/guides: 6 minutes, needs Chromium
+# make docs       the documentation site, into site/: open site/index.html. 20 s
 # make clean      removes what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -63,7 +64,7 @@ NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wild
 ON_OLDEST = POSTGRES_TEST_VERSION=15 $(BIN)/python -m pytest $(AT_ONCE) -rs -n auto -k "postgres or Postgres"
 FOR_OLDEST := $(patsubst %,tests/store/test_%.py,postgres_statements store_registration store_job_groups store_group_work store_incidents)
 
-.PHONY: help pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
+.PHONY: help docs pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -87,6 +88,12 @@ pictures: $(READY)
 	$(BIN)/python -m tests.support.dashboard_pictures
 	@echo "==> pictures of messages, into docs/guides"
 	$(BIN)/python -m tests.support.message_pictures
+
+docs: $(READY)
+	@echo "==> the documentation site, into site/"
+	artefacts=$$($(BIN)/python -m tests.support.environments artefacts)
+	NO_MKDOCS_2_WARNING=1 "$$artefacts" -m mkdocs build --strict --quiet
+	echo "==> open site/index.html"
 
 lint: $(READY)
 	@echo "==> ruff: faults and format"
@@ -185,7 +192,7 @@ lock:
 	uv pip compile $(LOCKED) --group artefacts --output-file tests/artefacts.lock
 
 clean:
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build site
 
 $(READY): tests/requirements.lock pyproject.toml
 	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then

@@ -213,18 +213,15 @@ def columns() -> str:
 # the API
 
 
-@cache
-def document() -> Json:
-    """The OpenAPI document of a relay with default settings."""
-    import orjson
-
-    from relay.api.app import openapi_json
+def _api_settings() -> Any:
+    """Those of a relay with default settings."""
+    import relay
     from relay.api.http.dependencies import ApiSettings
     from relay.core.access.netguard import GuardPolicy
     from relay.core.events.event import Origin
 
     origin = Origin(source="", type_prefix="ai.revor.job", dataschema="", account_source="")
-    settings = ApiSettings(
+    return ApiSettings(
         host="127.0.0.1",
         port=8080,
         public_url=None,
@@ -234,11 +231,29 @@ def document() -> Json:
         guard=GuardPolicy(),
         default_timeout_seconds=15.0,
         default_retry_schedule_seconds=(),
-        version="",
+        version=relay.__version__,
         node_id="",
     )
-    found: Json = orjson.loads(openapi_json(settings))
+
+
+@cache
+def document() -> Json:
+    """The OpenAPI document."""
+    found: Json = json.loads(_openapi())
     return found
+
+
+def _openapi() -> bytes:
+    from relay.api.app import openapi_json
+
+    return openapi_json(_api_settings())
+
+
+def downloads() -> dict[str, str]:
+    """What the documentation site offers to programs, by its name there."""
+    from relay.api.app import asyncapi_json
+
+    return {"openapi.json": _openapi().decode(), "asyncapi.json": asyncapi_json(_api_settings()).decode()}
 
 
 @cache
@@ -671,7 +686,10 @@ def stale() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Writes what differs. Returns 1 if something does and `--check` was given."""
+    """Writes what differs. Returns 1 if something does and `--check` was given. `--downloads` prints others as JSON."""
+    if "--downloads" in sys.argv:
+        print(json.dumps(downloads()))
+        return 0
     found = stale()
     for path, text in found.items():
         print(path.relative_to(ROOT))

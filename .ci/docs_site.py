@@ -1,0 +1,306 @@
+"""The hook of mkdocs.yml: makes the documentation site of docs/, which is written for GitHub.
+
+Links out of docs/ become links to the repository. Pages that begin with `../` in the nav are files of the repository.
+README.md gives the home page its beginning, and the page "Quick start" its rest. http-reference.md becomes a page for
+each operation. Beside the pages: the OpenAPI and AsyncAPI documents, the schemas of events, llms.txt, llms-full.txt.
+"""
+
+import hashlib
+import json
+import posixpath
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+README, INDEX, REFERENCE = "README.md", "docs/README.md", "docs/reference/http-reference.md"
+REPOSITORY = "https://github.com/revor-relay/revor-relay"
+QUICK_START = "start/quick-start.md"
+OBJECTS = "api/objects.md"
+STATIC = {
+    "relay/web/static/favicon.svg": "assets/favicon.svg",
+    "relay/web/static/vendor/inter-latin-wght-normal.woff2": "assets/inter-latin-wght-normal.woff2",
+    "relay/web/static/vendor/LICENSE.inter": "assets/LICENSE.inter",
+}
+"""What the site shares with the dashboard."""
+MERMAID = "11.12.2"
+MERMAID_SHA256 = "d0830a6c05546e9edb8fe20a8f545f3e0dc7c4c3134d584bad9c13a99d7a71e0"
+MERMAID_URL = "assets/mermaid.min.js"
+DESCRIPTION_CHARACTERS, LEAD_CHARACTERS = 200, 20
+
+_OPERATION = re.compile(r"^### ((?:GET|POST|PUT|DELETE) \S+)$", re.MULTILINE)
+_FENCE = re.compile(r"^( *)(```.*?^\1```)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+_DOOR = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.MULTILINE)
+
+
+class Site:
+    """Where each text of the repository stands on the site."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        """Of the pages that no file of docs/ is: by their path on the site."""
+        self.origins: dict[str, str] = {}
+        """The path in the repository of such a page."""
+        self.anchors: dict[tuple[str, str], tuple[str, str]] = {}
+        """Page and anchor on the site of a path in the repository and an anchor, where a file is several pages."""
+        self.mermaid: Path | None = None
+        self.nav = Navigation([], [])
+
+    def page_of(self, path: str, anchor: str) -> tuple[str, str] | None:
+        """The page and anchor of a file of the repository; None if it is no part of the site."""
+        if (path, anchor) in self.anchors:
+            return self.anchors[path, anchor]
+        if (path, "") in self.anchors:
+            return self.anchors[path, ""][0], anchor
+        if path.startswith("docs/") and (ROOT / path).is_file():
+            return path.removeprefix("docs/"), anchor
+        return None
+
+    def add(self, page: str, origin: str, text: str) -> None:
+        """A page made of a file of the repository, or of a part of one."""
+        self.texts[page], self.origins[page] = text, origin
+        for anchor in anchors_of(text):
+            self.anchors[origin, anchor] = page, anchor
+
+
+site = Site()
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors_of(text: str) -> list[str]:
+    """The anchors of a text in Markdown."""
+    text = _FENCE.sub("", text)
+    return [*map(slug, re.findall(r"^#+ (.+)$", text, re.MULTILINE)), *re.findall(r'<a id="([^"]+)">', text)]
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+# --- which pages there are
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Makes the pages of files outside of docs/, and puts the operations of the API into the nav."""
+    global site
+    site = Site()
+    lead, _, rest = read(README).partition("\n## ")
+    site.add(QUICK_START, README, f"# Quick start\n\n## {rest}")
+    site.anchors[README, ""] = QUICK_START, ""
+    assert lead.startswith("# ")
+    config.nav = [*_nav(config.nav)]
+    site.mermaid = mermaid()
+    if site.mermaid is None:
+        config.mdx_configs["pymdownx.superfences"]["custom_fences"] = []
+    return config
+
+
+def _nav(entries: list[Any]) -> Iterator[Any]:
+    for entry in entries:
+        if isinstance(entry, dict):
+            ((title, below),) = entry.items()
+            yield {title: list(_nav(below)) if isinstance(below, list) else below}
+        elif f"docs/{entry}" == REFERENCE:
+            yield entry
+            yield from _operations()
+        elif entry.startswith("../"):
+            path = entry.removeprefix("../")
+            if path != README:
+                site.add(path, path, read(path))
+                site.anchors[path, ""] = path, ""
+            yield site.anchors[path, ""][0]
+        else:
+            yield entry
+
+
+def _operations() -> Iterator[Any]:
+    """A page for each operation and one for the objects: the sections of the reference. The nav's sections are tags."""
+    lead, *sections = re.split(r"^## ", read(REFERENCE), flags=re.MULTILINE)
+    index = [lead]
+    for section in sections:
+        head, _, body = section.partition("\n")
+        tag, of_operations, _ = head.partition(": operations")
+        if of_operations:
+            pages, lines = [], []
+            _, *parts = _OPERATION.split(body)
+            for route, text in zip(parts[::2], parts[1::2], strict=True):
+                summary, more = re.split(r"\.(?: |$)", text.strip(), maxsplit=1, flags=re.MULTILINE)
+                page = f"api/{re.sub(r'[^a-z0-9]+', '-', route.lower()).strip('-')}.md"
+                site.add(page, REFERENCE, f"# {summary}\n\n`{route}`\n\n{more}\n")
+                site.anchors[REFERENCE, slug(route)] = page, ""
+                pages.append(page)
+                lines.append(f"- [{summary}](#{slug(route)}): `{route}`")
+            index.append(f"## {tag}\n\n" + "\n".join(lines) + "\n\n")
+            site.anchors[REFERENCE, slug(head)] = REFERENCE.removeprefix("docs/"), slug(tag)
+            yield {tag: pages}
+        elif head == "Objects":
+            site.add(OBJECTS, REFERENCE, f"# Objects\n\n{body.replace('<!-- end generated -->', '')}")
+            yield OBJECTS
+        else:
+            index.append(f"## {head}\n{body}")
+    site.texts[REFERENCE.removeprefix("docs/")] = "".join(index).replace("<!-- begin generated: api-reference -->", "")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds those pages, and what can be downloaded."""
+    for page, text in site.texts.items():
+        if (there := files.get_file_from_path(page)) is not None:
+            files.remove(there)
+        files.append(File.generated(config, page, content=text))
+    for path, target in STATIC.items():
+        files.append(File.generated(config, target, abs_src_path=str(ROOT / path)))
+    for path in (ROOT / "schemas").iterdir():
+        files.append(File.generated(config, f"schemas/{path.name}", abs_src_path=str(path)))
+    for name, text in downloads().items():
+        files.append(File.generated(config, name, content=text))
+    if site.mermaid is not None:
+        files.append(File.generated(config, MERMAID_URL, abs_src_path=str(site.mermaid)))
+    return files
+
+
+def downloads() -> dict[str, str]:
+    """The OpenAPI and AsyncAPI documents, by the Python that has the relay."""
+    program = [ROOT / ".venv" / "bin" / "python", ROOT / ".ci" / "docs.py", "--downloads"]
+    found: dict[str, str] = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def mermaid() -> Path | None:
+    """The program that draws diagrams, of npm. None without npm: the site then shows their source."""
+    kept = ROOT / ".venv-artefacts" / f"mermaid-{MERMAID}.min.js"
+    if kept.exists() or shutil.which("npm") is None:
+        return kept if kept.exists() else None
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", "--silent", f"mermaid@{MERMAID}"]
+        if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode != 0:
+            return None
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            program = archive.extractfile("package/dist/mermaid.min.js")
+            assert program is not None
+            content = program.read()
+    assert hashlib.sha256(content).hexdigest() == MERMAID_SHA256, "npm has another mermaid under this version"
+    kept.write_bytes(content)
+    return kept
+
+
+# --- what stands on them
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turns the Markdown of GitHub into that of the site."""
+    here = page.file.src_uri
+    if here == README:
+        lead = read(README).partition("\n## ")[0]
+        markdown = f"{linked(lead, here, README)}\n\n{doors(linked(markdown, here, INDEX))}"
+    else:
+        markdown = linked(markdown, here, site.origins.get(here, f"docs/{here}"))
+    page.meta.setdefault("description", description_of(markdown))
+    return markdown
+
+
+def linked(text: str, page: str, origin: str) -> str:
+    """The text of a file of the repository with links that hold on this page of the site."""
+
+    def link(found: "re.Match[str]") -> str:
+        mark, words, target = found.groups()
+        words = _LINK.sub(link, words)
+        if mark and target.endswith("-light.png"):  # and its twin for dark colours
+            image = target_of(target, page, origin).removesuffix("-light.png")
+            return f"![{words}]({image}-light.png#only-light)![{words}]({image}-dark.png#only-dark)"
+        return f"{mark}[{words}]({target_of(target, page, origin)})"
+
+    parts = _FENCE.split(text)  # text, indent, fence, text, …
+    parts[::3] = [_LINK.sub(link, part) for part in parts[::3]]
+    parts[1::3] = [""] * len(parts[1::3])
+    return "".join(parts)
+
+
+def target_of(link: str, page: str, origin: str) -> str:
+    """The target of a link that stands on this page of the site, which is made of this file of the repository."""
+    path, mark, anchor = link.partition("#")
+    if "://" in path:
+        return link
+    aim = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path)) if path else origin
+    found = site.page_of(aim, anchor)
+    if found is None:
+        kind = "tree" if (ROOT / aim).is_dir() else "blob"
+        return f"{REPOSITORY}/{kind}/main/{aim}{mark}{anchor}"
+    target, anchor = found
+    there = "" if target == page else posixpath.relpath(target, posixpath.dirname(page) or ".")
+    return f"{there}{'#' if anchor else ''}{anchor}" or posixpath.basename(page)
+
+
+def doors(text: str) -> str:
+    """The table of docs/README.md as cards."""
+    cards = []
+    for name, links in _DOOR.findall(text):
+        lines = "\n\n    ".join(links.split("<br>"))
+        cards.append(f"-   **{name}**\n\n    {lines}")
+    assert cards, "docs/README.md has no doors"
+    return '<div class="grid cards doors" markdown>\n\n' + "\n\n".join(cards) + "\n\n</div>"
+
+
+def description_of(text: str) -> str:
+    """The first sentences of a page, or its headings, without marks."""
+    text = _LINK.sub(r"\2", re.sub(r"<!--.*?-->|<[^>]+>", "", _FENCE.sub("", text)))
+    _, lead, *_ = re.split(r"^#+ .*\n", text + "\n#", flags=re.MULTILINE)
+    if len(lead.strip()) < LEAD_CHARACTERS:
+        lead = " · ".join(re.findall(r"^##+ (.+)$", text, re.MULTILINE)) or lead
+    prose = " ".join(part for part in re.split(r"\n\s*\n", lead) if not part.lstrip().startswith(("#", "|", "!")))
+    prose = " ".join(re.sub(r"[`*]|(?:^|(?<=\s))- ", "", prose).split())
+    sentences = re.split(r"(?<=[.:?]) (?=[A-Z])", prose)
+    found = sentences.pop(0)
+    while sentences and len(found) + len(sentences[0]) < DESCRIPTION_CHARACTERS:
+        found += f" {sentences.pop(0)}"
+    return found if len(found) <= DESCRIPTION_CHARACTERS else f"{found[:DESCRIPTION_CHARACTERS].rpartition(' ')[0]} …"
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Loads the program that draws diagrams where there are some."""
+    if site.mermaid is None or 'class="mermaid"' not in output:
+        return output
+    url = posixpath.relpath(MERMAID_URL, posixpath.dirname(page.url) or ".")
+    return output.replace("</head>", f'<script src="{url}"></script></head>', 1)
+
+
+# --- for programs that read
+
+
+def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
+    """Remembers the pages in their order."""
+    site.nav = nav
+    return nav
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Writes llms.txt (llmstxt.org), a line for each page, and llms-full.txt, the pages themselves."""
+    assert config.site_url
+    lines, full = [f"# {config.site_name}", "", f"> {config.site_description}"], []
+    section = None
+    for page in site.nav.pages:
+        top = page.ancestors[-1].title if page.ancestors else "Home"
+        if top != section:
+            lines += ["", f"## {top}", ""]
+            section = top
+        url = urljoin(config.site_url, page.url)
+        lines.append(f"- [{page.title}]({url}): {page.meta['description']}")
+        full.append(f"<!-- {url} -->\n\n{(page.markdown or '').strip()}\n")
+    folder = Path(config.site_dir)
+    (folder / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "llms-full.txt").write_text("\n".join(full), encoding="utf-8")
