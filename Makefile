@@ -92,7 +92,7 @@ pictures: $(READY)
 docs: $(READY)
 	@echo "==> the documentation site, into site/"
 	artefacts=$$($(BIN)/python -m tests.support.environments artefacts)
-	NO_MKDOCS_2_WARNING=1 "$$artefacts" -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 "$$artefacts" -m mkdocs build --strict # which --quiet would silence
 	echo "==> open site/index.html"
 
 lint: $(READY)

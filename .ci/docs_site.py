@@ -42,6 +42,9 @@ DESCRIPTION_CHARACTERS, LEAD_CHARACTERS = 200, 20
 _OPERATION = re.compile(r"^### ((?:GET|POST|PUT|DELETE) \S+)$", re.MULTILINE)
 _FENCE = re.compile(r"^( *)(```.*?^\1```)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+_CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+_CODE = re.compile(r"(?<=<code>)[^<]*")
+_BREAK = re.compile(r"(?<=\w)([._/,])(?=\w)")
 _DOOR = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.MULTILINE)
 
 
@@ -206,6 +209,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Turns the Markdown of GitHub into that of the site."""
     here = page.file.src_uri
     if here == README:
+        page.meta["hide"] = ["navigation", "toc"]
         lead = read(README).partition("\n## ")[0]
         markdown = f"{linked(lead, here, README)}\n\n{doors(linked(markdown, here, INDEX))}"
     else:
@@ -269,6 +273,12 @@ def description_of(text: str) -> str:
     while sentences and len(found) + len(sentences[0]) < DESCRIPTION_CHARACTERS:
         found += f" {sentences.pop(0)}"
     return found if len(found) <= DESCRIPTION_CHARACTERS else f"{found[:DESCRIPTION_CHARACTERS].rpartition(' ')[0]} …"
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lets names in tables break after a dot or an underscore, and keeps the source of diagrams out of the search."""
+    html = html.replace('<pre class="mermaid">', '<pre class="mermaid" data-search-exclude>')
+    return _CELL.sub(lambda cell: _CODE.sub(lambda code: _BREAK.sub(r"\1<wbr>", code[0]), cell[0]), html)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
