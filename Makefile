@@ -13,6 +13,7 @@
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
+# make release    wheel, sdist, clients, chart, SBOM and image into dist/, with checksums: 2 minutes
 # make pictures   the pictures of the dashboard in docs/img, and of messages in docs/guides: 6 minutes, needs Chromium
 # make docs       the documentation site, into site/: open site/index.html. 20 s
 # make clean      removes what the others made
@@ -64,7 +65,7 @@ NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wild
 ON_OLDEST = POSTGRES_TEST_VERSION=15 $(BIN)/python -m pytest $(AT_ONCE) -rs -n auto -k "postgres or Postgres"
 FOR_OLDEST := $(patsubst %,tests/store/test_%.py,postgres_statements store_registration store_job_groups store_group_work store_incidents)
 
-.PHONY: help docs pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock clean
+.PHONY: help docs pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock release clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -190,6 +191,10 @@ lock:
 	echo pip-audit | uv pip compile $(LOCKED) --output-file .ci/audit.lock -
 	uv pip compile $(LOCKED) --group clients --output-file tests/clients.lock
 	uv pip compile $(LOCKED) --group artefacts --output-file tests/artefacts.lock
+
+release: $(READY)
+	@echo "==> the archives of a release, into dist"
+	$(BIN)/python .ci/release.py --artefacts "$$($(BIN)/python -m tests.support.environments artefacts)"
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build site

@@ -1,6 +1,7 @@
 """What a release consists of: each archive says what it is built from, and has the same bytes wherever it is built."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ from markdown_it import MarkdownIt
 from packaging.metadata import Metadata
 
 import relay
-from tests.support.lock import ROOT
+from tests.support.environments import artefacts_python
+from tests.support.lock import PRODUCTION_LOCK, ROOT, pins
 
 SECONDS = 1795000000
 DAY = "2026-11-18"
@@ -29,6 +31,7 @@ TOPS = {
     "pyproject.toml",
     "relay.yaml",
 }
+PARTS = ("relay", "sbom")
 FOLDERS = {"alembic", "deploy", "relay", "schemas", "subscribers"}
 
 pytestmark = pytest.mark.xdist_group("release")
@@ -59,9 +62,17 @@ def git(folder: Path, *arguments: str) -> str:
     return run("git", *named, *arguments, cwd=folder, GIT_AUTHOR_DATE=day, GIT_COMMITTER_DATE=day).strip()
 
 
-def build(folder: Path, *kinds: str, into: Path, **variables: str) -> dict[str, Path]:
-    """What `python -m build` makes of the folder: the wheel, the sdist."""
-    run(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", into, folder, cwd=folder, **variables)
+def build(folder: Path, into: Path, **variables: str) -> Path:
+    """The wheel that `python -m build` makes of the folder."""
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", into, folder, cwd=folder, **variables)
+    (made,) = into.iterdir()
+    return made
+
+
+def release(folder: Path, into: Path, **variables: str) -> dict[str, Path]:
+    """What `make release` makes of the folder, but the image."""
+    program = (sys.executable, ".ci/release.py", "--artefacts", artefacts_python(), "--out", into)
+    run(*program, *PARTS, cwd=folder, **variables)
     return {path.name: path for path in into.iterdir()}
 
 
@@ -82,7 +93,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return build(clone, into=tmp_path_factory.mktemp("dist"), TZ="UTC")
+    return release(clone, tmp_path_factory.mktemp("dist"), TZ="UTC")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +139,7 @@ def test_second_build_elsewhere_has_the_same_bytes(
         path.chmod(path.stat().st_mode & 0o700)
     before = os.umask(0o077)
     try:
-        again = build(elsewhere, into=tmp_path_factory.mktemp("again"), TZ="Asia/Tokyo", LC_ALL="C")
+        again = release(elsewhere, tmp_path_factory.mktemp("again"), TZ="Asia/Tokyo", LC_ALL="C")
     finally:
         os.umask(before)
     assert {name: _digest(path) for name, path in again.items()} == {
@@ -145,7 +156,7 @@ def test_wheel_from_the_sdist_alone_names_the_same_commit(sdist: Path, wheel: Pa
     git(tmp_path, "init", "-q")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
-    (again,) = build(tmp_path / sdist.name.removesuffix(".tar.gz"), "--wheel", into=tmp_path / "dist").values()
+    again = build(tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "dist", SOURCE_DATE_EPOCH=f"{SECONDS}")
     assert _digest(again) == _digest(wheel)
 
 
@@ -181,8 +192,7 @@ def test_build_says_what_is_known(
         git(folder, "commit", "-q", "-m", "All")
         said = said and said.replace("HEAD", git(folder, "rev-parse", "HEAD")[:8])
         (folder / "relay.yaml").write_text("# changed\n")
-    (made,) = build(folder, "--wheel", into=tmp_path / "dist", **variables).values()
-    assert stamp(made) == said
+    assert stamp(build(folder, tmp_path / "dist", **variables)) == said
 
 
 def test_sdist_has_the_sources_and_nothing_else(sdist: Path) -> None:
@@ -214,6 +224,56 @@ def test_package_index_can_show_the_metadata(wheel: Path) -> None:
     for path in written:
         assert (ROOT / path).exists()
         assert any(target.startswith((f"{home}/blob/main/{path}", f"{home}/raw/main/{path}")) for target in shown)
+
+
+def test_checksums_are_those_of_every_archive(built: dict[str, Path]) -> None:
+    sums = built["SHA256SUMS"]
+    checked = run("sha256sum", "--check", "--strict", sums, cwd=sums.parent)
+    assert sorted(line.partition(":")[0] for line in checked.splitlines()) == sorted(set(built) - {"SHA256SUMS"})
+
+
+def test_sbom_lists_what_the_image_has(built: dict[str, Path], tmp_path: Path) -> None:
+    path = built[f"revor-relay-{relay.__version__}.cdx.json"]
+    check = (
+        "import sys; from cyclonedx.schema import SchemaVersion;"
+        "from cyclonedx.validation.json import JsonStrictValidator;"
+        "sys.exit(str(JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).read()) or '') or 0)"
+    )
+    run(artefacts_python(), "-c", check, path, cwd=tmp_path)
+    text = path.read_text(encoding="utf-8")
+    made = json.loads(text)
+    listed = {component["purl"] for component in made["components"]}
+    removed = {"hatchling", "pathspec", "pluggy", "trove-classifiers", "colorama"}
+    pinned = {pin.partition(" ;")[0].partition("==")[::2] for pin in pins(PRODUCTION_LOCK)}
+    assert listed == {f"pkg:pypi/{name}@{version}" for name, version in pinned if name not in removed}
+    assert made["metadata"]["component"]["version"] == relay.__version__
+    assert made["metadata"]["timestamp"].startswith(DAY)
+    assert "serialNumber" not in made
+    assert str(Path.home()) not in text
+    assert str(ROOT) not in text
+
+
+def test_missing_archive_fails_the_release(clone: Path, tmp_path: Path) -> None:
+    without = tmp_path / "without"
+    shutil.copytree(clone, without, ignore=shutil.ignore_patterns("clients", "relay"))
+    (without / "relay").mkdir()
+    shutil.copy(clone / "relay" / "__init__.py", without / "relay")
+    command = [sys.executable, ".ci/release.py", "--out", "dist", "client_python"]
+    ran = subprocess.run(command, cwd=without, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "NOT A RELEASE: files are changed that are not committed" in ran.stderr
+    assert "client_python: clients/python is not in this commit" in ran.stderr
+
+
+def test_text_of_the_release_is_the_changelogs_section() -> None:
+    text = run(sys.executable, ".ci/release.py", "--notes", cwd=ROOT)
+    written = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(relay.__version__)}\] - \d{{4}}-\d\d-\d\d$", written, re.MULTILINE)
+    assert "\n## " not in text
+    assert "Compared with" not in text
+    assert re.findall(r"\]\((?!https://)", text) == []
+    for heading in ("Do this first", "New", "Changed", "Fixed"):
+        assert f"### {heading}\n" in text
 
 
 def test_nothing_else_says_the_version() -> None:
