@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-WAITING = ("browser", "bus", "e2e", "packaging", "paths")
+WAITING = ("browser", "bus", "clients", "e2e", "packaging", "paths")
 """Folders whose tests mostly wait for processes. The others compute."""
 SECONDS = {
     **{"api/test_api_accounts.py": 20, "api/test_api_brokers.py": 15},
     **{"api/test_api_schemathesis.py": 20, "api/test_api_hostile_sinks.py": 10},
     **{"browser/test_dashboard.py": 90},
     **{"bus/test_kafka.py": 60, "bus/test_nats.py": 25, "bus/test_rabbitmq.py": 45},
+    **{"clients/test_models.py": 12, "clients/test_python_verbs.py": 25},
     **{"e2e/test_canaries.py": 20, "e2e/test_cli_import.py": 12, "e2e/test_cluster.py": 40, "e2e/test_demo.py": 20},
     **{"e2e/test_demo_wired.py": 14, "e2e/test_dropin_reads.py": 18, "e2e/test_handshakes.py": 15},
     **{"e2e/test_hostile_endpoints.py": 12, "e2e/test_independent_eyes.py": 11, "e2e/test_kill_create_points.py": 14},

@@ -1,0 +1,169 @@
+"""Receives signed requests of a relay, in any web framework.
+
+`Receiver.handle` is the whole of it: method, headers and raw body in, an answer out. The receiver is also an ASGI
+application, and `wsgi` a WSGI one. 2xx is answered only after the handlers returned, so what fails comes again.
+"""
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from revor_relay_client.errors import VerificationError
+from revor_relay_client.verification import TOLERANCE_SECONDS, Event, verify_all
+
+MAX_BODY_BYTES = 2 << 20
+"""A batch has at most 1 MiB."""
+
+Handler = Callable[[Event], Any]
+SomeHandler = TypeVar("SomeHandler", bound=Handler)
+log = logging.getLogger("revor_relay_client")
+
+
+class Reply(NamedTuple):
+    """An answer, in the order in which Flask takes it."""
+
+    body: str
+    status: int
+    headers: dict[str, str]
+
+
+class Receiver:
+    """Calls functions with the events of signed requests.
+
+    secret             `whsec_…`. Default: WEBHOOK_SECRET
+    tolerance_seconds  how far the time of a request may be off
+    allowed_origin     the relay whose handshake is agreed to: the host of its public URL. Default: any
+    """
+
+    def __init__(
+        self, secret: str | None = None, *, tolerance_seconds: float = TOLERANCE_SECONDS, allowed_origin: str = "*"
+    ) -> None:
+        """Raises ValueError without a secret."""
+        self._secret = secret or os.environ.get("WEBHOOK_SECRET") or ""
+        if not self._secret:
+            raise ValueError("give a secret, or set WEBHOOK_SECRET: `subscribe` returns it")
+        self._tolerance_seconds, self._allowed_origin = tolerance_seconds, allowed_origin
+        self._handlers: list[tuple[tuple[str, ...], Handler]] = []
+
+    def on(self, *types: str) -> Callable[[SomeHandler], SomeHandler]:
+        """Calls the function for events of these types: whole (`ai.revor.job.failed`), or their last words
+        (`job.failed`). Without types: for every event. An event that comes again is handed out again: drop the
+        `event.key` that you know."""
+
+        def keep(handler: SomeHandler) -> SomeHandler:
+            self._handlers.append((types, handler))
+            return handler
+
+        return keep
+
+    def handle(self, method: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """The answer to a request. Handlers that are coroutines run in a loop of their own."""
+        found = self._events(method, headers, body)
+        if isinstance(found, Reply):
+            return found
+        try:
+            for event in found:
+                for handler in self._wanted(event):
+                    made = handler(event)
+                    if inspect.isawaitable(made):
+                        asyncio.run(_awaited(made))
+        except Exception:
+            return _failed()
+        return Reply("", 204, {})
+
+    async def ahandle(self, method: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """As `handle`, in a running loop. Handlers that are no coroutines run in a thread."""
+        found = self._events(method, headers, body)
+        if isinstance(found, Reply):
+            return found
+        try:
+            for event in found:
+                for handler in self._wanted(event):
+                    made = handler(event) if inspect.iscoroutinefunction(handler) else asyncio.to_thread(handler, event)
+                    await made
+        except Exception:
+            return _failed()
+        return Reply("", 204, {})
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """The receiver as an ASGI application."""
+        if scope["type"] != "http":
+            raise RuntimeError("the receiver takes HTTP requests only: route its path to it")
+        chunks, size, more = [], 0, True
+        while more and size <= MAX_BODY_BYTES:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            chunks.append(message.get("body", b""))
+            size, more = size + len(chunks[-1]), message.get("more_body", False)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        reply = await self.ahandle(scope["method"], headers, b"".join(chunks))
+        body = reply.body.encode()
+        sent = [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers.items()]
+        if reply.status != 204:
+            sent.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": sent})
+        await send({"type": "http.response.body", "body": body})
+
+    def wsgi(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The receiver as a WSGI application."""
+        headers = {name[5:].replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")}
+        headers |= {
+            "Content-Type": environ.get("CONTENT_TYPE", ""),
+            "Content-Length": environ.get("CONTENT_LENGTH", ""),
+        }
+        length = headers["Content-Length"]
+        body = environ["wsgi.input"].read(min(int(length), MAX_BODY_BYTES + 1)) if length.isdigit() else b""
+        reply = self.handle(environ["REQUEST_METHOD"], headers, body)
+        start_response(f"{reply.status} {'OK' if reply.status < 300 else 'Error'}", list(reply.headers.items()))
+        return [reply.body.encode()]
+
+    def _events(self, method: str, headers: Mapping[str, str], body: bytes) -> Reply | list[Event]:
+        if method == "OPTIONS":
+            return self._handshake({name.lower(): value for name, value in headers.items()})
+        if method not in ("POST", "PUT", "PATCH"):
+            return _refusal(405, "send events by POST", Allow="POST, OPTIONS")
+        if len(body) > MAX_BODY_BYTES:
+            return _refusal(413, f"the body has more than {MAX_BODY_BYTES >> 20} MiB")
+        try:
+            return verify_all(body, headers, self._secret, tolerance_seconds=self._tolerance_seconds)
+        except VerificationError as error:
+            log.warning("request refused: %s (%s)", error, error.reason)
+            return _refusal(422 if error.reason == "unfit_body" else 401, str(error))
+
+    def _handshake(self, headers: Mapping[str, str]) -> Reply:
+        """CloudEvents' abuse protection: the relay asks by OPTIONS whether it may send."""
+        asks = headers.get("webhook-request-origin", "")
+        if not asks or self._allowed_origin not in ("*", asks):
+            return _refusal(403, "events of this origin are not agreed to")
+        agreed = {"Allow": "POST, OPTIONS", "WebHook-Allowed-Origin": self._allowed_origin}
+        if "webhook-request-rate" in headers:
+            agreed["WebHook-Allowed-Rate"] = "*"
+        return Reply("", 200, agreed)
+
+    def _wanted(self, event: Event) -> list[Handler]:
+        wanted = [
+            handler
+            for types, handler in self._handlers
+            if not types or any(event.type == one or event.type.endswith(f".{one}") for one in types)
+        ]
+        if not wanted:
+            log.info("no function takes %s", event.type)
+        return wanted
+
+
+async def _awaited(made: Awaitable[object]) -> None:
+    await made
+
+
+def _failed() -> Reply:
+    """The relay sends it again. The log has the reason, the answer not."""
+    log.exception("a function failed, so the relay sends the event again")
+    return _refusal(500, "the event was not handled: send it again")
+
+
+def _refusal(status: int, detail: str, **headers: str) -> Reply:
+    return Reply(detail, status, {"Content-Type": "text/plain; charset=utf-8", **headers})
