@@ -96,6 +96,15 @@ def alerts() -> str:
     return "\n\n".join(parts)
 
 
+def chart_values() -> str:
+    """Every value of the Helm chart."""
+    import runpy
+
+    chart = runpy.run_path(str(ROOT / ".ci" / "chart.py"))
+    schema = json.loads(chart["SCHEMA"].read_text(encoding="utf-8"))
+    return table(("value", "default", "meaning"), chart["table_rows"](schema))
+
+
 def figures() -> str:
     """Every figure over time."""
     from relay.core.figures import FIGURES
@@ -655,6 +664,7 @@ PARTS = {
     "variables": variables,
     "metrics": metrics,
     "alerts": alerts,
+    "chart-values": chart_values,
     "events": events,
     "figures": figures,
     "words": words,
