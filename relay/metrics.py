@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from relay.core.events.event import RELAY_EVENTS
 from relay.core.figures import TimeSeries
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Metrics:
             registry=self.registry,
         )
         self.events = Counter("relay_events", "Recorded events by type", ("type",), registry=self.registry)
+        for type in RELAY_EVENTS:  # `increase` does not see the first of a series that begins at 1
+            self.events.labels(type)
         self.attempts = Counter(
             "relay_delivery_attempts",
             "Attempts by kind and verdict",

@@ -1,10 +1,12 @@
 """Prometheus itself reads the board's expressions and the recording rules, and computes what they say."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import yaml
 
+from tests.support.board_world import EMPTY, PATIENCE_SECONDS, open_board_world, without_series, work
 from tests.support.monitoring import ALERTS, RECORDING, filled, panels, promtool, recorded
 
 ACCOUNT = 'source="revor",account="default"'
@@ -58,3 +60,12 @@ def test_recording_rules_compute_what_their_names_say(tmp_path: Path) -> None:
     document = {"rule_files": [str(RECORDING)], "evaluation_interval": "1m", "tests": tests}
     file.write_text(json.dumps(document), encoding="utf-8")
     promtool("test", "rules", str(file))
+
+
+async def test_every_panel_finds_what_a_running_relay_does(tmp_path: Path) -> None:
+    async with open_board_world(tmp_path) as (loader, prometheus), asyncio.timeout(PATIENCE_SECONDS):
+        while empty := {*await without_series(prometheus)} - {*EMPTY}:
+            print("nothing yet for", empty)
+            await work(loader)
+            await asyncio.sleep(1)  # Prometheus scrapes every second
+    assert {*EMPTY} < {panel.title for panel in panels()}

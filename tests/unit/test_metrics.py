@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.events.event import relay_event
+from relay.core.events.event import RELAY_EVENTS, relay_event
 from relay.core.figures import rows_of
 from relay.core.subscriptions.subscription import Subscription
 from relay.metrics import MAX_CLASSES, OTHER, Metrics
@@ -59,3 +59,9 @@ def test_events_are_counted_by_the_account_that_they_are_about(owner: str | None
     metrics.count_published("published", 5, NOW)
     assert counted(metrics) == {("events", ""): 5}
     assert 'relay_events_total{type="published"} 5.0' in metrics.render().decode()
+
+
+def test_rare_events_are_counted_from_zero() -> None:
+    """`increase` of Prometheus, by which an alert asks, sees the first of them then."""
+    shown = Metrics().render().decode()
+    assert [type for type in RELAY_EVENTS if f'relay_events_total{{type="{type}"}} 0.0' not in shown] == []
