@@ -28,6 +28,8 @@ README, INDEX, REFERENCE = "README.md", "docs/README.md", "docs/reference/http-r
 REPOSITORY = "https://github.com/revor-relay/revor-relay"
 QUICK_START = "start/quick-start.md"
 OBJECTS = "api/objects.md"
+SELDOM_SOUGHT = (OBJECTS, "CHANGELOG.md", "design/states.md")
+"""Pages with every word, which would come first in the search."""
 STATIC = {
     "relay/web/static/favicon.svg": "assets/favicon.svg",
     "relay/web/static/vendor/inter-latin-wght-normal.woff2": "assets/inter-latin-wght-normal.woff2",
@@ -214,6 +216,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = f"{linked(lead, here, README)}\n\n{doors(linked(markdown, here, INDEX))}"
     else:
         markdown = linked(markdown, here, site.origins.get(here, f"docs/{here}"))
+    if here in SELDOM_SOUGHT:
+        page.meta["search"] = {"boost": 0.3}
     page.meta.setdefault("description", description_of(markdown))
     return markdown
 
@@ -276,13 +280,13 @@ def description_of(text: str) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lets names in tables break after a dot or an underscore, and keeps the source of diagrams out of the search."""
-    html = html.replace('<pre class="mermaid">', '<pre class="mermaid" data-search-exclude>')
-    return _CELL.sub(lambda cell: _CODE.sub(lambda code: _BREAK.sub(r"\1<wbr>", code[0]), cell[0]), html)
+    """Keeps the source of diagrams out of the search."""
+    return html.replace('<pre class="mermaid">', '<pre class="mermaid" data-search-exclude>')
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Loads the program that draws diagrams where there are some."""
+    """Lets names in tables break after a dot or an underscore. Loads what draws diagrams where there are some."""
+    output = _CELL.sub(lambda cell: _CODE.sub(lambda code: _BREAK.sub(r"\1<wbr>", code[0]), cell[0]), output)
     if site.mermaid is None or 'class="mermaid"' not in output:
         return output
     url = posixpath.relpath(MERMAID_URL, posixpath.dirname(page.url) or ".")
