@@ -197,7 +197,7 @@ release: $(READY)
 	$(BIN)/python .ci/release.py --artefacts "$$($(BIN)/python -m tests.support.environments artefacts)"
 
 clean:
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build site
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build site clients/typescript/node_modules clients/typescript/dist
 
 $(READY): tests/requirements.lock pyproject.toml
 	@if ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then
