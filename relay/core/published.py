@@ -25,6 +25,7 @@ from relay.core.subscriptions.filters import (
     nearest_type,
     reserved_prefix,
 )
+from relay.core.trace_context import TRACEPARENT, TRACESTATE, TraceContext
 from relay.core.values import value_class
 
 MAX_EVENTS = 1_000
@@ -51,6 +52,7 @@ _LONGEST = {"id": MAX_TEXT, "source": MAX_TEXT, "subject": MAX_TEXT, "partitionk
 _FIRST = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 _NEEDED = ("specversion", "id", "source", "type")
 _DATA = ("data", "data_base64")
+_OF_TRACES = (TRACEPARENT, TRACESTATE)
 _TEXTS = frozenset((*_FIRST, "partitionkey"))
 """Attributes whose values are texts, and not empty."""
 _COMPARED = frozenset(("id", "source", "partitionkey"))
@@ -140,8 +142,9 @@ def identity_of(owner: str | None, source: str, id: str) -> str:
     return sha256("\0".join((owner or "", source, id)).encode()).hexdigest()[:48]
 
 
-def read_document(document: object, rules: Rules) -> Draft | Refused:
-    """Reads an event from parsed structured JSON."""
+def read_document(document: object, rules: Rules, trace: TraceContext | None = None) -> Draft | Refused:
+    """Reads an event from parsed structured JSON. `trace`: of the request. The event gets it, unless it has one of its
+    own or no room for it."""
     if not isinstance(document, Mapping):
         return Refused("not_an_event", "an event is a JSON object")
     attributes = {name: value for name, value in document.items() if value is not None and name not in _DATA}
@@ -166,8 +169,11 @@ def read_document(document: object, rules: Rules) -> Draft | Refused:
     if "data" in document and not data:
         data = {"data": None}
     first = {name: attributes[name] for name in _FIRST if name in attributes}
+    added = {} if trace is None or not attributes.keys().isdisjoint(_OF_TRACES) else dict(trace.fields())
     try:
-        body = dumps({**first, **attributes, **data})
+        body = dumps({**first, **attributes, **added, **data})
+        if added and len(body) > MAX_EVENT_BYTES:
+            body = dumps({**first, **attributes, **data})
     except TypeError:
         return Refused("too_deep", "the data is nested too deeply", "/data")
     if len(body) > MAX_EVENT_BYTES:

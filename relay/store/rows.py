@@ -48,7 +48,7 @@ def columns(value: Any) -> dict[str, Any]:
 PROGRESS = ("status", "phase", "sequence", "retry_count", "running_sent", "running_started_at", "overdue")
 """The columns of a job's progress."""
 _OF_ANY_JOB = ("uid", "external_id", "source", "account", "tracked_at", "deadline_at", "deadline_seconds", "weight")
-_OF_SOME_JOBS = ("resource", "spacing_seconds", "connect_account_id", "group_round", *OBSERVED)
+_OF_SOME_JOBS = ("resource", "spacing_seconds", "connect_account_id", "group_round", "trace", *OBSERVED)
 _of_any_job, _of_some_jobs = attrgetter(*_OF_ANY_JOB), attrgetter(*_OF_SOME_JOBS)
 _beside_metadata = attrgetter(*_OF_SOME_JOBS, "progress", "group", "upstream", "request")
 _NOTHING = _beside_metadata(Job(uid="", external_id="", source="", account=""))

@@ -46,10 +46,18 @@ async def test_create_fields_are_kept_unless_sent_again(store: Store) -> None:
         assert (job.request, job.connect_account_id) == (request, account_id)
 
 
+async def test_tracked_job_keeps_its_trace(store: Store) -> None:
+    first, second = (f"00-{digit * 32}-{digit * 16}-01" for digit in "ab")
+    for id, of_first in (("a", first), ("b", None)):
+        assert (await store.jobs.register(registration(id, trace=of_first))).created
+        assert (await store.jobs.register(registration(id, trace=second, metadata={"b": 1}))).job.trace == of_first
+
+
 NEW: dict[str, dict[str, Any]] = {
     "plain": {},
     "with metadata": {"metadata": {"odd": '\0 " \\ \\u0000 é \N{GRINNING FACE}', "large": 2**70, "list": [1.5, None]}},
     "of a create": {"request": {"metadata": {"a": "\0"}}, "connect_account_id": "acc_1", "spacing_seconds": 1.7},
+    "traced": {"trace": f"00-{'a' * 32}-{'b' * 16}-01 foo=1,bar=2"},
     "weighed, of a group": {"priority": "high", "group": "Q4"},
     "seen": {
         "seen": seen("running", started_at=NOW - 0.1, attempt_count=2, channel="email", upstream={"id": '"\0'}),

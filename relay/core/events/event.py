@@ -20,6 +20,7 @@ from cloudevents.core.v1.event import CloudEvent
 from relay.clock import to_rfc3339
 from relay.core.jobs.job import JOB_EVENTS, OTHER_WORDS, Job, Observation, Transition, kind_of_type
 from relay.core.jsontext import dumps, loads
+from relay.core.trace_context import TraceContext, of_kept
 from relay.core.values import value_class
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -232,8 +233,10 @@ def from_transition(
     *,
     seen: Observation | None = None,
     hint: Hint | None = None,
+    trace: TraceContext | None = None,
 ) -> Event:
-    """The event of one transition. `seen`: the observation that proves it; None for overdue and not found.
+    """The event of one transition. `seen`: the observation that proves it; None for overdue and not found. `trace`: of
+    the span that records it; None: it has that of its job.
 
     Raises ValueError if an attribute would violate the CloudEvents specification.
     """
@@ -275,6 +278,7 @@ def from_transition(
         "previousstatus": transition.previous_status,
         "resultstatus": seen.result_status if seen is not None and transition.kind == "succeeded" else None,
     }
+    trace = trace or of_kept(job.trace)
     event_type = origin.type_of(transition.kind)
     body_of = partial(
         render,
@@ -287,6 +291,7 @@ def from_transition(
         extensions={
             "partitionkey": job.external_id,
             **{name: _attribute_text(value) for name, value in extensions.items() if value},
+            **dict(() if trace is None else trace.fields()),
         },
     )
     body = body_of(data=data)

@@ -273,6 +273,7 @@ class Job:
     group_round              round of the group that counts it
     result_status            how it succeeded, as in Observation
     error_code               of a failed job
+    trace                    the trace context that its create came with, as `TraceContext.kept` writes it
     """
 
     uid: str
@@ -310,6 +311,7 @@ class Job:
     group_round: int | None = None
     result_status: str | None = None
     error_code: str | None = None
+    trace: str | None = None
 
     @property
     def key(self) -> JobKey:

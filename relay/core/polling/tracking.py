@@ -30,7 +30,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "group": ("group", "group_size"),
     "metadata": ("metadata",),
     "recipient": ("recipient",),
-    "details": ("request", "connect_account_id", "spacing_seconds", "seen"),
+    "details": ("request", "connect_account_id", "spacing_seconds", "seen", "trace"),
 }
 """The parts of a registration that can be left out if the database refuses them, with their fields. Polls find the
 details again."""
@@ -60,6 +60,7 @@ class TrackRequest(NamedTuple):
     caller           whose limit the callback's host counts for; None: it has none
     recipient        of the create that made the job, as far as it is captured
     status_url       the address at which it is read; None: by its id
+    trace            of the request that makes it tracked: see `relay.core.jobs.job.Job`. A tracked job keeps its own
     """
 
     external_id: str
@@ -82,6 +83,7 @@ class TrackRequest(NamedTuple):
     group_size: int | None = None
     recipient: Recipient | None = None
     status_url: str | None = None
+    trace: str | None = None
 
     @property
     def key(self) -> JobKey:
@@ -126,6 +128,7 @@ class TrackRequest(NamedTuple):
             connect_account_id=(seen.connect_account_id if seen else None) or self.connect_account_id,
             group=self.group,
             group_round=None if self.group is None else 1,
+            trace=self.trace,
             **observed,
         )
 

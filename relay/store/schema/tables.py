@@ -68,6 +68,7 @@ class JobRow(SQLModel, table=True):
     captured          the recipient of its create, if `proxy.capture` is set
     status_url        where it is read, if that is not where its source's jobs are read by their ids
     told              the progress that the last event about it had
+    trace             as `TraceContext.kept` writes it
     """
 
     __tablename__: ClassVar[str] = "jobs"
@@ -161,6 +162,7 @@ class JobRow(SQLModel, table=True):
     resource: Resource = ""
     status_url: OptionalSealed = None
     told: bytes | None = None
+    trace: OptionalText = None
 
 
 class EventRow(SQLModel, table=True):

@@ -1,0 +1,128 @@
+"""W3C Trace Context: `traceparent` and `tracestate`, checked, kept with a job or an event, and sent on. Pure.
+
+What is invalid is left out, and never an error. What is sent on has version 00, and of the flags those that this
+version knows. Sources: Trace Context Level 2, §3.2 (traceparent), §3.3 (tracestate) and §3.4 (what may be changed);
+CloudEvents extension Distributed Tracing.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from relay.core.jsontext import loads
+
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+SAMPLED = 0x01
+RANDOM = 0x02
+MAX_MEMBERS = 32
+MAX_STATE_CHARACTERS = 512
+"""Longer ones lose whole members: those of over LONG_MEMBER_CHARACTERS first, then from the end."""
+LONG_MEMBER_CHARACTERS = 128
+MAX_READ_CHARACTERS = 8_192
+"""A longer value is not read."""
+
+_OWS = " \t"
+_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_MEMBER = re.compile(r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
+_IN_EVENTS, _DATA = f'"{TRACEPARENT}":"'.encode(), b',"data":'
+
+Header = tuple[bytes, bytes]
+
+
+class TraceContext(NamedTuple):
+    """A span of a trace. Both texts are valid; `tracestate` is empty if there is none."""
+
+    traceparent: str
+    tracestate: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """16 hexadecimal digits."""
+        return self.traceparent[36:52]
+
+    @property
+    def flags(self) -> int:
+        """SAMPLED and RANDOM."""
+        return int(self.traceparent[53:], 16)
+
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """Its headers, which are attributes of an event too."""
+        parent = (TRACEPARENT, self.traceparent)
+        return (parent, (TRACESTATE, self.tracestate)) if self.tracestate else (parent,)
+
+    def kept(self) -> str:
+        """As it is kept with a job: see `of_kept`."""
+        return f"{self.traceparent} {self.tracestate}".rstrip(" ")
+
+
+def span_context(trace_id: str, span_id: str, flags: int, tracestate: str = "") -> TraceContext:
+    """The context of a span."""
+    return TraceContext(f"00-{trace_id}-{span_id}-{flags & (SAMPLED | RANDOM):02x}", tracestate)
+
+
+def of_kept(text: str | None) -> TraceContext | None:
+    """The context that was kept as a text."""
+    return None if text is None else TraceContext(*text.split(" ", 1))
+
+
+def of_values(parents: Sequence[str], states: Iterable[str]) -> TraceContext | None:
+    """The context in the values of the headers of both names; None unless there is one traceparent, which is valid."""
+    if len(parents) != 1:
+        return None
+    found = _PARENT.fullmatch(parents[0][:MAX_READ_CHARACTERS].strip(_OWS))
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, rest = found.groups()
+    if version == "ff" or (version == "00" and rest is not None) or not (int(trace_id, 16) and int(span_id, 16)):
+        return None
+    return span_context(trace_id, span_id, int(flags, 16), _state(states))
+
+
+def of_headers(headers: Iterable[Header]) -> TraceContext | None:
+    """The context that a request came with. Names are lower-cased."""
+    parents = [value for name, value in headers if name == b"traceparent"]
+    if not parents:
+        return None
+    states = (value.decode("latin-1") for name, value in headers if name == b"tracestate")
+    return of_values([one.decode("latin-1") for one in parents], states)
+
+
+def of_event(body: bytes) -> TraceContext | None:
+    """The context in the attributes of an event, in structured JSON as the relay writes it."""
+    if body.find(_IN_EVENTS, 0, body.find(_DATA)) < 0:  # attributes come first; most events have none of these
+        return None
+    return of_attributes(loads(body))
+
+
+def of_attributes(attributes: Mapping[str, object]) -> TraceContext | None:
+    """The context in the attributes of an event."""
+    parent, state = attributes.get(TRACEPARENT), attributes.get(TRACESTATE)
+    return of_values([parent], [state] if isinstance(state, str) else ()) if isinstance(parent, str) else None
+
+
+def with_context(headers: Iterable[Header], context: TraceContext) -> list[Header]:
+    """The headers of a request with another context than the one that it came with."""
+    kept = [header for header in headers if header[0] not in (b"traceparent", b"tracestate")]
+    return [*kept, *((name.encode(), value.encode()) for name, value in context.fields())]
+
+
+def _state(values: Iterable[str]) -> str:
+    """Several headers as one; empty if a member is invalid, or there are too many."""
+    text = ",".join(values)
+    if len(text) > MAX_READ_CHARACTERS:
+        return ""
+    members = [member for part in text.split(",") if (member := part.strip(_OWS))]
+    if len(members) > MAX_MEMBERS or not all(map(_MEMBER.fullmatch, members)):
+        return ""
+    over = sum(map(len, members)) + len(members) - 1 - MAX_STATE_CHARACTERS
+    for shortest in (LONG_MEMBER_CHARACTERS + 1, 1):
+        for place in reversed(range(len(members))):
+            if over > 0 and len(members[place]) >= shortest:
+                over -= len(members.pop(place)) + 1
+    return ",".join(members)
