@@ -372,6 +372,13 @@ class HeartbeatSettings(Section):
     )
 
 
+class TracingSettings(Section):
+    enabled: bool = setting(
+        False,
+        "makes spans and exports them by OTLP, as the `OTEL_` variables of OpenTelemetry say; needs the extra `otel`",
+    )
+
+
 def _check_declared(entries: tuple[Declared, ...]) -> tuple[Declared, ...]:
     known: set[str] = set()
     for index, entry in enumerate(entries):
@@ -401,6 +408,7 @@ class Settings(Section):
     groups: GroupSettings = GroupSettings()
     web: WebSettings = WebSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
+    tracing: TracingSettings = TracingSettings()
     subscriptions: Annotated[
         tuple[InstanceOf[Declared], ...],
         Form("a list of subscriptions as in the API, each with an id of your own choice", shown=False, text=False),

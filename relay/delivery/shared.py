@@ -23,6 +23,7 @@ from subscribers.registry import kinds
 if TYPE_CHECKING:
     from relay.http.sender import Transport
     from relay.store.store import Store
+    from relay.tracing import Tracing
     from subscribers.base import Kind
 
 LEASE_MARGIN_SECONDS = 30.0
@@ -70,6 +71,7 @@ class Shared:
     settings     the current settings; a reload replaces them
     lease_clock  the clock of leases, see `Database.lease_clock`
     kinds        the kinds of sinks by name
+    tracing      makes a span of each attempt; None: there are no spans
     """
 
     store: "Store"
@@ -83,6 +85,7 @@ class Shared:
     holder: LeaseOwner
     kinds: "Mapping[str, Kind]" = field(default_factory=kinds)
     random: Random = field(default_factory=Random)
+    tracing: "Tracing | None" = None
     _leases: int = 0
 
     def lease(self, timeout_seconds: float, subscription_ids: frozenset[str] = frozenset()) -> Lease:

@@ -39,6 +39,7 @@ from relay.core.records import AttemptRecorded, AttemptResult, MemoryTurn
 from relay.core.subscriptions import signing
 from relay.core.subscriptions.handshake import REQUEST_ORIGIN
 from relay.core.subscriptions.subscription import SigningSecret, Subscription
+from relay.core.trace_context import TRACEPARENT, TraceContext, of_event
 from relay.delivery.credentials import Credentials, Sent
 from relay.delivery.dialogues import converse, unrendered
 from relay.delivery.outcomes import FinishedAttempt, NextClaim, acknowledged, attempt_result, bare, is_simple
@@ -53,6 +54,7 @@ from subscribers.base import RenderContext
 
 if TYPE_CHECKING:
     from relay.delivery.shared import Shared
+    from relay.tracing import Span
     from subscribers.base import Dialogue, Kind
 
 
@@ -162,6 +164,30 @@ class Worker:
         the kind of sink counts as a failed attempt; with NotRenderable the delivery is dead. Without a `turn` no memory
         is stored. A dry run sends nothing. `deliveries`: the `Claimed.round_id` of each event; None for a sample.
         Returns an exchange per event: the same object for all events that shared a response."""
+        if self._shared.tracing is None or subscription.is_dry:
+            # Of several events in one request, each has its own context.
+            trace = of_event(events[0].body) if len(events) == 1 else None
+            return await self._exchange(subscription, kind, events, deliveries, turn, trace)
+        span = self._shared.tracing.sending(subscription, kind.name, events, deliveries)
+        try:
+            exchanges = await self._exchange(subscription, kind, events, deliveries, turn, span.context)
+            _show(span, exchanges)
+            return exchanges
+        except BaseException as error:
+            span.failed(type(error).__name__)
+            raise
+        finally:
+            span.end()
+
+    async def _exchange(
+        self,
+        subscription: Subscription,
+        kind: "Kind",
+        events: Sequence[Event],
+        deliveries: Sequence[str | None],
+        turn: MemoryTurn | None,
+        trace: TraceContext | None,
+    ) -> Sequence[Exchange]:
         if len(events) > 1:
             self._metrics.bundled_events.labels(kind.name).inc(len(events))
         try:
@@ -173,7 +199,7 @@ class Worker:
                 found = await self._published(subscription, kind, broker, events, deliveries)
             else:
                 memory: Memory = {} if turn is None else turn.memory
-                found = [await self._sent(subscription, kind, events, memory, turn)]
+                found = [await self._sent(subscription, kind, events, memory, turn, trace)]
         self.answered += 1
         now = self._clock()
         self._metrics.observe_attempt(subscription, kind.name, found[0].response.duration_ms / 1000, now)
@@ -226,6 +252,7 @@ class Worker:
         events: Sequence[Event],
         memory: Memory,
         turn: MemoryTurn | None,
+        trace: TraceContext | None,
     ) -> Sent:
         dialogue = kind.dialogue(subscription) if len(events) == 1 else None
         recipient: Recipient | None = None
@@ -247,8 +274,8 @@ class Worker:
                 return replace(failed, outcome=ledger.still_in_doubt(failed.outcome))
             return failed
         if dialogue is not None:
-            return await self._converse(subscription, dialogue, events[0], memory, turn, recipient)
-        return await self._send(subscription, request, self._shared.settings.timeout_of(subscription))
+            return await self._converse(subscription, dialogue, events[0], memory, turn, recipient, trace)
+        return await self._send(subscription, request, self._shared.settings.timeout_of(subscription), trace)
 
     async def _in_turn(self, subscription: Subscription, compute: Callable[[], Value]) -> Value:
         """The result of `compute`: at once, or in its owner's turn for a template."""
@@ -294,6 +321,7 @@ class Worker:
         memory: Memory,
         turn: MemoryTurn | None,
         recipient: Recipient | None,
+        trace: TraceContext | None,
     ) -> Sent:
         known = () if turn is None else turn.known
 
@@ -313,7 +341,7 @@ class Worker:
             return all([await self._memories.keep(one, what, self._clock()) for one, what in kept])
 
         async def send(step: Step, seconds: float) -> Sent:
-            return await self._send(subscription, step.request, seconds)
+            return await self._send(subscription, step.request, seconds, trace)
 
         seconds, private = self._shared.settings.timeout_of(subscription), recipient is not None
         take = partial(self._in_turn, subscription)
@@ -321,7 +349,11 @@ class Worker:
             steps, send, save, seconds, self._clock, event.id, memory, known, private=private, take=take
         )
 
-    async def _send(self, subscription: Subscription, request: OutboundRequest, seconds: float) -> Sent:
+    async def _send(
+        self, subscription: Subscription, request: OutboundRequest, seconds: float, trace: TraceContext | None
+    ) -> Sent:
+        if trace is not None and not any(name.lower() == TRACEPARENT for name, _ in request.headers):
+            request = replace(request, headers=(*request.headers, *trace.fields()))
         if subscription.credential is not None:
             return await self.credentials.send(subscription, request, seconds)
         return Sent(
@@ -634,6 +666,7 @@ class Worker:
             state=result.state,
             decision=attempt.decision,
             kept=kept,
+            **_trace_of(result.claimed.event),
         )
         if result.state == "pending" or result.disable is not None or result.events:
             self._shared.signals.due.set()
@@ -669,6 +702,21 @@ def _written() -> Steps:
     """The steps of a delivery whose record is already written: none."""
     yield from ()
     return Ended(outcome=ledger.WRITTEN)
+
+
+def _trace_of(event: Event) -> dict[str, str]:
+    """The trace of an event, for the log."""
+    trace = of_event(event.body)
+    return {} if trace is None else {"trace_id": trace.trace_id}
+
+
+def _show(span: "Span", exchanges: Sequence[Exchange]) -> None:
+    """Shows in a span what came of its attempt."""
+    sent, outcome = _telling(exchanges)
+    if sent.response.status_code is not None:
+        span.set("http.response.status_code", sent.response.status_code)
+    if outcome.verdict not in ("delivered", "skip"):
+        span.failed(sent.response.error or str(sent.response.status_code or outcome.verdict))
 
 
 def _telling(exchanges: Sequence[Exchange]) -> Exchange:

@@ -26,6 +26,7 @@ from relay.proxy.types import Adopted
 from relay.signals import Signals
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.store import Store
+from relay.tracing import Tracing
 
 MAX_LISTINGS = 16
 """Maximum concurrent listings of connect accounts on a node: at a start every account asks for one."""
@@ -49,6 +50,7 @@ class Accounts:
     node_id: str
     sender: Transport
     polled: Callable[[Job, PollResult], None]
+    tracing: Tracing | None = None
     pollers: dict[tuple[str, str], Poller] = field(default_factory=dict, init=False)
     clients: dict[str, UpstreamClient] = field(default_factory=dict, init=False)
     transports: dict[str, UpstreamTransport] = field(default_factory=dict, init=False)
@@ -88,6 +90,7 @@ class Accounts:
             clock=self.clock,
             listings=self._listings,
             polled=self.polled,
+            tracing=self.tracing,
             holds=not shared,  # on a shared database only under a lease, which the cluster takes
         )
         plan = AccountPlan(

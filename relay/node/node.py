@@ -57,6 +57,7 @@ from relay.sources.definition import SourceDefinition
 from relay.store.databases.probe import WriteProbe
 from relay.store.store import Store
 from relay.tasks import Tasks
+from relay.tracing import Tracing
 
 ROLES = ("api", "scheduler", "dispatcher")
 SAVE_SECONDS = 5.0
@@ -89,6 +90,7 @@ class Node:
         adopted: Adopted,
         node_id: str,
         audit: AuditLog,
+        tracing: Tracing | None = None,
     ) -> None:
         """`definitions`: by source. `keys` are those that the store encrypts with; `adopted` are the accounts in the
         database."""
@@ -104,6 +106,7 @@ class Node:
         self.keys = keys
         self._reloads = Tasks()
         self._publishers = publishers
+        self._tracing = tracing
         self._hosts = HostCheck(None if sender.policy.by_proxy else sender.resolver, clock)
         self._dispatching: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -142,6 +145,7 @@ class Node:
             metrics=self.metrics_registry,
             signals=self.signals,
             holder=self._holder,
+            tracing=tracing,
         )
         self.dispatcher = Dispatcher(delivery)
         self.pulls = Pulls(delivery)
@@ -159,6 +163,7 @@ class Node:
             node_id=node_id,
             sender=sender,
             polled=lambda job, result: self.dropin.reads.polled(job, result),
+            tracing=tracing,
         )
         for source in settings.sources.values():
             self._accounts.add_source(source, self._components)
@@ -195,6 +200,7 @@ class Node:
             dataschema_base=self.base_url,
             adopt=self._adopt if settings.proxy.adopt_unknown_keys else None,
             capture=self._components.of_capture(),
+            tracing=tracing,
         )
         self._make_api()
 
@@ -334,6 +340,8 @@ class Node:
         await self._accounts.close()
         await _save("figures_not_kept", self._figures.flush())
         await _save("audit_not_ended", self._end_audit())
+        if self._tracing is not None:
+            await self._tracing.close(seconds)
         log.info("stopped")
 
     async def _end_audit(self) -> None:
@@ -510,6 +518,7 @@ class Node:
             count_request=self.metrics_registry.count_request,
             published=self._on_published,
             admission=self._admission,
+            tracing=self._tracing,
         )
 
     def _upkeep(self) -> list[Upkeep]:

@@ -25,6 +25,7 @@ from relay.sources.client import NODE_HEADER
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.store import Store, open_store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER, SIGNING_OWNER
+from relay.tracing import start_tracing
 
 NO_KEY = (
     "with PostgreSQL every node needs the same encryption key: set RELAY_ENCRYPTION_KEY to the output of "
@@ -55,6 +56,7 @@ async def open_node(
         raise SettingsError(NO_KEY)
     definitions = definitions_of(settings)
     with_base_urls(settings, definitions)  # wrong settings are found before the database is opened
+    tracing = start_tracing() if settings.tracing.enabled else None
     file = None if settings.encryption.keys else KeyFile(directory)
     keyring = Keyring(settings.encryption.keys if file is None else file.read_or_create())
     pool_size = settings.database.pool_size
@@ -96,6 +98,7 @@ async def open_node(
                 adopted=await adopted_accounts(store),
                 node_id=node_id,
                 audit=audit,
+                tracing=tracing,
             )
             await node.start()
             try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from relay.polling.account_watch import AccountWatch, CreditsWatch
     from relay.sources.client import PollResult, UpstreamClient
     from relay.store.store import Store
+    from relay.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class PolledAccount:
     watch       watches its connect accounts; None: the source has none
     credits     watches its credits; None: the settings do not ask for that
     holds       True while this node polls the account; always True with SQLite
+    tracing     makes spans of polls that found something, and of what they record; None: there are no spans
     term        incremented each time this node takes the account over. State from an earlier term may be stale
     """
 
@@ -77,6 +79,7 @@ class PolledAccount:
     holds: bool = True
     term: int = 0
     stopping: bool = False
+    tracing: "Tracing | None" = None
 
     @property
     def place(self) -> dict[str, str]:

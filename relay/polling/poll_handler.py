@@ -17,6 +17,7 @@ from relay.core.events.event import Event, Hint, from_transition, owner_of
 from relay.core.jobs.job import Job, Observation, Problem, Progress, Transition, detect, mark_not_found, mark_overdue
 from relay.core.planner.outlook import Purpose
 from relay.core.records import PollNote, PollRecord, Recorded
+from relay.core.trace_context import TraceContext, of_kept
 from relay.errors import StaleSequence
 from relay.ids import new_id
 from relay.log import shows_deliveries
@@ -27,6 +28,7 @@ from relay.sources.pointers import at
 
 if TYPE_CHECKING:
     from relay.polling.account import PolledAccount
+    from relay.tracing import Span, Tracing
 
 NOT_FOUND_POLLS = 5
 NOT_FOUND_SECONDS = 120.0
@@ -134,7 +136,9 @@ class PollHandler:
                 break
             outcome = progress.status if seen.terminal else None
             try:
-                await self.record(job, transitions, progress, seen=seen, poll_count=poll_count, outcome=outcome)
+                await self.record(
+                    job, transitions, progress, seen=seen, poll_count=poll_count, outcome=outcome, result=result
+                )
             except StaleSequence:
                 again = await self._account.store.jobs.get(job.uid)
                 if again is None or not again.open:
@@ -257,7 +261,13 @@ class PollHandler:
             transitions, progress = mark_not_found(job.progress, now)
             try:
                 await self.record(
-                    job, transitions, progress, poll_count=job.poll_count, outcome="not_found", last_error=problem
+                    job,
+                    transitions,
+                    progress,
+                    poll_count=job.poll_count,
+                    outcome="not_found",
+                    last_error=problem,
+                    result=result,
                 )
             except StaleSequence:
                 return []
@@ -311,8 +321,10 @@ class PollHandler:
         seen: Observation | None,
         *,
         poll_problem: Problem | None = None,
+        trace: TraceContext | None = None,
     ) -> tuple[Event, ...]:
-        """The events of a job's transitions. `poll_problem` is why the job counts as not found.
+        """The events of a job's transitions. `poll_problem` is why the job counts as not found; `trace` as for
+        `from_transition`.
 
         Inferred transitions get no hint: the item's error belongs to a later attempt.
         """
@@ -327,6 +339,7 @@ class PollHandler:
                 origin,
                 seen=seen,
                 hint=None if transition.inferred else self._hint(problem, transition.kind, channel),
+                trace=trace,
             )
             for transition in transitions
         )
@@ -341,16 +354,20 @@ class PollHandler:
         poll_count: int | None = None,
         outcome: str | None = None,
         last_error: Mapping[str, Any] | None = None,
+        result: PollResult | None = None,
     ) -> None:
         """Records transitions in one transaction; durable on return. Raises StaleSequence.
 
         `poll_count` is the job's count when the proving poll was sent, or when the job was judged without a poll; None
-        if later polls do not matter.
+        if later polls do not matter. `result`: of the poll that proves the transitions, if there was one.
         """
         problem = None
         if last_error is not None:
             problem = Problem(code=str(last_error.get("code") or ""), message=str(last_error.get("message") or ""))
-        events = self.events(job, transitions, seen, poll_problem=problem)
+        tracing = self._account.tracing
+        spans = () if tracing is None or not transitions else _spans(tracing, job, result)
+        trace = spans[-1].context if spans else None
+        events = self.events(job, transitions, seen, poll_problem=problem, trace=trace)
         hint = None
         if outcome == "failed" and seen is not None:
             hint = self._hint(seen.problem, "failed", seen.channel or job.channel)
@@ -374,6 +391,9 @@ class PollHandler:
             )
         finally:
             self._account.dispatcher.settle(reservation, recorded)
+        for span in spans:  # of a poll whose changes were not recorded none is exported
+            span.end(None if span is spans[-1] or result is None else result.received_at)
+        trace = trace or of_kept(job.trace)
         for transition in transitions:
             if transition.kind not in LOGGED and not shows_deliveries():  # a line costs a sixth of a poll
                 continue
@@ -387,6 +407,7 @@ class PollHandler:
                 account=job.account,
                 job_uid=job.uid,
                 request_id=None if seen is None else seen.request_id,
+                **({} if trace is None else {"trace_id": trace.trace_id}),
             )
         self.announce(job, events, outcome)
 
@@ -402,6 +423,16 @@ class PollHandler:
             self._account.metrics.count_event(event)
         if events:
             self._account.signals.event_recorded()
+
+
+def _spans(tracing: "Tracing", job: Job, result: PollResult | None) -> "Sequence[Span]":
+    """The span of the poll, if there was one, and that of recording what it proves. They continue the job's trace."""
+    parent, attributes = of_kept(job.trace), {"relay.source": job.source, "relay.job.uid": job.uid}
+    if result is None:
+        return (tracing.begin("record", "producer", parent, attributes),)
+    status = {} if result.status_code is None else {"http.response.status_code": result.status_code}
+    poll = tracing.begin("poll", "client", parent, {**attributes, **status}, at=result.sent_at)
+    return poll, tracing.begin("record", "producer", poll.context, attributes)
 
 
 def _waits_for_result(job: Job) -> bool:

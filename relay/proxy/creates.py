@@ -24,6 +24,7 @@ from relay.core.access.forwarding import (
 from relay.core.planner.planner import DEFAULT_SPACING_SECONDS
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
+from relay.core.trace_context import of_headers, with_context
 from relay.errors import InvalidRequest, NoAnswer, NotSent, RequestError, StoreError
 from relay.ids import new_id
 from relay.polling.tracking import Tracking
@@ -75,7 +76,24 @@ class Creates:
     async def create(
         self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any], resource: str = ""
     ) -> ProxyResponse:
-        """Sends a create once and tracks the job of the resource that it makes. `attached`: fields of its intent."""
+        """Sends a create once and tracks the job of the resource that it makes. `attached`: fields of its intent. With
+        spans the upstream gets the context of this create's, else the caller's headers unchanged."""
+        tracing = self._gateway.tracing
+        if tracing is None:
+            return await self._create(request, body, attached, resource)
+        source = {"relay.source": request.caller.source}
+        with tracing.span("create", "server", of_headers(request.headers), source) as span:
+            if span.context is not None:
+                request = replace(request, headers=with_context(request.headers, span.context))
+            response = await self._create(request, body, attached, resource)
+            span.set("http.response.status_code", response.status)
+            if response.status >= 500:
+                span.failed(str(response.status))
+            return response
+
+    async def _create(
+        self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any], resource: str
+    ) -> ProxyResponse:
         caller, gateway = request.caller, self._gateway
         is_new = caller.account is None and caller.key is not None
         if is_new and self._adopt is not None and len(gateway.pollers) < MAX_ADOPTED:
@@ -166,6 +184,7 @@ class Creates:
             log.warning("create_not_understood", intent=intent.id, status_code=answer.status, path=intent.path)
             await self._settle(intent, "unreadable", answer.status)
             return {}
+        trace = of_headers(request.headers)
         job = TrackRequest.of_create(
             intent,
             found[0],
@@ -174,6 +193,7 @@ class Creates:
             intent=intent,
             caller=request.by,
             status_url=None if create is None else resource.address_of(create, answered, headers),
+            trace=None if trace is None else trace.kept(),
         )
         return await self._track(MadeJob(intent, request.caller, job), len(content))
 

@@ -34,6 +34,7 @@ from relay.sources.definition import SourceDefinition
 from relay.sources.pointers import Pointer
 from relay.sources.tokens import NoAccessToken
 from relay.store.store import Store
+from relay.tracing import Tracing
 
 JSON_TYPE = (b"content-type", b"application/json")
 BEARER = KeyPlace(header=b"authorization", before="Bearer ")
@@ -69,16 +70,18 @@ class Gateway:
         dataschema_base: str,
         adopt: Adopt | None = None,
         capture: Sequence[str] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         """`definitions`, `transports` and `clients` by source; `stopping` is true once the node shuts down; `adopt`
         makes an account of an unknown key, None if adoption is off; `recorded` is called with each event recorded
-        here. `capture`: the parts of recipients that creates keep."""
+        here. `capture`: the parts of recipients that creates keep. `tracing`: makes spans of creates."""
         self.pollers = pollers
         self.definitions = definitions
         self.access = access
         self.stopping = stopping
         self.clock = clock
         self.adopts_keys = adopt is not None
+        self.tracing = tracing
         self._transports = transports
         self._counter = lru_cache(metrics.passed.labels)
         self._callers: dict[tuple[str, str], Caller] = {}  # str hashes are keyed: lookup time reveals no key

@@ -32,6 +32,7 @@ from relay.config.settings import (
     Settings,
     SourceSettings,
     TokenSettings,
+    TracingSettings,
     WebSettings,
 )
 from relay.delivery import dispatcher, handshakes
@@ -192,6 +193,7 @@ async def open_e2e_world(
     search_keys: tuple[str, ...] = (),
     preset: str = "revor",
     more_sources: Sequence[SourceSettings] = (),
+    traces: bool = False,
 ) -> AsyncIterator[World]:
     """`base_url`: an upstream other than the sandbox, of this `preset`. `accounts`: API keys by name, in place of
     `api_key`. `more_sources`: beside the first one.
@@ -224,6 +226,7 @@ async def open_e2e_world(
             security=SecuritySettings(allow_http=True, allow_networks=LOOPBACK_NETWORKS),
             proxy=ProxySettings(adopt_unknown_keys=adopts_keys),
             web=WebSettings(search_keys=search_keys),
+            tracing=TracingSettings(enabled=traces),
             dev=not tokens,
         )
         node = await stack.enter_async_context(

@@ -23,6 +23,7 @@ SECONDS = {
     **{"e2e/test_random_operations.py": 16, "e2e/test_recipes.py": 25},
     **{"e2e/test_rotation.py": 13, "e2e/test_socket_activation.py": 26, "e2e/test_sqlite_guide.py": 17},
     **{"e2e/test_stalls.py": 20, "e2e/test_troubles_creates.py": 43, "e2e/test_troubles_database.py": 23},
+    **{"e2e/test_traces.py": 35},
     **{"e2e/test_troubles_process.py": 29, "e2e/test_troubles_settings.py": 20, "e2e/test_troubles_sink.py": 25},
     **{"simulation/test_dispatcher_life.py": 11},
     **{"simulation/test_hostile_sink.py": 13},

@@ -27,7 +27,18 @@ NODE_ONLY = (
     ),
     *("starlette", "structlog", "uvicorn", "uvloop", "yaml", "relay.api", "relay.config", "relay.store", "subscribers"),
 )
-NEVER = ("alembic", "asyncpg", "jinja2", "liquid", "rich.console", "aiokafka", "aiormq", "nats", "standardwebhooks")
+NEVER = (
+    "alembic",
+    "asyncpg",
+    "jinja2",
+    "liquid",
+    "rich.console",
+    "aiokafka",
+    "aiormq",
+    "nats",
+    "standardwebhooks",
+    "opentelemetry",
+)
 LATER = ("relay.api.openapi", "relay.api.asyncapi", "relay.web", "relay.sandbox", "relay.cli.demo", "relay.cli.jobs")
 """What `relay serve` imports when it is asked for."""
 

@@ -37,6 +37,7 @@ from relay.core.published import (
     read_document,
 )
 from relay.core.subscriptions.filters import known_types
+from relay.core.trace_context import TraceContext, of_headers
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id
 from relay.tasks import Turns
@@ -157,6 +158,16 @@ async def publish_events(call: Call) -> Response:
     An event with a source and an id that the relay has already answers with the same `id`, and goes out once. Events
     with the same `partitionkey` go out in their order.
     """
+    trace, tracing = of_headers(call.request.headers.raw), call.dependencies.tracing
+    if tracing is None:
+        return await _publish_body(call, trace)
+    with tracing.span("record", "producer", trace) as span:
+        response = await _publish_body(call, span.context)
+        span.set("messaging.batch.message_count", call.count)
+        return response
+
+
+async def _publish_body(call: Call, trace: TraceContext | None) -> Response:
     headers = call.request.headers
     limits.check_encoding(headers)
     media_type, _, parameters = headers.get("content-type", "").partition(";")
@@ -168,9 +179,9 @@ async def publish_events(call: Call) -> Response:
         admission = call.dependencies.admission
         with admission.batches.held(call.caller):
             async with admission.publishing if is_large else nullcontext():
-                answer = await _publish(call, await _read_batch(call.body, _rules(call)))
+                answer = await _publish(call, await _read_batch(call.body, _rules(call), trace))
     else:
-        answer = await _publish(call, [_read(call, media_type)], alone=True)
+        answer = await _publish(call, [_read(call, media_type, trace)], alone=True)
     call.count = len(answer["items"])
     return json_response(answer, 202)
 
@@ -222,7 +233,7 @@ def _publication(draft: Draft, owner: str | None, now: float) -> Publication:
 # --- reading
 
 
-def _read(call: Call, media_type: str) -> Draft | Refused:
+def _read(call: Call, media_type: str, trace: TraceContext | None) -> Draft | Refused:
     """The only event of a request. Raises InvalidRequest if the body is in no content mode, or not JSON."""
     headers, rules = call.request.headers, _rules(call)
     if media_type != CONTENT_TYPE and ("ce-specversion" not in headers or media_type.startswith(_FORMATS)):
@@ -234,21 +245,21 @@ def _read(call: Call, media_type: str) -> Draft | Refused:
     if media_type == CONTENT_TYPE:
         if len(call.body) > limits.MAX_BODY_BYTES:  # white space and escapes included; it is parsed in one turn
             return _TOO_LARGE
-        return read_document(limits.parse_json(call.body), rules)
+        return read_document(limits.parse_json(call.body), rules, trace)
     if len(call.body) > MAX_EVENT_BYTES:
         return _TOO_LARGE
-    return _checked(document_of_binary(headers.items(), call.body), rules)
+    return _checked(document_of_binary(headers.items(), call.body), rules, trace)
 
 
-def _checked(document: object, rules: Rules) -> Draft | Refused:
+def _checked(document: object, rules: Rules, trace: TraceContext | None) -> Draft | Refused:
     if isinstance(document, Refused):
         return document
     if limits.deeper_than(document, limits.MAX_DEPTH):
         return _TOO_DEEP
-    return read_document(document, rules)
+    return read_document(document, rules, trace)
 
 
-async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
+async def _read_batch(body: bytes, rules: Rules, trace: TraceContext | None) -> list[Draft | Refused]:
     """Reads an array of events a part at a time, so that a large one does not hold up other requests."""
     body = body.strip(_WHITE_SPACE)
     if not (body.startswith(b"[") and body.endswith(b"]")):
@@ -263,7 +274,7 @@ async def _read_batch(body: bytes, rules: Rules) -> list[Draft | Refused]:
             if isinstance(value, RequestError):  # it was not parsed
                 found.append(_NOT_PARSED.get(value.code) or Refused(value.code, str(value)))
             else:
-                found.append(read_document(value, rules))
+                found.append(read_document(value, rules, trace))
             if turns.over:
                 await turns.next()
     return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from relay.polling.tracking import Tracking
     from relay.signals import Signals
     from relay.store.store import Store
+    from relay.tracing import Tracing
 
 
 Account = tuple[str, str]
@@ -132,6 +133,7 @@ class ApiDependencies:
                    whether it still holds their caller's, so `Signals.wake_all` after a change ends those it does not
     forecasts      of groups, which the caller has read through the store
     admission      what open requests hold, of the node that outlives this object
+    tracing        makes spans of requests that create something; None: there are no spans
     """
 
     settings: ApiSettings
@@ -150,6 +152,7 @@ class ApiDependencies:
     count_request: Callable[[str, int], None]
     published: Callable[[int], None]
     admission: Admission = field(default_factory=Admission)
+    tracing: "Tracing | None" = None
 
     def within(self, account: Account) -> "ApiDependencies":
         """Everything as a token bound to the account sees it. The node, the dispatcher, the pulls and the signals know

@@ -53,6 +53,7 @@ from relay.core.jobs.job import KNOWN_STATUSES, MAX_VALUE_CHARACTERS, Priority
 from relay.core.polling import tracking
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Page
+from relay.core.trace_context import TraceContext, of_headers
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
 from relay.store.databases.pages import decode_position, encode_cursor
@@ -425,7 +426,19 @@ async def register_job(call: Call) -> Response:
 
     The upstream's answer to a create is also a valid body.
     """
+    trace, tracing = of_headers(call.request.headers.raw), call.dependencies.tracing
+    if tracing is None:
+        return await _register(call, trace)
+    with tracing.span("create", "server", trace) as span:
+        response = await _register(call, span.context)
+        span.set("http.response.status_code", response.status_code)
+        return response
+
+
+async def _register(call: Call, trace: TraceContext | None) -> Response:
     request = read_registration(call.document, call.dependencies, call.caller)
+    if trace is not None:
+        request = request._replace(trace=trace.kept())
     (result,) = await call.dependencies.tracking.register((request,))
     if isinstance(result, RequestError):
         raise result
@@ -455,12 +468,21 @@ async def _warnings(call: Call, requests: Iterable[TrackRequest]) -> list[str]:
 )
 async def register_jobs(call: Call) -> Response:
     """Track up to 10,000 jobs."""
+    trace, tracing = of_headers(call.request.headers.raw), call.dependencies.tracing
     with call.dependencies.admission.batches.held(call.caller):
-        return json_response(await _register_batch(call))
+        if tracing is None:
+            return json_response(await _register_batch(call, trace))
+        with tracing.span("create", "server", trace) as span:
+            answer = await _register_batch(call, span.context)
+            span.set("relay.job.count", call.count)
+            return json_response(answer)
 
 
-async def _register_batch(call: Call) -> dict[str, Any]:
+async def _register_batch(call: Call, trace: TraceContext | None) -> dict[str, Any]:
     requests, rejected = await read_batch(call.body, call.dependencies, call.caller)
+    if trace is not None:
+        kept = trace.kept()
+        requests = [(index, request._replace(trace=kept)) for index, request in requests]
     counts = {True: 0, False: 0}
     for first in range(0, len(requests), BATCH_CHUNK):
         chunk = requests[first : first + BATCH_CHUNK]

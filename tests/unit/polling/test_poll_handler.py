@@ -31,7 +31,7 @@ def hint_for(problem: Problem | None, kind: str, *, channel: str | None = None) 
 def poll_handler() -> PollHandler:
     definition, absent = SimpleNamespace(hint_for=hint_for, resource_of=lambda _: JOBS), cast(Any, None)
     settings = SimpleNamespace(origin_of=lambda _: ORIGIN, definition=definition)
-    account: Any = SimpleNamespace(settings=settings, metrics=Metrics(), clock=lambda: NOW)
+    account: Any = SimpleNamespace(settings=settings, metrics=Metrics(), clock=lambda: NOW, tracing=None)
     return PollHandler(account, absent, absent)
 
 
