@@ -46,7 +46,7 @@ _FENCE = re.compile(r"^( *)(```.*?^\1```)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 _CODE = re.compile(r"(?<=<code>)[^<]*")
-_BREAK = re.compile(r"(?<=\w)([._/,])(?=\w)")
+_BREAK = re.compile(r"(?<=[\w}])([._/,])(?=[\w{])")
 _DOOR = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.MULTILINE)
 
 
@@ -61,6 +61,12 @@ class Site:
         self.anchors: dict[tuple[str, str], tuple[str, str]] = {}
         """Page and anchor on the site of a path in the repository and an anchor, where a file is several pages."""
         self.mermaid: Path | None = None
+        self.downloads: dict[str, str] = {}
+        """The documents for programs, by their names."""
+        self.details: dict[str, str] = {}
+        """What stands at the end of a page of an operation and is said elsewhere too."""
+        self.markdown: dict[str, str] = {}
+        """The pages without these details, by their addresses."""
         self.nav = Navigation([], [])
 
     def page_of(self, path: str, anchor: str) -> tuple[str, str] | None:
@@ -105,6 +111,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Makes the pages of files outside of docs/, and puts the operations of the API into the nav."""
     global site
     site = Site()
+    site.downloads = downloads()
     lead, _, rest = read(README).partition("\n## ")
     site.add(QUICK_START, README, f"# Quick start\n\n## {rest}")
     site.anchors[README, ""] = QUICK_START, ""
@@ -120,24 +127,32 @@ def _nav(entries: list[Any]) -> Iterator[Any]:
     for entry in entries:
         if isinstance(entry, dict):
             ((title, below),) = entry.items()
-            yield {title: list(_nav(below)) if isinstance(below, list) else below}
-        elif f"docs/{entry}" == REFERENCE:
-            yield entry
-            yield from _operations()
-        elif entry.startswith("../"):
-            path = entry.removeprefix("../")
-            if path != README:
-                site.add(path, path, read(path))
-                site.anchors[path, ""] = path, ""
-            yield site.anchors[path, ""][0]
+            yield {title: list(_nav(below)) if isinstance(below, list) else _page(below)}
         else:
-            yield entry
+            yield _page(entry)
+            if f"docs/{entry}" == REFERENCE:
+                yield from _operations()
+
+
+def _page(entry: str) -> str:
+    """The page of an entry of the nav. Of a file outside of docs/ it is made, and never the index of a folder."""
+    path = entry.removeprefix("../")
+    if path == entry:
+        return entry
+    if (path, "") not in site.anchors:
+        page = path.replace("/README.md", ".md")
+        site.add(page, path, read(path))
+        site.anchors[path, ""] = page, ""
+    return site.anchors[path, ""][0]
 
 
 def _operations() -> Iterator[Any]:
     """A page for each operation and one for the objects: the sections of the reference. The nav's sections are tags."""
-    lead, *sections = re.split(r"^## ", read(REFERENCE), flags=re.MULTILINE)
-    index = [lead]
+    lead, *sections = re.split(r"^## ", re.sub(r"<!-- .* -->\n", "", read(REFERENCE)), flags=re.MULTILINE)
+    names = [*site.downloads, *sorted(f"schemas/{path.name}" for path in (ROOT / "schemas").glob("*.json"))]
+    index = [lead, f"For programs: {', '.join(f'[{posixpath.basename(name)}]({name})' for name in names)}\n\n"]
+    of_objects = re.split(r"^### (\w+)$", sections[-1], flags=re.MULTILINE)[1:]
+    objects = dict(zip(of_objects[::2], of_objects[1::2], strict=True))
     for section in sections:
         head, _, body = section.partition("\n")
         tag, of_operations, _ = head.partition(": operations")
@@ -149,17 +164,38 @@ def _operations() -> Iterator[Any]:
                 page = f"api/{re.sub(r'[^a-z0-9]+', '-', route.lower()).strip('-')}.md"
                 site.add(page, REFERENCE, f"# {summary}\n\n`{route}`\n\n{more}\n")
                 site.anchors[REFERENCE, slug(route)] = page, ""
+                bodies = re.findall(r"\[(\w+)\]\(#", "".join(re.findall(r"^- Body: .*$", text, re.MULTILINE)))
+                site.details[page] = _example(route) + "".join(f"\n\n## {one}{objects[one]}" for one in bodies)
                 pages.append(page)
                 lines.append(f"- [{summary}](#{slug(route)}): `{route}`")
             index.append(f"## {tag}\n\n" + "\n".join(lines) + "\n\n")
             site.anchors[REFERENCE, slug(head)] = REFERENCE.removeprefix("docs/"), slug(tag)
             yield {tag: pages}
         elif head == "Objects":
-            site.add(OBJECTS, REFERENCE, f"# Objects\n\n{body.replace('<!-- end generated -->', '')}")
+            site.add(OBJECTS, REFERENCE, f"# Objects\n\n{body}")
             yield OBJECTS
         else:
             index.append(f"## {head}\n{body}")
-    site.texts[REFERENCE.removeprefix("docs/")] = "".join(index).replace("<!-- begin generated: api-reference -->", "")
+    site.texts[REFERENCE.removeprefix("docs/")] = "".join(index)
+
+
+def _example(route: str) -> str:
+    """A request with curl, and an answer to it, of the examples in the OpenAPI document."""
+    method, path = route.split(" ")
+    operation = json.loads(site.downloads["openapi.json"])["paths"][path][method.lower()]
+    for one in operation.get("parameters", []):
+        path = path.replace(f"{{{one['name']}}}", str(one.get("example", f"{{{one['name']}}}")))
+    lines = [f"curl {'' if method == 'GET' else f'-X {method} '}'http://127.0.0.1:8080{path}'"]
+    if "security" in operation:
+        lines.append('-H "Authorization: Bearer $RELAY_TOKEN"')
+    for kind, content in [*operation.get("requestBody", {}).get("content", {}).items()][:1]:
+        body = json.dumps(content["example"], ensure_ascii=False).replace("'", "'\\''")
+        lines += [f"-H 'Content-Type: {kind}'", f"-d '{body}'"]
+    parts = ["## Example", "```sh\n" + " \\\n  ".join(lines) + "\n```"]
+    answers = [answer.get("content", {}) for code, answer in operation["responses"].items() if code < "3"]
+    examples = [one["example"] for content in answers for one in content.values() if "example" in one]
+    parts += [f"```json\n{json.dumps(one, ensure_ascii=False, indent=2)}\n```" for one in examples[:1]]
+    return "\n\n".join(parts)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -172,7 +208,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, target, abs_src_path=str(ROOT / path)))
     for path in (ROOT / "schemas").iterdir():
         files.append(File.generated(config, f"schemas/{path.name}", abs_src_path=str(path)))
-    for name, text in downloads().items():
+    for name, text in site.downloads.items():
         files.append(File.generated(config, name, content=text))
     if site.mermaid is not None:
         files.append(File.generated(config, MERMAID_URL, abs_src_path=str(site.mermaid)))
@@ -219,7 +255,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if here in SELDOM_SOUGHT:
         page.meta["search"] = {"boost": 0.3}
     page.meta.setdefault("description", description_of(markdown))
-    return markdown
+    site.markdown[page.url] = markdown.strip()
+    details = linked(site.details.get(here, ""), here, REFERENCE)
+    return f"{markdown}\n\n{details}"
 
 
 def linked(text: str, page: str, origin: str) -> str:
@@ -244,6 +282,8 @@ def target_of(link: str, page: str, origin: str) -> str:
     path, mark, anchor = link.partition("#")
     if "://" in path:
         return link
+    if path in site.downloads or (path.startswith("schemas/") and origin == REFERENCE):
+        return posixpath.relpath(path, posixpath.dirname(page))
     aim = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path)) if path else origin
     found = site.page_of(aim, anchor)
     if found is None:
@@ -280,7 +320,10 @@ def description_of(text: str) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Keeps the source of diagrams out of the search."""
+    """Shows a bar in the code of a table. Keeps out of the search the source of diagrams, and what is said twice."""
+    html = _CELL.sub(lambda cell: _CODE.sub(lambda code: code[0].replace("\\|", "|"), cell[0]), html)
+    if page.file.src_uri in site.details:
+        html = html.replace("<h2 ", "<h2 data-search-exclude ")
     return html.replace('<pre class="mermaid">', '<pre class="mermaid" data-search-exclude>')
 
 
@@ -314,7 +357,7 @@ def on_post_build(config: MkDocsConfig) -> None:
             section = top
         url = urljoin(config.site_url, page.url)
         lines.append(f"- [{page.title}]({url}): {page.meta['description']}")
-        full.append(f"<!-- {url} -->\n\n{(page.markdown or '').strip()}\n")
+        full.append(f"<!-- {url} -->\n\n{site.markdown[page.url]}\n")
     folder = Path(config.site_dir)
     (folder / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "llms-full.txt").write_text("\n".join(full), encoding="utf-8")

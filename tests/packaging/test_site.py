@@ -167,6 +167,11 @@ def test_every_page_says_what_it_is(pages: Mapping[str, Parsed]) -> None:
         assert not re.search(r"[`\[\]]|\*\*|<", page.description.replace("[]", "")), f"{name}: {page.description}"
 
 
+def test_a_bar_in_a_table_is_shown_without_its_escape(site: Path) -> None:
+    text = (site / "reference" / "commands.html").read_text("utf-8")
+    assert "--source NAME|FILE" in text.replace("<wbr>", "")
+
+
 def test_every_operation_has_a_page(
     pages: Mapping[str, Parsed], site: Path, openapi: Mapping[str, Mapping[str, Mapping[str, object]]]
 ) -> None:
@@ -255,6 +260,21 @@ def test_search_finds_words_from_the_disk(browser: Browser, site: Path) -> None:
         page.locator(f'.md-search-result__link[href*="{name}"]').first.wait_for(timeout=60_000)
     page.close()
     assert faults == []
+
+
+def test_what_is_copied_is_what_is_typed(browser: Browser, site: Path) -> None:
+    """The theme marks a block while it copies its text."""
+    page = browser.new_page(viewport=DESK)
+    page.goto(f"file://{site}/start/quick-start.html")
+    copied = page.evaluate(
+        """() => [...document.querySelectorAll("article pre > code")].map((block) => {
+          block.setAttribute("data-md-copying", "");
+          return block.innerText.trim();
+        })"""
+    )
+    page.close()
+    assert "make demo" in copied
+    assert [text for text in copied if text.startswith("$ ")] == []
 
 
 @pytest.mark.parametrize("name", LOOKED_AT)
