@@ -17,6 +17,8 @@ Kind: TypeAlias = Literal["bad", "warn", "quiet"]
 
 SOON_SECONDS = 120.0
 """A finish within this time is not told more exactly: it changes from one look to the next."""
+RATE_SECONDS = 600.0
+"""The pace of a campaign that is younger says little."""
 _STEPS = ((600.0, 60.0), (3_600.0, 300.0), (172_800.0, 3_600.0), (math.inf, 86_400.0))
 """Seconds to which a time until a finish is rounded, if it is below the first of a pair."""
 
@@ -178,11 +180,12 @@ def _cause(
         step = texts("groups.step_again" if latest.is_safe else "groups.step_check", upstream=upstream)
         links_of = tuple(links.items())
         return Cause(failure["meaning"], failure["count"], None, step, links_of, passed=True, latest=latest.at)
+    is_safe = failure["repeat"] == "safe" and failure["fix"] is not None
     return Cause(
         words=failure["meaning"],
         number=failure["count"],
         turn=turn_of_failure(failure["who"]),
-        step=failure["fix"],
+        step=texts("groups.step_then", fix=failure["fix"], upstream=upstream) if is_safe else failure["fix"],
         incidents=tuple(links.items()),
     )
 
@@ -255,6 +258,18 @@ def finish_of(group: Group, concerns: Sequence[Concern], now: float) -> str:
         return texts("groups.finish_soon" if is_sure else "groups.finish_minutes")
     step = next(step for limit, step in _STEPS if left < limit)
     return texts("groups.finish_in", time=rough(max(round(left / step), 1) * step))
+
+
+def pace_of(group: Group, concerns: Sequence[Concern], now: float) -> float | None:
+    """Its jobs ended an hour. None if it is young, and where they would contradict the expected finish: it is held up,
+    or what is left ends sooner than at this pace."""
+    rate, expected = group["rate_per_hour"], group["expected_finish"]
+    is_young = now - from_rfc3339(group["first_at"]) < RATE_SECONDS
+    if not rate or is_young or held_by(group, concerns) is not None:
+        return None
+    far = progress(group)
+    left_seconds = (far["all"] - far["ended"]) / rate * 3_600
+    return None if expected and now + left_seconds > from_rfc3339(expected["p90"]) else rate
 
 
 def finish_note(group: Group, concerns: Sequence[Concern], now: float) -> str:

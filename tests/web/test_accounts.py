@@ -33,9 +33,9 @@ async def test_the_page_names_the_account_that_holds_jobs_up(browser, world, lis
     assert bad["State"].startswith("needs reconnectingfor ")
     assert (bad["Next step"], bad["Links"]) == ("Reconnect it in Revor", "IncidentJobs")
     assert (well["Account"], well["Whose turn"], well["Next step"]) == ("Email account Grace", "", "")
-    assert (well["State"], well["Failed"], well["Waiting"]) == ("can send", "0", "0")
+    assert (well["State"], well["Failed"], well["Waiting"]) == ("connected", "0", "0")
     assert "/ui/jobs?connect_account=acc_bad&amp;source=revor&amp;account=default" in page.html
-    assert page.soup.texts("//nav[@class='tabs']/a") == ["All 2", "Needs reconnecting 1", "Can send 1"]
+    assert page.soup.texts("//nav[@class='tabs']/a") == ["All 2", "Needs reconnecting 1", "Connected 1"]
 
 
 async def test_accounts_are_chosen_by_state(browser, listed):
@@ -48,7 +48,7 @@ async def test_accounts_are_chosen_by_state(browser, listed):
 async def test_an_incident_shows_before_a_listing_that_jobs_fail(browser, world):
     await list_accounts(world.store, PLACE, "acc_1", "acc_2", channel="linkedin", now=NOW)
     page = await browser.get("/ui/accounts")
-    assert page.soup.texts("//p[@class='lead']") == ["can send All 2 sending accounts can send."]
+    assert page.soup.texts("//p[@class='lead']") == ["connected All 2 sending accounts can send."]
     await fail_for(world.store, "acc_2", now=NOW + 1)
     page = await browser.get("/ui/accounts")
     assert page.soup.texts("//section/h2") == ["Reconnect the LinkedIn account"]
@@ -61,3 +61,20 @@ async def test_an_empty_relay_says_where_accounts_come_from(browser):
     page = await browser.get("/ui/accounts")
     assert "No sending account is known yet. Connect one in Revor" in page.soup.text
     assert page.soup.texts("//main//a[@role='button']") == ["See the sources"]
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("ok", ("connected", "", "")),
+        ("unauthorized", ("key refused", "an administrator", "Make a key in Revor")),
+        ("down", ("no answer", "Revor", "")),
+    ],
+)
+async def test_an_account_of_a_source_that_does_not_work_says_whose_turn_it_is(browser, world, state, shown):
+    await list_accounts(world.store, PLACE, "acc_ok", channel="email", name="Grace", now=NOW)
+    world.tracking.states["default"] = state
+    page = await browser.get("/ui/accounts")
+    (row,) = page.soup.rows()
+    assert (row["State"], row["Whose turn"], row["Next step"]) == shown
+    assert "can send" not in page.soup.text.lower() or state == "ok"

@@ -73,7 +73,7 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     (cause,), (account,) = page.soup.rows(), page.soup.rows(1)
     assert (cause["Cause"], cause["Jobs"], cause["Whose turn"], cause["Next step"]) == (
         *("The account needs reconnecting", "1"),
-        *("the owner of the sending account", "Reconnect it"),
+        *("the owner of the sending account", "Reconnect it. Then send them again in Revor"),
     )
     assert (account["Account"], account["Open jobs"]) == ("LinkedIn account Sales EMEA", "4")
     assert "code 1" not in page.soup.text, "a word for programs"
@@ -102,8 +102,12 @@ async def test_a_name_that_two_accounts_have_is_a_choice(browser, world):
     )
     links = [str(one.get("href")) for one in page.soup.all("//ul[@class='choices']//a")]
     assert len(links) == 2
-    for link in links:
-        assert "0 of 1 jobs have ended" in (await browser.get(link)).html
+    pages = [await browser.get(link) for link in links]
+    assert all("0 of 1 jobs have ended" in page.html for page in pages)
+    assert sorted(text for page in pages for text in page.soup.texts("//h1")) == [
+        "Q4 campaign · default",
+        "Q4 campaign · emea",
+    ]
 
 
 @pytest.mark.parametrize("state", ["unauthorized", "down"])
@@ -154,7 +158,9 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
     assert page.soup.texts("//section//h2") == ["Reconnect the account Ada Lovelace"]
     assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account"]
-    assert page.soup.texts("//dd")[1] == "Yes, once the cause is gone: none of them was carried out."
+    how = "The relay does not do it: send them again in Revor, with the list below."
+    assert page.soup.texts("//dd")[1] == f"Yes, once the cause is gone: none of them was carried out. {how}"
+    assert page.soup.texts("//a[@download]") == ["Download the list (CSV)"]
     assert [one["Person"] for one in page.soup.rows()] == ["deal 42", "deal 42"]
     assert "code 1" not in page.soup.text
     assert [one["Send again?"] for one in (await browser.get(f"{path}?repeat=safe")).soup.rows()] == ["Yes"]
@@ -183,7 +189,7 @@ async def test_an_incident_of_a_sink_says_what_waits_and_what_is_for_after_the_f
     ]
     assert links["Show the subscription"] == f"/ui/subscriptions/{id}"
     assert links["Send 1 again"] == f"/ui/deliveries/retry?state=dead&subscription={id}"
-    assert page.soup.texts("//span[@class='then']/following-sibling::*") == ["Resume", "Send 1 again"]
+    assert page.soup.texts("//span[@class='then']/following-sibling::*") == ["Resume the subscription", "Send 1 again"]
     assert page.soup.all("//div[@class='actions']//*[(self::a or self::button) and not(@class='secondary')]") == []
     main = page.soup.texts("//div[@id='live']")[0]
     assert ("relay subscriptions" in main, "http_410" in main, main.count("Data warehouse")) == (False, False, 1)
@@ -197,7 +203,7 @@ async def test_without_an_incident_the_page_shows_what_else_needs_someone(browse
         sink.json()["id"], failing_since=world.now, failing_reason="http_503", paused_until=None
     )
     page = (await browser.get("/ui/incidents")).soup
-    assert page.texts("//section/h2") == ["No incident is open. One thing needs someone."]
+    assert page.texts("//section/h2") == ["One thing needs someone"]
     assert page.texts("//section//h3") == ["The Data warehouse receiver has errors (503)"]
     assert (await browser.get("/ui/incidents?state=closed")).soup.texts("//section//h3") == []
 

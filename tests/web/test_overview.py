@@ -148,7 +148,9 @@ async def test_a_page_that_shows_no_card_of_it_names_the_worst(browser, world, p
     overview = (await browser.get("/ui")).soup
     (line,) = (await browser.get(path)).soup.texts("//p[contains(@class, 'worst')]")
     (first,) = overview.texts("//p[contains(@class, 'health')]")
-    assert line.removesuffix(".") in first
+    (why,) = overview.texts("//*[contains(@class, 'card')]//p[@class='why']")
+    assert line == f"{first} {why}"
+    assert "its log" in why, "what to do"
 
 
 async def test_a_token_that_may_only_read_gets_no_buttons(open_as, browser, world):

@@ -155,7 +155,7 @@ async def test_page_begins_with_what_is_wrong_and_the_button(
     assert " ".join(card.xpath("string(p[@class='turn'])").split()) == "Whose turn: an administrator"
     assert "1 event waits" in card.xpath("string(p[@class='holds'])")
     assert card.xpath(".//form/@action") == [f"{path}/resume"]
-    assert page.form(f"{path}/resume").buttons == ["Resume"], "once on the page"
+    assert page.form(f"{path}/resume").buttons == ["Resume the subscription"], "once on the page"
     reader = await open_as(token="rl_read")
     assert (await reader.get(path)).soup.all("//section[contains(@class, 'card')]//button") == []
 

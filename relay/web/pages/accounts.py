@@ -1,6 +1,5 @@
 """The sending accounts at /ui/accounts: which can send, what waits for each, and whose turn it is."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from relay.web import senders
 from relay.web.concerns import Concern
 from relay.web.page import Content, PageRequest, columns, list_page, page
-from relay.web.pages.cards import cards_of, concerns_for
+from relay.web.pages.cards import Button, buttons_of, cards_of, concerns_for
 from relay.web.texts import english
 
 COLUMNS = columns("id name channel source account state since open_jobs failed_jobs trouble")
@@ -39,7 +38,7 @@ async def accounts(page_request: PageRequest) -> Content:
         "cards": cards_of(page_request, [_without_this_page(one) for one in found[:CARDS]]),
         "others": [one for one in concerns[:1] if one not in found],
         "more_cards": len(found) - CARDS if len(found) > CARDS else 0,
-        "blocked": _blocked(found),
+        "blocked": _blocked(page_request, found),
         "counts": None if every["next_cursor"] else senders.counts_of(every["items"]),
         "websites": await websites(page_request),
         "s": senders.WORDS,
@@ -58,12 +57,16 @@ def _without_this_page(concern: Concern) -> Concern:
     return replace(concern, acts=[act for act in concern.acts if not act.path.startswith("/ui/accounts")])
 
 
-def _blocked(concerns: Sequence[Concern]) -> Mapping[tuple[str, str], str]:
-    """Why nothing is known, or sent, from all sending accounts of an account, in two words; "" for all others."""
-    found: dict[tuple[str, str], str] = defaultdict(str)
+def _blocked(
+    page_request: PageRequest, concerns: Sequence[Concern]
+) -> Mapping[tuple[str, str], tuple[Concern, Button | None]]:
+    """Why nothing is known, or sent, from all sending accounts of an account, and what to press; accounts of which
+    something is are not in it."""
+    found: dict[tuple[str, str], tuple[Concern, Button | None]] = {}
     for one in concerns:
-        if one.reach.sender is None:
-            found |= dict.fromkeys(one.reach.accounts, one.word or "")
+        if one.reach.sender is None and one.word is not None:
+            asked = next((button for button in buttons_of(page_request, one) if button.filled), None)
+            found |= dict.fromkeys(one.reach.accounts, (one, asked))
     return found
 
 

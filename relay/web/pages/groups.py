@@ -15,8 +15,6 @@ from relay.web.pages.cards import cards_of, concerns_for
 from relay.web.rendering import query
 from relay.web.texts import english
 
-RATE_SECONDS = 600.0
-"""The rate of a campaign that is younger says little: it is not shown."""
 FORECASTS = 10
 """Open campaigns of a page, the newest, whose expected finish is shown: each is worth a read of hundreds of jobs."""
 MAX_SENDERS = 20
@@ -97,7 +95,7 @@ async def group(page_request: PageRequest) -> Content:
     upstream = page_request.upstream(found["source"])
     return Content(
         template="group.html",
-        title=found["name"],
+        title=_title_of(page_request, found),
         values={
             "group": found,
             "progress": campaigns.progress(found),
@@ -110,7 +108,7 @@ async def group(page_request: PageRequest) -> Content:
             "finish_note": campaigns.finish_note(found, concerns, page_request.now),
             "path": path_of(found),
             "took": from_rfc3339(found["finished_at"] or found["last_at"]) - from_rfc3339(found["first_at"]),
-            "shows_rate": page_request.now - from_rfc3339(found["first_at"]) >= RATE_SECONDS,
+            "pace": campaigns.pace_of(found, concerns, page_request.now),
             "ends": ends,
             "span": ends[1][0] - ends[0][0] if ends else 0.0,
             "cut": any(ended >= COUNTED_ENDS for _, ended in ends),
@@ -163,6 +161,12 @@ async def close(page_request: PageRequest) -> Done:
     body = {"expected": int(expected)} if expected else {}
     closed = await page_request.api.post("/v1/groups/{}/close", page_request.id("name"), query=which, body=body)
     return Done(key="group_closed", to=path_of(closed))
+
+
+def _title_of(page_request: PageRequest, group: Mapping[str, Any]) -> str:
+    """Its name, with its account where there are several: another may have a campaign of this name."""
+    accounts = [name for names in page_request.context.dependencies.settings.accounts.values() for name in names]
+    return f"{group['name']} · {group['account']}" if len(accounts) > 1 else group["name"]
 
 
 def path_of(group: Mapping[str, Any]) -> str:

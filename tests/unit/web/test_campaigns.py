@@ -59,6 +59,9 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
     assert campaigns.progress(found) == {"ended": 9, "open": 6, "all": 20}
 
 
+AGAIN = "Reconnect it. Then send them again in Revor"
+
+
 @pytest.mark.parametrize(
     ("changes", "incidents", "causes"),
     [
@@ -71,7 +74,7 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
                     "It needs reconnecting",
                     3,
                     OWNER,
-                    "Reconnect it",
+                    AGAIN,
                     (("/ui/incidents/inc_1", "Incident of the LinkedIn account Ada"),),
                 )
             ],
@@ -90,11 +93,16 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
                 )
             ],
         ),
-        ({"failures": [failure()]}, [], [Cause("It needs reconnecting", 3, OWNER, "Reconnect it")]),
+        ({"failures": [failure()]}, [], [Cause("It needs reconnecting", 3, OWNER, AGAIN)]),
+        (
+            {"failures": [failure(repeat="may_send_twice")]},
+            [],
+            [Cause("It needs reconnecting", 3, OWNER, "Reconnect it")],
+        ),
         (
             {"failures": [failure(fix="Add credits", who="administrator")], "connect_accounts": [sender()]},
             [],
-            [Cause("It needs reconnecting", 3, ADMINISTRATOR, "Add credits")],
+            [Cause("It needs reconnecting", 3, ADMINISTRATOR, "Add credits. Then send them again in Revor")],
         ),
         ({"failures": [failure(code="other", meaning=None, fix=None, who=None)]}, [], [Cause("Other causes", 3)]),
         (
@@ -238,3 +246,23 @@ def test_last_activity_is_the_latest_time_that_is_known() -> None:
     assert campaigns.last_activity(group(last_ended_at="2026-05-20T11:00:00.000Z")) == "2026-05-20T11:00:00.000Z"
     finished = group(last_ended_at="2026-05-20T11:00:00.000Z", finished_at="2026-05-20T11:15:00.000Z")
     assert campaigns.last_activity(finished) == "2026-05-20T11:15:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("rate", "p90_seconds", "concerns", "pace"),
+    [
+        (None, 600.0, [], None),
+        (1.0, 60.0, [], None),  # two are left: at this pace they take two hours
+        (1.0, 7_200.0, [], 1.0),
+        (60.0, 7_200.0, [DOWN], None),
+        (60.0, None, [], 60.0),
+    ],
+)
+def test_pace_is_shown_where_it_does_not_contradict_the_finish(
+    rate: float | None, p90_seconds: float | None, concerns: list[Concern], pace: float | None
+) -> None:
+    expected = None if p90_seconds is None else finish(1.0, 2.0, p90_seconds)
+    counts = {"succeeded": 3, "running": 2}
+    one = group(counts=counts, rate_per_hour=rate, expected_finish=expected, first_at=to_rfc3339(NOW - 600))
+    assert campaigns.pace_of(one, concerns, NOW) == pace
+    assert campaigns.pace_of({**one, "first_at": to_rfc3339(NOW - 599)}, concerns, NOW) is None
