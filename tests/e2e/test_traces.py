@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.core.trace_context import of_values
 from tests.support.dropin_requests import DISPATCH, DISPATCHES
@@ -91,6 +92,17 @@ async def test_context_of_a_batch_belongs_to_each_of_its_jobs(world: World) -> N
     assert answer.json()["created"] == len(ids)
     stored = [await world.node.store.jobs.find(id) for id in ids]
     assert [job.trace for (job,) in stored] == [f"{PARENT} foo=1,bar=2"] * len(ids)
+
+
+async def test_failed_attempt_is_logged_with_its_trace(world: World) -> None:
+    body = {"sink": "http://127.0.0.1:1/", "types": ["com.acme.paid"]}
+    assert (await world.api.post("/v1/subscriptions", json=body)).status_code == 201
+    content = {"Content-Type": "application/cloudevents+json"}
+    with capture_logs() as lines:
+        assert (await world.api.post("/v1/events", json=EVENT, headers={**content, **HEADERS})).status_code == 202
+        while not (attempts := [line for line in lines if line["event"] == "attempt"]):
+            await world.api.get("/v1/deliveries")
+    assert attempts[0]["trace_id"] == TRACE
 
 
 @BOTH_DATABASES

@@ -64,6 +64,9 @@ def test_observed_retry_has_the_hint_of_its_error() -> None:
     assert (event.type, event.document()["data"]["hint"]["meaning"]) == ("ai.revor.job.retrying", "no_worker")
 
 
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
 class Jobs:
     async def record(self, _record: object) -> Recorded:
         return Recorded()
@@ -84,7 +87,10 @@ async def test_transition_that_no_one_has_to_see_is_logged_with_dev_and_at_debug
 
     with capture_logs() as lines:
         await handler.record(JOB, transitions, progress, seen=seen)
+        await handler.record(replace(JOB, trace=TRACE), transitions, progress, seen=seen)
 
+    lines, traced = [line for line in lines if "trace_id" not in line], [line for line in lines if "trace_id" in line]
+    assert [line["trace_id"] for line in traced] == (["a" * 32] if shown or tells else [])
     kind = "status_unknown" if status == "settling" else status
     assert [(line["event"], line["kind"]) for line in lines] == ([("transition", kind)] if shown or tells else [])
 
