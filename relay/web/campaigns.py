@@ -185,7 +185,7 @@ def _cause(
         words=failure["meaning"],
         number=failure["count"],
         turn=turn_of_failure(failure["who"]),
-        step=texts("groups.step_then", fix=failure["fix"], upstream=upstream) if is_safe else failure["fix"],
+        step=texts("groups.step_then", fix=failure["fix"]) if is_safe else failure["fix"],
         incidents=tuple(links.items()),
     )
 

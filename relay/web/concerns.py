@@ -31,7 +31,7 @@ LIST = 20
 NEWEST = 500
 """Deliveries of a state that are counted: of an outage there may be very many."""
 NAMES = 2
-"""Sinks that are named in one sentence."""
+"""Sinks, or people, that are named in one sentence."""
 RENDER = "render"
 """Reason of deliveries of which the relay cannot make a message: its own fault, and no setting corrects it."""
 ISSUES = "https://github.com/revor-relay/revor-relay/issues"
@@ -166,6 +166,7 @@ class Seen:
                                     not listed any more
     dead, uncertain, pending, late  deliveries by sink, counted among the newest ones; `least`: there may be more.
                                     late: pending for longer than LATE_SECONDS
+    doubted                         whom the first NAMES uncertain deliveries are about, where a page has read it
     """
 
     ready: Item
@@ -180,20 +181,19 @@ class Seen:
     uncertain: Sequence[Item] = ()
     pending: Sequence[Item] = ()
     late: Sequence[Item] = ()
+    doubted: Sequence[str] = ()
 
 
 def seen_in(ready: Item, answers: Mapping[str, Item | None]) -> Seen:
     """The items of the answers of `reads`. None: the caller may not read the list."""
-    found = {name: answer for name, answer in answers.items() if answer is not None}
-    return Seen(
-        ready=ready,
-        **{
-            name: [{**one, "least": answer["truncated"]} for one in answer["items"]]
-            if "truncated" in answer
-            else answer["items"]
-            for name, answer in found.items()
-        },
-    )
+    lists: dict[str, Any] = {
+        name: [{**one, "least": answer["truncated"]} for one in answer["items"]]
+        if "truncated" in answer
+        else answer["items"]
+        for name, answer in answers.items()
+        if answer is not None
+    }
+    return Seen(ready=ready, **lists)
 
 
 def concerns(seen: Seen, now: float, search_keys: Sequence[str] = ()) -> list[Concern]:
@@ -474,7 +474,7 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
             key="uncertain_least" if least else "uncertain",
             values={"n": count, "sinks": enumerated(sinks) if len(sinks) <= NAMES else english()("overview.crms")},
             turn=turn_of("uncertain"),
-            why=english()("overview.why_uncertain", n=count),
+            why=" ".join([english()("overview.why_uncertain", n=count), *_about(seen, count)]),
             since=min(one["oldest_at"] for one in seen.uncertain),
             oldest=count > 1,
             acts=(
@@ -483,6 +483,13 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
             ),
             command="relay deliveries list --state uncertain",
         )
+
+
+def _about(seen: Seen, count: int) -> Iterator[str]:
+    """Whom the records in doubt are about, if that is known."""
+    if seen.doubted:
+        rest = [english()("overview.others_too")] if count > len(seen.doubted) else []
+        yield english()("overview.why_about", n=count, people=enumerated([*seen.doubted, *rest]))
 
 
 def _crms(seen: Seen) -> Iterator[Act]:

@@ -73,7 +73,7 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     (cause,), (account,) = page.soup.rows(), page.soup.rows(1)
     assert (cause["Cause"], cause["Jobs"], cause["Whose turn"], cause["Next step"]) == (
         *("The account needs reconnecting", "1"),
-        *("the owner of the sending account", "Reconnect it. Then send them again in Revor"),
+        *("the owner of the sending account", "Reconnect it, then send them again"),
     )
     assert (account["Account"], account["Open jobs"]) == ("LinkedIn account Sales EMEA", "4")
     assert "code 1" not in page.soup.text, "a word for programs"

@@ -392,3 +392,20 @@ def test_a_sink_without_filters_misses_events_of_all_jobs(subscriptions: list[An
 def test_a_source_that_is_down_asks_for_nothing_and_says_no_code(message: str, said: str) -> None:
     (one,) = found_in(sources=[source(state="down", problem={"message": message})])
     assert one.why == f"Nothing for you to do. The relay catches up by itself.{said}"
+
+
+LOOK = "They are not written again until someone has looked."
+
+
+@pytest.mark.parametrize(
+    ("count", "doubted", "why"),
+    [
+        (2, (), LOOK),
+        (2, ("Tim Wilson", "Radia Hamilton"), f"{LOOK} They are about Tim Wilson and Radia Hamilton."),
+        (3, ("Tim Wilson", "Radia Hamilton"), f"{LOOK} They are about Tim Wilson, Radia Hamilton and others."),
+        (1, ("Tim Wilson",), "It is not written again until someone has looked. It is about Tim Wilson."),
+    ],
+)
+def test_records_in_doubt_are_named_where_they_are_known(count: int, doubted: tuple[str, ...], why: str) -> None:
+    (one,) = found_in(subscriptions=[PIPEDRIVE], uncertain=[group(count=count)], doubted=doubted)
+    assert one.why == f"No clear answer came. {why}"

@@ -59,7 +59,7 @@ def test_parts_of_the_bar_have_links_where_the_jobs_list_has_a_filter() -> None:
     assert campaigns.progress(found) == {"ended": 9, "open": 6, "all": 20}
 
 
-AGAIN = "Reconnect it. Then send them again in Revor"
+AGAIN = "Reconnect it, then send them again"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ AGAIN = "Reconnect it. Then send them again in Revor"
         (
             {"failures": [failure(fix="Add credits", who="administrator")], "connect_accounts": [sender()]},
             [],
-            [Cause("It needs reconnecting", 3, ADMINISTRATOR, "Add credits. Then send them again in Revor")],
+            [Cause("It needs reconnecting", 3, ADMINISTRATOR, "Add credits, then send them again")],
         ),
         ({"failures": [failure(code="other", meaning=None, fix=None, who=None)]}, [], [Cause("Other causes", 3)]),
         (
