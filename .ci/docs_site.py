@@ -39,7 +39,7 @@ STATIC = {
 MERMAID = "11.12.2"
 MERMAID_SHA256 = "d0830a6c05546e9edb8fe20a8f545f3e0dc7c4c3134d584bad9c13a99d7a71e0"
 MERMAID_URL = "assets/mermaid.min.js"
-DESCRIPTION_CHARACTERS, LEAD_CHARACTERS = 200, 20
+DESCRIPTION_CHARACTERS = 200
 
 _OPERATION = re.compile(r"^### ((?:GET|POST|PUT|DELETE) \S+)$", re.MULTILINE)
 _FENCE = re.compile(r"^( *)(```.*?^\1```)", re.DOTALL | re.MULTILINE)
@@ -125,13 +125,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def _nav(entries: list[Any]) -> Iterator[Any]:
     for entry in entries:
-        if isinstance(entry, dict):
-            ((title, below),) = entry.items()
-            yield {title: list(_nav(below)) if isinstance(below, list) else _page(below)}
-        else:
-            yield _page(entry)
-            if f"docs/{entry}" == REFERENCE:
-                yield from _operations()
+        ((title, below),) = entry.items() if isinstance(entry, dict) else [(None, entry)]
+        made = list(_nav(below)) if isinstance(below, list) else _page(below)
+        yield {title: made} if title else made
+        if f"docs/{made}" == REFERENCE:
+            yield from _operations()
 
 
 def _page(entry: str) -> str:
@@ -254,7 +252,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = linked(markdown, here, site.origins.get(here, f"docs/{here}"))
     if here in SELDOM_SOUGHT:
         page.meta["search"] = {"boost": 0.3}
-    page.meta.setdefault("description", description_of(markdown))
+    if here in site.details:  # what the operation does, not its errors
+        page.meta["description"] = description_of(markdown.partition("\n- ")[0])
+    else:
+        page.meta["description"] = description_of(markdown)
     site.markdown[page.url] = markdown.strip()
     details = linked(site.details.get(here, ""), here, REFERENCE)
     return f"{markdown}\n\n{details}"
@@ -306,17 +307,21 @@ def doors(text: str) -> str:
 
 def description_of(text: str) -> str:
     """The first sentences of a page, or its headings, without marks."""
-    text = _LINK.sub(r"\2", re.sub(r"<!--.*?-->|<[^>]+>", "", _FENCE.sub("", text)))
-    _, lead, *_ = re.split(r"^#+ .*\n", text + "\n#", flags=re.MULTILINE)
-    if len(lead.strip()) < LEAD_CHARACTERS:
-        lead = " · ".join(re.findall(r"^##+ (.+)$", text, re.MULTILINE)) or lead
-    prose = " ".join(part for part in re.split(r"\n\s*\n", lead) if not part.lstrip().startswith(("#", "|", "!")))
-    prose = " ".join(re.sub(r"[`*]|(?:^|(?<=\s))- ", "", prose).split())
-    sentences = re.split(r"(?<=[.:?]) (?=[A-Z])", prose)
-    found = sentences.pop(0)
+    text = re.sub(r"<!--.*?-->|<[^>]+>|!\[[^\]]*\]\([^)]*\)", "", _FENCE.sub("", text))
+    _, lead, *_ = re.split(r"^#+ .*\n", text + "\n# \n", flags=re.MULTILINE)
+    parts = [part for part in re.split(r"\n\s*\n", lead) if not part.lstrip().startswith(("#", "|"))]
+    sentences = [one for part in parts for one in re.split(r"(?<=[.:?]) (?=[A-Z`])", plain(part)) if one]
+    found = ""
     while sentences and len(found) + len(sentences[0]) < DESCRIPTION_CHARACTERS:
-        found += f" {sentences.pop(0)}"
+        one = sentences.pop(0)
+        found += "" if one.endswith(":") else f" {one}"  # what follows is no sentence
+    found = found.strip() or plain(" · ".join(re.findall(r"^##+ (.+)$", text, re.MULTILINE))) or sentences[0]
     return found if len(found) <= DESCRIPTION_CHARACTERS else f"{found[:DESCRIPTION_CHARACTERS].rpartition(' ')[0]} …"
+
+
+def plain(text: str) -> str:
+    """A text in Markdown without its marks."""
+    return " ".join(re.sub(r"[`*]|(?:^|(?<=\s))- ", "", _LINK.sub(r"\2", text)).split())
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
