@@ -78,3 +78,14 @@ async def test_an_account_of_a_source_that_does_not_work_says_whose_turn_it_is(b
     (row,) = page.soup.rows()
     assert (row["State"], row["Whose turn"], row["Next step"]) == shown
     assert "can send" not in page.soup.text.lower() or state == "ok"
+
+
+@pytest.mark.parametrize(("with_jobs", "filled"), [(True, ["Reconnect in Revor"]), (False, [])])
+async def test_only_what_is_urgent_has_a_filled_button(browser, world, with_jobs, filled):
+    bad = {"channel": "linkedin", "name": "Sales EMEA", "status": "credentials", "can_send": False}
+    await list_accounts(world.store, PLACE, "acc_bad", state="needs_reconnect", now=NOW, **bad)
+    if with_jobs:
+        await track(world.store, "job 1", connect_account_id="acc_bad")
+    soup = (await browser.get("/ui")).soup
+    assert soup.texts("//div[@class='actions']/a[not(@class='secondary')]") == filled
+    assert "Reconnect in Revor" in soup.texts("//div[@class='actions']/a")

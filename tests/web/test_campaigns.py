@@ -117,6 +117,8 @@ async def test_a_source_that_does_not_work_comes_first(browser, world, state):
     first, second = page.soup.texts("//main//section[contains(@class, 'card')]/h2")
     assert (first.startswith("Revor · emea"), second) == (True, "Revor · default works")
     assert ("sources.revor.accounts.emea.api_key" in page.html) == (state == "unauthorized")
+    asked = "//div[@class='actions']/a[not(@class='secondary')]"
+    assert page.soup.texts(asked) == (["Make a key in Revor"] if state == "unauthorized" else [])
 
 
 async def test_an_empty_relay_says_how_a_campaign_begins(browser):

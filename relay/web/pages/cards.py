@@ -25,7 +25,7 @@ async def concerns_for(page_request: PageRequest) -> Sequence[Concern]:
 
 
 class Button(NamedTuple):
-    """An act that the token may do. `posts`: it acts by a POST. `filled`: it is what is asked. `after`: it is for after
+    """An act that the token may do. `posts`: it acts by a POST. `filled`: it is asked for now. `after`: it is for after
     the fix."""
 
     label: str
@@ -48,7 +48,7 @@ def buttons_of(page_request: PageRequest, concern: Concern) -> Sequence[Button]:
             label=english()(f"overview.act_{act.key}", **act.values),
             path=act.path,
             posts=act.posts,
-            filled=concern.asks and act is concern.acts[0] and not act.after,
+            filled=concern.level == "bad" and concern.asks and act is concern.acts[0] and not act.after,
             after=act.after,
         )
         for act in allowed
