@@ -17,7 +17,12 @@ SECONDS = {
     **{"clients/test_models.py": 12, "clients/test_python_verbs.py": 25, "clients/test_typescript_client.py": 60},
     **{"e2e/test_canaries.py": 20, "e2e/test_cli_import.py": 12, "e2e/test_cluster.py": 40, "e2e/test_demo.py": 20},
     **{"e2e/test_demo_wired.py": 14, "e2e/test_dropin_reads.py": 18, "e2e/test_handshakes.py": 15},
-    **{"e2e/test_hostile_endpoints.py": 12, "e2e/test_independent_eyes.py": 11, "e2e/test_kill_create_points.py": 14},
+    **{
+        "e2e/test_every_sample.py": 40,
+        "e2e/test_hostile_endpoints.py": 12,
+        "e2e/test_independent_eyes.py": 11,
+        "e2e/test_kill_create_points.py": 14,
+    },
     **{"e2e/test_kill_points.py": 24, "e2e/test_kill_probe_points.py": 28},
     **{"e2e/test_kill_pull_points.py": 13, "e2e/test_kill_rotation_points.py": 17, "e2e/test_power_loss.py": 12},
     **{"e2e/test_random_operations.py": 16, "e2e/test_recipes.py": 25},

@@ -86,6 +86,13 @@ def test_example_of_rules_is_valid() -> None:
     Resource.model_validate({**jobs, "states": block("states")["states"]})
 
 
+def test_other_examples_are_valid(tmp_path: Path) -> None:
+    definition = block("version")
+    renders = {**definition["resources"]["renders"], **block("creates")}
+    acme = {**definition, "resources": {"renders": renders}, "credits": block("credits")["credits"]}
+    assert loaded(tmp_path, acme, block("hints")["hints"]).credits is not None
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
