@@ -16,6 +16,7 @@
 # make release    wheel, sdist, clients, chart, SBOM and image into dist/, with checksums: 2 minutes
 # make pictures   the pictures of the dashboard in docs/img, and of messages in docs/guides: 6 minutes, needs Chromium
 # make docs       the documentation site, into site/: open site/index.html. 20 s
+# make image      the container image revor-relay, by docker or podman. BASE=debian: without a registry, 3 minutes
 # make clean      removes what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -65,7 +66,7 @@ NO_POSTGRES := -k "not postgres and not Postgres" $(patsubst %,--ignore=%,$(wild
 ON_OLDEST = POSTGRES_TEST_VERSION=15 $(BIN)/python -m pytest $(AT_ONCE) -rs -n auto -k "postgres or Postgres"
 FOR_OLDEST := $(patsubst %,tests/store/test_%.py,postgres_statements store_registration store_job_groups store_group_work store_incidents)
 
-.PHONY: help docs pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock release clean
+.PHONY: help docs image pictures demo demo-wired demo-campaign demo-bus demo-source test verify test-fast test-oldest-postgres lint bench bench-against soak audit lock release clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -95,6 +96,25 @@ docs: $(READY)
 	artefacts=$$($(BIN)/python -m tests.support.environments artefacts)
 	NO_MKDOCS_2_WARNING=1 "$$artefacts" -m mkdocs build --strict # which --quiet would silence
 	echo "==> open site/index.html"
+
+# BASE: another base image; debian: one of Debian's packages, made here as root, for machines that reach no registry.
+# ENGINE: docker or podman.
+BASE ?=
+ENGINE ?=
+ifeq ($(BASE),debian)
+image: $(READY)
+	@echo "==> the image, on a base of Debian's packages"
+	$(BIN)/python -m tests.support.image
+else
+image:
+	@engine="$(ENGINE)"; [ -n "$$engine" ] || engine=$$(command -v docker || command -v podman) || {
+		echo "make image needs docker or podman" >&2; exit 1; }
+	echo "==> the image, by $$engine"
+	case "$$engine" in *podman) export BUILDAH_FORMAT=docker;; esac # the other format has no health check
+	"$$engine" build --tag revor-relay $(if $(BASE),--build-arg BASE="$(BASE)") \
+		--build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' relay/__init__.py)" \
+		--build-arg REVISION="$$(git rev-parse HEAD)" --build-arg CREATED="$$(git show --no-patch --format=%cI)" .
+endif
 
 lint: $(READY)
 	@echo "==> ruff: faults and format"

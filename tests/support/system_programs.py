@@ -2,7 +2,7 @@
 
 Where the machine has no such program, its package is downloaded with apt-get and unpacked into the virtual environment.
 Nothing is installed, no service starts, and `make clean` removes it. Where that is not possible either, the test is
-skipped with a loud line.
+skipped with a loud line. Only podman is installed, by root: it does not work without the files around it.
 """
 
 import fcntl
@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,26 @@ def unpacked_packages(name: str, packages: Sequence[str]) -> Path:
             (folder / ".done").touch()
             return folder
     pytest.skip(f"{name.upper()} IS NOT HERE, NOT CHECKED: install the package {name} ({problem})")
+
+
+def install_packages(programs: Mapping[str, str]) -> str | None:
+    """Installs the packages of those programs that are missing, for programs that need their configuration and each
+    other. Only as root. Returns why it did not work."""
+    missing = [package for name, package in programs.items() if not _is_installed(name)]
+    if not missing:
+        return None
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return f"these packages are not installed: {', '.join(missing)}"
+    command = ("apt-get", *QUICKLY, "install", "--yes", "--no-install-recommends", *missing)
+    problem = _run(*command, cwd=Path("/"))
+    if problem is not None:
+        _run("apt-get", *QUICKLY, "update", cwd=Path("/"))
+        problem = _run(*command, cwd=Path("/"))
+    return None if problem is None else f"{', '.join(missing)} could not be installed: {problem}"
+
+
+def _is_installed(name: str) -> bool:
+    return any(Path(folder, name).exists() for folder in (*SYSTEM_FOLDERS.split(":"), "/usr/bin", "/usr/lib/podman"))
 
 
 def _found(name: str, unpacked: Path) -> Path | None:
