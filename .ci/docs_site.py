@@ -39,6 +39,8 @@ STATIC = {
 MERMAID = "11.12.2"
 MERMAID_SHA256 = "d0830a6c05546e9edb8fe20a8f545f3e0dc7c4c3134d584bad9c13a99d7a71e0"
 MERMAID_URL = "assets/mermaid.min.js"
+AS_LARGE_AS_ITS_TEXT = '%%{init: {"state": {"useMaxWidth": false}, "flowchart": {"useMaxWidth": false}}}%%\n'
+"""For a diagram: a wide one scrolls."""
 DESCRIPTION_CHARACTERS = 200
 
 _OPERATION = re.compile(r"^### ((?:GET|POST|PUT|DELETE) \S+)$", re.MULTILINE)
@@ -46,7 +48,7 @@ _FENCE = re.compile(r"^( *)(```.*?^\1```)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 _CODE = re.compile(r"(?<=<code>)[^<]*")
-_BREAK = re.compile(r"(?<=[\w}])([._/,])(?=[\w{])")
+_BREAK = re.compile(r"(?<=[A-Za-z}])([._/,])(?=[\w{])(?!py\b)")
 _DOOR = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.MULTILINE)
 
 
@@ -329,7 +331,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     html = _CELL.sub(lambda cell: _CODE.sub(lambda code: code[0].replace("\\|", "|"), cell[0]), html)
     if page.file.src_uri in site.details:
         html = html.replace("<h2 ", "<h2 data-search-exclude ")
-    return html.replace('<pre class="mermaid">', '<pre class="mermaid" data-search-exclude>')
+    return html.replace(
+        '<pre class="mermaid"><code>', f'<pre class="mermaid" data-search-exclude><code>{AS_LARGE_AS_ITS_TEXT}'
+    )
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
