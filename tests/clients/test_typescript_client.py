@@ -263,6 +263,24 @@ say(left.items.map((one) => [one.event.id, one.attempt]));
     ]
 
 
+async def test_event_that_comes_late_in_a_wait_is_handled_within_its_short_lease(folder: Path) -> None:
+    said: list[tuple[str, Any]] = []
+
+    async def pull(request: web.Request) -> web.Response:
+        said.append((request.path.rpartition("/")[2], await request.json()))
+        item = {"delivery_id": "dlv_1", "event_id": "evt_1", "attempt": 1, "event": {"id": "1"}}
+        await asyncio.sleep(1.2)  # longer than the lease
+        return web.json_response({"items": [item], "results": []})
+
+    program = """
+const ending = new AbortController();
+await new Relay().pull("s", (event) => { say(event.id); ending.abort(); }, { leaseSeconds: 1, signal: ending.signal });
+"""
+    async with serving({"/v1/subscriptions/s/{action}": pull}) as url:
+        assert await answers(folder, program, RELAY_URL=url) == ["1"]
+    assert said[-1] == ("ack", {"ids": ["dlv_1"]})
+
+
 async def test_big_integers_keep_their_digits(world: RelayWorld) -> None:
     await world.subscribe(types=["com.acme.big"], sink="https://receiver.example/")
     program = """
@@ -389,13 +407,22 @@ async def test_stream_that_is_cut_before_its_first_event_loses_none(folder: Path
     async def events(_: web.Request) -> web.Response:
         return web.json_response({"items": [], "ids": [newest], "next_cursor": None})
 
-    async def stream(request: web.Request) -> web.Response:
+    async def stream(request: web.Request) -> web.StreamResponse:
         begun.append(request.headers["Last-Event-ID"])
-        frames = ": connected\n\n" if len(begun) == 1 else 'id: evt_2\r\nevent: x\r\ndata: {"id": "2"}\r\n\r\n'
-        return web.Response(text=frames, content_type="text/event-stream")
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b": connected\n\n")
+        if len(begun) == 1:
+            assert request.transport is not None
+            request.transport.abort()
+        else:
+            await answer.write(b'id: evt_2\r\nevent: x\r\ndata: {"id": "2"}\r\n\r\n')
+        return answer
 
     async with serving({"/v1/events": events, "/v1/events/stream": stream}) as url:
-        program = "const relay = new Relay(); say((await relay.stream().next()).value); process.exit(0);"
+        # However long it was silent: the time for repetitions is that of one request.
+        program = "const relay = new Relay({ retrySeconds: 0 });"
+        program += "say((await relay.stream().next()).value); process.exit(0);"
         assert await answers(folder, program, RELAY_URL=url) == [{"eventId": "evt_2", "event": {"id": "2"}}]
     assert begun == [newest, newest]
 

@@ -92,12 +92,10 @@ const BEFORE_ALL = `evt_${"0".repeat(26)}`;
 
 export class Relay {
   readonly #transport: Transport;
-  readonly #retrySeconds: number;
 
   /** Throws TypeError without an address. */
   constructor(options: RelayOptions = {}) {
     this.#transport = new Transport(options);
-    this.#retrySeconds = options.retrySeconds ?? 60;
   }
 
   /** Tracks a job by its id, or by the upstream's answer to its create. Tracking it again changes nothing. */
@@ -139,7 +137,6 @@ export class Relay {
     const { job, signal } = options;
     const path = job === undefined ? `/v1/events/stream${query(options)}` : `/v1/jobs/${segment(job)}/events`;
     let last = options.lastEventId ?? (job === undefined ? await this.#newestEvent(signal) : undefined);
-    let until = Date.now() + this.#retrySeconds * 1000;
     for (let attempt = 0; ; attempt++) {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (last !== undefined) headers["Last-Event-ID"] = last;
@@ -149,12 +146,11 @@ export class Relay {
         for await (const { id, data } of frames(response, signal)) {
           if (id) last = id;
           attempt = 0;
-          until = Date.now() + this.#retrySeconds * 1000;
           yield { eventId: id, event: data as RelayEvent };
         }
       } catch (error) {
         signal?.throwIfAborted();
-        if (error instanceof RelayError || Date.now() > until) throw error;
+        if (error instanceof RelayError) throw error; // else it was cut
       }
       await sleep(backoffSeconds(attempt), signal);
     }
@@ -257,7 +253,7 @@ export class Relay {
       }
       const left = deliveriesOf(answer);
       if (left.length === 0) await restOf(began, signal).catch(() => {});
-      const leaseEnds = began + leaseSeconds * 1000;
+      const leaseEnds = Date.now() + leaseSeconds * 1000;
       while (left.length > 0 && !signal?.aborted && Date.now() < leaseEnds) {
         const delivery = left.shift() as Delivery;
         let acknowledged = true;
