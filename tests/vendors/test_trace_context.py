@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,9 +26,8 @@ async def judged(tmp_path: Path, *, traces: bool) -> tuple[int, str]:
     """The exit code of the harness, which is its number of failures, and its output."""
     folder = os.environ.get(FOLDER)
     if folder is None:
-        reason = f"the W3C's harness did not run: set {FOLDER} to the folder test of github.com/w3c/trace-context"
-        warnings.warn(reason, stacklevel=2)
-        pytest.skip(reason)
+        where = "the folder test of github.com/w3c/trace-context"
+        pytest.skip(f"THE W3C'S HARNESS IS NOT HERE, NOT CHECKED: set {FOLDER} to {where}")
     async with asyncio.timeout(600), contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(open_e2e_world(tmp_path, traces=traces))
         own, harness = (stack.enter_context(contextlib.closing(listen())) for _ in range(2))
