@@ -110,6 +110,12 @@ async def test_a_name_that_two_accounts_have_is_a_choice(browser, world):
     ]
 
 
+async def test_a_token_of_one_account_sees_no_account_in_a_title(open_as, world):
+    await add(world, "a")
+    bound = await open_as(scopes=["read"], account=("revor", "default"))
+    assert (await bound.get("/ui/groups/Q4%20campaign")).soup.texts("//h1") == ["Q4 campaign"]
+
+
 @pytest.mark.parametrize("state", ["unauthorized", "down"])
 async def test_a_source_that_does_not_work_comes_first(browser, world, state):
     world.tracking.states["emea"] = state
@@ -155,6 +161,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     page = await browser.get("/ui/incidents?state=open")
     (row,) = page.soup.rows()
     assert (row["Whose turn"], row["Failures"]) == ("the owner of the sending account", "2")
+    assert row["Next step"] == "Reconnect it"
     path = str(page.soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
     assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
@@ -183,6 +190,7 @@ async def test_an_incident_of_a_sink_says_what_waits_and_what_is_for_after_the_f
     (row,) = (await browser.get("/ui/incidents")).soup.rows()
     assert row["What happened"] == "Open The Data warehouse receiver is gone (410)"
     assert row["Whose turn"] == "whoever runs the receiver"
+    assert row["Next step"].startswith("Fix the receiver, then ")
     path = str((await browser.get("/ui/incidents")).soup.all("//tbody//a")[0].get("href"))
     page = await browser.get(path)
     links = page.soup.links()

@@ -74,10 +74,10 @@ async def test_a_query_that_is_no_text_is_no_failure_of_the_relay(open_as) -> No
 async def test_the_live_part_of_a_page_is_of_that_page(browser, world, name):
     await track(world.store, "job_1", group=name)
     page = await browser.get(f"/ui/groups/{quote(name, safe='')}", source="revor", account="default")
-    assert page.soup.texts("//h1") == [name]
+    assert page.soup.texts("//h1") == [f"{name} · default"]
     (path,) = page.soup.attributes("//div[@id='live']", "hx-sse:connect")
     again = await browser.get(path)
-    assert again.soup.texts("//h1") == [name]
+    assert again.soup.texts("//h1") == [f"{name} · default"]
 
 
 async def test_few_pages_of_a_caller_are_made_at_once(open_as, world, monkeypatch):
