@@ -31,7 +31,7 @@ TOPS = {
     "pyproject.toml",
     "relay.yaml",
 }
-PARTS = ("relay", "sbom")
+PARTS = ("relay", "client_python", "chart", "sbom")
 FOLDERS = {"alembic", "deploy", "relay", "schemas", "subscribers"}
 
 pytestmark = pytest.mark.xdist_group("release")
@@ -282,3 +282,13 @@ def test_nothing_else_says_the_version() -> None:
         text = path.read_text(encoding="utf-8")
         found = set(re.findall(r"\b(?:revor[-_]relay-|relay )v?(\d+\.\d+\.\d+)\b", text))
         assert found <= {relay.__version__}, path
+
+
+def test_clients_and_chart_have_the_version_of_the_relay() -> None:
+    said = {
+        ROOT / "clients" / "python" / "revor_relay_client" / "_version.py": r'__version__ = "(.+)"',
+        ROOT / "clients" / "typescript" / "package.json": r'^  "version": "(.+)"',
+        ROOT / "deploy" / "helm" / "revor-relay" / "Chart.yaml": r'^(?:version|appVersion): "?([^"\n]+)',
+    }
+    for path, pattern in said.items():
+        assert set(re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)) == {relay.__version__}, path

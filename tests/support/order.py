@@ -40,7 +40,12 @@ SECONDS = {
     **{"packaging/test_image.py": 150, "packaging/test_compose.py": 20},
     **{"packaging/test_bench_against.py": 15, "packaging/test_chart.py": 150, "packaging/test_deploy_nginx.py": 15},
     **{"packaging/test_board.py": 15, "packaging/test_site.py": 30},
-    **{"packaging/test_deploy_systemd.py": 12, "packaging/test_release.py": 30, "packaging/test_wheel.py": 12},
+    **{
+        "packaging/test_deploy_systemd.py": 12,
+        "packaging/test_release.py": 30,
+        "packaging/test_upgrade.py": 12,
+        "packaging/test_wheel.py": 12,
+    },
 }
 """Files that take more than ten seconds on two processors."""
 OTHERS_SECONDS = 3
