@@ -212,9 +212,11 @@ lock:
 	uv pip compile $(LOCKED) --group clients --output-file tests/clients.lock
 	uv pip compile $(LOCKED) --group artefacts --output-file tests/artefacts.lock
 
+# PARTS: only these, such as "relay chart".
+PARTS ?=
 release: $(READY)
 	@echo "==> the archives of a release, into dist"
-	$(BIN)/python .ci/release.py --artefacts "$$($(BIN)/python -m tests.support.environments artefacts)"
+	$(BIN)/python .ci/release.py --artefacts "$$($(BIN)/python -m tests.support.environments artefacts)" $(PARTS)
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .lint.log dist build site clients/typescript/node_modules clients/typescript/dist
