@@ -14,7 +14,8 @@ SECONDS = {
     **{"api/test_api_schemathesis.py": 20, "api/test_api_hostile_sinks.py": 10},
     **{"browser/test_dashboard.py": 90},
     **{"bus/test_kafka.py": 60, "bus/test_nats.py": 25, "bus/test_rabbitmq.py": 45},
-    **{"clients/test_models.py": 12, "clients/test_python_verbs.py": 25, "clients/test_typescript_client.py": 60},
+    **{"clients/test_models.py": 12, "clients/test_python_hostile.py": 12, "clients/test_python_readme.py": 45},
+    **{"clients/test_python_verbs.py": 25, "clients/test_typescript_client.py": 60},
     **{"e2e/test_canaries.py": 20, "e2e/test_cli_import.py": 12, "e2e/test_cluster.py": 40, "e2e/test_demo.py": 20},
     **{"e2e/test_demo_wired.py": 14, "e2e/test_dropin_reads.py": 18, "e2e/test_handshakes.py": 15},
     **{

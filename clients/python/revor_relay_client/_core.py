@@ -33,7 +33,7 @@ from revor_relay_client.verification import Event
 DEFAULT_URL = "http://127.0.0.1:8080"
 MAX_ANSWER_BYTES = 32 << 20
 """A pull has at most 8 MiB of events."""
-MAX_LINE_BYTES = 4 << 20
+MAX_EVENT_BYTES = 4 << 20
 MAX_TEXT = 2_000
 WAIT_SECONDS = 50
 """One request of a wait. Many proxies end a request after a minute."""
@@ -42,6 +42,8 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 10.0
 MAX_TRIES = 20
 SILENCE_SECONDS = 60.0
 """A stream that says nothing for so long has ended: a relay says something every 15 s."""
+WELL_SECONDS = 10.0
+"""A stream that lasted so long was well before it was cut."""
 BEFORE_ALL = f"evt_{'0' * 26}"
 """An event id that no event has: a stream after it begins with the oldest event."""
 ENDS = ("succeeded", "failed", "cancelled", "not_found")
@@ -452,7 +454,7 @@ class Following:
         self._core, self._job_id, self._after, self._query = core, job_id, after, query
         self._patience = Patience(core.retry_seconds)
         self._rest, self._data, self._id = b"", list[bytes](), ""
-        self._empty = 0
+        self._empty, self._size, self._began = 0, 0, 0.0
         self.ended = False
 
     def begin(self) -> Steps[None]:
@@ -463,7 +465,7 @@ class Following:
 
     def request(self) -> Send:
         """The next connection."""
-        self._rest, self._data, self._id = b"", [], ""
+        self._rest, self._data, self._id, self._size, self._began = b"", [], "", 0, time.monotonic()
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
         if self._after is not None:
             headers["Last-Event-ID"] = self._after
@@ -475,6 +477,7 @@ class Following:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         events = []
         for line in lines:
+            self._size = self._size + len(line) if line else 0
             name, _, value = line.rstrip(b"\r").partition(b":")
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
@@ -485,8 +488,8 @@ class Following:
                 event.relay_id = self._id
                 self._data = []
                 events.append(event)
-        if len(self._rest) > MAX_LINE_BYTES or sum(map(len, self._data)) > MAX_LINE_BYTES:
-            raise unfit(f"an event of the stream has more than {MAX_LINE_BYTES >> 20} MiB")
+        if self._size + len(self._rest) > MAX_EVENT_BYTES:
+            raise unfit(f"an event of the stream has more than {MAX_EVENT_BYTES >> 20} MiB")
         return events
 
     def took(self, event: Event) -> None:
@@ -494,10 +497,13 @@ class Following:
         self._after, self._empty = event.relay_id or self._after, 0
 
     def broke(self) -> Pause:
-        """A stream had begun, and has ended or was cut. That of a job is asked once more: 204 says that it is over."""
+        """A stream had begun, and has ended or was cut. That of a job is asked once more: 204 says that it is over.
+        Raises Unreachable if it is cut again and again and brings nothing."""
         self._after = self._after or BEFORE_ALL
         self._patience = Patience(self._core.retry_seconds)
-        self._empty += 1
+        self._empty = 1 if time.monotonic() > self._began + WELL_SECONDS else self._empty + 1
+        if self._empty > MAX_TRIES:
+            raise Unreachable(f"the stream of {self._core.url} ends at once, again and again", code="unreachable")
         return Pause(0 if self._empty == 1 else min(FIRST_PAUSE_SECONDS * 2 ** min(self._empty, 9), MAX_PAUSE_SECONDS))
 
     def refused(self, outcome: Answer | Failure) -> Pause:
@@ -544,4 +550,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def _path(collection: str, id: str, action: str = "") -> str:
-    return f"/v1/{collection}/{quote(id, safe='', errors='surrogatepass')}" + (f"/{action}" if action else "")
+    part = quote(id, safe="", errors="surrogatepass")
+    if not part.strip("."):  # httpx would take `..` for the folder above
+        part = part.replace(".", "%2E")
+    return f"/v1/{collection}/{part}" + (f"/{action}" if action else "")

@@ -141,20 +141,22 @@ class Relay(_Both[httpx.Client]):
         self._run(following.begin())
         while not following.ended:
             send = following.request()
-            pause: Pause | None = None
+            began, pause = False, Pause(0)
             try:
                 with self._open(send) as response:
                     if _core.is_stream(response.status_code, _lowered(response.headers)):
-                        pause = following.broke()
+                        began = True
                         for chunk in response.iter_raw():
                             for event in following.feed(chunk):
                                 yield event
                                 following.took(event)
-                        pause = following.broke()
                     else:
                         pause = following.refused(self._read(response, send))
             except httpx.HTTPError as error:
-                pause = pause or following.refused(_failure(error))
+                if not began:
+                    pause = following.refused(_failure(error))
+            if began:
+                pause = following.broke()
             time.sleep(pause.seconds)
 
     def pull(
@@ -295,20 +297,22 @@ class AsyncRelay(_Both[httpx.AsyncClient]):
         await self._run(following.begin())
         while not following.ended:
             send = following.request()
-            pause: Pause | None = None
+            began, pause = False, Pause(0)
             try:
                 async with self._open(send) as response:
                     if _core.is_stream(response.status_code, _lowered(response.headers)):
-                        pause = following.broke()
+                        began = True
                         async for chunk in response.aiter_raw():
                             for event in following.feed(chunk):
                                 yield event
                                 following.took(event)
-                        pause = following.broke()
                     else:
                         pause = following.refused(await self._read(response, send))
             except httpx.HTTPError as error:
-                pause = pause or following.refused(_failure(error))
+                if not began:
+                    pause = following.refused(_failure(error))
+            if began:
+                pause = following.broke()
             await asyncio.sleep(pause.seconds)
 
     def pull(

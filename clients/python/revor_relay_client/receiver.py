@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from revor_relay_client.errors import VerificationError
-from revor_relay_client.verification import TOLERANCE_SECONDS, Event, verify_all
+from revor_relay_client.verification import TOLERANCE_SECONDS, Event, key_of, verify_all
 
 MAX_BODY_BYTES = 2 << 20
 """A batch has at most 1 MiB."""
@@ -41,10 +41,11 @@ class Receiver:
     def __init__(
         self, secret: str | None = None, *, tolerance_seconds: float = TOLERANCE_SECONDS, allowed_origin: str = "*"
     ) -> None:
-        """Raises ValueError without a secret."""
+        """Raises ValueError without a secret, or for a malformed one."""
         self._secret = secret or os.environ.get("WEBHOOK_SECRET") or ""
         if not self._secret:
             raise ValueError("give a secret, or set WEBHOOK_SECRET: `subscribe` returns it")
+        key_of(self._secret)
         self._tolerance_seconds, self._allowed_origin = tolerance_seconds, allowed_origin
         self._handlers: list[tuple[tuple[str, ...], Handler]] = []
 

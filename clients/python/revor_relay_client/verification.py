@@ -56,7 +56,7 @@ def verify_all(
     body: bytes, headers: Mapping[str, str], secret: str, *, tolerance_seconds: float = TOLERANCE_SECONDS
 ) -> list[Event]:
     """The events of a signed request of a subscription whose content mode is `structured` or `batch`. As `verify`."""
-    key = _key_of(secret)
+    key = key_of(secret)
     given = {name.lower(): value.strip() for name, value in headers.items()}
     missing = [name for name in (ID, TIMESTAMP, SIGNATURE) if not given.get(name)]
     if missing:
@@ -109,7 +109,8 @@ def _change_of(headers: Mapping[str, str], body: bytes) -> str | None:
     return f"its event has another id than {ID}" if is_ours and event.id != headers[ID] else None
 
 
-def _key_of(secret: str) -> bytes:
+def key_of(secret: str) -> bytes:
+    """The key of a secret. Raises ValueError, which does not quote it."""
     encoded = secret.removeprefix("whsec_")
     try:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
