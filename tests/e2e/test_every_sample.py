@@ -76,6 +76,7 @@ IMAGE = "tests/packaging/test_image.py"
 CAMPAIGN = "tests/e2e/test_demo_campaign.py"
 ALERTS = "tests/packaging/test_alerts.py"
 BY_TEST: Mapping[str, str] = {
+    "clients/python/README.md": "tests/clients/test_python_readme.py",
     **{f"README.md console {n}": f"{DROPIN}::test_readme_curl_example" for n in (2, 3, 4, 5, 6)},
     **{f"README.md console {n}": f"{DROPIN}::test_readme_change_one_line" for n in (7, 8)},
     "README.md console 12": "tests/e2e/test_replay.py::test_one_command_replays_a_day_s_undelivered_events",
@@ -127,7 +128,6 @@ ALIKE: Mapping[str, str] = {
 }
 """Tests that do the same with text of their own: the document's asks questions, or needs what is not here."""
 NOT_RUN: Mapping[str, str] = {
-    "clients/python/README.md": "not yet: tests/clients/test_python_readme.py, which runs each, is not here",
     "CONTRIBUTING.md console": "they run these tests; test_docs.py checks that each target exists",
     "README.md ": "a drawing",
     "README.md text 1": "what `relay listen` prints; test_readme_dropin.py waits for such lines",
