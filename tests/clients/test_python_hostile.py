@@ -8,7 +8,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -219,7 +218,7 @@ def test_refusals_are_repeated_only_where_that_is_safe(monkeypatch: pytest.Monke
         assert len(keys[0]) == 36
 
 
-@pytest.mark.parametrize("asked", ["99999999999", "9" * 30, formatdate(time.time() + 10**6, usegmt=True)])
+@pytest.mark.parametrize("asked", ["99999999999", "9" * 30, "Fri, 01 Jan 2100 00:00:00 GMT"])
 def test_huge_retry_after_ends_the_attempts(asked: str) -> None:
     with serving(problem(503, "busy", Retry_After=asked)) as server, Relay(server.url) as relay:
         with pytest.raises(RelayError) as raised:
