@@ -1,10 +1,12 @@
 """What the Python client takes for a signed request, and what its receiver answers. The relay's own signer signs."""
 
+import asyncio
 import io
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -147,7 +149,7 @@ def receiver(took: list[Event], **options: Any) -> Receiver:
 
 @pytest.mark.parametrize(
     ("types", "is_called"),
-    [((), True), (("ai.revor.job.failed",), True), (("job.failed", "x.y"), True), (("failed",), True)]
+    [((), True), (("*",), True), (("ai.revor.job.failed",), True), (("job.failed", "x.y"), True), (("failed",), True)]
     + [((wrong,), False) for wrong in ("ailed", "b.failed", "ai.revor.job", "job.succeeded", "")],
 )
 def test_types_are_whole_or_last_words(types: tuple[str, ...], is_called: bool) -> None:
@@ -208,6 +210,48 @@ async def test_failed_function_is_answered_with_500_and_no_reason(is_coroutine: 
     reply = await receives.ahandle("POST", headers, body)
     assert reply.status == 500
     assert "hunter2" not in reply.body
+
+
+class Called:
+    async def __call__(self, event: Event) -> None:
+        await fail_later(event)
+
+
+async def fail_later(event: Event) -> None:
+    raise RuntimeError("no room")
+
+
+@pytest.mark.parametrize(
+    "handler", [fail_later, Called(), lambda event: fail_later(event), partial(fail_later)],
+    ids=["a coroutine", "an object", "a lambda", "a partial"],
+)  # fmt: skip
+async def test_receiver_waits_for_each_kind_of_coroutine(handler: Callable[[Event], Any]) -> None:
+    receives = Receiver(SECRET)
+    receives.on()(handler)
+    body, headers = Request().sent()
+    assert (await receives.ahandle("POST", headers, body)).status == 500
+    assert await over_asgi(receives, "POST", headers, body) == 500
+    assert (await asyncio.to_thread(receives.handle, "POST", headers, body)).status == 500
+
+
+def test_function_that_would_never_run_is_refused() -> None:
+    def yields(event: Event) -> Any:
+        yield event
+
+    async def yields_later(event: Event) -> Any:
+        yield event
+
+    with pytest.raises(TypeError, match="parentheses"):
+        Receiver(SECRET).on(print)  # type: ignore[arg-type]
+    for handler in (yields, yields_later):
+        with pytest.raises(TypeError, match="yield"):
+            Receiver(SECRET).on("job.failed")(handler)
+
+
+@pytest.mark.parametrize(("length", "status"), [("\u00b2", 401), ("9" * 5_000, 204), ("", 401), ("-1", 401)])
+def test_hostile_length_of_a_wsgi_request_is_answered(length: str, status: int) -> None:
+    body, headers = Request().sent()
+    assert over_wsgi(receiver([]), "POST", {**headers, "Content-Length": length}, body) == status
 
 
 def test_secret_comes_from_the_environment_or_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

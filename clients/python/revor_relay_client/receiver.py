@@ -51,10 +51,14 @@ class Receiver:
 
     def on(self, *types: str) -> Callable[[SomeHandler], SomeHandler]:
         """Calls the function for events of these types: whole (`ai.revor.job.failed`), or their last words
-        (`job.failed`). Without types: for every event. An event that comes again is handed out again: drop the
-        `event.key` that you know."""
+        (`job.failed`). Without types, or for `*`: for every event. An event that comes again is handed out again: drop
+        the `event.key` that you know. Raises TypeError for what would never run."""
+        if not all(isinstance(one, str) for one in types):
+            raise TypeError("types are strings: write @receiver.on() with parentheses")
 
         def keep(handler: SomeHandler) -> SomeHandler:
+            if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+                raise TypeError("a function with yield does not run when it is called: return instead")
             self._handlers.append((types, handler))
             return handler
 
@@ -83,8 +87,10 @@ class Receiver:
         try:
             for event in found:
                 for handler in self._wanted(event):
-                    made = handler(event) if inspect.iscoroutinefunction(handler) else asyncio.to_thread(handler, event)
-                    await made
+                    is_coroutine = inspect.iscoroutinefunction(handler)
+                    made = handler(event) if is_coroutine else await asyncio.to_thread(handler, event)
+                    if inspect.isawaitable(made):  # also of a lambda, or of an object that is called
+                        await made
         except Exception:
             return _failed()
         return Reply("", 204, {})
@@ -117,7 +123,8 @@ class Receiver:
             "Content-Length": environ.get("CONTENT_LENGTH", ""),
         }
         length = headers["Content-Length"]
-        body = environ["wsgi.input"].read(min(int(length), MAX_BODY_BYTES + 1)) if length.isdigit() else b""
+        size = int(length[:12]) if length.isascii() and length.isdigit() else 0
+        body = environ["wsgi.input"].read(min(size, MAX_BODY_BYTES + 1))
         reply = self.handle(environ["REQUEST_METHOD"], headers, body)
         start_response(f"{reply.status} {'OK' if reply.status < 300 else 'Error'}", list(reply.headers.items()))
         return [reply.body.encode()]
@@ -149,7 +156,7 @@ class Receiver:
         wanted = [
             handler
             for types, handler in self._handlers
-            if not types or any(event.type == one or event.type.endswith(f".{one}") for one in types)
+            if not types or any(one in ("*", event.type) or event.type.endswith(f".{one}") for one in types)
         ]
         if not wanted:
             log.info("no function takes %s", event.type)
