@@ -166,7 +166,7 @@ class Seen:
                                     not listed any more
     dead, uncertain, pending, late  deliveries by sink, counted among the newest ones; `least`: there may be more.
                                     late: pending for longer than LATE_SECONDS
-    doubted                         whom the first NAMES uncertain deliveries are about, where a page has read it
+    doubted                         whom the first NAMES uncertain deliveries are about, where it was read
     """
 
     ready: Item

@@ -75,14 +75,15 @@ def troubles(job: Answer, concerns: Sequence[Concern]) -> list[Concern]:
 
 
 def _outcome(job: Answer, state: str, now: float, upstream: str, concerns: Sequence[Concern]) -> tuple[str, str | None]:
-    """The words, with the cause first, and the time that follows them."""
+    """The words, and the time that follows them."""
     values = {"upstream": upstream, "channel": titled(job["channel"] or "") or upstream, "status": job["status"] or ""}
     started = state in ("running", "retrying")
     for one in concerns:
-        word = f"{one.word}"
-        word = word[:1].upper() + word[1:]
+        word = one.word or ""
         if one.reach.sender is None and one.state != "credits":
-            return texts("jobs.out_unseen" if started else "jobs.out_unpolled_for", word=word), None
+            return texts(
+                "jobs.out_unseen" if started else "jobs.out_unpolled_for", word=word[:1].upper() + word[1:]
+            ), None
         if not started:  # what runs has passed its start
             ahead = job["scheduled_at"] is not None and from_rfc3339(job["scheduled_at"]) > now
             return texts("jobs.out_would_fail", word=word), job["scheduled_at"] if ahead else None

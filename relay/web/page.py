@@ -127,6 +127,12 @@ class PageRequest:
         """Sets the page's time, which stays the same until the page is done."""
         self.now = self.context.dependencies.clock()
 
+    @property
+    def sees_several(self) -> bool:
+        """True if the visitor sees several accounts, which may have campaigns of one name."""
+        known = self.context.dependencies.settings.accounts.values()
+        return self.identity.account is None and sum(map(len, known)) > 1
+
     def once(self) -> str:
         """A new value for the field `_once`."""
         return new_secret()

@@ -33,7 +33,7 @@ async def test_the_page_names_the_account_that_holds_jobs_up(browser, world, lis
     assert bad["State"].startswith("needs reconnectingfor ")
     assert (bad["Next step"], bad["Links"]) == ("Reconnect it in Revor", "IncidentJobs")
     assert (well["Account"], well["Whose turn"], well["Next step"]) == ("Email account Grace", "", "")
-    assert (well["State"], well["Failed"], well["Waiting"]) == ("connected", "0", "0")
+    assert (well["State"], well["Failed"], well["Waiting"]) == ("connected", "—", "—")
     assert "/ui/jobs?connect_account=acc_bad&amp;source=revor&amp;account=default" in page.html
     assert page.soup.texts("//nav[@class='tabs']/a") == ["All 2", "Needs reconnecting 1", "Connected 1"]
 

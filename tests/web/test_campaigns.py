@@ -69,7 +69,7 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
         assert page.soup.texts(path) == overview.texts(path) != []
     (finish, *_) = page.soup.texts("//article[contains(@class, 'figure')]")
     note = "4 jobs wait for the LinkedIn account Sales EMEA, which needs reconnecting."
-    assert finish == f"Expected finish Held up: account signed out{note}"
+    assert finish == f"Expected finish Held up: account needs reconnecting{note}"
     (cause,), (account,) = page.soup.rows(), page.soup.rows(1)
     assert (cause["Cause"], cause["Jobs"], cause["Whose turn"], cause["Next step"]) == (
         *("The account needs reconnecting", "1"),
@@ -81,7 +81,7 @@ async def test_a_campaign_that_is_held_up_says_by_whom_and_what_to_do(browser, w
     (row,) = (await browser.get("/ui/groups")).soup.rows()
     what, turn = "Reconnect the LinkedIn account Sales EMEA in Revor", "the owner of the sending account"
     assert row["Trouble"] == f"{what}Whose turn: {turn}"
-    assert row["Expected finish"] == "Held up: account signed out"
+    assert row["Expected finish"] == "Held up: account needs reconnecting"
     (listed,) = (await browser.get("/ui")).soup.rows()[:1]
     assert listed["Expected finish"] == row["Expected finish"]
 

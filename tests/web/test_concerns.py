@@ -343,13 +343,13 @@ DEFAULT = ("revor", "default")
         (
             {"incidents": [incident(**OF_ACCOUNT)]},
             Reach(accounts=frozenset({DEFAULT}), sender="emea", code="some_code"),
-            "account signed out",
+            "account needs reconnecting",
         ),
         ({"incidents": [incident()]}, Reach(accounts=frozenset({DEFAULT}), code="some_code"), None),
         (
             {"needing": [account(trouble="inc_1")], "incidents": [incident(**OF_ACCOUNT)]},
             Reach(accounts=frozenset({DEFAULT}), sender="emea", code="some_code"),
-            "account signed out",
+            "account needs reconnecting",
         ),
         (
             {"silent": [account()]},

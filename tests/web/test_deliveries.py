@@ -70,11 +70,16 @@ async def test_what_needs_a_person_is_counted_by_sink_reason_and_day(world, brow
     assert list(one.soup.rows(0)[0]) == ["Why", "Events", "Oldest", "Whose turn", "What to do"]
 
 
-async def test_the_overview_says_whom_a_record_in_doubt_is_about(world, open_as):
+@pytest.mark.parametrize("path", ["/ui", "/ui/incidents"])
+async def test_a_card_says_whom_a_record_in_doubt_is_about(world, open_as, path):
     browser = await open_as(search_keys=("deal",))
     await ended(world, await subscribe(browser), "uncertain", "not_found_in_time")
-    (why,) = (await browser.get("/ui")).soup.texts("//section[contains(@class, 'card bad')]/p[@class='why']")
+    (why,) = (await browser.get(path)).soup.texts("//section[contains(@class, 'card bad')]/p[@class='why']")
     assert why.endswith("It is about deal 42.")
+    assert (
+        "It is about deal 42."
+        in (await browser.get("/ui/groups")).soup.one("//p[contains(@class, 'worst')]").text_content()
+    )
 
 
 # --- the list

@@ -49,7 +49,15 @@ LONG = [ago * HOUR for ago in range(2, 20)]
 )
 async def test_jobs_ended_in_the_last_hour(browser, world, seconds_ago, count):
     await ended(world, *seconds_ago)
-    assert await figure(browser, "Ended jobs") == [f"{count} in the last hour", "0 failed"]
+    assert await figure(browser, "Ended jobs") == [f"{count} in the last hour", "0 of them failed"]
+
+
+async def test_figures_say_how_often_they_are_counted(browser, world):
+    await ended(world, *LONG, 60.0)
+    await ended(world, 60.0, name="jobs_failed")
+    assert await figure(browser, "Ended jobs") == ["1 in the last hour", "1 of them failed"]
+    section = (await browser.get("/ui")).soup.texts("//section[@aria-labelledby='figures']/p")
+    assert [text for text in section if "Ended jobs are counted once a minute." in text]
 
 
 async def test_a_chart_has_24_points_and_a_label(browser, world):

@@ -1,11 +1,13 @@
 """Reads the concerns of a page, and shows them as cards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from relay.web.api_client import together
-from relay.web.concerns import Concern, Seen, concerns, reads, seen_in
+from relay.web.concerns import NAMES, Concern, Seen, concerns, reads, seen_in
 from relay.web.page import PageRequest
+from relay.web.pages.deliveries import people_of
 from relay.web.texts import english
 
 
@@ -16,7 +18,15 @@ async def seen_by(page_request: PageRequest) -> Seen:
         page_request.api.get("/readyz", also=503),  # when it is not ready, pages are needed most
         *(page_request.api.allowed(one.path, query=one.query) for one in wanted.values()),
     )
-    return seen_in(ready, dict(zip(wanted, answers, strict=True)))
+    seen = seen_in(ready, dict(zip(wanted, answers, strict=True)))
+    return replace(seen, doubted=await _doubted(page_request)) if seen.uncertain else seen
+
+
+async def _doubted(page_request: PageRequest) -> Sequence[str]:
+    """Whom the newest records in doubt are about: without a name a person cannot look for them."""
+    found = await page_request.api.allowed("/v1/deliveries", query={"state": "uncertain", "limit": NAMES})
+    named = await people_of(page_request, () if found is None else found["items"])
+    return [name for name in dict.fromkeys(named.values()) if name]
 
 
 async def concerns_for(page_request: PageRequest) -> Sequence[Concern]:

@@ -165,9 +165,7 @@ async def close(page_request: PageRequest) -> Done:
 
 def _title_of(page_request: PageRequest, group: Mapping[str, Any]) -> str:
     """Its name, with its account where the visitor sees several: another may have a campaign of this name."""
-    accounts = [name for names in page_request.context.dependencies.settings.accounts.values() for name in names]
-    sees_one = len(accounts) == 1 or page_request.identity.account is not None
-    return group["name"] if sees_one else f"{group['name']} · {group['account']}"
+    return f"{group['name']} · {group['account']}" if page_request.sees_several else group["name"]
 
 
 def path_of(group: Mapping[str, Any]) -> str:

@@ -1,16 +1,14 @@
 """The overview at /ui: the worst thing and whose turn it is, a card for each thing that needs someone, and figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from relay.web.api_client import together
 from relay.web.campaigns import finish_of
-from relay.web.concerns import NAMES, concerns, first_sentence
+from relay.web.concerns import concerns, first_sentence
 from relay.web.figures import Figures, figures_of, hours_query, minutes_query, waiting_now
 from relay.web.page import Content, PageRequest, equivalent, page
 from relay.web.pages.cards import cards_of, seen_by
-from relay.web.pages.deliveries import people_of
 from relay.web.pages.groups import forecast_of, path_of
 from relay.web.texts import english
 
@@ -29,8 +27,6 @@ async def overview(page_request: PageRequest) -> Content:
     seen, figures, (groups, more_groups) = await together(
         seen_by(page_request), _figures(page_request), _groups(page_request)
     )
-    if seen.uncertain:
-        seen = replace(seen, doubted=await _doubted(page_request))
     found = concerns(seen, page_request.now, page_request.context.settings.search_keys)
     open_jobs = sum(one["open_jobs"] for one in seen.sources)
     return Content(
@@ -49,13 +45,6 @@ async def overview(page_request: PageRequest) -> Content:
         },
         equivalent=equivalent(["relay", "status"], "GET /readyz"),
     )
-
-
-async def _doubted(page_request: PageRequest) -> Sequence[str]:
-    """Whom the newest records in doubt are about: without a name nobody knows what to look for."""
-    found = await page_request.api.allowed("/v1/deliveries", query={"state": "uncertain", "limit": NAMES})
-    named = await people_of(page_request, () if found is None else found["items"])
-    return [name for name in dict.fromkeys(named.values()) if name]
 
 
 async def _figures(page_request: PageRequest) -> Figures | None:
