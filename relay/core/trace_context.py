@@ -67,8 +67,11 @@ def span_context(trace_id: str, span_id: str, flags: int, tracestate: str = "") 
 
 
 def of_kept(text: str | None) -> TraceContext | None:
-    """The context that was kept as a text."""
-    return None if text is None else TraceContext(*text.split(" ", 1))
+    """The context that was kept as a text; None if it is not valid, as of a version that writes it otherwise."""
+    if text is None:
+        return None
+    parent, _, state = text.partition(" ")
+    return of_values([parent], [state])
 
 
 def of_values(parents: Sequence[str], states: Iterable[str]) -> TraceContext | None:
@@ -95,9 +98,10 @@ def of_headers(headers: Iterable[Header]) -> TraceContext | None:
 
 def of_event(body: bytes) -> TraceContext | None:
     """The context in the attributes of an event, in structured JSON as the relay writes it."""
-    if body.find(_IN_EVENTS, 0, body.find(_DATA)) < 0:  # attributes come first; most events have none of these
+    end = body.find(_DATA)  # attributes come first; most events have none of these
+    if body.find(_IN_EVENTS, 0, end) < 0:
         return None
-    return of_attributes(loads(body))
+    return of_attributes(loads(body if end < 0 else body[:end] + b"}"))  # the data may be large
 
 
 def of_attributes(attributes: Mapping[str, object]) -> TraceContext | None:

@@ -186,6 +186,11 @@ def test_context_of_an_event_is_in_its_attributes_only(document: dict, found: Tr
     assert of_event(dumps(document)) == found
 
 
+def test_data_of_an_event_is_not_parsed_for_its_context() -> None:
+    body = dumps({"id": '1","data":', "traceparent": PARENT, "tracestate": "foo=1", "data": 0})
+    assert of_event(body[:-2] + b"not JSON}") == TraceContext(PARENT, "foo=1")
+
+
 RULES = Rules(known=(), sources=frozenset())
 EVENT = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "com.acme.paid", "data": {"total": 1}}
 OF_REQUEST = TraceContext(PARENT, "foo=1")
@@ -220,6 +225,19 @@ ORIGIN = Origin(source="https://revor.ai/jobs", type_prefix="ai.revor.job", data
 TRANSITION = Transition(
     kind="running", status="running", previous_status=None, sequence=1, occurred_at=1.0, detected_at=2.0
 )
+
+
+@pytest.mark.parametrize("kept", ["", " ", "x", "\0", f"{PARENT[:-3]}", f"{PARENT}\n", f"01 {PARENT}"])
+def test_job_whose_kept_context_cannot_be_read_has_events_without_one(kept: str) -> None:
+    job = Job(uid="job_1", external_id="1", source="revor", account="default", trace=kept)
+    body = from_transition("evt_1", job, TRANSITION, ORIGIN).body
+    assert not any(name.startswith("trace") for name in loads(body))
+
+
+@pytest.mark.parametrize("state", ["é=1", "\0", "\ud800", "no member"])
+def test_job_whose_kept_tracestate_cannot_be_read_has_events_without_it(state: str) -> None:
+    job = Job(uid="job_1", external_id="1", source="revor", account="default", trace=f"{PARENT} {state}")
+    assert of_event(from_transition("evt_1", job, TRANSITION, ORIGIN).body) == TraceContext(PARENT)
 
 
 def test_event_of_a_job_has_the_context_of_the_span_that_recorded_it_else_that_of_its_job() -> None:
