@@ -102,7 +102,7 @@ class Web:
         request.state.visitor = visitor
         page, form = self._find(request), await self._form(request, visitor)
         if form is not None:
-            sessions.check_csrf(visitor, request, form)
+            sessions.check_csrf(visitor.csrf, request, form)
         response = await self._page(request, page, visitor, form)
         if visitor.fresh_cookie is not None:
             response.headers.append("set-cookie", visitor.fresh_cookie)

@@ -124,10 +124,6 @@ class Sessions:
             return False
         return visitor.kind != "session" or await self._session(digest_of(visitor.secret)) is not None
 
-    def check_csrf(self, visitor: Visitor, request: Request, form: Form) -> None:
-        """Raises Forbidden unless the form, or the header X-CSRF-Token, has this visitor's token."""
-        self._check_csrf(visitor.csrf, request, form)
-
     def to_login(self, request: Request) -> Response:
         """The answer without a session: redirects to the login page, which leads back.
 
@@ -214,7 +210,7 @@ class Sessions:
             visitor = self._secret(request, VISITOR_COOKIE)
             if visitor is None:
                 raise _Refused(Forbidden("the browser sent no cookie", code="csrf"), "login.no_cookie")
-            self._check_csrf(csrf_of(visitor), request, form)
+            self.check_csrf(csrf_of(visitor), request, form)
             return await (self._use_link(request, form) if form.get("link") else self._use_token(request, form))
         except _Refused as refused:
             return self._login_form(request, form, refused.error, refused.text)
@@ -231,7 +227,7 @@ class Sessions:
         secret = self._secret(request, SESSION_COOKIE)
         session = None if secret is None else await self._session(digest_of(secret))
         if secret is not None and session is not None:
-            self._check_csrf(csrf_of(secret), request, form)
+            self.check_csrf(csrf_of(secret), request, form)
             token = bytes.fromhex(session.token_digest)
             identity = Identity(name=session.name, scopes=frozenset(), client=client_of(request.scope), digest=token)
             await self._audited(request, "logout", identity, lambda: self._end(session.digest))
@@ -353,7 +349,8 @@ class Sessions:
         finally:
             held.release()
 
-    def _check_csrf(self, expected: str, request: Request, form: Form) -> None:
+    def check_csrf(self, expected: str, request: Request, form: Form) -> None:
+        """Raises Forbidden unless the form, or the header X-CSRF-Token, has the token of its visitor."""
         given = request.headers.getlist("x-csrf-token") or [value for name, value in form.pairs if name == "_csrf"]
         own = is_own_page(request.headers.getlist("sec-fetch-site"))
         if not own or len(given) != 1 or not is_same(expected, given[0]):
