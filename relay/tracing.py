@@ -6,6 +6,7 @@ OpenTelemetry is imported by `start_tracing` only.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,9 @@ FLUSH_SECONDS = 5.0
 MAX_LINKS = 100
 """Of a request with more events, these are linked."""
 _NONE: Attributes = {}
+_READS_HEADERS = "opentelemetry.util.re"
+"""The logger that shows a header which the SDK cannot read, and so leaves out."""
+_HEADERS_WRONG = "OTEL_EXPORTER_OTLP_HEADERS: a header is left out, write name=value with commas between them"
 
 log = structlog.get_logger("relay.tracing")
 
@@ -189,8 +193,15 @@ def start_tracing() -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise SettingsError(f"tracing.enabled needs the extra otel: {install_command('otel')}") from None
+    logging.getLogger(_READS_HEADERS).addFilter(_without_header)
     try:
         return Tracing(BatchSpanProcessor(OTLPSpanExporter()))
     except Exception as error:
         names = ", ".join(sorted(name for name in os.environ if name.startswith("OTEL_"))) or "none is set"
         raise SettingsError(f"tracing.enabled: the variables of OpenTelemetry are wrong ({names}): {error}") from None
+
+
+def _without_header(record: logging.LogRecord) -> bool:
+    """Takes the header, which may be a secret, out of a log line."""
+    record.msg, record.args = _HEADERS_WRONG, None
+    return True

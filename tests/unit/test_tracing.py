@@ -156,3 +156,14 @@ def test_wrong_variable_of_the_sdk_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     wrong = "the variables of OpenTelemetry are wrong (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)"
     assert str(raised.value).startswith(f"tracing.enabled: {wrong}: ")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.parametrize("wrong", ["x-team: s3cret", "s3cret", "x team=s3cret", "a=1,s3cret"])
+async def test_header_that_the_sdk_cannot_read_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, wrong: str
+) -> None:
+    monkeypatch.setenv(variable, wrong)
+    await start_tracing().close(60.0)
+    assert "a header is left out, write name=value" in caplog.text
+    assert "s3cret" not in caplog.text
