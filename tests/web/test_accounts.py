@@ -89,3 +89,12 @@ async def test_only_what_is_urgent_has_a_filled_button(browser, world, with_jobs
     soup = (await browser.get("/ui")).soup
     assert soup.texts("//div[@class='actions']/a[not(@class='secondary')]") == filled
     assert "Reconnect in Revor" in soup.texts("//div[@class='actions']/a")
+
+
+async def test_next_step_leads_to_the_page_of_sources_where_an_upstream_has_no_address(browser, world, monkeypatch):
+    monkeypatch.setattr("relay.web.concerns._opens", lambda *_: ())
+    await list_accounts(world.store, PLACE, "acc_ok", channel="email", name="Grace", now=NOW)
+    world.tracking.states["default"] = "unauthorized"
+    page = await browser.get("/ui/accounts")
+    assert page.soup.texts("//table//td/a[@href='/ui/sources']") == ["Where to put it"]
+    assert 'href=""' not in page.html
