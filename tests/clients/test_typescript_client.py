@@ -649,3 +649,27 @@ say((await hook(new Request("http://here/", large))).status);
     found = await answers(folder, program, VECTORS=vectors_to_send()[0], SECRET=SECRET)
     both = ["evt_1", "short"]
     assert found == [204, *both, 204, *both, *both, 204, 401, 405, *both, "no room", 500, 413]
+
+
+async def test_body_that_is_no_json_is_refused_without_delay(folder: Path) -> None:
+    """Before its signature is checked: a pattern that goes back over it would block the program for hours."""
+    program = """
+const body = '{"n": 1234567890123456, ' + '\\\\"'.repeat(500_000);
+const headers = { ...JSON.parse(process.env.VECTORS).valid.headers, "content-type": "application/json" };
+const hook = client.receiver({ secret: process.env.SECRET });
+say((await hook(new Request("http://here/", { method: "POST", headers, body }))).status);
+"""
+    assert await answers(folder, program, VECTORS=vectors_to_send()[0], SECRET=SECRET) == [401]
+
+
+async def test_receiver_in_node_agrees_to_a_handshake(folder: Path) -> None:
+    program = """
+import { serve } from "revor-relay-client/node";
+const { url, close } = await serve(client.receiver({ secret: process.env.SECRET }));
+for (const headers of [{ "WebHook-Request-Origin": "relay.example.com" }, {}]) {
+  const answer = await fetch(url, { method: "OPTIONS", headers });
+  say([answer.status, answer.headers.get("WebHook-Allowed-Origin")]);
+}
+close();
+"""
+    assert await answers(folder, program, SECRET=SECRET) == [[200, "relay.example.com"], [403, None]]

@@ -6,12 +6,12 @@ const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 
 /** Parses JSON. An integer beyond 2^53, which a number cannot hold, becomes a string of its digits. */
 export function parseJson(text: string): unknown {
-  if (LONG_INTEGER.test(text)) {
-    text = text.replace(TOKENS, (token) =>
-      /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token,
-    );
-  }
-  return JSON.parse(text);
+  const value: unknown = JSON.parse(text); // first: TOKENS takes minutes for text that is no JSON
+  if (!LONG_INTEGER.test(text)) return value;
+  const kept = text.replace(TOKENS, (token) =>
+    /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token,
+  );
+  return JSON.parse(kept);
 }
 
 export function isObject(value: unknown): value is Record<string, unknown> {

@@ -19,7 +19,7 @@ export function nodeHandler(receive: Receive): (request: IncomingMessage, respon
       console.error(error);
       answer = new Response(null, { status: 500 });
     }
-    response.writeHead(answer.status, { "Content-Type": "text/plain; charset=utf-8" });
+    response.writeHead(answer.status, Object.fromEntries(answer.headers)); // a handshake is agreed to by headers
     response.end(await answer.text());
   };
 }

@@ -227,6 +227,7 @@ export function receiver(options: ReceiverOptions = {}): Receiver {
   const receive = async (request: Request): Promise<Response> => {
     if (request.method === "OPTIONS") {
       const origin = request.headers.get("WebHook-Request-Origin") ?? "";
+      if (!origin) return answer(403);
       return new Response(null, { headers: { Allow: "POST", "WebHook-Allowed-Origin": origin } }); // agrees
     }
     if (request.method !== "POST") return answer(405);
