@@ -225,7 +225,7 @@ RESTRICTED = {
         for one in pod["containers"][0].get("env", ())
     ),
 }
-OWN_VARIABLES = ("RELAY_TOKEN_FILE", "RELAY_URL", "XDG_STATE_HOME", "RELAY_SERVER__HOST", "RELAY_SERVER__PORT")
+OWN_VARIABLES = ("DATABASE_URL", "RELAY_TOKEN_FILE", "RELAY_URL", "XDG_STATE_HOME", "RELAY_SERVER__HOST", "RELAY_SERVER__PORT")
 EXTRA_ENV = [
     variable
     for case in CASES
@@ -331,6 +331,22 @@ def test_migration_needs_nothing_that_the_chart_creates() -> None:
             text = json.dumps(spec["volumes"])
             assert not any(json.dumps(name) in text for kind, name in created if kind in ("ConfigMap", "Secret"))
     assert made_first >= 5
+
+
+def test_migration_reads_the_secret_as_nodes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that ends with a newline, or names a certificate in the Secret, is right for both or for neither."""
+    monkeypatch.chdir(tmp_path)
+    for case in CASES:
+        for job in of_kind(case, "Job"):
+            spec = job["spec"]["template"]["spec"]
+            _, _, node = next(nodes(case))
+            secrets = [[one for one in pod["volumes"] if one["name"] == "secret"] for pod in (spec, node)]
+            assert secrets[0] == secrets[1], case
+            _, variables = mounted(case, spec, tmp_path)
+            with monkeypatch.context() as patch:
+                patch.setenv("DATABASE_URL", variables["DATABASE_URL"])
+                settings = SettingsSource(path=None).load()
+            assert settings.database.url == values_of(set())["database-url"], case
 
 
 def test_chart_creates_no_secret() -> None:
