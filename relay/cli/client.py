@@ -198,7 +198,8 @@ class Api:
 def api(default_url: str = DEFAULT_URL) -> Api:
     """The client for RELAY_URL and RELAY_TOKEN."""
     url = os.environ.get("RELAY_URL") or default_url
-    return Api(url, os.environ.get("RELAY_TOKEN"), lambda: _local_token(url))
+    token = os.environ.get("RELAY_TOKEN", "").rstrip("\r\n")  # a key of a Kubernetes Secret often ends with a newline
+    return Api(url, token, lambda: _local_token(url))
 
 
 def _local_token(url: str) -> str | None:

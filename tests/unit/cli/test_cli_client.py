@@ -13,7 +13,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from relay.cli import run
-from relay.cli.client import Api, ApiError, Unreachable
+from relay.cli.client import Api, ApiError, Unreachable, api
 from relay.cli.events.stream import follow
 from relay.cli.options import type_names
 from relay.core.subscriptions.signing import signature_headers
@@ -151,6 +151,14 @@ def test_server_that_is_no_relay_is_named(stub: Stub, status: int, media_type: s
         Api(stub.url, None).items("/v1/jobs", {}, 10)
     assert str(caught.value).startswith(f"the server at {stub.url} ")
     assert str(caught.value).endswith("Set RELAY_URL to the address of a relay, such as http://127.0.0.1:8080")
+
+
+def test_token_may_end_with_a_newline(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a key of a Kubernetes Secret does that was made from a file."""
+    monkeypatch.setenv("RELAY_TOKEN", "t0ken\n")
+    stub.says("GET /v1/jobs", {"items": []})
+    api().get("/v1/jobs")
+    assert stub.seen[-1][1]["authorization"] == "Bearer t0ken"
 
 
 def test_token_with_invalid_characters_is_refused() -> None:
