@@ -1,5 +1,6 @@
 """compose.yaml: valid, closed, and every file that it mounts is there and means something to its program."""
 
+import json
 import re
 import subprocess
 from typing import Any
@@ -54,17 +55,19 @@ def test_what_a_service_mounts_is_there(name: str) -> None:
 
 
 def test_settings_of_the_relay_are_valid(tmp_path: Any) -> None:
-    """Each secret that they name is given to the service."""
+    """Each secret that they name is given to the service. Commands in its container send the admin token by themselves."""
     text = (ROOT / "deploy" / "compose" / "relay.yaml").read_text(encoding="utf-8")
-    named = set(re.findall(r"/run/secrets/([\w-]+)", text))
+    variables = SERVICES["relay"]["environment"]
+    named = set(re.findall(r"/run/secrets/([\w-]+)", text + json.dumps(variables)))
     assert named == set(SERVICES["relay"]["secrets"]) == set(SERVICES["migrate"]["secrets"])
     values = {"database-url": "postgresql://relay:secret@postgres/relay", "encryption-key": new_key()}
     for name in named:
         (tmp_path / name).write_text(values.get(name, f"0123456789abcdefghijklmnopqrstuvwxyz-{name}"))
     (tmp_path / "relay.yaml").write_text(text.replace("/run/secrets", str(tmp_path)))
-    settings = load_settings(tmp_path / "relay.yaml", {}, dev=False)
+    here = {name: value.replace("/run/secrets", str(tmp_path)) for name, value in variables.items()}
+    settings = load_settings(tmp_path / "relay.yaml", here, dev=False)
     scopes = {token.name: token.scopes for token in settings.auth.tokens}
-    assert scopes == {"admin": ("admin",), "prometheus": ("metrics",)}
+    assert scopes == {"RELAY_TOKEN_FILE": ("admin",), "prometheus": ("metrics",)}
 
 
 def test_prometheus_takes_its_configuration(tmp_path: Any) -> None:

@@ -233,6 +233,7 @@ async def test_serves_on_postgresql_once_it_is_migrated(tmp_path: Path, postgres
         (tmp_path / "secrets" / key).write_text(f"{value}\n")
     options = [f"--volume={tmp_path / 'secrets'}:/run/secrets:ro"]
     options.append(f"--volume={ROOT / 'deploy' / 'compose' / 'relay.yaml'}:/etc/revor-relay/relay.yaml:ro")
+    options.append("--env=RELAY_TOKEN_FILE=/run/secrets/relay-token")
 
     early = once(options=[*options, f"--env=RELAY_SERVER__PORT={free_port()}", "--env=RELAY_SERVER__HOST=127.0.0.1"])
     assert early.returncode == 2
@@ -244,6 +245,8 @@ async def test_serves_on_postgresql_once_it_is_migrated(tmp_path: Path, postgres
     with named() as name:
         async with open_relay_world(tmp_path) as world:
             await serve(world, name, *options, token=API_TOKEN)
+            asked = in_container(name, "env", f"RELAY_URL={world.url}", "relay", "sources", "list")
+            assert asked.returncode == 0, asked.stderr
             await world.subscribe()
             await world.until_delivered([await world.job(), await world.job()])
             world.session.headers["Authorization"] = f"Bearer {values['metrics-token']}"
