@@ -225,7 +225,14 @@ RESTRICTED = {
         for one in pod["containers"][0].get("env", ())
     ),
 }
-OWN_VARIABLES = ("DATABASE_URL", "RELAY_TOKEN_FILE", "RELAY_URL", "XDG_STATE_HOME", "RELAY_SERVER__HOST", "RELAY_SERVER__PORT")
+OWN_VARIABLES = (
+    "DATABASE_URL",
+    "RELAY_TOKEN_FILE",
+    "RELAY_URL",
+    "XDG_STATE_HOME",
+    "RELAY_SERVER__HOST",
+    "RELAY_SERVER__PORT",
+)
 EXTRA_ENV = [
     variable
     for case in CASES

@@ -55,7 +55,7 @@ def test_what_a_service_mounts_is_there(name: str) -> None:
 
 
 def test_settings_of_the_relay_are_valid(tmp_path: Any) -> None:
-    """Each secret that they name is given to the service. Commands in its container send the admin token by themselves."""
+    """Each secret that they name is given to the service. Commands in it send the admin token."""
     text = (ROOT / "deploy" / "compose" / "relay.yaml").read_text(encoding="utf-8")
     variables = SERVICES["relay"]["environment"]
     named = set(re.findall(r"/run/secrets/([\w-]+)", text + json.dumps(variables)))
