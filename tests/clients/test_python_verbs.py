@@ -213,7 +213,8 @@ async def test_stream_and_wait_go_on_after_a_cut(flavour: str, world: RelayWorld
 async def test_event_comes_again_unless_its_handling_ended_well(flavour: str, world: RelayWorld, called: Make) -> None:
     caller = called(flavour, world.url)
     id = (await caller.do("subscribe", new("again"), types=[PAID], config={"retry_schedule": [0.1] * 10})).id
-    await caller.do("publish", *[{"type": PAID, "source": "/shop", "subject": str(n)} for n in range(2)])
+    in_order = {"type": PAID, "source": "/shop", "partitionkey": "one"}
+    await caller.do("publish", *[{**in_order, "subject": str(n)} for n in range(2)])
 
     async def subjects(**fields: Any) -> list[str]:
         return [event.subject for event in await caller.events("pull", id, **fields)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 
 
 def free_port() -> int:
