@@ -278,3 +278,48 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def _header(head: str, name: str) -> str:
     return next(line.partition(":")[2].strip() for line in head.splitlines() if line.lower().startswith(f"{name}:"))
+
+
+def test_neither_token_nor_secret_is_in_an_error_or_a_repr() -> None:
+    mistakes = [{"pointer": "/a", "code": "b", "detail": f"not {TOKEN}"}]
+    body = json.dumps({**PROBLEM, "detail": TOKEN, "errors": mistakes}).encode()
+    with serving(answer(body, 400, X_Request_Id=TOKEN)) as server, pytest.raises(RelayError) as raised:
+        Relay(server.url, TOKEN).track("a")
+    assert TOKEN not in f"{raised.value} {raised.value!r} {raised.value.mistakes} {raised.value.request_id}"
+    send = _core.Core("http://127.0.0.1:1", TOKEN).send("GET", "/v1/jobs")
+    for shown in (send, _core.Subscribed("a", TOKEN, "add"), _core.Signed(b"", {}, TOKEN)):
+        assert TOKEN not in repr(shown)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_relay_on_this_machine_is_asked_without_a_proxy(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(problem(400, "proxy")) as proxy, serving(problem(400, "relay")) as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(RelayError) as raised:
+            await Caller(flavour, server.url, TOKEN).do("track", "a")
+    assert raised.value.code == "relay"
+    assert proxy.requests == []
+
+
+def test_id_of_a_stream_that_no_header_can_carry_is_unfit() -> None:
+    following = _core.Following(_core.Core("http://127.0.0.1:1", ""), "a", None, {})
+    with pytest.raises(UnfitAnswer):
+        following.feed("id: \xe9\n".encode())
+
+
+def test_lease_counts_from_the_answer_to_a_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(_core.time, "monotonic", lambda: now[0])
+    core = _core.Core("http://127.0.0.1:1", "")
+    steps = _core.Pulling(core, "w", at_once=1, lease_seconds=10, limit=1, idle_seconds=None).next()
+    next(steps)
+    now[0] = 15.0  # it waited at the relay for longer than a lease
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+    item = {"delivery_id": "d", "event_id": "e", "attempt": 1, "event": event}
+    pulled = {"items": [item], "lease_ends_at": None, "lag": {"count": 1, "oldest_seconds": 1}, "reason": None}
+    with pytest.raises(StopIteration) as ended:
+        steps.send(_core.Answer(200, {}, json.dumps(pulled).encode()))
+    assert ended.value.value.id == "1"

@@ -673,3 +673,30 @@ for (const headers of [{ "WebHook-Request-Origin": "relay.example.com" }, {}]) {
 close();
 """
     assert await answers(folder, program, SECRET=SECRET) == [[200, "relay.example.com"], [403, None]]
+
+
+async def test_each_request_that_changes_something_has_a_key_that_stays(folder: Path) -> None:
+    program = """
+import { Relay } from "revor-relay-client";
+const seen = [];
+const event = { specversion: "1.0", id: "1", source: "s", type: "t" };
+const one = { delivery_id: "d", event_id: "e", attempt: 1, event };
+const stop = new AbortController();
+globalThis.fetch = async (input, init) => {
+  const request = new Request(input, init);
+  const verb = request.url.split("/").pop();
+  seen.push([verb, request.headers.get("idempotency-key")]);
+  if (verb === "pull") return Response.json({ items: [one], lag: { count: 1, oldest_seconds: 1 } });
+  if (seen.length === 2) throw new TypeError("the answer is lost");
+  stop.abort();
+  return Response.json({ returned: [] });
+};
+const relay = new Relay({ url: "http://127.0.0.1:1", token: "t" });
+await relay.pull("w", () => { throw new Error("not handled"); }, { signal: stop.signal, onError: () => {} });
+console.log(JSON.stringify(seen));
+"""
+    code, out, errors = await ran(folder, program)
+    assert code == 0, errors
+    (pull, no_key), (first, key), (second, again) = json.loads(out)
+    assert (pull, first, second, no_key) == ("pull", "nack", "nack", None)
+    assert key == again is not None

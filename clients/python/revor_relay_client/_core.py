@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import Any, TypeVar
@@ -60,7 +60,7 @@ class Send:
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes | None
     seconds: float
 
@@ -96,7 +96,7 @@ class Subscribed:
     """A subscription. `secret` verifies its requests. `action`: `add`, `change` or `unchanged`."""
 
     id: str
-    secret: str | None
+    secret: str | None = field(repr=False)
     action: str
 
 
@@ -106,7 +106,7 @@ class Signed:
 
     body: bytes
     headers: Mapping[str, str]
-    secret: str
+    secret: str = field(repr=False)
 
 
 class Body:
@@ -235,23 +235,26 @@ class Core:
     def error_of(self, outcome: Answer | Failure) -> RelayError:
         """What a failed request raises."""
         if isinstance(outcome, Failure):
-            return Unreachable(f"no relay answers at {self.url}: {outcome.why[:MAX_TEXT]}", code="unreachable")
-        id = re.sub(r"[^!-~]", "", outcome.headers.get("x-request-id", ""))[:100]
+            return Unreachable(
+                f"no relay answers at {self.url}: {outcome.why[:MAX_TEXT]}. Its address is in RELAY_URL",
+                code="unreachable",
+            )
+        id = re.sub(r"[^!-~]", "", self._without_token(outcome.headers.get("x-request-id", "")))[:100]
         try:
-            problem = models.Problem.model_validate_json(outcome.body)
+            problem = models.Problem.model_validate_json(self._without_token(outcome.body.decode(errors="replace")))
         except ValidationError:
             detail = f"the server at {self.url} answered {outcome.status}, but not as a relay does: check RELAY_URL"
             return UnfitAnswer(detail, code=UNFIT, status=outcome.status, request_id=id)
         return RelayError(
-            self._without_token(problem.detail),
-            code=self._without_token(problem.code)[:100],
+            problem.detail[:MAX_TEXT],
+            code=problem.code[:100],
             status=outcome.status,
             request_id=id,
             mistakes=problem.errors[:100],
         )
 
     def _without_token(self, text: str) -> str:
-        return (text.replace(self.token, "[token]") if self.token else text)[:MAX_TEXT]
+        return text.replace(self.token, "[token]") if self.token else text
 
     def call(self, model: type[Model], method: str, path: str, document: Any = None, **options: Any) -> Steps[Model]:
         """The document of a successful answer. Raises RelayError."""
@@ -423,11 +426,11 @@ class Pulling:
     def _pull(self, wait_seconds: float) -> Steps[None]:
         most = self._at_once if self._limit is None else min(self._at_once, self._limit - self._handled)
         asked = {"max": most, "wait_seconds": round(wait_seconds, 3), "lease_seconds": self._lease_seconds}
-        began, seconds = time.monotonic(), wait_seconds + self._core.timeout_seconds
+        seconds = wait_seconds + self._core.timeout_seconds
         path = _path("subscriptions", self._id, "pull")
         pulled = yield from self._core.call(models.Pulled, "POST", path, asked, seconds=seconds)
         self._leased.extend(pulled.items)
-        self._lease_ends = began + self._lease_seconds
+        self._lease_ends = time.monotonic() + self._lease_seconds
 
     def leave(self, *, failed: bool) -> Steps[None]:
         """Gives back what is leased. `failed`: the current one counts as an attempt, the others were not tried."""
@@ -482,7 +485,9 @@ class Following:
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
             elif name == b"id":
-                self._id = value.strip().decode(errors="replace")
+                self._id = value.strip().decode("latin-1")
+                if not re.fullmatch(r"[!-~]{0,200}", self._id):
+                    raise unfit("an event of the stream has an id that no relay gives")
             elif not name and not value and self._data:
                 event = _parsed(Event, b"\n".join(self._data))
                 event.relay_id = self._id

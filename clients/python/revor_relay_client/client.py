@@ -49,7 +49,7 @@ class _Both(Generic[Http]):
 
         timeout_seconds  how long one answer may take
         retry_seconds    how long one request is sent again, where that is safe. 0: once
-        transport        of httpx, in place of its own
+        transport        of httpx, in place of its own, which asks no proxy of the environment for a relay on loopback
 
         Raises ValueError if the URL or the token is malformed.
         """
@@ -98,7 +98,7 @@ class Relay(_Both[httpx.Client]):
     """A relay. Use it with `with`, or `close` it."""
 
     def _opened(self, transport: httpx.BaseTransport | None) -> httpx.Client:
-        return httpx.Client(transport=transport)
+        return httpx.Client(transport=transport or (httpx.HTTPTransport() if self._core.is_local else None))
 
     def track(self, job_id: str, **fields: Any) -> models.RegisteredJob:
         """Tracks a job of the upstream. `fields`: `metadata`, `callback_url`, `callback_types`, `group`, `priority`,
@@ -265,7 +265,7 @@ class AsyncRelay(_Both[httpx.AsyncClient]):
     """A relay, for asyncio. Use it with `async with`, or `aclose` it. The verbs are those of `Relay`."""
 
     def _opened(self, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=transport)
+        return httpx.AsyncClient(transport=transport or (httpx.AsyncHTTPTransport() if self._core.is_local else None))
 
     async def track(self, job_id: str, **fields: Any) -> models.RegisteredJob:
         """As `Relay.track`."""

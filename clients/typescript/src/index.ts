@@ -240,13 +240,13 @@ export class Relay {
     const onError = options.onError ?? ((error) => console.error(error));
     const path = `/v1/subscriptions/${segment(subscription)}`;
     const post = (action: string, body: unknown, more = {}) =>
-      this.#transport.json("POST", `${path}/${action}`, { body, keyed: false, ...more });
+      this.#transport.json("POST", `${path}/${action}`, { body, ...more });
     while (!signal?.aborted) {
       const began = Date.now();
       let answer;
       try {
         const body = { max, wait_seconds: PULL_WAIT_SECONDS, lease_seconds: leaseSeconds };
-        answer = await post("pull", body, { waitSeconds: PULL_WAIT_SECONDS, signal });
+        answer = await post("pull", body, { keyed: false, waitSeconds: PULL_WAIT_SECONDS, signal });
       } catch (error) {
         if (signal?.aborted) return;
         throw error;
