@@ -700,3 +700,41 @@ console.log(JSON.stringify(seen));
     (pull, no_key), (first, key), (second, again) = json.loads(out)
     assert (pull, first, second, no_key) == ("pull", "nack", "nack", None)
     assert key == again is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ('relay.wait("a", { timeoutSeconds: 0.2 })', "unreachable"),
+        ('(async () => { for await (const one of relay.stream({ job: "a", type: "failed" })) one; })()', "unreachable"),
+        ('new Relay({ ...at, timeoutSeconds: Infinity }).track("a")', "asked once"),
+    ],
+)
+async def test_time_and_tries_of_a_call_are_bounded(folder: Path, call: str, says: str) -> None:
+    program = f"""
+import {{ Relay }} from "revor-relay-client";
+const at = {{ url: "http://127.0.0.1:1", token: "t" }};
+const seen = [];
+Math.random = () => 0; // the pauses
+globalThis.fetch = async (input, init) => {{
+  seen.push(String(input));
+  const url = String(input);
+  if (url.includes("/events")) return new Response("", {{ headers: {{ "Content-Type": "text/event-stream" }} }});
+  if (init.method === "GET") throw new TypeError("refused");
+  await new Promise((done) => setTimeout(done, 50));
+  if (init.signal.aborted) throw new TypeError("it was ended before its time");
+  return Response.json({{ code: "asked once", detail: "no", errors: [] }}, {{ status: 400 }});
+}};
+const relay = new Relay(at);
+let code = "";
+await {call}.catch((error) => {{ code = error.code; }});
+console.log(JSON.stringify([code, seen.length, seen[0]]));
+"""
+    code, out, errors = await ran(folder, program)
+    assert code == 0, errors
+    found, tries, first = json.loads(out)
+    assert found == says
+    if "stream" in call:
+        assert (tries, first) == (21, "http://127.0.0.1:1/v1/jobs/a/events?type=failed")
+    if "Infinity" in call:
+        assert tries == 1

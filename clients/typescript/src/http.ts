@@ -66,6 +66,8 @@ export interface Sent extends CallOptions {
   waitSeconds?: number;
   /** False for a POST that has no key, and that does nothing twice when it is repeated. */
   keyed?: boolean;
+  /** In milliseconds of the epoch: not sent again later. */
+  until?: number;
 }
 
 export class Transport {
@@ -125,13 +127,13 @@ export class Transport {
     }
     const init: RequestInit = { method, headers, redirect: "manual" };
     if (sent.body !== undefined) init.body = JSON.stringify(sent.body);
-    const until = Date.now() + this.#retrySeconds * 1000;
+    const until = Math.min(Date.now() + this.#retrySeconds * 1000, sent.until ?? Infinity);
     const seconds = this.#timeoutSeconds + (sent.waitSeconds ?? 0);
     for (let attempt = 0; ; attempt++) {
       sent.signal?.throwIfAborted();
       const ending = new AbortController();
       const end = () => ending.abort();
-      const timer = setTimeout(end, seconds * 1000);
+      const timer = setTimeout(end, milliseconds(seconds));
       sent.signal?.addEventListener("abort", end);
       let error: RelayError;
       try {
@@ -173,6 +175,11 @@ export function backoffSeconds(attempt: number): number {
   return Math.random() * Math.min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** attempt);
 }
 
+/** As a timer takes it: a longer time would end at once. */
+function milliseconds(seconds: number): number {
+  return Math.min(seconds * 1000, 2 ** 31 - 1);
+}
+
 export async function sleep(seconds: number, signal?: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => {
     const done = () => {
@@ -180,7 +187,7 @@ export async function sleep(seconds: number, signal?: AbortSignal): Promise<void
       signal?.removeEventListener("abort", done);
       resolve();
     };
-    const timer = setTimeout(done, seconds * 1000);
+    const timer = setTimeout(done, milliseconds(seconds));
     signal?.addEventListener("abort", done);
     if (signal?.aborted) done();
   });

@@ -87,6 +87,8 @@ export interface PullOptions {
 
 const WAIT_SECONDS = 50; // proxies often end a request after a minute
 const PULL_WAIT_SECONDS = 20;
+const WELL_SECONDS = 10; // a stream that lasted so long was well before it was cut
+const MAX_TRIES = 20; // of streams that end at once and bring nothing
 const LEAST_SECONDS = 1; // between two answers that came at once, without what was waited for
 const BEFORE_ALL = `evt_${"0".repeat(26)}`;
 
@@ -121,6 +123,7 @@ export class Relay {
       const answer = await this.#transport.json("GET", `/v1/jobs/${segment(id)}`, {
         headers: { Prefer: `wait=${waitSeconds}` },
         waitSeconds,
+        until,
         signal: options.signal,
       });
       const job = checked(answer, typeof answer["open"] === "boolean") as Job;
@@ -135,12 +138,13 @@ export class Relay {
   /** Events as they are recorded. After a cut it goes on where it was: none is skipped or repeated. */
   async *stream(options: StreamOptions = {}): AsyncGenerator<Received, void, undefined> {
     const { job, signal } = options;
-    const path = job === undefined ? `/v1/events/stream${query(options)}` : `/v1/jobs/${segment(job)}/events`;
+    const path = job === undefined ? "/v1/events/stream" : `/v1/jobs/${segment(job)}/events`;
     let last = options.lastEventId ?? (job === undefined ? await this.#newestEvent(signal) : undefined);
     for (let attempt = 0; ; attempt++) {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (last !== undefined) headers["Last-Event-ID"] = last;
-      const response = await this.#transport.open(path, headers, signal);
+      const began = Date.now();
+      const response = await this.#transport.open(path + query(options), headers, signal);
       if (response.status === 204) return; // the job has ended
       try {
         for await (const { id, data } of frames(response, signal)) {
@@ -152,6 +156,8 @@ export class Relay {
         signal?.throwIfAborted();
         if (error instanceof RelayError) throw error; // else it was cut
       }
+      if (Date.now() - began > WELL_SECONDS * 1000) attempt = 0;
+      if (attempt >= MAX_TRIES) throw new RelayError(0, "unreachable", "the stream ends at once, again and again");
       await sleep(backoffSeconds(attempt), signal);
     }
   }
