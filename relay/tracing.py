@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ import structlog
 from relay import __version__
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
-from relay.core.trace_context import TraceContext, of_event, span_context
+from relay.core.trace_context import Header, TraceContext, of_event, of_headers, span_context
 from relay.errors import RequestError, SettingsError
 from relay.installation import install_command
 
@@ -183,6 +183,14 @@ class Tracing:
             trace_flags=self._trace.TraceFlags(context.flags),
             trace_state=self._trace.TraceState.from_header([context.tracestate]) if context.tracestate else None,
         )
+
+
+def request_span(
+    tracing: Tracing | None, name: str, kind: Kind, headers: Sequence[Header]
+) -> AbstractContextManager[Span]:
+    """The span of a request with these headers. Without spans nothing is exported, and its context is the caller's."""
+    trace = of_headers(headers)
+    return nullcontext(Span(None, trace)) if tracing is None else tracing.span(name, kind, trace)
 
 
 def start_tracing() -> Tracing:

@@ -41,7 +41,7 @@ PULL_SECONDS = 20.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 10.0
 MAX_TRIES = 20
 SILENCE_SECONDS = 60.0
-"""A stream that says nothing for so long has ended: a relay says something every 15 s."""
+"""The longest silence of a stream: a relay says something every 15 s."""
 WELL_SECONDS = 10.0
 """A stream that lasted so long was well before it was cut."""
 BEFORE_ALL = f"evt_{'0' * 26}"
@@ -67,7 +67,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing is done for so long."""
+    """A time in which nothing is done."""
 
     seconds: float
 

@@ -173,7 +173,7 @@ class Relay(_Both[httpx.Client]):
         at_once        how many are leased together
         lease_seconds  how long the program has for those
         limit          ends after so many events
-        idle_seconds   ends if none came for so long
+        idle_seconds   ends after this time without an event
 
         Asking for the next event acknowledges the one before it. What the program leaves by `break` or an exception
         comes again: an exception counts as an attempt.

@@ -37,10 +37,11 @@ from relay.core.published import (
     read_document,
 )
 from relay.core.subscriptions.filters import known_types
-from relay.core.trace_context import TraceContext, of_headers
+from relay.core.trace_context import TraceContext
 from relay.errors import FieldError, Forbidden, InvalidRequest, RequestError
 from relay.ids import new_id
 from relay.tasks import Turns
+from relay.tracing import request_span
 
 CHUNK = 100
 CHUNK_BYTES = 2 * 1024 * 1024
@@ -158,10 +159,7 @@ async def publish_events(call: Call) -> Response:
     An event with a source and an id that the relay has already answers with the same `id`, and goes out once. Events
     with the same `partitionkey` go out in their order.
     """
-    trace, tracing = of_headers(call.request.headers.raw), call.dependencies.tracing
-    if tracing is None:
-        return await _publish_body(call, trace)
-    with tracing.span("record", "producer", trace) as span:
+    with request_span(call.dependencies.tracing, "record", "producer", call.request.headers.raw) as span:
         response = await _publish_body(call, span.context)
         span.set("messaging.batch.message_count", call.count)
         return response

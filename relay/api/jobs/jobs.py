@@ -53,13 +53,14 @@ from relay.core.jobs.job import KNOWN_STATUSES, MAX_VALUE_CHARACTERS, Priority
 from relay.core.polling import tracking
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Page
-from relay.core.trace_context import TraceContext, of_headers
+from relay.core.trace_context import TraceContext
 from relay.errors import Conflict, NotFound, RequestError
 from relay.redaction import redact_text
 from relay.store.databases.pages import decode_position, encode_cursor
 from relay.store.jobs.job_pages import OfResource
 from relay.store.jobs.job_search import FoundJobs
 from relay.tasks import Turns
+from relay.tracing import request_span
 
 BATCH_CHUNK = 250
 """Jobs of a batch tracked in one transaction. Other requests, and other writes, have their turn between two."""
@@ -426,10 +427,7 @@ async def register_job(call: Call) -> Response:
 
     The upstream's answer to a create is also a valid body.
     """
-    trace, tracing = of_headers(call.request.headers.raw), call.dependencies.tracing
-    if tracing is None:
-        return await _register(call, trace)
-    with tracing.span("create", "server", trace) as span:
+    with request_span(call.dependencies.tracing, "create", "server", call.request.headers.raw) as span:
         response = await _register(call, span.context)
         span.set("http.response.status_code", response.status_code)
         return response
@@ -468,14 +466,14 @@ async def _warnings(call: Call, requests: Iterable[TrackRequest]) -> list[str]:
 )
 async def register_jobs(call: Call) -> Response:
     """Track up to 10,000 jobs."""
-    trace, tracing = of_headers(call.request.headers.raw), call.dependencies.tracing
-    with call.dependencies.admission.batches.held(call.caller):
-        if tracing is None:
-            return json_response(await _register_batch(call, trace))
-        with tracing.span("create", "server", trace) as span:
-            answer = await _register_batch(call, span.context)
-            span.set("relay.job.count", call.count)
-            return json_response(answer)
+    headers, tracing = call.request.headers.raw, call.dependencies.tracing
+    with (
+        call.dependencies.admission.batches.held(call.caller),
+        request_span(tracing, "create", "server", headers) as span,
+    ):
+        answer = await _register_batch(call, span.context)
+        span.set("relay.job.count", call.count)
+        return json_response(answer)
 
 
 async def _register_batch(call: Call, trace: TraceContext | None) -> dict[str, Any]:
