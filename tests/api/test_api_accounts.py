@@ -665,6 +665,7 @@ def sorted_traces(things: Things) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.verify
 async def test_no_answer_depends_on_what_another_account_has(
     two: Two, tmp_path: Any, empty_database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

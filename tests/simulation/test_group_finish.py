@@ -12,6 +12,8 @@ import pytest
 from tests.support.group_world import KINDS, PROGRESS, ExpectedFinish, Stated, learned, statements
 from tests.support.scale import SOAK, scaled
 
+pytestmark = pytest.mark.verify
+
 GROUPS = scaled({"shared lanes": 6}, dict.fromkeys(KINDS, 24))
 GROUPS_A_HISTORY = 8
 """So many groups know what the same earlier jobs have taught."""
@@ -39,7 +41,6 @@ def given(stated: list[Stated]) -> list[Stated]:
     return [each for each in stated if isinstance(each.finish, ExpectedFinish)]
 
 
-@pytest.mark.verify
 @pytest.mark.parametrize("progress", PROGRESS)
 def test_the_true_finish_lies_within_the_range_as_often_as_it_says(stated: list[Stated], progress: float) -> None:
     some = [each for each in given(stated) if each.progress == progress]

@@ -161,7 +161,7 @@ def _literal(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"
 
 
-@pytest.fixture(scope="module", params=[1_000, scaled(50_000, 300_000)])
+@pytest.fixture(scope="module", params=[1_000, pytest.param(scaled(50_000, 300_000), marks=pytest.mark.verify)])
 def filled_url(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     """A database with this many rows in each large table, and statistics."""
     postgres_url()

@@ -375,6 +375,7 @@ def test_data_of_any_shape_can_be_rendered(kind: Kind, data: str) -> None:
         CHECKS[kind.name](request, event)
 
 
+@pytest.mark.verify
 @every_wording_kind
 def test_no_hostile_text_in_a_field_breaks_the_message(kind: Kind) -> None:
     subscription = subscription_of(kind)

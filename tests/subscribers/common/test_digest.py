@@ -87,6 +87,7 @@ def test_any_number_of_events_fits_in_one_message(number: int) -> None:
         rendered(events)
 
 
+@pytest.mark.verify
 def test_no_hostile_text_breaks_a_digest() -> None:
     for turn, text in enumerate(TEXTS):
         rendered(list(events_with(text, part=turn, parts=scaled(10, 1))))

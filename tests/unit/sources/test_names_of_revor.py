@@ -39,6 +39,8 @@ ALLOWED: Mapping[str, set[str]] = {
 
 
 def names_in(path: Path) -> set[str]:
+    if not NAME.search(OURS.sub("", path.read_text(encoding="utf-8"))):
+        return set()  # most files: they need not be read as programs
     return {name.strip(".") for text in code_of(path) for name in NAME.findall(OURS.sub("", text))}
 
 
