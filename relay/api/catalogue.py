@@ -4,6 +4,7 @@ from relay.api import connect_accounts, erasures, figures, incidents, system
 from relay.api.access import audit, keys, tokens
 from relay.api.deliveries import deliveries, replays
 from relay.api.events import events, publishing
+from relay.api.http.operations import Operation
 from relay.api.jobs import groups, intents, jobs
 from relay.api.subscriptions import declared, previews, pulling, subscriptions
 
@@ -29,4 +30,4 @@ _RESOURCES = (
     system,
 )
 
-OPERATIONS = tuple(operation for resource in _RESOURCES for operation in resource.OPERATIONS)
+OPERATIONS = tuple(one for resource in _RESOURCES for one in vars(resource).values() if isinstance(one, Operation))

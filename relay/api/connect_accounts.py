@@ -41,8 +41,7 @@ class ConnectAccount(Shown):
 ConnectAccountPage = page_of(ConnectAccount, "accounts that jobs are sent from")
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Connect accounts")
+operation = partial(Operation, tag="Connect accounts")
 
 
 @operation(

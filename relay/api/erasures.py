@@ -63,8 +63,7 @@ class Erasure(Shown):
     next_cursor: str | None = Field(description="Send it as `cursor` to go on; null: all is erased.")
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Erasures")
+operation = partial(Operation, tag="Erasures")
 
 
 @operation(

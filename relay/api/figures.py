@@ -64,8 +64,7 @@ class FigureList(Shown):
     items: list[Figures] = Field(description="In the order in which the labels and names were given.")
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Figures")
+operation = partial(Operation, tag="Figures")
 
 
 def _read_names(value: str) -> tuple[Name, ...]:

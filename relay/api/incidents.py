@@ -93,13 +93,11 @@ def incident_view(shown: ShownIncident) -> dict[str, Any]:
     return {"id": data.pop("incident"), **data}
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Incidents")
+operation = partial(Operation, tag="Incidents", bound=True)
 
 
 @operation(
     "GET /v1/incidents",
-    bound=True,
     query=(
         choice("state", "Whether it is over.", "open", "closed"),
         text("source", "Only incidents of this source."),
@@ -118,11 +116,7 @@ async def list_incidents(call: Call) -> Response:
     return page_response(call.request, map(incident_view, page.items), page.next_cursor)
 
 
-@operation(
-    "GET /v1/incidents/{id}",
-    bound=True,
-    answers={200: Answer("The incident.", Incident)},
-)
+@operation("GET /v1/incidents/{id}", answers={200: Answer("The incident.", Incident)})
 async def get_incident(call: Call) -> Response:
     """Read an incident."""
     return json_response(incident_view(await _find(call)))
@@ -130,7 +124,6 @@ async def get_incident(call: Call) -> Response:
 
 @operation(
     "GET /v1/incidents/{id}/jobs",
-    bound=True,
     query=(
         choice(
             "repeat", "Only jobs whose create has this effect when sent again.", "safe", "useless", "may_send_twice"

@@ -46,8 +46,7 @@ class Ready(Shown):
     checks: dict[str, str] = Field(examples=[{"database": "ok"}])
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="System")
+operation = partial(Operation, tag="System")
 
 
 @operation("GET /livez", scopes=PUBLIC, answers={200: Answer("The process is running.", Alive)})

@@ -87,13 +87,11 @@ def verification_view(verification: Verification) -> dict[str, Any]:
     return AuditVerification.of(verification, ok=ok, entries=verification.entry_count, head=head)
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Audit")
+operation = partial(Operation, tag="Audit", scopes=ADMINS)
 
 
 @operation(
     "GET /v1/audit",
-    scopes=ADMINS,
     query=(
         params.time("since", "Entries written at or after this time."),
         params.time("until", "Entries written before this time."),
@@ -117,7 +115,6 @@ async def list_audit(call: Call) -> Response:
 
 @operation(
     "GET /v1/audit/verify",
-    scopes=ADMINS,
     query=(
         Parameter(
             name="head",

@@ -68,8 +68,7 @@ class RotatedKey(Shown):
     old_key_expires_at: Time = Field(examples=["2026-05-21T10:00:00.000Z"])
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Keys")
+operation = partial(Operation, tag="Keys", scopes=ADMINS)
 
 
 @operation("GET /.well-known/webhook-keys.json", scopes=PUBLIC, answers={200: Answer("The public keys.", PublicKeys)})
@@ -82,7 +81,7 @@ async def get_public_keys(call: Call) -> Response:
     return json_response({"keys": await _public_keys(call)})
 
 
-@operation("GET /v1/keys", scopes=ADMINS, answers={200: Answer("The keys, without secrets.", Keys)})
+@operation("GET /v1/keys", answers={200: Answer("The keys, without secrets.", Keys)})
 async def get_keys(call: Call) -> Response:
     """Read the ids of the keys."""
     encryption = EncryptionKeys.of(call.dependencies.node.keys)
@@ -93,9 +92,7 @@ async def get_keys(call: Call) -> Response:
     "POST /v1/keys/encryption/rotate",
     repeats=STORED,
     audited="keys.rotate_encryption",
-    scopes=ADMINS,
     body=Nothing,
-    body_optional=True,
     answers={200: Answer("What was done. Send the request again until nothing is left.", Rotation)},
     problems={409: "The key file cannot be replaced."},
 )
@@ -115,7 +112,6 @@ async def rotate_encryption_key(call: Call) -> Response:
     "POST /v1/keys/signing/rotate",
     repeats=STORED,
     audited="keys.rotate_signing",
-    scopes=ADMINS,
     body=SecretRotation,
     body_optional=True,
     answers={200: Answer("The new public key.", RotatedKey)},
@@ -136,7 +132,6 @@ async def rotate_signing_key(call: Call) -> Response:
     "POST /v1/keys/callback-secret/rotate",
     repeats=STORED,
     audited="keys.rotate_callback_secret",
-    scopes=ADMINS,
     body=SecretRotation,
     body_optional=True,
     answers={200: Answer("The new secret. `GET /v1/signing-secret` shows it again.", RotatedSecret)},

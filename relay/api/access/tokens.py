@@ -176,8 +176,7 @@ def token_view(token: AccessToken, used_at: float | None = None) -> dict[str, An
     )
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Tokens", scopes=ADMINS)
+operation = partial(Operation, tag="Tokens", scopes=ADMINS)
 
 
 async def _token_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +274,6 @@ class SignInLink(Shown):
     audited="sessions.create",
     bound=True,
     body=Nothing,
-    body_optional=True,
     answers={201: Answer("The link. It is in this response only.", SignInLink)},
     problems={409: "The dashboard is off: `web.enabled` is false."},
 )

@@ -209,14 +209,11 @@ def _headers_view(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return shown
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Deliveries")
+operation = partial(Operation, tag="Deliveries", bound=True, scopes=READS_SUBSCRIPTIONS)
 
 
 @operation(
     "GET /v1/deliveries",
-    bound=True,
-    scopes=READS_SUBSCRIPTIONS,
     query=(
         choice("state", "The delivery's state.", "pending", "delivered", "dead", "cancelled", "uncertain"),
         text("subscription", "The subscription's id."),
@@ -275,12 +272,7 @@ async def _sinks(call: Call, ids: Iterable[str]) -> dict[str, str]:
     return {one.id: call.shown_sink(one.kind, one.sink) for one in found}
 
 
-@operation(
-    "GET /v1/deliveries/{id}",
-    bound=True,
-    scopes=READS_SUBSCRIPTIONS,
-    answers={200: Answer("The delivery.", DeliveryWithAttempts)},
-)
+@operation("GET /v1/deliveries/{id}", answers={200: Answer("The delivery.", DeliveryWithAttempts)})
 async def get_delivery(call: Call) -> Response:
     """Read a delivery with its attempts."""
     return await _shown(call, await _find(call))
@@ -288,7 +280,6 @@ async def get_delivery(call: Call) -> Response:
 
 @operation(
     "GET /v1/deliveries/{id}/request",
-    bound=True,
     scopes=ADMINS,
     answers={200: Answer("The request. Nothing is sent.", SignedRequest)},
     problems={409: "The subscription was removed, or nothing would be sent."},
@@ -329,11 +320,9 @@ async def _delivery_again(call: Call, _kept: object) -> dict[str, Any]:
 @operation(
     "POST /v1/deliveries/{id}/retry",
     repeats=Repeats(members("id"), _delivery_again),
-    bound=True,
     audited="deliveries.retry",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
-    body_optional=True,
     answers={202: Answer("The delivery is due now.", DeliveryWithAttempts)},
     problems={
         409: "The delivery waits for an earlier event of its job, is being attempted, or its subscription was removed."
@@ -351,7 +340,6 @@ async def retry_delivery(call: Call) -> Response:
 @operation(
     "POST /v1/deliveries/{id}/settle",
     repeats=Repeats(members("id"), _delivery_again),
-    bound=True,
     audited="deliveries.settle",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Settlement,

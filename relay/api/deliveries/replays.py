@@ -116,8 +116,7 @@ class Replay(Shown):
 
 ReplayPage = page_of(Replay, "replays")
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Replays")
+operation = partial(Operation, tag="Replays", bound=True, scopes=READS_SUBSCRIPTIONS)
 
 _STARTED = Answer("The replay has started. `GET /v1/replays/{id}` has its progress.", ReplayStarted, headers=LOCATION)
 _COUNTED = Answer("With `dry_run=true`: the number of events that would be sent. Nothing has started.", ReplayCounted)
@@ -128,7 +127,6 @@ _TOO_MANY = {409: "A hundred replays are already running."}
 @operation(
     "POST /v1/subscriptions/{id}/replay",
     repeats=STORED,
-    bound=True,
     audited=lambda query: None if query["dry_run"] else "subscriptions.replay",
     scopes=WRITES_SUBSCRIPTIONS,
     query=(_DRY_RUN,),
@@ -160,7 +158,6 @@ async def replay_subscription(call: Call) -> Response:
 @operation(
     "POST /v1/deliveries/retry",
     repeats=STORED,
-    bound=True,
     audited=lambda query: None if query["dry_run"] else "deliveries.retry_many",
     scopes=WRITES_SUBSCRIPTIONS,
     query=(_DRY_RUN,),
@@ -186,20 +183,14 @@ async def retry_deliveries(call: Call) -> Response:
     return await _replay(call, wanted.since, wanted.until, "/filter", errors, fields)
 
 
-@operation(
-    "GET /v1/replays",
-    bound=True,
-    scopes=READS_SUBSCRIPTIONS,
-    query=PAGE,
-    answers={200: Answer("A page.", ReplayPage, headers=NEXT)},
-)
+@operation("GET /v1/replays", query=PAGE, answers={200: Answer("A page.", ReplayPage, headers=NEXT)})
 async def list_replays(call: Call) -> Response:
     """List replays, newest first. Those that ended are kept as long as events are."""
     page = await call.dependencies.store.replays.page(**call.query)
     return page_response(call.request, map(Replay.of, page.items), page.next_cursor)
 
 
-@operation("GET /v1/replays/{id}", bound=True, scopes=READS_SUBSCRIPTIONS, answers={200: Answer("The replay.", Replay)})
+@operation("GET /v1/replays/{id}", answers={200: Answer("The replay.", Replay)})
 async def get_replay(call: Call) -> Response:
     """Read the progress of a replay."""
     return json_response(Replay.of(known(await call.dependencies.store.replays.get(call.id), "replay", call.id)))
@@ -207,7 +198,6 @@ async def get_replay(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/replays/{id}",
-    bound=True,
     audited="replays.stop",
     scopes=WRITES_SUBSCRIPTIONS,
     answers={200: Answer("The stopped replay.", Replay)},

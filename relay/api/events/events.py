@@ -110,14 +110,12 @@ class EventPage(Shown):
     next_cursor: NextCursor
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Events")
+operation = partial(Operation, tag="Events", bound=True)
 _TYPE = text("type", "The event's type: full, short (`failed`: of every resource), or of another program.")
 
 
 @operation(
     "GET /v1/events",
-    bound=True,
     query=(
         _TYPE,
         text("subject", "The event's subject. For job events: the upstream's id of the job."),
@@ -147,7 +145,6 @@ async def list_events(call: Call) -> Response:
 # Before `get_event`: routes are matched in order.
 @operation(
     "GET /v1/events/stream",
-    bound=True,
     query=(_TYPE, FILTERS),
     request_headers=LAST_EVENT_ID,
     answers={200: STREAM},
@@ -168,7 +165,7 @@ def _types(call: Call) -> tuple[str, ...]:
     return types
 
 
-@operation("GET /v1/events/{id}", bound=True, answers={200: Answer("The event.", CloudEvent)})
+@operation("GET /v1/events/{id}", answers={200: Answer("The event.", CloudEvent)})
 async def get_event(call: Call) -> Response:
     """Read an event."""
     event = known(await call.dependencies.store.events.get(call.id), "event", call.id)

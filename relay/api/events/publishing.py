@@ -123,8 +123,7 @@ class Publishing(Shown):
     rejected: list[RefusedEvent]
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Events")
+operation = partial(Operation, tag="Events")
 
 
 def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ STREAM = Answer(
 
 @dataclass(slots=True)
 class Operation:
-    """One method of one path. It decorates its handler, and is then in the list `into`.
+    """One method of one path. It decorates its handler and takes its name in the module, where the catalogue finds it.
 
     The handler's name gives the id (`get_job`: getJob), its docstring the summary and the description.
 
@@ -205,6 +205,7 @@ class Operation:
               it is recorded before the operation runs, and again with its result
     counted   the action that a frequent write is counted as in the audit, per token and hour
     body      the model of the body; None: no body
+    body_optional  whether the body may be absent, as it always may be for `Nothing`
     reads_body  the handler parses the body itself
     media_types  of `body` and `also_bodies`, if they are not application/json: the handler judges the Content-Type
     repeats   how a POST is answered again for its Idempotency-Key; None: the header has no effect
@@ -215,7 +216,6 @@ class Operation:
 
     route: str
     _: KW_ONLY
-    into: "list[Operation]"
     tag: str
     answers: Mapping[int, Answer]
     scopes: frozenset[str] | None = READS
@@ -244,16 +244,16 @@ class Operation:
         """The models of its bodies."""
         return () if self.body is None else (self.body, *self.also_bodies)
 
-    def __call__(self, handler: Handler) -> Handler:
-        """Adds the operation with this handler. Returns the handler."""
+    def __call__(self, handler: Handler) -> "Operation":
+        """This operation with the handler."""
         self.handler = handler
+        self.body_optional = self.body_optional or self.body is Nothing
         self.method, _, self.path = self.route.partition(" ")
         first, *others = handler.__name__.split("_")
         self.id = first + "".join(word.capitalize() for word in others)
         summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
         self.summary, self.description = summary.rstrip("."), " ".join(description.split("\n"))
-        self.into.append(self)
-        return handler
+        return self
 
 
 def models_of(operations: Iterable[Operation]) -> list[type[BaseModel]]:

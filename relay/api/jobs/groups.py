@@ -188,8 +188,7 @@ def forecast_view(call: Call, group: JobGroup, forecast: GroupForecast) -> dict[
     )
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Groups")
+operation = partial(Operation, tag="Groups", bound=True, scopes=READS_JOBS)
 
 _WHICH = (
     text("source", "Selects one of several groups of this name."),
@@ -200,8 +199,6 @@ _AMBIGUOUS = {409: "Several accounts have a group of this name: use `source` and
 
 @operation(
     "GET /v1/groups",
-    bound=True,
-    scopes=READS_JOBS,
     query=(
         choice("state", "Whether the round has finished.", "open", "finished"),
         text("source", "Only groups of this source."),
@@ -218,8 +215,6 @@ async def list_groups(call: Call) -> Response:
 
 @operation(
     "GET /v1/groups/{name}",
-    bound=True,
-    scopes=READS_JOBS,
     query=_WHICH,
     request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
     answers={
@@ -247,8 +242,6 @@ async def get_group(call: Call) -> Response:
 
 @operation(
     "GET /v1/groups/{name}/ends",
-    bound=True,
-    scopes=READS_JOBS,
     query=_WHICH,
     answers={200: Answer("The ends.", GroupEnds)},
     problems=_AMBIGUOUS,
@@ -276,7 +269,6 @@ async def _group_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
 @operation(
     "POST /v1/groups/{name}/close",
     repeats=Repeats(members("source", "account"), _group_again),
-    bound=True,
     audited="groups.close",
     scopes=WRITES_JOBS,
     query=_WHICH,

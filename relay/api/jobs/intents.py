@@ -117,17 +117,10 @@ async def _view(call: Call, intent: records.Intent) -> dict[str, Any]:
     return shown
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Intents")
+operation = partial(Operation, tag="Intents", bound=True, scopes=READS_JOBS)
 
 
-@operation(
-    "GET /v1/intents",
-    bound=True,
-    scopes=READS_JOBS,
-    query=PAGE,
-    answers={200: Answer("A page.", IntentPage, headers=NEXT)},
-)
+@operation("GET /v1/intents", query=PAGE, answers={200: Answer("A page.", IntentPage, headers=NEXT)})
 async def list_intents(call: Call) -> Response:
     """List creates whose fate is unknown, newest first.
 
@@ -160,7 +153,6 @@ async def _unresolved(call: Call) -> records.Intent:
 
 @operation(
     "POST /v1/intents/{id}/recipient",
-    bound=True,
     audited="intents.recipient",
     scopes=WRITES_JOBS,
     answers={200: Answer("The create, and whom it was for.", IntentWithRecipient)},
@@ -183,7 +175,6 @@ async def show_recipient(call: Call) -> Response:
 @operation(
     "POST /v1/intents/{id}/resolve",
     repeats=Repeats(members("id"), _intent_again),
-    bound=True,
     audited="intents.resolve",
     scopes=WRITES_JOBS,
     body=IntentResolution,
@@ -216,7 +207,6 @@ async def resolve_intent(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/intents/{id}",
-    bound=True,
     audited="intents.dismiss",
     scopes=WRITES_JOBS,
     answers={200: Answer("The create before it was removed.", Intent)},

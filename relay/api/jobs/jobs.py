@@ -367,8 +367,7 @@ def explanation_view(job: core.Job, explanation: tracking.Explanation) -> dict[s
     )
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Jobs")
+operation = partial(Operation, tag="Jobs", bound=True, scopes=READS_JOBS)
 
 _WHICH = (
     text("source", "Only jobs of this source. Also selects one of several jobs with the same id."),
@@ -411,7 +410,6 @@ _AMBIGUOUS = {409: "Several jobs have this id: use `source`, `account` and `reso
 @operation(
     "POST /v1/jobs",
     repeats=Repeats(members("uid"), _by_uid),
-    bound=True,
     counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobRegistration,
@@ -455,7 +453,6 @@ async def _warnings(call: Call, requests: Iterable[TrackRequest]) -> list[str]:
 @operation(
     "POST /v1/jobs/batch",
     repeats=stored(_without_reasons),
-    bound=True,
     counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobBatch,
@@ -501,7 +498,6 @@ async def _register_batch(call: Call, trace: TraceContext | None) -> dict[str, A
 @operation(
     "POST /v1/jobs/bulk",
     repeats=STORED,
-    bound=True,
     audited="jobs.bulk",
     scopes=WRITES_JOBS,
     body=BulkChange,
@@ -532,8 +528,6 @@ async def _changed(call: Call, action: str, id: str) -> dict[str, Any]:
 
 @operation(
     "GET /v1/jobs",
-    bound=True,
-    scopes=READS_JOBS,
     query=(
         text("status", "The last upstream status."),
         boolean("open", "Whether the relay still polls the job."),
@@ -617,8 +611,6 @@ def _searched_for(call: Call) -> tuple[str, str] | None:
 
 @operation(
     "GET /v1/jobs/{id}",
-    bound=True,
-    scopes=READS_JOBS,
     query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
     request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
     answers={
@@ -647,12 +639,10 @@ async def get_job(call: Call) -> Response:
 @operation(
     "POST /v1/jobs/{id}/refresh",
     repeats=Repeats(members("uid"), _by_uid),
-    bound=True,
     counted="jobs.refresh",
     scopes=WRITES_JOBS,
     query=_WHICH,
     body=Nothing,
-    body_optional=True,
     answers={202: Answer("The poll is scheduled.", Job)},
     problems={409: "The job is closed, or several jobs have this id."},
 )
@@ -672,8 +662,6 @@ async def _refresh(call: Call, job: core.Job) -> None:
 
 @operation(
     "GET /v1/jobs/{id}/explain",
-    bound=True,
-    scopes=READS_JOBS,
     query=_WHICH,
     answers={200: Answer("The explanation, as a sentence and as fields.", Explanation)},
     problems=_AMBIGUOUS,
@@ -686,7 +674,6 @@ async def explain_job(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/jobs/{id}",
-    bound=True,
     audited=lambda query: "jobs.purge" if query["purge"] else None,
     counted="jobs.untrack",
     scopes=WRITES_JOBS,
@@ -706,8 +693,6 @@ async def untrack_job(call: Call) -> Response:
 
 @operation(
     "GET /v1/jobs/{id}/events",
-    bound=True,
-    scopes=READS_JOBS,
     query=(*_WHICH, *PAGE),
     request_headers=LAST_EVENT_ID,
     answers={

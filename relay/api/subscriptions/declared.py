@@ -146,8 +146,7 @@ class SubscriptionsApplied(Shown):
     unchanged: int
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+operation = partial(Operation, tag="Subscriptions")
 
 
 def _without_values(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,8 +111,7 @@ class Preview(Shown):
     recent: Recent
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+operation = partial(Operation, tag="Subscriptions")
 
 
 @operation(

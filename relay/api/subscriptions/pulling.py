@@ -135,8 +135,7 @@ class Nacks(Shown):
     )
 
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Subscriptions", bound=True, scopes=PULLS)
+operation = partial(Operation, tag="Subscriptions", bound=True, scopes=PULLS)
 _NOT_PULLED = {409: "The subscription's protocol is not PULL."}
 
 

@@ -118,8 +118,7 @@ class RotatedSecret(Secret):
 _CODE = re.compile(r"[a-z]+(?:_[a-z0-9]+)*(?=[:,]|$)")
 """At the beginning of a reason; what follows can be the sink's words."""
 
-OPERATIONS: list[Operation] = []
-operation = partial(Operation, into=OPERATIONS, tag="Subscriptions")
+operation = partial(Operation, tag="Subscriptions", bound=True, scopes=READS_SUBSCRIPTIONS)
 
 _SUBSCRIPTION = Answer("The subscription.", Subscription)
 
@@ -136,7 +135,6 @@ async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> dict[str, 
 @operation(
     "POST /v1/subscriptions",
     repeats=Repeats(_id_and_secret, _subscription_again),
-    bound=True,
     audited="subscriptions.create",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionCreate,
@@ -198,8 +196,6 @@ def _made(call: Call, made: core.Subscription, warnings: Sequence[str] = ()) -> 
 
 @operation(
     "GET /v1/subscriptions",
-    bound=True,
-    scopes=READS_SUBSCRIPTIONS,
     query=(
         boolean("callbacks", "Include subscriptions created by a `callback_url`.", default=False),
         boolean("lag", "Count what the programs of protocol PULL have not acknowledged.", default=True),
@@ -215,12 +211,7 @@ async def list_subscriptions(call: Call) -> Response:
     return page_response(call.request, [await _view(call, one, lag=lag) for one in page.items], page.next_cursor)
 
 
-@operation(
-    "GET /v1/subscriptions/{id}",
-    bound=True,
-    scopes=READS_SUBSCRIPTIONS,
-    answers={200: Answer("The subscription.", SubscriptionWithSkipped)},
-)
+@operation("GET /v1/subscriptions/{id}", answers={200: Answer("The subscription.", SubscriptionWithSkipped)})
 async def get_subscription(call: Call) -> Response:
     """Read a subscription."""
     subscription = await _find(call)
@@ -230,7 +221,6 @@ async def get_subscription(call: Call) -> Response:
 
 @operation(
     "PUT /v1/subscriptions/{id}",
-    bound=True,
     audited="subscriptions.replace",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SubscriptionReplace,
@@ -262,7 +252,6 @@ async def replace_subscription(call: Call) -> Response:
 
 @operation(
     "DELETE /v1/subscriptions/{id}",
-    bound=True,
     audited="subscriptions.remove",
     scopes=WRITES_SUBSCRIPTIONS,
     answers={200: Answer("The removed subscription.", RemovedSubscription)},
@@ -293,7 +282,6 @@ def _of_test(answer: Mapping[str, Any]) -> dict[str, Any]:
 @operation(
     "POST /v1/subscriptions/{id}/test",
     repeats=stored(_of_test),
-    bound=True,
     audited="subscriptions.test",
     scopes=WRITES_SUBSCRIPTIONS,
     body=TestRequest,
@@ -328,11 +316,9 @@ async def test_subscription(call: Call) -> Response:
 @operation(
     "POST /v1/subscriptions/{id}/pause",
     repeats=Repeats(_id_and_secret, _subscription_again),
-    bound=True,
     audited="subscriptions.pause",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
-    body_optional=True,
     answers={200: _SUBSCRIPTION},
     problems={409: "The subscription is disabled."},
 )
@@ -351,11 +337,9 @@ async def pause_subscription(call: Call) -> Response:
 @operation(
     "POST /v1/subscriptions/{id}/resume",
     repeats=Repeats(_id_and_secret, _subscription_again),
-    bound=True,
     audited="subscriptions.resume",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
-    body_optional=True,
     problems={409: "Its filters cannot be read: correct them first."},
     answers={200: _SUBSCRIPTION},
 )
@@ -371,7 +355,6 @@ async def resume_subscription(call: Call) -> Response:
 @operation(
     "POST /v1/subscriptions/{id}/rotate-secret",
     repeats=STORED,
-    bound=True,
     audited="subscriptions.rotate_secret",
     scopes=WRITES_SUBSCRIPTIONS,
     body=SecretRotation,
@@ -390,7 +373,11 @@ async def rotate_secret(call: Call) -> Response:
 
 
 @operation(
-    "GET /v1/signing-secret", audited="signing_secret.read", scopes=ADMINS, answers={200: Answer("The secret.", Secret)}
+    "GET /v1/signing-secret",
+    audited="signing_secret.read",
+    bound=False,
+    scopes=ADMINS,
+    answers={200: Answer("The secret.", Secret)},
 )
 async def get_signing_secret(call: Call) -> Response:
     """Read the secret that signs requests to callback URLs."""
