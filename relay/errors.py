@@ -1,32 +1,7 @@
 """The relay's own exceptions, as one tree.
 
-RelayError
-├── SettingsError          the settings are wrong; the CLI exits with code 2
-├── UsageError             a command got invalid arguments or input; exit code 2
-├── RequestError           a request to the HTTP API failed; becomes a problem
-│   ├── InvalidRequest     400, 415 or 422: the body, a parameter or a header is invalid
-│   │   └── SinkRefused    422: the egress guard forbids this sink
-│   ├── Unauthorized       401
-│   ├── Forbidden          403
-│   ├── NotFound           404
-│   ├── Conflict           409
-│   ├── CheckFailed        422 or 502: a sink or its credential failed the check, so nothing was stored
-│   ├── TooLarge           413
-│   ├── TooMany            429
-│   └── Unavailable        503: the database is unavailable
-├── NotRenderable          an event can never be rendered for a subscription: its delivery is dead
-├── Unreadable             this version cannot read a stored subscription: it is disabled, and its events wait
-├── PassageError           a caller's request could not be forwarded to the upstream
-│   ├── NotSent            nothing was sent
-│   └── NoAnswer           it was sent, but no complete response arrived: its outcome is unknown
-└── StoreError             the database failed
-    ├── ValueRefused       the database cannot store this value
-    ├── DecryptError       a stored secret cannot be decrypted with the configured keys
-    ├── DatabaseHeld       another process holds this SQLite database
-    ├── ServerTooOld       the version of the PostgreSQL server is not supported
-    ├── SchemaTooNew       the database was migrated by a newer program
-    ├── SchemaTooOld       the database must be migrated first
-    └── StaleSequence      another write changed this job: load it again
+Below RelayError are SettingsError and UsageError of commands, RequestError of the HTTP API, PassageError of the drop-in
+proxy, StoreError of the database, and NotRenderable and Unreadable of deliveries.
 """
 
 from collections.abc import Sequence
@@ -274,7 +249,6 @@ class DatabaseHeld(StoreError):
     """Another process holds this SQLite database."""
 
     code = "database_held"
-    exit_code = 2
 
 
 class ServerTooOld(StoreError):
@@ -287,21 +261,18 @@ class SchemaTooNew(StoreError):
     """The database was migrated by a newer program than this one."""
 
     code = "schema_too_new"
-    exit_code = 2
 
 
 class SchemaTooOld(StoreError):
     """The database must be migrated first: `relay migrate`."""
 
     code = "schema_too_old"
-    exit_code = 2
 
 
 class SchemaUnsupported(StoreError):
     """The database's schema is older than any that this program migrates, or that of another program."""
 
     code = "schema_unsupported"
-    exit_code = 2
 
 
 class StaleSequence(StoreError):

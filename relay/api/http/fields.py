@@ -1,7 +1,6 @@
 """Types of fields, and small models, that several resources share.
 
-Request bodies derive from `Body`: pydantic validates and documents them. Answers are TypedDicts: plain dicts at run
-time, checked by mypy, documented by pydantic, and compared with that documentation by the tests.
+Request bodies derive from `Body`: pydantic validates and documents them. Answers: `shown.py`.
 """
 
 import re

@@ -216,14 +216,8 @@ async def list_groups(call: Call) -> Response:
 @operation(
     "GET /v1/groups/{name}",
     query=_WHICH,
-    request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
-    answers={
-        200: Answer(
-            "The group.",
-            GroupWithForecast,
-            headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
-        )
-    },
+    request_headers=waiting.PREFER,
+    answers={200: Answer("The group.", GroupWithForecast, headers=waiting.APPLIED)},
     problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
 )
 async def get_group(call: Call) -> Response:
@@ -233,11 +227,10 @@ async def get_group(call: Call) -> Response:
     """
     group = await _find_group(call)
     seconds = waiting.preferred_seconds(call.request.headers)
-    if seconds is None:
-        return json_response(forecast_view(call, group, await call.dependencies.forecasts.of(group)))
-    group = await waiting.wait_for_group(call, group, seconds)
+    if seconds is not None:
+        group = await waiting.wait_for_group(call, group, seconds)
     view = forecast_view(call, group, await call.dependencies.forecasts.of(group))
-    return json_response(view, headers={"Preference-Applied": f"wait={seconds}"})
+    return json_response(view, headers=waiting.applied(seconds))
 
 
 @operation(

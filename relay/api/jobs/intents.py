@@ -93,23 +93,21 @@ class IntentWithRecipient(Intent):
     recipient: Recipient | None = Field(description="null: nothing was kept.")
 
 
-def intent_view(intent: records.Intent, name: str | None) -> dict[str, Any]:
-    """A create whose fate is unknown. `name`: of its sending account."""
-    return Intent.of(
-        intent,
-        connect_account_name=name,
-        body_digest=f"sha256:{intent.body_digest}",
-        sent_at=intent.created_at,
-        metadata=intent.metadata or {},
-        request=job_request_view(intent.request),
-    )
-
-
 async def _views(call: Call, intents: Sequence[records.Intent]) -> list[dict[str, Any]]:
     """The creates with the names of their sending accounts."""
     keys = [(one.source, one.account, one.connect_account_id) for one in intents]
     names = await call.dependencies.store.connect_accounts.names(keys)
-    return [intent_view(one, names.get(key)) for one, key in zip(intents, keys, strict=True)]
+    return [
+        Intent.of(
+            one,
+            connect_account_name=names.get(key),
+            body_digest=f"sha256:{one.body_digest}",
+            sent_at=one.created_at,
+            metadata=one.metadata or {},
+            request=job_request_view(one.request),
+        )
+        for one, key in zip(intents, keys, strict=True)
+    ]
 
 
 async def _view(call: Call, intent: records.Intent) -> dict[str, Any]:

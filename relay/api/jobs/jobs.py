@@ -344,11 +344,6 @@ async def shown_jobs(call: Call, jobs: Sequence[core.Job]) -> list[dict[str, Any
     return shown
 
 
-async def _shown(call: Call, job: core.Job) -> dict[str, Any]:
-    (shown,) = await shown_jobs(call, [job])
-    return shown
-
-
 def explanation_view(job: core.Job, explanation: tracking.Explanation) -> dict[str, Any]:
     """The time of a job's next poll and its reason, as JSON."""
     error = explanation.last_error
@@ -389,7 +384,6 @@ _METADATA = Parameter(
     schema={"type": "string", "pattern": "^[^:]+:", "maxLength": MAX_METADATA_CHARACTERS},
     read=_read_metadata,
 )
-_JOB = Answer("The job.", Job)
 
 
 async def _by_uid(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -612,14 +606,8 @@ def _searched_for(call: Call) -> tuple[str, str] | None:
 @operation(
     "GET /v1/jobs/{id}",
     query=(choice("until", "What to wait for.", "closed", "running"), *_WHICH),
-    request_headers={"Prefer": "`wait=N`: N seconds, at most 300."},
-    answers={
-        200: Answer(
-            "The job.",
-            Job,
-            headers={"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."},
-        )
-    },
+    request_headers=waiting.PREFER,
+    answers={200: Answer("The job.", Job, headers=waiting.APPLIED)},
     problems={**_AMBIGUOUS, 429: "Too many requests are waiting."},
 )
 async def get_job(call: Call) -> Response:
@@ -630,10 +618,10 @@ async def get_job(call: Call) -> Response:
     """
     job = await find_job(call)
     seconds = waiting.preferred_seconds(call.request.headers)
-    if seconds is None:
-        return json_response(await _shown(call, job))
-    job = await waiting.wait_for(call, job, seconds, until_running=call.query["until"] == "running")
-    return json_response(await _shown(call, job), headers={"Preference-Applied": f"wait={seconds}"})
+    if seconds is not None:
+        job = await waiting.wait_for(call, job, seconds, until_running=call.query["until"] == "running")
+    (shown,) = await shown_jobs(call, [job])
+    return json_response(shown, headers=waiting.applied(seconds))
 
 
 @operation(
@@ -678,7 +666,7 @@ async def explain_job(call: Call) -> Response:
     counted="jobs.untrack",
     scopes=WRITES_JOBS,
     query=(boolean("purge", "Erase the job, its events and their attempts.", default=False), *_WHICH),
-    answers={200: _JOB},
+    answers={200: Answer("The job.", Job)},
     problems=_AMBIGUOUS,
 )
 async def untrack_job(call: Call) -> Response:

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 
@@ -10,9 +12,12 @@ from relay.api.http.operations import Call
 from relay.core.jobs.groups import JobGroup
 from relay.core.jobs.job import TERMINAL, Job
 from relay.errors import NotFound, Unauthorized
-from relay.signals import Watch
+
+Value = TypeVar("Value")
 
 MAX_WAIT_SECONDS = 300
+PREFER = {"Prefer": f"`wait=N`: N seconds, at most {MAX_WAIT_SECONDS}."}
+APPLIED = {"Preference-Applied": "`wait=N` with the value used, if the request asked to wait."}
 SLICE_SECONDS = 15.0
 """Interval of reads of the job without a signal."""
 ELSEWHERE_SLICE_SECONDS = 1.0
@@ -32,6 +37,11 @@ def preferred_seconds(headers: Headers) -> int | None:
     return None
 
 
+def applied(seconds: int | None) -> Mapping[str, str]:
+    """The headers of the answer to a caller who was willing to wait for `seconds`."""
+    return {} if seconds is None else {"Preference-Applied": f"wait={seconds}"}
+
+
 def is_reached(job: Job, *, until_running: bool) -> bool:
     """True if the wait is over: the job is closed, or has run if `until_running`."""
     if not job.open:
@@ -44,62 +54,65 @@ def is_reached(job: Job, *, until_running: bool) -> bool:
 async def wait_for(call: Call, job: Job, seconds: float, *, until_running: bool) -> Job:
     """The job once it is closed (or has run), or after `seconds`. Raises NotFound if it is purged, and
     Unauthorized if the caller's token is gone."""
-    dependencies = call.dependencies
+    store, tracking = call.dependencies.store, call.dependencies.tracking
     if seconds <= 0 or is_reached(job, until_running=until_running):
         return job
-    with (
-        dependencies.admission.waits.held(call.caller),
-        dependencies.tracking.prioritize(job),
-        dependencies.signals.watch(job.uid) as watch,
-    ):
-        wait = _Wait(call, watch, seconds)
-        while True:
-            # Read after the watch began, so that what happened in between is seen.
-            found = await dependencies.store.jobs.get(job.uid)
-            is_over = found is None or is_reached(found, until_running=until_running)
-            slice_seconds = SLICE_SECONDS if dependencies.tracking.polls(job) else ELSEWHERE_SLICE_SECONDS
-            if not await wait.goes_on(slice_seconds, is_over=is_over):
-                if found is None:
-                    raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
-                return found
+    with call.dependencies.admission.waits.held(call.caller), tracking.prioritize(job):
+        found = await _last_read(
+            call,
+            job.uid,
+            seconds,
+            read=lambda: store.jobs.get(job.uid),
+            is_over=lambda now: is_reached(now, until_running=until_running),
+            slice_seconds=lambda: SLICE_SECONDS if tracking.polls(job) else ELSEWHERE_SLICE_SECONDS,
+        )
+    if found is None:
+        raise NotFound(f"job {job.external_id} was purged while waiting", code="job_not_found")
+    return found
 
 
 async def wait_for_group(call: Call, group: JobGroup, seconds: float) -> JobGroup:
     """The group once its round has finished, or after `seconds`. Raises NotFound if it is erased, and Unauthorized
     if the caller's token is gone."""
-    dependencies = call.dependencies
+    groups = call.dependencies.store.groups
     if seconds <= 0 or group.finished_at is not None:
         return group
-    with dependencies.admission.waits.held(call.caller), dependencies.signals.watch(group.id) as watch:
-        wait = _Wait(call, watch, seconds)
+    with call.dependencies.admission.waits.held(call.caller):
+        found = await _last_read(
+            call,
+            group.id,
+            seconds,
+            read=lambda: groups.get(group.id),
+            is_over=lambda now: now.finished_at is not None,
+            slice_seconds=lambda: GROUP_SLICE_SECONDS,
+        )
+    if found is None:
+        raise NotFound(f"group {group.name} was erased while waiting", code="group_not_found")
+    return found
+
+
+async def _last_read(
+    call: Call,
+    id: str,
+    seconds: float,
+    *,
+    read: Callable[[], Awaitable[Value | None]],
+    is_over: Callable[[Value], bool],
+    slice_seconds: Callable[[], float],
+) -> Value | None:
+    """The value once it is over or gone, or after `seconds`. It is read after each signal of `id`, and after
+    `slice_seconds` without one. Raises Unauthorized if the caller's token is gone."""
+    now = asyncio.get_running_loop().time
+    ends_at, waited_seconds = now() + seconds, 0.0
+    with call.dependencies.signals.watch(id) as watch:
         while True:
-            found = await dependencies.store.groups.get(group.id)
-            is_over = found is None or found.finished_at is not None
-            if not await wait.goes_on(GROUP_SLICE_SECONDS, is_over=is_over):
-                if found is None:
-                    raise NotFound(f"group {group.name} was erased while waiting", code="group_not_found")
+            # Read after the watch began, so that what happened in between is seen.
+            found = await read()
+            if not call.is_allowed:
+                raise Unauthorized(TOKEN_GONE)
+            left = min(ends_at - now(), seconds - waited_seconds)
+            if found is None or is_over(found) or left <= 0 or call.dependencies.node.stopping:
                 return found
-
-
-class _Wait:
-    """The time left of a wait."""
-
-    def __init__(self, call: Call, watch: Watch, seconds: float) -> None:
-        self._call = call
-        self._watch = watch
-        self._seconds = seconds
-        self._ends_at = asyncio.get_running_loop().time() + seconds
-        self._waited_seconds = 0.0
-
-    async def goes_on(self, slice_seconds: float, *, is_over: bool) -> bool:
-        """Waits for a signal, up to `slice_seconds`. False without waiting if the wait is over. Raises Unauthorized if
-        the caller's token is gone."""
-        if not self._call.is_allowed:
-            raise Unauthorized(TOKEN_GONE)
-        left = min(self._ends_at - asyncio.get_running_loop().time(), self._seconds - self._waited_seconds)
-        if is_over or left <= 0 or self._call.dependencies.node.stopping:
-            return False
-        turn = min(left, slice_seconds)
-        if not await self._watch.wait(turn):
-            self._waited_seconds += turn
-        return True
+            turn = min(left, slice_seconds())
+            if not await watch.wait(turn):
+                waited_seconds += turn

@@ -62,10 +62,9 @@ class Acknowledged(Body):
     ids: list[str] = Field(min_length=1, max_length=core.MAX_PULLED, examples=[[DELIVERY_ID]])
 
 
-class NotAcknowledged(Body):
+class NotAcknowledged(Acknowledged):
     """The deliveries that were not processed."""
 
-    ids: list[str] = Field(min_length=1, max_length=core.MAX_PULLED, examples=[[DELIVERY_ID]])
     delay_seconds: float | None = Field(
         default=None,
         ge=0,

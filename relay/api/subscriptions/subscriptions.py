@@ -73,7 +73,6 @@ from subscribers.registry import kind_named, kinds
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 DEFAULT_TEST_TYPE = "relay.test"
-"""Options that say where in a sink something arrives."""
 
 
 class TestRequest(Body):
