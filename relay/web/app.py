@@ -13,7 +13,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from relay.api.http.limits import HeldBytes, read_body
 from relay.api.http.operations import Context, request_id_of
 from relay.api.http.problems import store_problem
 from relay.api.http.stream import MEDIA_TYPE, SlotResponse
@@ -23,7 +22,7 @@ from relay.signals import ALL_EVENTS
 from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
-from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest, Place
+from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest, Place, read_form
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, WebSettings, wrong_method
@@ -111,11 +110,8 @@ class Web:
     async def _form(self, request: Request, visitor: Visitor) -> Form | None:
         if request.method != "POST":
             return None
-        held = HeldBytes(self._shared.context.dependencies.admission.bodies, visitor.identity.key)
-        try:
-            return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
-        finally:
-            held.release()
+        bodies = self._shared.context.dependencies.admission.bodies
+        return await read_form(request, bodies, visitor.identity.key, MAX_FORM_BYTES)
 
     def _find(self, request: Request) -> Page:
         """The page for a path and method. A path such as /ui/jobs/register also matches /ui/jobs/{id}: the first page

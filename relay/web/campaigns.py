@@ -305,13 +305,6 @@ def last_activity(group: Group) -> str:
 
 
 WORDS: Mapping[str, Callable[..., object]] = {
-    "progress": progress,
-    "bar": bar,
-    "failed": failed,
-    "jobs_path": jobs_path,
-    "finish_of": finish_of,
-    "waiting_for": waiting_for,
-    "worst": worst,
-    "last_activity": last_activity,
+    one.__name__: one for one in (progress, bar, failed, jobs_path, finish_of, waiting_for, worst, last_activity)
 }
 """Functions for templates."""

@@ -7,9 +7,10 @@ from markupsafe import Markup
 
 from relay.clock import from_rfc3339
 from relay.web.rendering import duration
-from relay.web.texts import Texts
+from relay.web.texts import english
 from relay.web.timeline import Scale
 
+texts = english()
 WIDTH, HEIGHT = 640, 232
 _LEFT, _RIGHT = 8, WIDTH - 8
 _TOP, _MIDDLE, _LOW_TOP, _BOTTOM = 34, 96, 128, 204
@@ -18,7 +19,7 @@ _TICK_WIDTH = 70
 """Room for the words of a mark of time."""
 
 
-def draw(outlook: Mapping[str, Any], next_poll_at: float, now: float, texts: Texts) -> Markup:
+def draw(outlook: Mapping[str, Any], next_poll_at: float, now: float) -> Markup:
     """The drawing of the API's `outlook`. Above: the hazard. Below: the expected delay, with the price as a line. A
     line through both marks the next poll."""
     times = [from_rfc3339(point["time"]) for point in outlook["points"]]
@@ -34,7 +35,7 @@ def draw(outlook: Mapping[str, Any], next_poll_at: float, now: float, texts: Tex
         _area(scale, times, hazards, most, _TOP, _MIDDLE, "hazard-area"),
         _words(_LEFT, 122, "start", texts("jobs.delay_title"), "panel"),
         _area(scale, times, delays, top, _LOW_TOP, _BOTTOM, "delay-area"),
-        _price(price, top, texts),
+        _price(price, top),
     ]
     free = 0.0
     for tick in scale.ticks(now):
@@ -79,7 +80,7 @@ def _area(
     return Markup('<g class="{}"><polygon points="{}"/><polyline points="{}"/></g>').format(kind, edges, line)
 
 
-def _price(price: float, top: float, texts: Texts) -> Markup:
+def _price(price: float, top: float) -> Markup:
     y = _BOTTOM - price / top * (_BOTTOM - _LOW_TOP)
     return Markup('<g class="price"><line x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/></g>{}').format(
         _LEFT,

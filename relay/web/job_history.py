@@ -13,11 +13,12 @@ from relay.core.events.event import job_event_kind
 from relay.core.jobs.job import JOB_EVENTS, KNOWN_STATUSES, TERMINAL, WAITING, kind_of_type
 from relay.web.delivery_words import listed_reason, shown_state
 from relay.web.rendering import duration
-from relay.web.texts import Texts
+from relay.web.texts import english
 from relay.web.timeline import Mark, Phase, Timeline
 from subscribers.wording.jobs import job_sentence
 
 Answer = Mapping[str, Any]
+texts = english()
 BAD = frozenset({"failed", "not_found", "overdue", "dead"})
 WARN = frozenset({"retrying", "status_unknown", "uncertain", "pending"})
 GOOD = frozenset({"succeeded", "delivered"})
@@ -41,11 +42,11 @@ def tone(state: str) -> str:
     return "bad" if state in BAD else "warn" if state in WARN else "good" if state in GOOD else f"is-{state}"
 
 
-def sentence_of(job: Answer, now: float, texts: Texts, search_keys: Sequence[str] = ()) -> str:
+def sentence_of(job: Answer, now: float, search_keys: Sequence[str] = ()) -> str:
     """A job's state in a sentence, such as `LinkedIn outreach to Ada failed: the account needs reconnecting`."""
     state = state_of(job, now)
     kind = state if state in JOB_EVENTS else "queued"
-    sentence = _with_the_state(job_sentence(kind, document_of(job, kind), search_keys), kind, texts)
+    sentence = _with_the_state(job_sentence(kind, document_of(job, kind), search_keys), kind)
     if state in JOB_EVENTS:
         return sentence
     return texts(f"jobs.is_{state}", what=sentence.removesuffix(" is queued"))
@@ -69,13 +70,13 @@ def event_kind(document: Answer) -> str:
     return job_event_kind(str(document["type"])) or "status_unknown"
 
 
-def event_sentence(document: Answer, texts: Texts, search_keys: Sequence[str] = ()) -> str:
+def event_sentence(document: Answer, search_keys: Sequence[str] = ()) -> str:
     """A job's event in a sentence."""
     kind = event_kind(document)
-    return _with_the_state(job_sentence(kind, document, search_keys), kind, texts)
+    return _with_the_state(job_sentence(kind, document, search_keys), kind)
 
 
-def _with_the_state(sentence: str, kind: str, texts: Texts) -> str:
+def _with_the_state(sentence: str, kind: str) -> str:
     """Chat messages only say that a message was accepted. Pages show the state `succeeded` beside it, so both are
     named."""
     what = sentence.removesuffix(" was accepted")
@@ -144,7 +145,6 @@ def history(
     deliveries: Sequence[Answer],
     explanation: Answer,
     now: float,
-    texts: Texts,
     *,
     names: Mapping[str, str],
     search_keys: Sequence[str] = (),
@@ -155,9 +155,9 @@ def history(
     changes = [_change(document) for document in events]
     ended = now if closed is None else max(closed, tracked)
     phases = _phases(job, changes, tracked, ended, now)
-    polls, quiet = _polls(job, changes, texts)
+    polls, quiet = _polls(job, changes)
     deliveries = sorted(deliveries, key=lambda one: one["created_at"])
-    sent = [_delivery_mark(one, now, texts, names) for one in deliveries]
+    sent = [_delivery_mark(one, now, names) for one in deliveries]
     began = min([tracked, *(phase.began for phase in phases)])
     deadline = _time(job["deadline_at"])
     until = _until(
@@ -170,15 +170,14 @@ def history(
         phases=phases,
         polls=polls,
         events=[
-            Mark(kind=one.kind, at=one.occurred, label=event_sentence(one.document, texts, search_keys))
-            for one in changes
+            Mark(kind=one.kind, at=one.occurred, label=event_sentence(one.document, search_keys)) for one in changes
         ],
         deliveries=sent,
         now=now if job["open"] else None,
         deadline=drawn,
     )
     return History(
-        entries=_entries(job, changes, deliveries, tracked, ended, now, texts, names, search_keys),
+        entries=_entries(job, changes, deliveries, tracked, ended, now, names, search_keys),
         timeline=timeline,
         quiet_polls=quiet,
         deadline_later=deadline - now if deadline is not None and drawn is None and job["open"] else None,
@@ -222,7 +221,7 @@ def _phases(job: Answer, changes: Sequence[_Change], tracked: float, ended: floa
     return [phase for phase in found if phase.ended > phase.began]
 
 
-def _polls(job: Answer, changes: Sequence[_Change], texts: Texts) -> tuple[list[Mark], int]:
+def _polls(job: Answer, changes: Sequence[_Change]) -> tuple[list[Mark], int]:
     """The polls whose time is known, and the number of others."""
     found: dict[float, Mark] = {}
     for change in changes:
@@ -242,11 +241,9 @@ def _polls(job: Answer, changes: Sequence[_Change], texts: Texts) -> tuple[list[
     return marks, quiet
 
 
-def _delivery_mark(delivery: Answer, now: float, texts: Texts, names: Mapping[str, str]) -> Mark:
+def _delivery_mark(delivery: Answer, now: float, names: Mapping[str, str]) -> Mark:
     ended = _time(delivery["ended_at"])
-    label = texts(
-        "jobs.delivery_mark", state=texts(f"jobs.state_{shown_state(delivery)}"), sink=_sink(delivery, texts, names)
-    )
+    label = texts("jobs.delivery_mark", state=texts(f"jobs.state_{shown_state(delivery)}"), sink=_sink(delivery, names))
     return Mark(
         kind=delivery["state"],
         at=now if ended is None else ended,
@@ -278,7 +275,6 @@ def _entries(
     tracked: float,
     ended: float,
     now: float,
-    texts: Texts,
     names: Mapping[str, str],
     search_keys: Sequence[str],
 ) -> list[Entry]:
@@ -297,12 +293,12 @@ def _entries(
         entry = Entry(
             at=change.occurred,
             kind="event",
-            text=event_sentence(change.document, texts, search_keys),
+            text=event_sentence(change.document, search_keys),
             state=change.kind,
             notes=tuple(notes),
         )
         found.append(entry)
-    found += [_delivery_entry(one, texts, names) for one in deliveries]
+    found += [_delivery_entry(one, names) for one in deliveries]
     closed = _time(job["closed_at"])
     if job["outcome"] == "untracked" and closed is not None:
         found.append(Entry(at=closed, kind="untracked", text=texts("jobs.entry_untracked"), state="untracked"))
@@ -312,7 +308,7 @@ def _entries(
         text = texts("jobs.entry_poll_failed" if failed else "jobs.entry_poll", n=job["poll_count"])
         found.append(Entry(at=last, kind="poll", text=text, state="failed" if failed else None))
     if job["open"]:
-        found += _to_come(job, now, texts)
+        found += _to_come(job, now)
     found.sort(key=lambda entry: entry.at)
     return [replace(entry, after=_after(entry.at - found[0].at)) for entry in found]
 
@@ -321,7 +317,7 @@ def _after(seconds: float) -> str:
     return "0 s" if seconds < NOTICED_SECONDS else f"+{duration(seconds)}"
 
 
-def _to_come(job: Answer, now: float, texts: Texts) -> list[Entry]:
+def _to_come(job: Answer, now: float) -> list[Entry]:
     found = []
     for name in ("scheduled_at", "next_attempt_at", "next_poll_at", "deadline_at"):
         at = _time(job[name])
@@ -331,13 +327,13 @@ def _to_come(job: Answer, now: float, texts: Texts) -> list[Entry]:
     return found
 
 
-def _delivery_entry(delivery: Answer, texts: Texts, names: Mapping[str, str]) -> Entry:
+def _delivery_entry(delivery: Answer, names: Mapping[str, str]) -> Entry:
     ended, created = _time(delivery["ended_at"]), from_rfc3339(delivery["created_at"])
     kind = kind_of_type(str(delivery["event_type"]))
     notes = [] if ended is None else [texts("jobs.note_took", time=duration(ended - created))]
     if reason := listed_reason(delivery):
         notes.append(reason)
-    text = texts("jobs.entry_delivery", kind=texts.get(f"jobs.state_{kind}", kind), sink=_sink(delivery, texts, names))
+    text = texts("jobs.entry_delivery", kind=texts.get(f"jobs.state_{kind}", kind), sink=_sink(delivery, names))
     return Entry(
         at=created if ended is None else ended,
         kind="delivery",
@@ -348,7 +344,7 @@ def _delivery_entry(delivery: Answer, texts: Texts, names: Mapping[str, str]) ->
     )
 
 
-def _sink(delivery: Answer, texts: Texts, names: Mapping[str, str]) -> str:
+def _sink(delivery: Answer, names: Mapping[str, str]) -> str:
     sink = names.get(delivery["id"]) or delivery["sink"] or texts("jobs.sink_removed")
     return sink if len(sink) <= _SINK_CHARACTERS else sink[: _SINK_CHARACTERS - 1] + "…"
 

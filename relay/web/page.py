@@ -8,19 +8,21 @@ pass: the visitor then gets a page with the error.
 import hashlib
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import Request
 
 from relay.api.http.auth import ADMIN, Identity
+from relay.api.http.limits import HeldBytes, read_body
 from relay.api.http.operations import Context
 from relay.core.access.netguard import browsed_url
 from relay.core.access.sign_in import came_by_tls, is_sealed, sealed
 from relay.core.values import moment
 from relay.errors import InvalidRequest
 from relay.ids import new_secret
+from relay.limiter import Limiter
 from relay.web.api_client import ApiClient, Query, filled, shown
 
 MAX_FIELDS = 300
@@ -64,6 +66,10 @@ class Content:
     status: int = 200
     equivalent: Equivalent | None = None
     export: Export | None = None
+
+    def plus(self, **values: Any) -> "Content":
+        """The same with more values, or with others in place of these."""
+        return replace(self, values={**self.values, **values})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +229,15 @@ class Form:
     def all(self, name: str) -> list[str]:
         """Every value of a field."""
         return [value for given, value in self.pairs if given == name and value]
+
+
+async def read_form(request: Request, bodies: Limiter, caller: str, max_bytes: int) -> Form:
+    """The form of a POST. Its bytes count for the caller until it is read. Raises TooLarge, Busy and InvalidRequest."""
+    held = HeldBytes(bodies, caller)
+    try:
+        return Form(await read_body(request.headers, request.receive, max_bytes, held))
+    finally:
+        held.release()
 
 
 Handler = Callable[[PageRequest], Awaitable[Content | Done]]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.web import charts
 from relay.web.api_client import shown
-from relay.web.texts import Texts, english
+from relay.web.texts import english
 
 HERE = Path(__file__).parent
 STATIC = "/ui/static"
@@ -43,8 +43,8 @@ class Pages:
     inert (bytes from outside), short (a long id)
     """
 
-    def __init__(self, texts: Texts | None = None) -> None:
-        self.texts = texts or english()
+    def __init__(self) -> None:
+        self.texts = english()
         self.environment = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,

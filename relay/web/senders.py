@@ -79,12 +79,6 @@ def counts_of(senders: Sequence[Sender]) -> dict[str, int]:
 
 
 WORDS: Mapping[str, Callable[[Sender], object]] = {
-    "name_of": name_of,
-    "title_of": title_of,
-    "state_of": state_of,
-    "needs_someone": needs_someone,
-    "turn_of_sender": turn_of_sender,
-    "kind_of": kind_of,
-    "anchor_of": anchor_of,
+    one.__name__: one for one in (title_of, state_of, needs_someone, turn_of_sender, kind_of, anchor_of)
 }
 """Functions for templates."""

@@ -17,7 +17,6 @@ from starlette.responses import RedirectResponse, Response
 
 from relay.api.access.tokens import SIGNS_IN
 from relay.api.http.auth import ADMIN, LOCAL, Identity, WrongToken, client_of, is_local
-from relay.api.http.limits import HeldBytes, read_body
 from relay.api.http.operations import Context, request_id_of
 from relay.api.http.stream import MEDIA_TYPE
 from relay.core.access.sign_in import (
@@ -37,7 +36,7 @@ from relay.core.access.sign_in import (
 )
 from relay.errors import Forbidden, InvalidRequest, RequestError
 from relay.ids import new_secret
-from relay.web.page import Form
+from relay.web.page import Form, read_form
 from relay.web.rendering import Pages
 
 
@@ -343,11 +342,7 @@ class Sessions:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != FORM_TYPE:
             raise InvalidRequest(f"a form is expected: {FORM_TYPE}", code="unsupported_media_type", status=415)
-        held = HeldBytes(self._dependencies.admission.bodies, "")
-        try:
-            return Form(await read_body(request.headers, request.receive, MAX_FORM_BYTES, held))
-        finally:
-            held.release()
+        return await read_form(request, self._dependencies.admission.bodies, "", MAX_FORM_BYTES)
 
     def check_csrf(self, expected: str, request: Request, form: Form) -> None:
         """Raises Forbidden unless the form, or the header X-CSRF-Token, has the token of its visitor."""

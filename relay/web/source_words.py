@@ -78,11 +78,6 @@ def effect_of(source: Source) -> str | None:
 
 
 WORDS: Mapping[str, Callable[[Source], object]] = {
-    "is_polled": is_polled,
-    "turn_of_source": turn_of_source,
-    "level_of": level_of,
-    "delays": delays,
-    "delay_of": delay_of,
-    "effect_of": effect_of,
+    one.__name__: one for one in (is_polled, turn_of_source, level_of, delays, delay_of, effect_of)
 }
 """Functions for templates."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from relay.web.rendering import duration
-from relay.web.texts import Texts
+from relay.web.texts import english
 
+texts = english()
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
 _DAY = 86_400
 _MOST_TICKS = 6
@@ -99,7 +100,7 @@ class Timeline:
         return sum(mark.at > self.ended for mark in (*self.polls, *self.events, *self.deliveries))
 
 
-def draw(timeline: Timeline, texts: Texts) -> Markup:
+def draw(timeline: Timeline) -> Markup:
     """The drawing."""
     scale = Scale(timeline.began, timeline.ended, _LEFT, _RIGHT)
     rows = _rows(timeline.deliveries, scale)
@@ -107,7 +108,7 @@ def draw(timeline: Timeline, texts: Texts) -> Markup:
     parts = [_axis(scale, bottom)]
     for key, y in (("phases", _BAR_TOP + 16), ("polls", _POLLS), ("events", _EVENTS), ("deliveries", _DELIVERIES)):
         parts.append(Markup('<text class="lane" x="0" y="{}">{}</text>').format(y + 4, texts(f"jobs.lane_{key}")))
-    parts += [_phase(phase, scale, texts) for phase in timeline.phases]
+    parts += [_phase(phase, scale) for phase in timeline.phases]
     parts += [_mark(mark, scale, _POLLS, _poll) for mark in timeline.polls]
     parts += [_mark(mark, scale, _EVENTS, _event) for mark in timeline.events]
     parts += [
@@ -140,7 +141,7 @@ def _axis(scale: Scale, bottom: int) -> Markup:
     return Markup("").join(drawn)
 
 
-def _phase(phase: Phase, scale: Scale, texts: Texts) -> Markup:
+def _phase(phase: Phase, scale: Scale) -> Markup:
     left, right = scale.at(phase.began), scale.at(phase.ended)
     width = max(right - left, 2.0)
     name = texts.get(f"jobs.phase_{phase.kind}", phase.kind[:40])
@@ -160,7 +161,7 @@ _Symbol = Callable[[Mark, float, float, int], Markup]
 """Draws a mark: where it began and where it is, from the left, and from the top."""
 
 
-def legend(timeline: Timeline, texts: Texts) -> Markup:
+def legend(timeline: Timeline) -> Markup:
     """The legend of a drawing. Only marks that it has are named."""
     polls, deliveries = {mark.kind for mark in timeline.polls}, {mark.kind for mark in timeline.deliveries}
     named: list[tuple[_Symbol, str, str]] = [(_poll, kind, f"poll_{kind}") for kind in _POLL_KINDS if kind in polls]

@@ -69,8 +69,9 @@ def test_stylesheet_names_files_by_their_digests():
 
 def test_every_page_loads_the_font_that_the_stylesheet_names():
     font = asset("vendor/inter-latin-wght-normal.woff2")
+    assert "asset('vendor/inter-latin-wght-normal.woff2')" in (HERE / "templates/head.html").read_text()
     for template in ("base.html", "bare.html"):
-        assert "asset('vendor/inter-latin-wght-normal.woff2')" in (HERE / "templates" / template).read_text()
+        assert '{% include "head.html" %}' in (HERE / "templates" / template).read_text()
     assert font.removeprefix("/ui/static/") in static_files()["relay.css"][0].decode()
 
 

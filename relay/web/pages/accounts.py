@@ -33,17 +33,16 @@ async def accounts(page_request: PageRequest) -> Content:
     every = await page_request.api.get("/v1/connect-accounts", query={"limit": MAX_COUNTED})
     concerns = await concerns_for(page_request)
     found = [one for one in concerns if _is_about_senders(one)]
-    values = {
-        "items": sorted(made.values["items"], key=senders.urgency),
-        "cards": cards_of(page_request, [_without_this_page(one) for one in found[:CARDS]]),
-        "others": [one for one in concerns[:1] if one not in found],
-        "more_cards": len(found) - CARDS if len(found) > CARDS else 0,
-        "blocked": _blocked(page_request, found),
-        "counts": None if every["next_cursor"] else senders.counts_of(every["items"]),
-        "websites": await websites(page_request),
-        "s": senders.WORDS,
-    }
-    return replace(made, values={**made.values, **values})
+    return made.plus(
+        items=sorted(made.values["items"], key=senders.urgency),
+        cards=cards_of(page_request, [_without_this_page(one) for one in found[:CARDS]]),
+        others=[one for one in concerns[:1] if one not in found],
+        more_cards=max(len(found) - CARDS, 0),
+        blocked=_blocked(page_request, found),
+        counts=None if every["next_cursor"] else senders.counts_of(every["items"]),
+        websites=await websites(page_request),
+        s=senders.WORDS,
+    )
 
 
 def _is_about_senders(concern: Concern) -> bool:

@@ -151,7 +151,7 @@ def words_of(event: Answer, page_request: PageRequest) -> str:
         return ""
     keys = page_request.context.dependencies.settings.search_keys
     if kind is not None and event.get("subject"):
-        return event_sentence(event, english(), keys)
+        return event_sentence(event, keys)
     titles = {source: origin.title for (source, _), origin in page_request.context.settings.origins.items()}
     context = RenderContext(titles=titles, search_keys=keys)
     of_relay = event["source"] == RELAY_SOURCE

@@ -1,7 +1,6 @@
 """The campaigns at /ui/groups: how far each is, when it finishes, what is wrong. One at /ui/groups/{name}."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -44,19 +43,16 @@ async def groups(page_request: PageRequest) -> Content:
     forecasts = await together(*(forecast_of(page_request, one) for one in first))
     found = await concerns_for(page_request)
     known = {_key(one): one for one in forecasts}
-    shown = [known.get(_key(one), one) for one in items]
     past = [one for one in first if campaigns.has_only_passed(one)]
     lately = dict(zip(map(_key, past), await together(*(_lately(page_request, one) for one in past)), strict=True))
-    places = {(one["source"], one["account"]) for one in items}
-    values = {
-        "items": shown,
-        "c": campaigns.WORDS,
-        "path_of": path_of,
-        "has_places": len(places) > 1,
-        "concerns": found,
-        "lately_of": lambda one: lately.get(_key(one)),
-    }
-    return replace(made, values={**made.values, **values})
+    return made.plus(
+        items=[known.get(_key(one), one) for one in items],
+        c=campaigns.WORDS,
+        path_of=path_of,
+        has_places=len({(one["source"], one["account"]) for one in items}) > 1,
+        concerns=found,
+        lately_of=lambda one: lately.get(_key(one)),
+    )
 
 
 def _key(group: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -49,15 +49,8 @@ async def incidents(page_request: PageRequest) -> Content:
     others: Sequence[Concern] = ()
     if not page_request.asked("source", "account", "cursor") and page_request.query.get("state") != "closed":
         others = [one for one in await concerns_for(page_request) if one.incident is None]
-    return replace(
-        made,
-        values={
-            **made.values,
-            "rows": rows,
-            "any_open": any(one["incident"]["state"] == "open" for one in rows),
-            "others": cards_of(page_request, others),
-        },
-    )
+    any_open = any(one["incident"]["state"] == "open" for one in rows)
+    return made.plus(rows=rows, any_open=any_open, others=cards_of(page_request, others))
 
 
 def _sentence(incident: Answer, subscription: Answer | None) -> str:

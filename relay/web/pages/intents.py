@@ -1,7 +1,6 @@
 """Unknown sends at /ui/intents: creates that may or may not have been carried out, and what a person found out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from relay.core.events.sentences import titled
@@ -32,7 +31,7 @@ async def intents(page_request: PageRequest) -> Content:
         columns=COLUMNS,
         limit=PAGE_SENDS,
     )
-    return await _with_words(page_request, made, made.values["items"])
+    return await _with_words(page_request, made)
 
 
 @page("POST /ui/intents/{id}/recipient")
@@ -41,22 +40,21 @@ async def recipient(page_request: PageRequest) -> Content:
     found = await page_request.api.post("/v1/intents/{}/recipient", page_request.id())
     values = {"items": [found], "next_cursor": None}
     made = Content(template="intents.html", title=english()("intents.one"), values=values)
-    return await _with_words(page_request, made, [found])
+    return await _with_words(page_request, made)
 
 
-async def _with_words(page_request: PageRequest, made: Content, sends: Sequence[Mapping[str, Any]]) -> Content:
+async def _with_words(page_request: PageRequest, made: Content) -> Content:
     """Adds, by id, what each is and whom its metadata name, such as `LinkedIn message to Alex`, and where its campaign
     and its sending account are shown."""
-    settings = page_request.context.settings
-    more = {
-        "what": {one["id"]: _kind(one) + whom({"data": one}, settings.search_keys) for one in sends},
-        "campaigns": {one["id"]: path_of({**one, "name": one["group"]}) for one in sends if one["group"]},
-        "anchors": {one["id"]: anchor_of({**one, "id": one["connect_account_id"]}) for one in sends},
-        "websites": await websites(page_request) if sends else {},
-        "turn": turn_of("creates"),
-        "shows_recipients": settings.recipients_shown and page_request.may("jobs:write"),
-    }
-    return replace(made, values={**made.values, **more})
+    settings, sends = page_request.context.settings, made.values["items"]
+    return made.plus(
+        what={one["id"]: _kind(one) + whom({"data": one}, settings.search_keys) for one in sends},
+        campaigns={one["id"]: path_of({**one, "name": one["group"]}) for one in sends if one["group"]},
+        anchors={one["id"]: anchor_of({**one, "id": one["connect_account_id"]}) for one in sends},
+        websites=await websites(page_request) if sends else {},
+        turn=turn_of("creates"),
+        shows_recipients=settings.recipients_shown and page_request.may("jobs:write"),
+    )
 
 
 def _kind(send: Mapping[str, Any]) -> str:

@@ -206,7 +206,7 @@ async def job(page_request: PageRequest) -> Content:
     held = troubles(job, await concerns_for(page_request)) if job["open"] else ()
     known = await subscriptions(page_request) if deliveries else {}
     names = {one["id"]: subscription_name(known.get(one["subscription_id"]), one) for one in deliveries or ()}
-    past = history(job, events["items"], deliveries or (), explanation, now, texts, names=names, search_keys=keys)
+    past = history(job, events["items"], deliveries or (), explanation, now, names=names, search_keys=keys)
     kinds = {id: event_kind(document) for id, document in zip(events["ids"], events["items"], strict=True)}
     state = state_of(job, now)
     body = pretty(_registration(job))
@@ -217,7 +217,7 @@ async def job(page_request: PageRequest) -> Content:
             "job": job,
             "state": state,
             "tone": tone(state),
-            "sentence": sentence_of(job, now, texts, keys),
+            "sentence": sentence_of(job, now, keys),
             "line": line,
             "cards": cards_of(page_request, held),
             "upstream": upstream,
@@ -228,8 +228,8 @@ async def job(page_request: PageRequest) -> Content:
             "quiet_polls": past.quiet_polls,
             "deadline_later": past.deadline_later,
             "request_ids": past.request_ids[:MAX_REQUEST_IDS],
-            "timeline": timeline.draw(past.timeline, texts),
-            "legend": timeline.legend(past.timeline, texts),
+            "timeline": timeline.draw(past.timeline),
+            "legend": timeline.legend(past.timeline),
             "cut": past.timeline.cut,
             "lanes": timeline.LANES,
             "hazard": _hazard(explanation, now),
@@ -281,7 +281,7 @@ def _hazard(explanation: Answer, now: float) -> Mapping[str, Any] | None:
     at = from_rfc3339(planned)
     texts = english()
     return {
-        "drawing": hazard.draw(outlook, at, now, texts),
+        "drawing": hazard.draw(outlook, at, now),
         "price": duration(outlook["price_seconds"]),
         "saved": duration(hazard.at(outlook, at, "expected_delay_seconds")),
         "hazard": hazard.at(outlook, at, "hazard_per_second") * 60,

@@ -1,7 +1,6 @@
 """The upstream: its accounts at /ui/sources, with what polling costs and gains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.jobs.job import DEFAULT_SOURCE
@@ -33,8 +32,7 @@ async def sources(page_request: PageRequest) -> Content:
     )
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
     items = sorted(made.values["items"], key=urgency)
-    values = {"items": items, "charts": await _charts(page_request, shown), "s": WORDS, "default": DEFAULT_SOURCE}
-    return replace(made, values={**made.values, **values})
+    return made.plus(items=items, charts=await _charts(page_request, shown), s=WORDS, default=DEFAULT_SOURCE)
 
 
 async def _charts(page_request: PageRequest, accounts: Sequence[str]) -> Mapping[str, Mapping[str, list[Point]]]:

@@ -5,7 +5,6 @@ import pytest
 
 from relay.clock import to_rfc3339
 from relay.web import hazard, timeline
-from relay.web.texts import english
 from relay.web.timeline import Mark, Phase, Scale, Timeline
 
 NOW = 1_779_271_200.0
@@ -30,7 +29,7 @@ def given_of(**changes):
 
 
 def timeline_of(**changes):
-    return lxml.html.fromstring(timeline.draw(given_of(**changes), english()))
+    return lxml.html.fromstring(timeline.draw(given_of(**changes)))
 
 
 def test_hostile_labels_are_text():
@@ -60,7 +59,7 @@ def outlook_of(hazards, delays, price=2.0, change="end"):
 
 
 def test_the_hazard_is_drawn_with_the_price_and_the_next_poll():
-    drawn = lxml.html.fromstring(hazard.draw(outlook_of([0.1, 0.2], [0.0, 4.0]), NOW + 5, NOW, english()))
+    drawn = lxml.html.fromstring(hazard.draw(outlook_of([0.1, 0.2], [0.0, 4.0]), NOW + 5, NOW))
     words = drawn.xpath("//text/text()")
     assert {"next poll", "price of a poll: 2 s", "now"} <= set(words)
     price, lows = drawn.xpath("//*[@class='price']/line/@y1")[0], drawn.xpath("//polyline/@points")[1]
