@@ -24,6 +24,7 @@ from relay.errors import InvalidRequest
 from relay.ids import new_secret
 from relay.limiter import Limiter
 from relay.web.api_client import ApiClient, Query, filled, shown
+from relay.web.texts import english
 
 MAX_FIELDS = 300
 """Maximum fields of a form or a query."""
@@ -297,27 +298,25 @@ def options(values: Mapping[str, object]) -> list[str]:
 
 async def list_page(
     page_request: PageRequest,
+    name: str,
     path: str,
     *,
-    template: str,
-    title: str,
-    command: Sequence[str],
     columns: Mapping[str, str],
     filters: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
     limit: int = PAGE_ITEMS,
 ) -> Content:
-    """A page of one of the API's lists, as `items`, with its filters, pages, export and equivalents."""
+    """A page of one of the API's lists, as `items`, with its filters, pages, export and equivalents. `name`: of the
+    page in the navigation, of its template, and of the command `relay NAME list`."""
     asked = page_request.asked(*filters)
     query = {**asked, **{name: moment(asked[name], page_request.now) for name in TIMES if name in asked}}
     found = await page_request.api.get(
         path, query={**query, "limit": limit, "cursor": page_request.query.get("cursor")}
     )
     return Content(
-        template=template,
-        title=title,
-        values={"items": found["items"], "next_cursor": found["next_cursor"], "asked": asked, **(values or {})},
-        equivalent=equivalent([*command, *options(query)], f"GET {path}", query=query),
+        template=f"{name}.html",
+        title=english()(f"base.{name}"),
+        values={"items": found["items"], "next_cursor": found["next_cursor"], "asked": asked},
+        equivalent=equivalent(["relay", name, "list", *options(query)], f"GET {path}", query=query),
         export=Export(path=path, query=query, columns=columns),
     )
 

@@ -8,7 +8,6 @@ from relay.web import senders
 from relay.web.concerns import Concern
 from relay.web.page import Content, PageRequest, columns, list_page, page
 from relay.web.pages.cards import Button, buttons_of, cards_of, concerns_for
-from relay.web.texts import english
 
 COLUMNS = columns("id name channel source account state since open_jobs failed_jobs trouble")
 MAX_COUNTED = 200
@@ -22,13 +21,7 @@ CARDS = 4
 async def accounts(page_request: PageRequest) -> Content:
     """The sending accounts, those that need someone first."""
     made = await list_page(
-        page_request,
-        "/v1/connect-accounts",
-        template="accounts.html",
-        title=english()("accounts.title"),
-        command=["relay", "accounts", "list"],
-        columns=COLUMNS,
-        filters=("state", "source", "account"),
+        page_request, "accounts", "/v1/connect-accounts", columns=COLUMNS, filters=("state", "source", "account")
     )
     every = await page_request.api.get("/v1/connect-accounts", query={"limit": MAX_COUNTED})
     concerns = await concerns_for(page_request)

@@ -44,15 +44,8 @@ text = english()
 @page("GET /ui/tokens", live=True)
 async def tokens(page_request: PageRequest) -> Content:
     """The tokens of the database, newest first."""
-    return await list_page(
-        page_request,
-        "/v1/tokens",
-        template="tokens.html",
-        title=text("tokens.title"),
-        command=["relay", "tokens", "list"],
-        columns=TOKEN_COLUMNS,
-        values={"now": to_rfc3339(page_request.now)},
-    )
+    made = await list_page(page_request, "tokens", "/v1/tokens", columns=TOKEN_COLUMNS)
+    return made.plus(now=to_rfc3339(page_request.now))
 
 
 @page("GET /ui/tokens/new")
@@ -154,16 +147,9 @@ async def audit(page_request: PageRequest) -> Content:
     names = {**names_of(known), **{one["id"]: one["name"] for one in (tokens or {"items": ()})["items"]}}
     chosen = page_request.query.get("action")
     choices = [(one, words_of(one)) for one in dict.fromkeys((*ACTIONS, *([chosen] if chosen else [])))]
-    return await list_page(
-        page_request,
-        "/v1/audit",
-        template="audit.html",
-        title=text("audit.title"),
-        command=["relay", "audit", "list"],
-        columns=AUDIT_COLUMNS,
-        filters=("actor", "action", "since", "until"),
-        values={"actions": sorted(choices, key=itemgetter(1)), "chosen": chosen, "said": partial(said, names=names)},
-    )
+    filters = ("actor", "action", "since", "until")
+    made = await list_page(page_request, "audit", "/v1/audit", columns=AUDIT_COLUMNS, filters=filters)
+    return made.plus(actions=sorted(choices, key=itemgetter(1)), chosen=chosen, said=partial(said, names=names))
 
 
 @page("POST /ui/audit/verify")
@@ -192,7 +178,7 @@ async def settings(page_request: PageRequest) -> Content:
             sections.setdefault(one["key"].partition(".")[0], []).append({**one, "shown": _shown(one)})
     return Content(
         template="settings.html",
-        title=text("settings.title"),
+        title=text("base.settings"),
         values={
             "sections": sections,
             "changed": changed,

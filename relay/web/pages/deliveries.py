@@ -76,7 +76,7 @@ async def deliveries(page_request: PageRequest) -> Content:
     )
     return Content(
         template="deliveries.html",
-        title=english()("deliveries.title"),
+        title=english()("base.deliveries"),
         values={
             "sections": sections,
             "calm": not state and not any(one["groups"] or one["truncated"] for one in sections),
@@ -155,7 +155,7 @@ async def _list(page_request: PageRequest) -> Content:
     named = await people_of(page_request, found["items"]) if asked.get("state") == "uncertain" else {}
     return Content(
         template="delivery_list.html",
-        title=english()("deliveries.title"),
+        title=english()("base.deliveries"),
         values={
             "deliveries": [
                 {

@@ -57,7 +57,7 @@ async def events(page_request: PageRequest) -> Content:
     command = ["listen", "--filters", query["filters"]] if is_filtered else ["events", "list", *options(query)]
     return Content(
         template="events.html",
-        title=english()("events.title"),
+        title=english()("base.events"),
         status=422 if errors else 200,
         values={
             "events": items,

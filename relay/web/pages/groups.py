@@ -12,7 +12,6 @@ from relay.web.api_client import together
 from relay.web.page import PAGE_ITEMS, Content, Done, PageRequest, columns, equivalent, list_page, options, page
 from relay.web.pages.cards import cards_of, concerns_for
 from relay.web.rendering import query
-from relay.web.texts import english
 
 FORECASTS = 10
 """Open campaigns of a page, the newest, whose expected finish is shown: each is worth a read of hundreds of jobs."""
@@ -30,13 +29,7 @@ COLUMNS = (
 async def groups(page_request: PageRequest) -> Content:
     """The campaigns, newest first."""
     made = await list_page(
-        page_request,
-        "/v1/groups",
-        template="groups.html",
-        title=english()("groups.title"),
-        command=["relay", "groups", "list"],
-        columns=COLUMNS,
-        filters=("state", "source", "account"),
+        page_request, "groups", "/v1/groups", columns=COLUMNS, filters=("state", "source", "account")
     )
     items: Sequence[Mapping[str, Any]] = made.values["items"]
     first = [one for one in items if one["state"] == "open" and "/" not in one["name"]][:FORECASTS]

@@ -33,13 +33,7 @@ Answer = Mapping[str, Any]
 async def incidents(page_request: PageRequest) -> Content:
     """The incidents, newest first, and what needs someone without being one."""
     made = await list_page(
-        page_request,
-        "/v1/incidents",
-        template="incidents.html",
-        title=english()("incidents.title"),
-        command=["relay", "incidents", "list"],
-        columns=COLUMNS,
-        filters=("state", "source", "account"),
+        page_request, "incidents", "/v1/incidents", columns=COLUMNS, filters=("state", "source", "account")
     )
     known = await subscriptions(page_request) if any(one["subscription"] for one in made.values["items"]) else {}
     rows = [

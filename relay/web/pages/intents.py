@@ -22,15 +22,7 @@ COLUMNS = columns(
 @page("GET /ui/intents", live=True)
 async def intents(page_request: PageRequest) -> Content:
     """The unknown sends, newest first."""
-    made = await list_page(
-        page_request,
-        "/v1/intents",
-        template="intents.html",
-        title=english()("intents.title"),
-        command=["relay", "intents", "list"],
-        columns=COLUMNS,
-        limit=PAGE_SENDS,
-    )
+    made = await list_page(page_request, "intents", "/v1/intents", columns=COLUMNS, limit=PAGE_SENDS)
     return await _with_words(page_request, made)
 
 

@@ -82,7 +82,7 @@ async def jobs(page_request: PageRequest) -> Content | Done:
     key, _, value = asked.get("metadata", "").partition(":")
     return Content(
         template="jobs.html",
-        title=texts("jobs.title"),
+        title=texts("base.jobs"),
         status=422 if errors else 200,
         values={
             "items": _lines(page_request, found["items"], concerns),

@@ -31,7 +31,7 @@ async def overview(page_request: PageRequest) -> Content:
     open_jobs = sum(one["open_jobs"] for one in seen.sources)
     return Content(
         template="overview.html",
-        title=english()("overview.title"),
+        title=english()("base.overview"),
         values={
             "concerns": cards_of(page_request, found[:CARDS]),
             "count": len(found),

@@ -102,7 +102,7 @@ async def subscriptions(page_request: PageRequest) -> Content:
         )
     return Content(
         template="subscriptions.html",
-        title=text("subscriptions.title"),
+        title=text("base.subscriptions"),
         values={
             "subscriptions": sorted(rows, key=lambda row: WORST_FIRST.index(row["standing"])),
             "troubles": sorted(troubles, key=lambda one: one.level),  # "bad" is before "warn"

@@ -7,7 +7,6 @@ from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.web.charts import Point
 from relay.web.page import Content, PageRequest, columns, list_page, page
 from relay.web.source_words import WORDS, urgency
-from relay.web.texts import english
 
 FIGURES = "requests_own,requests_others,detection_delay_seconds"
 DAY_SECONDS = 86_400
@@ -22,14 +21,7 @@ SOURCE_COLUMNS = columns(
 @page("GET /ui/sources", live=True)
 async def sources(page_request: PageRequest) -> Content:
     """Each account's key and budget, and how soon the end of a job is known."""
-    made = await list_page(
-        page_request,
-        "/v1/sources",
-        template="sources.html",
-        title=english()("sources.title"),
-        command=["relay", "sources", "list"],
-        columns=SOURCE_COLUMNS,
-    )
+    made = await list_page(page_request, "sources", "/v1/sources", columns=SOURCE_COLUMNS)
     shown = [f"{one['source']}/{one['account']}" for one in made.values["items"][:MAX_CHARTS]]
     items = sorted(made.values["items"], key=urgency)
     return made.plus(items=items, charts=await _charts(page_request, shown), s=WORDS, default=DEFAULT_SOURCE)
