@@ -374,7 +374,7 @@ def _incidents(seen: Seen) -> Iterator[Concern]:
         if one["kind"] == "jobs":
             yield _of_incident(seen, one)
         else:
-            sink = next((known for known in seen.subscriptions if known["id"] == one["subscription"]), None)
+            sink = _subscription(seen, one["subscription"])
             state = "paused" if sink is not None and sink["state"] == "paused" else "tried"
             yield Concern(
                 level="bad",
@@ -423,10 +423,7 @@ def _accounts(seen: Seen) -> Iterator[Concern]:
             yield Concern(
                 level="bad" if open_jobs or trouble else "warn",
                 key=key,
-                values={
-                    "account": name_of(one),
-                    "title": _title(seen, one["source"]),
-                },
+                values={"account": name_of(one), "title": _title(seen, one["source"])},
                 turn=turn_of("account"),
                 holds=_failed(trouble, open_jobs) if trouble else _some(("jobs_wait", open_jobs, False)),
                 why=english()(f"overview.why_{key}" if open_jobs or trouble else "overview.why_idle"),
@@ -505,15 +502,8 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
         id, path = one["id"], f"/ui/subscriptions/{one['id']}"
         shows = Act(key="subscription", path=path)
         if one["state"] == "disabled":
-            yield _of_sink(
-                seen,
-                one,
-                "switched_off",
-                one["disabled_reason"],
-                since=one["state_since"],
-                command=f"relay subscriptions resume {id}",
-                every=not one.get("filters"),
-            )
+            command = f"relay subscriptions resume {id}"
+            yield _of_sink(seen, one, "switched_off", one["disabled_reason"], one["state_since"], command)
         elif one["state"] == "paused" and (one["state_reason"] or "").startswith(UNREADABLE):
             yield Concern(
                 level="bad",
@@ -527,26 +517,12 @@ def _subscriptions(seen: Seen) -> Iterator[Concern]:
                 command=f"relay subscriptions edit {id}",
             )
         elif is_failing(one) and not _only_in_doubt(seen, id):
-            yield _of_sink(
-                seen,
-                one,
-                "failing",
-                one["failing_reason"],
-                since=one["failing_since"],
-                command=_retry(id) if _of(seen.dead, id) else f"relay subscriptions show {id}",
-                every=not one.get("filters"),
-            )
+            command = _retry(id) if _of(seen.dead, id) else f"relay subscriptions show {id}"
+            yield _of_sink(seen, one, "failing", one["failing_reason"], one["failing_since"], command)
 
 
 def _of_sink(
-    seen: Seen,
-    one: Item,
-    key: Literal["failing", "switched_off"],
-    reason: str | None,
-    *,
-    since: str,
-    command: str,
-    every: bool,
+    seen: Seen, one: Item, key: Literal["failing", "switched_off"], reason: str | None, since: str, command: str
 ) -> Concern:
     """A subscription whose deliveries fail, or that was switched off because of that."""
     id, path, turn = one["id"], f"/ui/subscriptions/{one['id']}", turn_of_sink(reason)
@@ -573,7 +549,7 @@ def _of_sink(
         acts=(*acts, *_send_again(seen, id, after=True)),
         command=command,
         incident=None if incident is None else incident["id"],
-        every=every,
+        every=not one.get("filters"),
     )
 
 
@@ -608,7 +584,7 @@ def _dead(seen: Seen, now: float) -> Iterator[Concern]:
         if id in covered:
             continue
         recent, incident = now - from_rfc3339(one["newest_at"]) < RECENT_SECONDS, _incident_of(seen, id)
-        known = next((known for known in seen.subscriptions if known["id"] == id), None)
+        known = _subscription(seen, id)
         if incident is not None and known is not None and (incident["code"] or "").startswith(RENDER):
             yield _fault(seen, known, one["oldest_at"])
             continue
@@ -682,9 +658,12 @@ def _broken(seen: Seen) -> set[str]:
     return {one["id"] for one in seen.subscriptions if one["state"] == "disabled" or is_failing(one)}
 
 
+def _subscription(seen: Seen, id: str | None) -> Item | None:
+    return next((one for one in seen.subscriptions if one["id"] == id), None)
+
+
 def _sink(seen: Seen, group: Item) -> str:
-    known = (one for one in seen.subscriptions if one["id"] == group["subscription_id"])
-    return subscription_name(next(known, None), group)
+    return subscription_name(_subscription(seen, group["subscription_id"]), group)
 
 
 # --- numbers

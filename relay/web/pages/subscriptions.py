@@ -51,6 +51,7 @@ RECENT_EVENTS = 20
 MAX_SINKS = 500
 COUNTED = 2_000
 """Deliveries that a backlog and what was given up are counted from, the newest."""
+COUNTED_STATES = ("pending", "dead", "uncertain", "delivered")
 DAY_SECONDS = 86_400
 OVERLAPS = {"0": "now", "3600": "hour", "86400": "day", "604800": "week"}
 """Lifetimes of an old secret, in seconds, and the word of the catalogue for each."""
@@ -78,35 +79,20 @@ async def subscriptions(page_request: PageRequest) -> Content:
     """Each with its state, its success and its backlog."""
     asked = page_request.asked("callbacks")
     query = {**asked, "limit": SHOWN, "cursor": page_request.query.get("cursor")}
-    (found, figures), pending, dead, uncertain, delivered = await together(
-        _with_figures(page_request, query),
-        *(_counts(page_request, state) for state in ("pending", "dead", "uncertain", "delivered")),
-    )
+    (found, figures), counts = await together(_with_figures(page_request, query), _counts(page_request))
     rows, troubles = [], []
     for one in found["items"]:
-        id = one["id"]
-        wrong = concerns_of(one, dead.of(id), uncertain.of(id), pending.of(id), page_request.now)
+        row, wrong = _row(one, counts, figures, page_request.now)
         troubles += wrong[:1]
-        rows.append(
-            {
-                **one,
-                **_standing(one, wrong),
-                **figures.get(id, NO_FIGURES),
-                "name": _name(one),
-                "kind": kind_words(one["config"]["kind"]),
-                "backlog": _backlog(one, pending),
-                "given_up": _given_up(one, dead),
-                "last": _last(one, delivered),
-                "turn": wrong[0].turn if wrong else "",
-            }
-        )
+        more = {"name": _name(one), "kind": kind_words(one["config"]["kind"]), "turn": wrong[0].turn if wrong else ""}
+        rows.append({**row, **more})
     return Content(
         template="subscriptions.html",
         title=text("base.subscriptions"),
         values={
             "subscriptions": sorted(rows, key=lambda row: WORST_FIRST.index(row["standing"])),
             "troubles": sorted(troubles, key=lambda one: one.level),  # "bad" is before "warn"
-            "last_known": not delivered.truncated,
+            "last_known": not counts["delivered"].truncated,
             "next_cursor": found["next_cursor"],
             "callbacks": bool(asked),
             "writes": page_request.may(WRITES),
@@ -173,24 +159,37 @@ class Counted:
         return [{**self.groups[id], "least": self.truncated}] if id in self.groups else []
 
 
-async def _counts(page_request: PageRequest, state: str, id: str | None = None) -> Counted:
-    query = {"state": state, "group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
-    found = await page_request.api.get("/v1/deliveries", query=query)
-    return Counted({one["subscription_id"]: one for one in found["items"]}, found["truncated"])
+async def _counts(page_request: PageRequest, id: str | None = None) -> Mapping[str, Counted]:
+    """The newest deliveries of each state in COUNTED_STATES: of one subscription, or of all."""
+    query = {"group_by": "sink", "limit": MAX_SINKS, "newest": COUNTED, "subscription": id}
+    found = await together(
+        *(page_request.api.get("/v1/deliveries", query={**query, "state": state}) for state in COUNTED_STATES)
+    )
+    return {
+        state: Counted({group["subscription_id"]: group for group in one["items"]}, one["truncated"])
+        for state, one in zip(COUNTED_STATES, found, strict=True)
+    }
+
+
+def _row(
+    one: Answer, counts: Mapping[str, Counted], figures: Mapping[str, Mapping[str, Any]], now: float
+) -> tuple[dict[str, Any], list[Concern]]:
+    """A subscription with its state, its figures and its deliveries, and what is wrong with it."""
+    pending, dead, uncertain, delivered = (counts[state].of(one["id"]) for state in COUNTED_STATES)
+    wrong = concerns_of(one, dead, uncertain, pending, now)
+    row = {
+        **one,
+        **_standing(one, wrong),
+        **figures.get(one["id"], NO_FIGURES),
+        "backlog": _backlog(one, counts["pending"]),
+        "given_up": {"count": dead[0]["count"] if dead else 0, "more": counts["dead"].truncated},
+        "last": delivered[0]["newest_at"] if delivered else None,
+    }
+    return row, wrong
 
 
 def _name(one: Answer) -> str:
     return str(one["description"] or one["sink"] or text("subscriptions.pulled_by"))
-
-
-def _last(one: Answer, delivered: Counted) -> str | None:
-    """When the newest delivery that arrived was made."""
-    return next((group["newest_at"] for group in delivered.of(one["id"])), None)
-
-
-def _given_up(one: Answer, dead: Counted) -> dict[str, Any]:
-    count = next((group["count"] for group in dead.of(one["id"])), 0)
-    return {"count": count, "more": dead.truncated}
 
 
 def _tries(config: Answer) -> dict[str, Any]:
@@ -542,30 +541,22 @@ async def subscription(page_request: PageRequest) -> Content:
     """One of them: how it stands, its charts, its last deliveries."""
     id = page_request.id()
     found = await page_request.api.get("/v1/subscriptions/{}", id)  # refused at once where it may not be seen
-    deliveries, recent, hours, pending, dead, uncertain, delivered = await together(
+    deliveries, figures, hours, counts = await together(
         page_request.api.get("/v1/deliveries", query={"subscription": id, "limit": LAST_DELIVERIES}),
         _recent_figures(page_request, [id]),
         _hours(page_request, id),
-        *(_counts(page_request, state, id) for state in ("pending", "dead", "uncertain", "delivered")),
+        _counts(page_request, id),
     )
     named = await people_of(page_request, deliveries["items"])
-    figures = recent.get(id, NO_FIGURES)
     kind = found["config"]["kind"]
     origins = page_request.context.settings.origins.values()
-    wrong = concerns_of(found, dead.of(id), uncertain.of(id), pending.of(id), page_request.now)
+    row, wrong = _row(found, counts, figures, page_request.now)
     cards = cards_of(page_request, wrong)
     return Content(
         template="subscription.html",
         title=_name(found),
         values={
-            "one": {
-                **found,
-                **_standing(found, wrong),
-                **figures,
-                "backlog": _backlog(found, pending),
-                "given_up": _given_up(found, dead),
-                "last": _last(found, delivered),
-            },
+            "one": row,
             "cards": cards,
             "offered": {act.path for _, acts in cards for act in acts},
             "kind_name": kind_words(kind),
