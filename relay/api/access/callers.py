@@ -1,7 +1,7 @@
 """Every token that this node accepts, in memory: those of the settings and those of the database.
 
-A request is one look-up, by the digest of its token or, from its second use on, by the token itself. Both are looked up
-by a hash that no stranger can predict, and compared only where the whole hash is the same, so the time says nothing.
+A request is one look-up by the digest of its token: by a hash that no stranger can predict, and compared only where
+the whole hash is the same, so the time says nothing.
 One `Access` lives as long as its node. A reload and a change in the database replace its tokens, and what waits under a
 token that is gone is woken to end (`holds`).
 """
@@ -41,13 +41,12 @@ limited (draft-ietf-httpapi-ratelimit-headers)."""
 
 @dataclass(slots=True, kw_only=True)
 class _Entry:
-    """An accepted token. `last`: its last caller, so that one from the same address is not checked and made again."""
+    """An accepted token."""
 
     name: str
     scopes: frozenset[str]
     digest: bytes
     stored: AccessToken | None = None
-    last: Identity | None = None
     used_at: float | None = None
     quota: Quota | None = None
 
@@ -71,8 +70,6 @@ class Access:
         self._of_settings: Mapping[bytes, _Entry] = {}
         self._of_database: Mapping[bytes, _Entry] = {}
         self._entries: Mapping[bytes, _Entry] = {}
-        self._seen: dict[str, _Entry] = {}
-        """Accepted tokens that were sent since the last change, so that each is hashed once. Nothing else gets in."""
         self._next_expiry_at: float | None = None
         self._planned_at = clock()
         self._addresses: OrderedDict[str, Mistakes] = OrderedDict()
@@ -100,7 +97,6 @@ class Access:
 
     def _join(self) -> bool:
         before, self._entries = self._entries, {**self._of_database, **self._of_settings}
-        self._seen.clear()
         self._plan_expiry()
         return any(
             (now := self._entries.get(digest)) is None or (now.name, now.scopes) != (entry.name, entry.scopes)
@@ -171,13 +167,7 @@ class Access:
     def identify(self, value: str, scope: MutableMapping[str, Any]) -> Identity | None:
         """The caller that sent this token; None if it is not accepted, or not from this address. Raises TooMany if its
         quota is used up. Puts what is left of it into the scope, as LIMITS."""
-        entry = self._seen.get(value)
-        if entry is None:
-            entry = self._entries.get(_digest(value))
-            if entry is None:
-                return None
-            self._seen[value] = entry
-        return self._caller(entry, scope)
+        return self.of_digest(_digest(value), scope)
 
     def of_digest(self, digest: bytes, scope: MutableMapping[str, Any]) -> Identity | None:
         """The caller that acts as the token with this digest, as `identify` gives it: for those who have proved before
@@ -186,28 +176,24 @@ class Access:
         return None if entry is None else self._caller(entry, scope)
 
     def _caller(self, entry: _Entry, scope: MutableMapping[str, Any]) -> Identity | None:
-        client, identity, stored = client_of(scope), entry.last, entry.stored
-        same = identity is not None and identity.client == client
+        client, stored = client_of(scope), entry.stored
         if stored is not None:
             now = self._clock()
-            if stored.expires_at is not None or not same:
-                refusal = refusal_of(stored.expires_at, () if same else stored.networks, client, now)
-                if refusal is not None:
-                    scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
-                    return None
+            refusal = refusal_of(stored.expires_at, stored.networks, client, now)
+            if refusal is not None:
+                scope["relay.refused"] = f"{entry.name}: {refusal}"  # for the log only: the caller may be a thief
+                return None
             entry.used_at = now
-        if identity is None or not same:
-            identity = entry.last = Identity(
-                name=entry.name,
-                scopes=entry.scopes,
-                token_id=None if stored is None else stored.id,
-                account=None if stored is None else stored.account,
-                client=client,
-                digest=entry.digest,
-            )
-        if stored is not None and stored.requests_per_minute is not None:
-            self._spend(entry, stored.requests_per_minute, scope)
-        return identity
+            if stored.requests_per_minute is not None:
+                self._spend(entry, stored.requests_per_minute, scope)
+        return Identity(
+            name=entry.name,
+            scopes=entry.scopes,
+            token_id=None if stored is None else stored.id,
+            account=None if stored is None else stored.account,
+            client=client,
+            digest=entry.digest,
+        )
 
     def holds(self, identity: Identity | None) -> bool:
         """True if the caller's token is still accepted, with the same permissions."""
