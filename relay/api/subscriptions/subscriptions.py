@@ -13,21 +13,10 @@ from starlette.responses import Response
 
 from relay.api.deliveries.deliveries import SEEN_BY_FEW, Attempt, attempt_view
 from relay.api.events.events import CloudEvent
+from relay.api.http.auth import ADMINS, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS
 from relay.api.http.fields import Body, Nothing
 from relay.api.http.idempotency import STORED, Repeats, stored
-from relay.api.http.operations import (
-    ADMINS,
-    LOCATION,
-    NEXT,
-    READS_SUBSCRIPTIONS,
-    WRITES_SUBSCRIPTIONS,
-    Answer,
-    Call,
-    Context,
-    Operation,
-    json_response,
-    page_response,
-)
+from relay.api.http.operations import LOCATION, NEXT, Answer, Call, Context, Operation, json_response, page_response
 from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time
@@ -127,8 +116,7 @@ def _id_and_secret(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _subscription_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
-    found = await _named(call, kept["id"])
-    return subscription_view(found, call.shown_sink, call.dependencies.settings, secret=kept["config"]["secret"])
+    return _plain(call, await _named(call, kept["id"]), kept["config"]["secret"])
 
 
 @operation(
@@ -188,9 +176,8 @@ async def _warnings(call: Call, subscription: core.Subscription) -> list[str]:
 
 
 def _made(call: Call, made: core.Subscription, warnings: Sequence[str] = ()) -> Response:
-    secret = made.secrets[0].value
-    view = subscription_view(made, call.shown_sink, call.dependencies.settings, secret=secret)
-    return json_response(_with(view, warnings), 201, {"Location": f"/v1/subscriptions/{made.id}"})
+    view = {**_plain(call, made, made.secrets[0].value), **_warned(warnings)}
+    return json_response(view, 201, {"Location": f"/v1/subscriptions/{made.id}"})
 
 
 @operation(
@@ -419,8 +406,12 @@ def _comparable(url: str) -> tuple[str, ...]:
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query
 
 
+def _plain(call: Call, subscription: core.Subscription, secret: str | None = None) -> dict[str, Any]:
+    return subscription_view(subscription, call.shown_sink, call.dependencies.settings, secret=secret)
+
+
 async def _view(call: Call, subscription: core.Subscription, *, lag: bool = False) -> dict[str, Any]:
-    shown = subscription_view(subscription, call.shown_sink, call.dependencies.settings)
+    shown = _plain(call, subscription)
     if lag and subscription.kind == core.PULL:
         found = await call.dependencies.pulls.lag(subscription.id)
         shown["lag"] = Lag.of(found, oldest_seconds=found.oldest_seconds(call.dependencies.clock()))
@@ -428,11 +419,11 @@ async def _view(call: Call, subscription: core.Subscription, *, lag: bool = Fals
 
 
 def _shown(call: Call, subscription: core.Subscription, warnings: Sequence[str] = ()) -> Response:
-    return json_response(_with(subscription_view(subscription, call.shown_sink, call.dependencies.settings), warnings))
+    return json_response({**_plain(call, subscription), **_warned(warnings)})
 
 
-def _with(view: dict[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
-    return {**view, "warnings": list(warnings)} if warnings else view
+def _warned(warnings: Sequence[str]) -> dict[str, Any]:
+    return {"warnings": list(warnings)} if warnings else {}
 
 
 async def _find(call: Call) -> core.Subscription:

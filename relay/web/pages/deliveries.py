@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from relay.core.deliveries.causes import likely_cause
 from relay.core.subscriptions.filters import RELAY_PREFIX
@@ -51,13 +51,14 @@ MAX_HEADERS, EARLIER_HEADERS = 40, 8
 MAX_NAME, MAX_HEADER = 100, 300
 OFF_PLAN_SECONDS = 0.1
 """Difference from its plan above which an attempt shows both times."""
-T = TypeVar("T")
 COLUMNS = columns(
     "id state reason event_type about=subject event=event_id subscription=subscription_id sink "
     "attempts=attempt_count next_attempt_at created_at ended_at"
 )
 
 Answer = Mapping[str, Any]
+Timed = tuple[Answer, float | None, float | None]
+"""An attempt, the seconds that it waited for, and those that were planned."""
 
 
 @page("GET /ui/deliveries", live=True)
@@ -224,14 +225,13 @@ async def delivery(page_request: PageRequest) -> Content:
     subscription = await page_request.api.allowed("/v1/subscriptions/{}", found["subscription_id"])
     job = None if found["job_uid"] is None else await page_request.api.allowed("/v1/jobs/{}", found["job_uid"])
     waits = drawing.waits(found["attempts"])
-    attempts, left_out = _shown_attempts(found["attempts"])
-    waited, _ = _shown_attempts(waits)
-    planned, _ = _shown_attempts(drawing.planned_waits(found["attempts"]))
-    scale = drawing.longest(attempts)
+    plans = drawing.planned_waits(found["attempts"])
+    attempts, left_out = _shown_attempts(list(zip(found["attempts"], waits, plans, strict=True)))
+    scale = drawing.longest([one for one, _, _ in attempts])
     state = state_of(found, subscription)
     settings = page_request.context.settings
     kind = event_words(found["event_type"], settings.origins.values())
-    cause = likely_cause(attempts[-1]) if attempts and found["state"] in ("dead", "pending") else None
+    cause = likely_cause(attempts[-1][0]) if attempts and found["state"] in ("dead", "pending") else None
     actions = actions_of(found, subscription) if page_request.may("subscriptions:write") else ()
     return Content(
         template="delivery.html",
@@ -257,11 +257,11 @@ async def delivery(page_request: PageRequest) -> Content:
             "shown_state": shown_state(found),
             "attempts": [
                 _attempt(one, after, plan, scale, last=number == len(attempts) - 1)
-                for number, (one, after, plan) in enumerate(zip(attempts, waited, planned, strict=True))
+                for number, (one, after, plan) in enumerate(attempts)
             ],
             "gap_at": FIRST_ATTEMPTS if left_out else None,
             "left_out": left_out,
-            "line": drawing.line(found, page_request.now, _line_words(found, waited)),
+            "line": drawing.line(found, page_request.now, _line_words(found, [waited for _, waited, _ in attempts])),
         },
         equivalent=equivalent(["relay", "deliveries", "show", found["id"]], "GET /v1/deliveries/{}", found["id"]),
     )
@@ -280,7 +280,7 @@ def short_type(type: str, known: Sequence[str]) -> str:
     return ".".join(words[2 if len(words) > 3 else 1 :])
 
 
-def _shown_attempts(attempts: Sequence[T]) -> tuple[Sequence[T], int]:
+def _shown_attempts(attempts: Sequence[Timed]) -> tuple[Sequence[Timed], int]:
     left_out = len(attempts) - FIRST_ATTEMPTS - LAST_ATTEMPTS
     if left_out <= 0:
         return attempts, 0
