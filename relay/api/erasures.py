@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
+from relay.api.http.auth import ADMINS
 from relay.api.http.fields import ID_PATTERN, Body
 from relay.api.http.idempotency import STORED
-from relay.api.http.operations import ADMINS, Answer, Call, Operation, json_response
+from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.params import CURSOR_PATTERN
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, validate

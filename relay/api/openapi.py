@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from relay.api.catalogue import OPERATIONS
+from relay.api.http.auth import PUBLIC
 from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import PATHS
 from relay.api.http.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
-from relay.api.http.operations import PUBLIC, Answer, Operation, models_of
+from relay.api.http.operations import Answer, Operation, models_of
 from relay.api.http.params import Parameter
 from relay.api.http.problems import Problem
 from relay.api.http.shown import example_of

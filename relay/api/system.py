@@ -8,19 +8,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http import params
-from relay.api.http.auth import ADMIN, READ
+from relay.api.http.auth import ADMIN, ADMINS, PUBLIC, READ, READS_METRICS
 from relay.api.http.fields import SOURCE, TIME
-from relay.api.http.operations import (
-    ADMINS,
-    NEXT,
-    PUBLIC,
-    READS_METRICS,
-    Answer,
-    Call,
-    Operation,
-    json_response,
-    page_response,
-)
+from relay.api.http.operations import NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.shown import LastError, Shown, Time, last_error_view, page_of
 from relay.core.events.event import Origin
 from relay.core.polling.tracking import SourceReport

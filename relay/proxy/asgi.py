@@ -16,10 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from relay.api.access.callers import LIMITS
 from relay.api.http import auth
+from relay.api.http.auth import READS_TRACKED, USES_UPSTREAM
 from relay.api.http.dependencies import ApiDependencies, ApiSettings
 from relay.api.http.fields import GROUP_EXPECTED, is_group_name
 from relay.api.http.limits import MAX_DEPTH, deeper_than
-from relay.api.http.operations import READS_TRACKED, USES_UPSTREAM, request_id_of
+from relay.api.http.operations import request_id_of
 from relay.api.jobs.registration import MAX_METADATA_BYTES, callback_types, url_refusal
 from relay.api.jobs.waiting import preferred_seconds
 from relay.config.fields import is_header_text

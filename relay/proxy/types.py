@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from relay.api.http.auth import Identity
-from relay.api.http.operations import USES_UPSTREAM
+from relay.api.http.auth import USES_UPSTREAM, Identity
 from relay.config.fields import is_header_text
 from relay.config.settings import AccountSettings, Settings
 from relay.core.access.forwarding import Header

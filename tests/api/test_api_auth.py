@@ -2,7 +2,7 @@ import pytest
 
 from relay.api.app import create_api
 from relay.api.catalogue import OPERATIONS
-from relay.api.http.operations import (
+from relay.api.http.auth import (
     ADMINS,
     PUBLIC,
     READS_JOBS,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.api.catalogue import OPERATIONS
-from relay.api.http.operations import PUBLIC
+from relay.api.http.auth import PUBLIC
 from relay.core.polling.tracking import TrackRequest
 from relay.core.records import Intent
 from tests.api.test_api_openapi import CALLS

@@ -8,8 +8,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from relay.api.http import params
+from relay.api.http.auth import ADMINS
 from relay.api.http.fields import SUBSCRIPTION_ID
-from relay.api.http.operations import ADMINS, NEXT, Answer, Call, Operation, json_response, page_response
+from relay.api.http.operations import NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import Parameter
 from relay.api.http.shown import Shown, Time, page_of
 from relay.core.access.audit import HEAD_PATTERN, AuditEntry, FindingKind, Result, Verification, read_head

@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
+from relay.api.http.auth import ADMINS, PUBLIC
 from relay.api.http.fields import Nothing
 from relay.api.http.idempotency import STORED
-from relay.api.http.operations import ADMINS, PUBLIC, Answer, Call, Operation, json_response
+from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.subscriptions.subscriptions import RotatedSecret, SecretRotation, add_secret, rotated
 from relay.clock import to_rfc3339

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from relay.api.http.auth import DELIVERIES_WRITE, JOBS_WRITE, LOCAL, READ, SUBSCRIPTIONS_WRITE
+from relay.api.http.auth import ADMINS, DELIVERIES_WRITE, JOBS_WRITE, LOCAL, READ, SUBSCRIPTIONS_WRITE
 from relay.api.http.fields import SOURCE, TOKEN_ID, Body, Moment, Nothing, checked
 from relay.api.http.idempotency import STORED, Repeats, members
-from relay.api.http.operations import ADMINS, LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
+from relay.api.http.operations import LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE
 from relay.api.http.shown import Shown, Time, page_of
 from relay.api.http.validation import account_errors, account_meant, invalid, validate

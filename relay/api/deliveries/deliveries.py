@@ -8,6 +8,7 @@ from pydantic import Field, RootModel
 from starlette.responses import Response
 
 from relay.api.deliveries.sink_credentials import sent_headers_view
+from relay.api.http.auth import ADMINS, READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS
 from relay.api.http.fields import (
     DELIVERY_ID,
     EVENT_ID,
@@ -21,17 +22,7 @@ from relay.api.http.fields import (
     Nothing,
 )
 from relay.api.http.idempotency import Repeats, members
-from relay.api.http.operations import (
-    ADMINS,
-    NEXT,
-    READS_SUBSCRIPTIONS,
-    WRITES_SUBSCRIPTIONS,
-    Answer,
-    Call,
-    Operation,
-    json_response,
-    page_response,
-)
+from relay.api.http.operations import NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE, choice, choices, text, time, whole_number
 from relay.api.http.problems import invalid_parameter, known
 from relay.api.http.shown import Shown, Time

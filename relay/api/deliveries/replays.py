@@ -7,19 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
+from relay.api.http.auth import READS_SUBSCRIPTIONS, WRITES_SUBSCRIPTIONS
 from relay.api.http.fields import ID_PATTERN, MAX_TYPES, REPLAY_ID, SUBSCRIPTION_ID, Body, Moment
 from relay.api.http.idempotency import STORED
-from relay.api.http.operations import (
-    LOCATION,
-    NEXT,
-    READS_SUBSCRIPTIONS,
-    WRITES_SUBSCRIPTIONS,
-    Answer,
-    Call,
-    Operation,
-    json_response,
-    page_response,
-)
+from relay.api.http.operations import LOCATION, NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE, boolean
 from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time, page_of

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.responses import Response
 
 from relay.api.http import limits
-from relay.api.http.auth import ADMIN, EVENTS_WRITE
+from relay.api.http.auth import ADMIN, EVENTS_WRITE, WRITES_EVENTS
 from relay.api.http.fields import EVENT_ID
 from relay.api.http.idempotency import REFUSED_BEFORE, stored
-from relay.api.http.operations import WRITES_EVENTS, Answer, Call, Operation, json_response
+from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown, example_of
 from relay.core.access.tokens import publish_prefixes
 from relay.core.events.event import BATCH_CONTENT_TYPE, CONTENT_TYPE, stream_of

@@ -35,6 +35,21 @@ PROXY = "proxy"
 """The drop-in proxy only, and all of it."""
 ADMIN = "admin"
 
+PUBLIC = None
+READS = frozenset({READ})
+READS_JOBS = frozenset({READ, JOBS_WRITE})
+WRITES_JOBS = frozenset({JOBS_WRITE})
+READS_SUBSCRIPTIONS = frozenset({READ, SUBSCRIPTIONS_WRITE})
+WRITES_SUBSCRIPTIONS = frozenset({SUBSCRIPTIONS_WRITE})
+PULLS = frozenset({DELIVERIES_WRITE, SUBSCRIPTIONS_WRITE})
+WRITES_EVENTS = frozenset({EVENTS_WRITE})
+READS_METRICS = frozenset({METRICS})
+READS_TRACKED = frozenset({READ, JOBS_WRITE, PROXY})
+"""For reads of tracked jobs through the drop-in."""
+USES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})
+"""For everything else through it: the account's key sees and does more than the relay shows."""
+ADMINS: frozenset[str] = frozenset()
+
 _PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip"})
 _PROXY_PREFIXES = ("x-forwarded-", "cf-")
 _PROXY_SUFFIX = "-client-ip"

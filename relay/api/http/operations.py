@@ -18,17 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from relay.api.http import idempotency, limits, params
-from relay.api.http.auth import (
-    ADMIN,
-    DELIVERIES_WRITE,
-    EVENTS_WRITE,
-    JOBS_WRITE,
-    METRICS,
-    PROXY,
-    READ,
-    SUBSCRIPTIONS_WRITE,
-    Identity,
-)
+from relay.api.http.auth import ADMIN, PUBLIC, READS, SUBSCRIPTIONS_WRITE, Identity
 from relay.api.http.dependencies import Account, ApiDependencies, ApiSettings
 from relay.api.http.fields import Nothing
 from relay.api.http.idempotency import FirstSent, Repeats
@@ -44,21 +34,6 @@ from relay.errors import Forbidden, NotFound, RequestError, StoreError, Unauthor
 from relay.ids import new_id, same_id
 from relay.redaction import url_without_path
 from subscribers.registry import redacted_url
-
-PUBLIC = None
-READS = frozenset({READ})
-READS_JOBS = frozenset({READ, JOBS_WRITE})
-WRITES_JOBS = frozenset({JOBS_WRITE})
-READS_SUBSCRIPTIONS = frozenset({READ, SUBSCRIPTIONS_WRITE})
-WRITES_SUBSCRIPTIONS = frozenset({SUBSCRIPTIONS_WRITE})
-PULLS = frozenset({DELIVERIES_WRITE, SUBSCRIPTIONS_WRITE})
-WRITES_EVENTS = frozenset({EVENTS_WRITE})
-READS_METRICS = frozenset({METRICS})
-READS_TRACKED = frozenset({READ, JOBS_WRITE, PROXY})
-"""For reads of tracked jobs through the drop-in."""
-USES_UPSTREAM = frozenset({JOBS_WRITE, PROXY})
-"""For everything else through it: the account's key sees and does more than the relay shows."""
-ADMINS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, kw_only=True)

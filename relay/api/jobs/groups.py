@@ -7,18 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 from starlette.responses import Response
 
+from relay.api.http.auth import READS_JOBS, WRITES_JOBS
 from relay.api.http.fields import SOURCE, TIME, Body
 from relay.api.http.idempotency import Repeats, members
-from relay.api.http.operations import (
-    NEXT,
-    READS_JOBS,
-    WRITES_JOBS,
-    Answer,
-    Call,
-    Operation,
-    json_response,
-    page_response,
-)
+from relay.api.http.operations import NEXT, Answer, Call, Operation, json_response, page_response
 from relay.api.http.params import PAGE, choice, text
 from relay.api.http.shown import Shown, Time, example_of, page_of
 from relay.api.http.validation import validate

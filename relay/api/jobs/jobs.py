@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from relay.api.events.events import EventPage
 from relay.api.http import stream
+from relay.api.http.auth import READS_JOBS, WRITES_JOBS
 from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, SOURCE, Body, NextCursor, Nothing
 from relay.api.http.idempotency import REFUSED_BEFORE, STORED, Repeats, members, stored
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
@@ -16,9 +17,7 @@ from relay.api.http.operations import (
     LAST_EVENT_ID,
     LOCATION,
     NEXT,
-    READS_JOBS,
     STREAM,
-    WRITES_JOBS,
     Answer,
     Call,
     Operation,

@@ -17,17 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from starlette.responses import Response
 
+from relay.api.http.auth import WRITES_SUBSCRIPTIONS
 from relay.api.http.fields import FAILED, Body
 from relay.api.http.idempotency import stored
-from relay.api.http.operations import (
-    WRITES_SUBSCRIPTIONS,
-    Answer,
-    Call,
-    Context,
-    Operation,
-    json_response,
-    request_id_of,
-)
+from relay.api.http.operations import Answer, Call, Context, Operation, json_response, request_id_of
 from relay.api.http.problems import MAX_ERRORS, did_you_mean
 from relay.api.http.shown import Shown
 from relay.api.http.validation import invalid, under, validate

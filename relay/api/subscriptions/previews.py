@@ -15,8 +15,9 @@ from starlette.responses import Response
 from relay.api.deliveries.deliveries import is_signed_name, recipient_of
 from relay.api.deliveries.sink_credentials import sent_headers_view
 from relay.api.events.events import CloudEvent
+from relay.api.http.auth import READS_SUBSCRIPTIONS
 from relay.api.http.fields import FAILED, ID_PATTERN, Body
-from relay.api.http.operations import READS_SUBSCRIPTIONS, Answer, Call, Operation, json_response
+from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown, Time
 from relay.api.http.validation import invalid, under, validate
 from relay.api.jobs.registration import is_printable_id

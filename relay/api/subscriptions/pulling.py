@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from relay.api.events.events import CloudEvent
-from relay.api.http.auth import TOKEN_GONE
+from relay.api.http.auth import PULLS, TOKEN_GONE
 from relay.api.http.fields import DELIVERY_ID, EVENT_ID, TIME, Body
 from relay.api.http.idempotency import STORED
-from relay.api.http.operations import PULLS, Answer, Call, Operation, json_response
+from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.problems import known
 from relay.api.http.shown import Shown, Time
 from relay.api.http.stream import fragment
