@@ -171,7 +171,12 @@ def test_accidental_body_changes_are_detected(sent: bytes, received: bytes) -> N
         ({"content-type": "application/json"}, b'{"id":"other"}', None),
         ({"content-type": "application/json"}, b'[{"specversion":"1.0"}]', None),
         (
-            {"content-type": "application/cloudevents+json"},
+            {"content-type": "application/cloudevents+json", "webhook-id": "evt_1"},
+            b'{"specversion":"1.0","id":"A-17"}',
+            None,  # a published event has the id of its program
+        ),
+        (
+            {"content-type": "application/cloudevents+json", "webhook-id": "evt_1"},
             b'{"specversion":"1.0","id":"evt_other"}',
             "its event has another id than webhook-id",
         ),
