@@ -104,6 +104,11 @@ REFUSED: dict[str, tuple[Request, type[VerificationError], str]] = {
     "no number": (Request(headers={"webhook-timestamp": "soon"}), VerificationError, "malformed_timestamp"),
     "a huge number": (Request(headers={"webhook-timestamp": "9" * 400}), VerificationError, "malformed_timestamp"),
     "an ed25519 signature": (Request(secrets=(new_signing_key(b"k" * 32),)), VerificationError, "no_v1_signature"),
+    "another secret of a template": (
+        Request(body=b'{"text": "x"}', media="application/json", secrets=(OTHER,)),
+        WrongSecret,
+        "wrong_secret",
+    ),
     "a hostile id": (Request(headers={"webhook-id": "\ud800"}), WrongSecret, "wrong_secret"),
     "a hostile signature": (Request(headers={"webhook-signature": "v1,\ud800"}), WrongSecret, "wrong_secret"),
     "a flat object": (Request(body=b'{"a": 1}'), VerificationError, "unfit_body"),
@@ -128,7 +133,11 @@ def test_tolerance_is_given() -> None:
         verify(*Request(seconds_ago=60).sent(), SECRET, tolerance_seconds=30)
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_short", "whsec_%%%", SECRET.removeprefix("whsec_")])
+LONG = "whsec_" + "A" * 88
+"""Of 66 bytes."""
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_short", "whsec_%%%", LONG, SECRET.removeprefix("whsec_")])
 def test_malformed_secret_is_named_and_not_quoted(secret: str) -> None:
     with pytest.raises(ValueError, match="whsec_ and base64"):
         verify(*Request().sent(), secret)
@@ -260,7 +269,9 @@ def test_secret_comes_from_the_environment_or_is_asked_for(monkeypatch: pytest.M
         Receiver()
     monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
     body, headers = Request().sent()
-    assert Receiver().handle("POST", headers, body).status == 204
+    receives = Receiver()
+    receives.on()(lambda event: None)
+    assert receives.handle("POST", headers, body).status == 204
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_wrong")
     with pytest.raises(ValueError, match="whsec_ and base64"):
         Receiver()

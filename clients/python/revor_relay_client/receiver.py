@@ -136,6 +136,8 @@ class Receiver:
             return _refusal(405, "send events by POST", Allow="POST, OPTIONS")
         if len(body) > MAX_BODY_BYTES:
             return _refusal(413, f"the body has more than {MAX_BODY_BYTES >> 20} MiB")
+        if not self._handlers:
+            return _refusal(500, "no function takes events: add one with on")
         try:
             return verify_all(body, headers, self._secret, tolerance_seconds=self._tolerance_seconds)
         except VerificationError as error:
