@@ -6,6 +6,7 @@
 import asyncio
 import base64
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -25,6 +26,8 @@ from standardwebhooks.webhooks import Webhook
 
 import relay
 from relay.api.app import openapi_json
+from revor_relay_client import Receiver, VerificationError, verify
+from revor_relay_client import Relay as PythonRelay
 from tests.support.api_world import SETTINGS
 from tests.support.cut_proxy import cut_proxy
 from tests.support.npm import typescript_client
@@ -176,6 +179,11 @@ async def test_first_program_of_the_readme_runs_as_it_stands(world: RelayWorld, 
     assert (await world.get("/v1/subscriptions"))["items"] == []
 
 
+async def test_signed_request_of_an_unknown_job_is_refused_at_once(world: RelayWorld) -> None:
+    program = 'say((await new Relay().signedRequest("x").catch((error) => error)).code);'
+    assert await answers(world.folder, program, **at(world)) == ["job_not_found"]
+
+
 async def test_second_program_of_the_readme_is_a_receiver(world: RelayWorld) -> None:
     program = blocks((ROOT / README).read_text(encoding="utf-8"), "js")[1]
     (world.folder / "worker.mjs").write_text(program)
@@ -279,6 +287,7 @@ await new Relay().pull("s", (event) => { say(event.id); ending.abort(); }, { lea
     async with serving({"/v1/subscriptions/s/{action}": pull}) as url:
         assert await answers(folder, program, RELAY_URL=url) == ["1"]
     assert said[-1] == ("ack", {"ids": ["dlv_1"]})
+    assert said[0][1]["max"] == inspect.signature(PythonRelay.pull).parameters["at_once"].default
 
 
 async def test_big_integers_keep_their_digits(world: RelayWorld) -> None:
@@ -506,7 +515,9 @@ await relay.request("GET", "/v1/../x").catch(tell);
 
 # --- verification
 
-BODY = b'{"specversion": "1.0", "id": "evt_1", "type": "ai.revor.job.failed", "data": {"n": 1.0}}'
+BODY = b'{"specversion": "1.0", "id": "evt_1", "source": "/s", "type": "ai.revor.job.failed", "data": {"n": 1.0}}'
+PUBLISHED = BODY.replace(b"evt_1", b"A-17")
+EVENT, BATCH = ({"content-type": f"application/cloudevents{more}+json"} for more in ("", "-batch"))
 
 
 def signed(
@@ -538,20 +549,31 @@ def vectors() -> dict[str, tuple[dict[str, Any], str]]:
         "old": (signed(age=400), "old_timestamp"),
         "ahead": (signed(age=-400), "future_timestamp"),
         "another secret": (signed(secret=OTHER_SECRET), "wrong_secret"),
-        "another secret, and old": (signed(secret=OTHER_SECRET, age=400), "old_timestamp"),
+        "another secret, and old": (signed(secret=OTHER_SECRET, age=400), "wrong_secret"),
         "another byte": (changed(signed(), BODY.replace(b"1.0}", b"2.0}")), "wrong_secret"),
         "another length": (changed(signed(**{"content-length": str(len(BODY))}), BODY + b"x"), "changed_body"),
-        "white space": (changed(signed(), BODY + b"\n"), "changed_body"),
-        "cut": (changed(signed(**{"content-type": "application/cloudevents+json"}), BODY[:-1]), "changed_body"),
-        "another event": (signed(id="evt_2", secret=OTHER_SECRET, **{"content-type": JSON}), "changed_body"),
+        "white space": (changed(signed(**{"content-length": str(len(BODY))}), BODY + b"\n"), "changed_body"),
+        "cut": (changed(signed(**EVENT), BODY[:-1]), "changed_body"),
+        "a cut batch": (changed(signed(b"[" + BODY + b"]", **BATCH), b"[" + BODY), "changed_body"),
+        "another event": (signed(id="evt_2", secret=OTHER_SECRET, **EVENT), "changed_body"),
+        "a published event": (signed(PUBLISHED, **EVENT), "ok"),
+        "a published event, another secret": (signed(PUBLISHED, secret=OTHER_SECRET, **EVENT), "wrong_secret"),
+        "no event, another secret": (signed(b"{}", secret=OTHER_SECRET, **{"content-type": JSON}), "wrong_secret"),
         "another timestamp": (signed(**{"webhook-timestamp": str(int(time.time()) - 1)}), "wrong_secret"),
         "no id": (signed(**{"Webhook-Id": LEFT_OUT}), "missing_header"),
+        "no timestamp": (signed(**{"webhook-timestamp": LEFT_OUT}), "missing_header"),
         "no signature": (signed(**{"webhook-signature": LEFT_OUT}), "missing_header"),
         "no number": (signed(**{"webhook-timestamp": "1e9"}), "malformed_timestamp"),
         "another scheme": (signed(**{"webhook-signature": "v1a,AAAA"}), "no_v1_signature"),
         "no base64": (signed(**{"webhook-signature": "v1,\u00e9!"}), "wrong_secret"),
         "no event": (signed(b"null"), "unfit_body"),
-        "a batch": (signed(b"[" + BODY + b"," + BODY + b"]"), "unfit_body"),
+        "no source": (signed(BODY.replace(b"source", b"sauce"), **EVENT), "unfit_body"),
+        "another content type": (signed(**{"content-type": "text/plain"}), "ok"),
+        "a batch": (signed(b"[" + BODY + b"," + BODY + b"]", **BATCH), "unfit_body"),
+        "a batch of one": (signed(b"[" + BODY + b"]", **BATCH), "ok"),
+        "a batch of none": (signed(b"[]", **BATCH), "unfit_body"),
+        "a batch of another type": (signed(b"[" + BODY + b"]", **EVENT), "unfit_body"),
+        "an event of a batch's type": (signed(**BATCH), "unfit_body"),
     }
 
 
@@ -578,6 +600,119 @@ async def test_verifier_agrees_with_the_reference_implementation(folder: Path) -
     program = CHECKED + "say(await checked(JSON.parse(process.env.VECTORS), process.env.SECRET));"
     requests, expected = vectors_to_send()
     assert await answers(folder, program, VECTORS=requests, SECRET=SECRET) == [expected]
+
+
+MALFORMED_SECRETS = ("whsec_", "whsec_short", "whsec_%%%", SECRET.removeprefix("whsec_"))
+MALFORMED_SECRETS += tuple(f"whsec_{base64.b64encode(bytes(length)).decode()}" for length in (23, 65))
+METHODS = ("GET", "DELETE", "PUT", "PATCH")
+ASKS: tuple[dict[str, str], ...] = (
+    {},
+    {"WebHook-Request-Origin": "relay.example.com"},
+    {"WebHook-Request-Origin": "relay.example.com", "WebHook-Request-Rate": "60"},
+)
+
+
+def of_python(requests: Mapping[str, dict[str, Any]]) -> list[Any]:
+    """What the Python client says of the requests."""
+
+    def judged(headers: dict[str, str], body: bytes) -> str:
+        try:
+            verify(body, headers, SECRET)
+        except VerificationError as error:
+            return error.reason
+        return "ok"
+
+    def is_taken(secret: str) -> bool:
+        try:
+            Receiver(secret)
+        except ValueError:
+            return False
+        return True
+
+    receiver, took = Receiver(SECRET), list[str]()
+    receiver.on()(lambda event: took.append(event.id))
+    sent = {name: (one["headers"], base64.b64decode(one["body"])) for name, one in requests.items()}
+    handshakes = [receiver.handle("OPTIONS", asks, b"") for asks in ASKS]
+    return [
+        {name: judged(*request) for name, request in sent.items()},
+        {name: receiver.handle("POST", *request).status for name, request in sent.items()},
+        [receiver.handle(method, *sent["valid"]).status for method in METHODS],
+        took,
+        [[one.status, one.headers.get("WebHook-Allowed-Rate")] for one in handshakes],
+        receiver.handle("POST", sent["valid"][0], b" " * (2 << 20)).status,
+        receiver.handle("POST", sent["valid"][0], b" " * ((2 << 20) + 1)).status,
+        Receiver(SECRET).handle("POST", *sent["another secret"]).status,
+        [is_taken(secret) for secret in MALFORMED_SECRETS],
+    ]
+
+
+async def test_both_clients_say_the_same_of_each_request(folder: Path) -> None:
+    program = (
+        CHECKED
+        + """
+const { VECTORS, SECRET: secret, METHODS, ASKS, MALFORMED } = process.env;
+const vectors = JSON.parse(VECTORS), took = [];
+const hook = client.receiver({ secret }).on("*", (event) => took.push(event.id));
+const answer = (init, receiver = hook) => receiver(new Request("http://here/", init));
+const sent = ({ headers, body }, method = "POST") =>
+  ({ method, headers, body: method === "GET" ? null : Buffer.from(body, "base64") });
+const statuses = {}, methods = [], handshakes = [];
+for (const [name, one] of Object.entries(vectors)) statuses[name] = (await answer(sent(one))).status;
+for (const method of JSON.parse(METHODS)) methods.push((await answer(sent(vectors.valid, method))).status);
+for (const headers of JSON.parse(ASKS)) {
+  const { status, headers: given } = await answer({ method: "OPTIONS", headers });
+  handshakes.push([status, given.get("WebHook-Allowed-Rate")]);
+}
+const { headers } = vectors.valid;
+const large = async (size) => (await answer({ method: "POST", headers, body: " ".repeat(size) })).status;
+const none = (await answer(sent(vectors["another secret"]), client.receiver({ secret }))).status;
+const isTaken = (secret) => { try { return Boolean(client.receiver({ secret })); } catch { return false; } };
+const sizes = [await large(2 << 20), await large((2 << 20) + 1)], taken = JSON.parse(MALFORMED).map(isTaken);
+say([await checked(vectors, secret), statuses, methods, took, handshakes, ...sizes, none, taken]);
+"""
+    )
+    requests, expected = vectors_to_send()
+    tables = {"METHODS": json.dumps(METHODS), "ASKS": json.dumps(ASKS), "MALFORMED": json.dumps(MALFORMED_SECRETS)}
+    (found,) = await answers(folder, program, VECTORS=requests, SECRET=SECRET, **tables)
+    assert found == of_python(json.loads(requests))
+    reasons, statuses, methods, took, handshakes, *others = found
+    assert reasons == expected
+    batches = {"a batch": 204, "a batch of none": 204}
+    by_reason = {"ok": 204, "unfit_body": 422}
+    assert statuses == {name: by_reason.get(reason, 401) for name, reason in expected.items()} | batches
+    assert methods == [405, 405, 204, 204]
+    assert took.count("A-17") == 1
+    assert handshakes == [[403, None], [200, None], [200, "*"]]
+    assert others == [401, 413, 500, [False] * len(MALFORMED_SECRETS)]
+
+
+async def test_body_that_was_read_or_parsed_before_is_told(folder: Path) -> None:
+    program = """
+const { headers, body } = JSON.parse(process.env.VECTORS).valid, secret = process.env.SECRET;
+const read = new Request("http://here/", { method: "POST", headers, body });
+await read.text();
+for (const request of [{ headers, body: {} }, { headers }, read]) {
+  say(await client.verify(request, secret).catch((error) => `${error.name} ${error.message}`));
+}
+"""
+    found = await answers(folder, program, VECTORS=vectors_to_send()[0], SECRET=SECRET)
+    assert [text.partition(" give ")[0] for text in found] == ["TypeError body:"] * 3
+
+
+async def test_forged_request_with_many_signatures_costs_one_of_them(folder: Path) -> None:
+    program = """
+const { headers, body } = JSON.parse(process.env.VECTORS).valid, { subtle } = crypto;
+let times = 0;
+for (const name of ["sign", "verify"]) {
+  const own = subtle[name].bind(subtle);
+  subtle[name] = (...given) => { times += 1; return own(...given); };
+}
+const forged = { ...headers, "webhook-signature": Array(50).fill("v1," + "A".repeat(43) + "=").join(" ") };
+const request = { headers: forged, body: atob(body) };
+const { reason } = await client.verify(request, process.env.SECRET).catch((error) => error);
+say([reason, times]);
+"""
+    assert await answers(folder, program, VECTORS=vectors_to_send()[0], SECRET=SECRET) == [["wrong_secret", 1]]
 
 
 async def test_worker_verifies_receives_and_tracks(world: RelayWorld, client: Path) -> None:
@@ -634,7 +769,9 @@ const sent = async (name, method = "POST") => {
   const init = method === "POST" ? { method, headers, body: Buffer.from(body, "base64") } : { method };
   say((await hook(new Request("http://here/", init))).status);
 };
-await sent("valid"); // without a handler
+await sent("valid"); // without a handler: the event would be lost
+hook.on("job.succeeded", () => say("no"));
+await sent("valid");
 hook.on("ai.revor.job.failed", (event) => say(event.id));
 hook.on("failed", () => say("short")).on("x.failed", () => say("no"));
 await sent("valid");
@@ -648,7 +785,7 @@ say((await hook(new Request("http://here/", large))).status);
 """
     found = await answers(folder, program, VECTORS=vectors_to_send()[0], SECRET=SECRET)
     both = ["evt_1", "short"]
-    assert found == [204, *both, 204, *both, *both, 204, 401, 405, *both, "no room", 500, 413]
+    assert found == [500, 204, *both, 204, *both, *both, 204, 401, 405, *both, "no room", 500, 413]
 
 
 async def test_body_that_is_no_json_is_refused_without_delay(folder: Path) -> None:
@@ -656,7 +793,7 @@ async def test_body_that_is_no_json_is_refused_without_delay(folder: Path) -> No
     program = """
 const body = '{"n": 1234567890123456, ' + '\\\\"'.repeat(500_000);
 const headers = { ...JSON.parse(process.env.VECTORS).valid.headers, "content-type": "application/json" };
-const hook = client.receiver({ secret: process.env.SECRET });
+const hook = client.receiver({ secret: process.env.SECRET }).on("*", () => {});
 say((await hook(new Request("http://here/", { method: "POST", headers, body }))).status);
 """
     assert await answers(folder, program, VECTORS=vectors_to_send()[0], SECRET=SECRET) == [401]
@@ -673,6 +810,19 @@ for (const headers of [{ "WebHook-Request-Origin": "relay.example.com" }, {}]) {
 close();
 """
     assert await answers(folder, program, SECRET=SECRET) == [[200, "relay.example.com"], [403, None]]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+async def test_receiver_in_node_takes_each_method_of_a_subscription(folder: Path, method: str) -> None:
+    program = """
+import { serve } from "revor-relay-client/node";
+const { url, close } = await serve(client.receiver({ secret: process.env.SECRET }).on("*", (event) => say(event.id)));
+const { headers, body } = JSON.parse(process.env.VECTORS).valid;
+say((await fetch(url, { method: process.env.METHOD, headers, body: Buffer.from(body, "base64") })).status);
+close();
+"""
+    variables = {"VECTORS": vectors_to_send()[0], "SECRET": SECRET, "METHOD": method}
+    assert await answers(folder, program, **variables) == ["evt_1", 204]
 
 
 async def test_each_request_that_changes_something_has_a_key_that_stays(folder: Path) -> None:

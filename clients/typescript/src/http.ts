@@ -160,7 +160,7 @@ export class Transport {
     // In Node the cause of the error has the words.
     const error = thrown instanceof Error && thrown.cause instanceof Error ? thrown.cause : thrown;
     const why = this.#shown(error instanceof Error ? error.message || error.name : String(error));
-    return new RelayError(0, "unreachable", `no answer from ${this.#url}: ${why}`, true);
+    return new RelayError(0, "unreachable", `no relay answers at ${this.#url} (RELAY_URL): ${why}`, true);
   }
 
   /** A text from outside, cut, and without the token, which an answer may repeat. */

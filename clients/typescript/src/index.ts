@@ -71,11 +71,12 @@ export interface StreamOptions {
   job?: string;
   /** Begins after this event. Default: with the next one that is recorded. */
   lastEventId?: string;
+  /** Ends the stream, which then throws its reason; `break` ends it without. */
   signal?: AbortSignal;
 }
 
 export interface PullOptions {
-  /** Deliveries of one answer (100). */
+  /** Deliveries of one answer (10). */
   max?: number;
   /** For how long they are reserved for this program (60). */
   leaseSeconds?: number;
@@ -208,10 +209,11 @@ export class Relay {
     { timeoutSeconds = 60, ...options }: { timeoutSeconds?: number; signal?: AbortSignal } = {},
   ): Promise<{ request: RawRequest; secret: string }> {
     const secret = randomSecret();
+    const { id: subject } = await this.request("GET", `/v1/jobs/${segment(job)}`, undefined, options);
     const subscription = await this.request("POST", "/v1/subscriptions", {
       sink: "https://inbox.invalid/",
       types: ["succeeded", "failed", "cancelled", "not_found"],
-      filters: [{ exact: { subject: job } }],
+      filters: [{ exact: { subject } }],
       description: "revor-relay-client: one signed request",
       config: { kind: "webhook", start: "earliest", handshake: "required", secret },
     }, options);
@@ -242,7 +244,7 @@ export class Relay {
     handler: (event: RelayEvent, delivery: Delivery) => unknown,
     options: PullOptions = {},
   ): Promise<void> {
-    const { signal, max = 100, leaseSeconds = 60 } = options;
+    const { signal, max = 10, leaseSeconds = 60 } = options;
     const onError = options.onError ?? ((error) => console.error(error));
     const path = `/v1/subscriptions/${segment(subscription)}`;
     const post = (action: string, body: unknown, more = {}) =>

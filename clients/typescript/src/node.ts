@@ -13,7 +13,7 @@ export function nodeHandler(receive: Receive): (request: IncomingMessage, respon
     try {
       const { method = "GET" } = request;
       const headers = new Headers(request.headers as Record<string, string>);
-      const body = method === "POST" ? (Readable.toWeb(request) as ReadableStream<Uint8Array>) : null;
+      const body = !["GET", "HEAD"].includes(method) ? (Readable.toWeb(request) as ReadableStream<Uint8Array>) : null;
       answer = await receive(new Request("http://receiver/", { method, headers, body, duplex: "half" } as RequestInit));
     } catch (error) {
       console.error(error);

@@ -6,8 +6,9 @@ import type { components } from "./openapi.js";
 type Schemas = components["schemas"];
 
 const TOLERANCE_SECONDS = 300;
-const MAX_BODY_BYTES = 4 * 1024 * 1024;
+const MAX_BODY_BYTES = 2 * 1024 * 1024; // a batch has at most 1 MiB
 const MAX_SIGNATURES = 100;
+const BATCH = "application/cloudevents-batch+json";
 
 /** A CloudEvent. An integer of its data beyond 2^53 is a string of its digits. */
 export interface RelayEvent {
@@ -72,9 +73,11 @@ export async function verify<E = RelayEvent>(
   secret: Secret,
   options: VerifyOptions = {},
 ): Promise<E> {
-  const [event, ...others] = await verifyAll(request, secret, options);
-  if (others.length > 0) throw new VerificationError("unfit_body", "it is a batch: use verifyAll");
-  return event as E;
+  const events = await verifyAll(request, secret, options);
+  if (events.length !== 1) {
+    throw new VerificationError("unfit_body", `the request has ${events.length} events: use verifyAll`);
+  }
+  return events[0] as E;
 }
 
 /** The events of a request in content mode `structured` or `batch`, in their order. Throws as `verify` does. */
@@ -82,19 +85,31 @@ export async function verifyAll(
   request: Request | RawRequest,
   secret: Secret,
   options: VerifyOptions = {},
-): Promise<[RelayEvent, ...RelayEvent[]]> {
+): Promise<RelayEvent[]> {
   const headers = headersOf(request.headers);
-  const given = request.body;
-  const body = typeof given === "string" ? new TextEncoder().encode(given)
-    : given instanceof Uint8Array ? given
-    : await readBytes(given, MAX_BODY_BYTES);
+  const body = await bodyOf(request);
   await check(headers, body, [secret].flat(), options.toleranceSeconds ?? TOLERANCE_SECONDS);
   const found = jsonOf(body);
-  const events = Array.isArray(found) ? found : [found];
-  if (events.length === 0 || !events.every((one) => isObject(one) && typeof one["type"] === "string")) {
-    throw new VerificationError("unfit_body", "the body is no CloudEvent as JSON, and no array of them");
+  const events = headers.get("content-type")?.startsWith(BATCH) ? found : [found];
+  if (!Array.isArray(events) || !events.every(isEvent)) {
+    throw new VerificationError("unfit_body", `the body is signed and no CloudEvent as JSON, nor an array of type ${BATCH}`);
   }
-  return events as [RelayEvent, ...RelayEvent[]];
+  return events;
+}
+
+async function bodyOf(request: Request | RawRequest): Promise<Uint8Array> {
+  const { body } = request;
+  if (typeof body === "string") return new TextEncoder().encode(body);
+  if (body instanceof Uint8Array) return body;
+  const isUnread = body instanceof ReadableStream && !body.locked && !("bodyUsed" in request && request.bodyUsed);
+  if (body !== null && !isUnread) {
+    throw new TypeError("body: give its raw bytes from before any JSON parser, or a Request that was not read");
+  }
+  return readBytes(body, MAX_BODY_BYTES);
+}
+
+function isEvent(value: unknown): value is RelayEvent {
+  return isObject(value) && ["specversion", "id", "source", "type"].every((name) => typeof value[name] === "string");
 }
 
 async function check(headers: Pick<Headers, "get">, body: Uint8Array, secrets: readonly string[], toleranceSeconds: number) {
@@ -110,42 +125,40 @@ async function check(headers: Pick<Headers, "get">, body: Uint8Array, secrets: r
   const given = signature.split(/\s+/).filter((one) => one.startsWith("v1,")).slice(0, MAX_SIGNATURES);
   if (given.length === 0) throw new VerificationError("no_v1_signature", "webhook-signature has no v1 signature");
 
-  const matches = async (candidate: Uint8Array): Promise<boolean> => {
-    const content = new Uint8Array(await new Blob([`${id}.${timestamp}.`, new Uint8Array(candidate)]).arrayBuffer());
-    for (const key of keys) {
-      for (const one of given) {
-        const raw = bytesOf(one.slice("v1,".length));
-        if (raw && (await crypto.subtle.verify("HMAC", key, raw, content))) return true; // in constant time
-      }
+  const content = new Uint8Array(await new Blob([`${id}.${timestamp}.`, new Uint8Array(body)]).arrayBuffer());
+  const right = await Promise.all(keys.map(async (key) => base64Of(await crypto.subtle.sign("HMAC", key, content))));
+  if (!given.some((one) => right.some((signature) => isSame(`v1,${signature}`, one)))) {
+    const changed = changeOf(headers, body, id);
+    if (changed) {
+      throw new VerificationError("changed_body", `the body was changed after it was signed: ${changed}. Verify its raw bytes`);
     }
-    return false;
-  };
-
-  const age = Date.now() / 1000 - Number(timestamp);
-  const checkTime = () => {
-    if (Math.abs(age) <= toleranceSeconds) return;
-    const [reason, off] = age > 0 ? (["old_timestamp", "old"] as const) : (["future_timestamp", "ahead"] as const);
-    const detail = `the timestamp is ${Math.round(Math.abs(age))} s ${off}, ${toleranceSeconds} s are allowed`;
-    throw new VerificationError(reason, detail);
-  };
-  if (await matches(body)) return checkTime();
-  let changed = changeOf(headers, body, id);
-  for (const candidate of rewritten(body)) {
-    if (await matches(candidate)) changed = "it was parsed and written again: verify its raw bytes";
+    throw new VerificationError("wrong_secret", "no signature matches: the secret is another one, or the body was changed");
   }
-  if (changed) throw new VerificationError("changed_body", `the body is not the one that was signed: ${changed}`);
-  checkTime();
-  const detail = "no signature matches: the secret is another one, or the id, timestamp or body was changed";
-  throw new VerificationError("wrong_secret", detail);
+  const age = Date.now() / 1000 - Number(timestamp);
+  if (Math.abs(age) <= toleranceSeconds) return;
+  const [reason, off] = age > 0 ? (["old_timestamp", "old"] as const) : (["future_timestamp", "ahead"] as const);
+  const detail = `the timestamp is ${Math.round(Math.abs(age))} s ${off}, ${toleranceSeconds} s are allowed`;
+  throw new VerificationError(reason, detail);
+}
+
+/** Compares in constant time. */
+function isSame(one: string, other: string): boolean {
+  let difference = one.length ^ other.length;
+  for (let at = 0; at < one.length; at++) difference |= one.charCodeAt(at) ^ other.charCodeAt(at);
+  return difference === 0;
 }
 
 /** Throws TypeError, which does not quote it, if a secret is malformed. */
-function keyOf(secret: string): Promise<CryptoKey> {
+function rawKeyOf(secret: string): Uint8Array<ArrayBuffer> {
   const bytes = secret.startsWith("whsec_") ? bytesOf(secret.slice("whsec_".length)) : undefined;
   if (bytes === undefined || bytes.length < 24 || bytes.length > 64) {
     throw new TypeError("secret: it must be whsec_ and the base64 of 24 to 64 bytes");
   }
-  return crypto.subtle.importKey("raw", bytes, { name: "HMAC", hash: "SHA-256" }, false, ["verify"]);
+  return bytes;
+}
+
+function keyOf(secret: string): Promise<CryptoKey> {
+  return crypto.subtle.importKey("raw", rawKeyOf(secret), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
 }
 
 export function randomSecret(): string {
@@ -153,7 +166,11 @@ export function randomSecret(): string {
 }
 
 export function secretOf(bytes: Uint8Array): string {
-  return `whsec_${btoa(String.fromCharCode(...bytes))}`;
+  return `whsec_${base64Of(bytes)}`;
+}
+
+function base64Of(bytes: ArrayBuffer | Uint8Array): string {
+  return btoa(String.fromCharCode(...new Uint8Array(bytes)));
 }
 
 function bytesOf(base64: string): Uint8Array<ArrayBuffer> | undefined {
@@ -164,17 +181,7 @@ function bytesOf(base64: string): Uint8Array<ArrayBuffer> | undefined {
   }
 }
 
-/** The body as a framework may have had it before it was written again. */
-function* rewritten(body: Uint8Array): Generator<Uint8Array> {
-  const text = new TextDecoder().decode(body);
-  for (const one of [text.trim(), `${text}\n`]) yield new TextEncoder().encode(one);
-  try {
-    yield new TextEncoder().encode(JSON.stringify(JSON.parse(text)));
-  } catch {
-    // it is no JSON
-  }
-}
-
+/** The proof that the body is not the one that was signed. */
 function changeOf(headers: Pick<Headers, "get">, body: Uint8Array, id: string): string | undefined {
   const length = headers.get("content-length") ?? "";
   if (/^\d+$/.test(length) && Number(length) !== body.length) {
@@ -183,13 +190,15 @@ function changeOf(headers: Pick<Headers, "get">, body: Uint8Array, id: string): 
   if (!headers.get("content-type")?.includes("json")) return undefined;
   const found = jsonOf(body);
   if (found === undefined) return "it is not complete JSON";
-  if (isObject(found) && "specversion" in found && found["id"] !== id) return "its event has another id than webhook-id";
-  return undefined;
+  const own = isObject(found) && "specversion" in found ? found["id"] : undefined;
+  // A published event has the id of its program, and webhook-id the relay's.
+  const isRelays = typeof own === "string" && own.startsWith("evt_") && id.startsWith("evt_");
+  return isRelays && own !== id ? "its event has another id than webhook-id" : undefined;
 }
 
 function jsonOf(body: Uint8Array): unknown {
   try {
-    return parseJson(new TextDecoder().decode(body));
+    return parseJson(new TextDecoder("utf-8", { fatal: true }).decode(body));
   } catch {
     return undefined;
   }
@@ -209,7 +218,10 @@ export interface ReceiverOptions extends VerifyOptions {
   onError?: (error: unknown, event: RelayEvent) => void;
 }
 
-/** Answers requests of a relay: 204 once the handlers have returned, 401 if it does not verify, 500 if one throws. */
+/**
+ * Answers requests of a relay: 204 once the handlers have returned, 401 if it does not verify, 422 if it has no event,
+ * 500 if a handler throws or there is none.
+ */
 export interface Receiver {
   (request: Request): Promise<Response>;
   /** Adds a handler of a type: `job.failed`, `ai.revor.job.failed`, or `*` for all. An event may come twice. */
@@ -220,6 +232,7 @@ export interface Receiver {
 export function receiver(options: ReceiverOptions = {}): Receiver {
   const secret = options.secret ?? variable("WEBHOOK_SECRET");
   if (secret === undefined || secret.length === 0) throw new TypeError("secret: give one, or set WEBHOOK_SECRET");
+  [secret].flat().forEach(rawKeyOf);
   const onError = options.onError ?? ((error) => console.error(error));
   const handlers: { name: string; handler: (event: any) => unknown }[] = [];
   const answer = (status: number, text: string | null = null) => new Response(text, { status });
@@ -228,14 +241,19 @@ export function receiver(options: ReceiverOptions = {}): Receiver {
     if (request.method === "OPTIONS") {
       const origin = request.headers.get("WebHook-Request-Origin") ?? "";
       if (!origin) return answer(403);
-      return new Response(null, { headers: { Allow: "POST", "WebHook-Allowed-Origin": origin } }); // agrees
+      const agreed = new Headers({ Allow: "POST, OPTIONS", "WebHook-Allowed-Origin": origin });
+      if (request.headers.has("WebHook-Request-Rate")) agreed.set("WebHook-Allowed-Rate", "*");
+      return new Response(null, { headers: agreed });
     }
-    if (request.method !== "POST") return answer(405);
+    if (!["POST", "PUT", "PATCH"].includes(request.method)) {
+      return new Response("send events by POST", { status: 405, headers: { Allow: "POST, OPTIONS" } });
+    }
+    if (handlers.length === 0) return answer(500, "no function takes events: add one with on");
     let events: RelayEvent[];
     try {
       events = await verifyAll(request, secret, options);
     } catch (error) {
-      if (error instanceof VerificationError) return answer(401, error.message);
+      if (error instanceof VerificationError) return answer(error.reason === "unfit_body" ? 422 : 401, error.message);
       if (error instanceof TooLarge) return answer(413);
       throw error;
     }
