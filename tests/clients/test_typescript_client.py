@@ -145,6 +145,9 @@ export async function main(request: Request): Promise<RelayEvent> {
 }
 """
     )
+    readme = blocks((ROOT / README).read_text(encoding="utf-8"), "js")[0]
+    declared = "declare const process: { env: Record<string, string | undefined> };\n"
+    (folder / "first.mts").write_text(readme + declared)
     options = {"strict": True, "noEmit": True, "target": "es2022", "lib": ["es2022", "dom"], "types": []}
     (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": {**options, "module": "nodenext"}}))
     command = ["node", str(folder / "node_modules/revor-relay-client/node_modules/typescript/bin/tsc")]
@@ -172,6 +175,7 @@ async def test_first_program_of_the_readme_runs_as_it_stands(world: RelayWorld, 
     subprocess.run(command, cwd=world.folder, check=True, capture_output=True, timeout=RUN_SECONDS)
     program = blocks(page, "js")[0]
     assert len(program.splitlines()) < 20
+    assert prompts(blocks(page, "console")[1])[-1] == "JOB_ID=… node first.mjs"
     job_id = await world.upstream_job()
     code, stdout, stderr = await ran(world.folder, program, **at(world), JOB_ID=job_id)
     assert (code, stderr) == (0, ""), stderr
