@@ -103,16 +103,13 @@ class _Exchange:
         try:
             self._admit()
             await app(scope, receive, self._answer)
-        except WrongToken as error:
-            self._context.dependencies.audit.login_refused(client_of(scope))
-            refusal = await self._context.dependencies.access.slowed(error)
-            await problem_response(refusal)(scope, receive, self._answer)
         except RequestError as error:
             if self._status:
                 raise  # part of the answer was sent: the connection ends, so that it is not taken for the whole
             if isinstance(error, Unauthorized):
                 self._context.dependencies.audit.login_refused(client_of(scope))
-            await problem_response(error)(scope, receive, self._answer)
+            answer = await self._context.dependencies.access.slowed(error) if isinstance(error, WrongToken) else error
+            await problem_response(answer)(scope, receive, self._answer)
         except HTTPException as error:
             await http_problem(error)(scope, receive, self._answer)
         except ClientDisconnect:

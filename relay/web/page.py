@@ -234,11 +234,8 @@ class Form:
 
 async def read_form(request: Request, bodies: Limiter, caller: str, max_bytes: int) -> Form:
     """The form of a POST. Its bytes count for the caller until it is read. Raises TooLarge, Busy and InvalidRequest."""
-    held = HeldBytes(bodies, caller)
-    try:
+    with HeldBytes(bodies, caller) as held:
         return Form(await read_body(request.headers, request.receive, max_bytes, held))
-    finally:
-        held.release()
 
 
 Handler = Callable[[PageRequest], Awaitable[Content | Done]]

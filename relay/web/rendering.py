@@ -53,23 +53,9 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self.environment.globals |= {
-            "t": self.texts,
-            "asset": asset,
-            "chart": charts.chart,
-            "stack": charts.stack,
-        }
-        self.environment.filters |= {
-            "when": when,
-            "duration": duration,
-            "lasting": lasting,
-            "count": count,
-            "json": pretty,
-            "link": link,
-            "query": query,
-            "inert": inert,
-            "short": short,
-        }
+        self.environment.globals |= {"t": self.texts, "asset": asset, "chart": charts.chart, "stack": charts.stack}
+        filters = (when, duration, lasting, count, link, query, inert, short)
+        self.environment.filters |= {"json": pretty, **{one.__name__: one for one in filters}}
         # A global, because a block rendered alone does not see its page's imports.
         self.environment.globals["m"] = self.environment.get_template("macros.html").module
 

@@ -4,7 +4,7 @@ Three content modes of HTTP: structured, binary, batch. An event that cannot be 
 answered with 202 is committed, and goes out once, however often it is sent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from relay.api.http import limits
 from relay.api.http.auth import ADMIN, EVENTS_WRITE, WRITES_EVENTS
 from relay.api.http.fields import EVENT_ID
-from relay.api.http.idempotency import REFUSED_BEFORE, stored
+from relay.api.http.idempotency import STORED_BATCH
 from relay.api.http.operations import Answer, Call, Operation, json_response
 from relay.api.http.shown import Shown, example_of
 from relay.core.access.tokens import publish_prefixes
@@ -126,14 +126,9 @@ class Publishing(Shown):
 operation = partial(Operation, tag="Events")
 
 
-def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
-    rejected = [{"index": one["index"], "code": one["code"], "detail": REFUSED_BEFORE} for one in answer["rejected"]]
-    return {**answer, "rejected": rejected}
-
-
 @operation(
     "POST /v1/events",
-    repeats=stored(_without_reasons),
+    repeats=STORED_BATCH,
     bound=True,
     counted="events.publish",
     scopes=WRITES_EVENTS,

@@ -84,6 +84,15 @@ REFUSED_BEFORE = (
 """Detail of a refused item in a repeated answer to a batch."""
 
 
+def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
+    rejected = [{"index": one["index"], "code": one["code"], "detail": REFUSED_BEFORE} for one in answer["rejected"]]
+    return {**{name: value for name, value in answer.items() if name != "warnings"}, "rejected": rejected}
+
+
+STORED_BATCH = stored(_without_reasons)
+"""For answers to a batch: ids and counts, and of what was refused the codes."""
+
+
 def key_of(headers: Headers) -> str:
     """The request's key. Raises InvalidRequest if it is malformed or repeated."""
     key, *others = headers.getlist(HEADER)

@@ -236,6 +236,12 @@ class HeldBytes:
         self._limiter.take(self._caller, count)
         self._count += count
 
+    def __enter__(self) -> "HeldBytes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """The body is no longer in memory."""
         if self._count:

@@ -290,9 +290,8 @@ class Resource:
         plain_read = operation.method == "GET" and operation.audited is None
         if plain_read or operation.scopes is PUBLIC:  # strangers' bodies are not read
             return await _run(operation, call)
-        is_post, held = scope["method"] == "POST", limits.HeldBytes(call.dependencies.admission.bodies, call.caller)
-        try:
-            if is_post or operation.body is not None:
+        with limits.HeldBytes(call.dependencies.admission.bodies, call.caller) as held:
+            if scope["method"] == "POST" or operation.body is not None:
                 call.body = await limits.read_body(request.headers, request.receive, operation.max_body_bytes, held)
             repeatable = operation.repeats is not None and idempotency.HEADER in request.headers
             key = idempotency.key_of(request.headers) if repeatable else None
@@ -300,8 +299,6 @@ class Resource:
             if action is not None and identity is not None:
                 return await _audited(action, identity, operation, call, key)
             response = await _run(operation, call, key)
-        finally:
-            held.release()
         if operation.counted is not None and identity is not None and response.status_code < 400:
             self._context.dependencies.audit.count(operation.counted, identity, call.count)
         return response
@@ -335,14 +332,9 @@ async def _audited(action: str, identity: Identity, operation: Operation, call: 
 
     try:
         response = await _run(operation, call, key)
-    except RequestError as error:
-        await end(error.status)
-        raise
-    except StoreError as error:
-        await end(store_problem(error).status)
-        raise
-    except Exception:
-        await end(500)
+    except Exception as error:
+        answered = store_problem(error) if isinstance(error, StoreError) else error
+        await end(answered.status if isinstance(answered, RequestError) else 500)
         raise
     _, _, made = response.headers.get("location", "").rpartition("/")
     await end(response.status_code, target or made or None)

@@ -217,7 +217,7 @@ async def get_group(call: Call) -> Response:
 
     With `Prefer: wait=N` the response is sent when the round finishes, and after N seconds at the latest.
     """
-    group = await _find_group(call)
+    group = await _find_group(call, call.query)
     seconds = waiting.preferred_seconds(call.request.headers)
     if seconds is not None:
         group = await waiting.wait_for_group(call, group, seconds)
@@ -233,7 +233,7 @@ async def get_group(call: Call) -> Response:
 )
 async def get_group_ends(call: Call) -> Response:
     """Read how many jobs of a group ended over time, for a chart of its round."""
-    group = await _find_group(call)
+    group = await _find_group(call, call.query)
     until = call.dependencies.clock() if group.finished_at is None else group.finished_at
     spans = spans_until(until, group.first_at)
     # what ended before the round is not part of it
@@ -244,11 +244,7 @@ async def get_group_ends(call: Call) -> Response:
 
 
 async def _group_again(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
-    name = call.request.path_params["name"]
-    found = await call.dependencies.store.groups.find(name, kept["source"], kept["account"])
-    if not found:
-        raise _not_found(name)
-    return group_view(call, found[0])
+    return group_view(call, await _find_group(call, kept))
 
 
 @operation(
@@ -269,7 +265,7 @@ async def close_group(call: Call) -> Response:
     is unchanged. A job that comes nevertheless is counted: in this round, or in the next one.
     """
     body = validate(GroupClose, call.document)
-    group = await _find_group(call)
+    group = await _find_group(call, call.query)
     call.note(expected=body.expected)
     closed = await call.dependencies.store.groups.close(group, body.expected, call.dependencies.clock())
     if closed is None:
@@ -277,10 +273,11 @@ async def close_group(call: Call) -> Response:
     return json_response(group_view(call, closed))
 
 
-async def _find_group(call: Call) -> JobGroup:
-    """The group of the path. Raises NotFound, or Conflict if several accounts have one of this name."""
+async def _find_group(call: Call, place: Mapping[str, Any]) -> JobGroup:
+    """The group of the path. `place`: its `source` and `account`, or None. Raises NotFound, or Conflict if several
+    accounts have one of this name."""
     name: str = call.request.path_params["name"]
-    found = await call.dependencies.store.groups.find(name, call.query["source"], call.query["account"])
+    found = await call.dependencies.store.groups.find(name, place["source"], place["account"])
     if not found:
         raise _not_found(name)
     if len(found) > 1:

@@ -11,7 +11,7 @@ from relay.api.events.events import EventPage
 from relay.api.http import stream
 from relay.api.http.auth import READS_JOBS, WRITES_JOBS
 from relay.api.http.fields import ID_PATTERN, JOB_ID, JOB_UID, SOURCE, Body, NextCursor, Nothing
-from relay.api.http.idempotency import REFUSED_BEFORE, STORED, Repeats, members, stored
+from relay.api.http.idempotency import STORED, STORED_BATCH, Repeats, members
 from relay.api.http.limits import MAX_BATCH_BODY_BYTES
 from relay.api.http.operations import (
     LAST_EVENT_ID,
@@ -392,11 +392,6 @@ async def _by_uid(call: Call, kept: Mapping[str, Any]) -> dict[str, Any]:
     return job_view(call, job)
 
 
-def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
-    rejected = [{**one, "detail": REFUSED_BEFORE} for one in answer["rejected"]]
-    return {**{name: answer[name] for name in ("created", "existing")}, "rejected": rejected}
-
-
 _AMBIGUOUS = {409: "Several jobs have this id: use `source`, `account` and `resource`, or the uid."}
 
 
@@ -445,7 +440,7 @@ async def _warnings(call: Call, requests: Iterable[TrackRequest]) -> list[str]:
 
 @operation(
     "POST /v1/jobs/batch",
-    repeats=stored(_without_reasons),
+    repeats=STORED_BATCH,
     counted="jobs.register",
     scopes=WRITES_JOBS,
     body=JobBatch,

@@ -332,16 +332,10 @@ def _still_allowed(call: Call, facts: Mapping[str, str]) -> Mapping[str, str]:
 
 def needs_check(after: Subscription, before: Subscription) -> bool:
     """True if a change makes what was tried before worthless, or asks for properties to be made."""
-    if (after.kind, after.reached_by) != (before.kind, before.reached_by):
-        return True
-    return switches_on(after, before)
+    return (after.kind, after.reached_by) != (before.kind, before.reached_by) or switches_on(after, before)
 
 
 def same_place(one: Subscription, other: Subscription) -> bool:
     """True if both reach the same sink, and there the same place, with the same credential."""
-    settings = one.options.get(SETTINGS) == other.options.get(SETTINGS)
-    return (
-        settings
-        and (one.kind, one.sink) == (other.kind, other.sink)
-        and same_credential(one.credential, other.credential)
-    )
+    places = [(each.kind, each.sink, each.options.get(SETTINGS)) for each in (one, other)]
+    return places[0] == places[1] and same_credential(one.credential, other.credential)

@@ -86,7 +86,7 @@ async def deliveries(page_request: PageRequest) -> Content:
             "by": by,
             "state": state,
             "subscription": subscription,
-            "subscriptions": _named(known, subscription),
+            "subscriptions": choices_of(known, subscription),
         },
         equivalent=equivalent(
             ["relay", "deliveries", "list", *options(asked), "--group-by", by],
@@ -174,7 +174,7 @@ async def _list(page_request: PageRequest) -> Content:
             "filtered": bool(query or cursor),
             "reason_words": reason_words(asked.get("reason")),
             "states": STATES,
-            "subscriptions": _named(known, asked.get("subscription", "")),
+            "subscriptions": choices_of(known, asked.get("subscription", "")),
         },
         equivalent=equivalent(["relay", "deliveries", "list", *options(query)], "GET /v1/deliveries", query=query),
         export=Export(path="/v1/deliveries", query=query, columns=COLUMNS),
@@ -207,8 +207,8 @@ def names_of(known: Mapping[str, Answer]) -> Mapping[str, str]:
     return {id: subscription_name(one) for id, one in known.items()}
 
 
-def _named(known: Mapping[str, Answer], chosen: str) -> Sequence[tuple[str, str]]:
-    """The subscriptions for a choice, by name."""
+def choices_of(known: Mapping[str, Answer], chosen: str = "") -> Sequence[tuple[str, str]]:
+    """The subscriptions for a choice, by name, with the chosen one."""
     named = sorted((name, id) for id, name in names_of(known).items())
     choices = [(id, f"{name} ({id[-6:]})") for name, id in named]
     return choices if not chosen or chosen in known else [*choices, (chosen, chosen)]

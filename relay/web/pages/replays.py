@@ -8,7 +8,7 @@ from relay.core.values import moment
 from relay.errors import RequestError
 from relay.web.delivery_words import reason_words, subscription_name
 from relay.web.page import Content, Done, Equivalent, PageRequest, action, equivalent, options, page
-from relay.web.pages.deliveries import day_after, names_of, subscriptions
+from relay.web.pages.deliveries import choices_of, day_after, subscriptions
 from relay.web.texts import english
 
 FILTER = ("state", "subscription", "type", "reason")
@@ -138,14 +138,13 @@ def _replay(id: str, body: Mapping[str, Any]) -> Equivalent:
 async def _form(page_request: PageRequest, given: Mapping[str, str], error: RequestError | None = None) -> Content:
     known = await subscriptions(page_request)
     chosen = given["subscription"]
-    choices = sorted((name, id) for id, name in names_of(known).items())
     return Content(
         template="replay_form.html",
         title=english()("replays.new_title"),
         status=200 if error is None else error.status,
         values={
             "given": given,
-            "choices": [(id, f"{name} ({id[-6:]})") for name, id in choices],
+            "choices": choices_of(known),
             "unknown": chosen if chosen and chosen not in known else None,
             "error": error,
             "errors": {} if error is None else _by_field(error),
