@@ -113,7 +113,7 @@ MAX_HEAD_BYTES = 64 * 1024
 """Maximum length of a head that aiohttp's parser has rejected. Of a longer one only the status counts."""
 MAX_KEPT_BYTES = 256 * 1024
 """Maximum length of a head and the 1xx responses before it. Of a longer one only the status counts, if it came already.
-Every delivery in flight can hold so much: 64 MiB with `delivery.concurrency` 256."""
+Each delivery in flight can hold this much: 64 MiB in all with `delivery.concurrency` 256."""
 BUFFER_BYTES = 64 * 1024
 """Read buffer of a response; up to twice as much may be buffered."""
 

@@ -199,7 +199,7 @@ class Connections:
         return True
 
     def hold(self, protocol: "Protocol", size: int, now: float) -> None:
-        """So many bytes of this connection wait in memory until its client reads an answer."""
+        """Counts the bytes of this connection's unread answers, which wait in memory for its client."""
         self._held_bytes += size - self._held.pop(protocol, 0)
         if size:
             self._held[protocol] = size

@@ -15,7 +15,7 @@ class Batch(Options):
     """The limits at which a batch is sent."""
 
     max_events: Annotated[Whole, Field(ge=1, le=MAX_BATCH_EVENTS)] = Field(
-        default=100, description="So many events.", examples=[50]
+        default=100, description="Events in a batch.", examples=[50]
     )
     max_seconds: float = Field(
         default=5.0,

@@ -1874,7 +1874,7 @@ export interface components {
              */
             batch?: {
                 /**
-                 * @description So many events.
+                 * @description Events in a batch.
                  * @default 100
                  */
                 max_events?: number;
@@ -2237,7 +2237,7 @@ export interface components {
              */
             batch?: {
                 /**
-                 * @description So many events.
+                 * @description Events in a batch.
                  * @default 100
                  */
                 max_events?: number;
@@ -2703,7 +2703,7 @@ export interface components {
             trouble: string | null;
             /** @description Open jobs of the group that name it, among those that were read. */
             waiting: number;
-            /** @description True if the group has so many open jobs that not all were read. */
+            /** @description True if the group has more open jobs than were read. */
             is_least: boolean;
         };
         /** @description A value before and after. */

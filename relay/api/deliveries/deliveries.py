@@ -213,7 +213,9 @@ operation = partial(Operation, tag="Deliveries", bound=True, scopes=READS_SUBSCR
         time("since", "Deliveries made at or after this time, to the millisecond."),
         time("until", "Deliveries made before this time."),
         choices("group_by", "Count deliveries by these fields, largest groups first.", *GROUPED_BY),
-        whole_number("newest", "With `group_by`: count so many of the newest deliveries.", MAX_COUNTED, MAX_COUNTED),
+        whole_number(
+            "newest", "With `group_by`: how many of the newest deliveries are counted.", MAX_COUNTED, MAX_COUNTED
+        ),
         *PAGE,
     ),
     answers={

@@ -27,7 +27,7 @@ MAX_BODY_BYTES = 1 << 20
 MAX_BATCH_BODY_BYTES = 48 << 20
 MAX_DEPTH = 64
 MAX_CONTAINERS = 20_000
-"""Objects and lists of a body, or of one entry of a batch. A parser needs milliseconds for so many, and seconds for
+"""Objects and lists of a body, or of one entry of a batch. A parser needs milliseconds for these, and seconds for
 those that fit into 48 MiB."""
 MAX_ALL_CONTAINERS = 1_000_000
 """Objects and lists of a whole batch."""
@@ -250,7 +250,7 @@ class HeldBytes:
 
 
 class Admission:
-    """Bytes that the open requests of a node hold: at most so much in all, and of one caller. It outlives a reload of
+    """Limits the bytes that the open requests of a node hold, in all and for each caller. It outlives a reload of
     the settings, as they do."""
 
     def __init__(self) -> None:

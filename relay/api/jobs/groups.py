@@ -107,7 +107,7 @@ class UsedAccount(Shown):
         description="The open incident whose jobs failed because of it.", examples=["inc_01jvpq3m8n0000000000000009"]
     )
     waiting: int = Field(description="Open jobs of the group that name it, among those that were read.", examples=[32])
-    is_least: bool = Field(description="True if the group has so many open jobs that not all were read.")
+    is_least: bool = Field(description="True if the group has more open jobs than were read.")
 
 
 class GroupWithForecast(Group):

@@ -18,7 +18,7 @@ MAX_HEADER_CHARACTERS = 8_192
 MAX_ADDRESS_CHARACTERS = 64
 UNKNOWN = ""
 CLIENT_PREFIX_BITS = 64
-"""One client has at least so many bits of an IPv6 address to choose from."""
+"""Prefix of an IPv6 address that stands for one client, which can choose the other bits."""
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _ELEMENT = re.compile(r'(?:"[^"]*"|[^",])+')

@@ -68,7 +68,7 @@ def exploration(prior: Sequence[float], passed: Sequence[float], count: float) -
 
 
 def _pseudo(prior: Sequence[float], jobs: float) -> tuple[list[float], list[float]]:
-    """Events and time at risk of so many pseudo-jobs under `prior`, per bin."""
+    """Events and time at risk of this number of pseudo-jobs under `prior`, per bin."""
     events, exposure = [], []
     alive = jobs
     for rate, width in zip(prior, WIDTHS, strict=True):
@@ -168,7 +168,7 @@ class Hazard:
         return self.estimate(prior, PSEUDO_JOBS)
 
     def estimate(self, prior: Sequence[float], pseudo_jobs: float) -> tuple[float, ...]:
-        """The smoothed hazard per bin, always above 0, with so many pseudo-jobs that follow `prior`."""
+        """The smoothed hazard per bin, always above 0, with `pseudo_jobs` jobs that follow `prior`."""
         passes = 1
         if self.count > 0:
             passes = max(1, min(MAX_PASSES, round(PASSES_EVENTS / math.sqrt(self.effective_count))))

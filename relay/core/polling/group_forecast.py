@@ -284,7 +284,7 @@ class _Lane:
         return latest
 
     def _passed(self, count: int, start: float, rng: Random) -> float:
-        """The start of the last one of so many jobs that follow a start."""
+        """The start of the last of the next `count` jobs."""
         return start + max(count * self._step + math.sqrt(count) * self._step_spread * rng.gauss(0.0, 1.0), 0.0)
 
 

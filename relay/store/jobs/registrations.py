@@ -68,7 +68,7 @@ SET_CAPTURED = "UPDATE jobs SET captured = :captured WHERE uid = :uid"
 SET_STATUS_URL = "UPDATE jobs SET status_url = :status_url WHERE uid = :uid"
 # Keeps what the last event about a job's progress said.
 SET_TOLD = "UPDATE jobs SET told = :told WHERE uid = :uid"
-# Links another callback subscription to a job that may have only so many. The job's row is locked.
+# Links another callback subscription to a job, up to :max_callbacks of them. The job's row is locked.
 ADD_CALLBACK = """
 INSERT INTO job_callbacks (job_uid, subscription_id, types) SELECT :job_uid, :subscription_id, :types
 WHERE (SELECT COUNT(*) FROM job_callbacks WHERE job_uid = :job_uid) < :max_callbacks
