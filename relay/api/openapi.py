@@ -14,7 +14,6 @@ from relay.api.http.dependencies import ApiSettings
 from relay.api.http.fields import PATHS
 from relay.api.http.idempotency import KEY_PATTERN, MAX_KEY_CHARACTERS
 from relay.api.http.operations import Answer, Operation, models_of
-from relay.api.http.params import Parameter
 from relay.api.http.problems import Problem
 from relay.api.http.shown import example_of
 from relay.api.http.stream import EVENT_ID_PATTERN
@@ -79,7 +78,6 @@ def _rewritten(value: Any) -> Any:
     return [_rewritten(part) for part in value] if isinstance(value, list) else value
 
 
-_PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 _REPLAYED = {"Idempotency-Replayed": {"$ref": "#/components/headers/IdempotencyReplayed"}}
 _LIMITS = {
@@ -233,7 +231,10 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         }
         for name in _BY_PATH_ID.findall(operation.path)
     ]
-    found += [_query(parameter) for parameter in operation.query]
+    found += [
+        {"name": one.name, "in": "query", "description": one.description, "schema": dict(one.schema)}
+        for one in operation.query
+    ]
     headers = dict(operation.request_headers)
     if operation.repeats is not None:
         headers["Idempotency-Key"] = (
@@ -244,15 +245,6 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         {"name": name, "in": "header", "description": description, "schema": _HEADER_SCHEMAS[name]}
         for name, description in headers.items()
     ]
-
-
-def _query(parameter: Parameter) -> dict[str, Any]:
-    return {
-        "name": parameter.name,
-        "in": "query",
-        "description": parameter.description,
-        "schema": dict(parameter.schema),
-    }
 
 
 _WEBHOOK_ANSWERS = {
@@ -330,15 +322,10 @@ def _answer(operation: Operation, answer: Answer, refs: Mapping[type, Mapping[st
         "headers": {**headers, **replayed, **limits, **_REQUEST_ID},
     }
     content: dict[str, Any] = {}
-    if answer.media_type:
-        schema: Mapping[str, Any]
-        if answer.model is not None:
-            schema = refs[answer.model]
-        else:
-            schema = {"type": "object"} if answer.media_type.endswith("json") else {"type": "string"}
-        content[answer.media_type] = {"schema": schema}
-        if answer.model is not None:
-            content[answer.media_type] |= {"example": EXAMPLES[answer.model.__name__]}
+    if answer.model is not None:
+        content[answer.media_type] = {"schema": refs[answer.model], "example": EXAMPLES[answer.model.__name__]}
+    elif answer.media_type:
+        content[answer.media_type] = {"schema": {"type": "object" if answer.media_type.endswith("json") else "string"}}
     content |= {media_type: {"schema": {"type": "string"}} for media_type in answer.also}
     return {**document, "content": content} if content else document
 
@@ -351,7 +338,7 @@ def _problem(code: int, when: str) -> dict[str, Any]:
         headers |= _LIMITS
     if code in (429, 503):
         headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "string"}}
-    return {"description": when, "headers": headers, "content": {PROBLEM_MEDIA_TYPE: {"schema": _PROBLEM_REF}}}
+    return {"description": when, "headers": headers, "content": {PROBLEM_MEDIA_TYPE: {"schema": ref("Problem")}}}
 
 
 def _problems(operation: Operation) -> dict[int, str]:

@@ -22,7 +22,7 @@ from relay.signals import ALL_EVENTS
 from relay.web.api_client import READS_AT_ONCE, ApiClient
 from relay.web.export import MAX_ROWS, csv_response
 from relay.web.live import IDLE_SECONDS, MIN_SECONDS, Key, Live
-from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest, Place, read_form
+from relay.web.page import NAVIGATION, SECTIONS, Content, Done, Form, Page, PageRequest, Place, by_tls, read_form
 from relay.web.pages import PAGES
 from relay.web.rendering import STATIC, Pages, static_files, version_of
 from relay.web.sessions import LOGIN, LOGOUT, Sessions, Visitor, WebSettings, wrong_method
@@ -226,7 +226,7 @@ class Web:
     def _headers(self, request: Request) -> Mapping[str, str]:
         return {
             **HEADERS,
-            **(OPENER_POLICY if self._shared.sessions.by_tls(request) else {}),
+            **(OPENER_POLICY if by_tls(request, self._shared.context.dependencies) else {}),
             "cache-control": "no-store",
             "date": http_date(self._shared.context.dependencies.clock()),
             "x-request-id": self._request_id(request.scope),

@@ -102,6 +102,6 @@ def line(delivery: Answer, now: float, label: str) -> Markup:
 
 
 def _kind(attempt: Answer) -> str:
-    """True if the attempt failed, as far as it tells by itself."""
+    """`failed` or `sent`, as far as the attempt tells by itself."""
     status = attempt.get("status_code")
     return "failed" if attempt.get("error") or (status is not None and status >= 300) else "sent"

@@ -65,15 +65,14 @@ def is_failing(subscription: Answer) -> bool:
 
 def waits_for_a_person(subscription: Answer | None) -> bool:
     """False only if the subscription is known to send its pending deliveries by itself."""
-    return subscription is None or held_by(subscription) is not None or bool(subscription.get("failing_since"))
+    return subscription is None or trouble_of(subscription) is not None
 
 
 def trouble_of(subscription: Answer | None) -> str | None:
     """The reason why sending again now would most likely fail; None if there is no known reason."""
-    held = held_by(subscription)
-    if held is not None or subscription is None:
-        return held
-    return "failing" if subscription.get("failing_since") else None
+    if subscription is None:
+        return None
+    return held_by(subscription) or ("failing" if subscription.get("failing_since") else None)
 
 
 def _is_pulled(subscription: Answer | None) -> bool:
@@ -226,5 +225,5 @@ def reason_and_cause(reason: str | None) -> str | None:
 
 def listed_reason(delivery: Mapping[str, Any]) -> str:
     """The reason of a delivery in a list. Delivered ones have none, except those that were not sent."""
-    plain = delivery["state"] == "delivered" and delivery["reason"] not in ("dry_run", "settled", "already_written")
+    plain = delivery["state"] == "delivered" and delivery["reason"] not in _DELIVERED
     return "" if plain or delivery["reason"] is None else reason_words(delivery["reason"])

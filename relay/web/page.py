@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from starlette.requests import Request
 
 from relay.api.http.auth import ADMIN, Identity
+from relay.api.http.dependencies import ApiDependencies
 from relay.api.http.limits import HeldBytes, read_body
 from relay.api.http.operations import Context
 from relay.core.access.netguard import browsed_url
@@ -159,16 +160,10 @@ class PageRequest:
     def base_url(self) -> str:
         """The relay's URL for the visitor: `server.public_url`, else the one that the browser used. The listening
         address would be wrong in a browser on another machine."""
-        headers, dependencies = self.request.headers, self.context.dependencies
         if self.context.settings.public_url:
             return self.context.base_url
-        proxied = dependencies.access.is_proxied(self.request.scope)
-        tls = came_by_tls(
-            self.request.scope["scheme"],
-            public_url=None,
-            forwarded_proto=headers.getlist("x-forwarded-proto") if proxied else (),
-        )
-        return browsed_url(headers.getlist("host"), tls=tls) or self.context.base_url
+        tls = by_tls(self.request, self.context.dependencies)
+        return browsed_url(self.request.headers.getlist("host"), tls=tls) or self.context.base_url
 
     def upstream(self, *sources: str) -> str:
         """The titles of these sources, as `Revor or OpenAI`. Of a source that the settings no longer have: its name."""
@@ -230,6 +225,16 @@ class Form:
     def all(self, name: str) -> list[str]:
         """Every value of a field."""
         return [value for given, value in self.pairs if given == name and value]
+
+
+def by_tls(request: Request, dependencies: ApiDependencies) -> bool:
+    """True if the browser sent this over TLS, as far as the relay or a trusted proxy knows."""
+    proxied = dependencies.access.is_proxied(request.scope)
+    return came_by_tls(
+        request.scope["scheme"],
+        public_url=dependencies.settings.public_url,
+        forwarded_proto=request.headers.getlist("x-forwarded-proto") if proxied else (),
+    )
 
 
 async def read_form(request: Request, bodies: Limiter, caller: str, max_bytes: int) -> Form:

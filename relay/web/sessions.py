@@ -23,7 +23,6 @@ from relay.core.access.sign_in import (
     HOME,
     SESSION_SECONDS,
     Session,
-    came_by_tls,
     csrf_of,
     digest_of,
     is_own_page,
@@ -36,7 +35,7 @@ from relay.core.access.sign_in import (
 )
 from relay.errors import Forbidden, InvalidRequest, RequestError
 from relay.ids import new_secret
-from relay.web.page import Form, read_form
+from relay.web.page import Form, by_tls, read_form
 from relay.web.rendering import Pages
 
 
@@ -393,17 +392,8 @@ class Sessions:
     def _cookie(self, request: Request, name: str, value: str, seconds: int | None = None) -> str:
         """A cookie for the dashboard's pages only. Without `seconds` it ends with the browser."""
         life = "" if seconds is None else f"; Max-Age={seconds}"
-        secure = "; Secure" if self.by_tls(request) else ""
+        secure = "; Secure" if by_tls(request, self._dependencies) else ""
         return f"{name}={value}; Path={HOME}; HttpOnly; SameSite=Strict{life}{secure}"
-
-    def by_tls(self, request: Request) -> bool:
-        """True if the browser sent this over TLS, as far as the relay or a trusted proxy knows."""
-        proxied = self._dependencies.access.is_proxied(request.scope)
-        return came_by_tls(
-            request.scope["scheme"],
-            public_url=self._api.public_url,
-            forwarded_proto=request.headers.getlist("x-forwarded-proto") if proxied else (),
-        )
 
 
 def _asked(request: Request) -> str:

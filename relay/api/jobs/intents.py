@@ -121,22 +121,23 @@ async def list_intents(call: Call) -> Response:
     return page_response(call.request, await _views(call, page.items), page.next_cursor)
 
 
-async def _intent_again(call: Call, _kept: object) -> dict[str, Any]:
+async def _find(call: Call) -> records.Intent:
     intent = await call.dependencies.store.intents.get(call.id)
     if intent is None:
         raise _not_found(call)
-    return await _view(call, intent)
+    return intent
+
+
+async def _intent_again(call: Call, _kept: object) -> dict[str, Any]:
+    return await _view(call, await _find(call))
 
 
 async def _unresolved(call: Call) -> records.Intent:
     """The create of the path. Raises NotFound, and Conflict if it is resolved or in flight."""
-    intents = call.dependencies.store.intents
-    intent = await intents.get(call.id)
-    if intent is None:
-        raise _not_found(call)
+    intent = await _find(call)
     if intent.fate is not None:
         raise Conflict(f"{intent.id} was resolved already: {intent.fate}", code="intent_resolved")
-    if intents.in_flight(intent, call.dependencies.clock()):
+    if call.dependencies.store.intents.in_flight(intent, call.dependencies.clock()):
         raise Conflict(f"{intent.id} is still in flight: its answer may come", code="intent_in_flight")
     return replace(intent, reason=intent.reason or CUT_OFF)
 
