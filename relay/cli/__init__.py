@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections import UserDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -13,46 +13,53 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from relay.cli.help import SECTIONS, examples, explain, line_of
+from relay.cli.help import examples, explain, line_of
 from relay.cli.verbs import Noun
 from relay.errors import RelayError, SettingsError
 
 DEBUG_VARIABLE = "RELAY_DEBUG"
 
-PLACES = {
-    "demo": "demo:demo",
-    "serve": "node.serve:serve",
-    "init": "node.local:init",
-    "migrate": "node.local:migrate",
-    "check": "node.local:check",
-    "doctor": "node.doctor:doctor",
-    "sandbox": "node.sandbox:sandbox",
-    "apply": "subscriptions.apply:apply",
-    "export": "subscriptions.apply:export",
-    "sources": "sources:app",
-    "status": "node.status:status",
-    "settings": "node.status:settings",
-    "ui": "tokens:ui",
-    "figures": "figures:figures",
-    "accounts": "sources:accounts_app",
-    "erase": "jobs.jobs:erase",
-    "signing-secret": "subscriptions.subscriptions:signing_secret",
-    "salesforce-definition": "subscriptions.crm:salesforce_definition",
-    "listen": "events.listen:listen",
-    "verify": "node.local:verify",
-    "jobs": "jobs.jobs:app",
-    "groups": "jobs.groups:app",
-    "subscriptions": "subscriptions.subscriptions:app",
-    "events": "events.events:app",
-    "deliveries": "deliveries.deliveries:app",
-    "replays": "deliveries.replays:app",
-    "incidents": "incidents:app",
-    "intents": "jobs.jobs:intents_app",
-    "tokens": "tokens:app",
-    "keys": "keys:app",
-    "audit": "audit:app",
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Run": {
+        "demo": "demo:demo",
+        "init": "node.local:init",
+        "check": "node.local:check",
+        "serve": "node.serve:serve",
+        "migrate": "node.local:migrate",
+        "sandbox": "node.sandbox:sandbox",
+        "status": "node.status:status",
+        "doctor": "node.doctor:doctor",
+        "settings": "node.status:settings",
+    },
+    "Jobs and campaigns": {
+        "jobs": "jobs.jobs:app",
+        "groups": "jobs.groups:app",
+        "accounts": "sources:accounts_app",
+        "incidents": "incidents:app",
+        "intents": "jobs.jobs:intents_app",
+        "sources": "sources:app",
+        "figures": "figures:figures",
+        "erase": "jobs.jobs:erase",
+    },
+    "Subscriptions and deliveries": {
+        "subscriptions": "subscriptions.subscriptions:app",
+        "events": "events.events:app",
+        "deliveries": "deliveries.deliveries:app",
+        "replays": "deliveries.replays:app",
+        "listen": "events.listen:listen",
+        "verify": "node.local:verify",
+        "signing-secret": "subscriptions.subscriptions:signing_secret",
+    },
+    "People and keys": {"ui": "tokens:ui", "tokens": "tokens:app", "keys": "keys:app", "audit": "audit:app"},
+    "Tools": {
+        "apply": "subscriptions.apply:apply",
+        "export": "subscriptions.apply:export",
+        "salesforce-definition": "subscriptions.crm:salesforce_definition",
+    },
 }
-"""Where each command is: the module of this package, and the function or group in it."""
+"""The commands in the sections of `relay --help`, and where each is: the module of this package, and the function or
+group in it."""
+PLACES = {name: place for places in SECTIONS.values() for name, place in places.items()}
 
 UNLISTED = {"support": "node.support:support"}
 """Commands that a listed one replaces. They go on working."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from relay.cli import PLACES, app, run
-from relay.cli.help import EXAMPLES, SECTIONS, line_of
+from relay.cli import SECTIONS, app, run
+from relay.cli.help import EXAMPLES, line_of
 
 WIDTH = 80
 
@@ -31,10 +31,6 @@ def _help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     assert run([*name.split(), "--help"]) == 0
     return capsys.readouterr().out.splitlines()
-
-
-def test_every_command_has_a_section() -> None:
-    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(PLACES)
 
 
 def test_help_shows_each_command_on_one_whole_line(
@@ -57,15 +53,17 @@ def test_help_shows_each_command_on_one_whole_line(
 def test_help_ends_with_two_examples(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = [line.strip().removeprefix("$ ") for line in _help(name, monkeypatch, capsys)[-2:]]
-    assert tuple(shown) == EXAMPLES[name]
+    shown = [line.removeprefix("  ") for line in _help(name, monkeypatch, capsys)[-2:]]
+    assert shown == EXAMPLES[name].splitlines()
 
 
 def test_no_example_is_of_a_command_that_does_not_exist() -> None:
     assert EXAMPLES.keys() == COMMANDS.keys()
 
 
-@pytest.mark.parametrize("example", [example for pair in EXAMPLES.values() for example in pair])
+@pytest.mark.parametrize(
+    "example", [line.strip().removeprefix("$ ") for two in EXAMPLES.values() for line in two.splitlines()]
+)
 def test_example_is_understood(example: str) -> None:
     words = [word.lstrip("$(") for word in shlex.split(example.replace("=$(", " ").replace(")", ""))]
     words = words[len(words) - words[::-1].index("relay") :]

@@ -33,7 +33,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "relay/config/settings.py": {"REVOR_API_KEY", "${REVOR_API_KEY}", "REVOR_BASE_URL"},
     "relay/cli/node/local.py": {"REVOR_API_KEY", "${REVOR_API_KEY}"},
     "relay/web/texts/en/sources.yaml": {"REVOR_API_KEY"},
-    "relay/cli/help.py": {"revor"},  # the value of an example
+    "relay/cli/examples.txt": {"revor"},  # the value of an example
     "relay/api/http/fields.py": {"revor", "ai.revor.job.failed"},  # values of examples
 }
 
