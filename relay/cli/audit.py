@@ -28,7 +28,7 @@ def list_audit(
     json: Json = False,
 ) -> None:
     """List who did what. The newest entry is first."""
-    query = given({"since": time_or_age(since), "until": time_or_age(until), "actor": actor, "action": action})
+    query = given(since=time_or_age(since), until=time_or_age(until), actor=actor, action=action)
 
     async def directly(database: Opened) -> Items:
         from relay.api.access.audit import entry_view

@@ -85,7 +85,7 @@ def rotate(
 def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
     path = f"/v1/keys/{what}/rotate"
     if what != "encryption":
-        _print(what, client.post(path, given({"overlap_seconds": overlap})), json)
+        _print(what, client.post(path, given(overlap_seconds=overlap)), json)
         return
     place = client.get("/v1/keys")["encryption"]["place"]
 

@@ -1,8 +1,10 @@
 """Command-line options that several commands share, and how their values are read."""
 
 import difflib
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,9 +27,26 @@ Since = Annotated[str | None, SINCE]
 Until = Annotated[str | None, typer.Option(help="Only events recorded before this time or age.")]
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are not None."""
+def given(**values: Any) -> dict[str, Any]:
+    """The values that are not None, by their names."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def read_bytes(file: str, limit_bytes: int) -> bytes:
+    """The beginning of a file; "-" is the input, which stays open for the questions of a terminal. Raises OSError and
+    ValueError."""
+    if file == "-":
+        return sys.stdin.buffer.read(limit_bytes)
+    with Path(file).open("rb") as stream:
+        return stream.read(limit_bytes)
+
+
+def read_input(file: str, limit_bytes: int) -> bytes:
+    """As `read_bytes`. Raises UsageError for a file that cannot be read."""
+    try:
+        return read_bytes(file, limit_bytes)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def split_names(text: str | None, option: str, example: str) -> list[str] | None:

@@ -85,6 +85,11 @@ def note(text: str) -> None:
     typer.echo(clean(text), err=True)
 
 
+def is_terminal() -> bool:
+    """True if a person at a terminal can answer on stdin and sees stdout."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def terminal_width() -> int | None:
     """The columns of the terminal on stdout. None if stdout is not a terminal: then lines are not wrapped."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

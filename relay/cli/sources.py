@@ -1,7 +1,6 @@
 """`relay sources`: the polling of each account, and what a larger budget would bring; tests of definitions, and drafts.
 `relay accounts`: those that jobs are sent from."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from relay.cli.client import api
 from relay.cli.options import Json, Limit, given, one_of
-from relay.cli.output import clean, print_json, print_list, print_table, say, say_wrapped
+from relay.cli.output import clean, is_terminal, print_json, print_list, print_table, say, say_wrapped
 from relay.clock import in_words
 from relay.core.events.sentences import counted
 from relay.core.jobs.connect_accounts import SHOWN_STATES
@@ -121,7 +120,7 @@ def draft_definition(
         split_url(url, allow_query=True)
     except ValueError as error:
         raise UsageError(f"the URL {error}") from None
-    if not _is_terminal():
+    if not is_terminal():
         raise UsageError("it asks six questions. Run it on a terminal")
     document = ask(url, headers) if sample is None else sample_in(sample)
     answers = _asked(url, document)
@@ -136,10 +135,6 @@ def draft_definition(
     say(f"wrote {path}. Read it, then run `relay sources test {path}`")
     entry = f"{name}: {{file: {path}, accounts: {{default: {{api_key: …}}}}}}"
     say(f"to use it, add this to relay.yaml: sources: {{{entry}}}")
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _asked(url: str, document: Any) -> "Answers":
@@ -276,7 +271,7 @@ def accounts(
     """
     if state is not None:
         one_of(state, SHOWN_STATES, "state")
-    found = api().items("/v1/connect-accounts", given({"source": source, "account": account, "state": state}), limit)
+    found = api().items("/v1/connect-accounts", given(source=source, account=account, state=state), limit)
     empty = "no accounts. They are listed once polling has begun: see `relay sources list`"
     print_list(found, ACCOUNT_COLUMNS, _account_row, empty=empty, json=json, table="accounts list")
 

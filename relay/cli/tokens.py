@@ -60,15 +60,13 @@ def add(
     named = split_names(scopes, "--scopes", "read,jobs:write") or []
     source, _, of_source = (account or "").rpartition("/")
     body = given(
-        {
-            "name": name,
-            "scopes": [scope if is_scope(scope) else one_of(scope, SCOPES, "scope") for scope in named],
-            "expires_at": _expiry(expires),
-            "source": source or None,
-            "account": of_source or None,
-            "networks": network,
-            "requests_per_minute": requests_per_minute,
-        }
+        name=name,
+        scopes=[scope if is_scope(scope) else one_of(scope, SCOPES, "scope") for scope in named],
+        expires_at=_expiry(expires),
+        source=source or None,
+        account=of_source or None,
+        networks=network,
+        requests_per_minute=requests_per_minute,
     )
     made = _done(config, lambda relay: relay.post("/v1/tokens", body), partial(_create, body))
     if json:

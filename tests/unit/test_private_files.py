@@ -75,7 +75,7 @@ def test_init_follows_no_link_and_keeps_existing_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("relay.cli.node.local._asked_key", lambda: "sk-revor-something")
-    monkeypatch.setattr("relay.cli.node.local._is_terminal", lambda: True)
+    monkeypatch.setattr("relay.cli.node.local.is_terminal", lambda: True)
     (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     assert run(["init", *(["--force"] if force else [])]) == (0 if force else 2)
     assert not (tmp_path / "elsewhere").exists()

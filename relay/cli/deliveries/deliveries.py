@@ -120,14 +120,12 @@ def retry(
 ) -> None:
     """Send deliveries again. Takes one id, or all that match the options, each with a fresh retry schedule."""
     wanted = given(
-        {
-            "state": state,
-            "subscription": subscription,
-            "type": type_name(type),
-            "since": time_or_age(since),
-            "until": time_or_age(until),
-            "reason": reason,
-        }
+        state=state,
+        subscription=subscription,
+        type=type_name(type),
+        since=time_or_age(since),
+        until=time_or_age(until),
+        reason=reason,
     )
     if (id is None) is not bool(wanted):
         raise UsageError("give either the id of one delivery or options such as --state dead, not both")

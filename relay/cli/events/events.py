@@ -1,8 +1,6 @@
 """`relay events`: recorded events."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -10,7 +8,7 @@ import typer
 
 from relay.cli.client import api, path_of
 from relay.cli.events.stream import ServerEvent, follow
-from relay.cli.options import Json, Limit, Since, Type, Types, Until, time_or_age, type_name, type_names
+from relay.cli.options import Json, Limit, Since, Type, Types, Until, read_input, time_or_age, type_name, type_names
 from relay.cli.output import inert_json, note, print_json, print_list, say
 from relay.clock import MAX_EPOCH_SECONDS, to_rfc3339
 from relay.core.events.event import job_kind_in
@@ -38,27 +36,16 @@ def list_events(
     json: Json = False,
 ) -> None:
     """List events, newest first."""
-    query = {
-        "type": type_name(type),
-        "subject": subject,
-        "since": time_or_age(since),
-        "until": time_or_age(until),
-    }
+    query = {"type": type_name(type), "subject": subject, "since": time_or_age(since), "until": time_or_age(until)}
     empty = "no events yet. Track a job with `relay jobs add ID`"
     found = api().items("/v1/events", query, limit)
     ids = iter(found.ids)
-    print_list(
-        found,
-        COLUMNS,
-        lambda event: _row(event, next(ids, event.get("id"))),
-        empty=empty,
-        json=json,
-        table="events list",
-    )
 
+    def row(event: dict[str, Any]) -> list[Any]:
+        id = next(ids, event.get("id"))
+        return [time_of(event, str(id)), event.get("type"), event.get("subject"), sequence_of(event) or None, id]
 
-def _row(event: dict[str, Any], id: Any) -> list[Any]:
-    return [time_of(event, str(id)), event.get("type"), event.get("subject"), sequence_of(event) or None, id]
+    print_list(found, COLUMNS, row, empty=empty, json=json, table="events list")
 
 
 @app.command()
@@ -112,10 +99,7 @@ def publish(
 
 def _read_events(file: str) -> list[Any]:
     """The events of a file or the input. Raises UsageError if it is not JSON."""
-    try:
-        raw = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1) if file == "-" else _start_of(file)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    raw = read_input(file, MAX_INPUT_BYTES + 1)
     if len(raw) > MAX_INPUT_BYTES:
         raise UsageError(f"the events have more than {MAX_INPUT_BYTES:,} bytes. Publish them in parts")
     try:
@@ -132,11 +116,6 @@ def _read_events(file: str) -> list[Any]:
         except JSONDecodeError as error:
             raise UsageError(f"line {number} is not JSON: {error.msg}. Nothing was published") from None
     return events
-
-
-def _start_of(file: str) -> bytes:
-    with Path(file).open("rb") as stream:
-        return stream.read(MAX_INPUT_BYTES + 1)
 
 
 def _batches(events: list[Any]) -> Iterator[tuple[int, list[Any]]]:

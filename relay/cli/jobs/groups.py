@@ -82,7 +82,7 @@ def close(
 ) -> None:
     """State that no more jobs come. The group finishes with its last one."""
     client, query = api(), {"source": source, "account": account}
-    group = client.post(path_of("groups", name, "close"), given({"expected": expected}), query=query)
+    group = client.post(path_of("groups", name, "close"), given(expected=expected), query=query)
     print_result(group, sentence(group), json=json)
 
 

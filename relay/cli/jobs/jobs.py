@@ -71,18 +71,14 @@ def add(
     if status_url is not None and len(ids) > 1:
         raise UsageError("--status-url is the address of one job. Add the others by themselves")
     body = given(
-        {
-            "callback_url": callback,
-            "callback_types": _types(callback_types),
-            "metadata": read_metadata(metadata),
-            "group": group,
-            "priority": priority,
-            "deadline_seconds": deadline,
-            "source": source,
-            "account": account,
-            "resource": resource,
-            "status_url": status_url,
-        }
+        callback_url=callback,
+        callback_types=_types(callback_types),
+        metadata=read_metadata(metadata),
+        group=group,
+        priority=priority,
+        deadline_seconds=deadline,
+        status_url=status_url,
+        **_which(source, account, resource),
     )
     client = api()
     with working(f"tracking {len(ids)} job{'s' if len(ids) > 1 else ''}"):
@@ -115,17 +111,15 @@ def import_jobs(
     """Track the jobs in a CSV, JSON lines or a list of ids. Exit code 2: some were rejected."""
     from relay.cli.jobs.importing import run
 
-    defaults = {
-        "callback_url": callback_url,
-        "callback_types": _types(callback_types),
-        "metadata": read_metadata(metadata),
-        "group": group,
-        "source": source,
-        "account": account,
-        "resource": resource,
-    }
+    defaults = given(
+        callback_url=callback_url,
+        callback_types=_types(callback_types),
+        metadata=read_metadata(metadata),
+        group=group,
+        **_which(source, account, resource),
+    )
     is_stdin = file is None or str(file) == "-"
-    accepted = run(api(), None if is_stdin else file, given(defaults), json=json)
+    accepted = run(api(), None if is_stdin else file, defaults, json=json)
     raise typer.Exit(0 if accepted else 2)
 
 
@@ -166,9 +160,7 @@ def list_jobs(
         "metadata": metadata,
         "since": time_or_age(since),
         "until": time_or_age(until),
-        "source": source,
-        "account": account,
-        "resource": resource,
+        **_which(source, account, resource),
     }
     empty = "no jobs. Track one with `relay jobs add ID`"
     print_list(api().items("/v1/jobs", query, limit), COLUMNS, _row, empty=empty, json=json, table="jobs list")
@@ -350,11 +342,11 @@ def erase(
             raise UsageError("--metadata: use NAME=VALUE, such as deal=42")
         fields = {name: value}
     named = {"metadata": fields, "group": group, "job": job, "subject": subject}
-    body = given({**named, "source": source, "account": account})
+    body = given(**named, source=source, account=account)
     total, client, cursor = dict.fromkeys((*COUNTS, "in_flight"), 0), api(), None
     with working("erasing"):
         while True:
-            answer: Any = client.post("/v1/erasures", given({**body, "cursor": cursor}), timeout=STEP_TIMEOUT_SECONDS)
+            answer: Any = client.post("/v1/erasures", given(**body, cursor=cursor), timeout=STEP_TIMEOUT_SECONDS)
             total = {name: count + answer[name] for name, count in total.items()}
             cursor = answer["next_cursor"]
             if cursor is None:
@@ -389,7 +381,7 @@ def resolve(
     json: Json = False,
 ) -> None:
     """Record the outcome once you have checked with the upstream. Nothing is sent upstream."""
-    answer = api().post(path_of("intents", id, "resolve"), given({"fate": fate, "job_id": job_id}))
+    answer = api().post(path_of("intents", id, "resolve"), given(fate=fate, job_id=job_id))
     tracked = "" if job_id is None else f". Job {job_id} is tracked"
     print_result(answer, f"{id} is resolved as {fate}{tracked}", json=json)
 

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,11 +18,11 @@ from sqlalchemy import text
 from relay.cli.client import Api, ApiError, Unreachable, api, in_cli_words
 from relay.cli.node.checks import Finding, opened_database, run_checks
 from relay.cli.node.direct import database_path, own_url
-from relay.cli.node.local import write_file
+from relay.cli.node.local import is_there, write_file
 from relay.cli.node.probes import Place, certificates, clock_finding, place_of, seconds_of
 from relay.cli.node.serve import ConfigFile, settings_file
 from relay.cli.options import Json
-from relay.cli.output import clean, note, print_json, print_table, say, working
+from relay.cli.output import clean, is_terminal, note, print_json, print_table, say, working
 from relay.clock import from_rfc3339, in_words, to_rfc3339
 from relay.config.settings import Settings, effective_settings, load_settings
 from relay.core.access.netguard import GuardPolicy, is_loopback_host
@@ -103,9 +102,9 @@ def doctor(
 
 def _may_write(path: Path, *, force: bool) -> bool:
     """Whether an existing file is overwritten. Asks on a terminal. Raises UsageError on a no, and without one."""
-    if force or not (path.exists() or path.is_symlink()):
+    if force or not is_there(path):
         return force
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not is_terminal():
         raise UsageError(f"{path} exists already. Give another name, or overwrite it with --force")
     if not typer.confirm(clean(f"{path} exists already. Overwrite it?"), default=False):
         raise UsageError("nothing was written. Give another name")

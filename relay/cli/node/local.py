@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,8 @@ import typer
 from relay import private_files
 from relay.cli.node.direct import database_path, has_database, settings_of
 from relay.cli.node.serve import DEFAULT_FILE, ConfigFile, settings_file
-from relay.cli.options import Json
-from relay.cli.output import note, print_result, say, working
+from relay.cli.options import Json, read_input
+from relay.cli.output import is_terminal, note, print_result, say, working
 from relay.core.jobs.job import DEFAULT_SOURCE
 from relay.errors import UsageError
 
@@ -32,10 +31,10 @@ def init(
     from relay import resources
 
     path = Path(DEFAULT_FILE)
-    if _is_there(path) and not force:
+    if is_there(path) and not force:
         raise UsageError(f"{path} exists already. Overwrite it with --force")
     text = resources.default_settings_file().read_text(encoding="utf-8")
-    key = _asked_key() if _is_terminal() else ""
+    key = _asked_key() if is_terminal() else ""
     if key:
         text = _with_key_file(text, write_file(Path(KEY_FILE).absolute(), f"{key}\n", force=force))
     write_file(path, text, force=force, mode=0o666 & ~umask())
@@ -95,7 +94,7 @@ def verify(
     if relay is not None and secret is not None:
         raise UsageError("--relay and --secret exclude each other. Give the one to verify with")
     secrets = [_signing_secret(secret, file)] if relay is None else _public_keys(relay)
-    headers, body = parse_request(_read_request(file))
+    headers, body = parse_request(read_input("-" if file is None else str(file), MAX_REQUEST_BYTES))
     at = _read_time(now)
     try:
         results = [signing.verify(one, headers, body, now=at, tolerance_seconds=tolerance) for one in secrets]
@@ -143,7 +142,7 @@ def _signing_secret(given: str | None, file: Path | None) -> str:
     secret = given or os.environ.get(SECRET_VARIABLE)
     if secret:
         return secret
-    if file is None or not _is_terminal():
+    if file is None or not is_terminal():
         raise UsageError(f"no signing secret. Set {SECRET_VARIABLE}, or use --secret")
     prompted: str = typer.prompt("Signing secret (whsec_…)", hide_input=True)
     return prompted.strip()
@@ -161,16 +160,6 @@ def _public_keys(url: str) -> list[str]:
     return keys
 
 
-def _read_request(file: Path | None) -> bytes:
-    if file is None or str(file) == "-":
-        return sys.stdin.buffer.read(MAX_REQUEST_BYTES)
-    try:
-        with file.open("rb") as stream:
-            return stream.read(MAX_REQUEST_BYTES)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
-
-
 def _read_time(text: str | None) -> float:
     if text is None:
         return time.time()
@@ -182,10 +171,6 @@ def _read_time(text: str | None) -> float:
         raise UsageError(
             f"invalid --now {text!r:.40}. Write epoch seconds, or a time such as 2026-05-20T10:00:08Z"
         ) from None
-
-
-def _is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _asked_key() -> str:
@@ -207,7 +192,8 @@ def write_file(path: Path, text: str, *, force: bool, mode: int = private_files.
     return path
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """True if something has this name, also a link that leads nowhere."""
     return path.exists() or path.is_symlink()
 
 

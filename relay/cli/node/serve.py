@@ -282,7 +282,7 @@ def _print_examples(url: str, secret: str, sources: Mapping[str, Any]) -> None:
         f"drop-in:          {url}/sources/{name} in place of {source.base_url}\n" for name, source in sources.items()
     )
     one = next(iter(sources)) if len(sources) > 1 and DEFAULT_SOURCE not in sources else None
-    job = "'" + dumps(given({"id": "JOB_ID", "source": one})).decode() + "'"
+    job = "'" + dumps(given(id="JOB_ID", source=one)).decode() + "'"
     sink = '\'{"sink": "http://127.0.0.1:3000/hook"}\''
     json = "-H 'Content-Type: application/json'"
     typer.echo(

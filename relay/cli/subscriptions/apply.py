@@ -5,7 +5,6 @@ Through the relay at RELAY_URL or the node that holds the SQLite file, else dire
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from relay.cli.client import Api, ApiError
 from relay.cli.node.direct import COMMAND_LINE, NoDatabase, Opened, done, opened, settings_of
 from relay.cli.node.serve import ConfigFile
 from relay.cli.options import Json
-from relay.cli.output import clean, note, print_json, say, working
+from relay.cli.output import clean, is_terminal, note, print_json, say, working
 from relay.core.jobs.job import short_type
 from relay.core.subscriptions.declared import pending_words
 from relay.errors import FieldError, RelayError, UsageError
@@ -60,7 +59,7 @@ def apply(
     settings = settings_of(config)
     if not settings.subscriptions and not prune:
         note("nothing is declared: add the section `subscriptions` to relay.yaml. `relay export` writes it")
-    asks = prune and not (dry_run or yes or json) and sys.stdin.isatty() and sys.stdout.isatty()
+    asks = prune and not (dry_run or yes or json) and is_terminal()
     plan = _apply(settings, dry_run=dry_run or asks, prune=prune, cancel_pending=cancel_pending)
     if asks:
         _print_changes(plan["changes"])

@@ -143,7 +143,7 @@ def show(api: Api, id: str, kind: "Kind", types: list[str] | None, metadata: Any
     """Prints what the CRM would get for a sample, and how many events of the last days name a person. Returns the
     preview."""
     crm = _asked_for(kind)
-    asked = given({"subscription": id, "metadata": metadata, "type": sample_type(types)})
+    asked = given(subscription=id, metadata=metadata, type=sample_type(types))
     with working("reading the events of the last days"):
         shown = api.post("/v1/subscriptions/preview", asked, timeout=ADD_TIMEOUT_SECONDS)
     typer.echo()

@@ -2,16 +2,14 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from relay.cli.options import given, time_or_age, type_names
+from relay.cli.options import given, read_bytes, time_or_age, type_names
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import UsageError
 
@@ -28,21 +26,12 @@ KEPT = ("sinkcredential",)
 """Fields that the API keeps where a body does not have them; null removes them."""
 
 
-def _read(path: str, size: int) -> bytes:
-    """The beginning of a file; "-" is the input, which stays open for the questions of a terminal. Raises OSError and
-    ValueError."""
-    if path == "-":
-        return sys.stdin.buffer.read(size)
-    with Path(path).open("rb") as file:
-        return file.read(size)
-
-
 def _credential(path: str | None) -> Any:
     """From a file, because others can read the arguments of a process."""
     if path is None:
         return None
     try:
-        given = _read(path, MAX_CREDENTIAL_BYTES)
+        given = read_bytes(path, MAX_CREDENTIAL_BYTES)
     except OSError as error:
         # It may be the token itself, so it is not repeated.
         raise UsageError(f"--credential: {error.strerror}. Name a file that has it, not the token") from None
@@ -66,7 +55,7 @@ def _json(option: str, text: str, example: str) -> bytes:
     if _is_inline(text):
         return text.encode(errors="surrogateescape")
     try:
-        return _read(text, MAX_JSON_BYTES)
+        return read_bytes(text, MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "no name of a file"
         raise UsageError(f"{option} {text:.200}: {why}. It takes JSON such as {example}, or a file") from None
@@ -169,7 +158,7 @@ class WithSettings(TyperCommand):
         for field in settings():
             value = _value(field, context.params.pop(field.short, None))
             (body[field.part] if field.part else body)[field.name] = value
-        context.obj = {**body, **{part: given(body[part]) for part in PARTS}}
+        context.obj = {**body, **{part: given(**body[part]) for part in PARTS}}
         return super().invoke(context)
 
 
@@ -194,7 +183,7 @@ def _options(creates: bool) -> Sequence[Any]:
 
 def without_empty(body: Body) -> Body:
     """The body without absent fields and empty parts."""
-    return given({name: value if name not in PARTS else value or None for name, value in body.items()})
+    return given(**{name: value if name not in PARTS else value or None for name, value in body.items()})
 
 
 def place_of(option: str) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """`relay subscriptions`: which sink gets which events. And `relay signing-secret`."""
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +24,7 @@ from relay.cli.options import (
 )
 from relay.cli.output import (
     clean,
+    is_terminal,
     note,
     print_json,
     print_list,
@@ -142,7 +142,7 @@ def _confirm_reuse(found: dict[str, Any], *, json: bool) -> None:
     """Asks whether to use the existing subscription. Raises UsageError without a terminal, or on a no."""
     id = found["id"]
     what = f"{found.get('sink')} is already subscribed as {id} ({found.get('state')})"
-    if json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if json or not is_terminal():
         raise UsageError(f"{what}. Use it: `relay subscriptions test {id}`. To add another one, give --duplicate")
     if not typer.confirm(clean(f"{what}. Use it with its current settings?"), default=True):
         raise UsageError("nothing was added. To add another subscription of this URL, give --duplicate")
@@ -301,7 +301,7 @@ def preview(
     with working("reading the events of the last days"):
         shown = api().post(
             "/v1/subscriptions/preview",
-            given({"subscription": body or subscription, **asked}),
+            given(subscription=body or subscription, **asked),
             timeout=TEST_TIMEOUT_SECONDS,
         )
     print_json(shown) if json else print_preview(shown, sample=event is None)
@@ -329,7 +329,7 @@ def rotate_secret(
     json: Json = False,
 ) -> None:
     """Create a new signing secret. Both secrets sign for a while: a day by default."""
-    answer = api().post(path_of("subscriptions", id, "rotate-secret"), given({"overlap_seconds": overlap}))
+    answer = api().post(path_of("subscriptions", id, "rotate-secret"), given(overlap_seconds=overlap))
     secret = answer.get("secret") or (answer.get("config") or {}).get("secret")
     print_result(answer, f"new signing secret, shown only once: {secret}", json=json)
 
@@ -348,7 +348,7 @@ def replay(
     json: Json = False,
 ) -> None:
     """Send a range of events again. They keep their order within each job and are sent after new events."""
-    body = given({"since": time_or_age(since), "until": time_or_age(until), "types": type_names(types), "only": only})
+    body = given(since=time_or_age(since), until=time_or_age(until), types=type_names(types), only=only)
     if dry_run:
         dry_run_of(path_of("subscriptions", id, "replay"), body, json=json)
         return
@@ -408,7 +408,7 @@ def _send_sample(id: str, type: str | None, metadata: Any, *, raising: bool = Fa
     """The result of a sample. Without `raising`, an error is noted and gives None."""
     try:
         with working("sending a sample"):
-            asked = given({"type": type, "metadata": metadata})
+            asked = given(type=type, metadata=metadata)
             return api().post(path_of("subscriptions", id, "test"), asked, timeout=TEST_TIMEOUT_SECONDS)
     except RelayError as error:
         if raising:

@@ -139,7 +139,7 @@ def test_init_stores_the_key_in_a_private_file(monkeypatch: pytest.MonkeyPatch, 
     Path(folder).mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr("relay.cli.node.local._asked_key", lambda: "sk-revor-something")
-    monkeypatch.setattr("relay.cli.node.local._is_terminal", lambda: True)
+    monkeypatch.setattr("relay.cli.node.local.is_terminal", lambda: True)
     assert run(["init"]) == 0
     assert Path("revor.key").stat().st_mode & 0o777 == 0o600
     assert "sk-revor-something" not in Path("relay.yaml").read_text()

@@ -30,7 +30,7 @@ ANSWERS = [
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("relay.cli.sources._is_terminal", lambda: True)
+    monkeypatch.setattr("relay.cli.sources.is_terminal", lambda: True)
     Path("sample.json").write_text(json.dumps(SAMPLE))
 
 
@@ -216,7 +216,7 @@ def test_list_of_jobs_is_no_sample(
 def test_without_a_terminal_it_asks_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("relay.cli.sources._is_terminal", lambda: False)
+    monkeypatch.setattr("relay.cli.sources.is_terminal", lambda: False)
     assert run(["sources", "new", URL]) == 2
     assert "Run it on a terminal" in capsys.readouterr().err
 
