@@ -162,7 +162,7 @@ class Api:
         """A response to read from while inside. `timeout`: seconds. Raises like `send`."""
         if body is not None:
             headers = {"Content-Type": "application/json", **(headers or {})}
-        connection = self._connect(timeout)
+        connection = connection_to(self._parts, timeout)
         try:
             data = None if body is None else dumps(body)
             while True:
@@ -179,12 +179,6 @@ class Api:
             raise self._unreachable(error) from error
         finally:
             connection.close()
-
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
-        if self._parts.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=timeout)
-        return http.client.HTTPConnection(host, port, timeout=timeout)
 
     def _target(self, path: str, query: Mapping[str, Any] | None) -> str:
         present = {name: _text(value) for name, value in (query or {}).items() if value is not None}
@@ -256,13 +250,25 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _parts(url: str) -> SplitResult:
+def connection_to(parts: SplitResult, timeout: float) -> http.client.HTTPConnection:
+    """A connection to the host of a URL, which is opened by its first request. `timeout`: seconds."""
+    made = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return made(parts.hostname or "", parts.port, timeout=timeout)
+
+
+def http_url(url: str) -> SplitResult | None:
+    """The parts of an http or https URL; None for any other text."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.hostname else None
+
+
+def _parts(url: str) -> SplitResult:
+    parts = http_url(url)
+    if parts is None or parts.query or parts.fragment:
         raise UsageError(f"RELAY_URL is not an http URL. Write it like {DEFAULT_URL}")
     return parts
 

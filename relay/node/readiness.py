@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
+from prometheus_client import Gauge
+
 from relay.api.http.dependencies import Readiness
 from relay.clock import optional_rfc3339
 from relay.config.settings import DEFAULT_ACCOUNT, KEY_VARIABLE
@@ -110,6 +112,14 @@ def setting_of_key(source: str, account: str) -> str:
     return KEY_VARIABLE if is_default else f"sources.{source}.accounts.{account}.api_key"
 
 
+def _set(gauge: Gauge, value: float | None, *labels: str) -> None:
+    """Sets the gauge of these labels. None: there is no value, so it is not shown."""
+    if value is None:
+        gauge.remove(*labels)
+    else:
+        gauge.labels(*labels).set(value)
+
+
 def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now: float) -> bytes:
     """All metrics in Prometheus' text format, after setting the gauges that are measured on demand."""
     metrics.portal_paused_seconds.clear()
@@ -119,27 +129,18 @@ def measured(metrics: Metrics, store: Store, pollers: Pollers, slots: Slots, now
         stats = poller.planner.stats(now)
         metrics.open_jobs.labels(source, account).set(stats.open_jobs)
         metrics.due_jobs.labels(source, account).set(stats.due_jobs)
-        if poller.account.holds:
-            metrics.price_seconds.labels(source, account).set(stats.price_seconds)
-        else:
-            metrics.price_seconds.remove(source, account)
+        holds = poller.account.holds
+        _set(metrics.price_seconds, stats.price_seconds if holds else None, source, account)
         states = {} if poller.account.watch is None else poller.account.watch.states
         for state in SHOWN_STATES:
-            if poller.account.holds and states:
-                metrics.connect_accounts.labels(source, account, state).set(states.get(state, 0))
-            else:
-                metrics.connect_accounts.remove(source, account, state)
+            number = states.get(state, 0) if holds and states else None
+            _set(metrics.connect_accounts, number, source, account, state)
         credits = poller.credits
-        if credits is not None and credits.available is not None:
-            metrics.credits_available.labels(source, account).set(credits.available)
-            metrics.credits_low.labels(source, account).set(float(credits.low_since is not None))
-        else:
-            metrics.credits_available.remove(source, account)
-            metrics.credits_low.remove(source, account)
-        if stats.expected_delay_seconds is not None:
-            metrics.expected_detection_delay_seconds.labels(source, account).set(stats.expected_delay_seconds)
-        else:
-            metrics.expected_detection_delay_seconds.remove(source, account)
+        available = None if credits is None else credits.available
+        low = None if credits is None or available is None else float(credits.low_since is not None)
+        _set(metrics.credits_available, available, source, account)
+        _set(metrics.credits_low, low, source, account)
+        _set(metrics.expected_detection_delay_seconds, stats.expected_delay_seconds, source, account)
         metrics.source_up.labels(source, account).set(float(poller.state.state == "ok" and poller.key is not None))
         metrics.polling_stalled.labels(source, account).set(float(poller.stalled(now)))
     metrics.deliveries_in_flight.set(slots.in_flight)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from relay.cli.client import connection_to
 from relay.core.access.netguard import is_loopback_host
 from relay.core.jsontext import JSONDecodeError, loads
 from relay.errors import RelayError, UsageError
@@ -56,10 +57,9 @@ def ask(url: str, headers: Sequence[tuple[str, str]]) -> Any:
 
 def _asked(parts: SplitResult, headers: Sequence[tuple[str, str]]) -> tuple[int, bytes] | str:
     """Status and body of the answer, or why there is none."""
-    connection_to = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     try:
-        with closing(connection_to(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)) as connection:
+        with closing(connection_to(parts, TIMEOUT_SECONDS)) as connection:
             connection.request("GET", target, headers={"Accept": "application/json", **dict(headers)})
             answer = connection.getresponse()
             return answer.status, answer.read(MAX_BYTES + 1)

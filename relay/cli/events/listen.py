@@ -7,12 +7,13 @@ away.
 import http.client
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import typer
 
-from relay.cli.client import Api, ApiError, Unreachable, api, path_of, reason_of
+from relay.cli.client import Api, ApiError, Unreachable, api, connection_to, http_url, path_of, reason_of
 from relay.cli.events.events import show_event
 from relay.cli.events.stream import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, ServerEvent, follow
 from relay.cli.options import Json, Types, type_names
@@ -113,7 +114,12 @@ def listen(
     passes = _passing(filters)
     client = api()
     secret: str = client.get("/v1/signing-secret")["secret"]
-    for event in follow(client, lambda: _say_ready(client, secret, json)):
+
+    def ready() -> None:
+        shown = {"ready": True, "url": client.url, "secret": secret}
+        print_result(shown, f"ready: listening to {client.url}, signing secret {secret}", json=json)
+
+    for event in follow(client, ready):
         if passes(event.data) and show_event(event, wanted, json=json) and target is not None:
             _report(event, target, secret, json)
 
@@ -161,24 +167,15 @@ def _passing(text: str | None) -> Callable[[bytes], bool]:
     return lambda body: filters.passes(EventView(body))
 
 
-def _say_ready(client: Api, secret: str, json: bool) -> None:
-    ready = {"ready": True, "url": client.url, "secret": secret}
-    print_result(ready, f"ready: listening to {client.url}, signing secret {secret}", json=json)
-
-
 def _target(url: str | None) -> SplitResult | None:
     if url is None:
         return None
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        _ = parts.port
-    except ValueError:
-        parts = urlsplit("")
     from relay.core.access.netguard import is_loopback_host
 
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = http_url(url if "://" in url else f"http://{url}")
+    if parts is None:
         raise UsageError("--forward-to is not a URL. Write it like http://127.0.0.1:3000/hook")
-    if parts.scheme == "http" and not is_loopback_host(parts.hostname):
+    if parts.scheme == "http" and not is_loopback_host(parts.hostname or ""):
         raise UsageError(f"--forward-to {parts.hostname} is another machine. Use https, or a port on this machine")
     return parts
 
@@ -204,14 +201,10 @@ def _forward(event: ServerEvent, target: SplitResult, secret: str | None) -> int
 
     secrets = [] if secret is None else [SigningSecret(value=secret)]
     signed = signature_headers(secrets, message_id=event.id, now=time.time(), body=event.data)
-    made = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
-    connection = made(target.hostname or "", target.port, timeout=FORWARD_TIMEOUT_SECONDS)
-    try:
+    with closing(connection_to(target, FORWARD_TIMEOUT_SECONDS)) as connection:
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         headers = {"Content-Type": "application/cloudevents+json", "User-Agent": "revor-relay-cli", **dict(signed)}
         connection.request("POST", path, body=event.data, headers=headers)
         response = connection.getresponse()
         response.read()
         return response.status
-    finally:
-        connection.close()

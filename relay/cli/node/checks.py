@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import ThreadedResolver
 from sqlalchemy import text
@@ -63,7 +63,8 @@ MAX_DIALS = 8
 """Brokers that are dialled at the same time."""
 MAX_NAMED = 5
 """Broken connect accounts that are named."""
-ABOUT_THE_SERVER = text(
+COUNT_TOKENS = "SELECT COUNT(*) FROM tokens"
+ABOUT_THE_SERVER = (
     "SELECT current_setting('server_version'), pg_is_in_recovery(),"
     " current_setting('default_transaction_read_only')::boolean, has_table_privilege('deliveries', 'INSERT')"
 )
@@ -154,25 +155,39 @@ async def _stored_tokens(settings: Settings) -> int:
     """Number of tokens in the database; 0 if it cannot be read, which the next check reports."""
     if not is_postgres(settings.database.url):
         return await asyncio.to_thread(_tokens_of_file, str(sqlite_url(settings.database.url).database))
-    database = PostgresDatabase(settings.database.url, pool_size=1)
     try:
-        await database.open()
-        try:
-            return await database.read(_count_tokens)
-        finally:
-            await database.close()
+        async with opened_postgres(settings) as database:
+            return int((await database.read(row_of(COUNT_TOKENS)))[0])
     except StoreError:
         return 0
 
 
-def _count_tokens(connection: Connection) -> int:
-    return int(connection.execute(text("SELECT COUNT(*) FROM tokens")).scalar_one())
+@asynccontextmanager
+async def opened_postgres(settings: Settings) -> AsyncIterator[PostgresDatabase]:
+    """The PostgreSQL database of the settings, with one connection. Raises RelayError."""
+    database = PostgresDatabase(settings.database.url, pool_size=1)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def row_of(query: str) -> Callable[[Connection], Any]:
+    """Reads the only row of a query."""
+    return lambda connection: connection.execute(text(query)).one()
+
+
+def sqlite_value(path: Path, query: str) -> Any:
+    """The first value of a query to a SQLite file, read-only, also beside the node that holds it. Raises
+    sqlite3.Error, and TypeError if there is no row."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        return connection.execute(query).fetchone()[0]
 
 
 def _tokens_of_file(path: str) -> int:
-    try:  # read-only, also beside the node that holds the file
-        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM tokens").fetchone()[0])
+    try:
+        return int(sqlite_value(Path(path), COUNT_TOKENS))
     except sqlite3.Error:
         return 0
 
@@ -200,12 +215,8 @@ def _sqlite(settings: Settings) -> str:
 async def _postgres(settings: Settings) -> str:
     try:
         await asyncio.to_thread(migrations.check, settings.database.url)
-        database = PostgresDatabase(settings.database.url, pool_size=1)
-        await database.open()
-        try:
-            version, replica, read_only, writable = await database.read(_about_the_server)
-        finally:
-            await database.close()
+        async with opened_postgres(settings) as database:
+            version, replica, read_only, writable = await database.read(row_of(ABOUT_THE_SERVER))
     except RelayError as error:  # an old schema too: `relay serve` migrates PostgreSQL only with --auto-migrate
         raise _Found(redact_text(str(error))) from error
     where = redact_text(shown(postgres_url(settings.database.url)))
@@ -215,11 +226,6 @@ async def _postgres(settings: Settings) -> str:
     if not writable:
         raise _Found(f"this user can read but not write {where}. Use one user for `relay migrate` and `relay serve`")
     return f"{where}, PostgreSQL {version.partition(' ')[0]}, {_newest_schema()}"
-
-
-def _about_the_server(connection: Connection) -> tuple[str, bool, bool, bool]:
-    version, replica, read_only, writable = connection.execute(ABOUT_THE_SERVER).one()
-    return version, replica, read_only, writable
 
 
 def _newest_schema() -> str:

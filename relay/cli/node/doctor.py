@@ -7,16 +7,14 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import text
 
 from relay.cli.client import Api, ApiError, Unreachable, api, in_cli_words
-from relay.cli.node.checks import Finding, opened_database, run_checks
+from relay.cli.node.checks import Finding, opened_database, opened_postgres, row_of, run_checks, sqlite_value
 from relay.cli.node.direct import database_path, own_url
 from relay.cli.node.local import is_there, write_file
 from relay.cli.node.probes import Place, certificates, clock_finding, place_of, seconds_of
@@ -32,7 +30,6 @@ from relay.errors import RelayError, UsageError
 from relay.node.component_settings import guard_policy
 from relay.node.definitions import base_url_of, definition_of
 from relay.sources.client import PollResult
-from relay.store.databases.postgres import PostgresDatabase
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.schema import migrations
 from relay.web.concerns import LATE_SECONDS
@@ -42,9 +39,7 @@ WORDS = {"ok": "ok", "warning": "warn", "problem": "bad", "skipped": "skip"}
 MAX_NAMED = 10
 """Subscriptions of one kind of trouble that are named."""
 MIN_FREE_BYTES = 500_000_000
-ABOUT_POSTGRES = text(
-    "SELECT pg_database_size(current_database()), extract(epoch from clock_timestamp())::double precision"
-)
+ABOUT_POSTGRES = "SELECT pg_database_size(current_database()), extract(epoch from clock_timestamp())::double precision"
 INSIDE = (
     "what this installation's check says, versions, settings that are not the default, the state of the relay, its "
     "sources and its subscriptions"
@@ -248,15 +243,11 @@ async def _database(seen: Seen, settings: Settings, database: Finding) -> list[F
 
 
 async def _of_postgres(settings: Settings) -> list[Finding]:
-    database = PostgresDatabase(settings.database.url, pool_size=1)
     try:
-        await database.open()
-        try:
+        async with opened_postgres(settings) as database:
             began = time.time()
-            size, clock = await database.read(lambda connection: connection.execute(ABOUT_POSTGRES).one())
+            size, clock = await database.read(row_of(ABOUT_POSTGRES))
             ours = (began + time.time()) / 2
-        finally:
-            await database.close()
     except RelayError as error:
         return [Finding("database size", "warning", str(error))]
     return [
@@ -276,9 +267,8 @@ def _of_sqlite(path: Path) -> list[Finding]:
         fix = "Free some: with a full disk nothing is recorded, and POST answers 503"
         found = [Finding("database size", "warning", f"{_bytes(size)}, only {_bytes(free)} free on the disk. {fix}")]
     newest = migrations.newest_revision()
-    try:  # read-only, also beside the node that holds the file
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    try:
+        revision = sqlite_value(path, "SELECT version_num FROM alembic_version")
     except (sqlite3.Error, TypeError):
         return found
     if revision == newest:
