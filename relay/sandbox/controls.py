@@ -1,7 +1,7 @@
 """The endpoints that every sandbox has under /_sandbox: its faults, and counts of the requests. Refused, raised by any
 endpoint, is answered as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,29 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from relay.clock import Clock
-from relay.sandbox.faults import KINDS, BodyTooLarge, FaultInjector, FaultSpec, read_body
+from relay.sandbox.faults import (
+    KINDS,
+    Answer,
+    BodyTooLarge,
+    ConnectionCut,
+    FaultInjector,
+    FaultSpec,
+    read_body,
+    send_answer,
+    wait_for_disconnect,
+)
 from relay.sandbox.limits import RequestCounts
 from relay.sandbox.requests import Read, Refused, invalid, read
 
 MAX_BODY_BYTES = 64 * 1024
+
+
+Handle = Callable[[Scope, bytes | None], tuple[str, Answer, FaultSpec | None]]
+"""Handles a call of the upstream's, given its body; None: that is too large. Returns the kind of call, its answer, and
+the fault that hits it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +44,25 @@ class Controls:
     clock: Clock
     kinds: Sequence[str] = KINDS
 
-    def app(self, routes: Sequence[Route], upstream: ASGIApp) -> Starlette:
+    def app(self, routes: Sequence[Route], handle: Handle, max_body_bytes: int) -> Starlette:
         """The ASGI application: these endpoints, more of them in `routes`, and the upstream's calls."""
+
+        async def upstream(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await send({"type": "websocket.close", "code": 1000})
+                return
+            try:
+                body = await read_body(receive, max_bytes=max_body_bytes)
+            except BodyTooLarge:
+                body = None
+            except ConnectionCut:
+                return
+            kind, answer, fault = handle(scope, body)
+            status = 0 if fault is not None and fault.kind == "timeout" else answer.status
+            self.counts.count(scope["method"], kind, status)
+            if not await wait_for_disconnect(receive, answer.ready_at - self.clock()):
+                await send_answer(answer, scope, receive, send, fault)
+
         own = [
             Route("/_sandbox/faults", self._faults, methods=["GET", "POST", "DELETE"]),
             Route("/_sandbox/faults/{fault_id:int}", self._fault, methods=["DELETE"]),

@@ -1,7 +1,7 @@
 """Revor's rate limit: a fixed window per API key and one per account, and their response headers. Pure."""
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,7 @@ class RateLimiter:
 
     limit: int
     window_seconds: float
-    max_windows: int = 20_000
-    _windows: OrderedDict[tuple[str, str], _Window] = field(default_factory=OrderedDict, init=False, repr=False)
+    _windows: dict[tuple[str, str], _Window] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -86,9 +85,6 @@ class RateLimiter:
         window = self._windows.get(place)
         if window is None or now >= window.started_at + self.window_seconds:
             window = self._windows[place] = _Window(now)
-        self._windows.move_to_end(place)
-        if len(self._windows) > self.max_windows:
-            self._windows.popitem(last=False)
         return window
 
     def _verdict(self, used: int, account_used: int, retry_after_seconds: float | None = None) -> Verdict:

@@ -18,22 +18,11 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from relay.clock import Clock, to_rfc3339, wall_clock
 from relay.sandbox.controls import Controls, answered, body_of
-from relay.sandbox.faults import (
-    CORRUPTIONS,
-    REFUSALS,
-    Answer,
-    BodyTooLarge,
-    ConnectionCut,
-    FaultInjector,
-    FaultSpec,
-    json_answer,
-    read_body,
-    send_answer,
-)
+from relay.sandbox.faults import CORRUPTIONS, REFUSALS, Answer, FaultInjector, FaultSpec, json_answer
 from relay.sandbox.limits import RequestCounts
 from relay.sandbox.recorded import Calls, RecordedJob, RecordedWorld, Reply, pattern_of
 from relay.sandbox.requests import Body, Refused, invalid
@@ -71,28 +60,14 @@ class Playback:
             Route("/_sandbox/jobs", self._jobs, methods=["GET", "POST"]),
             Route("/_sandbox/jobs/{id:path}/step", self._step, methods=["POST"]),
         ]
-        return Controls(self.faults, self.counts, self.clock, _KINDS).app(routes, self._upstream)
+        return Controls(self.faults, self.counts, self.clock, _KINDS).app(routes, self._handle, MAX_BODY_BYTES)
 
     # --- the source's calls
 
-    async def _upstream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1000})
-            return
-        fault: FaultSpec | None = None
-        try:
-            body = await read_body(receive, max_bytes=MAX_BODY_BYTES)
-            kind, answer, fault = self.answer(scope, body)
-        except BodyTooLarge:
-            kind, answer = "unknown", self._error("invalid", 413)
-        except ConnectionCut:
-            return
-        status = 0 if fault is not None and fault.kind == "timeout" else answer.status
-        self.counts.count(scope["method"], kind, status)
-        await send_answer(answer, scope, receive, send, fault)
-
-    def answer(self, scope: Scope, body: bytes) -> tuple[str, Answer, FaultSpec | None]:
-        """The kind of call (job, create, other or unknown), its answer, and the fault that hits it."""
+    def _handle(self, scope: Scope, body: bytes | None) -> tuple[str, Answer, FaultSpec | None]:
+        """See `Handle`. The kinds of calls are job, create, other and unknown."""
+        if body is None:
+            return "unknown", self._error("invalid", 413), None
         headers, query, now = Headers(scope=scope), QueryParams(scope["query_string"]), self.clock()
         method, path = scope["method"], scope["path"]
         fault = self.faults.draw(method=method, path=path, account=None, now=now)

@@ -174,7 +174,7 @@ class RecordedWorld:
             body=body,
         )
         self.created_count += 1
-        self._jobs[resource, str(job.id)] = job
+        self._put(job)
         if len(self._jobs) > self.max_jobs:
             self._jobs.popitem(last=False)
         return job

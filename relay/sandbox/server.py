@@ -9,25 +9,13 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from relay.clock import Clock, wall_clock
 from relay.sandbox.admin import admin_routes
 from relay.sandbox.bodies import Dispatch, IdempotencyStore, PostLike
 from relay.sandbox.controls import Controls
-from relay.sandbox.faults import (
-    JOB_KINDS,
-    REFUSALS,
-    Answer,
-    BodyTooLarge,
-    ConnectionCut,
-    FaultInjector,
-    FaultSpec,
-    json_answer,
-    read_body,
-    send_answer,
-    wait_for_disconnect,
-)
+from relay.sandbox.faults import JOB_KINDS, REFUSALS, Answer, FaultInjector, FaultSpec, json_answer
 from relay.sandbox.kinds import JOB_PATHS, JOBS_V2, RESOURCES, WEBSETS, StagedKind, action_of
 from relay.sandbox.lifecycle import CountAttempts, Kind, SandboxJob, accepted_item
 from relay.sandbox.limits import RateLimiter, RequestCounts, Verdict, retry_after_text
@@ -76,8 +64,8 @@ class Sandbox:
         """
         world = self.world() if world is None else world
         faults, counts = FaultInjector(seed=world.seed), RequestCounts()
-        upstream = Upstream(world, faults, counts, self._limiter(world.speed), self.limit_reads_only, clock)
-        app = Controls(faults, counts, clock).app(admin_routes(world, clock), upstream)
+        upstream = Upstream(world, faults, self._limiter(world.speed), self.limit_reads_only, clock)
+        app = Controls(faults, counts, clock).app(admin_routes(world, clock), upstream.handle, MAX_BODY_BYTES)
         app.state.world, app.state.faults, app.state.request_counts = world, faults, counts
         return app
 
@@ -103,40 +91,28 @@ class _Request:
 
 @dataclass
 class Upstream:
-    """Revor's API as an ASGI application. Computes each answer without an await, so requests never interleave."""
+    """Revor's API. Computes each answer without an await, so requests never interleave."""
 
     world: World
     faults: FaultInjector
-    request_counts: RequestCounts
     limiter: RateLimiter | None
     limit_reads_only: bool
     clock: Clock
     _request_count: int = field(default=0, init=False)
     _idempotency: IdempotencyStore = field(default_factory=IdempotencyStore, init=False, repr=False)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1000})
-            return
+    def handle(self, scope: Scope, body: bytes | None) -> tuple[str, Answer, FaultSpec | None]:
+        """See `controls.Handle`."""
         path, method = scope["path"], scope["method"]
         job = _named(path)
         kind = _ROUTES.get(path, ("", "unknown"))[1] if job is None else "job"
-        fault: FaultSpec | None = None
-        try:
-            body = await read_body(receive, max_bytes=MAX_BODY_BYTES)
-            headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
-            answer, fault = self.answer(_Request(method, path, kind, job, headers, query, body))
-        except BodyTooLarge:
+        if body is None:
             refusal = self._refusal(invalid(f"the body is larger than {MAX_BODY_BYTES} bytes"))
-            answer = self._with_limit_headers(refusal, self._limit(None, self.clock(), counted=False))
-        except ConnectionCut:
-            return
-        status = 0 if fault is not None and fault.kind == "timeout" else answer.status
-        self.request_counts.count(method, kind, status)
-        if not await wait_for_disconnect(receive, answer.ready_at - self.clock()):
-            await send_answer(answer, scope, receive, send, fault)
+            return kind, self._with_limit_headers(refusal, self._limit(None, self.clock(), counted=False)), None
+        headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+        return kind, *self._answer(_Request(method, path, kind, job, headers, query, body))
 
-    def answer(self, request: _Request) -> tuple[Answer, FaultSpec | None]:
+    def _answer(self, request: _Request) -> tuple[Answer, FaultSpec | None]:
         """The answer, and the fault that hits it. Order: key, limit, fault, then the call itself."""
         if not request.path.startswith("/api/"):
             return self._refusal(Refused(404, "not_found")), None

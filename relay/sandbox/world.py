@@ -204,11 +204,10 @@ class World:
     count_attempts: CountAttempts = "start"
     mix: Mix = field(default_factory=Mix)
     max_jobs: int = 200_000
-    max_lanes: int = 100_000
     connect_accounts: ConnectAccounts = field(default_factory=ConnectAccounts, init=False, repr=False)
     created_count: int = field(default=0, init=False)
     _jobs: OrderedDict[str, SandboxJob] = field(default_factory=OrderedDict, init=False, repr=False)
-    _lanes: OrderedDict[tuple[str, str], _Lane] = field(default_factory=OrderedDict, init=False, repr=False)
+    _lanes: dict[tuple[str, str], _Lane] = field(default_factory=dict, init=False, repr=False)
     _purses: dict[str, Purse] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -237,7 +236,7 @@ class World:
         script = script or Script()
         index, job_id, fate = self._drawn(script, now)
         created_at = milliseconds(now)
-        lane = self._lane(account, channel) if script.in_lane else _Lane()
+        lane = self._lanes.setdefault((account, channel), _Lane()) if script.in_lane else _Lane()
         scheduled_at, start_at = self._place(lane, fate, interval_seconds, created_at)
         steps = schedule_steps(fate, self.speed, self.count_attempts, created_at, scheduled_at, start_at)
         planned = tuple(steps)
@@ -357,13 +356,6 @@ class World:
             lane.started_at + interval,
         )
         return scheduled_at, milliseconds(start_at)
-
-    def _lane(self, account: str, channel: str) -> _Lane:
-        lane = self._lanes.setdefault((account, channel), _Lane())
-        self._lanes.move_to_end((account, channel))
-        if len(self._lanes) > self.max_lanes:
-            self._lanes.popitem(last=False)
-        return lane
 
     def _make_room(self, now: float) -> None:
         if len(self._jobs) < self.max_jobs:
