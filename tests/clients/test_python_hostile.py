@@ -3,6 +3,8 @@
 import contextlib
 import gzip
 import json
+import logging
+import re
 import socket
 import threading
 import time
@@ -10,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from revor_relay_client import Relay, RelayError, UnfitAnswer, Unreachable, _core
@@ -274,6 +277,80 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             relay.track("a")
         assert repr(relay) == f"Relay('{server.url}')"
         assert _header(server.requests[0], "authorization") == f"Bearer {TOKEN}"
+
+
+# --- what an error says
+
+
+def refusing(attempts: list[str], *answers: httpx.Response) -> httpx.MockTransport:
+    """Gives these answers, then refuses connections."""
+    left = list(answers)
+
+    def connect(request: httpx.Request) -> httpx.Response:
+        attempts.append(request.url.path)
+        if left:
+            return left.pop(0)
+        raise httpx.ConnectError("Connection refused", request=request)
+
+    return httpx.MockTransport(connect)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("verb", ["track", "stream"])
+async def test_default_address_that_nothing_listens_at_is_asked_once(
+    verb: str, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RELAY_URL", raising=False)
+    attempts: list[str] = []
+    caller = Caller(flavour, "", TOKEN, transport=refusing(attempts))
+    with pytest.raises(Unreachable, match=r"Connection refused\. Start it, or set RELAY_URL to its address"):
+        await (caller.do("track", "a") if verb == "track" else caller.events("stream", "a"))
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", ""], ids=["a given address", "it has answered before"])
+def test_relay_that_is_expected_back_is_asked_again(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("RELAY_URL", raising=False)
+    monkeypatch.setattr(_core, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(_core, "MAX_PAUSE_SECONDS", 0.001)
+    attempts: list[str] = []
+    answers = [] if url else [httpx.Response(400, content=iter([json.dumps(PROBLEM).encode()]))]
+    relay = Relay(url, TOKEN, transport=refusing(attempts, *answers))
+    for _ in answers:
+        with pytest.raises(RelayError, match="no"):
+            relay.track("a")
+    attempts.clear()
+    with pytest.raises(Unreachable), caplog.at_level(logging.WARNING):
+        relay.track("a")
+    assert len(attempts) == _core.MAX_TRIES
+    (line,) = caplog.messages
+    assert "no relay answers at http://127.0.0.1:8080: Connection refused" in line
+    assert re.search(r"\. Trying again for up to \d+ s$", re.sub(r" \([a-z]+\)", "", line))
+    assert TOKEN not in line
+
+
+def test_default_address_is_asked_again_after_its_stream_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RELAY_URL", raising=False)
+    monkeypatch.setattr(_core, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(_core, "MAX_PAUSE_SECONDS", 0.001)
+    attempts: list[str] = []
+    stream = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=iter([b": up\n\n"]))
+    with Relay("", TOKEN, transport=refusing(attempts, stream)) as relay, pytest.raises(Unreachable):
+        list(relay.stream("a"))
+    assert len(attempts) == 1 + _core.MAX_TRIES
+
+
+@pytest.mark.parametrize(("says", "is_logged"), [(problem(503, "busy"), True), (problem(429, "slow_down"), False)])
+def test_outage_is_logged_once_and_a_rate_limit_is_not(
+    says: Say, is_logged: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_core, "FIRST_PAUSE_SECONDS", 0.001)
+    with serving(says, says, problem(400)) as server, Relay(server.url) as relay, pytest.raises(RelayError):
+        relay.track("a")
+    assert len(server.requests) == 3
+    assert len(caplog.messages) == is_logged
 
 
 def _header(head: str, name: str) -> str:

@@ -1,5 +1,7 @@
 """Every verb of the Python client against a running relay, sync and async from one table."""
 
+import json
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -8,7 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from revor_relay_client import EventsRejected, RelayError, WaitTimeout
+from revor_relay_client import EventsRejected, RelayError, WaitTimeout, _core
 from tests.support.client_world import FLAVOURS, Caller, Losing
 from tests.support.cut_proxy import cut_proxy
 from tests.support.relay_world import RelayWorld
@@ -60,6 +62,19 @@ async def tells_that_a_wait_took_too_long(caller: Caller, world: RelayWorld) -> 
     with pytest.raises(WaitTimeout) as raised:
         await caller.do("wait", job_id, timeout_seconds=0.2)
     assert raised.value.job.id == job_id
+    assert "has not ended: it is " in str(raised.value)
+
+
+async def says_why_a_job_does_not_end(caller: Caller, world: RelayWorld) -> None:
+    job_id = new("unknown")
+    await caller.do("track", job_id)
+
+    async def is_polled() -> bool:
+        return (await world.get(f"/v1/jobs/{job_id}"))["last_error"] is not None
+
+    await world.until(is_polled)
+    with pytest.raises(WaitTimeout, match="has not ended: the relay's last poll failed with 'external_api_job_not_fo"):
+        await caller.do("wait", job_id, timeout_seconds=0)
 
 
 async def streams_a_job_to_its_last_event(caller: Caller, world: RelayWorld) -> None:
@@ -118,6 +133,13 @@ async def gets_a_signed_request_and_verifies_it(caller: Caller, world: RelayWorl
     assert not [one for one in listed["items"] if (one["description"] or "").startswith("revor-relay-client")]
 
 
+async def tells_that_the_awaited_event_did_not_come(caller: Caller, world: RelayWorld) -> None:
+    job_id = await world.job()
+    await caller.do("wait", job_id)
+    with pytest.raises(WaitTimeout, match=r"no 'failed' of job .* came within 0\.1 s: it has ended as succeeded"):
+        await caller.do("signed_request", job_id, "failed", timeout_seconds=0.1)
+
+
 async def tells_what_was_refused(caller: Caller, world: RelayWorld) -> None:
     with pytest.raises(RelayError) as raised:
         await caller.do("wait", "no such job")
@@ -133,12 +155,14 @@ CASES: tuple[Case, ...] = (
     tracks_a_job_once,
     waits_for_the_end,
     tells_that_a_wait_took_too_long,
+    says_why_a_job_does_not_end,
     streams_a_job_to_its_last_event,
     streams_a_job_that_is_not_polled_any_more,
     publishes_and_pulls,
     names_the_event_that_was_not_taken,
     subscribes_once_by_id,
     gets_a_signed_request_and_verifies_it,
+    tells_that_the_awaited_event_did_not_come,
     tells_what_was_refused,
 )
 
@@ -147,6 +171,22 @@ CASES: tuple[Case, ...] = (
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 async def test_verb(case: Case, flavour: str, world: RelayWorld, called: Make) -> None:
     await case(called(flavour, world.url), world)
+
+
+async def test_wait_logs_a_failing_poll_once_and_soon(world: RelayWorld, caplog: pytest.LogCaptureFixture) -> None:
+    open_job = await world.get(f"/v1/jobs/{await world.job(run_seconds=86_400)}")
+    failing = {"code": "job_unknown", "message": "no", "request_id": None, "at": None}
+    steps = _core.Core(world.url, "").wait("a", None)
+    asked = next(steps)
+    with caplog.at_level(logging.WARNING):
+        for error in (None, failing, failing, {**failing, "code": "key_revoked"}):
+            assert isinstance(asked, _core.Send)
+            answer = _core.Answer(200, {}, json.dumps({**open_job, "last_error": error}).encode())
+            assert isinstance(steps.send(answer), _core.Pause)
+            asked, before = steps.send(None), asked
+    assert before.headers["Prefer"] == f"wait={_core.WAIT_SECONDS}"
+    why = "job 'a' has not ended: the relay's last poll failed with"
+    assert caplog.messages == [f"{why} 'job_unknown'", f"{why} 'key_revoked'"]
 
 
 # --- a connection that is cut

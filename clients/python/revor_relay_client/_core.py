@@ -8,6 +8,7 @@ import base64
 import contextlib
 import hmac
 import json
+import logging
 import os
 import random
 import re
@@ -37,6 +38,8 @@ MAX_EVENT_BYTES = 4 << 20
 MAX_TEXT = 2_000
 WAIT_SECONDS = 50
 """One request of a wait. Many proxies end a request after a minute."""
+FIRST_WAIT_SECONDS = 5
+"""The first request of a wait, so that a failing poll is told soon."""
 PULL_SECONDS = 20.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 10.0
 MAX_TRIES = 20
@@ -52,6 +55,7 @@ NOWHERE = "https://inbox.invalid/"
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
+log = logging.getLogger("revor_relay_client")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +87,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No whole answer came back, and why."""
+    """No whole answer came back, and why. `is_unconnected`: the request was not sent."""
 
     why: str
+    is_unconnected: bool = False
 
 
 Steps = Generator[Send | Pause, Answer | Failure | None, Value]
@@ -136,14 +141,20 @@ class Patience:
         self._ends, self._tries = time.monotonic() + seconds, 0
 
     def pause(self, outcome: Answer | Failure, error: RelayError) -> float | None:
-        """Seconds until the next attempt; None: there is none. A `Retry-After` beyond the patience ends it at once."""
+        """Seconds until the next attempt; None: there is none. A `Retry-After` beyond the patience ends it at once. The
+        first attempt that got no answer or a 5xx is logged: a program that stands still says why."""
         self._tries += 1
         if self._tries >= MAX_TRIES or not _may_repeat(outcome, "" if isinstance(error, UnfitAnswer) else error.code):
             return None
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._tries - 1), MAX_PAUSE_SECONDS) * random.uniform(0.5, 1)
+        pause: float = min(FIRST_PAUSE_SECONDS * 2 ** (self._tries - 1), MAX_PAUSE_SECONDS) * random.uniform(0.5, 1)
         asked = _retry_after(outcome.headers) if isinstance(outcome, Answer) else 0.0
         pause = max(pause, asked)
-        return pause if time.monotonic() + pause <= self._ends else None
+        left = self._ends - time.monotonic()
+        if pause > left:
+            return None
+        if self._tries == 1 and (isinstance(outcome, Failure) or outcome.status >= 500):
+            log.warning("%s. Trying again for up to %.0f s", error, left)
+        return pause
 
 
 def _may_repeat(outcome: Answer | Failure, code: str) -> bool:
@@ -173,8 +184,10 @@ class Core:
         self, url: str | None, token: str | None, *, timeout_seconds: float = 30.0, retry_seconds: float = 60.0
     ) -> None:
         """Raises ValueError if the URL is not one of http, or the token has invalid characters."""
-        self.url = (url or os.environ.get("RELAY_URL") or DEFAULT_URL).rstrip("/")
-        self.token = token or os.environ.get("RELAY_TOKEN") or ""
+        given = url or os.environ.get("RELAY_URL", "").strip()
+        self.url = (given or DEFAULT_URL).rstrip("/")
+        self.token = token or os.environ.get("RELAY_TOKEN", "").strip()  # a file often ends with a newline
+        self._is_guess = not given
         self.timeout_seconds, self.retry_seconds = timeout_seconds, retry_seconds
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
@@ -225,20 +238,31 @@ class Core:
             outcome = yield send
             assert outcome is not None
             if isinstance(outcome, Answer) and outcome.status < 300:
+                self.heard()
                 return outcome
-            error = self.error_of(outcome)
-            pause = patience.pause(outcome, error)
-            if pause is None:
-                raise error
-            yield Pause(pause)
+            yield self.pause(patience, outcome)
+
+    def heard(self) -> None:
+        """A server has answered at this address: one that does not answer later is expected back."""
+        self._is_guess = False
+
+    def pause(self, patience: Patience, outcome: Answer | Failure) -> Pause:
+        """The time until the next attempt. Raises RelayError if there is none. The default address is not tried again
+        before a server has answered there: RELAY_URL was probably forgotten."""
+        error = self.error_of(outcome)
+        if isinstance(outcome, Answer):
+            self.heard()
+        is_absent = isinstance(outcome, Failure) and outcome.is_unconnected and self._is_guess
+        seconds = None if is_absent else patience.pause(outcome, error)
+        if seconds is None:
+            raise error
+        return Pause(seconds)
 
     def error_of(self, outcome: Answer | Failure) -> RelayError:
         """What a failed request raises."""
         if isinstance(outcome, Failure):
-            return Unreachable(
-                f"no relay answers at {self.url}: {outcome.why[:MAX_TEXT]}. Its address is in RELAY_URL",
-                code="unreachable",
-            )
+            fix = "Start it, or set RELAY_URL to its address" if outcome.is_unconnected else "Check RELAY_URL"
+            return Unreachable(f"no relay answers at {self.url}: {outcome.why[:MAX_TEXT]}. {fix}", code="unreachable")
         id = re.sub(r"[^!-~]", "", self._without_token(outcome.headers.get("x-request-id", "")))[:100]
         try:
             problem = models.Problem.model_validate_json(self._without_token(outcome.body.decode(errors="replace")))
@@ -267,20 +291,26 @@ class Core:
         return self.call(models.RegisteredJob, "POST", "/v1/jobs", _given(id=job_id, **fields), creates=True)
 
     def wait(self, job_id: str, timeout_seconds: float | None) -> Steps[models.Job]:
-        """The job once it has ended. Raises WaitTimeout."""
+        """The job once it has ended. Logs why its polls fail. Raises WaitTimeout."""
         ends = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
+        most, logged = FIRST_WAIT_SECONDS, ""
         while True:
             asked = time.monotonic()
             left = max(0.0, ends - asked)
-            seconds = min(WAIT_SECONDS, ceil(min(left, WAIT_SECONDS)))
+            seconds, most = ceil(min(left, most)), WAIT_SECONDS
             headers = {"Prefer": f"wait={seconds}"}
             send = self.send("GET", _path("jobs", job_id), headers=headers, seconds=seconds + self.timeout_seconds)
             answer = yield from self.answered(send, patience_seconds=min(self.retry_seconds, max(left, 1.0)))
             job = read(models.Job, answer)
             if not job.open:
                 return job
+            why = f"the relay's last poll failed with {job.last_error.code[:100]!r}" if job.last_error else ""
             if time.monotonic() >= ends:
-                raise WaitTimeout(f"job {job_id[:200]!r} is {job.status or 'not polled yet'} and has not ended", job)
+                seen = why or f"it is {job.status or 'not polled yet'}"
+                raise WaitTimeout(f"job {job_id[:200]!r} has not ended: {seen}", job)
+            if why and why != logged:
+                log.warning("job %r has not ended: %s", job_id[:200], why)
+                logged = why
             if time.monotonic() < asked + 0.5:  # a relay that ends answers early
                 yield Pause(0.5)
 
@@ -346,7 +376,11 @@ class Core:
                             return Signed(found.body.encode(), found.headers, secret)
                     yield Pause(0.05 if inbox.url else 1.0)
                     seen = time.monotonic()
-                raise WaitTimeout(f"no event of job {job_id[:200]!r} came within {timeout_seconds:g} s")
+                ended = "" if job.open else f": it has ended as {job.outcome}"
+                wanted_type = f"{type[:100]!r}" if type else "event"
+                raise WaitTimeout(
+                    f"no {wanted_type} of job {job_id[:200]!r} came within {timeout_seconds:g} s{ended}", job
+                )
             finally:
                 with contextlib.suppress(RelayError):
                     yield from self.answered(self.send("DELETE", _path("subscriptions", id)), patience_seconds=5)
@@ -504,6 +538,7 @@ class Following:
     def broke(self) -> Pause:
         """A stream had begun, and has ended or was cut. That of a job is asked once more: 204 says that it is over.
         Raises Unreachable if it is cut again and again and brings nothing."""
+        self._core.heard()
         self._after = self._after or BEFORE_ALL
         self._patience = Patience(self._core.retry_seconds)
         self._empty = 1 if time.monotonic() > self._began + WELL_SECONDS else self._empty + 1
@@ -516,11 +551,7 @@ class Following:
         if isinstance(outcome, Answer) and outcome.status == 204:
             self.ended = True
             return Pause(0)
-        error = self._core.error_of(outcome)
-        pause = self._patience.pause(outcome, error)
-        if pause is None:
-            raise error
-        return Pause(pause)
+        return self._core.pause(self._patience, outcome)
 
 
 def is_stream(status: int, headers: Mapping[str, str]) -> bool:

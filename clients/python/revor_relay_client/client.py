@@ -87,7 +87,7 @@ class _Both(Generic[Http]):
 
 
 def _failure(error: Exception) -> Failure:
-    return Failure(f"{error or type(error).__name__}")
+    return Failure(f"{error or type(error).__name__}", isinstance(error, httpx.ConnectError))
 
 
 def _lowered(headers: httpx.Headers) -> dict[str, str]:
