@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -260,6 +261,7 @@ def test_id_stays_one_part_of_the_path(id: str) -> None:
     ("url", "token"),
     [
         *((url, None) for url in ("ftp://relay", "relay:8080", "http://", "http://me:it@relay", "http://relay?x=1")),
+        *((url, None) for url in ("http://re lay", "http://relay/\n")),
         *(("http://relay", token) for token in ("two words", "line\n", "tökén")),
     ],
 )
@@ -271,8 +273,8 @@ def test_malformed_settings_are_refused_and_not_quoted(url: str, token: str | No
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(problem(400)) as server:
-        monkeypatch.setenv("RELAY_URL", server.url + "/")
-        monkeypatch.setenv("RELAY_TOKEN", TOKEN)
+        monkeypatch.setenv("RELAY_URL", server.url + "/\n")
+        monkeypatch.setenv("RELAY_TOKEN", TOKEN + "\r\n")
         with Relay() as relay, pytest.raises(RelayError):
             relay.track("a")
         assert repr(relay) == f"Relay('{server.url}')"
@@ -351,6 +353,38 @@ def test_outage_is_logged_once_and_a_rate_limit_is_not(
         relay.track("a")
     assert len(server.requests) == 3
     assert len(caplog.messages) == is_logged
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+async def test_error_is_one_line_that_says_what_to_do(flavour: str) -> None:
+    with serving(problem(401, "unauthorized", "a token\nis needed")) as server:
+        caller = Caller(flavour, server.url, TOKEN)
+        with pytest.raises(RelayError) as raised:
+            await caller.do("track", "a")
+        await caller.close()
+    assert str(raised.value) == "set RELAY_TOKEN to a token of the relay: a token is needed (401, unauthorized)"
+    files = [frame.filename for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert not [name for name in files if name.endswith("_core.py")], "the steps inside the client are not shown"
+
+
+def test_missing_secret_is_asked_for() -> None:
+    """A relay on loopback needs no token, and then there is nothing to make the secret from."""
+    mistakes = [{"pointer": "/subscriptions/0/config/secret", "code": "required", "detail": "x"}]
+    body = json.dumps({**PROBLEM, "errors": mistakes}).encode()
+    with serving(answer(body, 422)) as server, Relay(server.url) as relay:
+        with pytest.raises(RelayError, match="set RELAY_TOKEN, or give secret=") as raised:
+            relay.subscribe("crm", "http://127.0.0.1:9/hook")
+        with pytest.raises(RelayError, match=r"^no "):
+            relay.subscribe("crm", "http://127.0.0.1:9/hook", secret="whsec_short")
+    assert (raised.value.status, len(raised.value.mistakes)) == (422, 1)
+
+
+def test_list_of_events_is_refused_before_anything_is_sent() -> None:
+    event = {"type": "com.acme.order.paid", "source": "/shop"}
+    listed: Any = [event, event]
+    with serving(problem(400)) as server, Relay(server.url) as relay, pytest.raises(TypeError, match=r"\(\*events\)"):
+        relay.publish(listed)
+    assert server.requests == []
 
 
 def _header(head: str, name: str) -> str:

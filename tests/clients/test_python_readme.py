@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.subscriptions.signing import new_secret
-from revor_relay_client import Relay
+from revor_relay_client import Relay, RelayError
 from tests.support.environments import artefacts_python
 from tests.support.lock import ROOT
 from tests.support.process_world import API_TOKEN, Process
@@ -112,6 +112,16 @@ async def test_signed_request_comes_from_a_relay_that_sends_nothing_to_loopback(
         with Relay(strict.url, API_TOKEN) as relay:
             signed = await asyncio.to_thread(relay.signed_request, job_id)
             assert relay.verify(signed.body, signed.headers, signed.secret).subject == job_id
+        body = {"name": "least", "scopes": ["jobs:write", "subscriptions:write"]}
+        status, made = await strict.call("POST", "/v1/tokens", body)
+        assert status == 201, made
+        with (
+            Relay(strict.url, made["token"]) as relay,
+            pytest.raises(RelayError, match="needs admin, or a relay that runs with --dev") as raised,
+        ):
+            await asyncio.to_thread(relay.signed_request, job_id)
+        assert (raised.value.status, raised.value.code) == (403, "scope_missing")
+        assert (await strict.get("/v1/subscriptions"))["items"] == []
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

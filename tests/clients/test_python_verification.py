@@ -70,6 +70,17 @@ def test_one_signature_that_verifies_is_enough(secrets: tuple[str, ...]) -> None
     assert verify(*Request(secrets=secrets).sent(), SECRET).id == EVENT["id"]
 
 
+def test_wrong_kind_of_body_or_secret_says_what_is_needed() -> None:
+    body, headers = Request().sent()
+    parsed: Any
+    for parsed in (body.decode(), EVENT, None):
+        with pytest.raises(TypeError, match="raw bytes of the body, before any JSON parser"):
+            verify(parsed, headers, SECRET)
+    absent: Any = None
+    with pytest.raises(ValueError, match="a signing secret is whsec_"):
+        verify(body, headers, absent)
+
+
 def test_batch_is_read() -> None:
     batch = Request(
         body=json.dumps([EVENT, {**EVENT, "id": "A-17"}]).encode(),
@@ -267,11 +278,12 @@ def test_secret_comes_from_the_environment_or_is_asked_for(monkeypatch: pytest.M
     monkeypatch.delenv("WEBHOOK_SECRET", raising=False)
     with pytest.raises(ValueError, match="WEBHOOK_SECRET"):
         Receiver()
-    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
     body, headers = Request().sent()
-    receives = Receiver()
-    receives.on()(lambda event: None)
-    assert receives.handle("POST", headers, body).status == 204
+    for secret in (SECRET, SECRET + "\n"):
+        monkeypatch.setenv("WEBHOOK_SECRET", secret)
+        receives = Receiver()
+        receives.on()(lambda event: None)
+        assert receives.handle("POST", headers, body).status == 204
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_wrong")
     with pytest.raises(ValueError, match="whsec_ and base64"):
         Receiver()

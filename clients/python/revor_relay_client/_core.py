@@ -190,7 +190,8 @@ class Core:
         self._is_guess = not given
         self.timeout_seconds, self.retry_seconds = timeout_seconds, retry_seconds
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        is_http = parts.scheme in ("http", "https") and not re.search(r"\s", self.url)
+        if not is_http or not parts.hostname or parts.username or parts.query:
             raise ValueError(f"RELAY_URL is not an http URL. Write it like {DEFAULT_URL}")
         if not re.fullmatch(r"[!-~]*", self.token):
             raise ValueError("RELAY_TOKEN contains invalid characters. Copy it again")
@@ -269,8 +270,9 @@ class Core:
         except ValidationError:
             detail = f"the server at {self.url} answered {outcome.status}, but not as a relay does: check RELAY_URL"
             return UnfitAnswer(detail, code=UNFIT, status=outcome.status, request_id=id)
+        detail = problem.detail[:MAX_TEXT]
         return RelayError(
-            problem.detail[:MAX_TEXT],
+            f"set RELAY_TOKEN to a token of the relay: {detail}" if outcome.status == 401 else detail,
             code=problem.code[:100],
             status=outcome.status,
             request_id=id,
@@ -316,6 +318,8 @@ class Core:
 
     def publish(self, events: Sequence[Mapping[str, Any] | BaseModel]) -> Steps[models.Publishing]:
         """Raises EventsRejected if one was not taken. An event without an id gets one before the first attempt."""
+        if not all(isinstance(one, BaseModel | Mapping) for one in events):
+            raise TypeError("give each event as an argument of its own: publish(*events)")
         documents = [
             {"specversion": "1.0", "id": str(uuid.uuid4())}
             | dict(one.model_dump(mode="json", exclude_unset=True) if isinstance(one, BaseModel) else one)
@@ -335,9 +339,16 @@ class Core:
         wanted = _given(**{**fields, "config": config or None}, id=id, sink=sink)
         if sink is None:
             wanted["protocol"] = "PULL"
-        applied = yield from self.call(
-            models.SubscriptionsApplied, "POST", "/v1/subscriptions/apply", {"subscriptions": [wanted]}, creates=True
-        )
+        document = {"subscriptions": [wanted]}
+        try:
+            applied = yield from self.call(
+                models.SubscriptionsApplied, "POST", "/v1/subscriptions/apply", document, creates=True
+            )
+        except RelayError as error:
+            if "secret" in config or not any(one.pointer.endswith("/config/secret") for one in error.mistakes):
+                raise
+            why = "the signing secret is made from the token: set RELAY_TOKEN, or give secret='whsec_…'"
+            raise _reworded(error, why) from None
         return Subscribed(id, secret, applied.changes[0].action if applied.changes else "unchanged")
 
     def _secret_of(self, id: str) -> str:
@@ -369,8 +380,10 @@ class Core:
                         try:
                             found = yield from self._waiting_request(id)
                         except RelayError as error:
-                            if error.status != 403 or inbox.url is None:
+                            if error.status != 403:
                                 raise
+                            if inbox.url is None:
+                                raise _reworded(error, f"{error.detail}, or a relay that runs with --dev") from None
                             found = None
                         if found is not None:
                             return Signed(found.body.encode(), found.headers, secret)
@@ -579,6 +592,12 @@ def _parsed(model: type[Model], raw: bytes) -> Model:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))[:200]
         raise unfit(f"the answer is not what a relay answers: {first['msg'][:200]} {place}".rstrip()) from None
+
+
+def _reworded(error: RelayError, detail: str) -> RelayError:
+    return RelayError(
+        detail, code=error.code, status=error.status, request_id=error.request_id, mistakes=error.mistakes
+    )
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from revor_relay_client._core import (
     Steps,
     Subscribed,
 )
+from revor_relay_client.errors import RelayError
 from revor_relay_client.verification import TOLERANCE_SECONDS, Event
 
 Value = TypeVar("Value")
@@ -213,6 +214,9 @@ class Relay(_Both[httpx.Client]):
         except StopIteration as end:
             value: Value = end.value
             return value
+        except RelayError as error:
+            error.__traceback__ = None  # the steps inside the client say less than the message
+            raise
 
     def _do(self, step: Send | Pause) -> Answer | Failure | None:
         if isinstance(step, Pause):
@@ -360,6 +364,9 @@ class AsyncRelay(_Both[httpx.AsyncClient]):
         except StopIteration as end:
             value: Value = end.value
             return value
+        except RelayError as error:
+            error.__traceback__ = None  # the steps inside the client say less than the message
+            raise
 
     async def _do(self, step: Send | Pause) -> Answer | Failure | None:
         if isinstance(step, Pause):

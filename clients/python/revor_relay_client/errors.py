@@ -42,7 +42,7 @@ class RelayError(Exception):
 
     def __str__(self) -> str:
         facts = [str(self.status or ""), self.code, self.request_id]
-        return f"{self.detail} ({', '.join(filter(None, facts))})"
+        return f"{' '.join(self.detail.split())} ({', '.join(filter(None, facts))})"
 
 
 class Unreachable(RelayError):

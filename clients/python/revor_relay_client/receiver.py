@@ -42,7 +42,7 @@ class Receiver:
         self, secret: str | None = None, *, tolerance_seconds: float = TOLERANCE_SECONDS, allowed_origin: str = "*"
     ) -> None:
         """Raises ValueError without a secret, or for a malformed one."""
-        self._secret = secret or os.environ.get("WEBHOOK_SECRET") or ""
+        self._secret = secret or os.environ.get("WEBHOOK_SECRET", "").strip()
         if not self._secret:
             raise ValueError("give a secret, or set WEBHOOK_SECRET: `subscribe` returns it")
         key_of(self._secret)

@@ -45,7 +45,8 @@ def verify(
     secret             `whsec_…` of the subscription, or the relay's for callbacks
     tolerance_seconds  how far its time may be off
 
-    Raises VerificationError: ChangedBody, TimestampError or WrongSecret; ValueError for a malformed secret.
+    Raises VerificationError: ChangedBody, TimestampError or WrongSecret. ValueError for a malformed secret, TypeError
+    for a body that is not bytes.
     """
     events = verify_all(body, headers, secret, tolerance_seconds=tolerance_seconds)
     if len(events) != 1:
@@ -57,6 +58,8 @@ def verify_all(
     body: bytes, headers: Mapping[str, str], secret: str, *, tolerance_seconds: float = TOLERANCE_SECONDS
 ) -> list[Event]:
     """The events of a signed request of a subscription whose content mode is `structured` or `batch`. As `verify`."""
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"verify takes the raw bytes of the body, before any JSON parser, not {type(body).__name__}")
     key = key_of(secret)
     given = {name.lower(): value.strip() for name, value in headers.items()}
     missing = [name for name in (ID, TIMESTAMP, SIGNATURE) if not given.get(name)]
@@ -114,11 +117,11 @@ def _change_of(headers: Mapping[str, str], body: bytes) -> str | None:
 
 def key_of(secret: str) -> bytes:
     """The key of a secret. Raises ValueError, which does not quote it."""
-    encoded = secret.removeprefix("whsec_")
+    encoded = str(secret).removeprefix("whsec_")
     try:
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except ValueError:
         key = b""
-    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+    if not str(secret).startswith("whsec_") or not 24 <= len(key) <= 64:
         raise ValueError("a signing secret is whsec_ and base64 of 24 to 64 bytes")
     return key
