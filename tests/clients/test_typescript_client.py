@@ -857,6 +857,45 @@ console.log(JSON.stringify(seen));
 
 
 @pytest.mark.parametrize(
+    ("options", "before", "attempts"),
+    [
+        ("{}", "[]", 1),
+        ('{ url: "http://127.0.0.1:8080" }', "[]", 2),
+        ("{}", "[Response.json({}, { status: 400 })]", 2),
+    ],
+    ids=["the default address", "a given address", "a server has answered before"],
+)
+async def test_default_address_that_nothing_listens_at_is_asked_once(
+    folder: Path, options: str, before: str, attempts: int
+) -> None:
+    program = f"""
+import {{ Relay }} from "revor-relay-client";
+delete process.env.RELAY_URL;
+const answers = {before};
+const relay = new Relay({options});
+for (const answer of answers) {{
+  globalThis.fetch = async () => answer;
+  await relay.track("a").catch(() => null);
+}}
+let attempts = 0;
+const refused = Object.assign(new Error("connect ECONNREFUSED"), {{ code: "ECONNREFUSED" }});
+globalThis.fetch = async () => {{
+  attempts += 1;
+  if (attempts === 2) return Response.json({{ code: "enough", detail: "no", errors: [] }}, {{ status: 400 }});
+  throw new TypeError("fetch failed", {{ cause: refused }});
+}};
+const error = await relay.track("a").catch((error) => error);
+console.log(JSON.stringify([attempts, error.message]));
+"""
+    code, out, errors = await ran(folder, program)
+    assert code == 0, errors
+    asked, says = json.loads(out)
+    assert asked == attempts
+    if attempts == 1:
+        assert "connect ECONNREFUSED. Start it, or set RELAY_URL to its address" in says
+
+
+@pytest.mark.parametrize(
     ("call", "says"),
     [
         ('relay.wait("a", { timeoutSeconds: 0.2 })', "unreachable"),

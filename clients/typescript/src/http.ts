@@ -72,6 +72,8 @@ export interface Sent extends CallOptions {
 
 export class Transport {
   readonly #url: string;
+  /** True until a server has answered at the default address: RELAY_URL was perhaps forgotten. */
+  #isGuess: boolean;
   readonly #token: string;
   readonly #retrySeconds: number;
   readonly #timeoutSeconds: number;
@@ -79,7 +81,9 @@ export class Transport {
 
   /** Throws TypeError if the address or the token cannot be one. */
   constructor(options: RelayOptions) {
-    this.#url = checkedUrl(options.url ?? variable("RELAY_URL") ?? "http://127.0.0.1:8080");
+    const given = options.url ?? variable("RELAY_URL");
+    this.#isGuess = given === undefined;
+    this.#url = checkedUrl(given ?? "http://127.0.0.1:8080");
     this.#token = options.token ?? variable("RELAY_TOKEN") ?? "";
     if (!/^[!-~]*$/.test(this.#token)) throw new TypeError("token: it must be printable ASCII without white space");
     this.#retrySeconds = options.retrySeconds ?? 60;
@@ -138,6 +142,7 @@ export class Transport {
       let error: RelayError;
       try {
         const response = await this.#fetch(this.#url + path, { ...init, signal: ending.signal });
+        this.#isGuess = false;
         if (!response.ok) throw await problem(response, this.#shown);
         return await read(response);
       } catch (thrown) {
@@ -160,7 +165,10 @@ export class Transport {
     // In Node the cause of the error has the words.
     const error = thrown instanceof Error && thrown.cause instanceof Error ? thrown.cause : thrown;
     const why = this.#shown(error instanceof Error ? error.message || error.name : String(error));
-    return new RelayError(0, "unreachable", `no relay answers at ${this.#url} (RELAY_URL): ${why}`, true);
+    const isRefused = isObject(error) && error["code"] === "ECONNREFUSED"; // nothing was sent
+    const fix = isRefused ? "Start it, or set RELAY_URL to its address" : "Check RELAY_URL";
+    const detail = `no relay answers at ${this.#url}: ${why}. ${fix}`;
+    return new RelayError(0, "unreachable", detail, !(isRefused && this.#isGuess));
   }
 
   /** A text from outside, cut, and without the token, which an answer may repeat. */

@@ -18,10 +18,10 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** A variable of the process, where there is one. */
+/** A variable of the process, where there is one, without the end of a line that a file leaves. */
 export function variable(name: string): string | undefined {
   const found = globalThis as { process?: { env?: Record<string, string | undefined> } };
-  return found.process?.env?.[name] || undefined;
+  return found.process?.env?.[name]?.trim() || undefined;
 }
 
 /** Raised for a body above its limit. */
