@@ -14,8 +14,9 @@ from functools import cache
 from itertools import count
 from typing import Any
 
+from relay.bus.guard import CONNECT_SECONDS
 from relay.bus.publishers import CannotConnect
-from relay.bus.shared import BROKE_OFF, CONNECT_SECONDS, Answers, first_connected, needed, publish_in_order
+from relay.bus.shared import BROKE_OFF, Answers, first_connected, needed, publish_in_order
 from relay.core.deliveries.broker import Broker, Login, Message, Published
 
 LOOKUP_SECONDS = 3.0

@@ -7,12 +7,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import TypeVar
 
+from relay.bus.guard import CONNECT_SECONDS
 from relay.bus.publishers import CannotConnect
 from relay.core.deliveries.broker import HELD_BACK, Broker, Message, Published
 from relay.installation import install_command
 
-CONNECT_SECONDS = 5.0
-"""Time-out of one address before the next is tried."""
 FIRST_BYTES = 64 * 1024
 """Allowance for the handshake and for unsolicited frames of the server."""
 MIN_BYTES = 16

@@ -105,10 +105,10 @@ class Api:
         """The document at `path`. Raises and takes options like `send`, as do `post` and `delete`."""
         return self.send("GET", path, query=query, **options).document
 
-    def get_if_there(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+    def get_if_there(self, path: str) -> Any:
         """The document at `path`, or None if it does not exist."""
         try:
-            return self.get(path, query)
+            return self.get(path)
         except ApiError as error:
             if error.status == 404 and error.problem is not None:
                 return None

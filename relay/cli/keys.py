@@ -70,19 +70,14 @@ def rotate(
     if what == "encryption" and overlap is not None:
         raise UsageError("--overlap is for signing and callback-secret. Encryption keys overlap until you remove one")
 
-    def through(relay: Api) -> None:
-        _through(relay, what, overlap, json)
-
-    async def directly(database: Opened) -> None:
-        await _direct(database, what, DEFAULT_OVERLAP_SECONDS if overlap is None else overlap, json)
-
+    through, directly = partial(_through, what, overlap, json), partial(_directly, what, overlap, json)
     through_or_directly(config, through, directly, opening=partial(opened, writes=True), local_first=True)
 
 
 # --- through a running node
 
 
-def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
+def _through(what: What, overlap: int | None, json: bool, client: Api) -> None:
     path = f"/v1/keys/{what}/rotate"
     if what != "encryption":
         _print(what, client.post(path, given(overlap_seconds=overlap)), json)
@@ -98,7 +93,7 @@ def _through(client: Api, what: What, overlap: int | None, json: bool) -> None:
 # --- on the database
 
 
-async def _direct(database: Opened, what: What, overlap: int, json: bool) -> None:
+async def _directly(what: What, overlap: int | None, json: bool, database: Opened) -> None:
     from relay.api.access.keys import Rotation
 
     if what == "callback-secret" and database.settings.delivery.callback_secret is not None:
@@ -113,7 +108,8 @@ async def _direct(database: Opened, what: What, overlap: int, json: bool) -> Non
         if what == "encryption":
             await _rotate_encryption(part, database.keys.place, json)
         else:
-            _print(what, await _rotate_secret(database.store, what, database.clock(), overlap), json)
+            seconds = DEFAULT_OVERLAP_SECONDS if overlap is None else overlap
+            _print(what, await _rotate_secret(database.store, what, database.clock(), seconds), json)
 
 
 async def _rotate_secret(store: "Store", what: What, now: float, overlap: int) -> Any:

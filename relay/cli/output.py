@@ -115,11 +115,10 @@ def print_table(
     *,
     empty: str,
     table: str = "",
-    now: float | None = None,
 ) -> None:
     """Prints a table on a terminal, and tab-separated values elsewhere. Without rows it prints `empty` on stderr.
 
-    On a terminal times are relative to `now` (`3 min ago`) and event types are short (`failed`). Elsewhere both are as
+    On a terminal times are relative (`3 min ago`) and event types are short (`failed`). Elsewhere both are as
     in the API, for scripts. Columns that do not fit a terminal are left out, from the end of the `table`'s ORDER, and
     named below.
     """
@@ -135,8 +134,8 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    width, at_time = shutil.get_terminal_size().columns, time.time() if now is None else now
-    by_row = [[_humanized(cell, at_time) for cell in row] for row in cells]
+    width, now = shutil.get_terminal_size().columns, time.time()
+    by_row = [[_humanized(cell, now) for cell in row] for row in cells]
     by_column = dict(zip(columns, zip(*by_row, strict=True), strict=True))
     widths, fitting = fitted(by_column, kept_in(columns, ORDER.get(table, ())), width)
     shown = [column for column in columns if column in widths]

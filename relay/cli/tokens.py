@@ -199,8 +199,11 @@ def ui(
         if link.get("expires_at") is not None:
             note(f"It works once, until {link['expires_at']}. Do not share it: it signs in as your token.")
         say(link["url"])
-    if open and not _opened(link["url"]):
-        note("No browser was found on this machine. Open the link in one.")
+    if open:
+        import webbrowser
+
+        if not webbrowser.open(link["url"]):
+            note("No browser was found on this machine. Open the link in one.")
 
 
 def reachable(url: str, relay: Api) -> str:
@@ -213,9 +216,3 @@ def reachable(url: str, relay: Api) -> str:
     if not is_loopback_host(host) and host not in HERE:
         return url
     return relay.url + parts.path + (f"?{parts.query}" if parts.query else "")
-
-
-def _opened(url: str) -> bool:
-    import webbrowser
-
-    return webbrowser.open(url)

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from relay.node.audit import AuditLog
     from relay.store.store import Store
 
+OF_A_NODE = (
+    *("access", "tracking", "signals", "dispatcher", "pulls", "node", "forecasts", "dial", "unresolved"),
+    *("count_request", "published"),
+)
+"""What the API has of a running node. A command on the database itself goes without."""
 MAX_NAMED = 3
 """Maximum number of mistakes that one error names."""
 
@@ -97,22 +102,5 @@ async def context_of(settings: Settings, store: "Store", audit: "AuditLog | None
     base_url = settings.server.public_url or f"http://{settings.server.host}:{settings.server.port}"
     components = ComponentSettings(settings=settings, base_url=base_url, definitions=definitions)
     api = components.of_api("command line")
-    absent: Any = None
-    dependencies = ApiDependencies(
-        settings=api,
-        access=absent,
-        clock=clock,
-        store=store,
-        tracking=absent,
-        signals=absent,
-        dispatcher=absent,
-        pulls=absent,
-        node=absent,
-        audit=audit or absent,
-        forecasts=absent,
-        dial=absent,
-        unresolved=absent,
-        count_request=absent,
-        published=absent,
-    )
-    return Context(dependencies=dependencies)
+    others: dict[str, Any] = {**dict.fromkeys(OF_A_NODE), "audit": audit}
+    return Context(dependencies=ApiDependencies(settings=api, clock=clock, store=store, **others))

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,7 +38,6 @@ async def open_node(
     settings: Settings,
     *,
     base_url: str,
-    environ: Mapping[str, str] | None = None,
     clock: Clock = wall_clock,
     roles: tuple[str, ...] = ROLES,
     state_dir: Path | None = None,
@@ -51,7 +50,7 @@ async def open_node(
     the newest schema; a SQLite file always is. Raises SettingsError, DatabaseHeld, SchemaTooOld, SchemaTooNew,
     StoreError.
     """
-    directory = state_dir or default_state_dir(os.environ if environ is None else environ)
+    directory = state_dir or default_state_dir(os.environ)
     if is_postgres(settings.database.url) and not settings.encryption.keys:
         raise SettingsError(NO_KEY)
     definitions = definitions_of(settings)
@@ -72,8 +71,8 @@ async def open_node(
     keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
     try:
         if not settings.dev:  # only the open database can tell whether it has a token
-            given = os.environ if environ is None else environ
-            settings = with_local_token(settings, given, has_stored=bool((await store.tokens.page(limit=1)).items))
+            has_stored = bool((await store.tokens.page(limit=1)).items)
+            settings = with_local_token(settings, os.environ, has_stored=has_stored)
         await keys.check()
         await ensure_secrets(store, clock())
         # Decrypts every secret: a damaged one is reported now, not at the first delivery.

@@ -69,9 +69,8 @@ class Scheduler:
         """Polls an account at its planner's times. Call the result when the planner's next time may be earlier."""
         name = f"{source}/{account}"
         self._pollers[name] = poller
-        self._scheduler.add_job(
-            self._poll, self._every(IDLE_SECONDS), args=[name], id=name, name=name, max_instances=MAX_INSTANCES
-        )
+        every = IntervalTrigger(seconds=IDLE_SECONDS, timezone=UTC)
+        self._scheduler.add_job(self._poll, every, args=[name], id=name, name=name, max_instances=MAX_INSTANCES)
         return partial(self._set_soon, name)
 
     def add_upkeep(self, upkeep: Upkeep) -> None:
@@ -85,9 +84,9 @@ class Scheduler:
             except Exception:
                 log.exception("upkeep_failed", upkeep=upkeep.name)
 
-        name = f"upkeep:{upkeep.name}"
+        name, every = f"upkeep:{upkeep.name}", IntervalTrigger(seconds=upkeep.every_seconds, timezone=UTC)
         first = {"next_run_time": datetime.now(UTC)} if upkeep.at_once else {}
-        self._scheduler.add_job(run, self._every(upkeep.every_seconds), id=name, name=name, **first)
+        self._scheduler.add_job(run, every, id=name, name=name, **first)
         self._upkeep.add(name)
 
     def upkeep_now(self, name: str) -> None:
@@ -180,7 +179,3 @@ class Scheduler:
                 self.upkeep_now(name.removeprefix("upkeep:"))
         if self._running:
             self._beat = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._watch_clocks, offsets)
-
-    @staticmethod
-    def _every(seconds: float) -> IntervalTrigger:
-        return IntervalTrigger(seconds=seconds, timezone=UTC)

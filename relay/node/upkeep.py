@@ -173,15 +173,11 @@ async def _report_overdue(jobs: JobStore, poller: Poller, uid: str, now: float) 
         await poller.poll_handler.overdue(job)
 
 
-async def finish_groups(groups: GroupStore, clock: Clock) -> int:
-    """Finishes the rounds of groups without new jobs for the settle time. Returns how many were reviewed."""
-    total = 0
+async def finish_groups(groups: GroupStore, clock: Clock) -> None:
+    """Finishes the rounds of groups without new jobs for the settle time."""
     for _ in range(MAX_BATCHES):
-        count = await groups.finish_due(clock(), GROUP_COUNT)
-        total += count
-        if count < GROUP_COUNT:
+        if await groups.finish_due(clock(), GROUP_COUNT) < GROUP_COUNT:
             break
-    return total
 
 
 async def measure(store: Store, metrics: Metrics, clock: Clock) -> None:

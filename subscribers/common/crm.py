@@ -16,6 +16,7 @@ from typing import Any
 from relay.core.deliveries.delivery import OutboundRequest, Outcome
 from relay.core.deliveries.dialogue import Memory, Step, previewed
 from relay.core.events.event import RELAY_EVENTS, Event, Origin, account_event_kind
+from relay.core.jobs.job import Recipient
 from relay.core.jsontext import dumps
 from relay.core.samples import SAMPLE_JOB_ID, SAMPLE_SUBJECT
 from relay.core.subscriptions.subscription import Subscription
@@ -152,15 +153,12 @@ def identity(event: Event, context: RenderContext, ids: Mapping[str, re.Pattern[
     """The person of an event. `ids`: the metadata fields that hold ids of the CRM, and the form of these."""
     metadata = metadata_of(event.document())
     found = {name: id for name, pattern in ids.items() if (id := _id(metadata.get(name), pattern)) is not None}
-    captured = context.recipient
-    address = phone = url = None
-    if captured is not None:
-        address, phone, url = captured.address, captured.phone, captured.profile_url
+    captured = context.recipient or Recipient()
     return Identity(
         ids=found,
-        email=_fitting(_EMAIL, metadata.get("email")) or _captured(_EMAIL, address),
-        phone=_fitting(_PHONE, metadata.get("phone")) or _captured(_PHONE, phone),
-        profile_url=_fitting(_URL, metadata.get("profile_url")) or _captured(_URL, url),
+        email=_fitting(_EMAIL, metadata.get("email")) or _captured(_EMAIL, captured.address),
+        phone=_fitting(_PHONE, metadata.get("phone")) or _captured(_PHONE, captured.phone),
+        profile_url=_fitting(_URL, metadata.get("profile_url")) or _captured(_URL, captured.profile_url),
     )
 
 

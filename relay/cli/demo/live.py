@@ -37,8 +37,10 @@ def run_to_end(demo: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     """Runs a demo on a loop of its own. Raises KeyboardInterrupt on Ctrl-C and SIGTERM, after its folder is gone."""
 
     async def terminated_like_interrupted() -> Result:
-        with _terminated_like_interrupted():
-            return await demo()
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await demo()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -80,18 +82,6 @@ async def _compare(scenario: Scenario, report: Report, console: Console) -> Naiv
     console.print(side_by_side(report, naive))
     console.print(Text(compared(report, naive), style="bold"), soft_wrap=True)
     return naive
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the demo like Ctrl-C, so that its folder is removed."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def keep_serving(scenario: Scenario, console: Console) -> None:

@@ -161,8 +161,6 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
     """
     from relay import log
     from relay.clock import wall_clock
-    from relay.node.audit import AuditLog
-    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import open_store
 
     log.configure(dev=False, level="critical")  # what goes wrong is printed as the result
@@ -171,12 +169,10 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
     keyring, file = _keyring(settings)
     store = await open_store(settings.database.url, keyring, now=wall_clock(), pool_size=2)
     try:
-        clock = store.clock(wall_clock)
-        keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
-        audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
+        found = _opened(settings, store, keyring, file)
         if writes:
-            await keys.check()  # else nodes could not decrypt the key of the audit, should this process make it
-        yield Opened(settings=settings, store=store, keys=keys, audit=audit, clock=clock)
+            await found.keys.check()  # else nodes could not decrypt the key of the audit, should this process make it
+        yield found
     finally:
         await store.close()
 
@@ -187,18 +183,24 @@ async def recorded(
 ) -> AsyncIterator[dict[str, Any]]:
     """Records an administrative write on the database, before it begins and after it. What it puts into the dictionary
     is in the entry. Raises UsageError without an encryption key, SettingsError if nodes do not have it, StoreError."""
-    from relay.clock import wall_clock
-    from relay.node.audit import AuditLog
-    from relay.node.encryption_keys import EncryptionKeys
     from relay.store.store import Store
 
     keyring, file = _keyring(settings)
-    clock = database.clock(wall_clock)
-    store = Store(database, keyring)
-    audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
-    await EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file).check()
-    async with audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
+    found = _opened(settings, Store(database, keyring), keyring, file)
+    await found.keys.check()
+    async with found.audit.writing(action, actor=COMMAND_LINE, target=target) as notes:
         yield notes
+
+
+def _opened(settings: "Settings", store: "Store", keyring: "Keyring", file: "KeyFile | None") -> Opened:
+    from relay.clock import wall_clock
+    from relay.node.audit import AuditLog
+    from relay.node.encryption_keys import EncryptionKeys
+
+    clock = store.clock(wall_clock)
+    keys = EncryptionKeys(keyring, store.ciphertexts, clock=clock, file=file)
+    audit = AuditLog(store, clock=clock, kept_days=settings.retention.audit_days)
+    return Opened(settings=settings, store=store, keys=keys, audit=audit, clock=clock)
 
 
 def _keyring(settings: "Settings") -> "tuple[Keyring, KeyFile | None]":
