@@ -7,6 +7,7 @@ reports trouble is part of the relay, and is silent when the relay is dead.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from urllib.parse import urlsplit
 
@@ -27,31 +28,27 @@ ANYWHERE = GuardPolicy(allow_http=True, allow_networks=(IPv4Network("0.0.0.0/0")
 log = structlog.get_logger("relay.node")
 
 
+@dataclass(eq=False, repr=False)
 class Heartbeat:
-    """Pings one URL. Its path is a credential, so only its host is logged."""
+    """Pings one URL. Its path is a credential, so only its host is logged. `database_problem`: what is wrong with the
+    database, or None."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        loops: Callable[[], Mapping[str, Progress]],
-        database_problem: Callable[[], Awaitable[str | None]],
-        clock: Clock,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`database_problem` returns what is wrong with the database, or None."""
-        self._url = url
-        self._host = urlsplit(url).hostname
-        self._loops = loops
-        self._database_problem = database_problem
-        self._clock = clock
-        self._steady = steady
-        self._movement = Movement()
-        self._trouble: str | None = None
+    url: str
+    _: KW_ONLY
+    loops: Callable[[], Mapping[str, Progress]]
+    database_problem: Callable[[], Awaitable[str | None]]
+    clock: Clock
+    steady: Callable[[], float] = time.monotonic
+    _movement: Movement = field(default_factory=Movement, init=False)
+    _trouble: str | None = field(default=None, init=False)
+
+    @property
+    def _host(self) -> str | None:
+        return urlsplit(self.url).hostname
 
     async def run(self) -> None:
         """Repeats `run_once` until it is cancelled."""
-        async with Sender(ANYWHERE, clock=self._clock) as sender:
+        async with Sender(ANYWHERE, clock=self.clock) as sender:
             while True:
                 try:
                     await self.run_once(sender)
@@ -65,7 +62,7 @@ class Heartbeat:
         if problem is not None:
             self._note("heartbeat_withheld", problem)
             return False
-        response = await transport.send(OutboundRequest(url=self._url, method="GET"), timeout_seconds=PING_SECONDS)
+        response = await transport.send(OutboundRequest(url=self.url, method="GET"), timeout_seconds=PING_SECONDS)
         if response.status_code is not None and 200 <= response.status_code < 300:
             self._note("heartbeat_sent_again", None)
             return True
@@ -74,12 +71,12 @@ class Heartbeat:
         return False
 
     async def _problem(self) -> str | None:
-        stuck = self._movement.stuck(self._loops(), self._steady())
+        stuck = self._movement.stuck(self.loops(), self.steady())
         if stuck is not None:
             return stuck
         try:
             async with asyncio.timeout(DATABASE_SECONDS):
-                return await self._database_problem()
+                return await self.database_problem()
         except TimeoutError:
             return f"the database has not answered for {DATABASE_SECONDS:g} s"
 

@@ -14,7 +14,7 @@ import orjson
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from starlette.types import Receive, Scope, Send
 
-from relay.sandbox.requests import Body, invalid
+from relay.sandbox.requests import Body
 
 REFUSALS = {
     "429": (429, "api_rate_limit_exceeded"),
@@ -103,16 +103,11 @@ class FaultInjector:
     """The injected faults. The oldest one that matches a request hits it."""
 
     seed: int = 0
-    max_faults: int = 100
     _faults: list[Fault] = field(default_factory=list, init=False)
     _added: int = field(default=0, init=False)
 
     def add(self, spec: FaultSpec, now: float) -> Fault:
-        """Injects a fault. Raises Refused if `max_faults` are active."""
-        if len(self._faults) >= self.max_faults:
-            self._faults = [fault for fault in self._faults if fault.is_active(now)]
-        if len(self._faults) >= self.max_faults:
-            raise invalid(f"{self.max_faults} faults are in force: DELETE some first")
+        """Injects a fault."""
         self._added += 1
         rng = Random(f"{self.seed}:fault:{self._added}")  # noqa: S311  (reproducible, not a secret)
         fault = Fault(id=self._added, spec=spec, added_at=now, rng=rng)
@@ -120,7 +115,7 @@ class FaultInjector:
         return fault
 
     def faults(self) -> tuple[Fault, ...]:
-        """All faults, including ended ones that have not been removed yet."""
+        """All faults, including ended ones."""
         return tuple(self._faults)
 
     def clear(self, fault_id: int | None = None) -> int:

@@ -56,10 +56,6 @@ class RateLimiter:
     _windows: dict[tuple[str, str], _Window] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError("a rate limit must allow at least 1 request")
-        if not (math.isfinite(self.window_seconds) and self.window_seconds > 0):
-            raise ValueError("a rate limit's window must be above 0 seconds")
         # Whole milliseconds, so that the header states the window exactly.
         self.window_seconds = max(1, round(self.window_seconds * 1000)) / 1000
 

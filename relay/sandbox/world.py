@@ -28,13 +28,10 @@ from relay.sandbox.lifecycle import (
     steps_with_outages,
     truth,
 )
-from relay.sandbox.requests import Refused, invalid
+from relay.sandbox.requests import Refused
 
 Channel = Literal["email", "linkedin", "whatsapp"]
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
-MAX_CONNECT_ACCOUNTS = 10_000
-MAX_OUTAGES = 100
-"""Outages kept for each account, the latest ones."""
 
 PLACEHOLDER_ACCOUNT_ID = "connect_account_xxx"
 """The id in Revor's documentation. Listed as a LinkedIn account, but accepted for a dispatch on any channel, so that
@@ -117,8 +114,6 @@ class ConnectAccounts:
         if known is None:
             if fields.get("channel") is None:
                 raise Refused(404, "account_not_found", f"there is no account {account_id!r}: add it with a channel")
-            if len(self._accounts) >= MAX_CONNECT_ACCOUNTS:
-                raise invalid(f"there are {MAX_CONNECT_ACCOUNTS} accounts already")
             name = f"{fields['channel'].capitalize()} Account"
             known = _item(account_id, fields["channel"], name, f"{account_id}@example.com")
         if fields.get("status") is not None and fields.get("can_send") is None:
@@ -147,7 +142,6 @@ class ConnectAccounts:
             outages[-1] = (outages[-1][0], now)
         elif not is_down and not can_send:
             outages.append((now, math.inf))
-            del outages[:-MAX_OUTAGES]
 
 
 MIN_INTERVAL_SECONDS = 60

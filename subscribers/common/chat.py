@@ -19,7 +19,8 @@ from subscribers.base import Bundle, Kind, RenderContext, events_of
 from subscribers.common.digest import Digest, Limits, digest
 from subscribers.common.options import DEFAULT_MESSAGES_PER_MINUTE, ChatOptions, DigestOptions
 from subscribers.options import Options
-from subscribers.wording import Link, advice, below, facts, heading, ids, job_details, link, sentence
+from subscribers.wording import Link, advice, below, facts, heading, ids, link, sentence
+from subscribers.wording.jobs import job_details
 from subscribers.wording.text import Pairs
 
 MAX_BUNDLED = 1_000

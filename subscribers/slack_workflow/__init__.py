@@ -17,7 +17,8 @@ from subscribers.common.markdown import disarmed
 from subscribers.common.options import ChatOptions
 from subscribers.flat.render import fields as flat_fields
 from subscribers.slack.render import without_marks
-from subscribers.wording import advice, job_details
+from subscribers.wording import advice
+from subscribers.wording.jobs import job_details
 from subscribers.wording.text import Pairs, one_line
 
 _VALUE_CHARACTERS = 1000

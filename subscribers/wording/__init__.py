@@ -14,7 +14,7 @@ from relay.core.events.event import CREATE_UNKNOWN, RELAY_SOURCE, Event, account
 from relay.core.turns import turn_of_failure
 from relay.redaction import host_of
 from subscribers.base import RenderContext
-from subscribers.wording.jobs import job_details, job_kind, job_sentence, metadata_link, sending_again
+from subscribers.wording.jobs import job_kind, job_sentence, metadata_link, sending_again
 from subscribers.wording.pages import page_of
 from subscribers.wording.relay import relay_fix, relay_sentence
 from subscribers.wording.summaries import is_summary, summary_advice, summary_heading, summary_sentence
@@ -46,19 +46,6 @@ _SUBJECT_CHARACTERS = 120
 _MAX_URL = 1_500
 _VERSION = re.compile(r"v?[0-9]+", re.IGNORECASE)
 _BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
-
-__all__ = (
-    "advice",
-    "below",
-    "facts",
-    "heading",
-    "ids",
-    "job_details",
-    "link",
-    "own_link",
-    "published_words",
-    "sentence",
-)
 
 
 def sentence(event: Event, context: RenderContext, *, reason: bool = True) -> str:

@@ -65,7 +65,7 @@ def sending_again(kind: str, data: Document) -> str:
         return "" if data.get("inferred") is True else "not needed, because it is tried again by itself"
     if kind in _OPEN and repeat == "may_send_twice":
         return "could run it twice, because the job is still open"
-    return _REPEAT.get(repeat, "") if isinstance(repeat, str) else ""
+    return REPEAT.get(repeat, "") if isinstance(repeat, str) else ""
 
 
 def job_details(event: Event, metadata_keys: Sequence[str] | None) -> Pairs:
@@ -223,11 +223,12 @@ def _succeeded(document: Document, what: str) -> str:
 
 
 _OPEN = ("overdue", "status_unknown")
-_REPEAT: Mapping[str, str] = {
+REPEAT: Mapping[str, str] = {
     "safe": "safe once this is fixed, because nothing was done",
     "useless": "would fail until this is fixed",
     "may_send_twice": "could run it twice, so check first whether it was done",
 }
+"""The effect of sending the create of one job again, by what its hint says."""
 
 
 def _retrying(document: Document, what: str) -> str:

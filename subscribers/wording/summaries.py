@@ -24,6 +24,7 @@ from relay.core.jobs.groups import OTHER
 from relay.core.jobs.job import NO_CODE
 from relay.core.turns import ADMINISTRATOR, turn_of_failure, turn_of_incident
 from subscribers.base import RenderContext
+from subscribers.wording.jobs import REPEAT
 from subscribers.wording.relay import subscription_of
 from subscribers.wording.text import (
     NEXT_STEP,
@@ -55,15 +56,11 @@ _ACCOUNT_FIXES = {
     "cannot_send": "Check in {upstream} why it cannot send",
     "removed": "Connect it again in {upstream} if its jobs are still wanted",
 }
-REPEAT_OPEN = {
-    "safe": "safe once this is fixed, because nothing was done",
-    "useless": "would fail until this is fixed",
-    "may_send_twice": "could run them twice, so check first which were done",
-}
+REPEAT_OPEN = {**REPEAT, "may_send_twice": "could run them twice, so check first which were done"}
 _REPEAT_CLOSED = {
+    **REPEAT_OPEN,
     "safe": "safe, because nothing was done",
     "useless": "would fail unless the cause was fixed",
-    "may_send_twice": "could run them twice, so check first which were done",
 }
 
 

@@ -9,16 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from relay.errors import SettingsError, UsageError
-from relay.sandbox.recorded import (
-    Call,
-    Calls,
-    RecordedFate,
-    RecordedResource,
-    Recording,
-    Reply,
-    Stage,
-    unfilled,
-)
+from relay.sandbox.recorded import Call, Calls, RecordedFate, RecordedResource, Recording, Reply, Stage, unfilled
 from relay.sources import definition as definition_module
 from relay.sources.definition import ANSWERS, SourceDefinition, definition_in, load_definition, presets
 from relay.sources.documents import Document, Loc, parse_document, read_document, refused

@@ -10,16 +10,7 @@ import typer
 
 from relay.cli.client import Api, api, in_cli_words, path_of
 from relay.cli.options import Json, Limit, given, read_metadata, split_names, time_or_age
-from relay.cli.output import (
-    note,
-    print_fields,
-    print_json,
-    print_list,
-    print_object,
-    print_result,
-    say,
-    working,
-)
+from relay.cli.output import note, print_fields, print_json, print_list, print_object, print_result, say, working
 from relay.clock import in_words
 from relay.core.turns import turn_of_failure
 from relay.errors import UsageError
