@@ -67,7 +67,8 @@ def show(
         typer.echo(command.format(subscription=incident["subscription"]))
     if incident["kind"] == "jobs":
         typer.echo()
-        print_table(JOB_COLUMNS, [_job_row(job) for job in jobs], empty="no such jobs", table="incidents show")
+        rows = [[job["id"], job["closed_at"], job["repeat"], (job["problem"] or {}).get("code")] for job in jobs]
+        print_table(JOB_COLUMNS, rows, empty="no such jobs", table="incidents show")
     note_limit(jobs)
 
 
@@ -77,7 +78,3 @@ def sentence(incident: Mapping[str, Any]) -> str:
     likely = incident.get("likely") if incident["state"] == "open" else None
     more = f"{likely:,} more {'is' if likely == 1 else 'are'} likely to fail. " if likely else ""
     return f"{incident['what']}. {more}To fix it ({turn_of_incident(incident)}): {incident['fix']}."
-
-
-def _job_row(job: dict[str, Any]) -> list[Any]:
-    return [job["id"], job["closed_at"], job["repeat"], (job["problem"] or {}).get("code")]

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from relay.clock import Clock, to_rfc3339
 from relay.sandbox.controls import answered, body_of
 from relay.sandbox.kinds import JOB_PATHS, RESOURCES, StagedKind, action_of
-from relay.sandbox.lifecycle import Script, accepted_item
+from relay.sandbox.lifecycle import SandboxJob, Script, accepted_item
 from relay.sandbox.requests import Body, Refused, invalid, read
 from relay.sandbox.world import DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS, PLACEHOLDER_ACCOUNT_ID, Channel, World
 
@@ -109,17 +109,17 @@ class _Admin:
         return self._create(await body_of(_Jobs, request)) if request.method == "POST" else self._list(request)
 
     async def job(self, request: Request) -> Response:
-        job = self._world.job(request.path_params["job_id"])
-        if job is None:
-            raise Refused(404, "external_api_job_not_found")
-        return answered({"ok": True, "job": self._world.truth(job, self._clock())})
+        return answered({"ok": True, "job": self._world.truth(self._named(request), self._clock())})
 
     async def step(self, request: Request) -> Response:
+        now = self._clock()
+        return answered({"ok": True, "job": self._world.truth(self._world.step(self._named(request), now), now)})
+
+    def _named(self, request: Request) -> SandboxJob:
         job = self._world.job(request.path_params["job_id"])
         if job is None:
             raise Refused(404, "external_api_job_not_found")
-        now = self._clock()
-        return answered({"ok": True, "job": self._world.truth(self._world.step(job, now), now)})
+        return job
 
     async def credits(self, request: Request) -> Response:
         query = dict(request.query_params)

@@ -1,7 +1,6 @@
 """The request bodies that create jobs. Pure."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
@@ -150,20 +149,12 @@ _RECIPIENTS = {
 
 def dispatch_body(index: int) -> dict[str, Any]:
     """The body of dispatch number `index` (from 0). The channels take turns; lanes are spaced by the minimum."""
-    return {
-        **campaign_body(index, {}),
-        "min_channel_task_interval_seconds": MIN_INTERVAL_SECONDS,
-    }
-
-
-def campaign_body(index: int, accounts: Mapping[str, str]) -> dict[str, Any]:
-    """The same with the accounts to send from, by channel, and without a spacing: in a fast world its seconds would not
-    be those of the lanes."""
     channel = CHANNELS[index % len(CHANNELS)]
     return {
-        "account_id": accounts.get(channel, PLACEHOLDER_ACCOUNT_ID),
+        "account_id": PLACEHOLDER_ACCOUNT_ID,
         "channel": channel,
         "action": "outreach",
         "recipient": _RECIPIENTS[channel],
         "content": {"text": f"Hello from the demo, message {index + 1}"},
+        "min_channel_task_interval_seconds": MIN_INTERVAL_SECONDS,
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from relay.clock import optional_rfc3339, to_rfc3339
+from relay.clock import optional_rfc3339
 from relay.sandbox.requests import Body
 
 Final = Literal["succeeded", "failed", "cancelled"]
@@ -360,33 +360,6 @@ OUTREACH = Kind(
     not_found="external_api_job_not_found",
     item=lambda job, step, now: step_item(job, step),
 )
-
-
-def truth(job: SandboxJob, now: float) -> dict[str, Any]:
-    """The whole life of a job, what lies ahead included: what a poller can be measured against."""
-    return {
-        "id": job.id,
-        "index": job.index,
-        "resource": job.kind.resource,
-        "account": job.account,
-        "channel": job.channel,
-        "action": job.action,
-        "created_at": to_rfc3339(job.created_at),
-        "created_at_epoch_seconds": job.created_at,
-        "body_digest": None if job.body_digest is None else f"sha256:{job.body_digest}",
-        "finished": job.ended_at <= now,
-        "failed_attempts": sum(step.failed_attempt is not None for step in job.steps),
-        "final_item": job.kind.item(job, job.steps[-1], math.inf),
-        "transitions": [
-            {
-                "status": step.status,
-                "at": to_rfc3339(step.at),
-                "at_epoch_seconds": step.at,
-                "failed_attempt": step.failed_attempt,
-            }
-            for step in job.steps
-        ],
-    }
 
 
 def _result(job: SandboxJob) -> dict[str, Any]:

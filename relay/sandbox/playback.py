@@ -9,7 +9,7 @@ own endpoints under /_sandbox.
 - `GET | DELETE /_sandbox/requests`: counts of the requests to the source's paths.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -50,7 +50,7 @@ class Playback:
     calls: Calls
     world: RecordedWorld
     faults: FaultInjector
-    counts: RequestCounts
+    counts: RequestCounts = field(default_factory=RequestCounts)
     clock: Clock = wall_clock
 
     def app(self) -> Starlette:

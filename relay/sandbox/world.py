@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Literal, get_args
 from uuid import UUID
 
+from relay.clock import to_rfc3339
 from relay.sandbox.kinds import OUT_OF_CREDITS, StagedKind
 from relay.sandbox.lifecycle import (
     LANE_GAP_SECONDS,
@@ -26,7 +27,6 @@ from relay.sandbox.lifecycle import (
     schedule_steps,
     stepped,
     steps_with_outages,
-    truth,
 )
 from relay.sandbox.requests import Refused
 
@@ -374,5 +374,27 @@ class World:
         return job.kind.item(job, job.steps[index], now)
 
     def truth(self, job: SandboxJob, now: float) -> dict[str, Any]:
-        """The complete lifecycle: id, creation, final item, true transitions, and whether it is finished at `now`."""
-        return truth(job, now)
+        """The whole life of a job, what lies ahead included: what a poller can be measured against."""
+        return {
+            "id": job.id,
+            "index": job.index,
+            "resource": job.kind.resource,
+            "account": job.account,
+            "channel": job.channel,
+            "action": job.action,
+            "created_at": to_rfc3339(job.created_at),
+            "created_at_epoch_seconds": job.created_at,
+            "body_digest": None if job.body_digest is None else f"sha256:{job.body_digest}",
+            "finished": job.ended_at <= now,
+            "failed_attempts": sum(step.failed_attempt is not None for step in job.steps),
+            "final_item": job.kind.item(job, job.steps[-1], math.inf),
+            "transitions": [
+                {
+                    "status": step.status,
+                    "at": to_rfc3339(step.at),
+                    "at_epoch_seconds": step.at,
+                    "failed_attempt": step.failed_attempt,
+                }
+                for step in job.steps
+            ],
+        }

@@ -1,7 +1,7 @@
 """The figures of a demo: compares the events received with the true times of the sandbox. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,10 +80,11 @@ def check_job(truth: Mapping[str, Any], receipts: Sequence[Receipt]) -> JobCheck
     attempt. Other states may come and go between two polls: `unobserved` counts them. A gap in the sequence is a
     recorded event that did not arrive, so it is missing too.
     """
-    attempts = _attempts(truth["transitions"])
-    received = _split([receipt.kind for receipt in receipts])
+    transitions = truth["transitions"]
+    attempts = _split("retrying" if step["failed_attempt"] is not None else step["status"] for step in transitions)
+    received = _split(receipt.kind for receipt in receipts)
     retries = len(attempts) - 1
-    final = truth["transitions"][-1]["status"]
+    final = transitions[-1]["status"]
     started = truth["final_item"]["started_at"] is not None
     missing = (
         max(0, retries - (len(received) - 1))
@@ -261,19 +262,8 @@ def _delay(delays: Sequence[float]) -> Delay:
     )
 
 
-def _attempts(transitions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The true statuses, split at each retried attempt."""
-    parts: list[list[str]] = [[]]
-    for step in transitions:
-        if step["failed_attempt"] is None:
-            parts[-1].append(step["status"])
-        else:
-            parts.append([])
-    return parts
-
-
-def _split(kinds: Sequence[str]) -> list[list[str]]:
-    """The kinds of the events received, split at each `retrying`."""
+def _split(kinds: Iterable[str]) -> list[list[str]]:
+    """The statuses of a job, split at each `retrying`."""
     parts: list[list[str]] = [[]]
     for kind in kinds:
         if kind == "retrying":

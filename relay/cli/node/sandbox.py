@@ -109,7 +109,6 @@ def _played(source: str, *, seed: int, speed: float) -> tuple[Any, Texts]:
 def playback(recorded: "Recorded", *, seed: int = 0, speed: float = 1.0) -> Any:
     """The ASGI application that plays recorded answers. Raises ValueError for a speed of 0 or below."""
     from relay.sandbox.faults import FaultInjector
-    from relay.sandbox.limits import RequestCounts
     from relay.sandbox.playback import Playback
     from relay.sandbox.recorded import RecordedWorld
 
@@ -118,7 +117,6 @@ def playback(recorded: "Recorded", *, seed: int = 0, speed: float = 1.0) -> Any:
         calls=recorded.calls,
         world=RecordedWorld(recording=recorded.recording, seed=seed, speed=speed),
         faults=FaultInjector(seed=seed),
-        counts=RequestCounts(),
     ).app()
 
 

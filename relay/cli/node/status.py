@@ -167,26 +167,24 @@ def _document(client: Api, ready: Document) -> Document:
     """The output of `--json`."""
     found = [_counted(name, client.get("/v1/deliveries", _by_reason(name))) for name in BY_REASON]
     subscriptions = client.items("/v1/subscriptions", {}, MAX_LISTED)
-    failing = list(filter(is_failing, subscriptions))
     return {
         **ready,
         "deliveries": found,
         "lags": [{"subscription": one["id"], **one["lag"]} for one in subscriptions if "lag" in one],
-        "failing": [_failing(one) for one in failing],
+        "failing": [
+            {
+                "subscription": one["id"],
+                "sink": one["sink"],
+                "since": one["failing_since"],
+                "reason": one.get("failing_reason"),
+            }
+            for one in filter(is_failing, subscriptions)
+        ],
     }
 
 
 def _by_reason(name: str) -> Document:
     return {"state": BY_REASON[name], "group_by": "reason", "limit": MAX_LISTED}
-
-
-def _failing(subscription: Document) -> Document:
-    return {
-        "subscription": subscription["id"],
-        "sink": subscription["sink"],
-        "since": subscription["failing_since"],
-        "reason": subscription.get("failing_reason"),
-    }
 
 
 def _counted(name: str, groups: Document) -> dict[str, Any]:

@@ -36,7 +36,7 @@ ADVISORY_LOCK = f"SELECT pg_advisory_xact_lock({Key.MIGRATION})"
 
 def migrate(url: str) -> str:
     """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
-    running node. A file from before incremental vacuum is rewritten, which needs its size again in free disk space.
+    running node.
 
     Raises DatabaseHeld, SchemaTooNew, SchemaUnsupported, StoreError, SettingsError.
     """
@@ -46,9 +46,7 @@ def migrate(url: str) -> str:
     lock.acquire()
     make_empty(real_path(sqlite_url(url)))
     try:
-        revision = upgrade(url)
-        _let_shrink(url)
-        return revision
+        return upgrade(url)
     finally:
         lock.release()
 
@@ -67,19 +65,6 @@ def create(url: str) -> None:
     if _with_connection(url, current_revision, "read") is None:
         upgrade(url)
     check(url)
-
-
-def _let_shrink(url: str) -> None:
-    engine = make_engine(sqlite_url(url))
-    try:
-        with engine.connect() as connection:
-            if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == 0:
-                connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
-                connection.exec_driver_sql("VACUUM")
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot rewrite the database {engine.url.database}: {_reason(error)}") from error
-    finally:
-        engine.dispose()
 
 
 def check(url: str) -> None:
