@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
@@ -17,7 +17,6 @@ from relay.sandbox.faults import (
     KINDS,
     Answer,
     BodyTooLarge,
-    ConnectionCut,
     FaultInjector,
     FaultSpec,
     read_body,
@@ -52,10 +51,10 @@ class Controls:
                 await send({"type": "websocket.close", "code": 1000})
                 return
             try:
-                body = await read_body(receive, max_bytes=max_body_bytes)
+                body = await read_body(Request(scope, receive), max_bytes=max_body_bytes)
             except BodyTooLarge:
                 body = None
-            except ConnectionCut:
+            except ClientDisconnect:
                 return
             kind, answer, fault = handle(scope, body)
             status = 0 if fault is not None and fault.kind == "timeout" else answer.status
@@ -93,7 +92,7 @@ class Controls:
 async def body_of(model: type[Read], request: Request) -> Read:
     """The body of a request. Raises Refused."""
     try:
-        found: object = orjson.loads(await read_body(request.receive, max_bytes=MAX_BODY_BYTES) or b"{}")
+        found: object = orjson.loads(await read_body(request, max_bytes=MAX_BODY_BYTES) or b"{}")
     except BodyTooLarge:
         raise invalid(f"the body is larger than {MAX_BODY_BYTES} bytes") from None
     except orjson.JSONDecodeError:

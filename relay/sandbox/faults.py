@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import orjson
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from relay.sandbox.requests import Body
@@ -174,21 +175,14 @@ def json_answer(status: int, content: Any, headers: tuple[tuple[str, str], ...] 
     return Answer(status=status, body=orjson.dumps(content), headers=headers)
 
 
-async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
-    """The whole request body. Raises BodyTooLarge, or ConnectionCut if the client has disconnected."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionCut
-        part = message.get("body", b"")
-        size += len(part)
-        if size > max_bytes:
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """The whole request body. Raises BodyTooLarge, or ClientDisconnect."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
             raise BodyTooLarge
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    return bytes(body)
 
 
 async def send_answer(answer: Answer, scope: Scope, receive: Receive, send: Send, fault: FaultSpec | None) -> None:

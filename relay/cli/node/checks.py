@@ -432,20 +432,11 @@ async def dialled(subscriptions: Sequence[Subscription], policy: GuardPolicy) ->
     ]
 
 
-def refusal_of_sink(subscription: Subscription, policy: GuardPolicy) -> str | None:
-    """The reason why the egress guard refuses a sink; None if it does not, or if there is no sink."""
-    match subscription.protocol:
-        case "PULL":
-            return None
-        case "HTTP":
-            return refusal_of_url(subscription.sink, policy)
-    return refusal_of_broker(subscription.sink, policy)
-
-
 def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
     """The problem of a sink, its token endpoint or its state under these rules; None if there is none."""
     shown = registry.kind_named(subscription.kind).redacted_url(subscription.sink)
-    refusal = refusal_of_sink(subscription, policy)
+    refused = refusal_of_broker if subscription.protocol in SCHEMES else refusal_of_url
+    refusal = None if subscription.protocol == "PULL" else refused(subscription.sink, policy)
     if refusal is not None:
         return f"{shown}: {refusal}"
     token_url = None if subscription.credential is None else subscription.credential.token_url

@@ -269,10 +269,10 @@ class _ProbesOnly:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] not in ALWAYS_SERVED:
-            body = b'{"title":"Not found","status":404,"code":"not_found","detail":"this node has no role api"}'
-            headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 404, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            from starlette.responses import JSONResponse
+
+            problem = {"title": "Not found", "status": 404, "code": "not_found", "detail": "this node has no role api"}
+            await JSONResponse(problem, 404, media_type="application/problem+json")(scope, receive, send)
             return
         await self._node(scope, receive, send)
 
