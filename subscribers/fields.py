@@ -2,7 +2,7 @@
 several kinds of sinks, or of credentials, have one."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import NoneType
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from relay.core.events.sentences import enumerated
 from relay.core.jsontext import JSONDecodeError, dumps, loads
-from subscribers.options import Cli, Options, markers
+from subscribers.options import Cli, Options, annotations_of, markers
 from subscribers.registry import kinds
 
 Part = Literal["", "config", "protocolsettings", "sinkcredential"]
@@ -88,7 +88,7 @@ class WrittenField:
             {
                 at: limit
                 for name, at in _LIMITS.items()
-                for one in _metadata(field)
+                for one in annotations_of(field)
                 if (limit := getattr(one, name, None))
             }
             for field in self.ways.values()
@@ -101,7 +101,7 @@ class WrittenField:
     def is_secret(self) -> bool:
         """True if its value is never shown again."""
         fields = [
-            one for field in self.ways.values() for one in (field, *_metadata(field)) if isinstance(one, FieldInfo)
+            one for field in self.ways.values() for one in (field, *annotations_of(field)) if isinstance(one, FieldInfo)
         ]
         extra = [one.json_schema_extra for one in fields if isinstance(one.json_schema_extra, dict)]
         return any(one.get("writeOnly") for one in extra)
@@ -143,15 +143,6 @@ class WrittenField:
         if self.shape in JSON_SHAPES:
             return dumps(value, orjson.OPT_INDENT_2 if indent else None).decode()
         return str(value)
-
-
-def _metadata(field: FieldInfo) -> Iterator[object]:
-    """The annotations of a field, also inside of `… | None`."""
-    inside = (one for part in get_args(field.annotation) for one in getattr(part, "__metadata__", ()))
-    for one in (*field.metadata, *inside):
-        yield one
-        if isinstance(one, FieldInfo):
-            yield from one.metadata
 
 
 def _seconds(number: float) -> str:

@@ -4,12 +4,13 @@ From it come the checks of a request, the schema in the OpenAPI description, the
 of the dashboard's form and the tables of the documents. A field that several kinds have stands in `common/`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from relay.core.subscriptions.subscription import SETTINGS, Subscription
 
@@ -101,8 +102,16 @@ def _defaults(model: type[Options]) -> Options:
     return model.model_construct()
 
 
+def annotations_of(field: FieldInfo) -> Iterator[object]:
+    """The annotations of a field besides its type, also inside of `… | None`."""
+    inside = (one for part in get_args(field.annotation) for one in getattr(part, "__metadata__", ()))
+    for one in (*field.metadata, *inside):
+        yield one
+        if isinstance(one, FieldInfo):
+            yield from one.metadata
+
+
 @cache
 def markers(model: type[BaseModel], name: str) -> tuple[object, ...]:
-    """The annotations of a field besides its type, also inside of `… | None`."""
-    field = model.model_fields[name]
-    return (*field.metadata, *(one for part in get_args(field.annotation) for one in getattr(part, "__metadata__", ())))
+    """See `annotations_of`."""
+    return tuple(annotations_of(model.model_fields[name]))
