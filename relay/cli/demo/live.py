@@ -5,6 +5,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import orjson
@@ -57,7 +58,7 @@ async def _run(plan: Plan, *, compare: bool, as_json: bool, keep: bool) -> Repor
         with shown(console, lambda: picture(scenario), lambda: progress_line(scenario), scenario.is_over) as progress:
             report = await run_scenario(scenario, progress)
         say_result(console, report.headline(), ok=report.ok)
-        figures = report.shown()
+        figures = asdict(report)
         if compare:
             naive = await _compare(scenario, report, console)
             figures["naive"] = naive.shown()

@@ -178,10 +178,6 @@ class Report:
         """True if nothing is lost, out of order or unverified."""
         return not self.problems
 
-    def shown(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
-
     def headline(self) -> str:
         """The result in one sentence."""
         mean = self.detection_delay_seconds.mean

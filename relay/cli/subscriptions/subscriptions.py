@@ -330,8 +330,7 @@ def rotate_secret(
 ) -> None:
     """Create a new signing secret. Both secrets sign for a while: a day by default."""
     answer = api().post(path_of("subscriptions", id, "rotate-secret"), given(overlap_seconds=overlap))
-    secret = answer.get("secret") or (answer.get("config") or {}).get("secret")
-    print_result(answer, f"new signing secret, shown only once: {secret}", json=json)
+    print_result(answer, f"new signing secret, shown only once: {answer['secret']}", json=json)
 
 
 @app.command()
