@@ -468,12 +468,9 @@ class Node:
 
     # --- wiring
 
-    def _proxy(self, dependencies: ApiDependencies) -> Proxy:
-        return Proxy(dependencies, self.dropin)
-
     def _make_api(self) -> None:
         pages = self._dashboard if self.settings.web.enabled else None
-        self._api = create_api(self._dependencies(), self._proxy, pages)
+        self._api = create_api(self._dependencies(), partial(Proxy, gateway=self.dropin), pages)
 
     def _dashboard(self, context: Context, api: ASGIApp) -> ASGIApp:
         """The dashboard. The first request for one of its pages makes it, in a thread: its modules, texts and templates
