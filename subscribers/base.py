@@ -7,7 +7,7 @@ reads no clock or database, so a retry renders the same bytes and a test needs o
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relay.core.access.netguard import problem_of_header
@@ -280,17 +280,27 @@ def unread(subscription: Subscription, **reasons: str) -> list[FieldError]:
     """An error for each setting that was given although the kind does not read it. `reasons`: by the setting, why not;
     empty: it does."""
     headers, method = bool(subscription.headers), subscription.method != "POST"
-    settings = {
-        "headers": (headers, "/protocolsettings/headers", "invalid_header"),
-        "method": (method, "/protocolsettings/method", "invalid_method"),
-        "protocolsettings": (headers or method, "/protocolsettings", "unknown_field"),
-        "sink": (bool(subscription.sink), "/sink", "sink_unsuitable"),
-        "credential": (subscription.credential is not None, "/sinkcredential", "credential_unsuitable"),
-        "handshake": (subscription.handshake != "off", "/config/handshake", "handshake_unsuitable"),
-        "incidents": (subscription.incidents != "off", "/config/incidents", "incidents_unsuitable"),
+    given = {
+        "headers": headers,
+        "method": method,
+        "protocolsettings": headers or method,
+        "sink": bool(subscription.sink),
+        "credential": subscription.credential is not None,
+        "handshake": subscription.handshake != "off",
+        "incidents": subscription.incidents != "off",
     }
-    found = ((*settings[name], why) for name, why in reasons.items() if why)
-    return [FieldError(pointer=pointer, code=code, detail=why) for given, pointer, code, why in found if given]
+    return [replace(_UNREAD[name], detail=why) for name, why in reasons.items() if why and given[name]]
+
+
+_UNREAD = {
+    "headers": FieldError(pointer="/protocolsettings/headers", code="invalid_header", detail=""),
+    "method": FieldError(pointer="/protocolsettings/method", code="invalid_method", detail=""),
+    "protocolsettings": FieldError(pointer="/protocolsettings", code="unknown_field", detail=""),
+    "sink": FieldError(pointer="/sink", code="sink_unsuitable", detail=""),
+    "credential": FieldError(pointer="/sinkcredential", code="credential_unsuitable", detail=""),
+    "handshake": FieldError(pointer="/config/handshake", code="handshake_unsuitable", detail=""),
+    "incidents": FieldError(pointer="/config/incidents", code="incidents_unsuitable", detail=""),
+}
 
 
 def sink_unsuitable(detail: str) -> FieldError:

@@ -37,7 +37,7 @@ def show(id: ReplayId, wait: Wait = False, json: Json = False) -> None:
     if wait:
         _wait(id, json)
     else:
-        print_object(api().get(path_of("replays", id)), json=json)
+        print_object(_get(id), json=json)
 
 
 @app.command()
@@ -82,11 +82,15 @@ def _others(replay: Any) -> int:
     return max(0, others)
 
 
+def _get(id: str) -> Any:
+    return api().get(path_of("replays", id))
+
+
 def _wait(id: str, json: bool) -> None:
     """Prints the ended replay. Exit code 1 if not everything was delivered."""
     with progress() as bar:
         replay = ended(
-            lambda: api().get(path_of("replays", id)),
+            lambda: _get(id),
             lambda found: found["state"] != "running",
             lambda found: _show(bar, found),
             pause_seconds=POLL_SECONDS,
