@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from relay.clock import wall_clock
-from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
+from relay.sandbox.bodies import DISPATCH_PATH
+from tests.support.dispatches import campaign_body
 from tests.support.e2e_world import KEY, SPEED, World, open_e2e_world
 
 AUTH = {"Authorization": f"Bearer {KEY}"}

@@ -19,10 +19,11 @@ from starlette.routing import Route
 from relay.cli.demo.environment import API_KEY, Plan, sandbox_of
 from relay.cli.demo.scenario import Scenario, open_scenario, post, request
 from relay.clock import wall_clock
-from relay.sandbox.bodies import DISPATCH_PATH, dispatch_body
+from relay.sandbox.bodies import DISPATCH_PATH
 from relay.sandbox.lifecycle import FINAL_CODES, Mix
 from relay.sandbox.world import World
 from tests.stories.story import Story
+from tests.support.dispatches import campaign_body
 
 World_ = TypeVar("World_", bound="CampaignWorld")
 
@@ -84,14 +85,6 @@ def account_of(channel: str) -> str:
     return f"{channel}-1"
 
 
-def campaign_body(index: int) -> dict[str, Any]:
-    """The body of dispatch number `index` (from 0), sent from the account of its channel. Without a spacing: in a fast
-    world its seconds would not be those of the lanes."""
-    body = dispatch_body(index)
-    del body["min_channel_task_interval_seconds"]
-    return {**body, "account_id": account_of(body["channel"])}
-
-
 @contextlib.asynccontextmanager
 async def open_world(story: Callable[..., World_], plan: Plan, routes: Sequence[Route]) -> AsyncIterator[World_]:
     """Runs the servers while inside, then closes everything. `routes`: those of the receivers."""
@@ -120,6 +113,7 @@ async def dispatch(
     scenario = campaign.scenario
     jobs = scenario.plan.jobs
     url = f"{scenario.relay_url}{DISPATCH_PATH}"
+    accounts = {channel: account_of(channel) for channel in PEOPLE}
     began_at = wall_clock()
     for index in range(jobs - len(alone)):
         if index == TRIAL_JOBS:
@@ -128,7 +122,7 @@ async def dispatch(
         headers = {"Relay-Group": GROUP}
         if metadata is not None:
             headers["Relay-Metadata"] = orjson.dumps(metadata(index)).decode()
-        answer = await post(session, url, campaign_body(index), api_key=API_KEY, headers=headers)
+        answer = await post(session, url, campaign_body(index, accounts), api_key=API_KEY, headers=headers)
         scenario.job_ids.append(answer["item"]["id"])
     for index, script in enumerate(alone, start=len(scenario.job_ids)):
         made = await post(

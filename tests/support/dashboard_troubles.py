@@ -17,10 +17,11 @@ from typing import Any
 import orjson
 
 from relay import log
-from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
+from relay.sandbox.bodies import DISPATCH_PATH
 from relay.sandbox.world import CHANNELS, DEFAULT_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS
 from tests.stories.crms import PIPEDRIVE
 from tests.support.dashboard_world import KEY, LOST_ANSWERS, NEVER, PLAIN, REFUSED_KEY, Loader, open_world
+from tests.support.dispatches import campaign_body
 
 HOURS = 24
 JOBS_AN_HOUR = 4

@@ -45,10 +45,11 @@ from relay.config.settings import (
 from relay.core.figures import FIGURES, TimeSeries, rows_of
 from relay.node.node import Node
 from relay.node.opening import open_node
-from relay.sandbox.bodies import DISPATCH_PATH, campaign_body
+from relay.sandbox.bodies import DISPATCH_PATH
 from relay.sandbox.server import Sandbox
 from relay.signals import ALL_EVENTS
 from tests.stories.crms import PIPEDRIVE, Account
+from tests.support.dispatches import campaign_body
 from tests.support.html_probes import PROBE
 
 SPEED = 60.0
