@@ -4,6 +4,7 @@ Below RelayError are SettingsError and UsageError of commands, RequestError of t
 proxy, StoreError of the database, and NotRenderable and Unreadable of deliveries.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,12 @@ class RelayError(Exception):
     def __init__(self, problem: str) -> None:
         # The text may quote user input: line breaks and lone surrogates must not reach logs or terminals.
         super().__init__(_one_line(problem))
+
+
+def refusal(error: OSError) -> str:
+    """Why the system refused. Whose permission is missing is not obvious: a container's user is a number."""
+    reason = error.strerror or type(error).__name__
+    return f"{reason} for user {os.geteuid()}" if isinstance(error, PermissionError) else reason
 
 
 def _one_line(text: str) -> str:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from relay import private_files
 from relay.config.fields import decode_encryption_key
-from relay.errors import DecryptError, SettingsError
+from relay.errors import DecryptError, SettingsError, refusal
 
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
@@ -163,7 +163,7 @@ class KeyFile:
 
     def _unusable(self, what: str, error: OSError) -> SettingsError:
         remedy = "restore a copy of it" if isinstance(error, FileNotFoundError) else "set RELAY_ENCRYPTION_KEY instead"
-        return SettingsError(f"{self.path}: the key file cannot be {what} ({error.strerror}): {remedy}")
+        return SettingsError(f"{self.path}: the key file cannot be {what} ({refusal(error)}): {remedy}")
 
 
 def key_id(key: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from relay.errors import SettingsError
+from relay.errors import SettingsError, refusal
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SECRET_FILE_BYTES = 1 << 16
@@ -75,7 +75,7 @@ def read_text(path: Path, name: str, kind: str = "", remedy: str = "") -> str:
         with path.open("rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # a ValueError: the path has a NUL
-        reason = getattr(error, "strerror", None) or error
+        reason = refusal(error) if isinstance(error, OSError) else error
         raise SettingsError(f"{name}: the {kind}file cannot be read ({reason}){remedy}") from None
     if len(raw) > MAX_FILE_BYTES:
         raise SettingsError(f"{name}: larger than 1 MiB, the limit for a file")
@@ -181,7 +181,7 @@ def read_secret_file(path: str) -> str:
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_SECRET_FILE_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from None
+        raise ValueError(f"cannot be read ({refusal(error)})") from None
     if len(raw) > MAX_SECRET_FILE_BYTES:
         raise ValueError("is larger than 64 KiB")
     try:

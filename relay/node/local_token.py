@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.core.access.tokens import weakness_of
-from relay.errors import SettingsError
+from relay.errors import SettingsError, refusal
 from relay.ids import new_token
 from relay.private_files import create, default_state_dir, read
 
@@ -37,7 +37,7 @@ def local_token(environ: Mapping[str, str]) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SettingsError(f"the API token in {path} cannot be read ({error.strerror})") from None
+        raise SettingsError(f"the API token in {path} cannot be read ({refusal(error)})") from None
     except UnicodeDecodeError:
         token = ""
     if not token or not token.isprintable() or " " in token:
@@ -60,7 +60,7 @@ def token_here(environ: Mapping[str, str]) -> str | None:
         try:
             return Path(given).read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
+            reason = refusal(error) if isinstance(error, OSError) else "it is not text"
             raise SettingsError(f"RELAY_TOKEN_FILE: {given} cannot be read ({reason})") from None
     try:
         local_token_path(environ)
@@ -79,7 +79,7 @@ def make_local_token(environ: Mapping[str, str]) -> str:
         create(path, f"{new_token()}\n")
     except OSError as error:
         raise SettingsError(
-            f"the API token cannot be stored in {path} ({error.strerror}): set RELAY_TOKEN_FILE or auth.tokens"
+            f"the API token cannot be stored in {path} ({refusal(error)}): set RELAY_TOKEN_FILE or auth.tokens"
         ) from None
     found = local_token(environ)
     if found is None:

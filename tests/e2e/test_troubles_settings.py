@@ -14,6 +14,7 @@ from tests.support.process_world import API_TOKEN, Start
 from tests.support.relay_world import SETTINGS, RelayWorld, open_relay_world
 
 SOMEBODY_ELSE = 12_345
+DENIED = f"Permission denied for user {os.geteuid()}"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -71,12 +72,30 @@ def test_unreadable_settings(start: Start, tmp_path: Path) -> None:
     process = start("serve", limits="UNPRIVILEGED")
     assert process.close() == 2
     assert process.lines == [
-        "relay: relay.yaml: the settings file cannot be read (Permission denied): choose another with --config, "
+        f"relay: relay.yaml: the settings file cannot be read ({DENIED}): choose another with --config, "
         "or create one with `relay init`"
     ]
     process = start("serve", "--config", "elsewhere.yaml")
     assert process.close() == 2
     assert "elsewhere.yaml: the settings file cannot be read (No such file or directory)" in process.lines[0]
+
+
+def test_unreadable_secret(start: Start, tmp_path: Path) -> None:
+    key, token = tmp_path / "key", tmp_path / "token"
+    (tmp_path / "relay.yaml").write_text(f"encryption: {{keys: ['${{file:{key}}}']}}\n")
+    for path in (key, token):
+        path.write_text(new_key())
+        path.chmod(0o000)
+    process = start("serve", limits="UNPRIVILEGED")
+    assert process.close() == 2
+    assert process.lines == [
+        f"relay: relay.yaml:1: encryption.keys[0] refers to the file {key}, which cannot be read ({DENIED})"
+    ]
+    key.chmod(0o400)
+    for command in ("serve", "status"):
+        process = start(command, limits="UNPRIVILEGED", RELAY_TOKEN_FILE=str(token))
+        assert process.close() == 2
+        assert process.lines == [f"relay: RELAY_TOKEN_FILE: {token} cannot be read ({DENIED})"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="ONLY ROOT CAN CHANGE A FILE'S OWNER")
@@ -87,7 +106,7 @@ def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None
     file.chmod(0o600)
     process = start("serve", "--port", "0", limits="UNPRIVILEGED")
     assert process.close() == 2
-    assert "relay.yaml: the settings file cannot be read (Permission denied)" in process.lines[0]
+    assert f"relay.yaml: the settings file cannot be read ({DENIED})" in process.lines[0]
     file.chmod(0o644)
     key.parent.mkdir(parents=True)
     key.write_text("its content cannot be read")
@@ -95,7 +114,7 @@ def test_settings_and_key_of_another_owner(start: Start, tmp_path: Path) -> None
     key.chmod(0o600)
     process = start("serve", "--port", "0", limits="UNPRIVILEGED")
     assert process.close() == 2
-    assert f"{key}: the key file cannot be read (Permission denied)" in process.lines[0]
+    assert f"{key}: the key file cannot be read ({DENIED})" in process.lines[0]
 
 
 async def test_key_file_readable_by_others(world: RelayWorld, tmp_path: Path) -> None:
@@ -137,11 +156,11 @@ async def test_no_place_for_a_token_or_a_key_file(world: RelayWorld, tmp_path: P
     shutil.rmtree(folder)
     folder.mkdir(mode=0o555)
     line = await world.refused(limits="UNPRIVILEGED")
-    assert "key: the key file cannot be created or read (Permission denied): set RELAY_ENCRYPTION_KEY instead" in line
+    assert f"key: the key file cannot be created or read ({DENIED}): set RELAY_ENCRYPTION_KEY instead" in line
     assert not list(tmp_path.glob("relay.db*"))
     line = await world.refused(limits="UNPRIVILEGED", RELAY_ENCRYPTION_KEY=new_key())
     assert "the API token cannot be stored in" in line
-    assert line.endswith("(Permission denied): set RELAY_TOKEN_FILE or auth.tokens")
+    assert line.endswith(f"({DENIED}): set RELAY_TOKEN_FILE or auth.tokens")
 
 
 async def test_wrong_settings_at_sighup_change_nothing(world: RelayWorld, tmp_path: Path) -> None:

@@ -187,6 +187,9 @@ async def test_serves_from_a_read_only_file_system(tmp_path: Path) -> None:
             assert in_container(name, "touch", "/etc/revor-relay/here").returncode != 0
             assert subprocess.run(podman("healthcheck", "run", name), capture_output=True).returncode == 0
             assert (await world.call("GET", "/v1/jobs"))[0] == 200
+            second = await asyncio.to_thread(once, options=[f"--volume={state}:{STATE}"])
+            assert second.returncode == 2
+            assert "is held by the process with pid 1 of another container: stop that one first" in second.stderr
 
             await world.subscribe()
             await world.subscribe(config={"template": {"subject": "of {{ event.subject }}"}})

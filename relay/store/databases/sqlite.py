@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from relay.clock import Clock, FollowedClock, steady_clock
-from relay.errors import DatabaseHeld, SettingsError, StoreError
+from relay.errors import DatabaseHeld, SettingsError, StoreError, refusal
 from relay.private_files import PRIVATE, make_empty, narrow
 from relay.store.databases.group_commit import REFUSALS, Batch, Item, Result, as_store_error
 from relay.store.databases.sqlite_writer import Writer
@@ -371,7 +371,7 @@ class HolderLock:
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
         except OSError as error:
-            raise StoreError(f"cannot open the database's lock file {self.path}: {error.strerror}") from error
+            raise StoreError(f"cannot open the database's lock file {self.path}: {refusal(error)}") from error
         with contextlib.suppress(OSError):  # the file belongs to another user
             os.fchmod(handle, PRIVATE)
         try:
@@ -380,6 +380,8 @@ class HolderLock:
             holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(handle)
             database = self.path.name.removesuffix(".lock")
+            if holder == str(os.getpid()):
+                holder += " of another container"
             raise DatabaseHeld(
                 f"the database {database} is held by the process with pid {holder}: stop that one first, "
                 "or give this one a database of its own with DATABASE_URL"
