@@ -1,6 +1,6 @@
 # The image of revor-relay. `make image` builds it, docs/operate/container.md runs it.
 # The base needs Python 3.11 or newer with venv, libstdc++ and the certificates of authorities.
-ARG BASE=python:3.13-slim
+ARG BASE=docker.io/library/python:3.13-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build

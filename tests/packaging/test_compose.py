@@ -34,6 +34,17 @@ def test_compose_takes_it() -> None:
     assert set(yaml.safe_load(ran.stdout)["services"]) == set(SERVICES)
 
 
+def test_each_image_names_its_registry_or_is_built_here() -> None:
+    """Podman knows no default registry. `compose up` builds none: its image would not name its commit."""
+    images = {service["image"] for name, service in SERVICES.items() if name not in ("relay", "migrate")}
+    images |= set(re.findall(r"^ARG BASE=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(images) == 4
+    assert all(re.fullmatch(r"docker\.io/[\w-]+/[\w-]+:[\w.-]+", image) for image in images), images
+    for name in ("relay", "migrate"):
+        assert (SERVICES[name]["image"], SERVICES[name]["pull_policy"]) == ("revor-relay", "never")
+        assert "build" not in SERVICES[name]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_service_is_closed(name: str) -> None:
     service = SERVICES[name]
