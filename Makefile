@@ -13,10 +13,10 @@
 # make soak       the long tests, whole: 20,000 generated requests, 500 kills, an hour of operations: 3 hours
 # make audit      asks whether a pinned package has a known vulnerability: 30 s
 # make lock       pins the packages again, with their hashes, after a change in pyproject.toml: needs uv
-# make release    wheel, sdist, clients, chart, SBOM and image into dist/, with checksums: 2 minutes
+# make release    wheel, sdist, clients, chart, SBOM and image into dist/, with checksums: 2 minutes. BASE as of image
 # make pictures   the pictures of the dashboard in docs/img, and of messages in docs/guides: 6 minutes, needs Chromium
 # make docs       the documentation site, into site/: open site/index.html. 20 s
-# make image      the container image revor-relay, by docker or podman. BASE=debian: without a registry, 3 minutes
+# make image      the container image revor-relay, by docker or podman. BASE=debian: without a registry, 4 minutes
 # make clean      removes what the others made
 #
 # Needs git, make and Python 3.11 or newer. Set PYTHON to choose one: make test PYTHON=/opt/python/bin/python3.12
@@ -98,23 +98,34 @@ docs: $(READY)
 	echo "==> open site/index.html"
 
 # BASE: another base image; debian: one of Debian's packages, made here as root, for machines that reach no registry.
-# ENGINE: docker or podman.
+# ENGINE: docker or podman; by default the first that answers. ARCHIVE: a file that gets the image, for `docker load`.
 BASE ?=
 ENGINE ?=
-ifeq ($(BASE),debian)
-image: $(READY)
-	@echo "==> the image, on a base of Debian's packages"
-	$(BIN)/python -m tests.support.image
-else
-image:
-	@engine="$(ENGINE)"; [ -n "$$engine" ] || engine=$$(command -v docker || command -v podman) || {
-		echo "make image needs docker or podman" >&2; exit 1; }
-	echo "==> the image, by $$engine"
-	case "$$engine" in *podman) export BUILDAH_FORMAT=docker;; esac # the other format has no health check
-	"$$engine" build --tag revor-relay $(if $(BASE),--build-arg BASE="$(BASE)") \
-		--build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' relay/__init__.py)" \
-		--build-arg REVISION="$$(git rev-parse HEAD)" --build-arg CREATED="$$(git show --no-patch --format=%cI)" .
-endif
+ARCHIVE ?=
+image: $(if $(filter debian,$(BASE)),$(READY))
+	@archive="$(or $(ARCHIVE),build/image/revor-relay.tar)"
+	if [ "$(BASE)" = debian ]; then
+		echo "==> the image, on a base of Debian's packages"
+		$(BIN)/python -m tests.support.image "$$archive"
+	fi
+	engine="$(ENGINE)"
+	for name in docker podman; do
+		[ -n "$$engine" ] || ! "$$name" info > /dev/null 2>&1 || engine=$$name
+	done
+	[ -n "$$engine" ] || { echo "neither 'docker info' nor 'podman info' answers: start Docker, or install podman" >&2; exit 1; }
+	echo "==> the image revor-relay, into $$engine"
+	if [ "$(BASE)" = debian ]; then
+		"$$engine" load --quiet --input "$$archive"
+		"$$engine" tag localhost/revor-relay revor-relay # Docker looks for the short name elsewhere
+		[ -n "$(ARCHIVE)" ] || rm "$$archive"
+	else
+		export BUILDAH_FORMAT=docker # podman's other format has no health check
+		"$$engine" build --tag revor-relay $(if $(BASE),--build-arg BASE="$(BASE)") \
+			--build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' relay/__init__.py)" \
+			--build-arg REVISION="$$(git rev-parse HEAD)" --build-arg CREATED="$$(git show --no-patch --format=%cI)" . || {
+			echo "$$engine built no image. Where no registry is reached, as root on Debian: add BASE=debian" >&2; exit 1; }
+		[ -z "$(ARCHIVE)" ] || "$$engine" save --output "$(ARCHIVE)" revor-relay
+	fi
 
 lint: $(READY)
 	@echo "==> ruff: faults and format"

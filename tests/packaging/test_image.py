@@ -7,6 +7,8 @@ the sink on loopback.
 
 import asyncio
 import contextlib
+import functools
+import io
 import json
 import os
 import re
@@ -14,8 +16,9 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,13 @@ import pytest
 import relay
 from relay.config.keyring import new_key
 from tests.support.environments import artefacts_python
-from tests.support.image import LIMITS, image, podman, run, sizes, started, volume
+from tests.support.image import CONFINED, LIMITS, NAME, PLACE, image, podman, run, sizes, started, volume
 from tests.support.kill_world import free_port
 from tests.support.lock import ROOT
 from tests.support.postgres_server import PostgresServer
 from tests.support.process_world import API_TOKEN
 from tests.support.relay_world import API_KEY, RelayWorld, open_relay_world
-from tests.support.typed import blocks, prompts, section
+from tests.support.typed import blocks, prompts, section, with_places
 
 MAX_BYTES = 120_000_000
 STOP_SECONDS = 60
@@ -99,6 +102,17 @@ def named() -> Iterator[str]:
         subprocess.run(podman("rm", "--force", "--time=0", name), capture_output=True, check=False)
 
 
+def lives(world: RelayWorld) -> Callable[[], Awaitable[bool]]:
+    """Whether /livez answers."""
+
+    async def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return (await world.call("GET", "/livez"))[0] == 200
+        return False
+
+    return answers
+
+
 async def serve(world: RelayWorld, name: str, *options: str, token: str = "", **variables: str) -> float:
     """Starts a container and waits for /livez. Returns the seconds that took."""
     given = {**HERE, "REVOR_BASE_URL": world.sandbox_url, "RELAY_SERVER__PORT": str(free_port()), **variables}
@@ -107,12 +121,7 @@ async def serve(world: RelayWorld, name: str, *options: str, token: str = "", **
     world.relay = world.start(program=line)
     world.url = f"http://127.0.0.1:{given['RELAY_SERVER__PORT']}"
 
-    async def lives() -> bool:
-        with contextlib.suppress(OSError):
-            return (await world.call("GET", "/livez"))[0] == 200
-        return False
-
-    await world.until(lives, "/livez does not answer")
+    await world.until(lives(world), "/livez does not answer")
     seconds = time.monotonic() - began
     token = token or in_container(name, "cat", f"{STATE}/token").stdout.strip()
     world.session.headers["Authorization"] = f"Bearer {token}"
@@ -258,6 +267,36 @@ async def test_serves_on_postgresql_once_it_is_migrated(tmp_path: Path, postgres
             assert await stop(world, name) == 0
 
 
+async def test_archive_serves_where_it_is_loaded(tmp_path: Path) -> None:
+    """`make image BASE=debian`, into an engine with a storage of its own, as on another machine."""
+    there = functools.partial(podman, place=PLACE / "elsewhere")
+    version = once("--version").stdout
+    (tmp_path / "engine").write_text(f'#!/bin/sh\nexec {shlex.join(there())} "$@"\n')
+    (tmp_path / "engine").chmod(0o755)
+    archive = tmp_path / "relay image.tar"
+    up_to_date = ("-o", ".venv/.ready")  # the environment that runs this test is not made again
+    made = ["make", *up_to_date, "image", "BASE=debian", f"ENGINE={tmp_path / 'engine'}", f"ARCHIVE={archive}"]
+    environ = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    ran = await asyncio.to_thread(subprocess.run, made, cwd=ROOT, env=environ, capture_output=True, text=True)
+    try:
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        with tarfile.open(archive) as saved:
+            (manifest,) = json.load(saved.extractfile("manifest.json") or io.BytesIO())
+        assert manifest["RepoTags"] == [f"{NAME}:latest"]
+        assert manifest["Config"].startswith(run("image", "inspect", "--format={{.Id}}", NAME).strip())
+        line = there("run", "--rm", "--network=host", "--no-healthcheck", *LIMITS, *CONFINED)
+        printed = subprocess.run([*line, "revor-relay", "--version"], capture_output=True, text=True, check=True).stdout
+        assert printed == version
+        async with open_relay_world(tmp_path) as world:
+            port = str(free_port())
+            given = {**HERE, "RELAY_SERVER__PORT": port, "REVOR_BASE_URL": world.sandbox_url, "REVOR_API_KEY": API_KEY}
+            world.relay = world.start(program=[*line, *(f"--env={key}={value}" for key, value in given.items()), NAME])
+            world.url = f"http://127.0.0.1:{port}"
+            await world.until(lives(world))
+    finally:
+        subprocess.run(there("rmi", "--all", "--force"), capture_output=True, check=False)
+
+
 class Reader:
     """Types the commands of the guide in a clone of the repository."""
 
@@ -297,13 +336,7 @@ async def test_commands_of_the_guide(tmp_path: Path, postgres: PostgresServer) -
             *begin, check, token = typed("Run")
             for command in begin:
                 await asyncio.to_thread(reader.type, command)
-
-            async def lives() -> bool:
-                with contextlib.suppress(OSError):
-                    return (await world.call("GET", "/livez"))[0] == 200
-                return False
-
-            await world.until(lives)
+            await world.until(lives(world))
             assert "settings\tok\trelay.yaml" in await asyncio.to_thread(reader.type, check)
             bearer = await asyncio.to_thread(reader.type, token)
             world.session.headers["Authorization"] = f"Bearer {bearer.strip()}"
@@ -325,7 +358,14 @@ async def test_commands_of_the_guide(tmp_path: Path, postgres: PostgresServer) -
         of_compose = set(re.findall(r"file: \./secrets/([\w-]+)", (ROOT / "compose.yaml").read_text()))
         assert set(made) == of_compose
         assert made["database-url"] == f"postgresql://relay:{made['postgres-password']}@postgres/relay"
-        (reader.clone / "secrets" / "database-url").write_text(postgres.url(tcp=True))
-        (migrate,) = typed("PostgreSQL")
-        assert "the newest schema" in await asyncio.to_thread(reader.type, migrate)
+        try:
+            database, migrate, node = typed("PostgreSQL")
+            documented = "postgresql://relay:secret@db.example.com/relay"
+            await asyncio.to_thread(reader.type, with_places(database, {documented: postgres.url(tcp=True)}))
+            assert "the newest schema" in await asyncio.to_thread(reader.type, migrate)
+            await asyncio.to_thread(reader.type, node)
+            await world.until(lives(world))
+            await asyncio.to_thread(reader.type, "docker exec relay relay sources list")
+        finally:
+            subprocess.run(podman("rm", "--force", "--time=0", "relay"), capture_output=True, check=False)
         assert [command.split()[0] for command in typed("Compose")] == ["docker", "curl"], "there is no registry here"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -268,15 +269,52 @@ def test_missing_archive_fails_the_release(clone: Path, tmp_path: Path) -> None:
     assert "client_python: clients/python is not in this commit" in ran.stderr
 
 
-def test_missing_image_is_said_loudly_and_fails_nothing(clone: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ".ci/release.py", "--out", tmp_path / "dist", "chart", "image"]
-    environ = {"PATH": f"{tmp_path / 'tools'}", "HOME": str(tmp_path)}
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "git").symlink_to(shutil.which("git") or "")
-    ran = subprocess.run(command, cwd=clone, env=environ, capture_output=True, text=True)
+def release_image(clone: Path, folder: Path, **engines: str) -> tuple[dict[str, Path], str]:
+    """What `make release` makes of the chart and the image, and says on stderr, with these programs for engines."""
+    for name, text in engines.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    command = [sys.executable, ".ci/release.py", "--out", folder / "dist", "chart", "image"]
+    kept = {name: value for name, value in os.environ.items() if name not in ("BASE", "ENGINE", "MAKEFLAGS")}
+    environ = kept | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    ran = subprocess.run(command, cwd=clone, env=environ, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
-    assert "IMAGE NOT BUILT: it needs docker or podman" in ran.stderr
-    assert (tmp_path / "dist" / f"revor-relay-{relay.__version__}.tgz").is_file()
+    return {path.name: path for path in (folder / "dist").iterdir()}, ran.stderr
+
+
+DOWN = "echo 'Cannot connect to the daemon' >&2; exit 1"
+
+
+def test_image_is_saved_by_the_engine_that_answers(clone: Path, tmp_path: Path) -> None:
+    """Docker's client is often installed where its daemon does not run."""
+    takes = f'case $1 in save) echo image > "$3";; build) printf "%s\\n" "$@" > "{tmp_path}/asked";; esac'
+    made, said = release_image(clone, tmp_path, docker=DOWN, podman=takes)
+    archive = made[f"revor-relay-{relay.__version__}-image.tar"]
+    assert archive.read_text() == "image\n"
+    assert f"{_digest(archive)}  {archive.name}\n" in made["SHA256SUMS"].read_text()
+    assert said == ""
+    commit = git(clone, "rev-parse", "HEAD")
+    arguments = dict(re.findall(r"^(\w+)=(.*)$", (tmp_path / "asked").read_text(), re.MULTILINE))
+    created = datetime.fromisoformat(arguments.pop("CREATED"))
+    assert arguments == {"VERSION": relay.__version__, "REVISION": commit}
+    assert created.timestamp() == SECONDS
+
+
+@pytest.mark.parametrize(
+    ("podman", "said"),
+    [
+        (DOWN, "neither 'docker info' nor 'podman info' answers: start Docker, or install podman"),
+        (
+            "[ $1 = info ] || { echo 'no such host' >&2; exit 125; }",
+            "no such host\npodman built no image. Where no registry is reached, as root on Debian: add BASE=debian",
+        ),
+    ],
+    ids=["no engine", "no registry"],
+)
+def test_missing_image_is_said_loudly_and_fails_nothing(clone: Path, tmp_path: Path, podman: str, said: str) -> None:
+    made, printed = release_image(clone, tmp_path, docker=DOWN, podman=podman)
+    assert printed == f"IMAGE NOT BUILT, the other archives are whole: {said}\n"
+    assert set(made) == {f"revor-relay-{relay.__version__}.tgz", "SHA256SUMS"}
 
 
 def test_text_of_the_release_is_the_changelogs_section() -> None:

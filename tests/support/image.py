@@ -1,7 +1,7 @@
 """The image of the `Dockerfile`, built and run by podman. No registry is needed: the base has Debian's Python.
 
 Podman is installed if it is missing and this is root. Its images and containers are in `build/image`, apart from the
-machine's own, and `make clean` removes them. Run as a program, this builds the image and prints how to use it.
+machine's own, and `make clean` removes them. Run as a program, this builds the image and saves it into a file.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import secrets
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,9 +26,12 @@ PLACE = ROOT / "build" / "image"
 NAME = "localhost/revor-relay"
 BASE_PACKAGES = "python3 python3-venv ca-certificates libstdc++6 dash coreutils findutils binutils"
 """Of Debian. A registry's base gets binutils during the build."""
+PROGRAMS = ("podman", "runc", "netavark", "iptables", "mmdebstrap")
+"""Of the packages with the same names. Podman publishes ports by netavark and iptables."""
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BUILD_SECONDS = 900.0
 COMMAND_SECONDS = 120.0
+NOT_HERE = "THE IMAGE IS NOT HERE, NOT RUN: "
 NO_INDEX = r"No matching distribution|Could not fetch URL|NewConnectionError|Max retries exceeded"
 GLOBAL = ("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
 LIMITS = ("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=1000:1000")
@@ -37,9 +39,9 @@ LIMITS = ("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=1000:1000")
 CONFINED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 
 
-def podman(*arguments: str) -> list[str]:
+def podman(*arguments: str, place: Path = PLACE) -> list[str]:
     """The command line. crun, the default, refuses machines whose cgroups are of both versions."""
-    places = (f"--root={PLACE / 'storage'}", f"--runroot={PLACE / 'run'}")
+    places = (f"--root={place / 'storage'}", f"--runroot={place / 'run'}")
     return ["podman", *places, *GLOBAL, "--runtime", "runc", *arguments]
 
 
@@ -86,8 +88,8 @@ def sizes() -> tuple[int, int]:
 @cache
 def _base() -> str:
     if os.geteuid() != 0:
-        _skip("containers are run by root here")
-    problem = install_packages({"podman": "podman", "runc": "runc", "netavark": "netavark", "mmdebstrap": "mmdebstrap"})
+        _skip("only root can make its base")
+    problem = install_packages({name: name for name in PROGRAMS})
     if problem is not None:
         _skip(problem)
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
@@ -99,7 +101,7 @@ def _base() -> str:
         _skip("apt's sources of Debian were not found")
     tag = hashlib.sha256(repr((suite, BASE_PACKAGES)).encode()).hexdigest()[:12]
     name = f"{NAME}-base:{tag}"
-    if subprocess.run(podman("image", "exists", name), check=False).returncode != 0:
+    if subprocess.run(podman("image", "exists", name), capture_output=True, check=False).returncode != 0:
         archive = PLACE / "base.tar"
         options = ("--variant=extract", "--mode=root", f"--include={BASE_PACKAGES.replace(' ', ',')}")
         made = subprocess.run(
@@ -163,14 +165,16 @@ def _pip_settings() -> list[str]:
 
 
 def _skip(reason: str) -> None:
-    pytest.skip(f"THE IMAGE IS NOT HERE, NOT RUN: {reason}")
+    pytest.skip(f"{NOT_HERE}{reason}")
 
 
 if __name__ == "__main__":
     try:
         built = image()
     except pytest.skip.Exception as skipped:
-        sys.exit(str(skipped))
+        sys.exit(str(skipped).removeprefix(NOT_HERE))
     base_bytes, own_bytes = sizes()
-    print(f"{built}: {own_bytes / 1e6:.0f} MB above a base of {base_bytes / 1e6:.0f} MB")
-    print(shlex.join(podman("run", "--rm", "--network=host", *LIMITS, built, "--version")))
+    print(f"{own_bytes / 1e6:.0f} MB above a base of {base_bytes / 1e6:.0f} MB")
+    archive = Path(sys.argv[1])
+    archive.unlink(missing_ok=True)  # podman changes no archive
+    run("save", f"--output={archive}", built)

@@ -38,7 +38,7 @@ SECONDS = {
     **{"store/test_store_registration.py": 20, "store/test_store_replays.py": 13},
     **{"subscribers/test_conformance.py": 15, "unit/http/test_sender.py": 12},
     **{"unit/cli/test_cli_check_postgres.py": 20, "unit/server/test_http_protocol.py": 15},
-    **{"packaging/test_image.py": 150, "packaging/test_compose.py": 20},
+    **{"packaging/test_image.py": 170, "packaging/test_compose.py": 20},
     **{"packaging/test_bench_against.py": 15, "packaging/test_chart.py": 150, "packaging/test_deploy_nginx.py": 15},
     **{"packaging/test_board.py": 15, "packaging/test_site.py": 30},
     **{
