@@ -112,7 +112,7 @@ image: $(if $(filter debian,$(BASE)),$(READY))
 	for name in docker podman; do
 		[ -n "$$engine" ] || ! "$$name" info > /dev/null 2>&1 || engine=$$name
 	done
-	[ -n "$$engine" ] || { echo "neither 'docker info' nor 'podman info' answers: start Docker, or install podman" >&2; exit 1; }
+	[ -n "$$engine" ] || { echo "neither 'docker info' nor 'podman info' answers: start Docker, install podman, or as root on Debian add BASE=debian" >&2; exit 1; }
 	echo "==> the image revor-relay, into $$engine"
 	if [ "$(BASE)" = debian ]; then
 		"$$engine" load --quiet --input "$$archive"

@@ -303,7 +303,10 @@ def test_image_is_saved_by_the_engine_that_answers(clone: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("podman", "said"),
     [
-        (DOWN, "neither 'docker info' nor 'podman info' answers: start Docker, or install podman"),
+        (
+            DOWN,
+            "neither 'docker info' nor 'podman info' answers: start Docker, install podman, or as root on Debian add BASE=debian",
+        ),
         (
             "[ $1 = info ] || { echo 'no such host' >&2; exit 125; }",
             "no such host\npodman built no image. Where no registry is reached, as root on Debian: add BASE=debian",
