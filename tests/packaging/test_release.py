@@ -305,7 +305,8 @@ def test_image_is_saved_by_the_engine_that_answers(clone: Path, tmp_path: Path) 
     [
         (
             DOWN,
-            "neither 'docker info' nor 'podman info' answers: start Docker, install podman, or as root on Debian add BASE=debian",
+            "neither 'docker info' nor 'podman info' answers: "
+            "start Docker, install podman, or as root on Debian add BASE=debian",
         ),
         (
             "[ $1 = info ] || { echo 'no such host' >&2; exit 125; }",
