@@ -8,9 +8,10 @@ import pytest
 from relay.core.deliveries.delivery import Outcome, Response
 from relay.core.events.event import Event
 from relay.core.subscriptions.subscription import Subscription
-from subscribers import registry, wording
+from subscribers import registry
 from subscribers.base import RenderContext
 from subscribers.slack import render as slack_blocks
+from subscribers.wording.jobs import job_details
 from tests.support.job_events import NOW, job_event
 
 SINK = "https://hooks.slack.com/services/T0/B0/secret"
@@ -115,5 +116,5 @@ def test_outcomes_follow_slacks_rules(status: int, body: bytes, outcome: Outcome
     ],
 )
 def test_default_metadata_shows_the_deal_and_no_person(metadata: dict[str, Any], shown: list[str]) -> None:
-    found = wording.job_details(job_event(channel=None, metadata=metadata), None)
+    found = job_details(job_event(channel=None, metadata=metadata), None)
     assert [f"{label} {text}" for label, text in found] == shown
