@@ -26,6 +26,7 @@ from tests.support.scale import combined
 from tests.support.schema_check import check_event
 
 LONG = {"attempt_failures": 0, "start_delay_seconds": 60, "run_seconds": 60, "in_lane": False}
+ENDLESS = {**LONG, "run_seconds": 36_000}
 PATIENCE_SECONDS = 120.0
 
 
@@ -416,9 +417,9 @@ async def test_revoked_token_is_refused_by_every_node(
             streams = [
                 asyncio.ensure_future(world.api.get("/v1/events/stream", headers=headers)) for world in (by, other)
             ]
-            job_id = await by.job(**LONG)
+            job_id = await by.job(**ENDLESS)
             await until(polled(by, job_id))  # the first status would end the wait
-            wait = asyncio.ensure_future(other.api.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=60", **headers}))
+            wait = asyncio.ensure_future(other.api.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=300", **headers}))
             await until(lambda: len(by.node.signals._watches) + len(other.node.signals._watches) >= 3)  # noqa: B023
             assert (await by.api.delete(f"/v1/tokens/{id}")).status_code == 200
             assert await refuses(by, headers)()
