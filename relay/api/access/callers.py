@@ -1,7 +1,7 @@
 """Every token that this node accepts, in memory: those of the settings and those of the database.
 
-A request is one look-up by the digest of its token: by a hash that no stranger can predict, and compared only where
-the whole hash is the same, so the time says nothing.
+A request's token is looked up by its digest. The time of a look-up reveals nothing: a stranger cannot predict the hash,
+and values are compared only if the whole hash is equal.
 One `Access` lives as long as its node. A reload and a change in the database replace its tokens, and what waits under a
 token that is gone is woken to end (`holds`).
 """
