@@ -307,6 +307,16 @@ def test_a_schema_of_another_program_is_refused_and_left_alone(migrated: str, re
     assert description(migrated) == before
 
 
+def test_a_backup_that_was_restored_over_a_newer_database_is_refused_and_left_alone(migrated: str) -> None:
+    change(migrated, "INSERT INTO alembic_version VALUES ('0026')")
+    before = description(migrated)
+    words = r"has the schemas 0026 and \d{4} at once.*restore the backup into an empty database"
+    for call in (migrations.migrate, migrations.upgrade, migrations.check, migrations.create):
+        with pytest.raises(SchemaUnsupported, match=words):
+            call(migrated)
+    assert description(migrated) == before
+
+
 def test_tables_of_another_program_are_left_alone(database_url: str) -> None:
     change(database_url, "CREATE TABLE jobs (id INTEGER, name TEXT)")
     before = description(database_url)

@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 
 import relay.store.schema.tables  # noqa: F401 (fills the metadata)
 from relay import resources
+from relay.core.events.sentences import enumerated
 from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.private_files import make_empty
 from relay.store.databases import postgres_engine as postgres
@@ -159,14 +160,20 @@ def _check_known(current: str | None) -> None:
 
 def current_revision(connection: Connection) -> str | None:
     """The database's schema revision; None for a database without one. Raises SchemaUnsupported if it has that of
-    another program, or none and a table with the name of one of ours where ours would be created."""
+    another program, several, or none and a table with the name of one of ours where ours would be created."""
     inspector = inspect(connection)
     tables = set(inspector.get_table_names())
     found: Sequence[object] = ()
     if "alembic_version" in tables:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
-    if len(found) == 1 and isinstance(found[0], str) and _REVISION.fullmatch(found[0]) is not None:
-        return found[0]
+    revisions = sorted(one for one in found if isinstance(one, str) and _REVISION.fullmatch(one) is not None)
+    if len(found) == 1 and revisions:
+        return revisions[0]
+    if found and len(found) == len(revisions):
+        raise SchemaUnsupported(
+            f"the database has the schemas {enumerated(revisions)} at once, as when a backup was restored over it: "
+            "restore the backup into an empty database"
+        )
     own = inspector.get_table_names(schema=inspector.default_schema_name)  # a search_path may show those of others
     taken = sorted(set(own) & set(SQLModel.metadata.tables))
     if not found and not taken:
