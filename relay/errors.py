@@ -96,6 +96,10 @@ class InvalidRequest(RequestError):
     title = "Invalid request"
 
 
+class ExtraMissing(InvalidRequest):
+    """This node lacks an extra that the request, or a delivery, needs. The message has the command that installs it."""
+
+
 class SinkRefused(InvalidRequest):
     """The egress guard forbids this sink. The message names the rule, and the setting that would allow it."""
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from relay.bus.guard import CONNECT_SECONDS
 from relay.bus.publishers import CannotConnect
 from relay.core.deliveries.broker import HELD_BACK, Broker, Message, Published
+from relay.core.deliveries.delivery import EXTRA_ERROR
 from relay.installation import install_command
 
 FIRST_BYTES = 64 * 1024
@@ -31,7 +32,7 @@ def needed(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError:
         detail = f"this node needs the extra {extra}: {install_command(extra)}"
-        raise CannotConnect("extra_missing", detail) from None
+        raise CannotConnect(EXTRA_ERROR, detail) from None
 
 
 async def first_connected(broker: Broker, connect: Callable[[str, int], Awaitable[Made]]) -> Made:

@@ -35,6 +35,8 @@ _OF_THE_SUBSCRIPTION = frozenset(
 )
 """Reasons for failed deliveries that settings of the relay, or of its subscription, correct."""
 _STATUSES_OF_THE_SUBSCRIPTION = frozenset({"401", "403", "404", "405"})
+UNREADABLE = "this version cannot read "
+"""Prefix of the reason of an attempt that disables its subscription because its stored form cannot be read."""
 
 
 def turn_of(kind: Kind, title: str = "the upstream") -> Turn:
@@ -56,10 +58,17 @@ def turn_of_failure(who: str) -> Turn:
 
 def turn_of_sink(reason: str | None) -> Turn:
     """Whose turn a failing or disabled subscription is. `reason`: why, such as `http_503`, `connect` or `410 Gone`."""
+    if is_unreadable(reason):
+        return ADMINISTRATOR
     word = (reason or "").partition(":")[0].removeprefix("http_").partition(" ")[0]
     if word in _OF_THE_SUBSCRIPTION or word in _STATUSES_OF_THE_SUBSCRIPTION or word[:1] == "3":
         return ADMINISTRATOR
     return RECEIVER
+
+
+def is_unreadable(reason: str | None) -> bool:
+    """True if a subscription was disabled for this reason because its stored form cannot be read."""
+    return (reason or "").startswith(UNREADABLE)
 
 
 def turn_of_incident(incident: Mapping[str, Any]) -> Turn:

@@ -17,13 +17,13 @@ import structlog
 
 from relay.clock import Clock
 from relay.core.deliveries import ledger
-from relay.core.deliveries.delivery import RENDER_ERROR, UNSENT_ERROR, Outcome, Response
+from relay.core.deliveries.delivery import EXTRA_ERROR, RENDER_ERROR, UNSENT_ERROR, Outcome, Response
 from relay.core.deliveries.dialogue import MAX_STEPS, Ended, Memory, Step, Steps
 from relay.core.jsontext import storable
 from relay.core.subscriptions import handshake
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.credentials import Credentials, Sent
-from relay.errors import NotRenderable, StoreError, Unreadable
+from relay.errors import ExtraMissing, NotRenderable, StoreError, Unreadable
 
 if TYPE_CHECKING:
     from relay.http.sender import Transport
@@ -48,7 +48,12 @@ def unrendered(error: Exception, now: float, event_id: str, *, private: bool = F
     subscription, other errors are retried.
 
     `private`: the exception's text may contain personal data, so it is not logged."""
-    if isinstance(error, NotRenderable | Unreadable):
+    word = RENDER_ERROR
+    if isinstance(error, ExtraMissing):
+        word, detail = EXTRA_ERROR, str(error)
+        log.error("extra_missing", event_id=event_id, hint=detail)
+        outcome = Outcome(verdict="retry", reason=word)
+    elif isinstance(error, NotRenderable | Unreadable):
         detail = storable(str(error))
         outcome = Outcome(verdict="dead" if isinstance(error, NotRenderable) else "disable", reason=detail)
     else:
@@ -56,7 +61,7 @@ def unrendered(error: Exception, now: float, event_id: str, *, private: bool = F
         log.error("render_failed", event_id=event_id, **where)
         detail = f"the event cannot be rendered for this sink ({type(error).__name__}): the relay's log says more"
         outcome = FAILED
-    response = Response(started_at=now, duration_ms=0.0, error=RENDER_ERROR, detail=detail)
+    response = Response(started_at=now, duration_ms=0.0, error=word, detail=detail)
     return Sent(headers=(), response=response, outcome=outcome)
 
 

@@ -108,7 +108,7 @@ DATABASE_RETRY_SECONDS = 1.0
 RENDER_SECONDS = 0.003
 """Templates are rendered one after the other for this time, then other tasks run. Most take 0.1 ms: one at a time their
 deliveries would also be sent and committed one at a time."""
-REASON_CHARACTERS = 200
+REASON_CHARACTERS = 300
 PLAIN_CHARACTERS = len("http_200")
 """Maximum length of a reason that is too short to hold a credential."""
 TURN_PAUSE_SECONDS = 1.0

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from relay.clock import from_rfc3339, to_rfc3339
 from relay.core.events.sentences import enumerated, titled
 from relay.core.subscriptions.filters import UNREADABLE
-from relay.core.turns import ADMINISTRATOR, OWNER, Turn, turn_of, turn_of_incident, turn_of_sink
+from relay.core.turns import ADMINISTRATOR, OWNER, Turn, is_unreadable, turn_of, turn_of_incident, turn_of_sink
 from relay.web.delivery_words import advice_of, is_failing, subscription_name, trouble_words
 from relay.web.senders import anchor_of, name_of
 from relay.web.texts import english
@@ -499,26 +499,35 @@ def _crms(seen: Seen) -> Iterator[Act]:
 
 def _subscriptions(seen: Seen) -> Iterator[Concern]:
     for one in seen.subscriptions:
-        id, path = one["id"], f"/ui/subscriptions/{one['id']}"
-        shows = Act(key="subscription", path=path)
-        if one["state"] == "disabled":
+        id = one["id"]
+        if one["state"] == "disabled" and is_unreadable(one["disabled_reason"]):
+            yield _unreadable(seen, one, "template")
+        elif one["state"] == "disabled":
             command = f"relay subscriptions resume {id}"
             yield _of_sink(seen, one, "switched_off", one["disabled_reason"], one["state_since"], command)
         elif one["state"] == "paused" and (one["state_reason"] or "").startswith(UNREADABLE):
-            yield Concern(
-                level="bad",
-                key="filters",
-                values={"sink": subscription_name(one)},
-                turn=ADMINISTRATOR,
-                holds=_waiting(seen, id),
-                why=one["state_reason"],
-                since=one["state_since"],
-                acts=(Act(key="edit", path=f"{path}/edit", scope=WRITES_SUBSCRIPTIONS), shows),
-                command=f"relay subscriptions edit {id}",
-            )
+            yield _unreadable(seen, one, "filters")
         elif is_failing(one) and not _only_in_doubt(seen, id):
             command = _retry(id) if _of(seen.dead, id) else f"relay subscriptions show {id}"
             yield _of_sink(seen, one, "failing", one["failing_reason"], one["failing_since"], command)
+
+
+def _unreadable(seen: Seen, one: Item, key: Literal["filters", "template"]) -> Concern:
+    """A subscription whose events wait because this version cannot read a part of it."""
+    id, path, incident = one["id"], f"/ui/subscriptions/{one['id']}", _incident_of(seen, one["id"])
+    act = Act(key="edit" if key == "filters" else "correct", path=f"{path}/edit", scope=WRITES_SUBSCRIPTIONS)
+    return Concern(
+        level="bad",
+        key=key,
+        values={"sink": subscription_name(one)},
+        turn=ADMINISTRATOR,
+        holds=_waiting(seen, id),
+        why=f"{(one['state_reason'] or '').partition(': ')[2]}. {english()('overview.why_unreadable')}",
+        since=one["state_since"],
+        acts=(act, Act(key="subscription", path=path)),
+        command=f"relay subscriptions edit {id} --{key} FILE",
+        incident=None if incident is None else incident["id"],
+    )
 
 
 def _of_sink(

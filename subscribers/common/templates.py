@@ -5,17 +5,17 @@ is a template: python-liquid is an extra.
 """
 
 import html
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from relay.core.deliveries.delivery import UNREADABLE
 from relay.core.events.event import Event
 from relay.core.jsontext import loads
-from relay.core.subscriptions.subscription import Subscription
-from relay.errors import FieldError, InvalidRequest, NotRenderable, Unreadable
+from relay.core.subscriptions.subscription import SETTINGS, Subscription
+from relay.core.turns import UNREADABLE
+from relay.errors import ExtraMissing, FieldError, InvalidRequest, NotRenderable, Unreadable
 from relay.expressions.liquid_limits import Escape
 from relay.installation import install_command
 from subscribers.base import RenderContext
@@ -34,6 +34,17 @@ def template_errors(options: TemplateOptions | CrmOptions) -> list[FieldError]:
             return [FieldError(pointer="/config/strict", code="template_missing", detail="strict needs a template")]
         return []
     return errors_in(options.template, POINTER)
+
+
+def unreadable_template(subscription: Subscription) -> str | None:
+    """Why this program cannot read the templates of a stored subscription: their mistakes, which an older version may
+    have stored, or the extra that is missing. None: it can, or there are none."""
+    settings = subscription.options.get(SETTINGS) or {}
+    marked = {name: text for name, text in settings.items() if "{" in text}
+    template = subscription.options.get("template")
+    errors = [] if template is None else errors_in(template, POINTER)
+    errors += errors_in(marked, f"/{SETTINGS}") if marked else []
+    return _words_of(errors) if errors else None
 
 
 def strictly(subscription: Subscription) -> Subscription:
@@ -75,15 +86,14 @@ def render(
     pointer  to the template in the body of a subscription
 
     Raises NotRenderable, with a pointer to each text that cannot be rendered and the name it lacks, Unreadable for a
-    template with mistakes, as an older version may have stored, and InvalidRequest without the extra.
+    template with mistakes, as an older version may have stored, and ExtraMissing without the extra.
     """
     liquid = _liquid()
     try:
         compiled = liquid.compile_template(template)
     except InvalidRequest as error:
         placed = [_placed(one, pointer) for one in error.errors]
-        why = "; ".join(f"{one.pointer}: {one.detail}" for one in placed)
-        raise Unreadable(f"{UNREADABLE}the template: {why}", placed) from None
+        raise Unreadable(f"{UNREADABLE}the template: {_words_of(placed)}", placed) from None
     try:
         body: bytes = compiled.render(_Variables(event, context), strict=strict, escape=escape)
     except NotRenderable as error:
@@ -132,8 +142,12 @@ def _liquid() -> ModuleType:
             raise
         detail = f"templates need the extra templates: {install_command('templates')}"
         missing = FieldError(pointer="", code="extra_missing", detail=detail)
-        raise InvalidRequest(detail, errors=[missing]) from None
+        raise ExtraMissing(detail, errors=[missing]) from None
     return liquid
+
+
+def _words_of(errors: Sequence[FieldError]) -> str:
+    return "; ".join(one.detail if one.code == "extra_missing" else f"{one.pointer}: {one.detail}" for one in errors)
 
 
 def _placed(error: FieldError, pointer: str) -> FieldError:

@@ -572,6 +572,23 @@ async def test_a_subscription_whose_filters_cannot_be_read_is_corrected_and_then
     assert (await client.post(f"{path}/resume")).json()["state"] == "enabled"
 
 
+async def test_a_subscription_whose_template_cannot_be_read_is_corrected_and_then_resumed(client, world):
+    made = (await client.post("/v1/subscriptions", json={"sink": HOOK})).json()
+    path = f"/v1/subscriptions/{made['id']}"
+    stored = await world.store.subscriptions.get(made["id"])
+    old = {"template": "{% for tag in metadata.tags %}{{ tag }}{% endfor %}"}
+    await world.store.subscriptions.replace(replace(stored, options=old), world.now)  # as an older version does
+    why = "this version cannot read the template: /config/template: there is no tag 'for'"
+    await world.store.subscriptions.set_state(made["id"], "disabled", world.now, why)
+    refused = await client.post(f"{path}/resume")
+    assert (refused.status_code, refused.json()["code"]) == (409, "template_unreadable")
+    assert "its template cannot be read: /config/template: there is no tag 'for'" in refused.json()["detail"]
+    assert (await client.get(path)).json()["state"] == "disabled"
+    body = {"sink": HOOK, "config": {"template": "{{ metadata.tags | join: ' ' }}"}}
+    assert (await client.put(path, json=body)).status_code == 200
+    assert (await client.post(f"{path}/resume")).json()["state"] == "enabled"
+
+
 async def test_sink_whose_host_does_not_resolve_is_a_warning(client):
     answer = await client.post("/v1/subscriptions", json={"sink": "https://hooks.typo.invalid/secret-path"})
     assert answer.status_code == 201

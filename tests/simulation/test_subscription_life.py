@@ -14,6 +14,8 @@ import pytest
 from relay.core.deliveries.delivery import OutboundRequest, Response
 from relay.core.subscriptions.subscription import Subscription
 from relay.delivery.dispatcher import MAX_EXTRA_ATTEMPTS, MAX_RESCAN_SECONDS, RESCAN_SECONDS, Dispatcher
+from relay.installation import install_command
+from tests.support.extras import without_templates
 from tests.support.simulation_world import World, crashing, open_world, seen
 from tests.support.store_kit import rows
 
@@ -351,14 +353,18 @@ async def test_scans_that_claim_nothing_become_rare(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "options", "ends"),
     [
-        ("webhook", {"template": {"tags": "{% for tag in metadata.tags %}{{ tag }}{% endfor %}"}}),
-        ("flat", {"template": {"tags": "{{ metadata.tags | sort | join }}"}}),
+        (
+            "webhook",
+            {"template": {"tags": "{% for tag in metadata.tags %}{{ tag }}{% endfor %}"}},
+            "(line 1, column 1)",
+        ),
+        ("flat", {"template": {"tags": "{{ metadata.tags | sort | join }}"}}, ""),
     ],
 )
 async def test_stored_template_that_cannot_be_read_disables_its_subscription_and_loses_nothing(
-    tmp_path: Path, kind: str, options: dict[str, Any]
+    tmp_path: Path, kind: str, options: dict[str, Any], ends: str
 ) -> None:
     async with open_world(tmp_path) as world:
         made = await world.subscribe(kind=kind, options=options)
@@ -369,6 +375,7 @@ async def test_stored_template_that_cannot_be_read_disables_its_subscription_and
         assert found.disabled_reason.startswith(
             "this version cannot read the template: /config/template/tags: there is no"
         )
+        assert found.disabled_reason.endswith(ends)
         assert Counter(await world.types())[DISABLED] == 1
         waiting = (await world.store.deliveries.page(subscription_id=made.id, limit=50)).items
         assert (world.sink.requests, {one.state for one in waiting}) == ([], {"pending"})
@@ -381,3 +388,25 @@ async def test_stored_template_that_cannot_be_read_disables_its_subscription_and
         await world.store.subscriptions.set_state(made.id, "enabled", world.clock())
         await world.run(20)
         assert [request.body for request in world.sink.requests] == [b'"queued"', b'"running"', b'"succeeded"']
+
+
+@pytest.mark.parametrize("kind", ["webhook", "flat"])
+async def test_template_without_its_extra_waits_and_its_attempt_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with open_world(tmp_path) as world:
+        made = await world.subscribe(kind=kind, options={"template": "{{ event.status }}"})
+        with monkeypatch.context() as without:
+            without_templates(without)
+            await world.register("job", seen("queued"))
+            await world.run(20)
+        assert world.sink.requests == []
+        (waiting,) = (await world.store.deliveries.page(subscription_id=made.id, limit=50)).items
+        assert (waiting.state, waiting.reason) == ("pending", "extra_missing")
+        read = await world.store.deliveries.get(waiting.id)
+        assert read is not None
+        assert {attempt.error for attempt in read.attempts} == {
+            f"extra_missing: templates need the extra templates: {install_command('templates')}"
+        }
+        await world.step(DAY)
+        assert [request.body for request in world.sink.requests] == [b'"queued"']

@@ -12,6 +12,7 @@ from relay.web.concerns import Concern, Reach, Seen, concerns, first_sentence, r
 NOW = 1_800_000_000.0
 NEW, OLD = to_rfc3339(NOW - 60), to_rfc3339(NOW - 3 * 86_400)
 HELD = "its filters cannot be read: filters[0].cel: expressions in CEL are gone"
+OLD_TEMPLATE = "this version cannot read the template: /config/template: there is no tag 'for'"
 WELL: Mapping[str, Any] = {"status": "ok", "problems": []}
 REVOR = "https://revor.example"
 
@@ -113,6 +114,27 @@ INTENT |= {"metadata": {"name": "Radia Hamilton", "email": "radia@example.com"}}
             ["subscription /ui/subscriptions/sub_1", "after: POST resume /ui/subscriptions/sub_1/resume"],
             "relay subscriptions resume sub_1",
             id="disabled-by-410",
+        ),
+        pytest.param(
+            {"subscriptions": [subscription(state="paused", state_reason=HELD)], "pending": [group(count=3)]},
+            "The filters of Data warehouse cannot be read: 3 events wait.",
+            ADMINISTRATOR,
+            ["edit /ui/subscriptions/sub_1/edit", "subscription /ui/subscriptions/sub_1"],
+            "relay subscriptions edit sub_1 --filters FILE",
+            id="filters-of-an-older-version",
+        ),
+        pytest.param(
+            {
+                "subscriptions": [
+                    subscription(state="disabled", state_reason=OLD_TEMPLATE, disabled_reason=OLD_TEMPLATE)
+                ],
+                "pending": [group(count=3)],
+            },
+            "The template of Data warehouse cannot be read: 3 events wait.",
+            ADMINISTRATOR,
+            ["correct /ui/subscriptions/sub_1/edit", "subscription /ui/subscriptions/sub_1"],
+            "relay subscriptions edit sub_1 --template FILE",
+            id="template-of-an-older-version",
         ),
         pytest.param(
             {"intents": [INTENT]},
@@ -274,6 +296,7 @@ def test_lists_that_the_caller_may_not_read_are_empty() -> None:
         ("http_422", "The Data warehouse receiver refuses events (422)", "Check its answer and its log."),
         ("timeout", "The Data warehouse receiver does not answer in time", "Let it answer 2xx"),
         ("tls: expired", "The Data warehouse receiver has a certificate that is not valid", "Renew it"),
+        ("extra_missing", "The Data warehouse receiver gets no events: the relay's node lacks an extra", "Install it"),
         ("a reason of tomorrow", "The Data warehouse receiver does not take its events", ""),
     ],
 )
@@ -300,6 +323,13 @@ def test_a_message_that_cannot_be_made_is_a_fault_of_the_relay(seen: dict[str, A
         "A fault in revor-relay: one event cannot be made into a message for Data warehouse. Please report it"
     )
     assert (one.turn, [act.key for act in one.acts]) == (ADMINISTRATOR, ["report", "deliveries"])
+
+
+@pytest.mark.parametrize("reason", [HELD, OLD_TEMPLATE])
+def test_what_an_older_version_has_stored_is_to_be_corrected_and_then_resumed(reason: str) -> None:
+    state = "paused" if reason == HELD else "disabled"
+    (one,) = found_in(subscriptions=[subscription(state=state, state_reason=reason, disabled_reason=reason)])
+    assert one.why == f"{reason.partition(': ')[2]}. Correct it, then resume the subscription."
 
 
 def test_what_is_asked_of_others_has_no_first_button() -> None:

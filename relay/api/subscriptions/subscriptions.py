@@ -56,8 +56,10 @@ from relay.core.subscriptions.filters import is_free_type, matches
 from relay.core.subscriptions.handshake import WAITS, with_facts
 from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import SigningSecret
+from relay.core.turns import is_unreadable
 from relay.errors import Conflict, FieldError
 from relay.ids import new_id
+from subscribers.common.templates import unreadable_template
 from subscribers.registry import kind_named, kinds
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
@@ -326,7 +328,7 @@ async def pause_subscription(call: Call) -> Response:
     audited="subscriptions.resume",
     scopes=WRITES_SUBSCRIPTIONS,
     body=Nothing,
-    problems={409: "Its filters cannot be read: correct them first."},
+    problems={409: "Its filters or its template cannot be read: correct them first."},
     answers={200: _SUBSCRIPTION},
 )
 async def resume_subscription(call: Call) -> Response:
@@ -335,6 +337,9 @@ async def resume_subscription(call: Call) -> Response:
     One whose sink has not consented is pending, and the sink is asked again.
     """
     subscription = await _find(call)
+    if is_unreadable(subscription.disabled_reason) and (why := unreadable_template(subscription)) is not None:
+        detail = f"its template cannot be read: {why}. Correct it, then resume the subscription"
+        raise Conflict(detail, code="template_unreadable")
     return await _set_state(call, subscription, "pending" if awaits_consent(subscription, call.context) else "enabled")
 
 

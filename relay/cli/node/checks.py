@@ -55,6 +55,7 @@ from relay.store.store import Store, open_store
 from relay.store.subscriptions.secrets import CALLBACK_OWNER
 from relay.store.subscriptions.subscriptions import SubscriptionStore
 from subscribers import registry
+from subscribers.common.templates import unreadable_template
 from subscribers.registry import broker_of
 
 PAGE = 500
@@ -345,9 +346,7 @@ async def _proxy(proxy: EgressProxy) -> str:
 async def _sinks(settings: Settings, environ: Mapping[str, str], database: Finding) -> str | list[Finding]:
     asks = "`relay subscriptions list`"
     async with opened_database(settings, environ, database, asks) as store:
-        for one in await store.subscriptions.all():  # fails with a wrong encryption key, like `relay serve`
-            if (why := unreadable(one.filters)) is not None:
-                raise _Found(f"subscription {one.id} is paused, and its events wait: {UNREADABLE}: {why}")
+        await store.subscriptions.all()  # fails with a wrong encryption key, like `relay serve`
         if settings.delivery.callback_secret is None:
             await store.secrets.of(CALLBACK_OWNER)
         return await _check_sinks(store.subscriptions, settings)
@@ -438,11 +437,17 @@ def sink_problem(subscription: Subscription, policy: GuardPolicy) -> str | None:
     refusal = None if token_url is None else refusal_of_url(token_url, policy)
     if refusal is not None:
         return f"{shown}: its token endpoint: {refusal}"
+    resume = f"`relay subscriptions resume {subscription.id}`"
+    if (why := unreadable(subscription.filters)) is not None:
+        return f"{shown}: {UNREADABLE}, so its events wait: {why}. Correct them, then run {resume}"
+    if (why := unreadable_template(subscription)) is not None:
+        then = f". Correct it, then run {resume}" if subscription.state == "disabled" else ""
+        return f"{shown}: its template cannot be read, so its events wait: {why}{then}"
     if subscription.state == "pending":
-        return f"{shown} has not consented ({subscription.state_reason}). Run `relay subscriptions resume` to ask again"
+        return f"{shown} has not consented ({subscription.state_reason}). Run {resume} to ask again"
     if subscription.state != "disabled":
         return None
-    fix = "Fix it, then run `relay subscriptions resume`"
+    fix = f"Fix it, then run {resume}"
     if subscription.probe_at is not None:
-        fix = "It is enabled once it answers again, or now by `relay subscriptions resume`"
+        fix = f"It is enabled once it answers again, or now by {resume}"
     return f"{shown} is disabled ({subscription.disabled_reason}). {fix}"

@@ -25,6 +25,7 @@ from relay.clock import from_rfc3339, in_words, to_rfc3339
 from relay.config.settings import Settings, effective_settings, load_settings
 from relay.core.access.netguard import GuardPolicy, is_loopback_host
 from relay.core.events.sentences import counted
+from relay.core.subscriptions.filters import UNREADABLE
 from relay.core.values import DEFAULT
 from relay.errors import RelayError, UsageError
 from relay.node.component_settings import guard_policy
@@ -184,7 +185,11 @@ def _readiness(client: Api, ready: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _subscriptions(subscriptions: Sequence[Mapping[str, Any]], now: float) -> Iterator[Finding]:
     failing = list(filter(is_failing, subscriptions))
-    stopped = [one for one in subscriptions if one.get("state") in ("disabled", "pending")]
+    stopped = [
+        one
+        for one in subscriptions
+        if one.get("state") in ("disabled", "pending") or (one.get("state_reason") or "").startswith(UNREADABLE)
+    ]
     for one in failing[:MAX_NAMED]:
         since = in_words(max(0.0, now - from_rfc3339(one["failing_since"])))
         detail = (

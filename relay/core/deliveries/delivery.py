@@ -19,8 +19,6 @@ ALREADY_WRITTEN = "already_written"
 """The reason of a delivery whose record was written by an earlier attempt."""
 SETTLING = "settling"
 """The reason of an attempt that waits until the sink can be asked for the result of a write."""
-UNREADABLE = "this version cannot read "
-"""Prefix of the reason of an attempt that disables its subscription because its stored form cannot be read."""
 _NOTHING_SENT = (DRY_RUN, ALREADY_WRITTEN, SETTLING)
 
 
@@ -70,6 +68,8 @@ CREDENTIAL_ERROR = "credential"
 """The `error` if there is no token or valid credential."""
 RENDER_ERROR = "render"
 """The `error` if the kind of sink cannot render the event."""
+EXTRA_ERROR = "extra_missing"
+"""The `error` if the node lacks the extra for its broker or template."""
 UNSENT_ERROR = "unsent"
 """The `error` if no time was left to send the request."""
 

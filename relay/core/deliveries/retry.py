@@ -12,7 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from relay.clock import in_words
-from relay.core.deliveries.delivery import CREDENTIAL_ERROR, SETTLING, UNREADABLE, Outcome, Response
+from relay.core.deliveries.delivery import CREDENTIAL_ERROR, SETTLING, Outcome, Response
+from relay.core.turns import is_unreadable
 from relay.core.values import value_class
 
 MAX_RETRY_AFTER_SECONDS = 86_400.0
@@ -171,7 +172,7 @@ def sentence(
         unknown = "it may or may not have been accepted, so a person must find out"
         return f"{why}: uncertain, {unknown}" + (f"; {disabled}is disabled" if disabled else "")
     if decision.what == "disable":
-        unread = decision.reason.startswith(UNREADABLE)
+        unread = is_unreadable(decision.reason)
         disabled = "the subscription " if unread else "the sink accepts no more events, so its subscription "
     if decision.what == "alone" and not disabled:
         return f"{why}: not given up, but sent by itself"

@@ -57,6 +57,7 @@ _FAILURES = {
     "credential": "the receiver's credential is not valid",
     "too_large": "the event is too large for the receiver",
     "unmatched": "the receiver knows no such person",
+    "extra_missing": "the relay's node lacks an extra",
 }
 """Errors and reasons of deliveries, in words."""
 

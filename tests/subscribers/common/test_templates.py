@@ -1,6 +1,5 @@
 """Templates of subscriptions: what they can name, how they are sent, and what they never reach."""
 
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from subscribers.base import RenderContext
 from subscribers.common import templates
 from subscribers.common.options import CrmOptions
 from subscribers.webhook import Webhook
+from tests.support.extras import without_templates
 from tests.support.job_events import NOW, sample
 from tests.support.kind_checks import check
 
@@ -87,12 +87,7 @@ def test_no_variable_has_a_secret() -> None:
 
 
 def test_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(sys.modules):
-        if name == "liquid" or name.startswith("liquid.") or name == "relay.expressions.liquid":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr("relay.expressions.liquid", None, raising=False)
-    monkeypatch.delattr("relay.expressions.liquid")
-    monkeypatch.setitem(sys.modules, "liquid", None)
+    without_templates(monkeypatch)
     with pytest.raises(InvalidRequest) as caught:
         check(Webhook(), replace(SUBSCRIPTION, options={"template": {}}))
     [error] = caught.value.errors

@@ -1,6 +1,8 @@
 """`relay check`: every kind of problem, and its explanation."""
 
+import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -11,14 +13,20 @@ from relay.bus.publishers import Publishers
 from relay.cli import run
 from relay.cli.node import checks
 from relay.cli.node.checks import sink_problem
+from relay.config.keyring import load_or_create_keyring, new_key
 from relay.core.access.netguard import GuardPolicy
 from relay.core.deliveries.broker import Broker, Message, Published
 from relay.core.deliveries.credentials import SinkCredential
 from relay.core.jobs.connect_accounts import ListedAccount, Listing
+from relay.core.subscriptions.signing import new_secret
 from relay.core.subscriptions.subscription import Subscription
+from relay.installation import install_command
+from relay.private_files import default_state_dir
 from relay.sources import definition as definition_module
 from relay.sources.client import PollResult, UpstreamClient
 from relay.store.databases.sqlite import HolderLock
+from relay.store.store import open_store
+from tests.support.extras import without_templates
 
 SOURCES = Path(definition_module.__file__).parent
 
@@ -165,30 +173,62 @@ def test_database_in_use_is_not_a_problem(upstream: dict[str, str], capsys: pyte
     assert found["sinks"]["state"] == "skipped"
 
 
-async def _subscribe(sink: str, *, secret: bool = False) -> None:
-    import os
-
-    from relay.config.keyring import load_or_create_keyring
-    from relay.core.subscriptions.signing import new_secret
-    from relay.core.subscriptions.subscription import Subscription
-    from relay.private_files import default_state_dir
-    from relay.store.store import open_store
-
-    store = await open_store(
-        "sqlite:///relay.db", load_or_create_keyring((), state_dir=default_state_dir(os.environ)), now=1.0
-    )
+async def _store(*subscriptions: Subscription, secret: bool = False) -> None:
+    keyring = load_or_create_keyring((), state_dir=default_state_dir(os.environ))
+    store = await open_store("sqlite:///relay.db", keyring, now=1.0)
     try:
-        await store.subscriptions.create(Subscription(id="sub_00000000000000000000000001", sink=sink, created_at=1.0))
-        if secret:
-            await store.secrets.add_secret("sub_00000000000000000000000001", new_secret(bytes(32)), 1.0)
+        for one in subscriptions:
+            await store.subscriptions.create(one)
+            if secret:
+                await store.secrets.add_secret(one.id, new_secret(bytes(32)), 1.0)
     finally:
         await store.close()
 
 
-def test_sink_refused_by_the_guard_is_a_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    import asyncio
+def subscription(sink: str = "https://receiver.example/hook", nth: int = 1, **fields: Any) -> Subscription:
+    return Subscription(**{"id": f"sub_{nth:026}", "sink": sink, "created_at": 1.0, **fields})
 
-    asyncio.run(_subscribe("http://10.0.0.1/hook?token=hidden"))
+
+OLD_TEMPLATE = {"template": {"tags": "{% for tag in metadata.tags %}{{ tag }}{% endfor %}"}}
+NO_LOOPS = "/config/template/tags: there is no tag 'for'"
+OF_OLDER_VERSIONS: list[tuple[dict[str, Any], str]] = [
+    ({"filters": ({"cel": "data.metadata.deal > 40"},)}, "filters cannot be read, so its events wait: filters[0].cel"),
+    ({"filters": ({"cel": "true"},), "state": "paused"}, "Correct them, then run `relay subscriptions resume {id}`"),
+    ({"options": OLD_TEMPLATE}, f"its template cannot be read, so its events wait: {NO_LOOPS}"),
+    ({"options": OLD_TEMPLATE, "state": "disabled"}, "Correct it, then run `relay subscriptions resume {id}`"),
+    ({"state": "disabled", "state_reason": "http_410"}, "Fix it, then run `relay subscriptions resume {id}`"),
+    ({"state": "pending"}, "Run `relay subscriptions resume {id}` to ask again"),
+]
+
+
+def test_each_subscription_that_does_not_work_is_named_with_what_to_do(
+    upstream: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [subscription(nth=n, **fields) for n, (fields, _) in enumerate(OF_OLDER_VERSIONS)]
+    asyncio.run(_store(*given))
+    found = checked(capsys, 2)
+    for one, (_, words) in zip(given, OF_OLDER_VERSIONS, strict=True):
+        assert found[f"sink {one.id}"]["state"] == "problem"
+        assert words.format(id=one.id) in found[f"sink {one.id}"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"options": {"template": "{{ event.id }}"}},
+        {"kind": "nats", "sink": "tls://n.example", "options": {"protocolsettings": {"subject": "{{ event.id }}"}}},
+    ],
+)
+def test_missing_extra_of_a_template_is_a_problem(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
+    one = subscription(**fields)
+    assert sink_problem(one, GuardPolicy()) is None
+    without_templates(monkeypatch)
+    problem = sink_problem(one, GuardPolicy()) or ""
+    assert problem.endswith(f"events wait: templates need the extra templates: {install_command('templates')}")
+
+
+def test_sink_refused_by_the_guard_is_a_problem(upstream: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(_store(subscription("http://10.0.0.1/hook?token=hidden")))
     found = checked(capsys, 2)["sink sub_00000000000000000000000001"]
     assert found["state"] == "problem"
     assert "hidden" not in found["detail"]
@@ -197,11 +237,7 @@ def test_sink_refused_by_the_guard_is_a_problem(upstream: dict[str, str], capsys
 def test_wrong_encryption_key_is_a_problem(
     upstream: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import asyncio
-
-    from relay.config.keyring import new_key
-
-    asyncio.run(_subscribe("https://receiver.example/hook", secret=True))
+    asyncio.run(_store(subscription(), secret=True))
     assert checked(capsys, 0)["sinks"]["state"] == "ok"
     monkeypatch.setenv("RELAY_ENCRYPTION_KEY", new_key())
     found = checked(capsys, 2)["sinks"]

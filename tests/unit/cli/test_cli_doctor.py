@@ -115,6 +115,13 @@ TROUBLES = [
         "warn",
         "`relay subscriptions resume sub_1`",
     ),
+    (
+        {"sink": {"state": "paused", "state_reason": "its filters cannot be read: filters[0].cel: …"}},
+        0,
+        "sink",
+        "warn",
+        "`relay subscriptions resume sub_1`",
+    ),
     ({"waiting": [WAITING]}, 0, "undelivered", "warn", "7 deliveries, the oldest"),
 ]
 

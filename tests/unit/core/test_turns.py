@@ -42,6 +42,8 @@ def incident(kind: str, **more: object) -> dict[str, object]:
         (turn_of_sink("http_401"), ADMINISTRATOR),
         (turn_of_sink("301"), ADMINISTRATOR),
         (turn_of_sink("credential"), ADMINISTRATOR),
+        (turn_of_sink("extra_missing"), ADMINISTRATOR),
+        (turn_of_sink("this version cannot read the template: /config/template: …"), ADMINISTRATOR),
         (turn_of_incident(incident("jobs")), OWNER),
         (turn_of_incident(incident("jobs", who="administrator")), ADMINISTRATOR),
         (turn_of_incident(incident("creates")), ADMINISTRATOR),
