@@ -296,7 +296,7 @@ def test_lists_that_the_caller_may_not_read_are_empty() -> None:
         ("http_422", "The Data warehouse receiver refuses events (422)", "Check its answer and its log."),
         ("timeout", "The Data warehouse receiver does not answer in time", "Let it answer 2xx"),
         ("tls: expired", "The Data warehouse receiver has a certificate that is not valid", "Renew it"),
-        ("extra_missing", "The Data warehouse receiver gets no events: the relay's node lacks an extra", "Install it"),
+        ("extra_missing", "The Data warehouse receiver gets no events: the relay's node lacks an extra", "Its log"),
         ("a reason of tomorrow", "The Data warehouse receiver does not take its events", ""),
     ],
 )

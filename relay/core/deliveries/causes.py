@@ -15,7 +15,7 @@ LIKELY_CAUSES = {
     "read": "the connection was lost. Check the log of the receiver, or of a proxy in front of it.",
     "protocol": "the answer is not valid HTTP. Check the port.",
     "render": "the relay cannot make a message of this event. Please report it, with the error in the log.",
-    "extra_missing": "the node that sends lacks an extra. Install it as the error says, then restart the node.",
+    "extra_missing": "the node that sends lacks an extra. Its log and the error have the command that installs it.",
     "cancelled": "the relay was shutting down. There is nothing to do.",
     "unsent": "the requests before it took all of config.timeout_seconds. Raise it if that happens again.",
     "no_stream": "no stream of JetStream has this subject. Add one that has it.",
