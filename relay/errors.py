@@ -257,7 +257,7 @@ class DecryptError(StoreError):
 
 
 class DatabaseHeld(StoreError):
-    """Another process holds this SQLite database."""
+    """Another process uses this database."""
 
     code = "database_held"
 

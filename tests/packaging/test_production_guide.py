@@ -180,11 +180,13 @@ async def test_guide_works_as_it_is_written(machine: Machine) -> None:
     await machine.type("Upgrade")
     assert await jobs(machine, admin, "upgraded") == {"before", "upgraded"}
     assert os.readlink(machine._at("/opt").joinpath("revor-relay")).endswith("revor-relay-0.2.0")
+    assert "the database has schema 0029" in await machine.type("Go back")
+    assert await jobs(machine, admin, "back") == {"before", "upgraded", "back"}
     assert await asyncio.to_thread(machine.runner.end) == 0
 
 
 def test_every_command_of_the_guide_is_typed_by_this_test() -> None:
-    typed = {"Install", "TLS", "Tokens", "Back up", "Restore", "Upgrade"}
+    typed = {"Install", "TLS", "Tokens", "Back up", "Restore", "Upgrade", "Go back"}
     text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
     titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
     with_commands = {title for title in titles if blocks(section(DOCUMENT, title), "console")}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
@@ -22,7 +21,7 @@ from sqlmodel import SQLModel
 import relay.store.schema.tables  # noqa: F401 - fills the metadata
 from relay import resources
 from relay.core.jobs.job import indexed
-from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
+from relay.errors import DatabaseHeld, SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import url_of
 from relay.store.schema import migrations
@@ -204,13 +203,7 @@ def test_migrating_twice_changes_nothing(migrated: str) -> None:
     migrations.check(migrated)
 
 
-def undo_to(url: str, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(command, "upgrade", lambda config, _: command.downgrade(config, revision))
-        on(url, migrations.run_migrations)
-
-
-def test_searchable_values_are_written_again_in_another_form(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searchable_values_are_written_again_in_another_form(migrated: str) -> None:
     documents = {
         "job_1": ('{"deal": "Ada L", "n": 4.5}', None),
         "job_2": ('{"deal": 42}', '{"metadata": {"deal": true}}'),
@@ -239,16 +232,16 @@ def test_searchable_values_are_written_again_in_another_form(migrated: str, monk
         rows = connection.execute(text("SELECT job_uid, key, digest FROM job_search"))
         return {(row.job_uid, row.key, bytes(row.digest)) for row in rows}
 
-    undo_to(migrated, "0028", monkeypatch)
+    migrations.migrate(migrated, "0028")
     on(migrated, fill)
     on(migrated, migrations.run_migrations)
     assert on(migrated, found) == {(*place, indexed(value)) for value, place in texts.items()}
-    undo_to(migrated, "0028", monkeypatch)
+    migrations.migrate(migrated, "0028")
     assert on(migrated, found) == {(*place, sha256(value.encode()).digest()[:16]) for value, place in texts.items()}
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
-def test_migration_of_resources_is_undone_and_done_again(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migration_of_resources_is_undone_and_done_again(migrated: str) -> None:
     job = (
         "INSERT INTO jobs (uid, source, account, external_id, status, sequence, retry_count, running_sent, overdue,"
         " attempt_count, weight, tracked_at, poll_count, failure_count, missing_count, metadata%s)"
@@ -257,7 +250,7 @@ def test_migration_of_resources_is_undone_and_done_again(migrated: str, monkeypa
     change(migrated, job % ("", 1, ""), job % (", resource", 2, ", 'websets'"))
     assert jobs_of(migrated) == [("job_1", "a", ""), ("job_2", "a", "websets")]
     before = description(migrated)
-    undo_to(migrated, "0027", monkeypatch)
+    migrations.migrate(migrated, "0027")
     added = {
         *("jobs.resource", "jobs.status_url", "jobs.told", "jobs.ix_jobs_status_url", "intents.resource"),
         "accounts.credits_low_since",
@@ -269,6 +262,42 @@ def test_migration_of_resources_is_undone_and_done_again(migrated: str, monkeypa
     on(migrated, migrations.run_migrations)
     assert description(migrated) == before
     assert jobs_of(migrated) == [("job_1", "a", "")], "the program before knows jobs of the first resource only"
+
+
+@pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
+def test_every_schema_can_be_gone_back_to(migrated: str) -> None:
+    before, known = description(migrated), migrations.known_revisions()
+    change(migrated, "INSERT INTO versions (name, number) VALUES ('kept', 7)")
+    for revision in (*reversed(known), known[0]):
+        assert migrations.migrate(migrated, revision) == revision
+        assert on(migrated, migrations.current_revision) == revision
+    assert on(migrated, differences) != []
+    assert migrations.migrate(migrated) == known[-1]
+    assert description(migrated) == before
+    assert on(migrated, lambda connection: connection.scalar(text("SELECT number FROM versions"))) == 7
+
+
+@pytest.mark.parametrize("to", ["0025", "9999", "26", "head", "-1", ""])
+def test_a_schema_that_the_database_never_had_is_refused(migrated: str, to: str) -> None:
+    before = description(migrated)
+    with pytest.raises(SchemaUnsupported, match=f"leads back to 0026 at most, not to {to}$"):
+        migrations.migrate(migrated, to)
+    migrations.migrate(migrated, "0026")
+    with pytest.raises(SchemaUnsupported, match="has schema 0026, which"):
+        migrations.migrate(migrated, "0027")
+    migrations.migrate(migrated)
+    assert description(migrated) == before
+
+
+async def test_no_schema_is_gone_back_to_while_a_node_runs(migrated: str) -> None:
+    run = asyncio.get_running_loop().run_in_executor
+    store = await open_store(migrated, ReversingCipher(), now=NOW)
+    try:
+        with pytest.raises(DatabaseHeld):
+            await run(None, migrations.migrate, migrated, "0026")
+        assert (await track(store)).startswith("job_")
+    finally:
+        await store.close()
 
 
 def jobs_of(url: str) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from relay import private_files
-from relay.cli.node.direct import database_path, has_database, settings_of
+from relay.cli.node.direct import database_path, has_database, require_database, settings_of
 from relay.cli.node.serve import DEFAULT_FILE, ConfigFile, settings_file
 from relay.cli.options import Json, read_input
 from relay.cli.output import is_terminal, note, print_result, say, working
@@ -45,15 +45,27 @@ def init(
         say("next: `relay check`, then `relay serve`")
 
 
-def migrate(config: ConfigFile = None) -> None:
+def migrate(
+    config: ConfigFile = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEMA", help="Go back to the schema of an older version, such as 0029. No node may run."
+        ),
+    ] = None,
+) -> None:
     """Migrate the database to the newest schema. No node may use a SQLite file meanwhile."""
     from relay.store.schema import migrations
 
     settings = settings_of(config)
     is_there = has_database(settings)
+    if to is not None:
+        require_database(settings)
     with working("migrating"):
-        revision = migrations.migrate(settings.database.url)
-    if is_there:
+        revision = migrations.migrate(settings.database.url, to)
+    if to is not None:
+        say(f"the database has schema {revision}")
+    elif is_there:
         say(f"the database has the newest schema, {revision}")
     else:
         say(f"there was no database: created {database_path(settings)} with the newest schema, {revision}")

@@ -19,6 +19,8 @@ from relay.store.databases.group_commit import as_store_error
 
 OLDEST_SERVER = 15
 """The oldest major version of PostgreSQL on which the store's tests run."""
+APPLICATION = "revor-relay"
+"""The name of all connections on the server."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
 POOL_TIMEOUT_SECONDS = 5.0
@@ -86,7 +88,7 @@ async def connect(url: URL, statement_seconds: float | None = STATEMENT_TIMEOUT_
         url.set(drivername="postgresql").render_as_string(hide_password=False),
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=statement_seconds,
-        server_settings={"application_name": "revor-relay", **SEEKS},
+        server_settings={"application_name": APPLICATION, **SEEKS},
     )
     if connection.get_server_version().major < OLDEST_SERVER:
         found = connection.get_settings().server_version

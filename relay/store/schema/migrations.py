@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import inspect, text
@@ -13,17 +14,19 @@ from sqlmodel import SQLModel
 import relay.store.schema.tables  # noqa: F401 (fills the metadata)
 from relay import resources
 from relay.core.events.sentences import enumerated
-from relay.errors import SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
+from relay.errors import DatabaseHeld, SchemaTooNew, SchemaTooOld, SchemaUnsupported, StoreError
 from relay.private_files import make_empty
 from relay.store.databases import postgres_engine as postgres
 from relay.store.databases.locks import Key
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
+from relay.store.databases.statements import SQLITE
 
 COMMIT_OF_OLDER_SCHEMAS = "7480739f"
 """A commit of this repository that migrates schemas older than the first one of this program."""
 UPGRADE_WAIT_MS = 60_000
 """Maximum wait of an upgrade of SQLite for another one."""
+MIGRATE = "migrate"
 Result = TypeVar("Result")
 
 
@@ -33,21 +36,29 @@ _CREATE_VERSION = (  # as Alembic creates it
     "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
 )
 ADVISORY_LOCK = f"SELECT pg_advisory_xact_lock({Key.MIGRATION})"
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    f" WHERE datname = current_database() AND application_name = '{postgres.APPLICATION}' AND pid <> pg_backend_pid()"
+)
+"""Connections of nodes and commands."""
 
 
-def migrate(url: str) -> str:
+def migrate(url: str, to: str | None = None) -> str:
     """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
     running node.
 
+    `to`: goes back to this older schema instead, and removes what that lacks. No node may run.
+
     Raises DatabaseHeld, SchemaTooNew, SchemaUnsupported, StoreError, SettingsError.
     """
+    work = _upgrade if to is None else partial(_downgrade, to)
     if is_postgres(url):
-        return upgrade(url)
+        return _migrated(url, work)
     lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
     make_empty(real_path(sqlite_url(url)))
     try:
-        return upgrade(url)
+        return _migrated(url, work)
     finally:
         lock.release()
 
@@ -55,7 +66,11 @@ def migrate(url: str) -> str:
 def upgrade(url: str) -> str:
     """Like `migrate`, for the process that holds the database already. If several start at once, one migrates and
     the others wait. Do not call it in a running event loop."""
-    revision = _with_connection(url, _upgrade, "migrate")
+    return _migrated(url, _upgrade)
+
+
+def _migrated(url: str, work: Callable[[Connection], str]) -> str:
+    revision = _with_connection(url, work, MIGRATE)
     if not is_postgres(url):
         narrow_files(sqlite_url(url))
     return revision
@@ -85,9 +100,9 @@ def _with_connection(url: str, work: Callable[[Connection], Result], what: str) 
     engine = make_engine(sqlite_url(url))
     try:
         with engine.connect() as connection:
-            if work is _upgrade:  # another process may be upgrading it
+            if what == MIGRATE:  # another process may be upgrading it
                 connection.exec_driver_sql(f"PRAGMA busy_timeout={UPGRADE_WAIT_MS}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if work is _upgrade else "BEGIN")
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if what == MIGRATE else "BEGIN")
             result = work(connection)
             connection.commit()
             return result
@@ -101,7 +116,7 @@ async def _with_postgres(url: str, work: Callable[[Connection], Result], what: s
     engine = postgres.make_engine(postgres.postgres_url(url), pool_size=1, statement_seconds=None)
     try:
         async with engine.begin() as connection:
-            if work is _upgrade:
+            if what == MIGRATE:
                 await connection.execute(text(ADVISORY_LOCK))
             return await connection.run_sync(work)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
@@ -123,6 +138,19 @@ def _upgrade(connection: Connection) -> str:
     return newest
 
 
+def _downgrade(to: str, connection: Connection) -> str:
+    current, known = current_revision(connection), known_revisions()
+    _check_known(current)
+    if current is None or to not in known or to > current:
+        found = "no schema yet" if current is None else f"schema {current}"
+        raise SchemaUnsupported(f"the database has {found}, which leads back to {known[0]} at most, not to {to}")
+    if connection.dialect.name != SQLITE and connection.execute(text(OTHERS)).scalar_one() > 0:
+        raise DatabaseHeld("nodes or commands of revor-relay are connected to the database: stop them first")
+    if to != current:
+        run_migrations(connection, to)
+    return to
+
+
 def _create(connection: Connection, revision: str) -> None:
     """Creates every table in an empty database. A test compares the result with that of the migrations. It needs no
     Alembic, whose import takes a tenth of the first start."""
@@ -131,15 +159,18 @@ def _create(connection: Connection, revision: str) -> None:
     connection.execute(text("INSERT INTO alembic_version (version_num) VALUES (:revision)"), {"revision": revision})
 
 
-def run_migrations(connection: Connection) -> None:
-    """Runs the migrations that this database lacks."""
+def run_migrations(connection: Connection, back_to: str | None = None) -> None:
+    """Runs the migrations that this database lacks, or undoes those after `back_to`."""
     from alembic import command  # slow to import, and only an old database needs it
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    if back_to is None:
+        command.upgrade(config, "head")
+    else:
+        command.downgrade(config, back_to)
 
 
 def _check_known(current: str | None) -> None:
@@ -154,7 +185,8 @@ def _check_known(current: str | None) -> None:
         )
     raise SchemaTooNew(
         f"the database has schema {current}, which this program (schema {known[-1]}) does not know: "
-        "it was migrated by a newer revor-relay; install that version again"
+        "it was migrated by a newer revor-relay; install that version again, or go back by its "
+        f"`relay migrate --to {known[-1]}`"
     )
 
 
