@@ -5,12 +5,14 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -298,6 +300,88 @@ async def test_no_schema_is_gone_back_to_while_a_node_runs(migrated: str) -> Non
         assert (await track(store)).startswith("job_")
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+def test_a_migration_gives_up_a_table_that_it_cannot_lock(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it waits, everything that nodes read and write waits behind it."""
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
+    migrations.migrate(migrated, "0029")
+    before = description(migrated)
+    with ThreadPoolExecutor(1) as thread, reading(migrated):
+        with pytest.raises(StoreError, match="another transaction has locked a table: end it") as refused:
+            thread.submit(migrations.migrate, migrated).result(60)
+        assert "\n" not in str(refused.value)
+        assert jobs_of(migrated) == []
+    assert description(migrated) == before
+    migrations.migrate(migrated)
+
+
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+def test_a_migration_tries_again_until_a_table_is_free(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 1_000_000)
+    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
+    migrations.migrate(migrated, "0029")
+    tried = threading.Semaphore(0)
+
+    def run(connection: Connection) -> None:
+        tried.release()
+        run_migrations(connection)
+
+    run_migrations = migrations.run_migrations
+    monkeypatch.setattr(migrations, "run_migrations", run)
+    with ThreadPoolExecutor(1) as thread:
+        with reading(migrated):
+            migration = thread.submit(migrations.migrate, migrated)
+            for _ in range(3):
+                assert tried.acquire(timeout=60)
+        assert migration.result(60) == migrations.newest_revision()
+
+
+@pytest.mark.parametrize(("code", "attempts"), [("40P01", 2), ("42P07", 1)])
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+def test_a_migration_that_deadlocks_with_a_node_is_tried_again(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, code: str, attempts: int
+) -> None:
+    monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
+    migrations.migrate(migrated, "0029")
+    made: list[Connection] = []
+
+    def run(connection: Connection) -> None:
+        made.append(connection)
+        connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'as a server says' USING ERRCODE = '{code}'; END $$"))
+
+    monkeypatch.setattr(migrations, "run_migrations", run)
+    with pytest.raises(StoreError, match=r"cannot migrate the database .*: as a server says$"):
+        migrations.migrate(migrated)
+    assert len(made) == attempts
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """An open transaction of another program that has read the jobs, as pg_dump's."""
+    ended, begun = threading.Event(), threading.Event()
+
+    async def read() -> None:
+        connection = await asyncpg.connect(url)
+        async with connection.transaction():
+            await connection.fetch("SELECT * FROM jobs")
+            begun.set()
+            await asyncio.to_thread(ended.wait)
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(asyncio.run, read())
+        try:
+            assert begun.wait(60)
+            yield
+        finally:
+            ended.set()
+            done.result(60)
 
 
 def jobs_of(url: str) -> list[tuple[str, ...]]:

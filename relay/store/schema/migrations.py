@@ -26,6 +26,12 @@ COMMIT_OF_OLDER_SCHEMAS = "7480739f"
 """A commit of this repository that migrates schemas older than the first one of this program."""
 UPGRADE_WAIT_MS = 60_000
 """Maximum wait of an upgrade of SQLite for another one."""
+LOCK_SECONDS = 1.5
+"""Maximum wait of a migration of PostgreSQL for a table. What all nodes read and write waits behind it, not so long
+that a request fails (`POOL_TIMEOUT_SECONDS`) or /readyz (`PATIENCE_SECONDS` of `probe`)."""
+LOCK_ATTEMPTS = 12
+LOCK_PAUSE_SECONDS = 3.0
+"""Between two attempts, for what has waited."""
 MIGRATE = "migrate"
 Result = TypeVar("Result")
 
@@ -41,6 +47,7 @@ OTHERS = (
     f" WHERE datname = current_database() AND application_name = '{postgres.APPLICATION}' AND pid <> pg_backend_pid()"
 )
 """Connections of nodes and commands."""
+LOCKED, DEADLOCK = "55P03", "40P01"
 
 
 def migrate(url: str, to: str | None = None) -> str:
@@ -115,12 +122,23 @@ def _with_connection(url: str, work: Callable[[Connection], Result], what: str) 
 async def _with_postgres(url: str, work: Callable[[Connection], Result], what: str) -> Result:
     engine = postgres.make_engine(postgres.postgres_url(url), pool_size=1, statement_seconds=None)
     try:
-        async with engine.begin() as connection:
-            if what == MIGRATE:
-                await connection.execute(text(ADVISORY_LOCK))
-            return await connection.run_sync(work)
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                async with engine.begin() as connection:
+                    if what == MIGRATE:
+                        await connection.execute(text(ADVISORY_LOCK))
+                        await connection.execute(text(f"SET LOCAL lock_timeout = {round(1000 * LOCK_SECONDS)}"))
+                    return await connection.run_sync(work)
+            except SQLAlchemyError as error:
+                if attempts >= LOCK_ATTEMPTS or postgres.sqlstate_of(error) not in (LOCKED, DEADLOCK):
+                    raise
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         reason = postgres.reason_of(error)
+        if postgres.sqlstate_of(error) == LOCKED:
+            reason = "another transaction has locked a table: end it (see pg_stat_activity), then migrate again"
         raise StoreError(
             f"cannot {what} the database {postgres.shown(postgres.postgres_url(url))}: {reason}"
         ) from error
