@@ -268,6 +268,18 @@ def test_migration_of_resources_is_undone_and_done_again(migrated: str) -> None:
     assert jobs_of(migrated) == [("job_1", "a", "")], "the program before knows jobs of the first resource only"
 
 
+def test_old_file_can_shrink_once_it_is_migrated_by_command(tmp_path: Path) -> None:
+    path = tmp_path / "relay.db"
+    migrations.migrate(url_of(path))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum=NONE")
+        connection.execute("VACUUM")
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+    migrations.migrate(url_of(path))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,), "incremental"
+
+
 @pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
 def test_every_schema_can_be_gone_back_to(migrated: str) -> None:
     before, known = description(migrated), migrations.known_revisions()

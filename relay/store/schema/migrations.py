@@ -52,7 +52,7 @@ LOCKED, DEADLOCK = "55P03", "40P01"
 
 def migrate(url: str, to: str | None = None) -> str:
     """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
-    running node.
+    running node. A file from before incremental vacuum is rewritten, which needs its size again in free disk space.
 
     `to`: goes back to this older schema instead, and removes what that lacks. No node may run.
 
@@ -65,7 +65,9 @@ def migrate(url: str, to: str | None = None) -> str:
     lock.acquire()
     make_empty(real_path(sqlite_url(url)))
     try:
-        return _migrated(url, work)
+        revision = _migrated(url, work)
+        _let_shrink(url)
+        return revision
     finally:
         lock.release()
 
@@ -88,6 +90,19 @@ def create(url: str) -> None:
     if _with_connection(url, current_revision, "read") is None:
         upgrade(url)
     check(url)
+
+
+def _let_shrink(url: str) -> None:
+    engine = make_engine(sqlite_url(url))
+    try:
+        with engine.connect() as connection:
+            if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == 0:
+                connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.exec_driver_sql("VACUUM")
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot rewrite the database {engine.url.database}: {_reason(error)}") from error
+    finally:
+        engine.dispose()
 
 
 def check(url: str) -> None:
