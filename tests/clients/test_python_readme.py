@@ -197,7 +197,7 @@ async def test_fixtures_start_a_relay_in_a_pytest_of_their_own(site: Path, tmp_p
 
     with_relay = tmp_path / "bin"
     with_relay.mkdir()
-    (with_relay / "relay").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m relay "$@"\n')
+    (with_relay / "relay").write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m relay "$@"\n')
     (with_relay / "relay").chmod(0o755)
     code, output = await pytest_run(PATH=f"{with_relay}:{os.environ['PATH']}")
     assert code == 0, output
