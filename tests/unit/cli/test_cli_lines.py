@@ -225,15 +225,23 @@ OF_OTHERS = {
     "a table of ours": "CREATE TABLE jobs (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE tokens (id INTEGER);",
     "an empty revision": f"{REVISIONS} ('');",
     "a revision of another program": f"{REVISIONS} ('ae1027a6acf');",
-    "several revisions": f"{REVISIONS} ('0026'), ('0025');",
+    "several revisions, one of another program": f"{REVISIONS} ('0026'), ('ae1027a6acf');",
     "a revision that is no text": f"{REVISIONS} (x'ff00');",
     "no revision, and a table of ours": f"{REVISIONS} ('x'); DELETE FROM alembic_version; CREATE TABLE jobs (id);",
 }
 
 
-@pytest.mark.parametrize("script", OF_OTHERS.values(), ids=OF_OTHERS)
-def test_database_of_another_program_is_refused_by_every_command_and_left_alone(
-    script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+NOT_OURS = ("belongs to another program", "set database.url to another one")
+TWO_SCHEMAS = ("has the schemas 0025 and 0026 at once", "restore the backup into an empty database")
+REFUSED = {
+    **{name: (script, *NOT_OURS) for name, script in OF_OTHERS.items()},
+    "a backup restored over a newer schema": (f"{REVISIONS} ('0026'), ('0025');", *TWO_SCHEMAS),
+}
+
+
+@pytest.mark.parametrize(("script", "why", "fix"), REFUSED.values(), ids=REFUSED)
+def test_database_that_cannot_be_used_is_refused_by_every_command_and_left_alone(
+    script: str, why: str, fix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REVOR_API_KEY", "sk-revor-1")
     monkeypatch.setenv("REVOR_BASE_URL", "http://127.0.0.1:9")
@@ -248,8 +256,8 @@ def test_database_of_another_program_is_refused_by_every_command_and_left_alone(
         assert run(arguments) == 2, arguments
         shown = capsys.readouterr()
         text = shown.out if arguments == ["check"] else shown.err
-        (line,) = [one for one in text.splitlines() if "belongs to another program" in one]
-        assert "set database.url to another one" in line, arguments
+        (line,) = [one for one in text.splitlines() if why in one]
+        assert fix in line, arguments
         assert "Traceback" not in shown.out + shown.err
     assert Path("relay.db").stat().st_mode & 0o777 == 0o644
     with closing(sqlite3.connect("relay.db")) as database:
