@@ -6,10 +6,9 @@ expiry and quota are the token's present ones. Writes carry a token made from a 
 cannot read (`core/access/sign_in.py`).
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -23,6 +22,7 @@ from relay.core.access.sign_in import (
     HOME,
     SESSION_SECONDS,
     Session,
+    SessionKind,
     csrf_of,
     digest_of,
     is_own_page,
@@ -57,9 +57,6 @@ SESSION_COOKIE = "relay_session"
 VISITOR_COOKIE = "relay_visitor"
 """Protects the forms of visitors without a session."""
 MAX_FORM_BYTES = 16 << 10
-KNOWN_SECONDS = 5.0
-"""Session cache lifetime. A session ended on another node stays valid on this one for up to this time."""
-MAX_KNOWN = 10_000
 FORM_TYPE = "application/x-www-form-urlencoded"
 
 
@@ -79,11 +76,6 @@ class Visitor:
     kind: Literal["local", "proxy", "session"]
 
 
-class _Known(NamedTuple):
-    session: Session
-    read_at: float
-
-
 class _Refused(Exception):
     """The sign-in failed. `error` has the status and headers, `text` is the key of the form's message."""
 
@@ -101,9 +93,6 @@ class Sessions:
         self._api = context.settings
         self._settings = settings
         self._pages = pages
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()
-        """Sessions that ended on this node: a read still in progress must not put one back into the cache."""
 
     # --- who is asking
 
@@ -120,7 +109,7 @@ class Sessions:
         """True if the visitor may still see an open page."""
         if not self._dependencies.access.holds(visitor.identity):
             return False
-        return visitor.kind != "session" or await self._session(digest_of(visitor.secret)) is not None
+        return visitor.kind != "session" or await self._session(visitor.secret) is not None
 
     def to_login(self, request: Request) -> Response:
         """The answer without a session: redirects to the login page, which leads back.
@@ -173,7 +162,7 @@ class Sessions:
 
     async def _signed_in(self, request: Request) -> Visitor | None:
         secret = self._secret(request, SESSION_COOKIE)
-        session = None if secret is None else await self._session(digest_of(secret))
+        session = await self._session(secret)
         if secret is None or session is None:
             return None
         identity = self._dependencies.access.of_digest(bytes.fromhex(session.token_digest), request.scope)
@@ -181,18 +170,11 @@ class Sessions:
             return None
         return Visitor(identity=identity, secret=secret, csrf=csrf_of(secret), fresh_cookie=None, kind="session")
 
-    async def _session(self, digest: str) -> Session | None:
-        now, known = self._dependencies.clock(), self._known.get(digest)
-        if known is not None and 0 <= now - known.read_at < KNOWN_SECONDS:
-            session: Session | None = known.session
-        else:
-            session = await self._dependencies.store.sessions.find(digest, "session", now)
-            if session is None:
-                self._known.pop(digest, None)
-            elif digest not in self._ended:
-                self._known[digest] = _Known(session, now)
-                _trim(self._known)
-        return session if session is not None and now < session.expires_at and digest not in self._ended else None
+    async def _session(self, secret: str | None, kind: SessionKind = "session") -> Session | None:
+        """The session or link with this secret; None if there is none, or it has ended."""
+        if secret is None:
+            return None
+        return await self._dependencies.store.sessions.find(digest_of(secret), kind, self._dependencies.clock())
 
     # --- signing in and out
 
@@ -223,12 +205,12 @@ class Sessions:
         self._dependencies.access.address(request.scope)
         form = await self._form(request)
         secret = self._secret(request, SESSION_COOKIE)
-        session = None if secret is None else await self._session(digest_of(secret))
+        session = await self._session(secret)
         if secret is not None and session is not None:
             self.check_csrf(csrf_of(secret), request, form)
             token = bytes.fromhex(session.token_digest)
             identity = Identity(name=session.name, scopes=frozenset(), client=client_of(request.scope), digest=token)
-            await self._audited(request, "logout", identity, lambda: self._end(session.digest))
+            await self._audited(request, "logout", identity, lambda: self._end(secret))
         response = RedirectResponse(LOGIN, 303)
         if secret is not None:
             response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, "", 0))
@@ -278,9 +260,7 @@ class Sessions:
 
     async def _link(self, form: Form) -> Session | None:
         secret = form.get("link")
-        if not is_secret(secret):
-            return None
-        return await self._dependencies.store.sessions.find(digest_of(secret), "link", self._dependencies.clock())
+        return await self._session(secret, "link") if is_secret(secret) else None
 
     async def _begin(
         self, request: Request, form: Form, identity: Identity, secret: str, create: Callable[[], Awaitable[bool]]
@@ -292,7 +272,7 @@ class Sessions:
             raise _Refused(_link_gone(request), "login.link_gone")  # another request used the link first
         before = self._secret(request, SESSION_COOKIE)
         if before is not None:
-            await self._end(digest_of(before))
+            await self._end(before)
         response = RedirectResponse(target, 303)
         response.headers.append("set-cookie", self._cookie(request, SESSION_COOKIE, secret, int(SESSION_SECONDS)))
         return response
@@ -312,16 +292,8 @@ class Sessions:
         await audit.end(begun, status=303 if done else 401)
         return done
 
-    async def _end(self, digest: str) -> bool:
-        self._ended[digest] = None
-        _trim(self._ended)
-        try:
-            ended = await self._dependencies.store.sessions.delete(digest)
-        except BaseException:
-            self._ended.pop(digest, None)  # the session still exists: the caller can try again
-            raise
-        self._known.pop(digest, None)
-        return ended
+    async def _end(self, secret: str) -> bool:
+        return await self._dependencies.store.sessions.delete(digest_of(secret))
 
     async def _wrong(self, request: Request, error: WrongToken, text: str = "login.wrong") -> _Refused:
         """The error for a wrong token or link, with the same delay as elsewhere."""
@@ -430,8 +402,3 @@ def wrong_method(taken: Collection[str]) -> RequestError:
     error = RequestError(f"this path takes {allow}", code="method_not_allowed", status=405, headers={"Allow": allow})
     error.title = "Method not allowed"
     return error
-
-
-def _trim(known: OrderedDict[str, object] | OrderedDict[str, _Known] | OrderedDict[str, None]) -> None:
-    if len(known) > MAX_KNOWN:
-        known.popitem(last=False)
