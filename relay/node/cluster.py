@@ -192,8 +192,9 @@ class Cluster:
             self._surveyed_at, self._others = now, set(await self.store.holders.bound())
         if dead := await self.store.holders.dead([*self._others.difference(self.holder.names)]):
             self._others.difference_update(dead)
-            count = await self.store.holders.release(dead, now)
-            log.warning("node_died", holders=dead, deliveries=count)
+            leases = await self.store.holders.release(dead, now)
+            tell = log.warning if leases else log.info  # a node that stops in order leaves none
+            tell("node_gone", holders=dead, leases=leases)
             self.signals.deliveries_due()
             self._renew_soon.set()
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from relay.lease_owner import LeaseOwner
 from relay.node.cluster import Cluster
@@ -55,6 +56,7 @@ class World:
     def __init__(self) -> None:
         self.accounts, self.poller, self.holder = Accounts(), Poller(), LeaseOwner("first")
         self.signals = Signals()
+        self.leases_of_others = 0
         self.cluster = Cluster(
             store=self._store(),
             pollers={KEY: self.poller},  # type: ignore[dict-item]
@@ -74,7 +76,17 @@ class World:
         async def nothing(*_: Any) -> list[Any]:
             return []
 
-        store: Any = SimpleNamespace(accounts=SimpleNamespace(hold=hold, all=nothing))
+        async def bound() -> list[str]:
+            return ["other@1"]
+
+        async def dead(names: Sequence[str]) -> list[str]:
+            return list(names)
+
+        async def release(_names: Sequence[str], _now: float) -> int:
+            return self.leases_of_others
+
+        holders = SimpleNamespace(bound=bound, dead=dead, release=release)
+        store: Any = SimpleNamespace(accounts=SimpleNamespace(hold=hold, all=nothing), holders=holders)
         return store  # type: ignore[no-any-return]
 
     async def renew(self) -> None:
@@ -121,6 +133,20 @@ async def test_node_that_lost_its_name_leaves_accounts_taken_by_another(world: W
     world.accounts.holder = "other@1"
     await world.renew()
     assert (world.accounts.holder, world.poller.holds) == ("other@1", False)
+
+
+@pytest.mark.parametrize(
+    ("leases", "level"),
+    [
+        pytest.param(0, "info", id="stopped in order, or released by a third node"),
+        pytest.param(3, "warning", id="died with work in hand"),
+    ],
+)
+async def test_only_a_node_that_leaves_work_behind_is_a_warning(world: World, leases: int, level: str) -> None:
+    world.leases_of_others = leases
+    with structlog.testing.capture_logs() as logs:
+        await world.cluster.release_dead()
+    assert logs == [{"event": "node_gone", "holders": ["other@1"], "leases": leases, "log_level": level}]
 
 
 async def test_account_taken_under_a_lost_name_is_not_polled(world: World) -> None:

@@ -87,7 +87,7 @@ async def test_leases_of_a_dead_node_are_released_at_once_and_not_before(
         assert await taken(other) == (0, False)
         life.end()
         await found_dead(other, life.name)
-    assert await other.holders.release([life.name], NOW) == 1
+    assert await other.holders.release([life.name], NOW) == 3
     assert await dead(other) == []
     assert await taken(other) == (1, True)
     assert (await deliveries(other))[0]["attempt_count"] == 0

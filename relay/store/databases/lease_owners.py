@@ -78,7 +78,7 @@ class LeaseOwnerStore:
         await self._database.write(_release_accounts, tuple(names))
 
     async def release(self, names: Sequence[str], now: float) -> int:
-        """Releases everything these names hold, deliveries included. Returns the number of deliveries."""
+        """Releases everything these names hold, deliveries included. Returns the number of leases."""
         return await self._database.write(_release, (tuple(names), now))
 
 
@@ -90,18 +90,18 @@ def _dead(connection: Connection, names: Sequence[str]) -> list[str]:
     return [row.name for row in run(connection, DEAD_NAMES, names=json_list(names))]
 
 
-def _release_accounts(connection: Connection, items: Sequence[Sequence[str]]) -> Sequence[None]:
-    for names in items:
-        run(connection, RELEASE_ACCOUNTS, names=json_list(names))
-        run(connection, RELEASE_REPLAYS, names=json_list(names))
+def _release_accounts(connection: Connection, items: Sequence[Sequence[str]]) -> Sequence[int]:
     notify(connection, "polling")
-    return [None] * len(items)
+    return [
+        sum(run(connection, query, names=json_list(names)).rowcount for query in (RELEASE_ACCOUNTS, RELEASE_REPLAYS))
+        for names in items
+    ]
 
 
 def _release(connection: Connection, items: Sequence[tuple[Sequence[str], float]]) -> Sequence[int]:
-    _release_accounts(connection, [names for names, _ in items])
+    others = _release_accounts(connection, [names for names, _ in items])
     notify(connection, "deliveries")
     return [
-        run(connection, RELEASE_DELIVERIES, names=json_list(names), due_at=at_once(now)).rowcount
-        for names, now in items
+        count + run(connection, RELEASE_DELIVERIES, names=json_list(names), due_at=at_once(now)).rowcount
+        for count, (names, now) in zip(others, items, strict=True)
     ]
