@@ -149,7 +149,7 @@ async def _token(settings: Settings, environ: Mapping[str, str]) -> str:
         raise _Found(NO_ACCESS)
     path = local_token_path(environ)
     if local_token(environ) is None:
-        raise _Skipped(f"none yet. `relay serve` creates one in {path}")
+        raise _Skipped(f"none yet. `relay serve` without --dev creates one in {path}")
     return f"stored in {path}"
 
 

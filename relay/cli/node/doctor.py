@@ -204,7 +204,7 @@ def _subscriptions(subscriptions: Sequence[Mapping[str, Any]], now: float) -> It
     if left:
         yield Finding("sink", "warning", f"{left} more: see `relay subscriptions list`")
     if not failing and not stopped:
-        yield Finding("sinks", "ok", f"{counted(len(subscriptions), 'subscription')}, none fails")
+        yield Finding("sinks", "ok", f"{counted(len(subscriptions), 'sink')}, none fails")
 
 
 def _deliveries(state: str, what: str, groups: Mapping[str, Any], now: float) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ def test_installation_that_is_well_has_no_bad_line(
     assert run(["migrate"]) == 0
     found = examined(capsys, 0)
     assert found["relay"] == [("ok", f"ready at {stub.url}")]
-    assert found["sinks"][0] == ("ok", "1 subscription, none fails")
+    assert found["sinks"][0] == ("ok", "1 sink, none fails")
     assert found["undelivered"] == [("ok", "no deliveries")]
     assert found["database"][0][0] == "ok"
     assert found["database schema"][0][1].endswith("the newest")
