@@ -557,6 +557,18 @@ REFUSED: dict[str, tuple[Document, str]] = {
         {**NAMED, "settings": {"server": {"port": 9000}}},
         "settings.server.port is set, but the container's port is always 8080",
     ),
+    "an address that no probe reaches": (
+        {**NAMED, "settings": {"server": {"host": "127.0.0.1"}}},
+        "settings.server.host is 127.0.0.1, where neither probes nor the Service reach the relay",
+    ),
+    "a budget that lets no machine be drained": (
+        {**NAMED, "podDisruptionBudget": {"maxUnavailable": 0}},
+        "- at '/podDisruptionBudget/maxUnavailable': minimum: got 0, want 1",
+    ),
+    "a budget of nothing in per cent": (
+        {**NAMED, "podDisruptionBudget": {"maxUnavailable": "0%"}},
+        "- at '/podDisruptionBudget/maxUnavailable': '0%' does not match pattern",
+    ),
     "signed-in users from anywhere": (
         {**NAMED, "settings": {"web": {"user_header": "X-User"}}},
         "settings.web.user_header is set, but settings.server.trusted_proxies is empty",

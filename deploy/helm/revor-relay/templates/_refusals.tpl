@@ -20,6 +20,10 @@
 {{- if hasKey ($settings.server | default dict) "port" -}}
 {{- fail "settings.server.port is set, but the container's port is always 8080: remove it, and use service.port" -}}
 {{- end -}}
+{{- $host := ($settings.server | default dict).host | default "" -}}
+{{- if regexMatch "^(127\\.|::1$|localhost$)" $host -}}
+{{- fail (printf "settings.server.host is %s, where neither probes nor the Service reach the relay: remove it, or set it to the address :: for IPv6" $host) -}}
+{{- end -}}
 {{- if not .Values.secret.apiKey -}}
 {{- $accounts := 0 -}}
 {{- range $source := $settings.sources | default dict -}}
