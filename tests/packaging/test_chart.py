@@ -35,6 +35,7 @@ from tests.support.go_programs import (
     go_program,
 )
 from tests.support.lock import ROOT
+from tests.support.postgres_server import shared_server
 from tests.support.process_world import Start
 from tests.support.scale import SOAK
 from tests.support.typed import blocks, prompts
@@ -504,7 +505,9 @@ def test_secret_of_the_page_has_the_keys_that_the_chart_names() -> None:
 
 def test_helm_commands_of_the_page_render() -> None:
     installs = [one for one in commands_of_the_page("helm") if one[1] in ("install", "upgrade", "template")]
-    assert len(installs) >= 3
+    (postgres,) = re.findall(r"`(--set database.kind=[^`]*)`", (ROOT / PAGE).read_text(encoding="utf-8"))
+    installs.append([*installs[0], *shlex.split(postgres)])
+    assert len(installs) >= 4
     for command in installs:
         _, _, release, chart, *options = command
         assert (release, ROOT / chart) == ("revor-relay", CHART)
@@ -522,6 +525,42 @@ def test_values_of_the_page_render(tmp_path: Path) -> None:
         path.write_text(block, encoding="utf-8")
         ran = template(path, "--set", "secret.name=a")
         assert ran.returncode == 0, ran.stderr
+        (policy,) = (one for one in yaml.safe_load_all(ran.stdout) if one["kind"] == "NetworkPolicy")
+        let_out = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+        (collector,) = re.findall(r"OTEL_EXPORTER_OTLP_ENDPOINT, value: \S+:(\d+)", block)
+        assert int(collector) in let_out
+
+
+def patch_of_the_page(what: str) -> Document:
+    """What `kubectl patch` is given for this object."""
+    (found,) = (one for one in commands_of_the_page("kubectl") if "patch" in one and what in " ".join(one))
+    patch: Document = json.loads(found[found.index("-p") + 1])
+    return patch
+
+
+def test_database_url_is_added_under_the_key_that_the_chart_names() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["secret"]
+    assert set(patch_of_the_page("secret")["stringData"]) == {values["databaseUrl"]}
+
+
+@pytest.mark.parametrize("case", ["default", "postgres"])
+def test_rollback_of_the_page_goes_back_to_the_older_schema(case: str, start: Start, tmp_path: Path) -> None:
+    """In the pod that the patch makes: its settings are in the working directory, as in the image."""
+    _, _, spec = next(nodes(case))
+    patched = patch_of_the_page("deployment")["spec"]
+    (changed,) = patched["template"]["spec"]["containers"]
+    assert (patched["replicas"], changed["name"]) == (1, spec["containers"][0]["name"])
+    file, variables = mounted(case, spec, tmp_path)
+    text = file.read_text(encoding="utf-8").replace("/var/lib/revor-relay", str(tmp_path))
+    file.write_text(text, encoding="utf-8")
+    if case == "postgres":
+        shared_server().create_database("rollback_of_the_chart")
+        (tmp_path / "secrets" / "database-url").write_text(shared_server().url("rollback_of_the_chart"))
+    assert start("migrate", **variables).close() == 0
+    (said,) = re.findall(r"^the database has schema .*$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
+    for _ in range(2):  # the container is started again when it has ended
+        back = start(*changed["args"], **variables)
+        assert (back.close(), back.lines) == (0, [said])
 
 
 # --- values that are refused
