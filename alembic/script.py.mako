@@ -9,6 +9,8 @@ down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
 
+REMOVED = {}  # what a downgrade removes, by its name: `{'…': 'jobs WHERE …'}`
+
 
 def upgrade() -> None:
     ${upgrades if upgrades else "pass"}

@@ -12,6 +12,8 @@ down_revision = '0029'
 branch_labels = None
 depends_on = None
 
+REMOVED = {'trace contexts': 'jobs WHERE trace IS NOT NULL'}
+
 
 def upgrade() -> None:
     op.add_column('jobs', Column('trace', Text))

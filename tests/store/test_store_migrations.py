@@ -1,11 +1,12 @@
 """Migrations: a fresh upgrade matches the tables exactly; a newer database is left unchanged."""
 
 import asyncio
+import resource
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from itertools import count
@@ -236,11 +237,11 @@ def test_searchable_values_are_written_again_in_another_form(migrated: str) -> N
         rows = connection.execute(text("SELECT job_uid, key, digest FROM job_search"))
         return {(row.job_uid, row.key, bytes(row.digest)) for row in rows}
 
-    migrations.migrate(migrated, "0028")
+    migrations.go_back(migrated, "0028")
     on(migrated, fill)
     on(migrated, migrations.run_migrations)
     assert on(migrated, found) == {(*place, indexed(value)) for value, place in texts.items()}
-    migrations.migrate(migrated, "0028")
+    migrations.go_back(migrated, "0028")
     assert on(migrated, found) == {(*place, sha256(value.encode()).digest()[:16]) for value, place in texts.items()}
 
 
@@ -253,8 +254,10 @@ def test_migration_of_resources_is_undone_and_done_again(migrated: str) -> None:
     )
     change(migrated, job % ("", 1, ""), job % (", resource", 2, ", 'websets'"))
     assert jobs_of(migrated) == [("job_1", "a", ""), ("job_2", "a", "websets")]
+    change(migrated, "UPDATE jobs SET trace = 'a', status_url = '/a'")
     before = description(migrated)
-    migrations.migrate(migrated, "0027")
+    assert migrations.go_back(migrated, "0029") == {"trace contexts": 2}
+    assert migrations.go_back(migrated, "0027") == {"jobs of further resources": 1, "addresses of jobs": 1}
     added = {
         *("jobs.resource", "jobs.status_url", "jobs.told", "jobs.ix_jobs_status_url", "intents.resource"),
         "accounts.credits_low_since",
@@ -270,14 +273,44 @@ def test_migration_of_resources_is_undone_and_done_again(migrated: str) -> None:
 
 def test_old_file_can_shrink_once_it_is_migrated_by_command(tmp_path: Path) -> None:
     path = tmp_path / "relay.db"
+    old_file(path)
+    migrations.migrate(url_of(path))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,), "incremental"
+
+
+def old_file(path: Path) -> None:
+    """Makes a file as it was made before incremental vacuum."""
     migrations.migrate(url_of(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA auto_vacuum=NONE")
         connection.execute("VACUUM")
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (0,)
-    migrations.migrate(url_of(path))
+
+
+def test_file_that_cannot_be_rewritten_has_the_newest_schema(tmp_path: Path) -> None:
+    path = tmp_path / "relay.db"
+    old_file(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, limits[1]))
+    try:
+        with pytest.raises(
+            StoreError, match=r"has the newest schema, but cannot be rewritten to shrink: .+"
+        ) as refused:
+            migrations.migrate(url_of(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(refused.value)
+    migrations.check(url_of(path))
+
+
+def test_way_back_rewrites_no_file(tmp_path: Path) -> None:
+    """On a full disk it would fail after the schema has changed."""
+    path = tmp_path / "relay.db"
+    old_file(path)
+    migrations.go_back(url_of(path), "0029")
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,), "incremental"
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (0,)
 
 
 @pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
@@ -285,7 +318,7 @@ def test_every_schema_can_be_gone_back_to(migrated: str) -> None:
     before, known = description(migrated), migrations.known_revisions()
     change(migrated, "INSERT INTO versions (name, number) VALUES ('kept', 7)")
     for revision in (*reversed(known), known[0]):
-        assert migrations.migrate(migrated, revision) == revision
+        assert migrations.go_back(migrated, revision) == {}
         assert on(migrated, migrations.current_revision) == revision
     assert on(migrated, differences) != []
     assert migrations.migrate(migrated) == known[-1]
@@ -297,10 +330,10 @@ def test_every_schema_can_be_gone_back_to(migrated: str) -> None:
 def test_a_schema_that_the_database_never_had_is_refused(migrated: str, to: str) -> None:
     before = description(migrated)
     with pytest.raises(SchemaUnsupported, match=f"leads back to 0026 at most, not to {to}$"):
-        migrations.migrate(migrated, to)
-    migrations.migrate(migrated, "0026")
+        migrations.go_back(migrated, to)
+    migrations.go_back(migrated, "0026")
     with pytest.raises(SchemaUnsupported, match="has schema 0026, which"):
-        migrations.migrate(migrated, "0027")
+        migrations.go_back(migrated, "0027")
     migrations.migrate(migrated)
     assert description(migrated) == before
 
@@ -310,17 +343,50 @@ async def test_no_schema_is_gone_back_to_while_a_node_runs(migrated: str) -> Non
     store = await open_store(migrated, ReversingCipher(), now=NOW)
     try:
         with pytest.raises(DatabaseHeld):
-            await run(None, migrations.migrate, migrated, "0026")
+            await run(None, migrations.go_back, migrated, "0026")
         assert (await track(store)).startswith("job_")
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("step", ["check", "connect"])
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+def test_no_schema_is_gone_back_to_while_a_node_starts(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A node reads its schema, ends that connection and opens others. It could read the schema from before."""
+    before, run_migrations = description(migrated), migrations.run_migrations
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def is_waiting() -> bool:
+        connection = await asyncpg.connect(migrated)
+        try:
+            return bool(await connection.fetchval(waiting))
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(2) as threads:
+        steps: list[Future[Any]] = []
+
+        def run(connection: Connection, to: str | None = None) -> None:
+            run_migrations(connection, to)
+            work = migrations.check if step == "check" else jobs_of
+            steps.append(threads.submit(work, migrated))
+            while not steps[0].done() and not threads.submit(asyncio.run, is_waiting()).result(60):
+                pass
+
+        monkeypatch.setattr(migrations, "run_migrations", run)
+        with pytest.raises(DatabaseHeld, match="stop them first"):
+            migrations.go_back(migrated, "0029")
+        steps[0].result(60)
+    assert description(migrated) == before
 
 
 @pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
 def test_nodes_of_older_versions_can_use_the_newest_schema(migrated: str) -> None:
     """Nodes are upgraded one after the other: the statements of those that are left must still work."""
     after = description(migrated)
-    migrations.migrate(migrated, OLDEST_BESIDE_THE_NEWEST)
+    migrations.go_back(migrated, OLDEST_BESIDE_THE_NEWEST)
     before = description(migrated)
     tables = {name.partition(".")[0] for name in before}
     assert {name: after.get(name) for name in before} == before
@@ -336,7 +402,7 @@ def test_a_migration_gives_up_a_table_that_it_cannot_lock(migrated: str, monkeyp
     monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.05)
     monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
     monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
-    migrations.migrate(migrated, "0029")
+    migrations.go_back(migrated, "0029")
     before = description(migrated)
     with ThreadPoolExecutor(1) as thread, reading(migrated):
         with pytest.raises(StoreError, match="another transaction has locked a table: end it") as refused:
@@ -352,7 +418,7 @@ def test_a_migration_tries_again_until_a_table_is_free(migrated: str, monkeypatc
     monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.05)
     monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 1_000_000)
     monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
-    migrations.migrate(migrated, "0029")
+    migrations.go_back(migrated, "0029")
     tried = threading.Semaphore(0)
 
     def run(connection: Connection) -> None:
@@ -376,7 +442,7 @@ def test_a_migration_that_deadlocks_with_a_node_is_tried_again(
 ) -> None:
     monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
     monkeypatch.setattr(migrations, "LOCK_PAUSE_SECONDS", 0.0)
-    migrations.migrate(migrated, "0029")
+    migrations.go_back(migrated, "0029")
     made: list[Connection] = []
 
     def run(connection: Connection) -> None:

@@ -58,14 +58,17 @@ def migrate(
     from relay.store.schema import migrations
 
     settings = settings_of(config)
-    is_there = has_database(settings)
     if to is not None:
         require_database(settings)
+        with working("migrating"):
+            removed = migrations.go_back(settings.database.url, to)
+        lost = ", ".join(f"{name} ({count:,})" for name, count in removed.items())
+        say(f"the database has schema {to}" + (f". Removed: {lost}" if lost else ""))
+        return
+    is_there = has_database(settings)
     with working("migrating"):
-        revision = migrations.migrate(settings.database.url, to)
-    if to is not None:
-        say(f"the database has schema {revision}")
-    elif is_there:
+        revision = migrations.migrate(settings.database.url)
+    if is_there:
         say(f"the database has the newest schema, {revision}")
     else:
         say(f"there was no database: created {database_path(settings)} with the newest schema, {revision}")

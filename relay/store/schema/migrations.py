@@ -2,9 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
@@ -21,6 +22,9 @@ from relay.store.databases.locks import Key
 from relay.store.databases.postgres_engine import is_postgres
 from relay.store.databases.sqlite import HolderLock, lock_path, make_engine, narrow_files, real_path, sqlite_url
 from relay.store.databases.statements import SQLITE
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 COMMIT_OF_OLDER_SCHEMAS = "7480739f"
 """A commit of this repository that migrates schemas older than the first one of this program."""
@@ -47,27 +51,45 @@ OTHERS = (
     f" WHERE datname = current_database() AND application_name = '{postgres.APPLICATION}' AND pid <> pg_backend_pid()"
 )
 """Connections of nodes and commands."""
+LOCK_VERSION = "LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"
+"""A node that starts meanwhile reads its schema when the migration has ended."""
 LOCKED, DEADLOCK = "55P03", "40P01"
 
 
-def migrate(url: str, to: str | None = None) -> str:
+def migrate(url: str) -> str:
     """Upgrades the database to the newest schema and returns its revision. A SQLite file must not be held by a
     running node. A file from before incremental vacuum is rewritten, which needs its size again in free disk space.
 
-    `to`: goes back to this older schema instead, and removes what that lacks. No node may run.
-
     Raises DatabaseHeld, SchemaTooNew, SchemaUnsupported, StoreError, SettingsError.
     """
-    work = _upgrade if to is None else partial(_downgrade, to)
+    with _held(url):
+        revision = _migrated(url, _upgrade)
+        if not is_postgres(url):
+            _let_shrink(url)
+        return revision
+
+
+def go_back(url: str, to: str) -> dict[str, int]:
+    """Goes back to an older schema. No node may run. Returns what that schema lacks, with the number of its rows that
+    were removed.
+
+    Raises as `migrate`.
+    """
+    with _held(url):
+        return _migrated(url, partial(_downgrade, to))
+
+
+@contextmanager
+def _held(url: str) -> Iterator[None]:
+    """Holds a SQLite file, which is created if there is none."""
     if is_postgres(url):
-        return _migrated(url, work)
+        yield
+        return
     lock = HolderLock(lock_path(sqlite_url(url)))
     lock.acquire()
-    make_empty(real_path(sqlite_url(url)))
     try:
-        revision = _migrated(url, work)
-        _let_shrink(url)
-        return revision
+        make_empty(real_path(sqlite_url(url)))
+        yield
     finally:
         lock.release()
 
@@ -78,11 +100,11 @@ def upgrade(url: str) -> str:
     return _migrated(url, _upgrade)
 
 
-def _migrated(url: str, work: Callable[[Connection], str]) -> str:
-    revision = _with_connection(url, work, MIGRATE)
+def _migrated(url: str, work: Callable[[Connection], Result]) -> Result:
+    result = _with_connection(url, work, MIGRATE)
     if not is_postgres(url):
         narrow_files(sqlite_url(url))
-    return revision
+    return result
 
 
 def create(url: str) -> None:
@@ -100,7 +122,10 @@ def _let_shrink(url: str) -> None:
                 connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
                 connection.exec_driver_sql("VACUUM")
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot rewrite the database {engine.url.database}: {_reason(error)}") from error
+        path, reason = engine.url.database, _reason(error)
+        raise StoreError(
+            f"the database {path} has the newest schema, but cannot be rewritten to shrink: {reason}"
+        ) from error
     finally:
         engine.dispose()
 
@@ -171,17 +196,40 @@ def _upgrade(connection: Connection) -> str:
     return newest
 
 
-def _downgrade(to: str, connection: Connection) -> str:
+def _downgrade(to: str, connection: Connection) -> dict[str, int]:
     current, known = current_revision(connection), known_revisions()
     _check_known(current)
     if current is None or to not in known or to > current:
         found = "no schema yet" if current is None else f"schema {current}"
         raise SchemaUnsupported(f"the database has {found}, which leads back to {known[0]} at most, not to {to}")
-    if connection.dialect.name != SQLITE and connection.execute(text(OTHERS)).scalar_one() > 0:
+    if connection.dialect.name != SQLITE:
+        connection.execute(text(LOCK_VERSION))
+        _check_alone(connection)
+    if to == current:
+        return {}
+    removed = _count_removed(connection, current, to)
+    run_migrations(connection, to)
+    if connection.dialect.name != SQLITE:
+        connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+        _check_alone(connection)  # a node may have read its schema before, and connected meanwhile
+    return removed
+
+
+def _check_alone(connection: Connection) -> None:
+    if connection.execute(text(OTHERS)).scalar_one() > 0:
         raise DatabaseHeld("nodes or commands of revor-relay are connected to the database: stop them first")
-    if to != current:
-        run_migrations(connection, to)
-    return to
+
+
+def _count_removed(connection: Connection, current: str, to: str) -> dict[str, int]:
+    """Rows that the way back removes, by `REMOVED` of its migrations."""
+    from alembic.script import ScriptDirectory
+
+    counts: dict[str, int] = {}
+    for script in ScriptDirectory.from_config(_config(connection)).iterate_revisions(current, to):
+        removed: Mapping[str, str] = getattr(script.module, "REMOVED", {})
+        for noun, rows in removed.items():
+            counts[noun] = connection.execute(text(f"SELECT count(*) FROM {rows}")).scalar_one()
+    return {noun: count for noun, count in counts.items() if count > 0}
 
 
 def _create(connection: Connection, revision: str) -> None:
@@ -195,15 +243,21 @@ def _create(connection: Connection, revision: str) -> None:
 def run_migrations(connection: Connection, back_to: str | None = None) -> None:
     """Runs the migrations that this database lacks, or undoes those after `back_to`."""
     from alembic import command  # slow to import, and only an old database needs it
+
+    config = _config(connection)
+    if back_to is None:
+        command.upgrade(config, "head")
+    else:
+        command.downgrade(config, back_to)
+
+
+def _config(connection: Connection) -> "Config":
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(resources.migrations_dir()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    if back_to is None:
-        command.upgrade(config, "head")
-    else:
-        command.downgrade(config, back_to)
+    return config
 
 
 def _check_known(current: str | None) -> None:

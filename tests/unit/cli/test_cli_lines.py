@@ -206,6 +206,23 @@ def test_migrate_creates_the_newest_schema(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == f"the database has the newest schema, {migrations.newest_revision()}\n"
 
 
+def test_migrate_says_what_an_older_schema_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate"]) == 0
+    values = "'revor', 'default', 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, '{}'"
+    with closing(sqlite3.connect("relay.db")) as connection, connection:
+        connection.execute(
+            "INSERT INTO jobs (source, account, sequence, retry_count, running_sent, overdue, attempt_count, weight,"
+            f" tracked_at, poll_count, failure_count, missing_count, metadata, uid, external_id, resource, trace)"
+            f" VALUES ({values}, 'job_1', 'a', 'websets', '00-1'), ({values}, 'job_2', 'b', '', '00-2')"
+        )
+    capsys.readouterr()
+    assert run(["migrate", "--to", "0027"]) == 0
+    removed = "trace contexts (2), jobs of further resources (1)"
+    assert capsys.readouterr().out == f"the database has schema 0027. Removed: {removed}\n"
+    assert run(["migrate", "--to", "0026"]) == 0
+    assert capsys.readouterr().out == "the database has schema 0026\n"
+
+
 def test_migrate_names_the_process_that_holds_the_database(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate"]) == 0
     lock = HolderLock(Path("relay.db.lock").resolve())
