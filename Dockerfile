@@ -1,5 +1,5 @@
 # The image of revor-relay. `make image` builds it, docs/operate/container.md runs it.
-# The base needs Python 3.11 or newer with venv, libstdc++ and the certificates of authorities.
+# The base needs Python 3.11 or newer with venv, libstdc++ and CA certificates.
 ARG BASE=docker.io/library/python:3.13-slim
 
 # hadolint ignore=DL3006
@@ -9,7 +9,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
 # hadolint ignore=DL3008
 RUN command -v strip > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends binutils; }
 COPY deploy/requirements.lock deploy/requirements.lock
-# What the relay never reads goes, 85 MB: debug symbols, languages other than English, other databases, tests, C sources.
+# Removes 85 MB that the relay never reads: debug symbols, other languages than English, other databases, tests, C sources.
 RUN python3 -m venv /opt/revor-relay \
     && /opt/revor-relay/bin/pip install --quiet --require-hashes --no-deps -r deploy/requirements.lock \
     && find /opt/revor-relay/lib -name '*.so*' -exec strip --strip-unneeded {} + \
@@ -20,7 +20,7 @@ RUN python3 -m venv /opt/revor-relay \
 COPY . .
 ARG REVISION=""
 ARG CREATED=""
-# What only builds goes too. Byte code that is not compared with its source serves from a read-only file system.
+# Removes the build tools too. Byte code with unchecked hashes is valid on a read-only file system.
 RUN export REVOR_RELAY_COMMIT="${REVISION}" SOURCE_DATE_EPOCH="${CREATED:+$(date --date="${CREATED}" +%s)}" \
     && /opt/revor-relay/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/revor-relay/bin/pip install --quiet --no-deps --no-index /dist/*.whl \
@@ -33,13 +33,13 @@ FROM ${BASE}
 COPY --from=build /opt/revor-relay /opt/revor-relay
 RUN install -d -m 0700 -o 65532 -g 65532 /var/lib/revor-relay
 COPY --chmod=0644 deploy/image/relay.yaml /etc/revor-relay/relay.yaml
-# 0.0.0.0 is the container's own address: the ports that are published decide who reaches it.
+# 0.0.0.0 is inside the container: the published ports decide who reaches it.
 ENV PATH=/opt/revor-relay/bin:$PATH \
     HOME=/var/lib/revor-relay \
     XDG_STATE_HOME=/var/lib \
     RELAY_SERVER__HOST=0.0.0.0 \
     RELAY_SERVER__PORT=8080
-# A base may lack the byte code of Python's own modules: this writes it for those that the relay imports.
+# A base may lack the byte code of the standard library: this writes it for the modules that the relay imports.
 RUN ["python3", "-c", "import uvloop, relay.cli, relay.node.opening, relay.server.http_server"]
 # relay.yaml in the working directory is the settings file of every command.
 WORKDIR /etc/revor-relay

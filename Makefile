@@ -94,11 +94,11 @@ pictures: $(READY)
 docs: $(READY)
 	@echo "==> the documentation site, into site/"
 	artefacts=$$($(BIN)/python -m tests.support.environments artefacts)
-	NO_MKDOCS_2_WARNING=1 "$$artefacts" -m mkdocs build --strict # which --quiet would silence
+	NO_MKDOCS_2_WARNING=1 "$$artefacts" -m mkdocs build --strict # --quiet would hide the warnings of --strict
 	echo "==> open site/index.html"
 
-# BASE: another base image; debian: one of Debian's packages, made here as root, for machines that reach no registry.
-# ENGINE: docker or podman; by default the first that answers. ARCHIVE: a file that gets the image, for `docker load`.
+# BASE: another base image; debian: one made here of Debian's packages, as root, for machines without a registry.
+# ENGINE: docker or podman; by default the first that answers. ARCHIVE: a file to save the image in, for `docker load`.
 BASE ?=
 ENGINE ?=
 ARCHIVE ?=
@@ -123,7 +123,7 @@ image: $(if $(filter debian,$(BASE)),$(READY))
 		"$$engine" build --tag revor-relay $(if $(BASE),--build-arg BASE="$(BASE)") \
 			--build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' relay/__init__.py)" \
 			--build-arg REVISION="$$(git rev-parse HEAD)" --build-arg CREATED="$$(git show --no-patch --format=%cI)" . || {
-			echo "$$engine built no image. Where no registry is reached, as root on Debian: add BASE=debian" >&2; exit 1; }
+			echo "$$engine built no image. Without a registry, as root on Debian: add BASE=debian" >&2; exit 1; }
 		[ -z "$(ARCHIVE)" ] || "$$engine" save --output "$(ARCHIVE)" revor-relay
 	fi
 

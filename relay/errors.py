@@ -25,7 +25,7 @@ class RelayError(Exception):
 
 
 def refusal(error: OSError) -> str:
-    """Why the system refused. Whose permission is missing is not obvious: a container's user is a number."""
+    """The reason of an OSError. Names the user without permission by its id: a container's user has no name."""
     reason = error.strerror or type(error).__name__
     return f"{reason} for user {os.geteuid()}" if isinstance(error, PermissionError) else reason
 

@@ -1,7 +1,7 @@
 """Spans of OpenTelemetry: create, poll, record and send. None is made unless `tracing.enabled` is set.
 
-Ended spans wait in a bounded queue, and a thread of the SDK exports them: an exporter that hangs or refuses costs
-spans, and delays nothing else. The SDK's own environment variables say where to, which ones and how often.
+Ended spans wait in a bounded queue, and a thread of the SDK exports them: an exporter that hangs or refuses loses
+spans, but delays nothing else. The SDK's own environment variables set the endpoint, the sampling and the interval.
 OpenTelemetry is imported by `start_tracing` only.
 """
 
@@ -32,24 +32,24 @@ Attributes = Mapping[str, str | int | float | bool]
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 """The version of the semantic conventions that the names of attributes follow."""
 FLUSH_SECONDS = 5.0
-"""Longest wait at a stop for the spans that are not exported yet."""
+"""Maximum wait for the queued spans at a stop."""
 MAX_LINKS = 100
-"""Of a request with more events, these are linked."""
+"""Maximum events that the span of one request links."""
 _NONE: Attributes = {}
 _READS_HEADERS = "opentelemetry.util.re"
-"""The logger that shows a header which the SDK cannot read, and so leaves out."""
-_HEADERS_WRONG = "OTEL_EXPORTER_OTLP_HEADERS: a header is left out, write name=value with commas between them"
+"""The SDK's logger of headers that it cannot read and ignores."""
+_HEADERS_WRONG = "OTEL_EXPORTER_OTLP_HEADERS: a header is ignored. Write name=value, separated by commas"
 
 log = structlog.get_logger("relay.tracing")
 
 
 class Span:
-    """A span that has begun. It is exported if it is ended."""
+    """A started span. It is exported once it ends."""
 
     __slots__ = ("_span", "context")
 
     def __init__(self, span: Any, context: TraceContext | None) -> None:
-        """`span`: of the SDK; None: it could not make one. `context` is sent on; None if nothing is."""
+        """`span`: the SDK's; None if it could not make one. `context`: passed on; None: nothing is."""
         self._span = span
         self.context = context
 
@@ -59,7 +59,7 @@ class Span:
             self._span.set_attribute(name, value)
 
     def failed(self, error_type: str) -> None:
-        """Says that the operation failed: with a short word, never a text of others."""
+        """Marks the operation as failed. `error_type`: a short word, never text from outside."""
         if self._span is not None:
             from opentelemetry.trace import StatusCode
 
@@ -110,7 +110,7 @@ class Tracing:
                 start_time=None if at is None else int(at * 1e9),
             )
             made = span.get_span_context()
-        except Exception as error:  # a sampler of the operator's
+        except Exception as error:  # from a sampler that the operator chose
             log.warning("span_failed", error=type(error).__name__)
             return Span(None, parent)
         if not made.is_valid:  # OTEL_SDK_DISABLED
@@ -123,7 +123,7 @@ class Tracing:
     def span(
         self, name: str, kind: Kind, parent: TraceContext | None, attributes: Attributes = _NONE
     ) -> Iterator[Span]:
-        """A span around what is done meanwhile, which may fail."""
+        """A span around a block. It is marked as failed if the block raises."""
         span = self.begin(name, kind, parent, attributes)
         try:
             yield span
@@ -155,7 +155,7 @@ class Tracing:
         return self.begin(f"send {subscription.id}", "client", parent, attributes, links=found)
 
     async def close(self, timeout_seconds: float) -> None:
-        """Exports what waits, within the time. An exporter that hangs is left to its thread."""
+        """Exports the queued spans within the time. An exporter that hangs is left to its thread."""
         loop, closed = asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
@@ -194,8 +194,8 @@ def request_span(
 
 
 def start_tracing() -> Tracing:
-    """Spans that are exported by OTLP over HTTP. Raises SettingsError without the extra `otel`, and for a variable of
-    the SDK that it cannot read."""
+    """Spans that are exported by OTLP over HTTP. Raises SettingsError without the extra `otel`, and for a variable that
+    the SDK cannot read."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -210,6 +210,6 @@ def start_tracing() -> Tracing:
 
 
 def _without_header(record: logging.LogRecord) -> bool:
-    """Takes the header, which may be a secret, out of a log line."""
+    """Removes the header, which may be a secret, from a log line."""
     record.msg, record.args = _HEADERS_WRONG, None
     return True

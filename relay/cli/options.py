@@ -33,8 +33,7 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def read_bytes(file: str, limit_bytes: int) -> bytes:
-    """The beginning of a file; "-" is the input, which stays open for the questions of a terminal. Raises OSError and
-    ValueError."""
+    """Up to `limit_bytes` of a file; "-" is stdin, which stays open for questions. Raises OSError and ValueError."""
     if file == "-":
         return sys.stdin.buffer.read(limit_bytes)
     with Path(file).open("rb") as stream:

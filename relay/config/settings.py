@@ -375,7 +375,7 @@ class HeartbeatSettings(Section):
 class TracingSettings(Section):
     enabled: bool = setting(
         False,
-        "makes spans and exports them by OTLP, as the `OTEL_` variables of OpenTelemetry say; needs the extra `otel`",
+        "makes spans and exports them over OTLP, as set by OpenTelemetry's `OTEL_` variables; needs the extra `otel`",
     )
 
 

@@ -1,7 +1,7 @@
-"""W3C Trace Context: `traceparent` and `tracestate`, checked, kept with a job or an event, and sent on. Pure.
+"""W3C Trace Context: checks `traceparent` and `tracestate`, stores them with a job or an event, passes them on. Pure.
 
-What is invalid is left out, and never an error. What is sent on has version 00, and of the flags those that this
-version knows. Sources: Trace Context Level 2, §3.2 (traceparent), §3.3 (tracestate) and §3.4 (what may be changed);
+Invalid values are ignored and raise no error. A context that is passed on has version 00 and only the flags of that
+version. Sources: Trace Context Level 2, §3.2 (traceparent), §3.3 (tracestate) and §3.4 (what may be changed);
 CloudEvents extension Distributed Tracing.
 """
 
@@ -17,7 +17,7 @@ SAMPLED = 0x01
 RANDOM = 0x02
 MAX_MEMBERS = 32
 MAX_STATE_CHARACTERS = 512
-"""Longer ones lose whole members: those of over LONG_MEMBER_CHARACTERS first, then from the end."""
+"""A longer value loses whole members: first those over LONG_MEMBER_CHARACTERS, then from the end."""
 LONG_MEMBER_CHARACTERS = 128
 MAX_READ_CHARACTERS = 8_192
 """A longer value is not read."""
@@ -57,7 +57,7 @@ class TraceContext(NamedTuple):
         return (parent, (TRACESTATE, self.tracestate)) if self.tracestate else (parent,)
 
     def kept(self) -> str:
-        """As it is kept with a job: see `of_kept`."""
+        """Its stored form, which `of_kept` reads."""
         return f"{self.traceparent} {self.tracestate}".rstrip(" ")
 
 
@@ -67,7 +67,7 @@ def span_context(trace_id: str, span_id: str, flags: int, tracestate: str = "") 
 
 
 def of_kept(text: str | None) -> TraceContext | None:
-    """The context that was kept as a text; None if it is not valid, as of a version that writes it otherwise."""
+    """The context of a stored form; None if that is invalid, such as the form of another version."""
     if text is None:
         return None
     parent, _, state = text.partition(" ")
@@ -75,7 +75,7 @@ def of_kept(text: str | None) -> TraceContext | None:
 
 
 def of_values(parents: Sequence[str], states: Iterable[str]) -> TraceContext | None:
-    """The context in the values of the headers of both names; None unless there is one traceparent, which is valid."""
+    """The context in the values of both headers; None unless there is exactly one traceparent, and it is valid."""
     if len(parents) != 1:
         return None
     found = _PARENT.fullmatch(parents[0][:MAX_READ_CHARACTERS].strip(_OWS))
@@ -88,7 +88,7 @@ def of_values(parents: Sequence[str], states: Iterable[str]) -> TraceContext | N
 
 
 def of_headers(headers: Iterable[Header]) -> TraceContext | None:
-    """The context that a request came with. Names are lower-cased."""
+    """The context of a request. `headers`: names in lower case."""
     parents = [value for name, value in headers if name == b"traceparent"]
     if not parents:
         return None
@@ -111,13 +111,13 @@ def of_attributes(attributes: Mapping[str, object]) -> TraceContext | None:
 
 
 def with_context(headers: Iterable[Header], context: TraceContext) -> list[Header]:
-    """The headers of a request with another context than the one that it came with."""
+    """The headers of a request with its context replaced."""
     kept = [header for header in headers if header[0] not in (b"traceparent", b"tracestate")]
     return [*kept, *((name.encode(), value.encode()) for name, value in context.fields())]
 
 
 def _state(values: Iterable[str]) -> str:
-    """Several headers as one; empty if a member is invalid, or there are too many."""
+    """The values of several headers as one; empty if a member is invalid, or there are too many."""
     text = ",".join(values)
     if len(text) > MAX_READ_CHARACTERS:
         return ""

@@ -711,7 +711,7 @@ def _trace_of(event: Event) -> dict[str, str]:
 
 
 def _show(span: "Span", exchanges: Sequence[Exchange]) -> None:
-    """Shows in a span what came of its attempt."""
+    """Sets the outcome of an attempt in its span."""
     sent, outcome = _telling(exchanges)
     if sent.response.status_code is not None:
         span.set("http.response.status_code", sent.response.status_code)

@@ -193,7 +193,7 @@ class Cluster:
         if dead := await self.store.holders.dead([*self._others.difference(self.holder.names)]):
             self._others.difference_update(dead)
             leases = await self.store.holders.release(dead, now)
-            tell = log.warning if leases else log.info  # a node that stops in order leaves none
+            tell = log.warning if leases else log.info  # a node that is stopped leaves none
             tell("node_gone", holders=dead, leases=leases)
             self.signals.deliveries_due()
             self._renew_soon.set()

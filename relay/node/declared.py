@@ -29,7 +29,7 @@ OF_A_NODE = (
     *("access", "tracking", "signals", "dispatcher", "pulls", "node", "forecasts", "dial", "unresolved"),
     *("count_request", "published"),
 )
-"""What the API has of a running node. A command on the database itself goes without."""
+"""Parts of the API that only a running node has. A command on the database itself works without them."""
 MAX_NAMED = 3
 """Maximum number of mistakes that one error names."""
 

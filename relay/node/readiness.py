@@ -113,7 +113,7 @@ def setting_of_key(source: str, account: str) -> str:
 
 
 def _set(gauge: Gauge, value: float | None, *labels: str) -> None:
-    """Sets the gauge of these labels. None: there is no value, so it is not shown."""
+    """Sets the gauge of these labels. None removes it."""
     if value is None:
         gauge.remove(*labels)
     else:

@@ -59,7 +59,7 @@ class PolledAccount:
     watch       watches its connect accounts; None: the source has none
     credits     watches its credits; None: the settings do not ask for that
     holds       True while this node polls the account; always True with SQLite
-    tracing     makes spans of polls that found something, and of what they record; None: there are no spans
+    tracing     makes spans of polls that found a change, and of its recording; None: there are no spans
     term        incremented each time this node takes the account over. State from an earlier term may be stale
     """
 

@@ -391,7 +391,7 @@ class PollHandler:
             )
         finally:
             self._account.dispatcher.settle(reservation, recorded)
-        for span in spans:  # of a poll whose changes were not recorded none is exported
+        for span in spans:  # not reached if recording fails: then no span is exported
             span.end(None if span is spans[-1] or result is None else result.received_at)
         trace = trace or of_kept(job.trace)
         for transition in transitions:
@@ -426,7 +426,7 @@ class PollHandler:
 
 
 def _spans(tracing: "Tracing", job: Job, result: PollResult | None) -> "Sequence[Span]":
-    """The span of the poll, if there was one, and that of recording what it proves. They continue the job's trace."""
+    """The spans of the poll, if there was one, and of recording its changes. They continue the job's trace."""
     parent, attributes = of_kept(job.trace), {"relay.source": job.source, "relay.job.uid": job.uid}
     if result is None:
         return (tracing.begin("record", "producer", parent, attributes),)

@@ -77,7 +77,7 @@ class Creates:
         self, request: ForwardedRequest, body: Spool, attached: Mapping[str, Any], resource: str = ""
     ) -> ProxyResponse:
         """Sends a create once and tracks the job of the resource that it makes. `attached`: fields of its intent. With
-        spans the upstream gets the context of this create's, else the caller's headers unchanged."""
+        tracing the upstream gets the context of this create's span, else the caller's headers unchanged."""
         tracing = self._gateway.tracing
         if tracing is None:
             return await self._create(request, body, attached, resource)

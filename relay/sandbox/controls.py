@@ -30,8 +30,8 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 Handle = Callable[[Scope, bytes | None], tuple[str, Answer, FaultSpec | None]]
-"""Handles a call of the upstream's, given its body; None: that is too large. Returns the kind of call, its answer, and
-the fault that hits it."""
+"""Handles a call to the upstream, given its body (None: too large). Returns the kind of call, its answer, and the
+injected fault."""
 
 
 @dataclass(frozen=True, slots=True)

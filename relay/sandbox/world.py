@@ -374,7 +374,7 @@ class World:
         return job.kind.item(job, job.steps[index], now)
 
     def truth(self, job: SandboxJob, now: float) -> dict[str, Any]:
-        """The whole life of a job, what lies ahead included: what a poller can be measured against."""
+        """All transitions of a job, future ones included, to measure a poller against."""
         return {
             "id": job.id,
             "index": job.index,

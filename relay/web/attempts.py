@@ -102,6 +102,6 @@ def line(delivery: Answer, now: float, label: str) -> Markup:
 
 
 def _kind(attempt: Answer) -> str:
-    """`failed` or `sent`, as far as the attempt tells by itself."""
+    """`failed` or `sent`, judged by the attempt alone."""
     status = attempt.get("status_code")
     return "failed" if attempt.get("error") or (status is not None and status >= 300) else "sent"

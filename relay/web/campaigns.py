@@ -18,7 +18,7 @@ Kind: TypeAlias = Literal["bad", "warn", "quiet"]
 SOON_SECONDS = 120.0
 """A finish within this time is not told more exactly: it changes from one look to the next."""
 RATE_SECONDS = 600.0
-"""The pace of a campaign that is younger says little."""
+"""Minimum age of a campaign whose pace is shown."""
 _STEPS = ((600.0, 60.0), (3_600.0, 300.0), (172_800.0, 3_600.0), (math.inf, 86_400.0))
 """Seconds to which a time until a finish is rounded, if it is below the first of a pair."""
 
@@ -261,8 +261,8 @@ def finish_of(group: Group, concerns: Sequence[Concern], now: float) -> str:
 
 
 def pace_of(group: Group, concerns: Sequence[Concern], now: float) -> float | None:
-    """Its jobs ended an hour. None if it is young, and where they would contradict the expected finish: it is held up,
-    or what is left ends sooner than at this pace."""
+    """Its ended jobs per hour. None if it is young, and where the pace contradicts the expected finish: the campaign is
+    held up, or is expected to finish sooner than at this pace."""
     rate, expected = group["rate_per_hour"], group["expected_finish"]
     is_young = now - from_rfc3339(group["first_at"]) < RATE_SECONDS
     if not rate or is_young or held_by(group, concerns) is not None:

@@ -166,7 +166,7 @@ class Seen:
                                     not listed any more
     dead, uncertain, pending, late  deliveries by sink, counted among the newest ones; `least`: there may be more.
                                     late: pending for longer than LATE_SECONDS
-    doubted                         whom the first NAMES uncertain deliveries are about, where it was read
+    doubted                         the people of the first NAMES uncertain deliveries, if they were read
     """
 
     ready: Item
@@ -483,7 +483,7 @@ def _uncertain(seen: Seen) -> Iterator[Concern]:
 
 
 def _about(seen: Seen, count: int) -> Iterator[str]:
-    """Whom the records in doubt are about, if that is known."""
+    """The people of the records in doubt, if they are known."""
     if seen.doubted:
         rest = [english()("overview.others_too")] if count > len(seen.doubted) else []
         yield english()("overview.why_about", n=count, people=enumerated([*seen.doubted, *rest]))

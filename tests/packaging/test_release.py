@@ -310,7 +310,7 @@ def test_image_is_saved_by_the_engine_that_answers(clone: Path, tmp_path: Path) 
         ),
         (
             "[ $1 = info ] || { echo 'no such host' >&2; exit 125; }",
-            "no such host\npodman built no image. Where no registry is reached, as root on Debian: add BASE=debian",
+            "no such host\npodman built no image. Without a registry, as root on Debian: add BASE=debian",
         ),
     ],
     ids=["no engine", "no registry"],

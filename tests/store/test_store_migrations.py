@@ -329,10 +329,10 @@ def test_every_schema_can_be_gone_back_to(migrated: str) -> None:
 @pytest.mark.parametrize("to", ["0025", "9999", "26", "head", "-1", ""])
 def test_a_schema_that_the_database_never_had_is_refused(migrated: str, to: str) -> None:
     before = description(migrated)
-    with pytest.raises(SchemaUnsupported, match=f"leads back to 0026 at most, not to {to}$"):
+    with pytest.raises(SchemaUnsupported, match=rf"it cannot go back to '{to}'\. The oldest schema is 0026$"):
         migrations.go_back(migrated, to)
     migrations.go_back(migrated, "0026")
-    with pytest.raises(SchemaUnsupported, match="has schema 0026, which"):
+    with pytest.raises(SchemaUnsupported, match="has schema 0026: it cannot go back"):
         migrations.go_back(migrated, "0027")
     migrations.migrate(migrated)
     assert description(migrated) == before

@@ -1,4 +1,4 @@
-"""A Prometheus that scrapes a relay with work, to see what each panel of the board finds.
+"""A Prometheus that scrapes a relay with work, to see which series each panel of the board finds.
 
 `python -m tests.support.board_world FILE` lets it run for `MINUTES` (5) and writes the points of each panel as JSON.
 """
@@ -32,12 +32,12 @@ EMPTY = {
     "Pauses that a CRM asked for": "the CRM asks for none",
     "Rows removed by retention": "everything is young",
 }
-"""The panels that find nothing in this world, and why."""
+"""The panels without series in this world, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """A running one, which scrapes every second."""
+    """A running Prometheus that scrapes every second."""
 
     api: httpx2.AsyncClient
 
@@ -46,7 +46,7 @@ class Prometheus:
         return await self._ask("query", query=filled(expression, WINDOW))
 
     async def course(self, expression: str, since: float) -> list[Any]:
-        """The series since a time, two hundred points at most."""
+        """The series since a time, at most 200 points."""
         now = time.time()
         step = max(1.0, (now - since) / 200)
         return await self._ask("query_range", query=filled(expression, WINDOW), start=since, end=now, step=step)
@@ -60,7 +60,7 @@ class Prometheus:
 
 @contextlib.asynccontextmanager
 async def open_prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
-    """Runs one while inside, with the rules of `deploy/`. Skips the test where it cannot be had."""
+    """Runs a Prometheus with the rules of `deploy/`. Skips the test if it cannot be installed."""
     program = system_program("prometheus", "prometheus")
     with contextlib.closing(listen()) as free:
         at = f"127.0.0.1:{free.getsockname()[1]}"
@@ -88,7 +88,7 @@ async def open_prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus
 
 @contextlib.asynccontextmanager
 async def open_board_world(folder: Path) -> AsyncIterator[tuple[Loader, Prometheus]]:
-    """The dashboard's world, scraped from its first second on."""
+    """The dashboard's world, scraped from its first second."""
     async with open_world(folder, keys={"default": KEY, "emea": REFUSED_KEY}) as loader:
         host = str(loader.api.base_url).removeprefix("http://").rstrip("/")
         async with open_prometheus(folder, host) as prometheus:
@@ -99,7 +99,7 @@ async def open_board_world(folder: Path) -> AsyncIterator[tuple[Loader, Promethe
 
 
 async def work(loader: Loader) -> None:
-    """Some more jobs, one of which is late, and what the timetable does every minute."""
+    """Adds jobs, one of them late, and runs the upkeep of each minute."""
     made = {**PLAIN, "account": "default", "connect_account_id": "email-1"}
     for script, more in (({"count": 3}, {}), ({"final": "succeeded", "run_seconds": NEVER}, {"deadline_seconds": 1})):
         for item in (await loader.post(loader.sandbox, "/_sandbox/jobs", {**made, **script}))["items"]:
@@ -110,7 +110,7 @@ async def work(loader: Loader) -> None:
 
 
 async def without_series(prometheus: Prometheus) -> list[str]:
-    """The titles of the panels of which an expression finds nothing."""
+    """The titles of the panels with an expression that finds no series."""
     return [
         panel.title
         for panel in panels()

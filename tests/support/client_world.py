@@ -18,7 +18,7 @@ FLAVOURS = ("sync", "async")
 
 @dataclass
 class Losing:
-    """Loses what `when` names, so many times: `answer`, once the relay has carried it out, or `request`, before."""
+    """Loses requests that `when` selects. `what`: the `request`, before the relay gets it, or its `answer`."""
 
     when: Callable[[httpx.Request], bool]
     what: str = "answer"
@@ -81,7 +81,7 @@ class Caller:
         on: Callable[[Any], Any] = lambda event: None,
         **fields: Any,
     ) -> list[Any]:
-        """The events of `stream` or `pull`; `on` is called with each. With `count`: leaves by break after so many."""
+        """The events of `stream` or `pull`; `on` is called with each. With `count`: breaks after this number."""
         made = getattr(self.relay, verb)(*arguments, **fields)
         took: list[Any] = []
         if self.flavour == "async":

@@ -1,7 +1,7 @@
-"""Environments beside the tests' own, each as a lock pins it.
+"""Virtual environments beside the tests' own, each pinned by a lock file.
 
-`.venv-clients` has the official clients of other APIs (`tests/clients.lock`). `.venv-artefacts` has what builds and
-checks the artefacts: the documentation site, the image, the chart, the clients, the release (`tests/artefacts.lock`).
+`.venv-clients` has the official clients of other APIs (`tests/clients.lock`). `.venv-artefacts` has what builds
+and checks the documentation site, the image, the chart, the clients and the release (`tests/artefacts.lock`).
 Run as a program, `python -m tests.support.environments artefacts` makes it and prints its Python.
 """
 
@@ -21,7 +21,7 @@ WRONG_FILE = "DO NOT MATCH THE HASHES"
 
 
 class NotInstalledError(Exception):
-    """Says why the packages could not be installed."""
+    """The packages could not be installed. The message says why."""
 
 
 def official_python() -> Path:

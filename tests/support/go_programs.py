@@ -1,4 +1,4 @@
-"""Programs that only the Go module proxy brings, such as helm, built once into `.venv-go`, and the files of a module.
+"""Programs from the Go module proxy, such as helm, built once into `.venv-go`, and the files of a module.
 
 `make clean` removes the programs. Where Go is missing, or the proxy cannot be reached, the test is skipped with a loud
 line.
@@ -17,7 +17,7 @@ import pytest
 from tests.support.lock import ROOT
 
 BUILD_SECONDS = 900.0
-"""For a machine that has built none of the packages, and is busy."""
+"""Enough for a busy machine without a build cache."""
 PLACE = ROOT / ".venv-go"
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 KUBECTL_VALIDATE = "sigs.k8s.io/kubectl-validate@v0.0.4"

@@ -25,9 +25,9 @@ from tests.support.system_programs import install_packages
 PLACE = ROOT / "build" / "image"
 NAME = "localhost/revor-relay"
 BASE_PACKAGES = "python3 python3-venv ca-certificates libstdc++6 dash coreutils findutils binutils"
-"""Of Debian. A registry's base gets binutils during the build."""
+"""Packages of Debian. A base from a registry gets binutils during the build."""
 PROGRAMS = ("podman", "runc", "netavark", "iptables", "mmdebstrap")
-"""Of the packages with the same names. Podman publishes ports by netavark and iptables."""
+"""Packages have the same names. Podman publishes ports by netavark and iptables."""
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BUILD_SECONDS = 900.0
 COMMAND_SECONDS = 120.0
@@ -40,7 +40,7 @@ CONFINED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 
 
 def podman(*arguments: str, place: Path = PLACE) -> list[str]:
-    """The command line. crun, the default, refuses machines whose cgroups are of both versions."""
+    """The command line. crun, the default, refuses machines with both versions of cgroups."""
     places = (f"--root={place / 'storage'}", f"--runroot={place / 'run'}")
     return ["podman", *places, *GLOBAL, "--runtime", "runc", *arguments]
 
@@ -70,7 +70,7 @@ def volume() -> Iterator[str]:
 
 @cache
 def image() -> str:
-    """The name of the image of this work tree. Skips the test where it cannot be built."""
+    """The name of the image of this work tree. Skips the test if it cannot be built."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with open(PLACE / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes

@@ -1,4 +1,4 @@
-"""What `deploy/` has for Prometheus and Grafana: the board's panels, the rules, and the names in their expressions."""
+"""The files of `deploy/` for Prometheus and Grafana: panels, rules, and the names in their expressions."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def rules(file: Path) -> list[dict[str, Any]]:
 
 
 def recorded() -> dict[str, str]:
-    """What the recording rules compute, by the name of the series."""
+    """The expressions of the recording rules, by the name of their series."""
     return {rule["record"]: rule["expr"] for rule in rules(RECORDING)}
 
 
@@ -104,12 +104,12 @@ def wrong_names(expression: str) -> list[str]:
 
 
 def without_texts(expression: str) -> str:
-    """An expression without what stands in quotes."""
+    """An expression without its quoted texts."""
     return re.sub(r'"[^"]*"', '""', expression)
 
 
 def promtool(*arguments: str) -> str:
-    """What Prometheus' own checker prints. Skips the test where it cannot be had."""
+    """The output of Prometheus' own checker. Skips the test if it cannot be installed."""
     program = system_program("promtool", "prometheus")
     ran = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -42,7 +42,7 @@ def typescript_client() -> Path:
 
 
 def _is_made(note: Path, sources: Sequence[Path], *, now: bool = False) -> bool:
-    """True if the note was written for these sources. `now`: writes it."""
+    """True if the note was written for these sources. `now`: writes it first."""
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
     if now:
         note.write_text(digest)

@@ -1,4 +1,4 @@
-"""A collector of OTLP over HTTP on loopback, which keeps the spans that it gets; or refuses, or never answers."""
+"""A collector of OTLP over HTTP on loopback. It keeps its spans, refuses them, or never answers."""
 
 import asyncio
 import contextlib

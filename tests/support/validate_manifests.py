@@ -1,7 +1,7 @@
 """Validates Kubernetes objects by their published schemas: a program for the Python of `.venv-artefacts`.
 
 Reads JSON from stdin: `documents` (each {where, document}), `versions` of Kubernetes, and `crds`, paths of
-CustomResourceDefinitions. Prints what does not fit, one line each. Unknown fields do not fit.
+CustomResourceDefinitions. Prints one line for each fault. Unknown fields are faults.
 """
 
 import json
@@ -31,7 +31,7 @@ def custom_schemas(paths: list[str]) -> dict[tuple[str, str], Any]:
 
 
 def _strict(schema: Any) -> Any:
-    """The schema, with no fields but those that it names. `metadata` is every object's."""
+    """The schema without unknown fields. Every object has `metadata`."""
     if isinstance(schema, list):
         return [_strict(one) for one in schema]
     if not isinstance(schema, Mapping):

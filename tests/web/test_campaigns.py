@@ -167,7 +167,7 @@ async def test_an_incident_says_whose_turn_it_is_what_to_do_and_who_was_not_reac
     assert page.soup.texts("//h1") == ["2 jobs of Ada Lovelace failed: the account needs reconnecting"]
     assert page.soup.texts("//section//h2") == ["Reconnect the account Ada Lovelace"]
     assert page.soup.texts("//p[@class='turn']") == ["Whose turn: the owner of the sending account"]
-    how = "The relay does not do it: send them again in Revor, with the list below."
+    how = "The relay does not send them again: do it in Revor, with the list below."
     assert page.soup.texts("//dd")[1] == f"Yes, once the cause is gone: none of them was carried out. {how}"
     assert page.soup.texts("//a[@download]") == ["Download the list (CSV)"]
     assert [one["Person"] for one in page.soup.rows()] == ["deal 42", "deal 42"]

@@ -37,21 +37,21 @@ MAX_ANSWER_BYTES = 32 << 20
 MAX_EVENT_BYTES = 4 << 20
 MAX_TEXT = 2_000
 WAIT_SECONDS = 50
-"""One request of a wait. Many proxies end a request after a minute."""
+"""Duration of one request of a wait. Many proxies end a request after a minute."""
 FIRST_WAIT_SECONDS = 5
-"""The first request of a wait, so that a failing poll is told soon."""
+"""Duration of the first request of a wait: a failing poll is reported soon."""
 PULL_SECONDS = 20.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 10.0
 MAX_TRIES = 20
 SILENCE_SECONDS = 60.0
-"""The longest silence of a stream: a relay says something every 15 s."""
+"""Maximum silence of a stream. The relay sends a heartbeat every 15 s."""
 WELL_SECONDS = 10.0
-"""A stream that lasted so long was well before it was cut."""
+"""A stream that lasted this long was healthy before it was cut."""
 BEFORE_ALL = f"evt_{'0' * 26}"
 """An event id that no event has: a stream after it begins with the oldest event."""
 ENDS = ("succeeded", "failed", "cancelled", "not_found")
 NOWHERE = "https://inbox.invalid/"
-"""A sink that never agrees to the handshake: its deliveries wait, and can be looked at."""
+"""A sink that never agrees to the handshake: its deliveries wait, and can be read."""
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -60,7 +60,7 @@ log = logging.getLogger("revor_relay_client")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """A request. `seconds`: how long its answer may take."""
+    """A request. `seconds`: the time limit of its answer."""
 
     method: str
     url: str
@@ -71,14 +71,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A time in which nothing is done."""
+    """A pause before the next step."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. Names of headers are in lower case."""
+    """An answer. Names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -87,7 +87,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No whole answer came back, and why. `is_unconnected`: the request was not sent."""
+    """Why there is no complete answer. `is_unconnected`: the request was not sent."""
 
     why: str
     is_unconnected: bool = False
@@ -121,7 +121,7 @@ class Body:
         self._ends, self._seconds, self._chunks, self._size = time.monotonic() + seconds, seconds, list[bytes](), 0
 
     def add(self, chunk: bytes) -> None:
-        """Raises UnfitAnswer."""
+        """Adds a chunk. Raises UnfitAnswer."""
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
@@ -135,14 +135,14 @@ class Body:
 
 
 class Patience:
-    """How long, and how often, one request is sent again."""
+    """Limits the retries of one request, in time and number."""
 
     def __init__(self, seconds: float) -> None:
         self._ends, self._tries = time.monotonic() + seconds, 0
 
     def pause(self, outcome: Answer | Failure, error: RelayError) -> float | None:
-        """Seconds until the next attempt; None: there is none. A `Retry-After` beyond the patience ends it at once. The
-        first attempt that got no answer or a 5xx is logged: a program that stands still says why."""
+        """Seconds until the next attempt; None: there is none. A `Retry-After` beyond the time limit ends the
+        retries. A first attempt without an answer or with a 5xx is logged: the log says why a program waits."""
         self._tries += 1
         if self._tries >= MAX_TRIES or not _may_repeat(outcome, "" if isinstance(error, UnfitAnswer) else error.code):
             return None
@@ -178,7 +178,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 class Core:
-    """What the clients know: where the relay is, and how patient they are."""
+    """The address, the token and the time limits of a client, and its requests."""
 
     def __init__(
         self, url: str | None, token: str | None, *, timeout_seconds: float = 30.0, retry_seconds: float = 60.0
@@ -244,7 +244,7 @@ class Core:
             yield self.pause(patience, outcome)
 
     def heard(self) -> None:
-        """A server has answered at this address: one that does not answer later is expected back."""
+        """Notes that a server has answered at this address: refused connections are retried from now on."""
         self._is_guess = False
 
     def pause(self, patience: Patience, outcome: Answer | Failure) -> Pause:
@@ -260,7 +260,7 @@ class Core:
         return Pause(seconds)
 
     def error_of(self, outcome: Answer | Failure) -> RelayError:
-        """What a failed request raises."""
+        """The error of a failed request."""
         if isinstance(outcome, Failure):
             fix = "Start it, or set RELAY_URL to its address" if outcome.is_unconnected else "Check RELAY_URL"
             return Unreachable(f"no relay answers at {self.url}: {outcome.why[:MAX_TEXT]}. {fix}", code="unreachable")
@@ -352,7 +352,7 @@ class Core:
         return Subscribed(id, secret, applied.changes[0].action if applied.changes else "unchanged")
 
     def _secret_of(self, id: str) -> str:
-        """The same for the same token and id, so that a program that starts again has it."""
+        """The same for the same token and id, so that a restarted program has it."""
         made = hmac.digest(self.token.encode(), f"revor-relay-client/subscription/{id}".encode(), "sha256")
         return f"whsec_{base64.b64encode(made).decode()}"
 
@@ -399,7 +399,7 @@ class Core:
                     yield from self.answered(self.send("DELETE", _path("subscriptions", id)), patience_seconds=5)
 
     def _inbox_subscription(self, inbox: Inbox, wanted: Mapping[str, Any]) -> Steps[str]:
-        """A relay without `--dev` sends nothing to loopback: the request then waits, and is looked at."""
+        """A relay without `--dev` sends nothing to loopback: the request then waits, and is read."""
         path = "/v1/subscriptions"
         if inbox.url is not None:
             try:
@@ -545,18 +545,18 @@ class Following:
         return events
 
     def took(self, event: Event) -> None:
-        """The program has come back for the next one: this event is not asked for again."""
+        """The program has asked for the next event: the stream resumes after this one."""
         self._after, self._empty = event.relay_id or self._after, 0
 
     def broke(self) -> Pause:
-        """A stream had begun, and has ended or was cut. That of a job is asked once more: 204 says that it is over.
-        Raises Unreachable if it is cut again and again and brings nothing."""
+        """A stream had begun, and has ended or was cut. That of a job is requested once more: 204 says that it is over.
+        Raises Unreachable if it keeps ending without an event."""
         self._core.heard()
         self._after = self._after or BEFORE_ALL
         self._patience = Patience(self._core.retry_seconds)
         self._empty = 1 if time.monotonic() > self._began + WELL_SECONDS else self._empty + 1
         if self._empty > MAX_TRIES:
-            raise Unreachable(f"the stream of {self._core.url} ends at once, again and again", code="unreachable")
+            raise Unreachable(f"the stream of {self._core.url} keeps ending at once", code="unreachable")
         return Pause(0 if self._empty == 1 else min(FIRST_PAUSE_SECONDS * 2 ** min(self._empty, 9), MAX_PAUSE_SECONDS))
 
     def refused(self, outcome: Answer | Failure) -> Pause:
@@ -576,7 +576,7 @@ UNFIT = "unfit_answer"
 
 
 def unfit(detail: str) -> UnfitAnswer:
-    """The error for an answer that no relay gives."""
+    """The error for an answer that is not a relay's."""
     return UnfitAnswer(detail, code=UNFIT)
 
 
@@ -591,7 +591,7 @@ def _parsed(model: type[Model], raw: bytes) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))[:200]
-        raise unfit(f"the answer is not what a relay answers: {first['msg'][:200]} {place}".rstrip()) from None
+        raise unfit(f"the answer is not a relay's: {first['msg'][:200]} {place}".rstrip()) from None
 
 
 def _reworded(error: RelayError, detail: str) -> RelayError:

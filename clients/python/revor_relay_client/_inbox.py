@@ -64,7 +64,7 @@ class Inbox:
         return self._requests[0] if self._requests else None
 
     def close(self) -> None:
-        """Gives the port back."""
+        """Closes the port."""
         if self._server is not None:
             with contextlib.suppress(OSError):
                 self._server.shutdown()

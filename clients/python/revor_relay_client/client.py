@@ -48,9 +48,9 @@ class _Both(Generic[Http]):
     ) -> None:
         """The relay at `url` (RELAY_URL), with `token` (RELAY_TOKEN).
 
-        timeout_seconds  how long one answer may take
-        retry_seconds    how long one request is sent again, where that is safe. 0: once
-        transport        of httpx, in place of its own, which asks no proxy of the environment for a relay on loopback
+        timeout_seconds  time limit of one answer
+        retry_seconds    time limit of the retries of one request, where they are safe. 0: no retries
+        transport        of httpx, in place of the default one, which ignores proxies of the environment on loopback
 
         Raises ValueError if the URL or the token is malformed.
         """
@@ -111,14 +111,14 @@ class Relay(_Both[httpx.Client]):
         return self._run(self._core.wait(job_id, timeout_seconds))
 
     def publish(self, *events: Mapping[str, Any] | BaseModel) -> models.Publishing:
-        """Publishes CloudEvents, up to 1,000 at once. Each is recorded once: an `id` that is missing is made before the
+        """Publishes CloudEvents, up to 1,000 at once. Each is recorded once: a missing `id` is made before the
         first attempt. Raises EventsRejected if one was not taken."""
         return self._run(self._core.publish(events))
 
     def subscribe(self, id: str, sink: str | None = None, *, secret: str | None = None, **fields: Any) -> Subscribed:
-        """Makes the subscription `id` be this one, also if it is there already. Without a sink its events are pulled.
+        """Creates or changes the subscription `id`. Without a sink its events are pulled.
 
-        secret  `whsec_…`. Default: made from the token and the id, so that it is the same at the next start
+        secret  `whsec_…`. Default: derived from the token and the id, so it is the same at the next start
         fields  those of the API: `types`, `filters`, `config`, `sinkcredential`, `protocolsettings`, `description` …
         """
         return self._run(self._core.subscribe(id, sink, secret, fields))
@@ -136,7 +136,7 @@ class Relay(_Both[httpx.Client]):
 
         after  `relay_id` of the last event that was handled, to go on from there
 
-        A cut connection is resumed after the last event that the program has come back from.
+        A cut connection is resumed after the last event that was handled.
         """
         following = self._following(job_id, type, filters, after)
         self._run(following.begin())
@@ -172,12 +172,12 @@ class Relay(_Both[httpx.Client]):
         """The events of a subscription without a sink, at least once each. Use it with `with`.
 
         at_once        how many are leased together
-        lease_seconds  how long the program has for those
-        limit          ends after so many events
+        lease_seconds  time that the program has for those
+        limit          ends after this number of events
         idle_seconds   ends after this time without an event
 
-        Asking for the next event acknowledges the one before it. What the program leaves by `break` or an exception
-        comes again: an exception counts as an attempt.
+        Asking for the next event acknowledges the one before it. After `break` or an exception the event is
+        sent again: an exception counts as an attempt.
         """
         return Pull(
             self,

@@ -1,4 +1,4 @@
-"""What can go wrong. No text of an error holds the token or a secret."""
+"""The errors. None contains the token or a secret."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,7 +18,7 @@ Reason = Literal[
 
 
 class RelayError(Exception):
-    """The relay refused a request, or gave no fit answer.
+    """The relay refused a request, or did not answer properly.
 
     status      of the answer; None if there was none
     code        for programs, stable across versions: https://github.com/revor-relay/revor-relay, "Errors"
@@ -50,11 +50,11 @@ class Unreachable(RelayError):
 
 
 class UnfitAnswer(RelayError):
-    """The answer is not that of a relay: no JSON, other fields, too large. Code `unfit_answer`."""
+    """The answer is not a relay's: no JSON, other fields, too large. Code `unfit_answer`."""
 
 
 class WaitTimeout(RelayError):
-    """The time of a wait is up. Code `timeout`. `job`: as it was last seen, where a job was waited for."""
+    """The time of a wait is up. Code `timeout`. `job`: its last known state, if a job was waited for."""
 
     def __init__(self, detail: str, job: Job | None = None) -> None:
         super().__init__(detail, code="timeout")

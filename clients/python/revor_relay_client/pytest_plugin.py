@@ -94,7 +94,7 @@ def relay(relay_sandbox: RelaySandbox, tmp_path_factory: pytest.TempPathFactory)
 
 @contextlib.contextmanager
 def _running(folder: Path, *arguments: str, pattern: str, **variables: str) -> Iterator[str]:
-    """A command that serves; yields what its output names."""
+    """Runs a command of the relay. Yields the first group of `pattern` in its output."""
     beside = str(Path(sys.executable).parent)
     command = shutil.which("relay", path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
     if command is None:

@@ -1,7 +1,7 @@
 """Receives signed requests of a relay, in any web framework.
 
-`Receiver.handle` is the whole of it: method, headers and raw body in, an answer out. The receiver is also an ASGI
-application, and `wsgi` a WSGI one. 2xx is answered only after the handlers returned, so what fails comes again.
+`Receiver.handle` takes method, headers and raw body, and returns an answer. The receiver is also an ASGI application,
+and `wsgi` a WSGI one. It answers 2xx only after the handlers returned, so the relay sends a failed event again.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Receiver:
 
     secret             `whsec_…`. Default: WEBHOOK_SECRET
     tolerance_seconds  how far the time of a request may be off
-    allowed_origin     the relay whose handshake is agreed to: the host of its public URL. Default: any
+    allowed_origin     the relay whose handshake is accepted: the host of its public URL. Default: any
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Receiver:
 
     def on(self, *types: str) -> Callable[[SomeHandler], SomeHandler]:
         """Calls the function for events of these types: whole (`ai.revor.job.failed`), or their last words
-        (`job.failed`). Without types, or for `*`: for every event. An event that comes again is handed out again: drop
-        the `event.key` that you know. Raises TypeError for what would never run."""
+        (`job.failed`). Without types, or for `*`: for every event. An event may come twice: drop the
+        `event.key` that you know. Raises TypeError for a function that would never run."""
         if not all(isinstance(one, str) for one in types):
             raise TypeError("types are strings: write @receiver.on() with parentheses")
 
@@ -65,7 +65,7 @@ class Receiver:
         return keep
 
     def handle(self, method: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """The answer to a request. Handlers that are coroutines run in a loop of their own."""
+        """The answer to a request. Coroutines run in a new event loop."""
         found = self._events(method, headers, body)
         if isinstance(found, Reply):
             return found
@@ -80,7 +80,7 @@ class Receiver:
         return Reply("", 204, {})
 
     async def ahandle(self, method: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """As `handle`, in a running loop. Handlers that are no coroutines run in a thread."""
+        """As `handle`, in a running loop. Handlers that are not coroutines run in a thread."""
         found = self._events(method, headers, body)
         if isinstance(found, Reply):
             return found
@@ -137,7 +137,7 @@ class Receiver:
         if len(body) > MAX_BODY_BYTES:
             return _refusal(413, f"the body has more than {MAX_BODY_BYTES >> 20} MiB")
         if not self._handlers:
-            return _refusal(500, "no function takes events: add one with on")
+            return _refusal(500, "no handler: add one with on")
         try:
             return verify_all(body, headers, self._secret, tolerance_seconds=self._tolerance_seconds)
         except VerificationError as error:
@@ -148,7 +148,7 @@ class Receiver:
         """CloudEvents' abuse protection: the relay asks by OPTIONS whether it may send."""
         asks = headers.get("webhook-request-origin", "")
         if not asks or self._allowed_origin not in ("*", asks):
-            return _refusal(403, "events of this origin are not agreed to")
+            return _refusal(403, "events of this origin are not accepted")
         agreed = {"Allow": "POST, OPTIONS", "WebHook-Allowed-Origin": self._allowed_origin}
         if "webhook-request-rate" in headers:
             agreed["WebHook-Allowed-Rate"] = "*"
@@ -161,7 +161,7 @@ class Receiver:
             if not types or any(one in ("*", event.type) or event.type.endswith(f".{one}") for one in types)
         ]
         if not wanted:
-            log.info("no function takes %s", event.type)
+            log.info("no handler for %s", event.type)
         return wanted
 
 
@@ -170,8 +170,8 @@ async def _awaited(made: Awaitable[object]) -> None:
 
 
 def _failed() -> Reply:
-    """The relay sends it again. The log has the reason, the answer not."""
-    log.exception("a function failed, so the relay sends the event again")
+    """Makes the relay send the event again. The reason is in the log only."""
+    log.exception("a handler failed, so the relay sends the event again")
     return _refusal(500, "the event was not handled: send it again")
 
 

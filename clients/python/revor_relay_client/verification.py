@@ -28,7 +28,7 @@ class Event(CloudEvent):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells the event from all others, and stays the same when it comes again."""
+        """Identifies the event. It is the same when the event is sent again."""
         return self.source, self.id
 
 

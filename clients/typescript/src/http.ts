@@ -43,9 +43,9 @@ export interface RelayOptions {
   url?: string;
   /** A token of the relay. Default: the variable RELAY_TOKEN. With neither, none is sent. */
   token?: string;
-  /** For how long a call that fails is sent again (60). */
+  /** Time limit of the retries of a call, in seconds (60). */
   retrySeconds?: number;
-  /** How long an answer may take (30), besides the time for which it is to wait. */
+  /** Time limit of an answer, in seconds (30), beyond the wait that was requested. */
   timeoutSeconds?: number;
   fetch?: typeof fetch;
 }
@@ -54,7 +54,7 @@ export interface RelayOptions {
 export interface CallOptions {
   /** Ends the call; it throws the signal's reason. */
   signal?: AbortSignal | undefined;
-  /** Of a POST. Default: a new one for each call, kept over its repetitions. */
+  /** Key of a POST. Default: a new one for each call, the same in its retries. */
   idempotencyKey?: string | undefined;
 }
 
@@ -62,11 +62,11 @@ export interface Sent extends CallOptions {
   body?: unknown;
   contentType?: string;
   headers?: Record<string, string>;
-  /** How long the relay is asked to wait with its answer. */
+  /** Time that the relay may wait before it answers. */
   waitSeconds?: number;
-  /** False for a POST that has no key, and that does nothing twice when it is repeated. */
+  /** False for a POST without a key that is safe to repeat. */
   keyed?: boolean;
-  /** In milliseconds of the epoch: not sent again later. */
+  /** End of the retries, in epoch milliseconds. */
   until?: number;
 }
 
@@ -79,7 +79,7 @@ export class Transport {
   readonly #timeoutSeconds: number;
   readonly #fetch: typeof fetch;
 
-  /** Throws TypeError if the address or the token cannot be one. */
+  /** Throws TypeError if the address or the token is malformed. */
   constructor(options: RelayOptions) {
     const given = options.url ?? variable("RELAY_URL");
     this.#isGuess = given === undefined;
@@ -91,7 +91,7 @@ export class Transport {
     this.#fetch = options.fetch ?? ((input, init) => fetch(input, init));
   }
 
-  /** A signing secret made of the token and a name; null without a token. The Python client makes the same. */
+  /** A signing secret derived from the token and a name; null without a token. The Python client derives the same. */
   async secretOf(name: string): Promise<string | null> {
     if (!this.#token) return null;
     const bytes = (text: string) => new TextEncoder().encode(text);
@@ -183,7 +183,7 @@ export function backoffSeconds(attempt: number): number {
   return Math.random() * Math.min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** attempt);
 }
 
-/** As a timer takes it: a longer time would end at once. */
+/** Capped at the maximum of a timer: a longer time would end at once. */
 function milliseconds(seconds: number): number {
   return Math.min(seconds * 1000, 2 ** 31 - 1);
 }
@@ -203,7 +203,7 @@ export async function sleep(seconds: number, signal?: AbortSignal): Promise<void
 }
 
 export function unfitAnswer(status: number, why: string): RelayError {
-  return new RelayError(status, "unfit_answer", `the answer is not one of a relay: ${why}`);
+  return new RelayError(status, "unfit_answer", `the answer is not a relay's: ${why}`);
 }
 
 function checkedUrl(text: string): string {
@@ -240,7 +240,7 @@ async function problem(response: Response, shown: (value: unknown) => string): P
   }
   if (!isObject(found) || typeof found["code"] !== "string") {
     const transient = status === 502 || TRANSIENT.includes(status);
-    const detail = "the answer is not one of a relay: it is no problem document";
+    const detail = "the answer is not a relay's: it is not a problem document";
     return new RelayError(status, "unfit_answer", detail, transient, [], retryAfter, requestId);
   }
   const code = shown(found["code"]);

@@ -78,7 +78,7 @@ export interface StreamOptions {
 export interface PullOptions {
   /** Deliveries of one answer (10). */
   max?: number;
-  /** For how long they are reserved for this program (60). */
+  /** Seconds for which they are leased to this program (60). */
   leaseSeconds?: number;
   /** Ends the pull; what was not tried goes back. */
   signal?: AbortSignal;
@@ -88,9 +88,9 @@ export interface PullOptions {
 
 const WAIT_SECONDS = 50; // proxies often end a request after a minute
 const PULL_WAIT_SECONDS = 20;
-const WELL_SECONDS = 10; // a stream that lasted so long was well before it was cut
-const MAX_TRIES = 20; // of streams that end at once and bring nothing
-const LEAST_SECONDS = 1; // between two answers that came at once, without what was waited for
+const WELL_SECONDS = 10; // a stream that lasted this long was healthy before it was cut
+const MAX_TRIES = 20; // of streams that end at once without an event
+const LEAST_SECONDS = 1; // between two immediate answers without a result
 const BEFORE_ALL = `evt_${"0".repeat(26)}`;
 
 export class Relay {
@@ -136,7 +136,7 @@ export class Relay {
     }
   }
 
-  /** Events as they are recorded. After a cut it goes on where it was: none is skipped or repeated. */
+  /** Events as they are recorded. After a cut it resumes: none is skipped or repeated. */
   async *stream(options: StreamOptions = {}): AsyncGenerator<Received, void, undefined> {
     const { job, signal } = options;
     const path = job === undefined ? "/v1/events/stream" : `/v1/jobs/${segment(job)}/events`;
@@ -158,7 +158,7 @@ export class Relay {
         if (error instanceof RelayError) throw error; // else it was cut
       }
       if (Date.now() - began > WELL_SECONDS * 1000) attempt = 0;
-      if (attempt >= MAX_TRIES) throw new RelayError(0, "unreachable", "the stream ends at once, again and again");
+      if (attempt >= MAX_TRIES) throw new RelayError(0, "unreachable", "the stream keeps ending at once");
       await sleep(backoffSeconds(attempt), signal);
     }
   }
@@ -182,8 +182,8 @@ export class Relay {
   }
 
   /**
-   * Makes the subscription `id` be this one, also if it is there already. Without a sink its events are pulled. The
-   * secret is made of the token and the id, unless `config.secret` is given: it is the same at each start.
+   * Creates or changes the subscription `id`. Without a sink its events are pulled. The secret is derived from the
+   * token and the id, unless `config.secret` is given: it is the same at each start.
    */
   async subscribe(
     id: string,
@@ -319,7 +319,7 @@ function deliveriesOf(answer: Record<string, unknown>): Delivery[] {
   });
 }
 
-/** Waits until LEAST_SECONDS have passed since then: a server that never waits must not be asked without a pause. */
+/** Waits until LEAST_SECONDS have passed since then, so that a server that never waits is not flooded. */
 async function restOf(began: number, signal: AbortSignal | undefined): Promise<void> {
   await sleep(Math.max(0, LEAST_SECONDS - (Date.now() - began) / 1000), signal);
 }

@@ -14,7 +14,7 @@ export async function* frames(
   const type = response.headers.get("Content-Type") ?? "";
   if (response.body === null || !type.startsWith("text/event-stream")) {
     response.body?.cancel().catch(() => {});
-    throw unfitAnswer(response.status, "it is no event stream");
+    throw unfitAnswer(response.status, "it is not an event stream");
   }
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
@@ -56,5 +56,5 @@ function parsed(data: string): Record<string, unknown> {
   } catch {
     // told below
   }
-  throw unfitAnswer(200, "a frame is no JSON object");
+  throw unfitAnswer(200, "a frame is not a JSON object");
 }

@@ -248,7 +248,7 @@ export function receiver(options: ReceiverOptions = {}): Receiver {
     if (!["POST", "PUT", "PATCH"].includes(request.method)) {
       return new Response("send events by POST", { status: 405, headers: { Allow: "POST, OPTIONS" } });
     }
-    if (handlers.length === 0) return answer(500, "no function takes events: add one with on");
+    if (handlers.length === 0) return answer(500, "no handler: add one with on");
     let events: RelayEvent[];
     try {
       events = await verifyAll(request, secret, options);

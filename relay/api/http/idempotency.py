@@ -90,7 +90,7 @@ def _without_reasons(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STORED_BATCH = stored(_without_reasons)
-"""For answers to a batch: ids and counts, and of what was refused the codes."""
+"""Stores of the answer to a batch the ids, the counts and the codes of refused entries."""
 
 
 def key_of(headers: Headers) -> str:

@@ -171,7 +171,7 @@ async def opened(settings: "Settings", *, writes: bool, creates: bool = False) -
     try:
         found = _opened(settings, store, keyring, file)
         if writes:
-            await found.keys.check()  # else nodes could not decrypt the key of the audit, should this process make it
+            await found.keys.check()  # else nodes could not decrypt an audit key that this process makes
         yield found
     finally:
         await store.close()

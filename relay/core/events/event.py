@@ -236,7 +236,7 @@ def from_transition(
     trace: TraceContext | None = None,
 ) -> Event:
     """The event of one transition. `seen`: the observation that proves it; None for overdue and not found. `trace`: of
-    the span that records it; None: it has that of its job.
+    the span that records it; None: the job's.
 
     Raises ValueError if an attribute would violate the CloudEvents specification.
     """

@@ -273,7 +273,7 @@ class Job:
     group_round              round of the group that counts it
     result_status            how it succeeded, as in Observation
     error_code               of a failed job
-    trace                    the trace context that its create came with, as `TraceContext.kept` writes it
+    trace                    the trace context of its create, as `TraceContext.kept` writes it
     """
 
     uid: str

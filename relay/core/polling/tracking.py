@@ -60,7 +60,7 @@ class TrackRequest(NamedTuple):
     caller           whose limit the callback's host counts for; None: it has none
     recipient        of the create that made the job, as far as it is captured
     status_url       the address at which it is read; None: by its id
-    trace            of the request that makes it tracked: see `relay.core.jobs.job.Job`. A tracked job keeps its own
+    trace            of the request that tracks it: see `relay.core.jobs.job.Job`. A tracked job keeps its own
     """
 
     external_id: str

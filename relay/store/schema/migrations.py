@@ -31,11 +31,11 @@ COMMIT_OF_OLDER_SCHEMAS = "7480739f"
 UPGRADE_WAIT_MS = 60_000
 """Maximum wait of an upgrade of SQLite for another one."""
 LOCK_SECONDS = 1.5
-"""Maximum wait of a migration of PostgreSQL for a table. What all nodes read and write waits behind it, not so long
-that a request fails (`POOL_TIMEOUT_SECONDS`) or /readyz (`PATIENCE_SECONDS` of `probe`)."""
+"""Maximum wait of a PostgreSQL migration for a table lock. Queries of all nodes queue behind it: no request
+(`POOL_TIMEOUT_SECONDS`) and no /readyz (`PATIENCE_SECONDS` of `probe`) fails in this time."""
 LOCK_ATTEMPTS = 12
 LOCK_PAUSE_SECONDS = 3.0
-"""Between two attempts, for what has waited."""
+"""Pause between two attempts, in which the queued queries run."""
 MIGRATE = "migrate"
 Result = TypeVar("Result")
 
@@ -201,7 +201,8 @@ def _downgrade(to: str, connection: Connection) -> dict[str, int]:
     _check_known(current)
     if current is None or to not in known or to > current:
         found = "no schema yet" if current is None else f"schema {current}"
-        raise SchemaUnsupported(f"the database has {found}, which leads back to {known[0]} at most, not to {to}")
+        why = f"it cannot go back to {to!r}. The oldest schema is {known[0]}"
+        raise SchemaUnsupported(f"the database has {found}: {why}")
     if connection.dialect.name != SQLITE:
         connection.execute(text(LOCK_VERSION))
         _check_alone(connection)
@@ -272,7 +273,7 @@ def _check_known(current: str | None) -> None:
         )
     raise SchemaTooNew(
         f"the database has schema {current}, which this program (schema {known[-1]}) does not know: "
-        "it was migrated by a newer revor-relay; install that version again, or go back by its "
+        "it was migrated by a newer revor-relay; install that version again, or run its "
         f"`relay migrate --to {known[-1]}`"
     )
 

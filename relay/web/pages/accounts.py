@@ -52,8 +52,8 @@ def _without_this_page(concern: Concern) -> Concern:
 def _blocked(
     page_request: PageRequest, concerns: Sequence[Concern]
 ) -> Mapping[tuple[str, str], tuple[Concern, Button | None]]:
-    """Why nothing is known, or sent, from all sending accounts of an account, and what to press; accounts of which
-    something is are not in it."""
+    """The concern that blocks all sending accounts of an account, and the button that fixes it. Accounts without a
+    concern are left out."""
     found: dict[tuple[str, str], tuple[Concern, Button | None]] = {}
     for one in concerns:
         if one.reach.sender is None and one.word is not None:

@@ -23,7 +23,7 @@ async def seen_by(page_request: PageRequest) -> Seen:
 
 
 async def _doubted(page_request: PageRequest) -> Sequence[str]:
-    """Whom the newest records in doubt are about: without a name a person cannot look for them."""
+    """The people of the newest records in doubt: without a name, a record cannot be found in the CRM."""
     found = await page_request.api.allowed("/v1/deliveries", query={"state": "uncertain", "limit": NAMES})
     named = await people_of(page_request, () if found is None else found["items"])
     return [name for name in dict.fromkeys(named.values()) if name]

@@ -57,7 +57,7 @@
 {{- end -}}
 {{- $proxy := ($settings.security | default dict).egress_proxy | default "" -}}
 {{- if and (contains "@" $proxy) (not (hasPrefix "${" $proxy)) -}}
-{{- fail "settings.security.egress_proxy has a password, which everybody who reads the release would see: put the URL into the Secret, and write ${file:/run/secrets/revor-relay/KEY}" -}}
+{{- fail "settings.security.egress_proxy has a password, which the release would show: put the URL into the Secret, and write ${file:/run/secrets/revor-relay/KEY}" -}}
 {{- end -}}
 {{- end -}}
 
@@ -79,6 +79,6 @@
 {{- include "relay.refuseSecret" (dict "value" $child "path" list "at" (printf "%s[%d]" $at $index)) -}}
 {{- end -}}
 {{- else if and $value (not (hasPrefix "${" (toString $value))) -}}
-{{- fail (printf "%s is written out, and everybody who reads the release would see it: put it into the Secret, and write ${file:/run/secrets/revor-relay/KEY}" $at) -}}
+{{- fail (printf "%s is written out, and the release would show it: put it into the Secret, and write ${file:/run/secrets/revor-relay/KEY}" $at) -}}
 {{- end -}}
 {{- end -}}
