@@ -43,7 +43,7 @@ export type Publishing = Schemas["Publishing"];
 /** An event that is published. Without an `id` it gets a new one. */
 export type Draft = Omit<PublishedCloudEvent, "specversion" | "id"> & { id?: string; [extension: string]: unknown };
 
-/** One event of a stream or a pull. `eventId` is the relay's: that of a published event is its program's own. */
+/** One event of a stream or a pull. `eventId` is the relay's id; a published event's own id is its program's. */
 export interface Received {
   eventId: string;
   event: RelayEvent;
@@ -80,9 +80,9 @@ export interface PullOptions {
   max?: number;
   /** Seconds for which they are leased to this program (60). */
   leaseSeconds?: number;
-  /** Ends the pull; what was not tried goes back. */
+  /** Ends the pull; untried deliveries go back. */
   signal?: AbortSignal;
-  /** Gets what a handler throws; its event comes again by the retry schedule. Default: `console.error`. */
+  /** Gets what a handler throws; the relay sends its event again by the retry schedule. Default: `console.error`. */
   onError?: (error: unknown, delivery: Delivery) => void;
 }
 

@@ -18,7 +18,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** A variable of the process, where there is one, without the end of a line that a file leaves. */
+/** An environment variable, if there is one, without surrounding white space. */
 export function variable(name: string): string | undefined {
   const found = globalThis as { process?: { env?: Record<string, string | undefined> } };
   return found.process?.env?.[name]?.trim() || undefined;

@@ -6,7 +6,7 @@ import { Readable } from "node:stream";
 
 type Receive = (request: Request) => Promise<Response>;
 
-/** A handler for `http.createServer`, and for what passes its requests on with their body unread. */
+/** A handler for `http.createServer`, and for frameworks that pass its requests on with unread bodies. */
 export function nodeHandler(receive: Receive): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
   return async (request, response) => {
     let answer: Response;

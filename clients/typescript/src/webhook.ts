@@ -18,7 +18,7 @@ export interface RelayEvent {
   type: string;
   subject?: string;
   time?: string;
-  /** Of a job's event: its number, as text that sorts. */
+  /** Number of a job's event, as text that sorts. */
   sequence?: string;
   partitionkey?: string;
   data?: any;
@@ -214,7 +214,7 @@ function headersOf(given: RawRequest["headers"]): Pick<Headers, "get"> {
 export interface ReceiverOptions extends VerifyOptions {
   /** Default: the variable WEBHOOK_SECRET. */
   secret?: Secret;
-  /** Gets what a handler throws; its event comes again. Default: `console.error`. */
+  /** Gets what a handler throws; the relay sends its event again. Default: `console.error`. */
   onError?: (error: unknown, event: RelayEvent) => void;
 }
 
