@@ -7,6 +7,7 @@ The earlier version is a commit of this repository, run with the packages of thi
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -200,7 +201,8 @@ async def test_two_versions_share_a_database_on_the_way_there_and_back(
             for number in range(2):
                 await nodes.stop(number)
             code, lines = await nodes.run(ROOT, "migrate", "--to", before)
-            assert (code, lines) == (0, [f"the database has schema {before}"])
+            assert (code, len(lines)) == (0, 1)
+            assert re.fullmatch(rf"the database has schema {before}\. Removed: trace contexts \([1-9]\d*\)", lines[0])
             for number in range(2):
                 await nodes.serve(number, earlier)
         async with stage():
