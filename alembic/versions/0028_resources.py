@@ -17,7 +17,7 @@ depends_on = None
 KEY = ['external_id', 'source', 'account']
 REMOVED = {
     'jobs of further resources': "jobs WHERE resource <> ''",
-    'addresses of jobs': "jobs WHERE status_url IS NOT NULL AND resource = ''",
+    'status URLs of jobs': "jobs WHERE status_url IS NOT NULL AND resource = ''",
 }
 INDEX, FILLED = 'ix_jobs_status_url', text('status_url IS NOT NULL')
 

@@ -199,10 +199,11 @@ def _upgrade(connection: Connection) -> str:
 def _downgrade(to: str, connection: Connection) -> dict[str, int]:
     current, known = current_revision(connection), known_revisions()
     _check_known(current)
-    if current is None or to not in known or to > current:
-        found = "no schema yet" if current is None else f"schema {current}"
-        why = f"it cannot go back to {to!r}. The oldest schema is {known[0]}"
-        raise SchemaUnsupported(f"the database has {found}: {why}")
+    if current is None:
+        raise SchemaUnsupported("the database has no schema yet: it cannot go back to another")
+    if to not in known or to > current:
+        why = f"it can go back to a schema from {known[0]} to {current}, not to {to!r}"
+        raise SchemaUnsupported(f"the database has schema {current}: {why}")
     if connection.dialect.name != SQLITE:
         connection.execute(text(LOCK_VERSION))
         _check_alone(connection)
